@@ -1,0 +1,139 @@
+"""A run's folder: how it is claimed, what it keeps to go on with, and the weights that it leaves."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from distgan.config import Config
+from distgan.errors import UserError
+from distgan.files import read_json, read_tensors, write_json, write_tensors
+from distgan.flags import read_file
+from distgan.gan import below, load_weights
+from distgan.models import build_generator
+
+CHECKPOINT = "checkpoint.safetensors"
+NETWORKS = ("generator", "discriminator", "generator_ema")
+
+# What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
+_FREE = {
+    "run": {"out", "resume", "epochs", "max_steps", "device", "log_every", "save_every", "sample_epochs", "tracker"},
+    "data": {"dir", "download", "mirror", "md5"},
+}  # fmt: skip
+
+
+def claim_folder(out: str | None, preset: str, *, resume: bool) -> Path:
+    """Makes the folder of a new run, or takes one to go on with. Raises UserError; never overwrites."""
+    try:
+        if out is None:
+            runs, number = Path("runs"), 1
+            runs.mkdir(exist_ok=True)
+            while (runs / f"{preset}-{number}").exists():
+                number += 1
+            (runs / f"{preset}-{number}").mkdir()
+            return runs / f"{preset}-{number}"
+        folder = Path(out).expanduser()
+        if folder.is_dir() and any(folder.iterdir()) and not resume:
+            raise UserError(
+                f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the "
+                "run by --resume auto"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+        return folder
+    except OSError as error:
+        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+
+
+def refuse_changes(config: Config, folder: Path) -> None:
+    """Raises UserError that lists what differs from the config of the run, but for what may change."""
+    old = read_json(folder / "config.json")
+    new = config.model_dump(mode="json")
+    mistakes = []
+    for table, settings in new.items():
+        for key, value in settings.items():
+            before = old.get(table, {}).get(key)
+            is_free = key in _FREE.get(table, ()) or (table, key, value) == ("data", "name", "auto")
+            if value != before and not is_free:
+                mistakes.append(
+                    f"[{table}] {key}: {value!r}, but the run in {folder} has {before!r}; allowed on resume: the same"
+                )
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], step: int, fingerprint: str) -> None:
+    """Everything that the next step depends on, in one file that is whole or not there."""
+    write_tensors(folder / CHECKPOINT, tensors, {"step": str(step), "data": fingerprint})
+
+
+def load_checkpoint(folder: Path, fingerprint: str) -> tuple[dict[str, Tensor], int] | None:
+    """The tensors and their step; None where the run has no checkpoint yet. Raises UserError."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    tensors, metadata = read_tensors(path)
+    if not metadata.get("step", "").isdecimal():
+        raise UserError(f"{path}: is no checkpoint of a run (its metadata name no step)")
+    if metadata.get("data") != fingerprint:
+        raise UserError(
+            f"{path}: was trained on data with the fingerprint {metadata.get('data')}, this data has "
+            f"{fingerprint}; allowed on resume: the same data"
+        )
+    return tensors, int(metadata["step"])
+
+
+def export_weights(
+    folder: Path, tensors: dict[str, Tensor], config: Config, metadata: dict[str, str]
+) -> None:
+    """`weights/`: each network for itself, readable with safetensors alone, beside the config."""
+    weights = folder / "weights"
+    weights.mkdir(exist_ok=True)
+    for name in NETWORKS:
+        if own := below(tensors, name):
+            write_tensors(weights / f"{name}.safetensors", own, metadata)
+    write_json(weights / "config.json", config.model_dump(mode="json"))
+
+
+class Loaded(NamedTuple):
+    generator: nn.Module
+    config: Config
+    metadata: dict[str, str]
+    path: Path
+
+
+def load_generator(where: str, *, ema: bool) -> Loaded:
+    """G of a run folder, a weights folder or a file, the moving average where there is one and `ema`.
+
+    Raises UserError for what is missing, damaged, or weights of another network than the config beside them.
+    """
+    path = Path(where).expanduser()
+    if path.is_dir():
+        folder = path / "weights" if (path / "weights").is_dir() else path
+        names = ["generator_ema", "generator"] if ema else ["generator"]
+        found = [
+            folder / f"{name}.safetensors" for name in names if (folder / f"{name}.safetensors").exists()
+        ]
+        if not found:
+            raise UserError(
+                f"{where}: has no weights/generator.safetensors; allowed: the folder of a run that was saved, "
+                "its weights folder, or a generator's .safetensors file"
+            )
+        path = found[0]
+    elif not path.exists():
+        raise UserError(
+            f"{where}: is not there; allowed: a run's folder, its weights folder, or a .safetensors file"
+        )
+    config_path = path.parent / "config.json"
+    config = Config.model_validate(read_file(config_path, str(config_path)))
+    tensors, metadata = read_tensors(path)
+    generator = build_generator(config.model)
+    load_weights(generator, tensors, str(path))
+    return Loaded(generator, config, metadata, path)
+
+
+def run_metadata(step: int, data: dict[str, Any]) -> dict[str, str]:
+    """What the header of each weights file says about where it comes from."""
+    return {"format": "pt", "step": str(step)} | {key: str(value) for key, value in data.items() if value}

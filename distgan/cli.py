@@ -1,0 +1,151 @@
+"""`distgan ...`: finds the command, reads its flags, and only then imports what it needs."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import distgan
+from distgan.errors import UserError, exit_code_of
+
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 a mistake of yours, 130 stopped by Ctrl-C, 143 by SIGTERM"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return exit_code_of(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def _dispatch(argv: list[str]) -> None:
+    commands = {"train": (_train, _train.__doc__), "sample": (_sample, _sample.__doc__)}
+    if argv and argv[0] in commands:
+        commands[argv[0]][0](argv[1:])
+        return
+    # A parser without pydantic, whose import is the larger part of half a second on a slow disk.
+    parser = argparse.ArgumentParser(
+        prog="distgan",
+        description=distgan.__doc__.split(".")[0] + "." if distgan.__doc__ else None,
+        epilog="\n".join(
+            [
+                "commands:",
+                *(f"  {name:<8} {doc}" for name, (_, doc) in commands.items()),
+                "",
+                "distgan COMMAND --help lists a command's flags and their defaults.",
+                _EXIT_CODES,
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="distgan COMMAND [FLAGS]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"distgan {distgan.__version__}")
+    if not argv:
+        parser.print_help()
+        raise UserError(f"names no command; allowed: {', '.join(commands)}")
+    parser.parse_known_args(argv)
+    raise UserError(f"{argv[0]}: unknown command; allowed: {', '.join(commands)} (see distgan --help)")
+
+
+def _train(argv: list[str]) -> None:
+    """train a GAN: distgan train --preset cgan-quick"""
+    from distgan.config import Config
+    from distgan.flags import Parser, add_flags, config_folder, from_flags
+
+    presets = ", ".join(path.stem for path in sorted(config_folder().glob("*.toml")))
+    parser = Parser(
+        prog="distgan train",
+        usage="distgan train (--model NAME | --preset NAME | --config FILE) [FLAGS]",
+        description="Trains a GAN. The same program starts by accelerate launch distgan/train.py.",
+        epilog=f"presets: {presets}\nWeakest first: the defaults above, the preset, flags.\n{_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="a file of configs/ by its name (default: that of --model)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="any preset, or a run's own config.json (default: unset)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done, and do nothing (default: off)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    add_flags(parser, Config)
+    namespace = parser.parse(argv)
+    base, preset = _base(namespace)
+    config = from_flags(Config, namespace, base)
+
+    from distgan.environment import Startup
+
+    startup = Startup()
+    if namespace.dry_run:
+        from distgan.plan import plan
+
+        print(plan(config, preset))
+        return
+    from distgan.train import train
+
+    startup.mark("imports")
+    train(config, preset, startup)
+
+
+def _base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """What the flags are laid over, and its name. Raises UserError."""
+    from distgan.flags import preset_path, read_file
+
+    model = getattr(namespace, "model.name", None)
+    out = getattr(namespace, "run.out", None)
+    if namespace.preset and namespace.config:
+        raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
+    if namespace.preset:
+        path, name = preset_path(namespace.preset, "--preset"), namespace.preset
+    elif namespace.config:
+        path = Path(namespace.config).expanduser()
+        # A run's own config is that run's preset again.
+        name = path.parent.name if path.name == "config.json" else path.stem
+    elif getattr(namespace, "run.resume", "never") == "auto" and out and (Path(out) / "config.json").exists():
+        path, name = Path(out) / "config.json", Path(out).name
+        base = read_file(path, str(path))
+        return base | {"run": base.get("run", {}) | {"max_steps": None}}, name
+    elif model:
+        path, name = preset_path(model, "--model"), model
+    else:
+        raise UserError(
+            "names no network; allowed: --model vanilla, --model cgan, --preset NAME or --config FILE"
+        )
+    base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
+    trained = base.get("model", {}).get("name")
+    if model and trained and model != trained:
+        raise UserError(
+            f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model"
+        )
+    if path.suffix == ".json":
+        # A run's config names its own folder, which a second run must not take.
+        base = json.loads(json.dumps(base))
+        base.get("run", {}).pop("out", None)
+        base.get("run", {}).pop("resume", None)
+    return base, name
+
+
+def _sample(argv: list[str]) -> None:
+    """draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png"""
+    from distgan.config import SampleConfig
+    from distgan.flags import Parser, add_flags, from_flags
+
+    parser = Parser(
+        prog="distgan sample",
+        usage="distgan sample RUN_OR_WEIGHTS [FLAGS]",
+        description="Draws images: a grid (.png), a walk that moves (.gif), or arrays for other tools (.npz).",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument(
+        "where", metavar="RUN_OR_WEIGHTS", help="a run's folder, its weights/, or a .safetensors file"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    add_flags(parser, SampleConfig)
+    namespace = parser.parse(argv)
+    config = from_flags(SampleConfig, namespace)
+
+    from distgan.sample import sample
+
+    print(sample(namespace.where, config))

@@ -1,0 +1,193 @@
+"""What can be set: frozen sections, each handed to the component that it configures.
+
+A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differs carry `flag=`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _split_commas(value: Any) -> Any:
+    """`1,20,42` of a command line as a list; anything else is left to the type."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Real = Annotated[float, AllowInfNan(False)]
+Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_split_commas)]
+Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(_split_commas)]
+
+
+def setting(default: Any, description: str, *, flag: str | None = None, **limits: Any) -> Any:
+    """A field with its help text, its limits and, where it differs from the key, its flag."""
+    return Field(
+        default, description=description, json_schema_extra={"flag": flag} if flag else None, **limits
+    )
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The two networks."""
+
+    name: Literal["vanilla", "cgan"] = setting(
+        "vanilla",
+        "vanilla: no labels. cgan: both networks see the label. Without --preset or --config it also picks "
+        "the preset of that name",
+        flag="model",
+    )
+    family: Literal["seed", "small"] = setting(
+        "seed", "seed: the networks of the 2023 report. small: a plain small pair for a laptop"
+    )
+    width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
+    latent_dim: int = setting(100, "normals per image that G starts from", ge=1, le=4096)
+    stem: Literal["linear", "noise-map"] = setting(
+        "linear",
+        "seed family: linear maps z to 7x7 channels; noise-map takes a 7x7 map of noise instead, the "
+        "literal reading of the report (vanilla only; latent_dim is then unused)",
+    )
+    logit_tail: bool = setting(
+        True, "seed family, cgan: LeakyReLU and dropout on D's logit itself, as the report lists them"
+    )
+    leaky_slope: Real = setting(0.2, "slope of LeakyReLU below zero", ge=0, le=1)
+    dropout: Real = setting(0.3, "dropout in D", ge=0, lt=1)
+
+    @property
+    def is_conditional(self) -> bool:
+        return self.name == "cgan"
+
+    @model_validator(mode="after")
+    def _noise_map_has_no_label(self) -> "ModelConfig":
+        if self.stem == "noise-map" and (self.is_conditional or self.family != "seed"):
+            raise ValueError(
+                f"--stem noise-map: has no place for a label and belongs to the seed's GAN; allowed with "
+                f"--model vanilla --family seed, not with {self.name}, {self.family}"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """Where the images come from and how they are dealt out."""
+
+    name: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
+        "mnist",
+        "digits: scikit-learn's 8x8 digits, which need no network. auto: mnist, or digits where mnist "
+        "can't be had",
+        flag="data",
+    )
+    dir: str | None = setting(
+        None, "folder of the data; unset: $DISTGAN_DATA, then ./data", flag="data-dir", min_length=1
+    )
+    download: bool = setting(True, "download what the folder lacks", flag="download")
+    mirror: str | None = setting(
+        None,
+        "address to download from instead of torchvision's (http://, https:// or file://)",
+        flag="data-mirror",
+        pattern=r"^(https?|file)://.+",
+    )
+    md5: Literal["auto", "require", "accept"] = setting(
+        "auto",
+        "files whose md5 is not the published one: require refuses them, accept takes them with a "
+        "warning, auto takes them from a folder that you named (--data-dir, $DISTGAN_DATA) and refuses "
+        "them elsewhere",
+        flag="data-md5",
+    )
+    batch_size: int | None = setting(256, "images per step over all processes", ge=2, le=1_000_000)
+    per_rank_batch_size: int | None = setting(
+        None, "images per step and process; instead of batch_size", ge=2, le=1_000_000
+    )
+    drop_last: bool = setting(False, "leave out the short last batch of an epoch")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _per_rank_replaces_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("per_rank_batch_size") is not None:
+            return {"batch_size": None} | values
+        return values
+
+    @model_validator(mode="after")
+    def _one_batch_size(self) -> "DataConfig":
+        if (self.batch_size is None) == (self.per_rank_batch_size is None):
+            raise ValueError(
+                f"--batch-size {self.batch_size}, --per-rank-batch-size {self.per_rank_batch_size}: "
+                "exactly one of the two must be set"
+            )
+        return self
+
+
+class OptimConfig(Section):
+    """The game that the two networks play."""
+
+    loss: Literal["bce", "hinge", "wgan-gp", "r1"] = setting(
+        "bce", "bce: on logits, G non-saturating. r1: bce and a gradient penalty on real images"
+    )
+    penalty_weight: Real | None = setting(
+        None, "weight of the gradient penalty; unset: the loss's own (wgan-gp 10, r1 10)", ge=0
+    )
+    order: Literal["simultaneous", "reuse", "fresh"] = setting(
+        "reuse",
+        "simultaneous: both gradients before either update. reuse: G answers with the fakes that D saw. "
+        "fresh: G draws a new z",
+    )
+    g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0)
+    d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0)
+    beta1: Real = setting(0.5, "Adam's first beta", ge=0, lt=1)
+    beta2: Real = setting(0.999, "Adam's second beta", ge=0, lt=1)
+    lr_schedule: Literal["constant", "linear"] = setting(
+        "constant", "linear: both rates fall to 0 over all epochs"
+    )
+    ema_decay: Real = setting(0.0, "moving average of G's weights per step; 0: none", ge=0, lt=1)
+
+
+class RunConfig(Section):
+    """How long, where to, and what is written on the way."""
+
+    out: str | None = setting(
+        None, "the run's own folder; unset: a new one, runs/<preset>-<number>", min_length=1
+    )
+    resume: Literal["never", "auto"] = setting("never", "auto: go on with the run that --out holds")
+    epochs: int = setting(150, "passes over the data", ge=1)
+    max_steps: int | None = setting(None, "stop after that many steps, whatever the epochs", ge=1)
+    seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
+    precision: Literal["no", "fp16", "bf16"] | None = setting(
+        None, "no: float32. Unset: what the launcher said, else float32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
+    log_every: int = setting(25, "steps between two lines of metrics.jsonl", ge=1)
+    save_every: int = setting(1, "epochs between two checkpoints; the end always has one", ge=1)
+    sample_epochs: Epochs = setting(
+        [1, 20, 42, 81, 120, 129, 149],
+        "after which epochs to draw a sample grid, as 1,20,42 (0: before training); the last always has one",
+    )
+    tracker: Literal["tensorboard", "none"] = setting("tensorboard", "where Accelerate's tracker writes")
+
+
+class Config(Section):
+    """A whole run. Weakest first: these defaults, one preset, flags."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+    def with_data(self, name: str) -> "Config":
+        """This config with the data that `auto` came to."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"name": name})})
+
+
+class SampleConfig(Section):
+    """What `distgan sample` draws."""
+
+    out: str = setting(
+        "samples.png", "where to write: .png (a grid), .gif (a walk) or .npz (arrays)", min_length=1
+    )
+    num: int = setting(100, "how many images; with --interpolate, how many walks", ge=1, le=10_000_000)
+    digits: Digits | None = setting(None, "cgan: the digits to ask for in turn, as 0,3,7; unset: all ten")
+    seed: int = setting(0, "of z: the same seed gives the same images", ge=0, lt=2**31)
+    interpolate: bool = setting(
+        False, "walk from one z to the next, a walk a row; cgan: from one digit to the next as well"
+    )
+    ema: bool = setting(True, "take the moving average of G where the run has one")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")

@@ -1,0 +1,250 @@
+"""The images of a run: found in a folder, downloaded by torchvision, or scikit-learn's digits."""
+
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distgan.config import DataConfig
+from distgan.errors import UserError
+from distgan.idx import read_idx
+
+DOWNLOAD_TIMEOUT_S = 20
+NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
+
+
+class Source(NamedTuple):
+    """Where torchvision's class of that name keeps a training set, and what must stand in it."""
+
+    folder: str
+    images: str = "train-images-idx3-ubyte"
+    labels: str = "train-labels-idx1-ubyte"
+    num_images: int = 60_000
+    label_columns: int | None = None
+    images_md5: str | None = None
+    labels_md5: str | None = None
+
+
+# The md5 of the unpacked files where one is published; torchvision knows those of the packed ones, and
+# checks them as it downloads.
+SOURCES = {
+    "mnist": Source(
+        "MNIST",
+        images_md5="6bbc9ace898e44ae57da46a324031adb",
+        labels_md5="a25bea736e30d166cdddb491f175f624",
+    ),
+    "fashion-mnist": Source("FashionMNIST"),
+    "kmnist": Source("KMNIST"),
+    "qmnist": Source(
+        "QMNIST", "qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", label_columns=8
+    ),
+    "emnist-digits": Source(
+        "EMNIST",
+        "emnist-digits-train-images-idx3-ubyte",
+        "emnist-digits-train-labels-idx1-ubyte",
+        num_images=240_000,
+    ),
+}
+
+
+class Dataset(NamedTuple):
+    """A training set as it lies in the files: images (N, 28, 28) uint8, labels (N,) int64."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    source: str
+    notice: str | None = None  # what every output of the run must say about the data
+    warning: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over images and labels, its first 16 digits."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load_dataset(config: DataConfig, *, may_download: bool = True) -> Dataset:
+    """Finds, fetches and verifies the data. Raises UserError.
+
+    Of the processes of one node one downloads (`may_download`); the others call this after it.
+    """
+    if config.name == "digits":
+        return load_digits()
+    name = "mnist" if config.name == "auto" else config.name
+    source, (folder, is_named) = SOURCES[name], data_folder(config)
+    if find(source, folder) is None:
+        try:
+            if not config.download:
+                raise UserError("not downloaded, by --no-download")
+            if not may_download:
+                raise UserError("the first process of this machine could not download it")
+            download(source, folder, config)
+        except UserError as error:
+            if config.name == "auto":
+                return load_digits(f"no MNIST in {folder}, and {error}")
+            raise UserError(
+                f"{'--data-dir' if config.dir else 'data'} {folder}: no {name} there (looked for "
+                f"{folder / source.folder / 'raw' / source.images}), and {error}; put the files in place, "
+                "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits"
+            ) from error
+    return read(name, folder, config.md5 == "accept" or (config.md5 == "auto" and is_named), config.md5)
+
+
+def data_folder(config: DataConfig) -> tuple[Path, bool]:
+    """The folder to look in, and whether the user named it."""
+    named = config.dir or os.environ.get("DISTGAN_DATA")
+    return (Path(named).expanduser(), True) if named else (Path("data"), False)
+
+
+def find(source: Source, folder: Path) -> Path | None:
+    """Where the two files lie: in torchvision's layout, or in the folder itself; packed or not."""
+    for raw in (folder / source.folder / "raw", folder):
+        if all(
+            any((raw / f"{name}{end}").is_file() for end in ("", ".gz"))
+            for name in (source.images, source.labels)
+        ):
+            return raw
+    return None
+
+
+def read(name: str, folder: Path, accept_md5: bool, rule: str) -> Dataset:
+    """The training set of a folder that holds it. Raises UserError for files that are not as they should be."""
+    source = SOURCES[name]
+    raw = find(source, folder)
+    assert raw is not None
+    mend = "delete it to have it downloaded again, or put the right file in its place"
+    # Whoever accepts other contents accepts another number of images with them.
+    count = None if rule == "accept" else source.num_images
+    columns = () if source.label_columns is None else (source.label_columns,)
+    images = read_idx(raw / source.images, (count, 28, 28), mend)
+    labels = read_idx(raw / source.labels, (len(images.values), *columns), mend)
+    if len(images.values) < 2:
+        raise UserError(
+            f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}"
+        )
+
+    warning = None
+    for file, md5, published in (
+        (source.images, images.md5, source.images_md5),
+        (source.labels, labels.md5, source.labels_md5),
+    ):
+        if published and md5 != published:
+            differs = f"{raw / file}: its md5 {md5} is not the published {published}"
+            if not accept_md5:
+                raise UserError(f"{differs}; {mend}, or take it as it is with --data-md5 accept")
+            warning = f"{differs}; taken as it is (--data-md5 require refuses it)"
+
+    classes = labels.values[:, 0] if columns else labels.values
+    if classes.min() < 0 or classes.max() > 9:
+        raise UserError(
+            f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {mend}"
+        )
+    pixels = torch.from_numpy(images.values.copy())
+    if name == "emnist-digits":  # stored column by column, so that digits lie on their side
+        pixels = pixels.mT.contiguous()
+    return Dataset(name, pixels, torch.from_numpy(classes.astype(np.int64)), str(raw), warning=warning)
+
+
+def download(source: Source, folder: Path, config: DataConfig) -> None:
+    """torchvision's own download, into a folder beside the final one: nothing half-fetched stays.
+
+    Raises UserError for anything that went wrong on the way.
+    """
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        raise UserError(f"torchvision, which downloads it, does not import ({error})") from error
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeout():
+        arguments: dict[str, Any] = {"QMNIST": {"what": "train"}, "EMNIST": {"split": "digits"}}.get(
+            source.folder, {}
+        )
+        try:
+            _from_mirror(getattr(datasets, source.folder), config)(temporary, download=True, **arguments)
+        except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"the download failed ({reason})") from error
+        raw = folder / source.folder / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for file in (Path(temporary) / source.folder / "raw").iterdir():
+            if file.suffix not in (".gz", ".zip"):
+                shutil.move(file, raw / file.name)
+
+
+def _from_mirror(dataset: type, config: DataConfig) -> type:
+    """torchvision's class, fetching from `--data-mirror` where there is one."""
+    changed: dict[str, Any] = {}
+    unchecked = config.md5 == "accept"
+    base = config.mirror and config.mirror.rstrip("/") + "/"
+    if hasattr(dataset, "url"):  # EMNIST: one archive
+        changed["url"] = base + "gzip.zip" if base else dataset.url
+        changed["md5"] = None if unchecked else dataset.md5  # type: ignore[attr-defined]
+    elif isinstance(dataset.resources, dict):  # type: ignore[attr-defined]  # QMNIST: whole addresses
+        changed["resources"] = {
+            split: [
+                (base + url.rsplit("/", 1)[1] if base else url, None if unchecked else md5)
+                for url, md5 in files
+            ]
+            for split, files in dataset.resources.items()  # type: ignore[attr-defined]
+        }
+    else:
+        changed["mirrors"] = [base] if base else dataset.mirrors  # type: ignore[attr-defined]
+        changed["resources"] = [
+            (file, None if unchecked else md5)
+            for file, md5 in dataset.resources  # type: ignore[attr-defined]
+        ]
+    return type(dataset.__name__, (dataset,), changed)
+
+
+@contextmanager
+def _timeout() -> Iterator[None]:
+    """torchvision waits for ever for a mirror that accepts and says nothing."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def load_digits(reason: str | None = None) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits at 28x28, ten of each: itself and nine small distortions.
+
+    The images are the same on every call: 20x20 of the 28x28 hold the digit, as in MNIST, and a
+    distortion turns it by up to 12 degrees, scales by up to 10 % and shifts by up to 2 pixels.
+    """
+    from sklearn.datasets import load_digits as load
+
+    bunch = load()
+    small = torch.from_numpy(bunch.images).float().div(16).unsqueeze(1).repeat_interleave(10, 0)
+    labels = torch.from_numpy(bunch.target).long().repeat_interleave(10)
+    digit = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
+    # 8x8 enlarged is a blur: a steeper grey curve gives strokes with an edge.
+    images = F.pad(((digit - 0.5) * 2.5 + 0.5).clamp(0, 1), (4, 4, 4, 4))
+
+    generator = torch.Generator().manual_seed(0)
+    is_original = torch.arange(len(images)) % 10 == 0
+    angle, scale, *shift = torch.empty(4, len(images)).uniform_(-1, 1, generator=generator) * ~is_original
+    angle, scale = angle * torch.pi / 15, 1 + scale / 10
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    affine = torch.stack([cos, -sin, shift[0] / 7, sin, cos, shift[1] / 7], 1).view(-1, 2, 3)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, align_corners=False).squeeze(1)
+    pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
+    warning = f"{reason}; training on {NOT_MNIST}" if reason else f"training on {NOT_MNIST}"
+    return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=warning)

@@ -1,0 +1,72 @@
+"""Under what circumstances a run was made: versions, machine, revision, and where its first seconds went."""
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import distgan
+
+_LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "pydantic")
+
+
+class Startup:
+    """Seconds from the start of the process to the end of the first step, phase by phase."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = {}
+        self.is_running = True
+        self._born = self._last = psutil.Process().create_time()
+        self.mark("imports")
+
+    def mark(self, phase: str) -> None:
+        """Ends a phase."""
+        now = time.time()
+        self.phases[phase] = round(self.phases.get(phase, 0.0) + now - self._last, 3)
+        self._last = now
+
+    def finish(self) -> None:
+        """Ends the last phase, the first step."""
+        self.mark("first_step")
+        self.phases["total"] = round(self._last - self._born, 3)
+        self.is_running = False
+
+
+def describe_environment() -> dict[str, Any]:
+    return {
+        "distgan": distgan.__version__,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": sys.version.split()[0],
+        "versions": {name: _version(name) for name in _LIBRARIES},
+        "git": git_revision(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The revision of the checkout that this code runs from, and whether it was changed since; else None."""
+    root = Path(distgan.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        return {"revision": revision, "is_dirty": bool(_git(root, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,72 @@
+"""What ends a command early, and the exit code and words that each ending has."""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+OK, FAILED, USER_ERROR = 0, 1, 2
+
+# A disk or a folder that can't be written to is for the user to mend; any other OSError is ours.
+_USER_ERRNO = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EIO, errno.ELOOP,
+}  # fmt: skip
+
+
+class UserError(Exception):
+    """A mistake of the user's: one or a few lines that name the thing, its value and what is allowed."""
+
+
+class TrainingFailed(Exception):
+    """The training itself went wrong (a loss that is not finite, say)."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it did so in good order."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+def user_message(error: Exception) -> str | None:
+    """The words for a mistake of the user's, which a full or forbidden disk is too; None for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _USER_ERRNO:
+        return f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; make room or name another place"
+    return None
+
+
+def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
+    """Runs a command and turns its end into an exit code, with a traceback only under `debug`."""
+    try:
+        command()
+        return OK
+    except BrokenPipeError:  # the reader of `distgan ... | head` has left
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the interpreter flushes it at exit
+        return OK
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 128 + signal.SIGINT
+    except Stopped as error:
+        _say(str(error))
+        return error.exit_code
+    except (UserError, TrainingFailed, OSError) as error:
+        message = str(error) if isinstance(error, TrainingFailed) else user_message(error)
+        if message is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        _say(message)
+        return FAILED if isinstance(error, TrainingFailed) else USER_ERROR
+
+
+def _say(message: str) -> None:
+    """To stderr, by one process: the others have met the same end, and say nothing."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in message.splitlines():
+            print(f"distgan: {line}", file=sys.stderr, flush=True)

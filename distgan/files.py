@@ -1,0 +1,68 @@
+"""Files of a run: whole or not at all, and safetensors with their own words for a damaged one."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from distgan.errors import UserError
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes beside `path`, flushes to the disk and renames: a reader sees the old file or the new one.
+
+    An OSError names `path`, and leaves neither a part of it nor the temporary file.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix, delete=False
+        ) as file:
+            temporary = Path(file.name)
+            write(file)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # a temporary file is its owner's alone
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError for a file that is missing or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file. Serialised here and written by us, for safetensors neither syncs nor names ENOSPC."""
+    on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_whole(path, lambda file: file.write(save(on_cpu, metadata)))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: is no whole safetensors file ({error})") from error

@@ -1,0 +1,241 @@
+"""Presets and flags -> a config, with one line for each mistake that says where it stands.
+
+Flags are argparse arguments made from the config's own fields. pydantic-settings would make them too,
+but not name the file or flag of a mistake, and it takes the text "5" for a number in a TOML file.
+"""
+
+import argparse
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from distgan.config import Config
+from distgan.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
+
+# Two ways to say one thing.
+_RIVALS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("data", "batch_size"): ("data", "per_rank_batch_size"),
+    ("data", "per_rank_batch_size"): ("data", "batch_size"),
+}
+
+
+class Flag(NamedTuple):
+    name: str
+    path: tuple[str, ...]
+    field: FieldInfo
+
+    @property
+    def dest(self) -> str:
+        return ".".join(self.path)
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in our words and without abbreviations, which a new flag could make ambiguous."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        namespace, unknown = self.parse_known_args(argv)
+        known = [option for action in self._actions for option in action.option_strings]
+        mistakes = [
+            f"{word.split('=')[0]}: unknown flag{_did_you_mean(word.split('=')[0], known)}"
+            if word.startswith("-")
+            else f"{word}: belongs to no flag"
+            for word in unknown
+        ]
+        # The value of an unknown flag is no second mistake.
+        if flags := [line for line in mistakes if "unknown flag" in line]:
+            mistakes = flags
+        if mistakes:
+            raise UserError("\n".join(f"{line} (see {self.prog} --help)" for line in mistakes))
+        return namespace
+
+
+def flags_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
+    """Each setting below a config, with its flag."""
+    for key, field in model.model_fields.items():
+        if _is_section(field):
+            yield from flags_of(field.annotation, (*path, key))  # type: ignore[arg-type]
+        else:
+            extra = field.json_schema_extra
+            name = extra.get("flag", key) if isinstance(extra, dict) else key
+            yield Flag("--" + str(name).replace("_", "-"), (*path, key), field)
+
+
+def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    """An argument for each setting; it is absent from the namespace unless given."""
+    groups: dict[tuple[str, ...], Any] = {}
+    for flag in flags_of(model):
+        section = flag.path[:-1]
+        if section not in groups:
+            owner = model.model_fields[section[0]].annotation if section else model
+            title = f"{section[0]}: {(owner.__doc__ or '').strip()}" if section else "options"
+            groups[section] = parser.add_argument_group(title)
+        # argparse reads % in a help text as a format.
+        help_text = f"{flag.field.description} (default: {_shown(flag.field.default)})".replace("%", "%%")
+        options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": help_text}
+        if flag.field.annotation is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["metavar"] = _metavar(flag.field)
+        groups[section].add_argument(flag.name, **options)
+
+
+def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, Any] | None = None) -> M:
+    """The config that `base` (already valid) and the flags of a namespace make. Raises UserError."""
+    values: dict[str, Any] = json.loads(json.dumps(base or {}))
+    mistakes = []
+    for flag in flags_of(model):
+        if not hasattr(namespace, flag.dest):
+            continue
+        text = getattr(namespace, flag.dest)
+        try:
+            adapter: Any = TypeAdapter(Annotated[flag.field.annotation, flag.field])  # type: ignore[arg-type]
+            value = adapter.validate_python(text)
+        except ValidationError as error:
+            mistakes += [f"{flag.name}: {_complaint(each, flag.field)}" for each in error.errors()[:1]]
+            continue
+        section = values
+        for key in flag.path[:-1]:
+            section = section.setdefault(key, {})
+        section[flag.path[-1]] = value
+        rival = _RIVALS.get(flag.path)
+        if rival and not hasattr(namespace, ".".join(rival)):  # a flag is stronger than the file's other way
+            section.pop(rival[-1], None)
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return _validate(model, values, "")
+
+
+def read_file(path: Path, name: str) -> dict[str, Any]:
+    """A preset (TOML) or a run's config (JSON), every key and type checked. Raises UserError naming `name`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"{name}: can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # both decoders and the text's encoding
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise UserError(f"{name}: is not {kind} ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: is no table of settings")
+    # Whether the settings fit together is asked when the flags are in.
+    checked = _validate(Config, values, f"{name}: ")
+    return checked.model_dump(mode="json", exclude_unset=True)
+
+
+def config_folder() -> Path:
+    """The presets: inside an installed wheel, or at the root of a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def preset_path(name: str, flag: str) -> Path:
+    presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"))}
+    if name not in presets:
+        raise UserError(
+            f"{flag} {name}: unknown preset{_did_you_mean(name, presets)}; allowed: {', '.join(presets)}"
+        )
+    return presets[name]
+
+
+def allowed(field: FieldInfo) -> str:
+    """What may stand in a field, in words: `a whole number, 1 or more`."""
+    limits = {
+        key: getattr(item, key)
+        for item in field.metadata
+        for key in ("gt", "ge", "lt", "le", "pattern")
+        if getattr(item, key, None) is not None
+    }
+    kind = _kind(field.annotation)
+    if "pattern" in limits:
+        return f"{kind} like {limits['pattern']}"
+    words = {"ge": "{:,} or more", "gt": "more than {:,}", "le": "at most {:,}", "lt": "less than {:,}"}
+    return ", ".join([kind, *(words[key].format(limits[key]) for key in words if key in limits)])
+
+
+def _kind(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None))
+    if origin is Literal:
+        return ", ".join(map(str, get_args(annotation)))
+    if origin is list:
+        limits = getattr(get_args(annotation)[0], "__metadata__", ())
+        numbers = [bound for item in limits for bound in getattr(item, "metadata", [])]
+        low = next((item.ge for item in numbers if hasattr(item, "ge")), None)
+        high = next((item.le for item in numbers if hasattr(item, "le")), None)
+        return "whole numbers" + (f" from {low}" if low is not None else "") + (f" to {high}" if high else "")
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
+
+
+def _metavar(field: FieldInfo) -> str:
+    kind = _kind(field.annotation)
+    short = {"a whole number": "N", "a number": "X", "text": "TEXT"}
+    if kind.startswith("whole numbers"):
+        return "N,N,..."
+    return short.get(kind, "{" + kind.replace(", ", ",") + "}")
+
+
+def _shown(default: Any) -> str:
+    match default:
+        case None:
+            return "unset"
+        case bool():
+            return "on" if default else "off"
+        case list():
+            return ",".join(map(str, default))
+    return str(default)
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _validate(model: type[M], values: dict[str, Any], where: str) -> M:
+    try:
+        return model.model_validate(values, strict=True)
+    except ValidationError as error:
+        fields = {flag.path: flag.field for flag in flags_of(model)}
+        raise UserError("\n".join(_line(each, fields, where) for each in error.errors())) from error
+
+
+def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> str:
+    """One mistake of a file: its key as the file writes it, and what is wrong with it."""
+    path = tuple(str(part) for part in error["loc"])
+    table, key = (f"[{path[0]}] " if len(path) > 1 else ""), path[1] if len(path) > 1 else "".join(path)
+    if error["type"] == "extra_forbidden":
+        siblings = (
+            [known[-1] for known in fields if known[:-1] == path[:-1]] if table else {p[0] for p in fields}
+        )
+        thing = "unknown key" if table or not isinstance(error["input"], dict) else "unknown table"
+        return f"{where}{table}{key}: {thing}{_did_you_mean(key, siblings)}; allowed: {', '.join(sorted(siblings))}"
+    if error["type"] == "value_error":
+        return f"{where}{error['ctx']['error']}"
+    if path[:2] not in fields:
+        return f"{where}{key}: {error['input']!r} is no table; allowed: [{key}] and keys below it"
+    return f"{where}{table}{key}: {_complaint(error, fields[path[:2]])}"
+
+
+def _complaint(error: Any, field: FieldInfo) -> str:
+    return f"{error['input']!r} is not allowed; allowed: {allowed(field)}"
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""

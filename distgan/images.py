@@ -1,0 +1,109 @@
+"""G's output as pictures: arrays, grids, the timeline, the animation."""
+
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from distgan.noise import CHUNK
+
+SCALE = 2  # screen pixels per image pixel in a grid
+GAP = 2
+INK, PAPER, WARNING = (235, 235, 235), (48, 48, 48), (255, 196, 64)
+TEXT_HEIGHT = 22
+
+
+@torch.inference_mode()
+def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
+    """uint8 (N, 28, 28) from z (N, *latent_shape) and labels as the generator takes them.
+
+    The generator is put into eval mode. Chunks have one size, the last one filled up, so that an image
+    comes out of the same arithmetic, to the bit, whatever stands beside it.
+    """
+    generator.eval()
+    device = next(generator.parameters()).device
+    chunks = []
+    for start in range(0, len(z), CHUNK):
+        rows = slice(start, start + CHUNK)
+        images = generator(_filled(z[rows]).to(device), _filled(labels[rows]).to(device))
+        chunks.append(to_uint8(images)[: len(z[rows])].cpu().numpy())
+    return np.concatenate(chunks)
+
+
+def _filled(rows: Tensor) -> Tensor:
+    return torch.cat([rows, rows[:1].expand(CHUNK - len(rows), *rows.shape[1:])])
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(N, 1, 28, 28) in [-1, 1] as (N, 28, 28) uint8, rounded to the nearest grey."""
+    return images.float().squeeze(1).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(
+    images: np.ndarray,
+    columns: int,
+    *,
+    heads: Sequence[object] = (),
+    caption: str | None = None,
+) -> Image.Image:
+    """Images (N, H, W) row by row; `heads` stand over the columns, `caption` below, as a warning does."""
+    num, height, width = images.shape
+    rows = -(-num // columns)
+    cell_h, cell_w = height * SCALE + GAP, width * SCALE + GAP
+    top = TEXT_HEIGHT if heads else 0
+    picture = Image.new("RGB", (columns * cell_w + GAP, rows * cell_h + GAP + top), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for column, head in enumerate(heads):
+        center = (GAP + column * cell_w + cell_w // 2, TEXT_HEIGHT // 2)
+        draw.text(center, str(head), INK, _font(), anchor="mm")
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        tile = Image.fromarray(image).resize((width * SCALE, height * SCALE), Image.Resampling.NEAREST)
+        picture.paste(tile, (GAP + column * cell_w, top + GAP + row * cell_h))
+    return with_text(picture, below=caption)
+
+
+def with_text(picture: Image.Image, above: str | None = None, below: str | None = None) -> Image.Image:
+    """The picture with a line of text over or under it; as wide as the text needs."""
+    if not above and not below:
+        return picture
+    texts = [text for text in (above, below) if text]
+    width = max([picture.width, *(round(_font().getlength(text)) + 2 * GAP for text in texts)])
+    framed = Image.new("RGB", (width, picture.height + TEXT_HEIGHT * len(texts)), PAPER)
+    draw = ImageDraw.Draw(framed)
+    framed.paste(picture, ((width - picture.width) // 2, TEXT_HEIGHT if above else 0))
+    if above:
+        draw.text((width // 2, TEXT_HEIGHT // 2), above, INK, _font(), anchor="mm")
+    if below:
+        draw.text((width // 2, framed.height - TEXT_HEIGHT // 2), below, WARNING, _font(), anchor="mm")
+    return framed
+
+
+def named(frames: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
+    """Each picture under its name."""
+    return [with_text(picture, above=name) for name, picture in frames]
+
+
+def timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Image.Image:
+    """All grids side by side with their names, in rows of at most `per_row`."""
+    pictures = named(frames)
+    cell_w, cell_h = max(p.width for p in pictures) + 3 * GAP, max(p.height for p in pictures) + 3 * GAP
+    columns = min(per_row, len(pictures))
+    strip = Image.new("RGB", (columns * cell_w, -(-len(pictures) // columns) * cell_h), PAPER)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        strip.paste(picture, (column * cell_w, row * cell_h))
+    return strip
+
+
+def save_gif(file: BinaryIO, frames: Sequence[Image.Image], frame_s: float, last_s: float) -> None:
+    """An endless animation that rests on its last frame."""
+    durations = [round(1000 * frame_s)] * (len(frames) - 1) + [round(1000 * last_s)]
+    frames[0].save(file, "gif", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(14)

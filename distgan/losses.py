@@ -1,0 +1,74 @@
+"""What D and G minimise: a name -> its two losses on logits, and its gradient penalty if it has one."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DLoss = Callable[[Tensor, Tensor], Tensor]
+GLoss = Callable[[Tensor], Tensor]
+Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+class Loss(NamedTuple):
+    """Each loss takes logits (N, 1) and gives a scalar; `penalty(D, real, fake, labels)` likewise."""
+
+    d_loss: DLoss
+    g_loss: GLoss
+    penalty: Penalty | None = None
+    penalty_weight: float = 0.0
+
+
+def _bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Cross-entropy with real = 1 and fake = 0, the two means added (Goodfellow et al. 2014, eq. 1)."""
+    real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
+    return real + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
+
+
+def _bce_g(fake_logits: Tensor) -> Tensor:
+    """The non-saturating loss: D's logits on fakes against 1 (Goodfellow et al. 2014, section 3)."""
+    return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
+
+
+def _hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Lim and Ye 2017; Miyato et al. 2018, eq. 16."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def _wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    return fake_logits.mean() - real_logits.mean()
+
+
+def _minus_mean(fake_logits: Tensor) -> Tensor:
+    return -fake_logits.mean()
+
+
+def _squared_gradient_norms(discriminator: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """|dD/dx|^2 of each image, (N,), differentiable once more."""
+    images = images.detach().requires_grad_(True)
+    logits = discriminator(images, labels)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.flatten(1).square().sum(1)
+
+
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    """(|dD/dx| - 1)^2 at random points between real and fake (Gulrajani et al. 2017, eq. 3)."""
+    mix = torch.rand(len(real), 1, 1, 1, device=real.device)
+    squared = _squared_gradient_norms(discriminator, torch.lerp(real, fake, mix), labels)
+    # The root has no derivative at 0, where a dead network would give NaN.
+    return ((squared + 1e-12).sqrt() - 1).square().mean()
+
+
+def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+    """|dD/dx|^2 / 2 on real images (Mescheder et al. 2018, eq. 9); the weight is its gamma."""
+    return _squared_gradient_norms(discriminator, real, labels).mean() / 2
+
+
+LOSSES: dict[str, Loss] = {
+    "bce": Loss(_bce_d, _bce_g),
+    "hinge": Loss(_hinge_d, _minus_mean),
+    "wgan-gp": Loss(_wasserstein_d, _minus_mean, gradient_penalty, 10.0),
+    "r1": Loss(_bce_d, _bce_g, r1, 10.0),
+}

@@ -1,0 +1,38 @@
+"""The networks: a family name -> its generator and discriminator, all of one signature.
+
+`generator(z, labels)` gives images (N, 1, 28, 28) in [-1, 1] from z (N, *latent_shape);
+`discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, or weights over
+the classes (N, 10) between two digits; an unconditional network ignores them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from distgan.config import ModelConfig
+from distgan.models import seed, small
+
+
+class Family(NamedTuple):
+    build_generator: Callable[[ModelConfig], nn.Module]
+    build_discriminator: Callable[[ModelConfig], nn.Module]
+
+
+FAMILIES: dict[str, Family] = {
+    "seed": Family(seed.Generator, seed.build_discriminator),
+    "small": Family(small.Generator, small.Discriminator),
+}
+
+
+def build_generator(config: ModelConfig) -> nn.Module:
+    """G, with `latent_shape`: the shape of one z."""
+    return FAMILIES[config.family].build_generator(config)
+
+
+def build_discriminator(config: ModelConfig) -> nn.Module:
+    return FAMILIES[config.family].build_discriminator(config)
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,39 @@
+"""What `--dry-run` tells: the resolved config and the size of what it asks for, from a look and no more."""
+
+import json
+
+from distgan.batches import per_rank_size, steps_in_epoch
+from distgan.config import Config
+from distgan.data import SOURCES, data_folder, find, load_dataset
+from distgan.models import build_discriminator, build_generator, num_parameters
+from distgan.runtime import Runtime
+
+
+def plan(config: Config, preset: str) -> str:
+    """Raises UserError for whatever would stop the run itself; downloads and writes nothing."""
+    runtime = Runtime(config.run)
+    name = "mnist" if config.data.name == "auto" else config.data.name
+    folder, _ = data_folder(config.data)
+    if name == "digits" or find(SOURCES[name], folder):
+        dataset = load_dataset(config.data)
+        num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
+        data += f" (warning: {dataset.warning})" if dataset.warning else ""
+    else:
+        num_images = SOURCES[name].num_images
+        data = f"{name}, not in {folder} yet: " + ("to be downloaded" if config.data.download else "missing")
+        data += ", or else digits" if config.data.name == "auto" else ""
+    size = per_rank_size(config.data, runtime.world_size)
+    steps = steps_in_epoch(num_images, size, runtime.world_size, config.data.drop_last)
+    total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
+    generator, discriminator = build_generator(config.model), build_discriminator(config.model)
+    lines = [
+        json.dumps(config.model_dump(mode="json"), indent=2),
+        f"preset     {preset}",
+        f"networks   G {num_parameters(generator):,} and D {num_parameters(discriminator):,} parameters",
+        f"data       {data}, {num_images:,} images",
+        f"processes  {runtime.world_size} x {runtime.device.type}, precision {runtime.precision}",
+        f"steps      {total:,} ({steps} an epoch) of {size * runtime.world_size} images, {size} a process",
+        f"folder     {config.run.out or f'runs/{preset}-<number>'}",
+        "dry run: nothing was done",
+    ]
+    return "\n".join(lines) if runtime.is_main else ""

@@ -1,0 +1,80 @@
+"""What a person sees of a run: a live bar on a terminal, a line now and then elsewhere, one process speaking."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from distgan.metrics import Record
+
+PLAIN_EVERY_S = 10.0
+
+
+class Display:
+    """Epoch, time left, losses and images/s of a run of `total_steps`. Silent unless `is_main`."""
+
+    def __init__(self, total_steps: int, steps_per_epoch: int, step: int, is_main: bool):
+        # Plain lines are for files and other programs: no colours, no wrapping at some width.
+        self.console = Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self._first_step, self._started, self._said = step, time.perf_counter(), -PLAIN_EVERY_S
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+            TextColumn("{task.fields[numbers]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            expand=True,
+        )
+        self._is_live = self.console.is_terminal
+        self._task = self._bar.add_task(
+            "", total=total_steps, completed=step, epoch=self._epoch(step), numbers=""
+        )
+
+    def __enter__(self) -> "Display":
+        if self._is_live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line above the bar."""
+        self._bar.console.print(text, style=style, markup=False)
+
+    def advance(self, step: int) -> None:
+        if self._is_live:
+            self._bar.update(self._task, completed=step, epoch=self._epoch(step))
+
+    def show(self, record: Record) -> None:
+        """The newest numbers."""
+        numbers = (
+            f"d_loss {record.d_loss:.3f}  g_loss {record.g_loss:.3f}  {record.images_per_s:,.0f} images/s"
+        )
+        if self._is_live:
+            self._bar.update(self._task, numbers=numbers)
+            return
+        now = time.perf_counter()
+        if now - self._said >= PLAIN_EVERY_S or record.step == self.total_steps:
+            self._said = now
+            done = record.step - self._first_step
+            left = (now - self._started) / done * (self.total_steps - record.step) if done else 0.0
+            self.say(
+                f"epoch {self._epoch(record.step)}  step {record.step:,}/{self.total_steps:,}  {numbers}  "
+                f"left {duration(left)}"
+            )
+
+    def _epoch(self, step: int) -> str:
+        """The epoch that a step belongs to, counted from 1."""
+        epochs = -(-self.total_steps // self.steps_per_epoch)
+        return f"{max(1, min(epochs, -(-step // self.steps_per_epoch)))}/{epochs}"
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,227 @@
+"""Processes, devices, signals: the only module that knows Accelerate and the launchers' environment."""
+
+import os
+import platform
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import Any, TypeVar
+
+import accelerate
+import numpy as np
+import torch
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distgan.config import RunConfig
+from distgan.errors import UserError, user_message
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """This process among the others. Works alike under accelerate launch, torchrun and plain python."""
+
+    def __init__(self, config: RunConfig):
+        use_cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
+        if config.device == "cuda" and not use_cuda:
+            raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
+        is_cpu = config.device == "cpu" or not use_cuda
+        self._refuse_launcher_settings(config, is_cpu)
+        # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
+        self._accelerator = accelerate.Accelerator(
+            cpu=is_cpu,
+            mixed_precision=config.precision,
+            step_scheduler_with_optimizer=False,
+        )
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.world_size: int = self._accelerator.num_processes
+        self.is_main: bool = self._accelerator.is_main_process
+        self.is_local_main: bool = self._accelerator.is_local_main_process
+        self.precision: str = self._accelerator.mixed_precision
+        self._tracker: Any = None
+        self._signum = 0
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.world_size:
+            raise UserError(
+                f"WORLD_SIZE={launched}: the launcher started {launched} processes, but Accelerate joined "
+                f"{self.world_size} of them; start with torchrun or accelerate launch --multi_gpu"
+            )
+
+    @staticmethod
+    def _refuse_launcher_settings(config: RunConfig, is_cpu: bool) -> None:
+        dynamo = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+        if dynamo.lower() not in ("", "no"):
+            raise UserError(
+                f"ACCELERATE_DYNAMO_BACKEND={dynamo}: the launcher would compile the networks behind the "
+                "training step's back; allowed: no (accelerate launch --dynamo_backend no)"
+            )
+        precision = config.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if precision not in ("no", "fp16", "bf16"):
+            raise UserError(f"--mixed_precision {precision}: unknown here; allowed: no, fp16, bf16")
+        if precision == "fp16" and is_cpu:
+            raise UserError(
+                "--precision fp16: a CPU would silently compute in float32; allowed on a CPU: no, bf16"
+            )
+
+    # -- networks -------------------------------------------------------------------------------------
+
+    def prepare(self, *objects: Any) -> Any:
+        """Networks on the device, under autocast, and in DDP where there are several ranks; optimizers too."""
+        return self._accelerator.prepare(*objects)
+
+    def backward(self, loss: Tensor) -> None:
+        self._accelerator.backward(loss)
+
+    def unwrap(self, network: nn.Module) -> nn.Module:
+        """The network inside DDP, still under autocast."""
+        return network.module if isinstance(network, DistributedDataParallel) else network
+
+    # -- all ranks together ---------------------------------------------------------------------------
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks. All ranks take part."""
+        return self._accelerator.reduce(values, reduction="mean") if self.world_size > 1 else values
+
+    def together(self, attempt: Callable[[], T], *, local_main_first: bool = False) -> T:
+        """Calls `attempt` on every rank; a UserError of one becomes that of all, said once.
+
+        All ranks take part, so that none waits for one that has given up. `local_main_first` lets the
+        first process of each machine go ahead.
+        """
+        order = self._accelerator.local_main_process_first() if local_main_first else nullcontext()
+        with order:
+            result, message = _outcome(attempt)
+        messages: list[str | None] = gather_object([message]) if self.world_size > 1 else [message]
+        failed = [(rank, text) for rank, text in enumerate(messages) if text is not None]
+        if failed:
+            rank, text = failed[0]
+            raise UserError(text if len(failed) == self.world_size else f"rank {rank}: {text}")
+        return result  # type: ignore[return-value]  # no error, so it is a T
+
+    def on_main(self, attempt: Callable[[], T]) -> T:
+        """Calls `attempt` on the first rank and gives its result, or its UserError, to all."""
+        outcome = [_outcome(attempt) if self.is_main else None]
+        if self.world_size > 1:
+            broadcast_object_list(outcome, from_process=0)
+        assert outcome[0] is not None
+        result, message = outcome[0]
+        if message is not None:
+            raise UserError(message)
+        return result  # type: ignore[return-value]
+
+    def refuse_difference(self, what: str, value: str) -> None:
+        """Raises UserError where a rank has another value than the first. All ranks take part."""
+        values: Sequence[str] = gather_object([value]) if self.world_size > 1 else [value]
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise UserError(
+                    f"rank {rank}: its {what} is {other}, that of rank 0 {values[0]}; allowed: the same"
+                )
+
+    # -- signals --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def caught_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for a stop at the end of a step; a second SIGINT leaves at once."""
+        before = {
+            signum: signal.signal(signum, self._on_signal) for signum in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signum = signum
+
+    def stop_signal(self, step: int) -> int:
+        """The signal that some rank got, or 0. All ranks take part.
+
+        Asking is an all-reduce and, on a GPU, a wait for the device: there only at every 25th step.
+        """
+        if self.world_size == 1:
+            return self._signum
+        if self.device.type == "cuda" and step % 25:
+            return 0
+        signum = torch.tensor(self._signum, device=self.device)
+        torch.distributed.all_reduce(signum, op=torch.distributed.ReduceOp.MAX)
+        return int(signum)
+
+    # -- what is told about a run ---------------------------------------------------------------------
+
+    def start_tracker(self, name: str, folder: str) -> None:
+        """Accelerate's tracker of that name, writing to `folder/name`; `none` for none."""
+        if name == "none":
+            return
+        self._accelerator.log_with = accelerate.tracking.filter_trackers([name], folder)
+        self._accelerator.project_configuration = ProjectConfiguration(project_dir=folder, logging_dir=folder)
+        self._accelerator.init_trackers(name)
+        self._tracker = self._accelerator.get_tracker(name)
+
+    def track(self, values: dict[str, float], step: int) -> None:
+        if self._tracker is not None:
+            self._accelerator.log(values, step=step)
+
+    def track_image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """`image` is (H, W, 3) uint8."""
+        if self._tracker is not None and self.is_main:
+            self._tracker.log_images({tag: image}, step=step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._accelerator.end_training()
+
+    def peak_memory_gib(self) -> float:
+        """Of the device, or on a CPU of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+    def describe(self) -> dict[str, Any]:
+        """The machine and the processes, for environment.json."""
+        is_cuda = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if is_cuda else cpu_name(),
+            "device_type": self.device.type,
+            "world_size": self.world_size,
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "host": platform.node(),
+            "platform": platform.platform(),
+        }
+
+
+def _outcome(attempt: Callable[[], T]) -> tuple[T | None, str | None]:
+    """The result, or the words of a user's mistake."""
+    try:
+        return attempt(), None
+    except (UserError, OSError) as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        return None, message
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def sampling_device(name: str) -> torch.device:
+    """The device of a command that runs alone and outside Accelerate."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,92 @@
+"""`distgan sample`: images of a trained generator, as a grid, an animation or arrays."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distgan.checkpoint import load_generator
+from distgan.config import SampleConfig
+from distgan.errors import UserError
+from distgan.files import write_whole
+from distgan.images import generate, grid, save_gif
+from distgan.noise import sample_z
+from distgan.runtime import sampling_device
+
+WALK_STEPS = 10
+
+
+def sample(where: str, config: SampleConfig) -> str:
+    """Draws and writes what `config` asks for from the run or weights at `where`; says what it wrote.
+
+    Raises UserError for weights that can't be used, and for what these weights can't draw.
+    """
+    out = Path(config.out).expanduser()
+    if out.suffix not in (".png", ".gif", ".npz"):
+        raise UserError(f"--out {config.out}: ends in {out.suffix or 'nothing'}; allowed: .png, .gif, .npz")
+    if out.suffix == ".gif" and not config.interpolate:
+        raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
+    device = sampling_device(config.device)
+    generator, run, metadata, path = load_generator(where, ema=config.ema)
+    is_conditional = run.model.is_conditional
+    if config.digits is not None and not is_conditional:
+        raise UserError(
+            "--digits: these weights know no labels; allowed: without --digits, or a cgan's weights"
+        )
+    if config.digits == []:
+        raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
+
+    latent_shape: Any = generator.latent_shape
+    generator.to(device)
+    digits = torch.tensor(config.digits or list(range(10)))
+    labels = digits[torch.arange(config.num) % len(digits)]
+    columns = WALK_STEPS if config.interpolate else min(config.num, len(digits))
+    heads: Any = (
+        digits.tolist() if is_conditional and not config.interpolate and config.num >= len(digits) else ()
+    )
+    if config.interpolate:
+        # As many points as walks and one more; a label's class is a corner to walk to as well.
+        z = walk(sample_z(config.num + 1, latent_shape, config.seed), slerp)
+        labels = digits[torch.arange(config.num + 1) % len(digits)]
+        given: Tensor = walk(F.one_hot(labels, 10).float(), torch.lerp)
+        labels = given.argmax(1)
+    else:
+        z, given = sample_z(config.num, latent_shape, config.seed), labels
+    images = generate(generator, z, given)
+
+    notice = metadata.get("notice")
+    if out.suffix == ".npz":
+        arrays: dict[str, Any] = {"images": images}
+        arrays |= {"labels": labels.numpy()} if is_conditional else {}
+        arrays |= {"notice": np.array(notice)} if notice else {}
+        write_whole(out, lambda file: np.savez_compressed(file, **arrays))
+    elif out.suffix == ".gif":
+        steps = images.reshape(config.num, WALK_STEPS, *images.shape[1:])
+        frames = [grid(frame[None], 1, caption=notice) for walk_ in steps for frame in walk_]
+        write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1))
+    else:
+        picture = grid(images, columns, heads=heads, caption=notice)
+        write_whole(out, lambda file: picture.save(file, "png"))
+    warning = f"; trained on {notice}" if notice else ""
+    return f"{len(images):,} images by {path} in {out}{warning}"
+
+
+def walk(points: Tensor, between: Any) -> Tensor:
+    """WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
+    legs = []
+    for start, end in pairwise(points):
+        legs += [between(start, end, weight) for weight in torch.linspace(0, 1, WALK_STEPS).tolist()]
+    return torch.stack(legs)
+
+
+def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
+    """On the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
+    cosine = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-1, 1)
+    angle = cosine.arccos()
+    if angle < 1e-4:
+        return torch.lerp(start, end, weight)
+    return (((1 - weight) * angle).sin() * start + (weight * angle).sin() * end) / angle.sin()
