@@ -144,7 +144,7 @@ def config_folder() -> Path:
 
 
 def preset_path(name: str, flag: str) -> Path:
-    presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"))}
+    presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
     if name not in presets:
         raise UserError(
             f"{flag} {name}: unknown preset{_did_you_mean(name, presets)}; allowed: {', '.join(presets)}"

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from distgan.config import ModelConfig
+from distgan.models.dropout import Dropout
 from distgan.models.labels import NUM_CLASSES, join
 
 
@@ -54,10 +55,10 @@ class ConvDiscriminator(nn.Module):
         self.main = nn.Sequential(
             nn.Conv2d(1, narrow, 5, stride=2, padding=2),
             nn.LeakyReLU(config.leaky_slope),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Conv2d(narrow, middle, 5, stride=2, padding=5),
             nn.LeakyReLU(config.leaky_slope),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Flatten(),
             nn.Linear(middle * 10 * 10, 1),
         )
@@ -76,14 +77,14 @@ class MlpDiscriminator(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         wide, narrow = (max(1, round(c * config.width)) for c in (256, 128))
-        tail = [nn.LeakyReLU(config.leaky_slope), nn.Dropout(config.dropout)] if config.logit_tail else []
+        tail = [nn.LeakyReLU(config.leaky_slope), Dropout(config.dropout)] if config.logit_tail else []
         self.main = nn.Sequential(
             nn.Linear(28 * 28 + NUM_CLASSES, wide),
             nn.LeakyReLU(config.leaky_slope),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(wide, narrow),
             nn.LeakyReLU(config.leaky_slope),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(narrow, 1),
             *tail,
         )

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from distgan.config import ModelConfig
+from distgan.models.dropout import Dropout
 from distgan.models.labels import NUM_CLASSES, join, one_hot
 
 
@@ -45,10 +46,10 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(
             nn.Conv2d(1, narrow, 4, stride=2, padding=1),
             nn.LeakyReLU(config.leaky_slope),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Conv2d(narrow, wide, 4, stride=2, padding=1),
             nn.LeakyReLU(config.leaky_slope),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Flatten(),
         )
         self.read_out = nn.Linear(wide * 7 * 7, 1)

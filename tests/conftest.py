@@ -1,0 +1,103 @@
+"""What the tests share: the command line in a fresh process, and data to run it on.
+
+Real MNIST is taken from $DISTGAN_TEST_MNIST or ../shared/mnist; where neither is, the end-to-end tests
+run on the embedded digits. No test asks any address but this machine's.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MNIST = Path(os.environ.get("DISTGAN_TEST_MNIST", ROOT.parent / "shared" / "mnist"))
+BIN = Path(sys.executable).parent
+
+# Networks that take milliseconds a step.
+TINY = ("--family", "small", "--width", "0.1", "--batch-size", "32", "--log-every", "2", "--tracker", "none")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_user_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A clean environment: no data folder of the user's, no download, and no leftover of a launcher."""
+    for name in list(os.environ):
+        if name.startswith(("ACCELERATE_", "DISTGAN_DATA")) or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # accelerate's default config file lies there
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture
+def mnist_dir() -> Path:
+    if not (MNIST / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip(f"no MNIST in {MNIST}")
+    return MNIST
+
+
+@pytest.fixture
+def data_flags() -> tuple[str, ...]:
+    """Real MNIST where it is at hand, the embedded digits elsewhere."""
+    if (MNIST / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        return ("--data", "mnist", "--data-dir", str(MNIST))
+    return ("--data", "digits")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a command in its own process group; whatever is left of it is killed after the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*command: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.communicate()
+
+
+@pytest.fixture
+def run(start: Callable[..., subprocess.Popen[str]]) -> Run:
+    """Runs a command to its end."""
+
+    def run(*command: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        process = start(*command)
+        out, err = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def distgan(run: Run) -> Run:
+    """`distgan ...` as a user calls it."""
+    return lambda *arguments, **options: run(BIN / "distgan", *arguments, **options)
+
+
+def assert_user_error(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
+    """Exit code 2, no traceback, and one message that has all the fragments."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
+    assert 1 <= len(lines) <= 4, result.stderr
+    assert len(lines) == len(set(lines)), "a message is repeated: " + result.stderr
+    for fragment in fragments:
+        assert fragment in result.stderr, f"{fragment!r} is not in: {result.stderr}"

@@ -1,0 +1,156 @@
+"""The command line before anything is trained: help, version, and mistakes."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BIN, ROOT, TINY, Run, assert_user_error
+
+
+def test_help_names_the_commands(distgan: Run) -> None:
+    result = distgan("--help")
+    assert result.returncode == 0
+    for words in ("train", "sample", "--version", "exit codes: 0 done, 1 failed, 2 a mistake"):
+        assert words in result.stdout
+
+
+def test_version(distgan: Run) -> None:
+    assert distgan("--version").stdout.startswith("distgan 0.")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["sample", "--help"]])
+def test_help_imports_nothing_heavy(run: Run, arguments: list[str]) -> None:
+    """What keeps it under half a second; the seconds themselves stand in LOG.md."""
+    code = (
+        "import sys\nfrom distgan.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', [m for m in ('torch', 'accelerate', 'numpy', 'rich', 'matplotlib') if m in sys.modules])"
+    )
+    assert run(sys.executable, "-c", code).stdout.endswith("HEAVY []\n")
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_command_help_shows_defaults(distgan: Run, command: str) -> None:
+    result = distgan(command, "--help")
+    assert result.returncode == 0
+    assert "(default: " in result.stdout
+    assert "exit codes" in result.stdout
+
+
+def test_no_command_and_unknown_command(distgan: Run) -> None:
+    assert_user_error(distgan(), "names no command; allowed: train, sample")
+    assert_user_error(distgan("trian"), "trian: unknown command; allowed: train, sample")
+
+
+def test_train_needs_a_network(distgan: Run) -> None:
+    assert_user_error(distgan("train"), "names no network; allowed: --model vanilla, --model cgan")
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragments"),
+    [
+        (
+            ["--preset", "cgan-quik"],
+            ["--preset cgan-quik: unknown preset, did you mean cgan-quick?", "vanilla"],
+        ),
+        (["--config", "my.toml"], ["my.toml: can't be read (No such file or directory)"]),
+        (["--preset", "cgan", "--config", "my.toml"], ["allowed: one of the two"]),
+        (["--model", "cgan", "--preset", "vanilla-quick"], ["--model cgan", "trains vanilla"]),
+        (["--model", "cgan", "--epcohs", "3"], ["--epcohs: unknown flag, did you mean --epochs?"]),
+        (
+            ["--model", "cgan", "--precision", "fp16", "--device", "cpu"],
+            ["--precision fp16", "allowed on a CPU: no, bf16"],
+        ),
+        (
+            ["--model", "cgan", "--data", "digits", "--batch-size", "20000", "--drop-last"],
+            ["--batch-size 20000", "17,970"],
+        ),
+        (
+            ["--model", "vanilla", "--data-dir", "none", "--no-download"],
+            ["--data-dir none: no mnist there", "--data digits"],
+        ),
+        (
+            ["--model", "vanilla", "--data-dir", "none", "--data-mirror", "http://127.0.0.1:9"],
+            ["the download failed"],
+        ),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_nothing(
+    distgan: Run, tmp_path: Path, flags: list[str], fragments: list[str]
+) -> None:
+    assert_user_error(distgan("train", *flags, "--out", "run"), *fragments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_launcher_dynamo_is_refused(distgan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    assert_user_error(
+        distgan("train", "--preset", "cgan-quick", "--data", "digits"), "ACCELERATE_DYNAMO_BACKEND=INDUCTOR"
+    )
+
+
+def test_existing_folder_is_never_overwritten(distgan: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    result = distgan("train", "--preset", "cgan-quick", "--data", "digits", "--out", "run")
+    assert_user_error(result, "--out run: is there already and is not overwritten", "--resume auto")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("out", ["/proc/run", "file/run"])
+def test_unwritable_folder(distgan: Run, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("")
+    assert_user_error(
+        distgan("train", "--preset", "cgan-quick", "--data", "digits", "--out", out),
+        "--out",
+        "can't be written to",
+    )
+
+
+def test_debug_brings_the_traceback(distgan: Run) -> None:
+    result = distgan("train", "--preset", "nonesuch", "--debug")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+    assert "distgan: --preset nonesuch: unknown preset" in result.stderr
+
+
+def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:
+    result = distgan(
+        "train", "--model", "cgan", "--data", "digits", "--dry-run", "--epochs", "2", "--out", "run"
+    )
+    assert result.returncode == 0, result.stderr
+    for words in (
+        '"epochs": 2',
+        "2,430,912",
+        "236,545",
+        "digits",
+        "17,970 images",
+        "142 (71 an epoch)",
+        "nothing was done",
+    ):
+        assert words in result.stdout
+    assert not list(tmp_path.glob("r*"))
+
+
+def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Path) -> None:
+    """A wheel's layout: the package with configs/ inside, and no checkout around it."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "distgan", site / "distgan", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", site / "distgan" / "configs")
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from distgan.flags import preset_path; print(preset_path('cgan', ''))"
+    result = run(sys.executable, "-c", code)
+    assert result.stdout.strip() == str(site / "distgan" / "configs" / "cgan.toml"), result.stderr
+
+
+def test_uneven_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:
+    result = run(
+        BIN / "torchrun", "--nproc-per-node", 2, ROOT / "distgan" / "train.py",
+        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--out", "run",
+    )  # fmt: skip
+    assert result.returncode != 0
+    said = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
+    assert said == [
+        "distgan: --batch-size 33: does not divide by the 2 processes; allowed: a multiple of 2, or "
+        "--per-rank-batch-size"
+    ]

@@ -1,0 +1,70 @@
+"""Each loss against its formula, written out with numpy or solved by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distgan.losses import LOSSES, gradient_penalty, r1
+
+REAL, FAKE = np.array([[2.0], [-1.0], [0.5]]), np.array([[-3.0], [0.25], [1.5]])
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("name", "d_loss", "g_loss"),
+    [
+        (
+            "bce",
+            -np.log(sigmoid(REAL)).mean() - np.log(1 - sigmoid(FAKE)).mean(),
+            -np.log(sigmoid(FAKE)).mean(),
+        ),
+        (
+            "r1",
+            -np.log(sigmoid(REAL)).mean() - np.log(1 - sigmoid(FAKE)).mean(),
+            -np.log(sigmoid(FAKE)).mean(),
+        ),
+        ("hinge", np.maximum(0, 1 - REAL).mean() + np.maximum(0, 1 + FAKE).mean(), -FAKE.mean()),
+        ("wgan-gp", FAKE.mean() - REAL.mean(), -FAKE.mean()),
+    ],
+)
+def test_losses_are_their_formulas(name: str, d_loss: float, g_loss: float) -> None:
+    real, fake = torch.tensor(REAL), torch.tensor(FAKE)
+    assert LOSSES[name].d_loss(real, fake).item() == pytest.approx(d_loss, abs=1e-6)
+    assert LOSSES[name].g_loss(fake).item() == pytest.approx(g_loss, abs=1e-6)
+
+
+class Linear(nn.Module):
+    """D(x) = scale * sum(x): its gradient is `scale` everywhere, of norm scale * 28."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return self.scale * images.flatten(1).sum(1, keepdim=True)
+
+
+def test_r1_is_half_the_squared_norm_on_real() -> None:
+    critic, images, labels = Linear(0.5), torch.randn(4, 1, 28, 28), torch.zeros(4)
+    penalty = r1(critic, images, images, labels)
+    assert penalty.item() == pytest.approx((0.5 * 28) ** 2 / 2, rel=1e-5)
+    penalty.backward()
+    assert critic.scale.grad.item() == pytest.approx(0.5 * 28**2, rel=1e-5)
+
+
+def test_gradient_penalty_is_the_squared_distance_from_one() -> None:
+    critic, labels = Linear(0.5), torch.zeros(4)
+    penalty = gradient_penalty(critic, torch.randn(4, 1, 28, 28), torch.randn(4, 1, 28, 28), labels)
+    assert penalty.item() == pytest.approx((0.5 * 28 - 1) ** 2, rel=1e-5)
+    penalty.backward()
+    assert critic.scale.grad.item() == pytest.approx(2 * 13 * 28, rel=1e-5)
+
+
+def test_gradient_penalty_of_a_dead_critic_is_finite() -> None:
+    critic = Linear(0.0)
+    gradient_penalty(critic, torch.randn(2, 1, 28, 28), torch.randn(2, 1, 28, 28), torch.zeros(2)).backward()
+    assert critic.scale.grad.isfinite()

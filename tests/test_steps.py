@@ -1,0 +1,227 @@
+"""A training step against plain loops written out here, one for each order of updates."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distgan.config import ModelConfig, OptimConfig, RunConfig
+from distgan.ema import Ema
+from distgan.gan import Gan, build_gan
+from distgan.losses import LOSSES
+from distgan.models import build_discriminator, build_generator
+from distgan.noise import Noise, mix, sample_z
+from distgan.runtime import Runtime
+from distgan.steps import build_step
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(RunConfig(device="cpu"))
+
+
+def batches(num: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (torch.rand(8, 1, 28, 28, generator=generator) * 2 - 1, torch.randint(10, (8,), generator=generator))
+        for _ in range(num)
+    ]
+
+
+def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str, Tensor], list[list[float]]]:
+    """The textbook's loop: separate passes, no freezing, everything by torch's own functions."""
+    torch.manual_seed(7)
+    G, D = build_generator(model), build_discriminator(model)
+    g_optim = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.9))
+    d_optim = torch.optim.Adam(D.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    noise = Noise(7, G.latent_shape, CPU, 0, 1)
+    losses = []
+
+    def bce(logits: Tensor, target: float) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+    for index, (real, labels) in enumerate(batches(num_steps)):
+        noise.start(index)
+        fake = G(noise.z(8), labels)
+        d_loss = bce(D(real, labels), 1) + bce(D(fake.detach(), labels), 0)
+        d_grads = torch.autograd.grad(d_loss, list(D.parameters()))
+        if order == "simultaneous":
+            g_grads = torch.autograd.grad(g_loss := bce(D(fake, labels), 1), list(G.parameters()))
+        for parameter, gradient in zip(D.parameters(), d_grads, strict=True):
+            parameter.grad = gradient
+        d_optim.step()
+        if order == "reuse":
+            g_grads = torch.autograd.grad(g_loss := bce(D(fake, labels), 1), list(G.parameters()))
+        if order == "fresh":
+            g_loss = bce(D(G(noise.z(8), labels), labels), 1)
+            g_grads = torch.autograd.grad(g_loss, list(G.parameters()))
+        for parameter, gradient in zip(G.parameters(), g_grads, strict=True):
+            parameter.grad = gradient
+        g_optim.step()
+        losses.append([d_loss.item(), g_loss.item()])
+    return {f"G.{k}": v for k, v in G.state_dict().items()} | {
+        f"D.{k}": v for k, v in D.state_dict().items()
+    }, losses
+
+
+def our_loop(
+    runtime: Runtime, model: ModelConfig, order: str, num_steps: int, **optim: object
+) -> tuple[Gan, list[list[float]]]:
+    config = OptimConfig(**({"order": order, "g_lr": 1e-3, "d_lr": 2e-3, "beta1": 0.5, "beta2": 0.9} | optim))
+    gan = build_gan(model, config, 7, runtime)
+    step = build_step(gan, config, 7, runtime, total_steps=num_steps)
+    return gan, [step(real, labels).tolist() for real, labels in batches(num_steps)]
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "reuse", "fresh"])
+@pytest.mark.parametrize(("name", "family"), [("vanilla", "seed"), ("cgan", "seed"), ("cgan", "small")])
+def test_step_is_the_textbooks(runtime: Runtime, name: str, family: str, order: str) -> None:
+    model = ModelConfig(name=name, family=family, width=0.1, dropout=0.0)
+    expected, losses = plain_loop(model, order, 4)
+    gan, ours = our_loop(runtime, model, order, 4)
+    assert torch.allclose(torch.tensor(ours)[:, :2], torch.tensor(losses), rtol=1e-4, atol=1e-6)
+    state = {f"G.{k}": v for k, v in gan.generator.state_dict().items()}
+    state |= {f"D.{k}": v for k, v in gan.discriminator.state_dict().items()}
+    for key, value in expected.items():
+        # Adam's first steps are the sign of the gradient, which for one near 0 is rounding's.
+        difference = (state[key].float() - value.float()).norm() / (value.float().norm() + 1e-3)
+        assert difference < 2e-3, f"{key} differs by {difference:.1e}"
+
+
+def test_the_three_orders_are_three_algorithms(runtime: Runtime) -> None:
+    model = ModelConfig(family="small", width=0.1, dropout=0.0)
+    losses = [our_loop(runtime, model, order, 3)[1] for order in ("simultaneous", "reuse", "fresh")]
+    assert losses[0] != losses[1]
+    assert losses[1] != losses[2]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("name", ["vanilla", "cgan"])
+def test_every_loss_trains_every_model(runtime: Runtime, name: str, loss: str) -> None:
+    gan, stats = our_loop(runtime, ModelConfig(name=name, family="small", width=0.1), "reuse", 3, loss=loss)
+    assert torch.tensor(stats).isfinite().all()
+    assert gan.is_finite()
+    assert gan.step == 3
+    assert all(parameter.requires_grad for parameter in gan.discriminator.parameters())
+
+
+def test_penalty_weight_acts(runtime: Runtime) -> None:
+    model = ModelConfig(family="small", width=0.1, dropout=0.0)
+    states = [
+        our_loop(runtime, model, "reuse", 3, loss="r1", penalty_weight=weight)[0].state()
+        for weight in (None, 10, 0, 50)
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), "r1's own weight is 10"
+    for other in states[2:]:
+        assert not torch.equal(
+            states[0]["discriminator.read_out.weight"], other["discriminator.read_out.weight"]
+        )
+    plain = our_loop(runtime, model, "reuse", 3, loss="bce")[0].state()
+    assert all(torch.equal(states[2][key], plain[key]) for key in plain), "weight 0 is no penalty"
+
+
+def test_linear_schedule_falls_to_zero(runtime: Runtime) -> None:
+    model = ModelConfig(family="small", width=0.1)
+    gan, _ = our_loop(runtime, model, "reuse", 4, lr_schedule="linear")
+    assert gan.g_optim.param_groups[0]["lr"] == pytest.approx(1e-3 / 4)
+    assert gan.d_optim.param_groups[0]["lr"] == pytest.approx(2e-3 / 4)
+
+
+def test_ema_is_its_recurrence() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    ema, expected = Ema(network, 0.5), network[0].weight.detach().clone()
+    for step in range(1, 30):
+        torch.nn.init.normal_(network[0].weight)
+        ema.update(network, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * network[0].weight.detach()
+        assert torch.allclose(ema.network[0].weight, expected, atol=1e-6)
+
+
+def test_ema_takes_batch_norm_statistics_as_they_are() -> None:
+    network = torch.nn.BatchNorm1d(3)
+    ema = Ema(network, 0.9)
+    network(torch.randn(8, 3) + 5)
+    ema.update(network, 1)
+    assert torch.equal(ema.network.running_mean, network.running_mean)
+    assert ema.network.num_batches_tracked == 1
+
+
+def test_state_goes_there_and_back(runtime: Runtime) -> None:
+    model = ModelConfig(family="small", width=0.1)
+    gan, _ = our_loop(runtime, model, "reuse", 3, ema_decay=0.9)
+    config = OptimConfig(ema_decay=0.9)
+    other = build_gan(model, config, 8, runtime)
+    other.load_state(gan.state(), gan.step)
+    assert gan.state().keys() == other.state().keys()
+    for key, value in gan.state().items():
+        assert torch.equal(value, other.state()[key]), key
+    prefixes = {key.split(".")[0] for key in gan.state()}
+    assert prefixes == {"generator", "discriminator", "generator_ema", "g_optim", "d_optim"}
+
+
+# -- noise -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_together_draw_what_one_process_draws(world_size: int) -> None:
+    whole = Noise(3, (5,), CPU, 0, 1)
+    whole.start(11)
+    first, second = whole.z(12), whole.z(12)
+    for rank in range(world_size):
+        part = Noise(3, (5,), CPU, rank, world_size)
+        part.start(11)
+        assert torch.equal(part.z(12 // world_size), first[rank::world_size])
+        assert torch.equal(part.z(12 // world_size), second[rank::world_size])
+
+
+def test_noise_depends_on_step_seed_and_rank() -> None:
+    def draw(seed: int, step: int, rank: int) -> tuple[Tensor, Tensor]:
+        noise = Noise(seed, (5,), CPU, rank, 2)
+        noise.start(step)
+        return noise.z(4), torch.rand(4)
+
+    (z, dropout), again = draw(1, 2, 0), draw(1, 2, 0)
+    assert torch.equal(z, again[0])
+    assert torch.equal(dropout, again[1])
+    for other in (draw(2, 2, 0), draw(1, 3, 0), draw(1, 2, 1)):
+        assert not torch.equal(z, other[0])
+        assert not torch.equal(dropout, other[1])
+    assert len({mix(seed, "z", step) for seed in range(50) for step in range(50)}) == 2500
+
+
+def test_sample_z_is_the_same_for_every_number() -> None:
+    assert torch.equal(sample_z(600, (4,), 1)[:10], sample_z(10, (4,), 1))
+    assert not torch.equal(sample_z(10, (4,), 1), sample_z(10, (4,), 2))
+    assert len(torch.unique(sample_z(600, (4,), 1)[:, 0])) == 600
+
+
+def test_dropout_is_dropout() -> None:
+    """Ours, of 16 random bits an element, has nn.Dropout's mean, share and gradient."""
+    from distgan.models.dropout import Dropout
+
+    torch.manual_seed(0)
+    layer = Dropout(0.3)
+    for shape in ((512, 128, 10, 10), (512, 256), (3, 1)):
+        for memory in (torch.contiguous_format, torch.channels_last):
+            if memory is torch.channels_last and len(shape) != 4:
+                continue
+            images = torch.ones(shape).to(memory_format=memory).requires_grad_()
+            output = layer(images)
+            kept = output != 0
+            assert output[kept].unique().tolist() == pytest.approx(
+                [1 / 0.7] * len(output[kept].unique()), rel=1e-4
+            )
+            output.sum().backward()
+            assert torch.equal(images.grad, output.detach())
+            if images.numel() > 1000:
+                assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
+                assert kept.flatten(1).float().mean(1).std() < 0.05, "no row is favoured"
+    assert not torch.equal(layer(torch.ones(8, 8)), layer(torch.ones(8, 8)))
+    assert torch.equal(layer.eval()(torch.ones(8, 8)), torch.ones(8, 8))
+    assert torch.equal(Dropout(0.0)(torch.ones(8, 8)), torch.ones(8, 8))
