@@ -138,7 +138,10 @@ def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Pa
     site = tmp_path / "site"
     shutil.copytree(ROOT / "distgan", site / "distgan", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", site / "distgan" / "configs")
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); from distgan.flags import preset_path; print(preset_path('cgan', ''))"
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+        "from distgan.flags import preset_path; print(preset_path('cgan', ''))"
+    )
     result = run(sys.executable, "-c", code)
     assert result.stdout.strip() == str(site / "distgan" / "configs" / "cgan.toml"), result.stderr
 

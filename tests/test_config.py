@@ -189,10 +189,10 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"my.toml: can't be read \(No such file"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="my.toml: is not TOML"):
+    with pytest.raises(UserError, match=r"my\.toml: is not TOML"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="my.json: is not JSON"):
+    with pytest.raises(UserError, match=r"my\.json: is not JSON"):
         read_file(tmp_path / "my.json", "my.json")
 
 

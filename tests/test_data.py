@@ -140,7 +140,7 @@ def test_md5_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = small_mnist(tmp_path / "data", 50)
     monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(num_images=50))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="is not the published 6bbc9ace.*--data-md5 accept"):
+    with pytest.raises(UserError, match=r"is not the published 6bbc9ace.*--data-md5 accept"):
         load_dataset(DataConfig(download=False))
     with pytest.raises(UserError, match="is not the published"):
         load("data", md5="require")

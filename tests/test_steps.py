@@ -1,7 +1,5 @@
 """A training step against plain loops written out here, one for each order of updates."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
