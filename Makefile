@@ -12,7 +12,7 @@ train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), 
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
 test: $(VENV)/.installed-dev lint  ## everything that CI checks
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(VENV)/.installed-dev  ## what takes minutes: the quick presets at full length
 	$(BIN)/python -m pytest -m slow

@@ -48,11 +48,12 @@ def grid(
     *,
     heads: Sequence[object] = (),
     caption: str | None = None,
+    scale: int = SCALE,
 ) -> Image.Image:
     """Images (N, H, W) row by row; `heads` stand over the columns, `caption` below, as a warning does."""
     num, height, width = images.shape
     rows = -(-num // columns)
-    cell_h, cell_w = height * SCALE + GAP, width * SCALE + GAP
+    cell_h, cell_w = height * scale + GAP, width * scale + GAP
     top = TEXT_HEIGHT if heads else 0
     picture = Image.new("RGB", (columns * cell_w + GAP, rows * cell_h + GAP + top), PAPER)
     draw = ImageDraw.Draw(picture)
@@ -61,7 +62,7 @@ def grid(
         draw.text(center, str(head), INK, _font(), anchor="mm")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        tile = Image.fromarray(image).resize((width * SCALE, height * SCALE), Image.Resampling.NEAREST)
+        tile = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         picture.paste(tile, (GAP + column * cell_w, top + GAP + row * cell_h))
     return with_text(picture, below=caption)
 

@@ -41,22 +41,18 @@ def sample(where: str, config: SampleConfig) -> str:
         raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
 
     latent_shape: Any = generator.latent_shape
-    generator.to(device)
     digits = torch.tensor(config.digits or list(range(10)))
-    labels = digits[torch.arange(config.num) % len(digits)]
-    columns = WALK_STEPS if config.interpolate else min(config.num, len(digits))
-    heads: Any = (
-        digits.tolist() if is_conditional and not config.interpolate and config.num >= len(digits) else ()
+    # A walk needs a point more than it has legs.
+    num_points = config.num + config.interpolate
+    z, labels = (
+        sample_z(num_points, latent_shape, config.seed),
+        digits[torch.arange(num_points) % len(digits)],
     )
+    given = labels
     if config.interpolate:
-        # As many points as walks and one more; a label's class is a corner to walk to as well.
-        z = walk(sample_z(config.num + 1, latent_shape, config.seed), slerp)
-        labels = digits[torch.arange(config.num + 1) % len(digits)]
-        given: Tensor = walk(F.one_hot(labels, 10).float(), torch.lerp)
+        z, given = walk(z, slerp), walk(F.one_hot(labels, 10).float(), torch.lerp)
         labels = given.argmax(1)
-    else:
-        z, given = sample_z(config.num, latent_shape, config.seed), labels
-    images = generate(generator, z, given)
+    images = generate(generator.to(device), z, given)
 
     notice = metadata.get("notice")
     if out.suffix == ".npz":
@@ -65,10 +61,13 @@ def sample(where: str, config: SampleConfig) -> str:
         arrays |= {"notice": np.array(notice)} if notice else {}
         write_whole(out, lambda file: np.savez_compressed(file, **arrays))
     elif out.suffix == ".gif":
-        steps = images.reshape(config.num, WALK_STEPS, *images.shape[1:])
-        frames = [grid(frame[None], 1, caption=notice) for walk_ in steps for frame in walk_]
+        frames = [grid(image[None], 1, caption=notice, scale=8) for image in images]
         write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1))
     else:
+        # A column for each digit, or several.
+        columns = WALK_STEPS if config.interpolate else len(digits) * max(1, 10 // len(digits))
+        columns = min(columns, len(images))
+        heads = labels[:columns].tolist() if is_conditional and not config.interpolate else ()
         picture = grid(images, columns, heads=heads, caption=notice)
         write_whole(out, lambda file: picture.save(file, "png"))
     warning = f"; trained on {notice}" if notice else ""
