@@ -1,5 +1,7 @@
 """A run's folder: how it is claimed, what it keeps to go on with, and the weights that it leaves."""
 
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ NETWORKS = ("generator", "discriminator", "generator_ema")
 
 # What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
 _FREE = {
-    "run": {"out", "resume", "epochs", "max_steps", "device", "log_every", "save_every", "sample_epochs", "tracker"},
+    "run": {"out", "resume", "epochs", "max_steps", "device", "threads", "log_every", "save_every", "sample_epochs", "tracker"},
     "data": {"dir", "download", "mirror", "md5"},
 }  # fmt: skip
 
@@ -26,12 +28,13 @@ def claim_folder(out: str | None, preset: str, *, resume: bool) -> Path:
     """Makes the folder of a new run, or takes one to go on with. Raises UserError; never overwrites."""
     try:
         if out is None:
-            runs, number = Path("runs"), 1
-            runs.mkdir(exist_ok=True)
-            while (runs / f"{preset}-{number}").exists():
-                number += 1
-            (runs / f"{preset}-{number}").mkdir()
-            return runs / f"{preset}-{number}"
+            Path("runs").mkdir(exist_ok=True)
+            for number in count(1):
+                folder = Path("runs", f"{preset}-{number}")
+                with suppress(FileExistsError):  # of an older run, or of one that starts just now
+                    folder.mkdir()
+                    return folder
+        assert out is not None
         folder = Path(out).expanduser()
         if folder.is_dir() and any(folder.iterdir()) and not resume:
             raise UserError(

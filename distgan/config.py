@@ -155,6 +155,9 @@ class RunConfig(Section):
         None, "no: float32. Unset: what the launcher said, else float32"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
+    threads: int | None = setting(
+        None, "CPU threads of each process; unset: the cores, shared by the processes of this machine", ge=1
+    )
     log_every: int = setting(25, "steps between two lines of metrics.jsonl", ge=1)
     save_every: int = setting(1, "epochs between two checkpoints; the end always has one", ge=1)
     sample_epochs: Epochs = setting(

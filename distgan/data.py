@@ -98,7 +98,8 @@ def load_dataset(config: DataConfig, *, may_download: bool = True) -> Dataset:
                 return load_digits(f"no MNIST in {folder}, and {error}")
             raise UserError(
                 f"{'--data-dir' if config.dir else 'data'} {folder}: no {name} there (looked for "
-                f"{folder / source.folder / 'raw' / source.images}), and {error}; put the files in place, "
+                f"{folder / source.folder / 'raw' / source.images} and {source.labels}), and {error}; put the "
+                "files in place, "
                 "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits"
             ) from error
     return read(name, folder, config.md5 == "accept" or (config.md5 == "auto" and is_named), config.md5)
@@ -169,8 +170,7 @@ def download(source: Source, folder: Path, config: DataConfig) -> None:
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
         raise UserError(f"torchvision, which downloads it, does not import ({error})") from error
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeout():
+    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeout():
         arguments: dict[str, Any] = {"QMNIST": {"what": "train"}, "EMNIST": {"split": "digits"}}.get(
             source.folder, {}
         )
@@ -209,6 +209,18 @@ def _from_mirror(dataset: type, config: DataConfig) -> type:
             for file, md5 in dataset.resources  # type: ignore[attr-defined]
         ]
     return type(dataset.__name__, (dataset,), changed)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there, and gone again if it was not there before and stays empty."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from distgan.config import Config
 from distgan.curves import save_curves
 from distgan.data import Dataset
 from distgan.environment import Startup, describe_environment
-from distgan.errors import UserError
+from distgan.errors import TrainingFailed
 from distgan.files import write_json, write_whole
 from distgan.gan import Gan
 from distgan.images import generate, grid, named, save_gif, timeline
@@ -147,10 +147,14 @@ class Outputs:
         self.runtime.on_main(write)
 
     def remember(self, gan: Gan) -> None:
-        """Keeps a copy of a good state in memory, for a run whose numbers go wrong before it is saved."""
+        """Keeps a copy of a good state in memory, for a run whose numbers go wrong before it is saved.
+
+        Raises TrainingFailed for weights that are no numbers, before anything is saved over good ones.
+        """
+        if not gan.is_finite():
+            raise TrainingFailed(f"a weight is no number after step {gan.step}")
         if self.runtime.is_main and time.perf_counter() - self._remembered > REMEMBER_EVERY_S:
-            if gan.is_finite():
-                self._good = gan.state(), gan.step
+            self._good = gan.state(), gan.step
             self._remembered = time.perf_counter()
 
     def save_last_good(self) -> str:
@@ -168,16 +172,8 @@ class Outputs:
         )
 
     def save(self, gan: Gan) -> None:
-        """The checkpoint. Weights that are no numbers never replace a good one."""
-
-        def write() -> None:
-            if not gan.is_finite():
-                raise UserError(
-                    f"the weights are no numbers at step {gan.step}; {self.folder} keeps the last good ones"
-                )
-            save_checkpoint(self.folder, gan.state(), gan.step, self.fingerprint)
-
-        self.runtime.on_main(write)
+        """The checkpoint."""
+        self.runtime.on_main(lambda: save_checkpoint(self.folder, gan.state(), gan.step, self.fingerprint))
 
     # -- the end --------------------------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ class Runtime:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
         is_cpu = config.device == "cpu" or not use_cuda
         self._refuse_launcher_settings(config, is_cpu)
+        if is_cpu and (threads := config.threads or _shared_cores()):
+            torch.set_num_threads(threads)
         # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
         self._accelerator = accelerate.Accelerator(
             cpu=is_cpu,
@@ -198,6 +200,17 @@ class Runtime:
             "host": platform.node(),
             "platform": platform.platform(),
         }
+
+
+def _shared_cores() -> int | None:
+    """The cores for each process of a launcher, which would give it a single one; None without a launcher.
+
+    Plain python has torch's own choice, and with it the user's OMP_NUM_THREADS.
+    """
+    if not {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"} & os.environ.keys():
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _outcome(attempt: Callable[[], T]) -> tuple[T | None, str | None]:

@@ -80,9 +80,9 @@ def train(config: Config, preset: str, startup: Startup) -> None:
             if gan.step % config.run.log_every == 0 or into_epoch == 0 or is_last:
                 try:
                     display.show(log.write(gan.step))
+                    outputs.remember(gan)
                 except TrainingFailed as error:
                     raise TrainingFailed(f"{error}; {outputs.save_last_good()}") from error
-                outputs.remember(gan)
             if is_last or (into_epoch == 0 and epoch in config.run.sample_epochs):
                 outputs.sample(gan)
             if is_last or (into_epoch == 0 and epoch % config.run.save_every == 0):

@@ -19,7 +19,20 @@ MNIST = Path(os.environ.get("DISTGAN_TEST_MNIST", ROOT.parent / "shared" / "mnis
 BIN = Path(sys.executable).parent
 
 # Networks that take milliseconds a step.
-TINY = ("--family", "small", "--width", "0.1", "--batch-size", "32", "--log-every", "2", "--tracker", "none")
+TINY = (
+    "--family",
+    "small",
+    "--width",
+    "0.1",
+    "--batch-size",
+    "32",
+    "--log-every",
+    "2",
+    "--tracker",
+    "none",
+    "--threads",
+    "1",
+)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

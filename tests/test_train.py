@@ -429,3 +429,13 @@ def test_disk_that_fills_later_keeps_the_last_checkpoint(distgan: Run, small_dis
     filler.unlink()
     assert distgan("train", *flags, "--max-steps", 4, "--resume", "auto").returncode == 0
     assert checkpoint(out)[1] == 4
+
+
+def test_launchers_do_not_take_the_threads_away(run: Run, tmp_path: Path) -> None:
+    """accelerate launch sets OMP_NUM_THREADS=1, which would halve the speed on two cores."""
+    flags = [*quick("run", "--max-steps", 2)]
+    del flags[flags.index("--threads") : flags.index("--threads") + 2]
+    result = run(BIN / "accelerate", "launch", "--num_processes", 1, SCRIPT, *flags)
+    assert result.returncode == 0, result.stderr
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["threads"] == len(os.sched_getaffinity(0))

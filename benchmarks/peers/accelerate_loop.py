@@ -5,9 +5,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn, optim
 
-from distgan.config import ModelConfig
-from distgan.models import build_discriminator, build_generator
-
 
 def main() -> None:
     args = common.parse_args(__doc__)
@@ -15,8 +12,7 @@ def main() -> None:
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=args.precision)
     device = accelerator.device
 
-    config = ModelConfig(name=args.model)
-    generator, discriminator = build_generator(config), build_discriminator(config)
+    generator, discriminator = common.build_networks(args.model)
     latent_shape = generator.latent_shape
     opt_g = optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     opt_d = optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))

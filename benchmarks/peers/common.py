@@ -11,9 +11,23 @@ from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
+
+from distgan.config import ModelConfig
+from distgan.models import build_discriminator, build_generator
+
+
+def build_networks(name: str) -> tuple[nn.Module, nn.Module]:
+    """distgan's networks in torch's own layers: its Dropout is quicker on a CPU than the one a plain loop has."""
+    config = ModelConfig(name=name)
+    generator, discriminator = build_generator(config), build_discriminator(config)
+    for parent in discriminator.modules():
+        for key, layer in parent.named_children():
+            if isinstance(layer, nn.Dropout):
+                setattr(parent, key, nn.Dropout(layer.p))
+    return generator, discriminator
 
 
 def parse_args(description: str) -> argparse.Namespace:

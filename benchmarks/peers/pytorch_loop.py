@@ -4,9 +4,6 @@ import common
 import torch
 from torch import nn, optim
 
-from distgan.config import ModelConfig
-from distgan.models import build_discriminator, build_generator
-
 
 def main() -> None:
     args = common.parse_args(__doc__)
@@ -14,9 +11,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
-    config = ModelConfig(name=args.model)
-    generator = build_generator(config).to(device)
-    discriminator = build_discriminator(config).to(device)
+    generator, discriminator = (network.to(device) for network in common.build_networks(args.model))
     opt_g = optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     opt_d = optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     criterion = nn.BCEWithLogitsLoss()

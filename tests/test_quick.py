@@ -1,0 +1,42 @@
+"""The quick presets at full length: what the README's pictures show, in numbers. Minutes; `make test-slow`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+from sklearn.neighbors import KNeighborsClassifier
+
+from distgan.config import DataConfig
+from distgan.data import load_dataset
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def neighbours(mnist_dir: Path) -> KNeighborsClassifier:
+    """A judge that needs no training: the five nearest of 20,000 real digits."""
+    real = load_dataset(DataConfig(dir=str(mnist_dir)))
+    return KNeighborsClassifier(5).fit(real.images[:20_000].flatten(1).numpy(), real.labels[:20_000].numpy())
+
+
+def images_of(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> dict[str, np.ndarray]:
+    trained = distgan("train", "--preset", preset, "--data-dir", mnist_dir, "--out", "run", timeout=1500)
+    assert trained.returncode == 0, trained.stderr
+    assert distgan("sample", "run", "--num", 1000, "--out", "images.npz").returncode == 0
+    with np.load(tmp_path / "images.npz") as arrays:
+        return dict(arrays)
+
+
+def test_cgan_quick_draws_the_digits_it_is_asked_for(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:
+    arrays = images_of(distgan, mnist_dir, tmp_path, "cgan-quick")
+    read = neighbours(mnist_dir).predict(arrays["images"].reshape(1000, -1))
+    assert (read == arrays["labels"]).mean() > 0.9
+
+
+def test_vanilla_quick_draws_most_digits(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:
+    arrays = images_of(distgan, mnist_dir, tmp_path, "vanilla-quick")
+    votes = neighbours(mnist_dir).predict_proba(arrays["images"].reshape(1000, -1))
+    shares = np.bincount(votes.argmax(1), minlength=10) / 1000
+    assert (shares > 0.02).sum() >= 8, shares
+    # Random noise has no five neighbours of one digit; of real digits nine in ten have.
+    assert (votes.max(1) == 1).mean() > 0.4
