@@ -19,9 +19,11 @@ NETWORKS = ("generator", "discriminator", "generator_ema")
 
 # What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
 _FREE = {
-    "run": {"out", "resume", "epochs", "max_steps", "device", "threads", "log_every", "save_every", "sample_epochs", "tracker"},
+    "run": set(
+        "out resume epochs max_steps device threads log_every save_every sample_epochs tracker".split()
+    ),
     "data": {"dir", "download", "mirror", "md5"},
-}  # fmt: skip
+}
 
 
 def claim_folder(out: str | None, preset: str, *, resume: bool) -> Path:

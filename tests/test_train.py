@@ -383,12 +383,12 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(distgan: Run, tmp_path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB."""
+    """A file system of 5 MiB: room for a small checkpoint and the one that replaces it."""
     if platform.system() != "Linux" or os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root on Linux")
     libc, folder = ctypes.CDLL(None, use_errno=True), tmp_path / "disk"
     folder.mkdir()
-    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=3m") != 0:
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=5m") != 0:
         pytest.skip(f"mount is not allowed here: {os.strerror(ctypes.get_errno())}")
     yield folder
     libc.umount2(str(folder).encode(), 2)
@@ -421,7 +421,7 @@ def test_disk_that_fills_later_keeps_the_last_checkpoint(distgan: Run, small_dis
     before = (out / "checkpoint.safetensors").read_bytes()
     filler = small_disk / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
-        for _ in range(3 * 256):
+        for _ in range(5 * 256):
             file.write(bytes(4096))
     result = distgan("train", *flags, "--max-steps", 4, "--resume", "auto")
     assert_user_error(result, "No space left on device")
