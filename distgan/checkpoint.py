@@ -19,9 +19,10 @@ NETWORKS = ("generator", "discriminator", "generator_ema")
 
 # What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
 _FREE = {
-    "run": set(
-        "out resume epochs max_steps device threads log_every save_every sample_epochs tracker".split()
-    ),
+    "run": {
+        *("out", "resume", "epochs", "max_steps", "device", "threads"),
+        *("log_every", "save_every", "sample_epochs", "tracker"),
+    },
     "data": {"dir", "download", "mirror", "md5"},
 }
 
