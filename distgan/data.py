@@ -258,5 +258,4 @@ def load_digits(reason: str | None = None) -> Dataset:
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, align_corners=False).squeeze(1)
     pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
-    warning = f"{reason}; training on {NOT_MNIST}" if reason else f"training on {NOT_MNIST}"
-    return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=warning)
+    return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason)
