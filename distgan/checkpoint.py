@@ -39,11 +39,14 @@ def claim_folder(out: str | None, preset: str, *, resume: bool) -> Path:
                     return folder
         assert out is not None
         folder = Path(out).expanduser()
-        if folder.is_dir() and any(folder.iterdir()) and not resume:
+        is_used = folder.is_dir() and any(folder.iterdir())
+        if is_used and not resume:
             raise UserError(
                 f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the "
                 "run by --resume auto"
             )
+        if is_used and not (folder / "config.json").exists():
+            raise UserError(f"--out {out}: holds no run to go on with (no config.json); name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()

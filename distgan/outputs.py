@@ -52,6 +52,7 @@ class Outputs:
         self.config, self.preset, self.dataset, self.runtime = config, preset, dataset, runtime
         self.steps_per_epoch, self.startup = steps_per_epoch, startup
         self.fingerprint = dataset.fingerprint
+        self._environment = describe_environment() | runtime.describe()
         is_resume = config.run.resume == "auto"
         self.folder = runtime.on_main(lambda: claim_folder(config.run.out, preset, resume=is_resume))
         conditional = config.model.is_conditional
@@ -89,8 +90,7 @@ class Outputs:
 
     def _write_environment(self) -> None:
         data = self.dataset
-        environment = describe_environment() | self.runtime.describe()
-        environment |= {
+        environment = self._environment | {
             "preset": self.preset,
             "engine": "eager",
             "order": self.config.optim.order,

@@ -95,6 +95,10 @@ def test_existing_folder_is_never_overwritten(distgan: Run, tmp_path: Path) -> N
     (tmp_path / "run" / "mine.txt").write_text("precious")
     result = distgan("train", "--preset", "cgan-quick", "--data", "digits", "--out", "run")
     assert_user_error(result, "--out run: is there already and is not overwritten", "--resume auto")
+    result = distgan(
+        "train", "--preset", "cgan-quick", "--data", "digits", "--out", "run", "--resume", "auto"
+    )
+    assert_user_error(result, "--out run: holds no run to go on with")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
