@@ -85,6 +85,8 @@ def test_packed_and_flat_files_are_read_too(tmp_path: Path) -> None:
         (IMAGES, lambda raw: raw[:9], "no idx magic number"),
         (IMAGES, lambda raw: b"\x89PNG" + raw[4:], "no idx magic number"),
         (IMAGES, lambda raw: raw[:3] + b"\1" + raw[4:], "no idx magic number"),
+        (IMAGES, lambda raw: b"\1" + raw[1:], "no idx magic number"),
+        (IMAGES, lambda raw: raw[:2] + b"\x0b" + raw[3:], "no idx magic number"),
         (IMAGES, lambda raw: raw[:8] + (29).to_bytes(4, "big") + raw[12:], "expected any x 28 x 28"),
         (IMAGES, lambda raw: raw[:4] + (2**31).to_bytes(4, "big") + raw[8:], "cut short"),
         (LABELS, lambda raw: raw[:4] + (49).to_bytes(4, "big") + raw[8:57], "expected 50"),
