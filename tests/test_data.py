@@ -244,6 +244,7 @@ def test_dead_mirror_is_one_clear_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"the download failed \(.*[Rr]efused") as error:
         load(tmp_path / "data", name=name, download=True, mirror=REFUSING)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "data").exists(), "a folder made for nothing is taken away"
 
 
 def test_auto_falls_back_to_digits_and_says_so(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from distgan.config import Config, ModelConfig, SampleConfig
 from distgan.errors import UserError
-from distgan.images import grid, to_uint8
+from distgan.images import generate, grid, to_uint8
 from distgan.models import build_generator
+from distgan.noise import CHUNK
 from distgan.sample import WALK_STEPS, sample, slerp, walk
 
 
@@ -84,6 +85,26 @@ def test_an_image_depends_on_seed_and_index_alone(tmp_path: Path) -> None:
     assert np.array_equal(many[:7], draw(run, tmp_path / "b.npz", num=7, seed=3)["images"])
     assert not np.array_equal(many[:7], draw(run, tmp_path / "b.npz", num=7, seed=4)["images"])
     assert len(np.unique(many.reshape(600, -1), axis=0)) == 600
+
+
+def test_every_chunk_has_one_size() -> None:
+    """Another size may go through another kernel, which rounds otherwise."""
+    sizes = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parameter = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            sizes.append((len(z), len(labels)))
+            return z.view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+
+    images = generate(Spy(), torch.linspace(-1, 1, 260)[:, None], torch.zeros(260, dtype=torch.long))
+    assert sizes == [(CHUNK, CHUNK)] * 2
+    assert (
+        images[:, 0, 0].tolist() == to_uint8(torch.linspace(-1, 1, 260).view(-1, 1, 1, 1)).flatten().tolist()
+    )
 
 
 def test_same_pictures_across_processes(
