@@ -1,6 +1,5 @@
 """A run's folder: how it is claimed, what it keeps to go on with, and the weights that it leaves."""
 
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.files import read_json, read_tensors, write_json, write_tensors
+from distgan.files import read_tensors, write_json, write_tensors
 from distgan.flags import read_file
 from distgan.gan import below, load_weights
 from distgan.models import build_generator
@@ -32,21 +31,13 @@ def claim_folder(out: str | None, preset: str, *, resume: bool) -> Path:
     try:
         if out is None:
             Path("runs").mkdir(exist_ok=True)
-            for number in count(1):
-                folder = Path("runs", f"{preset}-{number}")
-                with suppress(FileExistsError):  # of an older run, or of one that starts just now
-                    folder.mkdir()
-                    return folder
-        assert out is not None
-        folder = Path(out).expanduser()
-        is_used = folder.is_dir() and any(folder.iterdir())
-        if is_used and not resume:
-            raise UserError(
-                f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the "
-                "run by --resume auto"
+            return next(
+                folder
+                for folder in (Path("runs", f"{preset}-{number}") for number in count(1))
+                if _made(folder)
             )
-        if is_used and not (folder / "config.json").exists():
-            raise UserError(f"--out {out}: holds no run to go on with (no config.json); name a new folder")
+        refuse_used_folder(out, resume=resume)
+        folder = Path(out).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
@@ -56,14 +47,37 @@ def claim_folder(out: str | None, preset: str, *, resume: bool) -> Path:
         raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
 
 
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:  # an older run, or one that starts just now
+        return False
+    return True
+
+
+def refuse_used_folder(out: str, *, resume: bool) -> None:
+    """Raises UserError for a folder that holds something, unless that is a run to go on with."""
+    folder = Path(out).expanduser()
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not resume:
+        raise UserError(
+            f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the run by "
+            "--resume auto"
+        )
+    if not (folder / "config.json").exists():
+        raise UserError(f"--out {out}: holds no run to go on with (no config.json); name a new folder")
+
+
 def refuse_changes(config: Config, folder: Path) -> None:
     """Raises UserError that lists what differs from the config of the run, but for what may change."""
-    old = read_json(folder / "config.json")
+    path = folder / "config.json"
+    old = Config.model_validate(read_file(path, str(path))).model_dump(mode="json")
     new = config.model_dump(mode="json")
     mistakes = []
     for table, settings in new.items():
         for key, value in settings.items():
-            before = old.get(table, {}).get(key)
+            before = old[table][key]
             is_free = key in _FREE.get(table, ()) or (table, key, value) == ("data", "name", "auto")
             if value != before and not is_free:
                 mistakes.append(
@@ -73,24 +87,31 @@ def refuse_changes(config: Config, folder: Path) -> None:
         raise UserError("\n".join(mistakes))
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], step: int, fingerprint: str) -> None:
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], step: int, identity: dict[str, str]) -> None:
     """Everything that the next step depends on, in one file that is whole or not there."""
-    write_tensors(folder / CHECKPOINT, tensors, {"step": str(step), "data": fingerprint})
+    write_tensors(folder / CHECKPOINT, tensors, {"step": str(step)} | identity)
 
 
-def load_checkpoint(folder: Path, fingerprint: str) -> tuple[dict[str, Tensor], int] | None:
-    """The tensors and their step; None where the run has no checkpoint yet. Raises UserError."""
+def load_checkpoint(folder: Path, identity: dict[str, str]) -> tuple[dict[str, Tensor], int] | None:
+    """The tensors and their step; None where the run has no checkpoint yet.
+
+    `identity` is what must not differ besides the config. Raises UserError.
+    """
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     tensors, metadata = read_tensors(path)
     if not metadata.get("step", "").isdecimal():
         raise UserError(f"{path}: is no checkpoint of a run (its metadata name no step)")
-    if metadata.get("data") != fingerprint:
-        raise UserError(
-            f"{path}: was trained on data with the fingerprint {metadata.get('data')}, this data has "
-            f"{fingerprint}; allowed on resume: the same data"
-        )
+    for key, what in (
+        ("data", "the fingerprint of its data"),
+        ("steps_per_epoch", "its number of steps an epoch"),
+    ):
+        if metadata.get(key) != identity[key]:
+            raise UserError(
+                f"{path}: {what} is {metadata.get(key)}, here it is {identity[key]}; allowed on resume: the same "
+                "data and the same batch over all processes"
+            )
     return tensors, int(metadata["step"])
 
 

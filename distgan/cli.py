@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import distgan
 from distgan.errors import UserError, exit_code_of
@@ -45,7 +45,8 @@ def _dispatch(argv: list[str]) -> None:
         parser.print_help()
         raise UserError(f"names no command; allowed: {', '.join(commands)}")
     parser.parse_known_args(argv)
-    raise UserError(f"{argv[0]}: unknown command; allowed: {', '.join(commands)} (see distgan --help)")
+    kind = "flag" if argv[0].startswith("-") else "command"
+    raise UserError(f"{argv[0]}: unknown {kind}; allowed: {', '.join(commands)} (see distgan --help)")
 
 
 def _train(argv: list[str]) -> None:
@@ -81,7 +82,8 @@ def _train(argv: list[str]) -> None:
     if namespace.dry_run:
         from distgan.plan import plan
 
-        print(plan(config, preset))
+        if text := plan(config, preset):
+            print(text)
         return
     from distgan.train import train
 
@@ -91,10 +93,18 @@ def _train(argv: list[str]) -> None:
 
 def _base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """What the flags are laid over, and its name. Raises UserError."""
+    from distgan.config import ModelConfig
     from distgan.flags import preset_path, read_file
 
     model = getattr(namespace, "model.name", None)
     out = getattr(namespace, "run.out", None)
+    models = get_args(ModelConfig.model_fields["name"].annotation)
+    if model is not None and model not in models:
+        raise UserError(f"--model {model}: unknown network; allowed: {', '.join(models)} (see also --preset)")
+    if getattr(namespace, "run.resume", "never") == "auto" and not out:
+        raise UserError(
+            "--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR"
+        )
     if namespace.preset and namespace.config:
         raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
     if namespace.preset:

@@ -5,11 +5,21 @@ A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differ
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 
-def _split_commas(value: Any) -> Any:
-    """`1,20,42` of a command line as a list; anything else is left to the type."""
+def _split_commas(value: Any, info: ValidationInfo) -> Any:
+    """`1,20,42` of a command line as a list; in a file it is text, where a list belongs."""
+    if info.context == "file":
+        return value
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -18,11 +28,12 @@ Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_split_com
 Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(_split_commas)]
 
 
-def setting(default: Any, description: str, *, flag: str | None = None, **limits: Any) -> Any:
-    """A field with its help text, its limits and, where it differs from the key, its flag."""
-    return Field(
-        default, description=description, json_schema_extra={"flag": flag} if flag else None, **limits
-    )
+def setting(
+    default: Any, description: str, *, flag: str | None = None, allowed: str | None = None, **limits: Any
+) -> Any:
+    """A field with its help text, its limits, and where they differ from key and type its flag and rule."""
+    extra: dict[str, Any] = {key: text for key, text in (("flag", flag), ("allowed", allowed)) if text}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
 class Section(BaseModel):
@@ -85,6 +96,7 @@ class DataConfig(Section):
         None,
         "address to download from instead of torchvision's (http://, https:// or file://)",
         flag="data-mirror",
+        allowed="an address that starts with http://, https:// or file://",
         pattern=r"^(https?|file)://.+",
     )
     md5: Literal["auto", "require", "accept"] = setting(
@@ -156,7 +168,10 @@ class RunConfig(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
     threads: int | None = setting(
-        None, "CPU threads of each process; unset: the cores, shared by the processes of this machine", ge=1
+        None,
+        "CPU threads of each process; unset: the cores, shared by the processes of this machine",
+        ge=1,
+        le=1024,
     )
     log_every: int = setting(25, "steps between two lines of metrics.jsonl", ge=1)
     save_every: int = setting(1, "epochs between two checkpoints; the end always has one", ge=1)
@@ -175,9 +190,14 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
 
-    def with_data(self, name: str) -> "Config":
-        """This config with the data that `auto` came to."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"name": name})})
+    def resolved(self, data: str, precision: str) -> "Config":
+        """This config with the data that `auto` came to, and the precision that the launcher chose."""
+        return self.model_copy(
+            update={
+                "data": self.data.model_copy(update={"name": data}),
+                "run": self.run.model_copy(update={"precision": precision}),
+            }
+        )
 
 
 class SampleConfig(Section):

@@ -2,15 +2,8 @@
 
 import hashlib
 import os
-import shutil
-import socket
-import tempfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distgan.config import DataConfig
+from distgan.download import download
 from distgan.errors import UserError
 from distgan.idx import read_idx
 
-DOWNLOAD_TIMEOUT_S = 20
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
 
 
@@ -92,7 +85,7 @@ def load_dataset(config: DataConfig, *, may_download: bool = True) -> Dataset:
                 raise UserError("not downloaded, by --no-download")
             if not may_download:
                 raise UserError("the first process of this machine could not download it")
-            download(source, folder, config)
+            download(source.folder, folder, config)
         except UserError as error:
             if config.name == "auto":
                 return load_digits(f"no MNIST in {folder}, and {error}")
@@ -158,80 +151,6 @@ def read(name: str, folder: Path, accept_md5: bool, rule: str) -> Dataset:
     if name == "emnist-digits":  # stored column by column, so that digits lie on their side
         pixels = pixels.mT.contiguous()
     return Dataset(name, pixels, torch.from_numpy(classes.astype(np.int64)), str(raw), warning=warning)
-
-
-def download(source: Source, folder: Path, config: DataConfig) -> None:
-    """torchvision's own download, into a folder beside the final one: nothing half-fetched stays.
-
-    Raises UserError for anything that went wrong on the way.
-    """
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        raise UserError(f"torchvision, which downloads it, does not import ({error})") from error
-
-    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeout():
-        arguments: dict[str, Any] = {"QMNIST": {"what": "train"}, "EMNIST": {"split": "digits"}}.get(
-            source.folder, {}
-        )
-        try:
-            _from_mirror(getattr(datasets, source.folder), config)(temporary, download=True, **arguments)
-        except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, ValueError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"the download failed ({reason})") from error
-        raw = folder / source.folder / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
-        for file in (Path(temporary) / source.folder / "raw").iterdir():
-            if file.suffix not in (".gz", ".zip"):
-                shutil.move(file, raw / file.name)
-
-
-def _from_mirror(dataset: type, config: DataConfig) -> type:
-    """torchvision's class, fetching from `--data-mirror` where there is one."""
-    changed: dict[str, Any] = {}
-    unchecked = config.md5 == "accept"
-    base = config.mirror and config.mirror.rstrip("/") + "/"
-    if hasattr(dataset, "url"):  # EMNIST: one archive
-        changed["url"] = base + "gzip.zip" if base else dataset.url
-        changed["md5"] = None if unchecked else dataset.md5  # type: ignore[attr-defined]
-    elif isinstance(dataset.resources, dict):  # type: ignore[attr-defined]  # QMNIST: whole addresses
-        changed["resources"] = {
-            split: [
-                (base + url.rsplit("/", 1)[1] if base else url, None if unchecked else md5)
-                for url, md5 in files
-            ]
-            for split, files in dataset.resources.items()  # type: ignore[attr-defined]
-        }
-    else:
-        changed["mirrors"] = [base] if base else dataset.mirrors  # type: ignore[attr-defined]
-        changed["resources"] = [
-            (file, None if unchecked else md5)
-            for file, md5 in dataset.resources  # type: ignore[attr-defined]
-        ]
-    return type(dataset.__name__, (dataset,), changed)
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder is there, and gone again if it was not there before and stays empty."""
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-@contextmanager
-def _timeout() -> Iterator[None]:
-    """torchvision waits for ever for a mirror that accepts and says nothing."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def load_digits(reason: str | None = None) -> Dataset:

@@ -31,7 +31,9 @@ class Startup:
         self._last = now
 
     def finish(self) -> None:
-        """Ends the last phase, the first step."""
+        """Ends the last phase, the first step; further calls do nothing."""
+        if not self.is_running:
+            return
         self.mark("first_step")
         self.phases["total"] = round(self._last - self._born, 3)
         self.is_running = False

@@ -16,6 +16,9 @@ _USER_ERRNO = {
 }  # fmt: skip
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
 class UserError(Exception):
     """A mistake of the user's: one or a few lines that name the thing, its value and what is allowed."""
 
@@ -37,7 +40,8 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _USER_ERRNO:
-        return f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; make room or name another place"
+        mend = "make room or name another place" if error.errno in _FULL else "name another place"
+        return f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; {mend}"
     return None
 
 

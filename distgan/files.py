@@ -1,5 +1,6 @@
 """Files of a run: whole or not at all, and safetensors with their own words for a damaged one."""
 
+import errno
 import json
 import os
 import tempfile
@@ -41,14 +42,17 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError for a file that is missing or is no JSON."""
+def append_line(path: Path, line: str) -> None:
+    """Adds a line, or on a full disk none of it. An OSError names `path`."""
+    data = (line + "\n").encode()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            if file.write(data) != len(data):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -7,17 +7,18 @@ but not name the file or flag of a mistake, and it takes the text "5" for a numb
 import argparse
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from distgan.config import Config
 from distgan.errors import UserError
+from distgan.wording import allowed, extra, metavar, shown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -43,8 +44,16 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        self.allowed: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
+        """argparse's `argument --x: expected one argument` in our words."""
+        if match := re.fullmatch(r"argument (--[\w-]+)[^:]*: expected one argument", message):
+            message = f"{match[1]}: needs a value; allowed: {self.allowed.get(match[1], 'text')}"
+        if match := re.fullmatch(
+            r"argument (--[\w-]+)(?:, (--[\w-]+))?: ignored explicit argument (.*)", message
+        ):
+            message = f"{match[1]}: takes no value, {match[3]} was given; allowed: {match[1]} or {match[2]}"
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
@@ -70,12 +79,10 @@ def flags_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Fla
         if _is_section(field):
             yield from flags_of(field.annotation, (*path, key))  # type: ignore[arg-type]
         else:
-            extra = field.json_schema_extra
-            name = extra.get("flag", key) if isinstance(extra, dict) else key
-            yield Flag("--" + str(name).replace("_", "-"), (*path, key), field)
+            yield Flag("--" + str(extra(field).get("flag", key)).replace("_", "-"), (*path, key), field)
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+def add_flags(parser: Parser, model: type[BaseModel]) -> None:
     """An argument for each setting; it is absent from the namespace unless given."""
     groups: dict[tuple[str, ...], Any] = {}
     for flag in flags_of(model):
@@ -84,13 +91,14 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
             owner = model.model_fields[section[0]].annotation if section else model
             title = f"{section[0]}: {(owner.__doc__ or '').strip()}" if section else "options"
             groups[section] = parser.add_argument_group(title)
+        parser.allowed[flag.name] = allowed(flag.field)
         # argparse reads % in a help text as a format.
-        help_text = f"{flag.field.description} (default: {_shown(flag.field.default)})".replace("%", "%%")
+        help_text = f"{flag.field.description} (default: {shown(flag.field.default)})".replace("%", "%%")
         options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": help_text}
         if flag.field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options["metavar"] = _metavar(flag.field)
+            options["metavar"] = metavar(flag.field)
         groups[section].add_argument(flag.name, **options)
 
 
@@ -152,64 +160,13 @@ def preset_path(name: str, flag: str) -> Path:
     return presets[name]
 
 
-def allowed(field: FieldInfo) -> str:
-    """What may stand in a field, in words: `a whole number, 1 or more`."""
-    limits = {
-        key: getattr(item, key)
-        for item in field.metadata
-        for key in ("gt", "ge", "lt", "le", "pattern")
-        if getattr(item, key, None) is not None
-    }
-    kind = _kind(field.annotation)
-    if "pattern" in limits:
-        return f"{kind} like {limits['pattern']}"
-    words = {"ge": "{:,} or more", "gt": "more than {:,}", "le": "at most {:,}", "lt": "less than {:,}"}
-    return ", ".join([kind, *(words[key].format(limits[key]) for key in words if key in limits)])
-
-
-def _kind(annotation: Any) -> str:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _kind(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None))
-    if origin is Literal:
-        return ", ".join(map(str, get_args(annotation)))
-    if origin is list:
-        limits = getattr(get_args(annotation)[0], "__metadata__", ())
-        numbers = [bound for item in limits for bound in getattr(item, "metadata", [])]
-        low = next((item.ge for item in numbers if hasattr(item, "ge")), None)
-        high = next((item.le for item in numbers if hasattr(item, "le")), None)
-        return "whole numbers" + (f" from {low}" if low is not None else "") + (f" to {high}" if high else "")
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
-
-
-def _metavar(field: FieldInfo) -> str:
-    kind = _kind(field.annotation)
-    short = {"a whole number": "N", "a number": "X", "text": "TEXT"}
-    if kind.startswith("whole numbers"):
-        return "N,N,..."
-    return short.get(kind, "{" + kind.replace(", ", ",") + "}")
-
-
-def _shown(default: Any) -> str:
-    match default:
-        case None:
-            return "unset"
-        case bool():
-            return "on" if default else "off"
-        case list():
-            return ",".join(map(str, default))
-    return str(default)
-
-
 def _is_section(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _validate(model: type[M], values: dict[str, Any], where: str) -> M:
     try:
-        return model.model_validate(values, strict=True)
+        return model.model_validate(values, strict=True, context="file")
     except ValidationError as error:
         fields = {flag.path: flag.field for flag in flags_of(model)}
         raise UserError("\n".join(_line(each, fields, where) for each in error.errors())) from error

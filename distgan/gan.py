@@ -53,10 +53,10 @@ class Gan:
                 tensors |= {f"{name}.{parameter}.{key}": value.clone() for key, value in moments.items()}
         return tensors
 
-    def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
-        """The inverse of `state`. Raises UserError for a state of other networks."""
+    def load_state(self, tensors: dict[str, Tensor], step: int, where: str) -> None:
+        """The inverse of `state`. Raises UserError that names `where` for a state of other networks."""
         for name, network in self.networks().items():
-            load_weights(network, below(tensors, name), name)
+            load_weights(network, below(tensors, name), f"{where}: {name}")
         for name, optim, network in self._optimizers():
             moments = [below(tensors, f"{name}.{parameter}") for parameter in parameter_names(network)]
             # Before the first step Adam has no moments, and so they are not in the file either.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distgan.errors import TrainingFailed
-from distgan.files import write_whole
+from distgan.files import append_line, write_whole
 from distgan.runtime import Runtime
 from distgan.steps import STATS
 
@@ -81,8 +81,7 @@ class MetricLog:
         )
         self._stats, self._images = [], 0
         if self.runtime.is_main:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record._asdict() | self.notice) + "\n")
+            append_line(self.path, json.dumps(record._asdict() | self.notice))
         values = record._asdict()
         self.runtime.track({key: values[key] for key in values if key not in ("step", "elapsed_s")}, step)
         self.restart_clock()

@@ -1,5 +1,6 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
+import shlex
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from distgan.checkpoint import (
+    CHECKPOINT,
     claim_folder,
     export_weights,
     load_checkpoint,
@@ -52,6 +54,7 @@ class Outputs:
         self.config, self.preset, self.dataset, self.runtime = config, preset, dataset, runtime
         self.steps_per_epoch, self.startup = steps_per_epoch, startup
         self.fingerprint = dataset.fingerprint
+        self._identity = {"data": self.fingerprint, "steps_per_epoch": str(steps_per_epoch)}
         self._environment = describe_environment() | runtime.describe()
         is_resume = config.run.resume == "auto"
         self.folder = runtime.on_main(lambda: claim_folder(config.run.out, preset, resume=is_resume))
@@ -62,6 +65,7 @@ class Outputs:
         self._z = sample_z(num, self._preview.latent_shape, config.run.seed)  # type: ignore[arg-type]
         self._good: tuple[dict[str, Tensor], int] | None = None
         self._remembered = 0.0
+        self._is_recorded = False
         self.resumed_from: int | None = None
 
     # -- the beginning --------------------------------------------------------------------------------
@@ -72,9 +76,9 @@ class Outputs:
         def attempt() -> None:
             if (self.folder / "config.json").exists():
                 refuse_changes(self.config, self.folder)
-                if loaded := load_checkpoint(self.folder, self.fingerprint):
+                if loaded := load_checkpoint(self.folder, self._identity):
                     tensors, step = loaded
-                    gan.load_state(tensors, step)
+                    gan.load_state(tensors, step, str(self.folder / CHECKPOINT))
                     self.resumed_from = step
 
         self.runtime.together(attempt)
@@ -83,8 +87,6 @@ class Outputs:
         self._good = (gan.state(), gan.step) if self.runtime.is_main else None
 
     def _describe(self) -> None:
-        for picture in (self.folder / "samples").glob("*-step-*.png"):
-            picture.unlink()  # of the stop that is now being taken back
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
         self._write_environment()
 
@@ -107,10 +109,17 @@ class Outputs:
         }
         write_json(self.folder / "environment.json", environment)
 
-    def record_startup(self) -> None:
-        """After the first step."""
-        self.startup.finish()
-        self.runtime.on_main(self._write_environment)
+    def record_start(self) -> None:
+        """Once, after the first steps: what start-up took. A grid of the stop that is now past is taken away."""
+
+        def write() -> None:
+            self._write_environment()
+            for picture in (self.folder / "samples").glob("*-step-*.png"):
+                picture.unlink()
+
+        if not self._is_recorded:
+            self.runtime.on_main(write)
+            self._is_recorded = True
 
     def announce(self, display: Display, gan: Gan) -> None:
         config, data = self.config, self.dataset
@@ -173,7 +182,7 @@ class Outputs:
 
     def save(self, gan: Gan) -> None:
         """The checkpoint."""
-        self.runtime.on_main(lambda: save_checkpoint(self.folder, gan.state(), gan.step, self.fingerprint))
+        self.runtime.on_main(lambda: save_checkpoint(self.folder, gan.state(), gan.step, self._identity))
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -183,7 +192,7 @@ class Outputs:
         self.runtime.on_main(self._pictures)
 
     def _save(self, tensors: dict[str, Tensor], step: int) -> None:
-        save_checkpoint(self.folder, tensors, step, self.fingerprint)
+        save_checkpoint(self.folder, tensors, step, self._identity)
         metadata = run_metadata(step, {"data": self.dataset.name, "notice": self.dataset.notice})
         export_weights(self.folder, tensors, self.config, metadata)
 
@@ -201,7 +210,10 @@ class Outputs:
         save_curves(self.folder, f"{self.preset} on {self.dataset.name}", self.dataset.notice)
 
     def how_to_go_on(self) -> str:
-        return f"go on with: distgan train --out {self.folder} --resume auto"
+        flags = f"--out {shlex.quote(str(self.folder))} --resume auto"
+        if self.runtime.world_size > 1:
+            return f"go on with the same launcher and: {flags}"
+        return f"go on with: distgan train {flags}"
 
     def summarise(self, display: Display, elapsed_s: float) -> None:
         display.say(f"done in {duration(elapsed_s)} of training; look at", "bold")
@@ -209,7 +221,7 @@ class Outputs:
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),
             ("losses.png", "both losses and D's logits"),
             ("samples/", "each grid by itself"),
-            ("weights/", "G, D and G's average as safetensors"),
+            ("weights/", "each network as safetensors"),
             ("metrics.jsonl", "the numbers"),
         ):
             if (self.folder / name).exists():

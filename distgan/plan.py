@@ -3,6 +3,7 @@
 import json
 
 from distgan.batches import per_rank_size, steps_in_epoch
+from distgan.checkpoint import refuse_used_folder
 from distgan.config import Config
 from distgan.data import SOURCES, data_folder, find, load_dataset
 from distgan.models import build_discriminator, build_generator, num_parameters
@@ -10,8 +11,10 @@ from distgan.runtime import Runtime
 
 
 def plan(config: Config, preset: str) -> str:
-    """Raises UserError for whatever would stop the run itself; downloads and writes nothing."""
+    """Raises UserError for what a look at data, batch size and folder finds wrong; downloads and writes nothing."""
     runtime = Runtime(config.run)
+    if config.run.out is not None:
+        refuse_used_folder(config.run.out, resume=config.run.resume == "auto")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
     if name == "digits" or find(SOURCES[name], folder):

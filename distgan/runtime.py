@@ -5,6 +5,7 @@ import platform
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
@@ -21,6 +22,7 @@ from distgan.config import RunConfig
 from distgan.errors import UserError, user_message
 
 T = TypeVar("T")
+_thread_hook = threading.excepthook
 
 
 class Runtime:
@@ -168,6 +170,10 @@ class Runtime:
         self._accelerator.project_configuration = ProjectConfiguration(project_dir=folder, logging_dir=folder)
         self._accelerator.init_trackers(name)
         self._tracker = self._accelerator.get_tracker(name)
+        # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
+        threading.excepthook = lambda args: (
+            None if isinstance(args.exc_value, OSError) else _thread_hook(args)
+        )
 
     def track(self, values: dict[str, float], step: int) -> None:
         if self._tracker is not None:

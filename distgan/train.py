@@ -36,7 +36,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
         lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
     )
     runtime.refuse_difference("data's fingerprint", dataset.fingerprint)
-    config = config.with_data(dataset.name)
+    config = config.resolved(dataset.name, runtime.precision)
     startup.mark("data")
 
     batches = Batches(
@@ -75,14 +75,15 @@ def train(config: Config, preset: str, startup: Startup) -> None:
             signum = runtime.stop_signal(gan.step)
             epoch, into_epoch = divmod(gan.step, steps_per_epoch)
             is_last = gan.step == last_step or signum != 0
-            if startup.is_running:
-                outputs.record_startup()
+            startup.finish()
             if gan.step % config.run.log_every == 0 or into_epoch == 0 or is_last:
                 try:
                     display.show(log.write(gan.step))
                     outputs.remember(gan)
                 except TrainingFailed as error:
                     raise TrainingFailed(f"{error}; {outputs.save_last_good()}") from error
+                outputs.record_start()
+                log.restart_clock()
             if is_last or (into_epoch == 0 and epoch in config.run.sample_epochs):
                 outputs.sample(gan)
             if is_last or (into_epoch == 0 and epoch % config.run.save_every == 0):

@@ -57,6 +57,7 @@ def test_train_needs_a_network(distgan: Run) -> None:
         (["--config", "my.toml"], ["my.toml: can't be read (No such file or directory)"]),
         (["--preset", "cgan", "--config", "my.toml"], ["allowed: one of the two"]),
         (["--model", "cgan", "--preset", "vanilla-quick"], ["--model cgan", "trains vanilla"]),
+        (["--model", "dcgan"], ["--model dcgan: unknown network; allowed: vanilla, cgan"]),
         (["--model", "cgan", "--epcohs", "3"], ["--epcohs: unknown flag, did you mean --epochs?"]),
         (
             ["--model", "cgan", "--precision", "fp16", "--device", "cpu"],
@@ -110,6 +111,15 @@ def test_unwritable_folder(distgan: Run, tmp_path: Path, out: str) -> None:
         "--out",
         "can't be written to",
     )
+
+
+def test_dry_run_and_resume_name_a_used_or_missing_folder(distgan: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    flags = ("train", "--preset", "cgan-quick", "--data", "digits", "--dry-run")
+    assert_user_error(distgan(*flags, "--out", "run"), "--out run: is there already")
+    assert_user_error(distgan(*flags, "--resume", "auto"), "--resume auto: goes on with the run in --out")
+    assert_user_error(distgan("--verison"), "--verison: unknown flag")
 
 
 def test_debug_brings_the_traceback(distgan: Run) -> None:

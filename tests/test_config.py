@@ -7,16 +7,8 @@ import pytest
 
 from distgan.config import Config, SampleConfig
 from distgan.errors import UserError
-from distgan.flags import (
-    Parser,
-    add_flags,
-    allowed,
-    config_folder,
-    flags_of,
-    from_flags,
-    preset_path,
-    read_file,
-)
+from distgan.flags import Parser, add_flags, config_folder, flags_of, from_flags, preset_path, read_file
+from distgan.wording import allowed
 
 PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))
 
@@ -130,6 +122,10 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
             "[run]\nsample_epochs = [1, -2]",
             "my.toml: [run] sample_epochs: -2 is not allowed; allowed: whole numbers",
         ),
+        (
+            "[run]\nsample_epochs = '1,2'",
+            "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers",
+        ),
         ("optim = 1", "my.toml: optim: 1 is no table; allowed: [optim] and keys below it"),
         ("[run", "my.toml: is not TOML (Expected ']'"),
         ("[model]\nname = 'cgan'\nstem = 'noise-map'", "--stem noise-map: has no place for a label"),
@@ -154,7 +150,16 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
         (["--epochs", "many"], "--epochs: 'many' is not allowed; allowed: a whole number, 1 or more"),
         (["--epochs", "0"], "--epochs: '0' is not allowed"),
         (["--epochs", "2.5"], "--epochs: '2.5' is not allowed"),
-        (["--epochs"], "argument --epochs: expected one argument"),
+        (["--epochs"], "--epochs: needs a value; allowed: a whole number, 1 or more"),
+        (
+            ["--drop-last=yes"],
+            "--drop-last: takes no value, 'yes' was given; allowed: --drop-last or --no-drop-last",
+        ),
+        (["--out", ""], "--out: '' is not allowed; allowed: text, not empty"),
+        (
+            ["--threads", "100000000"],
+            "--threads: '100000000' is not allowed; allowed: a whole number, 1 or more, at most 1,024",
+        ),
         (["--epcohs", "3"], "--epcohs: unknown flag, did you mean --epochs?"),
         (["--epcohs=3"], "--epcohs: unknown flag, did you mean --epochs?"),
         (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
@@ -165,7 +170,10 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
         (["--model", "dcgan"], "--model: 'dcgan' is not allowed; allowed: vanilla, cgan"),
         (["--sample-epochs", "1,x"], "--sample-epochs: 'x' is not allowed; allowed: whole numbers from 0"),
         (["--seed", "-1"], "--seed: '-1' is not allowed; allowed: a whole number, 0 or more"),
-        (["--data-mirror", "ftp://x"], "--data-mirror: 'ftp://x' is not allowed; allowed: text like"),
+        (
+            ["--data-mirror", "ftp://x"],
+            "--data-mirror: 'ftp://x' is not allowed; allowed: an address that starts with http://",
+        ),
         (["--batch-size", "1"], "--batch-size: '1' is not allowed; allowed: a whole number, 2 or more"),
         (["--model", "cgan", "--stem", "noise-map"], "--stem noise-map: has no place for a label"),
     ],

@@ -227,7 +227,7 @@ def test_download_with_another_md5_is_refused(tmp_path: Path, mirror: tuple[str,
     """torchvision knows what the packed files of the real MNIST are."""
     with pytest.raises(UserError, match=r"the download failed \(.*corrupted"):
         load(tmp_path / "data", download=True, mirror=mirror[0], md5="auto")
-    assert os.listdir(tmp_path / "data") == []
+    assert not (tmp_path / "data").exists()
 
 
 def test_truncated_download_leaves_nothing(tmp_path: Path, mirror: tuple[str, Path]) -> None:
@@ -236,7 +236,7 @@ def test_truncated_download_leaves_nothing(tmp_path: Path, mirror: tuple[str, Pa
     (folder / f"{IMAGES}.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(UserError, match="the download failed"):
         load(tmp_path / "data", download=True, mirror=address)
-    assert os.listdir(tmp_path / "data") == []
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits"])
@@ -252,6 +252,16 @@ def test_auto_falls_back_to_digits_and_says_so(tmp_path: Path) -> None:
     assert dataset.name == "digits"
     assert dataset.notice == NOT_MNIST
     assert "the download failed" in dataset.warning
+
+
+def test_auto_falls_back_where_the_folder_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/nowhere")):
+        dataset = load(folder, name="auto", download=True, mirror=REFUSING)
+        assert dataset.name == "digits"
+        assert "can't be written to" in dataset.warning
+        with pytest.raises(UserError, match=f"--data-dir {folder}: no mnist there.*can't be written to"):
+            load(folder, download=True, mirror=REFUSING)
 
 
 def test_auto_takes_mnist_where_it_is(tmp_path: Path) -> None:

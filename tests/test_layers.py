@@ -12,8 +12,8 @@ PACKAGE = ROOT / "distgan"
 
 # Each layer imports only what stands in layers before it.
 LAYERS = [
-    {"config", "errors"},
-    {"flags", "files", "noise", "idx", "models", "losses", "ema", "environment"},
+    {"config", "errors", "wording"},
+    {"flags", "files", "noise", "idx", "models", "losses", "ema", "environment", "download"},
     {"data", "images", "runtime"},
     {"batches", "gan"},
     {"steps", "checkpoint"},

@@ -155,7 +155,7 @@ def test_state_goes_there_and_back(runtime: Runtime) -> None:
     gan, _ = our_loop(runtime, model, "reuse", 3, ema_decay=0.9)
     config = OptimConfig(ema_decay=0.9)
     other = build_gan(model, config, 8, runtime)
-    other.load_state(gan.state(), gan.step)
+    other.load_state(gan.state(), gan.step, "there")
     assert gan.state().keys() == other.state().keys()
     for key, value in gan.state().items():
         assert torch.equal(value, other.state()[key]), key

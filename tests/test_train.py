@@ -270,6 +270,47 @@ def test_resume_refuses_another_recipe(distgan: Run) -> None:
     )
 
 
+def test_resume_keeps_the_launchers_precision(distgan: Run, run: Run, tmp_path: Path) -> None:
+    result = run(
+        BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "bf16", SCRIPT, *quick("run")
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["precision"] == "bf16"
+    assert distgan("train", "--out", "run", "--resume", "auto", "--max-steps", 8).returncode == 0
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
+    result = distgan("train", *quick("run", "--resume", "auto"))
+    assert_user_error(result, "[run] precision: 'no', but the run in run has 'bf16'")
+
+
+def test_resume_at_the_last_step_changes_nothing(distgan: Run, tmp_path: Path) -> None:
+    assert distgan("train", *quick("run")).returncode == 0
+    run = tmp_path / "run"
+    kept = [run / "timeline.png", run / "metrics.jsonl", *(run / "samples").iterdir()]
+    before, (tensors, step) = {path: path.read_bytes() for path in kept}, checkpoint(run)
+    assert len(before) == 4
+    assert distgan("train", *quick("run", "--resume", "auto")).returncode == 0
+    assert {path: path.read_bytes() for path in kept} == before
+    again, same_step = checkpoint(run)
+    assert step == same_step
+    assert all(torch.equal(tensors[key], again[key]) for key in tensors)
+
+
+def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run) -> None:
+    flags = [*quick("run", "--per-rank-batch-size", 16)]
+    del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
+    door = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
+    assert run(*door, *flags).returncode == 0
+    result = distgan("train", *flags, "--resume", "auto")
+    assert_user_error(result, "its number of steps an epoch is 562, here it is 1124")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"run": 5}', "{", '{"model": {"wdth": 1}}'])
+def test_resume_refuses_a_damaged_config(distgan: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(text)
+    assert_user_error(distgan("train", *quick("run", "--resume", "auto")), "run/config.json")
+
+
 def test_resume_of_a_new_folder_starts(distgan: Run, tmp_path: Path) -> None:
     assert distgan("train", *quick("run", "--resume", "auto")).returncode == 0
     assert checkpoint(tmp_path / "run")[1] == 6

@@ -1,0 +1,67 @@
+"""A setting in words: what may stand in it, and how help shows it."""
+
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+
+def allowed(field: FieldInfo) -> str:
+    """What may stand in a field, in words: `a whole number, 1 or more`."""
+    limits = {
+        key: getattr(item, key)
+        for item in field.metadata
+        for key in ("gt", "ge", "lt", "le", "min_length")
+        if getattr(item, key, None) is not None
+    }
+    if "allowed" in extra(field):
+        return str(extra(field)["allowed"])
+    kind = _kind(field.annotation)
+    words = {
+        "min_length": "not empty",
+        "ge": "{:,} or more",
+        "gt": "more than {:,}",
+        "le": "at most {:,}",
+        "lt": "less than {:,}",
+    }
+    return ", ".join([kind, *(words[key].format(limits[key]) for key in words if key in limits)])
+
+
+def _kind(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None))
+    if origin is Literal:
+        return ", ".join(map(str, get_args(annotation)))
+    if origin is list:
+        limits = getattr(get_args(annotation)[0], "__metadata__", ())
+        numbers = [bound for item in limits for bound in getattr(item, "metadata", [])]
+        low = next((item.ge for item in numbers if hasattr(item, "ge")), None)
+        high = next((item.le for item in numbers if hasattr(item, "le")), None)
+        return "whole numbers" + (f" from {low}" if low is not None else "") + (f" to {high}" if high else "")
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
+
+
+def metavar(field: FieldInfo) -> str:
+    kind = _kind(field.annotation)
+    short = {"a whole number": "N", "a number": "X", "text": "TEXT"}
+    if kind.startswith("whole numbers"):
+        return "N,N,..."
+    return short.get(kind, "{" + kind.replace(", ", ",") + "}")
+
+
+def shown(default: Any) -> str:
+    match default:
+        case None:
+            return "unset"
+        case bool():
+            return "on" if default else "off"
+        case list():
+            return ",".join(map(str, default))
+    return str(default)
+
+
+def extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
