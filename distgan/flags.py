@@ -48,12 +48,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """argparse's `argument --x: expected one argument` in our words."""
-        if match := re.fullmatch(r"argument (--[\w-]+)[^:]*: expected one argument", message):
+        if match := re.fullmatch(r"argument (--[\w-]+): expected one argument", message):
             message = f"{match[1]}: needs a value; allowed: {self.allowed.get(match[1], 'text')}"
-        if match := re.fullmatch(
-            r"argument (--[\w-]+)(?:, (--[\w-]+))?: ignored explicit argument (.*)", message
-        ):
-            message = f"{match[1]}: takes no value, {match[3]} was given; allowed: {match[1]} or {match[2]}"
+        if match := re.fullmatch(r"argument (.*): ignored explicit argument (.*)", message):
+            usage = match[1].replace("/", " or ")
+            message = f"{usage.split()[0]}: takes no value, {match[2]} was given; allowed: {usage}"
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
