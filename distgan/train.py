@@ -86,7 +86,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                 log.restart_clock()
             if is_last or (into_epoch == 0 and epoch in config.run.sample_epochs):
                 outputs.sample(gan)
-            if is_last or (into_epoch == 0 and epoch % config.run.save_every == 0):
+            if into_epoch == 0 and epoch % config.run.save_every == 0 and not is_last:  # the end saves too
                 outputs.save(gan)
             if is_last or into_epoch == 0:
                 log.restart_clock()

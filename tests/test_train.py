@@ -419,6 +419,14 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(distgan: Run, tmp_path:
         assert "NaN" not in line
 
 
+def test_weights_that_are_no_numbers_are_never_saved(distgan: Run, tmp_path: Path) -> None:
+    """The losses of a step are those of the weights before it: a last step may break them unseen."""
+    result = distgan("train", *quick("run", "--g-lr", "1e38", "--max-steps", 1))
+    assert result.returncode == 1, result.stderr
+    assert "a weight is no number after step 1; the last good state, of step 0, is kept" in result.stderr
+    assert all(value.isfinite().all() for value in checkpoint(tmp_path / "run")[0].values())
+
+
 # -- disks -------------------------------------------------------------------------------------------------
 
 
