@@ -19,6 +19,12 @@ def neighbours(mnist_dir: Path) -> KNeighborsClassifier:
     return KNeighborsClassifier(5).fit(real.images[:20_000].flatten(1).numpy(), real.labels[:20_000].numpy())
 
 
+@pytest.fixture(autouse=True)
+def _all_cores(monkeypatch: pytest.MonkeyPatch, _no_user_settings: None) -> None:
+    """These run one after the other."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+
+
 def images_of(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> dict[str, np.ndarray]:
     trained = distgan("train", "--preset", preset, "--data-dir", mnist_dir, "--out", "run", timeout=1500)
     assert trained.returncode == 0, trained.stderr
