@@ -44,5 +44,5 @@ def test_vanilla_quick_draws_most_digits(distgan: Run, mnist_dir: Path, tmp_path
     votes = neighbours(mnist_dir).predict_proba(arrays["images"].reshape(1000, -1))
     shares = np.bincount(votes.argmax(1), minlength=10) / 1000
     assert (shares > 0.02).sum() >= 8, shares
-    # Random noise has no five neighbours of one digit; of real digits nine in ten have.
-    assert (votes.max(1) == 1).mean() > 0.4
+    # Five neighbours of one digit have 0.10 of random noise, 0.42 of this preset's images and 0.83 of cgan-quick's.
+    assert (votes.max(1) == 1).mean() > 0.3
