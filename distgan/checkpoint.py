@@ -100,7 +100,12 @@ def load_checkpoint(folder: Path, identity: dict[str, str]) -> tuple[dict[str, T
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    tensors, metadata = read_tensors(path)
+    try:
+        tensors, metadata = read_tensors(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}; put a whole copy in its place, or start anew with another --out"
+        ) from error
     if not metadata.get("step", "").isdecimal():
         raise UserError(f"{path}: is no checkpoint of a run (its metadata name no step)")
     for key, what in (
