@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 MODEL ?= cgan
 PRESET ?= $(MODEL)-quick
 ARGS ?=
+OUT ?= stress
 
-.PHONY: train test test-slow lint install bench clean
+.PHONY: train test test-slow stress lint install bench clean
 
 train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
@@ -25,6 +26,9 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and start-up; DISTGAN_DATA names the data
 	$(BIN)/python benchmarks/seconds_per_epoch.py
 	$(BIN)/python benchmarks/startup.py
+
+stress: $(VENV)/.installed-dev  ## 200 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about 40 minutes
+	$(BIN)/python benchmarks/stress.py --out $(OUT)
 
 install: $(VENV)/.installed-dev
 

@@ -1,174 +1,226 @@
-"""A run's folder: how it is claimed, what it keeps to go on with, and the weights that it leaves."""
+"""The format of a checkpoint: a folder of safetensors and JSON that is whole or not there, and never trusted.
 
-from itertools import count
+    step-00000235/
+        generator.safetensors  discriminator.safetensors  generator_ema.safetensors (with a moving average)
+        g_optim.safetensors  d_optim.safetensors          Adam's moments, `<parameter>.exp_avg` and so on
+        random.safetensors                                `rank0.cpu`, `rank0.cuda`: torch's generators
+        state.json  config.json                           counters and settings
+        manifest.json                                     size and SHA-256 of each of them, and of itself
+
+Nothing in it is executed, and no file is looked into before its size and hash are those of the manifest.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
-from torch import Tensor, nn
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
+from distgan import __version__
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.files import read_tensors, write_json, write_tensors
-from distgan.flags import read_file
-from distgan.gan import below, load_weights
-from distgan.models import build_generator
+from distgan.files import read_within, sync, write_synced
+from distgan.manifest import FORMAT, Entry, Manifest, State
+from distgan.models import num_bytes
 
-CHECKPOINT = "checkpoint.safetensors"
+M = TypeVar("M", bound=BaseModel)
+
+MANIFEST = "manifest.json"
 NETWORKS = ("generator", "discriminator", "generator_ema")
+TENSOR_FILES = (*NETWORKS, "g_optim", "d_optim", "random")
+OPTIONAL = {"generator_ema.safetensors"}
+FILES = {*(f"{name}.safetensors" for name in TENSOR_FILES), "state.json", "config.json"}
 
-# What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
-_FREE = {
-    "run": {
-        *("out", "resume", "epochs", "max_steps", "device", "threads"),
-        *("log_every", "save_every", "sample_epochs", "tracker"),
-    },
-    "data": {"dir", "download", "mirror", "md5"},
-}
-
-
-def claim_folder(out: str | None, preset: str, *, resume: bool) -> Path:
-    """Makes the folder of a new run, or takes one to go on with. Raises UserError; never overwrites."""
-    try:
-        if out is None:
-            Path("runs").mkdir(exist_ok=True)
-            return next(
-                folder
-                for folder in (Path("runs", f"{preset}-{number}") for number in count(1))
-                if _made(folder)
-            )
-        refuse_used_folder(out, resume=resume)
-        folder = Path(out).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-        return folder
-    except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+# What a file may measure before it is read. A tensor file's own limit comes from the networks of the config.
+_MAX_JSON = 2**20
+_MAX_HEADER = 2**20
+_MAX_RANDOM = 2**26  # 16 KiB for each of 4,096 ranks
 
 
-def _made(folder: Path) -> bool:
-    try:
-        folder.mkdir()
-    except FileExistsError:  # an older run, or one that starts just now
-        return False
-    return True
+class Checkpoint(NamedTuple):
+    """`tensors` lie on the CPU; the part of a key before the first dot is the file it is in."""
+
+    tensors: dict[str, Tensor]
+    state: State
+    config: Config
 
 
-def refuse_used_folder(out: str, *, resume: bool) -> None:
-    """Raises UserError for a folder that holds something, unless that is a run to go on with."""
-    folder = Path(out).expanduser()
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not resume:
-        raise UserError(
-            f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the run by "
-            "--resume auto"
-        )
-    if not (folder / "config.json").exists():
-        raise UserError(f"--out {out}: holds no run to go on with (no config.json); name a new folder")
+class Damaged(UserError):
+    """What is wrong with which file of a checkpoint."""
 
 
-def refuse_changes(config: Config, folder: Path) -> None:
-    """Raises UserError that lists what differs from the config of the run, but for what may change."""
-    path = folder / "config.json"
-    old = Config.model_validate(read_file(path, str(path))).model_dump(mode="json")
-    new = config.model_dump(mode="json")
-    mistakes = []
-    for table, settings in new.items():
-        for key, value in settings.items():
-            before = old[table][key]
-            is_free = key in _FREE.get(table, ()) or (table, key, value) == ("data", "name", "auto")
-            if value != before and not is_free:
-                mistakes.append(
-                    f"[{table}] {key}: {value!r}, but the run in {folder} has {before!r}; allowed on resume: the same"
-                )
-    if mistakes:
-        raise UserError("\n".join(mistakes))
+def folder_name(step: int) -> str:
+    return f"step-{step:08}"
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], step: int, identity: dict[str, str]) -> None:
-    """Everything that the next step depends on, in one file that is whole or not there."""
-    write_tensors(folder / CHECKPOINT, tensors, {"step": str(step)} | identity)
+# -- writing -----------------------------------------------------------------------------------------------
 
 
-def load_checkpoint(folder: Path, identity: dict[str, str]) -> tuple[dict[str, Tensor], int] | None:
-    """The tensors and their step; None where the run has no checkpoint yet.
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
+    """Makes `folder/step-...`, on the disk to the last byte before it gets its name; the path and its bytes.
 
-    `identity` is what must not differ besides the config. Raises UserError.
+    A folder of that name, which is a damaged one or of another config, is set aside. Raises OSError and
+    leaves everything as it was.
     """
-    path = folder / CHECKPOINT
+    state, config = checkpoint.state, checkpoint.config
+    target = folder / folder_name(state.step)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{target.name}-"))
+    try:
+        temporary.chmod(0o755)  # a temporary folder is its owner's alone
+        entries = {}
+        for name in TENSOR_FILES:
+            start = f"{name}."
+            own = {
+                key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)
+            }
+            if own or f"{name}.safetensors" not in OPTIONAL:
+                metadata = {"format": "pt", "step": str(state.step)}
+                metadata |= {"notice": state.notice} if state.notice else {}
+                entries[f"{name}.safetensors"] = _write(
+                    temporary / f"{name}.safetensors", save(own, metadata)
+                )
+        for name, value in (("state", state), ("config", config)):
+            text = json.dumps(value.model_dump(mode="json"), indent=2) + "\n"
+            entries[f"{name}.json"] = _write(temporary / f"{name}.json", text.encode())
+        manifest = Manifest(
+            format=FORMAT,
+            distgan=__version__,
+            saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            step=state.step,
+            files=entries,
+        ).to_bytes()
+        write_synced(temporary / MANIFEST, manifest)
+        sync(temporary)
+        set_aside(target)
+        temporary.rename(target)
+        sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target, len(manifest) + sum(entry.size for entry in entries.values())
+
+
+def _write(path: Path, data: bytes) -> Entry:
+    write_synced(path, data)
+    return Entry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def set_aside(path: Path) -> Path | None:
+    """Renames a folder that is there to `<name>.damaged`, which no resume looks at; its new path."""
     if not path.exists():
         return None
+    aside = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    return path.rename(aside)
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint, which lists every file of its folder and no other. Raises Damaged."""
+    data = _read(path / MANIFEST, _MAX_JSON)
     try:
-        tensors, metadata = read_tensors(path)
-    except UserError as error:
-        raise UserError(
-            f"{error}; put a whole copy in its place, or start anew with another --out"
-        ) from error
-    if not metadata.get("step", "").isdecimal():
-        raise UserError(f"{path}: is no checkpoint of a run (its metadata name no step)")
-    for key, what in (
-        ("data", "the fingerprint of its data"),
-        ("steps_per_epoch", "its number of steps an epoch"),
-    ):
-        if metadata.get(key) != identity[key]:
-            raise UserError(
-                f"{path}: {what} is {metadata.get(key)}, here it is {identity[key]}; allowed on resume: the same "
-                "data and the same batch over all processes"
-            )
-    return tensors, int(metadata["step"])
+        version = json.loads(data).get("format")
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise Damaged(f"{path / MANIFEST}: is not the JSON of a manifest") from error
+    if version != FORMAT:
+        raise Damaged(f"{path / MANIFEST}: format {str(version)[:20]!r}; this distgan reads format {FORMAT}")
+    manifest = _parse(Manifest, data, path / MANIFEST)
+    # Compared whole, so that no bit of the file is without meaning.
+    if manifest.to_bytes() != data:
+        raise Damaged(f"{path / MANIFEST}: does not match its own SHA-256")
+    for name in sorted(manifest.files.keys() - FILES):
+        raise Damaged(f"{path / MANIFEST}: names {name[:80]!r}; allowed: {', '.join(sorted(FILES))}")
+    for name in sorted(FILES - OPTIONAL - manifest.files.keys()):
+        raise Damaged(f"{path / MANIFEST}: does not name {name}")
+    there = {entry.name for entry in islice(path.iterdir(), 2 * len(FILES))}
+    for name in sorted(there - manifest.files.keys() - {MANIFEST}):
+        raise Damaged(f"{path / name}: is no part of the checkpoint (the manifest does not name it)")
+    return manifest
 
 
-def export_weights(
-    folder: Path, tensors: dict[str, Tensor], config: Config, metadata: dict[str, str]
-) -> None:
-    """`weights/`: each network for itself, readable with safetensors alone, beside the config."""
-    weights = folder / "weights"
-    weights.mkdir(exist_ok=True)
-    for name in NETWORKS:
-        if own := below(tensors, name):
-            write_tensors(weights / f"{name}.safetensors", own, metadata)
-    write_json(weights / "config.json", config.model_dump(mode="json"))
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint whose every byte is as it was written. Raises Damaged that names the file and the reason.
 
-
-class Loaded(NamedTuple):
-    generator: nn.Module
-    config: Config
-    metadata: dict[str, str]
-    path: Path
-
-
-def load_generator(where: str, *, ema: bool) -> Loaded:
-    """G of a run folder, a weights folder or a file, the moving average where there is one and `ema`.
-
-    Raises UserError for what is missing, damaged, or weights of another network than the config beside them.
+    Takes time and memory in proportion to the networks that the config names, whatever the files claim.
     """
-    path = Path(where).expanduser()
-    if path.is_dir():
-        folder = path / "weights" if (path / "weights").is_dir() else path
-        names = ["generator_ema", "generator"] if ema else ["generator"]
-        found = [
-            folder / f"{name}.safetensors" for name in names if (folder / f"{name}.safetensors").exists()
-        ]
-        if not found:
-            raise UserError(
-                f"{where}: has no weights/generator.safetensors; allowed: the folder of a run that was saved, "
-                "its weights folder, or a generator's .safetensors file"
+    manifest = read_manifest(path)
+
+    def content(name: str, limit: int) -> bytes:
+        entry = manifest.files[name]
+        if entry.size > limit:
+            raise Damaged(
+                f"{path / name}: has {entry.size:,} bytes by the manifest; allowed: at most {limit:,}"
             )
-        path = found[0]
-    elif not path.exists():
-        raise UserError(
-            f"{where}: is not there; allowed: a run's folder, its weights folder, or a .safetensors file"
-        )
-    config_path = path.parent / "config.json"
-    config = Config.model_validate(read_file(config_path, str(config_path)))
-    tensors, metadata = read_tensors(path)
-    generator = build_generator(config.model)
-    load_weights(generator, tensors, str(path))
-    return Loaded(generator, config, metadata, path)
+        data = _read(path / name, limit)
+        if len(data) != entry.size:
+            raise Damaged(f"{path / name}: has {len(data):,} bytes, and {entry.size:,} by the manifest")
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise Damaged(f"{path / name}: its contents do not match the manifest's SHA-256")
+        return data
+
+    config = _parse(Config, content("config.json", _MAX_JSON), path / "config.json")
+    state = _parse(State, content("state.json", 16 * _MAX_JSON), path / "state.json")
+    if state.step != manifest.step:
+        raise Damaged(f"{path / 'state.json'}: is of step {state.step}, the manifest of step {manifest.step}")
+    g_bytes, d_bytes = num_bytes(config.model)
+    limits = {"generator": g_bytes, "generator_ema": g_bytes, "discriminator": d_bytes}
+    # Adam keeps two moments of each parameter and a counter.
+    limits |= {"g_optim": 2 * g_bytes, "d_optim": 2 * d_bytes, "random": _MAX_RANDOM}
+    tensors: dict[str, Tensor] = {}
+    for name in TENSOR_FILES:
+        if (file := f"{name}.safetensors") in manifest.files:
+            own = _tensors(content(file, limits[name] + _MAX_HEADER), path / file)
+            tensors |= {f"{name}.{key}": value for key, value in own.items()}
+    return Checkpoint(tensors, state, config)
 
 
-def run_metadata(step: int, data: dict[str, Any]) -> dict[str, str]:
-    """What the header of each weights file says about where it comes from."""
-    return {"format": "pt", "step": str(step)} | {key: str(value) for key, value in data.items() if value}
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        return read_within(path, limit)
+    except UserError as error:
+        raise Damaged(str(error)) from error
+
+
+def _parse(model: type[M], data: bytes, path: Path) -> M:
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part)[:40] for part in first["loc"][:4])
+        raise Damaged(f"{path}: {where + ': ' if where else ''}{first['msg'][:200]}") from error
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    # Asked before the library sees it: a header of up to 100 MB of JSON is none of ours.
+    header = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or header > min(_MAX_HEADER, len(data) - 8):
+        raise Damaged(f"{path}: is no safetensors file (its header claims {header:,} bytes)")
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise Damaged(f"{path}: is no safetensors file ({str(error)[:200]})") from error
+
+
+def random_states(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The generators of one rank by their device."""
+    start = f"random.rank{rank}."
+    return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
+
+
+def remove(path: Path) -> None:
+    """Takes a checkpoint away in one step: what a kill leaves of it has no checkpoint's name."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path.rename(path.with_name(f".removed-{path.name}")), ignore_errors=True)

@@ -9,7 +9,10 @@ from typing import Any, get_args
 import distgan
 from distgan.errors import UserError, exit_code_of
 
-_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 a mistake of yours, 130 stopped by Ctrl-C, 143 by SIGTERM"
+_EXIT_CODES = (
+    "exit codes: 0 done, 1 failed, 2 a mistake of yours, 75 stopped before its time limit, 128 + N stopped and saved "
+    "by signal N\n(130 Ctrl-C, 138 SIGUSR1, 140 SIGUSR2, 143 SIGTERM)"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +22,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> None:
-    commands = {"train": (_train, _train.__doc__), "sample": (_sample, _sample.__doc__)}
+    commands = {
+        "train": (_train, _train.__doc__),
+        "sample": (_sample, _sample.__doc__),
+        "checkpoint": (_checkpoint, _checkpoint.__doc__),
+    }
     if argv and argv[0] in commands:
         commands[argv[0]][0](argv[1:])
         return
@@ -30,7 +37,7 @@ def _dispatch(argv: list[str]) -> None:
         epilog="\n".join(
             [
                 "commands:",
-                *(f"  {name:<8} {doc}" for name, (_, doc) in commands.items()),
+                *(f"  {name:<11}{doc}" for name, (_, doc) in commands.items()),
                 "",
                 "distgan COMMAND --help lists a command's flags and their defaults.",
                 _EXIT_CODES,
@@ -98,10 +105,11 @@ def _base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     model = getattr(namespace, "model.name", None)
     out = getattr(namespace, "run.out", None)
+    resume = getattr(namespace, "run.resume", None)
     models = get_args(ModelConfig.model_fields["name"].annotation)
     if model is not None and model not in models:
         raise UserError(f"--model {model}: unknown network; allowed: {', '.join(models)} (see also --preset)")
-    if getattr(namespace, "run.resume", "never") == "auto" and not out:
+    if resume == "auto" and not out:
         raise UserError(
             "--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR"
         )
@@ -113,10 +121,12 @@ def _base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         path = Path(namespace.config).expanduser()
         # A run's own config is that run's preset again.
         name = path.parent.name if path.name == "config.json" else path.stem
-    elif getattr(namespace, "run.resume", "never") == "auto" and out and (Path(out) / "config.json").exists():
-        path, name = Path(out) / "config.json", Path(out).name
-        base = read_file(path, str(path))
-        return base | {"run": base.get("run", {}) | {"max_steps": None}}, name
+    elif own := _config_to_go_on_with(out, resume):
+        # The limits of one sitting are not the next one's.
+        base = read_file(own, str(own))
+        sitting = ("out", "resume", "max_steps", "time_limit", "allow_config_change")
+        run = {key: value for key, value in base.get("run", {}).items() if key not in sitting}
+        return base | {"run": run}, Path(out or "").name or str(base.get("model", {}).get("name", "run"))
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
@@ -132,9 +142,56 @@ def _base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if path.suffix == ".json":
         # A run's config names its own folder, which a second run must not take.
         base = json.loads(json.dumps(base))
-        base.get("run", {}).pop("out", None)
-        base.get("run", {}).pop("resume", None)
+        for key in ("out", "resume", "allow_config_change"):
+            base.get("run", {}).pop(key, None)
     return base, name
+
+
+def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
+    """The config.json of the run or the checkpoint that the flags name, if they do."""
+    is_named = resume not in (None, "auto", "never")
+    name = resume if is_named else out
+    if name is None or resume == "never":
+        return None
+    path = Path(name).expanduser() / "config.json"
+    if is_named and not path.is_file():
+        raise UserError(
+            f"--resume {resume}: there is no config.json in it; allowed: auto, never, or the folder of a checkpoint "
+            "or of a run"
+        )
+    return path if path.is_file() else None
+
+
+def _checkpoint(argv: list[str]) -> None:
+    """look at the checkpoints of a run: distgan checkpoint ls|verify|diff RUN"""
+    from distgan.flags import Parser
+
+    parser = Parser(
+        prog="distgan checkpoint",
+        usage="distgan checkpoint (ls RUN | verify RUN_OR_CHECKPOINT | diff RUN_OR_CHECKPOINT [OTHER])",
+        description="ls: the checkpoints of a run, and what became of it. verify: reads every byte of each. diff: how "
+        "two\ndiffer, in settings, counters and tensors; of one run, its newest two.",
+        epilog="exit codes: 0 all whole (verify) or equal (diff), 1 damaged or different, 2 a mistake of yours",
+    )
+    parser.add_argument("action", metavar="ls|verify|diff", help="what to do")
+    parser.add_argument("where", metavar="RUN_OR_CHECKPOINT", help="a run's folder, or a checkpoint's")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="diff: what to compare with")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    namespace = parser.parse(argv)
+    if namespace.action not in ("ls", "verify", "diff"):
+        raise UserError(f"{namespace.action}: unknown action; allowed: ls, verify, diff")
+    if namespace.other and namespace.action != "diff":
+        raise UserError(
+            f"{namespace.other}: {namespace.action} takes one folder; allowed: a second one for diff"
+        )
+
+    from distgan.inspection import diff, list_checkpoints, verify
+
+    where = Path(namespace.where).expanduser()
+    if namespace.action == "diff":
+        diff(where, Path(namespace.other).expanduser() if namespace.other else None)
+    else:
+        {"ls": list_checkpoints, "verify": verify}[namespace.action](where)
 
 
 def _sample(argv: list[str]) -> None:

@@ -23,6 +23,9 @@ def _split_commas(value: Any, info: ValidationInfo) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+# 90s, 1h30m, 45:00, 1:30:00 or 1-12:00:00
+DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
+
 Real = Annotated[float, AllowInfNan(False)]
 Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_split_commas)]
 Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(_split_commas)]
@@ -159,9 +162,25 @@ class RunConfig(Section):
     out: str | None = setting(
         None, "the run's own folder; unset: a new one, runs/<preset>-<number>", min_length=1
     )
-    resume: Literal["never", "auto"] = setting("never", "auto: go on with the run that --out holds")
+    resume: str = setting(
+        "auto",
+        "auto: go on from the newest whole checkpoint of the run in --out, if it holds one. never: only a new "
+        "folder. Or the folder of a checkpoint, or of a run, to go on from in a new folder",
+        allowed="auto, never, or the folder of a checkpoint or of a run that has one",
+        min_length=1,
+    )
+    allow_config_change: bool = setting(
+        False, "let a run go on with other settings, but for those that shape the networks and the batch"
+    )
     epochs: int = setting(150, "passes over the data", ge=1)
     max_steps: int | None = setting(None, "stop after that many steps, whatever the epochs", ge=1)
+    time_limit: str | None = setting(
+        None,
+        "stop in time to be saved before that long after the start, as 90s, 1h30m or 1-12:00:00; unset: before "
+        "the end of the SLURM job, if it is one",
+        allowed="a time as 90s, 45m, 1h30m, 1:30:00 or 1-12:00:00",
+        pattern=DURATION,
+    )
     seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
     precision: Literal["no", "fp16", "bf16"] | None = setting(
         None, "no: float32. Unset: what the launcher said, else float32"
@@ -175,6 +194,18 @@ class RunConfig(Section):
     )
     log_every: int = setting(25, "steps between two lines of metrics.jsonl", ge=1)
     save_every: int = setting(1, "epochs between two checkpoints; the end always has one", ge=1)
+    save_every_steps: int | None = setting(None, "steps between two checkpoints, besides save_every", ge=1)
+    keep: int = setting(2, "how many of the newest checkpoints stay", ge=2, le=1_000_000)
+    keep_best: str | None = setting(
+        None,
+        "let the best checkpoint by a number of metrics.jsonl stay too, as min:g_loss or max:fake_logits",
+        allowed="min: or max: and one of d_loss, g_loss, real_logits, fake_logits",
+        pattern="^(min|max):(d_loss|g_loss|real_logits|fake_logits)$",
+    )
+    on_save_error: Literal["continue", "stop"] = setting(
+        "continue",
+        "what to do while the disk takes no checkpoint; the last one has to be written in any case",
+    )
     sample_epochs: Epochs = setting(
         [1, 20, 42, 81, 120, 129, 149],
         "after which epochs to draw a sample grid, as 1,20,42 (0: before training); the last always has one",

@@ -1,5 +1,6 @@
 """Under what circumstances a run was made: versions, machine, revision, and where its first seconds went."""
 
+import platform
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ class Startup:
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
         self.is_running = True
-        self._born = self._last = psutil.Process().create_time()
+        self.born = self._last = psutil.Process().create_time()
         self.mark("imports")
 
     def mark(self, phase: str) -> None:
@@ -35,7 +36,7 @@ class Startup:
         if not self.is_running:
             return
         self.mark("first_step")
-        self.phases["total"] = round(self._last - self._born, 3)
+        self.phases["total"] = round(self._last - self.born, 3)
         self.is_running = False
 
 
@@ -55,6 +56,15 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What ends a command early, and the exit code and words that each ending has."""
+"""What ends a command early or is worth a warning, and the exit code and words that each has."""
 
 import errno
 import os
@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
-OK, FAILED, USER_ERROR = 0, 1, 2
+# 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
+OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
 
 # A disk or a folder that can't be written to is for the user to mend; any other OSError is ours.
 _USER_ERRNO = {
@@ -27,12 +28,16 @@ class TrainingFailed(Exception):
     """The training itself went wrong (a loss that is not finite, say)."""
 
 
-class Stopped(Exception):
-    """A signal asked the run to stop, and it did so in good order."""
+class CommandFailed(Exception):
+    """What a command looked for is not so: a damaged checkpoint, two that differ. Exit code 1."""
 
-    def __init__(self, signum: int, message: str):
+
+class Stopped(Exception):
+    """The run was asked to stop before its end, and did so in good order."""
+
+    def __init__(self, exit_code: int, message: str):
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.exit_code = exit_code
 
 
 def user_message(error: Exception) -> str | None:
@@ -43,6 +48,33 @@ def user_message(error: Exception) -> str | None:
         mend = "make room or name another place" if error.errno in _FULL else "name another place"
         return f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; {mend}"
     return None
+
+
+class Tolerance:
+    """What it costs that a disk takes no more while a run goes on: a warning, or the run if `stops`."""
+
+    def __init__(self, *, stops: bool):
+        self.stops = stops
+        self._said: set[str] = set()
+        self._new: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Said once, however often it is true."""
+        if message not in self._said:
+            self._said.add(message)
+            self._new.append(message)
+
+    def __call__(self, error: OSError, what: str) -> None:
+        """Takes an error as a warning that `what` is not written. Raises it again if it may not."""
+        message = user_message(error)
+        if message is None or self.stops:
+            raise error
+        self.warn(f"{what} not written, and training goes on: {message}")
+
+    def warnings(self) -> list[str]:
+        """What there is to say since the last call."""
+        new, self._new = self._new, []
+        return new
 
 
 def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
@@ -59,14 +91,15 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
     except Stopped as error:
         _say(str(error))
         return error.exit_code
-    except (UserError, TrainingFailed, OSError) as error:
-        message = str(error) if isinstance(error, TrainingFailed) else user_message(error)
+    except (UserError, TrainingFailed, CommandFailed, OSError) as error:
+        is_failure = isinstance(error, TrainingFailed | CommandFailed)
+        message = str(error) if is_failure else user_message(error)
         if message is None:
             raise
         if debug:
             traceback.print_exc()
         _say(message)
-        return FAILED if isinstance(error, TrainingFailed) else USER_ERROR
+        return FAILED if is_failure else USER_ERROR
 
 
 def _say(message: str) -> None:

@@ -1,8 +1,9 @@
-"""Files of a run: whole or not at all, and safetensors with their own words for a damaged one."""
+"""Files of a run: whole or not at all, read within bounds, and safetensors with words for a damaged one."""
 
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # a temporary file is its owner's alone
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
@@ -38,13 +40,55 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """A new file whose bytes are on the disk when this returns. An OSError names `path`."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def sync(path: Path) -> None:
+    """Waits until what was written to a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_within(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Raises UserError, and never waits or reads on.
+
+    A link is not followed, and a pipe, a device or a larger file is not read at all.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        reason = "is a link" if error.errno == errno.ELOOP else f"can't be read ({error.strerror})"
+        raise UserError(f"{path}: {reason}") from error
+    with open(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UserError(f"{path}: is no regular file")
+        if facts.st_size > limit:
+            raise UserError(f"{path}: has {facts.st_size:,} bytes; allowed: at most {limit:,}")
+        try:
+            return file.read(limit)
+        except OSError as error:
+            raise UserError(f"{path}: can't be read ({error.strerror})") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     write_whole(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
-def append_line(path: Path, line: str) -> None:
-    """Adds a line, or on a full disk none of it. An OSError names `path`."""
-    data = (line + "\n").encode()
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Adds lines, or on a full disk none of them. An OSError names `path`."""
+    data = "".join(f"{line}\n" for line in lines).encode()
     try:
         with path.open("ab", buffering=0) as file:
             size = file.tell()

@@ -22,6 +22,8 @@ from distgan.wording import allowed, extra, metavar, shown
 
 M = TypeVar("M", bound=BaseModel)
 
+_MAX_CONFIG = 2**20
+
 # Two ways to say one thing.
 _RIVALS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "batch_size"): ("data", "per_rank_batch_size"),
@@ -130,7 +132,11 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
 def read_file(path: Path, name: str) -> dict[str, Any]:
     """A preset (TOML) or a run's config (JSON), every key and type checked. Raises UserError naming `name`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MAX_CONFIG + 1)
+        if len(data) > _MAX_CONFIG:
+            raise UserError(f"{name}: is larger than {_MAX_CONFIG:,} bytes, too large for settings")
+        text = data.decode("utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UserError(f"{name}: can't be read ({error.strerror})") from error

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from distgan.batchnorm import synchronised
 from distgan.config import ModelConfig, OptimConfig
 from distgan.ema import Ema
 from distgan.errors import UserError
 from distgan.models import build_discriminator, build_generator
+from distgan.models.dropout import share_rows
 from distgan.runtime import Runtime
 
 
@@ -42,25 +44,33 @@ class Gan:
         return networks | {"generator_ema": self.ema.network} if self.ema else networks
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as flat tensors that later steps do not change."""
+        """Everything that the next step depends on, as flat tensors on the CPU that later steps do not change."""
         tensors = {
-            f"{name}.{key}": value.detach().clone()
+            f"{name}.{key}": value.detach().to("cpu", copy=True)
             for name, network in self.networks().items()
             for key, value in network.state_dict().items()
         }
         for name, optim, network in self._optimizers():
             for parameter, moments in zip(parameter_names(network), _adam_states(optim), strict=False):
-                tensors |= {f"{name}.{parameter}.{key}": value.clone() for key, value in moments.items()}
+                for key, value in moments.items():
+                    tensors[f"{name}.{parameter}.{key}"] = value.to("cpu", copy=True)
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor], step: int, where: str) -> None:
-        """The inverse of `state`. Raises UserError that names `where` for a state of other networks."""
+        """The inverse of `state`. Raises UserError that names `where` for a state of other networks.
+
+        A moving average that the state does not have starts at G's weights.
+        """
+        if not below(tensors, "generator_ema"):
+            average = {f"generator_ema.{key}": value for key, value in below(tensors, "generator").items()}
+            tensors = tensors | average
         for name, network in self.networks().items():
             load_weights(network, below(tensors, name), f"{where}: {name}")
         for name, optim, network in self._optimizers():
-            moments = [below(tensors, f"{name}.{parameter}") for parameter in parameter_names(network)]
+            own = below(tensors, name)
             # Before the first step Adam has no moments, and so they are not in the file either.
-            state = {index: own for index, own in enumerate(moments) if own}
+            moments = _moments(own, network, f"{where}: {name}") if own or step else []
+            state = dict(enumerate(moments))
             optim.load_state_dict({"state": state, "param_groups": optim.state_dict()["param_groups"]})
         self.step = step
 
@@ -77,8 +87,10 @@ def build_gan(model: ModelConfig, optim: OptimConfig, seed: int, runtime: Runtim
     """Both networks with weights drawn from `seed`, the same on every rank."""
     torch.manual_seed(seed)
     generator, discriminator = build_generator(model), build_discriminator(model)
-    if runtime.world_size > 1 and runtime.device.type == "cuda":  # torch's own does not run on a CPU
-        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
+    if runtime.world_size > 1:
+        generator = synchronised(generator, runtime.device)
+    for network in (generator, discriminator):
+        share_rows(network, runtime.rank, runtime.world_size)
     # Copied before `prepare`, which puts autocast around the forward of what it is given.
     ema = Ema(generator.to(runtime.device), optim.ema_decay) if optim.ema_decay else None
     betas = (optim.beta1, optim.beta2)
@@ -116,6 +128,22 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> 
         if key not in expected:
             raise UserError(f"{where}: {key} is no tensor of the network in its config")
     network.load_state_dict(tensors)
+
+
+def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list[dict[str, Tensor]]:
+    """Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
+    moments = []
+    for name, parameter in network.named_parameters():
+        own = below(tensors, name)
+        shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
+        for key, shape in shapes.items():
+            if key not in own or own[key].shape != shape:
+                found = list(own[key].shape) if key in own else "not there"
+                raise UserError(
+                    f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}"
+                )
+        moments.append(own)
+    return moments
 
 
 def parameter_names(network: nn.Module) -> list[str]:

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 DLoss = Callable[[Tensor, Tensor], Tensor]
 GLoss = Callable[[Tensor], Tensor]
-Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+Uniform = Callable[[int], Tensor]
+Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, Uniform], Tensor]
 
 
 class Loss(NamedTuple):
-    """Each loss takes logits (N, 1) and gives a scalar; `penalty(D, real, fake, labels)` likewise."""
+    """Each loss takes logits (N, 1) and gives a scalar; `penalty(D, real, fake, labels, uniform)` likewise.
+
+    `uniform(N)` draws N numbers between 0 and 1, (N,).
+    """
 
     d_loss: DLoss
     g_loss: GLoss
@@ -53,15 +57,17 @@ def _squared_gradient_norms(discriminator: nn.Module, images: Tensor, labels: Te
     return gradient.flatten(1).square().sum(1)
 
 
-def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform
+) -> Tensor:
     """(|dD/dx| - 1)^2 at random points between real and fake (Gulrajani et al. 2017, eq. 3)."""
-    mix = torch.rand(len(real), 1, 1, 1, device=real.device)
+    mix = uniform(len(real)).view(-1, 1, 1, 1)
     squared = _squared_gradient_norms(discriminator, torch.lerp(real, fake, mix), labels)
     # The root has no derivative at 0, where a dead network would give NaN.
     return ((squared + 1e-12).sqrt() - 1).square().mean()
 
 
-def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
     """|dD/dx|^2 / 2 on real images (Mescheder et al. 2018, eq. 9); the weight is its gamma."""
     return _squared_gradient_norms(discriminator, real, labels).mean() / 2
 

@@ -3,14 +3,17 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from distgan.errors import TrainingFailed
-from distgan.files import append_line, write_whole
+from distgan.errors import Tolerance, TrainingFailed
+from distgan.files import append_lines, write_whole
+from distgan.manifest import State
 from distgan.runtime import Runtime
 from distgan.steps import STATS
 
@@ -30,44 +33,90 @@ class Record(NamedTuple):
 
 
 class MetricLog:
-    """`add` costs the device nothing but memory; `write` waits for it. `elapsed_s` is training alone.
+    """`add` costs the device nothing but memory; `settle` and `write` wait for it.
 
-    A log that goes on from `step` loses its lines of later steps, which will be taken again.
+    `elapsed_s` is training alone. A line that the disk does not take is kept for later.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, step: int):
+    def __init__(
+        self,
+        folder: Path,
+        runtime: Runtime,
+        steps_per_epoch: int,
+        notice: str | None,
+        tolerance: Tolerance,
+    ):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
         self.notice = {"data": notice} if notice else {}
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-        self.elapsed_s = float(kept[-1]["elapsed_s"]) if kept else 0.0
-        if runtime.is_main:
+        self.tolerance = tolerance
+        self.logged_step, self.num_lines = 0, 0  # up to and with the last line that a resume keeps
+        self.last: Record | None = None
+        self._elapsed_s = 0.0
+        self._since = time.perf_counter()
+        self._record_since, self._images = self._since, 0
+        self._stats: list[Tensor] = []
+        self._rows: list[list[float]] = []
+        self._unwritten: list[str] = []
+
+    def restore(self, source: Path, state: State | None) -> None:
+        """Goes on after the lines of `source` that the state counts; what else is there will be taken again."""
+        kept = []
+        if state is not None:
+            self.logged_step, self.num_lines = state.logged_step, state.num_lines
+            self._elapsed_s, self._rows = state.elapsed_s, [list(row) for row in state.unlogged]
+            kept = [line for line in read_metrics(source) if line["step"] <= state.logged_step]
+            if len(kept) != state.num_lines:
+                self.tolerance.warn(
+                    f"{source}: has {len(kept)} of the {state.num_lines} lines before step {state.step}"
+                )
+        if self.runtime.is_main:
             lines = "".join(json.dumps(line) + "\n" for line in kept)
             write_whole(self.path, lambda file: file.write(lines.encode()))
-        self._stats: list[Tensor] = []
-        self._images = 0
-        self.restart_clock()
 
-    def restart_clock(self) -> None:
-        """After anything slow that is not training."""
-        self._since = time.perf_counter()
+    def start_clock(self) -> None:
+        self._since = self._record_since = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For anything slow that is not training."""
+        start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        self._since += spent
+        self._record_since += spent
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._elapsed_s + time.perf_counter() - self._since
 
     def add(self, stats: Tensor, images: int) -> None:
         """The STATS of one step, (4,) on the device, and its images over all ranks."""
         self._stats.append(stats)
         self._images += images
 
-    def write(self, step: int) -> Record:
-        """Averages what was added since the last record, up to `step`. All ranks take part.
+    def settle(self, step: int) -> list[list[float]]:
+        """The STATS of each step since the last line, up to `step`, averaged over the ranks. All take part.
 
         Raises TrainingFailed that names the first step whose numbers are not finite.
         """
-        rows = self.runtime.mean(torch.stack(self._stats)).tolist()
-        seconds = time.perf_counter() - self._since
-        for index, row in enumerate(rows):
-            for name, value in zip(STATS, row, strict=True):
-                if not math.isfinite(value):
-                    raise TrainingFailed(f"{name} is {value} at step {step - len(rows) + index + 1}")
-        self.elapsed_s += seconds
+        if self._stats:
+            rows = self.runtime.mean(torch.stack(self._stats)).tolist()
+            for index, row in enumerate(rows):
+                for name, value in zip(STATS, row, strict=True):
+                    if not math.isfinite(value):
+                        raise TrainingFailed(f"{name} is {value} at step {step - len(rows) + index + 1}")
+            self._rows += rows
+            self._stats = []
+        return self._rows
+
+    def write(self, step: int, *, is_due: bool = True) -> Record:
+        """A line with the means since the last one. All ranks take part.
+
+        A line that is not due by the cadence, at a stop, is one that a resume will not keep.
+        """
+        rows = self.settle(step)
+        now = time.perf_counter()
+        seconds = max(now - self._record_since, 1e-9)
         means = {
             name: sum(column) / len(rows) for name, column in zip(STATS, zip(*rows, strict=True), strict=True)
         }
@@ -79,22 +128,33 @@ class MetricLog:
             elapsed_s=round(self.elapsed_s, 4),
             peak_memory_gib=round(self.runtime.peak_memory_gib(), 4),
         )
-        self._stats, self._images = [], 0
-        if self.runtime.is_main:
-            append_line(self.path, json.dumps(record._asdict() | self.notice))
+        if is_due:
+            self._rows = []
+            self.logged_step, self.num_lines = step, self.num_lines + 1
+        self._images, self._record_since, self.last = 0, now, record
         values = record._asdict()
-        self.runtime.track({key: values[key] for key in values if key not in ("step", "elapsed_s")}, step)
-        self.restart_clock()
+        try:
+            if self.runtime.is_main:
+                self._unwritten.append(json.dumps(values | self.notice))
+                self.flush()
+            self.runtime.track({key: values[key] for key in values if key not in ("step", "elapsed_s")}, step)
+        except OSError as error:
+            self.tolerance(error, "metrics are")
         return record
+
+    def flush(self) -> None:
+        """Raises OSError while the disk does not take the lines."""
+        if self._unwritten:
+            append_lines(self.path, self._unwritten)
+            self._unwritten = []
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; a last one that was cut short is left out."""
+    """The lines of a metrics.jsonl; one that was cut short is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
+        for line in path.read_text(errors="replace").splitlines():
+            with suppress(ValueError):
+                if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
+                    lines.append(values)
     return lines

@@ -18,8 +18,9 @@ def mix(*parts: int | str) -> int:
 class Noise:
     """The randomness of training steps.
 
-    z is drawn for the global batch and each rank takes its rows, which lie as DistributedSampler deals
-    images: row i belongs to rank i mod W. So W ranks together draw what one process draws.
+    Everything is drawn for the global batch and each rank takes its rows, which lie as DistributedSampler
+    deals images: row i belongs to rank i mod W. So W ranks together draw what one process draws. (Dropout
+    does the same on CPUs. On GPUs its masks are torch's own, and each rank has others.)
     """
 
     def __init__(
@@ -31,13 +32,20 @@ class Noise:
     def start(self, step: int) -> None:
         """Makes what is drawn from here on that of `step`."""
         self.generator.manual_seed(mix(self.seed, "z", step))
-        torch.manual_seed(mix(self.seed, "dropout", step, self.rank))
+        rank = self.rank if self.generator.device.type == "cuda" else 0
+        torch.manual_seed(mix(self.seed, "dropout", step, rank))
 
     def z(self, num: int) -> Tensor:
         """The next z of this step for this rank, (num, *latent_shape)."""
         shape = (num * self.world_size, *self.latent_shape)
         z = torch.randn(shape, generator=self.generator, device=self.generator.device)
         return z[self.rank :: self.world_size]
+
+    def uniform(self, num: int) -> Tensor:
+        """The next numbers between 0 and 1 of this step for this rank, (num,)."""
+        shape = (num * self.world_size,)
+        numbers = torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return numbers[self.rank :: self.world_size]
 
 
 def sample_z(num: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:

@@ -1,39 +1,32 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
 import shlex
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from distgan.checkpoint import (
-    CHECKPOINT,
-    claim_folder,
-    export_weights,
-    load_checkpoint,
-    refuse_changes,
-    run_metadata,
-    save_checkpoint,
-)
 from distgan.config import Config
 from distgan.curves import save_curves
 from distgan.data import Dataset
 from distgan.environment import Startup, describe_environment
-from distgan.errors import TrainingFailed
+from distgan.errors import Tolerance
 from distgan.files import write_json, write_whole
 from distgan.gan import Gan
 from distgan.images import generate, grid, named, save_gif, timeline
 from distgan.models import build_generator, num_parameters
 from distgan.noise import sample_z
 from distgan.progress import Display, duration
+from distgan.resume import Start
+from distgan.run_folder import claim_folder, clear_leftovers, lock
 from distgan.runtime import Runtime
+from distgan.saver import Saver
+from distgan.weights import export_weights
 
 # The report's own tags.
 TAGS = {"vanilla": "GAN- Generated Samples", "cgan": "C-GAN Generated Samples"}
-REMEMBER_EVERY_S = 2.0
 
 
 class Outputs:
@@ -50,41 +43,35 @@ class Outputs:
         runtime: Runtime,
         steps_per_epoch: int,
         startup: Startup,
+        tolerance: Tolerance,
     ):
         self.config, self.preset, self.dataset, self.runtime = config, preset, dataset, runtime
-        self.steps_per_epoch, self.startup = steps_per_epoch, startup
-        self.fingerprint = dataset.fingerprint
-        self._identity = {"data": self.fingerprint, "steps_per_epoch": str(steps_per_epoch)}
+        self.steps_per_epoch, self.startup, self.tolerance = steps_per_epoch, startup, tolerance
         self._environment = describe_environment() | runtime.describe()
-        is_resume = config.run.resume == "auto"
-        self.folder = runtime.on_main(lambda: claim_folder(config.run.out, preset, resume=is_resume))
+        self.folder = runtime.on_main(self._claim)
         conditional = config.model.is_conditional
         num, self.columns = (100, 10) if conditional else (64, 8)
         self._preview = build_generator(config.model).to(runtime.device)
         self._labels = torch.arange(num) % 10
         self._z = sample_z(num, self._preview.latent_shape, config.run.seed)  # type: ignore[arg-type]
-        self._good: tuple[dict[str, Tensor], int] | None = None
-        self._remembered = 0.0
         self._is_recorded = False
-        self.resumed_from: int | None = None
+        self.start: Start | None = None
+
+    def _claim(self) -> Path:
+        folder = claim_folder(
+            self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never"
+        )
+        self._lock = lock(folder)
+        clear_leftovers(folder)
+        return folder
 
     # -- the beginning --------------------------------------------------------------------------------
 
-    def restore(self, gan: Gan) -> None:
-        """Takes up the run that the folder holds, if any, and writes the two files that describe this one."""
-
-        def attempt() -> None:
-            if (self.folder / "config.json").exists():
-                refuse_changes(self.config, self.folder)
-                if loaded := load_checkpoint(self.folder, self._identity):
-                    tensors, step = loaded
-                    gan.load_state(tensors, step, str(self.folder / CHECKPOINT))
-                    self.resumed_from = step
-
-        self.runtime.together(attempt)
+    def describe(self, start: Start | None, step: int) -> None:
+        """Writes what describes this run, which goes on from `start` if that is one."""
+        self.start = start
         self.runtime.on_main(self._describe)
-        self.runtime.start_tracker(self.config.run.tracker, str(self.folder))
-        self._good = (gan.state(), gan.step) if self.runtime.is_main else None
+        self.runtime.start_tracker(self.config.run.tracker, str(self.folder), step)
 
     def _describe(self) -> None:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
@@ -96,14 +83,14 @@ class Outputs:
             "preset": self.preset,
             "engine": "eager",
             "order": self.config.optim.order,
-            "resumed_from": self.resumed_from,
+            "resumed_from": self.start.checkpoint.state.step if self.start else None,
             "data": {
                 "name": data.name,
                 "notice": data.notice,
                 "warning": data.warning,
                 "source": data.source,
                 "num_images": len(data.images),
-                "fingerprint": self.fingerprint,
+                "fingerprint": data.fingerprint,
             },
             "startup_s": self.startup.phases,
         }
@@ -118,8 +105,19 @@ class Outputs:
                 picture.unlink()
 
         if not self._is_recorded:
-            self.runtime.on_main(write)
+            self._try(write, "environment.json is")
             self._is_recorded = True
+
+    def _try(self, write: Callable[[], None], what: str) -> None:
+        """What the first rank writes on the way, and what training can do without."""
+
+        def attempt() -> None:
+            try:
+                write()
+            except OSError as error:
+                self.tolerance(error, what)
+
+        self.runtime.on_main(attempt)
 
     def announce(self, display: Display, gan: Gan) -> None:
         config, data = self.config, self.dataset
@@ -134,15 +132,21 @@ class Outputs:
             f"precision {self.runtime.precision}, order {config.optim.order}"
         )
         display.say(f"writing to {self.folder}")
-        if self.resumed_from is not None:
-            display.say(f"going on at step {self.resumed_from:,}")
+        if self.start:
+            state = self.start.checkpoint.state
+            ranks = f", then {state.world_size} x" if state.world_size != self.runtime.world_size else ""
+            display.say(f"going on at step {state.step:,}{ranks} (from {self.start.path})")
 
     # -- on the way -----------------------------------------------------------------------------------
 
     def sample(self, gan: Gan) -> None:
-        """A grid from the fixed z by G's averaged weights: the C-GAN's has a column for each digit."""
+        """A grid from the fixed z by G's averaged weights: the C-GAN's has a column for each digit.
+
+        One that an unbroken run would not draw has its step in its name, and goes when the run goes on.
+        """
         epoch, into_epoch = divmod(gan.step, self.steps_per_epoch)
-        name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if into_epoch else "")
+        is_stop = into_epoch or epoch not in (*self.config.run.sample_epochs, self.config.run.epochs)
+        name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if is_stop else "")
 
         def write() -> None:
             self._preview.load_state_dict(gan.sampling_state())
@@ -153,48 +157,37 @@ class Outputs:
             save_picture(self.folder / "samples" / f"{name}.png", picture)
             self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), epoch)
 
-        self.runtime.on_main(write)
+        self._try(write, "a sample is")
 
-    def remember(self, gan: Gan) -> None:
-        """Keeps a copy of a good state in memory, for a run whose numbers go wrong before it is saved.
+    def keep_last_good(self, saver: Saver) -> str:
+        """Exports the state before the numbers went wrong; says which, and what to do."""
 
-        Raises TrainingFailed for weights that are no numbers, before anything is saved over good ones.
-        """
-        if not gan.is_finite():
-            raise TrainingFailed(f"a weight is no number after step {gan.step}")
-        if self.runtime.is_main and time.perf_counter() - self._remembered > REMEMBER_EVERY_S:
-            self._good = gan.state(), gan.step
-            self._remembered = time.perf_counter()
+        def keep() -> str:
+            if (saved := saver.last()) is None:
+                return "no state before it could be saved"
+            step, path = saved
+            export_weights(self.folder, path, self.config)
+            return (
+                f"the last good state, of step {step:,}, is kept in {self.folder}; lower --g-lr and --d-lr, or "
+                "try another --loss or --precision"
+            )
 
-    def save_last_good(self) -> str:
-        """Saves the state before the numbers went wrong; says which, and what to do."""
-
-        def write() -> int:
-            assert self._good is not None
-            self._save(*self._good)
-            return self._good[1]
-
-        step = self.runtime.on_main(write)
-        return (
-            f"the last good state, of step {step:,}, is kept in {self.folder}; lower --g-lr and --d-lr, or try "
-            "another --loss or --precision"
-        )
-
-    def save(self, gan: Gan) -> None:
-        """The checkpoint."""
-        self.runtime.on_main(lambda: save_checkpoint(self.folder, gan.state(), gan.step, self._identity))
+        return self.runtime.on_main(keep)
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def finish(self, gan: Gan) -> None:
-        """Weights and pictures of the run as it stands."""
-        self.runtime.on_main(lambda: self._save(gan.state(), gan.step))
-        self.runtime.on_main(self._pictures)
+    def finish(self, saver: Saver) -> None:
+        """Weights and pictures of the run as its last checkpoint has it."""
 
-    def _save(self, tensors: dict[str, Tensor], step: int) -> None:
-        save_checkpoint(self.folder, tensors, step, self._identity)
-        metadata = run_metadata(step, {"data": self.dataset.name, "notice": self.dataset.notice})
-        export_weights(self.folder, tensors, self.config, metadata)
+        def write() -> None:
+            saved = saver.last()
+            assert saved is not None
+            export_weights(self.folder, saved[1], self.config)
+            self._environment |= {"checkpoints": saver.facts()}
+            self._write_environment()
+
+        self.runtime.on_main(write)
+        self.runtime.on_main(self._pictures)
 
     def _pictures(self) -> None:
         paths = sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stem)
@@ -210,12 +203,12 @@ class Outputs:
         save_curves(self.folder, f"{self.preset} on {self.dataset.name}", self.dataset.notice)
 
     def how_to_go_on(self) -> str:
-        flags = f"--out {shlex.quote(str(self.folder))} --resume auto"
+        flags = f"--out {shlex.quote(str(self.folder))}"
         if self.runtime.world_size > 1:
             return f"go on with the same launcher and: {flags}"
         return f"go on with: distgan train {flags}"
 
-    def summarise(self, display: Display, elapsed_s: float) -> None:
+    def summarise(self, display: Display, elapsed_s: float, saver: Saver) -> None:
         display.say(f"done in {duration(elapsed_s)} of training; look at", "bold")
         for name, what in (
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),
@@ -223,9 +216,16 @@ class Outputs:
             ("samples/", "each grid by itself"),
             ("weights/", "each network as safetensors"),
             ("metrics.jsonl", "the numbers"),
+            ("checkpoints/", "what the run can go on from (distgan checkpoint ls)"),
         ):
             if (self.folder / name).exists():
                 display.say(f"  {self.folder / name!s:<40} {what}")
+        if saver.stall_s and saver.write_s:
+            facts = saver.facts()
+            display.say(
+                f"{facts['num']} checkpoints of {facts['num_bytes'] / 2**20:.1f} MiB: each stopped training for "
+                f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"
+            )
         display.say(f"more images: distgan sample {self.folder}")
         if self.dataset.notice:
             display.say(f"!! Trained on {self.dataset.notice}. !!", "bold yellow")

@@ -1,12 +1,14 @@
 """What `--dry-run` tells: the resolved config and the size of what it asks for, from a look and no more."""
 
 import json
+from pathlib import Path
 
 from distgan.batches import per_rank_size, steps_in_epoch
-from distgan.checkpoint import refuse_used_folder
-from distgan.config import Config
+from distgan.config import Config, RunConfig
 from distgan.data import SOURCES, data_folder, find, load_dataset
 from distgan.models import build_discriminator, build_generator, num_parameters
+from distgan.resume import newest_valid, read_named
+from distgan.run_folder import refuse_used_folder
 from distgan.runtime import Runtime
 
 
@@ -14,7 +16,7 @@ def plan(config: Config, preset: str) -> str:
     """Raises UserError for what a look at data, batch size and folder finds wrong; downloads and writes nothing."""
     runtime = Runtime(config.run)
     if config.run.out is not None:
-        refuse_used_folder(config.run.out, resume=config.run.resume == "auto")
+        refuse_used_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
     if name == "digits" or find(SOURCES[name], folder):
@@ -37,6 +39,21 @@ def plan(config: Config, preset: str) -> str:
         f"processes  {runtime.world_size} x {runtime.device.type}, precision {runtime.precision}",
         f"steps      {total:,} ({steps} an epoch) of {size * runtime.world_size} images, {size} a process",
         f"folder     {config.run.out or f'runs/{preset}-<number>'}",
+        f"starts     {_start(config.run)}",
         "dry run: nothing was done",
     ]
     return "\n".join(lines) if runtime.is_main else ""
+
+
+def _start(config: RunConfig) -> str:
+    """Where the run would go on from; looks, and sets nothing aside."""
+    if config.resume not in ("auto", "never"):
+        found = read_named(Path(config.resume).expanduser())
+    elif config.out is None or (own := newest_valid(Path(config.out).expanduser() / "checkpoints")) is None:
+        return "at step 0"
+    else:
+        found = own
+    path, checkpoint, damaged = found
+    return f"at step {checkpoint.state.step:,}, from {path}" + "".join(
+        f" (warning: {reason})" for _, reason in damaged
+    )

@@ -45,6 +45,10 @@ class Display:
         """A line above the bar."""
         self._bar.console.print(text, style=style, markup=False)
 
+    def warn(self, messages: list[str]) -> None:
+        for message in messages:
+            self.say(f"warning: {message}", "yellow")
+
     def advance(self, step: int) -> None:
         if self._is_live:
             self._bar.update(self._task, completed=step, epoch=self._epoch(step))

@@ -1,14 +1,12 @@
-"""Processes, devices, signals: the only module that knows Accelerate and the launchers' environment."""
+"""Processes and devices: the only module that knows Accelerate and the launchers' environment."""
 
 import os
 import platform
 import resource
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from types import FrameType
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import accelerate
@@ -19,10 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distgan.config import RunConfig
+from distgan.environment import cpu_name
 from distgan.errors import UserError, user_message
 
 T = TypeVar("T")
 _thread_hook = threading.excepthook
+
+# What accelerate launch and torchrun leave in the environment of a process of theirs.
+_LAUNCHERS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}
 
 
 class Runtime:
@@ -48,8 +50,8 @@ class Runtime:
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
         self.precision: str = self._accelerator.mixed_precision
+        self.is_launched = bool(_LAUNCHERS & os.environ.keys())
         self._tracker: Any = None
-        self._signum = 0
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.world_size:
             raise UserError(
@@ -128,47 +130,61 @@ class Runtime:
                     f"rank {rank}: its {what} is {other}, that of rank 0 {values[0]}; allowed: the same"
                 )
 
-    # -- signals --------------------------------------------------------------------------------------
-
-    @contextmanager
-    def caught_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask for a stop at the end of a step; a second SIGINT leaves at once."""
-        before = {
-            signum: signal.signal(signum, self._on_signal) for signum in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._signum and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signum = signum
-
-    def stop_signal(self, step: int) -> int:
-        """The signal that some rank got, or 0. All ranks take part.
+    def highest(self, reason: int, step: int) -> int:
+        """The highest number that some rank has, 0 while none has any. All ranks take part.
 
         Asking is an all-reduce and, on a GPU, a wait for the device: there only at every 25th step.
         """
         if self.world_size == 1:
-            return self._signum
+            return reason
         if self.device.type == "cuda" and step % 25:
             return 0
-        signum = torch.tensor(self._signum, device=self.device)
-        torch.distributed.all_reduce(signum, op=torch.distributed.ReduceOp.MAX)
-        return int(signum)
+        highest = torch.tensor(reason, device=self.device)
+        torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
+        return int(highest)
+
+    # -- what a checkpoint keeps of the processes -----------------------------------------------------
+
+    def random_states(self) -> dict[str, Tensor]:
+        """`rank0.cpu`, `rank0.cuda`, ...: the generators of every rank, on all of them. All take part."""
+        own = {f"rank{self.rank}.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            own[f"rank{self.rank}.cuda"] = torch.cuda.get_rng_state(self.device)
+        states: Sequence[dict[str, Tensor]] = gather_object([own]) if self.world_size > 1 else [own]
+        return {key: state for each in states for key, state in each.items()}
+
+    def load_random_states(self, states: dict[str, Tensor], where: str) -> None:
+        """This rank's generators, by their device. Raises UserError that names `where`."""
+        try:
+            if "cpu" in states:
+                torch.set_rng_state(states["cpu"])
+            if "cuda" in states and self.device.type == "cuda":
+                torch.cuda.set_rng_state(states["cuda"], self.device)
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"{where}: is no state of torch's generators ({error})") from error
+
+    def grad_scaler_state(self) -> dict[str, Any] | None:
+        """The numbers of fp16's loss scaler; None in any other precision."""
+        return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
+
+    def load_grad_scaler_state(self, state: dict[str, Any] | None, where: str) -> None:
+        """Raises UserError that names `where`."""
+        try:
+            if state is not None and self._accelerator.scaler is not None:
+                self._accelerator.scaler.load_state_dict(state)
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"{where}: is no state of torch's gradient scaler ({error})") from error
 
     # -- what is told about a run ---------------------------------------------------------------------
 
-    def start_tracker(self, name: str, folder: str) -> None:
-        """Accelerate's tracker of that name, writing to `folder/name`; `none` for none."""
+    def start_tracker(self, name: str, folder: str, step: int) -> None:
+        """Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none."""
         if name == "none":
             return
         self._accelerator.log_with = accelerate.tracking.filter_trackers([name], folder)
         self._accelerator.project_configuration = ProjectConfiguration(project_dir=folder, logging_dir=folder)
-        self._accelerator.init_trackers(name)
+        # What an attempt that was killed wrote of the steps that are now taken again does not count.
+        self._accelerator.init_trackers(name, init_kwargs={name: {"purge_step": step + 1}} if step else {})
         self._tracker = self._accelerator.get_tracker(name)
         # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
         threading.excepthook = lambda args: (
@@ -213,7 +229,7 @@ def _shared_cores() -> int | None:
 
     Plain python has torch's own choice, and with it the user's OMP_NUM_THREADS.
     """
-    if not {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"} & os.environ.keys():
+    if not _LAUNCHERS & os.environ.keys():
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -228,19 +244,3 @@ def _outcome(attempt: Callable[[], T]) -> tuple[T | None, str | None]:
         if message is None:
             raise
         return None, message
-
-
-def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def sampling_device(name: str) -> torch.device:
-    """The device of a command that runs alone and outside Accelerate."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distgan.checkpoint import load_generator
 from distgan.config import SampleConfig
 from distgan.errors import UserError
 from distgan.files import write_whole
 from distgan.images import generate, grid, save_gif
 from distgan.noise import sample_z
-from distgan.runtime import sampling_device
+from distgan.weights import load_generator
 
 WALK_STEPS = 10
 
@@ -31,7 +30,7 @@ def sample(where: str, config: SampleConfig) -> str:
     if out.suffix == ".gif" and not config.interpolate:
         raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
     device = sampling_device(config.device)
-    generator, run, metadata, path = load_generator(where, ema=config.ema)
+    generator, run, notice, path = load_generator(where, ema=config.ema)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
         raise UserError(
@@ -54,7 +53,6 @@ def sample(where: str, config: SampleConfig) -> str:
         labels = given.argmax(1)
     images = generate(generator.to(device), z, given)
 
-    notice = metadata.get("notice")
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {"images": images}
         arrays |= {"labels": labels.numpy()} if is_conditional else {}
@@ -89,3 +87,10 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     if angle < 1e-4:
         return torch.lerp(start, end, weight)
     return (((1 - weight) * angle).sin() * start + (weight * angle).sin() * end) / angle.sin()
+
+
+def sampling_device(name: str) -> torch.device:
+    """The device of a command that runs alone and outside Accelerate."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -30,7 +30,7 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, runtime: Runtime, total
         d_loss = total = loss.d_loss(real_logits, fake_logits)
         if loss.penalty is not None and weight:
             # On the bare D: DDP adds up all gradients of a backward, but expects one forward before it.
-            total = d_loss + weight * loss.penalty(gan.discriminator, real, fake, labels)
+            total = d_loss + weight * loss.penalty(gan.discriminator, real, fake, labels, noise.uniform)
         gan.d_optim.zero_grad()
         runtime.backward(total)
         return torch.stack([d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()])

@@ -11,24 +11,30 @@ if __name__ == "__main__":
 
     sys.exit(main(["train", *sys.argv[1:]]))
 
+from contextlib import nullcontext
+
 from distgan.batches import Batches, per_rank_size
 from distgan.config import Config
 from distgan.data import load_dataset
 from distgan.environment import Startup
-from distgan.errors import Stopped, TrainingFailed
+from distgan.errors import Stopped, Tolerance, TrainingFailed
 from distgan.gan import build_gan
 from distgan.metrics import MetricLog
 from distgan.outputs import Outputs
 from distgan.progress import Display
+from distgan.resume import Identity
+from distgan.run_folder import recorded
 from distgan.runtime import Runtime
+from distgan.saver import Saver
 from distgan.steps import build_step
+from distgan.stop import StopRequest, describe, exit_code, seconds_left
 
 
 def train(config: Config, preset: str, startup: Startup) -> None:
     """Trains to the last step. All ranks call it.
 
-    Raises UserError, TrainingFailed for a loss that is no number, Stopped for a signal; all three leave
-    a folder to go on with.
+    Raises UserError, TrainingFailed for a loss that is no number, Stopped for a signal or the time limit;
+    all three leave a folder to go on with.
     """
     runtime = Runtime(config.run)
     startup.mark("processes")
@@ -39,9 +45,10 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     config = config.resolved(dataset.name, runtime.precision)
     startup.mark("data")
 
+    size = per_rank_size(config.data, runtime.world_size)
     batches = Batches(
         dataset,
-        per_rank_size(config.data, runtime.world_size),
+        size,
         drop_last=config.data.drop_last,
         seed=config.run.seed,
         device=runtime.device,
@@ -55,44 +62,61 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     step = build_step(gan, config.optim, config.run.seed, runtime, total_steps)
     startup.mark("networks")
 
-    outputs = Outputs(config, preset, dataset, runtime, steps_per_epoch, startup)
-    outputs.restore(gan)
+    tolerance = Tolerance(stops=config.run.on_save_error == "stop")
+    outputs = Outputs(config, preset, dataset, runtime, steps_per_epoch, startup, tolerance)
+    log = MetricLog(outputs.folder, runtime, steps_per_epoch, dataset.notice, tolerance)
+    identity = Identity(dataset.fingerprint, steps_per_epoch, size * runtime.world_size)
+    saver = Saver(outputs.folder, config, runtime, gan, log, identity, dataset.notice, tolerance)
+    start = saver.restore()
     batches.seek(gan.step)
-    log = MetricLog(outputs.folder, runtime, steps_per_epoch, dataset.notice, gan.step)
+    saver.save(wait=start is not None)  # the first state of a new run, or of one that goes on changed
+    outputs.describe(start, gan.step)
+    left = runtime.on_main(lambda: seconds_left(config.run.time_limit, startup.born))
     startup.mark("outputs")
 
-    with Display(last_step, steps_per_epoch, gan.step, runtime.is_main) as display, runtime.caught_signals():
+    with (
+        Display(last_step, steps_per_epoch, gan.step, runtime.is_main) as display,
+        recorded(outputs.folder, lambda: gan.step) if runtime.is_main else nullcontext(),
+        StopRequest(left, runtime.is_launched) as request,
+    ):
         outputs.announce(display, gan)
         if gan.step == 0 and 0 in config.run.sample_epochs:
             outputs.sample(gan)
-        log.restart_clock()
-        while gan.step < last_step:
-            real, labels = next(batches)
-            log.add(step(real, labels), len(real) * runtime.world_size)
-            display.advance(gan.step)
+        log.start_clock()
+        try:
+            while gan.step < last_step:
+                real, labels = next(batches)
+                log.add(step(real, labels), len(real) * runtime.world_size)
+                display.advance(gan.step)
 
-            # Once in a while, and at the end. All ranks take part.
-            signum = runtime.stop_signal(gan.step)
-            epoch, into_epoch = divmod(gan.step, steps_per_epoch)
-            is_last = gan.step == last_step or signum != 0
-            startup.finish()
-            if gan.step % config.run.log_every == 0 or into_epoch == 0 or is_last:
-                try:
-                    display.show(log.write(gan.step))
-                    outputs.remember(gan)
-                except TrainingFailed as error:
-                    raise TrainingFailed(f"{error}; {outputs.save_last_good()}") from error
-                outputs.record_start()
-                log.restart_clock()
-            if is_last or (into_epoch == 0 and epoch in config.run.sample_epochs):
-                outputs.sample(gan)
-            if into_epoch == 0 and epoch % config.run.save_every == 0 and not is_last:  # the end saves too
-                outputs.save(gan)
-            if is_last or into_epoch == 0:
-                log.restart_clock()
-            if signum:
-                outputs.finish(gan)
-                raise Stopped(signum, f"stopped at step {gan.step:,}; {outputs.how_to_go_on()}")
-    outputs.finish(gan)
-    outputs.summarise(display, log.elapsed_s)
+                # Once in a while, and at the end. All ranks take part.
+                reason = runtime.highest(request.reason(), gan.step)
+                epoch, into_epoch = divmod(gan.step, steps_per_epoch)
+                is_last = gan.step == last_step or reason != 0
+                startup.finish()
+                if (is_due := gan.step % config.run.log_every == 0 or into_epoch == 0) or is_last:
+                    display.show(log.write(gan.step, is_due=is_due))
+                    with log.paused():
+                        saver.refuse_broken()
+                        outputs.record_start()
+                        display.warn(tolerance.warnings())
+                # Drawn before it is saved: a run that is killed between the two draws it again.
+                if is_last or (into_epoch == 0 and epoch in config.run.sample_epochs):
+                    with log.paused():
+                        outputs.sample(gan)
+                if is_last or saver.is_due(gan.step):
+                    saver.save(wait=is_last)
+                    request.save_s = saver.last_s
+                if reason:
+                    outputs.finish(saver)
+                    raise Stopped(
+                        exit_code(reason),
+                        f"stopped {describe(reason)} at step {gan.step:,}; {outputs.how_to_go_on()}",
+                    )
+        except TrainingFailed as error:
+            raise TrainingFailed(f"{error}; {outputs.keep_last_good(saver)}") from error
+        with log.paused():
+            outputs.finish(saver)
+        display.warn(tolerance.warnings())
+    outputs.summarise(display, log.elapsed_s, saver)
     runtime.close()

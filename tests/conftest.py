@@ -8,14 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+
+from distgan.metrics import read_metrics
+from distgan.resume import newest_valid
 
 ROOT = Path(__file__).resolve().parent.parent
 MNIST = Path(os.environ.get("DISTGAN_TEST_MNIST", ROOT.parent / "shared" / "mnist"))
+SCRIPT = ROOT / "distgan" / "train.py"
 BIN = Path(sys.executable).parent
 
 # Networks that take milliseconds a step.
@@ -33,6 +39,12 @@ TINY = (
     "--threads",
     "1",
 )
+
+
+def quick(out: object, *more: object) -> tuple[object, ...]:
+    """Six steps on the embedded digits."""
+    return ("--preset", "cgan-quick", "--data", "digits", *TINY, "--max-steps", 6, "--out", out, *more)
+
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -113,3 +125,51 @@ def assert_user_error(result: subprocess.CompletedProcess[str], *fragments: str)
     assert len(lines) == len(set(lines)), "a message is repeated: " + result.stderr
     for fragment in fragments:
         assert fragment in result.stderr, f"{fragment!r} is not in: {result.stderr}"
+
+
+def checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """The newest checkpoint of a run: its tensors and its step."""
+    found = newest_valid(folder / "checkpoints")
+    assert found is not None
+    _, newest, damaged = found
+    assert not damaged
+    return newest.tensors, newest.state.step
+
+
+def losses(folder: Path) -> list[tuple[float, ...]]:
+    """Everything of metrics.jsonl that is not a clock."""
+    keys = ("step", "d_loss", "g_loss", "real_logits", "fake_logits")
+    return [tuple(line[key] for key in keys) for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, Adam, moving average, random state, metrics and samples, all to the bit."""
+    (ours, step), (theirs, their_step) = checkpoint(one), checkpoint(other)
+    assert step == their_step
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    assert losses(one) == losses(other)
+    samples = [{path.name: path.read_bytes() for path in (run / "samples").glob("*")} for run in (one, other)]
+    assert samples[0] == samples[1]
+    assert (one / "timeline.png").read_bytes() == (other / "timeline.png").read_bytes()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.02)
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The process ids of the ranks that a launcher has started, in their order."""
+    children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True)
+    found = {}
+    for pid in map(int, children.stdout.split()):
+        with suppress(OSError):
+            if "train.py" in Path(f"/proc/{pid}/cmdline").read_text():
+                environ = Path(f"/proc/{pid}/environ").read_text().split("\0")
+                found[next((e[5:] for e in environ if e.startswith("RANK=")), "0")] = pid
+    return [found[rank] for rank in sorted(found)]

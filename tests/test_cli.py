@@ -94,12 +94,10 @@ def test_launcher_dynamo_is_refused(distgan: Run, monkeypatch: pytest.MonkeyPatc
 def test_existing_folder_is_never_overwritten(distgan: Run, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
-    result = distgan("train", "--preset", "cgan-quick", "--data", "digits", "--out", "run")
+    flags = ("train", "--preset", "cgan-quick", "--data", "digits", "--out", "run")
+    assert_user_error(distgan(*flags), "--out run: holds no run to go on with", "name a new folder")
+    result = distgan(*flags, "--resume", "never")
     assert_user_error(result, "--out run: is there already and is not overwritten", "--resume auto")
-    result = distgan(
-        "train", "--preset", "cgan-quick", "--data", "digits", "--out", "run", "--resume", "auto"
-    )
-    assert_user_error(result, "--out run: holds no run to go on with")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
@@ -117,7 +115,7 @@ def test_dry_run_and_resume_name_a_used_or_missing_folder(distgan: Run, tmp_path
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
     flags = ("train", "--preset", "cgan-quick", "--data", "digits", "--dry-run")
-    assert_user_error(distgan(*flags, "--out", "run"), "--out run: is there already")
+    assert_user_error(distgan(*flags, "--out", "run"), "--out run: holds no run to go on with")
     assert_user_error(distgan(*flags, "--resume", "auto"), "--resume auto: goes on with the run in --out")
     assert_user_error(distgan("--verison"), "--verison: unknown flag")
 

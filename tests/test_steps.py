@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from distgan.config import ModelConfig, OptimConfig, RunConfig
 from distgan.ema import Ema
 from distgan.gan import Gan, build_gan
 from distgan.losses import LOSSES
 from distgan.models import build_discriminator, build_generator
+from distgan.models.dropout import Dropout, share_rows
 from distgan.noise import Noise, mix, sample_z
 from distgan.runtime import Runtime
 from distgan.steps import build_step
@@ -178,7 +179,9 @@ def test_ranks_together_draw_what_one_process_draws(world_size: int) -> None:
         assert torch.equal(part.z(12 // world_size), second[rank::world_size])
 
 
-def test_noise_depends_on_step_seed_and_rank() -> None:
+def test_noise_depends_on_step_and_seed() -> None:
+    """Of dropout's bits every rank draws all, and takes the rows that are its own."""
+
     def draw(seed: int, step: int, rank: int) -> tuple[Tensor, Tensor]:
         noise = Noise(seed, (5,), CPU, rank, 2)
         noise.start(step)
@@ -187,10 +190,39 @@ def test_noise_depends_on_step_seed_and_rank() -> None:
     (z, dropout), again = draw(1, 2, 0), draw(1, 2, 0)
     assert torch.equal(z, again[0])
     assert torch.equal(dropout, again[1])
-    for other in (draw(2, 2, 0), draw(1, 3, 0), draw(1, 2, 1)):
+    for other in (draw(2, 2, 0), draw(1, 3, 0)):
         assert not torch.equal(z, other[0])
         assert not torch.equal(dropout, other[1])
+    assert not torch.equal(z, draw(1, 2, 1)[0])
+    assert torch.equal(dropout, draw(1, 2, 1)[1])
     assert len({mix(seed, "z", step) for seed in range(50) for step in range(50)}) == 2500
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (6, 5)])
+def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...]) -> None:
+    """Real and fake images joined in one pass as well: row i of the whole belongs to rank i mod W."""
+    x = torch.rand(shape) + 1
+
+    def dropped(rows: Tensor, rank: int, world_size: int) -> Tensor:
+        module = nn.Sequential(Dropout(0.4))
+        share_rows(module, rank, world_size)
+        torch.manual_seed(3)
+        return module(rows)
+
+    whole = dropped(x, 0, 1)
+    assert 0 < (whole == 0).sum() < x.numel()
+    for rank in range(2):
+        assert torch.equal(dropped(x[rank::2], rank, 2), whole[rank::2])
+
+
+def test_uniform_numbers_are_those_of_one_process() -> None:
+    draws = []
+    for rank, world_size in ((0, 1), (0, 2), (1, 2)):
+        noise = Noise(5, (3,), CPU, rank, world_size)
+        noise.start(7)
+        draws.append(noise.uniform(8 // world_size))
+    assert torch.equal(draws[0][0::2], draws[1])
+    assert torch.equal(draws[0][1::2], draws[2])
 
 
 def test_sample_z_is_the_same_for_every_number() -> None:

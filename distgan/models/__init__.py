@@ -8,6 +8,7 @@ the classes (N, 10) between two digits; an unconditional network ignores them.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from distgan.config import ModelConfig
@@ -36,3 +37,11 @@ def build_discriminator(config: ModelConfig) -> nn.Module:
 
 def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def num_bytes(config: ModelConfig) -> tuple[int, int]:
+    """What the weights and buffers of G and D take, in bytes; makes neither."""
+    with torch.device("meta"):
+        networks = build_generator(config), build_discriminator(config)
+    g, d = (sum(value.nbytes for value in network.state_dict().values()) for network in networks)
+    return g, d

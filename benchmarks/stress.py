@@ -1,0 +1,444 @@
+"""Kills runs at random instants and damages checkpoints at random places, and counts what is lost.
+
+A killed run is started again until it ends; then its checkpoint, metrics and samples are compared to the bit
+with those of a run that was never killed. Writes stress.txt and stress.json into --out.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from statistics import median
+
+import harness
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from distgan.checkpoint import Damaged, read_checkpoint
+from distgan.errors import UserError
+from distgan.metrics import read_metrics
+from distgan.resume import checkpoints_in, newest_valid
+from distgan.run_folder import read_status
+
+ROOT = Path(__file__).resolve().parent.parent
+# Networks of a few milliseconds a step; a line of metrics.jsonl and a checkpoint seldom fall together.
+RUN = [
+    *(
+        "--preset",
+        "cgan-quick",
+        "--width",
+        "0.05",
+        "--batch-size",
+        "128",
+        "--threads",
+        "1",
+        "--tracker",
+        "none",
+    ),
+    *("--dropout", "0.3", "--log-every", "3", "--save-every-steps", "7", "--sample-epochs", "0,1"),
+]
+PYTHON = [sys.executable, "-m", "distgan", "train"]
+TORCHRUN = [
+    *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+    str(ROOT / "distgan" / "train.py"),
+]
+# kind -> its command, what is killed, and its share of all kills
+KINDS = {
+    "the process": (PYTHON, 0.4),
+    "the process, in a save": (PYTHON, 0.3),
+    "one of two ranks": (TORCHRUN, 0.17),
+    "the launcher of two": (TORCHRUN, 0.13),
+}
+
+
+class Attempt:
+    """One start of a run in its own process group, which `end` leaves empty."""
+
+    def __init__(self, command: list[str], out: Path):
+        self.out, self.last_pid = out, read_status(out).get("pid")
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            start_new_session=True, env=environment, cwd=ROOT,
+        )  # fmt: skip
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def is_training(self) -> bool:
+        status = read_status(self.out)
+        return status.get("state") == "running" and status.get("pid") != self.last_pid
+
+    def ranks(self) -> list[int]:
+        found = subprocess.run(["pgrep", "-g", str(self.process.pid), "-f", "train.py --preset"],
+                               capture_output=True, text=True).stdout.split()  # fmt: skip
+        return [int(pid) for pid in found if int(pid) != self.process.pid]
+
+    def end(self, timeout_s: float = 90) -> str:
+        """Waits until every process of the attempt has left by itself; its stderr."""
+        err = self.process.communicate(timeout=timeout_s)[1].decode(errors="replace")
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return err
+            time.sleep(0.01)
+        raise RuntimeError("a process stayed after its launcher was gone")
+
+    def clean_up(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def wait(attempt: Attempt, condition: Callable[[], bool], timeout_s: float, poll_s: float = 0.01) -> None:
+    """Until the condition, the end of the attempt, or the time-out."""
+    end = time.monotonic() + timeout_s
+    while not (attempt.has_ended() or condition() or time.monotonic() > end):
+        time.sleep(poll_s)
+
+
+def kill(attempt: Attempt, kind: str, rng: random.Random) -> str | None:
+    """Kills what `kind` says at a random instant; the instant in words, or None for a run that ended first."""
+    if kind == "the process" and rng.random() < 0.15:
+        wait(attempt, lambda: False, rng.uniform(0, 5))
+        instant = "start-up"
+    else:
+        wait(attempt, attempt.is_training, 60)
+        wait(attempt, lambda: False, rng.uniform(0, 2.5))
+        instant = "training"
+        if kind == "the process, in a save":
+            saves = attempt.out / "checkpoints"
+            wait(attempt, lambda: any(saves.glob(".step-*")), 10, 0.0002)
+            time.sleep(rng.uniform(0, 0.015))
+    if attempt.has_ended():
+        return None
+    victim = attempt.process.pid
+    if kind == "one of two ranks" and (ranks := attempt.ranks()):
+        victim = rng.choice(ranks)
+    with suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    attempt.end()
+    return "save" if any((attempt.out / "checkpoints").glob(".step-*")) else instant
+
+
+def differences(run: Path, reference: Path) -> list[str]:
+    """What of two finished runs is not the same to the bit."""
+    found = [newest_valid(folder / "checkpoints") for folder in (run, reference)]
+    if None in found:
+        return ["no checkpoint"]
+    ours, theirs = (each[1] for each in found if each)
+    apart = [key for key in theirs.tensors if not torch.equal(ours.tensors.get(key), theirs.tensors[key])]
+    keys = ("step", "d_loss", "g_loss", "real_logits", "fake_logits")
+    lines = [
+        [[line[key] for key in keys] for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (run, reference)
+    ]
+    apart += ["metrics.jsonl"] * (lines[0] != lines[1])
+    pictures = [
+        {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
+        for folder in (run, reference)
+    ]
+    return apart + ["samples"] * (pictures[0] != pictures[1])
+
+
+def kill_runs(kind: str, num: int, data: list[str], num_steps: int, place: Path, rng: random.Random) -> dict:
+    """Kills of one kind, over as many runs as they take."""
+    command = [*KINDS[kind][0], *RUN, *data, "--max-steps", str(num_steps)]
+    reference = place / f"unbroken-{len(KINDS[kind][0])}"
+    if not reference.exists():
+        attempt = Attempt(command, reference)
+        attempt.end(600)
+        if attempt.process.returncode:
+            raise RuntimeError(f"the unbroken run ended with {attempt.process.returncode}")
+    result = {"kind": kind, "kills": 0, "runs": 0, "equal_runs": 0, "equal_kills": 0, "lost": 0, "damaged": 0,
+              "repeated": [], "instants": Counter(), "differences": []}  # fmt: skip
+    while result["kills"] < num:
+        run, kills = place / f"run-{rng.getrandbits(40):x}", 0
+        newest = -1
+        for _ in range(200):
+            attempt = Attempt(command, run)
+            try:
+                # The last kill of all is behind: let the run end.
+                instant = kill(attempt, kind, rng) if result["kills"] + kills < num else None
+                if instant is None:
+                    err = attempt.end(600)
+            finally:
+                attempt.clean_up()
+            if instant is None:
+                if attempt.process.returncode:
+                    raise RuntimeError(f"a run that was not killed ended badly:\n{err[-3000:]}")
+                break
+            kills += 1
+            result["instants"][instant] += 1
+            try:
+                found = newest_valid(run / "checkpoints")
+            except UserError:
+                found = None
+                result["lost"] += 1
+            step = found[1].state.step if found else -1
+            result["lost"] += step < newest
+            result["damaged"] += len(found[2]) if found else 0
+            newest = step
+            if found and (lines := read_metrics(run / "metrics.jsonl")):
+                result["repeated"].append(max(0, int(lines[-1]["step"]) - step))
+        apart = differences(run, reference)
+        result["runs"] += 1
+        result["kills"] += kills
+        result["equal_runs"] += not apart
+        result["equal_kills"] += kills * (not apart)
+        result["differences"] += apart[:3]
+        shutil.rmtree(run)
+        print(
+            f"{kind}: {result['kills']} kills, {result['equal_runs']} of {result['runs']} runs equal",
+            flush=True,
+        )
+    result["instants"] = dict(result["instants"])
+    return result
+
+
+# -- damage ------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def truncate(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+
+
+def zero_tail(path: Path, rng: random.Random) -> None:
+    data = path.read_bytes()
+    kept = rng.randrange(len(data.rstrip(b"\0")))
+    path.write_bytes(data[:kept] + bytes(len(data) - kept))
+
+
+def swap_inside(path: Path, rng: random.Random) -> None:
+    other = rng.choice([each for each in path.parent.iterdir() if each.read_bytes() != path.read_bytes()])
+    ours, theirs = path.read_bytes(), other.read_bytes()
+    path.write_bytes(theirs)
+    other.write_bytes(ours)
+
+
+def from_older(path: Path, rng: random.Random) -> None:
+    older = checkpoints_in(path.parent.parent)[-1]
+    names = [
+        each.name for each in path.parent.iterdir() if each.name not in ("config.json", "random.safetensors")
+    ]
+    name = rng.choice(names)
+    shutil.copy(older / name, path.with_name(name))
+
+
+def delete(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def foreign(path: Path, rng: random.Random) -> None:
+    path.with_name(
+        rng.choice(["extra.pt", "generator2.safetensors", ".hidden", "manifest.json~"])
+    ).write_bytes(b"x")
+
+
+def swap_names(path: Path, rng: random.Random) -> None:
+    newer, older = checkpoints_in(path.parent.parent)[:2]
+    aside = newer.with_name("aside")
+    newer.rename(aside)
+    older.rename(newer)
+    aside.rename(older)
+
+
+DAMAGES = {
+    "one bit flipped": (flip, 0.4),
+    "cut short": (truncate, 0.15),
+    "a tail of zeros": (zero_tail, 0.1),
+    "two files swapped": (swap_inside, 0.1),
+    "a file of an older checkpoint": (from_older, 0.1),
+    "a file missing": (delete, 0.05),
+    "a foreign file": (foreign, 0.05),
+    "two folders' names swapped": (swap_names, 0.05),
+}
+
+
+def damage(kind: str, num: int, num_commands: int, source: Path, place: Path, rng: random.Random) -> dict:
+    """`num` damages of the newest of two checkpoints, `num_commands` of them seen by the command line too."""
+    result = {"kind": kind, "tried": 0, "accepted": 0, "tracebacks": 0, "fell_back": 0, "reasons": Counter()}
+    for index in range(num):
+        copy = place / "damaged"
+        shutil.copytree(source, copy, symlinks=True)
+        newest = checkpoints_in(copy)[0]
+        DAMAGES[kind][0](rng.choice(sorted(newest.iterdir())), rng)
+        result["tried"] += 1
+        try:
+            if kind == "two folders' names swapped":
+                newest_valid(copy)
+            else:
+                read_checkpoint(newest)
+            result["accepted"] += 1
+        except Damaged as error:
+            result["reasons"][str(error).split(": ", 1)[1][:24]] += 1
+        except UserError:
+            pass
+        except Exception as error:
+            result["tracebacks"] += 1
+            result["reasons"][repr(error)[:60]] += 1
+        with suppress(UserError):
+            found = newest_valid(copy)
+            result["fell_back"] += found is not None and found[0].name == checkpoints_in(copy)[1].name
+        if index < num_commands:
+            command = [sys.executable, "-m", "distgan", "checkpoint", "verify", str(copy)]
+            seen = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            # With its names swapped each checkpoint is whole in itself.
+            expected = 0 if kind == "two folders' names swapped" else 1
+            result["accepted"] += seen.returncode < expected
+            result["tracebacks"] += "Traceback" in seen.stderr
+        shutil.rmtree(copy)
+    result["reasons"] = dict(result["reasons"].most_common(6))
+    return result
+
+
+# -- what a save costs -------------------------------------------------------------------------------------
+
+
+def save_cost(model: str, num_steps: int, data: list[str], place: Path) -> dict:
+    """The seed's network at full width, a checkpoint after every fourth step."""
+    out = place / f"save-{model}"
+    command = [
+        *PYTHON,
+        "--model",
+        model,
+        *data,
+        "--tracker",
+        "none",
+        "--sample-epochs",
+        "",
+        "--log-every",
+        "4",
+    ]
+    command += ["--max-steps", str(num_steps), "--save-every-steps", "4", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    facts = json.loads((out / "environment.json").read_text())["checkpoints"]
+    found = newest_valid(out / "checkpoints")
+    assert found is not None
+    speeds = [line["images_per_s"] for line in read_metrics(out / "metrics.jsonl")][1:]
+    num_images = found[1].state.steps_per_epoch * found[1].state.batch_size
+    return {
+        "model": model,
+        "command": harness.shown(command),
+        "epoch_s": num_images / median(speeds),
+        "tensor_bytes": sum(tensor.nbytes for tensor in found[1].tensors.values()),
+        **facts,
+    }
+
+
+# -- the table ---------------------------------------------------------------------------------------------
+
+
+def report(kills: list[dict], damages: list[dict], costs: list[dict], console: Console) -> None:
+    table = Table("kill -9 of", "kills", "in a save", "runs", "equal to the bit", "steps repeated", "checkpoints lost",
+                  title="killed at random instants and started again")  # fmt: skip
+    for row in [*kills, _sum(kills)] if kills else []:
+        repeated = row["repeated"]
+        steps = f"{median(repeated):.0f} (0 to {max(repeated)})" if repeated else "-"
+        table.add_row(
+            row["kind"], str(row["kills"]), str(row["instants"].get("save", 0)), str(row["runs"]),
+            f"{row['equal_runs']} ({row['equal_kills']} kills)", steps, str(row["lost"] + row["damaged"]),
+        )  # fmt: skip
+    if kills:
+        console.print(table)
+    table = Table(
+        "damage", "tried", "accepted wrongly", "tracebacks", "older one taken", title="damaged checkpoints"
+    )
+    names = ("tried", "accepted", "tracebacks", "fell_back")
+    for row in damages:
+        table.add_row(row["kind"], *(str(row[name]) for name in names))
+    if damages:
+        table.add_row("all", *(str(sum(row[name] for row in damages)) for name in names))
+        console.print(table)
+    table = Table("network", "MiB", "files / tensors", "training stands still, s", "until on the disk, s", "epoch, s",
+                  "(both) / epoch", title="a checkpoint of the seed's networks")  # fmt: skip
+    for row in costs:
+        stall, write = row["stall_s"]["median"], row["write_s"]["median"]
+        table.add_row(
+            row["model"], f"{row['num_bytes'] / 2**20:.1f}", f"{row['num_bytes'] / row['tensor_bytes']:.4f}",
+            f"{stall:.3f} (max {row['stall_s']['max']:.3f})", f"{write:.3f} (max {row['write_s']['max']:.3f})",
+            f"{row['epoch_s']:.0f}", f"{100 * (stall + write) / row['epoch_s']:.2f} %",
+        )  # fmt: skip
+    if costs:
+        console.print(table)
+
+
+def _sum(rows: list[dict]) -> dict:
+    total: dict = {"kind": "all", "repeated": list(chain.from_iterable(row["repeated"] for row in rows))}
+    total["instants"] = dict(sum((Counter(row["instants"]) for row in rows), Counter()))
+    for key in ("kills", "runs", "equal_runs", "equal_kills", "lost", "damaged"):
+        total[key] = sum(row[key] for row in rows)
+    return total
+
+
+def main() -> int:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--damages", type=int, default=2000)
+    parser.add_argument(
+        "--commands", type=int, default=2, help="damages of each kind that `checkpoint verify` sees"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=24, help="steps to take the cost of a save from; 0: none"
+    )
+    parser.add_argument("--run-steps", type=int, default=500, help="length of the runs that are killed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("stress"))
+    args = parser.parse_args()
+    facts, rng = harness.machine(), random.Random(args.seed)
+    has_mnist = (Path(args.data_dir) / "MNIST").exists()
+    data = (
+        ["--data", "mnist", "--data-dir", str(Path(args.data_dir).resolve())]
+        if has_mnist
+        else ["--data", "digits"]
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        kills = [
+            kill_runs(kind, max(1, round(share * args.kills)), data, args.run_steps, place, rng)
+            for kind, (_, share) in KINDS.items()
+            if args.kills
+        ]
+        source = next(place.glob("unbroken-*"), None)
+        if source is None:
+            source = place / "unbroken"
+            Attempt([*PYTHON, *RUN, *data, "--max-steps", "20"], source).end(600)
+        damages = [
+            damage(
+                kind, max(1, round(share * args.damages)), args.commands, source / "checkpoints", place, rng
+            )
+            for kind, (_, share) in DAMAGES.items()
+        ]
+        costs = [save_cost(model, args.steps, data, place) for model in ("vanilla", "cgan") if args.steps]
+    with (args.out / "stress.txt").open("w") as file:
+        for console in (Console(file=file, width=130), Console(width=130)):
+            report(kills, damages, costs, console)
+    harness.write_json(
+        args.out / "stress.json", facts, [{"kills": kills, "damages": damages, "costs": costs}]
+    )
+    total = _sum(kills)
+    is_bad = total["equal_runs"] != total["runs"] or total["lost"] or total["damaged"]
+    return int(bool(is_bad) or any(row["accepted"] or row["tracebacks"] for row in damages))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

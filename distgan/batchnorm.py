@@ -1,0 +1,72 @@
+"""BatchNorm over the rows of all ranks where torch's own SyncBatchNorm does not run: on CPUs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """y = mean of x over the ranks; so the gradient of x is the mean of theirs (each has a loss of its own)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _mean(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _mean(gradients[0])
+
+
+def _mean(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Statistics of the global batch, of which every rank holds the same number of rows.
+
+    Two all-reduces a pass, of the mean and of the squared distance from it: the difference of two means
+    would be one, but loses digits where the mean is large. In eval mode it is torch's own BatchNorm.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # its name in torch
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        if not self.training:
+            return super().forward(input)
+        dims = [0, *range(2, input.ndim)]
+        shape = (1, -1, *[1] * (input.ndim - 2))
+        x = input.float()
+        mean = _MeanOverRanks.apply(x.mean(dims))
+        centred = x - mean.view(shape)
+        variance = _MeanOverRanks.apply(centred.square().mean(dims))
+        with torch.no_grad():
+            num = input.numel() // input.shape[1] * dist.get_world_size()
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (num / (num - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+
+def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with its BatchNorms over all ranks. Its parameters stay the same objects."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for name, child in network.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            own = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+            own.weight, own.bias = child.weight, child.bias
+            own.load_state_dict(child.state_dict())
+            setattr(network, name, own)
+        else:
+            synchronised(child, device)
+    return network

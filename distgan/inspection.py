@@ -1,0 +1,156 @@
+"""`distgan checkpoint ls|verify|diff`: what a run could go on from. Only looks."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from distgan.checkpoint import MANIFEST, TENSOR_FILES, Checkpoint, Damaged, read_checkpoint, read_manifest
+from distgan.config import Config
+from distgan.errors import CommandFailed, UserError
+from distgan.gan import below
+from distgan.resume import checkpoints_in, read_named
+from distgan.run_folder import read_status
+
+
+def list_checkpoints(where: Path) -> None:
+    """A line for each checkpoint of a run, the newest first; what is damaged in one that is."""
+    console, found = _console(), _found(where)
+    table = Table(box=None)
+    for head in ("checkpoint", "epoch", "saved (UTC)", "MiB", "ranks", "d_loss", "g_loss", ""):
+        table.add_column(head, no_wrap=True)
+    damaged = []
+    for path in found:
+        try:
+            manifest, state = read_manifest(path), read_checkpoint(path).state
+            size = sum(entry.size for entry in manifest.files.values())
+            saved_at = datetime.fromisoformat(manifest.saved_at)
+        except (Damaged, ValueError) as error:
+            table.add_row(path.name, *[""] * 6, "damaged", style="red")
+            damaged.append(str(error))
+            continue
+        losses = [f"{state.metrics[key]:.3f}" if key in state.metrics else "" for key in ("d_loss", "g_loss")]
+        marks = [name for name in ("latest", "best") if (path.parent / name).resolve() == path.resolve()]
+        table.add_row(
+            path.name, f"{state.step / state.steps_per_epoch:.2f}", f"{saved_at:%Y-%m-%d %H:%M:%S}",
+            f"{size / 2**20:.1f}", str(state.world_size), *losses, ", ".join(marks),
+        )  # fmt: skip
+    console.print(table)
+    for reason in damaged:
+        console.print(f"damaged: {reason}", style="red", markup=False)
+    if status := read_status(where):
+        what = f"the run is {status.get('state')}, step {status.get('step')}, {status.get('at')}"
+        console.print(f"{what}{': ' + str(status['reason']) if status.get('reason') else ''}", markup=False)
+
+
+def verify(where: Path) -> None:
+    """Reads every byte of each checkpoint. Raises CommandFailed if one is damaged."""
+    console, num_damaged = _console(), 0
+    found = _found(where)
+    for path in found:
+        try:
+            read_checkpoint(path)
+            console.print(f"{path}: whole", markup=False)
+        except Damaged as error:
+            if not path.exists():  # removed by its run just now
+                continue
+            num_damaged += 1
+            console.print(f"{path}: damaged: {error}", style="red", markup=False)
+    if num_damaged:
+        raise CommandFailed(f"{where}: {num_damaged} of {len(found)} checkpoints damaged")
+
+
+def diff(where: Path, other: Path | None) -> None:
+    """How two checkpoints differ; of one run, its newest two. Raises CommandFailed if they do."""
+    if other is None:
+        found = _found(where)
+        if len(found) < 2:
+            raise UserError(
+                f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder"
+            )
+        other, where = found[0], found[1]
+    console = _console()
+    (one_path, one, _), (two_path, two, _) = read_named(where), read_named(other)
+    console.print(f"{one_path} -> {two_path}", markup=False)
+    settings, files = [*_settings(one.config, two.config), *_counters(one, two)], list(_files(one, two))
+    if settings:
+        table = Table("setting or counter", "before", "after", box=None)
+        for row in settings:
+            table.add_row(*row)
+        console.print(table)
+    table = Table(
+        "file", "tensors that differ", "largest difference", "relative", "where it is largest", box=None
+    )
+    for cells in files:
+        table.add_row(*cells)
+    console.print(table if files else "all tensors are equal to the bit")
+    if settings or files:
+        raise CommandFailed(f"{one_path} and {two_path} differ")
+
+
+def _console() -> Console:
+    """On a terminal as wide as that; a file has no width to wrap at."""
+    console = Console(soft_wrap=True, highlight=False)
+    return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=160)
+
+
+def _found(where: Path) -> list[Path]:
+    """The checkpoints of a run, or the one at `where`."""
+    if (where / MANIFEST).exists():
+        return [where]
+    found = checkpoints_in(where / "checkpoints") or checkpoints_in(where)
+    if not found:
+        raise UserError(f"{where}: holds no checkpoint; allowed: a run's folder, or a checkpoint's")
+    return found
+
+
+def _settings(one: Config, two: Config) -> Iterator[tuple[str, str, str]]:
+    before, after = one.model_dump(mode="json"), two.model_dump(mode="json")
+    for table, settings in before.items():
+        for key, value in settings.items():
+            if value != after[table][key]:
+                yield f"[{table}] {key}", str(value), str(after[table][key])
+
+
+def _counters(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, str, str]]:
+    """The clocks aside, which differ between any two runs."""
+    clocks = {"elapsed_s", "metrics", "unlogged"}
+    before, after = one.state.model_dump(exclude=clocks), two.state.model_dump(exclude=clocks)
+    for key, value in before.items():
+        if value != after[key]:
+            yield key, str(value), str(after[key])
+
+
+def _files(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, ...]]:
+    """A row for each tensor file that is not the same to the bit."""
+    for name in TENSOR_FILES:
+        before, after = below(one.tensors, name), below(two.tensors, name)
+        keys = sorted(before.keys() | after.keys())
+        apart = [key for key in keys if not _equal(before.get(key), after.get(key))]
+        if not apart:
+            continue
+        # Counters and random states differ or not; how far says nothing.
+        comparable = [key for key in apart if _is_comparable(before.get(key), after.get(key))]
+        row = (f"{name}.safetensors", f"{len(apart)} of {len(keys)}")
+        if not comparable:
+            yield *row, "", "", ""
+            continue
+        gaps = {key: (after[key].double() - before[key].double()) for key in comparable}
+        worst = max(comparable, key=lambda key: float(gaps[key].abs().max()))
+        norm = torch.stack([before[key].double().norm() for key in comparable]).norm().clamp_min(1e-30)
+        distance = torch.stack([gap.norm() for gap in gaps.values()]).norm() / norm
+        yield *row, f"{gaps[worst].abs().max():.3g}", f"{distance:.3g}", worst
+
+
+def _is_comparable(one: Tensor | None, two: Tensor | None) -> bool:
+    if one is None or two is None or one.shape != two.shape:
+        return False
+    return one.is_floating_point() and one.ndim > 0
+
+
+def _equal(one: Tensor | None, two: Tensor | None) -> bool:
+    return one is not None and two is not None and one.shape == two.shape and torch.equal(one, two)

@@ -1,0 +1,172 @@
+"""Where a run starts: anew, at its newest whole checkpoint, or at a named one; and whether it may."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from distgan.checkpoint import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
+from distgan.config import Config
+from distgan.errors import UserError
+from distgan.flags import read_file
+
+# What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
+FREE = {
+    "run": {
+        *("out", "resume", "allow_config_change", "epochs", "max_steps", "time_limit", "device", "threads"),
+        *("log_every", "save_every", "save_every_steps", "keep", "keep_best", "on_save_error"),
+        *("sample_epochs", "tracker"),
+    },
+    # How the batch is named may change with the number of processes; its size is compared by itself.
+    "data": {"dir", "download", "mirror", "md5", "batch_size", "per_rank_batch_size"},
+}
+# What no flag can change: the shapes of the weights, and what a position in the data means.
+FIXED = {
+    "model": {"name", "family", "width", "latent_dim", "stem", "logit_tail"},
+    "data": {"name", "drop_last"},
+}
+
+
+class Identity(NamedTuple):
+    """What a position in the data depends on besides the config."""
+
+    data: str
+    steps_per_epoch: int
+    batch_size: int
+
+
+class Start(NamedTuple):
+    """`metrics` is the metrics.jsonl of the run that the checkpoint is from."""
+
+    checkpoint: Checkpoint
+    path: Path
+    metrics: Path
+    is_changed: bool
+    warnings: list[str]
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run's `checkpoints/`, by their names, the newest first; none is looked into."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if re.fullmatch(r"step-[0-9]{8,12}", path.name)]
+    found = [path for path in found if path.is_dir() and not path.is_symlink()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
+    """The newest checkpoint that is whole, and what is wrong with each newer one; None where there is none at all.
+
+    Raises UserError where there are some and all of them are damaged.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in checkpoints_in(folder):
+        try:
+            checkpoint = read_checkpoint(path)
+            if folder_name(checkpoint.state.step) != path.name:
+                raise Damaged(f"{path}: holds step {checkpoint.state.step}, which its name does not say")
+            return path, checkpoint, damaged
+        except Damaged as error:
+            if path.exists():  # and not removed by its run just now
+                damaged.append((path, str(error)))
+    if damaged:
+        lines = [reason for _, reason in damaged]
+        raise UserError(
+            "\n".join(
+                [
+                    *lines,
+                    f"{folder}: holds no whole checkpoint; put a copy of one there, or start anew by --out",
+                ]
+            )
+        )
+    return None
+
+
+def find_start(config: Config, folder: Path, identity: Identity) -> Start | None:
+    """The checkpoint to go on from, or None for a run that begins. Damaged newer ones are set aside.
+
+    Raises UserError for a checkpoint that is damaged or of another run, with the list of what differs.
+    """
+    warnings: list[str] = []
+    own = folder / "checkpoints"
+    if config.run.resume in ("auto", "never"):
+        found = newest_valid(own)
+        if found is None:
+            path = folder / "config.json"
+            if path.exists():  # stopped before its first checkpoint
+                before = Config.model_validate(read_file(path, str(path)))
+                _refuse(before, config, f"the run in {folder}")
+            return None
+        path, checkpoint, damaged = found
+        for bad, reason in damaged:
+            aside = set_aside(bad)
+            warnings.append(f"{reason}; going on from {path.name}, and the damaged one is now {aside}")
+        where = f"the run in {folder}"
+    else:
+        path, checkpoint, damaged = read_named(Path(config.run.resume).expanduser())
+        warnings += [f"{reason}; taking {path.name}" for _, reason in damaged]
+        others = [other for other in checkpoints_in(own) if other.resolve() != path.resolve()]
+        is_own = path.resolve().parent == own.resolve()
+        if (others and not is_own) or any(other.name > path.name for other in others):
+            raise UserError(
+                f"--resume {config.run.resume}: the run in {folder} has checkpoints of its own, as {others[0].name}; "
+                "allowed: --resume auto, or a new folder by --out"
+            )
+        where = str(path)
+    is_changed = _refuse(checkpoint.config, config, where)
+    state = checkpoint.state
+    for what, theirs, ours in (
+        ("the fingerprint of its data", state.data, identity.data),
+        ("its batch over all processes", state.batch_size, identity.batch_size),
+        ("its number of steps an epoch", state.steps_per_epoch, identity.steps_per_epoch),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"{path}: {what} is {theirs}, here it is {ours}; allowed on resume: the same data and the same "
+                "batch over all processes"
+            )
+    epochs = checkpoint.config.run.epochs
+    if config.optim.lr_schedule == "linear" and epochs != config.run.epochs:
+        warnings.append(
+            f"the rates fall to 0 over {config.run.epochs} epochs now, not {epochs}: no longer the same run"
+        )
+    return Start(checkpoint, path, path.parent.parent / "metrics.jsonl", is_changed, warnings)
+
+
+def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
+    """The checkpoint at `path`, or the newest whole one of the run there, as `newest_valid` has it.
+
+    Raises UserError.
+    """
+    if (path / "checkpoints").is_dir():
+        path = path / "checkpoints"
+    if found := newest_valid(path):
+        return found
+    if not path.is_dir() or path.name == "checkpoints":
+        raise UserError(
+            f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one"
+        )
+    return path, read_checkpoint(path), []
+
+
+def differences(before: Config, now: Config) -> list[tuple[str, str, object, object]]:
+    """(table, key, before, now) of each setting that shapes the weights and is not the same."""
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return [
+        (table, key, old[table][key], value)
+        for table, settings in new.items()
+        for key, value in settings.items()
+        if value != old[table][key] and key not in FREE.get(table, ())
+    ]
+
+
+def _refuse(before: Config, now: Config, where: str) -> bool:
+    """Raises UserError with a line for each setting that may not differ; tells whether an allowed one does."""
+    changes, mistakes = differences(before, now), []
+    for table, key, old, new in changes:
+        is_fixed = key in FIXED.get(table, ())
+        if is_fixed or not now.run.allow_config_change:
+            rule = "the same" if is_fixed else "the same, or another by --allow-config-change"
+            mistakes.append(f"[{table}] {key}: {new!r}, but {where} has {old!r}; allowed on resume: {rule}")
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return bool(changes)

@@ -1,0 +1,152 @@
+"""A run's folder: how it is claimed, who holds it, and what became of the run."""
+
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from distgan.errors import Stopped, TrainingFailed, UserError
+from distgan.files import read_within, write_json
+
+STATUS = "status.json"
+LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
+
+# The names that `files` and `checkpoint` give to what is not finished.
+_LEFTOVER = re.compile(r"\.writable|\..+-[a-z0-9_]{8}(\.\w+)?|\.removed-.+|\.link-.+")
+
+
+def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
+    """Makes the folder of a new run, or takes one to go on with. Raises UserError; never overwrites."""
+    try:
+        if out is None:
+            Path("runs").mkdir(exist_ok=True)
+            return next(
+                folder
+                for folder in (Path("runs", f"{preset}-{number}") for number in count(1))
+                if _made(folder)
+            )
+        refuse_used_folder(out, may_hold_run=may_hold_run)
+        folder = Path(out).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+        return folder
+    except OSError as error:
+        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:  # an older run, or one that starts just now
+        return False
+    return True
+
+
+def refuse_used_folder(out: str, *, may_hold_run: bool) -> None:
+    """Raises UserError for a folder that holds something, unless that is a run to go on with."""
+    folder = Path(out).expanduser()
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not may_hold_run:
+        raise UserError(
+            f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the run by "
+            "--resume auto"
+        )
+    if not holds_run(folder):
+        raise UserError(f"--out {out}: holds no run to go on with (no config.json); name a new folder")
+
+
+def holds_run(folder: Path) -> bool:
+    if (folder / "config.json").exists() or (folder / "checkpoints").is_dir():
+        return True
+    # A run that was killed in its first moments has left its lock at most, and nothing to lose.
+    return all(path.name in ("lock", STATUS) or _LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Takes away what a killed process was writing or removing; only who holds the lock may."""
+    for place in (folder, *(folder / name for name in ("checkpoints", "samples", "weights"))):
+        for path in place.iterdir() if place.is_dir() else ():
+            if _LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:
+    """Keeps every other process from training in the folder until this one ends, however it does.
+
+    Returns the handle that holds the lock. Raises UserError that names the holder after `wait_s`.
+    """
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(handle)
+                status = read_status(folder)
+                holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+                raise UserError(
+                    f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder"
+                ) from None
+            time.sleep(0.1)
+        except OSError:  # a file system without locks
+            return handle
+
+
+@contextmanager
+def recorded(folder: Path, step: Callable[[], int]) -> Iterator[None]:
+    """status.json, from `running` to how the run ends: `done`, `stopped` (it can go on) or `failed`.
+
+    Of a run that was killed it stays `running`. No resume depends on it, and so no full disk stops a run here.
+    """
+
+    def write(state: str, reason: str | None, exit_code: int | None) -> None:
+        status = {
+            "state": state,
+            "step": step(),
+            "reason": reason,
+            "exit_code": exit_code,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        with suppress(OSError):
+            write_json(folder / STATUS, status)
+
+    write("running", None, None)
+    try:
+        yield
+    except Stopped as error:
+        write("stopped", str(error), error.exit_code)
+        raise
+    except KeyboardInterrupt:
+        write("stopped", "interrupted; it goes on from the last checkpoint", 128 + signal.SIGINT)
+        raise
+    except BaseException as error:
+        is_ours = isinstance(error, TrainingFailed | UserError)
+        write("failed", str(error) if is_ours else f"{type(error).__name__}: {error}"[:500], None)
+        raise
+    write("done", None, 0)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Nothing where it is missing or damaged: it is for people and scripts, no resume depends on it."""
+    try:
+        status = json.loads(read_within(folder / STATUS, 2**16))
+    except (UserError, ValueError, RecursionError):
+        return {}
+    return status if isinstance(status, dict) else {}

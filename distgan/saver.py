@@ -1,0 +1,229 @@
+"""The checkpoints of a run: taken between two steps, written while training goes on, the newest few kept."""
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from distgan.checkpoint import Checkpoint, random_states, remove, write_checkpoint
+from distgan.config import Config
+from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
+from distgan.files import sync
+from distgan.gan import Gan
+from distgan.manifest import State
+from distgan.metrics import MetricLog
+from distgan.resume import Identity, Start, checkpoints_in, find_start
+from distgan.runtime import Runtime
+
+
+class Saver:
+    """Every public method is called by all ranks; the first one writes, in a thread of its own.
+
+    `stall_s` and `write_s` tell of each checkpoint how long training stood still for it, and how long it
+    then took to be on the disk; `num_bytes` is the size of the last.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        runtime: Runtime,
+        gan: Gan,
+        log: MetricLog,
+        identity: Identity,
+        notice: str | None,
+        tolerance: Tolerance,
+    ):
+        self.run_folder, self.folder = folder, folder / "checkpoints"
+        self.config, self.runtime, self.gan, self.log = config, runtime, gan, log
+        self.identity, self.notice, self.tolerance = identity, notice, tolerance
+        self.saved: tuple[int, Path] | None = None  # the last one that is whole; known to the first rank
+        self.stall_s: list[float] = []
+        self.write_s: list[float] = []
+        self.num_bytes = 0
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def restore(self) -> Start | None:
+        """Takes up the run that the config names; None for one that begins. Raises UserError.
+
+        The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
+        functions of seed and step; so another number of ranks goes on with the same ones.
+        """
+        start = self.runtime.on_main(lambda: find_start(self.config, self.run_folder, self.identity))
+        if start is None:
+            self.runtime.together(lambda: self.log.restore(self.log.path, None))
+            return None
+        tensors, state, _ = start.checkpoint
+
+        def load() -> None:
+            self.gan.load_state(tensors, state.step, str(start.path))
+            self.runtime.load_grad_scaler_state(
+                state.grad_scaler, f"{start.path / 'state.json'}: grad_scaler"
+            )
+            if state.world_size == self.runtime.world_size:
+                own = random_states(tensors, self.runtime.rank)
+                self.runtime.load_random_states(own, f"{start.path / 'random.safetensors'}")
+            self.log.restore(start.metrics, state)
+
+        self.runtime.together(load)
+        if start.path.resolve().parent == self.folder.resolve() and not start.is_changed:
+            self.saved = state.step, start.path
+        for warning in start.warnings:
+            self.tolerance.warn(warning)
+        return start
+
+    def save(self, *, wait: bool = False) -> None:
+        """A checkpoint of the run as it stands, unless there is one; on the disk before this returns if `wait`.
+
+        Raises TrainingFailed for numbers that are none, before anything is saved over good ones, and
+        UserError for a disk that takes it not, if the run may not go on or has to `wait` for it.
+        """
+        began = time.perf_counter()
+        with self.log.paused():
+            step = self.gan.step
+            if self.runtime.on_main(self._written) != step:
+                unlogged = self.log.settle(step)
+                self.refuse_broken()
+                random = self.runtime.random_states()
+                if self.runtime.is_main:
+                    try:
+                        self.log.flush()
+                        self._start(self._checkpoint(unlogged, random))
+                    except OSError as error:
+                        self._error = error
+                self.stall_s.append(time.perf_counter() - began)
+            if wait:
+                self.runtime.on_main(lambda: self._written(must=True))
+
+    def refuse_broken(self) -> None:
+        """Raises TrainingFailed for weights that are no numbers. Waits for the device."""
+        if not self.gan.is_finite():
+            raise TrainingFailed(f"a weight is no number after step {self.gan.step}")
+
+    def is_due(self, step: int) -> bool:
+        """Whether the cadence asks for a checkpoint after this step."""
+        run, (epoch, into_epoch) = self.config.run, divmod(step, self.identity.steps_per_epoch)
+        every = run.save_every_steps
+        return (into_epoch == 0 and epoch % run.save_every == 0) or (every is not None and step % every == 0)
+
+    def last(self) -> tuple[int, Path] | None:
+        """The step and the folder of the last whole checkpoint, on the first rank alone."""
+        self._written()
+        return self.saved
+
+    @property
+    def last_s(self) -> float:
+        """What the last checkpoint took, from the step before it to the disk."""
+        return sum(times[-1] for times in (self.stall_s, self.write_s) if times)
+
+    def facts(self) -> dict[str, Any]:
+        """How many were taken, the median and the longest stall and write in seconds, and the last one's bytes."""
+        facts: dict[str, Any] = {"num": len(self.stall_s), "num_bytes": self.num_bytes}
+        for name, values in (("stall_s", self.stall_s), ("write_s", self.write_s)):
+            if values:
+                facts[name] = {"median": round(median(values), 4), "max": round(max(values), 4)}
+        return facts
+
+    def _checkpoint(self, unlogged: list[list[float]], random: dict[str, Tensor]) -> Checkpoint:
+        gan, log = self.gan, self.log
+        epoch, step_in_epoch = divmod(gan.step, self.identity.steps_per_epoch)
+        metrics = log.last._asdict() if log.last else {}
+        state = State(
+            step=gan.step,
+            epoch=epoch,
+            step_in_epoch=step_in_epoch,
+            steps_per_epoch=self.identity.steps_per_epoch,
+            batch_size=self.identity.batch_size,
+            data=self.identity.data,
+            notice=self.notice,
+            world_size=self.runtime.world_size,
+            engine="eager",
+            g_lr=gan.g_optim.param_groups[0]["lr"],
+            d_lr=gan.d_optim.param_groups[0]["lr"],
+            grad_scaler=self.runtime.grad_scaler_state(),
+            elapsed_s=log.elapsed_s,
+            logged_step=log.logged_step,
+            num_lines=log.num_lines,
+            unlogged=[list(row) for row in unlogged],
+            metrics={key: value for key, value in metrics.items() if key != "step"},
+        )
+        tensors = gan.state() | {f"random.{key}": value for key, value in random.items()}
+        return Checkpoint(tensors, state, self.config)
+
+    # -- the thread -----------------------------------------------------------------------------------
+
+    def _start(self, checkpoint: Checkpoint) -> None:
+        # A daemon: a second Ctrl-C does not wait for the disk. What it leaves has no checkpoint's name.
+        self._thread = threading.Thread(target=self._write, args=(checkpoint,), daemon=True)
+        self._thread.start()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        began = time.perf_counter()
+        try:
+            # The lines that the checkpoint counts must not be younger on the disk than itself.
+            sync(self.log.path)
+            self.folder.mkdir(exist_ok=True)
+            path, self.num_bytes = write_checkpoint(self.folder, checkpoint)
+            self.saved = checkpoint.state.step, path
+            self._link("latest", path)
+            self._prune()
+        except BaseException as error:  # handed to the thread that waits
+            self._error = error
+        self.write_s.append(time.perf_counter() - began)
+
+    def _written(self, *, must: bool = False) -> int | None:
+        """Waits for the checkpoint that is being written; the step of the last one that is whole, if any."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            if not isinstance(error, OSError) or (message := user_message(error)) is None:
+                raise error
+            last = f"the last checkpoint is of step {self.saved[0]:,}" if self.saved else "there is no other"
+            if must or self.tolerance.stops:
+                raise UserError(f"{message}; the checkpoint was not written, {last}")
+            self.tolerance.warn(f"a checkpoint was not written, and training goes on ({last}): {message}")
+        return self.saved[0] if self.saved else None
+
+    def _prune(self) -> None:
+        """Keeps the newest `keep` and the best."""
+        found = checkpoints_in(self.folder)
+        kept = found[: self.config.run.keep]
+        best = self._best(found)
+        if best is None:
+            (self.folder / "best").unlink(missing_ok=True)
+        else:
+            self._link("best", best)
+            kept.append(best)
+        for path in found:
+            if path not in kept:
+                remove(path)
+
+    def _best(self, found: list[Path]) -> Path | None:
+        if self.config.run.keep_best is None:
+            return None
+        order, _, name = self.config.run.keep_best.partition(":")
+        values = {}
+        for path in found:
+            with suppress(OSError, ValidationError):
+                state = State.model_validate_json((path / "state.json").read_bytes(), strict=True)
+                if name in state.metrics:
+                    values[path] = state.metrics[name]
+        if not values:
+            return None
+        return (min if order == "min" else max)(values, key=lambda path: values[path])
+
+    def _link(self, name: str, path: Path) -> None:
+        """A name for people; no resume depends on it, so a file system without links is no error."""
+        temporary = self.folder / f".link-{name}"
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            os.symlink(path.name, temporary)
+            temporary.replace(self.folder / name)

@@ -1,0 +1,120 @@
+"""Why a run stops before its end: a signal, its time limit, or a launcher that is gone."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from types import FrameType
+
+from distgan.config import DURATION
+from distgan.errors import OUT_OF_TIME
+
+# A reason is a number, so that the ranks can agree on the highest: a signal's own, or one of these.
+TIME_LIMIT, LAUNCHER_GONE = 1001, 1002
+
+_ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Left for the last pictures, after the checkpoint, before the limit.
+_PICTURES_S = 5.0
+# A launcher hands on the Ctrl-C that the terminal has sent to its processes already.
+_SAME_PRESS_S = 1.0
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+class StopRequest:
+    """Catches what asks this process to stop; `reason` is to be looked at after each step.
+
+    `seconds_left` is the time until the limit, None for none. A second Ctrl-C raises KeyboardInterrupt
+    wherever the process is.
+    """
+
+    def __init__(self, seconds_left: float | None, is_launched: bool):
+        self._deadline = None if seconds_left is None else time.monotonic() + seconds_left
+        self._parent = os.getppid() if is_launched else None
+        self._is_launched = is_launched
+        self._signum = 0
+        self._caught_at = 0.0
+        self._looked_at = time.monotonic()
+        self._longest_step_s = 0.0
+        self.save_s = 0.0  # how long a checkpoint takes, as the last one showed
+
+    def __enter__(self) -> "StopRequest":
+        # Whoever started the program under nohup wants it to outlive the terminal.
+        hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        self._before = {signum: signal.signal(signum, self._catch) for signum in (*_ALWAYS, *hangup)}
+        self._looked_at = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _catch(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signum and signum == signal.SIGINT:
+            if not self._is_launched or now - self._caught_at > _SAME_PRESS_S:
+                raise KeyboardInterrupt
+            return
+        if not self._signum:
+            self._signum, self._caught_at = signum, now
+
+    def reason(self) -> int:
+        """0 for none; else a signal, TIME_LIMIT or LAUNCHER_GONE."""
+        if self._signum:
+            return self._signum
+        # Processes outlive a launcher that is killed; nobody would stop them.
+        if self._parent is not None and os.getppid() != self._parent:
+            return LAUNCHER_GONE
+        if self._deadline is None:
+            return 0
+        now = time.monotonic()
+        self._longest_step_s = max(self._longest_step_s, now - self._looked_at)
+        self._looked_at = now
+        reserve = _PICTURES_S + 2 * (self._longest_step_s + self.save_s)
+        return TIME_LIMIT if now + reserve >= self._deadline else 0
+
+
+def describe(reason: int) -> str:
+    """The reason in words, as they follow "stopped"."""
+    words = {TIME_LIMIT: "before its time limit", LAUNCHER_GONE: "because its launcher is gone"}
+    return words[reason] if reason in words else f"by {signal.Signals(reason).name}"
+
+
+def exit_code(reason: int) -> int:
+    """128 + the signal, as a shell has it; 75 for the time limit. A launcher that is gone is a SIGTERM."""
+    if reason == TIME_LIMIT:
+        return OUT_OF_TIME
+    return 128 + (signal.SIGTERM if reason == LAUNCHER_GONE else reason)
+
+
+def seconds(duration: str) -> float:
+    """`90s`, `1h30m`, `45:00` and `1-12:00:00` in seconds; DURATION says what is one."""
+    if duration[-1] in _UNITS:
+        return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([dhms])", duration))
+    days, _, clock = duration.rpartition("-")
+    total = 0
+    for part in clock.split(":"):
+        total = 60 * total + int(part)
+    return total + 86_400 * int(days or 0)
+
+
+def seconds_left(time_limit: str | None, started: float) -> float | None:
+    """Until a limit that counts from `started`, a time of time.time(); without one a SLURM job's own end."""
+    return seconds(time_limit) - (time.time() - started) if time_limit else _slurm_seconds_left()
+
+
+def _slurm_seconds_left() -> float | None:
+    """Until SLURM ends the job that this is; None outside of one, or where it can't be told."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return None
+    if end := os.environ.get("SLURM_JOB_END_TIME"):  # from SLURM 23.02 on
+        with suppress(ValueError):
+            return float(end) - time.time()
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["squeue", "--noheader", "--job", job, "--format", "%L"]
+        left = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+        return seconds(left) if re.match(DURATION, left) else None  # UNLIMITED, INVALID
+    return None

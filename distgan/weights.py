@@ -1,0 +1,79 @@
+"""A generator to draw with: of a run, of its `weights/`, of a checkpoint, or of one file."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from distgan.checkpoint import MANIFEST, NETWORKS, read_checkpoint
+from distgan.config import Config
+from distgan.errors import UserError
+from distgan.files import read_tensors, write_json, write_whole
+from distgan.flags import read_file
+from distgan.gan import below, load_weights
+from distgan.models import build_generator
+from distgan.resume import newest_valid
+
+
+class Loaded(NamedTuple):
+    generator: nn.Module
+    config: Config
+    notice: str | None  # what the data was not
+    path: Path
+
+
+def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
+    """`weights/`: the networks of a checkpoint, readable with safetensors alone, beside the config."""
+    weights = folder / "weights"
+    weights.mkdir(exist_ok=True)
+    for name in NETWORKS:
+        source = checkpoint / f"{name}.safetensors"
+        if source.exists():
+            data = source.read_bytes()
+            write_whole(weights / source.name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+    write_json(weights / "config.json", config.model_dump(mode="json"))
+
+
+def load_generator(where: str, *, ema: bool) -> Loaded:
+    """G of a run, a weights folder, a checkpoint or a file; the moving average where there is one and `ema`.
+
+    A run that has no weights yet gives those of its newest whole checkpoint. Raises UserError for what is
+    missing, damaged, or weights of another network than the config beside them.
+    """
+    path = Path(where).expanduser()
+    names = ["generator_ema", "generator"] if ema else ["generator"]
+    if (path / MANIFEST).exists():
+        return _of_checkpoint(path, names)
+    if path.is_dir():
+        folder = path / "weights" if (path / "weights").is_dir() else path
+        found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
+        if not found and (newest := newest_valid(path / "checkpoints")):
+            return _of_checkpoint(newest[0], names)
+        if not found:
+            raise UserError(
+                f"{where}: has no weights/generator.safetensors; allowed: the folder of a run that was saved, "
+                "its weights folder, a checkpoint, or a generator's .safetensors file"
+            )
+        path = found[0]
+    elif not path.exists():
+        raise UserError(
+            f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a "
+            ".safetensors file"
+        )
+    config_path = path.parent / "config.json"
+    config = Config.model_validate(read_file(config_path, str(config_path)))
+    tensors, metadata = read_tensors(path)
+    return _loaded(tensors, config, metadata.get("notice"), path)
+
+
+def _of_checkpoint(path: Path, names: list[str]) -> Loaded:
+    checkpoint = read_checkpoint(path)
+    name = next(name for name in names if below(checkpoint.tensors, name))
+    tensors = below(checkpoint.tensors, name)
+    return _loaded(tensors, checkpoint.config, checkpoint.state.notice, path / f"{name}.safetensors")
+
+
+def _loaded(tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path) -> Loaded:
+    generator = build_generator(config.model)
+    load_weights(generator, tensors, str(path))
+    return Loaded(generator, config, notice, path)
