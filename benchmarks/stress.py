@@ -201,7 +201,7 @@ def kill_runs(kind: str, num: int, data: list[str], num_steps: int, place: Path,
         result["differences"] += apart[:3]
         shutil.rmtree(run)
         print(
-            f"{kind}: {result['kills']} kills, {result['equal_runs']} of {result['runs']} runs equal",
+            f"{kind}: {result['kills']} kills, {result['equal_runs']} of {result['runs']} runs equal {apart[:3]}",
             flush=True,
         )
     result["instants"] = dict(result["instants"])

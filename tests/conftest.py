@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -111,9 +112,13 @@ def run(start: Callable[..., subprocess.Popen[str]]) -> Run:
 
 
 @pytest.fixture
-def distgan(run: Run) -> Run:
-    """`distgan ...` as a user calls it."""
-    return lambda *arguments, **options: run(BIN / "distgan", *arguments, **options)
+def distgan(tmp_path: Path) -> Run:
+    """`distgan ...` as a user calls it, in a process of its own."""
+
+    def distgan(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return forked.call([str(word) for word in arguments], tmp_path, timeout)
+
+    return distgan
 
 
 def assert_user_error(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
