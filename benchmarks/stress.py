@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -156,12 +157,11 @@ def differences(run: Path, reference: Path) -> list[str]:
 def kill_runs(kind: str, num: int, data: list[str], num_steps: int, place: Path, rng: random.Random) -> dict:
     """Kills of one kind, over as many runs as they take."""
     command = [*KINDS[kind][0], *RUN, *data, "--max-steps", str(num_steps)]
-    reference = place / f"unbroken-{len(KINDS[kind][0])}"
-    if not reference.exists():
-        attempt = Attempt(command, reference)
-        attempt.end(600)
-        if attempt.process.returncode:
-            raise RuntimeError(f"the unbroken run ended with {attempt.process.returncode}")
+    reference = place / f"unbroken, {kind}"
+    attempt = Attempt(command, reference)
+    err = attempt.end(600)
+    if attempt.process.returncode:
+        raise RuntimeError(f"the unbroken run ended with {attempt.process.returncode}:\n{err[-3000:]}")
     result = {"kind": kind, "kills": 0, "runs": 0, "equal_runs": 0, "equal_kills": 0, "lost": 0, "damaged": 0,
               "repeated": [], "instants": Counter(), "differences": []}  # fmt: skip
     while result["kills"] < num:
@@ -400,6 +400,9 @@ def main() -> int:
         "--steps", type=int, default=24, help="steps to take the cost of a save from; 0: none"
     )
     parser.add_argument("--run-steps", type=int, default=500, help="length of the runs that are killed")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="runs that are killed at the same time"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("stress"))
     args = parser.parse_args()
@@ -413,12 +416,16 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        kills = [
-            kill_runs(kind, max(1, round(share * args.kills)), data, args.run_steps, place, rng)
-            for kind, (_, share) in KINDS.items()
-            if args.kills
-        ]
-        source = next(place.glob("unbroken-*"), None)
+        with ThreadPoolExecutor(args.workers) as pool:  # the work is done by the runs
+            futures = [
+                pool.submit(
+                    kill_runs, kind, max(1, round(share * args.kills)), data, args.run_steps, place,
+                    random.Random(f"{args.seed}/{kind}"),
+                )
+                for kind, (_, share) in (KINDS.items() if args.kills else ())
+            ]  # fmt: skip
+            kills = [future.result() for future in futures]
+        source = next(place.glob("unbroken, *"), None)
         if source is None:
             source = place / "unbroken"
             Attempt([*PYTHON, *RUN, *data, "--max-steps", "20"], source).end(600)

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 # 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
 OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
@@ -105,5 +106,6 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
 def _say(message: str) -> None:
     """To stderr, by one process: the others have met the same end, and say nothing."""
     if os.environ.get("RANK", "0") == "0":
-        for line in message.splitlines():
-            print(f"distgan: {line}", file=sys.stderr, flush=True)
+        with suppress(BrokenPipeError):  # nobody reads any more
+            for line in message.splitlines():
+                print(f"distgan: {line}", file=sys.stderr, flush=True)

@@ -58,20 +58,26 @@ class MetricLog:
         self._rows: list[list[float]] = []
         self._unwritten: list[str] = []
 
-    def restore(self, source: Path, state: State | None) -> None:
-        """Goes on after the lines of `source` that the state counts; what else is there will be taken again."""
+    def restore(self, source: Path, state: State | None, *, is_over: bool = False) -> None:
+        """Goes on after the lines of `source` that the state counts; what else is there will be taken again.
+
+        But for the line that a run ended with, where it is over and no step will be taken.
+        """
         kept = []
         if state is not None:
             self.logged_step, self.num_lines = state.logged_step, state.num_lines
             self._elapsed_s, self._rows = state.elapsed_s, [list(row) for row in state.unlogged]
-            kept = [line for line in read_metrics(source) if line["step"] <= state.logged_step]
+            lines = read_metrics(source)
+            kept = [line for line in lines if line["step"] <= state.logged_step]
             if len(kept) != state.num_lines:
                 self.tolerance.warn(
                     f"{source}: has {len(kept)} of the {state.num_lines} lines before step {state.step}"
                 )
+            if is_over:
+                kept += [line for line in lines if state.logged_step < line["step"] == state.step]
         if self.runtime.is_main:
-            lines = "".join(json.dumps(line) + "\n" for line in kept)
-            write_whole(self.path, lambda file: file.write(lines.encode()))
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            write_whole(self.path, lambda file: file.write(text.encode()))
 
     def start_clock(self) -> None:
         self._since = self._record_since = time.perf_counter()

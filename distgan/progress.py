@@ -10,12 +10,18 @@ from distgan.metrics import Record
 PLAIN_EVERY_S = 10.0
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Who read has left, a launcher that was killed for one: training is silent from here on, and goes on."""
+        self.quiet = True
+
+
 class Display:
     """Epoch, time left, losses and images/s of a run of `total_steps`. Silent unless `is_main`."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, step: int, is_main: bool):
         # Plain lines are for files and other programs: no colours, no wrapping at some width.
-        self.console = Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self._first_step, self._started, self._said = step, time.perf_counter(), -PLAIN_EVERY_S
         self._bar = Progress(

@@ -50,8 +50,8 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def restore(self) -> Start | None:
-        """Takes up the run that the config names; None for one that begins. Raises UserError.
+    def restore(self, last_step: int) -> Start | None:
+        """Takes up the run that the config names, to `last_step`; None for one that begins. Raises UserError.
 
         The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
         functions of seed and step; so another number of ranks goes on with the same ones.
@@ -70,7 +70,7 @@ class Saver:
             if state.world_size == self.runtime.world_size:
                 own = random_states(tensors, self.runtime.rank)
                 self.runtime.load_random_states(own, f"{start.path / 'random.safetensors'}")
-            self.log.restore(start.metrics, state)
+            self.log.restore(start.metrics, state, is_over=state.step >= last_step)
 
         self.runtime.together(load)
         if start.path.resolve().parent == self.folder.resolve() and not start.is_changed:

@@ -67,7 +67,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     log = MetricLog(outputs.folder, runtime, steps_per_epoch, dataset.notice, tolerance)
     identity = Identity(dataset.fingerprint, steps_per_epoch, size * runtime.world_size)
     saver = Saver(outputs.folder, config, runtime, gan, log, identity, dataset.notice, tolerance)
-    start = saver.restore()
+    start = saver.restore(last_step)
     batches.seek(gan.step)
     saver.save(wait=start is not None)  # the first state of a new run, or of one that goes on changed
     outputs.describe(start, gan.step)

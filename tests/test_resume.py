@@ -339,15 +339,20 @@ def test_never_takes_only_a_new_folder(distgan: Run) -> None:
     assert_user_error(result, "--out run: is there already and is not overwritten", "--resume auto")
 
 
-def test_resume_at_the_last_step_changes_nothing(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+@pytest.mark.parametrize("log_every", [2, 4])
+def test_resume_at_the_last_step_changes_nothing(distgan: Run, tmp_path: Path, log_every: int) -> None:
+    """The last line of metrics.jsonl too, whether the cadence or the end has asked for it."""
+    assert distgan("train", *quick("run", "--log-every", log_every)).returncode == 0
     run = tmp_path / "run"
     kept = [run / "timeline.png", run / "metrics.jsonl", *(run / "samples").iterdir()]
     kept += [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in kept}
     assert len(before) == 22
-    assert distgan("train", *quick("run")).returncode == 0
+    assert distgan("train", *quick("run", "--log-every", log_every)).returncode == 0
     assert {path: path.read_bytes() for path in kept} == before
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == (
+        [2, 4, 6] if log_every == 2 else [4, 6]
+    )
 
 
 def test_resume_of_a_new_folder_starts(distgan: Run, tmp_path: Path) -> None:

@@ -146,6 +146,19 @@ def test_a_terminals_ctrl_c_saves_under_torchrun(start: Start, tmp_path: Path) -
     assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"] > 0
 
 
+def test_a_reader_that_leaves_does_not_end_the_run(start: Start, tmp_path: Path) -> None:
+    """As when a launcher or a terminal dies that had the run's stderr."""
+    process = start(
+        BIN / "distgan", "train", *LONG, "--max-steps", 300, "--save-every-steps", 50, "--out", "run"
+    )
+    assert process.stderr is not None
+    wait_for(lambda: trains(tmp_path / "run"), process)
+    process.stderr.close()
+    assert process.wait(60) == 0
+    process.stderr = None
+    assert read_status(tmp_path / "run")["state"] == "done"
+
+
 def test_a_failed_run_is_told_from_a_stopped_one(distgan: Run, tmp_path: Path) -> None:
     assert distgan("train", *quick("run", "--g-lr", "1e38")).returncode == 1
     status = read_status(tmp_path / "run")

@@ -94,7 +94,8 @@ def image_tags(folder: Path) -> list[str]:
 
 def test_samples_come_at_the_named_epochs_and_at_the_end(distgan: Run, tmp_path: Path) -> None:
     result = distgan(
-        "train", "--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--batch-size", 6000, "--epochs", 4,
+        "train", "--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--batch-size", 6000,
+        "--epochs", 4,
         "--sample-epochs", "1,3,99", "--out", "run",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
