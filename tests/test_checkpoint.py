@@ -24,6 +24,7 @@ from distgan.checkpoint import (
     Damaged,
     folder_name,
     read_checkpoint,
+    read_manifest,
     set_aside,
     write_checkpoint,
 )
@@ -32,7 +33,7 @@ from distgan.errors import UserError
 from distgan.gan import build_gan
 from distgan.manifest import Manifest, State
 from distgan.models import build_discriminator, build_generator
-from distgan.resume import newest_valid
+from distgan.resume import checkpoints_in, newest_valid
 from distgan.runtime import Runtime
 from distgan.steps import build_step
 
@@ -228,6 +229,8 @@ def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Pa
         assert found is not None
         assert found[2] == [], f"killed before operation {operation}: a half is taken for a checkpoint"
         assert_equal(found[1], new if found[1].state.step == 3 else old)
+        for path in checkpoints_in(folder / "checkpoints"):
+            read_checkpoint(path)  # an older one that is being removed either
         if (latest := folder / "checkpoints" / "latest").is_symlink():
             assert read_checkpoint(latest.resolve()).state.step == 3, "latest moves only after"
         if not was_killed:
@@ -292,6 +295,17 @@ def test_damage_is_never_accepted(pair: Path, contents: dict[str, bytes], data: 
         assert name in found[2][0][1]
     finally:
         (path / name).write_bytes(before)
+
+
+def test_no_bit_of_the_manifest_is_without_meaning(saved: Path) -> None:
+    """One bit of each byte flipped in turn, of the date and the version too, which nothing else depends on."""
+    before = (saved / MANIFEST).read_bytes()
+    for position in range(len(before)):
+        after = bytearray(before)
+        after[position] ^= 1 << (position % 8)
+        (saved / MANIFEST).write_bytes(after)
+        with pytest.raises(Damaged):
+            read_manifest(saved)
 
 
 @pytest.mark.parametrize("name", sorted(FILES | {MANIFEST}))

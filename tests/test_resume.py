@@ -62,9 +62,9 @@ def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path, part: i
     assert compared == share == 24
 
 
-@pytest.mark.parametrize("stop", [3, 70, 71])
+@pytest.mark.parametrize("stop", [3, 71])
 def test_resume_is_bitwise_equal(distgan: Run, tmp_path: Path, stop: int) -> None:
-    """In the middle of an epoch of 71 steps, one step before its end and at it; a line every 4 steps."""
+    """In the middle of an epoch of 71 steps and at its end; a line every 4 steps."""
     flags = ("--batch-size", 256, "--epochs", 2, "--sample-epochs", "2", "--dropout", 0.3)
     long = ("--preset", "cgan-quick", "--data", "digits", *TINY, *flags, "--log-every", "4")
     assert distgan("train", *long, "--out", "straight").returncode == 0
