@@ -27,7 +27,7 @@ bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and sta
 	$(BIN)/python benchmarks/seconds_per_epoch.py
 	$(BIN)/python benchmarks/startup.py
 
-stress: $(VENV)/.installed-dev  ## 200 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about 40 minutes
+stress: $(VENV)/.installed-dev  ## 200 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about 25 minutes on two cores
 	$(BIN)/python benchmarks/stress.py --out $(OUT)
 
 install: $(VENV)/.installed-dev
