@@ -68,6 +68,8 @@ class Attempt:
 
     def __init__(self, command: list[str], out: Path):
         self.out, self.last_pid = out, read_status(out).get("pid")
+        found = checkpoints_in(out / "checkpoints")
+        self.first_step = int(found[0].name[5:]) if found else 0
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -78,8 +80,12 @@ class Attempt:
         return self.process.poll() is not None
 
     def is_training(self) -> bool:
+        """Whether it has taken steps: a process is at its first one for as long as at a hundred others."""
         status = read_status(self.out)
-        return status.get("state") == "running" and status.get("pid") != self.last_pid
+        if status.get("state") != "running" or status.get("pid") == self.last_pid:
+            return False
+        lines = read_metrics(self.out / "metrics.jsonl")
+        return bool(lines) and lines[-1]["step"] > self.first_step
 
     def ranks(self) -> list[int]:
         found = subprocess.run(["pgrep", "-g", str(self.process.pid), "-f", "train.py --preset"],
@@ -117,7 +123,7 @@ def kill(attempt: Attempt, kind: str, rng: random.Random) -> str | None:
         instant = "start-up"
     else:
         wait(attempt, attempt.is_training, 60)
-        wait(attempt, lambda: False, rng.uniform(0, 2.5))
+        wait(attempt, lambda: False, rng.uniform(0, 2))
         instant = "training"
         if kind == "the process, in a save":
             saves = attempt.out / "checkpoints"
@@ -403,6 +409,7 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="runs that are killed at the same time"
     )
+    parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), help="what to kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("stress"))
     args = parser.parse_args()
@@ -422,7 +429,8 @@ def main() -> int:
                     kill_runs, kind, max(1, round(share * args.kills)), data, args.run_steps, place,
                     random.Random(f"{args.seed}/{kind}"),
                 )
-                for kind, (_, share) in (KINDS.items() if args.kills else ())
+                for kind, (_, share) in KINDS.items()
+                if args.kills and kind in args.kinds
             ]  # fmt: skip
             kills = [future.result() for future in futures]
         source = next(place.glob("unbroken, *"), None)
