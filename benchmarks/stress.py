@@ -64,13 +64,14 @@ KINDS = {
 
 
 class Attempt:
-    """One start of a run in its own process group, which `end` leaves empty."""
+    """One start of a run; `seen` are the ranks of its launcher, if it has one."""
 
     def __init__(self, command: list[str], out: Path):
         self.out, self.last_pid = out, read_status(out).get("pid")
         found = checkpoints_in(out / "checkpoints")
         self.first_step = int(found[0].name[5:]) if found else 0
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.seen: list[int] = []
         self.process = subprocess.Popen(
             [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             start_new_session=True, env=environment, cwd=ROOT,
@@ -88,25 +89,27 @@ class Attempt:
         return bool(lines) and lines[-1]["step"] > self.first_step
 
     def ranks(self) -> list[int]:
-        found = subprocess.run(["pgrep", "-g", str(self.process.pid), "-f", "train.py --preset"],
-                               capture_output=True, text=True).stdout.split()  # fmt: skip
-        return [int(pid) for pid in found if int(pid) != self.process.pid]
+        """A launcher's children, each of which it puts into a session of its own."""
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid), "-f", "train.py"], capture_output=True, text=True
+        )
+        self.seen = [int(pid) for pid in found.stdout.split()]
+        return self.seen
 
     def end(self, timeout_s: float = 90) -> str:
         """Waits until every process of the attempt has left by itself; its stderr."""
         err = self.process.communicate(timeout=timeout_s)[1].decode(errors="replace")
         end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            try:
-                os.killpg(self.process.pid, 0)
-            except ProcessLookupError:
-                return err
+        while any(Path(f"/proc/{pid}").exists() for pid in self.seen):
+            if time.monotonic() > end:
+                raise RuntimeError("a rank stayed after its launcher was gone")
             time.sleep(0.01)
-        raise RuntimeError("a process stayed after its launcher was gone")
+        return err
 
     def clean_up(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in (self.process.pid, *self.seen):
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def wait(attempt: Attempt, condition: Callable[[], bool], timeout_s: float, poll_s: float = 0.01) -> None:
@@ -131,9 +134,8 @@ def kill(attempt: Attempt, kind: str, rng: random.Random) -> str | None:
             time.sleep(rng.uniform(0, 0.015))
     if attempt.has_ended():
         return None
-    victim = attempt.process.pid
-    if kind == "one of two ranks" and (ranks := attempt.ranks()):
-        victim = rng.choice(ranks)
+    ranks = attempt.ranks()
+    victim = rng.choice(ranks) if kind == "one of two ranks" else attempt.process.pid
     with suppress(ProcessLookupError):
         os.kill(victim, signal.SIGKILL)
     attempt.end()
