@@ -9,8 +9,8 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field
 FORMAT = 1
 
 Finite = Annotated[float, AllowInfNan(False)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
 Stats = Annotated[list[Finite], Field(min_length=4, max_length=4)]
 
 

@@ -93,6 +93,13 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         if found is None:
             path = folder / "config.json"
             if path.exists():  # stopped before its first checkpoint
+                if (folder / "weights").exists() or (
+                    (folder / "metrics.jsonl").exists() and ((folder / "metrics.jsonl").stat().st_size)
+                ):
+                    raise UserError(
+                        f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
+                        "there, or start anew by --out"
+                    )
                 before = Config.model_validate(read_file(path, str(path)))
                 _refuse(before, config, f"the run in {folder}")
             return None
@@ -129,7 +136,8 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         warnings.append(
             f"the rates fall to 0 over {config.run.epochs} epochs now, not {epochs}: no longer the same run"
         )
-    return Start(checkpoint, path, path.parent.parent / "metrics.jsonl", is_changed, warnings)
+    metrics = path.resolve().parent.parent / "metrics.jsonl"
+    return Start(checkpoint, path, metrics, is_changed, warnings)
 
 
 def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
