@@ -75,6 +75,12 @@ def data_flags() -> tuple[str, ...]:
     return ("--data", "digits")
 
 
+def _heed_signals() -> None:
+    """nohup, and a shell's background jobs, hand on that they ignore these."""
+    for signum in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(signum, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a command in its own process group; whatever is left of it is killed after the test."""
@@ -88,6 +94,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=_heed_signals,
         )
         processes.append(process)
         return process
