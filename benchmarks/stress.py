@@ -28,7 +28,7 @@ from rich.table import Table
 
 from distgan.checkpoint import Damaged, read_checkpoint
 from distgan.errors import UserError
-from distgan.metrics import read_metrics
+from distgan.files import read_metrics
 from distgan.resume import checkpoints_in, newest_valid
 from distgan.run_folder import read_status
 

@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,3 +115,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise UserError(f"{path}: is no whole safetensors file ({error})") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl; one that was cut short is left out."""
+    lines = []
+    if path.is_file():
+        for line in path.read_text(errors="replace").splitlines():
+            with suppress(ValueError, RecursionError):
+                if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
+                    lines.append(values)
+    return lines

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.files import append_lines, write_whole
+from distgan.files import append_lines, read_metrics, write_whole
 from distgan.manifest import State
 from distgan.runtime import Runtime
 from distgan.steps import STATS
@@ -153,14 +153,3 @@ class MetricLog:
         if self._unwritten:
             append_lines(self.path, self._unwritten)
             self._unwritten = []
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; one that was cut short is left out."""
-    lines = []
-    if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
-            with suppress(ValueError, RecursionError):
-                if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
-                    lines.append(values)
-    return lines

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from distgan.checkpoint import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
 from distgan.config import Config
 from distgan.errors import UserError
+from distgan.files import read_metrics
 from distgan.flags import read_file
 
 # What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
@@ -93,9 +94,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         if found is None:
             path = folder / "config.json"
             if path.exists():  # stopped before its first checkpoint
-                if (folder / "weights").exists() or (
-                    (folder / "metrics.jsonl").exists() and ((folder / "metrics.jsonl").stat().st_size)
-                ):
+                if (folder / "weights").exists() or read_metrics(folder / "metrics.jsonl"):
                     raise UserError(
                         f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
                         "there, or start anew by --out"

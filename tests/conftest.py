@@ -17,7 +17,7 @@ import forked
 import pytest
 import torch
 
-from distgan.metrics import read_metrics
+from distgan.files import read_metrics
 from distgan.resume import newest_valid
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from distgan.config import RunConfig
 from distgan.errors import UserError
-from distgan.metrics import read_metrics
+from distgan.files import read_metrics
 from distgan.resume import checkpoints_in, newest_valid
 from distgan.run_folder import lock, read_status
 from distgan.runtime import Runtime

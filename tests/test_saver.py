@@ -18,8 +18,9 @@ from distgan import saver as saver_module
 from distgan.checkpoint import read_checkpoint
 from distgan.config import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.errors import Tolerance, UserError
+from distgan.files import read_metrics
 from distgan.gan import build_gan
-from distgan.metrics import MetricLog, read_metrics
+from distgan.metrics import MetricLog
 from distgan.resume import Identity, checkpoints_in
 from distgan.run_folder import read_status
 from distgan.runtime import Runtime

@@ -13,7 +13,7 @@ import torch
 from conftest import BIN, SCRIPT, TINY, Run, assert_user_error, checkpoint, quick, ranks_of, wait_for
 
 from distgan import stop
-from distgan.metrics import read_metrics
+from distgan.files import read_metrics
 from distgan.run_folder import read_status
 from distgan.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, describe, exit_code, seconds, seconds_left
 
