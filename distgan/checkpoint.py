@@ -30,7 +30,7 @@ from distgan.config import Config
 from distgan.errors import UserError
 from distgan.files import read_within, sync, write_synced
 from distgan.manifest import FORMAT, Entry, Manifest, State
-from distgan.models import num_bytes
+from distgan.models import layouts
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -157,34 +157,47 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Takes time and memory in proportion to the networks that the config names, whatever the files claim.
     """
     manifest = read_manifest(path)
-
-    def content(name: str, limit: int) -> bytes:
-        entry = manifest.files[name]
-        if entry.size > limit:
-            raise Damaged(
-                f"{path / name}: has {entry.size:,} bytes by the manifest; allowed: at most {limit:,}"
-            )
-        data = _read(path / name, limit)
-        if len(data) != entry.size:
-            raise Damaged(f"{path / name}: has {len(data):,} bytes, and {entry.size:,} by the manifest")
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise Damaged(f"{path / name}: its contents do not match the manifest's SHA-256")
-        return data
-
-    config = _parse(Config, content("config.json", _MAX_JSON), path / "config.json")
-    state = _parse(State, content("state.json", 16 * _MAX_JSON), path / "state.json")
-    if state.step != manifest.step:
-        raise Damaged(f"{path / 'state.json'}: is of step {state.step}, the manifest of step {manifest.step}")
-    g_bytes, d_bytes = num_bytes(config.model)
+    config = _parse(Config, _content(path, manifest, "config.json", _MAX_JSON), path / "config.json")
+    state = _state(path, manifest)
+    g_layout, d_layout = layouts(config.model)
+    networks = {"generator": g_layout, "generator_ema": g_layout, "discriminator": d_layout}
+    g_bytes, d_bytes = (sum(value.nbytes for value in layout.values()) for layout in (g_layout, d_layout))
     limits = {"generator": g_bytes, "generator_ema": g_bytes, "discriminator": d_bytes}
     # Adam keeps two moments of each parameter and a counter.
     limits |= {"g_optim": 2 * g_bytes, "d_optim": 2 * d_bytes, "random": _MAX_RANDOM}
     tensors: dict[str, Tensor] = {}
     for name in TENSOR_FILES:
         if (file := f"{name}.safetensors") in manifest.files:
-            own = _tensors(content(file, limits[name] + _MAX_HEADER), path / file)
+            own = _tensors(_content(path, manifest, file, limits[name] + _MAX_HEADER), path / file)
+            if name in networks:
+                _refuse_misfit(own, networks[name], path / file)
             tensors |= {f"{name}.{key}": value for key, value in own.items()}
     return Checkpoint(tensors, state, config)
+
+
+def read_state(path: Path) -> State:
+    """The counters of a checkpoint, for what needs no tensors. Raises Damaged."""
+    return _state(path, read_manifest(path))
+
+
+def _state(path: Path, manifest: Manifest) -> State:
+    state = _parse(State, _content(path, manifest, "state.json", 16 * _MAX_JSON), path / "state.json")
+    if state.step != manifest.step:
+        raise Damaged(f"{path / 'state.json'}: is of step {state.step}, the manifest of step {manifest.step}")
+    return state
+
+
+def _content(path: Path, manifest: Manifest, name: str, limit: int) -> bytes:
+    """The bytes of a file, if they are those that the manifest has seen and not more than `limit`."""
+    entry = manifest.files[name]
+    if entry.size > limit:
+        raise Damaged(f"{path / name}: has {entry.size:,} bytes by the manifest; allowed: at most {limit:,}")
+    data = _read(path / name, limit)
+    if len(data) != entry.size:
+        raise Damaged(f"{path / name}: has {len(data):,} bytes, and {entry.size:,} by the manifest")
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise Damaged(f"{path / name}: its contents do not match the manifest's SHA-256")
+    return data
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -201,6 +214,17 @@ def _parse(model: type[M], data: bytes, path: Path) -> M:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:40] for part in first["loc"][:4])
         raise Damaged(f"{path}: {where + ': ' if where else ''}{first['msg'][:200]}") from error
+
+
+def _refuse_misfit(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:
+    """Raises Damaged for tensors that are not those of the network in the config beside them."""
+    for key in sorted(tensors.keys() | layout.keys()):
+        found, expected = (
+            f"{list(each[key].shape)} of {each[key].dtype}" if key in each else "not there"
+            for each in (tensors, layout)
+        )
+        if found != expected:
+            raise Damaged(f"{path}: {key[:80]} is {found}; of the network in its config it is {expected}")
 
 
 def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated
 
-from pydantic import AllowInfNan, BaseModel, ConfigDict, Field
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, model_validator
 
 FORMAT = 1
 
@@ -40,7 +40,7 @@ class Manifest(_Strict):
 
 
 class State(_Strict):
-    """Where a run stands. Position and schedule are functions of `step`; they are here to be checked and read."""
+    """Where a run stands. The position is a function of `step`; it is here to be checked and read."""
 
     step: Count
     epoch: Count  # whole epochs done
@@ -59,3 +59,15 @@ class State(_Strict):
     num_lines: Count  # of metrics.jsonl, up to there
     unlogged: list[Stats]  # the numbers of the steps since then
     metrics: dict[str, Finite]  # the newest means, for --keep-best and for people
+
+    @model_validator(mode="after")
+    def _counters_agree(self) -> "State":
+        if divmod(self.step, self.steps_per_epoch) != (self.epoch, self.step_in_epoch):
+            raise ValueError(
+                f"epoch {self.epoch} and step_in_epoch {self.step_in_epoch} are not step {self.step}"
+            )
+        if self.logged_step + len(self.unlogged) != self.step:
+            raise ValueError(
+                f"logged_step {self.logged_step} and {len(self.unlogged)} more are not step {self.step}"
+            )
+        return self

@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
-from distgan.checkpoint import Checkpoint, random_states, remove, write_checkpoint
+from distgan.checkpoint import Checkpoint, Damaged, random_states, read_state, remove, write_checkpoint
 from distgan.config import Config
 from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
 from distgan.files import sync
@@ -212,10 +211,9 @@ class Saver:
         order, _, name = self.config.run.keep_best.partition(":")
         values = {}
         for path in found:
-            with suppress(OSError, ValidationError):
-                state = State.model_validate_json((path / "state.json").read_bytes(), strict=True)
-                if name in state.metrics:
-                    values[path] = state.metrics[name]
+            with suppress(Damaged):
+                if name in (metrics := read_state(path).metrics):
+                    values[path] = metrics[name]
         if not values:
             return None
         return (min if order == "min" else max)(values, key=lambda path: values[path])

@@ -68,7 +68,7 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
 
 def _of_checkpoint(path: Path, names: list[str]) -> Loaded:
     checkpoint = read_checkpoint(path)
-    name = next((name for name in names if below(checkpoint.tensors, name)), "generator")
+    name = next(name for name in names if below(checkpoint.tensors, name))
     tensors = below(checkpoint.tensors, name)
     return _loaded(tensors, checkpoint.config, checkpoint.state.notice, path / f"{name}.safetensors")
 

@@ -48,9 +48,10 @@ def make(step: int = 3) -> Checkpoint:
     for _ in range(step):
         train(torch.rand(4, 1, 28, 28) * 2 - 1, torch.arange(4))
     state = State(
-        step=step, epoch=1, step_in_epoch=1, steps_per_epoch=2, batch_size=4, data="f00d", notice=None,
+        step=step, epoch=step // 2, step_in_epoch=step % 2, steps_per_epoch=2, batch_size=4, data="f00d", notice=None,
         world_size=1, engine="eager", g_lr=2e-4, d_lr=2e-4, grad_scaler={"scale": 65536.0, "growth_interval": 2000},
-        elapsed_s=1.5, logged_step=2, num_lines=1, unlogged=[[0.1, 0.2, 0.3, 0.4]], metrics={"d_loss": 0.1 + 0.2},
+        elapsed_s=1.5, logged_step=step - 1, num_lines=1, unlogged=[[0.1, 0.2, 0.3, 0.4]],
+        metrics={"d_loss": 0.1 + 0.2},
     )  # fmt: skip
     random = {f"random.{key}": value for key, value in runtime.random_states().items()}
     return Checkpoint(gan.state() | random, state, CONFIG)
@@ -217,8 +218,17 @@ def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Pa
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "metrics.jsonl").touch()
         for step in (0, 1, 2):
-            state = old.state.model_copy(update={"step": step})
-            write_checkpoint(folder / "checkpoints", old._replace(state=state))
+            state = old.state.model_copy(
+                update={
+                    "step": step,
+                    "epoch": step // 2,
+                    "step_in_epoch": step % 2,
+                    "logged_step": step,
+                    "unlogged": [],
+                }
+            )
+            old = old._replace(state=state)
+            write_checkpoint(folder / "checkpoints", old)
         saver = Saver.__new__(Saver)
         saver.folder, saver.write_s, saver.saved = folder / "checkpoints", [], None
         saver.config = CONFIG.model_copy(update={"run": RunConfig(keep_best="min:d_loss")})
@@ -411,7 +421,6 @@ def test_tensors_of_other_shapes_are_refused(made: Checkpoint, saved: Path) -> N
     """The file is one of safetensors, and the hash is right: the network itself says no."""
     gan = build_gan(CONFIG.model, CONFIG.optim, 7, Runtime(RunConfig(device="cpu")))
     for name, tensors, words in (
-        ("generator", {"x": torch.zeros(3)}, "lacks the tensor stem.0.weight"),
         ("g_optim", {"stem.0.weight.exp_avg": torch.zeros(3)}, "stem.0.weight.exp_avg is [3]; allowed"),
         ("d_optim", {}, "exp_avg is not there"),
     ):
@@ -423,6 +432,37 @@ def test_tensors_of_other_shapes_are_refused(made: Checkpoint, saved: Path) -> N
             gan.load_state(checkpoint.tensors, 3, str(forged))
         assert f"{forged}: {name}" in str(error.value)
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stem.0.weight": torch.zeros(3)},
+        {"stem.0.weight": None},
+        {"extra": torch.zeros(3)},
+        {"stem.1.bias": torch.zeros(294, dtype=torch.int32)},
+        None,
+    ],
+)
+@pytest.mark.parametrize("name", ["generator", "generator_ema"])
+def test_networks_that_do_not_fit_are_refused(saved: Path, name: str, change: dict | None) -> None:
+    """Before they are loaded, so that the checkpoint before them is taken."""
+    own = load_file(saved / f"{name}.safetensors") | (change or {})
+    forge(
+        saved, f"{name}.safetensors", save({k: v for k, v in own.items() if v is not None} if change else {})
+    )
+    assert_refused(saved, f"{name}.safetensors: ", "of the network in its config it is")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": 10**400}, {"step": -1}, {"epoch": 3}, {"logged_step": 7000}, {"world_size": 0}, {"world_size": 10**30},
+     {"steps_per_epoch": 0}, {"unlogged": [[1.0]]}, {"elapsed_s": "1"}, {"surprise": 1}],
+)  # fmt: skip
+def test_counters_that_can_not_be_are_refused(saved: Path, change: dict) -> None:
+    state = json.loads((saved / "state.json").read_text()) | change
+    forge(saved, "state.json", json.dumps(state).encode())
+    assert_refused(saved, "state.json: ")
 
 
 HOSTILE_JSON = {

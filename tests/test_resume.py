@@ -303,6 +303,40 @@ def test_without_a_whole_checkpoint_nothing_starts_from_zero(distgan: Run, tmp_p
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
 
 
+def test_a_run_that_lost_its_checkpoints_does_not_start_from_zero(distgan: Run, tmp_path: Path) -> None:
+    assert distgan("train", *quick("run")).returncode == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for _ in range(2):
+        assert_user_error(
+            distgan("train", *quick("run", "--max-steps", 8)), "holds no checkpoint, but the run in run"
+        )
+        shutil.rmtree(tmp_path / "run" / "weights", ignore_errors=True)
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {path: data for path, data in before.items() if "weights" not in path.parts} == after
+
+
+def test_a_checkpoint_named_from_inside_its_run_has_its_metrics(
+    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert distgan("train", *quick("run")).returncode == 0
+    (tmp_path / "run" / "link").symlink_to("checkpoints/step-00000006")
+    assert distgan("train", "--resume", "run/link", "--max-steps", 8, "--out", "branch").returncode == 0
+    assert [line["step"] for line in read_metrics(tmp_path / "branch" / "metrics.jsonl")] == [2, 4, 6, 8]
+
+
+def test_hostile_metrics_beside_a_checkpoint_are_left_out(distgan: Run, tmp_path: Path) -> None:
+    assert distgan("train", *quick("run")).returncode == 0
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text("[" * 200_000 + "\n" + metrics.read_text() + "5\n{}\n")
+    assert distgan("train", "--resume", "run", "--max-steps", 8, "--out", "deep").returncode == 0
+    metrics.unlink()
+    os.mkfifo(metrics)
+    result = distgan("train", "--resume", "run", "--max-steps", 8, "--out", "pipe", timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "metrics.jsonl: has 0 of the 3 lines before step 6" in result.stderr
+
+
 def test_a_named_checkpoint_is_gone_on_from_in_a_new_folder(distgan: Run, tmp_path: Path) -> None:
     assert distgan("train", *quick("run", "--save-every-steps", 4, "--keep", 9)).returncode == 0
     before = checkpoint(tmp_path / "run")

@@ -41,6 +41,11 @@ def make_saver(folder: Path, **settings: object) -> Saver:
     return made
 
 
+def at(made: Saver, step: int) -> None:
+    """As if that many steps were taken, and logged."""
+    made.gan.step = made.log.logged_step = step
+
+
 def names(folder: Path) -> list[str]:
     return [path.name for path in checkpoints_in(folder / "checkpoints")]
 
@@ -83,7 +88,7 @@ def test_the_best_stays_besides_the_newest(tmp_path: Path, order: str) -> None:
     made = make_saver(tmp_path, keep=2, keep_best=f"{order}:g_loss")
     values = [5.0, 1.0, 7.0, 3.0, 4.0, 2.0]
     for step, value in enumerate(values, start=1):
-        made.gan.step = step
+        at(made, step)
         made.log.last = type(
             "Record", (), {"_asdict": lambda self, value=value: {"step": 1, "g_loss": value}}
         )()
@@ -115,7 +120,7 @@ def test_a_full_epochs_save_holds_weights_of_one_step(distgan: Run, tmp_path: Pa
 
     saver_module.write_checkpoint = slow_write  # type: ignore[assignment]
     try:
-        made.gan.step = 1
+        at(made, 1)
         began = time.perf_counter()
         made.save()
         assert made.saved is None, "it is not written yet, and training goes on"
@@ -247,15 +252,15 @@ def test_a_run_stops_at_once_if_it_shall(tmp_path: Path, monkeypatch: pytest.Mon
         made = make_saver(
             tmp_path / setting if (tmp_path / setting).mkdir() is None else tmp_path, on_save_error=setting
         )
-        made.gan.step = 1
+        at(made, 1)
         made.save(wait=True)
         with monkeypatch.context() as patch:
             patch.setattr(
                 os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left", "the file"))
             )
-            made.gan.step = 2
+            at(made, 2)
             made.save()
-            made.gan.step = 3
+            at(made, 3)
             if setting == "stop":
                 with pytest.raises(
                     UserError, match=r"No space left on device.*the last checkpoint is of step 1"
@@ -265,7 +270,7 @@ def test_a_run_stops_at_once_if_it_shall(tmp_path: Path, monkeypatch: pytest.Mon
             made.save()
             made.last()
         assert "a checkpoint was not written, and training goes on" in made.tolerance.warnings()[0]
-        made.gan.step = 4
+        at(made, 4)
         made.save(wait=True)
         assert names(tmp_path / setting) == ["step-00000004", "step-00000001"]
 
@@ -275,7 +280,7 @@ def test_an_error_of_ours_in_the_thread_is_not_swallowed(
 ) -> None:
     made = make_saver(tmp_path)
     monkeypatch.setattr(saver_module, "write_checkpoint", lambda *_: 1 / 0)
-    made.gan.step = 1
+    at(made, 1)
     made.save()
     with pytest.raises(ZeroDivisionError):
         made.last()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distgan.config import ModelConfig
 from distgan.models import seed, small
@@ -39,9 +39,7 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def num_bytes(config: ModelConfig) -> tuple[int, int]:
-    """What the weights and buffers of G and D take, in bytes; makes neither."""
+def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Names, shapes and types of what G and D consist of, as tensors without contents."""
     with torch.device("meta"):
-        networks = build_generator(config), build_discriminator(config)
-    g, d = (sum(value.nbytes for value in network.state_dict().values()) for network in networks)
-    return g, d
+        return build_generator(config).state_dict(), build_discriminator(config).state_dict()
