@@ -134,8 +134,9 @@ class Outputs:
         display.say(f"writing to {self.folder}")
         if self.start:
             state = self.start.checkpoint.state
-            ranks = f", then {state.world_size} x" if state.world_size != self.runtime.world_size else ""
-            display.say(f"going on at step {state.step:,}{ranks} (from {self.start.path})")
+            before, now = state.world_size, self.runtime.world_size
+            ranks = f", on {now} processes instead of {before}" if before != now else ""
+            display.say(f"going on at step {state.step:,} (from {self.start.path}){ranks}")
 
     # -- on the way -----------------------------------------------------------------------------------
 

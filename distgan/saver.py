@@ -76,7 +76,8 @@ class Saver:
             self.saved = state.step, start.path
         for warning in start.warnings:
             self.tolerance.warn(warning)
-        return start
+        # What tells of the start outlives it; its tensors, twice the networks' own size and more, need not.
+        return start._replace(checkpoint=start.checkpoint._replace(tensors={}))
 
     def save(self, *, wait: bool = False) -> None:
         """A checkpoint of the run as it stands, unless there is one; on the disk before this returns if `wait`.

@@ -247,7 +247,10 @@ def test_one_then_two_then_one_process_is_the_unbroken_run(
     assert distgan("train", *common, "--max-steps", 3, "--out", "broken").returncode == 0
     result = run(*TWO, *common, "--max-steps", 7, "--out", "broken")
     assert result.returncode == 0, result.stderr
-    assert "going on at step 3, then 1 x" in result.stderr
+    assert (
+        "going on at step 3 (from broken/checkpoints/step-00000003), on 2 processes instead of 1"
+        in result.stderr
+    )
     assert json.loads((tmp_path / "broken" / "environment.json").read_text())["world_size"] == 2
     assert distgan("train", *common, "--max-steps", 9, "--out", "broken").returncode == 0
     (ours, step), (theirs, _) = checkpoint(tmp_path / "broken"), checkpoint(tmp_path / "straight")
