@@ -201,6 +201,8 @@ class Runtime:
             self._tracker.log_images({tag: image}, step=step, dataformats="HWC")
 
     def close(self) -> None:
+        """All ranks together, so that none closes connections that another still uses."""
+        self._accelerator.wait_for_everyone()
         self._accelerator.end_training()
 
     def peak_memory_gib(self) -> float:

@@ -473,7 +473,8 @@ def test_an_allowed_change_holds_from_then_on(distgan: Run, tmp_path: Path) -> N
 def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run) -> None:
     flags = [*quick("run", "--per-rank-batch-size", 16)]
     del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
-    assert run(*TWO, *flags).returncode == 0
+    two = run(*TWO, *flags)
+    assert two.returncode == 0, two.stderr
     result = distgan("train", *flags)
     assert_user_error(result, "its batch over all processes is 32, here it is 16")
     assert distgan("train", *quick("run")).returncode == 0, "--batch-size 32 is the same batch"
