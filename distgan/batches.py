@@ -6,82 +6,93 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from distgan.config import DataConfig
+from distgan.config import Config, DataConfig
 from distgan.data import Dataset
 from distgan.errors import UserError
+from distgan.share import Share
 
 
 class Batch(NamedTuple):
-    """Real images (N, 1, 28, 28) in [-1, 1] and their labels (N,)."""
+    """Real images (N, 1, 28, 28) in [-1, 1] and their labels (N,): this rank's of the `rows` of all ranks."""
 
     real: Tensor
     labels: Tensor
+    rows: range
 
 
-def per_rank_size(config: DataConfig, world_size: int) -> int:
-    """Images per step and rank. Raises UserError for a global batch that the ranks can't share evenly."""
-    if config.per_rank_batch_size is not None:
-        return config.per_rank_batch_size
-    batch_size = config.batch_size
-    assert batch_size is not None
-    if batch_size % world_size:
-        raise UserError(
-            f"--batch-size {batch_size}: does not divide by the {world_size} processes; allowed: a multiple "
-            f"of {world_size}, or --per-rank-batch-size"
-        )
-    if batch_size // world_size < 2:
-        raise UserError(
-            f"--batch-size {batch_size}: leaves {batch_size // world_size} image for each of {world_size} "
-            f"processes; BatchNorm needs 2: at least {2 * world_size}"
-        )
-    return batch_size // world_size
+def global_batch_size(config: DataConfig, world_size: int) -> int:
+    """Images per step over all ranks."""
+    if config.batch_size is not None:
+        return config.batch_size
+    assert config.per_rank_batch_size is not None
+    return config.per_rank_batch_size * world_size
 
 
-def steps_in_epoch(num_images: int, size: int, world_size: int, drop_last: bool) -> int:
-    """How many steps an epoch has. Raises UserError for a batch that can't be trained on."""
-    share = num_images // world_size if drop_last else -(-num_images // world_size)
-    if drop_last and share < size:
+def fewest_rows(config: Config, world_size: int) -> int:
+    """What a batch needs over all ranks, so that each has a row in each part, and BatchNorm two."""
+    separate = 1 if config.processes.sync_batch_norm else world_size
+    return max(world_size * config.optim.accumulate, 2 * separate)
+
+
+def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int = 2) -> int:
+    """How many steps of `size` images over all ranks an epoch has.
+
+    Raises UserError for a batch that can't be trained on, or one of fewer than `fewest` images: what the
+    ranks, the parts that a step is taken in, and BatchNorm need.
+    """
+    if size < fewest:
         raise UserError(
-            f"--batch-size {size * world_size}: --drop-last leaves nothing of {num_images:,} images; allowed: at "
-            f"most {share * world_size}"
+            f"--batch-size {size}: too few for the processes, the parts of --accumulate and BatchNorm; "
+            f"allowed: at least {fewest}"
         )
-    if not drop_last and share % size == 1:  # BatchNorm has no statistics of one image
+    steps, left = divmod(num_images, size)
+    if drop_last:
+        if not steps:
+            raise UserError(
+                f"--batch-size {size}: --drop-last leaves nothing of {num_images:,} images; allowed: at "
+                f"most {num_images}"
+            )
+        return steps
+    if 0 < left < fewest:
         raise UserError(
-            f"--batch-size {size * world_size}: leaves a last batch of 1 image a process, too few for BatchNorm; "
-            "allowed: another size, or --drop-last"
+            f"--batch-size {size}: leaves a last batch of {left} of {num_images:,} images, too few for the "
+            f"processes, the parts of --accumulate and BatchNorm, which need {fewest}; allowed: another size, or "
+            "--drop-last"
         )
-    return share // size if drop_last else -(-share // size)
+    return steps + (left > 0)
 
 
 class Batches:
     """Endless batches; `seek(step)` goes to any of them, so that a position is one number.
 
-    `size` is this rank's share of a step. An epoch ends with the short batch that is left over, unless
-    `drop_last`; so 60,000 images in batches of 256 are 235 steps, the last of 96.
+    `size` is the batch over all ranks. An epoch ends with the short batch that is left over, unless
+    `drop_last`; so 60,000 images in batches of 256 are 235 steps, the last of 96. Each rank has its share of
+    each, which for a short batch, or one that does not divide, may be one image more or less than another's.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         size: int,
+        share: Share,
         *,
         drop_last: bool,
         seed: int,
         device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
+        fewest: int = 2,
     ):
         self.images = dataset.images.to(device)
         self.labels = dataset.labels.to(device)
+        self.share = share
+        # The sampler repeats images until the ranks have the same number: beyond the rows of any batch.
         self.sampler: DistributedSampler = DistributedSampler(
             range(len(dataset.images)),  # type: ignore[arg-type]  # only its length is looked at
-            num_replicas=world_size,
-            rank=rank,
+            num_replicas=share.world_size,
+            rank=share.rank,
             seed=seed,
-            drop_last=drop_last,
         )
         self.size = size
-        self.steps_per_epoch = steps_in_epoch(len(dataset.images), size, world_size, drop_last)
+        self.steps_per_epoch = steps_in_epoch(len(dataset.images), size, drop_last, fewest=fewest)
         self._epoch = -1
         self._order = torch.empty(0)
         self.seek(0)
@@ -100,8 +111,9 @@ class Batches:
             self._order = torch.tensor(list(self.sampler), device=self.images.device)
             self._epoch = epoch
         self.step += 1
-        rows = self._order[index * self.size : (index + 1) * self.size]
-        return Batch(scale(self.images[rows]), self.labels[rows])
+        rows = range(index * self.size, min((index + 1) * self.size, len(self.images)))
+        own = self._order[self.share.places(rows)]
+        return Batch(scale(self.images[own]), self.labels[own], rows)
 
 
 def scale(images: Tensor) -> Tensor:

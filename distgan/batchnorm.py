@@ -6,31 +6,35 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from distgan.share import Share
 
-class _MeanOverRanks(torch.autograd.Function):
-    """y = mean of x over the ranks; so the gradient of x is the mean of theirs (each has a loss of its own)."""
+
+class _SumOverRanks(torch.autograd.Function):
+    """y = sum of x over the ranks; so the gradient of x is the sum of theirs (each has a loss of its own)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _mean(x)
+        return _sum(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _mean(gradients[0])
+        return _sum(gradients[0])
 
 
-def _mean(x: Tensor) -> Tensor:
+def _sum(x: Tensor) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Statistics of the global batch, of which every rank holds the same number of rows.
+    """Statistics of the global batch, of which the ranks may hold unlike numbers of rows.
 
     Two all-reduces a pass, of the mean and of the squared distance from it: the difference of two means
     would be one, but loses digits where the mean is large. In eval mode it is torch's own BatchNorm.
     """
+
+    share = Share()
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # its name in torch
         pass
@@ -40,12 +44,14 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         dims = [0, *range(2, input.ndim)]
         shape = (1, -1, *[1] * (input.ndim - 2))
-        x = input.float()
-        mean = _MeanOverRanks.apply(x.mean(dims))
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        # The part of all rows that are here: what makes a sum over the ranks of their means the mean.
+        part = len(input) / self.share.num_all(len(input))
+        mean = _SumOverRanks.apply(x.mean(dims) * part)
         centred = x - mean.view(shape)
-        variance = _MeanOverRanks.apply(centred.square().mean(dims))
+        variance = _SumOverRanks.apply(centred.square().mean(dims) * part)
         with torch.no_grad():
-            num = input.numel() // input.shape[1] * dist.get_world_size()
+            num = input.numel() // input.shape[1] / part
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
@@ -57,7 +63,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
+def synchronised(network: nn.Module, share: Share, device: torch.device) -> nn.Module:
     """The network with its BatchNorms over all ranks. Its parameters stay the same objects."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -66,7 +72,8 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
             own = SyncBatchNorm(child.num_features, child.eps, child.momentum)
             own.weight, own.bias = child.weight, child.bias
             own.load_state_dict(child.state_dict())
+            own.share = share
             setattr(network, name, own)
         else:
-            synchronised(child, device)
+            synchronised(child, share, device)
     return network

@@ -83,8 +83,15 @@ def _train(argv: list[str]) -> None:
     base, preset = _base(namespace)
     config = from_flags(Config, namespace, base)
 
+    from distgan import launcher
     from distgan.environment import Startup
 
+    num = config.processes.num or 1
+    if launcher.is_launched():
+        if "processes.num" in namespace:
+            launcher.refuse_other_number(num)
+    elif num > 1 and not namespace.dry_run:
+        raise SystemExit(launcher.launch(config, argv))
     startup = Startup()
     if namespace.dry_run:
         from distgan.plan import plan
@@ -92,10 +99,12 @@ def _train(argv: list[str]) -> None:
         if text := plan(config, preset):
             print(text)
         return
+    from distgan.rendezvous import losses_named
     from distgan.train import train
 
     startup.mark("imports")
-    train(config, preset, startup)
+    with losses_named():
+        train(config, preset, startup)
 
 
 def _base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -196,8 +205,8 @@ def _checkpoint(argv: list[str]) -> None:
 
 def _sample(argv: list[str]) -> None:
     """draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png"""
-    from distgan.config import SampleConfig
     from distgan.flags import Parser, add_flags, from_flags
+    from distgan.options import SampleConfig
 
     parser = Parser(
         prog="distgan sample",

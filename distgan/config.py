@@ -3,44 +3,11 @@
 A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differs carry `flag=`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AllowInfNan,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import model_validator
 
-
-def _split_commas(value: Any, info: ValidationInfo) -> Any:
-    """`1,20,42` of a command line as a list; in a file it is text, where a list belongs."""
-    if info.context == "file":
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-# 90s, 1h30m, 45:00, 1:30:00 or 1-12:00:00
-DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
-
-Real = Annotated[float, AllowInfNan(False)]
-Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_split_commas)]
-Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(_split_commas)]
-
-
-def setting(
-    default: Any, description: str, *, flag: str | None = None, allowed: str | None = None, **limits: Any
-) -> Any:
-    """A field with its help text, its limits, and where they differ from key and type its flag and rule."""
-    extra: dict[str, Any] = {key: text for key, text in (("flag", flag), ("allowed", allowed)) if text}
-    return Field(default, description=description, json_schema_extra=extra, **limits)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from distgan.settings import DURATION, Epochs, Real, Section, setting
 
 
 class ModelConfig(Section):
@@ -109,9 +76,11 @@ class DataConfig(Section):
         "them elsewhere",
         flag="data-md5",
     )
-    batch_size: int | None = setting(256, "images per step over all processes", ge=2, le=1_000_000)
+    batch_size: int | None = setting(
+        256, "images per step over all processes, however many", ge=2, le=1_000_000
+    )
     per_rank_batch_size: int | None = setting(
-        None, "images per step and process; instead of batch_size", ge=2, le=1_000_000
+        None, "images per step and process; instead of batch_size", ge=1, le=1_000_000
     )
     drop_last: bool = setting(False, "leave out the short last batch of an epoch")
 
@@ -148,6 +117,13 @@ class OptimConfig(Section):
     )
     g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0)
     d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0)
+    accumulate: int = setting(
+        1,
+        "parts in which a step takes its batch through D, one after the other, so that D needs less memory; the "
+        "update is that of the whole batch",
+        ge=1,
+        le=1024,
+    )
     beta1: Real = setting(0.5, "Adam's first beta", ge=0, lt=1)
     beta2: Real = setting(0.999, "Adam's second beta", ge=0, lt=1)
     lr_schedule: Literal["constant", "linear"] = setting(
@@ -213,6 +189,40 @@ class RunConfig(Section):
     tracker: Literal["tensorboard", "none"] = setting("tensorboard", "where Accelerate's tracker writes")
 
 
+class ProcessesConfig(Section):
+    """How many processes train together, and what they do about each other."""
+
+    num: int | None = setting(
+        None,
+        "start that many on this machine; unset: one, or those of accelerate launch, torchrun or srun",
+        flag="processes",
+        ge=1,
+        le=1024,
+    )
+    sync_batch_norm: bool = setting(
+        True, "BatchNorm's statistics over the whole batch; off: each process has those of its own share"
+    )
+    check_ranks_every: int = setting(
+        500,
+        "steps between two comparisons of the weights of all processes, besides one before each checkpoint; "
+        "0: never",
+        ge=0,
+    )
+    timeout: Real = setting(
+        120.0,
+        "seconds for which a process waits for one that is silent, before the run ends",
+        gt=0,
+        le=86_400,
+    )
+    zero: int | None = setting(
+        None,
+        "DeepSpeed with that ZeRO stage instead of DDP; unset: what the launcher said",
+        flag="zero-stage",
+        ge=0,
+        le=3,
+    )
+
+
 class Config(Section):
     """A whole run. Weakest first: these defaults, one preset, flags."""
 
@@ -220,6 +230,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
+    processes: ProcessesConfig = ProcessesConfig()
 
     def resolved(self, data: str, precision: str) -> "Config":
         """This config with the data that `auto` came to, and the precision that the launcher chose."""
@@ -229,19 +240,3 @@ class Config(Section):
                 "run": self.run.model_copy(update={"precision": precision}),
             }
         )
-
-
-class SampleConfig(Section):
-    """What `distgan sample` draws."""
-
-    out: str = setting(
-        "samples.png", "where to write: .png (a grid), .gif (a walk) or .npz (arrays)", min_length=1
-    )
-    num: int = setting(100, "how many images; with --interpolate, how many walks", ge=1, le=10_000_000)
-    digits: Digits | None = setting(None, "cgan: the digits to ask for in turn, as 0,3,7; unset: all ten")
-    seed: int = setting(0, "of z: the same seed gives the same images", ge=0, lt=2**31)
-    interpolate: bool = setting(
-        False, "walk from one z to the next, a walk a row; cgan: from one digit to the next as well"
-    )
-    ema: bool = setting(True, "take the moving average of G where the run has one")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")

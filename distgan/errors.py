@@ -1,9 +1,11 @@
 """What ends a command early or is worth a warning, and the exit code and words that each has."""
 
 import errno
+import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,11 +28,25 @@ class UserError(Exception):
 
 
 class TrainingFailed(Exception):
-    """The training itself went wrong (a loss that is not finite, say)."""
+    """The training itself went wrong (a loss that is not finite, say), and what to do about it."""
+
+    def __init__(
+        self, message: str, advice: str = "lower --g-lr and --d-lr, or try another --loss or --precision"
+    ):
+        super().__init__(message)
+        self.advice = advice
 
 
 class CommandFailed(Exception):
     """What a command looked for is not so: a damaged checkpoint, two that differ. Exit code 1."""
+
+
+class ProcessLost(Exception):
+    """Another process of the run is gone or silent. `speaks`: whether this one is to say so."""
+
+    def __init__(self, message: str, speaks: bool):
+        super().__init__(message)
+        self.speaks = speaks
 
 
 class Stopped(Exception):
@@ -91,21 +107,48 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         return 128 + signal.SIGINT
     except Stopped as error:
         _say(str(error))
+        _tell_launcher(str(error))
         return error.exit_code
-    except (UserError, TrainingFailed, CommandFailed, OSError) as error:
+    except ProcessLost as error:
+        # Nothing for the launcher's report, which then has the process that this one misses.
+        if error.speaks:
+            _say(str(error), speaks=True)
+        return FAILED
+    except Exception as error:
         is_failure = isinstance(error, TrainingFailed | CommandFailed)
         message = str(error) if is_failure else user_message(error)
         if message is None:
-            raise
+            return _unforeseen(error)
         if debug:
             traceback.print_exc()
         _say(message)
+        _tell_launcher(message)
         return FAILED if is_failure else USER_ERROR
 
 
-def _say(message: str) -> None:
-    """To stderr, by one process: the others have met the same end, and say nothing."""
-    if os.environ.get("RANK", "0") == "0":
+def _unforeseen(error: Exception) -> int:
+    """A traceback; of one process among several, its own last line and what the launcher will say last."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise error
+    traceback.print_exception(error)
+    message = f"rank {os.environ.get('RANK')}: {type(error).__name__}: {error}"
+    if "memory" in f"{type(error).__name__} {error}".lower():
+        message += " (allowed: a smaller --batch-size, a higher --accumulate, or more processes)"
+    _say(message, speaks=True)
+    _tell_launcher(message)
+    return FAILED
+
+
+def _tell_launcher(message: str) -> None:
+    """For the report with which torchrun, and with it accelerate launch, ends."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with suppress(OSError), open(path, "w") as file:
+            json.dump({"message": message, "timestamp": int(time.time())}, file)
+
+
+def _say(message: str, *, speaks: bool = False) -> None:
+    """To stderr; by one process where all have met the same end, unless this one `speaks` for itself."""
+    if speaks or os.environ.get("RANK", "0") == "0":
         with suppress(BrokenPipeError):  # nobody reads any more
             for line in message.splitlines():
                 print(f"distgan: {line}", file=sys.stderr, flush=True)

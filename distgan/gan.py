@@ -1,8 +1,6 @@
 """What is trained: two networks, their optimizers, the moving average, and a step count."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +13,44 @@ from distgan.errors import UserError
 from distgan.models import build_discriminator, build_generator
 from distgan.models.dropout import share_rows
 from distgan.runtime import Runtime
+from distgan.share import Share
+from distgan.trained import Trained
 
 
 @dataclass
 class Gan:
-    """`generator` and `discriminator` are the bare networks; `ddp_*` are the same inside DDP, if any."""
+    """`g` and `d` are the two networks in training; `share` is what this rank has of each batch."""
 
-    generator: nn.Module
-    discriminator: nn.Module
-    ddp_generator: nn.Module
-    ddp_discriminator: nn.Module
-    g_optim: Any
-    d_optim: Any
+    g: Trained
+    d: Trained
     ema: Ema | None
+    share: Share
     step: int = 0
+
+    @property
+    def generator(self) -> nn.Module:
+        return self.g.bare
+
+    @property
+    def discriminator(self) -> nn.Module:
+        return self.d.bare
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         return self.generator.latent_shape  # type: ignore[return-value]  # Module's attributes have no types
 
+    @property
+    def is_sharded(self) -> bool:
+        return self.g.is_sharded or self.d.is_sharded
+
     def sampling_state(self) -> dict[str, Tensor]:
-        """The weights to draw samples with: the moving average where there is one."""
-        return (self.ema.network if self.ema else self.generator).state_dict()
+        """The weights to draw samples with: the moving average where there is one. All ranks call it."""
+        if self.ema:
+            return self.ema.network.state_dict()
+        with self.g.whole():
+            weights = self.generator.state_dict()
+            # Outside of `whole` the parts of other ranks are gone.
+            return {key: value.clone() for key, value in weights.items()} if self.is_sharded else weights
 
     def networks(self) -> dict[str, nn.Module]:
         """Each network by the name of its file."""
@@ -44,16 +58,19 @@ class Gan:
         return networks | {"generator_ema": self.ema.network} if self.ema else networks
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as flat tensors on the CPU that later steps do not change."""
-        tensors = {
-            f"{name}.{key}": value.detach().to("cpu", copy=True)
-            for name, network in self.networks().items()
-            for key, value in network.state_dict().items()
-        }
-        for name, optim, network in self._optimizers():
-            for parameter, moments in zip(parameter_names(network), _adam_states(optim), strict=False):
-                for key, value in moments.items():
-                    tensors[f"{name}.{parameter}.{key}"] = value.to("cpu", copy=True)
+        """Everything that the next step depends on, as flat tensors on the CPU that later steps do not change.
+
+        All ranks call it where `is_sharded`.
+        """
+        with self.g.whole(), self.d.whole():
+            tensors = {
+                f"{name}.{key}": value.detach().to("cpu", copy=True)
+                for name, network in self.networks().items()
+                for key, value in network.state_dict().items()
+            }
+        for name, trained in (("g_optim", self.g), ("d_optim", self.d)):
+            for key, value in trained.adam_state().items():
+                tensors[f"{name}.{key}"] = value.to("cpu", copy=True)
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor], step: int, where: str) -> None:
@@ -64,54 +81,53 @@ class Gan:
         if not below(tensors, "generator_ema"):
             average = {f"generator_ema.{key}": value for key, value in below(tensors, "generator").items()}
             tensors = tensors | average
-        for name, network in self.networks().items():
-            load_weights(network, below(tensors, name), f"{where}: {name}")
-        for name, optim, network in self._optimizers():
+        for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
             own = below(tensors, name)
-            # Before the first step Adam has no moments, and so they are not in the file either.
-            moments = _moments(own, network, f"{where}: {name}") if own or step else []
-            state = dict(enumerate(moments))
-            optim.load_state_dict({"state": state, "param_groups": optim.state_dict()["param_groups"]})
+            with trained.whole():
+                refuse_other_weights(trained.bare, own, f"{where}: {name}")
+                # Before the first step Adam has no moments, and so they are not in the file either.
+                adam = below(tensors, optim)
+                moments = _moments(adam, trained.bare, f"{where}: {optim}") if adam or step else []
+            trained.load(own, moments)
+        if self.ema:
+            load_weights(self.ema.network, below(tensors, "generator_ema"), f"{where}: generator_ema")
         self.step = step
 
     def is_finite(self) -> bool:
-        """Whether every weight is a number. Waits for the device."""
-        norms = torch._foreach_norm([p for network in self.networks().values() for p in network.parameters()])
-        return bool(torch.stack(list(norms)).isfinite().all())
-
-    def _optimizers(self) -> Iterable[tuple[str, Any, nn.Module]]:
-        return (("g_optim", self.g_optim, self.generator), ("d_optim", self.d_optim, self.discriminator))
+        """Whether every weight is a number. Waits for the device. All ranks call it."""
+        with self.g.whole(), self.d.whole():
+            weights: list[Tensor] = [p for n in self.networks().values() for p in n.parameters()]
+            return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())
 
 
-def build_gan(model: ModelConfig, optim: OptimConfig, seed: int, runtime: Runtime) -> Gan:
+def build_gan(
+    model: ModelConfig, optim: OptimConfig, seed: int, runtime: Runtime, *, sync_batch_norm: bool = True
+) -> Gan:
     """Both networks with weights drawn from `seed`, the same on every rank."""
     torch.manual_seed(seed)
     generator, discriminator = build_generator(model), build_discriminator(model)
-    if runtime.world_size > 1:
-        generator = synchronised(generator, runtime.device)
+    share = Share(runtime.rank, runtime.world_size)
+    if runtime.world_size > 1 and sync_batch_norm:
+        generator = synchronised(generator, share, runtime.device)
     for network in (generator, discriminator):
-        share_rows(network, runtime.rank, runtime.world_size)
-    # Copied before `prepare`, which puts autocast around the forward of what it is given.
+        share_rows(network, share)
+    # Copied before it is wrapped, which puts autocast around the forward.
     ema = Ema(generator.to(runtime.device), optim.ema_decay) if optim.ema_decay else None
     betas = (optim.beta1, optim.beta2)
-    ddp_generator, ddp_discriminator, g_optim, d_optim = runtime.prepare(
-        generator,
-        discriminator,
-        Adam(generator.parameters(), lr=optim.g_lr, betas=betas),
-        Adam(discriminator.parameters(), lr=optim.d_lr, betas=betas),
+    g = runtime.trained("generator", generator, Adam(generator.parameters(), lr=optim.g_lr, betas=betas))
+    d = runtime.trained(
+        "discriminator", discriminator, Adam(discriminator.parameters(), lr=optim.d_lr, betas=betas)
     )
-    return Gan(
-        runtime.unwrap(ddp_generator),
-        runtime.unwrap(ddp_discriminator),
-        ddp_generator,
-        ddp_discriminator,
-        g_optim,
-        d_optim,
-        ema,
-    )
+    return Gan(g, d, ema, share)
 
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Raises UserError for those of another network."""
+    refuse_other_weights(network, tensors, where)
+    network.load_state_dict(tensors)
+
+
+def refuse_other_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Raises UserError that names the first tensor that is missing, of another shape or unknown."""
     expected = network.state_dict()
     for key, value in expected.items():
@@ -127,7 +143,6 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> 
     for key in tensors:
         if key not in expected:
             raise UserError(f"{where}: {key} is no tensor of the network in its config")
-    network.load_state_dict(tensors)
 
 
 def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list[dict[str, Tensor]]:
@@ -144,15 +159,6 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
                 )
         moments.append(own)
     return moments
-
-
-def parameter_names(network: nn.Module) -> list[str]:
-    return [name for name, _ in network.named_parameters()]
-
-
-def _adam_states(optim: Any) -> list[dict[str, Tensor]]:
-    state = optim.state_dict()["state"]
-    return [state[index] for index in sorted(state)]
 
 
 def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 DLoss = Callable[[Tensor, Tensor], Tensor]
 GLoss = Callable[[Tensor], Tensor]
-Uniform = Callable[[int], Tensor]
+Uniform = Callable[[], Tensor]
 Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, Uniform], Tensor]
 
 
 class Loss(NamedTuple):
     """Each loss takes logits (N, 1) and gives a scalar; `penalty(D, real, fake, labels, uniform)` likewise.
 
-    `uniform(N)` draws N numbers between 0 and 1, (N,).
+    `uniform()` gives a number between 0 and 1 for each image, (N,).
     """
 
     d_loss: DLoss
@@ -61,7 +61,7 @@ def gradient_penalty(
     discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform
 ) -> Tensor:
     """(|dD/dx| - 1)^2 at random points between real and fake (Gulrajani et al. 2017, eq. 3)."""
-    mix = uniform(len(real)).view(-1, 1, 1, 1)
+    mix = uniform().view(-1, 1, 1, 1)
     squared = _squared_gradient_norms(discriminator, torch.lerp(real, fake, mix), labels)
     # The root has no derivative at 0, where a dead network would give NaN.
     return ((squared + 1e-12).sqrt() - 1).square().mean()

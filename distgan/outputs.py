@@ -148,9 +148,10 @@ class Outputs:
         epoch, into_epoch = divmod(gan.step, self.steps_per_epoch)
         is_stop = into_epoch or epoch not in (*self.config.run.sample_epochs, self.config.run.epochs)
         name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if is_stop else "")
+        weights = gan.sampling_state()
 
         def write() -> None:
-            self._preview.load_state_dict(gan.sampling_state())
+            self._preview.load_state_dict(weights)
             heads = range(10) if self.config.model.is_conditional else ()
             images = generate(self._preview, self._z, self._labels)
             picture = grid(images, self.columns, heads=heads, caption=self.dataset.notice)
@@ -160,7 +161,7 @@ class Outputs:
 
         self._try(write, "a sample is")
 
-    def keep_last_good(self, saver: Saver) -> str:
+    def keep_last_good(self, saver: Saver, advice: str) -> str:
         """Exports the state before the numbers went wrong; says which, and what to do."""
 
         def keep() -> str:
@@ -168,10 +169,7 @@ class Outputs:
                 return "no state before it could be saved"
             step, path = saved
             export_weights(self.folder, path, self.config)
-            return (
-                f"the last good state, of step {step:,}, is kept in {self.folder}; lower --g-lr and --d-lr, or "
-                "try another --loss or --precision"
-            )
+            return f"the last good state, of step {step:,}, is kept in {self.folder}; {advice}"
 
         return self.runtime.on_main(keep)
 

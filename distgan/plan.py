@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from distgan.batches import per_rank_size, steps_in_epoch
+from distgan.batches import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.config import Config, RunConfig
 from distgan.data import SOURCES, data_folder, find, load_dataset
 from distgan.models import build_discriminator, build_generator, num_parameters
@@ -14,7 +14,7 @@ from distgan.runtime import Runtime
 
 def plan(config: Config, preset: str) -> str:
     """Raises UserError for what a look at data, batch size and folder finds wrong; downloads and writes nothing."""
-    runtime = Runtime(config.run)
+    runtime = Runtime(config)
     if config.run.out is not None:
         refuse_used_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
@@ -27,8 +27,9 @@ def plan(config: Config, preset: str) -> str:
         num_images = SOURCES[name].num_images
         data = f"{name}, not in {folder} yet: " + ("to be downloaded" if config.data.download else "missing")
         data += ", or else digits" if config.data.name == "auto" else ""
-    size = per_rank_size(config.data, runtime.world_size)
-    steps = steps_in_epoch(num_images, size, runtime.world_size, config.data.drop_last)
+    size = global_batch_size(config.data, runtime.world_size)
+    fewest = fewest_rows(config, runtime.world_size)
+    steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=fewest)
     total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     lines = [
@@ -37,9 +38,10 @@ def plan(config: Config, preset: str) -> str:
         f"networks   G {num_parameters(generator):,} and D {num_parameters(discriminator):,} parameters",
         f"data       {data}, {num_images:,} images",
         f"processes  {runtime.world_size} x {runtime.device.type}, precision {runtime.precision}",
-        f"steps      {total:,} ({steps} an epoch) of {size * runtime.world_size} images, {size} a process",
+        f"steps      {total:,} ({steps} an epoch) of {size} images, {size / runtime.world_size:.4g} a process",
         f"folder     {config.run.out or f'runs/{preset}-<number>'}",
         f"starts     {_start(config.run)}",
+        *(f"warning    {warning}" for warning in runtime.warnings),
         "dry run: nothing was done",
     ]
     return "\n".join(lines) if runtime.is_main else ""

@@ -17,6 +17,7 @@ FREE = {
         *("log_every", "save_every", "save_every_steps", "keep", "keep_best", "on_save_error"),
         *("sample_epochs", "tracker"),
     },
+    "processes": {"num", "check_ranks_every", "timeout", "zero"},
     # How the batch is named may change with the number of processes; its size is compared by itself.
     "data": {"dir", "download", "mirror", "md5", "batch_size", "per_rank_batch_size"},
 }

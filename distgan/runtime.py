@@ -1,4 +1,4 @@
-"""Processes and devices: the only module that knows Accelerate and the launchers' environment."""
+"""Processes and devices, by Accelerate: who there is, how a network is trained, and what all ranks do together."""
 
 import os
 import platform
@@ -14,45 +14,50 @@ import numpy as np
 import torch
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from distgan.config import RunConfig
+from distgan import launcher, rendezvous
+from distgan.config import Config
 from distgan.environment import cpu_name
 from distgan.errors import UserError, user_message
+from distgan.trained import Trained
 
 T = TypeVar("T")
 _thread_hook = threading.excepthook
-
-# What accelerate launch and torchrun leave in the environment of a process of theirs.
-_LAUNCHERS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}
 
 
 class Runtime:
     """This process among the others. Works alike under accelerate launch, torchrun and plain python."""
 
-    def __init__(self, config: RunConfig):
-        use_cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
-        if config.device == "cuda" and not use_cuda:
+    def __init__(self, config: Config):
+        use_cuda = torch.cuda.is_available() and not launcher.wants_cpu()
+        if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
-        is_cpu = config.device == "cpu" or not use_cuda
-        self._refuse_launcher_settings(config, is_cpu)
-        if is_cpu and (threads := config.threads or _shared_cores()):
+        is_cpu = config.run.device == "cpu" or not use_cuda
+        self.precision: str = launcher.precision(config.run.precision, is_cpu=is_cpu)
+        self.warnings = launcher.set_aside()
+        if is_cpu and (threads := config.run.threads or launcher.shared_cores()):
             torch.set_num_threads(threads)
+        launched = launcher.world_size()
+        if launched > 1:
+            backend = "gloo" if is_cpu else "nccl"
+            if not is_cpu:
+                self._take_gpu()
+            rendezvous.join(config, backend, self.precision)
         # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
         self._accelerator = accelerate.Accelerator(
             cpu=is_cpu,
-            mixed_precision=config.precision,
+            mixed_precision=self.precision,
+            dynamo_backend="no",
             step_scheduler_with_optimizer=False,
         )
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
+        self.local_rank: int = self._accelerator.local_process_index
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
-        self.precision: str = self._accelerator.mixed_precision
-        self.is_launched = bool(_LAUNCHERS & os.environ.keys())
+        self.is_launched = launcher.is_launched()
         self._tracker: Any = None
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.world_size:
             raise UserError(
                 f"WORLD_SIZE={launched}: the launcher started {launched} processes, but Accelerate joined "
@@ -60,33 +65,21 @@ class Runtime:
             )
 
     @staticmethod
-    def _refuse_launcher_settings(config: RunConfig, is_cpu: bool) -> None:
-        dynamo = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
-        if dynamo.lower() not in ("", "no"):
+    def _take_gpu() -> None:
+        """Raises UserError where there are fewer GPUs than processes, which NCCL would tell much later."""
+        local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= here:
             raise UserError(
-                f"ACCELERATE_DYNAMO_BACKEND={dynamo}: the launcher would compile the networks behind the "
-                "training step's back; allowed: no (accelerate launch --dynamo_backend no)"
+                f"LOCAL_RANK={local_rank}: more processes than the {here} GPUs of {platform.node()}; allowed: at most "
+                f"{here}, or --device cpu"
             )
-        precision = config.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if precision not in ("no", "fp16", "bf16"):
-            raise UserError(f"--mixed_precision {precision}: unknown here; allowed: no, fp16, bf16")
-        if precision == "fp16" and is_cpu:
-            raise UserError(
-                "--precision fp16: a CPU would silently compute in float32; allowed on a CPU: no, bf16"
-            )
+        torch.cuda.set_device(local_rank)
 
     # -- networks -------------------------------------------------------------------------------------
 
-    def prepare(self, *objects: Any) -> Any:
-        """Networks on the device, under autocast, and in DDP where there are several ranks; optimizers too."""
-        return self._accelerator.prepare(*objects)
-
-    def backward(self, loss: Tensor) -> None:
-        self._accelerator.backward(loss)
-
-    def unwrap(self, network: nn.Module) -> nn.Module:
-        """The network inside DDP, still under autocast."""
-        return network.module if isinstance(network, DistributedDataParallel) else network
+    def trained(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> Trained:
+        """The network on the device, under autocast, and in DDP where there are several ranks."""
+        return Trained(network, optim, self._accelerator)
 
     # -- all ranks together ---------------------------------------------------------------------------
 
@@ -94,14 +87,18 @@ class Runtime:
         """The mean over the ranks. All ranks take part."""
         return self._accelerator.reduce(values, reduction="mean") if self.world_size > 1 else values
 
+    def gathered(self, values: Tensor) -> Tensor:
+        """Those of each rank, (W, *values.shape), on all ranks. All take part."""
+        return self._accelerator.gather(values.unsqueeze(0))
+
     def together(self, attempt: Callable[[], T], *, local_main_first: bool = False) -> T:
         """Calls `attempt` on every rank; a UserError of one becomes that of all, said once.
 
         All ranks take part, so that none waits for one that has given up. `local_main_first` lets the
         first process of each machine go ahead.
         """
-        order = self._accelerator.local_main_process_first() if local_main_first else nullcontext()
-        with order:
+        turn = rendezvous.in_turn(self.rank, self.local_rank) if local_main_first else nullcontext()
+        with turn:
             result, message = _outcome(attempt)
         messages: list[str | None] = gather_object([message]) if self.world_size > 1 else [message]
         failed = [(rank, text) for rank, text in enumerate(messages) if text is not None]
@@ -224,17 +221,6 @@ class Runtime:
             "host": platform.node(),
             "platform": platform.platform(),
         }
-
-
-def _shared_cores() -> int | None:
-    """The cores for each process of a launcher, which would give it a single one; None without a launcher.
-
-    Plain python has torch's own choice, and with it the user's OMP_NUM_THREADS.
-    """
-    if not _LAUNCHERS & os.environ.keys():
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _outcome(attempt: Callable[[], T]) -> tuple[T | None, str | None]:

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distgan.config import SampleConfig
 from distgan.errors import UserError
 from distgan.files import write_whole
 from distgan.images import generate, grid, save_gif
 from distgan.noise import sample_z
+from distgan.options import SampleConfig
 from distgan.weights import load_generator
 
 WALK_STEPS = 10

@@ -17,6 +17,7 @@ from distgan.files import sync
 from distgan.gan import Gan
 from distgan.manifest import State
 from distgan.metrics import MetricLog
+from distgan.replicas import refuse_divergence
 from distgan.resume import Identity, Start, checkpoints_in, find_start
 from distgan.runtime import Runtime
 
@@ -91,11 +92,16 @@ class Saver:
             if self.runtime.on_main(self._written) != step:
                 unlogged = self.log.settle(step)
                 self.refuse_broken()
+                if self.config.processes.check_ranks_every:
+                    refuse_divergence(self.gan, self.runtime)
                 random = self.runtime.random_states()
+                # Where each rank holds a part of it, all of them take part; else the others are spared the copy.
+                tensors = self.gan.state() if self.runtime.is_main or self.gan.is_sharded else {}
                 if self.runtime.is_main:
+                    tensors |= {f"random.{key}": value for key, value in random.items()}
                     try:
                         self.log.flush()
-                        self._start(self._checkpoint(unlogged, random))
+                        self._start(self._checkpoint(unlogged, tensors))
                     except OSError as error:
                         self._error = error
                 self.stall_s.append(time.perf_counter() - began)
@@ -103,7 +109,7 @@ class Saver:
                 self.runtime.on_main(lambda: self._written(must=True))
 
     def refuse_broken(self) -> None:
-        """Raises TrainingFailed for weights that are no numbers. Waits for the device."""
+        """Raises TrainingFailed for weights that are no numbers. Waits for the device. All ranks call it."""
         if not self.gan.is_finite():
             raise TrainingFailed(f"a weight is no number after step {self.gan.step}")
 
@@ -131,7 +137,7 @@ class Saver:
                 facts[name] = {"median": round(median(values), 4), "max": round(max(values), 4)}
         return facts
 
-    def _checkpoint(self, unlogged: list[list[float]], random: dict[str, Tensor]) -> Checkpoint:
+    def _checkpoint(self, unlogged: list[list[float]], tensors: dict[str, Tensor]) -> Checkpoint:
         gan, log = self.gan, self.log
         epoch, step_in_epoch = divmod(gan.step, self.identity.steps_per_epoch)
         metrics = log.last._asdict() if log.last else {}
@@ -145,8 +151,8 @@ class Saver:
             notice=self.notice,
             world_size=self.runtime.world_size,
             engine="eager",
-            g_lr=gan.g_optim.param_groups[0]["lr"],
-            d_lr=gan.d_optim.param_groups[0]["lr"],
+            g_lr=gan.g.lr,
+            d_lr=gan.d.lr,
             grad_scaler=self.runtime.grad_scaler_state(),
             elapsed_s=log.elapsed_s,
             logged_step=log.logged_step,
@@ -154,7 +160,6 @@ class Saver:
             unlogged=[list(row) for row in unlogged],
             metrics={key: value for key, value in metrics.items() if key != "step"},
         )
-        tensors = gan.state() | {f"random.{key}": value for key, value in random.items()}
         return Checkpoint(tensors, state, self.config)
 
     # -- the thread -----------------------------------------------------------------------------------

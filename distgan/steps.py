@@ -1,6 +1,7 @@
 """One D step and one G step for every model and loss, and the three orders in which they are taken."""
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -13,78 +14,106 @@ from distgan.runtime import Runtime
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 
-# (real, labels) -> the STATS of one step, (4,), on the device: nothing here waits for it.
-Step = Callable[[Tensor, Tensor], Tensor]
+# (real, labels, rows) of a Batch -> the STATS of one step, (4,), on the device: nothing here waits for it.
+# They are this rank's part of the whole batch's: the ranks' mean is that of all its images.
+Step = Callable[[Tensor, Tensor, range], Tensor]
 
 
 def build_step(gan: Gan, config: OptimConfig, seed: int, runtime: Runtime, total_steps: int) -> Step:
     """The step in the order that the config names."""
+    G, D, share = gan.g, gan.d, gan.share
     loss = LOSSES[config.loss]
     weight = loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
-    noise = Noise(seed, gan.latent_shape, runtime.device, runtime.rank, runtime.world_size)
+    noise = Noise(seed, gan.latent_shape, runtime.device, share)
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """D's gradients. D has no BatchNorm, so real and fake joined in one pass are two passes."""
-        D = gan.ddp_discriminator
-        real_logits, fake_logits = D(torch.cat([real, fake]), torch.cat([labels, labels])).chunk(2)
-        d_loss = total = loss.d_loss(real_logits, fake_logits)
-        if loss.penalty is not None and weight:
-            # On the bare D: DDP adds up all gradients of a backward, but expects one forward before it.
-            total = d_loss + weight * loss.penalty(gan.discriminator, real, fake, labels, noise.uniform)
-        gan.d_optim.zero_grad()
-        runtime.backward(total)
-        return torch.stack([d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()])
+        D.zero_grad()
+        stats, whole = [], share.rows
+
+        @cache
+        def uniform() -> Tensor:
+            """Drawn for all parts at once, and only if the penalty asks."""
+            with share.holding(whole):
+                return noise.uniform()
+
+        for index, (own, part) in enumerate(share.parts(config.accumulate)):
+            with D.accumulating(is_last=index == config.accumulate - 1):
+                joined = torch.cat([real[own], fake[own]]), torch.cat([labels[own], labels[own]])
+                real_logits, fake_logits = D(*joined).chunk(2)
+                d_loss = total = loss.d_loss(real_logits, fake_logits)
+                if loss.penalty is not None and weight:
+                    # On the bare D: DDP adds up all gradients of a backward, but expects one forward before it.
+                    inputs = real[own], fake[own], labels[own]
+                    penalty = loss.penalty(D.bare, *inputs, partial(_rows, uniform, own))
+                    total = d_loss + weight * penalty
+                D.backward(total * part)
+            means = [d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()]
+            stats.append(torch.stack(means) * part)
+        return torch.stack(stats).sum(0)
 
     def g_backward(fake: Tensor, labels: Tensor) -> Tensor:
-        """G's gradients through a frozen D, whose own would be computed only to be thrown away."""
-        gan.discriminator.requires_grad_(False)
-        g_loss = loss.g_loss(gan.discriminator(fake, labels))
-        gan.g_optim.zero_grad()
-        runtime.backward(g_loss)
-        gan.discriminator.requires_grad_(True)
+        """G's gradients through a frozen D, whose own would be computed only to be thrown away.
+
+        In parts through D as well; G itself has the whole batch at once, as its BatchNorm needs.
+        """
+        G.zero_grad()
+        D.bare.requires_grad_(False)
+        if config.accumulate == 1:
+            g_loss = loss.g_loss(D.bare(fake, labels)) * share.weight
+            G.backward(g_loss)
+        else:
+            leaf, losses = fake.detach().requires_grad_(True), []
+            for own, part in share.parts(config.accumulate):
+                losses.append(loss.g_loss(D.bare(leaf[own], labels[own])) * part)
+                G.backward_to_leaf(losses[-1])
+            assert leaf.grad is not None
+            G.backward_from(fake, leaf.grad)
+            g_loss = torch.stack(losses).sum()
+        D.bare.requires_grad_(True)
         return g_loss.detach()
 
     def simultaneous(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        fake = gan.ddp_generator(noise.z(len(real)), labels)
+        fake = G(noise.z(), labels)
         d_stats = d_backward(real, fake.detach(), labels)
         g_loss = g_backward(fake, labels)
-        gan.d_optim.step()
-        gan.g_optim.step()
+        D.step()
+        G.step()
         return d_stats, g_loss
 
     def reuse(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        fake = gan.ddp_generator(noise.z(len(real)), labels)
+        fake = G(noise.z(), labels)
         d_stats = d_backward(real, fake.detach(), labels)
-        gan.d_optim.step()
+        D.step()
         g_loss = g_backward(fake, labels)
-        gan.g_optim.step()
+        G.step()
         return d_stats, g_loss
 
     def fresh(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            fake = gan.generator(noise.z(len(real)), labels)
+            fake = G.bare(noise.z(), labels)
         d_stats = d_backward(real, fake, labels)
-        gan.d_optim.step()
-        g_loss = g_backward(gan.ddp_generator(noise.z(len(real)), labels), labels)
-        gan.g_optim.step()
+        D.step()
+        g_loss = g_backward(G(noise.z(), labels), labels)
+        G.step()
         return d_stats, g_loss
 
     order = {"simultaneous": simultaneous, "reuse": reuse, "fresh": fresh}[config.order]
 
-    def step(real: Tensor, labels: Tensor) -> Tensor:
+    def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
         noise.start(gan.step)
         if config.lr_schedule == "linear":
-            set_lr(gan.g_optim, config.g_lr * (1 - gan.step / total_steps))
-            set_lr(gan.d_optim, config.d_lr * (1 - gan.step / total_steps))
-        (d_loss, real_logits, fake_logits), g_loss = order(real, labels)
+            G.lr, D.lr = (lr * (1 - gan.step / total_steps) for lr in (config.g_lr, config.d_lr))
+        with share.holding(rows):
+            (d_loss, real_logits, fake_logits), g_loss = order(real, labels)
         gan.step += 1
         if gan.ema:
-            gan.ema.update(gan.generator, gan.step)
+            with G.whole():
+                gan.ema.update(G.bare, gan.step)
         return torch.stack([d_loss, g_loss, real_logits, fake_logits])
 
     return step
 
 
-def set_lr(optim: torch.optim.Optimizer, lr: float) -> None:
-    for group in optim.param_groups:
-        group["lr"] = lr
+def _rows(draw: Callable[[], Tensor], own: slice) -> Tensor:
+    return draw()[own]

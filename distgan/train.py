@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
 from contextlib import nullcontext
 
-from distgan.batches import Batches, per_rank_size
+from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.config import Config
 from distgan.data import load_dataset
 from distgan.environment import Startup
@@ -22,6 +22,7 @@ from distgan.gan import build_gan
 from distgan.metrics import MetricLog
 from distgan.outputs import Outputs
 from distgan.progress import Display
+from distgan.replicas import refuse_divergence
 from distgan.resume import Identity
 from distgan.run_folder import recorded
 from distgan.runtime import Runtime
@@ -36,7 +37,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     Raises UserError, TrainingFailed for a loss that is no number, Stopped for a signal or the time limit;
     all three leave a folder to go on with.
     """
-    runtime = Runtime(config.run)
+    runtime = Runtime(config)
     startup.mark("processes")
     dataset = runtime.together(
         lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
@@ -45,17 +46,23 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     config = config.resolved(dataset.name, runtime.precision)
     startup.mark("data")
 
-    size = per_rank_size(config.data, runtime.world_size)
+    gan = build_gan(
+        config.model,
+        config.optim,
+        config.run.seed,
+        runtime,
+        sync_batch_norm=config.processes.sync_batch_norm,
+    )
+    size = global_batch_size(config.data, runtime.world_size)
     batches = Batches(
         dataset,
         size,
+        gan.share,
         drop_last=config.data.drop_last,
         seed=config.run.seed,
         device=runtime.device,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
+        fewest=fewest_rows(config, runtime.world_size),
     )
-    gan = build_gan(config.model, config.optim, config.run.seed, runtime)
     steps_per_epoch = batches.steps_per_epoch
     total_steps = config.run.epochs * steps_per_epoch
     last_step = min(total_steps, config.run.max_steps or total_steps)
@@ -63,9 +70,11 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     startup.mark("networks")
 
     tolerance = Tolerance(stops=config.run.on_save_error == "stop")
+    for warning in runtime.warnings:
+        tolerance.warn(warning)
     outputs = Outputs(config, preset, dataset, runtime, steps_per_epoch, startup, tolerance)
     log = MetricLog(outputs.folder, runtime, steps_per_epoch, dataset.notice, tolerance)
-    identity = Identity(dataset.fingerprint, steps_per_epoch, size * runtime.world_size)
+    identity = Identity(dataset.fingerprint, steps_per_epoch, size)
     saver = Saver(outputs.folder, config, runtime, gan, log, identity, dataset.notice, tolerance)
     start = saver.restore(last_step)
     batches.seek(gan.step)
@@ -87,8 +96,8 @@ def train(config: Config, preset: str, startup: Startup) -> None:
         log.start_clock()
         try:
             while gan.step < last_step:
-                real, labels = next(batches)
-                log.add(step(real, labels), len(real) * runtime.world_size)
+                batch = next(batches)
+                log.add(step(*batch), len(batch.rows))
                 display.advance(gan.step)
 
                 # Once in a while, and at the end. All ranks take part.
@@ -102,6 +111,9 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                         saver.refuse_broken()
                         outputs.record_start()
                         display.warn(tolerance.warnings())
+                if config.processes.check_ranks_every and gan.step % config.processes.check_ranks_every == 0:
+                    with log.paused():
+                        refuse_divergence(gan, runtime)
                 # Drawn before it is saved: a run that is killed between the two draws it again.
                 if is_last or (into_epoch == 0 and epoch in config.run.sample_epochs):
                     with log.paused():
@@ -116,7 +128,8 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                         f"stopped {describe(reason)} at step {gan.step:,}; {outputs.how_to_go_on()}",
                     )
         except TrainingFailed as error:
-            raise TrainingFailed(f"{error}; {outputs.keep_last_good(saver)}") from error
+            kept = outputs.keep_last_good(saver, error.advice)
+            raise TrainingFailed(f"{error}; {kept}") from error
         with log.paused():
             outputs.finish(saver)
         display.warn(tolerance.warnings())

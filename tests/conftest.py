@@ -17,6 +17,7 @@ import forked
 import pytest
 import torch
 
+from distgan.config import Config, RunConfig
 from distgan.files import read_metrics
 from distgan.resume import newest_valid
 
@@ -46,6 +47,8 @@ def quick(out: object, *more: object) -> tuple[object, ...]:
     """Six steps on the embedded digits."""
     return ("--preset", "cgan-quick", "--data", "digits", *TINY, "--max-steps", 6, "--out", out, *more)
 
+
+ON_CPU = Config(run=RunConfig(device="cpu"))
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

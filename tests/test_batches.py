@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from distgan.batches import Batches, per_rank_size, scale, steps_in_epoch
-from distgan.config import DataConfig
+from distgan.batches import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
+from distgan.config import Config, DataConfig, OptimConfig, ProcessesConfig
 from distgan.data import Dataset
 from distgan.errors import UserError
+from distgan.share import Share
 
 CPU = torch.device("cpu")
 
@@ -37,60 +38,77 @@ def indices(real: torch.Tensor) -> list[int]:
 def test_order_is_distributed_samplers(
     num: int, size: int, world_size: int, drop_last: bool, seed: int
 ) -> None:
-    """Against torch's sampler in torch's DataLoader, over three epochs and all ranks."""
+    """Each rank walks torch's own sampler, but for what that repeats at the end to fill up."""
     try:
-        steps = steps_in_epoch(num, size, world_size, drop_last)
+        steps = steps_in_epoch(num, size, drop_last, fewest=world_size)
     except UserError:
         return
     dataset = numbered(num)
     for rank in range(world_size):
-        options = {"num_replicas": world_size, "rank": rank, "seed": seed, "drop_last": drop_last}
-        sampler = DistributedSampler(range(num), **options)
-        loader = DataLoader(TensorDataset(torch.arange(num)), size, sampler=sampler, drop_last=drop_last)
+        sampler = DistributedSampler(range(num), num_replicas=world_size, rank=rank, seed=seed)
         batches = Batches(
-            dataset, size, drop_last=drop_last, seed=seed, device=CPU, rank=rank, world_size=world_size
+            dataset,
+            size,
+            Share(rank, world_size),
+            drop_last=drop_last,
+            seed=seed,
+            device=CPU,
+            fewest=world_size,
         )
         for epoch in range(3):
             sampler.set_epoch(epoch)
-            theirs = [batch.tolist() for (batch,) in loader]
-            assert len(theirs) == batches.steps_per_epoch == steps
+            theirs = list(sampler)[: len(range(rank, min(num, steps * size), world_size))]
+            assert batches.steps_per_epoch == steps
             ours = [next(batches) for _ in range(steps)]
-            assert [indices(real) for real, _ in ours] == theirs
-            assert [labels.tolist() for _, labels in ours] == [[i % 10 for i in batch] for batch in theirs]
+            assert [index for batch in ours for index in indices(batch.real)] == theirs
+            assert [label for batch in ours for label in batch.labels.tolist()] == [i % 10 for i in theirs]
 
 
-@settings(max_examples=30, deadline=None)
+def test_one_process_is_the_data_loader() -> None:
+    """Batch by batch, against torch's DataLoader."""
+    sampler = DistributedSampler(range(100), num_replicas=1, rank=0, seed=4)
+    loader = DataLoader(TensorDataset(torch.arange(100)), 32, sampler=sampler)
+    batches = Batches(numbered(100), 32, Share(), drop_last=False, seed=4, device=CPU)
+    assert [batch.tolist() for (batch,) in loader] == [indices(next(batches).real) for _ in range(4)]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
-    num=st.integers(4, 300), size=st.integers(2, 20), world_size=st.integers(2, 4), step=st.integers(0, 60)
+    num=st.integers(4, 300), size=st.integers(2, 40), world_size=st.integers(2, 5), step=st.integers(0, 60)
 )
 def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: int, step: int) -> None:
-    """Row i of a global batch is with rank i mod W: what Noise relies on."""
-    num -= num % (size * world_size)
-    if not num:
-        return
+    """The short last batch too, and batches that do not divide: each image once, where the noise has its row."""
     dataset = numbered(num)
-    whole = Batches(dataset, size * world_size, drop_last=False, seed=3, device=CPU)
+    try:
+        whole = Batches(dataset, size, Share(), drop_last=False, seed=3, device=CPU, fewest=world_size)
+    except UserError:
+        return
     whole.seek(step)
-    together = indices(next(whole).real)
+    real, _, rows = next(whole)
     for rank in range(world_size):
-        part = Batches(dataset, size, drop_last=False, seed=3, device=CPU, rank=rank, world_size=world_size)
+        share = Share(rank, world_size)
+        part = Batches(dataset, size, share, drop_last=False, seed=3, device=CPU, fewest=world_size)
         part.seek(step)
-        assert indices(next(part).real) == together[rank::world_size]
+        batch = next(part)
+        assert batch.rows == rows
+        share.rows = rows
+        assert indices(batch.real) == share.take(torch.tensor(indices(real))).tolist()
 
 
 def test_seek_lands_where_walking_does() -> None:
-    walked, sought = (Batches(numbered(100), 32, drop_last=False, seed=1, device=CPU) for _ in range(2))
+    walked, sought = (
+        Batches(numbered(100), 32, Share(), drop_last=False, seed=1, device=CPU) for _ in range(2)
+    )
     for step in range(9):
-        real, _ = next(walked)
+        real, _, _ = next(walked)
         sought.seek(step)
         assert torch.equal(next(sought).real, real)
         assert len(real) == (4 if step % 4 == 3 else 32), "60,000 = 234 x 256 + 96: the short batch is kept"
 
 
 def test_mnist_epoch_is_235_steps_of_256() -> None:
-    assert steps_in_epoch(60_000, 256, 1, False) == 235
-    assert steps_in_epoch(60_000, 256, 1, True) == 234
-    assert steps_in_epoch(60_000, 64, 4, False) == 235
+    assert steps_in_epoch(60_000, 256, False) == 235
+    assert steps_in_epoch(60_000, 256, True) == 234
 
 
 def test_scale_spans_minus_one_to_one() -> None:
@@ -100,22 +118,28 @@ def test_scale_spans_minus_one_to_one() -> None:
 
 
 def test_batch_size_is_global() -> None:
-    assert per_rank_size(DataConfig(batch_size=256), 4) == 64
-    assert per_rank_size(DataConfig(batch_size=None, per_rank_batch_size=256), 4) == 256
+    assert global_batch_size(DataConfig(batch_size=256), 3) == 256
+    assert global_batch_size(DataConfig(batch_size=None, per_rank_batch_size=256), 4) == 1024
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "world_size", "words"),
-    [(256, 3, "--batch-size 256: does not divide by the 3"), (4, 4, "--batch-size 4: leaves 1 image")],
+    ("world_size", "accumulate", "sync", "expected"),
+    [(1, 1, True, 2), (4, 1, True, 4), (4, 3, True, 12), (4, 1, False, 8), (1, 3, True, 3)],
 )
-def test_uneven_batch_size_is_refused(batch_size: int, world_size: int, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        per_rank_size(DataConfig(batch_size=batch_size), world_size)
+def test_fewest_rows_are_what_ranks_parts_and_batch_norm_need(
+    world_size: int, accumulate: int, sync: bool, expected: int
+) -> None:
+    config = Config(optim=OptimConfig(accumulate=accumulate), processes=ProcessesConfig(sync_batch_norm=sync))
+    assert fewest_rows(config, world_size) == expected
 
 
 def test_batches_that_can_not_be_trained_on_are_refused() -> None:
     with pytest.raises(UserError, match="--drop-last leaves nothing of 100 images; allowed: at most 100"):
-        steps_in_epoch(100, 128, 1, True)
-    with pytest.raises(UserError, match="a last batch of 1 image"):
-        steps_in_epoch(65, 32, 1, False)
-    assert steps_in_epoch(65, 32, 1, True) == 2
+        steps_in_epoch(100, 128, True)
+    with pytest.raises(UserError, match="a last batch of 1 of 65 images"):
+        steps_in_epoch(65, 32, False)
+    with pytest.raises(UserError, match=r"a last batch of 3 of 67 images, too few .* which need 4"):
+        steps_in_epoch(67, 32, False, fewest=4)
+    with pytest.raises(UserError, match=r"--batch-size 3: too few .*; allowed: at least 4"):
+        steps_in_epoch(67, 3, False, fewest=4)
+    assert steps_in_epoch(65, 32, True) == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ON_CPU, ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
@@ -42,11 +42,11 @@ CONFIG = Config(model=MODEL, optim=OptimConfig(ema_decay=0.9))
 
 
 def make(step: int = 3) -> Checkpoint:
-    runtime = Runtime(RunConfig(device="cpu"))
+    runtime = Runtime(ON_CPU)
     gan = build_gan(CONFIG.model, CONFIG.optim, 7, runtime)
     train = build_step(gan, CONFIG.optim, 7, runtime, total_steps=10)
     for _ in range(step):
-        train(torch.rand(4, 1, 28, 28) * 2 - 1, torch.arange(4))
+        train(torch.rand(4, 1, 28, 28) * 2 - 1, torch.arange(4), range(4))
     state = State(
         step=step, epoch=step // 2, step_in_epoch=step % 2, steps_per_epoch=2, batch_size=4, data="f00d", notice=None,
         world_size=1, engine="eager", g_lr=2e-4, d_lr=2e-4, grad_scaler={"scale": 65536.0, "growth_interval": 2000},
@@ -141,7 +141,7 @@ def test_a_checkpoint_of_format_1_is_still_read() -> None:
     assert checkpoint.tensors.keys() == facts.keys()
     for key, value in checkpoint.tensors.items():
         assert float(value.double().sum()) == pytest.approx(facts[key], rel=1e-9, abs=1e-12), key
-    runtime = Runtime(RunConfig(device="cpu"))
+    runtime = Runtime(ON_CPU)
     gan = build_gan(checkpoint.config.model, checkpoint.config.optim, 0, runtime)
     gan.load_state(checkpoint.tensors, checkpoint.state.step, "fixture")
     step = build_step(gan, checkpoint.config.optim, checkpoint.config.run.seed, runtime, total_steps=8)
@@ -419,7 +419,7 @@ def test_hostile_tensors_are_refused(saved: Path, name: str) -> None:
 
 def test_tensors_of_other_shapes_are_refused(made: Checkpoint, saved: Path) -> None:
     """The file is one of safetensors, and the hash is right: the network itself says no."""
-    gan = build_gan(CONFIG.model, CONFIG.optim, 7, Runtime(RunConfig(device="cpu")))
+    gan = build_gan(CONFIG.model, CONFIG.optim, 7, Runtime(ON_CPU))
     for name, tensors, words in (
         ("g_optim", {"stem.0.weight.exp_avg": torch.zeros(3)}, "stem.0.weight.exp_avg is [3]; allowed"),
         ("d_optim", {}, "exp_avg is not there"),

@@ -84,13 +84,6 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_launcher_dynamo_is_refused(distgan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
-    assert_user_error(
-        distgan("train", "--preset", "cgan-quick", "--data", "digits"), "ACCELERATE_DYNAMO_BACKEND=INDUCTOR"
-    )
-
-
 def test_existing_folder_is_never_overwritten(distgan: Run, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")

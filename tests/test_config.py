@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from distgan.config import Config, SampleConfig
+from distgan.config import Config
 from distgan.errors import UserError
 from distgan.flags import Parser, add_flags, config_folder, flags_of, from_flags, preset_path, read_file
+from distgan.options import SampleConfig
 from distgan.wording import allowed
 
 PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))
@@ -91,12 +92,15 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[optim]\ng_lrr = 1", "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: beta1, "),
+        (
+            "[optim]\ng_lrr = 1",
+            "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: accumulate, beta1, ",
+        ),
         (
             "[optm]\ng_lr = 1",
-            "my.toml: optm: unknown table, did you mean optim?; allowed: data, model, optim, run",
+            "my.toml: optm: unknown table, did you mean optim?; allowed: data, model, optim, processes, run",
         ),
-        ("epochs = 3", "my.toml: epochs: unknown key; allowed: data, model, optim, run"),
+        ("epochs = 3", "my.toml: epochs: unknown key; allowed: data, model, optim, processes, run"),
         (
             "[run]\nepochs = '5'",
             "my.toml: [run] epochs: '5' is not allowed; allowed: a whole number, 1 or more",

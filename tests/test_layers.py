@@ -12,11 +12,13 @@ PACKAGE = ROOT / "distgan"
 
 # Each layer imports only what stands in layers before it.
 LAYERS = [
-    {"config", "errors", "wording"},
+    {"settings", "errors", "wording", "share"},
+    {"config", "options"},
     {"flags", "files", "noise", "idx", "models", "losses", "ema", "environment", "download"},
+    {"launcher", "rendezvous", "trained"},
     {"data", "images", "runtime", "batchnorm", "manifest", "stop", "run_folder"},
     {"batches", "gan", "checkpoint"},
-    {"steps", "resume"},
+    {"steps", "resume", "replicas"},
     {"metrics", "weights"},
     {"curves", "progress", "saver", "inspection"},
     {"outputs", "plan"},

@@ -50,7 +50,7 @@ class Linear(nn.Module):
 
 def test_r1_is_half_the_squared_norm_on_real() -> None:
     critic, images, labels = Linear(0.5), torch.randn(4, 1, 28, 28), torch.zeros(4)
-    penalty = r1(critic, images, images, labels, torch.rand)
+    penalty = r1(critic, images, images, labels, lambda: torch.rand(len(images)))
     assert penalty.item() == pytest.approx((0.5 * 28) ** 2 / 2, rel=1e-5)
     penalty.backward()
     assert critic.scale.grad.item() == pytest.approx(0.5 * 28**2, rel=1e-5)
@@ -59,7 +59,7 @@ def test_r1_is_half_the_squared_norm_on_real() -> None:
 def test_gradient_penalty_is_the_squared_distance_from_one() -> None:
     critic, labels = Linear(0.5), torch.zeros(4)
     penalty = gradient_penalty(
-        critic, torch.randn(4, 1, 28, 28), torch.randn(4, 1, 28, 28), labels, torch.rand
+        critic, torch.randn(4, 1, 28, 28), torch.randn(4, 1, 28, 28), labels, lambda: torch.rand(4)
     )
     assert penalty.item() == pytest.approx((0.5 * 28 - 1) ** 2, rel=1e-5)
     penalty.backward()
@@ -69,5 +69,7 @@ def test_gradient_penalty_is_the_squared_distance_from_one() -> None:
 def test_gradient_penalty_of_a_dead_critic_is_finite() -> None:
     critic = Linear(0.0)
     images = torch.randn(2, 1, 28, 28)
-    gradient_penalty(critic, images, torch.randn(2, 1, 28, 28), torch.zeros(2), torch.rand).backward()
+    gradient_penalty(
+        critic, images, torch.randn(2, 1, 28, 28), torch.zeros(2), lambda: torch.rand(len(images))
+    ).backward()
     assert critic.scale.grad.isfinite()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import (
     BIN,
+    ON_CPU,
     ROOT,
     SCRIPT,
     TINY,
@@ -26,7 +27,6 @@ from conftest import (
 from resume_matrix import CASES
 from torch import Tensor
 
-from distgan.config import RunConfig
 from distgan.errors import UserError
 from distgan.files import read_metrics
 from distgan.resume import checkpoints_in, newest_valid
@@ -136,7 +136,7 @@ def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None
     assert run(*TWO, *quick("run")).returncode == 0
     tensors, _ = checkpoint(tmp_path / "run")
     assert {key for key in tensors if key.startswith("random.")} == {"random.rank0.cpu", "random.rank1.cpu"}
-    runtime = Runtime(RunConfig(device="cpu"))
+    runtime = Runtime(ON_CPU)
     runtime.load_random_states({"cpu": tensors["random.rank0.cpu"]}, "here")
     assert torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
     torch.rand(3)
@@ -153,7 +153,7 @@ def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None
 def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
     """fp16 needs a GPU; its scaler exists on a CPU as well."""
     assert distgan("train", *quick("run")).returncode == 0
-    runtime = Runtime(RunConfig(device="cpu"))
+    runtime = Runtime(ON_CPU)
     runtime._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=7)
     found = newest_valid(tmp_path / "run" / "checkpoints")
     assert found is not None
@@ -191,7 +191,7 @@ def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) ->
     for is_compiled in (False, True):
         from distgan.steps import build_step
 
-        runtime = Runtime(RunConfig(device="cpu"))
+        runtime = Runtime(ON_CPU)
         saver = saver_of(tmp_path / "run", runtime)
         found = newest_valid(tmp_path / "run" / "checkpoints")
         assert found is not None
@@ -202,7 +202,7 @@ def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) ->
         step = build_step(saver.gan, saver.config.optim, 0, runtime, total_steps=99)
         generator = torch.Generator().manual_seed(1)
         for _ in range(5):
-            step(torch.rand(8, 1, 28, 28, generator=generator) * 2 - 1, torch.arange(8))
+            step(torch.rand(8, 1, 28, 28, generator=generator) * 2 - 1, torch.arange(8), range(8))
         results.append(saver.gan.state())
     eager, compiled = results
     assert eager.keys() == compiled.keys()

@@ -11,11 +11,12 @@ from conftest import BIN, Run, assert_user_error
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from distgan.config import Config, ModelConfig, SampleConfig
+from distgan.config import Config, ModelConfig
 from distgan.errors import UserError
 from distgan.images import generate, grid, to_uint8
 from distgan.models import build_generator
 from distgan.noise import CHUNK
+from distgan.options import SampleConfig
 from distgan.sample import WALK_STEPS, sample, slerp, walk
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from conftest import BIN, TINY, Run, assert_user_error, checkpoint, quick, wait_for
+from conftest import BIN, ON_CPU, TINY, Run, assert_user_error, checkpoint, quick, wait_for
 
 from distgan import saver as saver_module
 from distgan.checkpoint import read_checkpoint
@@ -33,7 +33,7 @@ def make_saver(folder: Path, **settings: object) -> Saver:
         optim=OptimConfig(),
         run=RunConfig(**settings),
     )
-    runtime, tolerance = Runtime(RunConfig(device="cpu")), Tolerance(stops=config.run.on_save_error == "stop")
+    runtime, tolerance = Runtime(ON_CPU), Tolerance(stops=config.run.on_save_error == "stop")
     gan = build_gan(config.model, config.optim, 0, runtime)
     log = MetricLog(folder, runtime, 10, None, tolerance)
     made = Saver(folder, config, runtime, gan, log, Identity("f00d", 10, 4), None, tolerance)

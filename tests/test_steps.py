@@ -1,11 +1,16 @@
 """A training step against plain loops written out here, one for each order of updates."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ON_CPU
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distgan.config import ModelConfig, OptimConfig, RunConfig
+from distgan.config import ModelConfig, OptimConfig
 from distgan.ema import Ema
 from distgan.gan import Gan, build_gan
 from distgan.losses import LOSSES
@@ -13,6 +18,7 @@ from distgan.models import build_discriminator, build_generator
 from distgan.models.dropout import Dropout, share_rows
 from distgan.noise import Noise, mix, sample_z
 from distgan.runtime import Runtime
+from distgan.share import Share
 from distgan.steps import build_step
 
 CPU = torch.device("cpu")
@@ -20,7 +26,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def runtime() -> Runtime:
-    return Runtime(RunConfig(device="cpu"))
+    return Runtime(ON_CPU)
+
+
+def holding(num: int, rank: int = 0, world_size: int = 1, start: int = 0) -> Share:
+    """A share of a batch of that many rows."""
+    share = Share(rank, world_size)
+    share.rows = range(start, start + num)
+    return share
 
 
 def batches(num: int) -> list[tuple[Tensor, Tensor]]:
@@ -37,7 +50,7 @@ def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str
     G, D = build_generator(model), build_discriminator(model)
     g_optim = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.9))
     d_optim = torch.optim.Adam(D.parameters(), lr=2e-3, betas=(0.5, 0.9))
-    noise = Noise(7, G.latent_shape, CPU, 0, 1)
+    noise = Noise(7, G.latent_shape, CPU, holding(8))
     losses = []
 
     def bce(logits: Tensor, target: float) -> Tensor:
@@ -45,7 +58,7 @@ def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str
 
     for index, (real, labels) in enumerate(batches(num_steps)):
         noise.start(index)
-        fake = G(noise.z(8), labels)
+        fake = G(noise.z(), labels)
         d_loss = bce(D(real, labels), 1) + bce(D(fake.detach(), labels), 0)
         d_grads = torch.autograd.grad(d_loss, list(D.parameters()))
         if order == "simultaneous":
@@ -56,7 +69,7 @@ def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str
         if order == "reuse":
             g_grads = torch.autograd.grad(g_loss := bce(D(fake, labels), 1), list(G.parameters()))
         if order == "fresh":
-            g_loss = bce(D(G(noise.z(8), labels), labels), 1)
+            g_loss = bce(D(G(noise.z(), labels), labels), 1)
             g_grads = torch.autograd.grad(g_loss, list(G.parameters()))
         for parameter, gradient in zip(G.parameters(), g_grads, strict=True):
             parameter.grad = gradient
@@ -73,7 +86,7 @@ def our_loop(
     config = OptimConfig(**({"order": order, "g_lr": 1e-3, "d_lr": 2e-3, "beta1": 0.5, "beta2": 0.9} | optim))
     gan = build_gan(model, config, 7, runtime)
     step = build_step(gan, config, 7, runtime, total_steps=num_steps)
-    return gan, [step(real, labels).tolist() for real, labels in batches(num_steps)]
+    return gan, [step(real, labels, range(len(real))).tolist() for real, labels in batches(num_steps)]
 
 
 @pytest.mark.parametrize("order", ["simultaneous", "reuse", "fresh"])
@@ -127,8 +140,8 @@ def test_penalty_weight_acts(runtime: Runtime) -> None:
 def test_linear_schedule_falls_to_zero(runtime: Runtime) -> None:
     model = ModelConfig(family="small", width=0.1)
     gan, _ = our_loop(runtime, model, "reuse", 4, lr_schedule="linear")
-    assert gan.g_optim.param_groups[0]["lr"] == pytest.approx(1e-3 / 4)
-    assert gan.d_optim.param_groups[0]["lr"] == pytest.approx(2e-3 / 4)
+    assert gan.g.lr == pytest.approx(1e-3 / 4)
+    assert gan.d.lr == pytest.approx(2e-3 / 4)
 
 
 def test_ema_is_its_recurrence() -> None:
@@ -167,25 +180,68 @@ def test_state_goes_there_and_back(runtime: Runtime) -> None:
 # -- noise -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_together_draw_what_one_process_draws(world_size: int) -> None:
-    whole = Noise(3, (5,), CPU, 0, 1)
-    whole.start(11)
-    first, second = whole.z(12), whole.z(12)
+@settings(max_examples=60, deadline=None)
+@given(
+    num=st.integers(1, 30), start=st.integers(0, 40), world_size=st.integers(1, 5), blocks=st.integers(1, 2)
+)
+def test_shares_together_are_the_batch(num: int, start: int, world_size: int, blocks: int) -> None:
+    """Each row once, where the images of that row are: what the rank's own list of images has at `places`."""
+    drawn = torch.arange(start, start + num).repeat(blocks).view(-1, 1) * 10
     for rank in range(world_size):
-        part = Noise(3, (5,), CPU, rank, world_size)
+        share = holding(num, rank, world_size, start)
+        own = list(range(rank, start + num, world_size))[share.places(share.rows)]
+        assert all(start <= row < start + num for row in own)
+        assert share.num == len(own)
+        assert share.weight == len(own) * world_size / num
+        assert (share.take(drawn).flatten() // 10).tolist() == own * blocks
+        if own:
+            assert share.num_all(blocks * len(own)) == blocks * num
+    assert sum(holding(num, rank, world_size, start).num for rank in range(world_size)) == num
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num=st.integers(1, 30), start=st.integers(0, 40), world_size=st.integers(1, 4), parts=st.integers(1, 5)
+)
+def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(
+    num: int, start: int, world_size: int, parts: int
+) -> None:
+    everyones: list[set[int]] = [set() for _ in range(parts)]
+    for rank in range(world_size):
+        share = holding(num, rank, world_size, start)
+        own = torch.arange(num)[share.take(torch.arange(num))]
+        weights, rows = [], []
+        for index, (places, weight) in enumerate(share.parts(parts)):
+            weights.append(weight)
+            rows += own[places].tolist()
+            everyones[index] |= set(own[places].tolist())
+        assert rows == own.tolist()
+        assert sum(weights) == pytest.approx(share.weight)
+        assert share.rows == range(start, start + num), "and afterwards the whole batch again"
+    bounds = [num * index // parts for index in range(parts + 1)]
+    assert everyones == [set(range(a, b)) for a, b in pairwise(bounds)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("num", [12, 10])
+def test_ranks_together_draw_what_one_process_draws(world_size: int, num: int) -> None:
+    whole = Noise(3, (5,), CPU, holding(num))
+    whole.start(11)
+    draws = whole.z(), whole.z(), whole.uniform()
+    for rank in range(world_size):
+        part = Noise(3, (5,), CPU, holding(num, rank, world_size))
         part.start(11)
-        assert torch.equal(part.z(12 // world_size), first[rank::world_size])
-        assert torch.equal(part.z(12 // world_size), second[rank::world_size])
+        for drawn, own in zip(draws, (part.z(), part.z(), part.uniform()), strict=True):
+            assert torch.equal(own, drawn[rank::world_size])
 
 
 def test_noise_depends_on_step_and_seed() -> None:
     """Of dropout's bits every rank draws all, and takes the rows that are its own."""
 
     def draw(seed: int, step: int, rank: int) -> tuple[Tensor, Tensor]:
-        noise = Noise(seed, (5,), CPU, rank, 2)
+        noise = Noise(seed, (5,), CPU, holding(8, rank, 2))
         noise.start(step)
-        return noise.z(4), torch.rand(4)
+        return noise.z(), torch.rand(4)
 
     (z, dropout), again = draw(1, 2, 0), draw(1, 2, 0)
     assert torch.equal(z, again[0])
@@ -198,31 +254,24 @@ def test_noise_depends_on_step_and_seed() -> None:
     assert len({mix(seed, "z", step) for seed in range(50) for step in range(50)}) == 2500
 
 
-@pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (6, 5)])
-def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...]) -> None:
-    """Real and fake images joined in one pass as well: row i of the whole belongs to rank i mod W."""
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (7, 5)])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...], world_size: int, blocks: int) -> None:
+    """Real and fake images joined in one pass as well, and where the ranks have unlike numbers of rows."""
     x = torch.rand(shape) + 1
 
-    def dropped(rows: Tensor, rank: int, world_size: int) -> Tensor:
+    def dropped(share: Share) -> Tensor:
         module = nn.Sequential(Dropout(0.4))
-        share_rows(module, rank, world_size)
+        share_rows(module, share)
         torch.manual_seed(3)
-        return module(rows)
+        return module(share.take(x.repeat(blocks, *[1] * (x.ndim - 1))))
 
-    whole = dropped(x, 0, 1)
-    assert 0 < (whole == 0).sum() < x.numel()
-    for rank in range(2):
-        assert torch.equal(dropped(x[rank::2], rank, 2), whole[rank::2])
-
-
-def test_uniform_numbers_are_those_of_one_process() -> None:
-    draws = []
-    for rank, world_size in ((0, 1), (0, 2), (1, 2)):
-        noise = Noise(5, (3,), CPU, rank, world_size)
-        noise.start(7)
-        draws.append(noise.uniform(8 // world_size))
-    assert torch.equal(draws[0][0::2], draws[1])
-    assert torch.equal(draws[0][1::2], draws[2])
+    whole = dropped(holding(len(x)))
+    assert 0 < (whole == 0).sum() < whole.numel()
+    for rank in range(world_size):
+        expected = torch.cat([block[rank::world_size] for block in whole.chunk(blocks)])
+        assert torch.equal(dropped(holding(len(x), rank, world_size)), expected)
 
 
 def test_sample_z_is_the_same_for_every_number() -> None:

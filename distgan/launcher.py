@@ -1,0 +1,140 @@
+"""What a launcher leaves in the environment of a process; and the launcher of `--processes N`."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from distgan.config import Config
+from distgan.errors import FAILED, UserError
+
+# What accelerate launch and torchrun leave in the environment of a process of theirs.
+_MARKS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+# Settings of `accelerate config`, which may stand there for another project; we wrap the networks ourselves.
+_IGNORED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
+
+
+def is_launched() -> bool:
+    return bool(_MARKS & os.environ.keys())
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def wants_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+
+
+def set_aside() -> list[str]:
+    """Takes what does not concern the two networks out of the environment; a warning for each."""
+    warnings = []
+    for name in _IGNORED:
+        if os.environ.pop(name, "false").lower() == "true":
+            warnings.append(
+                f"{name}=true of accelerate's config is ignored; networks are in DDP or DeepSpeed here"
+            )
+    dynamo = os.environ.pop("ACCELERATE_DYNAMO_BACKEND", "no")
+    if dynamo.lower() not in ("", "no"):
+        warnings.append(
+            f"ACCELERATE_DYNAMO_BACKEND={dynamo} of accelerate's config is ignored; networks are not compiled by it"
+        )
+    if wants_cpu() and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        warnings.append(
+            "accelerate launch was asked for several processes on a CPU and started one; for more: distgan train "
+            "--processes N, or accelerate launch --config_file launch/cpu.yaml"
+        )
+    return warnings
+
+
+def zero_stage() -> int | None:
+    """The ZeRO stage that accelerate launch was asked for; None without DeepSpeed."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+        return None
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") or 2)
+
+
+def precision(chosen: str | None, *, is_cpu: bool) -> str:
+    """The chosen one, else the launcher's, else float32. Raises UserError for one that can't be had."""
+    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
+    if value not in ("no", "fp16", "bf16"):
+        raise UserError(f"{flag} {value}: unknown here; allowed: no, fp16, bf16")
+    if value == "fp16" and is_cpu:
+        source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
+        raise UserError(
+            f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: no, bf16"
+        )
+    return value
+
+
+def shared_cores() -> int | None:
+    """The cores for each process of a launcher, which would give it a single one; None without a launcher.
+
+    Plain python has torch's own choice, and with it the user's OMP_NUM_THREADS.
+    """
+    if not is_launched():
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+# -- distgan train --processes N ------------------------------------------------------------------------
+
+
+def refuse_other_number(num: int) -> None:
+    """Raises UserError for a --processes that the launcher around this process did not start."""
+    if world_size() != num:
+        raise UserError(
+            f"--processes {num}: this process is one of {world_size()} of a launcher already; allowed: the same "
+            "number, or leave it out"
+        )
+
+
+def launch(config: Config, arguments: list[str]) -> int:
+    """Runs `distgan train` with these arguments in N processes of this machine; the exit code for all of them.
+
+    By torch's own elastic agent. It stops all when one fails, and the words of that one come last.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    num = config.processes.num
+    assert num is not None
+    # Its own reports, of which ours takes the place.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    grace_s = int(max(5, min(30, config.processes.timeout)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(grace_s))
+    # Each process takes its share of the cores; torch would warn of the one that it would set instead.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    agent = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        run_id=f"distgan-{os.getpid()}",
+        max_restarts=0,
+        signals_to_handle=_SIGNALS,
+    )
+    script = Path(__file__).with_name("train.py")
+    try:
+        elastic_launch(agent, sys.executable)("-u", str(script), *arguments)
+    except SignalException as error:
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            hint = " (often: out of memory)" if name == "SIGKILL" else ""
+            print(f"distgan: rank {rank} was ended by {name}{hint}", file=sys.stderr, flush=True)
+            return FAILED
+        # The first rank has said its own end already, and the others theirs if it differs.
+        if rank and not failure.message.startswith("To enable traceback"):
+            print(f"distgan: {failure.message}", file=sys.stderr, flush=True)
+        return failure.exitcode
+    return 0

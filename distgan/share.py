@@ -1,0 +1,66 @@
+"""This process's share of the global batch: what makes many processes draw and see what one does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+from torch import Tensor
+
+
+class Share:
+    """Row p of an epoch belongs to rank p mod W, which is how torch's DistributedSampler deals images.
+
+    `rows` are those of the batch in hand over all ranks, as positions in the epoch; the last batch of an epoch
+    is short, and no batch has to divide by W. One object serves the noise, dropout and BatchNorm of a rank.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1):
+        self.rank, self.world_size = rank, world_size
+        self.rows = range(0)
+
+    @property
+    def num(self) -> int:
+        """How many rows of the batch are this rank's."""
+        own = self.places(self.rows)
+        return own.stop - own.start
+
+    @property
+    def weight(self) -> float:
+        """What makes the ranks' mean of their own means the mean of all rows."""
+        return self.num * self.world_size / len(self.rows)
+
+    def places(self, rows: range) -> slice:
+        """Where those of `rows` that are this rank's stand in the list of its own rows."""
+        return slice(*(-((self.rank - bound) // self.world_size) for bound in (rows.start, rows.stop)))
+
+    def num_all(self, num: int) -> int:
+        """The rows that all ranks have in a pass where this one has `num`, a multiple of its own."""
+        return num * len(self.rows) // self.num if self.rows else num
+
+    def take(self, drawn: Tensor) -> Tensor:
+        """This rank's rows, (M * num, ...), of what was drawn for all ranks, (M * len(rows), ...)."""
+        if not self.rows or self.world_size == 1:
+            return drawn
+        blocks = drawn.view(-1, len(self.rows), *drawn.shape[1:])
+        return blocks[:, (self.rank - self.rows.start) % self.world_size :: self.world_size].flatten(0, 1)
+
+    def parts(self, num_parts: int) -> Iterator[tuple[slice, float]]:
+        """The batch in parts: this rank's rows of each, and the part of `weight` that they have.
+
+        While one is in hand it is the whole batch to everything that draws for it.
+        """
+        whole, first = self.rows, self.places(self.rows).start
+        bounds = [whole.start + len(whole) * part // num_parts for part in range(num_parts + 1)]
+        for start, stop in pairwise(bounds):
+            with self.holding(range(start, stop)):
+                own = self.places(self.rows)
+                weight = (own.stop - own.start) * self.world_size / len(whole)
+                yield slice(own.start - first, own.stop - first), weight
+
+    @contextmanager
+    def holding(self, rows: range) -> Iterator[None]:
+        before, self.rows = self.rows, rows
+        try:
+            yield
+        finally:
+            self.rows = before

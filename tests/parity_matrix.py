@@ -1,0 +1,101 @@
+"""Trains many recipes in as many processes as a launcher started, and saves what each ends with.
+
+By the parts of the package that training consists of, so that one start of the processes serves them all.
+"""
+
+import sys
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+from distgan.batches import Batches
+from distgan.config import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.data import Dataset
+from distgan.gan import build_gan
+from distgan.replicas import refuse_divergence
+from distgan.runtime import Runtime
+from distgan.steps import build_step
+
+
+class Recipe(NamedTuple):
+    """`batch_size` 24 of 70 images leaves a last batch of 22, and 25 divides by no number of ranks here."""
+
+    model: str = "cgan"
+    family: str = "small"
+    width: float = 0.1
+    order: str = "reuse"
+    loss: str = "bce"
+    accumulate: int = 1
+    batch_size: int = 24
+    dropout: float = 0.3
+    ema: float = 0.0
+    steps: int = 20
+    dtype: torch.dtype = torch.float32
+
+
+RECIPES = {
+    f"{model}-{order}-{accumulate}": Recipe(
+        model=model, order=order, accumulate=accumulate, dropout=0.3 if accumulate == 1 else 0.0
+    )
+    for model, order, accumulate in product(
+        ("vanilla", "cgan"), ("simultaneous", "reuse", "fresh"), (1, 3)
+    )
+} | {
+    "odd-batch": Recipe(batch_size=25, ema=0.9),
+    "odd-batch-accumulate": Recipe(batch_size=25, accumulate=4, loss="r1", dropout=0.0),
+    "accumulate-dropout": Recipe(batch_size=25, accumulate=3),
+    "wgan-gp": Recipe(loss="wgan-gp"),
+    "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="fresh", accumulate=2, dropout=0.0),
+    "seed-vanilla": Recipe(model="vanilla", family="seed", width=1.0, steps=12),
+    "seed-cgan": Recipe(family="seed", width=1.0, steps=12),
+    # What is left of the differences above where rounding is 10**9 times as fine.
+    "float64-vanilla": Recipe(model="vanilla", family="seed", width=0.1, dtype=torch.float64),
+    "float64-cgan": Recipe(family="seed", width=0.1, batch_size=25, dtype=torch.float64),
+    "float64-accumulate": Recipe(loss="wgan-gp", accumulate=3, dropout=0.0, dtype=torch.float64),
+}  # fmt: skip
+FULL_WIDTH = [name for name in RECIPES if name.startswith("seed")]
+
+
+def images() -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (70, 28, 28), dtype=torch.uint8, generator=generator)
+    return Dataset("noise", pixels, torch.arange(70) % 10, "memory")
+
+
+def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
+    """The state after the steps, with the losses of each under `stats`."""
+    model = ModelConfig(name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout)
+    optim = OptimConfig(
+        order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema
+    )
+    gan = build_gan(model, optim, 5, runtime)
+    step = build_step(gan, optim, 5, runtime, recipe.steps)
+    batches = Batches(
+        images(), recipe.batch_size, gan.share, drop_last=False, seed=5, device=runtime.device,
+        fewest=runtime.world_size * recipe.accumulate,
+    )  # fmt: skip
+    stats = []
+    for _ in range(recipe.steps):
+        real, labels, rows = next(batches)
+        stats.append(runtime.mean(step(real.to(recipe.dtype), labels, rows)))
+    refuse_divergence(gan, runtime)
+    return gan.state() | {"stats": torch.stack(stats)}
+
+
+def main(folder: Path, world_size: int, names: list[str]) -> None:
+    config = Config(run=RunConfig(device="cpu", threads=1), processes=ProcessesConfig(timeout=60))
+    runtime = Runtime(config)
+    assert runtime.world_size == world_size
+    for name in names:
+        torch.set_default_dtype(RECIPES[name].dtype)
+        state = train(RECIPES[name], runtime)
+        if runtime.is_main:
+            save_file(state, folder / f"{name}.safetensors")
+    runtime.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","))

@@ -1,0 +1,71 @@
+"""W processes end where one does: both models, each order, in parts, with batches that no number of ranks divides."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BIN, ON_CPU, ROOT, Run
+from parity_matrix import FULL_WIDTH, RECIPES, Recipe, train
+from safetensors.torch import load_file
+
+from distgan.runtime import Runtime
+
+SCRIPT = ROOT / "tests" / "parity_matrix.py"
+
+# The last bias of D moves both means of its logits alike, so that its gradient in the Wasserstein loss is 0:
+# rounding alone, of which Adam makes whole steps.
+UNDETERMINED = {name: {"discriminator.read_out.bias"} for name in RECIPES if name.startswith("wgan")}
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    subprocess.run([sys.executable, SCRIPT, folder, "1", ",".join(RECIPES)], check=True, timeout=240)
+    return folder
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], but: set[str]) -> float:
+    """Of all weights together, relative to their norm."""
+    assert one.keys() == other.keys()
+    keys = [key for key in one if key.startswith(("generator", "discriminator")) and key not in but]
+    assert keys
+    squared = sum(float((one[key].double() - other[key].double()).square().sum()) for key in keys)
+    return (squared / sum(float(one[key].double().square().sum()) for key in keys)) ** 0.5
+
+
+def limit(name: str) -> float:
+    if name in FULL_WIDTH:
+        return 1e-3
+    return 1e-12 if name.startswith("float64") else 1e-5
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_many_processes_end_where_one_does(
+    run: Run, one_process: Path, tmp_path: Path, world_size: int
+) -> None:
+    # All of them with two; with three and four every other one.
+    names = list(RECIPES) if world_size == 2 else list(RECIPES)[world_size % 2 :: 2]
+    door = {
+        2: (BIN / "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0),
+        3: (BIN / "torchrun", "--standalone", "--nproc-per-node", 3),
+        4: (BIN / "torchrun", "--standalone", "--nproc-per-node", 4),
+    }[world_size]
+    result = run(*door, SCRIPT, tmp_path, world_size, ",".join(names))
+    assert result.returncode == 0, result.stderr
+    for name in names:
+        ours, theirs = (load_file(folder / f"{name}.safetensors") for folder in (one_process, tmp_path))
+        found = difference(ours, theirs, UNDETERMINED.get(name, set()))
+        assert found < limit(name), f"{name} with {world_size} processes differs by {found:.1e}"
+
+
+def test_parts_give_the_update_of_the_whole_batch(one_process: Path) -> None:
+    """`cgan-reuse-3` differs from this in nothing but that it takes its batches in three parts."""
+    runtime = Runtime(ON_CPU)
+    for model in ("vanilla", "cgan"):
+        for order in ("simultaneous", "reuse", "fresh"):
+            whole = train(Recipe(model=model, order=order, dropout=0.0), runtime)
+            parts = load_file(one_process / f"{model}-{order}-3.safetensors")
+            assert difference(whole, parts, set()) < 1e-5, (model, order)
+            assert torch.allclose(whole["stats"], parts["stats"], rtol=1e-5, atol=1e-6)
