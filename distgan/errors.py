@@ -13,6 +13,9 @@ from contextlib import suppress
 # 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
 OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
 
+# In the environment of the processes that `--processes N` starts.
+OUR_LAUNCHER = "DISTGAN_LAUNCHER"
+
 # A disk or a folder that can't be written to is for the user to mend; any other OSError is ours.
 _USER_ERRNO = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
@@ -110,9 +113,9 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         _tell_launcher(str(error))
         return error.exit_code
     except ProcessLost as error:
-        # Nothing for the launcher's report, which then has the process that this one misses.
+        # The process that is missed comes first in a launcher's report, if it could leave its own words.
         if error.speaks:
-            _say(str(error), speaks=True)
+            _end(str(error), speaks=True)
         return FAILED
     except Exception as error:
         is_failure = isinstance(error, TrainingFailed | CommandFailed)
@@ -121,26 +124,31 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
             return _unforeseen(error)
         if debug:
             traceback.print_exc()
-        _say(message)
-        _tell_launcher(message)
+        _end(message)
         return FAILED if is_failure else USER_ERROR
 
 
 def _unforeseen(error: Exception) -> int:
-    """A traceback; of one process among several, its own last line and what the launcher will say last."""
+    """A traceback; and of one process among several, a line that says which."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise error
     traceback.print_exception(error)
     message = f"rank {os.environ.get('RANK')}: {type(error).__name__}: {error}"
     if "memory" in f"{type(error).__name__} {error}".lower():
         message += " (allowed: a smaller --batch-size, a higher --accumulate, or more processes)"
-    _say(message, speaks=True)
-    _tell_launcher(message)
+    _end(message, speaks=True)
     return FAILED
 
 
+def _end(message: str, *, speaks: bool = False) -> None:
+    """Says why this process fails, unless the launcher of --processes will: as the last thing of all."""
+    _tell_launcher(message)
+    if OUR_LAUNCHER not in os.environ:
+        _say(message, speaks=speaks)
+
+
 def _tell_launcher(message: str) -> None:
-    """For the report with which torchrun, and with it accelerate launch, ends."""
+    """For the report with which torchrun, accelerate launch and our own launcher end."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError), open(path, "w") as file:
             json.dump({"message": message, "timestamp": int(time.time())}, file)

@@ -4,10 +4,15 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from distgan.config import Config
-from distgan.errors import FAILED, UserError
+from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError
 
 # What accelerate launch and torchrun leave in the environment of a process of theirs.
 _MARKS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}
@@ -106,8 +111,7 @@ def launch(config: Config, arguments: list[str]) -> int:
     assert num is not None
     # Its own reports, of which ours takes the place.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    grace_s = int(max(5, min(30, config.processes.timeout)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(grace_s))
+    os.environ[OUR_LAUNCHER] = "1"
     # Each process takes its share of the cores; torch would warn of the one that it would set instead.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     agent = LaunchConfig(
@@ -122,19 +126,50 @@ def launch(config: Config, arguments: list[str]) -> int:
         signals_to_handle=_SIGNALS,
     )
     script = Path(__file__).with_name("train.py")
+    grace_s = max(5.0, min(30.0, config.processes.timeout))
+    threading.Thread(target=_end_stragglers, args=(num, grace_s), daemon=True).start()
     try:
         elastic_launch(agent, sys.executable)("-u", str(script), *arguments)
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            hint = " (often: out of memory)" if name == "SIGKILL" else ""
-            print(f"distgan: rank {rank} was ended by {name}{hint}", file=sys.stderr, flush=True)
-            return FAILED
-        # The first rank has said its own end already, and the others theirs if it differs.
-        if rank and not failure.message.startswith("To enable traceback"):
-            print(f"distgan: {failure.message}", file=sys.stderr, flush=True)
-        return failure.exitcode
+        return _report(rank, failure.exitcode, failure.message)
     return 0
+
+
+def _report(rank: int, exit_code: int, message: str) -> int:
+    """Says what the first process that failed left to say, which a stop in good order has said itself."""
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        message = f"rank {rank} was ended by {name}" + (
+            " (often: out of memory)" if name == "SIGKILL" else ""
+        )
+        exit_code = FAILED
+    elif message.startswith("To enable traceback"):  # torch's words for none
+        message = f"rank {rank} ended with exit code {exit_code} and without a word"
+    if exit_code < OUT_OF_TIME:
+        for line in message.splitlines():
+            print(f"distgan: {line}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _end_stragglers(num: int, grace_s: float) -> None:
+    """Kills processes that outlive another by `grace_s`: hung, or stopped. The agent gives them 30 s more."""
+    started = False
+    while True:
+        time.sleep(0.5)
+        ranks = [child for child in psutil.Process().children() if "train.py" in " ".join(_words(child))]
+        started = started or len(ranks) == num
+        if started and len(ranks) < num:
+            break
+    for straggler in psutil.wait_procs(ranks, timeout=grace_s)[1]:
+        with suppress(psutil.Error):
+            straggler.kill()
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -155,8 +155,9 @@ def _missing(error: RuntimeError) -> tuple[str, bool]:
         time.sleep(_GRACE_S)
         there |= {other for other in range(world_size) if _store.check([f"distgan/there/{other}"])}
     gone = sorted(set(range(world_size)) - there)
-    names = ", ".join(map(str, gone))
-    who = f"rank{'s' * (len(gone) > 1)} {names}" if gone else "another process"
-    verb = "are" if len(gone) > 1 else "is"
-    words = f"{who} {verb} gone, or silent for --timeout {_timeout_s:g} s ({str(error).splitlines()[0]})"
-    return words, rank == min(there)
+    who = "another process" if not gone else f"rank{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+    is_silent = re.search(r"timed out|timeout", str(error), re.I)
+    what = f"silent for --timeout {_timeout_s:g} s" if is_silent else "gone"
+    # gloo's words begin with a place in its source, and end with advice.
+    reason = re.sub(r"^\[\S+\]\s*", "", str(error).splitlines()[0]).partition(" This is typically")[0]
+    return f"{who} {'are' if len(gone) > 1 else 'is'} {what} ({reason})", rank == min(there)

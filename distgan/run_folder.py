@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from distgan.errors import Stopped, TrainingFailed, UserError
+from distgan.errors import ProcessLost, Stopped, TrainingFailed, UserError
 from distgan.files import read_within, write_json
 
 STATUS = "status.json"
@@ -28,6 +28,8 @@ _LEFTOVER = re.compile(r"\.writable|\..+-[a-z0-9_]{8}(\.\w+)?|\.removed-.+|\.lin
 def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
     """Makes the folder of a new run, or takes one to go on with. Raises UserError; never overwrites."""
     try:
+        if out is None and (folder := _before_restart(preset)):
+            return folder
         if out is None:
             Path("runs").mkdir(exist_ok=True)
             return next(
@@ -44,6 +46,19 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
         return folder
     except OSError as error:
         raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+
+
+def _before_restart(preset: str) -> Path | None:
+    """The folder that this launcher's processes had before it started them again (torchrun --max-restarts)."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    for folder in sorted(
+        Path("runs").glob(f"{preset}-*"), key=lambda path: path.stat().st_mtime, reverse=True
+    ):
+        status = read_status(folder)
+        if (status.get("launcher"), status.get("host")) == (os.getppid(), platform.node()):
+            return folder
+    return None
 
 
 def _made(folder: Path) -> bool:
@@ -121,6 +136,7 @@ def recorded(folder: Path, step: Callable[[], int]) -> Iterator[None]:
             "reason": reason,
             "exit_code": exit_code,
             "pid": os.getpid(),
+            "launcher": os.getppid(),
             "host": platform.node(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -137,7 +153,7 @@ def recorded(folder: Path, step: Callable[[], int]) -> Iterator[None]:
         write("stopped", "interrupted; it goes on from the last checkpoint", 128 + signal.SIGINT)
         raise
     except BaseException as error:
-        is_ours = isinstance(error, TrainingFailed | UserError)
+        is_ours = isinstance(error, TrainingFailed | UserError | ProcessLost)
         write("failed", str(error) if is_ours else f"{type(error).__name__}: {error}"[:500], None)
         raise
     write("done", None, 0)

@@ -22,6 +22,7 @@ from distgan.gan import build_gan
 from distgan.metrics import MetricLog
 from distgan.outputs import Outputs
 from distgan.progress import Display
+from distgan.rendezvous import losses_named
 from distgan.replicas import refuse_divergence
 from distgan.resume import Identity
 from distgan.run_folder import recorded
@@ -89,6 +90,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
         Display(last_step, steps_per_epoch, gan.step, runtime.is_main) as display,
         recorded(outputs.folder, lambda: gan.step) if runtime.is_main else nullcontext(),
         StopRequest(left, runtime.is_launched) as request,
+        losses_named(),
     ):
         outputs.announce(display, gan)
         if gan.step == 0 and 0 in config.run.sample_epochs:
