@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,8 +29,15 @@ _LOSS = re.compile(
 _GRACE_S = 2.0
 _DOWNLOAD_S = 6 * 3600.0
 
-_store: dist.Store | None = None
-_timeout_s = 0.0
+
+class _Meeting(NamedTuple):
+    store: dist.Store
+    rank: int
+    world_size: int
+    timeout_s: float
+
+
+_meeting: _Meeting | None = None
 
 
 def join(config: Config, backend: str, precision: str) -> None:
@@ -39,24 +46,29 @@ def join(config: Config, backend: str, precision: str) -> None:
     Raises UserError on all ranks where one has another version, device or setting, and on those that wait where
     the address is taken or one does not come.
     """
-    global _store, _timeout_s
-    _timeout_s = config.processes.timeout
-    timeout = timedelta(seconds=_timeout_s)
+    global _meeting
+    timeout = timedelta(seconds=config.processes.timeout)
     store, rank, world_size = _meet(timeout)
-    facts = json.dumps(_facts(config, backend, precision))
-    store.set(f"distgan/facts/{rank}", facts)
+    store = dist.PrefixStore(f"distgan/{_attempt(store, rank)}", store)
+    _meeting = _Meeting(store, rank, world_size, config.processes.timeout)
+    store.set(f"facts/{rank}", json.dumps(_facts(config, backend, precision)))
+    facts = []
     for other in range(world_size):
         try:
-            theirs = store.get(f"distgan/facts/{other}")
+            facts.append(json.loads(store.get(f"facts/{other}")))
         except RuntimeError:
-            raise UserError(f"rank {other}: did not come within --timeout {_timeout_s:g} s") from None
-        if other == 0:
-            first = json.loads(theirs)
-        _refuse_difference(other, json.loads(theirs), first)
-    _store = store
+            raise UserError(
+                f"rank {other}: did not come within --timeout {config.processes.timeout:g} s"
+            ) from None
+    if difference := _difference(facts):
+        # The store may be the first rank's: it stays until the others have read what they need.
+        store.set(f"read/{rank}", "")
+        with suppress(RuntimeError):
+            store.wait([f"read/{other}" for other in range(world_size)], timeout)
+        raise UserError(difference)
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore("distgan/group", store),
+        store=dist.PrefixStore("group", store),
         rank=rank,
         world_size=world_size,
         timeout=timeout,
@@ -88,6 +100,14 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
         ) from None
 
 
+def _attempt(store: dist.Store, rank: int) -> int:
+    """Tells a start of the processes from those before it, whose keys torchrun's store keeps when it restarts."""
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    # Of several agents each counts only the restarts that its own processes caused.
+    return store.add(f"distgan/starts/{rank}", 1)
+
+
 def _facts(config: Config, backend: str, precision: str) -> dict[str, Any]:
     facts = {
         "version of distgan": f"{distgan.__version__} (code {_code()})",
@@ -112,26 +132,26 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _refuse_difference(rank: int, theirs: dict[str, Any], first: dict[str, Any]) -> None:
-    for what in first | theirs:
-        if theirs.get(what) != first.get(what):
-            raise UserError(
-                f"rank {rank}: its {what} is {theirs.get(what)}, that of rank 0 is {first.get(what)}; allowed: the "
-                "same on all ranks"
-            )
+def _difference(facts: list[dict[str, Any]]) -> str | None:
+    """What the first process that is unlike rank 0 has otherwise."""
+    for rank, theirs in enumerate(facts):
+        for what in facts[0] | theirs:
+            if (own := theirs.get(what)) != (first := facts[0].get(what)):
+                return f"rank {rank}: its {what} is {own}, that of rank 0 is {first}; allowed: the same on all ranks"
+    return None
 
 
 @contextmanager
 def in_turn(rank: int, local_rank: int) -> Iterator[None]:
     """The first process of each machine goes ahead, for as long as it takes: it may have to download."""
-    key = f"distgan/ahead/{rank - local_rank}"
-    if local_rank and _store is not None:
-        _store.wait([key], timedelta(seconds=_DOWNLOAD_S))
+    key = f"ahead/{rank - local_rank}"
+    if local_rank and _meeting:
+        _meeting.store.wait([key], timedelta(seconds=_DOWNLOAD_S))
     try:
         yield
     finally:
-        if not local_rank and _store is not None:
-            _store.set(key, "")
+        if not local_rank and _meeting:
+            _meeting.store.set(key, "")
 
 
 @contextmanager
@@ -140,24 +160,23 @@ def losses_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if _store is None or not _LOSS.search(str(error)):
+        if _meeting is None or not _LOSS.search(str(error)):
             raise
-        raise ProcessLost(*_missing(error)) from error
+        raise ProcessLost(*_missing(_meeting, error)) from error
 
 
-def _missing(error: RuntimeError) -> tuple[str, bool]:
+def _missing(meeting: _Meeting, error: RuntimeError) -> tuple[str, bool]:
     """The words, and whether this rank is the one to say them: the lowest of those that are left."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+    store, rank, world_size, timeout_s = meeting
     there = {rank}
-    assert _store is not None
     with suppress(RuntimeError):  # the store may be gone with its rank
-        _store.set(f"distgan/there/{rank}", "")
+        store.set(f"there/{rank}", "")
         time.sleep(_GRACE_S)
-        there |= {other for other in range(world_size) if _store.check([f"distgan/there/{other}"])}
+        there |= {other for other in range(world_size) if store.check([f"there/{other}"])}
     gone = sorted(set(range(world_size)) - there)
     who = "another process" if not gone else f"rank{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
     is_silent = re.search(r"timed out|timeout", str(error), re.I)
-    what = f"silent for --timeout {_timeout_s:g} s" if is_silent else "gone"
+    what = f"silent for --timeout {timeout_s:g} s" if is_silent else "gone"
     # gloo's words begin with a place in its source, and end with advice.
     reason = re.sub(r"^\[\S+\]\s*", "", str(error).splitlines()[0]).partition(" This is typically")[0]
     return f"{who} {'are' if len(gone) > 1 else 'is'} {what} ({reason})", rank == min(there)

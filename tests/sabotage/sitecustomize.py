@@ -29,7 +29,15 @@ def _go_wrong(gan, runtime):
                 next(gan.d.bare.parameters()).view(-1)[3] += 1e-3
 
 
-if os.environ.get("RANK") == _RANK:
+if os.environ.get("RANK") == _RANK and _HOW == "version":
+    import distgan
+
+    distgan.__version__ = "9.9"
+elif os.environ.get("RANK") == _RANK and _HOW == "data":
+    import distgan.data
+
+    distgan.data.Dataset.fingerprint = "0123456789abcdef"
+elif os.environ.get("RANK") == _RANK:
     import distgan.steps
 
     _build_step = distgan.steps.build_step

@@ -1,0 +1,203 @@
+"""A process that fails, hangs or does not fit: it is named, the others end, and nothing is lost."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import BIN, ROOT, SCRIPT, Run, assert_user_error, checkpoint, losses, quick
+
+Start = Callable[..., subprocess.Popen[str]]
+TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
+
+
+@pytest.fixture
+def sabotage(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`rank,step,how` for the processes that the test starts."""
+
+    def sabotage(plan: str) -> None:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "sabotage"))
+        monkeypatch.setenv("SABOTAGE", plan)
+
+    return sabotage
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_left(tmp_path: Path) -> Iterator[None]:
+    """No process of a test outlives it by more than moments; those that do are killed, and the test fails."""
+    yield
+    end = time.monotonic() + 5
+    while left := [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]:
+        if time.monotonic() > end:
+            for process in left:
+                process.kill()
+            raise AssertionError(f"left behind: {left}")
+        time.sleep(0.1)
+
+
+def fault(out: object, *more: object) -> tuple[object, ...]:
+    return quick(out, "--max-steps", 8, "--save-every-steps", 2, "--timeout", 20, *more)
+
+
+@pytest.mark.parametrize(
+    ("how", "last_line", "limit_s"),
+    [
+        ("raise", "distgan: rank 1: ValueError: sabotage", 3),
+        ("kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3),
+        ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
+        pytest.param("hang", "distgan: rank 1 is silent for --timeout 5 s", 15, marks=pytest.mark.slow),
+        pytest.param("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3, marks=pytest.mark.slow),
+        pytest.param("memory", "a higher --accumulate, or more processes)", 3, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_the_first_culprit_has_the_last_word(
+    run: Run, tmp_path: Path, sabotage: Callable[[str], None], how: str, last_line: str, limit_s: float
+) -> None:
+    sabotage(f"1,5,{how}")
+    result = run(BIN / "distgan", "train", *fault("run", "--timeout", 5), "--processes", 2)
+    assert result.returncode == (7 if how == "exit" else 1), result.stderr
+    assert last_line in result.stderr.splitlines()[-1], result.stderr
+    assert "ChildFailedError" not in result.stderr
+    status = (tmp_path / "run" / "status.json").read_text()
+    assert '"state": "failed"' in status
+    assert '"reason": "rank 1 is ' in status
+    # The others were gone in time: the last checkpoint is older than the last process by no more than the limit.
+    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is whole"
+    age = time.time() - (tmp_path / "run" / "checkpoints" / "step-00000004").stat().st_mtime
+    assert age < limit_s + 6, f"{age:.1f} s"
+
+
+def test_torchruns_report_ends_with_the_culprits_words(
+    run: Run, tmp_path: Path, sabotage: Callable[[str], None]
+) -> None:
+    sabotage("1,5,raise")
+    result = run(*TWO, SCRIPT, *fault("run"))
+    assert result.returncode == 1
+    root_cause = result.stderr.split("Root Cause")[1]
+    assert "rank      : 1" in root_cause
+    assert "rank 1: ValueError: sabotage" in root_cause
+    assert "distgan: rank 1 is gone (" in result.stderr, "and what the other one saw"
+
+
+def test_torchrun_goes_on_by_itself_after_a_restart(
+    run: Run, tmp_path: Path, sabotage: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --out too: the processes find the folder that the launcher's last ones had."""
+    sabotage("1,5,kill")
+    flags = [word for word in fault("x") if word not in ("--out", "x")]
+    result = run(BIN / "torchrun", "--nproc-per-node", 2, "--standalone", "--max-restarts", 1, SCRIPT, *flags)
+    assert result.returncode == 0, result.stderr
+    assert "going on at step 4" in result.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    monkeypatch.delenv("SABOTAGE")
+    assert run(*TWO, SCRIPT, *fault("unbroken")).returncode == 0
+    assert losses(folder) == losses(tmp_path / "unbroken")
+
+
+def test_ranks_that_differ_are_found_and_named(
+    run: Run, tmp_path: Path, sabotage: Callable[[str], None]
+) -> None:
+    sabotage("1,5,diverge")
+    flags = (*fault("run"), "--check-ranks-every", 3, "--save-every-steps", 2)
+    result = run(BIN / "distgan", "train", *flags, "--processes", 2)
+    assert result.returncode == 1, result.stderr
+    assert (
+        "distgan: rank 1: discriminator.features.0.weight is not that of rank 0 after step 6"
+        in result.stderr.splitlines()[-1]
+    )
+    assert "the last good state, of step 4, is kept in run" in result.stderr
+    assert checkpoint(tmp_path / "run")[1] == 4, "what came after the check is not saved"
+
+
+# -- at the start ------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rank_of(start: Start, rank: int, port: int, *flags: object, world_size: int = 2) -> subprocess.Popen[str]:
+    """One process as srun or a user's own script would start it."""
+    where = f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port} RANK={rank} LOCAL_RANK={rank}".split()
+    world = f"WORLD_SIZE={world_size} LOCAL_WORLD_SIZE={world_size}".split()
+    return start("env", *where, *world, sys.executable, SCRIPT, *flags)
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    out, err = process.communicate(timeout=90)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--g-lr", "0.5"), "rank 1: its [optim] g_lr is 0.5, that of rank 0 is 0.0002; allowed: the same"),
+        (("--precision", "bf16"), "rank 1: its precision is bf16, that of rank 0 is no"),
+    ],
+)
+def test_another_config_is_found_at_the_start(
+    start: Start, tmp_path: Path, flags: tuple[str, ...], words: str
+) -> None:
+    port = free_port()
+    common = fault("run", "--g-lr", "2e-4", "--timeout", 60)
+    both = [rank_of(start, 0, port, *common), rank_of(start, 1, port, *common, *flags)]
+    first, second = (ended(process) for process in both)
+    assert_user_error(first, words)
+    assert second.returncode == 2
+    assert not second.stderr, "said once"
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_version_is_found_at_the_start(
+    run: Run, tmp_path: Path, sabotage: Callable[[str], None]
+) -> None:
+    sabotage("1,0,version")
+    result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
+    assert_user_error(result, "rank 1: its version of distgan is 9.9 (code ", "that of rank 0 is ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, sabotage: Callable[[str], None]) -> None:
+    sabotage("1,0,data")
+    result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
+    assert_user_error(result, "rank 1: its data's fingerprint is ", "that of rank 0 ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_in_use_is_named(start: Start) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = ended(rank_of(start, 0, port, *fault("run")))
+    assert_user_error(
+        result, f"MASTER_PORT 127.0.0.1:{port}: another program uses this port", "allowed: a free one"
+    )
+
+
+def test_a_process_that_does_not_come_is_told(start: Start) -> None:
+    alone = [rank_of(start, rank, free_port(), *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
+    first, second = (ended(process) for process in alone)
+    assert_user_error(first, "1 of 2 processes came to 127.0.0.1:", "within --timeout 5 s")
+    assert second.returncode == 2
+    assert "Traceback" not in second.stderr
+
+
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distgan.errors import UserError
+    from distgan.runtime import Runtime
+
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"LOCAL_RANK=2: more processes than the 2 GPUs of .*; allowed: at most 2"
+    ):
+        Runtime._take_gpu()
