@@ -54,11 +54,20 @@ def set_aside() -> list[str]:
     return warnings
 
 
+def wants_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def deepspeed_file() -> str | None:
+    """The JSON file that accelerate launch was given."""
+    name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    return None if name in ("", "none") else name
+
+
 def zero_stage() -> int | None:
-    """The ZeRO stage that accelerate launch was asked for; None without DeepSpeed."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
-        return None
-    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") or 2)
+    """The stage that accelerate launch was given; a file has its own."""
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    return int(stage) if stage.isdigit() and deepspeed_file() is None else None
 
 
 def precision(chosen: str | None, *, is_cpu: bool) -> str:

@@ -82,6 +82,7 @@ class Outputs:
         environment = self._environment | {
             "preset": self.preset,
             "engine": "eager",
+            "strategy": self.runtime.strategy,
             "order": self.config.optim.order,
             "resumed_from": self.start.checkpoint.state.step if self.start else None,
             "data": {
@@ -125,10 +126,12 @@ class Outputs:
             display.say(f"!! This run trains on {data.notice}. !!", "bold yellow")
         if data.warning:
             display.say(f"warning: {data.warning}", "yellow")
+        with gan.g.whole(), gan.d.whole():
+            sizes = num_parameters(gan.generator), num_parameters(gan.discriminator)
         display.say(
-            f"{self.preset}: G {num_parameters(gan.generator):,} and D {num_parameters(gan.discriminator):,} "
-            f"parameters, {data.name} ({len(data.images):,} images), {config.run.epochs} epochs of "
-            f"{self.steps_per_epoch} steps, {self.runtime.world_size} x {self.runtime.device.type}, "
+            f"{self.preset}: G {sizes[0]:,} and D {sizes[1]:,} parameters, {data.name} ({len(data.images):,} images), {config.run.epochs} epochs of "
+            f"{self.steps_per_epoch} steps, {self.runtime.world_size} x {self.runtime.device.type}"
+            f"{f' in {self.runtime.strategy}' if self.runtime.strategy != 'DDP' else ''}, "
             f"precision {self.runtime.precision}, order {config.optim.order}"
         )
         display.say(f"writing to {self.folder}")

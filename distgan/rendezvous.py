@@ -40,7 +40,7 @@ class _Meeting(NamedTuple):
 _meeting: _Meeting | None = None
 
 
-def join(config: Config, backend: str, precision: str) -> None:
+def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
     """Meets the other processes of the launcher and joins them in a process group.
 
     Raises UserError on all ranks where one has another version, device or setting, and on those that wait where
@@ -48,10 +48,11 @@ def join(config: Config, backend: str, precision: str) -> None:
     """
     global _meeting
     timeout = timedelta(seconds=config.processes.timeout)
-    store, rank, world_size = _meet(timeout)
+    is_alone = "WORLD_SIZE" not in os.environ  # DeepSpeed wants a group of one as well
+    store, rank, world_size = (dist.HashStore(), 0, 1) if is_alone else _meet(timeout)
     store = dist.PrefixStore(f"distgan/{_attempt(store, rank)}", store)
     _meeting = _Meeting(store, rank, world_size, config.processes.timeout)
-    store.set(f"facts/{rank}", json.dumps(_facts(config, backend, precision)))
+    store.set(f"facts/{rank}", json.dumps(_facts(config, backend, precision) | {"DeepSpeed config": zero}))
     facts = []
     for other in range(world_size):
         try:

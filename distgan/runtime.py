@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import accelerate
@@ -15,7 +16,7 @@ import torch
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from distgan import launcher, rendezvous
+from distgan import launcher, rendezvous, zero_config
 from distgan.config import Config
 from distgan.environment import cpu_name
 from distgan.errors import UserError, user_message
@@ -38,18 +39,29 @@ class Runtime:
         if is_cpu and (threads := config.run.threads or launcher.shared_cores()):
             torch.set_num_threads(threads)
         launched = launcher.world_size()
-        if launched > 1:
-            backend = "gloo" if is_cpu else "nccl"
+        zero = zero_config.chosen(config, self.precision, is_cpu=is_cpu, has_cuda=torch.cuda.is_available())
+        if launched > 1 or zero:
             if not is_cpu:
                 self._take_gpu()
-            rendezvous.join(config, backend, self.precision)
-        # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
-        self._accelerator = accelerate.Accelerator(
-            cpu=is_cpu,
-            mixed_precision=self.precision,
-            dynamo_backend="no",
-            step_scheduler_with_optimizer=False,
-        )
+            rendezvous.join(config, "gloo" if is_cpu else "nccl", self.precision, zero)
+        self._trained: Callable[..., Trained]
+        if zero:
+            from distgan.zero import ZeroTrained, accelerators
+
+            device_type = "cpu" if is_cpu else "cuda"
+            pair = accelerators(zero, config.optim.accumulate, device_type)
+            self._accelerator = pair["generator"]
+            self._trained = partial(ZeroTrained, accelerators=pair, is_bf16=self.precision == "bf16")
+        else:
+            # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
+            self._accelerator = accelerate.Accelerator(
+                cpu=is_cpu,
+                mixed_precision=self.precision,
+                dynamo_backend="no",
+                step_scheduler_with_optimizer=False,
+            )
+            self._trained = partial(Trained, accelerator=self._accelerator)
+        self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.local_rank: int = self._accelerator.local_process_index
@@ -78,8 +90,8 @@ class Runtime:
     # -- networks -------------------------------------------------------------------------------------
 
     def trained(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> Trained:
-        """The network on the device, under autocast, and in DDP where there are several ranks."""
-        return Trained(network, optim, self._accelerator)
+        """The network on the device, under autocast, and in DDP where there are several ranks, or DeepSpeed."""
+        return self._trained(name, network, optim)
 
     # -- all ranks together ---------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ class Trained:
     # Whether each rank holds only its part of the weights or of Adam's state.
     is_sharded = False
 
-    def __init__(self, network: nn.Module, optim: torch.optim.Optimizer, accelerator: Any):
+    def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
         self._accelerator = accelerator
         self._wrapped, self.optim = accelerator.prepare(network, optim)
         is_ddp = isinstance(self._wrapped, DistributedDataParallel)

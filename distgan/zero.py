@@ -1,0 +1,210 @@
+"""DeepSpeed: a network in an engine of its own, whose gradients, Adam state and weights ZeRO shares out.
+
+Through Accelerate with a plugin for each network. Imported only where a run asks for DeepSpeed.
+"""
+
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from distgan.trained import Trained
+from distgan.zero_config import completed
+
+NAMES = ("generator", "discriminator")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class _Plugin(DeepSpeedPlugin):
+    def set_deepspeed_weakref(self) -> None:
+        """Tells transformers about the config, and fails where transformers is not installed."""
+
+
+def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> dict[str, Accelerator]:
+    """An Accelerator for each network, by NAMES; torch.distributed is initialised before.
+
+    `accumulate` is the number of D's backward passes to a step of D.
+    """
+    _quieten(device_type)
+    os.environ.setdefault("LOCAL_RANK", "0")  # plain python
+    os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # a launcher's, which a config may not stand beside
+    plugins = {
+        name: _Plugin(hf_ds_config=completed(config, accumulate if name == "discriminator" else 1))
+        for name in NAMES
+    }
+    # Without its backend each rank of a CPU counts itself alone.
+    group = InitProcessGroupKwargs(backend=dist.get_backend())
+    first = Accelerator(
+        deepspeed_plugins=plugins,
+        mixed_precision="no",
+        dynamo_backend="no",
+        gradient_accumulation_steps=1,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[group],
+    )
+    second = Accelerator(mixed_precision="no", dynamo_backend="no", gradient_accumulation_steps=accumulate)
+    return dict(zip(NAMES, (first, second), strict=True))
+
+
+def _quieten(device_type: str) -> None:
+    """What DeepSpeed takes from the environment when it is imported, and what it would print."""
+    if device_type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
+    # torch 2.14 renames the collectives that DeepSpeed calls.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # An all-reduce for inference that is compiled at first use, with a line on stdout; training never calls it.
+    # Not `import deepspeed.comm.torch`: that name is torch itself there.
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+class ZeroTrained(Trained):
+    """A network in an engine. The face is that of Trained; all ranks call each method."""
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        optim: torch.optim.Optimizer,
+        *,
+        accelerators: dict[str, Accelerator],
+        is_bf16: bool,
+    ):
+        accelerator = accelerators[name]
+        if is_bf16:
+            _put_under_autocast(network, accelerator.device.type)
+        accelerator.state.select_deepspeed_plugin(name)
+        self._engine, _ = accelerator.prepare(network, optim)
+        self._stage = int(self._engine.zero_optimization_stage())
+        self._num_parts = int(self._engine.gradient_accumulation_steps())
+        self.is_sharded = self._stage > 0
+        self.bare = self._engine.module
+        self.optim = self._engine.basic_optimizer
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return self._engine(*inputs)
+
+    def zero_grad(self) -> None:
+        """Nothing: an update drops its gradients itself."""
+
+    @contextmanager
+    def accumulating(self, is_last: bool) -> Iterator[None]:
+        yield
+        if not is_last:
+            self._engine.step()  # which updates nothing before the last
+
+    def backward(self, loss: Tensor) -> None:
+        # The engine means to take the mean over the parts, of which each loss has its weight already.
+        self._engine.backward(loss * self._num_parts)
+
+    def backward_to_leaf(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def backward_from(self, output: Tensor, gradient: Tensor) -> None:
+        self._engine.backward((output * gradient).sum())
+
+    def step(self) -> None:
+        self._engine.step()
+
+    # -- what a checkpoint keeps ----------------------------------------------------------------------
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        with self._gathered(modifier_rank=None):
+            yield
+
+    @contextmanager
+    def _gathered(self, modifier_rank: int | None) -> Iterator[None]:
+        if self._stage < 3:
+            yield
+            return
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters(list(self.bare.parameters()), modifier_rank=modifier_rank):
+            yield
+
+    def adam_state(self) -> dict[str, Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        state, masters = self.optim.state, self._masters()
+        if not all(state.get(master) for master in masters):
+            return {}
+        tensors = {}
+        for name, parameter in self.bare.named_parameters():
+            own = state[parameter] if self._stage == 0 else None
+            for key in MOMENTS:
+                value = own[key] if own else safe_get_full_optimizer_state(parameter, key)
+                tensors[f"{name}.{key}"] = value.detach().cpu()
+            tensors[f"{name}.step"] = (own or state[masters[0]])["step"].detach().cpu()
+        return tensors
+
+    def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
+        with self._gathered(modifier_rank=0):
+            self.bare.load_state_dict(weights)
+        if self._stage:
+            self._engine.optimizer.refresh_fp32_params()
+        state = self.optim.state
+        if not adam:
+            state.clear()
+            return
+        for master in self._masters():
+            moments = {key: torch.zeros_like(master) for key in MOMENTS}
+            state[master] = {"step": adam[0]["step"].clone()} | moments
+        if self._stage in (1, 2):
+            # What an engine does after its first update: each parameter's part of the flat moments.
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for parameter, own in zip(self.bare.parameters(), adam, strict=True):
+            for key in MOMENTS:
+                self._set_moment(parameter, key, own[key].to(parameter.device))
+            if self._stage == 0:
+                state[parameter]["step"] = own["step"].clone()
+
+    def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if self._stage == 0:
+            self.optim.state[parameter][key].copy_(value)
+        elif self._stage < 3:
+            safe_set_full_optimizer_state(parameter, value, key)
+        else:
+            # The setter of whole values fails where their number is no multiple of the ranks'.
+            size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
+            part = torch.zeros(size, dtype=value.dtype, device=value.device)
+            own = value.flatten()[rank * size : (rank + 1) * size]
+            part[: len(own)] = own
+            safe_set_local_optimizer_state(parameter, part, key)
+
+    def _masters(self) -> list[Tensor]:
+        """The tensors that the optimizer updates: the parameters, or this rank's flat parts of them."""
+        if self._stage == 0:
+            return list(self.bare.parameters())
+        optimizer = self._engine.optimizer
+        return (
+            optimizer.single_partition_of_fp32_groups
+            if self._stage < 3
+            else optimizer.fp32_partitioned_groups_flat
+        )
+
+
+def _put_under_autocast(network: nn.Module, device_type: str) -> None:
+    """bf16 as Accelerate has it under DDP: the forward pass, with weights and outputs in float32."""
+    forward = network.forward
+
+    def under_autocast(*inputs: Tensor) -> Tensor:
+        with torch.autocast(device_type, torch.bfloat16):
+            return forward(*inputs).float()
+
+    network.forward = under_autocast
