@@ -1,10 +1,9 @@
 """`distgan ...`: finds the command, reads its flags, and only then imports what it needs."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import distgan
 from distgan.errors import UserError, exit_code_of
@@ -13,6 +12,9 @@ _EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 a mistake of yours, 75 stopped before its time limit, 128 + N stopped and saved "
     "by signal N\n(130 Ctrl-C, 138 SIGUSR1, 140 SIGUSR2, 143 SIGTERM)"
 )
+
+
+_DEBUG: dict[str, Any] = {"action": "store_true", "help": "show the traceback of an error (default: off)"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +28,7 @@ def _dispatch(argv: list[str]) -> None:
         "train": (_train, _train.__doc__),
         "sample": (_sample, _sample.__doc__),
         "checkpoint": (_checkpoint, _checkpoint.__doc__),
+        "doctor": (_doctor, _doctor.__doc__),
     }
     if argv and argv[0] in commands:
         commands[argv[0]][0](argv[1:])
@@ -59,7 +62,8 @@ def _dispatch(argv: list[str]) -> None:
 def _train(argv: list[str]) -> None:
     """train a GAN: distgan train --preset cgan-quick"""
     from distgan.config import Config
-    from distgan.flags import Parser, add_flags, config_folder, from_flags
+    from distgan.flags import Parser, add_flags, from_flags
+    from distgan.presets import base_of, config_folder
 
     presets = ", ".join(path.stem for path in sorted(config_folder().glob("*.toml")))
     parser = Parser(
@@ -77,10 +81,10 @@ def _train(argv: list[str]) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be done, and do nothing (default: off)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    parser.add_argument("--debug", **_DEBUG)
     add_flags(parser, Config)
     namespace = parser.parse(argv)
-    base, preset = _base(namespace)
+    base, preset = base_of(namespace)
     config = from_flags(Config, namespace, base)
 
     from distgan import launcher
@@ -107,70 +111,6 @@ def _train(argv: list[str]) -> None:
         train(config, preset, startup)
 
 
-def _base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """What the flags are laid over, and its name. Raises UserError."""
-    from distgan.config import ModelConfig
-    from distgan.flags import preset_path, read_file
-
-    model = getattr(namespace, "model.name", None)
-    out = getattr(namespace, "run.out", None)
-    resume = getattr(namespace, "run.resume", None)
-    models = get_args(ModelConfig.model_fields["name"].annotation)
-    if model is not None and model not in models:
-        raise UserError(f"--model {model}: unknown network; allowed: {', '.join(models)} (see also --preset)")
-    if resume == "auto" and not out:
-        raise UserError(
-            "--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR"
-        )
-    if namespace.preset and namespace.config:
-        raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
-    if namespace.preset:
-        path, name = preset_path(namespace.preset, "--preset"), namespace.preset
-    elif namespace.config:
-        path = Path(namespace.config).expanduser()
-        # A run's own config is that run's preset again.
-        name = path.parent.name if path.name == "config.json" else path.stem
-    elif own := _config_to_go_on_with(out, resume):
-        # The limits of one sitting are not the next one's.
-        base = read_file(own, str(own))
-        sitting = ("out", "resume", "max_steps", "time_limit", "allow_config_change")
-        run = {key: value for key, value in base.get("run", {}).items() if key not in sitting}
-        return base | {"run": run}, Path(out or "").name or str(base.get("model", {}).get("name", "run"))
-    elif model:
-        path, name = preset_path(model, "--model"), model
-    else:
-        raise UserError(
-            "names no network; allowed: --model vanilla, --model cgan, --preset NAME or --config FILE"
-        )
-    base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
-    trained = base.get("model", {}).get("name")
-    if model and trained and model != trained:
-        raise UserError(
-            f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model"
-        )
-    if path.suffix == ".json":
-        # A run's config names its own folder, which a second run must not take.
-        base = json.loads(json.dumps(base))
-        for key in ("out", "resume", "allow_config_change"):
-            base.get("run", {}).pop(key, None)
-    return base, name
-
-
-def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
-    """The config.json of the run or the checkpoint that the flags name, if they do."""
-    is_named = resume not in (None, "auto", "never")
-    name = resume if is_named else out
-    if name is None or resume == "never":
-        return None
-    path = Path(name).expanduser() / "config.json"
-    if is_named and not path.is_file():
-        raise UserError(
-            f"--resume {resume}: there is no config.json in it; allowed: auto, never, or the folder of a checkpoint "
-            "or of a run"
-        )
-    return path if path.is_file() else None
-
-
 def _checkpoint(argv: list[str]) -> None:
     """look at the checkpoints of a run: distgan checkpoint ls|verify|diff RUN"""
     from distgan.flags import Parser
@@ -185,7 +125,7 @@ def _checkpoint(argv: list[str]) -> None:
     parser.add_argument("action", metavar="ls|verify|diff", help="what to do")
     parser.add_argument("where", metavar="RUN_OR_CHECKPOINT", help="a run's folder, or a checkpoint's")
     parser.add_argument("other", metavar="OTHER", nargs="?", help="diff: what to compare with")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    parser.add_argument("--debug", **_DEBUG)
     namespace = parser.parse(argv)
     if namespace.action not in ("ls", "verify", "diff"):
         raise UserError(f"{namespace.action}: unknown action; allowed: ls, verify, diff")
@@ -217,7 +157,7 @@ def _sample(argv: list[str]) -> None:
     parser.add_argument(
         "where", metavar="RUN_OR_WEIGHTS", help="a run's folder, its weights/, or a .safetensors file"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    parser.add_argument("--debug", **_DEBUG)
     add_flags(parser, SampleConfig)
     namespace = parser.parse(argv)
     config = from_flags(SampleConfig, namespace)
@@ -225,3 +165,24 @@ def _sample(argv: list[str]) -> None:
     from distgan.sample import sample
 
     print(sample(namespace.where, config))
+
+
+def _doctor(argv: list[str]) -> None:
+    """tell what this machine has for training, and what to do about what it lacks: distgan doctor"""
+    from distgan.doctor import examine
+
+    try:
+        from distgan.flags import Parser, add_flags, from_flags
+        from distgan.options import DoctorConfig
+    except ImportError:  # pydantic may be what is missing
+        examine(None)
+        return
+    parser = Parser(
+        prog="distgan doctor",
+        usage="distgan doctor [FLAGS]",
+        description="What this machine has for training: each line ok, a note, or a problem and what to do about it.",
+        epilog="exit codes: 0 training can run here, 1 it can't",
+    )
+    add_flags(parser, DoctorConfig)
+    config = from_flags(DoctorConfig, parser.parse(argv))
+    examine(config.data_dir, config.processes)

@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_args(argv)
         known = [option for action in self._actions for option in action.option_strings]
         mistakes = [
-            f"{word.split('=')[0]}: unknown flag{_did_you_mean(word.split('=')[0], known)}"
+            f"{word.split('=')[0]}: unknown flag{did_you_mean(word.split('=')[0], known)}"
             if word.startswith("-")
             else f"{word}: belongs to no flag"
             for word in unknown
@@ -150,21 +150,6 @@ def read_file(path: Path, name: str) -> dict[str, Any]:
     return checked.model_dump(mode="json", exclude_unset=True)
 
 
-def config_folder() -> Path:
-    """The presets: inside an installed wheel, or at the root of a checkout."""
-    package = Path(__file__).resolve().parent
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-
-
-def preset_path(name: str, flag: str) -> Path:
-    presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
-    if name not in presets:
-        raise UserError(
-            f"{flag} {name}: unknown preset{_did_you_mean(name, presets)}; allowed: {', '.join(presets)}"
-        )
-    return presets[name]
-
-
 def _is_section(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
@@ -186,7 +171,7 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
             [known[-1] for known in fields if known[:-1] == path[:-1]] if table else {p[0] for p in fields}
         )
         thing = "unknown key" if table or not isinstance(error["input"], dict) else "unknown table"
-        return f"{where}{table}{key}: {thing}{_did_you_mean(key, siblings)}; allowed: {', '.join(sorted(siblings))}"
+        return f"{where}{table}{key}: {thing}{did_you_mean(key, siblings)}; allowed: {', '.join(sorted(siblings))}"
     if error["type"] == "value_error":
         return f"{where}{error['ctx']['error']}"
     if path[:2] not in fields:
@@ -198,6 +183,6 @@ def _complaint(error: Any, field: FieldInfo) -> str:
     return f"{error['input']!r} is not allowed; allowed: {allowed(field)}"
 
 
-def _did_you_mean(word: str, known: Any) -> str:
+def did_you_mean(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""

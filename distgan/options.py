@@ -19,3 +19,12 @@ class SampleConfig(Section):
     )
     ema: bool = setting(True, "take the moving average of G where the run has one")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
+
+
+class DoctorConfig(Section):
+    """What `distgan doctor` looks at."""
+
+    data_dir: str | None = setting(
+        None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1
+    )
+    processes: int = setting(2, "how many try a sum together", ge=2, le=64)

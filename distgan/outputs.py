@@ -127,12 +127,13 @@ class Outputs:
         if data.warning:
             display.say(f"warning: {data.warning}", "yellow")
         with gan.g.whole(), gan.d.whole():
-            sizes = num_parameters(gan.generator), num_parameters(gan.discriminator)
+            g_size, d_size = num_parameters(gan.generator), num_parameters(gan.discriminator)
+        runtime = self.runtime
+        strategy = f" in {runtime.strategy}" if runtime.strategy != "DDP" else ""
         display.say(
-            f"{self.preset}: G {sizes[0]:,} and D {sizes[1]:,} parameters, {data.name} ({len(data.images):,} images), {config.run.epochs} epochs of "
-            f"{self.steps_per_epoch} steps, {self.runtime.world_size} x {self.runtime.device.type}"
-            f"{f' in {self.runtime.strategy}' if self.runtime.strategy != 'DDP' else ''}, "
-            f"precision {self.runtime.precision}, order {config.optim.order}"
+            f"{self.preset}: G {g_size:,} and D {d_size:,} parameters, {data.name} ({len(data.images):,} images), "
+            f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
+            f"{runtime.device.type}{strategy}, precision {runtime.precision}, order {config.optim.order}"
         )
         display.say(f"writing to {self.folder}")
         if self.start:

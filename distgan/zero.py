@@ -60,6 +60,7 @@ def _quieten(device_type: str) -> None:
     if device_type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
+    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)  # of its backward, which is not used
     # torch 2.14 renames the collectives that DeepSpeed calls.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     from deepspeed.utils import logger

@@ -8,6 +8,7 @@ from typing import Any
 from distgan import launcher
 from distgan.config import Config
 from distgan.errors import UserError
+from distgan.losses import LOSSES
 
 # What a DeepSpeed config may not say, as it is said elsewhere, and where.
 _ELSEWHERE = {
@@ -42,7 +43,13 @@ def chosen(config: Config, precision: str, *, is_cpu: bool, has_cuda: bool) -> d
         raise UserError(
             "--device cpu: DeepSpeed takes the GPUs that it sees; allowed: CUDA_VISIBLE_DEVICES=-1 before the command"
         )
-    return read_config(launcher.deepspeed_file(), launcher.zero_stage() if stage is None else stage)
+    settings = read_config(launcher.deepspeed_file(), launcher.zero_stage() if stage is None else stage)
+    if settings["zero_optimization"]["stage"] == 3 and LOSSES[config.optim.loss].penalty:
+        raise UserError(
+            f"--loss {config.optim.loss}: the second derivative of its penalty needs weights of D that ZeRO 3 "
+            "has shared out again; allowed: ZeRO 0, 1 or 2, or --loss bce, hinge"
+        )
+    return settings
 
 
 def read_config(path: str | None, stage: int | None) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 By the parts of the package that training consists of, so that one start of the processes serves them all.
 """
 
+import os
 import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
+from distgan import rendezvous
 from distgan.batches import Batches
 from distgan.config import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data import Dataset
@@ -85,17 +89,41 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     return gan.state() | {"stats": torch.stack(stats)}
 
 
-def main(folder: Path, world_size: int, names: list[str]) -> None:
-    config = Config(run=RunConfig(device="cpu", threads=1), processes=ProcessesConfig(timeout=60))
-    runtime = Runtime(config)
-    assert runtime.world_size == world_size
-    for name in names:
-        torch.set_default_dtype(RECIPES[name].dtype)
-        state = train(RECIPES[name], runtime)
-        if runtime.is_main:
-            save_file(state, folder / f"{name}.safetensors")
+def runtimes(stages: list[int | None], parts: set[int]) -> Iterator[tuple[int | None, int, Runtime]]:
+    """A runtime for each ZeRO stage (None: DDP) and each number of parts, in the same process group."""
+    join = rendezvous.join
+    # Parameters as small as these would stay whole in stage 3, which would be no test of it.
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(Path(__file__).with_name("zero_shares_all.json"))
+    for stage, accumulate in product(stages, sorted(parts)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        config = Config(
+            run=RunConfig(device="cpu", threads=1),
+            optim=OptimConfig(accumulate=accumulate),
+            processes=ProcessesConfig(timeout=60, zero=stage),
+        )
+        yield stage, accumulate, Runtime(config)
+        rendezvous.join = lambda *_: None
+    rendezvous.join = join
+
+
+def main(folder: Path, world_size: int, stages: list[int | None], names: list[str]) -> None:
+    for stage, accumulate, runtime in runtimes(stages, {RECIPES[name].accumulate for name in names}):
+        assert runtime.world_size == world_size
+        for name in names:
+            if RECIPES[name].accumulate == accumulate:
+                torch.set_default_dtype(RECIPES[name].dtype)
+                state = train(RECIPES[name], runtime)
+                if runtime.is_main:
+                    prefix = "" if stage is None else f"zero{stage}-"
+                    save_file(state, folder / f"{prefix}{name}.safetensors")
     runtime.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","))
+    place, size, wanted, listed = sys.argv[1:]
+    main(
+        Path(place),
+        int(size),
+        [None if word == "none" else int(word) for word in wanted.split(",")],
+        listed.split(","),
+    )

@@ -145,20 +145,20 @@ def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Pa
     shutil.copytree(ROOT / "configs", site / "distgan" / "configs")
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "from distgan.flags import preset_path; print(preset_path('cgan', ''))"
+        "from distgan.presets import preset_path; print(preset_path('cgan', ''))"
     )
     result = run(sys.executable, "-c", code)
     assert result.stdout.strip() == str(site / "distgan" / "configs" / "cgan.toml"), result.stderr
 
 
-def test_uneven_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:
+def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:
     result = run(
         BIN / "torchrun", "--nproc-per-node", 2, ROOT / "distgan" / "train.py",
-        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--out", "run",
+        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--accumulate", "20", "--out", "run",
     )  # fmt: skip
     assert result.returncode != 0
     said = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
     assert said == [
-        "distgan: --batch-size 33: does not divide by the 2 processes; allowed: a multiple of 2, or "
-        "--per-rank-batch-size"
+        "distgan: --batch-size 33: too few for the processes, the parts of --accumulate and BatchNorm; "
+        "allowed: at least 40"
     ]

@@ -7,8 +7,9 @@ import pytest
 
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, config_folder, flags_of, from_flags, preset_path, read_file
+from distgan.flags import Parser, add_flags, flags_of, from_flags, read_file
 from distgan.options import SampleConfig
+from distgan.presets import config_folder, preset_path
 from distgan.wording import allowed
 
 PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))

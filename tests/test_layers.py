@@ -15,7 +15,7 @@ LAYERS = [
     {"settings", "errors", "wording", "share"},
     {"config", "options"},
     {"flags", "files", "noise", "idx", "models", "losses", "ema", "environment", "download"},
-    {"launcher", "rendezvous", "trained"},
+    {"presets", "launcher", "rendezvous", "trained"},
     {"zero_config"},
     {"zero"},
     {"data", "images", "runtime", "batchnorm", "manifest", "stop", "run_folder"},
@@ -25,6 +25,9 @@ LAYERS = [
     {"curves", "progress", "saver", "inspection"},
     {"outputs", "plan"},
     {"train", "sample"},
+    {"machine"},
+    {"all_reduce"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]

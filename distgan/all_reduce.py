@@ -1,0 +1,104 @@
+"""Whether processes of this machine can reach each other: a sum over a few of them, under a time limit."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from distgan.machine import Finding
+
+_ALL_REDUCE_S = 60
+_RANK = (sys.executable, "-m", "distgan.all_reduce")
+
+
+def all_reduce(backend: str, processes: int) -> Finding:
+    """A sum over processes of this machine that meet in a file. When it returns, they are gone."""
+    what, started = f"all-reduce, {backend}", time.monotonic()
+    ranks: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory(prefix="distgan-doctor-") as folder:
+        errors = [Path(folder, f"stderr-{rank}") for rank in range(processes)]
+        try:
+            for rank, path in enumerate(errors):
+                command = [*_RANK, str(rank), str(processes), f"{folder}/store", backend]
+                with path.open("wb") as file:
+                    ranks.append(
+                        subprocess.Popen(
+                            command,
+                            stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL,
+                            stderr=file,
+                            env=own_modules(),
+                        )
+                    )
+            codes = _exit_codes(ranks, started + _ALL_REDUCE_S)
+        finally:
+            for process in ranks:
+                process.kill()
+                process.wait()
+        failed = [
+            f"rank {rank}: {last_words(code, errors[rank].read_bytes())}"
+            for rank, code in enumerate(codes)
+            if code
+        ]
+    if failed:
+        return Finding(what, "problem", "; ".join(failed))
+    if silent := [str(rank) for rank, code in enumerate(codes) if code is None]:
+        return Finding(what, "problem", f"not done after {_ALL_REDUCE_S} s by rank {', '.join(silent)}")
+    seconds = time.monotonic() - started
+    return Finding(
+        what, "ok", f"a sum over {processes} processes here is right; {seconds:.1f} s with their start"
+    )
+
+
+def _exit_codes(ranks: list[subprocess.Popen[bytes]], end: float) -> list[int | None]:
+    """Those at the moment when all are done or one has failed, or at the `end`."""
+    while True:
+        codes = [process.poll() for process in ranks]
+        if None not in codes or any(codes) or time.monotonic() > end:
+            return codes
+        time.sleep(0.05)
+
+
+def _take_part(rank: int, world_size: int, path: str, backend: str) -> None:
+    """One process of all_reduce(), which ends by itself should that one be killed."""
+    signal.alarm(_ALL_REDUCE_S + 5)
+    # The loopback interface, unless the user has chosen one; so that no name is looked up.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+
+    import torch
+    import torch.distributed as dist
+
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    store, timeout = dist.FileStore(path, world_size), timedelta(seconds=_ALL_REDUCE_S)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    values = torch.full((1000,), rank + 1.0, device="cuda" if backend == "nccl" else "cpu")
+    dist.all_reduce(values)
+    if dist.get_world_size() != world_size or not (values == world_size * (world_size + 1) / 2).all():
+        sys.exit(f"the sum over {dist.get_world_size()} processes is wrong: {values[:3].tolist()}")
+    dist.destroy_process_group()
+
+
+def own_modules() -> dict[str, str]:
+    """A child's, which finds the modules that this process does: the current folder only if that is among them."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+
+
+def last_words(code: int, stderr: bytes) -> str:
+    """The error with which a program ended, in one line."""
+    text = re.sub(r"^\[rank\d+\]: ?", "", stderr.decode(errors="replace"), flags=re.M)  # torch's own prefix
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    words = (errors or lines or [f"exit code {code}"])[-1]
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}" + (f" ({words})" if lines else "")
+    return words
+
+
+if __name__ == "__main__":
+    _take_part(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

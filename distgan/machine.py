@@ -1,0 +1,190 @@
+"""What a machine has for training, a Finding for each thing. torch has to import where it is asked for."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+_PROGRAM_S = 10
+PAIR = (
+    "pip install --force-reinstall torch torchvision, or for a CPU build the same with --index-url "
+    "https://download.pytorch.org/whl/cpu"
+)
+
+State = Literal["ok", "note", "problem"]
+
+
+class Finding(NamedTuple):
+    what: str
+    state: State
+    text: str
+
+
+def slurm() -> Finding:
+    if not shutil.which("sbatch") and not shutil.which("sinfo"):
+        return Finding("SLURM", "note", "no sbatch and no sinfo on PATH")
+    _, said = _said("sbatch" if shutil.which("sbatch") else "sinfo", "--version")
+    job = os.environ.get("SLURM_JOB_ID")
+    return Finding("SLURM", "ok", f"{said}, {f'in job {job}' if job else 'not in a job'}")
+
+
+def disk() -> Finding:
+    """Where runs/ is, or would be."""
+    folder = Path("runs") if Path("runs").is_dir() else Path()
+    advice = "make room, or start in another folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+        free, where = shutil.disk_usage(folder).free, folder.absolute()
+    except OSError as error:
+        return Finding("disk", "problem", f"{folder}/: {error.strerror}; {advice}")
+    state: State = "problem" if free < 100 * 2**20 else "note" if free < 2**30 else "ok"
+    text = f"{_size(free)} free in {where}"
+    return Finding("disk", state, text if state == "ok" else f"{text}; {advice}")
+
+
+def shared_memory() -> Finding:
+    """NCCL and torch's workers pass data through it."""
+    total = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None
+    if total is not None and total < 64 * 2**20:
+        return Finding(
+            "shared memory", "note", f"{_size(total)}, little for several GPUs; Docker: --shm-size 1g"
+        )
+    return Finding("shared memory", "ok", "no /dev/shm" if total is None else _size(total))
+
+
+def cores() -> Finding:
+    num = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("cores", "ok", f"{num} for this process")
+
+
+def memory() -> Finding:
+    import psutil
+
+    found = psutil.virtual_memory()
+    text = f"{_size(found.available)} free of {_size(found.total)}"
+    if found.available < 2 * 2**30:
+        return Finding("memory", "note", f"{text}; a process of --model vanilla takes about 1.3 GiB")
+    return Finding("memory", "ok", text)
+
+
+def data(data_dir: str | None) -> Finding:
+    from distgan.config import DataConfig
+    from distgan.data import SOURCES, data_folder, find
+
+    folder, _ = data_folder(DataConfig(dir=data_dir))
+    if raw := find(SOURCES["mnist"], folder):
+        return Finding("data", "ok", f"MNIST in {raw}")
+    return Finding("data", "note", f"no MNIST in {folder}/: train downloads it; --data digits needs none")
+
+
+# -- GPUs -----------------------------------------------------------------------------------
+
+
+def count_gpus() -> int:
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):  # torch's own words on a driver; gpus() asks for them
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpus() -> Finding:
+    """Each GPU has to compute something."""
+    import torch
+
+    if not (num := count_gpus()):
+        return _no_gpu()
+    found = []
+    for index in range(num):
+        of = torch.cuda.get_device_properties(index)
+        found.append(f"{of.name}, {_size(of.total_memory)}, compute capability {of.major}.{of.minor}")
+        try:
+            torch.ones(2, device=f"cuda:{index}").sum().item()
+        except RuntimeError as error:
+            words = f"GPU {index} does not compute: {str(error).splitlines()[0]}"
+            return Finding("GPUs", "problem", f"{found[-1]}; {words}; hide it by CUDA_VISIBLE_DEVICES")
+    return Finding("GPUs", "ok", "; ".join(f"{found.count(each)} x {each}" for each in dict.fromkeys(found)))
+
+
+def _no_gpu() -> Finding:
+    """Why torch has none. The driver's line has a name of its own, since training goes on without it."""
+    import torch
+
+    on_cpu, visible = "trains on the CPU", os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not shutil.which("nvidia-smi"):
+        return Finding("GPUs", "note", f"none: {on_cpu}")
+    if visible in ("", "-1"):
+        return Finding("GPUs", "note", f"hidden by CUDA_VISIBLE_DEVICES={visible}: {on_cpu}")
+    is_well, said = _said("nvidia-smi", "-L")
+    if "no devices" in said.lower():
+        return Finding("GPUs", "note", f"none, says nvidia-smi: {on_cpu}")
+    if not is_well:
+        return Finding("GPU driver", "problem", f"{on_cpu}; nvidia-smi fails ({said}): mend the driver")
+    if not torch.version.cuda:
+        return Finding("GPU driver", "problem", f"{on_cpu}, as torch is no CUDA build, beside {said}: {PAIR}")
+    reason = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}; "
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        reason += str(error).splitlines()[0]
+    advice = "update the driver, or take a torch for its CUDA (https://pytorch.org/get-started)"
+    return Finding("GPU driver", "problem", f"{on_cpu}, as torch can't use {said} ({reason}): {advice}")
+
+
+def nccl() -> Finding:
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_nccl_available():
+        return Finding("NCCL", "ok", ".".join(map(str, torch.cuda.nccl.version())))
+    if count_gpus() > 1:
+        return Finding("NCCL", "problem", f"not in this torch, and several GPUs need it: {PAIR}")
+    return Finding("NCCL", "note", "not in this torch; only several GPUs need it")
+
+
+def gloo() -> Finding:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_gloo_available():
+        return Finding("gloo", "ok", "there, for several processes on a CPU")
+    return Finding("gloo", "problem", f"not in this torch, and several processes on a CPU need it: {PAIR}")
+
+
+def bf16() -> Finding:
+    """Whether --precision bf16 may be faster than float32. avx512_bf16 alone was not (README, Figures)."""
+    import torch
+
+    leave = "--precision bf16 will be slower than float32 here; leave it unset"
+    if count_gpus():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Finding("bf16", "ok", "by the GPU")
+        return Finding("bf16", "note", f"only emulated by the GPU: {leave}")
+    flags = _cpu_flags()
+    if "amx_bf16" in flags:
+        return Finding("bf16", "ok", "by the CPU (amx_bf16)")
+    if "avx512_bf16" in flags:
+        leave = leave.replace("will be", "may well be")
+        return Finding("bf16", "note", f"avx512_bf16 without amx_bf16: {leave}")
+    return Finding("bf16", "note", f"neither amx_bf16 nor avx512_bf16: {leave}")
+
+
+def _cpu_flags() -> set[str]:
+    path = Path("/proc/cpuinfo")
+    return set(path.read_text().split()) if path.is_file() else set()
+
+
+def _said(*command: str) -> tuple[bool, str]:
+    """Whether a program ended well, and its first line."""
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_PROGRAM_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    lines = f"{process.stdout}\n{process.stderr}".split("\n")
+    return process.returncode == 0, next((line.strip() for line in lines if line.strip()), "nothing")
+
+
+def _size(num: float) -> str:
+    return f"{num / 2**30:,.1f} GiB" if num >= 2**30 else f"{num / 2**20:,.0f} MiB"

@@ -1,0 +1,86 @@
+"""Which settings the flags are laid over: a preset, a file, or those of the run to go on with."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from distgan.config import ModelConfig
+from distgan.errors import UserError
+from distgan.flags import did_you_mean, read_file
+
+
+def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """What the flags are laid over, and its name. Raises UserError."""
+    model = getattr(namespace, "model.name", None)
+    out = getattr(namespace, "run.out", None)
+    resume = getattr(namespace, "run.resume", None)
+    models = get_args(ModelConfig.model_fields["name"].annotation)
+    if model is not None and model not in models:
+        raise UserError(f"--model {model}: unknown network; allowed: {', '.join(models)} (see also --preset)")
+    if resume == "auto" and not out:
+        raise UserError(
+            "--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR"
+        )
+    if namespace.preset and namespace.config:
+        raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
+    if namespace.preset:
+        path, name = preset_path(namespace.preset, "--preset"), namespace.preset
+    elif namespace.config:
+        path = Path(namespace.config).expanduser()
+        # A run's own config is that run's preset again.
+        name = path.parent.name if path.name == "config.json" else path.stem
+    elif own := _config_to_go_on_with(out, resume):
+        # The limits of one sitting are not the next one's.
+        base = read_file(own, str(own))
+        sitting = ("out", "resume", "max_steps", "time_limit", "allow_config_change")
+        run = {key: value for key, value in base.get("run", {}).items() if key not in sitting}
+        return base | {"run": run}, Path(out or "").name or str(base.get("model", {}).get("name", "run"))
+    elif model:
+        path, name = preset_path(model, "--model"), model
+    else:
+        raise UserError(
+            "names no network; allowed: --model vanilla, --model cgan, --preset NAME or --config FILE"
+        )
+    base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
+    trained = base.get("model", {}).get("name")
+    if model and trained and model != trained:
+        raise UserError(
+            f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model"
+        )
+    if path.suffix == ".json":
+        # A run's config names its own folder, which a second run must not take.
+        base = json.loads(json.dumps(base))
+        for key in ("out", "resume", "allow_config_change"):
+            base.get("run", {}).pop(key, None)
+    return base, name
+
+
+def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
+    """The config.json of the run or the checkpoint that the flags name, if they do."""
+    is_named = resume not in (None, "auto", "never")
+    name = resume if is_named else out
+    if name is None or resume == "never":
+        return None
+    path = Path(name).expanduser() / "config.json"
+    if is_named and not path.is_file():
+        raise UserError(
+            f"--resume {resume}: there is no config.json in it; allowed: auto, never, or the folder of a checkpoint "
+            "or of a run"
+        )
+    return path if path.is_file() else None
+
+
+def config_folder() -> Path:
+    """The presets: inside an installed wheel, or at the root of a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def preset_path(name: str, flag: str) -> Path:
+    presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
+    if name not in presets:
+        raise UserError(
+            f"{flag} {name}: unknown preset{did_you_mean(name, presets)}; allowed: {', '.join(presets)}"
+        )
+    return presets[name]
