@@ -70,7 +70,7 @@ def test_processes_starts_them_and_they_agree_with_one(run: Run, distgan: Run, t
     assert "Traceback" not in result.stderr
     assert distgan("train", *quick("one")).returncode == 0
     for ours, theirs in zip(losses(tmp_path / "three"), losses(tmp_path / "one"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
+        assert ours == pytest.approx(theirs, rel=1e-3)
     # Goes on with other numbers of them, by the number that is in the run's own config or by another.
     again = run(BIN / "distgan", "train", "--out", "three", "--max-steps", 8)
     assert again.returncode == 0, again.stderr

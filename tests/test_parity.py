@@ -22,7 +22,7 @@ UNDETERMINED = {name: {"discriminator.read_out.bias"} for name in RECIPES if nam
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    subprocess.run([sys.executable, SCRIPT, folder, "1", ",".join(RECIPES)], check=True, timeout=240)
+    subprocess.run([sys.executable, SCRIPT, folder, "1", "none", ",".join(RECIPES)], check=True, timeout=240)
     return folder
 
 
@@ -52,7 +52,7 @@ def test_many_processes_end_where_one_does(
         3: (BIN / "torchrun", "--standalone", "--nproc-per-node", 3),
         4: (BIN / "torchrun", "--standalone", "--nproc-per-node", 4),
     }[world_size]
-    result = run(*door, SCRIPT, tmp_path, world_size, ",".join(names))
+    result = run(*door, SCRIPT, tmp_path, world_size, "none", ",".join(names))
     assert result.returncode == 0, result.stderr
     for name in names:
         ours, theirs = (load_file(folder / f"{name}.safetensors") for folder in (one_process, tmp_path))
