@@ -103,11 +103,11 @@ def _train(argv: list[str]) -> None:
         if text := plan(config, preset):
             print(text)
         return
-    from distgan.rendezvous import losses_named
+    from distgan.rendezvous import left_at_the_end, losses_named
     from distgan.train import train
 
     startup.mark("imports")
-    with losses_named():
+    with left_at_the_end(), losses_named():
         train(config, preset, startup)
 
 

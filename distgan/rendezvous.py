@@ -156,6 +156,16 @@ def in_turn(rank: int, local_rank: int) -> Iterator[None]:
 
 
 @contextmanager
+def left_at_the_end() -> Iterator[None]:
+    """Leaves the process group however the run ends: its threads would abort a process that ends with them."""
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
 def losses_named() -> Iterator[None]:
     """Turns the error of a broken or silent connection into ProcessLost, which names the rank behind it."""
     try:
