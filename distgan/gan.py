@@ -19,12 +19,16 @@ from distgan.trained import Trained
 
 @dataclass
 class Gan:
-    """`g` and `d` are the two networks in training; `share` is what this rank has of each batch."""
+    """`g` and `d` are the two networks in training; `share` is what this rank has of each batch.
+
+    `is_replicated`: whether BatchNorm's statistics too are the same on all ranks.
+    """
 
     g: Trained
     d: Trained
     ema: Ema | None
     share: Share
+    is_replicated: bool = True
     step: int = 0
 
     @property
@@ -118,7 +122,7 @@ def build_gan(
     d = runtime.trained(
         "discriminator", discriminator, Adam(discriminator.parameters(), lr=optim.d_lr, betas=betas)
     )
-    return Gan(g, d, ema, share)
+    return Gan(g, d, ema, share, is_replicated=sync_batch_norm or runtime.world_size == 1)
 
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

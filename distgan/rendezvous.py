@@ -144,15 +144,22 @@ def _difference(facts: list[dict[str, Any]]) -> str | None:
 
 @contextmanager
 def in_turn(rank: int, local_rank: int) -> Iterator[None]:
-    """The first process of each machine goes ahead, for as long as it takes: it may have to download."""
-    key = f"ahead/{rank - local_rank}"
-    if local_rank and _meeting:
-        _meeting.store.wait([key], timedelta(seconds=_DOWNLOAD_S))
+    """The first process of each machine goes ahead, for as long as it takes: it may have to download.
+
+    All are through it at its end, so that no machine that has its data waits in a collective.
+    """
+    if _meeting is None:
+        yield
+        return
+    store, _, world_size, _ = _meeting
+    patience = timedelta(seconds=_DOWNLOAD_S)
+    if local_rank:
+        store.wait([f"through/{rank - local_rank}"], patience)
     try:
         yield
     finally:
-        if not local_rank and _meeting:
-            _meeting.store.set(key, "")
+        store.set(f"through/{rank}", "")
+        store.wait([f"through/{other}" for other in range(world_size)], patience)
 
 
 @contextmanager

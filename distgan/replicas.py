@@ -18,7 +18,9 @@ def refuse_divergence(gan: Gan, runtime: Runtime) -> None:
         tensors = {
             f"{name}.{key}": value
             for name, network in gan.networks().items()
-            for key, value in network.state_dict().items()
+            for key, value in (
+                network.state_dict() if gan.is_replicated else dict(network.named_parameters())
+            ).items()
         }
         if not gan.is_sharded:
             tensors |= {f"g_optim.{key}": value for key, value in gan.g.adam_state().items()}

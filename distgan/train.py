@@ -79,9 +79,8 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     saver = Saver(outputs.folder, config, runtime, gan, log, identity, dataset.notice, tolerance)
     start = saver.restore(last_step)
     batches.seek(gan.step)
-    saver.save(
-        wait=True
-    )  # the first state of a new run, or of one that goes on changed: never a step without one
+    # The first state of a new run, or of one that goes on changed: never a step without one.
+    saver.save(wait=True)
     outputs.describe(start, gan.step)
     left = runtime.on_main(lambda: seconds_left(config.run.time_limit, startup.born))
     startup.mark("outputs")

@@ -38,6 +38,7 @@ class Recipe(NamedTuple):
     ema: float = 0.0
     steps: int = 20
     dtype: torch.dtype = torch.float32
+    precision: str = "no"
 
 
 RECIPES = {
@@ -55,6 +56,8 @@ RECIPES = {
     "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="fresh", accumulate=2, dropout=0.0),
     "seed-vanilla": Recipe(model="vanilla", family="seed", width=1.0, steps=12),
     "seed-cgan": Recipe(family="seed", width=1.0, steps=12),
+    "bf16-vanilla": Recipe(model="vanilla", precision="bf16"),
+    "bf16-cgan": Recipe(precision="bf16", accumulate=2, dropout=0.0),
     # What is left of the differences above where rounding is 10**9 times as fine.
     "float64-vanilla": Recipe(model="vanilla", family="seed", width=0.1, dtype=torch.float64),
     "float64-cgan": Recipe(family="seed", width=0.1, batch_size=25, dtype=torch.float64),
@@ -89,33 +92,38 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     return gan.state() | {"stats": torch.stack(stats)}
 
 
-def runtimes(stages: list[int | None], parts: set[int]) -> Iterator[tuple[int | None, int, Runtime]]:
-    """A runtime for each ZeRO stage (None: DDP) and each number of parts, in the same process group."""
+def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int | None, Runtime, list[str]]]:
+    """A runtime for each ZeRO stage (None: DDP) with the recipes that fit it, all in the same process group."""
     join = rendezvous.join
     # Parameters as small as these would stay whole in stage 3, which would be no test of it.
     os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(Path(__file__).with_name("zero_shares_all.json"))
-    for stage, accumulate in product(stages, sorted(parts)):
+    kinds = sorted({_kind(name) for name in names})
+    for stage, (accumulate, precision) in product(stages, kinds):
         AcceleratorState._reset_state(reset_partial_state=True)
         config = Config(
-            run=RunConfig(device="cpu", threads=1),
+            run=RunConfig(device="cpu", threads=1, precision=precision),
             optim=OptimConfig(accumulate=accumulate),
             processes=ProcessesConfig(timeout=60, zero=stage),
         )
-        yield stage, accumulate, Runtime(config)
+        fitting = [name for name in names if _kind(name) == (accumulate, precision)]
+        yield stage, Runtime(config), fitting
         rendezvous.join = lambda *_: None
     rendezvous.join = join
 
 
+def _kind(name: str) -> tuple[int, str]:
+    return RECIPES[name].accumulate, RECIPES[name].precision
+
+
 def main(folder: Path, world_size: int, stages: list[int | None], names: list[str]) -> None:
-    for stage, accumulate, runtime in runtimes(stages, {RECIPES[name].accumulate for name in names}):
+    for stage, runtime, fitting in runtimes(stages, names):
         assert runtime.world_size == world_size
-        for name in names:
-            if RECIPES[name].accumulate == accumulate:
-                torch.set_default_dtype(RECIPES[name].dtype)
-                state = train(RECIPES[name], runtime)
-                if runtime.is_main:
-                    prefix = "" if stage is None else f"zero{stage}-"
-                    save_file(state, folder / f"{prefix}{name}.safetensors")
+        for name in fitting:
+            torch.set_default_dtype(RECIPES[name].dtype)
+            state = train(RECIPES[name], runtime)
+            if runtime.is_main:
+                prefix = "" if stage is None else f"zero{stage}-"
+                save_file(state, folder / f"{prefix}{name}.safetensors")
     runtime.close()
 
 
