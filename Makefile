@@ -7,13 +7,16 @@ PRESET ?= $(MODEL)-quick
 ARGS ?=
 OUT ?= stress
 
-.PHONY: train test test-slow stress lint install bench clean
+.PHONY: train test test-gpu test-slow stress lint install bench clean
 
 train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
 test: $(VENV)/.installed-dev lint  ## everything that CI checks
 	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+
+test-gpu: $(VENV)/.installed-dev  ## what only a GPU can show
+	$(BIN)/python -m pytest -m gpu
 
 test-slow: $(VENV)/.installed-dev  ## what takes minutes: the quick presets at full length
 	$(BIN)/python -m pytest -m slow

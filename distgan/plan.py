@@ -27,8 +27,9 @@ def plan(config: Config, preset: str) -> str:
         num_images = SOURCES[name].num_images
         data = f"{name}, not in {folder} yet: " + ("to be downloaded" if config.data.download else "missing")
         data += ", or else digits" if config.data.name == "auto" else ""
-    size = global_batch_size(config.data, runtime.world_size)
-    fewest = fewest_rows(config, runtime.world_size)
+    num = runtime.world_size if runtime.is_launched else config.processes.num or 1
+    size = global_batch_size(config.data, num)
+    fewest = fewest_rows(config, num)
     steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=fewest)
     total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
@@ -37,8 +38,8 @@ def plan(config: Config, preset: str) -> str:
         f"preset     {preset}",
         f"networks   G {num_parameters(generator):,} and D {num_parameters(discriminator):,} parameters",
         f"data       {data}, {num_images:,} images",
-        f"processes  {runtime.world_size} x {runtime.device.type}, precision {runtime.precision}",
-        f"steps      {total:,} ({steps} an epoch) of {size} images, {size / runtime.world_size:.4g} a process",
+        f"processes  {num} x {runtime.device.type} ({runtime.strategy}), precision {runtime.precision}",
+        f"steps      {total:,} ({steps} an epoch) of {size} images, {size / num:.4g} a process",
         f"folder     {config.run.out or f'runs/{preset}-<number>'}",
         f"starts     {_start(config.run)}",
         *(f"warning    {warning}" for warning in runtime.warnings),

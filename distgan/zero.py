@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from distgan.errors import UserError
 from distgan.trained import Trained
 from distgan.zero_config import completed
 
@@ -35,6 +37,7 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     `accumulate` is the number of D's backward passes to a step of D.
     """
     _quieten(device_type)
+    _refuse_unknown(config["zero_optimization"])
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # a launcher's, which a config may not stand beside
     plugins = {
@@ -53,6 +56,20 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     )
     second = Accelerator(mixed_precision="no", dynamo_backend="no", gradient_accumulation_steps=accumulate)
     return dict(zip(NAMES, (first, second), strict=True))
+
+
+def _refuse_unknown(zero: dict[str, Any]) -> None:
+    """Raises UserError for settings that DeepSpeed would end by much later."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    try:
+        DeepSpeedZeroConfig(**zero)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"zero_optimization.{key} {first['input']!r}: {first['msg']}; allowed: DeepSpeed's own settings"
+        ) from None
 
 
 def _quieten(device_type: str) -> None:

@@ -72,6 +72,12 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
                     f"deepspeed_config_file {path}: {key}: is set by {place}; allowed: leave it out"
                 )
     zero = {"stage": 2} | config.get("zero_optimization", {}) | ({} if stage is None else {"stage": stage})
+    for key in ("offload_optimizer", "offload_param"):
+        if key in zero and zero[key] not in (None, {"device": "none"}):
+            raise UserError(
+                f"deepspeed_config_file {path}: {key}: needs DeepSpeed's own Adam, where this is torch's; allowed: "
+                "leave it out"
+            )
     if zero["stage"] not in (0, 1, 2, 3):
         raise UserError(f"zero_optimization.stage {zero['stage']!r}: is no ZeRO stage; allowed: 0, 1, 2, 3")
     return config | {"zero_optimization": zero}

@@ -63,6 +63,7 @@ RECIPES = {
     "float64-cgan": Recipe(family="seed", width=0.1, batch_size=25, dtype=torch.float64),
     "float64-accumulate": Recipe(loss="wgan-gp", accumulate=3, dropout=0.0, dtype=torch.float64),
 }  # fmt: skip
+DEVICE = os.environ.get("PARITY_DEVICE", "cpu")
 FULL_WIDTH = [name for name in RECIPES if name.startswith("seed")]
 
 
@@ -101,7 +102,7 @@ def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int |
     for stage, (accumulate, precision) in product(stages, kinds):
         AcceleratorState._reset_state(reset_partial_state=True)
         config = Config(
-            run=RunConfig(device="cpu", threads=1, precision=precision),
+            run=RunConfig(device=DEVICE, threads=1, precision=precision),
             optim=OptimConfig(accumulate=accumulate),
             processes=ProcessesConfig(timeout=60, zero=stage),
         )

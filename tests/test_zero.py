@@ -152,6 +152,10 @@ def test_combinations_that_can_not_work_are_refused_at_the_start(
         ('{"bf16": {"enabled": true}}', "bf16: is set by --precision bf16, which is autocast"),
         ('{"train_batch_size": 64}', "train_batch_size: is set by --batch-size; allowed: leave it out"),
         (
+            '{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}',
+            "offload_optimizer: needs DeepSpeed's own Adam",
+        ),
+        (
             '{"zero_optimization": {"stage": 4}}',
             "zero_optimization.stage 4: is no ZeRO stage; allowed: 0, 1, 2, 3",
         ),
@@ -172,6 +176,17 @@ def test_a_missing_file_is_said_once(distgan: Run, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "nowhere.json")
     assert_user_error(distgan("train", *quick("run")), "deepspeed_config_file nowhere.json: can't be read")
+    assert not (tmp_path / "run").exists()
+
+
+@needs_deepspeed
+def test_a_setting_that_deepspeed_does_not_know_is_one_line(
+    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my.json").write_text('{"zero_optimization": {"stage": 1, "overlap_com": true}}')
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "my.json")
+    assert_user_error(distgan("train", *quick("run")), "zero_optimization.overlap_com True")
     assert not (tmp_path / "run").exists()
 
 
