@@ -43,7 +43,8 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     f"{model}-{order}-{accumulate}": Recipe(
-        model=model, order=order, accumulate=accumulate, dropout=0.3 if accumulate == 1 else 0.0
+        model=model, order=order, accumulate=accumulate, dropout=0.3 if accumulate == 1 else 0.0,
+        steps=20 if accumulate == 1 else 10,
     )
     for model, order, accumulate in product(
         ("vanilla", "cgan"), ("simultaneous", "reuse", "fresh"), (1, 3)

@@ -145,7 +145,7 @@ def test_a_checkpoint_of_format_1_is_still_read() -> None:
     gan = build_gan(checkpoint.config.model, checkpoint.config.optim, 0, runtime)
     gan.load_state(checkpoint.tensors, checkpoint.state.step, "fixture")
     step = build_step(gan, checkpoint.config.optim, checkpoint.config.run.seed, runtime, total_steps=8)
-    stats = [step(torch.zeros(4, 1, 28, 28), torch.arange(4)) for _ in range(2)]
+    stats = [step(torch.zeros(4, 1, 28, 28), torch.arange(4), range(4)) for _ in range(2)]
     assert torch.stack(stats).isfinite().all()
     assert gan.step == 8
 

@@ -49,7 +49,9 @@ def fault(out: object, *more: object) -> tuple[object, ...]:
     ("how", "last_line", "limit_s"),
     [
         ("raise", "distgan: rank 1: ValueError: sabotage", 3),
-        ("kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3),
+        pytest.param(
+            "kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3, marks=pytest.mark.slow
+        ),
         ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
         pytest.param("hang", "distgan: rank 1 is silent for --timeout 5 s", 15, marks=pytest.mark.slow),
         pytest.param("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3, marks=pytest.mark.slow),

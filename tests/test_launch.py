@@ -81,7 +81,7 @@ def test_processes_starts_them_and_they_agree_with_one(run: Run, distgan: Run, t
     assert checkpoint(tmp_path / "three")[1] == 10
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_the_launcher_of_processes_saves_and_ends(
     start: Start, tmp_path: Path, signum: signal.Signals
 ) -> None:
