@@ -1,5 +1,6 @@
 """A process that fails, hangs or does not fit: it is named, the others end, and nothing is lost."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ def sabotage(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """`rank,step,how` for the processes that the test starts."""
 
     def sabotage(plan: str) -> None:
-        monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "sabotage"))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "sabotage"), str(ROOT)]))
         monkeypatch.setenv("SABOTAGE", plan)
 
     return sabotage
