@@ -17,6 +17,7 @@ from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError
 # What accelerate launch and torchrun leave in the environment of a process of theirs.
 _MARKS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+_PROCESS_GIB = 0.5  # of the smallest networks
 # Settings of `accelerate config`, which may stand there for another project; we wrap the networks ourselves.
 _IGNORED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
 
@@ -118,6 +119,7 @@ def launch(config: Config, arguments: list[str]) -> int:
 
     num = config.processes.num
     assert num is not None
+    _refuse_more_than_memory_has(num)
     # Its own reports, of which ours takes the place.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ[OUR_LAUNCHER] = "1"
@@ -145,6 +147,16 @@ def launch(config: Config, arguments: list[str]) -> int:
         rank, failure = error.get_first_failure()
         return _report(rank, failure.exitcode, failure.message)
     return 0
+
+
+def _refuse_more_than_memory_has(num: int) -> None:
+    """Raises UserError for processes that would take the machine down before they could complain."""
+    available = psutil.virtual_memory().available
+    if num * _PROCESS_GIB * 2**30 > available:
+        raise UserError(
+            f"--processes {num}: a process takes {_PROCESS_GIB} GiB and more, and {available / 2**30:.1f} GiB are "
+            f"free; allowed here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}"
+        )
 
 
 def _report(rank: int, exit_code: int, message: str) -> int:

@@ -113,6 +113,12 @@ def test_processes_and_a_launcher_that_started_others_are_refused(
     assert_user_error(result, "--processes 2: this process is one of 1 of a launcher already")
 
 
+def test_more_processes_than_memory_has_are_refused(distgan: Run, tmp_path: Path) -> None:
+    result = distgan("train", *quick("run", "--batch-size", 2048), "--processes", 1024)
+    assert_user_error(result, "--processes 1024: a process takes 0.5 GiB and more", "allowed here: at most ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
     result = distgan("train", *quick("run"), "--processes", 3, "--dry-run")
     assert result.returncode == 0
