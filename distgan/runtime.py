@@ -57,7 +57,6 @@ class Runtime:
             self._accelerator = accelerate.Accelerator(
                 cpu=is_cpu,
                 mixed_precision=self.precision,
-                dynamo_backend="no",
                 step_scheduler_with_optimizer=False,
             )
             self._trained = partial(Trained, accelerator=self._accelerator)

@@ -49,12 +49,11 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     first = Accelerator(
         deepspeed_plugins=plugins,
         mixed_precision="no",
-        dynamo_backend="no",
         gradient_accumulation_steps=1,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[group],
     )
-    second = Accelerator(mixed_precision="no", dynamo_backend="no", gradient_accumulation_steps=accumulate)
+    second = Accelerator(mixed_precision="no", gradient_accumulation_steps=accumulate)
     return dict(zip(NAMES, (first, second), strict=True))
 
 

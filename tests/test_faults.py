@@ -103,19 +103,19 @@ def test_torchrun_goes_on_by_itself_after_a_restart(
         assert ours == pytest.approx(theirs, rel=1e-3), "each step once"
 
 
+@pytest.mark.parametrize(("checks", "saves", "last_good"), [(3, 100, 0), (1000, 2, 4)])
 def test_ranks_that_differ_are_found_and_named(
-    run: Run, tmp_path: Path, sabotage: Callable[[str], None]
+    run: Run, tmp_path: Path, sabotage: Callable[[str], None], checks: int, saves: int, last_good: int
 ) -> None:
+    """By the cadence, and before a checkpoint whatever the cadence."""
     sabotage("1,5,diverge")
-    flags = (*fault("run"), "--check-ranks-every", 3, "--save-every-steps", 2)
+    flags = (*fault("run"), "--check-ranks-every", checks, "--save-every-steps", saves)
     result = run(BIN / "distgan", "train", *flags, "--processes", 2)
     assert result.returncode == 1, result.stderr
-    assert (
-        "distgan: rank 1: discriminator.features.0.weight is not that of rank 0 after step 6"
-        in result.stderr.splitlines()[-1]
-    )
-    assert "the last good state, of step 4, is kept in run" in result.stderr
-    assert checkpoint(tmp_path / "run")[1] == 4, "what came after the check is not saved"
+    words = "distgan: rank 1: discriminator.features.0.weight is not that of rank 0 after step 6"
+    assert words in result.stderr.splitlines()[-1]
+    assert f"the last good state, of step {last_good}, is kept in run" in result.stderr
+    assert checkpoint(tmp_path / "run")[1] == last_good, "what came after is not saved"
 
 
 # -- at the start ------------------------------------------------------------------------------------------
