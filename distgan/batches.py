@@ -34,17 +34,22 @@ def fewest_rows(config: Config, world_size: int) -> int:
     return max(world_size * config.optim.accumulate, 2 * separate)
 
 
+def refuse_small(size: int, fewest: int) -> None:
+    """Raises UserError for a batch of which some rank, or some part of a step, would have nothing."""
+    if size < fewest:
+        raise UserError(
+            f"--batch-size {size}: too few for the processes, the parts of --accumulate and BatchNorm; "
+            f"allowed: at least {fewest}"
+        )
+
+
 def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int = 2) -> int:
     """How many steps of `size` images over all ranks an epoch has.
 
     Raises UserError for a batch that can't be trained on, or one of fewer than `fewest` images: what the
     ranks, the parts that a step is taken in, and BatchNorm need.
     """
-    if size < fewest:
-        raise UserError(
-            f"--batch-size {size}: too few for the processes, the parts of --accumulate and BatchNorm; "
-            f"allowed: at least {fewest}"
-        )
+    refuse_small(size, fewest)
     steps, left = divmod(num_images, size)
     if drop_last:
         if not steps:

@@ -13,7 +13,10 @@ from contextlib import suppress
 # 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
 OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
 
-# In the environment of the processes that `--processes N` starts.
+# Who started this process: taken before the slow imports, during which a launcher may be killed.
+PARENT = os.getppid()
+
+# In the environment of the processes that `--processes N` starts: its own number.
 OUR_LAUNCHER = "DISTGAN_LAUNCHER"
 
 # A disk or a folder that can't be written to is for the user to mend; any other OSError is ours.
@@ -28,6 +31,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 class UserError(Exception):
     """A mistake of the user's: one or a few lines that name the thing, its value and what is allowed."""
+
+
+class CommonError(UserError):
+    """One that all processes of a run have met together, so that the first alone has to say it."""
 
 
 class TrainingFailed(Exception):
@@ -124,13 +131,15 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
             return _unforeseen(error)
         if debug:
             traceback.print_exc()
-        _end(message)
+        # In torchrun's report each has its own words.
+        is_said = isinstance(error, TrainingFailed | CommonError) or "TORCHELASTIC_ERROR_FILE" in os.environ
+        _end(message, speaks=not is_said)
         return FAILED if is_failure else USER_ERROR
 
 
 def _unforeseen(error: Exception) -> int:
     """A traceback; and of one process among several, a line that says which."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         raise error
     traceback.print_exception(error)
     message = f"rank {os.environ.get('RANK')}: {type(error).__name__}: {error}"
@@ -143,7 +152,8 @@ def _unforeseen(error: Exception) -> int:
 def _end(message: str, *, speaks: bool = False) -> None:
     """Says why this process fails, unless the launcher of --processes will: as the last thing of all."""
     _tell_launcher(message)
-    if OUR_LAUNCHER not in os.environ:
+    # A launcher that is killed hands its processes on to another parent, and says nothing any more.
+    if os.environ.get(OUR_LAUNCHER) != str(os.getppid()):
         _say(message, speaks=speaks)
 
 

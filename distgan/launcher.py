@@ -26,8 +26,37 @@ def is_launched() -> bool:
     return bool(_MARKS & os.environ.keys())
 
 
+def is_ours() -> bool:
+    """Whether `distgan train --processes N` started this process."""
+    return OUR_LAUNCHER in os.environ
+
+
 def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1, low=1)
+
+
+def refuse_broken_environment() -> None:
+    """Raises UserError for what no launcher leaves: variables that are no numbers, missing, or contradict others."""
+    size, rank = world_size(), _number("RANK", 0)
+    _number("LOCAL_RANK", 0)
+    _number("LOCAL_WORLD_SIZE", 1, low=1)
+    if rank >= size:
+        raise UserError(f"RANK={rank}: with WORLD_SIZE={size}; allowed: 0 to {size - 1}")
+    if size > 1:
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            if not os.environ.get(name):
+                raise UserError(f"{name}: is not set, with WORLD_SIZE={size}; allowed: what a launcher sets")
+        _number("MASTER_PORT", 0, low=1, high=65_535)
+
+
+def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.isdigit() or int(text) < low or (high is not None and int(text) > high):
+        limit = f"{low} or more" if high is None else f"{low} to {high:,}"
+        raise UserError(f"{name}={text}: allowed in the environment: a whole number, {limit}")
+    return int(text)
 
 
 def wants_cpu() -> bool:
@@ -93,7 +122,7 @@ def shared_cores() -> int | None:
     if not is_launched():
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // _number("LOCAL_WORLD_SIZE", 1, low=1))
 
 
 # -- distgan train --processes N ------------------------------------------------------------------------
@@ -120,9 +149,8 @@ def launch(config: Config, arguments: list[str]) -> int:
     num = config.processes.num
     assert num is not None
     _refuse_more_than_memory_has(num)
-    # Its own reports, of which ours takes the place.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    os.environ[OUR_LAUNCHER] = "1"
+    logging.disable(logging.CRITICAL)  # the agent's reports, of which ours takes the place
+    os.environ[OUR_LAUNCHER] = str(os.getpid())
     # Each process takes its share of the cores; torch would warn of the one that it would set instead.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     agent = LaunchConfig(
@@ -138,7 +166,7 @@ def launch(config: Config, arguments: list[str]) -> int:
     )
     script = Path(__file__).with_name("train.py")
     grace_s = max(5.0, min(30.0, config.processes.timeout))
-    threading.Thread(target=_end_stragglers, args=(num, grace_s), daemon=True).start()
+    threading.Thread(target=_end_stragglers, args=(grace_s,), daemon=True).start()
     try:
         elastic_launch(agent, sys.executable)("-u", str(script), *arguments)
     except SignalException as error:
@@ -175,14 +203,14 @@ def _report(rank: int, exit_code: int, message: str) -> int:
     return exit_code
 
 
-def _end_stragglers(num: int, grace_s: float) -> None:
+def _end_stragglers(grace_s: float) -> None:
     """Kills processes that outlive another by `grace_s`: hung, or stopped. The agent gives them 30 s more."""
-    started = False
+    most = 0
     while True:
         time.sleep(0.5)
         ranks = [child for child in psutil.Process().children() if "train.py" in " ".join(_words(child))]
-        started = started or len(ranks) == num
-        if started and len(ranks) < num:
+        most = max(most, len(ranks))
+        if len(ranks) < most:
             break
     for straggler in psutil.wait_procs(ranks, timeout=grace_s)[1]:
         with suppress(psutil.Error):

@@ -20,7 +20,7 @@ from distgan.models import build_generator, num_parameters
 from distgan.noise import sample_z
 from distgan.progress import Display, duration
 from distgan.resume import Start
-from distgan.run_folder import claim_folder, clear_leftovers, lock
+from distgan.run_folder import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
 from distgan.runtime import Runtime
 from distgan.saver import Saver
 from distgan.weights import export_weights
@@ -61,7 +61,8 @@ class Outputs:
         folder = claim_folder(
             self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never"
         )
-        self._lock = lock(folder)
+        # While the first rank waits for the folder, the others wait for it in a collective.
+        self._lock = lock(folder, min(LOCK_WAIT_S, self.config.processes.timeout / 2))
         clear_leftovers(folder)
         return folder
 
@@ -207,7 +208,7 @@ class Outputs:
 
     def how_to_go_on(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
-        if self.runtime.world_size > 1:
+        if self.runtime.world_size > 1 and not self.runtime.is_ours:
             return f"go on with the same launcher and: {flags}"
         return f"go on with: distgan train {flags}"
 

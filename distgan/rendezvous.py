@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ import torch.distributed as dist
 
 import distgan
 from distgan.config import Config
-from distgan.errors import ProcessLost, UserError
+from distgan.errors import PARENT, CommonError, ProcessLost, UserError
 
 # What a machine may have for itself: where things lie there.
 _OWN = {"data": {"dir", "download", "mirror"}, "run": {"out", "threads", "time_limit"}, "processes": {"num"}}
@@ -66,7 +67,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
         store.set(f"read/{rank}", "")
         with suppress(RuntimeError):
             store.wait([f"read/{other}" for other in range(world_size)], timeout)
-        raise UserError(difference)
+        raise CommonError(difference)
     dist.init_process_group(
         backend,
         store=dist.PrefixStore("group", store),
@@ -77,13 +78,12 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
 
 
 def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
-    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    where = f"{address}:{port}"
+    if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _await_answer(address, port, timeout.total_seconds())
     try:
         return next(dist.rendezvous("env://", timeout=timeout))
-    except ValueError as error:
-        raise UserError(
-            f"RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: the launcher left no address to meet at ({error})"
-        ) from None
     except RuntimeError as error:
         text = str(error)
         if "EADDRINUSE" in text:
@@ -96,9 +96,29 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
                 f"{came[1]} of {came[2]} processes came to {where} within --timeout {timeout.seconds} s"
             ) from None
         raise UserError(
-            f"MASTER_ADDR, MASTER_PORT: rank 0 does not answer at {where} within --timeout {timeout.seconds} s "
-            f"({text.splitlines()[0]})"
+            f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({text.splitlines()[0]})"
         ) from None
+
+
+def _await_answer(address: str, port: int, timeout_s: float) -> None:
+    """Until somebody listens there. torch would try for several times as long, and fill the screen.
+
+    Raises UserError when nobody does in time, or the launcher, which is to stop this process, is gone.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=1).close()
+            return
+        except OSError as error:
+            if os.getppid() != PARENT:
+                raise UserError("the launcher is gone; nothing was begun") from None
+            if time.monotonic() > end:
+                raise UserError(
+                    f"MASTER_ADDR, MASTER_PORT: rank 0 does not answer at {address}:{port} within --timeout "
+                    f"{timeout_s:g} s ({error.strerror or error})"
+                ) from None
+            time.sleep(0.2)
 
 
 def _attempt(store: dist.Store, rank: int) -> int:

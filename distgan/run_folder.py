@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from distgan.errors import ProcessLost, Stopped, TrainingFailed, UserError
+from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
 from distgan.files import read_within, write_json
 
 STATUS = "status.json"
@@ -56,7 +56,7 @@ def _before_restart(preset: str) -> Path | None:
         Path("runs").glob(f"{preset}-*"), key=lambda path: path.stat().st_mtime, reverse=True
     ):
         status = read_status(folder)
-        if (status.get("launcher"), status.get("host")) == (os.getppid(), platform.node()):
+        if (status.get("launcher"), status.get("host")) == (PARENT, platform.node()):
             return folder
     return None
 
@@ -136,7 +136,7 @@ def recorded(folder: Path, step: Callable[[], int]) -> Iterator[None]:
             "reason": reason,
             "exit_code": exit_code,
             "pid": os.getpid(),
-            "launcher": os.getppid(),
+            "launcher": PARENT,
             "host": platform.node(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -154,7 +154,8 @@ def recorded(folder: Path, step: Callable[[], int]) -> Iterator[None]:
         raise
     except BaseException as error:
         is_ours = isinstance(error, TrainingFailed | UserError | ProcessLost)
-        write("failed", str(error) if is_ours else f"{type(error).__name__}: {error}"[:500], None)
+        exit_code = USER_ERROR if isinstance(error, UserError) else FAILED
+        write("failed", str(error) if is_ours else f"{type(error).__name__}: {error}"[:500], exit_code)
         raise
     write("done", None, 0)
 

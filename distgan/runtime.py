@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from distgan import launcher, rendezvous, zero_config
 from distgan.config import Config
 from distgan.environment import cpu_name
-from distgan.errors import UserError, user_message
+from distgan.errors import CommonError, UserError, user_message
 from distgan.trained import Trained
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ class Runtime:
     """This process among the others. Works alike under accelerate launch, torchrun and plain python."""
 
     def __init__(self, config: Config):
+        launcher.refuse_broken_environment()
         use_cuda = torch.cuda.is_available() and not launcher.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
@@ -67,7 +68,7 @@ class Runtime:
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
-        self.is_launched = launcher.is_launched()
+        self.is_launched, self.is_ours = launcher.is_launched(), launcher.is_ours()
         self._tracker: Any = None
         if launched != self.world_size:
             raise UserError(
@@ -115,7 +116,7 @@ class Runtime:
         failed = [(rank, text) for rank, text in enumerate(messages) if text is not None]
         if failed:
             rank, text = failed[0]
-            raise UserError(text if len(failed) == self.world_size else f"rank {rank}: {text}")
+            raise CommonError(text if len(failed) == self.world_size else f"rank {rank}: {text}")
         return result  # type: ignore[return-value]  # no error, so it is a T
 
     def on_main(self, attempt: Callable[[], T]) -> T:
@@ -126,7 +127,7 @@ class Runtime:
         assert outcome[0] is not None
         result, message = outcome[0]
         if message is not None:
-            raise UserError(message)
+            raise CommonError(message)
         return result  # type: ignore[return-value]
 
     def refuse_difference(self, what: str, value: str) -> None:
@@ -134,7 +135,7 @@ class Runtime:
         values: Sequence[str] = gather_object([value]) if self.world_size > 1 else [value]
         for rank, other in enumerate(values):
             if other != values[0]:
-                raise UserError(
+                raise CommonError(
                     f"rank {rank}: its {what} is {other}, that of rank 0 {values[0]}; allowed: the same"
                 )
 

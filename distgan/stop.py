@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from distgan.errors import OUT_OF_TIME
+from distgan.errors import OUT_OF_TIME, PARENT
 from distgan.settings import DURATION
 
 # A reason is a number, so that the ranks can agree on the highest: a signal's own, or one of these.
@@ -32,7 +32,6 @@ class StopRequest:
 
     def __init__(self, seconds_left: float | None, is_launched: bool):
         self._deadline = None if seconds_left is None else time.monotonic() + seconds_left
-        self._parent = os.getppid() if is_launched else None
         self._is_launched = is_launched
         self._signum = 0
         self._caught_at = 0.0
@@ -65,7 +64,7 @@ class StopRequest:
         if self._signum:
             return self._signum
         # Processes outlive a launcher that is killed; nobody would stop them.
-        if self._parent is not None and os.getppid() != self._parent:
+        if self._is_launched and os.getppid() != PARENT:
             return LAUNCHER_GONE
         if self._deadline is None:
             return 0

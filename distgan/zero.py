@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from distgan.errors import UserError
@@ -37,7 +36,7 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     `accumulate` is the number of D's backward passes to a step of D.
     """
     _quieten(device_type)
-    _refuse_unknown(config["zero_optimization"])
+    _refuse_unknown(completed(config, accumulate))
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # a launcher's, which a config may not stand beside
     plugins = {
@@ -57,18 +56,18 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     return dict(zip(NAMES, (first, second), strict=True))
 
 
-def _refuse_unknown(zero: dict[str, Any]) -> None:
-    """Raises UserError for settings that DeepSpeed would end by much later."""
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+def _refuse_unknown(config: dict[str, Any]) -> None:
+    """Raises UserError for settings by which DeepSpeed would end later, and with a traceback."""
+    from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
-        DeepSpeedZeroConfig(**zero)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        float(config["gradient_clipping"])
+        DeepSpeedConfig(config)
+    except Exception as error:  # of many types, and none of its own
+        words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"zero_optimization.{key} {first['input']!r}: {first['msg']}; allowed: DeepSpeed's own settings"
-        ) from None
+            f"deepspeed_config_file: DeepSpeed does not take its settings ({type(error).__name__}: {words})"
+        ) from error
 
 
 def _quieten(device_type: str) -> None:

@@ -78,7 +78,7 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
                 f"deepspeed_config_file {path}: {key}: needs DeepSpeed's own Adam, where this is torch's; allowed: "
                 "leave it out"
             )
-    if zero["stage"] not in (0, 1, 2, 3):
+    if type(zero["stage"]) is not int or not 0 <= zero["stage"] <= 3:  # True is 1 to Python
         raise UserError(f"zero_optimization.stage {zero['stage']!r}: is no ZeRO stage; allowed: 0, 1, 2, 3")
     return config | {"zero_optimization": zero}
 

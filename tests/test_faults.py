@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import BIN, ROOT, SCRIPT, Run, assert_user_error, checkpoint, losses, quick
+from conftest import BIN, ROOT, SCRIPT, Run, assert_user_error, checkpoint, losses, quick, ranks_of, wait_for
 
 Start = Callable[..., subprocess.Popen[str]]
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
@@ -190,8 +190,36 @@ def test_a_process_that_does_not_come_is_told(start: Start) -> None:
     alone = [rank_of(start, rank, free_port(), *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
     first, second = (ended(process) for process in alone)
     assert_user_error(first, "1 of 2 processes came to 127.0.0.1:", "within --timeout 5 s")
-    assert second.returncode == 2
-    assert "Traceback" not in second.stderr
+    assert_user_error(second, "rank 0 does not answer at 127.0.0.1:", "within --timeout 5 s")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ("WORLD_SIZE=abc", "WORLD_SIZE=abc: allowed in the environment: a whole number, 1 or more"),
+        ("WORLD_SIZE=2 RANK=x", "RANK=x: allowed in the environment: a whole number, 0 or more"),
+        ("WORLD_SIZE=2 RANK=5", "RANK=5: with WORLD_SIZE=2; allowed: 0 to 1"),
+        ("WORLD_SIZE=2 RANK=1", "MASTER_ADDR: is not set, with WORLD_SIZE=2"),
+        ("WORLD_SIZE=2 RANK=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=99999", "MASTER_PORT=99999: allowed in"),
+    ],
+)  # fmt: skip
+def test_an_environment_that_no_launcher_leaves_is_one_line(
+    distgan: Run, monkeypatch: pytest.MonkeyPatch, variables: str, words: str
+) -> None:
+    for name, value in (variable.split("=") for variable in variables.split()):
+        monkeypatch.setenv(name, value)
+    assert_user_error(distgan("train", *fault("run")), words)
+
+
+def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(start: Start) -> None:
+    process = start(BIN / "distgan", "train", *fault("run"), "--processes", 2)
+    wait_for(lambda: len(ranks_of(process)) == 2, process)
+    ranks = [psutil.Process(pid) for pid in ranks_of(process)]
+    process.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=20)
+    assert not alive
+    _, err = process.communicate()
+    assert "distgan: the launcher is gone" in err, err
 
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

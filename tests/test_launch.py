@@ -119,6 +119,12 @@ def test_more_processes_than_memory_has_are_refused(distgan: Run, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_that_is_too_small_for_the_processes_starts_none(distgan: Run, tmp_path: Path) -> None:
+    result = distgan("train", *quick("run"), "--processes", 33)
+    assert_user_error(result, "--batch-size 32: too few for the processes", "allowed: at least 33")
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
     result = distgan("train", *quick("run"), "--processes", 3, "--dry-run")
     assert result.returncode == 0

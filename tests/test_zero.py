@@ -168,6 +168,7 @@ def test_combinations_that_can_not_work_are_refused_at_the_start(
             '{"zero_optimization": {"stage": 4}}',
             "zero_optimization.stage 4: is no ZeRO stage; allowed: 0, 1, 2, 3",
         ),
+        ('{"zero_optimization": {"stage": true}}', "zero_optimization.stage True: is no ZeRO stage"),
     ],
 )
 def test_a_file_that_can_not_be_used_is_one_line(
@@ -189,13 +190,22 @@ def test_a_missing_file_is_said_once(distgan: Run, tmp_path: Path, monkeypatch: 
 
 
 @needs_deepspeed
-def test_a_setting_that_deepspeed_does_not_know_is_one_line(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"zero_optimization": {"stage": 1, "overlap_com": true}}', "overlap_com"),
+        ('{"gradient_clipping": "lots"}', "lots"),
+        ('{"communication_data_type": "junk"}', "communication_data_type"),
+        ('{"comms_logger": 7}', "CommsLoggerConfig"),
+    ],
+)
+def test_a_setting_that_deepspeed_does_not_take_is_one_line(
+    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
 ) -> None:
-    (tmp_path / "my.json").write_text('{"zero_optimization": {"stage": 1, "overlap_com": true}}')
+    (tmp_path / "my.json").write_text(text)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "my.json")
-    assert_user_error(distgan("train", *quick("run")), "zero_optimization.overlap_com True")
+    assert_user_error(distgan("train", *quick("run")), "DeepSpeed does not take its settings (", words)
     assert not (tmp_path / "run").exists()
 
 
