@@ -1,6 +1,7 @@
 """`distgan ...`: finds the command, reads its flags, and only then imports what it needs."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ _DEBUG: dict[str, Any] = {"action": "store_true", "help": "show the traceback of
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    return exit_code_of(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    code = exit_code_of(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # Threads of gloo, which DDP keeps alive, may abort an interpreter that ends in good order.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _dispatch(argv: list[str]) -> None:

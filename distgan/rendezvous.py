@@ -197,24 +197,33 @@ def losses_named() -> Iterator[None]:
     """Turns the error of a broken or silent connection into ProcessLost, which names the rank behind it."""
     try:
         yield
-    except RuntimeError as error:
-        if _meeting is None or not _LOSS.search(str(error)):
+    except Exception as error:
+        if _meeting is None:
+            raise
+        if not isinstance(error, RuntimeError) or not _LOSS.search(str(error)):
+            with suppress(RuntimeError):
+                _meeting.store.set(f"failed/{_meeting.rank}", "")
             raise
         raise ProcessLost(*_missing(_meeting, error)) from error
 
 
-def _missing(meeting: _Meeting, error: RuntimeError) -> tuple[str, bool]:
+def _missing(meeting: _Meeting, error: Exception) -> tuple[str, bool]:
     """The words, and whether this rank is the one to say them: the lowest of those that are left."""
     store, rank, world_size, timeout_s = meeting
-    there = {rank}
+    there, failed = {rank}, []
     with suppress(RuntimeError):  # the store may be gone with its rank
         store.set(f"there/{rank}", "")
         time.sleep(_GRACE_S)
         there |= {other for other in range(world_size) if store.check([f"there/{other}"])}
-    gone = sorted(set(range(world_size)) - there)
-    who = "another process" if not gone else f"rank{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+        failed = [other for other in range(world_size) if store.check([f"failed/{other}"])]
+    # One that could leave word is it. Of the others some may only not have noticed yet.
+    gone = failed or sorted(set(range(world_size)) - there)
+    names = ", ".join(map(str, gone))
+    who = (
+        "another process" if not gone else f"rank {names}" if len(gone) == 1 else f"one of the ranks {names}"
+    )
     is_silent = re.search(r"timed out|timeout", str(error), re.I)
     what = f"silent for --timeout {timeout_s:g} s" if is_silent else "gone"
     # gloo's words begin with a place in its source, and end with advice.
     reason = re.sub(r"^\[\S+\]\s*", "", str(error).splitlines()[0]).partition(" This is typically")[0]
-    return f"{who} {'are' if len(gone) > 1 else 'is'} {what} ({reason})", rank == min(there)
+    return f"{who} is {what} ({reason})", rank == min(there)
