@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 _PROGRAM_S = 10
 PAIR = (
-    "pip install --force-reinstall torch torchvision, or for a CPU build the same with --index-url "
-    "https://download.pytorch.org/whl/cpu"
+    "pip install --force-reinstall torch torchvision, both by one command; for a CPU build both from PyTorch's own "
+    "index of CPU builds (pytorch.org, Get Started)"
 )
 
 State = Literal["ok", "note", "problem"]
