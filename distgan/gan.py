@@ -98,7 +98,9 @@ class Gan:
         self.step = step
 
     def is_finite(self) -> bool:
-        """Whether every weight is a number. Waits for the device. All ranks call it."""
+        """Whether every weight, and every update of one, is a number. Waits for the device. All ranks call it."""
+        if self.g.num_skipped or self.d.num_skipped:
+            return False
         with self.g.whole(), self.d.whole():
             weights: list[Tensor] = [p for n in self.networks().values() for p in n.parameters()]
             return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())

@@ -63,10 +63,11 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
                 f"rank {other}: did not come within --timeout {config.processes.timeout:g} s"
             ) from None
     if difference := _difference(facts):
-        # The store may be the first rank's: it stays until the others have read what they need.
+        # The store may be the first rank's: that one stays until the others have read what they need.
         store.set(f"read/{rank}", "")
-        with suppress(RuntimeError):
-            store.wait([f"read/{other}" for other in range(world_size)], timeout)
+        if rank == 0:
+            with suppress(RuntimeError):
+                store.wait([f"read/{other}" for other in range(world_size)], timeout)
         raise CommonError(difference)
     dist.init_process_group(
         backend,

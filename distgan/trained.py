@@ -16,6 +16,8 @@ class Trained:
 
     # Whether each rank holds only its part of the weights or of Adam's state.
     is_sharded = False
+    # Updates left out for a gradient that is no number: none, as such a gradient breaks the weights here.
+    num_skipped = 0
 
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
         self._accelerator = accelerator

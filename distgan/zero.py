@@ -134,6 +134,11 @@ class ZeroTrained(Trained):
     def step(self) -> None:
         self._engine.step()
 
+    @property
+    def num_skipped(self) -> int:  # type: ignore[override]
+        """ZeRO 1 to 3 leave out, without a word, an update by a gradient that is no number."""
+        return int(self._engine.skipped_steps)
+
     # -- what a checkpoint keeps ----------------------------------------------------------------------
 
     @contextmanager

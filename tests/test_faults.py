@@ -78,6 +78,7 @@ def test_the_first_culprit_has_the_last_word(
     assert age < limit_s + 6, f"{age:.1f} s"
 
 
+@pytest.mark.slow
 def test_torchruns_report_ends_with_the_culprits_words(
     run: Run, tmp_path: Path, sabotage: Callable[[str], None]
 ) -> None:

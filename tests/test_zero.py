@@ -112,6 +112,17 @@ def test_bf16_is_that_of_plain_training(distgan: Run, tmp_path: Path) -> None:
 
 
 @needs_deepspeed
+def test_a_gradient_that_is_no_number_ends_the_run(distgan: Run, tmp_path: Path) -> None:
+    """Which ZeRO would only leave out, with weights that stay finite."""
+    result = distgan(
+        "train", *quick("run", "--zero-stage", 2, "--g-lr", "1e30", "--d-lr", "1e30", "--max-steps", 40)
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "the last good state, of step 0, is kept in run" in result.stderr
+
+
+@needs_deepspeed
 def test_nothing_of_deepspeed_is_left_or_said(distgan: Run, tmp_path: Path) -> None:
     result = distgan("train", *quick("run", "--zero-stage", 2, "--accumulate", 2))
     assert result.returncode == 0, result.stderr
