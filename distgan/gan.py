@@ -47,6 +47,10 @@ class Gan:
     def is_sharded(self) -> bool:
         return self.g.is_sharded or self.d.is_sharded
 
+    @property
+    def num_skipped(self) -> int:
+        return self.g.num_skipped + self.d.num_skipped
+
     def sampling_state(self) -> dict[str, Tensor]:
         """The weights to draw samples with: the moving average where there is one. All ranks call it."""
         if self.ema:
@@ -98,9 +102,7 @@ class Gan:
         self.step = step
 
     def is_finite(self) -> bool:
-        """Whether every weight, and every update of one, is a number. Waits for the device. All ranks call it."""
-        if self.g.num_skipped or self.d.num_skipped:
-            return False
+        """Whether every weight is a number. Waits for the device. All ranks call it."""
         with self.g.whole(), self.d.whole():
             weights: list[Tensor] = [p for n in self.networks().values() for p in n.parameters()]
             return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())

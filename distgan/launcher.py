@@ -53,7 +53,7 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
     text = os.environ.get(name, "")
     if not text:
         return default
-    if not text.isdigit() or int(text) < low or (high is not None and int(text) > high):
+    if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
         limit = f"{low} or more" if high is None else f"{low} to {high:,}"
         raise UserError(f"{name}={text}: allowed in the environment: a whole number, {limit}")
     return int(text)
@@ -97,7 +97,7 @@ def deepspeed_file() -> str | None:
 def zero_stage() -> int | None:
     """The stage that accelerate launch was given; a file has its own."""
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
-    return int(stage) if stage.isdigit() and deepspeed_file() is None else None
+    return int(stage) if stage.isdecimal() and deepspeed_file() is None else None
 
 
 def precision(chosen: str | None, *, is_cpu: bool) -> str:

@@ -109,7 +109,9 @@ class Saver:
                 self.runtime.on_main(lambda: self._written(must=True))
 
     def refuse_broken(self) -> None:
-        """Raises TrainingFailed for weights that are no numbers. Waits for the device. All ranks call it."""
+        """Raises TrainingFailed for weights or gradients that are no numbers. Waits for the device. All ranks call."""
+        if self.gan.num_skipped:
+            raise TrainingFailed(f"a gradient is no number up to step {self.gan.step}")
         if not self.gan.is_finite():
             raise TrainingFailed(f"a weight is no number after step {self.gan.step}")
 

@@ -17,7 +17,7 @@ from conftest import BIN, ON_CPU, TINY, Run, assert_user_error, checkpoint, quic
 from distgan import saver as saver_module
 from distgan.checkpoint import read_checkpoint
 from distgan.config import Config, ModelConfig, OptimConfig, RunConfig
-from distgan.errors import Tolerance, UserError
+from distgan.errors import Tolerance, TrainingFailed, UserError
 from distgan.files import read_metrics
 from distgan.gan import build_gan
 from distgan.metrics import MetricLog
@@ -284,3 +284,11 @@ def test_an_error_of_ours_in_the_thread_is_not_swallowed(
     made.save()
     with pytest.raises(ZeroDivisionError):
         made.last()
+
+
+def test_an_update_that_was_left_out_ends_the_run(tmp_path: Path) -> None:
+    made = make_saver(tmp_path)
+    made.refuse_broken()
+    made.gan.d.num_skipped = 1
+    with pytest.raises(TrainingFailed, match="a gradient is no number up to step 0"):
+        made.refuse_broken()

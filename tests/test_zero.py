@@ -111,15 +111,28 @@ def test_bf16_is_that_of_plain_training(distgan: Run, tmp_path: Path) -> None:
     assert floats == {torch.float32, torch.int64}
 
 
+SKIPPED = """
+import torch
+from distgan.config import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.gan import build_gan
+from distgan.runtime import Runtime
+from distgan.steps import build_step
+
+runtime = Runtime(Config(run=RunConfig(device="cpu"), processes=ProcessesConfig(zero=2)))
+gan = build_gan(ModelConfig(family="small", width=0.1), OptimConfig(), 0, runtime)
+step = build_step(gan, OptimConfig(), 0, runtime, 9)
+step(torch.zeros(8, 1, 28, 28), torch.arange(8), range(8))
+before = gan.num_skipped
+step(torch.full((8, 1, 28, 28), torch.nan), torch.arange(8), range(8))
+print(before, gan.num_skipped > 0, gan.is_finite())
+"""
+
+
 @needs_deepspeed
-def test_a_gradient_that_is_no_number_ends_the_run(distgan: Run, tmp_path: Path) -> None:
-    """Which ZeRO would only leave out, with weights that stay finite."""
-    result = distgan(
-        "train", *quick("run", "--zero-stage", 2, "--g-lr", "1e30", "--d-lr", "1e30", "--max-steps", 40)
-    )
-    assert result.returncode == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    assert "the last good state, of step 0, is kept in run" in result.stderr
+def test_an_update_that_zero_leaves_out_is_seen(run: Run) -> None:
+    """A gradient that is no number: the weights stay finite, so they do not tell."""
+    result = run(sys.executable, "-c", SKIPPED)
+    assert result.stdout.split() == ["0", "True", "True"], result.stderr
 
 
 @needs_deepspeed
