@@ -10,6 +10,7 @@ from distgan.config import Config, DataConfig
 from distgan.data import Dataset
 from distgan.errors import UserError
 from distgan.share import Share
+from distgan.transfer import upload
 
 
 class Batch(NamedTuple):
@@ -99,7 +100,8 @@ class Batches:
         self.size = size
         self.steps_per_epoch = steps_in_epoch(len(dataset.images), size, drop_last, fewest=fewest)
         self._epoch = -1
-        self._order = torch.empty(0)
+        # This rank's images of the epoch in hand; always in the same memory, where a graph reads them.
+        self.order = torch.zeros(len(self.sampler), dtype=torch.int64, device=device)
         self.seek(0)
 
     def seek(self, step: int) -> None:
@@ -111,14 +113,25 @@ class Batches:
 
     def __next__(self) -> Batch:
         epoch, index = divmod(self.step, self.steps_per_epoch)
+        self.load(epoch)
+        self.step += 1
+        rows = self.rows(index)
+        return Batch(*self.take(self.order[self.share.places(rows)]), rows)
+
+    def rows(self, index: int) -> range:
+        """Those of a batch of the epoch, over all ranks."""
+        return range(index * self.size, min((index + 1) * self.size, len(self.images)))
+
+    def load(self, epoch: int) -> None:
+        """Makes `order` that of an epoch."""
         if epoch != self._epoch:
             self.sampler.set_epoch(epoch)
-            self._order = torch.tensor(list(self.sampler), device=self.images.device)
+            upload(torch.tensor(list(self.sampler)), self.order)
             self._epoch = epoch
-        self.step += 1
-        rows = range(index * self.size, min((index + 1) * self.size, len(self.images)))
-        own = self._order[self.share.places(rows)]
-        return Batch(scale(self.images[own]), self.labels[own], rows)
+
+    def take(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The images (N, 1, 28, 28) in [-1, 1] and labels (N,) of these indices, (N,) on the device."""
+        return scale(self.images[own]), self.labels[own]
 
 
 def scale(images: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ def _dispatch(argv: list[str]) -> None:
         "sample": (_sample, _sample.__doc__),
         "checkpoint": (_checkpoint, _checkpoint.__doc__),
         "doctor": (_doctor, _doctor.__doc__),
+        "bench": (_bench, _bench.__doc__),
     }
     if argv and argv[0] in commands:
         commands[argv[0]][0](argv[1:])
@@ -196,3 +197,10 @@ def _doctor(argv: list[str]) -> None:
     add_flags(parser, DoctorConfig)
     config = from_flags(DoctorConfig, parser.parse(argv))
     examine(config.data_dir, config.processes)
+
+
+def _bench(argv: list[str]) -> None:
+    """measure speed, and compare measurements: distgan bench throughput --peers"""
+    from distgan.benchmark.command import main
+
+    main(argv)

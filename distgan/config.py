@@ -158,8 +158,14 @@ class RunConfig(Section):
         pattern=DURATION,
     )
     seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
-    precision: Literal["no", "fp16", "bf16"] | None = setting(
-        None, "no: float32. Unset: what the launcher said, else float32"
+    engine: Literal["auto", "eager", "compile", "graph"] = setting(
+        "auto",
+        "who takes the steps. eager: torch, operator by operator. compile: the networks by torch.compile. graph: "
+        "whole steps as CUDA graphs, compiled inside where that pays. auto: graph on a GPU, eager on a CPU",
+    )
+    precision: Literal["no", "tf32", "fp16", "bf16"] | None = setting(
+        None,
+        "no: float32. tf32, fp16: on GPUs. Unset: what the launcher said, else float32",
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
     threads: int | None = setting(

@@ -3,23 +3,22 @@
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
-    """`network` holds the average of a generator's weights over about 1 / (1 - decay) steps.
+    """`network` holds the average of a generator's weights, over about 1 / weight steps."""
 
-    While few steps are done the decay is (1 + step) / (10 + step), so that a short run does not
-    average its random start in (as TensorFlow's ExponentialMovingAverage does with num_updates).
-    """
-
-    def __init__(self, generator: nn.Module, decay: float):
-        self.decay = decay
+    def __init__(self, generator: nn.Module):
         self.network = deepcopy(generator).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, generator: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.network.parameters()), list(generator.parameters()), 1 - decay)
+    def update(self, generator: nn.Module, weight: Tensor) -> None:
+        """`weight` is that of the newest weights, 0-d on the device."""
+        average: list[Tensor] = list(self.network.parameters())
+        newest: list[Tensor] = list(generator.parameters())
+        towards = torch._foreach_sub(newest, average)
+        torch._foreach_mul_(towards, weight.to(newest[0].dtype))
+        torch._foreach_add_(average, towards)
         # BatchNorm's statistics are averages already, and its counter is no float.
         torch._foreach_copy_(list(self.network.buffers()), list(generator.buffers()))

@@ -9,6 +9,9 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
 OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
@@ -75,6 +78,17 @@ def user_message(error: Exception) -> str | None:
         mend = "make room or name another place" if error.errno in _FULL else "name another place"
         return f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; {mend}"
     return None
+
+
+def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, str | None]:
+    """The result, or the words of a user's mistake."""
+    try:
+        return attempt(), None
+    except (UserError, OSError) as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        return None, message
 
 
 class Tolerance:

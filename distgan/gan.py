@@ -11,7 +11,8 @@ from distgan.config import ModelConfig, OptimConfig
 from distgan.ema import Ema
 from distgan.errors import UserError
 from distgan.models import build_discriminator, build_generator
-from distgan.models.dropout import share_rows
+from distgan.models.dropout import draw_from
+from distgan.noise import Noise
 from distgan.runtime import Runtime
 from distgan.share import Share
 from distgan.trained import Trained
@@ -21,13 +22,14 @@ from distgan.trained import Trained
 class Gan:
     """`g` and `d` are the two networks in training; `share` is what this rank has of each batch.
 
-    `is_replicated`: whether BatchNorm's statistics too are the same on all ranks.
+    `noise` is what both draw from. `is_replicated`: whether BatchNorm's statistics too are the same on all ranks.
     """
 
     g: Trained
     d: Trained
     ema: Ema | None
     share: Share
+    noise: Noise
     is_replicated: bool = True
     step: int = 0
 
@@ -40,8 +42,8 @@ class Gan:
         return self.d.bare
 
     @property
-    def latent_shape(self) -> tuple[int, ...]:
-        return self.generator.latent_shape  # type: ignore[return-value]  # Module's attributes have no types
+    def device(self) -> torch.device:
+        return self.noise.device
 
     @property
     def is_sharded(self) -> bool:
@@ -72,13 +74,13 @@ class Gan:
         """
         with self.g.whole(), self.d.whole():
             tensors = {
-                f"{name}.{key}": value.detach().to("cpu", copy=True)
+                f"{name}.{key}": value.detach().to("cpu", copy=True).contiguous()
                 for name, network in self.networks().items()
                 for key, value in network.state_dict().items()
             }
         for name, trained in (("g_optim", self.g), ("d_optim", self.d)):
             for key, value in trained.adam_state().items():
-                tensors[f"{name}.{key}"] = value.to("cpu", copy=True)
+                tensors[f"{name}.{key}"] = value.to("cpu", copy=True).contiguous()
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor], step: int, where: str) -> None:
@@ -113,20 +115,35 @@ def build_gan(
 ) -> Gan:
     """Both networks with weights drawn from `seed`, the same on every rank."""
     torch.manual_seed(seed)
-    generator, discriminator = build_generator(model), build_discriminator(model)
+    generator, discriminator = (
+        network.to(runtime.device).to(memory_format=runtime.memory_format)
+        for network in (build_generator(model), build_discriminator(model))
+    )
     share = Share(runtime.rank, runtime.world_size)
+    noise = Noise(generator.latent_shape, runtime.device, share)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
         generator = synchronised(generator, share, runtime.device)
-    for network in (generator, discriminator):
-        share_rows(network, share)
+    draw_from(discriminator, noise)
     # Copied before it is wrapped, which puts autocast around the forward.
-    ema = Ema(generator.to(runtime.device), optim.ema_decay) if optim.ema_decay else None
-    betas = (optim.beta1, optim.beta2)
-    g = runtime.trained("generator", generator, Adam(generator.parameters(), lr=optim.g_lr, betas=betas))
-    d = runtime.trained(
-        "discriminator", discriminator, Adam(discriminator.parameters(), lr=optim.d_lr, betas=betas)
-    )
-    return Gan(g, d, ema, share, is_replicated=sync_batch_norm or runtime.world_size == 1)
+    ema = Ema(generator) if optim.ema_decay else None
+    g = runtime.trained("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
+    d = runtime.trained("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
+    is_replicated = sync_batch_norm or runtime.world_size == 1
+    return Gan(g, d, ema, share, noise, is_replicated=is_replicated)
+
+
+def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) -> Adam:
+    """On a GPU in one kernel, with its rate and its counter in device memory, as a graph needs.
+
+    On a CPU a fused Adam rounds by where in memory an element lies, and ZeRO puts it elsewhere.
+    """
+    betas = (config.beta1, config.beta2)
+    if runtime.device.type != "cuda":
+        return Adam(network.parameters(), lr=lr, betas=betas)
+    rate = torch.tensor(lr, device=runtime.device)
+    # fp16's scaler can't tell whether a fused Adam has left out an update (accelerate #4242).
+    is_fused = runtime.precision != "fp16"
+    return Adam(network.parameters(), lr=rate, betas=betas, fused=is_fused, capturable=True)
 
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

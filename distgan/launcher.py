@@ -104,9 +104,9 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
     """The chosen one, else the launcher's, else float32. Raises UserError for one that can't be had."""
     said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
-    if value not in ("no", "fp16", "bf16"):
-        raise UserError(f"{flag} {value}: unknown here; allowed: no, fp16, bf16")
-    if value == "fp16" and is_cpu:
+    if value not in ("no", "tf32", "fp16", "bf16"):
+        raise UserError(f"{flag} {value}: unknown here; allowed: no, tf32, fp16, bf16")
+    if value in ("fp16", "tf32") and is_cpu:
         source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
         raise UserError(
             f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: no, bf16"
@@ -148,7 +148,7 @@ def launch(config: Config, arguments: list[str]) -> int:
 
     num = config.processes.num
     assert num is not None
-    _refuse_more_than_memory_has(num)
+    refuse_more_than_memory_has(num)
     logging.disable(logging.CRITICAL)  # the agent's reports, of which ours takes the place
     os.environ[OUR_LAUNCHER] = str(os.getpid())
     # Each process takes its share of the cores; torch would warn of the one that it would set instead.
@@ -177,7 +177,7 @@ def launch(config: Config, arguments: list[str]) -> int:
     return 0
 
 
-def _refuse_more_than_memory_has(num: int) -> None:
+def refuse_more_than_memory_has(num: int) -> None:
     """Raises UserError for processes that would take the machine down before they could complain."""
     available = psutil.virtual_memory().available
     if num * _PROCESS_GIB * 2**30 > available:

@@ -16,6 +16,7 @@ from distgan.files import append_lines, read_metrics, write_whole
 from distgan.manifest import State
 from distgan.runtime import Runtime
 from distgan.steps import STATS
+from distgan.transfer import Reading
 
 
 class Record(NamedTuple):
@@ -32,10 +33,21 @@ class Record(NamedTuple):
     peak_memory_gib: float
 
 
-class MetricLog:
-    """`add` costs the device nothing but memory; `settle` and `write` wait for it.
+class Pending(NamedTuple):
+    """A line whose numbers are on their way from the device."""
 
-    `elapsed_s` is training alone. A line that the disk does not take is kept for later.
+    step: int
+    images: int
+    is_due: bool
+    stats: Reading
+
+
+class MetricLog:
+    """`add` costs the device nothing but memory; `settle` waits for it.
+
+    On a GPU `write` waits for the line before: the device has then been told of the next steps already, and runs
+    no more than a line ahead of what is known. `elapsed_s` is training alone. A line that the disk does not take is
+    kept for later.
     """
 
     def __init__(
@@ -54,7 +66,9 @@ class MetricLog:
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
         self._record_since, self._images = self._since, 0
+        self.engine = "eager"  # that takes the steps, for the checkpoints
         self._stats: list[Tensor] = []
+        self._pending: list[Pending] = []
         self._rows: list[list[float]] = []
         self._unwritten: list[str] = []
 
@@ -85,6 +99,8 @@ class MetricLog:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """For anything slow that is not training."""
+        self._finish(0)
+        self.runtime.wait()
         start = time.perf_counter()
         yield
         spent = time.perf_counter() - start
@@ -96,7 +112,7 @@ class MetricLog:
         return self._elapsed_s + time.perf_counter() - self._since
 
     def add(self, stats: Tensor, images: int) -> None:
-        """The STATS of one step, (4,) on the device, and its images over all ranks."""
+        """The STATS of some steps, (K, 4) on the device, and their images over all ranks."""
         self._stats.append(stats)
         self._images += images
 
@@ -105,48 +121,68 @@ class MetricLog:
 
         Raises TrainingFailed that names the first step whose numbers are not finite.
         """
+        self._finish(0)
         if self._stats:
-            rows = self.runtime.mean(torch.stack(self._stats)).tolist()
-            for index, row in enumerate(rows):
-                for name, value in zip(STATS, row, strict=True):
-                    if not math.isfinite(value):
-                        raise TrainingFailed(f"{name} is {value} at step {step - len(rows) + index + 1}")
-            self._rows += rows
-            self._stats = []
+            self._rows += self._checked(self._reading(), step)
         return self._rows
 
-    def write(self, step: int, *, is_due: bool = True) -> Record:
-        """A line with the means since the last one. All ranks take part.
+    def write(self, step: int, *, is_due: bool = True) -> Record | None:
+        """A line with the means since the last one; the last that is written, if any. All ranks take part.
 
-        A line that is not due by the cadence, at a stop, is one that a resume will not keep.
+        A line that is not due by the cadence, at a stop, is one that a resume will not keep. Raises TrainingFailed.
         """
-        rows = self.settle(step)
+        self._pending.append(Pending(step, self._images, is_due, self._reading()))
+        self._images = 0
+        self._finish(1 if is_due and self.runtime.device.type == "cuda" else 0)
+        return self.last
+
+    def _reading(self) -> Reading:
+        """Sends for the numbers of the steps since the last line."""
+        stats, self._stats = self._stats, []
+        return Reading(self.runtime.mean(torch.cat(stats)) if stats else torch.empty(0, len(STATS)))
+
+    def _checked(self, stats: Reading, step: int) -> list[list[float]]:
+        rows: list[list[float]] = stats.wait().tolist()
+        for index, row in enumerate(rows):
+            for name, value in zip(STATS, row, strict=True):
+                if not math.isfinite(value):
+                    raise TrainingFailed(f"{name} is {value} at step {step - len(rows) + index + 1}")
+        return rows
+
+    def _finish(self, left: int) -> None:
+        """Writes the lines that are pending, but for the newest `left`."""
+        while len(self._pending) > left:
+            self._write(self._pending.pop(0))
+
+    def _write(self, line: Pending) -> None:
+        self._rows += self._checked(line.stats, line.step)
+        rows = self._rows
         now = time.perf_counter()
         seconds = max(now - self._record_since, 1e-9)
         means = {
             name: sum(column) / len(rows) for name, column in zip(STATS, zip(*rows, strict=True), strict=True)
         }
         record = Record(
-            step=step,
-            epoch=round(step / self.steps_per_epoch, 4),
+            step=line.step,
+            epoch=round(line.step / self.steps_per_epoch, 4),
             **means,
-            images_per_s=round(self._images / seconds, 1),
+            images_per_s=round(line.images / seconds, 1),
             elapsed_s=round(self.elapsed_s, 4),
             peak_memory_gib=round(self.runtime.peak_memory_gib(), 4),
         )
-        if is_due:
+        if line.is_due:
             self._rows = []
-            self.logged_step, self.num_lines = step, self.num_lines + 1
-        self._images, self._record_since, self.last = 0, now, record
+            self.logged_step, self.num_lines = line.step, self.num_lines + 1
+        self._record_since, self.last = now, record
         values = record._asdict()
         try:
             if self.runtime.is_main:
                 self._unwritten.append(json.dumps(values | self.notice))
                 self.flush()
-            self.runtime.track({key: values[key] for key in values if key not in ("step", "elapsed_s")}, step)
+            tracked = {key: values[key] for key in values if key not in ("step", "elapsed_s")}
+            self.runtime.track(tracked, line.step)
         except OSError as error:
             self.tolerance(error, "metrics are")
-        return record
 
     def flush(self) -> None:
         """Raises OSError while the disk does not take the lines."""

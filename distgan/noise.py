@@ -1,6 +1,11 @@
-"""z and dropout as functions of (seed, step): no random state to keep, and none that resume could lose."""
+"""z and dropout's masks as functions of (seed, step, row): the same eagerly, compiled, in a graph, on any rank.
+
+No generator: a CUDA graph would replay the numbers of its capture, and W ranks would have to draw W times
+what they need. Nothing is kept that a resume could lose.
+"""
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -10,6 +15,10 @@ from distgan.share import Share
 # Samples are drawn in chunks of this many, so that image i is the same whatever number is asked for.
 CHUNK = 250
 
+# Weyl's sequence by the golden ratio, then the multipliers of Wellons' lowbias32 (hash-prospector, 2018), whose
+# bias is near that of a random function.
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
+
 
 def mix(*parts: int | str) -> int:
     """A seed from a run's seed and whatever else it shall depend on, 63 bits."""
@@ -17,33 +26,104 @@ def mix(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-class Noise:
-    """The randomness of training steps.
+def step_key(seed: int, step: int) -> tuple[int, int]:
+    """What everything that is drawn in a step comes from: two numbers of 32 bits, signed as int32 has them."""
+    mixed = mix(seed, "noise", step)
+    return _signed(mixed), _signed(mixed >> 31)
 
-    Everything is drawn for the global batch and each rank takes its share of the rows, so that W ranks
-    together draw what one process draws. (Dropout does the same on CPUs. On GPUs its masks are torch's own,
-    and each rank has others.)
+
+def _signed(number: int) -> int:
+    """The int32 of the same last 32 bits."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def hashed(rows: Tensor, columns: Tensor, per_row: int, key: Tensor, salt: int = 0) -> Tensor:
+    """Random int32, (R, C), of the counters row * per_row + column: (R,) and (C,) int32. `key` is (2,) int32."""
+    # Integers of 32 bits wrap, so the counter's product is made of two short vectors.
+    first = rows * _signed(per_row * _GOLDEN)
+    second = columns * _signed(_GOLDEN) + (key[0] + _signed(salt))
+    x = first[:, None] + second
+    x.bitwise_xor_(
+        (x >> 16).bitwise_and_(0xFFFF)
+    )  # >> keeps the sign: the bits that it draws in are taken out
+    x.mul_(_FIRST)
+    # With the other half of the key here, two steps whose counters overlap have nothing in common.
+    x.bitwise_xor_(key[1])
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
+    x.mul_(_signed(_SECOND))
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+
+
+class Noise:
+    """The randomness of training steps. Each rank draws what belongs to its rows of the global batch, and no more.
+
+    `key` (2,) and `rows` are of the pass in hand; both lie on the device, so that a graph reads them anew. z and the
+    masks of dropout have streams of their own: how many passes a step has does not change the next z.
     """
 
-    def __init__(self, seed: int, latent_shape: tuple[int, ...], device: torch.device, share: Share):
-        self.seed, self.latent_shape, self.share = seed, latent_shape, share
-        self.generator = torch.Generator(device)
+    def __init__(self, latent_shape: tuple[int, ...], device: torch.device, share: Share):
+        self.latent_shape, self.device, self.share = latent_shape, device, share
+        self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
+        self.rows = torch.zeros(1, dtype=torch.int32, device=device)
+        self._passes = self._draws = 0
 
-    def start(self, step: int) -> None:
-        """Makes what is drawn from here on that of `step`."""
-        self.generator.manual_seed(mix(self.seed, "z", step))
-        rank = self.share.rank if self.generator.device.type == "cuda" else 0
-        torch.manual_seed(mix(self.seed, "dropout", step, rank))
+    def start(self, key: Tensor) -> None:
+        """Makes what is drawn from here on that of the step with this `step_key`, (2,) int32 on the device."""
+        self._step_key, self._passes, self._draws = key, 0, 0
+
+    def next_pass(self) -> None:
+        """Before each pass through a network with dropout: other masks from here on."""
+        self._passes += 1
+        self.key = self._step_key + _signed(2 * self._passes * _FIRST)
+        self.rows = self.share.numbers(self.device)
+
+    def _draw(self, num: int) -> Tensor:
+        """The next numbers between 0 and 1 for this rank's rows, (N, num)."""
+        self._draws += 1
+        key = self._step_key + _signed((2 * self._draws + 1) * _FIRST)
+        columns = torch.arange(num, dtype=torch.int32, device=self.device)
+        return _unit(hashed(self.share.numbers(self.device), columns, num, key))
 
     def z(self) -> Tensor:
         """The next z of this step for this rank's rows, (N, *latent_shape)."""
-        shape = (len(self.share.rows), *self.latent_shape)
-        return self.share.take(torch.randn(shape, generator=self.generator, device=self.generator.device))
+        num = math.prod(self.latent_shape)
+        radius, angle = self._draw(2 * -(-num // 2)).chunk(2, dim=1)
+        # Box and Muller 1958: two normals from two uniforms.
+        radius, angle = (-2 * radius.log()).sqrt(), 2 * math.pi * angle
+        normals = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return normals[:, :num].view(-1, *self.latent_shape)
 
     def uniform(self) -> Tensor:
         """The next numbers between 0 and 1 of this step for this rank's rows, (N,)."""
-        shape = (len(self.share.rows),)
-        return self.share.take(torch.rand(shape, generator=self.generator, device=self.generator.device))
+        return self._draw(1).squeeze(1)
+
+    def bits(self, shape: torch.Size, salt: int) -> Tensor:
+        """16 random bits an element as a number from -2**15, int16 or int32; (B * N, ...) for B blocks of the rows.
+
+        In memory the channels come last, as the images that it is for have them.
+        """
+        num, per_row = shape[0], math.prod(shape[1:])
+        words = -(-per_row // 2)
+        blocks = num // len(self.rows)
+        block = torch.arange(blocks, dtype=torch.int32, device=self.device)
+        rows = (self.rows * blocks + block[:, None]).view(-1)
+        if torch.compiler.is_compiling():
+            # The same bits element by element, so that they are made in registers and never written.
+            index = torch.arange(per_row, dtype=torch.int32, device=self.device)
+            word = hashed(rows, index >> 1, words, self.key, salt)
+            drawn = torch.where(index & 1 == 1, word >> 16, (word << 16) >> 16)
+        else:
+            column = torch.arange(words, dtype=torch.int32, device=self.device)
+            drawn = hashed(rows, column, words, self.key, salt).view(torch.int16)[:, :per_row]
+        if len(shape) == 2:
+            return drawn
+        channels, *space = shape[1:]
+        return drawn.view(num, *space, channels).movedim(-1, 1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """int32 as floats between 0 and 1, neither included: 24 bits, the middles of as many equal parts."""
+    return ((x >> 8).bitwise_and_(0xFFFFFF).to(torch.get_default_dtype()) + 0.5) * 2.0**-24
 
 
 def sample_z(num: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:

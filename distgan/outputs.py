@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from distgan.config import Config
 from distgan.curves import save_curves
 from distgan.data import Dataset
+from distgan.engines import Choice
 from distgan.environment import Startup, describe_environment
 from distgan.errors import Tolerance
 from distgan.files import write_json, write_whole
@@ -55,6 +57,7 @@ class Outputs:
         self._labels = torch.arange(num) % 10
         self._z = sample_z(num, self._preview.latent_shape, config.run.seed)  # type: ignore[arg-type]
         self._is_recorded = False
+        self._engine: dict[str, Any] | None = None
         self.start: Start | None = None
 
     def _claim(self) -> Path:
@@ -82,7 +85,7 @@ class Outputs:
         data = self.dataset
         environment = self._environment | {
             "preset": self.preset,
-            "engine": "eager",
+            "engine": self._engine,
             "strategy": self.runtime.strategy,
             "order": self.config.optim.order,
             "resumed_from": self.start.checkpoint.state.step if self.start else None,
@@ -121,8 +124,9 @@ class Outputs:
 
         self.runtime.on_main(attempt)
 
-    def announce(self, display: Display, gan: Gan) -> None:
+    def announce(self, display: Display, gan: Gan, choice: Choice) -> None:
         config, data = self.config, self.dataset
+        self._engine = choice.describe()
         if data.notice:
             display.say(f"!! This run trains on {data.notice}. !!", "bold yellow")
         if data.warning:
@@ -136,6 +140,7 @@ class Outputs:
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
             f"{runtime.device.type}{strategy}, precision {runtime.precision}, order {config.optim.order}"
         )
+        display.say(f"engine {choice.name}: {choice.why}", "yellow" if choice.is_fallback else "")
         display.say(f"writing to {self.folder}")
         if self.start:
             state = self.start.checkpoint.state

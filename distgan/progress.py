@@ -59,8 +59,10 @@ class Display:
         if self._is_live:
             self._bar.update(self._task, completed=step, epoch=self._epoch(step))
 
-    def show(self, record: Record) -> None:
-        """The newest numbers."""
+    def show(self, record: Record | None) -> None:
+        """The newest numbers, if there are any yet."""
+        if record is None:
+            return
         numbers = (
             f"d_loss {record.d_loss:.3f}  g_loss {record.g_loss:.3f}  {record.images_per_s:,.0f} images/s"
         )

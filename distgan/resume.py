@@ -14,6 +14,7 @@ from distgan.flags import read_file
 FREE = {
     "run": {
         *("out", "resume", "allow_config_change", "epochs", "max_steps", "time_limit", "device", "threads"),
+        "engine",
         *("log_every", "save_every", "save_every_steps", "keep", "keep_best", "on_save_error"),
         *("sample_epochs", "tracker"),
     },

@@ -1,9 +1,6 @@
 """Processes and devices, by Accelerate: who there is, how a network is trained, and what all ranks do together."""
 
-import os
 import platform
-import resource
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,13 +13,16 @@ import torch
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from distgan import launcher, rendezvous, zero_config
+from distgan import devices, launcher, rendezvous, zero_config
 from distgan.config import Config
 from distgan.environment import cpu_name
-from distgan.errors import CommonError, UserError, user_message
-from distgan.trained import Trained
+from distgan.errors import CommonError, UserError, outcome_of
+from distgan.trained import FlatTrained, Trained
+from distgan.transfer import Reading
 
 T = TypeVar("T")
+# Steps on a GPU between two questions whether some rank was asked to stop.
+ASK_EVERY = 25
 _thread_hook = threading.excepthook
 
 
@@ -35,7 +35,12 @@ class Runtime:
         if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
         is_cpu = config.run.device == "cpu" or not use_cuda
+        if config.run.engine == "graph" and is_cpu:
+            raise UserError(
+                "--engine graph: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
+            )
         self.precision: str = launcher.precision(config.run.precision, is_cpu=is_cpu)
+        mixed_precision = "no" if self.precision == "tf32" else self.precision
         self.warnings = launcher.set_aside()
         if is_cpu and (threads := config.run.threads or launcher.shared_cores()):
             torch.set_num_threads(threads)
@@ -43,7 +48,7 @@ class Runtime:
         zero = zero_config.chosen(config, self.precision, is_cpu=is_cpu, has_cuda=torch.cuda.is_available())
         if launched > 1 or zero:
             if not is_cpu:
-                self._take_gpu()
+                devices.take_gpu()
             rendezvous.join(config, "gloo" if is_cpu else "nccl", self.precision, zero)
         self._trained: Callable[..., Trained]
         if zero:
@@ -57,11 +62,19 @@ class Runtime:
             # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
             self._accelerator = accelerate.Accelerator(
                 cpu=is_cpu,
-                mixed_precision=self.precision,
+                mixed_precision=mixed_precision,
                 step_scheduler_with_optimizer=False,
             )
-            self._trained = partial(Trained, accelerator=self._accelerator)
+            # A graph can hold an all-reduce, but not what DDP does around it on the host.
+            own = (
+                FlatTrained
+                if launched > 1 and not is_cpu and config.run.engine in ("auto", "graph")
+                else Trained
+            )
+            self._trained = partial(own, accelerator=self._accelerator)
         self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
+        # Of weights. On a GPU they are not put into another order at each pass then; DeepSpeed takes none that are.
+        self.memory_format = torch.contiguous_format if is_cpu or zero else torch.channels_last
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.local_rank: int = self._accelerator.local_process_index
@@ -70,22 +83,14 @@ class Runtime:
         self.is_local_main: bool = self._accelerator.is_local_main_process
         self.is_launched, self.is_ours = launcher.is_launched(), launcher.is_ours()
         self._tracker: Any = None
+        self._asked: Reading | None = None
+        if not is_cpu:
+            devices.choose_arithmetic(is_tf32=self.precision == "tf32")
         if launched != self.world_size:
             raise UserError(
                 f"WORLD_SIZE={launched}: the launcher started {launched} processes, but Accelerate joined "
                 f"{self.world_size} of them; start with torchrun or accelerate launch --multi_gpu"
             )
-
-    @staticmethod
-    def _take_gpu() -> None:
-        """Raises UserError where there are fewer GPUs than processes, which NCCL would tell much later."""
-        local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local_rank >= here:
-            raise UserError(
-                f"LOCAL_RANK={local_rank}: more processes than the {here} GPUs of {platform.node()}; allowed: at most "
-                f"{here}, or --device cpu"
-            )
-        torch.cuda.set_device(local_rank)
 
     # -- networks -------------------------------------------------------------------------------------
 
@@ -99,6 +104,10 @@ class Runtime:
         """The mean over the ranks. All ranks take part."""
         return self._accelerator.reduce(values, reduction="mean") if self.world_size > 1 else values
 
+    def all_agree(self, is_so: bool) -> bool:
+        """Whether it is so on every rank. All take part."""
+        return self.world_size == 1 or all(gather_object([is_so]))
+
     def gathered(self, values: Tensor) -> Tensor:
         """Those of each rank, (W, *values.shape), on all ranks. All take part."""
         return self._accelerator.gather(values.unsqueeze(0))
@@ -111,7 +120,7 @@ class Runtime:
         """
         turn = rendezvous.in_turn(self.rank, self.local_rank) if local_main_first else nullcontext()
         with turn:
-            result, message = _outcome(attempt)
+            result, message = outcome_of(attempt)
         messages: list[str | None] = gather_object([message]) if self.world_size > 1 else [message]
         failed = [(rank, text) for rank, text in enumerate(messages) if text is not None]
         if failed:
@@ -121,7 +130,7 @@ class Runtime:
 
     def on_main(self, attempt: Callable[[], T]) -> T:
         """Calls `attempt` on the first rank and gives its result, or its UserError, to all."""
-        outcome = [_outcome(attempt) if self.is_main else None]
+        outcome = [outcome_of(attempt) if self.is_main else None]
         if self.world_size > 1:
             broadcast_object_list(outcome, from_process=0)
         assert outcome[0] is not None
@@ -142,15 +151,23 @@ class Runtime:
     def highest(self, reason: int, step: int) -> int:
         """The highest number that some rank has, 0 while none has any. All ranks take part.
 
-        Asking is an all-reduce and, on a GPU, a wait for the device: there only at every 25th step.
+        Asking is an all-reduce. On a GPU, where steps are short, it is at every ASK_EVERY of them, and the answer
+        is that to the question before: so nobody waits for the device.
         """
         if self.world_size == 1:
             return reason
-        if self.device.type == "cuda" and step % 25:
+        is_cuda = self.device.type == "cuda"
+        if is_cuda and step % ASK_EVERY:
             return 0
-        highest = torch.tensor(reason, device=self.device)
+        highest = torch.full((), reason, device=self.device)
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
-        return int(highest)
+        asked, self._asked = self._asked, Reading(highest)
+        answer = asked if is_cuda else self._asked
+        return int(answer.wait()) if answer else 0
+
+    def wait(self) -> None:
+        """For all that the device was told to do."""
+        devices.wait(self.device)
 
     # -- what a checkpoint keeps of the processes -----------------------------------------------------
 
@@ -216,10 +233,7 @@ class Runtime:
 
     def peak_memory_gib(self) -> float:
         """Of the device, or on a CPU of this process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**30
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        return devices.peak_memory_gib(self.device)
 
     def describe(self) -> dict[str, Any]:
         """The machine and the processes, for environment.json."""
@@ -233,14 +247,3 @@ class Runtime:
             "host": platform.node(),
             "platform": platform.platform(),
         }
-
-
-def _outcome(attempt: Callable[[], T]) -> tuple[T | None, str | None]:
-    """The result, or the words of a user's mistake."""
-    try:
-        return attempt(), None
-    except (UserError, OSError) as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        return None, message

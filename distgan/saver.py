@@ -108,12 +108,21 @@ class Saver:
             if wait:
                 self.runtime.on_main(lambda: self._written(must=True))
 
-    def refuse_broken(self) -> None:
-        """Raises TrainingFailed for weights or gradients that are no numbers. Waits for the device. All ranks call."""
+    def refuse_skipped(self) -> None:
+        """Raises TrainingFailed where updates were left out for gradients that are no numbers. Waits for nothing."""
         if self.gan.num_skipped:
             raise TrainingFailed(f"a gradient is no number up to step {self.gan.step}")
+
+    def refuse_broken(self) -> None:
+        """Raises TrainingFailed for weights or gradients that are no numbers. Waits for the device. All ranks call."""
+        self.refuse_skipped()
         if not self.gan.is_finite():
             raise TrainingFailed(f"a weight is no number after step {self.gan.step}")
+
+    @property
+    def every(self) -> int:
+        """Steps between two checkpoints within an epoch; 0 for none."""
+        return self.config.run.save_every_steps or 0
 
     def is_due(self, step: int) -> bool:
         """Whether the cadence asks for a checkpoint after this step."""
@@ -152,7 +161,7 @@ class Saver:
             data=self.identity.data,
             notice=self.notice,
             world_size=self.runtime.world_size,
-            engine="eager",
+            engine=self.log.engine,
             g_lr=gan.g.lr,
             d_lr=gan.d.lr,
             grad_scaler=self.runtime.grad_scaler_state(),

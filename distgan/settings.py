@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 
-def _split_commas(value: Any, info: ValidationInfo) -> Any:
+def split_commas(value: Any, info: ValidationInfo) -> Any:
     """`1,20,42` of a command line as a list; in a file it is text, where a list belongs."""
     if info.context == "file":
         return value
@@ -16,8 +16,8 @@ def _split_commas(value: Any, info: ValidationInfo) -> Any:
 DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
 
 Real = Annotated[float, AllowInfNan(False)]
-Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_split_commas)]
-Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(_split_commas)]
+Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_commas)]
+Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(split_commas)]
 
 
 def setting(

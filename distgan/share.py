@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 
@@ -37,12 +38,11 @@ class Share:
         """The rows that all ranks have in a pass where this one has `num`, a multiple of its own."""
         return num * len(self.rows) // self.num if self.rows else num
 
-    def take(self, drawn: Tensor) -> Tensor:
-        """This rank's rows, (M * num, ...), of what was drawn for all ranks, (M * len(rows), ...)."""
-        if not self.rows or self.world_size == 1:
-            return drawn
-        blocks = drawn.view(-1, len(self.rows), *drawn.shape[1:])
-        return blocks[:, (self.rank - self.rows.start) % self.world_size :: self.world_size].flatten(0, 1)
+    def numbers(self, device: torch.device) -> Tensor:
+        """This rank's rows as numbers in the batch, (num,) int32."""
+        first = (self.rank - self.rows.start) % self.world_size
+        end = max(first, len(self.rows))  # of a batch of fewer rows than ranks, some have none
+        return torch.arange(first, end, self.world_size, dtype=torch.int32, device=device)
 
     def parts(self, num_parts: int) -> Iterator[tuple[slice, float]]:
         """The batch in parts: this rank's rows of each, and the part of `weight` that they have.

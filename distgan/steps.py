@@ -9,22 +9,37 @@ from torch import Tensor
 from distgan.config import OptimConfig
 from distgan.gan import Gan
 from distgan.losses import LOSSES
-from distgan.noise import Noise
-from distgan.runtime import Runtime
+from distgan.schedule import Now, Schedule
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 
-# (real, labels, rows) of a Batch -> the STATS of one step, (4,), on the device: nothing here waits for it.
+# (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.share` holds. Tensors in, tensors out,
+# all on the device, and no look at `gan.step`: so a graph may take this step for any other.
 # They are this rank's part of the whole batch's: the ranks' mean is that of all its images.
+DeviceStep = Callable[[Tensor, Tensor, Now], Tensor]
+
+# (real, labels, rows) of a Batch -> the same, and `gan.step` is the next one.
 Step = Callable[[Tensor, Tensor, range], Tensor]
 
 
-def build_step(gan: Gan, config: OptimConfig, seed: int, runtime: Runtime, total_steps: int) -> Step:
+def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> Step:
+    """The step that a Batch and the count of steps make."""
+    take, schedule = build_device_step(gan, config), Schedule(config, seed, total_steps, gan.device)
+
+    def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
+        with gan.share.holding(rows):
+            stats = take(real, labels, schedule.at(gan.step))
+        gan.step += 1
+        return stats
+
+    return step
+
+
+def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     """The step in the order that the config names."""
-    G, D, share = gan.g, gan.d, gan.share
+    G, D, share, noise = gan.g, gan.d, gan.share, gan.noise
     loss = LOSSES[config.loss]
     weight = loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
-    noise = Noise(seed, gan.latent_shape, runtime.device, share)
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """D's gradients. D has no BatchNorm, so real and fake joined in one pass are two passes."""
@@ -40,11 +55,13 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, runtime: Runtime, total
         for index, (own, part) in enumerate(share.parts(config.accumulate)):
             with D.accumulating(is_last=index == config.accumulate - 1):
                 joined = torch.cat([real[own], fake[own]]), torch.cat([labels[own], labels[own]])
+                noise.next_pass()
                 real_logits, fake_logits = D(*joined).chunk(2)
                 d_loss = total = loss.d_loss(real_logits, fake_logits)
                 if loss.penalty is not None and weight:
                     # On the bare D: DDP adds up all gradients of a backward, but expects one forward before it.
                     inputs = real[own], fake[own], labels[own]
+                    noise.next_pass()
                     penalty = loss.penalty(D.bare, *inputs, partial(_rows, uniform, own))
                     total = d_loss + weight * penalty
                 D.backward(total * part)
@@ -60,11 +77,13 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, runtime: Runtime, total
         G.zero_grad()
         D.bare.requires_grad_(False)
         if config.accumulate == 1:
+            noise.next_pass()
             g_loss = loss.g_loss(D.bare(fake, labels)) * share.weight
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
             for own, part in share.parts(config.accumulate):
+                noise.next_pass()
                 losses.append(loss.g_loss(D.bare(leaf[own], labels[own])) * part)
                 G.backward_to_leaf(losses[-1])
             assert leaf.grad is not None
@@ -100,16 +119,15 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, runtime: Runtime, total
 
     order = {"simultaneous": simultaneous, "reuse": reuse, "fresh": fresh}[config.order]
 
-    def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
-        noise.start(gan.step)
-        if config.lr_schedule == "linear":
-            G.lr, D.lr = (lr * (1 - gan.step / total_steps) for lr in (config.g_lr, config.d_lr))
-        with share.holding(rows):
-            (d_loss, real_logits, fake_logits), g_loss = order(real, labels)
-        gan.step += 1
+    def step(real: Tensor, labels: Tensor, now: Now) -> Tensor:
+        noise.start(now.key)
+        if config.lr_schedule != "constant":
+            G.set_lr(now.rates[0])
+            D.set_lr(now.rates[1])
+        (d_loss, real_logits, fake_logits), g_loss = order(real, labels)
         if gan.ema:
             with G.whole():
-                gan.ema.update(G.bare, gan.step)
+                gan.ema.update(G.bare, now.rates[2])
         return torch.stack([d_loss, g_loss, real_logits, fake_logits])
 
     return step

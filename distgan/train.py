@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.config import Config
 from distgan.data import load_dataset
+from distgan.engines import build_engine, next_due
 from distgan.environment import Startup
 from distgan.errors import Stopped, Tolerance, TrainingFailed
 from distgan.gan import build_gan
@@ -26,9 +27,8 @@ from distgan.rendezvous import losses_named
 from distgan.replicas import refuse_divergence
 from distgan.resume import Identity
 from distgan.run_folder import recorded
-from distgan.runtime import Runtime
+from distgan.runtime import ASK_EVERY, Runtime
 from distgan.saver import Saver
-from distgan.steps import build_step
 from distgan.stop import StopRequest, describe, exit_code, seconds_left
 
 
@@ -67,7 +67,6 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     steps_per_epoch = batches.steps_per_epoch
     total_steps = config.run.epochs * steps_per_epoch
     last_step = min(total_steps, config.run.max_steps or total_steps)
-    step = build_step(gan, config.optim, config.run.seed, runtime, total_steps)
     startup.mark("networks")
 
     tolerance = Tolerance(stops=config.run.on_save_error == "stop")
@@ -78,12 +77,15 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     identity = Identity(dataset.fingerprint, steps_per_epoch, size)
     saver = Saver(outputs.folder, config, runtime, gan, log, identity, dataset.notice, tolerance)
     start = saver.restore(last_step)
-    batches.seek(gan.step)
     # The first state of a new run, or of one that goes on changed: never a step without one.
     saver.save(wait=True)
     outputs.describe(start, gan.step)
-    left = runtime.on_main(lambda: seconds_left(config.run.time_limit, startup.born))
     startup.mark("outputs")
+    engine = build_engine(gan, batches, config, runtime, total_steps)
+    log.engine = engine.choice.name
+    startup.mark("engine")
+    dues = (config.run.log_every, steps_per_epoch, saver.every, config.processes.check_ranks_every, ASK_EVERY)
+    left = runtime.on_main(lambda: seconds_left(config.run.time_limit, startup.born))
 
     with (
         Display(last_step, steps_per_epoch, gan.step, runtime.is_main) as display,
@@ -91,14 +93,13 @@ def train(config: Config, preset: str, startup: Startup) -> None:
         StopRequest(left, runtime.is_launched) as request,
         losses_named(),
     ):
-        outputs.announce(display, gan)
+        outputs.announce(display, gan, engine.choice)
         if gan.step == 0 and 0 in config.run.sample_epochs:
             outputs.sample(gan)
         log.start_clock()
         try:
             while gan.step < last_step:
-                batch = next(batches)
-                log.add(step(*batch), len(batch.rows))
+                log.add(*engine.advance(next_due(gan.step, last_step, *dues)))
                 display.advance(gan.step)
 
                 # Once in a while, and at the end. All ranks take part.
@@ -108,10 +109,9 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                 startup.finish()
                 if (is_due := gan.step % config.run.log_every == 0 or into_epoch == 0) or is_last:
                     display.show(log.write(gan.step, is_due=is_due))
-                    with log.paused():
-                        saver.refuse_broken()
-                        outputs.record_start()
-                        display.warn(tolerance.warnings())
+                    saver.refuse_skipped()
+                    outputs.record_start()
+                    display.warn(tolerance.warnings())
                 if config.processes.check_ranks_every and gan.step % config.processes.check_ranks_every == 0:
                     with log.paused():
                         refuse_divergence(gan, runtime)

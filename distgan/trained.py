@@ -1,10 +1,12 @@
-"""A network in training, with its optimizer: alone, in DDP, or (in zero.py) in an engine of DeepSpeed."""
+"""A network in training, with its optimizer: alone, in DDP, in a graph, or (in zero.py) in an engine of DeepSpeed."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -24,6 +26,8 @@ class Trained:
         self._wrapped, self.optim = accelerator.prepare(network, optim)
         is_ddp = isinstance(self._wrapped, DistributedDataParallel)
         self.bare: nn.Module = self._wrapped.module if is_ddp else self._wrapped
+        # Of a kernel of one channel, whose stride over channels means nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self._wrapped(*inputs)
@@ -52,12 +56,15 @@ class Trained:
 
     @property
     def lr(self) -> float:
-        return self.optim.param_groups[0]["lr"]
+        return float(self.optim.param_groups[0]["lr"])
 
-    @lr.setter
-    def lr(self, lr: float) -> None:
+    def set_lr(self, lr: Tensor) -> None:
+        """`lr` is 0-d on the device. A rate that is a tensor too keeps its memory, where a graph reads it."""
         for group in self.optim.param_groups:
-            group["lr"] = lr
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(lr)
+            else:
+                group["lr"] = float(lr)
 
     # -- what a checkpoint keeps ----------------------------------------------------------------------
 
@@ -79,4 +86,44 @@ class Trained:
         """Weights, and Adam's state of each parameter in turn (none before the first step)."""
         self.bare.load_state_dict(weights)
         groups = self.optim.state_dict()["param_groups"]
-        self.optim.load_state_dict({"state": dict(enumerate(adam)), "param_groups": groups})
+        # A fused Adam walks through memory: moments have to lie in it as their parameter does.
+        laid_out = [
+            {
+                key: value if key == "step" else torch.empty_like(parameter).copy_(value)
+                for key, value in own.items()
+            }
+            for parameter, own in zip(self.bare.parameters(), adam, strict=False)
+        ]
+        self.optim.load_state_dict({"state": dict(enumerate(laid_out)), "param_groups": groups})
+
+
+class FlatTrained(Trained):
+    """Without DDP: one all-reduce a network, of all gradients in one buffer, as a part of its step.
+
+    What DDP does besides (events, buckets, hooks that look at a count of steps) is the host's, and is not in a graph.
+    """
+
+    def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
+        self._accelerator = accelerator
+        self._wrapped = self.bare = accelerator.prepare_model(network, evaluation_mode=True)  # under autocast
+        self.optim = accelerator.prepare_optimizer(optim)
+        self._parameters = list(network.parameters())
+        num = sum(parameter.numel() for parameter in self._parameters)
+        self._flat = torch.zeros(num, dtype=self._parameters[0].dtype, device=self._parameters[0].device)
+        # Laid out as their parameters are, for a fused Adam.
+        parts = self._flat.split([parameter.numel() for parameter in self._parameters])
+        self._views = [
+            part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())
+            for part, parameter in zip(parts, self._parameters, strict=True)
+        ]
+
+    def accumulating(self, is_last: bool) -> AbstractContextManager:
+        return nullcontext()
+
+    def step(self) -> None:
+        torch._foreach_copy_(self._views, [parameter.grad for parameter in self._parameters])  # type: ignore[misc]
+        self._flat.div_(dist.get_world_size())
+        dist.all_reduce(self._flat)
+        for parameter, view in zip(self._parameters, self._views, strict=True):
+            parameter.grad = view
+        self.optim.step()

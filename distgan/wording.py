@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+_SOME = "one or more of "
+
 
 def allowed(field: FieldInfo) -> str:
     """What may stand in a field, in words: `a whole number, 1 or more`."""
@@ -24,6 +26,8 @@ def allowed(field: FieldInfo) -> str:
         "le": "at most {:,}",
         "lt": "less than {:,}",
     }
+    if kind.startswith(_SOME):
+        limits.pop("min_length", None)
     return ", ".join([kind, *(words[key].format(limits[key]) for key in words if key in limits)])
 
 
@@ -35,6 +39,8 @@ def _kind(annotation: Any) -> str:
         return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None))
     if origin is Literal:
         return ", ".join(map(str, get_args(annotation)))
+    if origin is list and get_origin(get_args(annotation)[0]) is Literal:
+        return _SOME + _kind(get_args(annotation)[0])
     if origin is list:
         limits = getattr(get_args(annotation)[0], "__metadata__", ())
         numbers = [bound for item in limits for bound in getattr(item, "metadata", [])]
@@ -49,6 +55,8 @@ def metavar(field: FieldInfo) -> str:
     short = {"a whole number": "N", "a number": "X", "text": "TEXT"}
     if kind.startswith("whole numbers"):
         return "N,N,..."
+    if kind.startswith(_SOME):
+        return "{" + kind.removeprefix(_SOME).replace(", ", ",") + "},..."
     return short.get(kind, "{" + kind.replace(", ", ",") + "}")
 
 

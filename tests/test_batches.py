@@ -92,7 +92,7 @@ def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: 
         batch = next(part)
         assert batch.rows == rows
         share.rows = rows
-        assert indices(batch.real) == share.take(torch.tensor(indices(real))).tolist()
+        assert indices(batch.real) == torch.tensor(indices(real))[share.numbers(CPU)].tolist()
 
 
 def test_seek_lands_where_walking_does() -> None:

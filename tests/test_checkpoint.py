@@ -44,7 +44,7 @@ CONFIG = Config(model=MODEL, optim=OptimConfig(ema_decay=0.9))
 def make(step: int = 3) -> Checkpoint:
     runtime = Runtime(ON_CPU)
     gan = build_gan(CONFIG.model, CONFIG.optim, 7, runtime)
-    train = build_step(gan, CONFIG.optim, 7, runtime, total_steps=10)
+    train = build_step(gan, CONFIG.optim, 7, total_steps=10)
     for _ in range(step):
         train(torch.rand(4, 1, 28, 28) * 2 - 1, torch.arange(4), range(4))
     state = State(
@@ -144,7 +144,7 @@ def test_a_checkpoint_of_format_1_is_still_read() -> None:
     runtime = Runtime(ON_CPU)
     gan = build_gan(checkpoint.config.model, checkpoint.config.optim, 0, runtime)
     gan.load_state(checkpoint.tensors, checkpoint.state.step, "fixture")
-    step = build_step(gan, checkpoint.config.optim, checkpoint.config.run.seed, runtime, total_steps=8)
+    step = build_step(gan, checkpoint.config.optim, checkpoint.config.run.seed, total_steps=8)
     stats = [step(torch.zeros(4, 1, 28, 28), torch.arange(4), range(4)) for _ in range(2)]
     assert torch.stack(stats).isfinite().all()
     assert gan.step == 8

@@ -170,7 +170,7 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
         (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
         (["stray"], "stray: belongs to no flag"),
         (["--g-lr", "inf"], "--g-lr: 'inf' is not allowed; allowed: a number, more than 0"),
-        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: no, fp16, bf16"),
+        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: no, tf32, fp16, bf16"),
         (["--order", "random"], "--order: 'random' is not allowed; allowed: simultaneous, reuse, fresh"),
         (["--model", "dcgan"], "--model: 'dcgan' is not allowed; allowed: vanilla, cgan"),
         (["--sample-epochs", "1,x"], "--sample-epochs: 'x' is not allowed; allowed: whole numbers from 0"),

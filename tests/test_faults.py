@@ -226,12 +226,12 @@ def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(star
 
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distgan.devices import take_gpu
     from distgan.errors import UserError
-    from distgan.runtime import Runtime
 
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(
         UserError, match=r"LOCAL_RANK=2: more processes than the 2 GPUs of .*; allowed: at most 2"
     ):
-        Runtime._take_gpu()
+        take_gpu()

@@ -12,22 +12,25 @@ PACKAGE = ROOT / "distgan"
 
 # Each layer imports only what stands in layers before it.
 LAYERS = [
-    {"settings", "errors", "wording", "share"},
+    {"settings", "errors", "wording", "share", "transfer"},
     {"config", "options"},
-    {"flags", "files", "noise", "idx", "models", "losses", "ema", "environment", "download"},
+    {"flags", "files", "noise", "idx", "losses", "ema", "environment", "download", "devices"},
+    {"models", "schedule"},
     {"presets", "launcher", "rendezvous", "trained"},
     {"zero_config"},
     {"zero"},
     {"data", "images", "runtime", "batchnorm", "manifest", "stop", "run_folder"},
     {"batches", "gan", "checkpoint"},
     {"steps", "resume", "replicas"},
-    {"metrics", "weights"},
+    {"metrics", "weights", "compiling", "graphs", "parity"},
+    {"engines"},
     {"curves", "progress", "saver", "inspection"},
     {"outputs", "plan"},
     {"train", "sample"},
     {"machine"},
     {"all_reduce"},
     {"doctor"},
+    {"benchmark"},
     {"cli"},
     {"__main__"},
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import BIN, ON_CPU, ROOT, Run, checkpoint, quick
-from parity_matrix import FULL_WIDTH, RECIPES, Recipe, train
+from parity_matrix import RECIPES, Recipe, train
 from safetensors.torch import load_file
 
 from distgan.runtime import Runtime
@@ -36,11 +36,9 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], but
 
 
 def limit(name: str) -> float:
-    if name in FULL_WIDTH:
-        return 1e-3
     if name.startswith("bf16"):
         return 3e-3
-    return 1e-12 if name.startswith("float64") else 1e-5
+    return 1e-12 if RECIPES[name].dtype == torch.float64 else 1e-5
 
 
 def test_many_processes_end_where_one_does(run: Run, one_process: Path, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) ->
         if is_compiled:
             for network in (saver.gan.generator, saver.gan.discriminator):
                 network.compile(backend="aot_eager")
-        step = build_step(saver.gan, saver.config.optim, 0, runtime, total_steps=99)
+        step = build_step(saver.gan, saver.config.optim, 0, total_steps=99)
         generator = torch.Generator().manual_seed(1)
         for _ in range(5):
             step(torch.rand(8, 1, 28, 28, generator=generator) * 2 - 1, torch.arange(8), range(8))

@@ -15,9 +15,10 @@ from distgan.ema import Ema
 from distgan.gan import Gan, build_gan
 from distgan.losses import LOSSES
 from distgan.models import build_discriminator, build_generator
-from distgan.models.dropout import Dropout, share_rows
-from distgan.noise import Noise, mix, sample_z
+from distgan.models.dropout import Dropout, draw_from
+from distgan.noise import Noise, hashed, sample_z, step_key
 from distgan.runtime import Runtime
+from distgan.schedule import Schedule
 from distgan.share import Share
 from distgan.steps import build_step
 
@@ -50,14 +51,14 @@ def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str
     G, D = build_generator(model), build_discriminator(model)
     g_optim = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.9))
     d_optim = torch.optim.Adam(D.parameters(), lr=2e-3, betas=(0.5, 0.9))
-    noise = Noise(7, G.latent_shape, CPU, holding(8))
+    noise = Noise(G.latent_shape, CPU, holding(8))
     losses = []
 
     def bce(logits: Tensor, target: float) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
     for index, (real, labels) in enumerate(batches(num_steps)):
-        noise.start(index)
+        noise.start(torch.tensor(step_key(7, index), dtype=torch.int32))
         fake = G(noise.z(), labels)
         d_loss = bce(D(real, labels), 1) + bce(D(fake.detach(), labels), 0)
         d_grads = torch.autograd.grad(d_loss, list(D.parameters()))
@@ -85,7 +86,7 @@ def our_loop(
 ) -> tuple[Gan, list[list[float]]]:
     config = OptimConfig(**({"order": order, "g_lr": 1e-3, "d_lr": 2e-3, "beta1": 0.5, "beta2": 0.9} | optim))
     gan = build_gan(model, config, 7, runtime)
-    step = build_step(gan, config, 7, runtime, total_steps=num_steps)
+    step = build_step(gan, config, 7, total_steps=num_steps)
     return gan, [step(real, labels, range(len(real))).tolist() for real, labels in batches(num_steps)]
 
 
@@ -146,10 +147,11 @@ def test_linear_schedule_falls_to_zero(runtime: Runtime) -> None:
 
 def test_ema_is_its_recurrence() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    ema, expected = Ema(network, 0.8), network[0].weight.detach().clone()
+    ema, expected = Ema(network), network[0].weight.detach().clone()
+    schedule = Schedule(OptimConfig(ema_decay=0.8), 0, 100, CPU, num=7)
     for step in range(1, 30):
         torch.nn.init.normal_(network[0].weight)
-        ema.update(network, step)
+        ema.update(network, schedule.at(step - 1).rates[2])
         decay = min(0.8, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * network[0].weight.detach()
         assert torch.allclose(ema.network[0].weight, expected, atol=1e-6)
@@ -157,9 +159,9 @@ def test_ema_is_its_recurrence() -> None:
 
 def test_ema_takes_batch_norm_statistics_as_they_are() -> None:
     network = torch.nn.BatchNorm1d(3)
-    ema = Ema(network, 0.9)
+    ema = Ema(network)
     network(torch.randn(8, 3) + 5)
-    ema.update(network, 1)
+    ema.update(network, torch.tensor(0.1))
     assert torch.equal(ema.network.running_mean, network.running_mean)
     assert ema.network.num_batches_tracked == 1
 
@@ -186,14 +188,13 @@ def test_state_goes_there_and_back(runtime: Runtime) -> None:
 )
 def test_shares_together_are_the_batch(num: int, start: int, world_size: int, blocks: int) -> None:
     """Each row once, where the images of that row are: what the rank's own list of images has at `places`."""
-    drawn = torch.arange(start, start + num).repeat(blocks).view(-1, 1) * 10
     for rank in range(world_size):
         share = holding(num, rank, world_size, start)
         own = list(range(rank, start + num, world_size))[share.places(share.rows)]
         assert all(start <= row < start + num for row in own)
         assert share.num == len(own)
         assert share.weight == len(own) * world_size / num
-        assert (share.take(drawn).flatten() // 10).tolist() == own * blocks
+        assert [start + number for number in share.numbers(CPU).tolist()] == own
         if own:
             assert share.num_all(blocks * len(own)) == blocks * num
     assert sum(holding(num, rank, world_size, start).num for rank in range(world_size)) == num
@@ -209,7 +210,7 @@ def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(
     everyones: list[set[int]] = [set() for _ in range(parts)]
     for rank in range(world_size):
         share = holding(num, rank, world_size, start)
-        own = torch.arange(num)[share.take(torch.arange(num))]
+        own = share.numbers(CPU)
         weights, rows = [], []
         for index, (places, weight) in enumerate(share.parts(parts)):
             weights.append(weight)
@@ -222,36 +223,97 @@ def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(
     assert everyones == [set(range(a, b)) for a, b in pairwise(bounds)]
 
 
+def started(seed: int, step: int, share: Share, latent_shape: tuple[int, ...] = (5,)) -> Noise:
+    noise = Noise(latent_shape, CPU, share)
+    noise.start(torch.tensor(step_key(seed, step), dtype=torch.int32))
+    return noise
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("num", [12, 10])
 def test_ranks_together_draw_what_one_process_draws(world_size: int, num: int) -> None:
-    whole = Noise(3, (5,), CPU, holding(num))
-    whole.start(11)
+    whole = started(3, 11, holding(num))
     draws = whole.z(), whole.z(), whole.uniform()
     for rank in range(world_size):
-        part = Noise(3, (5,), CPU, holding(num, rank, world_size))
-        part.start(11)
+        part = started(3, 11, holding(num, rank, world_size))
         for drawn, own in zip(draws, (part.z(), part.z(), part.uniform()), strict=True):
             assert torch.equal(own, drawn[rank::world_size])
 
 
-def test_noise_depends_on_step_and_seed() -> None:
-    """Of dropout's bits every rank draws all, and takes the rows that are its own."""
+def test_noise_depends_on_step_seed_pass_and_row() -> None:
+    def draw(seed: int, step: int, rank: int) -> list[Tensor]:
+        noise = started(seed, step, holding(8, rank, 2))
+        drawn = [noise.z(), noise.z()]
+        noise.next_pass()
+        return [*drawn, noise.bits(torch.Size([4, 6]), 0), noise.bits(torch.Size([4, 6]), 9)]
 
-    def draw(seed: int, step: int, rank: int) -> tuple[Tensor, Tensor]:
-        noise = Noise(seed, (5,), CPU, holding(8, rank, 2))
-        noise.start(step)
-        return noise.z(), torch.rand(4)
+    drawn, again = draw(1, 2, 0), draw(1, 2, 0)
+    assert all(map(torch.equal, drawn, again))
+    for other in (draw(2, 2, 0), draw(1, 3, 0), draw(1, 2, 1)):
+        assert not any(map(torch.equal, drawn, other))
+    assert not torch.equal(drawn[0], drawn[1]), "each draw has numbers of its own"
+    assert not torch.equal(drawn[2], drawn[3]), "and each layer"
+    assert len(drawn[0].unique()) == drawn[0].numel()
+    assert len({step_key(seed, step) for seed in range(50) for step in range(50)}) == 2500
 
-    (z, dropout), again = draw(1, 2, 0), draw(1, 2, 0)
-    assert torch.equal(z, again[0])
-    assert torch.equal(dropout, again[1])
-    for other in (draw(2, 2, 0), draw(1, 3, 0)):
-        assert not torch.equal(z, other[0])
-        assert not torch.equal(dropout, other[1])
-    assert not torch.equal(z, draw(1, 2, 1)[0])
-    assert torch.equal(dropout, draw(1, 2, 1)[1])
-    assert len({mix(seed, "z", step) for seed in range(50) for step in range(50)}) == 2500
+
+def test_noise_is_what_its_counters_and_key_say() -> None:
+    """In Python's own whole numbers: what wraps, and what a shift draws in, is not left to torch."""
+
+    def expected(counter: int, key: tuple[int, int], salt: int) -> int:
+        x = (counter * 0x9E3779B9 + key[0] + salt) % 2**32
+        x = (x ^ x >> 16) * 0x7FEB352D % 2**32 ^ key[1] % 2**32
+        x = (x ^ x >> 15) * 0x846CA68B % 2**32
+        x ^= x >> 16
+        return x - 2**32 if x >= 2**31 else x
+
+    for key in ((5, 7), (-(2**31), 2**31 - 1), step_key(3, 4)):
+        rows, columns = torch.tensor([0, 1, 250_000], dtype=torch.int32), torch.arange(5, dtype=torch.int32)
+        words = hashed(rows, columns, 90_001, torch.tensor(key, dtype=torch.int32), salt=77)
+        for row, drawn in zip(rows.tolist(), words.tolist(), strict=True):
+            assert drawn == [expected(row * 90_001 + column, key, 77) for column in range(5)]
+
+
+def test_noise_is_normal_uniform_and_without_pattern() -> None:
+    """Means, spreads, tails and correlations of half a million numbers, within five standard errors."""
+    noise = started(1, 2, holding(5000), (101,))
+    noise.next_pass()
+    z = noise.z()
+    assert z.shape == (5000, 101)
+    num = z.numel()
+    assert abs(z.mean()) < 5 / num**0.5
+    assert abs(z.var() - 1) < 5 * (2 / num) ** 0.5
+    for bound, share in ((1, 0.3173), (2, 0.0455), (3, 0.0027)):
+        assert (z.abs() > bound).float().mean().item() == pytest.approx(share, abs=5 * (share / num) ** 0.5)
+    other = noise.z()
+    for one, two in ((z[:, 1:], z[:, :-1]), (z[1:], z[:-1]), (z, other), (z[:, :50], z[:, 51:])):
+        assert abs((one * two).mean()) < 5 / one.numel() ** 0.5
+    uniform = noise.uniform()
+    assert uniform.min() > 0
+    assert uniform.max() < 1
+    assert torch.histc(uniform, 10, 0, 1).sub(500).abs().max() < 5 * 500**0.5
+    bits = noise.bits(torch.Size([5000, 64]), 1).flatten().int() + 2**15
+    for low in range(16):
+        assert abs((bits >> low & 1).float().mean() - 0.5) < 5 * 0.5 / bits.numel() ** 0.5, low
+    cells = torch.bincount(bits >> 6, minlength=1024).float()
+    chi = ((cells - bits.numel() / 1024).square() / (bits.numel() / 1024)).sum()
+    assert abs(chi - 1023) < 5 * (2 * 1023) ** 0.5
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (7, 5), (4, 3, 1, 1)])
+def test_bits_are_the_same_however_they_are_made(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler makes them element by element."""
+    noise = started(1, 2, holding(shape[0] // 2 if shape[0] % 2 == 0 else shape[0]))
+    noise.next_pass()
+    eager = noise.bits(torch.Size(shape), 5)
+    assert eager.shape == shape
+    assert shape[1] != 6 or eager.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    compiled = noise.bits(torch.Size(shape), 5)
+    assert compiled.dtype == torch.int32
+    assert torch.equal(eager.int(), compiled)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -262,10 +324,10 @@ def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...], world_size
     x = torch.rand(shape) + 1
 
     def dropped(share: Share) -> Tensor:
-        module = nn.Sequential(Dropout(0.4))
-        share_rows(module, share)
-        torch.manual_seed(3)
-        return module(share.take(x.repeat(blocks, *[1] * (x.ndim - 1))))
+        module, noise = nn.Sequential(Dropout(0.4)), started(3, 1, share)
+        draw_from(module, noise)
+        noise.next_pass()
+        return module(x[share.numbers(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
 
     whole = dropped(holding(len(x)))
     assert 0 < (whole == 0).sum() < whole.numel()
@@ -282,15 +344,15 @@ def test_sample_z_is_the_same_for_every_number() -> None:
 
 def test_dropout_is_dropout() -> None:
     """Ours, of 16 random bits an element, has nn.Dropout's mean, share and gradient."""
-    from distgan.models.dropout import Dropout
-
-    torch.manual_seed(0)
-    layer = Dropout(0.3)
+    layer, noise = Dropout(0.3), started(0, 0, holding(512))
+    draw_from(layer, noise)
     for shape in ((512, 128, 10, 10), (512, 256), (3, 1)):
         for memory in (torch.contiguous_format, torch.channels_last):
             if memory is torch.channels_last and len(shape) != 4:
                 continue
             images = torch.ones(shape).to(memory_format=memory).requires_grad_()
+            noise.share.rows = range(shape[0])
+            noise.next_pass()
             output = layer(images)
             kept = output != 0
             assert output[kept].unique().tolist() == pytest.approx(
@@ -301,6 +363,8 @@ def test_dropout_is_dropout() -> None:
             if images.numel() > 1000:
                 assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
                 assert kept.flatten(1).float().mean(1).std() < 0.05, "no row is favoured"
-    assert not torch.equal(layer(torch.ones(8, 8)), layer(torch.ones(8, 8)))
+    noise.share.rows = range(8)
+    once, again = (noise.next_pass() or layer(torch.ones(8, 8)) for _ in range(2))
+    assert not torch.equal(once, again)
     assert torch.equal(layer.eval()(torch.ones(8, 8)), torch.ones(8, 8))
     assert torch.equal(Dropout(0.0)(torch.ones(8, 8)), torch.ones(8, 8))

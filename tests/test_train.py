@@ -49,7 +49,7 @@ def test_seed_preset_end_to_end(
     assert config["data"]["name"] == data_flags[1]
     environment = json.loads((run / "environment.json").read_text())
     assert environment["world_size"] == 1
-    assert environment["engine"] == "eager"
+    assert environment["engine"]["name"] == "eager"
     assert environment["data"]["num_images"] == (60_000 if data_flags[1] == "mnist" else 17_970)
     assert len(environment["data"]["fingerprint"]) == 16
     assert environment["startup_s"]["total"] >= environment["startup_s"]["first_step"] > 0

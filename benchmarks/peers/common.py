@@ -7,8 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
-from itertools import chain, islice, pairwise, repeat
-from pathlib import Path
+from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,8 @@ def parse_args(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", choices=["vanilla", "cgan"], default="vanilla")
     parser.add_argument("--data-dir", default=os.environ.get("DISTGAN_DATA", "data"), help="holds MNIST/raw")
-    parser.add_argument("--steps", type=int, default=20, help="counted steps")
+    parser.add_argument("--steps", type=int, default=20, help="counted steps of a repeat")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=3, help="steps before them that are not counted")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--batch-size", type=int, default=256)
@@ -47,49 +47,50 @@ def load_mnist(args: argparse.Namespace) -> DataLoader:
     return DataLoader(images, batch_size=args.batch_size, shuffle=True, num_workers=2)
 
 
-def seconds_since_process_start() -> float:
-    """Imports are part of a start, so the clock is the kernel's: field 22 of Linux's /proc/self/stat."""
-    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
-
-
 class Clock:
-    """Deals out the batches and times what happens between them; a step includes the wait for its batch.
+    """Deals out the batches and times stretches of `--steps` of them; a step includes the wait for its batch.
 
-    A GPU runs behind the program, so there it is waited for only around the counted steps, which then
-    all get the mean: waiting after each would slow down a loop that does not wait by itself.
+    A GPU runs behind the program, so it is waited for between two stretches, and nowhere else.
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.warmup, self.total = args.warmup, args.warmup + args.steps
+        self.warmup, self.steps, self.total = args.warmup, args.steps, args.warmup + args.steps * args.repeats
         self.is_cuda = torch.cuda.is_available()
-        self.marks: list[float] = []
-        self.startup_s = 0.0
+        self.repeats: list[dict[str, float]] = []
+        self.epoch_images = 0
 
     def batches(self, loader: DataLoader) -> Iterator[tuple[int, list[Tensor]]]:
         """Numbered batches, epoch after epoch."""
-        self.marks = [time.perf_counter()]
+        self.epoch_images = len(loader.dataset)
         endless = chain.from_iterable(repeat(loader))
+        start, images = self._now(), 0
         for number, batch in enumerate(islice(endless, self.total), start=1):
             yield number, batch
-            if self.is_cuda and number in (1, self.warmup, self.total):
-                torch.cuda.synchronize()
-            self.marks.append(time.perf_counter())
-            if number == 1:
-                self.startup_s = seconds_since_process_start()
+            images += len(batch[1])
+            counted = number - self.warmup
+            if counted >= 0 and counted % self.steps == 0:
+                end = self._now()
+                if counted:
+                    self.repeats.append({"seconds": end - start, "steps": self.steps, "images": images})
+                start, images = end, 0
+
+    def _now(self) -> float:
+        if self.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def report(self) -> None:
         """The result as one JSON object on the last line."""
-        counted = self.marks[self.warmup :]
-        step_s = [end - start for start, end in pairwise(counted)]
-        if self.is_cuda:
-            step_s = [(counted[-1] - counted[0]) / len(step_s)] * len(step_s)
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         result = {
-            "step_s": step_s,
-            "startup_s": self.startup_s,
+            "repeats": self.repeats,
+            "epoch_images": self.epoch_images,
             "versions": versions | {name: version(name) for name in ("torchvision", "accelerate")},
             "device": torch.cuda.get_device_name() if self.is_cuda else "cpu",
-            "torch_threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads(),
+            "tf32": {
+                "matmul": torch.backends.cuda.matmul.allow_tf32,
+                "cudnn": torch.backends.cudnn.allow_tf32,
+            },
         }
         print(json.dumps(result))

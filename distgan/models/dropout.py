@@ -1,36 +1,29 @@
-"""nn.Dropout, the same on one process and on many, and faster where torch draws one number after another."""
+"""nn.Dropout, the same on one process and on many, eagerly, compiled and in a graph."""
 
-import torch
 from torch import Tensor, nn
 
-from distgan.share import Share
+from distgan.noise import Noise
 
 
 class Dropout(nn.Dropout):
-    """On a CPU the mask comes from 16 random bits an element instead of a Mersenne number each.
+    """In training its mask comes from `noise`, by 16 random bits an element; without one it is torch's own.
 
-    Drawn torch's way it takes a fifth of the seed GAN's step (LOG.md). `p` becomes the next multiple of
-    2**-16, which for 0.3 is 0.3 + 3e-6, and the kept elements are scaled by what that leaves. The bits are
-    drawn for the rows of all ranks, from one seed.
+    torch draws one number after another on a CPU, which takes a fifth of the seed GAN's step (LOG.md). `p` becomes
+    the next multiple of 2**-16, which for 0.3 is 0.3 + 3e-6, and the kept elements are scaled by what that leaves.
     """
 
-    share = Share()
+    noise: Noise | None = None
+    salt = 0
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # its name in torch
-        if not self.training or self.p == 0 or input.device.type != "cpu":
+        if not self.training or self.p == 0 or self.noise is None:
             return super().forward(input)
         num_dropped = round(self.p * 2**16)
-        shape = (self.share.num_all(len(input)), *input.shape[1:])
-        numel = torch.Size(shape).numel()
-        # One 64-bit draw makes four elements.
-        bits = torch.empty(-(-numel // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        bits = self.share.take(bits[:numel].view(shape))
-        mask = (bits >= num_dropped - 2**15).to(input.dtype).mul_(2**16 / (2**16 - num_dropped))
-        return input * mask
+        kept = self.noise.bits(input.shape, self.salt) >= num_dropped - 2**15
+        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - num_dropped))
 
 
-def share_rows(network: nn.Module, share: Share) -> None:
-    """Tells every Dropout of a network which rows of the global batch it sees."""
-    for module in network.modules():
-        if isinstance(module, Dropout):
-            module.share = share
+def draw_from(network: nn.Module, noise: Noise) -> None:
+    """Lets every Dropout of a network draw from `noise`, each other numbers."""
+    for salt, module in enumerate(module for module in network.modules() if isinstance(module, Dropout)):
+        module.noise, module.salt = noise, salt * 0x2545F491

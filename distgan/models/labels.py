@@ -1,7 +1,6 @@
 """How a label joins a network's input."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 NUM_CLASSES = 10
@@ -10,7 +9,8 @@ NUM_CLASSES = 10
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     """Classes (N,) as (N, 10) in the type of `like`; weights over the classes (N, 10) stay as they are."""
     if labels.ndim == 1:
-        labels = F.one_hot(labels, NUM_CLASSES)
+        # F.one_hot looks at its numbers on the host, which then waits for the device.
+        labels = labels.unsqueeze(1) == torch.arange(NUM_CLASSES, device=labels.device)
     return labels.to(like.dtype)
 
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from distgan.config import ModelConfig
 from distgan.models.dropout import Dropout
 from distgan.models.labels import NUM_CLASSES, join
+from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
 
 
 class Generator(nn.Module):
@@ -32,18 +33,19 @@ class Generator(nn.Module):
                 nn.LeakyReLU(config.leaky_slope),
             )
         self.main = nn.Sequential(
-            nn.ConvTranspose2d(wide, middle, 5, stride=1, padding=2, bias=False),
-            nn.BatchNorm2d(middle),
+            TransposedConv2d(wide, middle, 5, stride=1, padding=2, bias=False),
+            BatchNorm2d(middle),
             nn.LeakyReLU(config.leaky_slope),
-            nn.ConvTranspose2d(middle, narrow, 5, stride=2, padding=2, output_padding=1, bias=False),
-            nn.BatchNorm2d(narrow),
+            TransposedConv2d(middle, narrow, 5, stride=2, padding=2, output_padding=1, bias=False),
+            BatchNorm2d(narrow),
             nn.LeakyReLU(config.leaky_slope),
-            nn.ConvTranspose2d(narrow, 1, 5, stride=2, padding=2, output_padding=1, bias=False),
+            TransposedConv2d(narrow, 1, 5, stride=2, padding=2, output_padding=1, bias=False),
             nn.Tanh(),
         )
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        return self.main(self.stem(join(z, labels, self.is_conditional)).view(-1, *self.map_shape))
+        maps = self.stem(join(z, labels, self.is_conditional)).view(-1, *self.map_shape)
+        return self.main(channels_last(maps))
 
 
 class ConvDiscriminator(nn.Module):
@@ -59,12 +61,12 @@ class ConvDiscriminator(nn.Module):
             nn.Conv2d(narrow, middle, 5, stride=2, padding=5),
             nn.LeakyReLU(config.leaky_slope),
             Dropout(config.dropout),
-            nn.Flatten(),
-            nn.Linear(middle * 10 * 10, 1),
+            ChannelsLastFlatten(),
+            ReadOut(middle, 10, 10, 1),
         )
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.main(images)
+        return self.main(channels_last(images))
 
 
 class MlpDiscriminator(nn.Module):

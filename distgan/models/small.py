@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from distgan.config import ModelConfig
 from distgan.models.dropout import Dropout
 from distgan.models.labels import NUM_CLASSES, join, one_hot
+from distgan.models.layers import BatchNorm2d, TransposedConv2d, channels_last
 
 
 class Generator(nn.Module):
@@ -23,15 +24,16 @@ class Generator(nn.Module):
             nn.LeakyReLU(config.leaky_slope),
         )
         self.main = nn.Sequential(
-            nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(narrow),
+            TransposedConv2d(wide, narrow, 4, stride=2, padding=1, bias=False),
+            BatchNorm2d(narrow),
             nn.LeakyReLU(config.leaky_slope),
-            nn.ConvTranspose2d(narrow, 1, 4, stride=2, padding=1),
+            TransposedConv2d(narrow, 1, 4, stride=2, padding=1),
             nn.Tanh(),
         )
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        return self.main(self.stem(join(z, labels, self.is_conditional)).view(-1, *self.map_shape))
+        maps = self.stem(join(z, labels, self.is_conditional)).view(-1, *self.map_shape)
+        return self.main(channels_last(maps))
 
 
 class Discriminator(nn.Module):
@@ -56,7 +58,7 @@ class Discriminator(nn.Module):
         self.projection = nn.Linear(NUM_CLASSES, wide * 7 * 7, bias=False) if config.is_conditional else None
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        features = self.features(images)
+        features = self.features(channels_last(images))
         logits = self.read_out(features)
         if self.projection is not None:
             embedding = self.projection(one_hot(labels, features))

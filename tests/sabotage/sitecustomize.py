@@ -5,7 +5,7 @@ import os
 _RANK, _STEP, _HOW = os.environ.get("SABOTAGE", "none,0,none").split(",")
 
 
-def _go_wrong(gan, runtime):
+def _go_wrong(gan):
     import signal
     import time
 
@@ -42,12 +42,12 @@ elif os.environ.get("RANK") == _RANK:
 
     _build_step = distgan.steps.build_step
 
-    def build_step(gan, config, seed, runtime, total_steps):
-        step = _build_step(gan, config, seed, runtime, total_steps)
+    def build_step(gan, config, seed, total_steps):
+        step = _build_step(gan, config, seed, total_steps)
 
         def broken(*batch):
             if gan.step == int(_STEP) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-                _go_wrong(gan, runtime)
+                _go_wrong(gan)
             return step(*batch)
 
         return broken

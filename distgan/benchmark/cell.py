@@ -1,0 +1,191 @@
+"""One turn of one cell of `distgan bench throughput`, in a process of its own.
+
+`python -m distgan.benchmark.cell SPEC` takes a CellSpec as JSON and prints, as its last line, what it found as JSON.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distgan.batches import Batches, fewest_rows, global_batch_size
+from distgan.benchmark.flops import flops_per_image
+from distgan.benchmark.matrix import CellSpec
+from distgan.benchmark.results import gpus
+from distgan.data import load_dataset
+from distgan.engines import build_engine
+from distgan.environment import Startup
+from distgan.errors import TrainingFailed, UserError
+from distgan.files import read_within
+from distgan.gan import build_gan
+from distgan.parity import measure_parity
+from distgan.runtime import Runtime
+
+_COUNTED_STEPS = 3
+_MAX_TRACE = 2**30
+
+
+class Turn:
+    """The training of a cell, built as train.py builds it."""
+
+    def __init__(self, spec: CellSpec):
+        startup = Startup()
+        config = spec.config
+        self.runtime = runtime = Runtime(config)
+        startup.mark("processes")
+        dataset = load_dataset(config.data)
+        config = self.config = config.resolved(dataset.name, runtime.precision)
+        startup.mark("data")
+        self.gan = build_gan(config.model, config.optim, config.run.seed, runtime)
+        self.batches = Batches(
+            dataset,
+            global_batch_size(config.data, runtime.world_size),
+            self.gan.share,
+            drop_last=config.data.drop_last,
+            seed=config.run.seed,
+            device=runtime.device,
+            fewest=fewest_rows(config, runtime.world_size),
+        )
+        startup.mark("networks")
+        # Those of the run that the config describes: an engine may take its time where there are many.
+        own_steps = spec.gate_steps + spec.warmup + spec.steps * spec.repeats + 2 * _COUNTED_STEPS
+        total_steps = max(own_steps, config.run.epochs * self.batches.steps_per_epoch)
+        self.engine = build_engine(self.gan, self.batches, config, runtime, total_steps)
+        startup.mark("engine")
+        self.build_s, self.fingerprint = startup.phases, dataset.fingerprint
+        drops = config.data.drop_last
+        self.epoch_images = self.batches.steps_per_epoch * self.batches.size if drops else len(dataset.images)
+
+    def advance(self, steps: int) -> tuple[torch.Tensor, int]:
+        """That many steps: the last STATS, and how many images were in them. Does not wait for the device."""
+        limit, images = self.gan.step + steps, 0
+        stats = torch.zeros(1, 4)
+        while self.gan.step < limit:
+            stats, more = self.engine.advance(limit)
+            images += more
+        return stats[-1], images
+
+    def timed(self, steps: int) -> dict[str, float]:
+        """Seconds of a repeat, by the device's own clock where it has one, and by the host's; and its images."""
+        device = self.runtime.device
+        self.runtime.wait()
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        start = time.perf_counter()
+        for event in events[:1]:
+            event.record()
+        stats, images = self.advance(steps)
+        for event in events[1:]:
+            event.record()
+        self.runtime.wait()
+        host_s = time.perf_counter() - start
+        if not bool(stats.isfinite().all()):
+            raise TrainingFailed(f"a loss is no number at step {self.gan.step}")
+        device_s = events[0].elapsed_time(events[1]) / 1e3 if events else host_s
+        return {"seconds": device_s, "host_s": host_s, "steps": steps, "images": images}
+
+
+def measure(spec: CellSpec) -> dict[str, Any]:
+    """What a turn found; all that is a speed is absent where the gate failed."""
+    turn = Turn(spec)
+    choice, config = turn.engine.choice, turn.config
+    start = time.perf_counter()
+    engine = turn.engine
+    parity = measure_parity(
+        turn.gan, turn.batches, turn.runtime.precision, engine.reference, engine.advance, spec.gate_steps
+    )
+    found: dict[str, Any] = {
+        "engine": {"asked": choice.asked, "name": choice.name, "why": choice.why},
+        "build_s": turn.build_s,
+        "start_s": dict(choice.start_s),
+        "gate": {
+            "steps": parity.steps,
+            "losses": _finite(parity.losses),
+            "weights": _finite(parity.weights),
+            "tolerance": list(parity.tolerance),
+            "passed": parity.passed,
+            "words": str(parity),
+            "seconds": time.perf_counter() - start,
+        },
+        "runtime": {key: value for key, value in turn.runtime.describe().items() if key != "host"},
+        "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
+        "data": {"name": config.data.name, "fingerprint": turn.fingerprint},
+    }
+    if not parity.passed:
+        return found
+    is_cuda = turn.runtime.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(turn.runtime.device)
+    start = time.perf_counter()
+    if spec.warmup:
+        turn.timed(spec.warmup)
+    found["warmup"] = {"steps": spec.warmup, "seconds": time.perf_counter() - start}
+    found["repeats"] = [turn.timed(spec.steps) for _ in range(spec.repeats)]
+    # A capture may have taken place only now.
+    found["start_s"] = dict(choice.start_s)
+    if is_cuda:
+        found["gpus"] = gpus()  # their clocks while they are warm
+    found["epoch_images"] = turn.epoch_images
+    found["peak_memory_gib"] = turn.runtime.peak_memory_gib()
+    found["flops_per_image"] = flops_per_image(config.model, config.optim)
+    found |= _launches(turn, Path(spec.trace) if spec.trace else None)
+    return found
+
+
+def _launches(turn: Turn, trace: Path | None) -> dict[str, float | None]:
+    """Kernels a step on a GPU, by torch's profiler; operators a step that reach the CPU below autograd.
+
+    Compiled code is no operator, so on a CPU only the eager engine has a number.
+    """
+    is_cuda = turn.runtime.device.type == "cuda"
+    result: dict[str, float | None] = {"kernels_per_step": None, "operators_per_step": None}
+    if not is_cuda and turn.engine.choice.name == "eager":
+        with _Counter() as counter:
+            turn.advance(_COUNTED_STEPS)
+        result["operators_per_step"] = counter.num / _COUNTED_STEPS
+    if not is_cuda and trace is None:
+        return result
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if is_cuda else []
+    with torch.profiler.profile(activities=activities) as profile:
+        turn.timed(_COUNTED_STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = trace or Path(folder, "trace.json")
+        profile.export_chrome_trace(str(path))
+        if is_cuda:
+            events = json.loads(read_within(path, _MAX_TRACE))["traceEvents"]
+            # Copies and fills have categories of their own.
+            result["kernels_per_step"] = (
+                sum(event.get("cat") == "kernel" for event in events) / _COUNTED_STEPS
+            )
+    return result
+
+
+class _Counter(TorchDispatchMode):
+    num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _finite(value: float) -> float | str:
+    """In words what JSON has no number for: a broken engine may end at none."""
+    return value if isfinite(value) else str(value)
+
+
+def main() -> None:
+    try:
+        found = measure(CellSpec.model_validate_json(sys.argv[1]))
+    except (UserError, TrainingFailed) as error:
+        found = {"error": str(error)}
+    print(json.dumps(found, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

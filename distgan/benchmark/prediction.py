@@ -1,0 +1,236 @@
+"""`distgan bench plan`: a model of the step fitted on one process, held against what it was not fitted on, and beyond.
+
+T(W) = a + b B + sum over G and D of max(0, all-reduce - overlap) + the all-reduces of BatchNorm: seconds a step, for
+B images a process. `a` and `b` (neither negative) have the least relative squares over the batch sizes that were
+measured on one process. The all-reduces are as measured alone where they were; elsewhere fabrics.py predicts them.
+"""
+
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from distgan.benchmark import results
+from distgan.benchmark.efficiency import Cell
+from distgan.benchmark.fabrics import FABRICS, AllReduce, measured_ring, nccl, refuse_nodes
+from distgan.benchmark.prediction_report import plot, print_tables
+from distgan.benchmark.results import Results
+from distgan.benchmark.scaling_options import PlanConfig
+from distgan.benchmark.scaling_report import all_reduces
+from distgan.errors import UserError
+
+FORMULA = "T = a + b B + sum over G, D of max(0, all-reduce - overlap) + all-reduces of BatchNorm"
+_FEWEST = 3
+_FACTS = ("config", "device", "device_type", "cores", "threads")
+_CELL = ("world_size", "batch_size", "width", "runs")
+
+
+class Model(NamedTuple):
+    """Seconds a step on one process: `a_s`, and `b_s` for each image."""
+
+    a_s: float
+    b_s: float
+
+    def __call__(self, batch_size: float) -> float:
+        return self.a_s + self.b_s * batch_size
+
+
+def run(where: Path, config: PlanConfig) -> None:
+    """Predicts from the results of bench scaling at `where`; prints, and leaves results.json and plan.png.
+
+    Raises UserError for other results, too few points, and a fabric that does not fit.
+    """
+    refuse_nodes(config.fabric, config.nodes)
+    measured = results.read(where, "scaling")
+    cells = base_cells(measured, where)
+    points = one_process(cells, where)
+    model = fit(points)
+    all_reduce, source = _all_reduce(measured, cells, config)
+    held_out = leave_one_out(points) + larger_worlds(model, measured, cells, config.overlap / 1e6)
+    predicted = predictions(model, points, cells, all_reduce, measured.facts["config"], config)
+    folder = results.new_folder(config.out, "plan")
+    facts = results.facts(torch.device("cpu")) | {
+        "config": config.model_dump(mode="json"),
+        "formula": FORMULA,
+        "a_s": model.a_s,
+        "b_s_per_image": model.b_s,
+        "points": points,
+        "all_reduce": source,
+        "measured": measured.facts,
+    }
+    path = folder / results.FILE
+    results.write(path, "plan", facts, held_out + predicted)
+    found = results.read(path, "plan")
+    print_tables(found)
+    print(f"predicted results: {path}, {plot(found, folder)}")
+
+
+def base_cells(measured: Results, where: Path) -> list[Cell]:
+    """Those that were measured at the width of the scaling. Raises UserError for a file that lacks something."""
+    for what, needed, tables in (
+        ("facts", _FACTS, [measured.facts]),
+        ("cells", _CELL, measured.cells),
+    ):
+        if lacking := [key for table in tables for key in needed if key not in table]:
+            raise UserError(f"{where}: is damaged: its {what} lack {lacking[0]}")
+    width = measured.facts["config"]["width"]
+    return [cell for cell in measured.cells if cell["runs"] and cell["width"] == width]
+
+
+def one_process(cells: list[Cell], where: Path) -> dict[int, float]:
+    """Median seconds a step by batch size. Raises UserError where there are too few to fit and hold one out."""
+    points = {
+        cell["batch_size"]: median(each for run in cell["runs"] for each in run["step_s"])
+        for cell in sorted(cells, key=lambda cell: cell["batch_size"])
+        if cell["world_size"] == 1
+    }
+    if len(points) < _FEWEST:
+        raise UserError(
+            f"{where}: has {len(points)} batch sizes on one process; allowed: {_FEWEST} or more, as a fit has two "
+            "constants and one has to be held out (distgan bench scaling --batch-sizes 64,128,256)"
+        )
+    return points
+
+
+def fit(points: dict[int, float]) -> Model:
+    """The least relative squares; where one constant would be negative, that one is 0."""
+    sizes, seconds = np.array(list(points), dtype=float), np.array(list(points.values()))
+    columns = np.stack([1 / seconds, sizes / seconds], axis=1)
+    (a, b), *_ = np.linalg.lstsq(columns, np.ones(len(seconds)), rcond=None)
+    if a >= 0 and b >= 0:
+        return Model(float(a), float(b))
+    alone = [float(column.sum() / column.dot(column)) for column in columns.T]
+    left = [
+        float(np.square(column * value - 1).sum()) for column, value in zip(columns.T, alone, strict=True)
+    ]
+    return Model(alone[0], 0.0) if left[0] < left[1] else Model(0.0, alone[1])
+
+
+def _error(name: str, world_size: int, batch_size: int, predicted_s: float, measured_s: float) -> Cell:
+    """Signed, in percent of what was measured: above 0 where the model is too slow."""
+    return {
+        "what": "held out",
+        "held_out": name,
+        "world_size": world_size,
+        "batch_size": batch_size,
+        "predicted_step_s": predicted_s,
+        "measured_step_s": measured_s,
+        "error_percent": 100 * (predicted_s - measured_s) / measured_s,
+    }
+
+
+def leave_one_out(points: dict[int, float]) -> list[Cell]:
+    """Each batch size predicted by a fit on all the others."""
+    return [
+        _error(
+            "fitted on the other sizes",
+            1,
+            size,
+            fit({k: v for k, v in points.items() if k != size})(size),
+            seconds,
+        )
+        for size, seconds in points.items()
+    ]
+
+
+def larger_worlds(model: Model, measured: Results, cells: list[Cell], overlap_s: float) -> list[Cell]:
+    """What several processes took, of which the fit saw none, with their all-reduces as measured alone.
+
+    Left out are those that had more threads than there are cores: the model knows no others on a core.
+    """
+    found = []
+    for cell in sorted(cells, key=lambda cell: (cell["world_size"], cell["batch_size"])):
+        size, threads = cell["world_size"], measured.facts["threads"] or 1
+        is_cpu = measured.facts["device_type"] == "cpu"
+        if size == 1 or (is_cpu and size * threads > measured.facts["cores"]):
+            continue
+        alone = {kind: seconds["median"] for kind, (seconds, _) in all_reduces(cells, size).items()}
+        predicted_s = _step_s(model, ceil(cell["batch_size"] / size), alone, overlap_s)
+        name = "fitted on 1 process, all-reduce measured alone"
+        found.append(_error(name, size, cell["batch_size"], predicted_s, cell["step_s"]["median"]))
+    return found
+
+
+def _step_s(model: Model, batch_size: float, all_reduce_s: dict[str, float], overlap_s: float) -> float:
+    grads = sum(max(0.0, all_reduce_s[kind] - overlap_s) for kind in ("generator", "discriminator"))
+    return model(batch_size) + grads + all_reduce_s.get("batch_norm", 0.0)
+
+
+def _all_reduce(measured: Results, cells: list[Cell], config: PlanConfig) -> tuple[AllReduce, str]:
+    """Predicts one, and where its constants come from."""
+    source = FABRICS[config.fabric].source
+    if measured.facts["device_type"] != "cpu":
+        return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
+    if config.fabric in ("nvlink", "pcie"):
+        raise UserError(
+            f"--fabric {config.fabric}: joins GPUs, and a CPU was measured; allowed: ib, ethernet"
+        )
+    worlds = [cell["world_size"] for cell in cells if cell["world_size"] > 1]
+    if not worlds:
+        raise UserError(
+            "a CPU's all-reduce is predicted from one that was measured, and there is none; allowed: results of "
+            "distgan bench scaling --processes 1,2"
+        )
+    found = all_reduces(cells, max(worlds))
+    (tiny, _), (seconds, size) = found["tiny"], found["generator"]
+    ring = measured_ring(max(worlds), tiny["median"], size, seconds["median"], config.fabric)
+    return ring, f"a ring of gloo's as measured over {max(worlds)} processes of one CPU; {source}"
+
+
+def predictions(
+    model: Model,
+    points: dict[int, float],
+    cells: list[Cell],
+    all_reduce: AllReduce,
+    scaling: dict[str, Any],
+    config: PlanConfig,
+) -> list[Cell]:
+    """One process, then more on a node, then more nodes, weak and strong; each number says that it is predicted."""
+    run = next(run for cell in cells for run in cell["runs"])
+    strong = config.batch_size or scaling["batch_size"]
+    weak = config.per_rank_batch_size or scaling["per_rank_batch_size"]
+    found = []
+    for mode in ("weak", "strong"):
+        first = None
+        for nodes, per_node in ladder(config.nodes, config.gpus_per_node):
+            size = nodes * per_node
+            total = weak * size if mode == "weak" else strong
+            if total < size:  # some would have nothing to do
+                continue
+            alone = {
+                kind: sum(all_reduce(num, nodes, per_node) for num in run["messages"][kind])
+                for kind in ("generator", "discriminator", "batch_norm")
+            }
+            own = ceil(total / size)
+            seconds = _step_s(model, own, alone, config.overlap / 1e6)
+            rate = total / seconds
+            first = first or rate
+            found.append({
+                "what": "predicted",
+                "mode": mode,
+                "nodes": nodes,
+                "per_node": per_node,
+                "world_size": size,
+                "batch_size": total,
+                "per_rank_batch_size": own,
+                "predicted_step_s": seconds,
+                "predicted_images_per_s": rate,
+                "predicted_s_per_epoch": run["num_images"] / rate,
+                "predicted_efficiency": rate / (size * first),
+                "predicted_all_reduce_s": alone,
+                "is_extrapolated": not min(points) <= own <= max(points),
+            })  # fmt: skip
+    return found
+
+
+def ladder(nodes: int, per_node: int) -> list[tuple[int, int]]:
+    """(nodes, GPUs of each): doubling within a node, then the nodes; the last is what was asked for."""
+    within = [(1, num) for num in _doubling(per_node)]
+    return within + [(num, per_node) for num in _doubling(nodes)[1:]]
+
+
+def _doubling(limit: int) -> list[int]:
+    return [2**exponent for exponent in range((limit - 1).bit_length())] + [limit]

@@ -1,0 +1,143 @@
+"""What the benchmarks leave: a folder with results.json, which has all that is needed to repeat them."""
+
+import json
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from distgan.environment import cpu_name, describe_environment
+from distgan.errors import UserError
+from distgan.files import read_within, write_whole
+
+FORMAT = 1
+KINDS = ("throughput", "scaling", "plan")
+FILE = "results.json"
+
+_MAX_BYTES = 2**26
+_SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
+_SMI_S = 10
+
+
+class Results(NamedTuple):
+    """`kind` is one of KINDS, `facts` say where and how, each of `cells` is one thing that was measured."""
+
+    kind: str
+    facts: dict[str, Any]
+    cells: list[dict[str, Any]]
+
+
+def write(path: Path, kind: str, facts: dict[str, Any], cells: Sequence[dict[str, Any]]) -> None:
+    """Whole or not at all, over what stood there. A number that JSON has not (NaN) raises ValueError."""
+    assert kind in KINDS
+    content = {"format": FORMAT, "kind": kind, "facts": facts, "cells": list(cells)}
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read(path: Path, *kinds: str) -> Results:
+    """The results of a file, or of the folder that holds it, of one of `kinds` (none named: of any).
+
+    Raises UserError with one line, which names the file, for one that is missing, damaged, foreign or newer.
+    """
+    path = path / FILE if path.is_dir() else path
+    if not path.exists():
+        raise UserError(
+            f"{path}: is not there; allowed: a {FILE} of distgan bench, or the folder that holds it"
+        )
+    try:
+        content = json.loads(read_within(path, _MAX_BYTES), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged, or no JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("kind") not in KINDS or "format" not in content:
+        raise UserError(f"{path}: holds no results of distgan bench")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: has the format {content['format']!r}; allowed: {FORMAT} (update distgan)")
+    if kinds and content["kind"] not in kinds:
+        raise UserError(
+            f"{path}: holds the results of bench {content['kind']}; allowed: of {', '.join(kinds)}"
+        )
+    match content:
+        case {"facts": dict(facts), "cells": list(cells)} if all(isinstance(cell, dict) for cell in cells):
+            return Results(content["kind"], facts, cells)
+    raise UserError(f"{path}: is damaged: its facts are no table, or its cells no list of tables")
+
+
+def _finite(text: str) -> float:
+    """JSON has no NaN and no infinity; Python reads both, and 1e999 as one."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"holds {text}, which is no number")
+    return value
+
+
+def new_folder(out: str | None, kind: str) -> Path:
+    """Makes --out, or else bench/<kind>-<number>. Raises UserError for one that holds something."""
+    try:
+        if out is not None:
+            folder = Path(out).expanduser()
+            if folder.is_dir() and any(folder.iterdir()):
+                raise UserError(
+                    f"--out {out}: is there already and is not overwritten; allowed: a new folder"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        Path("bench").mkdir(exist_ok=True)
+        for number in count(1):
+            try:
+                (folder := Path("bench", f"{kind}-{number}")).mkdir()
+            except FileExistsError:
+                continue
+            break
+        return folder
+    except OSError as error:
+        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """What a figure depends on: the command, versions, revision, device, cores, their load, clocks. Never fails."""
+    is_cuda = device.type == "cuda"
+    name = Path(sys.argv[0]).name
+    words = ["python", "-m", "distgan"] if name == "__main__.py" else [name]
+    return describe_environment() | {
+        "command": shlex.join([*words, *sys.argv[1:]]),
+        "device": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
+        "device_type": device.type,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "gpus": gpus() if is_cuda else [],
+    }
+
+
+def gpus() -> list[dict[str, str]]:
+    """Name, driver, clocks (MHz) and power limit (W) of each GPU as nvidia-smi says them; none without it."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_S)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    return [
+        dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in lines if line
+    ]
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """median, p5 and p95 (numpy's linear interpolation) and `num`, in the unit of the values."""
+    assert values
+    assert all(math.isfinite(value) for value in values)
+    p5, median, p95 = (float(each) for each in np.percentile(values, (5, 50, 95)))
+    return {"median": median, "p5": p5, "p95": p95, "num": len(values)}

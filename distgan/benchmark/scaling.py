@@ -1,0 +1,216 @@
+"""`distgan bench scaling`: seconds a step over processes, batch sizes and widths, and the all-reduce alone."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from rich.console import Console
+
+from distgan import launcher
+from distgan.all_reduce import last_words, own_modules
+from distgan.batches import refuse_small
+from distgan.benchmark import results
+from distgan.benchmark.efficiency import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, derive, name_of
+from distgan.benchmark.flops import FORMULA, flops_per_image
+from distgan.benchmark.results import summary
+from distgan.benchmark.scaling_options import ScalingConfig
+from distgan.benchmark.scaling_report import plot, print_tables
+from distgan.config import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.errors import CommandFailed, UserError
+from distgan.machine import count_gpus
+
+
+class Point(NamedTuple):
+    """A setting; `batch_size` is over all processes."""
+
+    world_size: int
+    batch_size: int
+    width: float
+
+
+class TurnFailed(Exception):
+    """Why a turn has no result, in one line."""
+
+
+def run(config: ScalingConfig) -> None:
+    """Measures, prints tables, and leaves results.json (after each turn) and scaling.png in the results' folder.
+
+    Raises UserError, and CommandFailed at the end where a setting could not be measured.
+    """
+    if launcher.is_launched():
+        raise UserError("bench scaling: starts processes of its own; allowed: without a launcher around it")
+    device = _device(config)
+    sizes = world_sizes(config, device)
+    threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
+    cells = [_cell(config, point, axes, threads) for point, axes in points(config, sizes).items()]
+    folder = results.new_folder(config.out, "scaling")
+    facts = results.facts(device) | {
+        "config": config.model_dump(mode="json"),
+        "threads": threads,
+        "is_oversubscribed": device.type == "cpu" and max(sizes) * (threads or 1) > cores(),
+        "note": _note(device, sizes, threads),
+        "flop_formula": FORMULA,
+    }
+    path, console = folder / results.FILE, Console(stderr=True, highlight=False)
+    for turn in range(config.rounds):
+        for cell in cells:
+            if cell["error"]:
+                continue
+            try:
+                found = _take_turn(Config.model_validate(cell["config"]), cell["world_size"], config)
+                cell["runs"].append({"round": turn} | found)
+                said = f"{_images_per_s(cell['runs'][-1:])['median']:,.0f} images/s"
+            except TurnFailed as error:
+                cell["error"] = str(error)
+                said = f"failed: {error}"
+            console.print(f"round {turn + 1}/{config.rounds}: {name_of(cell)}: {said}", markup=False)
+            _summarise(cells)
+            results.write(path, "scaling", facts, cells)
+    found_all = results.read(path, "scaling")
+    print_tables(found_all)
+    print(f"results: {', '.join(str(each) for each in (path, plot(found_all, folder)) if each)}")
+    if failed := [cell["error"] for cell in cells if cell["error"]]:
+        raise CommandFailed(f"{len(failed)} of {len(cells)} settings failed; the first: {failed[0]}")
+
+
+def points(config: ScalingConfig, sizes: list[int]) -> dict[Point, list[str]]:
+    """Each setting to measure, once, and the axes that it is on. Raises UserError for a batch that is too small."""
+    refuse_small(config.batch_size, max(2, *sizes))
+    found: dict[Point, list[str]] = {}
+
+    def add(axis: str, *point: Any) -> None:
+        axes = found.setdefault(Point(*point), [])
+        if axis not in axes:
+            axes.append(axis)
+
+    for size in sizes:
+        add(STRONG, size, config.batch_size, config.width)
+        add(WEAK, size, size * config.per_rank_batch_size, config.width)
+    for batch_size in sorted(set(config.batch_sizes)):
+        add(BATCH_SIZE, 1, batch_size, config.width)
+    for width in sorted(set(config.widths or [])):
+        add(WIDTH, 1, config.batch_size, width)
+    return found
+
+
+def world_sizes(config: ScalingConfig, device: torch.device) -> list[int]:
+    """The numbers of processes. Raises UserError for more than there are GPUs for, or memory."""
+    here = count_gpus() if device.type == "cuda" else cores()
+    if config.processes is None:
+        return [2**exponent for exponent in range(here.bit_length())]
+    sizes = sorted(set(config.processes))
+    if device.type == "cuda" and sizes[-1] > here:
+        raise UserError(f"--processes {sizes[-1]}: there are {here} GPUs here; allowed: at most {here}")
+    launcher.refuse_more_than_memory_has(sizes[-1])
+    return sizes
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _device(config: ScalingConfig) -> torch.device:
+    has_cuda = count_gpus() > 0
+    if config.device == "cuda" and not has_cuda:
+        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
+    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
+
+
+def _note(device: torch.device, sizes: list[int], threads: int | None) -> str:
+    if device.type == "cuda":
+        return f"a GPU for each process, of {count_gpus()} here"
+    note = f"{threads} CPU thread{'s' * (threads != 1)} a process, on {cores()} cores, which share caches and memory"
+    is_more = max(sizes) * (threads or 1) > cores()
+    return note + ("; more threads than cores, so the ideal is out of reach" if is_more else "")
+
+
+def _cell(config: ScalingConfig, point: Point, axes: list[str], threads: int | None) -> Cell:
+    model = ModelConfig(name=config.model, family=config.family, width=point.width)
+    optim = OptimConfig(order=config.order)
+    whole = Config(
+        model=model,
+        data=DataConfig(name=config.data, dir=config.data_dir, batch_size=point.batch_size, drop_last=True),
+        optim=optim,
+        run=RunConfig(
+            engine=config.engine,
+            precision=config.precision,
+            device=config.device,
+            threads=threads,
+            seed=config.seed,
+        ),
+        processes=ProcessesConfig(timeout=min(config.timeout, 120.0)),
+    )
+    flops = flops_per_image(model, optim)
+    return {
+        **point._asdict(),
+        "per_rank_batch_size": point.batch_size / point.world_size,
+        "axes": axes,
+        "flops_per_step": None if flops is None else flops * point.batch_size,
+        "config": whole.model_dump(mode="json", exclude_unset=True),
+        "error": None,
+        "runs": [],
+    }
+
+
+def _take_turn(whole: Config, world_size: int, config: ScalingConfig) -> dict[str, Any]:
+    """Fresh processes, which are gone when this returns. Raises TurnFailed."""
+    with tempfile.TemporaryDirectory(prefix="distgan-scaling-") as place:
+        spec, out, errors = Path(place, "spec.json"), Path(place, "out.json"), Path(place, "stderr")
+        spec.write_text(
+            json.dumps(
+                {"config": whole.model_dump(mode="json", exclude_unset=True), "out": str(out)}
+                | config.model_dump(include={"steps", "warmup", "repeats"})
+            )
+        )
+        door = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
+        words = [*(door if world_size > 1 else []), "-m", "distgan.benchmark.scaling_cell", str(spec)]
+        environment = {"OMP_NUM_THREADS": "1"} | own_modules()
+        with errors.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                env=environment,
+            )
+        try:
+            code = process.wait(config.timeout)
+        except subprocess.TimeoutExpired:
+            raise TurnFailed(f"not done after --timeout {config.timeout:g} s") from None
+        finally:
+            _end(process)
+        if code or not out.is_file():
+            raise TurnFailed(_reason(code, errors.read_bytes()))
+        return json.loads(out.read_text())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Its own processes first: torchrun's are in sessions of their own, and outlive one that is killed."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        process.wait()
+
+
+def _reason(code: int, stderr: bytes) -> str:
+    ours = [line for line in stderr.decode(errors="replace").splitlines() if line.startswith("distgan: ")]
+    return ours[0].removeprefix("distgan: ") if ours else last_words(code, stderr)
+
+
+def _summarise(cells: list[Cell]) -> None:
+    for cell in cells:
+        if cell["runs"]:
+            cell["step_s"] = summary([each for run in cell["runs"] for each in run["step_s"]])
+            cell["images_per_s"] = _images_per_s(cell["runs"])
+    derive(cells)
+
+
+def _images_per_s(runs: list[dict[str, Any]]) -> dict[str, float]:
+    return summary([run["images_per_step"] / each for run in runs for each in run["step_s"]])

@@ -1,0 +1,41 @@
+"""What is different on a GPU: which one is this process's, how it computes, how full it is."""
+
+import os
+import platform
+import resource
+import sys
+
+import torch
+
+from distgan.errors import UserError
+
+
+def take_gpu() -> None:
+    """Raises UserError where there are fewer GPUs than processes, which NCCL would tell much later."""
+    local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= here:
+        raise UserError(
+            f"LOCAL_RANK={local_rank}: more processes than the {here} GPUs of {platform.node()}; allowed: at most "
+            f"{here}, or --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+
+
+def choose_arithmetic(*, is_tf32: bool) -> None:
+    """torch's convolutions would take TF32 unasked; and for shapes that stay, the quickest of cuDNN's algorithms."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
+    torch.backends.cudnn.benchmark = True
+
+
+def wait(device: torch.device) -> None:
+    """For all that a GPU was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Of a GPU, what torch has taken for tensors; on a CPU, that of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,110 @@
+"""Whole training steps as CUDA graphs: from the images that a counter names to the moving average."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from distgan.batches import Batches
+from distgan.config import Config
+from distgan.gan import Gan
+from distgan.schedule import Now, Schedule
+from distgan.steps import STATS, build_device_step
+
+# Steps in one replay, where nothing is due between them; what a replay costs the host is shared by them.
+PER_REPLAY = 5
+# Of each graph, before its capture: libraries choose their algorithms, and Adam makes its state.
+WARM_UP = 3
+
+# (work, before) -> a call that does the work again, in the same memory. It is done a few times for that, each time
+# after `before`.
+Record = Callable[[Callable[[], None], Callable[[], object]], Callable[[], object]]
+
+
+class CudaRecorder:
+    """Captures on a stream of its own, into memory that all of its graphs share: none outlives a replay."""
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Callable[[], None], before: Callable[[], object]) -> Callable[[], object]:
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            for _ in range(WARM_UP):
+                before()
+                work()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, NCCL's watchdog for one, may ask the device what they like meanwhile.
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            work()
+        return graph.replay
+
+
+class Graphs:
+    """The steps of an epoch, from `cursor` on the device. Three graphs: one step, PER_REPLAY of them, the short last.
+
+    Everything that a step needs to know lies in device memory: the epoch's order, its schedule, the cursor. To be
+    built in `untouched`, after a resume: what is captured is the memory of weights and Adam's state.
+    """
+
+    def __init__(self, gan: Gan, batches: Batches, config: Config, total_steps: int, record: Record):
+        self.gan, self.batches = gan, batches
+        self.take = build_device_step(gan, config.optim)
+        num = batches.steps_per_epoch
+        self.schedule = Schedule(config.optim, config.run.seed, total_steps, gan.device, num)
+        self.cursor = torch.zeros((), dtype=torch.int64, device=gan.device)
+        self.stats = torch.zeros(PER_REPLAY, len(STATS), device=gan.device)
+        self._at = -1  # the step that the cursor stands at
+        is_short = len(batches.rows(num - 1)) < batches.size
+        self.num_full = num - is_short
+        self.replays: dict[tuple[bool, int], Callable[[], object]] = {}
+        for index, count in ((0, 1), (0, PER_REPLAY), (num - 1, 1)):
+            is_last = index >= self.num_full
+            if (is_last or index + count <= self.num_full) and (is_last, count) not in self.replays:
+                enter = partial(self.cursor.fill_, index)
+                self.replays[is_last, count] = record(partial(self._work, index, count), enter)
+
+    def advance(self, limit: int) -> tuple[Tensor, int]:
+        """As an engine's: one step or PER_REPLAY, none past `limit`, and no wait for the device."""
+        step = self.gan.step
+        epoch, index = divmod(step, self.batches.steps_per_epoch)
+        self.batches.load(epoch)
+        self.schedule.load(step - index)
+        if step != self._at:
+            self.cursor.fill_(index)
+        is_last = index >= self.num_full
+        count = 1
+        if (
+            (False, PER_REPLAY) in self.replays
+            and index + PER_REPLAY <= self.num_full
+            and step + PER_REPLAY <= limit
+        ):
+            count = PER_REPLAY
+        self.replays[is_last, count]()
+        self.gan.step = step + count
+        self.batches.seek(self.gan.step)
+        # The cursor counts on; at the end of an epoch it is put back.
+        self._at = -1 if index + count == self.batches.steps_per_epoch else step + count
+        return self.stats[:count].clone(), sum(len(self.batches.rows(index + more)) for more in range(count))
+
+    def _work(self, index: int, count: int) -> None:
+        """Steps from the cursor on, with the rows of the batch at `index`."""
+        rows = self.batches.rows(index)
+        share = self.gan.share
+        places = share.places(rows)
+        # Where a batch begins among this rank's images: all before it are full, and alike.
+        width = share.places(range(self.batches.size)).stop
+        places_here = torch.arange(places.stop - places.start, device=self.gan.device)
+        for slot in range(count):
+            own = self.batches.order.index_select(0, places_here + self.cursor * width)
+            line = self.cursor.view(1)
+            now = Now(
+                self.schedule.keys.index_select(0, line).squeeze(0),
+                self.schedule.rates.index_select(0, line).squeeze(0),
+            )
+            with share.holding(rows):
+                self.stats[slot].copy_(self.take(*self.batches.take(own), now))
+            self.cursor.add_(1)

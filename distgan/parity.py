@@ -1,0 +1,112 @@
+"""Whether an engine takes the steps that the eager one takes, found out without leaving a trace."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distgan.batches import Batches
+from distgan.gan import Gan
+
+# The largest relative differences of a loss or a mean logit, and of what the steps added to a network's weights
+# (0: the same, 1: one of the two stood still). Rounding differs, and Adam's first steps have the sign of a gradient
+# that may be no more than rounding.
+TOLERANCES = {"no": (1e-3, 0.1), "tf32": (2e-2, 0.3), "bf16": (1e-1, 0.6), "fp16": (1e-1, 0.6)}
+
+Advance = Callable[[int], tuple[Tensor, int]]
+
+
+class Parity(NamedTuple):
+    """`losses` and `weights` are differences as TOLERANCES has them, over so many `steps`."""
+
+    steps: int
+    losses: float
+    weights: float
+    tolerance: tuple[float, float]
+
+    @property
+    def passed(self) -> bool:
+        # Written so that a difference that is no number does not pass.
+        return self.losses <= self.tolerance[0] and self.weights <= self.tolerance[1]
+
+    def __str__(self) -> str:
+        return (
+            f"over {self.steps} steps the losses differ by {self.losses:.1e} (allowed {self.tolerance[0]:g}) and the "
+            f"updates of the weights by {self.weights:.1e} (allowed {self.tolerance[1]:g})"
+        )
+
+
+@contextmanager
+def untouched(gan: Gan, batches: Batches) -> Iterator[None]:
+    """Puts back, to the bit and in the same memory, all that steps change.
+
+    Adam's state of a run that begins becomes zeros, which is where Adam itself begins.
+    """
+    weights = _weights(gan)
+    before = [value.clone() for value in weights]
+    optims = gan.g.optim, gan.d.optim
+    adam = [
+        {
+            parameter: {key: value.clone() for key, value in own.items()}
+            for parameter, own in optim.state.items()
+        }
+        for optim in optims
+    ]
+    rates = gan.g.lr, gan.d.lr
+    step = gan.step
+    try:
+        yield
+    finally:
+        gan.step = step
+        batches.seek(step)
+        with torch.no_grad():
+            for value, old in zip(weights, before, strict=True):
+                value.copy_(old)
+            for optim, kept in zip(optims, adam, strict=True):
+                for parameter, own in optim.state.items():
+                    for key, value in own.items():
+                        value.copy_(kept[parameter][key]) if parameter in kept else value.zero_()
+            for trained, rate in zip((gan.g, gan.d), rates, strict=True):
+                trained.set_lr(torch.tensor(rate))
+
+
+def measure_parity(
+    gan: Gan, batches: Batches, precision: str, reference: Advance, other: Advance, steps: int
+) -> Parity:
+    """Takes `steps` from where the run stands by the one and by the other. All ranks call it."""
+    losses, updates = [], []
+    for advance in (reference, other):
+        with untouched(gan, batches):
+            start = [value.clone() for value in _weights(gan)]
+            end, stats = gan.step + steps, []
+            while gan.step < end:
+                stats.append(advance(end)[0].clone())
+            assert gan.step == end, "an engine has gone past its limit"
+            losses.append(torch.cat(stats).double())
+            updates.append([(now - old).double() for now, old in zip(_weights(gan), start, strict=True)])
+    ours, theirs = losses
+    loss = ((theirs - ours).abs() / (1 + ours.abs())).max()
+    # Each network by itself, so that a large one does not hide a small one.
+    weight = torch.stack([
+        _norm([x - y for x, y in zip(a, b, strict=True)]) / (_norm(a) + 1e-12)
+        for a, b in zip(_by_network(gan, updates[0]), _by_network(gan, updates[1]), strict=True)
+    ]).max()  # fmt: skip
+    return Parity(steps, float(loss), float(weight), TOLERANCES[precision])
+
+
+def _weights(gan: Gan) -> list[Tensor]:
+    return [value for network in gan.networks().values() for value in network.state_dict().values()]
+
+
+def _by_network(gan: Gan, updates: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The updates of parameters, which are compared; statistics of BatchNorm only have to be put back."""
+    left = iter(updates)
+    for network in gan.networks().values():
+        trained = {name for name, _ in network.named_parameters()}
+        yield [update for name, update in zip(network.state_dict(), left, strict=False) if name in trained]
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()

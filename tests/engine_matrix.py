@@ -1,0 +1,91 @@
+"""Runs of one recipe by each engine; on a CPU the graphs are tapes (tape.py), on a GPU CUDA's own."""
+
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from distgan.batches import Batches
+from distgan.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
+from distgan.data import Dataset
+from distgan.engines import Engine, build_engine
+from distgan.gan import Gan, build_gan
+from distgan.runtime import Runtime
+
+STEPS = 50
+# 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
+NUM_IMAGES, BATCH = 70, 8
+RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "vanilla": ({"name": "vanilla"}, {}, "no"),
+    "cgan": ({"name": "cgan"}, {"ema_decay": 0.9, "lr_schedule": "linear"}, "no"),
+    "simultaneous": ({"name": "cgan"}, {"order": "simultaneous", "lr_schedule": "linear"}, "no"),
+    "fresh": ({"name": "vanilla"}, {"order": "fresh", "ema_decay": 0.9}, "no"),
+    "r1": ({"name": "vanilla", "family": "small"}, {"loss": "r1"}, "no"),
+    "wgan-gp": ({"name": "cgan", "family": "small"}, {"loss": "wgan-gp", "order": "fresh"}, "no"),
+    "parts": ({"name": "cgan", "family": "small"}, {"accumulate": 2, "ema_decay": 0.9}, "no"),
+    "bf16": ({"name": "vanilla"}, {"ema_decay": 0.9}, "bf16"),
+}
+
+
+def images() -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (NUM_IMAGES, 28, 28), dtype=torch.uint8, generator=generator)
+    return Dataset("noise", pixels, torch.arange(NUM_IMAGES) % 10, "memory")
+
+
+class Training:
+    """A run in this process. `engine` is built when it is first asked to train."""
+
+    def __init__(self, recipe: str, engine: str = "eager", *, device: str = "cpu", record: Any = None):
+        model, optim, precision = RECIPES[recipe]
+        width = 0.05 if model.get("family") != "small" else 0.1
+        self.config = Config(
+            model=ModelConfig(**({"width": width} | model)),
+            data=DataConfig(batch_size=BATCH),
+            optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
+            # A CPU refuses the name before there is a recorder.
+            run=RunConfig(device=device, engine="auto" if record else engine, precision=precision),
+        )
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.runtime = Runtime(self.config)
+        self.config = self.config.model_copy(
+            update={"run": self.config.run.model_copy(update={"engine": engine})}
+        )
+        self.gan: Gan = build_gan(self.config.model, self.config.optim, 5, self.runtime)
+        for trained in (self.gan.g, self.gan.d):
+            for group in trained.optim.param_groups:  # on a CPU too as a graph needs it
+                group["lr"], group["fused"], group["foreach"] = torch.as_tensor(group["lr"]), True, False
+        self.batches = Batches(
+            images(), BATCH, self.gan.share, drop_last=False, seed=5, device=self.runtime.device
+        )
+        self.record, self.total_steps = record, 100
+        self.engine: Engine | None = None
+
+    def build(self) -> Engine:
+        if self.engine is None:
+            self.engine = build_engine(
+                self.gan, self.batches, self.config, self.runtime, self.total_steps, self.record
+            )
+        return self.engine
+
+    def to(self, step: int, *, on_device: bool = False) -> Tensor:
+        """Trains to that step; the STATS of each, (K, 4)."""
+        engine, stats = self.build(), []
+        while self.gan.step < step:
+            before = self.gan.step
+            new, num_images = engine.advance(step)
+            assert len(new) == self.gan.step - before
+            assert num_images <= len(new) * BATCH
+            stats.append(new)
+        assert self.gan.step == step
+        return torch.cat(stats) if on_device else torch.cat(stats).cpu()
+
+
+def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest relative one of a tensor."""
+    assert ours.keys() == theirs.keys()
+    return max(
+        float((ours[key].double() - theirs[key].double()).norm() / (ours[key].double().norm() + 1e-6))
+        for key in ours
+    )
