@@ -135,5 +135,5 @@ class Batches:
 
 
 def scale(images: Tensor) -> Tensor:
-    """uint8 (N, 28, 28) as float32 (N, 1, 28, 28) in [-1, 1], the range of G's tanh."""
-    return images.unsqueeze(1).float().div(127.5).sub(1)
+    """uint8 (N, 28, 28) as floats (N, 1, 28, 28) in [-1, 1], the range of G's tanh."""
+    return images.unsqueeze(1).to(torch.get_default_dtype()).div(127.5).sub(1)

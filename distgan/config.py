@@ -158,10 +158,11 @@ class RunConfig(Section):
         pattern=DURATION,
     )
     seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
-    engine: Literal["auto", "eager", "compile", "graph"] = setting(
+    engine: Literal["auto", "eager", "compile", "graph", "graph-compiled"] = setting(
         "auto",
         "who takes the steps. eager: torch, operator by operator. compile: the networks by torch.compile. graph: "
-        "whole steps as CUDA graphs, compiled inside where that pays. auto: graph on a GPU, eager on a CPU",
+        "whole steps as CUDA graphs, compiled inside where that pays. graph-compiled: always compiled inside. auto: "
+        "graph on a GPU, eager on a CPU",
     )
     precision: Literal["no", "tf32", "fp16", "bf16"] | None = setting(
         None,

@@ -1,10 +1,10 @@
 """Who takes the steps: eagerly, compiled, or replayed from CUDA graphs; the same step behind each."""
 
-import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +21,15 @@ from distgan.steps import build_step
 
 # Of an engine against the eager one, before it is trusted with a run.
 CHECK_STEPS = 3
-# Compiling takes tens of seconds, in which a graph takes some tens of thousands of steps.
-COMPILING_PAYS_FROM = 20_000
+# Seconds that a run must have before it for compiling to pay: it takes tens of them, and halves the rest at best.
+COMPILING_PAYS_FROM_S = 60.0
 # Steps by which a graph with compiled networks is compared with one without.
 RACE_STEPS = 50
 
 
 @dataclass
 class Choice:
-    """`asked` by the config, `name` that runs, and `why` that one.
+    """`asked` by the config, `name` that runs, and `why` that one; `is_fallback` where that is for want of another.
 
     `start_s`: seconds that "compile", "capture" and "check" took.
     """
@@ -37,6 +37,7 @@ class Choice:
     asked: str
     name: str
     why: str
+    is_fallback: bool = False
     start_s: dict[str, float] = field(default_factory=dict)
     parity: Parity | None = None
 
@@ -51,10 +52,6 @@ class Choice:
         facts = {"asked": self.asked, "name": self.name, "why": self.why, "start_s": self.start_s}
         return facts | ({"check": str(self.parity)} if self.parity else {})
 
-    @property
-    def is_fallback(self) -> bool:
-        return self.asked not in ("auto", self.name)
-
 
 class Unfit(Exception):
     """Why an engine can't be taken."""
@@ -64,10 +61,19 @@ class Engine:
     """`advance(limit)` takes one step or several from `gan.step` on, but none past `limit`.
 
     It returns their STATS, (K, 4) on the device, without waiting for it, and the images of all ranks in them.
+    `reference` does the same eagerly. Left as a context it lets go of its graphs, before which NCCL does not end.
     """
 
-    def __init__(self, choice: Choice, reference: Advance, advance: Advance):
+    def __init__(self, choice: Choice, reference: Advance, advance: Advance, graphs: Graphs | None = None):
         self.choice, self.reference, self.advance = choice, reference, advance
+        self._graphs = graphs
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._graphs is not None:
+            self._graphs.replays.clear()
 
 
 def build_engine(
@@ -95,98 +101,95 @@ def build_engine(
             return take(limit)
 
     asked, is_cuda = config.run.engine, runtime.device.type == "cuda"
-    choice = Choice(asked, "eager", "as asked")
-    wanted = ("graph" if is_cuda else "eager") if asked == "auto" else asked
+    choice, wanted = Choice(asked, "eager", "as asked"), asked
     if asked == "auto":
-        choice.why = (
-            "the quickest on a GPU" if is_cuda else "compiled is slower on a CPU, and takes long to start"
-        )
+        wanted = "graph" if is_cuda else "eager"
+        choice.why = "the quickest on a GPU" if is_cuda else "on a CPU compiling takes long and gains nothing"
+    if gan.step >= total_steps:
+        wanted, choice.why = "eager", "no step is left"
     if wanted == "eager":
         return Engine(choice, take, take)
 
-    build: Callable[[], Advance] = {
-        "compile": lambda: _compiled(gan, batches, runtime, take, choice),
-        "graph": lambda: _graphs(gan, batches, config, runtime, take, total_steps, choice, record),
-    }[wanted]
-    advance, reason = None, None
+    graphs, advance, reason = None, take, None
     try:
-        advance = build()
+        _refuse_unfit(gan, batches, runtime)
+        if wanted == "compile":
+            _compile(gan, batches, runtime, take, choice)
+        else:
+            capture = partial(Graphs, gan, batches, config, total_steps, record or CudaRecorder())
+            always = wanted == "graph-compiled"
+            graphs = _graphs(gan, batches, runtime, take, total_steps, choice, capture, always=always)
+            advance = graphs.advance
+        choice.name = "compile" if graphs is None else choice.name
         with choice.timed("check"):
             choice.parity = measure_parity(gan, batches, runtime.precision, eager, advance, CHECK_STEPS)
         if not choice.parity.passed:
             raise Unfit(f"its steps are not the eager ones: {choice.parity}")
     except Exception as error:  # compilers, drivers and libraries raise what they like
-        reason = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {_first_line(error)}"
+        reason = _words(error)
     if not runtime.all_agree(reason is None):
-        reason = reason or "it failed on another rank"
-    if reason is not None or advance is None:
         compiling.stop(gan)
-        choice.why = f"{wanted} was not taken: {reason}"
-        return Engine(choice, take, take)
-    choice.name = wanted
-    return Engine(choice, eager, advance)
+        why = f"{wanted} was not taken: {reason or 'it failed on another rank'}"
+        fallback = Choice(asked, "eager", why, is_fallback=True, start_s=choice.start_s, parity=choice.parity)
+        return Engine(fallback, take, take)
+    return Engine(choice, eager, advance, graphs)
 
 
-def _compiled(gan: Gan, batches: Batches, runtime: Runtime, take: Advance, choice: Choice) -> Advance:
-    """The same steps through compiled networks. Raises Unfit, and what a compiler raises."""
-    _refuse_unfit(gan, runtime)
+def _compile(gan: Gan, batches: Batches, runtime: Runtime, take: Advance, choice: Choice) -> None:
+    """Makes the same steps go through compiled networks. Raises what a compiler raises."""
     with choice.timed("compile"), untouched(gan, batches):
         compiling.start(gan)
-        for last in _last_steps(batches):
-            gan.step = last
-            take(gan.step + 1)
+        for index in _one_of_each_shape(batches):
+            gan.step = index
+            take(index + 1)
         runtime.wait()
-    return take
 
 
-def _last_steps(batches: Batches) -> list[int]:
-    """A step of each shape: the first of an epoch, and the last if that is short."""
+def _one_of_each_shape(batches: Batches) -> list[int]:
+    """The first step of an epoch, and the last if that is short."""
     num = batches.steps_per_epoch
     return [0] if len(batches.rows(num - 1)) == batches.size else [0, num - 1]
 
 
 def _graphs(
-    gan: Gan, batches: Batches, config: Config, runtime: Runtime, take: Advance, total_steps: int, choice: Choice,
-    record: Record | None,
-) -> Advance:  # fmt: skip
-    """Graphs of the step, of the compiled networks if that is quicker. Raises Unfit, and what CUDA raises."""
-    _refuse_unfit(gan, runtime)
-    if batches.size % runtime.world_size:
-        raise Unfit(f"the ranks' parts of {batches.size} images are not of one size")
-    record = record or CudaRecorder()
+    gan: Gan, batches: Batches, runtime: Runtime, take: Advance, total_steps: int, choice: Choice,
+    capture: Callable[[], Graphs], *, always: bool,
+) -> Graphs:  # fmt: skip
+    """Graphs of the step; of compiled networks `always`, or if that pays. Raises what CUDA and a compiler raise."""
 
     def captured() -> Graphs:
         with choice.timed("capture"), untouched(gan, batches):
-            return Graphs(gan, batches, config, total_steps, record)
+            return capture()
 
-    plain = captured()
-    if (steps := total_steps - gan.step) < COMPILING_PAYS_FROM:
-        choice.why += f"; the networks not compiled, for fewer than {COMPILING_PAYS_FROM:,} steps"
-        return plain.advance
-    if importlib.util.find_spec("triton") is None:
-        choice.why += "; the networks not compiled, without triton"
-        return plain.advance
+    if always:
+        _compile(gan, batches, runtime, take, choice)
+        choice.name = "graph-compiled"
+        return captured()
+    choice.name, plain = "graph", captured()
+    left_s = (total_steps - gan.step) * (without := _seconds_a_step(gan, batches, runtime, plain.advance))
+    if left_s < COMPILING_PAYS_FROM_S:
+        choice.why += (
+            f"; not compiled inside, for {left_s:.0f} s of steps ({without * 1e6:.0f} microseconds each)"
+        )
+        return plain
     try:
-        _compiled(gan, batches, runtime, take, choice)
+        _compile(gan, batches, runtime, take, choice)
         compiled = captured()
+        within = _seconds_a_step(gan, batches, runtime, compiled.advance)
     except Exception as error:
-        compiling.stop(gan)
-        choice.why += f"; the networks not compiled ({type(error).__name__}: {_first_line(error)})"
-        return plain.advance
-    with choice.timed("check"):
-        times = [_seconds_a_step(gan, batches, runtime, graphs.advance) for graphs in (plain, compiled)]
-    without, within = runtime.gathered(torch.tensor(times, device=runtime.device)).amax(0).tolist()
-    choice.why += (
-        f"; {within * 1e6:.0f} microseconds a step with the networks compiled and {without * 1e6:.0f} without, for "
-        f"{steps:,} steps"
-    )
-    if within < without:
-        return compiled.advance
+        compiled, within, words = None, float("inf"), _words(error)
+        choice.why += f"; not compiled inside ({words})"
+    else:
+        choice.why += f"; {within * 1e6:.0f} microseconds a step compiled inside, {without * 1e6:.0f} without"
+    if runtime.all_agree(within < without) and compiled is not None:
+        choice.name = "graph-compiled"
+        return compiled
     compiling.stop(gan)
-    return plain.advance
+    return plain
 
 
 def _seconds_a_step(gan: Gan, batches: Batches, runtime: Runtime, advance: Advance) -> float:
+    """Of the slowest rank."""
     with untouched(gan, batches):
         for count in (5, RACE_STEPS):
             runtime.wait()
@@ -194,18 +197,23 @@ def _seconds_a_step(gan: Gan, batches: Batches, runtime: Runtime, advance: Advan
             while gan.step < end:
                 advance(end)
             runtime.wait()
-        return (time.perf_counter() - start) / RACE_STEPS
+        own = torch.tensor([(time.perf_counter() - start) / RACE_STEPS], device=runtime.device)
+    return float(runtime.gathered(own).max()) if runtime.world_size > 1 else float(own)
 
 
-def _refuse_unfit(gan: Gan, runtime: Runtime) -> None:
+def _refuse_unfit(gan: Gan, batches: Batches, runtime: Runtime) -> None:
     if runtime.strategy != "DDP":
         raise Unfit(f"{runtime.strategy} takes its own way through the networks")
     if runtime.precision == "fp16":
         raise Unfit("the scaler of fp16 decides on the host")
+    if batches.size % runtime.world_size:
+        raise Unfit(f"the ranks' parts of {batches.size} images are not of one size")
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")[:200]
+def _words(error: Exception) -> str:
+    """The reason in a line."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")[:200]
+    return line if isinstance(error, Unfit) else f"{type(error).__name__}: {line}"
 
 
 def next_due(step: int, last_step: int, *every: int) -> int:

@@ -35,9 +35,9 @@ class Runtime:
         if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
         is_cpu = config.run.device == "cpu" or not use_cuda
-        if config.run.engine == "graph" and is_cpu:
+        if config.run.engine in ("graph", "graph-compiled") and is_cpu:
             raise UserError(
-                "--engine graph: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
+                f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
             )
         self.precision: str = launcher.precision(config.run.precision, is_cpu=is_cpu)
         mixed_precision = "no" if self.precision == "tf32" else self.precision
@@ -68,7 +68,7 @@ class Runtime:
             # A graph can hold an all-reduce, but not what DDP does around it on the host.
             own = (
                 FlatTrained
-                if launched > 1 and not is_cpu and config.run.engine in ("auto", "graph")
+                if launched > 1 and not is_cpu and config.run.engine not in ("eager", "compile")
                 else Trained
             )
             self._trained = partial(own, accelerator=self._accelerator)
@@ -106,7 +106,7 @@ class Runtime:
 
     def all_agree(self, is_so: bool) -> bool:
         """Whether it is so on every rank. All take part."""
-        return self.world_size == 1 or all(gather_object([is_so]))
+        return all(gather_object([is_so])) if self.world_size > 1 else is_so
 
     def gathered(self, values: Tensor) -> Tensor:
         """Those of each rank, (W, *values.shape), on all ranks. All take part."""

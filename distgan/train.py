@@ -88,6 +88,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     left = runtime.on_main(lambda: seconds_left(config.run.time_limit, startup.born))
 
     with (
+        engine,
         Display(last_step, steps_per_epoch, gan.step, runtime.is_main) as display,
         recorded(outputs.folder, lambda: gan.step) if runtime.is_main else nullcontext(),
         StopRequest(left, runtime.is_launched) as request,

@@ -6,10 +6,12 @@ By the parts of the package that training consists of, so that one start of the 
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import tape
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
@@ -22,7 +24,7 @@ from distgan.engines import build_engine
 from distgan.gan import build_gan
 from distgan.replicas import refuse_divergence
 from distgan.runtime import Runtime
-from distgan.steps import build_step
+from distgan.trained import FlatTrained
 
 
 class Recipe(NamedTuple):
@@ -84,23 +86,24 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     optim = OptimConfig(
         order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema
     )
+    if ENGINE == "tape":  # what a graph has instead of DDP, and on GPUs by itself
+        runtime._trained = partial(FlatTrained, accelerator=runtime._accelerator)
     gan = build_gan(model, optim, 5, runtime)
     batches = Batches(
         images(), recipe.batch_size, gan.share, drop_last=False, seed=5, device=runtime.device,
         fewest=runtime.world_size * recipe.accumulate,
     )  # fmt: skip
+    config = Config(optim=optim, run=RunConfig(engine="eager" if ENGINE == "eager" else "graph", seed=5))
+    record = None
+    if ENGINE == "tape":
+        record = tape.record
+        for group in gan.g.optim.param_groups + gan.d.optim.param_groups:
+            group["lr"], group["fused"], group["foreach"] = torch.tensor(group["lr"]), True, False
+    engine = build_engine(gan, batches, config, runtime, recipe.steps, record)
+    assert engine.choice.name == config.run.engine, engine.choice.why
     stats = []
-    if ENGINE == "graph":
-        config = Config(optim=optim, run=RunConfig(engine="graph", seed=5))
-        engine = build_engine(gan, batches, config, runtime, recipe.steps)
-        assert engine.choice.name == "graph", engine.choice.why
-        while gan.step < recipe.steps:
-            stats += runtime.mean(engine.advance(recipe.steps)[0])
-    else:
-        step = build_step(gan, optim, 5, recipe.steps)
-        for _ in range(recipe.steps):
-            real, labels, rows = next(batches)
-            stats.append(runtime.mean(step(real.to(recipe.dtype), labels, rows)))
+    while gan.step < recipe.steps:
+        stats += runtime.mean(engine.advance(recipe.steps)[0])
     refuse_divergence(gan, runtime)
     return gan.state() | {"stats": torch.stack(stats)}
 
@@ -114,7 +117,9 @@ def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int |
     for stage, (accumulate, precision) in product(stages, kinds):
         AcceleratorState._reset_state(reset_partial_state=True)
         config = Config(
-            run=RunConfig(device=DEVICE, threads=1, precision=precision, engine=ENGINE),
+            run=RunConfig(
+                device=DEVICE, threads=1, precision=precision, engine=ENGINE.replace("tape", "eager")
+            ),
             optim=OptimConfig(accumulate=accumulate),
             processes=ProcessesConfig(timeout=60, zero=stage),
         )

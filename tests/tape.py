@@ -37,7 +37,11 @@ class Tape(TorchDispatchMode):
     def replay(self) -> None:
         with torch.no_grad():
             for func, args, kwargs, made in self.calls:
-                again = [t for t in tree_flatten(func(*args, **kwargs))[0] if isinstance(t, Tensor)]
+                results = tree_flatten(func(*args, **kwargs))[0]
+                for work in results:
+                    if hasattr(work, "wait") and not isinstance(work, Tensor):
+                        work.wait()  # a sum over the ranks
+                again = [t for t in results if isinstance(t, Tensor)]
                 for old, new in zip(made, again, strict=True):
                     if old is not None and old.numel():
                         old.copy_(new)

@@ -1,18 +1,27 @@
 """The engines against the eager one, as far as a CPU can show it: graphs by tape.py, which has their rules."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from conftest import Run, assert_user_error, losses, quick
 from engine_matrix import RECIPES, STEPS, Training, difference
 from tape import Tape, record
+from test_zero import needs_deepspeed
 from torch import nn
 
-from distgan import compiling
+from distgan import compiling, engines
 from distgan.engines import next_due
+from distgan.errors import Tolerance, TrainingFailed
+from distgan.files import read_metrics
+from distgan.metrics import MetricLog
 from distgan.parity import Parity, measure_parity, untouched
+from distgan.resume import newest_valid
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +212,42 @@ def test_untouched_puts_everything_back_when_steps_fail() -> None:
     assert difference(before, run.gan.state()) == 0
 
 
+@pytest.mark.parametrize(("times", "name"), [((2e-3, 1e-3), "graph-compiled"), ((2e-3, 3e-3), "graph")])
+def test_a_graph_is_compiled_inside_where_that_is_quicker(
+    quick_compiler: None, monkeypatch: pytest.MonkeyPatch, times: tuple[float, float], name: str
+) -> None:
+    """In a run that is long enough; by a race, whose times are made up here."""
+    measured = iter(times)
+    monkeypatch.setattr(engines, "_seconds_a_step", lambda *_: next(measured))
+    # A tape holds no compiled code: what is recorded here is done again from Python.
+    eager, graph = (
+        Training("cgan"),
+        Training("cgan", "graph", record=lambda work, before: (before(), work())[1] or work),
+    )
+    graph.total_steps = eager.total_steps = 40_000
+    assert torch.allclose(eager.to(20), graph.to(20), atol=1e-4)
+    choice = graph.build().choice
+    assert choice.name == name
+    assert f"; {times[1] * 1e6:.0f} microseconds a step compiled inside, 2000 without" in choice.why
+    assert set(choice.start_s) == {"capture", "compile", "check"}
+    assert (graph.gan.discriminator.main._compiled_call_impl is None) == (name == "graph")
+
+
+def test_a_short_run_is_not_compiled_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_seconds_a_step", lambda *_: 1e-3)
+    graph = Training("cgan", "graph", record=record)
+    graph.total_steps = 59_000
+    choice = graph.build().choice
+    assert choice.name == "graph"
+    assert choice.why.endswith("not compiled inside, for 59 s of steps (1000 microseconds each)")
+
+
+def test_a_run_that_is_over_captures_nothing() -> None:
+    graph = Training("cgan", "graph", record=record)
+    graph.total_steps = 0
+    assert graph.build().choice.why == "no step is left"
+
+
 # -- compiled ----------------------------------------------------------------------------------------------
 
 
@@ -242,3 +287,87 @@ def test_the_reference_of_a_compiled_network_is_not_compiled(quick_compiler: Non
     with compiling.suspended(run.gan):
         assert all(block._compiled_call_impl is None for block in blocks)
     assert all(block._compiled_call_impl is not None for block in blocks)
+
+
+# -- what a run says and writes ----------------------------------------------------------------------------
+
+
+def test_graph_is_refused_on_a_cpu(distgan: Run) -> None:
+    for engine in ("graph", "graph-compiled"):
+        result = distgan("train", *quick("run", "--engine", engine, "--device", "cpu"))
+        expected = (
+            f"--engine {engine}: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
+        )
+        assert_user_error(result, expected)
+
+
+def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
+    result = distgan("train", *quick("run"))
+    assert "engine eager: on a CPU compiling takes long and gains nothing" in result.stderr
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["engine"]["asked"] == "auto"
+    assert environment["engine"]["name"] == "eager"
+    found = newest_valid(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert found[1].state.engine == "eager"
+
+
+@needs_deepspeed
+def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Path) -> None:
+    result = distgan("train", *quick("run", "--engine", "compile", "--zero-stage", 0))
+    assert result.returncode == 0, result.stderr
+    assert (
+        "engine eager: compile was not taken: ZeRO 0 takes its own way through the networks" in result.stderr
+    )
+    engine = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
+    assert (engine["asked"], engine["name"]) == ("compile", "eager")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_eager_run(distgan: Run, tmp_path: Path) -> None:
+    """By the real compiler; and what an eager run has begun goes on compiled."""
+    flags = ("--family", "seed", "--dropout", 0.3, "--log-every", 1)
+    assert distgan("train", *quick("eager", *flags)).returncode == 0
+    assert distgan("train", *quick("both", *flags), "--max-steps", 3).returncode == 0
+    for name in ("compiled", "both"):
+        result = distgan("train", *quick(name, *flags, "--engine", "compile"), timeout=500)
+        assert result.returncode == 0, result.stderr
+        assert "engine compile: as asked" in result.stderr
+        for ours, theirs in zip(losses(tmp_path / name), losses(tmp_path / "eager"), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
+    """The device is told of the next steps before anybody waits for the last ones."""
+    runtime: Any = SimpleNamespace(
+        device=SimpleNamespace(type="cuda"), is_main=True, mean=lambda values: values, wait=lambda: None,
+        track=lambda *_: None, peak_memory_gib=lambda: 0.0,
+    )  # fmt: skip
+    log = MetricLog(tmp_path, runtime, 10, None, Tolerance(stops=False))
+
+    def steps(num: int) -> None:
+        log.add(torch.full((num, 4), float(num)), num * 8)
+
+    def written() -> list[tuple[int, float]]:
+        return [(line["step"], line["d_loss"]) for line in read_metrics(log.path)]
+
+    steps(3)
+    assert log.write(3) is None
+    steps(4)
+    assert log.write(7) is not None
+    assert written() == [(3, 3.0)]
+    with log.paused():  # for a sample, say
+        assert written() == [(3, 3.0), (7, 4.0)]
+    steps(2)
+    log.write(9)
+    steps(1)
+    assert log.settle(10) == [[1.0] * 4], "what a checkpoint keeps besides the lines before it"
+    assert (log.logged_step, log.num_lines) == (9, 3)
+    assert written() == [(3, 3.0), (7, 4.0), (9, 2.0)]
+    log.write(10, is_due=False)
+    assert written()[-1] == (10, 1.0)
+    assert (log.logged_step, log.num_lines) == (9, 3), "a line that a resume does not keep"
+    log.add(torch.full((2, 4), float("nan")), 16)
+    log.write(12)
+    with pytest.raises(TrainingFailed, match="d_loss is nan at step 11"):
+        log.settle(12)

@@ -83,15 +83,12 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
     assert len({tuple(row) for row in theirs.tolist()}) == STEPS, "no two replays are alike"
 
 
-def test_a_graph_of_compiled_networks_takes_the_eager_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distgan.engines.COMPILING_PAYS_FROM", 1)
-    monkeypatch.setattr("distgan.engines._seconds_a_step", lambda *_: next(times))
-    times = iter([2.0, 1.0])  # the compiled one wins
-    eager, graph = Training("cgan", device="cuda"), Training("cgan", "graph", device="cuda")
+@pytest.mark.parametrize("recipe", ["vanilla", "cgan", "bf16"])
+def test_a_graph_of_compiled_networks_takes_the_eager_steps(recipe: str) -> None:
+    eager, graph = Training(recipe, device="cuda"), Training(recipe, "graph-compiled", device="cuda")
     ours, theirs = eager.to(STEPS), graph.to(STEPS)
-    assert graph.engine is not None
-    assert "with the networks compiled" in graph.engine.choice.why, graph.engine.choice.why
-    assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES["no"]
+    assert graph.build().choice.name == "graph-compiled", graph.build().choice.why
+    assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[ENGINE_RECIPES[recipe][2]]
 
 
 def test_graphs_leave_no_trace_of_their_warm_up() -> None:

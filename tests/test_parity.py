@@ -70,6 +70,30 @@ def test_parts_give_the_update_of_the_whole_batch(one_process: Path) -> None:
             assert torch.allclose(whole["stats"], parts["stats"], rtol=1e-5, atol=1e-6)
 
 
+TAPED = [
+    "vanilla-reuse-1",
+    "cgan-fresh-1",
+    "cgan-reuse-3",
+    "seed-cgan",
+    "float64-vanilla",
+    "float64-accumulate",
+]
+
+
+def test_graphs_on_two_processes_end_where_one_eager_does(
+    run: Run, one_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By tapes that have an all-reduce of all gradients in them, where the eager engine has DDP; short batches too."""
+    monkeypatch.setenv("PARITY_ENGINE", "tape")
+    door = (BIN / "torchrun", "--standalone", "--nproc-per-node", 2)
+    result = run(*door, SCRIPT, tmp_path, 2, "none", ",".join(TAPED))
+    assert result.returncode == 0, result.stderr
+    for name in TAPED:
+        ours, theirs = (load_file(folder / f"{name}.safetensors") for folder in (one_process, tmp_path))
+        found = difference(ours, theirs, UNDETERMINED.get(name, set()))
+        assert found < limit(name), f"{name} differs by {found:.1e}"
+
+
 def test_batch_norm_of_its_own_share_is_another_training(run: Run, distgan: Run, tmp_path: Path) -> None:
     """And no divergence of the ranks, whose running statistics are meant to differ then."""
     flags = ("--no-sync-batch-norm", "--check-ranks-every", 1, "--processes", 2)
