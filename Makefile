@@ -7,7 +7,7 @@ PRESET ?= $(MODEL)-quick
 ARGS ?=
 OUT ?= stress
 
-.PHONY: train test test-gpu test-slow stress lint install bench clean
+.PHONY: train test test-gpu test-slow stress lint install bench gpu-report clean
 
 train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
@@ -27,8 +27,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and start-up; DISTGAN_DATA names the data
-	$(BIN)/python benchmarks/seconds_per_epoch.py
+	$(BIN)/distgan bench throughput --peers
 	$(BIN)/python benchmarks/startup.py
+
+# No prerequisite: where a GPU is, there may be a torch already and no network.
+gpu-report:  ## on a GPU, in 8 minutes: full runs, throughput, parity, a profile, into OUT; DISTGAN_DATA names the data
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_report.py --out $(if $(filter stress,$(OUT)),gpu-report,$(OUT))
 
 stress: $(VENV)/.installed-dev  ## 200 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about 25 minutes on two cores
 	$(BIN)/python benchmarks/stress.py --out $(OUT)

@@ -9,6 +9,8 @@ from pydantic import model_validator
 
 from distgan.settings import DURATION, Epochs, Real, Section, setting
 
+EngineName = Literal["auto", "eager", "compile", "graph", "graph-compiled"]
+
 
 class ModelConfig(Section):
     """The two networks."""
@@ -158,7 +160,7 @@ class RunConfig(Section):
         pattern=DURATION,
     )
     seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
-    engine: Literal["auto", "eager", "compile", "graph", "graph-compiled"] = setting(
+    engine: EngineName = setting(
         "auto",
         "who takes the steps. eager: torch, operator by operator. compile: the networks by torch.compile. graph: "
         "whole steps as CUDA graphs, compiled inside where that pays. graph-compiled: always compiled inside. auto: "

@@ -6,6 +6,7 @@ from torch import nn
 
 from distgan.config import ModelConfig
 from distgan.models import build_discriminator, build_generator, num_parameters
+from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
 
 # The report's layers, counted by hand: D pads by 5, so its last layer has 10 * 10 * 128 inputs.
 SEED_G = 100 * 12_544 + 2 * 12_544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 2 * 64 + 64 * 25
@@ -111,3 +112,61 @@ def test_linear_stem_has_no_bias_and_a_batch_norm() -> None:
     assert linear.bias is None
     assert isinstance(norm, nn.BatchNorm1d)
     assert activation.negative_slope == 0.2
+
+
+# -- layers in another form --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "output_padding", "bias"),
+    [(5, 2, 1, False), (4, 1, 0, True), (3, 1, 1, True), (6, 2, 0, False), (2, 0, 0, True), (7, 3, 1, False),
+     (5, 2, 0, True), (3, 0, 0, False)],
+)  # fmt: skip
+def test_transposed_convolution_is_torchs(kernel: int, padding: int, output_padding: int, bias: bool) -> None:
+    """Outputs and gradients, in float64; the last two do not double the size, and are torch's own."""
+    layer = TransposedConv2d(
+        6, 1, kernel, stride=2, padding=padding, output_padding=output_padding, bias=bias
+    ).double()
+    images = torch.randn(3, 6, 7, 9, dtype=torch.float64, requires_grad=True)
+    results = []
+    for forward in (layer.forward, lambda x: nn.ConvTranspose2d.forward(layer, x)):
+        output = forward(images)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
+        gradients = torch.autograd.grad((output * weights).sum(), [images, *layer.parameters()])
+        results.append([output, *gradients])
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(nn.ConvTranspose2d, "forward", lambda self, *_: taken.append(self.out_channels))
+    TransposedConv2d(6, 1, 5, stride=2, padding=2, output_padding=1)(torch.zeros(1, 6, 7, 7))
+    TransposedConv2d(6, 2, 5, stride=2, padding=2, output_padding=1)(torch.zeros(1, 6, 7, 7))
+    TransposedConv2d(6, 1, 5, stride=1, padding=2)(torch.zeros(1, 6, 7, 7))
+    assert taken == [2, 1]
+
+
+def test_read_out_is_a_linear_layer_on_what_torch_flattens() -> None:
+    images, linear = torch.randn(4, 3, 5, 2), ReadOut(3, 5, 2, 7)
+    expected = nn.functional.linear(images.flatten(1), linear.weight, linear.bias)
+    for given in (images, images.contiguous(memory_format=torch.channels_last)):
+        assert torch.allclose(linear(ChannelsLastFlatten()(given)), expected, atol=1e-6)
+    assert linear.weight.shape == (7, 30), "a checkpoint's Linear"
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_channels_last_moves_memory_alone(channels: int) -> None:
+    images = torch.randn(4, channels, 3, 2)
+    moved = channels_last(images)
+    assert torch.equal(moved, images)
+    assert moved.stride() == (6 * channels, 1, 2 * channels, channels)
+
+
+def test_batch_norm_of_many_images_keeps_its_digits() -> None:
+    """torch's own loses three where the channels come last: it fails this by 6e-4."""
+    generator = torch.Generator().manual_seed(0)
+    images = channels_last(torch.randn(3000, 6, 14, 14, generator=generator) * 0.3 + 1)
+    expected = nn.BatchNorm2d(6).double()(images.double())
+    assert (BatchNorm2d(6)(images).double() - expected).abs().max() < 5e-6

@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from distgan.config import EngineName
 from distgan.settings import Real, Section, setting, split_commas
 
 _COMMAS = BeforeValidator(split_commas)
 
 Models = Annotated[list[Literal["vanilla", "cgan"]], _COMMAS]
-Engines = Annotated[list[Literal["auto", "eager", "compile", "graph"]], _COMMAS]
+Engines = Annotated[list[EngineName], _COMMAS]
 Precisions = Annotated[list[Literal["no", "tf32", "bf16", "fp16"]], _COMMAS]
 Sizes = Annotated[list[Annotated[int, Field(ge=2, le=1_000_000)]], _COMMAS]
 Orders = Annotated[list[Literal["simultaneous", "reuse", "fresh"]], _COMMAS]

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from distgan.config import EngineName
 from distgan.settings import Real, Section, setting, split_commas
 
 _COMMAS = BeforeValidator(split_commas)
@@ -21,7 +22,7 @@ class ScalingConfig(Section):
     width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
     order: Literal["simultaneous", "reuse", "fresh"] = setting("reuse", "as of distgan train")
     precision: Literal["no", "tf32", "fp16", "bf16"] = setting("no", "no: float32. tf32, fp16: on GPUs")
-    engine: Literal["auto", "eager", "compile", "graph"] = setting("auto", "who takes the steps")
+    engine: EngineName = setting("auto", "who takes the steps")
     data: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
         "mnist", "digits: scikit-learn's, which need no network"
     )
