@@ -271,6 +271,19 @@ def test_compiled_networks_take_the_eager_steps(quick_compiler: None, recipe: st
     assert not [key for key in compiled.gan.state() if "_orig_mod" in key]
 
 
+def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Inductor once did with the strides of transposed convolutions: the reference is not compiled."""
+
+    def miscompiled(gan: Any) -> None:
+        block = gan.generator.main
+        block._compiled_call_impl = lambda *inputs: 0.9 * block.forward(*inputs)
+
+    monkeypatch.setattr(compiling, "start", miscompiled)
+    eager, compiled = Training("cgan"), Training("cgan", "compile")
+    assert torch.equal(eager.to(10), compiled.to(10))
+    assert compiled.build().choice.why.startswith("compile was not taken: its steps are not the eager ones")
+
+
 def test_a_second_derivative_is_left_to_the_eager_engine(quick_compiler: None) -> None:
     """torch.compile has none."""
     eager, compiled = Training("r1"), Training("r1", "compile")

@@ -316,6 +316,32 @@ def test_bits_are_the_same_however_they_are_made(
     assert torch.equal(eager.int(), compiled)
 
 
+def test_real_and_fake_of_one_pass_have_masks_of_their_own() -> None:
+    noise = started(1, 2, holding(16))
+    noise.next_pass()
+    real, fake = noise.bits(torch.Size([32, 64]), 3).chunk(2)
+    assert (real == fake).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("loss", ["bce", "r1", "wgan-gp"])
+def test_each_pass_through_d_has_masks_of_its_own(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    """D's own, that of a penalty, and G's, in each of two steps."""
+    keys, bits = set(), Noise.bits
+
+    def watched(self: Noise, shape: torch.Size, salt: int) -> Tensor:
+        keys.add((*self.key.tolist(), salt))
+        return bits(self, shape, salt)
+
+    monkeypatch.setattr(Noise, "bits", watched)
+    our_loop(
+        runtime, ModelConfig(name="vanilla", family="small", width=0.1, dropout=0.3), "reuse", 2, loss=loss
+    )
+    num_layers, num_passes = 2, 2 if loss == "bce" else 3
+    assert len(keys) == num_layers * num_passes * 2
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (7, 5)])
 @pytest.mark.parametrize("blocks", [1, 2])
