@@ -1,0 +1,516 @@
+"""All that a GPU has to show, in one command and within --budget-s: `make gpu-report OUT=DIR`.
+
+The parts stand in the order of their value. Each is written as it ends, and every few seconds until then: one that
+is cut off leaves what it had in report.json and report.md, which are whole at any instant.
+"""
+
+import argparse
+import gzip
+import importlib.util
+import inspect
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from rich.console import Console  # noqa: E402
+
+from distgan.all_reduce import last_words  # noqa: E402
+from distgan.benchmark import report as tables  # noqa: E402
+from distgan.benchmark import results  # noqa: E402
+from distgan.benchmark.scaling_report import print_tables  # noqa: E402
+from distgan.errors import UserError  # noqa: E402
+from distgan.files import read_metrics, write_whole  # noqa: E402
+from distgan.machine import count_gpus  # noqa: E402
+
+MARK, RUNNING = "GPU_REPORT_CHILD", "running, or killed with all"
+TICK_S, RESERVE_S, MAX_TRACE = 5.0, 4.0, 10 * 2**20
+FACTS = "import json, sys, torch; from distgan.benchmark.results import facts; print(json.dumps(facts(torch.device(sys.argv[1]))))"  # noqa: E501
+PYTHON = sys.executable
+
+
+class Cut(BaseException):
+    """A signal that ends all."""
+
+
+class Part(NamedTuple):
+    """Begun if `least_s` are left, ended after `most_s`. `collect` is asked often, and finds what there is by then."""
+
+    least_s: float
+    most_s: float
+    commands: Callable[["Report"], list[list[str]]]
+    collect: Callable[["Report", str], dict[str, Any]]
+
+
+class Report:
+    """What is known, and where: `out` for what stays, `work` for what does not."""
+
+    def __init__(self, args: argparse.Namespace, work: Path, token: str):
+        self.args, self.out, self.work = args, args.out, work
+        self.end = time.monotonic() + args.budget_s - RESERVE_S
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        caches = {
+            "TMPDIR": str(work),
+            "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
+        }  # so all compile anew
+        self.env = os.environ | caches | {MARK: token, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        self.token, self.parts = token, {}
+        for name in PARTS:
+            status = "not run: not begun yet" if name in args.parts else "not run: not asked for"
+            self.parts[name] = {"status": status, "seconds": None, "commands": [], "found": {}, "text": ""}
+
+    def save(self) -> None:
+        about = {
+            "command": _shown([PYTHON, *sys.argv]),
+            "budget_s": self.args.budget_s,
+            "quick": self.args.quick,
+        }
+        report = {"format": 1, **about, "figures": figures(self), "parts": self.parts}
+        for name, text in (("report.json", json.dumps(report, indent=1)), ("report.md", markdown(report))):
+            write_whole(self.out / name, lambda file, text=text: file.write(f"{text}\n".encode()))
+
+    def keep(self, path: Path, name: str) -> None:
+        if path.is_file():
+            write_whole(self.out / name, lambda file: file.write(path.read_bytes()))
+
+    def collect(self, name: str) -> str | None:
+        """What the part has by now; the reason why it is no good, if it is not."""
+        try:
+            found = PARTS[name].collect(self, name)
+            json.dumps(found, allow_nan=False)
+        except Exception as error:  # half-written files
+            return f"{type(error).__name__}: {error}"
+        self.parts[name] |= {"text": found.pop("text", ""), "found": found}
+        self.save()
+        return found.get("problem")
+
+    def take(self, name: str) -> None:
+        part, entry, left = PARTS[name], self.parts[name], self.end - time.monotonic()
+        if left < part.least_s:
+            entry["status"] = f"not run: no time left ({max(left, 0):.0f} s, and it needs {part.least_s:g})"
+            return
+        limit, start, why = min(left, part.most_s), time.monotonic(), []
+        entry["status"] = RUNNING
+        try:
+            for number, words in enumerate(part.commands(self)):
+                entry["commands"].append(command := {"command": _shown(words), "seconds": None})
+                self.save()
+                log = self.work / f"{name}-{number}"
+                code = self._run(words, log, limit - (time.monotonic() - start), command, name)
+                if code:
+                    why.append(last_words(code, log.with_suffix(".err").read_bytes()))
+                if code is None:
+                    why.insert(0, f"timed out after {limit:.0f} s, in command {number + 1}")
+                    break
+        except Cut as cut:
+            why = [f"cut off by {cut}"]
+            raise
+        except KeyError as error:
+            why.append(f"{type(error).__name__}: {error}")
+        finally:
+            entry["seconds"] = round(time.monotonic() - start, 2)
+            problem = self.collect(name)
+            why += [problem] if problem else []
+            is_plain = not why or why[0].startswith(("timed out", "cut off"))
+            entry["status"] = ("" if is_plain else "failed: ") + ("; ".join(why) or "done")
+            self.save()
+
+    def _run(self, words: list[str], log: Path, seconds: float, command: dict, name: str) -> int | None:
+        """The exit code; None if it had to be ended. Nothing that it started is left."""
+        with log.with_suffix(".out").open("wb") as out, log.with_suffix(".err").open("wb") as err:
+            start = time.perf_counter()
+            process = subprocess.Popen(words, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                       start_new_session=True)  # fmt: skip
+            try:
+                while (left := seconds - (time.perf_counter() - start)) > 0:
+                    with suppress(subprocess.TimeoutExpired):
+                        return process.wait(min(TICK_S, left))
+                    self.collect(name)
+                return None
+            finally:
+                command["seconds"] = round(time.perf_counter() - start, 2)
+                end_all(MARK, self.token)
+                process.wait()
+
+
+def end_all(mark: str, token: str) -> None:
+    """Kills each process with the token in its environment, whatever group it is in and whoever its parent is."""
+    is_some, end = True, time.monotonic() + 10
+    while is_some and time.monotonic() < end:
+        is_some = False
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(mark) == token and process.status() != psutil.STATUS_ZOMBIE:
+                    process.kill()
+                    is_some = True
+        time.sleep(0.02)
+
+
+# Waits for the end of this process, of SIGKILL too, and ends and clears away what it leaves.
+GUARD = "import psutil, shutil, sys, time\nfrom contextlib import suppress\n" + inspect.getsource(end_all)
+GUARD += "sys.stdin.read()\nend_all(*sys.argv[1:3])\nshutil.rmtree(sys.argv[3], ignore_errors=True)\n"
+
+
+# -- the parts ---------------------------------------------------------------------------------------------
+
+
+def _train(report: Report, model: str, name: str) -> list[list[str]]:
+    flags = (
+        f"-m distgan train --model {model} --device {report.args.device} --save-every 1000000 --no-download "
+    )
+    if report.args.quick:
+        flags += (
+            "--data digits --width 0.1 --batch-size 32 --max-steps 6 --log-every 2 --threads 1 --tracker none"
+        )
+    else:
+        flags += "--data mnist --precision bf16 --engine auto --log-every 235"
+    data = [] if report.args.quick else ["--data-dir", str(report.args.data_dir)]
+    return [[PYTHON, *flags.split(), *data, "--out", str(report.work / name)]]
+
+
+def _trained(report: Report, name: str) -> dict[str, Any]:
+    folder = report.work / name
+    lines, facts = read_metrics(folder / "metrics.jsonl"), _read(folder / "environment.json")
+    report.keep(folder / "timeline.png", f"{name}.png")
+    if not lines or not lines[-1]["epoch"]:
+        return {}
+    last, num = lines[-1], facts["data"]["num_images"]
+    epoch_s = last["elapsed_s"] / last["epoch"]
+    found = {"epochs": last["epoch"], "s_per_epoch": epoch_s, "images_per_s": num / epoch_s, "last": last}
+    found["median_s_per_epoch"] = num / median(line["images_per_s"] for line in lines)
+    return found | {
+        key: facts.get(key) for key in ("engine", "precision", "order", "startup_s", "checkpoints", "data")
+    }
+
+
+def _bench(report: Report, *several: str, kind: str, name: str) -> list[list[str]]:
+    quick = "--data digits --width 0.1 --batch-sizes 32 --rounds 1 --steps 1 --warmup 1 --threads 1"
+    quick += {
+        "throughput": " --models cgan --precisions no --gate-steps 1",
+        "scaling": " --processes 1 --repeats 1",
+    }[kind]
+    full = "--data mnist --rounds 1 --repeats 5 --timeout 150"
+    data = [] if report.args.quick else ["--data-dir", str(report.args.data_dir)]
+    chosen = ["--profile" if name == "profile" else ""] if report.args.quick else several
+    words = ["-m", "distgan", "bench", kind, "--device", report.args.device]
+    words += (quick if report.args.quick else full).split() + data
+    return [
+        [PYTHON, *words, *flags.split(), "--out", str(report.work / f"{name}-{number}")]
+        for number, flags in enumerate(chosen)
+    ]
+
+
+MATRIX = (  # what the figures need comes first
+    "--models vanilla,cgan --engines graph --precisions bf16 --peers --steps 20 --warmup 10",
+    "--models vanilla --engines graph --precisions bf16 --batch-sizes 2048 --steps 120",
+    "--models vanilla,cgan --engines eager,graph --precisions no,tf32,bf16 --steps 235",
+    "--models vanilla,cgan --engines graph-compiled --precisions bf16 --batch-sizes 256,2048 --steps 120",
+)
+PROFILE = "--models vanilla,cgan --engines graph --precisions bf16 --steps 20 --profile"
+SCALING = "--processes 1 --precision bf16 --engine graph --steps 50 "
+SCALING += "--batch-sizes 64,128,256,512,1024,2048,4096 --widths 0.25,0.5,1,2,4"
+
+
+def _speeds(report: Report, name: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    cells: dict[str, dict[str, Any]] = {}
+    for folder in sorted(report.work.glob("throughput-?")):
+        with suppress(UserError):  # nothing there yet
+            found = results.read(folder, "throughput")
+            facts = facts or found.facts
+            for cell in found.cells:
+                old = cells.get(cell["id"], {})
+                is_worse = cell["status"] != "ok" and old.get("status") == "ok"
+                if cell["status"] != "waits" and not is_worse:
+                    cells[cell["id"]] = cell | {"against": cell.get("against") or old.get("against") or {}}
+    if not cells:
+        return {}
+    shown, every = io.StringIO(), list(cells.values())
+    tables.show(facts, every, Console(file=shown, width=120))
+    if shown.getvalue() != report.parts[name]["text"]:
+        results.write(report.out / "throughput.json", "throughput", facts, every)
+        tables.save_plot(report.out / tables.PLOT, facts, every)
+    for cell in every:
+        cell["ran"] = next((run["engine"]["name"] for run in cell["runs"][-1:] if "engine" in run), None)
+    kept = (
+        "ran",
+        "status",
+        "why",
+        "contender",
+        "model",
+        "precision",
+        "batch_size",
+        "epoch_s",
+        "mfu",
+        "against",
+    )
+    return {
+        "text": shown.getvalue(),
+        "cells": {i: {key: c.get(key) for key in kept} for i, c in cells.items()},
+    }
+
+
+def _pytest(report: Report) -> list[list[str]]:
+    words = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py"]
+    is_wide = importlib.util.find_spec("xdist") and (os.cpu_count() or 1) >= 8
+    return [[PYTHON, *words, *(["-n", "4"] if is_wide else []), "--basetemp", str(report.work / "tests")]]
+
+
+def _tested(report: Report, name: str) -> dict[str, Any]:
+    log = report.work / f"{name}-0.out"
+    report.keep(log, "parity.log")
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    plain = re.findall(r"^(\S+::\S+) (PASSED|FAILED|ERROR|SKIPPED)\b", text, re.M)
+    spread = re.findall(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::\S+)", text, re.M)
+    tests = dict(plain) | {test: outcome for outcome, test in spread}
+    counts = Counter(tests.values())
+    said = ", ".join(f"{num} {outcome.lower()}" for outcome, num in counts.items()) or "no test has ended"
+    bad = {"FAILED", "ERROR"} & counts.keys()
+    return {"text": said, "tests": tests} | ({} if counts["PASSED"] and not bad else {"problem": said})
+
+
+def _profiled(report: Report, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for number, path in enumerate(
+        sorted(report.work.glob(f"{name}-?/trace-*.json"), reverse=True)
+    ):  # vanilla first
+        text = path.read_bytes()
+        events = [e for e in json.loads(text)["traceEvents"] if e.get("ph") == "X"]
+        on_gpu = [e for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+        own = on_gpu or [e for e in events if e.get("cat") == "cpu_op"]
+        calls, us = Counter(e["name"] for e in own), Counter()
+        for event in own:
+            us[event["name"]] += event["dur"]
+        span = max(e["ts"] + e["dur"] for e in own) - min(e["ts"] for e in own)
+        rows = [
+            {"name": n, "calls": calls[n], "us": t, "share": t / us.total()} for n, t in us.most_common(25)
+        ]
+        what = "on the GPU" if on_gpu else "operators of the CPU, those within them counted again"
+        found[path.stem] = {
+            "of": what,
+            "us": us.total(),
+            "span_us": span,
+            "calls": calls.total(),
+            "rows": rows,
+        }
+        packed = gzip.compress(text, 6, mtime=0)
+        if number == 0 and len(packed) < MAX_TRACE:
+            write_whole(report.out / "trace.json.gz", lambda file, packed=packed: file.write(packed))
+    lines = []
+    for stem, of in found.items():
+        lines += [
+            f"{stem}, {of['of']}: {of['us']:,.0f} us in {of['calls']} calls, within {of['span_us']:,.0f} us"
+        ]
+        lines += [
+            f"{r['us']:10,.1f} us {100 * r['share']:5.1f} % {r['calls']:5} x {r['name'][:90]}"
+            for r in of["rows"]
+        ]
+    return {"text": "\n".join(lines), "traces": found} if found else {"problem": "there is no trace"}
+
+
+def _forms(report: Report) -> list[list[str]]:
+    words = f"benchmarks/transposed_convolution.py --device {report.args.device}".split()
+    words += ["--batch-size", "4", "--repeats", "3", "--threads", "1"] if report.args.quick else []
+    return [[PYTHON, *words, "--json", str(report.work / "transposed.json")]]
+
+
+def _scaled(report: Report, name: str) -> dict[str, Any]:
+    found, shown = results.read(report.work / f"{name}-0", "scaling"), io.StringIO()
+    with redirect_stdout(shown):
+        print_tables(found)
+    return {"text": shown.getvalue(), "cells": found.cells}
+
+
+def _said(report: Report, name: str) -> str:
+    return (report.work / f"{name}-0.out").read_text(errors="replace")
+
+
+PARTS = {
+    "facts": Part(
+        0, 60, lambda r: [[PYTHON, "-c", FACTS, r.args.device]], lambda r, n: json.loads(_said(r, n))
+    ),
+    "run-vanilla": Part(20, 120, lambda r: _train(r, "vanilla", "run-vanilla"), _trained),
+    "run-cgan": Part(20, 90, lambda r: _train(r, "cgan", "run-cgan"), _trained),
+    "throughput": Part(30, 230, lambda r: _bench(r, *MATRIX, kind="throughput", name="throughput"), _speeds),
+    "parity": Part(20, 130, _pytest, _tested),
+    "profile": Part(20, 45, lambda r: _bench(r, PROFILE, kind="throughput", name="profile"), _profiled),
+    "transposed": Part(10, 45, _forms, lambda r, n: _read(r.work / f"{n}.json") | {"text": _said(r, n)}),
+    "scaling": Part(20, 120, lambda r: _bench(r, SCALING, kind="scaling", name="scaling"), _scaled),
+}
+
+
+# -- what it comes to --------------------------------------------------------------------------------------
+
+
+def figures(report: Report) -> list[dict[str, Any]]:
+    """Each aim, what was measured of it (None: nothing), and whether it is reached."""
+    rows: list[dict[str, Any]] = []
+
+    def add(
+        what: str, value: float | None, aim: float, unit: str, by: str, limit: float | None = None
+    ) -> None:
+        value, is_more = None if report.args.quick else value, unit in ("x", "%")
+        row = {"what": what, "value": value, "unit": unit, "by": by if value is not None else "-"}
+        row["aim"] = f"{'more than' if is_more else 'at most'} {aim:g} {unit}" + (
+            f", never over {limit:g}" if limit else ""
+        )
+        row["reached"] = None if value is None else value > aim if is_more else value <= aim
+        rows.append(row | {"is_over": value is not None and limit is not None and value > limit})
+
+    for name, aim, limit, whole in (("vanilla", 0.12, 0.2, 30), ("cgan", 0.08, 0.14, 22)):
+        part = report.parts[f"run-{name}"]
+        found = part["found"]
+        epochs = found.get("epochs", 0)
+        by = f"{(found.get('engine') or {}).get('name')}, {found.get('precision')}, {epochs:g} epochs"
+        add(f"{name}, an epoch of the run", found.get("s_per_epoch"), aim, "s", by, limit)
+        is_whole = part["status"] == "done" and epochs >= 150
+        add(
+            f"{name}, the whole command", part["commands"][0]["seconds"] if is_whole else None, whole, "s", by
+        )
+    cells = report.parts["throughput"]["found"].get("cells", {})
+    ours = {i: c for i, c in cells.items() if c["status"] == "ok" and c["contender"] == "distgan"}
+    large = [i for i in ours if i.startswith("vanilla/") and i.endswith("/bf16/2048/reuse")]
+    best = min(large, key=lambda i: ours[i]["epoch_s"]["median"], default="-")
+    of = ours.get(best, {"epoch_s": {"median": None}, "mfu": None, "ran": None})
+    by = f"{best}, ran {of['ran']}"
+    add("vanilla, batches of 2048, an epoch", of["epoch_s"]["median"], 0.08, "s", by)
+    add("vanilla, batches of 2048, MFU", of["mfu"] and 100 * of["mfu"], 40, "%", by)
+    for model, loop in product(("vanilla", "cgan"), ("pytorch bf16", "accelerate bf16")):
+        cell = ours.get(key := f"{model}/graph/bf16/256/reuse", {"against": {}, "ran": None})
+        ratio = cell["against"].get(loop, {}).get("median")
+        add(f"{model}, plain loop ({loop}) / distgan", ratio, 20, "x", f"{key}, ran {cell['ran']}")
+    return rows
+
+
+def markdown(report: dict[str, Any]) -> str:
+    facts = report["parts"]["facts"]["found"]
+    git = facts.get("git") or {}
+    lines = [
+        "# GPU report",
+        "",
+        f"{facts.get('device', 'device not known')}; revision {git.get('revision', 'not known')}",
+    ]
+    lines[-1] += " with changes" if git.get("is_dirty") else ""
+    lines += ["", "Quick: tiny networks, which give no figure."] if report["quick"] else []
+    lines += [
+        "",
+        f"`{report['command']}`",
+        "",
+        "| figure | measured | by | aim | reached |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["figures"]:
+        value = "not measured" if row["value"] is None else f"{row['value']:.3g} {row['unit']}"
+        reached = {None: "-", True: "yes", False: "NO, and over the limit" if row["is_over"] else "no"}[
+            row["reached"]
+        ]
+        lines.append(f"| {row['what']} | {value} | {row['by']} | {row['aim']} | {reached} |")
+    lines += ["", "| part | status | seconds |", "|---|---|---|"]
+    for name, part in report["parts"].items():
+        lines.append(f"| {name} | {part['status'].replace('|', '/')} | {part['seconds'] or '-'} |")
+    for name, part in report["parts"].items():
+        lines += ["", f"## {name}"] if part["commands"] else []
+        lines += [f"\n    {each['command']}  # {each['seconds'] or '?'} s" for each in part["commands"]]
+        scalars = {
+            k: v for k, v in part["found"].items() if k not in ("cells", "tests", "traces", "rows", "facts")
+        }
+        lines += ["", "```json", json.dumps(scalars, indent=1), "```"] if scalars else []
+        lines += ["", "```text", part["text"].rstrip(), "```"] if part["text"] else []
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _shown(words: list[str]) -> str:
+    return shlex.join(["python" if word == PYTHON else word for word in words])
+
+
+def refusal(args: argparse.Namespace) -> str | None:
+    if unknown := [name for name in args.parts if name not in PARTS]:
+        return f"--parts {','.join(unknown)}: unknown; allowed: {','.join(PARTS)}"
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        return f"--out {args.out}: is there already and is not overwritten; allowed: a new folder, or an empty one"
+    if args.device == "cuda" and not count_gpus():
+        return "--device cuda: there is no CUDA device here; allowed here: --device cpu --quick"
+    if args.device == "cpu" and not args.quick:
+        return "--device cpu: would take hours; allowed: with --quick"
+    if not args.quick and not (args.data_dir / "MNIST" / "raw").is_dir():
+        return f"--data-dir {args.data_dir}: has no MNIST/raw; allowed: a folder that has it"
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=lambda text: Path(text).absolute(), required=True, help="a new folder")
+    data = os.environ.get("DISTGAN_DATA", "data")
+    parser.add_argument(
+        "--data-dir", type=lambda text: Path(text).absolute(), default=data, help="holds MNIST/raw"
+    )
+    parser.add_argument("--budget-s", type=float, default=480.0, help="seconds for all of it")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny networks: shows that it works, gives no figure"
+    )
+    parser.add_argument(
+        "--parts", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS)
+    )
+    args = parser.parse_args(argv)
+    if reason := refusal(args):
+        print(f"gpu_report: {reason}", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    work, token = Path(tempfile.mkdtemp(prefix="gpu-report-")), uuid.uuid4().hex
+    guard = subprocess.Popen(
+        [PYTHON, "-c", GUARD, MARK, token, str(work)], stdin=subprocess.PIPE, start_new_session=True
+    )
+
+    def cut(signum: int, frame: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, signal.SIG_IGN)
+        raise Cut(signal.Signals(signum).name)
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, cut)
+    report = Report(args, work, token)
+    try:
+        report.save()
+        for name in PARTS:
+            if name in args.parts:
+                report.take(name)
+                report.save()
+                print(f"{name}: {report.parts[name]['status']}", file=sys.stderr, flush=True)
+    except Cut as end:
+        for part in report.parts.values():
+            part["status"] = part["status"].replace(RUNNING, f"cut off by {end}")
+        report.save()
+        print(f"gpu_report: cut off by {end}; what there is stands in {args.out}", file=sys.stderr)
+        return 128 + signal.Signals[str(end)]
+    finally:
+        guard.stdin.close()
+        guard.wait()
+    return int(any(report.parts[name]["status"] != "done" for name in args.parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
