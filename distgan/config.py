@@ -162,9 +162,8 @@ class RunConfig(Section):
     seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
     engine: EngineName = setting(
         "auto",
-        "who takes the steps. eager: torch, operator by operator. compile: the networks by torch.compile. graph: "
-        "whole steps as CUDA graphs, compiled inside where that pays. graph-compiled: always compiled inside. auto: "
-        "graph on a GPU, eager on a CPU",
+        "eager: torch, one operator at a time. compile: the networks by torch.compile. graph: whole steps as CUDA "
+        "graphs, compiled inside where that pays. graph-compiled: always. auto: graph on a GPU, else eager",
     )
     precision: Literal["no", "tf32", "fp16", "bf16"] | None = setting(
         None,

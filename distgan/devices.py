@@ -34,8 +34,9 @@ def wait(device: torch.device) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Of a GPU, what torch has taken for tensors; on a CPU, that of this process."""
+    """Of a GPU, what torch has taken, the memory of graphs too; on a CPU, that of this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        # What lies in a graph's own memory counts as allocated only during its capture.
+        return torch.cuda.max_memory_reserved(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -83,11 +83,14 @@ def build_engine(
     runtime: Runtime,
     total_steps: int,
     record: Record | None = None,
+    last_step: int | None = None,
 ) -> Engine:
     """The engine that the config asks for, or the eager one and the reason. All ranks call it, after a resume.
 
-    A graph is recorded by `record`, which is CUDA's own unless given.
+    `total_steps` are those of the schedule, of which this run ends at `last_step` if given. A graph is recorded by
+    `record`, which is CUDA's own unless given.
     """
+    last_step = total_steps if last_step is None else last_step
     step = build_step(gan, config.optim, config.run.seed, total_steps)
 
     def take(limit: int) -> tuple[Tensor, int]:
@@ -105,7 +108,7 @@ def build_engine(
     if asked == "auto":
         wanted = "graph" if is_cuda else "eager"
         choice.why = "the quickest on a GPU" if is_cuda else "on a CPU compiling takes long and gains nothing"
-    if gan.step >= total_steps:
+    if gan.step >= last_step:
         wanted, choice.why = "eager", "no step is left"
     if wanted == "eager":
         return Engine(choice, take, take)
@@ -118,7 +121,7 @@ def build_engine(
         else:
             capture = partial(Graphs, gan, batches, config, total_steps, record or CudaRecorder())
             always = wanted == "graph-compiled"
-            graphs = _graphs(gan, batches, runtime, take, total_steps, choice, capture, always=always)
+            graphs = _graphs(gan, batches, runtime, take, last_step, choice, capture, always=always)
             advance = graphs.advance
         choice.name = "compile" if graphs is None else choice.name
         with choice.timed("check"):
@@ -152,7 +155,7 @@ def _one_of_each_shape(batches: Batches) -> list[int]:
 
 
 def _graphs(
-    gan: Gan, batches: Batches, runtime: Runtime, take: Advance, total_steps: int, choice: Choice,
+    gan: Gan, batches: Batches, runtime: Runtime, take: Advance, last_step: int, choice: Choice,
     capture: Callable[[], Graphs], *, always: bool,
 ) -> Graphs:  # fmt: skip
     """Graphs of the step; of compiled networks `always`, or if that pays. Raises what CUDA and a compiler raise."""
@@ -166,22 +169,26 @@ def _graphs(
         choice.name = "graph-compiled"
         return captured()
     choice.name, plain = "graph", captured()
-    left_s = (total_steps - gan.step) * (without := _seconds_a_step(gan, batches, runtime, plain.advance))
+    left_s = (last_step - gan.step) * (without := _seconds_a_step(gan, batches, runtime, plain.advance))
     if left_s < COMPILING_PAYS_FROM_S:
         choice.why += (
             f"; not compiled inside, for {left_s:.0f} s of steps ({without * 1e6:.0f} microseconds each)"
         )
         return plain
+    compiled, words = None, "another rank could not"
     try:
         _compile(gan, batches, runtime, take, choice)
         compiled = captured()
-        within = _seconds_a_step(gan, batches, runtime, compiled.advance)
     except Exception as error:
-        compiled, within, words = None, float("inf"), _words(error)
+        words = _words(error)
+    # No rank may race alone: the others' sums would wait for it.
+    if not runtime.all_agree(compiled is not None) or compiled is None:
         choice.why += f"; not compiled inside ({words})"
-    else:
-        choice.why += f"; {within * 1e6:.0f} microseconds a step compiled inside, {without * 1e6:.0f} without"
-    if runtime.all_agree(within < without) and compiled is not None:
+        compiling.stop(gan)
+        return plain
+    within = _seconds_a_step(gan, batches, runtime, compiled.advance)
+    choice.why += f"; {within * 1e6:.0f} microseconds a step compiled inside, {without * 1e6:.0f} without"
+    if within < without:  # of the slowest rank, so all of them decide alike
         choice.name = "graph-compiled"
         return compiled
     compiling.stop(gan)

@@ -69,7 +69,7 @@ def untouched(gan: Gan, batches: Batches) -> Iterator[None]:
                     for key, value in own.items():
                         value.copy_(kept[parameter][key]) if parameter in kept else value.zero_()
             for trained, rate in zip((gan.g, gan.d), rates, strict=True):
-                trained.set_lr(torch.tensor(rate))
+                trained.set_lr(torch.tensor(rate, dtype=torch.float64))
 
 
 def measure_parity(

@@ -81,7 +81,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     saver.save(wait=True)
     outputs.describe(start, gan.step)
     startup.mark("outputs")
-    engine = build_engine(gan, batches, config, runtime, total_steps)
+    engine = build_engine(gan, batches, config, runtime, total_steps, last_step=last_step)
     log.engine = engine.choice.name
     startup.mark("engine")
     dues = (config.run.log_every, steps_per_epoch, saver.every, config.processes.check_ranks_every, ASK_EVERY)

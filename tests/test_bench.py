@@ -79,14 +79,16 @@ def saved(path: Path, **times: list[list[float]]) -> Path:
 def test_throughput_from_the_command_to_a_comparison(
     distgan: Callable[..., CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    cells = ("--models", "vanilla", "--precisions", "no,fp16")
-    made = distgan("bench", "throughput", *cells, *TINY, "--out", "out", "--profile")
-    assert made.returncode == 1, made.stderr  # no fp16 on a CPU
+    wrong = distgan("bench", "throughput", "--precisions", "no,fp16", *TINY, "--out", "out")
+    assert_user_error(wrong, "--precisions fp16: needs a CUDA device")
+    cells = ("--models", "vanilla", "--precisions", "no", "--batch-sizes", "64,17969")
+    made = distgan("bench", "throughput", *TINY, *cells, "--out", "out", "--profile")
+    assert made.returncode == 1, made.stderr
     assert "1 of 2 cells have no speed" in made.stderr
     found = results.read(tmp_path / "out", "throughput")
     good, bad = found.cells
     assert bad["status"] == "error"
-    assert "fp16" in bad["why"]
+    assert "leaves a last batch of 1 of 17,970 images" in bad["why"]
     assert good["status"] == "ok"
     run = good["runs"][0]
     assert run["gate"]["passed"]
@@ -102,7 +104,7 @@ def test_throughput_from_the_command_to_a_comparison(
     )
     assert run["operators_per_step"] > 100
     assert good["peak_memory_gib"] > 0.1
-    assert found.facts["command"].startswith("distgan bench throughput --models vanilla")
+    assert found.facts["command"].startswith("distgan bench throughput --width 0.1")
     assert {"versions", "git", "device", "cores", "threads", "settings", "pace", "flop_formula"} <= set(
         found.facts
     )

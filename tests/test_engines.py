@@ -195,6 +195,16 @@ def test_parity_does_not_pass_what_is_no_number() -> None:
     assert not Parity(3, 0.0, float("nan"), (1, 1)).passed
 
 
+def test_untouched_puts_a_rate_back_to_the_bit() -> None:
+    """A CPU's own, which is a number of Python's and no float32."""
+    run = Training("vanilla")
+    for group in run.gan.g.optim.param_groups:
+        group["lr"] = 2e-4
+    with untouched(run.gan, run.batches):
+        run.gan.g.optim.param_groups[0]["lr"] = 1.0
+    assert run.gan.g.optim.param_groups[0]["lr"] == 2e-4
+
+
 def test_untouched_puts_everything_back_when_steps_fail() -> None:
     run = Training("cgan")
     run.to(3)

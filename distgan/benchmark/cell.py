@@ -120,6 +120,7 @@ def measure(spec: CellSpec) -> dict[str, Any]:
         return found
     is_cuda = turn.runtime.device.type == "cuda"
     if is_cuda:
+        torch.cuda.empty_cache()  # of what the gate has taken besides
         torch.cuda.reset_peak_memory_stats(turn.runtime.device)
     start = time.perf_counter()
     if spec.warmup:

@@ -1,7 +1,9 @@
 """`distgan bench ...`: finds the benchmark, reads its flags, and only then imports what it needs."""
 
 import argparse
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from distgan.errors import UserError
@@ -17,6 +19,8 @@ def main(argv: list[str]) -> None:
     """Raises UserError, and CommandFailed for what each benchmark calls a failure."""
     actions = {"throughput": _throughput, "compare": _compare, "scaling": _scaling, "plan": _plan}
     if argv and argv[0] in actions:
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, _interrupt)
         actions[argv[0]](argv[1:])
         return
     parser = argparse.ArgumentParser(
@@ -40,6 +44,11 @@ def main(argv: list[str]) -> None:
     parser.parse_known_args(argv)
     kind = "flag" if argv[0].startswith("-") else "benchmark"
     raise UserError(f"{argv[0]}: unknown {kind}; allowed: {', '.join(actions)} (see distgan bench --help)")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """As Ctrl-C does: what was measured is kept, and no process of a turn is left behind."""
+    raise KeyboardInterrupt
 
 
 def _throughput(argv: list[str]) -> None:

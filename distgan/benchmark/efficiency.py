@@ -58,7 +58,8 @@ def growth(first: Cell, before: Cell, cell: Cell) -> dict[str, Any] | None:
     """By what factor work and cost have grown since the cell `before`.
 
     `work`: FLOP of a step; None where they have no formula. `cost`: seconds a step. `cost_per_work` is relative
-    to the `first` cell. `is_faster_than_work`: whether cost grew more than work in all of cost's interval.
+    to the `first` cell. `is_faster_than_work`: whether cost grew more than work in all of cost's interval;
+    None where one round leaves it none.
     """
     cost = _paired(lambda one, other: other / one, before, cell)
     if cost is None:
@@ -71,7 +72,8 @@ def growth(first: Cell, before: Cell, cell: Cell) -> dict[str, Any] | None:
         "work": work,
         "cost": cost,
         "cost_per_work": _paired(lambda one, other: other / one / since_first, first, cell),
-        "is_faster_than_work": cost["p5"] > work,
+        # One round has no interval.
+        "is_faster_than_work": cost["p5"] > work if cost["num"] > 1 else None,
     }
 
 

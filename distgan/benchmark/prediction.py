@@ -45,12 +45,16 @@ def run(where: Path, config: PlanConfig) -> None:
     """
     refuse_nodes(config.fabric, config.nodes)
     measured = results.read(where, "scaling")
-    cells = base_cells(measured, where)
-    points = one_process(cells, where)
-    model = fit(points)
-    all_reduce, source = _all_reduce(measured, cells, config)
-    held_out = leave_one_out(points) + larger_worlds(model, measured, cells, config.overlap / 1e6)
-    predicted = predictions(model, points, cells, all_reduce, measured.facts["config"], config)
+    try:
+        cells = base_cells(measured, where)
+        points = one_process(cells, where)
+        model = fit(points)
+        all_reduce, source = _all_reduce(measured, cells, config)
+        held_out = leave_one_out(points) + larger_worlds(model, measured, cells, config.overlap / 1e6)
+        predicted = predictions(model, points, cells, all_reduce, measured.facts["config"], config)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{where}: is damaged, or not by this distgan's bench scaling ({reason})") from error
     folder = results.new_folder(config.out, "plan")
     facts = results.facts(torch.device("cpu")) | {
         "config": config.model_dump(mode="json"),

@@ -141,3 +141,12 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     assert all(math.isfinite(value) for value in values)
     p5, median, p95 = (float(each) for each in np.percentile(values, (5, 50, 95)))
     return {"median": median, "p5": p5, "p95": p95, "num": len(values)}
+
+
+def refuse_on_cpu(flag: str, chosen: Sequence[str], unfit: tuple[str, ...]) -> None:
+    """Raises UserError for what every turn would refuse by itself."""
+    for value in chosen:
+        if value in unfit:
+            raise UserError(
+                f"{flag} {value}: needs a CUDA device; allowed on a CPU: all but {', '.join(unfit)}"
+            )

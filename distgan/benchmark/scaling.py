@@ -46,6 +46,8 @@ def run(config: ScalingConfig) -> None:
     if launcher.is_launched():
         raise UserError("bench scaling: starts processes of its own; allowed: without a launcher around it")
     device = _device(config)
+    if device.type == "cpu":
+        results.refuse_on_cpu("--engine", [config.engine], ("graph", "graph-compiled"))
     sizes = world_sizes(config, device)
     threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
     cells = [_cell(config, point, axes, threads) for point, axes in points(config, sizes).items()]

@@ -17,6 +17,7 @@ from distgan.benchmark.flops import FORMULA
 from distgan.benchmark.matrix import PEERS_FOLDER, Cell, Pace, command, plan
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.report import PLOT, save_plot, show
+from distgan.benchmark.results import refuse_on_cpu
 from distgan.errors import CommandFailed, UserError
 from distgan.launcher import is_launched
 
@@ -30,6 +31,9 @@ def run(config: ThroughputConfig) -> None:
         raise UserError("bench throughput: measures one process; allowed: without a launcher")
     device = _device(config.device)
     is_cuda = device.type == "cuda"
+    if not is_cuda:
+        refuse_on_cpu("--engines", config.engines, ("graph", "graph-compiled"))
+        refuse_on_cpu("--precisions", config.precisions, ("tf32", "fp16"))
     cells = plan(config)
     pace = Pace(
         (30 if is_cuda else 2) if config.warmup is None else config.warmup,
@@ -67,7 +71,7 @@ def run(config: ThroughputConfig) -> None:
         if path.exists():
             save_plot(folder / PLOT, facts, cells)
             show(facts, cells)
-            print(f"{path}, {folder / PLOT}")
+            print(", ".join(str(each) for each in (path, folder / PLOT) if each.exists()))
     if failed := [cell["id"] for cell in cells if cell["status"] != "ok"]:
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells have no speed: {', '.join(failed)}")
 
