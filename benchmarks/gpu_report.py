@@ -124,7 +124,7 @@ class Report:
         except Cut as cut:
             why = [f"cut off by {cut}"]
             raise
-        except KeyError as error:
+        except Exception as error:  # one part does not take the others with it
             why.append(f"{type(error).__name__}: {error}")
         finally:
             entry["seconds"] = round(time.monotonic() - start, 2)
