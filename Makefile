@@ -7,13 +7,17 @@ PRESET ?= $(MODEL)-quick
 ARGS ?=
 OUT ?= stress
 
-.PHONY: train test test-gpu test-slow stress lint install bench gpu-report clean
+.PHONY: train test browser test-gpu test-slow stress lint install bench gpu-report clean
 
 train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
-test: $(VENV)/.installed-dev lint  ## everything that CI checks
+test: $(VENV)/.installed-dev lint browser  ## everything that CI checks
 	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+
+browser:  ## a Chromium for the tests of HTML pages: CI gets Debian's where it has none; elsewhere these tests are skipped
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$CI" != true || \
+		{ apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium >/dev/null; }
 
 test-gpu: $(VENV)/.installed-dev  ## what only a GPU can show
 	$(BIN)/python -m pytest -m gpu

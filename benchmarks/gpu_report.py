@@ -202,6 +202,42 @@ def _trained(report: Report, name: str) -> dict[str, Any]:
     }
 
 
+RUNS = ("run-vanilla", "run-cgan")
+
+
+def _judge(report: Report) -> list[list[str]]:
+    """The digit tables of both runs: those that there are."""
+    quick = ["--num", "100", "--no-gan-train", "--threads", "1"]
+    data = quick if report.args.quick else ["--reference", str(report.args.data_dir)]
+    words = [PYTHON, "-m", "distgan", "eval", "--device", report.args.device, "--no-download", *data]
+    return [[*words, str(report.work / name)] for name in RUNS if (report.work / name / "weights").is_dir()]
+
+
+def _judged(report: Report, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for run in RUNS:
+        folder = report.work / run / "eval"
+        for picture in ("digits", "matrix", "confusions", "neighbours"):
+            report.keep(folder / f"{picture}.png", f"{run}-{picture}.png")
+        if quality := _read(folder / "eval.json"):
+            report.keep(folder / "eval.json", f"{run}-eval.json")
+            keys = (
+                "n",
+                "agreement",
+                "recognisable",
+                "fcd",
+                "fcd_floor",
+                "coverage",
+                "gan_train",
+                "alarms",
+                "seconds",
+            )
+            found[run] = {key: quality[key] for key in keys}
+    logs = sorted(report.work.glob(f"{name}-?.out"))
+    text = "\n".join(log.read_text(errors="replace") for log in logs)
+    return {"text": text} | found if found else {"problem": "there is no run to judge"}
+
+
 def _bench(report: Report, *several: str, kind: str, name: str) -> list[list[str]]:
     quick = "--data digits --width 0.1 --batch-sizes 32 --rounds 1 --steps 1 --warmup 1 --threads 1"
     quick += {
@@ -350,6 +386,7 @@ PARTS = {
     ),
     "run-vanilla": Part(20, 120, lambda r: _train(r, "vanilla", "run-vanilla"), _trained),
     "run-cgan": Part(20, 90, lambda r: _train(r, "cgan", "run-cgan"), _trained),
+    "quality": Part(10, 60, _judge, _judged),
     "throughput": Part(30, 230, lambda r: _bench(r, *MATRIX, kind="throughput", name="throughput"), _speeds),
     "parity": Part(20, 130, _pytest, _tested),
     "profile": Part(20, 45, lambda r: _bench(r, PROFILE, kind="throughput", name="profile"), _profiled),

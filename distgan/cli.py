@@ -34,6 +34,10 @@ def _dispatch(argv: list[str]) -> None:
     commands = {
         "train": (_train, _train.__doc__),
         "sample": (_sample, _sample.__doc__),
+        "eval": (_eval, _eval.__doc__),
+        "judge": (_judge, _judge.__doc__),
+        "compare": (_compare, _compare.__doc__),
+        "report": (_report, _report.__doc__),
         "checkpoint": (_checkpoint, _checkpoint.__doc__),
         "doctor": (_doctor, _doctor.__doc__),
         "bench": (_bench, _bench.__doc__),
@@ -106,7 +110,7 @@ def _train(argv: list[str]) -> None:
         from distgan.batches import fewest_rows, global_batch_size, refuse_small
 
         refuse_small(global_batch_size(config.data, num), fewest_rows(config, num))
-        raise SystemExit(launcher.launch(config, argv))
+        raise SystemExit(launcher.launch(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:
         from distgan.plan import plan
@@ -197,6 +201,34 @@ def _doctor(argv: list[str]) -> None:
     add_flags(parser, DoctorConfig)
     config = from_flags(DoctorConfig, parser.parse(argv))
     examine(config.data_dir, config.processes)
+
+
+def _eval(argv: list[str]) -> None:
+    """have images judged, digit by digit, with intervals: distgan eval runs/cgan-1"""
+    from distgan.quality.command import eval_main
+
+    eval_main(argv)
+
+
+def _judge(argv: list[str]) -> None:
+    """train the judges of a data set, or show what they err in: distgan judge show"""
+    from distgan.quality.command import judge_main
+
+    judge_main(argv)
+
+
+def _compare(argv: list[str]) -> None:
+    """the 2023 report's table of runs, measured: distgan compare runs/vanilla-1 runs/cgan-1"""
+    from distgan.pages.command import compare_main
+
+    compare_main(argv)
+
+
+def _report(argv: list[str]) -> None:
+    """one HTML page about a run: distgan report runs/cgan-1"""
+    from distgan.pages.command import report_main
+
+    report_main(argv)
 
 
 def _bench(argv: list[str]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from distgan.idx import read_idx
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
 
 
+Split = Literal["train", "test"]
+
+
 class Source(NamedTuple):
-    """Where torchvision's class of that name keeps a training set, and what must stand in it."""
+    """Where torchvision's class of that name keeps one of its sets, and what must stand in it."""
 
     folder: str
     images: str = "train-images-idx3-ubyte"
@@ -50,10 +53,21 @@ SOURCES = {
         num_images=240_000,
     ),
 }
+# What no network is trained on: the real digits that quality is measured against.
+TEST_SOURCES = {
+    name: source._replace(
+        images=source.images.replace("train", "test" if "-train" in source.images else "t10k"),
+        labels=source.labels.replace("train", "test" if "-train" in source.labels else "t10k"),
+        num_images={"qmnist": 60_000, "emnist-digits": 40_000}.get(name, 10_000),
+        images_md5="2646ac647ad5339dbf082846283269ea" if name == "mnist" else None,
+        labels_md5="27ae3e4e09519cfbb04c329615203637" if name == "mnist" else None,
+    )
+    for name, source in SOURCES.items()
+}
 
 
 class Dataset(NamedTuple):
-    """A training set as it lies in the files: images (N, 28, 28) uint8, labels (N,) int64."""
+    """A set as it lies in the files: images (N, 28, 28) uint8, labels (N,) int64."""
 
     name: str
     images: Tensor
@@ -70,22 +84,23 @@ class Dataset(NamedTuple):
         return digest.hexdigest()[:16]
 
 
-def load_dataset(config: DataConfig, *, may_download: bool = True) -> Dataset:
+def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bool = True) -> Dataset:
     """Finds, fetches and verifies the data. Raises UserError.
 
-    Of the processes of one node one downloads (`may_download`); the others call this after it.
+    Of the processes of one node one downloads (`may_download`); the others call this after it. scikit-learn's
+    digits are not split: whoever asks for their test set gets all of them.
     """
     if config.name == "digits":
         return load_digits()
     name = "mnist" if config.name == "auto" else config.name
-    source, (folder, is_named) = SOURCES[name], data_folder(config)
+    source, (folder, is_named) = (SOURCES if split == "train" else TEST_SOURCES)[name], data_folder(config)
     if find(source, folder) is None:
         try:
             if not config.download:
                 raise UserError("not downloaded, by --no-download")
             if not may_download:
                 raise UserError("the first process of this machine could not download it")
-            download(source.folder, folder, config)
+            download(source.folder, folder, config, split)
         except UserError as error:
             if config.name == "auto":
                 return load_digits(f"no MNIST in {folder}, and {error}")
@@ -95,7 +110,8 @@ def load_dataset(config: DataConfig, *, may_download: bool = True) -> Dataset:
                 "files in place, "
                 "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits"
             ) from error
-    return read(name, folder, config.md5 == "accept" or (config.md5 == "auto" and is_named), config.md5)
+    accept_md5 = config.md5 == "accept" or (config.md5 == "auto" and is_named)
+    return read(name, source, folder, accept_md5, config.md5)
 
 
 def data_folder(config: DataConfig) -> tuple[Path, bool]:
@@ -115,9 +131,8 @@ def find(source: Source, folder: Path) -> Path | None:
     return None
 
 
-def read(name: str, folder: Path, accept_md5: bool, rule: str) -> Dataset:
-    """The training set of a folder that holds it. Raises UserError for files that are not as they should be."""
-    source = SOURCES[name]
+def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -> Dataset:
+    """The set of a folder that holds it. Raises UserError for files that are not as they should be."""
     raw = find(source, folder)
     assert raw is not None
     mend = "delete it to have it downloaded again, or put the right file in its place"
@@ -170,11 +185,20 @@ def load_digits(reason: str | None = None) -> Dataset:
 
     generator = torch.Generator().manual_seed(0)
     is_original = torch.arange(len(images)) % 10 == 0
-    angle, scale, *shift = torch.empty(4, len(images)).uniform_(-1, 1, generator=generator) * ~is_original
+    amounts = torch.empty(4, len(images)).uniform_(-1, 1, generator=generator) * ~is_original
+    images = distorted(images, amounts).squeeze(1)
+    pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason)
+
+
+def distorted(images: Tensor, amounts: Tensor) -> Tensor:
+    """(N, 1, 28, 28), each turned, enlarged and moved by its `amounts`, (4, N) of -1 to 1.
+
+    1 is 12 degrees, 10 % and 2 pixels to the left and up.
+    """
+    angle, scale, *shift = amounts
     angle, scale = angle * torch.pi / 15, 1 + scale / 10
     cos, sin = angle.cos() / scale, angle.sin() / scale
     affine = torch.stack([cos, -sin, shift[0] / 7, sin, cos, shift[1] / 7], 1).view(-1, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, align_corners=False).squeeze(1)
-    pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
-    return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason)
+    return F.grid_sample(images, grid, align_corners=False)

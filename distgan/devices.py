@@ -10,6 +10,13 @@ import torch
 from distgan.errors import UserError
 
 
+def device_named(name: str) -> torch.device:
+    """The device of a command that runs alone and outside Accelerate."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def take_gpu() -> None:
     """Raises UserError where there are fewer GPUs than processes, which NCCL would tell much later."""
     local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()

@@ -16,7 +16,7 @@ from distgan.errors import UserError
 DOWNLOAD_TIMEOUT_S = 20
 
 
-def download(name: str, folder: Path, config: DataConfig) -> None:
+def download(name: str, folder: Path, config: DataConfig, split: str = "train") -> None:
     """Lets torchvision's class of that name fill `folder/name/raw`. Raises UserError for whatever went wrong.
 
     It downloads into a folder beside the final one, so that nothing half-fetched stays.
@@ -27,7 +27,7 @@ def download(name: str, folder: Path, config: DataConfig) -> None:
         raise UserError(f"torchvision, which downloads it, does not import ({error})") from error
 
     with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeout():
-        arguments: dict[str, Any] = {"QMNIST": {"what": "train"}, "EMNIST": {"split": "digits"}}.get(name, {})
+        arguments: dict[str, Any] = {"QMNIST": {"what": split}, "EMNIST": {"split": "digits"}}.get(name, {})
         try:
             _from_mirror(getattr(datasets, name), config)(temporary, download=True, **arguments)
         except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, ValueError) as error:

@@ -130,7 +130,7 @@ def build_engine(
             raise Unfit(f"its steps are not the eager ones: {choice.parity}")
     except Exception as error:  # compilers, drivers and libraries raise what they like
         reason = _words(error)
-    if not runtime.all_agree(reason is None):
+    if not all(runtime.all_of(reason is None)):
         compiling.stop(gan)
         why = f"{wanted} was not taken: {reason or 'it failed on another rank'}"
         fallback = Choice(asked, "eager", why, is_fallback=True, start_s=choice.start_s, parity=choice.parity)
@@ -182,7 +182,7 @@ def _graphs(
     except Exception as error:
         words = _words(error)
     # No rank may race alone: the others' sums would wait for it.
-    if not runtime.all_agree(compiled is not None) or compiled is None:
+    if not all(runtime.all_of(compiled is not None)) or compiled is None:
         choice.why += f"; not compiled inside ({words})"
         compiling.stop(gan)
         return plain

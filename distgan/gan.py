@@ -53,9 +53,9 @@ class Gan:
     def num_skipped(self) -> int:
         return self.g.num_skipped + self.d.num_skipped
 
-    def sampling_state(self) -> dict[str, Tensor]:
-        """The weights to draw samples with: the moving average where there is one. All ranks call it."""
-        if self.ema:
+    def sampling_state(self, *, is_raw: bool = False) -> dict[str, Tensor]:
+        """The weights to draw samples with: the moving average where there is one, or G's own. All ranks call it."""
+        if self.ema and not is_raw:
             return self.ema.network.state_dict()
         with self.g.whole():
             weights = self.generator.state_dict()

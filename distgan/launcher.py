@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 
-from distgan.config import Config
 from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError
 
 # What accelerate launch and torchrun leave in the environment of a process of theirs.
@@ -27,7 +26,7 @@ def is_launched() -> bool:
 
 
 def is_ours() -> bool:
-    """Whether `distgan train --processes N` started this process."""
+    """Whether `--processes N` of ours started this process."""
     return OUR_LAUNCHER in os.environ
 
 
@@ -125,7 +124,7 @@ def shared_cores() -> int | None:
     return max(1, cores // _number("LOCAL_WORLD_SIZE", 1, low=1))
 
 
-# -- distgan train --processes N ------------------------------------------------------------------------
+# -- distgan train|eval --processes N ----------------------------------------------------------------------
 
 
 def refuse_other_number(num: int) -> None:
@@ -137,8 +136,8 @@ def refuse_other_number(num: int) -> None:
         )
 
 
-def launch(config: Config, arguments: list[str]) -> int:
-    """Runs `distgan train` with these arguments in N processes of this machine; the exit code for all of them.
+def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float = 120.0) -> int:
+    """Runs a script of ours with these arguments in `num` processes of this machine; the exit code for all of them.
 
     By torch's own elastic agent. It stops all when one fails, and the words of that one come last.
     """
@@ -146,8 +145,6 @@ def launch(config: Config, arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    num = config.processes.num
-    assert num is not None
     refuse_more_than_memory_has(num)
     logging.disable(logging.CRITICAL)  # the agent's reports, of which ours takes the place
     os.environ[OUR_LAUNCHER] = str(os.getpid())
@@ -164,11 +161,10 @@ def launch(config: Config, arguments: list[str]) -> int:
         max_restarts=0,
         signals_to_handle=_SIGNALS,
     )
-    script = Path(__file__).with_name("train.py")
-    grace_s = max(5.0, min(30.0, config.processes.timeout))
-    threading.Thread(target=_end_stragglers, args=(grace_s,), daemon=True).start()
+    grace_s = max(5.0, min(30.0, timeout_s))
+    threading.Thread(target=_end_stragglers, args=(script, grace_s), daemon=True).start()
     try:
-        elastic_launch(agent, sys.executable)("-u", str(script), *arguments)
+        elastic_launch(agent, sys.executable)("-u", str(Path(__file__).with_name(script)), *arguments)
     except SignalException as error:
         return 128 + error.sigval
     except ChildFailedError as error:
@@ -203,12 +199,12 @@ def _report(rank: int, exit_code: int, message: str) -> int:
     return exit_code
 
 
-def _end_stragglers(grace_s: float) -> None:
+def _end_stragglers(script: str, grace_s: float) -> None:
     """Kills processes that outlive another by `grace_s`: hung, or stopped. The agent gives them 30 s more."""
     most = 0
     while True:
         time.sleep(0.5)
-        ranks = [child for child in psutil.Process().children() if "train.py" in " ".join(_words(child))]
+        ranks = [child for child in psutil.Process().children() if script in " ".join(_words(child))]
         most = max(most, len(ranks))
         if len(ranks) < most:
             break

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class Pending(NamedTuple):
     images: int
     is_due: bool
     stats: Reading
+    quality: dict[str, Any]
 
 
 class MetricLog:
@@ -63,6 +64,7 @@ class MetricLog:
         self.tolerance = tolerance
         self.logged_step, self.num_lines = 0, 0  # up to and with the last line that a resume keeps
         self.last: Record | None = None
+        self.quality: dict[str, Any] = {}  # what the judges found, of the last line
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
         self._record_since, self._images = self._since, 0
@@ -126,12 +128,15 @@ class MetricLog:
             self._rows += self._checked(self._reading(), step)
         return self._rows
 
-    def write(self, step: int, *, is_due: bool = True) -> Record | None:
+    def write(
+        self, step: int, *, is_due: bool = True, quality: dict[str, Any] | None = None
+    ) -> Record | None:
         """A line with the means since the last one; the last that is written, if any. All ranks take part.
 
-        A line that is not due by the cadence, at a stop, is one that a resume will not keep. Raises TrainingFailed.
+        A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
+        judges found, if they were asked. Raises TrainingFailed.
         """
-        self._pending.append(Pending(step, self._images, is_due, self._reading()))
+        self._pending.append(Pending(step, self._images, is_due, self._reading(), quality or {}))
         self._images = 0
         self._finish(1 if is_due and self.runtime.device.type == "cuda" else 0)
         return self.last
@@ -173,14 +178,13 @@ class MetricLog:
         if line.is_due:
             self._rows = []
             self.logged_step, self.num_lines = line.step, self.num_lines + 1
-        self._record_since, self.last = now, record
-        values = record._asdict()
+        self._record_since, self.last, self.quality = now, record, line.quality
+        values = record._asdict() | line.quality
         try:
             if self.runtime.is_main:
                 self._unwritten.append(json.dumps(values | self.notice))
                 self.flush()
-            tracked = {key: values[key] for key in values if key not in ("step", "elapsed_s")}
-            self.runtime.track(tracked, line.step)
+            self.runtime.track(_scalars(values), line.step)
         except OSError as error:
             self.tolerance(error, "metrics are")
 
@@ -189,3 +193,11 @@ class MetricLog:
         if self._unwritten:
             append_lines(self.path, self._unwritten)
             self._unwritten = []
+
+
+def _scalars(values: dict[str, Any]) -> dict[str, float]:
+    """What a tracker can draw: numbers, and those of each digit by itself."""
+    lists = {key: value for key, value in values.items() if key.endswith("_digits")}
+    each = {f"{key}/{digit}": number for key, row in lists.items() for digit, number in enumerate(row)}
+    plain = {key: value for key, value in values.items() if isinstance(value, float) and key != "elapsed_s"}
+    return plain | each

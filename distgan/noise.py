@@ -128,8 +128,10 @@ def _unit(x: Tensor) -> Tensor:
 
 def sample_z(num: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:
     """z for samples, (num, *latent_shape) on the CPU: the same on every machine and for every `num`."""
-    chunks = []
-    for chunk in range(-(-num // CHUNK)):
-        generator = torch.Generator().manual_seed(mix(seed, "sample", chunk))
-        chunks.append(torch.randn((CHUNK, *latent_shape), generator=generator))
-    return torch.cat(chunks)[:num]
+    return torch.cat([chunk_z(chunk, latent_shape, seed) for chunk in range(-(-num // CHUNK))])[:num]
+
+
+def chunk_z(chunk: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:
+    """The z of samples CHUNK * chunk to CHUNK * (chunk + 1), (CHUNK, *latent_shape) on the CPU."""
+    generator = torch.Generator().manual_seed(mix(seed, "sample", chunk))
+    return torch.randn((CHUNK, *latent_shape), generator=generator)

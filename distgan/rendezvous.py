@@ -20,7 +20,11 @@ from distgan.config import Config
 from distgan.errors import PARENT, CommonError, ProcessLost, UserError
 
 # What a machine may have for itself: where things lie there.
-_OWN = {"data": {"dir", "download", "mirror"}, "run": {"out", "threads", "time_limit"}, "processes": {"num"}}
+_OWN = {
+    "data": {"dir", "download", "mirror"},
+    "run": {"out", "threads", "time_limit", "eval_reference"},
+    "processes": {"num"},
+}
 # How gloo, NCCL and the store say that another process is gone or silent.
 _LOSS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed out|timeout|remote process|gloo|nccl|socket", re.I

@@ -104,9 +104,9 @@ class Runtime:
         """The mean over the ranks. All ranks take part."""
         return self._accelerator.reduce(values, reduction="mean") if self.world_size > 1 else values
 
-    def all_agree(self, is_so: bool) -> bool:
-        """Whether it is so on every rank. All take part."""
-        return all(gather_object([is_so])) if self.world_size > 1 else is_so
+    def all_of(self, value: T) -> Sequence[T]:
+        """That of each rank, in their order, on all ranks. All take part."""
+        return gather_object([value]) if self.world_size > 1 else [value]
 
     def gathered(self, values: Tensor) -> Tensor:
         """Those of each rank, (W, *values.shape), on all ranks. All take part."""
@@ -121,7 +121,7 @@ class Runtime:
         turn = rendezvous.in_turn(self.rank, self.local_rank) if local_main_first else nullcontext()
         with turn:
             result, message = outcome_of(attempt)
-        messages: list[str | None] = gather_object([message]) if self.world_size > 1 else [message]
+        messages = self.all_of(message)
         failed = [(rank, text) for rank, text in enumerate(messages) if text is not None]
         if failed:
             rank, text = failed[0]
@@ -141,11 +141,11 @@ class Runtime:
 
     def refuse_difference(self, what: str, value: str) -> None:
         """Raises UserError where a rank has another value than the first. All ranks take part."""
-        values: Sequence[str] = gather_object([value]) if self.world_size > 1 else [value]
-        for rank, other in enumerate(values):
-            if other != values[0]:
+        first, *others = self.all_of(value)
+        for rank, other in enumerate(others, 1):
+            if other != first:
                 raise CommonError(
-                    f"rank {rank}: its {what} is {other}, that of rank 0 {values[0]}; allowed: the same"
+                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same"
                 )
 
     def highest(self, reason: int, step: int) -> int:
@@ -176,8 +176,7 @@ class Runtime:
         own = {f"rank{self.rank}.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             own[f"rank{self.rank}.cuda"] = torch.cuda.get_rng_state(self.device)
-        states: Sequence[dict[str, Tensor]] = gather_object([own]) if self.world_size > 1 else [own]
-        return {key: state for each in states for key, state in each.items()}
+        return {key: state for each in self.all_of(own) for key, state in each.items()}
 
     def load_random_states(self, states: dict[str, Tensor], where: str) -> None:
         """This rank's generators, by their device. Raises UserError that names `where`."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distgan.devices import device_named
 from distgan.errors import UserError
 from distgan.files import write_whole
 from distgan.images import generate, grid, save_gif
@@ -29,8 +30,8 @@ def sample(where: str, config: SampleConfig) -> str:
         raise UserError(f"--out {config.out}: ends in {out.suffix or 'nothing'}; allowed: .png, .gif, .npz")
     if out.suffix == ".gif" and not config.interpolate:
         raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
-    device = sampling_device(config.device)
-    generator, run, notice, path = load_generator(where, ema=config.ema)
+    device = device_named(config.device)
+    generator, run, notice, path, _ = load_generator(where, ema=config.ema)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
         raise UserError(
@@ -87,10 +88,3 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     if angle < 1e-4:
         return torch.lerp(start, end, weight)
     return (((1 - weight) * angle).sin() * start + (weight * angle).sin() * end) / angle.sin()
-
-
-def sampling_device(name: str) -> torch.device:
-    """The device of a command that runs alone and outside Accelerate."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -151,7 +151,7 @@ class Saver:
     def _checkpoint(self, unlogged: list[list[float]], tensors: dict[str, Tensor]) -> Checkpoint:
         gan, log = self.gan, self.log
         epoch, step_in_epoch = divmod(gan.step, self.identity.steps_per_epoch)
-        metrics = log.last._asdict() if log.last else {}
+        metrics = (log.last._asdict() if log.last else {}) | log.quality
         state = State(
             step=gan.step,
             epoch=epoch,
@@ -169,7 +169,7 @@ class Saver:
             logged_step=log.logged_step,
             num_lines=log.num_lines,
             unlogged=[list(row) for row in unlogged],
-            metrics={key: value for key, value in metrics.items() if key != "step"},
+            metrics={key: value for key, value in metrics.items() if isinstance(value, float)},
         )
         return Checkpoint(tensors, state, self.config)
 

@@ -72,6 +72,12 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     tolerance = Tolerance(stops=config.run.on_save_error == "stop")
     for warning in runtime.warnings:
         tolerance.warn(warning)
+    watch = None
+    if config.run.eval_every:
+        from distgan.quality.watch import Watch  # scipy and torchmetrics: seconds
+
+        watch = Watch(config, dataset, runtime)
+        startup.mark("judges")
     outputs = Outputs(config, preset, dataset, runtime, steps_per_epoch, startup, tolerance)
     log = MetricLog(outputs.folder, runtime, steps_per_epoch, dataset.notice, tolerance)
     identity = Identity(dataset.fingerprint, steps_per_epoch, size)
@@ -108,8 +114,13 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                 epoch, into_epoch = divmod(gan.step, steps_per_epoch)
                 is_last = gan.step == last_step or reason != 0
                 startup.finish()
+                found = {}
+                if watch and watch.is_due(epoch, into_epoch):
+                    with log.paused():
+                        found = watch.look(gan, epoch)
+                    watch.tell(display.say)
                 if (is_due := gan.step % config.run.log_every == 0 or into_epoch == 0) or is_last:
-                    display.show(log.write(gan.step, is_due=is_due))
+                    display.show(log.write(gan.step, is_due=is_due, quality=found))
                     saver.refuse_skipped()
                     outputs.record_start()
                     display.warn(tolerance.warnings())

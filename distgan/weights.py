@@ -20,6 +20,7 @@ class Loaded(NamedTuple):
     config: Config
     notice: str | None  # what the data was not
     path: Path
+    step: int | None = None  # of the training; unknown to a file of another origin
 
 
 def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
@@ -63,17 +64,21 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     config_path = path.parent / "config.json"
     config = Config.model_validate(read_file(config_path, str(config_path)))
     tensors, metadata = read_tensors(path)
-    return _loaded(tensors, config, metadata.get("notice"), path)
+    step = metadata.get("step", "")
+    return _loaded(tensors, config, metadata.get("notice"), path, int(step) if step.isdecimal() else None)
 
 
 def _of_checkpoint(path: Path, names: list[str]) -> Loaded:
     checkpoint = read_checkpoint(path)
     name = next(name for name in names if below(checkpoint.tensors, name))
     tensors = below(checkpoint.tensors, name)
-    return _loaded(tensors, checkpoint.config, checkpoint.state.notice, path / f"{name}.safetensors")
+    file, state = path / f"{name}.safetensors", checkpoint.state
+    return _loaded(tensors, checkpoint.config, state.notice, file, state.step)
 
 
-def _loaded(tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path) -> Loaded:
+def _loaded(
+    tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path, step: int | None
+) -> Loaded:
     generator = build_generator(config.model)
     load_weights(generator, tensors, str(path))
-    return Loaded(generator, config, notice, path)
+    return Loaded(generator, config, notice, path, step)

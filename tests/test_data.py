@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from distgan.config import DataConfig
-from distgan.data import NOT_MNIST, SOURCES, load_dataset, load_digits
+from distgan.data import NOT_MNIST, SOURCES, TEST_SOURCES, load_dataset, load_digits
 from distgan.errors import UserError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -50,6 +50,28 @@ def test_real_mnist_is_what_torchvision_reads(mnist_dir: Path) -> None:
     assert torch.equal(ours.images, theirs.data)
     assert torch.equal(ours.labels, theirs.targets)
     assert ours.labels[0] == 5
+
+
+def test_real_test_set_is_what_torchvision_reads(mnist_dir: Path) -> None:
+    torchvision = pytest.importorskip("torchvision.datasets")
+    theirs = torchvision.MNIST(mnist_dir, train=False, download=False)
+    ours = load_dataset(DataConfig(dir=str(mnist_dir)), "test")
+    assert ours.warning is None
+    assert torch.equal(ours.images, theirs.data)
+    assert torch.equal(ours.labels, theirs.targets)
+
+
+def test_test_sets_are_named_as_torchvision_names_them() -> None:
+    assert TEST_SOURCES.keys() == SOURCES.keys()
+    assert TEST_SOURCES["kmnist"].images == "t10k-images-idx3-ubyte"
+    assert TEST_SOURCES["qmnist"].labels == "qmnist-test-labels-idx2-int"
+    assert TEST_SOURCES["emnist-digits"].images == "emnist-digits-test-images-idx3-ubyte"
+
+
+def test_missing_test_set_is_one_clear_error(tmp_path: Path) -> None:
+    small_mnist(tmp_path)
+    with pytest.raises(UserError, match=r"no mnist there \(looked for .*t10k-images-idx3-ubyte"):
+        load_dataset(DataConfig(dir=str(tmp_path), download=False), "test")
 
 
 def test_named_folder_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "distgan"
 # Each layer imports only what stands in layers before it.
 LAYERS = [
     {"settings", "errors", "wording", "share", "transfer"},
-    {"config", "options"},
+    {"run_config", "options"},
+    {"config"},
     {"flags", "files", "noise", "idx", "losses", "ema", "environment", "download", "devices"},
     {"models", "schedule"},
     {"presets", "launcher", "rendezvous", "trained"},
@@ -24,9 +25,10 @@ LAYERS = [
     {"steps", "resume", "replicas"},
     {"metrics", "weights", "compiling", "graphs", "parity"},
     {"engines"},
+    {"quality"},
     {"curves", "progress", "saver", "inspection"},
     {"outputs", "plan"},
-    {"train", "sample"},
+    {"train", "sample", "pages"},
     {"machine"},
     {"all_reduce"},
     {"doctor"},

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from distgan.config import EngineName
+from distgan.run_config import EngineName
 from distgan.settings import Real, Section, setting, split_commas
 
 _COMMAS = BeforeValidator(split_commas)

@@ -1,0 +1,183 @@
+"""The curves of a run: its losses and logits, and its quality while it trained."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from distgan.pages.charts import Chart, Level, Mark, Point, Series, chart
+from distgan.pages.folder import Run, number
+from distgan.pages.numerals import epochs
+
+MOST_POINTS = 300
+_PREFIXES = {"raw": "G's weights", "ema": "their moving average"}
+
+
+class Alarm(NamedTuple):
+    epoch: float
+    texts: list[str]
+
+
+class Curves(NamedTuple):
+    training: list[Chart]
+    quality: list[Chart]
+    alarms: list[Alarm]
+    num_evaluations: int
+
+
+def curves_of(run: Run) -> Curves:
+    measured = [line for line in run.lines if is_evaluated(line)]
+    alarms = _alarms(measured)
+    return Curves(_training(run), _quality(run, measured, alarms), alarms, len(measured))
+
+
+def is_evaluated(line: dict[str, Any]) -> bool:
+    """Whether quality was measured at a line of metrics.jsonl."""
+    return any(number(line.get(f"{prefix}_fcd")) is not None for prefix in _PREFIXES)
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[list[Point], int]:
+    """At most so many points, each the mean of K neighbours with the smallest and largest of them; and K."""
+    every = -(-len(points) // most)
+    if every <= 1:
+        return list(points), 1
+    parts = [points[start : start + every] for start in range(0, len(points), every)]
+    return [
+        Point(
+            part[-1].x,
+            sum(point.y for point in part) / len(part),
+            min(point.y for point in part),
+            max(point.y for point in part),
+        )
+        for part in parts
+    ], every
+
+
+def _training(run: Run) -> list[Chart]:
+    lines, loss = run.lines, run.config.optim.loss
+    levels = [Level("D can't tell real from fake", 1.3863)] if loss == "bce" else []
+    wanted = (
+        ("losses", "Losses", "loss" + (" (nats)" if loss in ("bce", "r1") else ""), levels,
+         {"d_loss": "D's loss", "g_loss": "G's loss"}),
+        ("logits", "What D says", "mean logit", [Level("undecided", 0.0)],
+         {"real_logits": "on real images", "fake_logits": "on generated images"}),
+    )  # fmt: skip
+    charts = []
+    for key, title, label, own_levels, names in wanted:
+        series, every = [], 1
+        for column, name in names.items():
+            points, every = thinned(_points(lines, column))
+            series.append(Series(name, points))
+        note = "Each point is the mean of the steps since the point before it."
+        if every > 1:
+            note = (
+                f"Each point is the mean of {every} lines of metrics.jsonl ({len(lines):,} in all); the band runs from "
+                "the smallest to the largest of them."
+            )
+        charts.append(chart(key, title, label, series, levels=own_levels, note=note))
+    return [each for each in charts if each]
+
+
+def _quality(run: Run, lines: list[dict[str, Any]], alarms: list[Alarm]) -> list[Chart]:
+    if not lines:
+        return []
+    # Of very many evaluations some are shown; the last always.
+    every = -(-len(lines) // MOST_POINTS)
+    shown = lines[::-1][::every][::-1]
+    marks = [Mark(alarm.epoch, "; ".join(alarm.texts)) for alarm in alarms]
+    sizes = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
+    counts = " or ".join(f"{size:,}" for size in sizes)
+    note = f"Measured on {counts} images each time. " if counts else ""
+    note += "Bands are 95 % intervals."
+    note += f" One evaluation in {every} is shown." if every > 1 else ""
+    wanted = [
+        ("fcd", "Distance to real images (fcd)", "fcd", "fcd_floor", "two sets of real images", False,
+         "The lower the better."),
+        ("agreement", "Read as the digit that was asked for", "share of the images", None, "", True, ""),
+        ("recognisable", "Recognisable images", "share of the images", "recognisable_floor", "real images", True,
+         "The jury is over 90 % sure of them."),
+        ("density", "Density", "density", "density_floor", "real images", False,
+         "How closely real images lie around the generated ones."),
+        ("coverage", "Coverage", "share of real images", "coverage_floor", "real images", False,
+         "Real images that have a generated one near them: low where variety is lost."),
+        ("kl", "Unevenness of the digits", "nats", None, "", False,
+         "How far the shares of the digits are from a tenth each (Kullback-Leibler divergence)."),
+    ]  # fmt: skip
+    charts = []
+    for key, title, label, floor, name, share, words in wanted:
+        series = [Series(_PREFIXES[p], _estimates(shown, f"{p}_{key}")) for p in _PREFIXES]
+        floors = [value for line in lines if floor and (value := number(line.get(floor))) is not None]
+        levels = [Level(name, floors[-1])] if floors else []
+        charts.append(
+            chart(
+                f"q-{key}", title, label, series, note=f"{words} {note}".strip(), levels=levels, marks=marks,
+                share=share, may_be_log=key == "fcd",
+            )
+        )  # fmt: skip
+    charts.append(_worst_digit(run, shown, marks))
+    return [each for each in charts if each]
+
+
+def _worst_digit(run: Run, lines: list[dict[str, Any]], marks: list[Mark]) -> Chart | None:
+    series = []
+    for prefix, name in _PREFIXES.items():
+        found = [(number(line["epoch"]), line.get(f"{prefix}_digits")) for line in lines]
+        points = []
+        for epoch, digits in found:
+            values = [number(value) for value in digits] if isinstance(digits, list) else []
+            if epoch is not None and len(values) == 10 and None not in values:
+                points.append(Point(epoch, min(value for value in values if value is not None)))
+        series.append(Series(name, points))
+    if run.kind == "C-GAN":
+        title, levels = "The digit read as asked least often", []
+        note = "Agreement of the worst of the ten digits."
+    else:
+        title, levels = "The rarest digit", [Level("all alike", 0.1)]
+        note = "The smallest of the ten digits' shares; at 0 % one of them is missing."
+    return chart(
+        "q-worst", title, "share of the images", series, note=note, levels=levels, marks=marks, share=True
+    )
+
+
+def _alarms(lines: list[dict[str, Any]]) -> list[Alarm]:
+    found = []
+    for line in lines:
+        texts = line.get("alarms")
+        if isinstance(texts, list) and texts:
+            found.append(Alarm(line["epoch"], [str(text) for text in texts]))
+    return found
+
+
+def _points(lines: list[dict[str, Any]], key: str) -> list[Point]:
+    values = [(line["epoch"], number(line.get(key))) for line in lines]
+    return [Point(float(epoch), value) for epoch, value in values if value is not None]
+
+
+def _estimates(lines: list[dict[str, Any]], key: str) -> list[Point]:
+    points = []
+    for line in lines:
+        value = number(line.get(key))
+        low, high = number(line.get(f"{key}_low")), number(line.get(f"{key}_high"))
+        if value is not None:
+            has_ends = low is not None and high is not None
+            points.append(Point(float(line["epoch"]), value, *((low, high) if has_ends else ())))
+    return points
+
+
+def when(alarms: Sequence[Alarm]) -> list[tuple[str, str]]:
+    """Each alarm once, with the epochs at which it was raised.
+
+    What stands before the colon says what it is about; the numbers behind it change all the time.
+    """
+    by_text: dict[str, list[float]] = {}
+    for alarm in alarms:
+        for text in alarm.texts:
+            by_text.setdefault(text.partition(":")[0], []).append(alarm.epoch)
+    return [(text, _listed(sorted(set(at)))) for text, at in by_text.items()]
+
+
+def _listed(at: list[float]) -> str:
+    words = [epochs(value) for value in at]
+    if len(words) == 1:
+        return f"epoch {words[0]}"
+    if len(words) > 6:
+        return f"{len(words)} times, from epoch {words[0]} to {words[-1]}"
+    return f"epochs {', '.join(words[:-1])} and {words[-1]}"

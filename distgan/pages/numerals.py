@@ -1,0 +1,43 @@
+"""Numbers in words."""
+
+import math
+
+from distgan.quality.findings import Estimate
+
+
+def plain(value: float) -> str:
+    """Three digits that count: 0.0312, 1.39, 23.4, 1,235."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 999.5:
+        return f"{value:,.0f}" if size < 1e9 else f"{value:.2e}"
+    if size < 0.001:
+        return f"{value:.1e}"
+    decimals = 2 - math.floor(math.log10(size))
+    return f"{value:.{max(0, min(decimals, 4))}f}"
+
+
+def percent(value: float, decimals: int = 1) -> str:
+    """Of very small shares a digit more, so that few are not none."""
+    more = 1 if decimals and 0 < abs(value) < 0.0005 else 0
+    return f"{100 * value:.{decimals + more}f} %"
+
+
+def interval(estimate: Estimate, *, share: bool = False) -> str:
+    """`97.8 to 98.4 %`, or `0.29 to 0.33`."""
+    if share:
+        return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
+    return f"{plain(estimate.low)} to {plain(estimate.high)}"
+
+
+def whole(estimate: Estimate, *, share: bool = False) -> str:
+    """`98.1 % (97.8 to 98.4 %)`."""
+    return (
+        f"{percent(estimate.value) if share else plain(estimate.value)} ({interval(estimate, share=share)})"
+    )
+
+
+def epochs(value: float) -> str:
+    """An epoch, or a part of one: 4, 4.2."""
+    return f"{value:,.2f}".rstrip("0").rstrip(".")

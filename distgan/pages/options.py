@@ -1,0 +1,41 @@
+"""What can be set of the commands that write pages."""
+
+from typing import Literal
+
+from distgan.settings import Section, setting
+
+
+class PagesConfig(Section):
+    """What `distgan report` and `distgan compare` share: how a run is measured that was not yet."""
+
+    out: str | None = setting(None, "the page to write, a file that ends in .html", min_length=1)
+    evaluate: bool = setting(
+        True, "measure the quality of a run that has no eval/eval.json yet, as distgan eval does", flag="eval"
+    )
+    num: int = setting(10_000, "how many images to draw and judge where it is measured", ge=1, le=1_000_000)
+    reference: str | None = setting(
+        None,
+        "folder of the real data, where it is measured; unset: the run's own, then $DISTGAN_DATA, then ./data",
+        min_length=1,
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "where it is measured; auto: cuda where there is one"
+    )
+
+
+class ReportConfig(PagesConfig):
+    """What `distgan report` writes."""
+
+    out: str | None = setting(
+        None,
+        "the page to write, a file that ends in .html; unset: report.html in the run's folder",
+        min_length=1,
+    )
+
+
+class CompareConfig(PagesConfig):
+    """What `distgan compare` writes."""
+
+    out: str | None = setting(
+        None, "write a page too, a file that ends in .html; unset: only the table on the screen", min_length=1
+    )

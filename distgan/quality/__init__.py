@@ -1,0 +1,1 @@
+"""The pinned judges, and everything that is measured with them."""

@@ -1,0 +1,72 @@
+"""`distgan eval` and `distgan judge`: read their flags, and only then import what they need."""
+
+from distgan.errors import UserError
+from distgan.flags import Parser, add_flags, from_flags
+from distgan.options import EvalConfig, JudgeConfig
+
+_EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours"
+
+
+def eval_main(argv: list[str]) -> None:
+    """Raises UserError."""
+    parser = Parser(
+        prog="distgan eval",
+        usage="distgan eval RUN_OR_WEIGHTS_OR_NPZ [FLAGS]",
+        description="Has images judged: digit by digit, with 95 % intervals, beside what as many real images measure "
+        "and what\nthe judges themselves get wrong. Leaves eval.json and pictures; "
+        "any number of processes finds\nthe same.",
+        epilog=_EXIT_CODES.format("failed"),
+    )
+    parser.add_argument(
+        "where",
+        metavar="RUN_OR_WEIGHTS_OR_NPZ",
+        help="a run's folder, its weights/, a checkpoint, a .safetensors file, or an .npz with images (uint8) and, if "
+        "a digit was asked for, labels, of any program",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    add_flags(parser, EvalConfig)
+    namespace = parser.parse(argv)
+    config = from_flags(EvalConfig, namespace)
+
+    from distgan import launcher
+
+    num = config.processes or 1
+    if launcher.is_launched():
+        if config.processes is not None:
+            launcher.refuse_other_number(num)
+    elif num > 1:
+        raise SystemExit(launcher.launch(num, ["eval", *argv], script="__main__.py"))
+    from distgan.quality.evaluation import evaluate, start_runtime
+    from distgan.quality.terminal import show
+    from distgan.rendezvous import left_at_the_end, losses_named
+
+    with left_at_the_end(), losses_named():
+        runtime = start_runtime(config)
+        quality, folder = evaluate(namespace.where, config, runtime)
+        if runtime.is_main and config.as_json:
+            print(quality.model_dump_json(indent=1))
+        elif runtime.is_main:
+            show(quality, folder)
+        runtime.close()
+
+
+def judge_main(argv: list[str]) -> None:
+    """Raises UserError, and CommandFailed for judges that err too often."""
+    parser = Parser(
+        prog="distgan judge",
+        usage="distgan judge (train | show) [FLAGS]",
+        description="train: trains three judges on a data set, measures them on its test images, and puts them into "
+        "the cache,\nwhere distgan eval looks for them. show: how often those err, and how they were made.",
+        epilog=_EXIT_CODES.format("a judge of MNIST errs too often"),
+    )
+    parser.add_argument("action", metavar="train|show", help="what to do")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    add_flags(parser, JudgeConfig)
+    namespace = parser.parse(argv)
+    if namespace.action not in ("train", "show"):
+        raise UserError(f"{namespace.action}: unknown action; allowed: train, show")
+    config = from_flags(JudgeConfig, namespace)
+
+    from distgan.quality.judge_training import show_judges, train_judges
+
+    {"train": train_judges, "show": show_judges}[namespace.action](config)

@@ -1,0 +1,136 @@
+"""`distgan eval`: draws images or takes those of a file, has them judged, and leaves eval.json and the pictures."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distgan.config import Config, DataConfig, ProcessesConfig, RunConfig
+from distgan.data import Dataset, load_dataset
+from distgan.files import write_whole
+from distgan.options import EvalConfig
+from distgan.quality import measure
+from distgan.quality.classifier import outputs_of, train_classifier
+from distgan.quality.findings import Estimate, Quality
+from distgan.quality.intervals import share
+from distgan.quality.jury import load_jury
+from distgan.quality.pictures import save_pictures
+from distgan.quality.real import splits
+from distgan.quality.reference import Reference, build_reference, refuse_few
+from distgan.quality.shards import asked_digits, draw_and_read, in_turns, read_images
+from distgan.quality.subject import FILE, data_config, load_subject, out_folder, source_of
+from distgan.runtime import Runtime
+
+# GAN-train: the fresh classifier, and how long it learns.
+_GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 4
+
+
+def start_runtime(config: EvalConfig) -> Runtime:
+    """The processes of an evaluation, in float32 whatever a launcher says."""
+    run = RunConfig(device=config.device, threads=config.threads, precision="no", engine="eager")
+    return Runtime(Config(run=run, processes=ProcessesConfig(num=config.processes)))
+
+
+def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> tuple[Quality, Path]:
+    """Measures the run, weights, checkpoint or `.npz` at `where`; what was found, and the folder that has it.
+
+    All ranks call it; the first one writes. Raises UserError.
+    """
+    runtime = runtime or start_runtime(config)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "start"):
+        subject = runtime.together(lambda: load_subject(where, config))
+        folder = runtime.on_main(lambda: out_folder(where, config))
+        data = data_config(subject, config)
+        train, test = runtime.together(
+            lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
+        )
+        runtime.refuse_difference("real data's fingerprint", test.fingerprint)
+        jury = runtime.together(lambda: load_jury(train.name, runtime.device, config.judges))
+        n = config.num if subject.images is None else len(subject.images)
+        refuse_few(n, "--num" if subject.images is None else f"{where}: images")
+        source = source_of(where, subject, config, train, test, jury)
+    labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
+    with _timed(seconds, "real_images"):
+        reference = build_reference(jury, train, test, n, labels, runtime)
+    with _timed(seconds, "images"):
+        if subject.generator is not None:
+            generator = subject.generator.to(runtime.device)
+            images, reading = draw_and_read(generator, jury, n, config.seed, runtime)
+        else:
+            assert subject.images is not None
+            images, reading = subject.images, read_images(jury, subject.images, runtime)
+    with _timed(seconds, "numbers"):
+        overview = measure.measure_overview(reading, labels, reference)
+        digits = measure.measure_digits(reading, labels, overview, reference)
+        closest = measure.measure_copies(images, reading.digits if labels is None else labels, reference)
+    gan_train, gan_train_real = None, None
+    if labels is not None and config.gan_train:
+        with _timed(seconds, "gan_train"):
+            gan_train, gan_train_real = _gan_train(images, labels, reference, runtime)
+    assert overview.sample.fcd is not None
+    assert reference.floor.fcd is not None
+    quality = Quality(
+        n=n,
+        agreement=overview.agreement,
+        per_digit=digits,
+        shares=overview.shares,
+        kl=overview.kl,
+        recognisable=overview.sample.recognisable,
+        fcd=overview.sample.fcd,
+        fcd_floor=reference.floor.fcd,
+        density=overview.sample.density,
+        coverage=overview.sample.coverage,
+        real=reference.floor,
+        gan_train=gan_train,
+        gan_train_real=gan_train_real,
+        copies=closest.copies,
+        matrix=None if labels is None else measure.confusion_matrix(reading.digits, labels).tolist(),
+        jury_matrix=reference.matrix.tolist(),
+        confusions=[] if labels is None else measure.measure_confusions(reading, labels, reference),
+        ambiguities=measure.measure_ambiguities(reading),
+        judges=measure.measure_judges(reading, labels, reference),
+        alarms=overview.alarms,
+        notices=subject.notices + ([jury.notice] if jury.notice else []),
+        source=source,
+        seconds=seconds,
+    )
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_pictures(folder, quality, images, reading, labels, closest, train.images)
+        text = quality.model_dump_json(indent=1) + "\n"
+        write_whole(folder / FILE, lambda file: file.write(text.encode()))
+
+    runtime.on_main(write)
+    return quality, folder
+
+
+def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
+    return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
+
+
+def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:
+    """GAN-train (Shmelkov et al. 2018), and the same with as many real images in place of the generated ones."""
+    train, test = reference.train, reference.test
+    chosen = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(2))[: len(images)]
+
+    def accuracy(images: Tensor, labels: Tensor) -> Estimate:
+        network = train_classifier(
+            _GAN_TRAIN, images, labels, epochs=_GAN_TRAIN_EPOCHS, seed=0, device=runtime.device
+        )
+        read = outputs_of(network, test.images)[0].argmax(1)
+        return share(int((read == test.labels).sum()), len(read))
+
+    jobs = [lambda: accuracy(images, labels), lambda: accuracy(train.images[chosen], train.labels[chosen])]
+    return in_turns(jobs, runtime)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[phase] = round(time.perf_counter() - start, 2)

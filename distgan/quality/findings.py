@@ -1,0 +1,158 @@
+"""What an evaluation found: every number with its 95 % interval, and what it is to be read beside."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distgan.errors import UserError
+from distgan.files import read_within
+
+FORMAT = 1
+_MAX_BYTES = 2**24
+
+Verdict = Literal["made well", "made poorly", "missing"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Estimate(_Frozen):
+    """A number and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        """`0.981 (0.978 to 0.984)`."""
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+class Sample(_Frozen):
+    """What a set of images measures: generated ones, or as many real ones, which are the floor.
+
+    Distances, density and coverage are to the real test images. `fcd` is None of fewer images than a covariance
+    needs. `recognisable`: the share of which the jury is over 90 % sure.
+    """
+
+    recognisable: Estimate
+    fcd: Estimate | None
+    density: Estimate
+    coverage: Estimate
+
+
+class Digit(_Frozen):
+    """`n`: the images asked to be this digit or, where no label was asked for, those read as it.
+
+    `agreement` (with labels only) is the share of them that is read as asked, `share` that of all images read as
+    this digit, `real` what as many real images of it measure, `jury` the share of real ones that the jury reads right.
+    """
+
+    digit: int
+    n: int
+    agreement: Estimate | None
+    share: Estimate
+    sample: Sample | None  # None of too few images to say anything
+    real: Sample
+    jury: Estimate
+    verdict: Verdict
+    why: str
+
+
+class Confusion(_Frozen):
+    """Images asked to be `asked` and read as `read`: their share, and that of the jury on real images of `asked`.
+
+    Listed only if the interval of `share` lies above that of `jury`, for the jury and for at least two of the judges
+    alone, which `seen_by` counts.
+    """
+
+    asked: int
+    read: int
+    share: Estimate
+    jury: Estimate
+    seen_by: int
+
+
+class Ambiguity(_Frozen):
+    """Images that stand between two digits: neither of which the jury gives 90 %."""
+
+    first: int
+    second: int
+    share: Estimate
+
+
+class JudgeFacts(_Frozen):
+    """One of the judges: how often it reads real test images right, and these as asked."""
+
+    name: str
+    sha256: str
+    accuracy: Estimate
+    agreement: Estimate | None
+
+
+class Source(_Frozen):
+    """What was measured, and against what."""
+
+    what: str  # the path that was named
+    weights: str | None  # the file, for a generator
+    sha256: str  # of the weights, or of the images
+    preset: str | None
+    step: int | None
+    epoch: float | None
+    ema: bool | None
+    seed: int | None
+    data: str
+    reference: str
+    judged_by: str  # the data that the judges were trained on
+    command: str  # that measures it again
+
+
+class Quality(_Frozen):
+    """An evaluation. `matrix` counts asked x read, (10, 10); None where no label was asked for."""
+
+    format: int = FORMAT
+    n: int
+    agreement: Estimate | None
+    per_digit: list[Digit]
+    shares: list[Estimate]
+    kl: Estimate  # of the shares from uniform ones, in nats
+    recognisable: Estimate
+    fcd: Estimate
+    fcd_floor: Estimate
+    density: Estimate
+    coverage: Estimate
+    real: Sample  # what as many real training images measure against the test images
+    gan_train: Estimate | None  # accuracy on real images of a classifier trained on these
+    gan_train_real: Estimate | None  # the same, trained on as many real ones
+    copies: Estimate  # the share nearer to a training image than 99 % of unseen real ones of its digit
+    matrix: list[list[int]] | None
+    jury_matrix: list[list[int]]  # true x read, on the real test images
+    confusions: list[Confusion]
+    ambiguities: list[Ambiguity]
+    judges: list[JudgeFacts]
+    alarms: list[str]
+    notices: list[str]
+    source: Source
+    seconds: dict[str, float]
+
+
+def read_quality(path: Path) -> Quality:
+    """Raises UserError for a file that is damaged or of another version."""
+    try:
+        found = Quality.model_validate_json(read_within(path, _MAX_BYTES))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: is damaged, or of another version ({place or 'JSON'}: {first['msg']})"
+        ) from error
+    if found.format != FORMAT:
+        raise UserError(f"{path}: has format {found.format}; allowed: {FORMAT}")
+    tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
+    if any([len(row) for row in table] != [10] * 10 for table in tables):
+        raise UserError(f"{path}: is damaged (a matrix is not 10 by 10)")
+    if len(found.shares) != 10 or sorted(digit.digit for digit in found.per_digit) != list(range(10)):
+        raise UserError(f"{path}: is damaged (it has not each digit once)")
+    return found

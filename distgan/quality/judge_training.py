@@ -1,0 +1,140 @@
+"""`distgan judge`: trains the judges of a data set, measures them on images that they have not seen, and shows them."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from distgan.config import DataConfig
+from distgan.data import Dataset, load_dataset
+from distgan.devices import device_named
+from distgan.environment import cpu_name, describe_environment
+from distgan.errors import CommandFailed, UserError
+from distgan.files import write_whole
+from distgan.options import JudgeConfig
+from distgan.quality.classifier import outputs_of, train_classifier
+from distgan.quality.intervals import share
+from distgan.quality.jury import (
+    FORMAT,
+    RECORD,
+    JudgeRecord,
+    Recipe,
+    Record,
+    cache_folder,
+    load_jury,
+)
+from distgan.quality.networks import NETWORKS
+from distgan.quality.real import splits
+
+# Of MNIST's test images, for a judge that is to be relied on.
+ENOUGH = 0.995
+
+
+def train_judges(config: JudgeConfig) -> None:
+    """Trains, measures and writes them. Raises UserError, and CommandFailed for judges of MNIST that err too often."""
+    device = device_named(config.device)
+    data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
+    train, test = splits(load_dataset(data), data)
+    folder = Path(config.out).expanduser() if config.out else cache_folder(train.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
+    print(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
+    seeds = [config.seed + number for number in range(len(NETWORKS))]
+    # Each in a process of its own, on one thread: the same bits however many cores there are.
+    workers = min(len(NETWORKS), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        jobs = [
+            pool.submit(_train, name, seed, train, test, config.epochs, device, folder)
+            for name, seed in zip(NETWORKS, seeds, strict=True)
+        ]
+        records = [job.result() for job in jobs]
+    environment = describe_environment()
+    recipe = Recipe(
+        command=f"distgan judge train --data {train.name} --epochs {config.epochs} --seed {config.seed}",
+        epochs=config.epochs,
+        seeds=seeds,
+        train=train.fingerprint,
+        test=test.fingerprint,
+        versions={"python": environment["python"], **environment["versions"]},
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+    )
+    text = Record(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
+    write_whole(folder / RECORD, lambda file: file.write(_compact(text).encode()))
+    print(f"written to {folder}")
+    poor = [each.name for each in records if each.num_right < ENOUGH * len(test.images)]
+    if train.name == "mnist" and poor:
+        raise CommandFailed(
+            f"{', '.join(poor)}: under {ENOUGH:.1%} of MNIST's test images right; more --epochs"
+        )
+
+
+def _train(
+    name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device, folder: Path
+) -> JudgeRecord:
+    """Leaves the weights in `folder`."""
+    say = partial(print, flush=True)
+    judge = train_classifier(
+        name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=say
+    )
+    weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
+    write_whole(folder / f"{name}.safetensors", lambda file: file.write(weights))
+    read = outputs_of(judge, test.images)[0].argmax(1)
+    record = JudgeRecord(
+        name=name,
+        sha256=hashlib.sha256(weights).hexdigest(),
+        num_parameters=sum(parameter.numel() for parameter in judge.parameters()),
+        matrix=multiclass_confusion_matrix(read, test.labels, 10).tolist(),
+    )
+    say(f"{name}: {_accuracy(record)} of {len(test.images):,} test images right, {len(weights):,} bytes")
+    return record
+
+
+def show_judges(config: JudgeConfig) -> None:
+    """Prints what the judges that `distgan eval` would take for that data get wrong. Raises UserError."""
+    jury = load_jury(config.data, torch.device("cpu"), config.out)
+    recipe = jury.record.recipe
+    for notice in [jury.notice] if jury.notice else []:
+        print(f"!! {notice} !!")
+    for judge in jury.record.judges:
+        num = sum(map(sum, judge.matrix))
+        print(
+            f"{judge.name}: {_accuracy(judge)} of {num:,} test images right, {judge.num_parameters:,} parameters"
+        )
+        print(f"  SHA-256 {judge.sha256}")
+        for digit, row in enumerate(judge.matrix):
+            wrong = {read: count for read, count in enumerate(row) if count and read != digit}
+            words = ", ".join(
+                f"{count} as {read}" for read, count in sorted(wrong.items(), key=lambda pair: -pair[1])
+            )
+            print(f"  {digit}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
+    print(f"trained on {jury.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
+    print(
+        f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}"
+    )
+
+
+def _compact(text: str) -> str:
+    """JSON with a row of a matrix a line."""
+    content = json.loads(text)
+    rows: dict[str, str] = {}
+    for judge in content["judges"]:
+        for number, row in enumerate(judge["matrix"]):
+            key = f"@{judge['name']}{number}@"
+            rows[f'"{key}"'], judge["matrix"][number] = json.dumps(row), key
+    text = json.dumps(content, indent=1)
+    for key, row in rows.items():
+        text = text.replace(key, row)
+    return text + "\n"
+
+
+def _accuracy(record: JudgeRecord) -> str:
+    return f"{share(record.num_right, sum(map(sum, record.matrix))):.2%}"

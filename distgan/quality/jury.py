@@ -1,0 +1,170 @@
+"""The three judges together: where their weights lie, whether they are the right ones, and how they read."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from distgan.errors import UserError
+from distgan.files import read_within
+from distgan.quality.classifier import outputs_of
+from distgan.quality.networks import NETWORKS, Judge
+
+FORMAT = 1
+RECORD = "judges.json"
+SHIPPED = Path(__file__).resolve().parent / "weights"
+# Data that looks like MNIST's digits: its judges read them too, and reports say that they do.
+_LIKE_MNIST = ("digits", "qmnist", "emnist-digits")
+_MAX_BYTES = 2**20
+SURE = 0.9  # the confidence from which on an image counts as recognisable
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class JudgeRecord(_Strict):
+    """`matrix` counts true x read on the real test images."""
+
+    name: str
+    sha256: str
+    num_parameters: int
+    matrix: list[list[int]]
+
+    @property
+    def num_right(self) -> int:
+        return sum(self.matrix[digit][digit] for digit in range(10))
+
+
+class Recipe(_Strict):
+    """What trains the same judges again; the same bits by the same version of torch on the same processor."""
+
+    command: str
+    epochs: int
+    seeds: list[int]
+    train: str  # the fingerprint of the data
+    test: str
+    versions: dict[str, str | None]
+    device: str
+
+
+class Record(_Strict):
+    """judges.json, beside the weights that it names."""
+
+    format: int
+    data: str
+    recipe: Recipe
+    judges: list[JudgeRecord]
+
+
+class Reading(NamedTuple):
+    """Of N images: the jury's probabilities (N, 10), what each judge reads (N, J), the first one's features (N, F)."""
+
+    probabilities: Tensor
+    votes: Tensor
+    features: Tensor
+
+    @property
+    def digits(self) -> Tensor:
+        """What the jury reads, (N,)."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def confidence(self) -> Tensor:
+        return self.probabilities.amax(1)
+
+    def of(self, rows: Tensor) -> "Reading":
+        """Those of some rows, by number or by mask."""
+        return Reading(*(each[rows] for each in self))
+
+
+class Jury(NamedTuple):
+    """Its probabilities are the mean of the judges', so that one of them alone does not carry a reading."""
+
+    judges: list[Judge]
+    record: Record
+    notice: str | None
+
+    def read(self, images: Tensor) -> Reading:
+        """Of (N, 28, 28) uint8, on the CPU."""
+        outputs = [outputs_of(judge, images) for judge in self.judges]
+        probabilities = torch.stack([own for own, _ in outputs], 1)
+        return Reading(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
+
+
+def cache_folder(data: str) -> Path:
+    """Where `distgan judge train` puts judges of that data, and where they are looked for."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "distgan" / "judges" / data
+
+
+def load_jury(data: str, device: torch.device, folder: str | None = None) -> Jury:
+    """The judges of that data: of `folder` if named, those in the package, or in the cache.
+
+    Raises UserError where there are none, and for weights that are not those of their record.
+    """
+    where, notice = _find(data, folder)
+    record = read_record(where)
+    judges = [_load(where / f"{each.name}.safetensors", each).to(device) for each in record.judges]
+    return Jury(judges, record, notice)
+
+
+def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
+    if folder is not None:
+        return Path(folder).expanduser(), None
+    if data == "mnist":
+        return SHIPPED, None
+    if (cache_folder(data) / RECORD).exists():
+        return cache_folder(data), None
+    if data in _LIKE_MNIST:
+        return SHIPPED, f"the judges were trained on MNIST, not on {data}"
+    raise UserError(
+        f"judges of {data}: there are none in {cache_folder(data)}; allowed: train them by distgan judge train "
+        f"--data {data}, or name a folder by --judges"
+    )
+
+
+def read_record(folder: Path) -> Record:
+    """Raises UserError for one that is missing, damaged, or of judges that this version does not know."""
+    path = folder / RECORD
+    try:
+        record = Record.model_validate_json(read_within(path, _MAX_BYTES), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path}: is damaged ({where}: {first['msg']}); allowed: what distgan judge train wrote"
+        ) from error
+    if record.format != FORMAT:
+        raise UserError(f"{path}: has the format {record.format}; allowed: {FORMAT} (update distgan)")
+    names = [judge.name for judge in record.judges]
+    if names != list(NETWORKS):
+        raise UserError(f"{path}: names the judges {', '.join(names)}; allowed: {', '.join(NETWORKS)}")
+    for judge in record.judges:
+        if [len(row) for row in judge.matrix] != [10] * 10 or min(map(min, judge.matrix)) < 0:
+            raise UserError(f"{path}: the matrix of {judge.name} is no table of 10 x 10 counts")
+    return record
+
+
+def _load(path: Path, record: JudgeRecord) -> Judge:
+    data = read_within(path, _MAX_BYTES)
+    if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
+        raise UserError(
+            f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}...; what it would "
+            "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or distgan "
+            "judge train)"
+        )
+    judge = NETWORKS[record.name]()
+    try:
+        judge.load_state_dict(load(data))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: holds no weights of the judge {record.name} ({str(error).splitlines()[0]})"
+        ) from error
+    return judge.eval()

@@ -1,0 +1,166 @@
+"""The numbers of a set of images: what an evaluation finds, and the smaller set of them that training keeps."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distgan.quality.findings import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample
+from distgan.quality.intervals import kl_from_uniform, share
+from distgan.quality.jury import SURE, Reading
+from distgan.quality.neighbours import nearest
+from distgan.quality.reference import Reference, confusion_matrix, measure_sample
+from distgan.quality.verdict import alarms_of, is_missing, verdict_of
+
+_NUM_AMBIGUITIES = 5
+_SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
+
+
+class Overview(NamedTuple):
+    """What is asked of every sample; `agreement` of all and `agreements` of each digit only with labels."""
+
+    n: int
+    sample: Sample
+    agreement: Estimate | None
+    agreements: list[Estimate] | None
+    shares: list[Estimate]
+    kl: Estimate
+    missing: list[int]
+    alarms: list[str]
+
+
+def measure_overview(reading: Reading, labels: Tensor | None, reference: Reference) -> Overview:
+    """Of N images that were asked to be `labels` (N,), or of which nothing was asked."""
+    read, n = reading.digits, len(reading.digits)
+    counts = torch.bincount(read, minlength=10)
+    shares = [share(int(count), n) for count in counts]
+    agreement, agreements = None, None
+    if labels is not None:
+        is_right = read == labels
+        agreement = share(int(is_right.sum()), n)
+        agreements = [share(int(is_right[labels == d].sum()), int((labels == d).sum())) for d in range(10)]
+    sample = measure_sample(reading, reference.real, reference.num_draws)
+    assert sample is not None
+    missing = [d for d in range(10) if is_missing(agreements[d] if agreements else None, shares[d])]
+    alarms = alarms_of(missing, agreements, shares, sample.coverage, reference.floor.coverage)
+    kl = kl_from_uniform(counts.numpy())
+    return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
+
+
+def flat(overview: Overview, prefix: str) -> dict[str, Any]:
+    """An overview as it stands in a line of metrics.jsonl."""
+    values: dict[str, Any] = {}
+    estimates = {name: getattr(overview.sample, name) for name in Sample.model_fields}
+    for name, number in (estimates | {"agreement": overview.agreement, "kl": overview.kl}).items():
+        if number is not None:
+            ends = {"": number.value, "_low": number.low, "_high": number.high}
+            values |= {f"{prefix}_{name}{end}": round(value, 6) for end, value in ends.items()}
+    each = overview.agreements or overview.shares
+    return values | {
+        f"{prefix}_digits": [round(number.value, 6) for number in each],
+        f"{prefix}_missing": overview.missing,
+    }
+
+
+def measure_digits(
+    reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference
+) -> list[Digit]:
+    """Digit by digit: of the images asked to be it or, where none was asked for, of those read as it."""
+    digits, owners = [], reading.digits if labels is None else labels
+    for digit in range(10):
+        own = owners == digit
+        sample = measure_sample(reading.of(own), reference.digits[digit], reference.num_draws)
+        real = reference.digit_floors[digit]
+        agreement = overview.agreements[digit] if overview.agreements else None
+        verdict, why = verdict_of(agreement, overview.shares[digit], sample, real)
+        row = reference.matrix[digit]
+        digits.append(
+            Digit(
+                digit=digit,
+                n=int(own.sum()),
+                agreement=agreement,
+                share=overview.shares[digit],
+                sample=sample,
+                real=real,
+                jury=share(int(row[digit]), int(row.sum())),
+                verdict=verdict,
+                why=why,
+            )
+        )
+    return digits
+
+
+def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -> list[Confusion]:
+    """Those that are the images' and not the judges' own, the most frequent first."""
+    matrix = confusion_matrix(reading.digits, labels)
+    by_judge = [confusion_matrix(votes, labels) for votes in reading.votes.unbind(1)]
+
+    def exceeds(counts: Tensor, own: Tensor, asked: int, read: int) -> tuple[bool, Estimate, Estimate]:
+        here = share(int(counts[asked, read]), int(counts[asked].sum()))
+        there = share(int(own[asked, read]), int(own[asked].sum()))
+        return here.low > there.high, here, there
+
+    found = []
+    for asked, read in matrix.nonzero().tolist():
+        is_more, here, there = exceeds(matrix, reference.matrix, asked, read)
+        if is_more and asked != read:
+            pairs = zip(by_judge, reference.judge_matrices, strict=True)
+            seen_by = sum(exceeds(counts, own, asked, read)[0] for counts, own in pairs)
+            if seen_by >= _SEEN_BY:
+                found.append(Confusion(asked=asked, read=read, share=here, jury=there, seen_by=seen_by))
+    return sorted(found, key=lambda each: -each.share.value)
+
+
+def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
+    """The pairs of digits between which most images stand that the jury is not sure of."""
+    unsure = reading.probabilities[reading.confidence <= SURE]
+    pairs = unsure.topk(2, dim=1).indices.sort(dim=1).values
+    counts = torch.bincount(pairs[:, 0] * 10 + pairs[:, 1], minlength=100)
+    order = counts.argsort(descending=True, stable=True)[:_NUM_AMBIGUITIES].tolist()
+    n = len(reading.confidence)
+    return [
+        Ambiguity(first=pair // 10, second=pair % 10, share=share(int(counts[pair]), n))
+        for pair in order
+        if counts[pair]
+    ]
+
+
+def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference) -> list[JudgeFacts]:
+    num = int(reference.matrix.sum())
+    return [
+        JudgeFacts(
+            name=record.name,
+            sha256=record.sha256,
+            accuracy=share(int(own.diagonal().sum()), num),
+            agreement=None if labels is None else share(int((votes == labels).sum()), len(labels)),
+        )
+        for record, own, votes in zip(
+            reference.jury.record.judges, reference.judge_matrices, reading.votes.unbind(1), strict=True
+        )
+    ]
+
+
+class Closest(NamedTuple):
+    """Of each image the nearest training image of its digit: how far, in greys of 255 per pixel, and which, both (N,).
+
+    `copies` is the share of images nearer to one than 99 % of the real images that were not trained on.
+    """
+
+    greys: Tensor
+    which: Tensor
+    copies: Estimate
+
+
+def measure_copies(images: Tensor, digits: Tensor, reference: Reference) -> Closest:
+    """Of (N, 28, 28) uint8 that are, or were asked to be, `digits` (N,)."""
+    greys, which = torch.zeros(len(images)), torch.zeros(len(images), dtype=torch.long)
+    is_near = torch.zeros(len(images), dtype=torch.bool)
+    for digit in digits.unique().tolist():
+        own, rows = digits == digit, (reference.train.labels == digit).nonzero().squeeze(1)
+        trained = reference.train.images[rows]
+        found = nearest(images[own], trained)
+        unseen = nearest(reference.test.images[reference.test.labels == digit], trained)
+        greys[own], which[own] = found.greys, rows[found.which]
+        is_near[own] = found.greys < float(np.quantile(unseen.greys.numpy(), 0.01))
+    return Closest(greys, which, share(int(is_near.sum()), len(images)))

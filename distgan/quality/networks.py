@@ -1,0 +1,97 @@
+"""The judges' networks: three small classifiers of 28x28 greys, unlike one another on purpose.
+
+Each gives (logits (N, 10), features (N, 64)) from images (N, 1, 28, 28) in [0, 1]. What one of them alone
+sees in an image is more likely its own than the image's.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from distgan.models.layers import channels_last
+
+NUM_FEATURES = 64
+# Of MNIST's training pixels, as fractions of white.
+_MEAN, _STD = 0.1307, 0.3081
+
+
+class Judge(nn.Module):
+    """A trunk of convolutions that ends in NUM_FEATURES numbers an image, and a linear layer on them."""
+
+    def __init__(self, *trunk: nn.Module):
+        super().__init__()
+        self.trunk = nn.Sequential(*trunk)
+        self.read_out = nn.Linear(NUM_FEATURES, 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(channels_last((images - _MEAN) / _STD))
+        return self.read_out(features), features
+
+
+def _conv(num_in: int, num_out: int, size: int, *, stride: int = 1, padding: int | None = None) -> nn.Module:
+    padding = size // 2 if padding is None else padding
+    return nn.Sequential(
+        nn.Conv2d(num_in, num_out, size, stride, padding, bias=False), nn.BatchNorm2d(num_out), nn.ReLU()
+    )
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, num_in: int, num_out: int, stride: int = 1):
+        super().__init__()
+        self.first = _conv(num_in, num_out, 3, stride=stride)
+        self.second = nn.Sequential(
+            nn.Conv2d(num_out, num_out, 3, padding=1, bias=False), nn.BatchNorm2d(num_out)
+        )
+        self.shortcut = (
+            nn.Identity()
+            if (num_in, stride) == (num_out, 1)
+            else nn.Sequential(nn.Conv2d(num_in, num_out, 1, stride, bias=False), nn.BatchNorm2d(num_out))
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return (self.second(self.first(maps)) + self.shortcut(maps)).relu()
+
+
+def _plain() -> Judge:
+    """Small kernels one after the other, 28 -> 14 -> 7, and the largest of each channel (of their mean: 99.52 %)."""
+    return Judge(
+        _conv(1, 24, 5),
+        _conv(24, 48, 3, stride=2),
+        _conv(48, 48, 3),
+        _conv(48, 64, 3, stride=2),
+        _conv(64, NUM_FEATURES, 3),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+    )
+
+
+def _residual() -> Judge:
+    """Shortcuts, 28 -> 14 -> 7, and the largest of each channel."""
+    return Judge(
+        _conv(1, 32, 3),
+        nn.MaxPool2d(2),
+        _Residual(32, 32),
+        _Residual(32, 64, stride=2),
+        _Residual(64, NUM_FEATURES),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+    )
+
+
+def _wide() -> Judge:
+    """Large kernels without padding, 28 -> 22 -> 9 -> 5, and a linear layer that knows where things are."""
+    return Judge(
+        _conv(1, 32, 7, padding=0),
+        _conv(32, 48, 5, stride=2, padding=0),
+        _conv(48, 64, 5, padding=0),
+        nn.Flatten(),
+        nn.Linear(64 * 5 * 5, NUM_FEATURES, bias=False),
+        nn.BatchNorm1d(NUM_FEATURES),
+        nn.ReLU(),
+    )
+
+
+# The first is the reference: its features are those of every distance.
+NETWORKS: dict[str, Callable[[], Judge]] = {"plain": _plain, "residual": _residual, "wide": _wide}

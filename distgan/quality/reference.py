@@ -1,0 +1,137 @@
+"""What generated images are held against: the real test images, and the floor that as many real ones leave."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from distgan.data import Dataset
+from distgan.errors import UserError
+from distgan.quality.findings import Estimate, Sample
+from distgan.quality.frechet import FEWEST, Moments, measure_fcd, moments
+from distgan.quality.intervals import mean, share
+from distgan.quality.jury import SURE, Jury, Reading
+from distgan.quality.neighbours import Manifold, density_and_coverage, manifold
+from distgan.quality.shards import read_images
+from distgan.runtime import Runtime
+
+NUM_DRAWS = 200
+
+
+class RealSet(NamedTuple):
+    """`moments` (None of too few) are of all images, `manifold` of as many as there are generated ones due."""
+
+    moments: Moments | None
+    manifold: Manifold
+
+
+class Reference(NamedTuple):
+    """`real` and `digits` describe the test images, all and digit by digit.
+
+    `floor` and `digit_floors` are what training images, as many as generated ones, measure against them. `matrix`
+    counts true x read on the test images by the jury, `judge_matrices` by each judge, (J, 10, 10).
+    """
+
+    n: int
+    jury: Jury
+    train: Dataset
+    test: Dataset
+    real: RealSet
+    digits: list[RealSet]
+    floor: Sample
+    digit_floors: list[Sample]
+    matrix: Tensor
+    judge_matrices: Tensor
+    num_draws: int
+
+
+def build_reference(
+    jury: Jury,
+    train: Dataset,
+    test: Dataset,
+    n: int,
+    asked: Tensor | None,
+    runtime: Runtime,
+    *,
+    num_draws: int = NUM_DRAWS,
+) -> Reference:
+    """For `n` generated images, asked to be the digits `asked` (n,), or of which nothing was asked.
+
+    Raises UserError for too few of them, and for real images without some digit. All ranks call it.
+    """
+    refuse_few(n)
+    for each in (train, test):
+        if missing := [digit for digit in range(10) if not (each.labels == digit).any()]:
+            raise UserError(
+                f"{each.source}: has no image of {missing[0]}; allowed: data with all ten classes"
+            )
+    # MNIST's test images are not in random order: the second half is harder.
+    order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(0))
+    test = test._replace(images=test.images[order], labels=test.labels[order])
+    reading = read_images(jury, test.images, runtime)
+    # As many of each digit as there should be among the generated ones.
+    shares = torch.bincount(train.labels, minlength=10) / len(train.labels)
+    counts = n * shares if asked is None else torch.bincount(asked, minlength=10)
+    due = [max(1, round(float(own or n * share))) for own, share in zip(counts, shares, strict=True)]
+    shuffled = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(1))
+    chosen = torch.cat([shuffled[train.labels[shuffled] == digit][: due[digit]] for digit in range(10)])
+    others, labels = read_images(jury, train.images[chosen], runtime), train.labels[chosen]
+
+    real = _real_set(reading.features, n)
+    digits = [_real_set(reading.features[test.labels == digit], due[digit]) for digit in range(10)]
+    wanted = (counts > 0)[labels]
+    floors = [measure_sample(others.of(labels == d), digits[d], num_draws) for d in range(10)]
+    floor = measure_sample(others.of(wanted), real, num_draws)
+    assert floor is not None
+    judges = torch.stack([confusion_matrix(votes, test.labels) for votes in reading.votes.unbind(1)])
+    matrix = confusion_matrix(reading.digits, test.labels)
+    return Reference(
+        n,
+        jury,
+        train,
+        test,
+        real,
+        digits,
+        floor,
+        [each for each in floors if each],
+        matrix,
+        judges,
+        num_draws,
+    )
+
+
+def refuse_few(n: int, what: str = "--num") -> None:
+    """Raises UserError for fewer images than a covariance of the features needs."""
+    if n < FEWEST:
+        raise UserError(
+            f"{what} {n}: too few for the covariance of {FEWEST - 1} features; allowed: {FEWEST} images or more"
+        )
+
+
+def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | None:
+    """Generated images against real ones; None of none."""
+    if not len(reading.features) or not len(real.manifold.radii):
+        return None
+    density, covered = density_and_coverage(real.manifold, reading.features)
+    return Sample(
+        recognisable=_share(reading.confidence > SURE),
+        fcd=None
+        if real.moments is None
+        else measure_fcd(reading.features, real.moments, num_draws=num_draws),
+        density=mean(density),
+        coverage=_share(covered),
+    )
+
+
+def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:
+    """Counts of label x read, (10, 10)."""
+    return multiclass_confusion_matrix(read, labels, 10)
+
+
+def _real_set(features: Tensor, num: int) -> RealSet:
+    return RealSet(moments(features) if len(features) >= FEWEST else None, manifold(features[:num]))
+
+
+def _share(marks: Tensor) -> Estimate:
+    return share(int(marks.sum()), len(marks))

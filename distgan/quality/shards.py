@@ -1,0 +1,69 @@
+"""Work on many images, dealt out to the ranks by chunks, so that any number of ranks finds the same to the bit."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from distgan.images import generate
+from distgan.noise import CHUNK, chunk_z
+from distgan.quality.jury import Jury, Reading
+from distgan.runtime import Runtime
+
+T = TypeVar("T")
+
+
+def read_images(jury: Jury, images: Tensor, runtime: Runtime) -> Reading:
+    """The jury's reading of (N, 28, 28) uint8, on all ranks. All take part."""
+
+    def work(chunk: int) -> tuple[Tensor, ...]:
+        part = images[chunk * CHUNK : (chunk + 1) * CHUNK]
+        return jury.read(torch.cat([part, part[:1].expand(CHUNK - len(part), -1, -1)]))
+
+    return Reading(*_dealt(len(images), runtime, work))
+
+
+def draw_and_read(
+    generator: nn.Module, jury: Jury, num: int, seed: int, runtime: Runtime
+) -> tuple[Tensor, Reading]:
+    """`num` images (N, 28, 28) uint8 of a generator and the jury's reading of them, on all ranks. All take part.
+
+    Image i depends on `seed` and i alone, and is asked to be the digit i % 10: it is the one of `distgan sample`.
+    """
+
+    def work(chunk: int) -> tuple[Tensor, ...]:
+        z = chunk_z(chunk, generator.latent_shape, seed)  # type: ignore[arg-type]  # Module's have no types
+        images = torch.from_numpy(generate(generator, z, asked_digits(CHUNK, CHUNK * chunk)))
+        return images, *jury.read(images)
+
+    images, *reading = _dealt(num, runtime, work)
+    return images, Reading(*reading)
+
+
+def asked_digits(num: int, start: int = 0) -> Tensor:
+    """The labels of drawn images from number `start` on, (num,)."""
+    return torch.arange(start, start + num) % 10
+
+
+def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
+    """`work(chunk)` gives tensors of CHUNK rows; all of them in their order, (num, ...), on the CPU."""
+    num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
+    own = [work(chunk) for chunk in range(rank, num_chunks, size)]
+    if size == 1:
+        return [torch.cat(each)[:num] for each in zip(*own, strict=True)]
+    # Of the last round some ranks have none, and send what nobody looks at.
+    fill = own[0] if own else work(0)
+    own += [fill] * (-(-num_chunks // size) - len(own))
+    found = []
+    for each in zip(*own, strict=True):
+        gathered = runtime.gathered(torch.stack(each).to(runtime.device)).cpu()  # (W, rounds, CHUNK, ...)
+        found.append(gathered.transpose(0, 1).flatten(0, 2)[:num])
+    return found
+
+
+def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
+    """The results of all jobs, of which each rank does every W-th, on all ranks. All take part."""
+    own = {i: job() for i, job in enumerate(jobs) if i % runtime.world_size == runtime.rank}
+    found = {i: result for part in runtime.all_of(own) for i, result in part.items()}
+    return [found[i] for i in range(len(jobs))]

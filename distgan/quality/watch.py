@@ -1,0 +1,94 @@
+"""The judges during training: every few epochs a look at what G draws, into metrics.jsonl, with alarms."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distgan.config import Config
+from distgan.data import Dataset
+from distgan.gan import Gan
+from distgan.models import build_generator
+from distgan.quality.jury import load_jury
+from distgan.quality.measure import Overview, flat, measure_overview
+from distgan.quality.real import splits
+from distgan.quality.reference import build_reference
+from distgan.quality.shards import asked_digits, draw_and_read
+from distgan.runtime import Runtime
+
+# Bootstrap draws of an interval: fewer than an evaluation takes, for each costs training time.
+_NUM_DRAWS = 50
+
+
+class Watch:
+    """Looks at the moving average of G (`ema_...`) where there is one, and at G as it is trained (`raw_...`).
+
+    The same images as `distgan eval --seed 0` would draw, and no random number of the training is taken. Every public
+    method is called by all ranks. Raises UserError for judges or test images that can't be had.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, runtime: Runtime):
+        self.config, self.runtime = config, runtime
+        reference = config.run.eval_reference
+        data = config.data.model_copy(update={"dir": reference} if reference else {})
+        train, test = runtime.together(
+            lambda: splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
+        )
+        runtime.refuse_difference("test data's fingerprint", test.fingerprint)
+        jury = runtime.together(lambda: load_jury(dataset.name, runtime.device))
+        num = config.run.eval_num
+        self._labels = asked_digits(num) if config.model.is_conditional else None
+        self.reference = build_reference(jury, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)
+        self.notices = [jury.notice] if jury.notice else []
+        self._generator = build_generator(config.model).to(runtime.device)
+        self._alarms: list[str] = []
+        self._news: list[tuple[str, str]] = []
+
+    def is_due(self, epoch: int, into_epoch: int) -> bool:
+        """At the end of every so many epochs, and of the last one."""
+        every, last = self.config.run.eval_every, self.config.run.epochs
+        return into_epoch == 0 and (epoch % every == 0 or epoch == last)
+
+    def look(self, gan: Gan, epoch: int) -> dict[str, Any]:
+        """What a line of metrics.jsonl has of it, beside the numbers of training."""
+        start = time.perf_counter()
+        floor = self.reference.floor
+        values: dict[str, Any] = {"eval_n": self.reference.n}
+        kinds = {"ema": False, "raw": True} if gan.ema else {"raw": True}
+        for prefix, is_raw in kinds.items():
+            self._generator.load_state_dict(gan.sampling_state(is_raw=is_raw))
+            _, reading = draw_and_read(
+                self._generator, self.reference.jury, self.reference.n, 0, self.runtime
+            )
+            overview = measure_overview(reading, self._labels, self.reference)
+            values |= flat(overview, prefix)
+            if not is_raw or not gan.ema:  # of what samples are drawn with
+                self._compare(overview, epoch)
+                values["alarms"] = overview.alarms
+        for name in ("fcd", "recognisable", "density", "coverage"):
+            values[f"{name}_floor"] = round(getattr(floor, name).value, 6)
+        return values | {"eval_s": round(time.perf_counter() - start, 3)}
+
+    def tell(self, say: Callable[[str, str], None]) -> None:
+        """Says what the last look found, and which alarms have begun or ended with it."""
+        for text, style in self._news:
+            say(text, style)
+        self._news = []
+
+    def _compare(self, overview: Overview, epoch: int) -> None:
+        floor, sample = self.reference.floor, overview.sample
+        assert floor.fcd is not None
+        assert sample.fcd is not None
+        asked = "" if overview.agreement is None else f"read as asked {overview.agreement.value:.1%}, "
+        self._news.append(
+            (
+                f"judges after epoch {epoch}: {asked}recognisable {sample.recognisable.value:.1%} (real "
+                f"{floor.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({floor.fcd.value:.3g}), coverage "
+                f"{sample.coverage.value:.2f} ({floor.coverage.value:.2f})",
+                "",
+            )
+        )
+        # What stands before the colon says what it is about; the numbers behind it change all the time.
+        now = {alarm.partition(":")[0]: alarm for alarm in overview.alarms}
+        self._news += [(f"alarm: {now[key]}", "bold red") for key in now if key not in self._alarms]
+        self._news += [(f"no longer so: {key}", "green") for key in self._alarms if key not in now]
+        self._alarms = list(now)

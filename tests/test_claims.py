@@ -1,0 +1,179 @@
+"""The sentences of the 2023 report, on made-up findings in which they are known to hold or not."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from distgan.quality.claims import claims_of
+from distgan.quality.findings import Confusion, Digit, Estimate, Quality, Sample
+from distgan.quality.intervals import share
+from distgan.quality.measure import Overview
+from distgan.quality.verdict import alarms_of, verdict_of
+from distgan.quality.watch import Watch
+
+
+def exactly(value: float) -> Estimate:
+    return Estimate(value=value, low=value, high=value)
+
+
+def sample(recognisable: float = 0.99, coverage: float = 0.95) -> Sample:
+    return Sample(
+        recognisable=exactly(recognisable), fcd=exactly(1.0), density=exactly(1.0), coverage=exactly(coverage)
+    )
+
+
+def digit(number: int, *, read: float | None = 0.99, shared: float = 0.1, **looks: float) -> Digit:
+    """Its verdict is what `verdict_of` makes of the numbers."""
+    agreement = None if read is None else exactly(read)
+    verdict, why = verdict_of(agreement, exactly(shared), sample(**looks), sample())
+    return Digit(
+        digit=number,
+        n=1000,
+        agreement=agreement,
+        share=exactly(shared),
+        sample=sample(**looks),
+        real=sample(),
+        jury=exactly(0.997),
+        verdict=verdict,
+        why=why,
+    )
+
+
+def quality(digits: list[Digit], confusions: list[tuple[int, int, float]] = ()) -> Quality:  # type: ignore[assignment]
+    is_asked = digits[0].agreement is not None
+    found = [
+        Confusion(asked=asked, read=read, share=exactly(part), jury=exactly(0), seen_by=3)
+        for asked, read, part in confusions
+    ]
+    matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_asked else None
+    return Quality.model_construct(per_digit=digits, confusions=found, matrix=matrix)
+
+
+def holds(found: Quality) -> dict[str, bool | None]:
+    return {claim.sentence: claim.holds for claim in claims_of(found)}
+
+
+def test_gan_as_the_report_saw_it() -> None:
+    digits = [digit(d, read=None, recognisable=0.4 if d in (6, 8, 9) else 0.99) for d in range(10)]
+    assert holds(quality(digits)) == {
+        "0, 1, 2, 3, 4, 5, 7 are made well": True,
+        "6, 8, 9 are not made, and the others are": True,
+        "It does not hold all digits": False,
+    }
+
+
+def test_gan_that_lacks_digits() -> None:
+    digits = [digit(d, read=None, shared=0.0 if d in (6, 8, 9) else 0.1) for d in range(10)]
+    found = holds(quality(digits))
+    assert found["It does not hold all digits"] is True
+    assert found["6, 8, 9 are not made, and the others are"] is True
+
+
+def test_gan_that_makes_all_digits() -> None:
+    assert list(holds(quality([digit(d, read=None) for d in range(10)])).values()) == [True, False, False]
+
+
+def test_cgan_as_the_report_saw_it() -> None:
+    digits = [digit(d, read=0.6 if d in (4, 2) else 0.8 if d in (5, 7) else 0.99) for d in range(10)]
+    confusions = [(4, 9, 0.3), (2, 8, 0.2), (5, 6, 0.2), (7, 9, 0.2), (7, 4, 0.01)]
+    assert holds(quality(digits, confusions)) == {
+        "0, 1, 3, 8, 9 are made well": True,
+        "5 is read as 6": True,
+        "7 is read as 9": True,
+        "4, 2 are learnt badly, worse than the others": True,
+        "It holds all digits": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("confusions", "words"),
+    [
+        ([], "no confusion of 5 beyond the judges' own; 0 of 0 read as 6"),
+        ([(5, 3, 0.2), (5, 6, 0.1)], "read as 6: 10.0% (10.0% to 10.0%); most often as 3"),
+        ([(5, 3, 0.2)], "no more than the judges' own; most often as 3"),
+    ],
+)
+def test_confusion_that_is_not_the_most_frequent_does_not_hold(
+    confusions: list[tuple[int, int, float]], words: str
+) -> None:
+    found = quality([digit(d, read=0.9) for d in range(10)], confusions)
+    claim = next(claim for claim in claims_of(found) if claim.sentence == "5 is read as 6")
+    assert claim.holds is False
+    assert words in claim.evidence
+
+
+def test_badly_learnt_means_worse_than_all_others() -> None:
+    digits = [digit(d, read=0.6 if d in (4, 8) else 0.99) for d in range(10)]
+    assert holds(quality(digits))["4, 2 are learnt badly, worse than the others"] is False
+    # The lowest two of ten that are all made well are not badly learnt.
+    digits = [digit(d, read=0.97 if d in (4, 2) else 0.99) for d in range(10)]
+    assert holds(quality(digits))["4, 2 are learnt badly, worse than the others"] is False
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict", "words"),
+    [
+        ({"agreement": share(990, 1000)}, "made well", "99.0% read as asked"),
+        ({"agreement": share(940, 1000)}, "made well", "94.0% read as asked"),  # its interval reaches to 95 %
+        ({"agreement": share(900, 1000)}, "made poorly", "90.0% read as asked"),
+        ({"agreement": share(50, 1000)}, "missing", "5.0% of those asked for"),
+        (
+            {"agreement": share(990, 1000), "coverage": 0.4},
+            "made poorly",
+            "not all kinds of it, coverage 0.40",
+        ),
+        ({"agreement": share(990, 1000), "coverage": 0.1}, "made poorly", "few kinds of it, coverage 0.10"),
+        ({"share": share(1000, 10_000)}, "made well", "99.0% recognisable"),
+        (
+            {"share": share(1000, 10_000), "recognisable": 0.8},
+            "made poorly",
+            "80.0% recognisable (real 99.0%)",
+        ),
+        ({"share": share(500, 10_000)}, "made poorly", "too rare, 5.0% of all"),
+        ({"share": share(2000, 10_000)}, "made poorly", "too frequent, 20.0% of all"),
+        ({"share": share(10, 10_000)}, "missing", "0.10% of the samples"),
+        ({"share": share(680, 10_000)}, "made well", ""),  # its interval reaches to 7 %
+    ],
+)
+def test_verdicts(numbers: dict[str, Any], verdict: str, words: str) -> None:
+    looks = {key: value for key, value in numbers.items() if key in ("coverage", "recognisable")}
+    found, why = verdict_of(
+        numbers.get("agreement"), numbers.get("share", exactly(0.1)), sample(**looks), sample()
+    )
+    assert found == verdict
+    assert words in why
+
+
+def test_digit_of_which_there_is_no_image_is_missing() -> None:
+    assert verdict_of(None, share(0, 1000), None, sample())[0] == "missing"
+
+
+def test_collapse_is_an_alarm_and_little_coverage_is_none() -> None:
+    shares = [exactly(0.1)] * 10
+    assert alarms_of([], None, shares, exactly(0.05), exactly(0.95))[0].startswith("collapse: ")
+    assert not alarms_of([], None, shares, exactly(0.2), exactly(0.95))
+
+
+def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:
+    """And not again at every look in between, though its numbers change."""
+    watch = object.__new__(Watch)
+    watch.reference = SimpleNamespace(floor=sample())  # type: ignore[assignment]
+    watch._alarms, watch._news = [], []
+    said: list[list[str]] = []
+    for alarms in ([], ["digit 8 is missing: 0.10% of the samples"], ["digit 8 is missing: 0.05%"], []):
+        overview = Overview(2000, sample(), None, None, [exactly(0.1)] * 10, exactly(0), [], alarms)
+        watch._compare(overview, epoch=len(said) + 1)
+        lines: list[str] = []
+        watch.tell(lambda text, style, lines=lines: lines.append(text))
+        said.append(lines)
+    assert [lines[0].startswith(f"judges after epoch {epoch}: ") for epoch, lines in enumerate(said, 1)] == [
+        True
+    ] * 4
+    assert "read as asked" not in said[0][0]
+    assert [lines[1:] for lines in said] == [
+        [],
+        ["alarm: digit 8 is missing: 0.10% of the samples"],
+        [],
+        ["no longer so: digit 8 is missing"],
+    ]
