@@ -251,7 +251,7 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
         (["empty"], ["empty: has no weights/generator.safetensors"]),
         (["few.npz", "--data", "digits"], [f"few.npz: images {few}"]),
         ([run, "--num", 20], [f"--num {few}"]),
-        ([run, "--num", 0], ["--num 0"]),
+        ([run, "--num", 0], ["--num: '0' is not allowed; allowed: a whole number, 1 or more"]),
         ([run, "--out", "mine"], ["--out mine: holds other things", "allowed: a new folder"]),
         (
             [run, "--data", "mnist", "--reference", "nothing", "--no-download"],

@@ -160,9 +160,10 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
             "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or distgan "
             "judge train)"
         )
-    judge = NETWORKS[record.name]()
+    with torch.device("meta"):  # not drawn first, from the generator that a training goes on with
+        judge = NETWORKS[record.name]()
     try:
-        judge.load_state_dict(load(data))
+        judge.load_state_dict(load(data), assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(
             f"{path}: holds no weights of the judge {record.name} ({str(error).splitlines()[0]})"

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from distgan.config import Config
 from distgan.data import Dataset
 from distgan.gan import Gan
@@ -39,7 +41,9 @@ class Watch:
         self._labels = asked_digits(num) if config.model.is_conditional else None
         self.reference = build_reference(jury, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)
         self.notices = [jury.notice] if jury.notice else []
-        self._generator = build_generator(config.model).to(runtime.device)
+        with torch.device("meta"):  # as the judges: no random number is taken
+            self._generator = build_generator(config.model)
+        self._generator.to_empty(device=runtime.device)
         self._alarms: list[str] = []
         self._news: list[tuple[str, str]] = []
 
