@@ -13,7 +13,7 @@ train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), 
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
 test: $(VENV)/.installed-dev lint browser  ## everything that CI checks
-	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 browser:  ## a Chromium for the tests of HTML pages: CI gets Debian's where it has none; elsewhere these tests are skipped
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$CI" != true || \

@@ -31,7 +31,13 @@ def _forget_the_precision() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(recipe, marks=() if recipe in ("vanilla", "cgan", "r1", "parts") else pytest.mark.slow)
+        for recipe in RECIPES
+    ],
+)
 def test_graphs_take_the_eager_steps(recipe: str) -> None:
     """To the bit over 50 steps and five short last batches, dropout, moving average and schedule included."""
     eager, graph = Training(recipe), Training(recipe, "graph", record=record)
@@ -270,7 +276,10 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("recipe", ["vanilla", "cgan", "bf16"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["cgan", pytest.param("vanilla", marks=pytest.mark.slow), pytest.param("bf16", marks=pytest.mark.slow)],
+)
 def test_compiled_networks_take_the_eager_steps(quick_compiler: None, recipe: str) -> None:
     eager, compiled = Training(recipe), Training(recipe, "compile")
     ours, theirs = eager.to(STEPS), compiled.to(STEPS)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +12,10 @@ import forked
 import numpy as np
 import pytest
 import torch
-from conftest import MNIST, Run, assert_same_run, assert_user_error, checkpoint, losses, quick
+from conftest import MNIST, Run, assert_same_run, assert_user_error, quick
 from safetensors.torch import save_file
 
+from distgan.data import load_digits
 from distgan.errors import UserError
 from distgan.files import read_metrics
 from distgan.quality.arrays import read_npz
@@ -25,21 +27,42 @@ from distgan.quality.subject import FILE
 FEW = ("--num", 300, "--no-gan-train", "--threads", 1)
 
 
+# Three epochs of nine steps.
+EPOCHS = ("--batch-size", 2000, "--epochs", 3, "--max-steps", 27)
+# The largest distance is that of the first epoch, whose checkpoint only --keep-best lets stay.
+WATCHED = ("--eval-every", 1, "--eval-num", 400, "--keep-best", "max:raw_fcd")
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A C-GAN and a GAN of six steps on the embedded digits."""
-    folder = tmp_path_factory.mktemp("trained")
-    for name in ("cgan", "vanilla"):
-        flags = [str(word) for word in quick(folder / name, "--preset", f"{name}-quick")]
-        made = forked.call(["train", *flags], folder, 240)
-        assert made.returncode == 0, made.stderr
-    return {name: folder / name for name in ("cgan", "vanilla")}
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on the embedded digits: a C-GAN and a GAN of six steps, evaluated, and one of 27 without and with judges."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("cgan", "vanilla"):
+            _done("train", *quick(name, "--preset", f"{name}-quick"), folder=folder)
+            _done("eval", name, *FEW, folder=folder)
+        _done("train", *quick("unwatched", *EPOCHS), folder=folder)
+        (folder / "said").write_text(
+            _done("train", *quick("watched", *EPOCHS, *WATCHED), folder=folder).stderr
+        )
+    return folder
+
+
+def _done(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    result = forked.call([str(word) for word in arguments], folder, 240)
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 @pytest.fixture
-def run_folder(trained: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+def run_folder(runs: Path, tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a run of this test's own."""
-    return lambda name: Path(shutil.copytree(trained[name], tmp_path / name))
+    return lambda name: Path(shutil.copytree(runs / name, tmp_path / name, symlinks=True))
+
+
+def stored(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "eval" / FILE).read_text()))
 
 
 def evaluated(distgan: Run, *arguments: object) -> dict[str, Any]:
@@ -63,7 +86,9 @@ def estimates(value: Any) -> list[dict[str, float]]:
 def test_json_is_one_object_in_which_each_number_has_its_interval(
     distgan: Run, run_folder: Callable[[str], Path]
 ) -> None:
-    found = evaluated(distgan, run_folder("cgan"), *FEW)
+    run = run_folder("cgan")
+    found = evaluated(distgan, run, *FEW)
+    assert numbers(found) == numbers(stored(run))
     assert found["n"] == 300
     for key in ("agreement", "fcd", "fcd_floor", "coverage", "density", "recognisable", "kl", "copies"):
         assert found[key].keys() == {"value", "low", "high"}, key
@@ -80,8 +105,8 @@ def test_json_is_one_object_in_which_each_number_has_its_interval(
     assert any("MNIST, not on digits" in notice for notice in found["notices"])
 
 
-def test_gan_has_shares_and_no_matrix(distgan: Run, run_folder: Callable[[str], Path]) -> None:
-    found = evaluated(distgan, run_folder("vanilla"), *FEW)
+def test_gan_has_shares_and_no_matrix(runs: Path) -> None:
+    found = stored(runs / "vanilla")
     assert found["agreement"] is None
     assert found["matrix"] is None
     assert found["gan_train"] is None
@@ -111,58 +136,42 @@ def test_terminal_fits_80_columns_and_names_the_pictures(
     assert {FILE, "digits.png", "neighbours.png", "matrix.png"} <= names
 
 
-@pytest.mark.parametrize("name", ["cgan", "vanilla"])
-def test_two_processes_find_the_same(distgan: Run, run_folder: Callable[[str], Path], name: str) -> None:
-    run = run_folder(name)
-    alone = evaluated(distgan, run, *FEW, "--out", "one")
-    together = evaluated(distgan, run, *FEW, "--processes", 2, "--out", "two")
-    assert numbers(alone) == numbers(together)
+def test_two_processes_find_the_same(distgan: Run, runs: Path, tmp_path: Path) -> None:
+    together = evaluated(distgan, runs / "cgan", *FEW, "--processes", 2, "--out", "two")
+    assert numbers(stored(runs / "cgan")) == numbers(together)
     for picture in ("digits.png", "neighbours.png"):
-        assert (run.parent / "one" / picture).read_bytes() == (run.parent / "two" / picture).read_bytes()
+        assert (runs / "cgan" / "eval" / picture).read_bytes() == (tmp_path / "two" / picture).read_bytes()
 
 
-def test_npz_of_the_same_images_measures_the_same(distgan: Run, run_folder: Callable[[str], Path]) -> None:
-    run = run_folder("cgan")
-    assert distgan("sample", run, "--num", 300, "--out", "images.npz").returncode == 0
-    own, file = evaluated(distgan, run, *FEW), evaluated(distgan, "images.npz", *FEW, "--data", "digits")
-    assert numbers(own) == numbers(file)
+def test_npz_of_the_same_images_measures_the_same(distgan: Run, runs: Path) -> None:
+    assert distgan("sample", runs / "cgan", "--num", 300, "--out", "images.npz").returncode == 0
+    file = evaluated(distgan, "images.npz", *FEW, "--data", "digits")
+    assert numbers(stored(runs / "cgan")) == numbers(file)
     assert any("NOT MNIST" in notice for notice in file["notices"])
 
 
 def test_checkpoint_and_weights_measure_the_same(distgan: Run, run_folder: Callable[[str], Path]) -> None:
     run = run_folder("cgan")
-    before = sorted((run / "checkpoints" / "latest").iterdir())
-    found = [
-        evaluated(distgan, where, *FEW)
-        for where in (
-            run,
-            run / "weights" / "generator_ema.safetensors",
-            (run / "checkpoints" / "latest").resolve(),
-        )
-    ]
-    assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
-    assert [each["source"]["step"] for each in found] == [6, 6, 6]
-    assert sorted((run / "checkpoints" / "latest").iterdir()) == before
-    raw = evaluated(distgan, run, *FEW, "--no-ema")
-    assert raw["source"]["ema"] is False
-    assert numbers(raw) != numbers(found[0])
+    newest = (run / "checkpoints" / "latest").resolve()
+    before = sorted(newest.iterdir())
+    for where in (run / "weights" / "generator_ema.safetensors", newest):
+        found = evaluated(distgan, where, *FEW)
+        assert numbers(found) == numbers(stored(run))
+        assert found["source"]["step"] == 6
+    assert sorted(newest.iterdir()) == before
 
 
 def test_gan_train_tells_digits_from_noise(distgan: Run, tmp_path: Path) -> None:
-    """Real digits under their labels, and under other ones."""
-    if not (MNIST / "MNIST" / "raw").exists():
-        pytest.skip(f"no MNIST in {MNIST}")
-    from distgan.config import DataConfig
-    from distgan.data import load_dataset
-
-    real = load_dataset(DataConfig(dir=str(MNIST)))
+    """Real digits under their labels, and under those of their neighbours."""
+    real = load_digits()
+    rows = torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))[:1000]
     found = []
-    for name, labels in (("right", real.labels[:1000]), ("wrong", real.labels[:1000].roll(1))):
-        np.savez(tmp_path / f"{name}.npz", images=real.images[:1000].numpy(), labels=labels.numpy())
-        found.append(evaluated(distgan, f"{name}.npz", "--reference", MNIST, "--threads", 1))
-    assert found[0]["gan_train"]["low"] > 0.9
+    for name, labels in (("right", real.labels[rows]), ("wrong", real.labels[rows].roll(1))):
+        np.savez(tmp_path / f"{name}.npz", images=real.images[rows].numpy(), labels=labels.numpy())
+        found.append(evaluated(distgan, f"{name}.npz", "--data", "digits", "--threads", 1))
+    assert found[0]["gan_train"]["low"] > 0.8
     assert found[1]["gan_train"]["high"] < 0.4
-    assert all(each["gan_train_real"]["low"] > 0.9 for each in found)
+    assert all(each["gan_train_real"]["low"] > 0.8 for each in found)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------
@@ -240,6 +249,7 @@ def test_every_allowed_form_is_the_same_images(tmp_path: Path, shape: tuple[int,
 
 def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path], tmp_path: Path) -> None:
     run = run_folder("cgan")
+    shutil.rmtree(run / "eval")
     np.savez(tmp_path / "few.npz", images=np.zeros((20, 28, 28), np.uint8))
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     (tmp_path / "mine").mkdir()
@@ -255,7 +265,7 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
         ([run, "--out", "mine"], ["--out mine: holds other things", "allowed: a new folder"]),
         (
             [run, "--data", "mnist", "--reference", "nothing", "--no-download"],
-            ["nothing: no mnist there", "t10k"],
+            ["nothing: no mnist there"],
         ),
         (
             [run, "--data", "fashion-mnist", "--reference", "nothing", "--no-download"],
@@ -388,19 +398,17 @@ def test_judges_of_other_data_come_from_the_cache(
 
 # -- during training ---------------------------------------------------------------------------------------
 
-WATCHED = ("--eval-every", 1, "--eval-num", 100)
-# Two epochs of nine steps.
-EPOCHS = ("--batch-size", 2000, "--epochs", 2, "--max-steps", 18)
+
+def judgements(run: Path) -> list[dict[str, Any]]:
+    """What the judges found, line by line."""
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if "eval_n" in line]
+    return [{key: line[key] for key in line if key.startswith(("raw", "ema", "alarm"))} for line in lines]
 
 
-def test_judges_leave_training_as_it_is_and_write_what_they_find(distgan: Run, tmp_path: Path) -> None:
-    for name, flags in (("without", ()), ("with", WATCHED)):
-        result = distgan("train", *quick(name, *EPOCHS, *flags))
-        assert result.returncode == 0, result.stderr
-    assert_same_run(tmp_path / "without", tmp_path / "with")
-    lines = read_metrics(tmp_path / "with" / "metrics.jsonl")
-    found = [line for line in lines if "eval_n" in line]
-    assert [line["epoch"] for line in found] == [1, 2]
+def test_judges_leave_training_as_it_is_and_write_what_they_find(runs: Path) -> None:
+    assert_same_run(runs / "unwatched", runs / "watched")
+    found = [line for line in read_metrics(runs / "watched" / "metrics.jsonl") if "eval_n" in line]
+    assert [line["epoch"] for line in found] == [1, 2, 3]
     for line in found:
         for prefix in ("raw", "ema"):
             assert line[f"{prefix}_fcd_low"] <= line[f"{prefix}_fcd"] <= line[f"{prefix}_fcd_high"]
@@ -409,55 +417,49 @@ def test_judges_leave_training_as_it_is_and_write_what_they_find(distgan: Run, t
         assert line["raw_fcd"] != line["ema_fcd"]
         assert line["fcd_floor"] < line["ema_fcd"]
     assert any("digit" in alarm for alarm in found[0]["alarms"])
-    assert "alarm: digit" in result.stderr
-    assert "judges after epoch 2: read as asked" in result.stderr
+    said = (runs / "said").read_text()
+    assert "alarm: digit" in said
+    assert "judges after epoch 3: read as asked" in said
 
 
-def test_line_of_the_last_epoch_is_what_eval_measures(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run", *EPOCHS, *WATCHED)).returncode == 0
-    line = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+def test_line_of_the_last_epoch_is_what_eval_measures(
+    distgan: Run, run_folder: Callable[[str], Path]
+) -> None:
+    run = run_folder("watched")
+    line = judgements(run)[-1]
     for prefix, flags in (("ema", ()), ("raw", ("--no-ema",))):
-        found = evaluated(distgan, "run", "--num", 100, "--no-gan-train", "--threads", 1, *flags)
+        found = evaluated(distgan, run, "--num", 400, "--no-gan-train", "--threads", 1, *flags)
+        assert found["source"]["ema"] is (prefix == "ema")
         for name in ("fcd", "agreement", "recognisable", "coverage", "density"):
             assert line[f"{prefix}_{name}"] == pytest.approx(found[name]["value"], abs=1e-6)
 
 
-def test_watched_run_goes_on_to_the_same_lines(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("unbroken", *EPOCHS, *WATCHED)).returncode == 0
-    assert distgan("train", *quick("broken", *EPOCHS, *WATCHED, "--max-steps", 11)).returncode == 0
-    assert distgan("train", "--out", "broken", "--max-steps", 18).returncode == 0
-    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
-
-    def judged(name: str) -> list[dict[str, Any]]:
-        lines = read_metrics(tmp_path / name / "metrics.jsonl")
-        return [
-            {key: value for key, value in line.items() if key.startswith(("raw", "ema", "alarm"))}
-            for line in lines
-        ]
-
-    assert judged("unbroken") == judged("broken")
-
-
-def test_two_ranks_write_the_same_judgement(distgan: Run, tmp_path: Path) -> None:
-    """Of weights that differ by rounding alone."""
-    for name, flags in (("one", ()), ("two", ("--processes", 2))):
-        result = distgan("train", *quick(name, *EPOCHS, *WATCHED, *flags))
-        assert result.returncode == 0, result.stderr
-    one, two = (read_metrics(tmp_path / name / "metrics.jsonl")[-1] for name in ("one", "two"))
-    assert losses(tmp_path / "one")[-1] == pytest.approx(losses(tmp_path / "two")[-1], rel=1e-3)
-    assert one["raw_fcd"] == pytest.approx(two["raw_fcd"], rel=0.02)
-    assert one.keys() == two.keys()
-
-
-def test_best_checkpoint_by_the_judges_stays(distgan: Run, tmp_path: Path) -> None:
-    flags = quick("run", *EPOCHS, "--epochs", 4, "--max-steps", 36, *WATCHED, "--keep-best", "min:raw_fcd")
+def test_watched_run_goes_on_to_the_same_lines(distgan: Run, runs: Path, tmp_path: Path) -> None:
+    flags = quick("broken", *EPOCHS, *WATCHED, "--max-steps", 11)
     assert distgan("train", *flags).returncode == 0
-    lines = {line["step"]: line for line in read_metrics(tmp_path / "run" / "metrics.jsonl")}
-    best = (tmp_path / "run" / "checkpoints" / "best").resolve()
-    judged = {step: line["raw_fcd"] for step, line in lines.items() if "raw_fcd" in line}
-    assert len(judged) == 4
-    assert int(best.name[5:]) == min(judged, key=lambda step: judged[step])
-    assert checkpoint(tmp_path / "run")[1] == 36
+    assert distgan("train", "--out", "broken", "--max-steps", 27).returncode == 0
+    assert_same_run(runs / "watched", tmp_path / "broken")
+    assert judgements(runs / "watched") == judgements(tmp_path / "broken")
+
+
+def test_two_ranks_write_the_same_judgement(distgan: Run, runs: Path, tmp_path: Path) -> None:
+    """Of weights that differ by rounding alone."""
+    flags = quick("two", *EPOCHS, *WATCHED, "--max-steps", 9, "--processes", 2)
+    result = distgan("train", *flags)
+    assert result.returncode == 0, result.stderr
+    one, two = judgements(runs / "watched")[0], judgements(tmp_path / "two")[0]
+    assert one.keys() == two.keys()
+    assert one["raw_fcd"] == pytest.approx(two["raw_fcd"], rel=0.02)
+
+
+def test_best_checkpoint_by_the_judges_stays(runs: Path) -> None:
+    folder = runs / "watched" / "checkpoints"
+    lines = read_metrics(runs / "watched" / "metrics.jsonl")
+    judged = {line["step"]: line["raw_fcd"] for line in lines if "raw_fcd" in line}
+    worst = max(judged, key=lambda step: judged[step])
+    assert sorted(judged) == [9, 18, 27]
+    assert (folder / "best").resolve().name == f"step-{worst:08}"
+    assert {path.name for path in folder.glob("step-*")} == {f"step-{step:08}" for step in {worst, 18, 27}}
 
 
 def test_judged_best_needs_judges(distgan: Run) -> None:

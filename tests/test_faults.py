@@ -219,7 +219,7 @@ def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(star
     wait_for(lambda: len(ranks_of(process)) == 2, process)
     ranks = [psutil.Process(pid) for pid in ranks_of(process)]
     process.kill()
-    _, alive = psutil.wait_procs(ranks, timeout=20)
+    _, alive = psutil.wait_procs(ranks, timeout=45)  # one may have begun to wait, for --timeout 20
     assert not alive
     _, err = process.communicate()
     assert "distgan: the launcher is gone" in err, err

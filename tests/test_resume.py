@@ -229,7 +229,10 @@ def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     [
         # A batch of 3,000 of 17,970 images: over the end of an epoch, whose last batch is short.
         ("--preset", "cgan-quick", "--batch-size", 3000, "--width", 0.05, "--data", "digits"),
-        ("--preset", "vanilla-quick", "--loss", "wgan-gp", "--order", "fresh", "--ema-decay", 0.9),
+        pytest.param(
+            ("--preset", "vanilla-quick", "--loss", "wgan-gp", "--order", "fresh", "--ema-decay", 0.9),
+            marks=pytest.mark.slow,
+        ),
         ("--preset", "cgan", "--loss", "r1", "--order", "simultaneous", "--penalty-weight", 0.1),
     ],
 )

@@ -113,8 +113,19 @@ def test_one_signalled_rank_stops_both(start: Start, tmp_path: Path, signum: sig
     assert checkpoint(tmp_path / "run")[1] == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] > 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGKILL])
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    ("launcher", "signum"),
+    [
+        ("torchrun", signal.SIGUSR1),
+        ("torchrun", signal.SIGKILL),
+        ("accelerate", signal.SIGTERM),
+        ("accelerate", signal.SIGINT),
+        pytest.param("torchrun", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("torchrun", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("accelerate", signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param("accelerate", signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_the_launcher_saves(
     start: Start, tmp_path: Path, launcher: str, signum: signal.Signals
 ) -> None:
