@@ -352,9 +352,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda record: record.update(format=9), "has the format 9; allowed: 1"),
         (
             lambda record: record["judges"].pop(),
-            "names the judges plain, residual; allowed: plain, residual, wide",
+            "names the judges wide, plain; allowed: wide, plain, residual",
         ),
-        (lambda record: record["judges"][0]["matrix"].pop(), "matrix of plain is no table of 10 x 10"),
+        (lambda record: record["judges"][0]["matrix"].pop(), "matrix of wide is no table of 10 x 10"),
         (lambda record: record["judges"][0].pop("sha256"), "is damaged (judges.0.sha256"),
         (lambda record: record.update(format="1"), "is damaged (format"),
     ],
@@ -367,11 +367,11 @@ def test_damaged_record_of_judges(judges: Path, change: Callable[[dict[str, Any]
 
 
 def test_weights_of_another_network_are_refused(judges: Path) -> None:
-    path = judges / "plain.safetensors"
+    path = judges / "wide.safetensors"
     save_file({"read_out.weight": torch.zeros(10, 3)}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     edit(judges / RECORD, lambda record: record["judges"][0].update(sha256=digest))
-    with pytest.raises(UserError, match="holds no weights of the judge plain"):
+    with pytest.raises(UserError, match="holds no weights of the judge wide"):
         load_jury("mnist", torch.device("cpu"), str(judges))
 
 

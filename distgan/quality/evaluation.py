@@ -25,7 +25,7 @@ from distgan.quality.subject import FILE, data_config, load_subject, out_folder,
 from distgan.runtime import Runtime
 
 # GAN-train: the fresh classifier, and how long it learns.
-_GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 4
+_GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 3
 
 
 def start_runtime(config: EvalConfig) -> Runtime:

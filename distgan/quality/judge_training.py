@@ -48,7 +48,8 @@ def train_judges(config: JudgeConfig) -> None:
     except OSError as error:
         raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
     print(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
-    seeds = [config.seed + number for number in range(len(NETWORKS))]
+    # By the order of their names: another one as the reference changes no weights.
+    seeds = [config.seed + sorted(NETWORKS).index(name) for name in NETWORKS]
     # Each in a process of its own, on one thread: the same bits however many cores there are.
     workers = min(len(NETWORKS), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
