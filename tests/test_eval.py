@@ -202,7 +202,7 @@ FLOATS = np.linspace(0, 1, 100 * 784).reshape(100, 28, 28)
         ({"images": None}, "has no array of images, only labels"),
         ({"images": np.array([{}] * 100)}, "no .npz of numbers"),
         ({"labels": np.arange(100) % 11}, "labels are from 0 to 10; allowed: 0 to 9"),
-        ({"labels": np.arange(100) - 1}, "labels are from -1"),
+        ({"labels": np.arange(100) % 10 - 1}, "labels are from -1 to 8"),
         ({"labels": np.arange(99)}, "labels have the shape (99,); allowed: (100,)"),
         ({"labels": np.eye(10)[np.arange(100) % 10]}, "shape (100, 10)"),
         ({"labels": np.arange(100) / 10}, "type float64; allowed: whole numbers"),

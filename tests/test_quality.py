@@ -174,6 +174,18 @@ def test_confusion_needs_more_than_the_jurys_own_errors() -> None:
     assert not measure.measure_confusions(few, unseen.labels, reference)
 
 
+def test_confusion_that_the_jury_does_not_share_is_none() -> None:
+    """Two judges of three, each barely: the mean of all has another reading, but for one image."""
+    reference, unseen = real()
+    reading, _, _ = honest()
+    fours = (unseen.labels == 4).nonzero().squeeze(1)
+    probabilities, votes = reading.probabilities.clone(), reading.votes.clone()
+    votes[fours, :2] = 9
+    probabilities[fours[0]] = torch.eye(10)[9]
+    some = Reading(probabilities, votes, reading.features)
+    assert not measure.measure_confusions(some, unseen.labels, reference)
+
+
 def test_copies_of_training_images_are_seen() -> None:
     reference, unseen = real()
     chosen = torch.arange(100)
@@ -194,3 +206,6 @@ def test_ambiguities_are_between_the_digits_that_stand_on_an_image() -> None:
     assert reading.confidence.mean() < honest()[0].confidence.mean()
     pairs = measure.measure_ambiguities(reading)
     assert (pairs[0].first, pairs[0].second) == (3, 8)
+    # What the jury is sure of stands between no two digits.
+    unsure = 1 - honest()[1].sample.recognisable.value
+    assert 0 < sum(pair.share.value for pair in measure.measure_ambiguities(honest()[0])) <= unsure + 1e-9
