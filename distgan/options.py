@@ -80,5 +80,10 @@ class JudgeConfig(Section):
         None, "folder for the weights; unset: the cache, where distgan eval looks for them", min_length=1
     )
     epochs: int = setting(12, "passes over the data", ge=1, le=10_000)
-    seed: int = setting(0, "of the first judge; the others have the next ones", ge=0, lt=2**31 - 2)
+    seed: int = setting(
+        0,
+        "of the three trainings, which count up from it in the order of the judges' names",
+        ge=0,
+        lt=2**31 - 2,
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")

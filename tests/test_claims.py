@@ -40,14 +40,18 @@ def digit(number: int, *, read: float | None = 0.99, shared: float = 0.1, **look
     )
 
 
-def quality(digits: list[Digit], confusions: list[tuple[int, int, float]] = ()) -> Quality:  # type: ignore[assignment]
+def quality(
+    digits: list[Digit],
+    confusions: list[tuple[int, int, float]] = (),  # type: ignore[assignment]
+    n: int = 10_000,
+) -> Quality:
     is_asked = digits[0].agreement is not None
     found = [
         Confusion(asked=asked, read=read, share=exactly(part), jury=exactly(0), seen_by=3)
         for asked, read, part in confusions
     ]
     matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_asked else None
-    return Quality.model_construct(per_digit=digits, confusions=found, matrix=matrix)
+    return Quality.model_construct(n=n, per_digit=digits, confusions=found, matrix=matrix)
 
 
 def holds(found: Quality) -> dict[str, bool | None]:
@@ -84,6 +88,12 @@ def test_cgan_as_the_report_saw_it() -> None:
         "4, 2 are learnt badly, worse than the others": True,
         "It holds all digits": True,
     }
+
+
+def test_few_images_tell_nothing() -> None:
+    found = quality([digit(d) for d in range(10)], n=299)
+    assert set(holds(found).values()) == {None}
+    assert all("299 images are too few" in claim.evidence for claim in claims_of(found))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,9 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
         ({"share": share(500, 10_000)}, "made poorly", "too rare, 5.0% of all"),
         ({"share": share(2000, 10_000)}, "made poorly", "too frequent, 20.0% of all"),
         ({"share": share(10, 10_000)}, "missing", "0.10% of the samples"),
+        ({"agreement": share(0, 7)}, "missing", "0.0% of those asked for"),  # of few images too
+        ({"agreement": share(0, 0)}, "not asked for", "no image was asked to be it"),
+        ({"share": share(0, 70)}, "missing", "0.00% of the samples"),
         ({"share": share(680, 10_000)}, "made well", ""),  # its interval reaches to 7 %
     ],
 )

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -199,6 +201,8 @@ FLOATS = np.linspace(0, 1, 100 * 784).reshape(100, 28, 28)
         ({"images": FLOATS - 1.5}, "values from -1.5 to -0.5"),
         ({"images": np.where(FLOATS > 0.5, np.nan, FLOATS)}, "of 100 images have pixels that are no numbers"),
         ({"images": np.where(FLOATS > 0.999, np.inf, FLOATS)}, "no numbers"),
+        ({"images": np.uint8(3)}, "its images have the shape ()"),
+        ({"images": np.float32(3)}, "its images have the shape ()"),
         ({"images": None}, "has no array of images, only labels"),
         ({"images": np.array([{}] * 100)}, "no .npz of numbers"),
         ({"labels": np.arange(100) % 11}, "labels are from 0 to 10; allowed: 0 to 9"),
@@ -225,6 +229,56 @@ def test_file_that_is_no_npz(tmp_path: Path, content: bytes) -> None:
         read_npz(tmp_path / "images.npz", 1000)
 
 
+def header(shape: str, descr: str = "'|u1'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        header("(40000000, 28, 28)") + b"\0" * 100,
+        header("(10000000000000000, 28, 28)"),
+        header("(1" + 30 * "0" + ", 28, 28)"),
+        header("(-5, 28, 28)") + b"\0" * 784,
+        header("(2, 28, 28)", "'|O'") + b"\0" * 100,
+        header("(2, 28, 28")[:-40] + b"\n" * 40,
+        header("(2, 28, 28)") + b"\0" * 1567,
+        b"no magic at all",
+        b"",
+    ],
+)
+def test_member_that_is_no_array_costs_one_line_and_no_memory(tmp_path: Path, member: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
+        archive.writestr("images.npy", member)
+    with pytest.raises(UserError, match=r"no \.npz of numbers") as error:
+        read_npz(tmp_path / "images.npz", 1000)
+    assert "\n" not in str(error.value)
+
+
+def test_more_images_than_asked_for_are_a_choice_of_all(tmp_path: Path) -> None:
+    np.savez(tmp_path / "sorted.npz", **arrays(labels=np.arange(100) // 10))
+    found = read_npz(tmp_path / "sorted.npz", 70)
+    assert found.notices == ["70 of its 100 images, a fixed random choice"]
+    assert found.labels is not None
+    assert len(found.labels.unique()) == 10
+    again = read_npz(tmp_path / "sorted.npz", 70)
+    assert torch.equal(found.images, again.images)
+
+
+def test_notice_of_another_program_is_harmless(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", **arrays(), notice=np.array("red \x1b[31m\nline" + 500 * "x"))
+    (notice,) = read_npz(tmp_path / "images.npz", 1000).notices
+    assert notice.startswith("trained on red [31mline")
+    assert len(notice) < 120
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "images.npz")
+    with pytest.raises(UserError, match="is no regular file"):
+        read_npz(tmp_path / "images.npz", 1000)
+
+
 def test_cut_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "whole.npz", **arrays())
     whole = (tmp_path / "whole.npz").read_bytes()
@@ -243,7 +297,7 @@ def test_every_allowed_form_is_the_same_images(tmp_path: Path, shape: tuple[int,
     np.savez(tmp_path / "images.npz", floats.reshape(shape))
     found = read_npz(tmp_path / "images.npz", 1000)
     assert np.array_equal(found.images.numpy(), pixels)
-    assert found.scale == (None if kind == "uint8" else kind)
+    assert found.notices == ([] if kind == "uint8" else [f"its pixels are floats, taken as {kind}"])
     assert found.labels is None
 
 
@@ -257,7 +311,7 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
     few = "20: too few for the covariance of 64 features; allowed: 65 images or more"
     for arguments, fragments in (
         (["nowhere"], ["nowhere: is not there"]),
-        (["nowhere.npz"], ["nowhere.npz: is no .npz", "No such file"]),
+        (["nowhere.npz"], ["nowhere.npz: is not there; allowed: an .npz"]),
         (["empty"], ["empty: has no weights/generator.safetensors"]),
         (["few.npz", "--data", "digits"], [f"few.npz: images {few}"]),
         ([run, "--num", 20], [f"--num {few}"]),
@@ -310,7 +364,10 @@ def reference() -> Reference:
     from distgan.data import load_dataset
     from distgan.quality.reference import build_reference
 
-    config, alone = DataConfig(dir=str(MNIST)), cast(Any, SimpleNamespace(world_size=1, rank=0))
+    config, alone = (
+        DataConfig(dir=str(MNIST)),
+        cast(Any, SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))),
+    )
     jury = load_jury("mnist", torch.device("cpu"))
     return build_reference(
         jury,

@@ -626,6 +626,12 @@ def test_mistakes_are_named(tmp_path: Path, distgan: Command) -> None:
         distgan("report", run, "--no-eval", "--out", "x.pdf"), "--out x.pdf", "allowed", ".html"
     )
     assert_user_error(distgan("report", run, "--no-eval", "--out", "no/x.html"), "there is no folder no")
+    (tmp_path / "mine.html").write_text("precious")
+    result = distgan("report", run, "--no-eval", "--out", "mine.html")
+    assert_user_error(result, "--out mine.html: is there already, and no page of distgan's")
+    assert (tmp_path / "mine.html").read_text() == "precious"
+    for _ in range(2):
+        assert distgan("report", run, "--no-eval", "--out", "page.html").returncode == 0
     assert_user_error(distgan("compare", run), "is one run", "two or more")
     assert_user_error(distgan("compare", run, run), "is named twice")
     assert_user_error(distgan("compare", run, other, "--num", "0"), "--num", "1 or more")

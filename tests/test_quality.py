@@ -16,7 +16,7 @@ from distgan.quality.jury import Reading, load_jury
 from distgan.quality.reference import Reference, build_reference
 from distgan.quality.shards import read_images
 
-ALONE: Any = SimpleNamespace(world_size=1, rank=0)
+ALONE: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
 NUM = 2000
 
 pytestmark = pytest.mark.skipif(

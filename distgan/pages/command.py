@@ -10,6 +10,8 @@ from distgan.pages.options import CompareConfig, PagesConfig, ReportConfig
 
 C = TypeVar("C", bound=PagesConfig)
 
+# In the head of each page: a later one may take its place.
+_MARK = b'name="generator" content="distgan'
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 a mistake of yours, 130 Ctrl-C"
 
 
@@ -72,6 +74,10 @@ def _page(out: str | None) -> Path | None:
         )
     if path.is_dir():
         raise UserError(f"--out {out}: is a folder; allowed: a file that ends in .html")
+    if path.exists() and _MARK not in path.read_bytes()[:2000]:
+        raise UserError(
+            f"--out {out}: is there already, and no page of distgan's; allowed: a new file, or one of those"
+        )
     if not path.parent.is_dir():
         raise UserError(
             f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there"

@@ -152,7 +152,7 @@ def _digit(digit: Digit, top: float) -> DigitRow:
             _number(sample.coverage, real.coverage),
         ]
     columns.append(_number(digit.jury, share=True))
-    signs = {"made well": "✓", "made poorly": "△", "missing": "✗"}
+    signs = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
     bar = Bar(*(round(100 * max(0.0, min(1.0, each / top)), 2) for each in (own.value, own.low, own.high)))
     return DigitRow(
         digit.digit,

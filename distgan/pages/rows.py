@@ -10,6 +10,7 @@ from distgan.pages.folder import Run
 from distgan.pages.numerals import epochs, interval, percent, plain, whole
 from distgan.pages.speed import epoch_seconds
 from distgan.pages.verdicts import Verdict, reached
+from distgan.quality.claims import too_few
 
 CHANCE = 0.1
 NO_QUALITY = "not measured"
@@ -177,8 +178,9 @@ def _diversity(subject: Subject, claim: str, others: list[Subject]) -> Cell:
         f"coverage: {whole(quality.coverage)}",
         f"coverage of real images: {whole(quality.real.coverage)}",
     ]
-    holds_all = not missing
-    why = "no digit is missing" if holds_all else f"missing: {', '.join(missing)}"
     ends = f"smallest share {interval(low, share=True)}"
-    verdict = Verdict(holds_all == (run.kind == "C-GAN"), why)
+    why = "no digit is missing" if not missing else f"missing: {', '.join(missing)}"
+    verdict = Verdict((not missing) == (run.kind == "C-GAN"), why)
+    if reason := too_few(quality):
+        verdict = Verdict(None, reason)
     return Cell(f"{10 - len(missing)} of 10 digits", ends, more, quality.source.command, claim, verdict)

@@ -1,5 +1,6 @@
 """Images of any other program: an `.npz` of greys and, where a digit was asked for, labels. Read with distrust."""
 
+import math
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -22,41 +23,70 @@ _MAX_BYTES = 2**33
 
 
 class Arrays(NamedTuple):
-    """Images (N, 28, 28) uint8, labels (N,) int64; `notice`: what they are not; `scale`: how floats were read."""
+    """Images (N, 28, 28) uint8, labels (N,) int64 if there are any; `notices` is what to say of them."""
 
     images: Tensor
     labels: Tensor | None
-    notice: str | None
-    scale: str | None
+    notices: list[str]
 
 
 def read_npz(path: Path, num: int) -> Arrays:
-    """At most the first `num` images of a file. Raises UserError with one line for whatever is wrong with it."""
+    """The images of a file, or a fixed random choice of `num` where it has more.
+
+    Raises UserError with one line for whatever is wrong with it.
+    """
+    if not path.is_file():  # of a pipe a reader would wait for ever
+        found = "is no regular file" if path.exists() else "is not there"
+        raise UserError(
+            f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > _MAX_BYTES:
-            raise UserError(f"{path}: holds {size:,} bytes; allowed: at most {_MAX_BYTES:,}")
-        with np.load(path) as file:
-            names = list(file.files)
-            images = _of(file, _IMAGES, path)
-            labels = _of(file, _LABELS, path)
-            notice = _of(file, ("notice",), path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            images, labels, notice = (_of(archive, wanted) for wanted in (_IMAGES, _LABELS, ("notice",)))
+    except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise UserError(f"{path}: is no .npz of numbers that can be read ({reason})") from error
     if images is None:
         raise UserError(
-            f"{path}: has no array of images, only {', '.join(names) or 'nothing'}; allowed: {_IMAGES[0]}"
+            f"{path}: has no array of images, only {', '.join(names)[:200] or 'nothing'}; allowed: {_IMAGES[0]}"
         )
-    pixels, scale = _pixels(images[:num], path)
-    text = None if notice is None else str(notice)
-    return Arrays(pixels, None if labels is None else _labels(labels, len(images), num, path), text, scale)
+    pixels, scale = _pixels(images, path)
+    digits = None if labels is None else _labels(labels, len(pixels), path)
+    notices = [] if notice is None else [f"trained on {_printable(notice)}"]
+    notices += [f"its pixels are floats, taken as {scale}"] if scale else []
+    if len(pixels) > num:
+        notices.append(f"{num:,} of its {len(pixels):,} images, a fixed random choice")
+        rows = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:num]
+        pixels, digits = pixels[rows], None if digits is None else digits[rows]
+    return Arrays(pixels, digits, notices)
 
 
-def _of(file: np.lib.npyio.NpzFile, names: tuple[str, ...], path: Path) -> np.ndarray | None:
-    name = next((name for name in names if name in file.files), None)
-    return None if name is None else file[name]
+def _of(archive: zipfile.ZipFile, names: tuple[str, ...]) -> np.ndarray | None:
+    """The array of the first of these names, if it is as long as its header says. Nothing is allocated on its word."""
+    name = next((name for name in names if f"{name}.npy" in archive.namelist()), None)
+    if name is None:
+        return None
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+        promised = math.prod(shape) * dtype.itemsize
+        if promised != entry.file_size - file.tell() or promised > _MAX_BYTES:
+            raise ValueError(
+                f"{name}: its header promises {promised:,} bytes; allowed: what it holds, to {_MAX_BYTES:,}"
+            )
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file)
+
+
+def _printable(notice: np.ndarray) -> str:
+    """Of a text; what else it may be, and what a terminal would obey, is left out."""
+    text = str(notice) if notice.ndim == 0 and notice.dtype.kind == "U" else "data with a notice"
+    return "".join(char for char in text if char.isprintable())[:100]
 
 
 def _pixels(images: np.ndarray, path: Path) -> tuple[Tensor, str | None]:
@@ -84,7 +114,7 @@ def _pixels(images: np.ndarray, path: Path) -> tuple[Tensor, str | None]:
     return torch.from_numpy((fractions * 255).round().astype(np.uint8)), scale
 
 
-def _labels(labels: np.ndarray, num_images: int, num: int, path: Path) -> Tensor:
+def _labels(labels: np.ndarray, num_images: int, path: Path) -> Tensor:
     if labels.shape != (num_images,):
         raise UserError(
             f"{path}: its labels have the shape {labels.shape}; allowed: ({num_images},), one an image"
@@ -95,4 +125,4 @@ def _labels(labels: np.ndarray, num_images: int, num: int, path: Path) -> Tensor
         )
     if labels.min() < 0 or labels.max() > 9:
         raise UserError(f"{path}: its labels are from {labels.min()} to {labels.max()}; allowed: 0 to 9")
-    return torch.from_numpy(labels[:num].astype(np.int64))
+    return torch.from_numpy(labels.astype(np.int64))

@@ -13,9 +13,25 @@ class Claim(NamedTuple):
     evidence: str
 
 
+# Of fewer images of a digit a verdict says little.
+ENOUGH = 30
+
+
 def claims_of(quality: Quality) -> list[Claim]:
     """Those about a GAN for images that nobody asked a digit of, else those about a C-GAN."""
-    return _of_gan(quality) if quality.matrix is None else _of_cgan(quality)
+    claims = _of_gan(quality) if quality.matrix is None else _of_cgan(quality)
+    if why := too_few(quality):
+        return [Claim(claim.sentence, None, f"{why}; {claim.evidence}") for claim in claims]
+    return claims
+
+
+def too_few(quality: Quality) -> str | None:
+    """Why these images can't tell of all digits, if so."""
+    if unasked := [each.digit for each in quality.per_digit if each.verdict == "not asked for"]:
+        return f"not asked for: {_list(unasked)}"
+    if quality.n < 10 * ENOUGH:
+        return f"{quality.n} images are too few to tell; {10 * ENOUGH} would do"
+    return None
 
 
 def _of_gan(quality: Quality) -> list[Claim]:

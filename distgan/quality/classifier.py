@@ -1,6 +1,7 @@
 """Training a classifier: the judges themselves, and the fresh one of GAN-train."""
 
 from collections.abc import Callable
+from threading import Lock
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from distgan.data import distorted
 from distgan.quality.networks import NETWORKS, Judge
 
 BATCH = 128
+_DRAWING = Lock()  # torch's global generator is one for all threads
 _PASS = 1000  # images of a pass without gradients
 
 
@@ -28,7 +30,7 @@ def train_classifier(
     AdamW by a one-cycle rate (Smith and Topin 2018) on images that are turned, enlarged and moved a little,
     others at each look. Numbers come from a generator of its own, so a run around it keeps its own.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = NETWORKS[name]().to(device)
     images, labels = images.to(device), labels.to(device)

@@ -4,7 +4,7 @@ from distgan.errors import UserError
 from distgan.flags import Parser, add_flags, from_flags
 from distgan.options import EvalConfig, JudgeConfig
 
-_EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours"
+_EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C"
 
 
 def eval_main(argv: list[str]) -> None:
@@ -55,8 +55,9 @@ def judge_main(argv: list[str]) -> None:
     parser = Parser(
         prog="distgan judge",
         usage="distgan judge (train | show) [FLAGS]",
-        description="train: trains three judges on a data set, measures them on its test images, and puts them into "
-        "the cache,\nwhere distgan eval looks for them. show: how often those err, and how they were made.",
+        description="train: trains three judges on a data set, measures them on its test images, and puts them in "
+        "the cache,\nwhere distgan eval looks for them (MNIST's are in the package; others by --judges). show: what\n"
+        "those get wrong, and how they were made.",
         epilog=_EXIT_CODES.format("a judge of MNIST errs too often"),
     )
     parser.add_argument("action", metavar="train|show", help="what to do")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distgan.config import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data import Dataset, load_dataset
+from distgan.errors import UserError
 from distgan.files import write_whole
 from distgan.options import EvalConfig
 from distgan.quality import measure
@@ -21,11 +22,11 @@ from distgan.quality.pictures import save_pictures
 from distgan.quality.real import splits
 from distgan.quality.reference import Reference, build_reference, refuse_few
 from distgan.quality.shards import asked_digits, draw_and_read, in_turns, read_images
-from distgan.quality.subject import FILE, data_config, load_subject, out_folder, source_of
+from distgan.quality.subject import FILE, claim, data_config, load_subject, out_folder, source_of
 from distgan.runtime import Runtime
 
 # GAN-train: the fresh classifier, and how long it learns.
-_GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 3
+_GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2
 
 
 def start_runtime(config: EvalConfig) -> Runtime:
@@ -54,6 +55,7 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
         refuse_few(n, "--num" if subject.images is None else f"{where}: images")
         source = source_of(where, subject, config, train, test, jury)
     labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
+    runtime.on_main(lambda: claim(folder))  # before minutes are spent
     with _timed(seconds, "real_images"):
         reference = build_reference(jury, train, test, n, labels, runtime)
     with _timed(seconds, "images"):
@@ -100,17 +102,21 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
     )
 
     def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_pictures(folder, quality, images, reading, labels, closest, train.images)
         text = quality.model_dump_json(indent=1) + "\n"
         write_whole(folder / FILE, lambda file: file.write(text.encode()))
+        save_pictures(folder, quality, images, reading, labels, closest, train.images)
 
     runtime.on_main(write)
     return quality, folder
 
 
 def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
-    return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
+    try:
+        return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
+    except UserError as error:  # in the words of the flag that names it here
+        raise UserError(
+            str(error).replace("--data-dir", "--reference").partition(", or train on")[0]
+        ) from error
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distgan.errors import UserError
 from distgan.files import read_within
@@ -11,7 +11,7 @@ from distgan.files import read_within
 FORMAT = 1
 _MAX_BYTES = 2**24
 
-Verdict = Literal["made well", "made poorly", "missing"]
+Verdict = Literal["made well", "made poorly", "missing", "not asked for"]
 
 
 class _Frozen(BaseModel):
@@ -113,7 +113,7 @@ class Quality(_Frozen):
     """An evaluation. `matrix` counts asked x read, (10, 10); None where no label was asked for."""
 
     format: int = FORMAT
-    n: int
+    n: int = Field(ge=1)
     agreement: Estimate | None
     per_digit: list[Digit]
     shares: list[Estimate]
@@ -131,7 +131,7 @@ class Quality(_Frozen):
     jury_matrix: list[list[int]]  # true x read, on the real test images
     confusions: list[Confusion]
     ambiguities: list[Ambiguity]
-    judges: list[JudgeFacts]
+    judges: list[JudgeFacts] = Field(min_length=1)
     alarms: list[str]
     notices: list[str]
     source: Source
@@ -151,8 +151,8 @@ def read_quality(path: Path) -> Quality:
     if found.format != FORMAT:
         raise UserError(f"{path}: has format {found.format}; allowed: {FORMAT}")
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
-    if any([len(row) for row in table] != [10] * 10 for table in tables):
-        raise UserError(f"{path}: is damaged (a matrix is not 10 by 10)")
+    if any([len(row) for row in table] != [10] * 10 or min(map(min, table)) < 0 for table in tables):
+        raise UserError(f"{path}: is damaged (a matrix is not of 10 by 10 counts)")
     if len(found.shares) != 10 or sorted(digit.digit for digit in found.per_digit) != list(range(10)):
         raise UserError(f"{path}: is damaged (it has not each digit once)")
     return found

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from distgan.quality.intervals import share
 from distgan.quality.jury import (
     FORMAT,
     RECORD,
+    SHIPPED,
     JudgeRecord,
     Recipe,
     Record,
@@ -52,12 +54,18 @@ def train_judges(config: JudgeConfig) -> None:
     seeds = [config.seed + sorted(NETWORKS).index(name) for name in NETWORKS]
     # Each in a process of its own, on one thread: the same bits however many cores there are.
     workers = min(len(NETWORKS), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start) as pool:
         jobs = [
-            pool.submit(_train, name, seed, train, test, config.epochs, device, folder)
+            pool.submit(_train, name, seed, train, test, config.epochs, device)
             for name, seed in zip(NETWORKS, seeds, strict=True)
         ]
-        records = [job.result() for job in jobs]
+        try:
+            trained = [job.result() for job in jobs]
+        except BaseException:  # Ctrl-C too: nobody waits for the others then
+            for process in active_children():
+                process.terminate()
+            raise
+    records = [record for record, _ in trained]
     environment = describe_environment()
     recipe = Recipe(
         command=f"distgan judge train --data {train.name} --epochs {config.epochs} --seed {config.seed}",
@@ -69,8 +77,14 @@ def train_judges(config: JudgeConfig) -> None:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
     )
     text = Record(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
+    # All at once, when all are there: no older judges are lost to a training that is stopped.
+    for each, weights in trained:
+        path = folder / f"{each.name}.safetensors"
+        write_whole(path, lambda file, weights=weights: file.write(weights))  # type: ignore[misc]
     write_whole(folder / RECORD, lambda file: file.write(_compact(text).encode()))
     print(f"written to {folder}")
+    if train.name == "mnist" and folder != SHIPPED:
+        print(f"distgan eval takes those in the package; these by --judges {folder}")
     poor = [each.name for each in records if each.num_right < ENOUGH * len(test.images)]
     if train.name == "mnist" and poor:
         raise CommandFailed(
@@ -78,16 +92,21 @@ def train_judges(config: JudgeConfig) -> None:
         )
 
 
+def _start() -> None:
+    """Of a process that trains: the one that started it sees to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
 def _train(
-    name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device, folder: Path
-) -> JudgeRecord:
-    """Leaves the weights in `folder`."""
+    name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device
+) -> tuple[JudgeRecord, bytes]:
+    """What is known of a judge, and its weights as a file has them."""
     say = partial(print, flush=True)
     judge = train_classifier(
         name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=say
     )
     weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
-    write_whole(folder / f"{name}.safetensors", lambda file: file.write(weights))
     read = outputs_of(judge, test.images)[0].argmax(1)
     record = JudgeRecord(
         name=name,
@@ -96,7 +115,7 @@ def _train(
         matrix=multiclass_confusion_matrix(read, test.labels, 10).tolist(),
     )
     say(f"{name}: {_accuracy(record)} of {len(test.images):,} test images right, {len(weights):,} bytes")
-    return record
+    return record, weights
 
 
 def show_judges(config: JudgeConfig) -> None:

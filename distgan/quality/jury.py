@@ -157,8 +157,8 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
         raise UserError(
             f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}...; what it would "
-            "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or distgan "
-            "judge train)"
+            "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or train "
+            "others by distgan judge train and name them by --judges)"
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training goes on with
         judge = NETWORKS[record.name]()

@@ -1,6 +1,7 @@
 """Work on many images, dealt out to the ranks by chunks, so that any number of ranks finds the same to the bit."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -49,7 +50,8 @@ def asked_digits(num: int, start: int = 0) -> Tensor:
 def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
     """`work(chunk)` gives tensors of CHUNK rows; all of them in their order, (num, ...), on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
-    own = [work(chunk) for chunk in range(rank, num_chunks, size)]
+    with _workers(runtime) as pool:
+        own = list(pool.map(work, range(rank, num_chunks, size)))
     if size == 1:
         return [torch.cat(each)[:num] for each in zip(*own, strict=True)]
     # Of the last round some ranks have none, and send what nobody looks at.
@@ -64,6 +66,18 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
 
 def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
     """The results of all jobs, of which each rank does every W-th, on all ranks. All take part."""
-    own = {i: job() for i, job in enumerate(jobs) if i % runtime.world_size == runtime.rank}
+    turns = range(runtime.rank, len(jobs), runtime.world_size)
+    with _workers(runtime) as pool:
+        own = dict(zip(turns, pool.map(lambda i: jobs[i](), turns), strict=True))
     found = {i: result for part in runtime.all_of(own) for i, result in part.items()}
     return [found[i] for i in range(len(jobs))]
+
+
+def _workers(runtime: Runtime) -> ThreadPoolExecutor:
+    """On a CPU a thread for each core, each of which computes alone.
+
+    Small passes gain more by that than by sharing each of them, and their bits do not depend on the number of cores.
+    """
+    if runtime.device.type == "cpu":
+        return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(1)

@@ -40,12 +40,11 @@ def load_subject(where: str, config: EvalConfig) -> Subject:
     path = Path(where).expanduser()
     if path.suffix == ".npz":
         arrays = read_npz(path, config.num)
-        notices = [f"trained on {arrays.notice}"] if arrays.notice else []
-        if arrays.scale:
-            notices.append(f"its pixels are floats, taken as {arrays.scale}")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         is_conditional = arrays.labels is not None
-        return Subject(where, digest, is_conditional, notices, images=arrays.images, labels=arrays.labels)
+        return Subject(
+            where, digest, is_conditional, arrays.notices, images=arrays.images, labels=arrays.labels
+        )
     loaded = load_generator(where, ema=config.ema)
     digest = hashlib.sha256(loaded.path.read_bytes()).hexdigest()
     notices = [f"trained on {loaded.notice}"] if loaded.notice else []
@@ -71,6 +70,16 @@ def out_folder(where: str, config: EvalConfig) -> Path:
             f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval"
         )
     return folder
+
+
+def claim(folder: Path) -> None:
+    """Makes the folder, and tries to write there. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
 
 
 def source_of(

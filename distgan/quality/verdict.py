@@ -9,7 +9,7 @@ from distgan.quality.findings import Estimate, Sample, Verdict
 WELL_READ, WELL_COVERED = 0.95, 0.5
 # A digit that nobody asked for has to turn up as often as this, where its due is 0.1.
 LEAST_SHARE, MOST_SHARE = 0.07, 0.13
-# Missing: no more than a tenth of its due.
+# Missing: no more than a tenth of its due, and not for want of images: its interval ends below what is made well.
 MISSING = 0.1
 # The whole sample has collapsed where it covers no more than a tenth of what real images cover.
 COLLAPSED = 0.1
@@ -19,6 +19,8 @@ def verdict_of(
     agreement: Estimate | None, share: Estimate, sample: Sample | None, real: Sample
 ) -> tuple[Verdict, str]:
     """Of one digit, with the reason in words. With labels `agreement` counts, without them its `share` of all."""
+    if _is_unasked(agreement):
+        return "not asked for", "no image was asked to be it"
     if is_missing(agreement, share) or sample is None:
         return "missing", _how_few(agreement, share)
     faults: list[str] = []
@@ -44,8 +46,13 @@ def verdict_of(
 def is_missing(agreement: Estimate | None, share: Estimate) -> bool:
     """Asked for and not made, or unasked for and not there."""
     if agreement is not None:
-        return agreement.high <= MISSING
-    return share.high <= MISSING / 10
+        return agreement.value <= MISSING and agreement.high < WELL_READ and not _is_unasked(agreement)
+    return share.value <= MISSING / 10 and share.high < LEAST_SHARE
+
+
+def _is_unasked(agreement: Estimate | None) -> bool:
+    """Of nothing the share may be any."""
+    return agreement is not None and (agreement.low, agreement.high) == (0.0, 1.0)
 
 
 def alarms_of(
