@@ -166,7 +166,7 @@ def test_checkpoint_and_weights_measure_the_same(distgan: Run, run_folder: Calla
 def test_gan_train_tells_digits_from_noise(distgan: Run, tmp_path: Path) -> None:
     """Real digits under their labels, and under those of their neighbours."""
     real = load_digits()
-    rows = torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))[:1000]
+    rows = torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))[:2000]
     found = []
     for name, labels in (("right", real.labels[rows]), ("wrong", real.labels[rows].roll(1))):
         np.savez(tmp_path / f"{name}.npz", images=real.images[rows].numpy(), labels=labels.numpy())
