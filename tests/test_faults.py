@@ -221,7 +221,7 @@ def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(star
     # They have to know whose children they are before that one is gone: known before torch is loaded.
     wait_for(lambda: all("libtorch" in Path(f"/proc/{rank.pid}/maps").read_text() for rank in ranks), process)
     process.kill()
-    _, alive = psutil.wait_procs(ranks, timeout=45)  # one may have begun to wait, for --timeout 20
+    _, alive = psutil.wait_procs(ranks, timeout=20)
     assert not alive
     _, err = process.communicate()
     assert "distgan: the launcher is gone" in err, err
