@@ -16,7 +16,7 @@ FREE = {
         *("out", "resume", "allow_config_change", "epochs", "max_steps", "time_limit", "device", "threads"),
         "engine",
         *("log_every", "save_every", "save_every_steps", "keep", "keep_best", "on_save_error"),
-        *("sample_epochs", "tracker", "eval_every", "eval_num", "eval_reference"),
+        *("sample_epochs", "tracker", "eval_every", "eval_every_steps", "eval_num", "eval_reference"),
     },
     "processes": {"num", "check_ranks_every", "timeout", "zero"},
     # How the batch is named may change with the number of processes; its size is compared by itself.

@@ -71,6 +71,9 @@ class RunConfig(Section):
     eval_every: int = setting(
         0, "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none", ge=0
     )
+    eval_every_steps: int | None = setting(
+        None, "steps between two looks of the judges, besides eval_every", ge=1
+    )
     eval_num: int = setting(2000, "images that the judges see at each of them", ge=65, le=1_000_000)
     eval_reference: str | None = setting(
         None, "folder of the real test images for that; unset: that of the data", min_length=1
@@ -83,7 +86,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _judged_best_needs_judges(self) -> "RunConfig":
-        if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not self.eval_every:
+        is_judged = self.eval_every or self.eval_every_steps
+        if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not is_judged:
             raise ValueError(
                 f"--keep-best {self.keep_best}: is a number of the judges, who are not asked; allowed with "
                 "--eval-every 1 or more"

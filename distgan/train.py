@@ -72,8 +72,8 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     tolerance = Tolerance(stops=config.run.on_save_error == "stop")
     for warning in runtime.warnings:
         tolerance.warn(warning)
-    watch = None
-    if config.run.eval_every:
+    watch, eval_steps = None, config.run.eval_every_steps or 0
+    if config.run.eval_every or eval_steps:
         from distgan.quality.watch import Watch  # scipy and torchmetrics: seconds
 
         watch = Watch(config, dataset, runtime)
@@ -90,7 +90,8 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     engine = build_engine(gan, batches, config, runtime, total_steps, last_step=last_step)
     log.engine = engine.choice.name
     startup.mark("engine")
-    dues = (config.run.log_every, steps_per_epoch, saver.every, config.processes.check_ranks_every, ASK_EVERY)
+    log_every, check_every = config.run.log_every, config.processes.check_ranks_every
+    dues = (log_every, steps_per_epoch, eval_steps, saver.every, check_every, ASK_EVERY)
     left = runtime.on_main(lambda: seconds_left(config.run.time_limit, startup.born))
 
     with (
@@ -115,16 +116,15 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                 is_last = gan.step == last_step or reason != 0
                 startup.finish()
                 found = {}
-                if watch and watch.is_due(epoch, into_epoch):
+                if watch and watch.is_due(gan.step, steps_per_epoch):
                     with log.paused():
-                        found = watch.look(gan, epoch)
-                    watch.tell(display.say)
-                if (is_due := gan.step % config.run.log_every == 0 or into_epoch == 0) or is_last:
+                        found = watch.look(gan, gan.step / steps_per_epoch, display.say)
+                if (is_due := bool(found) or gan.step % log_every == 0 or into_epoch == 0) or is_last:
                     display.show(log.write(gan.step, is_due=is_due, quality=found))
                     saver.refuse_skipped()
                     outputs.record_start()
                     display.warn(tolerance.warnings())
-                if config.processes.check_ranks_every and gan.step % config.processes.check_ranks_every == 0:
+                if check_every and gan.step % check_every == 0:
                     with log.paused():
                         refuse_divergence(gan, runtime)
                 # Drawn before it is saved: a run that is killed between the two draws it again.

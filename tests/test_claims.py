@@ -172,13 +172,13 @@ def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:
     """And not again at every look in between, though its numbers change."""
     watch = object.__new__(Watch)
     watch.reference = SimpleNamespace(floor=sample())  # type: ignore[assignment]
-    watch._alarms, watch._news = [], []
+    watch._alarms = []
     said: list[list[str]] = []
     for alarms in ([], ["digit 8 is missing: 0.10% of the samples"], ["digit 8 is missing: 0.05%"], []):
-        overview = Overview(2000, sample(), None, None, [exactly(0.1)] * 10, exactly(0), [], alarms)
-        watch._compare(overview, epoch=len(said) + 1)
+        tenths = [exactly(0.1)] * 10
+        overview = Overview(2000, sample(), None, None, tenths, tenths, exactly(0), [], alarms)
         lines: list[str] = []
-        watch.tell(lambda text, style, lines=lines: lines.append(text))
+        watch._tell(overview, len(said) + 1, lambda text, style, lines=lines: lines.append(text))
         said.append(lines)
     assert [lines[0].startswith(f"judges after epoch {epoch}: ") for epoch, lines in enumerate(said, 1)] == [
         True

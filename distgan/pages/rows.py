@@ -146,7 +146,7 @@ def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     run, command = subject.run, train_command(subject.run, "--eval-every", "1")
     found = convergence(evaluated(run.lines))
     if found is None:
-        is_due = run.config.run.eval_every > 0
+        is_due = bool(run.config.run.eval_every or run.config.run.eval_every_steps)
         why = "it was not evaluated yet" if is_due else "it was trained without --eval-every"
         return Cell(NO_QUALITY, "", [], command, claim, Verdict(None, why))
     verdict = reached(found, int(claim))

@@ -10,7 +10,7 @@ from distgan.quality.findings import Ambiguity, Confusion, Digit, Estimate, Judg
 from distgan.quality.intervals import kl_from_uniform, share
 from distgan.quality.jury import SURE, Reading
 from distgan.quality.neighbours import nearest
-from distgan.quality.reference import Reference, confusion_matrix, measure_sample
+from distgan.quality.reference import Reference, confusion_matrix, measure_coverage, measure_sample
 from distgan.quality.verdict import alarms_of, is_missing, verdict_of
 
 _NUM_AMBIGUITIES = 5
@@ -18,13 +18,17 @@ _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
 
 
 class Overview(NamedTuple):
-    """What is asked of every sample; `agreement` of all and `agreements` of each digit only with labels."""
+    """What is asked of every sample; `agreement` of all and `agreements` of each digit only with labels.
+
+    `coverages` are of the real images of each digit, by the images asked to be it or, without labels, read as it.
+    """
 
     n: int
     sample: Sample
     agreement: Estimate | None
     agreements: list[Estimate] | None
     shares: list[Estimate]
+    coverages: list[Estimate]
     kl: Estimate
     missing: list[int]
     alarms: list[str]
@@ -44,8 +48,12 @@ def measure_overview(reading: Reading, labels: Tensor | None, reference: Referen
     assert sample is not None
     missing = [d for d in range(10) if is_missing(agreements[d] if agreements else None, shares[d])]
     alarms = alarms_of(missing, agreements, shares, sample.coverage, reference.floor.coverage)
+    owners = read if labels is None else labels
+    coverages = [
+        measure_coverage(real, reading.features[owners == d]) for d, real in enumerate(reference.digits)
+    ]
     kl = kl_from_uniform(counts.numpy())
-    return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
+    return Overview(n, sample, agreement, agreements, shares, coverages, kl, missing, alarms)
 
 
 def flat(overview: Overview, prefix: str) -> dict[str, Any]:
@@ -59,6 +67,7 @@ def flat(overview: Overview, prefix: str) -> dict[str, Any]:
     each = overview.agreements or overview.shares
     return values | {
         f"{prefix}_digits": [round(number.value, 6) for number in each],
+        f"{prefix}_coverage_digits": [round(number.value, 6) for number in overview.coverages],
         f"{prefix}_missing": overview.missing,
     }
 

@@ -124,6 +124,11 @@ def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | 
     )
 
 
+def measure_coverage(real: RealSet, features: Tensor) -> Estimate:
+    """The share of real images with one of these (M, F) in their neighbourhood."""
+    return _share(density_and_coverage(real.manifold, features)[1])
+
+
 def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:
     """Counts of label x read, (10, 10)."""
     return multiclass_confusion_matrix(read, labels, 10)

@@ -45,15 +45,21 @@ class Watch:
             self._generator = build_generator(config.model)
         self._generator.to_empty(device=runtime.device)
         self._alarms: list[str] = []
-        self._news: list[tuple[str, str]] = []
 
-    def is_due(self, epoch: int, into_epoch: int) -> bool:
-        """At the end of every so many epochs, and of the last one."""
-        every, last = self.config.run.eval_every, self.config.run.epochs
-        return into_epoch == 0 and (epoch % every == 0 or epoch == last)
+    def is_due(self, step: int, steps_per_epoch: int) -> bool:
+        """At the end of every so many epochs, of the last one, and after every so many steps."""
+        run = self.config.run
+        epoch, into_epoch = divmod(step, steps_per_epoch)
+        is_whole = run.eval_every > 0 and (epoch % run.eval_every == 0 or epoch == run.epochs)
+        return (into_epoch == 0 and is_whole) or (
+            run.eval_every_steps is not None and step % run.eval_every_steps == 0
+        )
 
-    def look(self, gan: Gan, epoch: int) -> dict[str, Any]:
-        """What a line of metrics.jsonl has of it, beside the numbers of training."""
+    def look(self, gan: Gan, epoch: float, say: Callable[[str, str], None]) -> dict[str, Any]:
+        """What a line of metrics.jsonl has of it, beside the numbers of training.
+
+        Says what it found, and which alarms have begun or ended with it.
+        """
         start = time.perf_counter()
         floor = self.reference.floor
         values: dict[str, Any] = {"eval_n": self.reference.n}
@@ -66,33 +72,27 @@ class Watch:
             overview = measure_overview(reading, self._labels, self.reference)
             values |= flat(overview, prefix)
             if not is_raw or not gan.ema:  # of what samples are drawn with
-                self._compare(overview, epoch)
+                self._tell(overview, epoch, say)
                 values["alarms"] = overview.alarms
         for name in ("fcd", "recognisable", "density", "coverage"):
             values[f"{name}_floor"] = round(getattr(floor, name).value, 6)
         return values | {"eval_s": round(time.perf_counter() - start, 3)}
 
-    def tell(self, say: Callable[[str, str], None]) -> None:
-        """Says what the last look found, and which alarms have begun or ended with it."""
-        for text, style in self._news:
-            say(text, style)
-        self._news = []
-
-    def _compare(self, overview: Overview, epoch: int) -> None:
+    def _tell(self, overview: Overview, epoch: float, say: Callable[[str, str], None]) -> None:
         floor, sample = self.reference.floor, overview.sample
         assert floor.fcd is not None
         assert sample.fcd is not None
         asked = "" if overview.agreement is None else f"read as asked {overview.agreement.value:.1%}, "
-        self._news.append(
-            (
-                f"judges after epoch {epoch}: {asked}recognisable {sample.recognisable.value:.1%} (real "
-                f"{floor.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({floor.fcd.value:.3g}), coverage "
-                f"{sample.coverage.value:.2f} ({floor.coverage.value:.2f})",
-                "",
-            )
+        say(
+            f"judges after epoch {epoch:.4g}: {asked}recognisable {sample.recognisable.value:.1%} (real "
+            f"{floor.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({floor.fcd.value:.3g}), coverage "
+            f"{sample.coverage.value:.2f} ({floor.coverage.value:.2f})",
+            "",
         )
         # What stands before the colon says what it is about; the numbers behind it change all the time.
         now = {alarm.partition(":")[0]: alarm for alarm in overview.alarms}
-        self._news += [(f"alarm: {now[key]}", "bold red") for key in now if key not in self._alarms]
-        self._news += [(f"no longer so: {key}", "green") for key in self._alarms if key not in now]
+        for key in [key for key in now if key not in self._alarms]:
+            say(f"alarm: {now[key]}", "bold red")
+        for key in [key for key in self._alarms if key not in now]:
+            say(f"no longer so: {key}", "green")
         self._alarms = list(now)
