@@ -20,8 +20,13 @@ class ModelConfig(Section):
         "the preset of that name",
         flag="model",
     )
-    family: Literal["seed", "small"] = setting(
-        "seed", "seed: the networks of the 2023 report. small: a plain small pair for a laptop"
+    family: Literal["seed", "small", "clustered"] = setting(
+        "seed",
+        "seed: the networks of the 2023 report. small: a plain small pair for a laptop. clustered: the small pair, "
+        "told k-means clusters of the training images",
+    )
+    clusters: int | None = setting(
+        None, "clusters (k-means, of each digit for cgan), clustered family only", ge=1, le=10_000
     )
     width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
     latent_dim: int = setting(100, "normals per image that G starts from", ge=1, le=4096)
@@ -39,6 +44,20 @@ class ModelConfig(Section):
     @property
     def is_conditional(self) -> bool:
         return self.name == "cgan"
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels the networks tell apart: digits, clusters, or clusters of digits; 0: they are told none."""
+        return (self.clusters or 1) * (10 if self.is_conditional else self.clusters is not None)
+
+    @model_validator(mode="after")
+    def _clusters_belong_to_their_family(self) -> "ModelConfig":
+        if (self.clusters is not None) != (self.family == "clustered"):
+            raise ValueError(
+                f"--clusters {self.clusters}: with --family {self.family}; allowed: 1 or more with --family clustered, "
+                "none with others"
+            )
+        return self
 
     @model_validator(mode="after")
     def _noise_map_has_no_label(self) -> "ModelConfig":
@@ -105,11 +124,13 @@ class DataConfig(Section):
 class OptimConfig(Section):
     """The game that the two networks play."""
 
-    loss: Literal["bce", "hinge", "wgan-gp", "r1"] = setting(
-        "bce", "bce: on logits, G non-saturating. r1: bce and a gradient penalty on real images"
+    loss: Literal["bce", "hinge", "wgan-gp", "r1", "r3gan"] = setting(
+        "bce",
+        "bce: on logits, G non-saturating. r1: bce and a gradient penalty on real images. r3gan: each fake against a "
+        "real image of its label, and the penalty on both",
     )
     penalty_weight: Real | None = setting(
-        None, "weight of the gradient penalty; unset: the loss's own (wgan-gp 10, r1 10)", ge=0
+        None, "weight of the gradient penalty; unset: the loss's own (wgan-gp 10, r1 10, r3gan 0.3)", ge=0
     )
     order: Literal["simultaneous", "reuse", "fresh"] = setting(
         "reuse",

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from distgan.batchnorm import synchronised
+from distgan.clusters import cluster, cluster_digits
 from distgan.config import ModelConfig, OptimConfig
+from distgan.data import Dataset
 from distgan.ema import Ema
 from distgan.errors import UserError
 from distgan.models import build_discriminator, build_generator
@@ -61,6 +63,28 @@ class Gan:
             weights = self.generator.state_dict()
             # Outside of `whole` the parts of other ranks are gone.
             return {key: value.clone() for key, value in weights.items()} if self.is_sharded else weights
+
+    def labelled(self, dataset: Dataset) -> Dataset:
+        """The dataset with labels as the networks take them: of a clustered pair clusters, which G is to draw as often.
+
+        The same on every rank, without a word between them.
+        """
+        counts = getattr(self.generator, "cluster_counts", None)
+        if counts is None:
+            return dataset
+        groups, num = counts.shape
+        if num > len(dataset.images) // groups:
+            raise UserError(
+                f"--clusters {num}: of {len(dataset.images):,} images; allowed: at most {len(dataset.images) // groups}"
+            )
+        labels = (
+            cluster(dataset.images, num)
+            if groups == 1
+            else cluster_digits(dataset.images, dataset.labels, num)
+        )
+        for network in (self.generator, self.ema.network if self.ema else self.generator):
+            network.cluster_counts.copy_(labels.bincount(minlength=groups * num).view(groups, num))  # type: ignore
+        return dataset._replace(labels=labels)
 
     def networks(self) -> dict[str, nn.Module]:
         """Each network by the name of its file."""

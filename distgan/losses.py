@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DLoss = Callable[[Tensor, Tensor], Tensor]
-GLoss = Callable[[Tensor], Tensor]
+GLoss = Callable[[Tensor, Tensor], Tensor]
 Uniform = Callable[[], Tensor]
 Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, Uniform], Tensor]
 
@@ -16,7 +16,8 @@ Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, Uniform], Tensor]
 class Loss(NamedTuple):
     """Each loss takes logits (N, 1) and gives a scalar; `penalty(D, real, fake, labels, uniform)` likewise.
 
-    `uniform()` gives a number between 0 and 1 for each image, (N,).
+    `d_loss(real_logits, fake_logits)`, and `g_loss(fake_logits, real_logits)`, where those of the real images are what
+    D said of them in its own step. `uniform()` gives a number between 0 and 1 for each image, (N,).
     """
 
     d_loss: DLoss
@@ -31,7 +32,7 @@ def _bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return real + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
 
 
-def _bce_g(fake_logits: Tensor) -> Tensor:
+def _bce_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     """The non-saturating loss: D's logits on fakes against 1 (Goodfellow et al. 2014, section 3)."""
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
@@ -45,8 +46,21 @@ def _wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return fake_logits.mean() - real_logits.mean()
 
 
-def _minus_mean(fake_logits: Tensor) -> Tensor:
+def _minus_mean(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     return -fake_logits.mean()
+
+
+def _relativistic(worse: Tensor, better: Tensor) -> Tensor:
+    """Cross-entropy of "the second of each pair is the more real" (Jolicoeur-Martineau 2018)."""
+    return F.softplus(worse - better).mean()
+
+
+def _relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    return _relativistic(fake_logits, real_logits)
+
+
+def _relativistic_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    return _relativistic(real_logits, fake_logits)
 
 
 def _squared_gradient_norms(discriminator: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -72,9 +86,16 @@ def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uni
     return _squared_gradient_norms(discriminator, real, labels).mean() / 2
 
 
+def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
+    """|dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
+    images, both = torch.cat([real, fake]), torch.cat([labels, labels])
+    return _squared_gradient_norms(discriminator, images, both).mean()
+
+
 LOSSES: dict[str, Loss] = {
     "bce": Loss(_bce_d, _bce_g),
     "hinge": Loss(_hinge_d, _minus_mean),
     "wgan-gp": Loss(_wasserstein_d, _minus_mean, gradient_penalty, 10.0),
     "r1": Loss(_bce_d, _bce_g, r1, 10.0),
+    "r3gan": Loss(_relativistic_d, _relativistic_g, r1_r2, 0.3),
 }

@@ -82,7 +82,7 @@ class Noise:
         self._draws += 1
         key = self._step_key + _signed((2 * self._draws + 1) * _FIRST)
         columns = torch.arange(num, dtype=torch.int32, device=self.device)
-        return _unit(hashed(self.share.numbers(self.device), columns, num, key))
+        return unit(hashed(self.share.numbers(self.device), columns, num, key))
 
     def z(self) -> Tensor:
         """The next z of this step for this rank's rows, (N, *latent_shape)."""
@@ -121,7 +121,7 @@ class Noise:
         return drawn.view(num, *space, channels).movedim(-1, 1)
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
     """int32 as floats between 0 and 1, neither included: 24 bits, the middles of as many equal parts."""
     return ((x >> 8).bitwise_and_(0xFFFFFF).to(torch.get_default_dtype()) + 0.5) * 2.0**-24
 

@@ -18,7 +18,7 @@ from distgan.errors import Tolerance
 from distgan.files import write_json, write_whole
 from distgan.gan import Gan
 from distgan.images import generate, grid, named, save_gif, timeline
-from distgan.models import build_generator, num_parameters
+from distgan.models import build_generator, labels_for, num_parameters
 from distgan.noise import sample_z
 from distgan.progress import Display, duration
 from distgan.resume import Start
@@ -163,7 +163,8 @@ class Outputs:
         def write() -> None:
             self._preview.load_state_dict(weights)
             heads = range(10) if self.config.model.is_conditional else ()
-            images = generate(self._preview, self._z, self._labels)
+            labels = labels_for(self._preview, self._z, self._labels)
+            images = generate(self._preview, self._z, labels)
             picture = grid(images, self.columns, heads=heads, caption=self.dataset.notice)
             (self.folder / "samples").mkdir(exist_ok=True)
             save_picture(self.folder / "samples" / f"{name}.png", picture)

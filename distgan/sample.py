@@ -13,6 +13,7 @@ from distgan.devices import device_named
 from distgan.errors import UserError
 from distgan.files import write_whole
 from distgan.images import generate, grid, save_gif
+from distgan.models import labels_for
 from distgan.noise import sample_z
 from distgan.options import SampleConfig
 from distgan.weights import load_generator
@@ -48,10 +49,11 @@ def sample(where: str, config: SampleConfig) -> str:
         sample_z(num_points, latent_shape, config.seed),
         digits[torch.arange(num_points) % len(digits)],
     )
-    given = labels
+    given = labels_for(generator, z, labels)
     if config.interpolate:
-        z, given = walk(z, slerp), walk(F.one_hot(labels, 10).float(), torch.lerp)
-        labels = given.argmax(1)
+        num_labels = run.model.num_labels or 10
+        z, given = walk(z, slerp), walk(F.one_hot(given, num_labels).float(), torch.lerp)
+        labels = walk(F.one_hot(labels, 10).float(), torch.lerp).argmax(1)
     images = generate(generator.to(device), z, given)
 
     if out.suffix == ".npz":

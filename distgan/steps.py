@@ -41,10 +41,13 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     loss = LOSSES[config.loss]
     weight = loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
 
-    def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
-        """D's gradients. D has no BatchNorm, so real and fake joined in one pass are two passes."""
+    def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """D's gradients. D has no BatchNorm, so real and fake joined in one pass are two passes.
+
+        What it says of the real images, part by part, is given back for G's loss.
+        """
         D.zero_grad()
-        stats, whole = [], share.rows
+        stats, said, whole = [], [], share.rows
 
         @cache
         def uniform() -> Tensor:
@@ -67,9 +70,10 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
                 D.backward(total * part)
             means = [d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()]
             stats.append(torch.stack(means) * part)
-        return torch.stack(stats).sum(0)
+            said.append(real_logits.detach())
+        return torch.stack(stats).sum(0), said
 
-    def g_backward(fake: Tensor, labels: Tensor) -> Tensor:
+    def g_backward(fake: Tensor, labels: Tensor, said: list[Tensor]) -> Tensor:
         """G's gradients through a frozen D, whose own would be computed only to be thrown away.
 
         In parts through D as well; G itself has the whole batch at once, as its BatchNorm needs.
@@ -78,13 +82,13 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         D.bare.requires_grad_(False)
         if config.accumulate == 1:
             noise.next_pass()
-            g_loss = loss.g_loss(D.bare(fake, labels)) * share.weight
+            g_loss = loss.g_loss(D.bare(fake, labels), said[0]) * share.weight
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
-            for own, part in share.parts(config.accumulate):
+            for (own, part), real_logits in zip(share.parts(config.accumulate), said, strict=True):
                 noise.next_pass()
-                losses.append(loss.g_loss(D.bare(leaf[own], labels[own])) * part)
+                losses.append(loss.g_loss(D.bare(leaf[own], labels[own]), real_logits) * part)
                 G.backward_to_leaf(losses[-1])
             assert leaf.grad is not None
             G.backward_from(fake, leaf.grad)
@@ -94,26 +98,26 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
 
     def simultaneous(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         fake = G(noise.z(), labels)
-        d_stats = d_backward(real, fake.detach(), labels)
-        g_loss = g_backward(fake, labels)
+        d_stats, said = d_backward(real, fake.detach(), labels)
+        g_loss = g_backward(fake, labels, said)
         D.step()
         G.step()
         return d_stats, g_loss
 
     def reuse(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         fake = G(noise.z(), labels)
-        d_stats = d_backward(real, fake.detach(), labels)
+        d_stats, said = d_backward(real, fake.detach(), labels)
         D.step()
-        g_loss = g_backward(fake, labels)
+        g_loss = g_backward(fake, labels, said)
         G.step()
         return d_stats, g_loss
 
     def fresh(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             fake = G.bare(noise.z(), labels)
-        d_stats = d_backward(real, fake, labels)
+        d_stats, said = d_backward(real, fake, labels)
         D.step()
-        g_loss = g_backward(G(noise.z(), labels), labels)
+        g_loss = g_backward(G(noise.z(), labels), labels, said)
         G.step()
         return d_stats, g_loss
 

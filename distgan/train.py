@@ -56,7 +56,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     )
     size = global_batch_size(config.data, runtime.world_size)
     batches = Batches(
-        dataset,
+        gan.labelled(dataset),
         size,
         gan.share,
         drop_last=config.data.drop_last,

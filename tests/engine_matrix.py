@@ -23,9 +23,12 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "fresh": ({"name": "vanilla"}, {"order": "fresh", "ema_decay": 0.9}, "no"),
     "r1": ({"name": "vanilla", "family": "small"}, {"loss": "r1"}, "no"),
     "wgan-gp": ({"name": "cgan", "family": "small"}, {"loss": "wgan-gp", "order": "fresh"}, "no"),
+    "clustered": (
+        {"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan", "ema_decay": 0.9}, "no"
+    ),
     "parts": ({"name": "cgan", "family": "small"}, {"accumulate": 2, "ema_decay": 0.9}, "no"),
     "bf16": ({"name": "vanilla"}, {"ema_decay": 0.9}, "bf16"),
-}
+}  # fmt: skip
 
 
 def images() -> Dataset:
@@ -39,7 +42,7 @@ class Training:
 
     def __init__(self, recipe: str, engine: str = "eager", *, device: str = "cpu", record: Any = None):
         model, optim, precision = RECIPES[recipe]
-        width = 0.05 if model.get("family") != "small" else 0.1
+        width = 0.1 if "family" in model else 0.05
         self.config = Config(
             model=ModelConfig(**({"width": width} | model)),
             data=DataConfig(batch_size=BATCH),
@@ -57,7 +60,12 @@ class Training:
             for group in trained.optim.param_groups:  # on a CPU too as a graph needs it
                 group["lr"], group["fused"], group["foreach"] = torch.as_tensor(group["lr"]), True, False
         self.batches = Batches(
-            images(), BATCH, self.gan.share, drop_last=False, seed=5, device=self.runtime.device
+            self.gan.labelled(images()),
+            BATCH,
+            self.gan.share,
+            drop_last=False,
+            seed=5,
+            device=self.runtime.device,
         )
         self.record, self.total_steps = record, 100
         self.engine: Engine | None = None

@@ -42,6 +42,7 @@ class Recipe(NamedTuple):
     steps: int = 20
     dtype: torch.dtype = torch.float32
     precision: str = "no"
+    clusters: int | None = None
 
 
 RECIPES = {
@@ -59,6 +60,10 @@ RECIPES = {
     "odd-batch-accumulate": Recipe(batch_size=25, accumulate=4, loss="r1", dropout=0.0),
     "accumulate-dropout": Recipe(batch_size=25, accumulate=3, dtype=torch.float64),
     "wgan-gp": Recipe(loss="wgan-gp"),
+    "clustered": Recipe("vanilla", "clustered", clusters=5, loss="r3gan", ema=0.9, dtype=torch.float64),
+    "clustered-accumulate": Recipe(
+        family="clustered", clusters=2, loss="r3gan", accumulate=3, dropout=0.0, dtype=torch.float64
+    ),
     "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="fresh", accumulate=2, dropout=0.0),
     # In float32 their Adam makes 1e-3 of rounding in as many steps.
     "seed-vanilla": Recipe(model="vanilla", family="seed", width=1.0, steps=12, dtype=torch.float64),
@@ -82,7 +87,13 @@ def images() -> Dataset:
 
 def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     """The state after the steps, with the losses of each under `stats`."""
-    model = ModelConfig(name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout)
+    model = ModelConfig(
+        name=recipe.model,
+        family=recipe.family,
+        width=recipe.width,
+        dropout=recipe.dropout,
+        clusters=recipe.clusters,
+    )
     optim = OptimConfig(
         order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema
     )
@@ -90,7 +101,7 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
         runtime._trained = partial(FlatTrained, accelerator=runtime._accelerator)
     gan = build_gan(model, optim, 5, runtime)
     batches = Batches(
-        images(), recipe.batch_size, gan.share, drop_last=False, seed=5, device=runtime.device,
+        gan.labelled(images()), recipe.batch_size, gan.share, drop_last=False, seed=5, device=runtime.device,
         fewest=runtime.world_size * recipe.accumulate,
     )  # fmt: skip
     config = Config(optim=optim, run=RunConfig(engine="eager" if ENGINE == "eager" else "graph", seed=5))

@@ -15,7 +15,7 @@ LAYERS = [
     {"settings", "errors", "wording", "share", "transfer"},
     {"run_config", "options"},
     {"config"},
-    {"flags", "files", "noise", "idx", "losses", "ema", "environment", "download", "devices"},
+    {"flags", "files", "noise", "clusters", "idx", "losses", "ema", "environment", "download", "devices"},
     {"models", "schedule"},
     {"presets", "launcher", "rendezvous", "trained"},
     {"zero_config"},

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from distgan.losses import LOSSES, gradient_penalty, r1
+from distgan.losses import LOSSES, gradient_penalty, r1, r1_r2
 
 REAL, FAKE = np.array([[2.0], [-1.0], [0.5]]), np.array([[-3.0], [0.25], [1.5]])
 
@@ -29,12 +29,13 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
         ),
         ("hinge", np.maximum(0, 1 - REAL).mean() + np.maximum(0, 1 + FAKE).mean(), -FAKE.mean()),
         ("wgan-gp", FAKE.mean() - REAL.mean(), -FAKE.mean()),
+        ("r3gan", -np.log(sigmoid(REAL - FAKE)).mean(), -np.log(sigmoid(FAKE - REAL)).mean()),
     ],
 )
 def test_losses_are_their_formulas(name: str, d_loss: float, g_loss: float) -> None:
     real, fake = torch.tensor(REAL), torch.tensor(FAKE)
     assert LOSSES[name].d_loss(real, fake).item() == pytest.approx(d_loss, abs=1e-6)
-    assert LOSSES[name].g_loss(fake).item() == pytest.approx(g_loss, abs=1e-6)
+    assert LOSSES[name].g_loss(fake, real).item() == pytest.approx(g_loss, abs=1e-6)
 
 
 class Linear(nn.Module):
@@ -54,6 +55,20 @@ def test_r1_is_half_the_squared_norm_on_real() -> None:
     assert penalty.item() == pytest.approx((0.5 * 28) ** 2 / 2, rel=1e-5)
     penalty.backward()
     assert critic.scale.grad.item() == pytest.approx(0.5 * 28**2, rel=1e-5)
+
+
+def test_r1_r2_is_half_the_squared_norm_on_real_and_on_fake() -> None:
+    class Bowl(nn.Module):
+        """D(x) = |x|^2 / 2: its gradient is x."""
+
+        def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1).square().sum(1, keepdim=True) / 2
+
+    real, fake, labels = torch.randn(4, 1, 28, 28), torch.randn(4, 1, 28, 28), torch.zeros(4)
+    expected = sum(images.square().sum((1, 2, 3)).mean() for images in (real, fake)) / 2
+    assert r1_r2(Bowl(), real, fake, labels, lambda: torch.rand(4)).item() == pytest.approx(
+        float(expected), rel=1e-5
+    )
 
 
 def test_gradient_penalty_is_the_squared_distance_from_one() -> None:

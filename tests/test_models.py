@@ -13,6 +13,9 @@ SEED_G = 100 * 12_544 + 2 * 12_544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 
 SEED_D = 64 * 25 + 64 + 64 * 128 * 25 + 128 + 10 * 10 * 128 + 1
 
 
+CLUSTERS = {"vanilla": 250, "cgan": 25}  # those of the fast presets
+
+
 @pytest.mark.parametrize(
     ("name", "family", "g", "d"),
     [
@@ -20,10 +23,12 @@ SEED_D = 64 * 25 + 64 + 64 * 128 * 25 + 128 + 10 * 10 * 128 + 1
         ("cgan", "seed", 2_430_912, 236_545),
         ("vanilla", "small", 771_969, 36_513),
         ("cgan", "small", 834_689, 67_873),
+        ("vanilla", "clustered", 980_673, 144_897),
+        ("cgan", "clustered", 980_673, 144_897),
     ],
 )
 def test_parameter_counts_are_pinned(name: str, family: str, g: int, d: int) -> None:
-    config = ModelConfig(name=name, family=family)
+    config = ModelConfig(name=name, family=family, clusters=CLUSTERS[name] if family == "clustered" else None)
     assert num_parameters(build_generator(config)) == g
     assert num_parameters(build_discriminator(config)) == d
 

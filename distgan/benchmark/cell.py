@@ -44,7 +44,7 @@ class Turn:
         startup.mark("data")
         self.gan = build_gan(config.model, config.optim, config.run.seed, runtime)
         self.batches = Batches(
-            dataset,
+            self.gan.labelled(dataset),
             global_batch_size(config.data, runtime.world_size),
             self.gan.share,
             drop_last=config.data.drop_last,

@@ -27,19 +27,21 @@ def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
         generator, discriminator = build_generator(model).eval(), build_discriminator(model).eval()
         z_shape: tuple[int, ...] = generator.latent_shape  # type: ignore[assignment]  # Module's attributes have no types
         z, image = torch.empty(1, *z_shape), torch.empty(1, 1, 28, 28)
-    g_layers = _layers(generator, z)
+        labels = torch.empty(1, model.num_labels or NUM_CLASSES)
+    g_layers = _layers(generator, z, labels)
     total = sum(f * (3 if is_inner else 2) for f, is_inner in g_layers)
-    total += 2 * sum(f * (3 if is_inner else 2) for f, is_inner in _layers(discriminator, image))
+    total += 2 * sum(f * (3 if is_inner else 2) for f, is_inner in _layers(discriminator, image, labels))
     discriminator.requires_grad_(False)
     total += sum(
-        f * (2 if is_reached else 1) for f, is_reached in _layers(discriminator, image.requires_grad_())
+        f * (2 if is_reached else 1)
+        for f, is_reached in _layers(discriminator, image.requires_grad_(), labels)
     )
     if optim.order == "fresh":
         total += sum(f for f, _ in g_layers)
     return total
 
 
-def _layers(network: nn.Module, inputs: Tensor) -> list[tuple[int, bool]]:
+def _layers(network: nn.Module, inputs: Tensor, labels: Tensor) -> list[tuple[int, bool]]:
     """Of each layer that multiplies: its forward FLOP for one image, and whether its input needs a gradient."""
     found = []
 
@@ -52,7 +54,7 @@ def _layers(network: nn.Module, inputs: Tensor) -> list[tuple[int, bool]]:
             found.append((2 * layer.weight.numel() * positions[0, 0].numel(), args[0].requires_grad))
 
     hooks = [layer.register_forward_hook(note) for layer in network.modules()]
-    network(inputs, torch.empty(1, NUM_CLASSES, device="meta"))
+    network(inputs, labels)
     for hook in hooks:
         hook.remove()
     return found

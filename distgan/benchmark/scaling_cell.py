@@ -82,7 +82,7 @@ def measure(spec: Spec) -> None:
     )
     gan = build_gan(config.model, config.optim, config.run.seed, runtime)
     batches = Batches(
-        dataset,
+        gan.labelled(dataset),
         global_batch_size(config.data, runtime.world_size),
         gan.share,
         drop_last=config.data.drop_last,

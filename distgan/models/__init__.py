@@ -2,7 +2,8 @@
 
 `generator(z, labels)` gives images (N, 1, 28, 28) in [-1, 1] from z (N, *latent_shape);
 `discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, or weights over
-the classes (N, 10) between two digits; an unconditional network ignores them.
+the classes (N, 10) between two digits; an unconditional network ignores them. Those of a clustered pair are
+clusters, which `labels_for` draws.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distgan.config import ModelConfig
-from distgan.models import seed, small
+from distgan.models import clustered, seed, small
 
 
 class Family(NamedTuple):
@@ -23,6 +24,7 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "seed": Family(seed.Generator, seed.build_discriminator),
     "small": Family(small.Generator, small.Discriminator),
+    "clustered": Family(clustered.Generator, clustered.Discriminator),
 }
 
 
@@ -33,6 +35,11 @@ def build_generator(config: ModelConfig) -> nn.Module:
 
 def build_discriminator(config: ModelConfig) -> nn.Module:
     return FAMILIES[config.family].build_discriminator(config)
+
+
+def labels_for(generator: nn.Module, z: Tensor, digits: Tensor) -> Tensor:
+    """What a generator takes where a digit is asked for, (N,): the digit, or one of its clusters, by z."""
+    return generator.draw_labels(z, digits) if hasattr(generator, "draw_labels") else digits  # type: ignore[operator]
 
 
 def num_parameters(network: nn.Module) -> int:

@@ -6,11 +6,11 @@ from torch import Tensor
 NUM_CLASSES = 10
 
 
-def one_hot(labels: Tensor, like: Tensor) -> Tensor:
-    """Classes (N,) as (N, 10) in the type of `like`; weights over the classes (N, 10) stay as they are."""
+def one_hot(labels: Tensor, like: Tensor, num: int = NUM_CLASSES) -> Tensor:
+    """Classes (N,) as (N, num) in the type of `like`; weights over the classes (N, num) stay as they are."""
     if labels.ndim == 1:
         # F.one_hot looks at its numbers on the host, which then waits for the device.
-        labels = labels.unsqueeze(1) == torch.arange(NUM_CLASSES, device=labels.device)
+        labels = labels.unsqueeze(1) == torch.arange(num, device=labels.device)
     return labels.to(like.dtype)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distgan.images import generate
+from distgan.models import labels_for
 from distgan.noise import CHUNK, chunk_z
 from distgan.quality.jury import Jury, Reading
 from distgan.runtime import Runtime
@@ -35,7 +36,8 @@ def draw_and_read(
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         z = chunk_z(chunk, generator.latent_shape, seed)  # type: ignore[arg-type]  # Module's have no types
-        images = torch.from_numpy(generate(generator, z, asked_digits(CHUNK, CHUNK * chunk)))
+        labels = labels_for(generator, z, asked_digits(CHUNK, CHUNK * chunk))
+        images = torch.from_numpy(generate(generator, z, labels))
         return images, *jury.read(images)
 
     images, *reading = _dealt(num, runtime, work)

@@ -1,0 +1,94 @@
+"""The small pair, told which cluster of training images (`distgan/clusters.py`) an image belongs to.
+
+One smooth map from one normal distribution to ten kinds of digit has to draw what lies between them. Clusters are what
+it can jump between; with labels they are kinds within a digit. After Liu et al. 2020, who cluster D's features instead.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from distgan.config import ModelConfig
+from distgan.models.dropout import Dropout
+from distgan.models.labels import one_hot
+from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
+from distgan.noise import hashed, unit
+
+_EMBEDDING = 32  # numbers that stand for a cluster in each network
+
+
+class Generator(nn.Module):
+    """Linear on z and the cluster's embedding, then 7x7 -> 14x14 -> 28x28 by transposed convolutions.
+
+    `cluster_counts` (D, K): how many training images each of K clusters of each of D digits has (D = 1: of all digits).
+    Labels are numbers of clusters, digit * K + cluster (N,), or weights over them (N, D * K).
+    """
+
+    cluster_counts: Tensor
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        wide, narrow = (max(1, round(c * config.width)) for c in (128, 64))
+        self.num_labels = config.num_labels
+        self.latent_shape = (config.latent_dim,)
+        self.map_shape = (wide, 7, 7)
+        num = config.clusters or 1
+        self.register_buffer("cluster_counts", torch.zeros(config.num_labels // num, num))
+        self.embedding = nn.Linear(config.num_labels, _EMBEDDING, bias=False)
+        # As large as the normals of z beside it.
+        nn.init.normal_(self.embedding.weight)
+        self.stem = nn.Sequential(
+            nn.Linear(config.latent_dim + _EMBEDDING, wide * 7 * 7, bias=False),
+            nn.BatchNorm1d(wide * 7 * 7),
+            nn.LeakyReLU(config.leaky_slope),
+        )
+        self.main = nn.Sequential(
+            TransposedConv2d(wide, narrow, 4, stride=2, padding=1, bias=False),
+            BatchNorm2d(narrow),
+            nn.LeakyReLU(config.leaky_slope),
+            TransposedConv2d(narrow, 1, 4, stride=2, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        embedded = self.embedding(one_hot(labels, z, self.num_labels))
+        maps = self.stem(torch.cat([z, embedded.to(z.dtype)], dim=1)).view(-1, *self.map_shape)
+        return self.main(channels_last(maps))
+
+    def draw_labels(self, z: Tensor, digits: Tensor) -> Tensor:
+        """A cluster for each digit (N,), as often as the training images have it; the same for the same z, always."""
+        counts = self.cluster_counts.to(z.device).double()
+        rows = digits if len(counts) > 1 else torch.zeros_like(digits)
+        # The last bits of a normal are as good as independent of its value.
+        bits = z.flatten(1)[:, 0].contiguous().view(torch.int32)
+        nothing = torch.zeros(2, dtype=torch.int32, device=z.device)
+        uniform = unit(hashed(bits, nothing[:1], 1, nothing)).double()
+        ends = counts.cumsum(1)[rows]
+        clusters = torch.searchsorted(ends, uniform * ends[:, -1:], right=True).squeeze(1)
+        return rows * counts.shape[1] + clusters.clamp(max=counts.shape[1] - 1)
+
+
+class Discriminator(nn.Module):
+    """Two strided convolutions, a linear read-out, and a few features that are projected on the cluster's embedding."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        narrow, wide = (max(1, round(c * config.width)) for c in (32, 64))
+        self.num_labels = config.num_labels
+        self.features = nn.Sequential(
+            nn.Conv2d(1, narrow, 4, stride=2, padding=1),
+            nn.LeakyReLU(config.leaky_slope),
+            Dropout(config.dropout),
+            nn.Conv2d(narrow, wide, 4, stride=2, padding=1),
+            nn.LeakyReLU(config.leaky_slope),
+            Dropout(config.dropout),
+            ChannelsLastFlatten(),
+        )
+        self.read_out = ReadOut(wide, 7, 7, 1)
+        self.projected = nn.Sequential(ReadOut(wide, 7, 7, _EMBEDDING), nn.LeakyReLU(config.leaky_slope))
+        self.embedding = nn.Linear(config.num_labels, _EMBEDDING, bias=False)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        features = self.features(channels_last(images))
+        embedded = self.embedding(one_hot(labels, features, self.num_labels))
+        logits = (embedded * self.projected(features)).sum(1, keepdim=True)
+        return self.read_out(features) + logits

@@ -1,0 +1,104 @@
+"""Clusters of training images, and a pair of networks that is told them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from distgan.clusters import cluster, cluster_digits
+from distgan.config import ModelConfig
+from distgan.models import build_discriminator, build_generator, labels_for, num_parameters
+
+
+def blobs(num: int, each: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """`num` unlike pictures, `each` times with a little noise, in random order; and which one each is."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.randint(0, 256, (num, 28, 28), generator=generator)
+    owner = (torch.arange(num * each) % num)[torch.randperm(num * each, generator=generator)]
+    noise = torch.randint(-8, 9, (num * each, 28, 28), generator=generator)
+    return (kinds[owner] + noise).clamp(0, 255).to(torch.uint8), owner
+
+
+def test_images_that_are_alike_are_of_one_cluster() -> None:
+    images, owner = blobs(4, 100)
+    found = cluster(images, 40)
+    assert found.shape == (400,)
+    assert int(found.min()) >= 0
+    assert int(found.max()) < 40
+    for each in found.unique():
+        assert len(owner[found == each].unique()) == 1
+
+
+def test_centre_is_the_rounded_mean_and_rounds_lower_the_distance() -> None:
+    images = torch.randint(
+        0, 256, (500, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+    small = (
+        images.view(500, 14, 2, 14, 2).int().sum((2, 4)).div(16, rounding_mode="floor").double().flatten(1)
+    )
+
+    def spread(found: Tensor) -> float:
+        parts = [small[found == each] for each in found.unique()]
+        return sum(float((part - part.mean(0)).square().sum()) for part in parts)
+
+    found = cluster(images, 8)
+    means = torch.stack([small[found == each].mean(0) for each in range(8)])
+    # With centres rounded to whole greys few images are nearer to another cluster's mean.
+    assert (torch.cdist(small, means).argmin(1) == found).double().mean() > 0.9
+    generator = torch.Generator().manual_seed(0)
+    assert spread(found) < 0.98 * spread(torch.randint(0, 8, (500,), generator=generator))
+
+
+def test_clusters_are_the_same_whatever_the_order_of_sums() -> None:
+    """Every sum is one of whole numbers that float32 holds."""
+    images, _ = blobs(6, 50)
+    whole = cluster(images, 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distgan.clusters._ROWS", 7)
+        assert torch.equal(cluster(images, 12), whole)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if before > 1 else 2)
+    assert torch.equal(cluster(images, 12), whole)
+    torch.set_num_threads(before)
+    assert 63 * 63 * 14 * 14 * 2 < 2**24
+    assert not torch.equal(cluster(images, 12, seed=1), whole)
+
+
+def test_clusters_of_digits_keep_the_digits_apart() -> None:
+    images, owner = blobs(10, 30)
+    found = cluster_digits(images, owner, 3)
+    assert torch.equal(found // 3, owner)
+    assert len(found.unique()) > 10
+
+
+@pytest.mark.parametrize(("name", "clusters"), [("vanilla", 5), ("cgan", 3)])
+def test_generator_draws_clusters_as_often_as_the_images_have_them(name: str, clusters: int) -> None:
+    model = ModelConfig(name=name, family="clustered", clusters=clusters, width=0.1, latent_dim=16)  # type: ignore
+    generator = build_generator(model)
+    groups = 10 if name == "cgan" else 1
+    counts = torch.randint(0, 50, (groups, clusters), generator=torch.Generator().manual_seed(2))
+    counts[:, 1] = 0  # a cluster that no image is of
+    generator.cluster_counts.copy_(counts)  # type: ignore[operator, union-attr]
+    z, digits = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3)), torch.arange(20_000) % 10
+    labels = labels_for(generator, z, digits)
+    if groups == 10:
+        assert torch.equal(labels // clusters, digits)
+    drawn = labels.bincount(minlength=groups * clusters).view(groups, clusters)
+    assert (drawn[:, 1] == 0).all()
+    shares, expected = drawn / drawn.sum(1, keepdim=True), counts / counts.sum(1, keepdim=True)
+    assert (shares - expected).abs().max() < 0.05
+    # Image i is the same whatever stands beside it, and z itself says nothing of the cluster.
+    assert torch.equal(labels_for(generator, z[5:9], digits[5:9]), labels[5:9])
+    assert abs(float(torch.corrcoef(torch.stack([z[:, 0], (labels % clusters).float()]))[0, 1])) < 0.03
+
+
+def test_other_families_take_the_digits_themselves() -> None:
+    generator, digits = build_generator(ModelConfig(name="cgan", family="small", width=0.1)), torch.arange(10)
+    assert labels_for(generator, torch.zeros(10, 100), digits) is digits
+
+
+@pytest.mark.parametrize("name", ["vanilla", "cgan"])
+def test_clustered_pair_is_no_larger_than_the_reports(name: str) -> None:
+    own = ModelConfig(name=name, family="clustered", clusters=250 if name == "vanilla" else 25)  # type: ignore
+    reports = ModelConfig(name=name)  # type: ignore[arg-type]
+    for build in (build_generator, build_discriminator):
+        assert num_parameters(build(own)) <= num_parameters(build(reports))
