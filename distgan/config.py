@@ -54,8 +54,8 @@ class ModelConfig(Section):
     def _clusters_belong_to_their_family(self) -> "ModelConfig":
         if (self.clusters is not None) != (self.family == "clustered"):
             raise ValueError(
-                f"--clusters {self.clusters}: with --family {self.family}; allowed: 1 or more with --family clustered, "
-                "none with others"
+                f"--clusters {self.clusters or 'unset'}: with --family {self.family}; allowed: 1 or more with "
+                "--family clustered, none with others"
             )
         return self
 

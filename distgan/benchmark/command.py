@@ -17,10 +17,17 @@ _EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C (what 
 
 def main(argv: list[str]) -> None:
     """Raises UserError, and CommandFailed for what each benchmark calls a failure."""
-    actions = {"throughput": _throughput, "compare": _compare, "scaling": _scaling, "plan": _plan}
+    actions = {
+        "throughput": _throughput,
+        "compare": _compare,
+        "scaling": _scaling,
+        "plan": _plan,
+        "convergence": _convergence,
+    }
     if argv and argv[0] in actions:
         for signum in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, _interrupt)
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup wants it to outlive the terminal
+                signal.signal(signum, _interrupt)
         actions[argv[0]](argv[1:])
         return
     parser = argparse.ArgumentParser(
@@ -122,6 +129,25 @@ def _plan(argv: list[str]) -> None:
     from distgan.benchmark.prediction import run
 
     run(Path(namespace.path).expanduser(), config)
+
+
+def _convergence(argv: list[str]) -> None:
+    """epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-quick"""
+    from distgan.benchmark.convergence_options import ConvergenceConfig
+
+    parser = Parser(
+        prog="distgan bench convergence",
+        usage="distgan bench convergence --preset NAME [--against NAME] [FLAGS]",
+        description="Trains a preset with several seeds, each until it meets frozen targets of quality and holds them, "
+        "and tells\nthe epochs and seconds that this takes. The same command with --out goes on with a bench that was "
+        "killed.",
+        epilog=_EXIT_CODES.format("a run crashed, or more processes need more epochs"),
+    )
+    _, config = _parsed(parser, argv, ConvergenceConfig)
+
+    from distgan.benchmark.convergence import run
+
+    run(config)
 
 
 def _parsed(parser: Parser, argv: list[str], section: type[S]) -> tuple[argparse.Namespace, S]:

@@ -20,7 +20,7 @@ from distgan.errors import UserError
 from distgan.files import read_within, write_whole
 
 FORMAT = 1
-KINDS = ("throughput", "scaling", "plan")
+KINDS = ("throughput", "scaling", "plan", "convergence")
 FILE = "results.json"
 
 _MAX_BYTES = 2**26

@@ -1,0 +1,171 @@
+"""`distgan bench convergence`: epochs, and seconds, until a preset reaches and holds a frozen quality, over seeds."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock
+from typing import Any
+
+from distgan.all_reduce import own_modules
+from distgan.benchmark import results
+from distgan.benchmark.arms import Arm, arms, slots
+from distgan.benchmark.bench_folder import claimed, taken_up
+from distgan.benchmark.convergence_options import ConvergenceConfig
+from distgan.benchmark.convergence_plot import save_plot
+from distgan.benchmark.convergence_report import outcome, show, wanted_by
+from distgan.benchmark.convergence_statistics import LEVEL, compared, more_processes, of_arm, summarise
+from distgan.benchmark.targets import SHIPPED, Targets, read_targets
+from distgan.benchmark.trial import OVER, Trial
+from distgan.devices import device_named
+from distgan.errors import CommandFailed, UserError
+from distgan.launcher import is_launched
+
+KIND, PLOT = "convergence", "convergence.png"
+
+# With another one of these a bench may go on. The targets themselves are compared, not the name of their file.
+_FREE = {"out", "timeout", "targets"}
+_TELL_EVERY_S = 10.0
+
+
+def run(config: ConvergenceConfig) -> None:
+    """Runs what is not over yet; prints tables, and leaves results.json (whole after each run) and convergence.png.
+
+    Raises UserError, and CommandFailed where a run crashed or more processes need more epochs.
+    """
+    if is_launched():
+        raise UserError(
+            "bench convergence: starts trainings of its own; allowed: without a launcher around it"
+        )
+    targets = read_targets(Path(config.targets).expanduser() if config.targets else SHIPPED)
+    protocol = targets.protocol.model_copy(update={"num": config.num} if config.num else {})
+    device = device_named(config.device)
+    environments = slots(config, is_cuda=device.type == "cuda")
+    chosen = arms(config, protocol, len(environments), is_cuda=device.type == "cuda")
+    facts = results.facts(device)
+    identity = _identity(config, targets, chosen) | {"device": facts["device"], "jobs": len(environments)}
+    facts |= {
+        "identity": identity,
+        "protocol": protocol.model_dump(),
+        "model": chosen[0].config.model.name,
+        "notice": chosen[0].dataset.notice,
+    }
+    with claimed(config.out, KIND) as folder:
+        before = {cell.get("id"): cell for cell in taken_up(folder, KIND, identity, config.out)}
+        wanted = wanted_by(facts)
+        seeds = range(config.first_seed, config.first_seed + config.seeds)
+        trials = [Trial(arm, seed, folder, wanted, protocol.hold) for seed in seeds for arm in chosen]
+        for trial in trials:
+            if (cell := before.get(trial.cell["id"], {})).get("outcome") in OVER:
+                trial.cell = cell
+
+        def write() -> None:
+            results.write(folder / results.FILE, KIND, facts, [trial.cell for trial in trials])
+
+        write()
+        (folder / "runs").mkdir(exist_ok=True)
+        left = [trial for trial in trials if trial.cell["outcome"] not in OVER]
+        try:
+            _run_all(left, environments, config.timeout, write)
+        finally:  # after a Ctrl-C too
+            cells = [trial.cell for trial in trials]
+            facts |= _together(chosen, cells, config)
+            write()
+            save_plot(folder / PLOT, facts, cells)
+            show(facts, cells)
+            print(", ".join(str(each) for each in (folder / results.FILE, folder / PLOT) if each.exists()))
+    _refuse_failures(facts, trials)
+
+
+def _identity(config: ConvergenceConfig, targets: Targets, chosen: list[Arm]) -> dict[str, Any]:
+    """What must be the same for runs to be compared, as JSON has it."""
+    content = {
+        "settings": config.model_dump(exclude=_FREE),
+        "targets": targets.model_dump(exclude={"runs"}),
+        "arms": [arm.facts() for arm in chosen],
+    }
+    return json.loads(json.dumps(content))
+
+
+def _run_all(
+    trials: list[Trial], environments: list[dict[str, str]], timeout_s: float, write: Callable[[], None]
+) -> None:
+    """As many at a time as there are environments, each watched by a thread. None is left when this returns.
+
+    Raises UserError for a folder in which another process trains.
+    """
+    for trial in trials:
+        trial.await_folder(_say)
+    halted, tell, free = Event(), _teller(), SimpleQueue[dict[str, str]]()
+    for environment in environments:
+        free.put(environment)
+
+    def take(trial: Trial) -> Trial:
+        environment = free.get()
+        try:
+            trial.run(own_modules() | environment, halted, timeout_s, tell)
+        finally:
+            free.put(environment)
+        return trial
+
+    pool = ThreadPoolExecutor(len(environments))
+    try:
+        for future in as_completed([pool.submit(take, trial) for trial in trials]):
+            trial = future.result()
+            _say(f"{trial.label}: {outcome(trial.cell)}")
+            write()
+    finally:
+        halted.set()
+        try:
+            pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:  # a second one: not even a checkpoint is waited for
+            for trial in trials:
+                trial.kill()
+            raise
+
+
+def _teller() -> Callable[[Trial], None]:
+    """Says now and then how a run is getting on."""
+    lock, said_at = Lock(), time.monotonic()
+
+    def tell(trial: Trial) -> None:
+        nonlocal said_at
+        with lock:
+            if time.monotonic() - said_at > _TELL_EVERY_S:
+                said_at = time.monotonic()
+                _say(f"{trial.label}: {trial.progress()}")
+
+    return tell
+
+
+def _together(chosen: list[Arm], cells: list[dict[str, Any]], config: ConvergenceConfig) -> dict[str, Any]:
+    """What the runs of each arm say, and what the arms do about each other."""
+    summary = {arm.name: summarise(of_arm(cells, arm.name)) for arm in chosen}
+    own = [arm for arm in chosen if arm.processes == config.processes]
+    tests = compared(own[0].name, own[1].name, cells) if len(own) > 1 else []
+    for one in [arm for arm in chosen if arm not in own]:
+        many = next(arm for arm in own if arm.preset == one.preset)
+        tests += filter(None, [more_processes(one.name, many.name, cells)])
+    return {"summary": summary, "tests": tests}
+
+
+def _refuse_failures(facts: dict[str, Any], trials: list[Trial]) -> None:
+    """Raises CommandFailed where a run crashed, or more processes need more epochs."""
+    failed = [trial for trial in trials if trial.cell["outcome"] == "error"]
+    lines = [
+        test["words"]
+        for test in facts["tests"]
+        if test["alternative"] == "less" and (test["p"] or 1.0) < LEVEL
+    ]
+    if failed:
+        words = f"{failed[0].label}: {failed[0].cell['why']} (see {failed[0].log})"
+        lines.append(f"{len(failed)} of {len(trials)} runs crashed; the first, {words}")
+    if lines:
+        raise CommandFailed("\n".join(lines))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
