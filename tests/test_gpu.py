@@ -75,7 +75,7 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
     eager, other = Training(recipe, device="cuda"), Training(recipe, engine, device="cuda")
     ours, theirs = eager.to(STEPS), other.to(STEPS)
     assert other.engine is not None
-    if not (engine == "compile" and recipe in ("r1", "wgan-gp")):  # second derivatives
+    if not (engine == "compile" and recipe in ("r1", "wgan-gp", "clustered")):  # second derivatives
         assert other.engine.choice.name == engine, other.engine.choice.why
     precision = ENGINE_RECIPES[recipe][2]
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[precision]

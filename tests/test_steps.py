@@ -323,7 +323,7 @@ def test_real_and_fake_of_one_pass_have_masks_of_their_own() -> None:
     assert (real == fake).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("loss", ["bce", "r1", "wgan-gp"])
+@pytest.mark.parametrize("loss", ["bce", "r1", "r3gan", "wgan-gp"])
 def test_each_pass_through_d_has_masks_of_its_own(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
