@@ -193,7 +193,8 @@ def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> N
 def test_unknown_preset_is_refused() -> None:
     for name in ("cgan-quik", "../configs/cgan", "/etc/passwd"):
         with pytest.raises(
-            UserError, match=f"--preset {name}: unknown preset.*; allowed: cgan, cgan-fast, cgan-quick, vanilla"
+            UserError,
+            match=f"--preset {name}: unknown preset.*; allowed: cgan, cgan-fast, cgan-quick, vanilla",
         ):
             preset_path(name, "--preset")
 
