@@ -14,8 +14,8 @@ from distgan.runtime import Runtime
 
 SCRIPT = ROOT / "tests" / "parity_matrix.py"
 
-# The last bias of D moves both means of its logits alike, so that its gradient in the Wasserstein and the relativistic loss is 0:
-# rounding alone, of which Adam makes whole steps.
+# The last bias of D moves both means of its logits alike, so that its gradient in the Wasserstein loss is 0, and in the
+# relativistic one: rounding alone, of which Adam makes whole steps.
 UNDETERMINED = {
     name: {"discriminator.read_out.bias"}
     for name, recipe in RECIPES.items()
