@@ -160,7 +160,7 @@ def _checkpoint(argv: list[str]) -> None:
 
 def _sample(argv: list[str]) -> None:
     """draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png"""
-    from distgan.flags import Parser, add_flags, from_flags
+    from distgan.flags import Parser, parse_settings
     from distgan.options import SampleConfig
 
     parser = Parser(
@@ -172,10 +172,7 @@ def _sample(argv: list[str]) -> None:
     parser.add_argument(
         "where", metavar="RUN_OR_WEIGHTS", help="a run's folder, its weights/, or a .safetensors file"
     )
-    parser.add_argument("--debug", **_DEBUG)
-    add_flags(parser, SampleConfig)
-    namespace = parser.parse(argv)
-    config = from_flags(SampleConfig, namespace)
+    namespace, config = parse_settings(parser, argv, SampleConfig)
 
     from distgan.sample import sample
 

@@ -11,11 +11,11 @@ _ROUNDS = 20
 _ROWS = 4096  # of a table of distances at a time
 
 
-def cluster_digits(images: Tensor, labels: Tensor, num: int) -> Tensor:
-    """`cluster` within each of ten digits: digit * `num` + its cluster, (N,)."""
-    found = labels * num
-    for digit in range(10):
-        own = labels == digit
+def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
+    """`cluster` within each group of images, (N,) of small numbers: group * `num` + its cluster, (N,)."""
+    found = groups * num
+    for group in groups.unique():
+        own = groups == group
         found[own] += cluster(images[own], num)
     return found
 

@@ -74,6 +74,14 @@ class Parser(argparse.ArgumentParser):
         return namespace
 
 
+def parse_settings(parser: Parser, argv: list[str], model: type[M]) -> tuple[argparse.Namespace, M]:
+    """What a command that is no training run was given, and its settings. Raises UserError."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    add_flags(parser, model)
+    namespace = parser.parse(argv)
+    return namespace, from_flags(model, namespace)
+
+
 def flags_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
     """Each setting below a config, with its flag."""
     for key, field in model.model_fields.items():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from distgan.batchnorm import synchronised
-from distgan.clusters import cluster, cluster_digits
+from distgan.clusters import cluster_within
 from distgan.config import ModelConfig, OptimConfig
 from distgan.data import Dataset
 from distgan.ema import Ema
@@ -73,15 +73,11 @@ class Gan:
         if counts is None:
             return dataset
         groups, num = counts.shape
-        if num > len(dataset.images) // groups:
-            raise UserError(
-                f"--clusters {num}: of {len(dataset.images):,} images; allowed: at most {len(dataset.images) // groups}"
-            )
-        labels = (
-            cluster(dataset.images, num)
-            if groups == 1
-            else cluster_digits(dataset.images, dataset.labels, num)
-        )
+        most = len(dataset.images) // groups
+        if num > most:
+            raise UserError(f"--clusters {num}: of {len(dataset.images):,} images; allowed: at most {most}")
+        digits = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
+        labels = cluster_within(dataset.images, digits, num)
         for network in (self.generator, self.ema.network if self.ema else self.generator):
             network.cluster_counts.copy_(labels.bincount(minlength=groups * num).view(groups, num))  # type: ignore
         return dataset._replace(labels=labels)

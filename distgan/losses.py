@@ -50,17 +50,9 @@ def _minus_mean(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     return -fake_logits.mean()
 
 
-def _relativistic(worse: Tensor, better: Tensor) -> Tensor:
-    """Cross-entropy of "the second of each pair is the more real" (Jolicoeur-Martineau 2018)."""
-    return F.softplus(worse - better).mean()
-
-
-def _relativistic_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    return _relativistic(fake_logits, real_logits)
-
-
-def _relativistic_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
-    return _relativistic(real_logits, fake_logits)
+def _relativistic(own_logits: Tensor, other_logits: Tensor) -> Tensor:
+    """Cross-entropy of "mine is the more real of each pair" (Jolicoeur-Martineau 2018): D's are real, G's are fake."""
+    return F.softplus(other_logits - own_logits).mean()
 
 
 def _squared_gradient_norms(discriminator: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -97,5 +89,5 @@ LOSSES: dict[str, Loss] = {
     "hinge": Loss(_hinge_d, _minus_mean),
     "wgan-gp": Loss(_wasserstein_d, _minus_mean, gradient_penalty, 10.0),
     "r1": Loss(_bce_d, _bce_g, r1, 10.0),
-    "r3gan": Loss(_relativistic_d, _relativistic_g, r1_r2, 0.3),
+    "r3gan": Loss(_relativistic, _relativistic, r1_r2, 0.3),
 }

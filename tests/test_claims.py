@@ -175,8 +175,7 @@ def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:
     watch._alarms = []
     said: list[list[str]] = []
     for alarms in ([], ["digit 8 is missing: 0.10% of the samples"], ["digit 8 is missing: 0.05%"], []):
-        tenths = [exactly(0.1)] * 10
-        overview = Overview(2000, sample(), None, None, tenths, tenths, exactly(0), [], alarms)
+        overview = Overview(2000, sample(), None, None, [exactly(0.1)] * 10, exactly(0), [], alarms)
         lines: list[str] = []
         watch._tell(overview, len(said) + 1, lambda text, style, lines=lines: lines.append(text))
         said.append(lines)

@@ -4,13 +4,9 @@ import argparse
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, from_flags
-from distgan.settings import Section
-
-S = TypeVar("S", bound=Section)
+from distgan.flags import Parser, parse_settings
 
 _EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C (what was measured is kept)"
 
@@ -37,7 +33,7 @@ def main(argv: list[str]) -> None:
         epilog="\n".join(
             [
                 "what:",
-                *(f"  {name:<12}{action.__doc__}" for name, action in actions.items()),
+                *(f"  {name:<13}{action.__doc__}" for name, action in actions.items()),
                 "",
                 "distgan bench WHAT --help lists its flags and their defaults.",
             ]
@@ -69,7 +65,7 @@ def _throughput(argv: list[str]) -> None:
         "lists\nare written with commas.",
         epilog=_EXIT_CODES.format("a cell failed, or was not right"),
     )
-    _, config = _parsed(parser, argv, ThroughputConfig)
+    _, config = parse_settings(parser, argv, ThroughputConfig)
 
     from distgan.benchmark.throughput import run
 
@@ -89,7 +85,7 @@ def _compare(argv: list[str]) -> None:
     )
     parser.add_argument("a", metavar="A.json", help="results.json of distgan bench throughput, or its folder")
     parser.add_argument("b", metavar="B.json", help="another, which is compared with it")
-    namespace, config = _parsed(parser, argv, CompareConfig)
+    namespace, config = parse_settings(parser, argv, CompareConfig)
 
     from distgan.benchmark.comparison import compare
 
@@ -106,7 +102,7 @@ def _scaling(argv: list[str]) -> None:
         description="Speed on several numbers of processes of this machine.",
         epilog=_EXIT_CODES.format("a number of processes failed"),
     )
-    _, config = _parsed(parser, argv, ScalingConfig)
+    _, config = parse_settings(parser, argv, ScalingConfig)
 
     from distgan.benchmark.scaling import run
 
@@ -124,7 +120,7 @@ def _plan(argv: list[str]) -> None:
         epilog=_EXIT_CODES.format("the results allow no prediction"),
     )
     parser.add_argument("path", metavar="RESULTS.json", help="of distgan bench, or its folder")
-    namespace, config = _parsed(parser, argv, PlanConfig)
+    namespace, config = parse_settings(parser, argv, PlanConfig)
 
     from distgan.benchmark.prediction import run
 
@@ -132,7 +128,7 @@ def _plan(argv: list[str]) -> None:
 
 
 def _convergence(argv: list[str]) -> None:
-    """epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-quick"""
+    """epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-fast"""
     from distgan.benchmark.convergence_options import ConvergenceConfig
 
     parser = Parser(
@@ -143,15 +139,8 @@ def _convergence(argv: list[str]) -> None:
         "killed.",
         epilog=_EXIT_CODES.format("a run crashed, or more processes need more epochs"),
     )
-    _, config = _parsed(parser, argv, ConvergenceConfig)
+    _, config = parse_settings(parser, argv, ConvergenceConfig)
 
     from distgan.benchmark.convergence import run
 
     run(config)
-
-
-def _parsed(parser: Parser, argv: list[str], section: type[S]) -> tuple[argparse.Namespace, S]:
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
-    add_flags(parser, section)
-    namespace = parser.parse(argv)
-    return namespace, from_flags(section, namespace)

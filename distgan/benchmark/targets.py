@@ -2,13 +2,14 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from distgan.errors import UserError
 from distgan.files import read_within
 from distgan.settings import Real, Section
+from distgan.wording import first_mistake
 
 FORMAT = 1
 SHIPPED = Path(__file__).with_name("targets.toml")
@@ -68,15 +69,11 @@ def read_targets(path: Path) -> Targets:
     try:
         return Targets.model_validate(values, strict=True)
     except ValidationError as error:
-        raise UserError(f"{path}: {_complaint(error.errors()[0])}") from error
-
-
-def _complaint(error: Any) -> str:
-    place = ".".join(map(str, error["loc"]))
-    match error["type"]:
-        case "missing":
-            return f"{place}: is missing"
-        case "extra_forbidden":
-            return f"{place}: unknown key"
-    rule = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    return f"{place}: {error['input']!r} is not allowed; allowed: {rule}"
+        place, words = first_mistake(error)
+        first = error.errors()[0]
+        if first["type"] == "missing":
+            raise UserError(f"{path}: {place}: is missing") from error
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{path}: {place}: unknown key") from error
+        rule = words.removeprefix("Input should be ").removeprefix("String should ")
+        raise UserError(f"{path}: {place}: {first['input']!r} is not allowed; allowed: {rule}") from error

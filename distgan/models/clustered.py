@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from distgan.config import ModelConfig
-from distgan.models.dropout import Dropout
 from distgan.models.labels import one_hot
-from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
+from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last
+from distgan.models.small import channels, convolutions, upsampling
 from distgan.noise import hashed, unit
 
 _EMBEDDING = 32  # numbers that stand for a cluster in each network
@@ -27,33 +27,20 @@ class Generator(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        wide, narrow = (max(1, round(c * config.width)) for c in (128, 64))
         self.num_labels = config.num_labels
         self.latent_shape = (config.latent_dim,)
-        self.map_shape = (wide, 7, 7)
         num = config.clusters or 1
         self.register_buffer("cluster_counts", torch.zeros(config.num_labels // num, num))
         self.embedding = nn.Linear(config.num_labels, _EMBEDDING, bias=False)
         # `forward` makes it as large as the normals of z beside it. Adam moves every weight by the same amount:
         # of small weights that is more, and clusters come apart sooner (LOG.md).
         nn.init.normal_(self.embedding.weight, std=_EMBEDDING**-0.5)
-        self.stem = nn.Sequential(
-            nn.Linear(config.latent_dim + _EMBEDDING, wide * 7 * 7, bias=False),
-            nn.BatchNorm1d(wide * 7 * 7),
-            nn.LeakyReLU(config.leaky_slope),
-        )
-        self.main = nn.Sequential(
-            TransposedConv2d(wide, narrow, 4, stride=2, padding=1, bias=False),
-            BatchNorm2d(narrow),
-            nn.LeakyReLU(config.leaky_slope),
-            TransposedConv2d(narrow, 1, 4, stride=2, padding=1),
-            nn.Tanh(),
-        )
+        self.stem, self.main = upsampling(config, config.latent_dim + _EMBEDDING)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         embedded = self.embedding(one_hot(labels, z, self.num_labels))
         embedded = embedded.to(z.dtype) * _EMBEDDING**0.5
-        maps = self.stem(torch.cat([z, embedded], dim=1)).view(-1, *self.map_shape)
+        maps = self.stem(torch.cat([z, embedded], dim=1)).unflatten(1, (-1, 7, 7))
         return self.main(channels_last(maps))
 
     def draw_labels(self, z: Tensor, digits: Tensor) -> Tensor:
@@ -74,17 +61,9 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        narrow, wide = (max(1, round(c * config.width)) for c in (32, 64))
+        narrow, wide = channels(config, 32, 64)
         self.num_labels = config.num_labels
-        self.features = nn.Sequential(
-            nn.Conv2d(1, narrow, 4, stride=2, padding=1),
-            nn.LeakyReLU(config.leaky_slope),
-            Dropout(config.dropout),
-            nn.Conv2d(narrow, wide, 4, stride=2, padding=1),
-            nn.LeakyReLU(config.leaky_slope),
-            Dropout(config.dropout),
-            ChannelsLastFlatten(),
-        )
+        self.features = nn.Sequential(*convolutions(config, narrow, wide), ChannelsLastFlatten())
         self.read_out = ReadOut(wide, 7, 7, 1)
         self.projected = nn.Sequential(ReadOut(wide, 7, 7, _EMBEDDING), nn.LeakyReLU(config.leaky_slope))
         self.embedding = nn.Linear(config.num_labels, _EMBEDDING, bias=False)

@@ -8,31 +8,52 @@ from distgan.models.labels import NUM_CLASSES, join, one_hot
 from distgan.models.layers import BatchNorm2d, TransposedConv2d, channels_last
 
 
+def channels(config: ModelConfig, *full: int) -> tuple[int, ...]:
+    return tuple(max(1, round(num * config.width)) for num in full)
+
+
+def upsampling(config: ModelConfig, num_inputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """(N, num_inputs) -> (N, C * 7 * 7), and (N, C, 7, 7) -> images."""
+    wide, narrow = channels(config, 128, 64)
+    stem = nn.Sequential(
+        nn.Linear(num_inputs, wide * 7 * 7, bias=False),
+        nn.BatchNorm1d(wide * 7 * 7),
+        nn.LeakyReLU(config.leaky_slope),
+    )
+    main = nn.Sequential(
+        TransposedConv2d(wide, narrow, 4, stride=2, padding=1, bias=False),
+        BatchNorm2d(narrow),
+        nn.LeakyReLU(config.leaky_slope),
+        TransposedConv2d(narrow, 1, 4, stride=2, padding=1),
+        nn.Tanh(),
+    )
+    return stem, main
+
+
+def convolutions(config: ModelConfig, narrow: int, wide: int) -> list[nn.Module]:
+    """Images -> (N, wide, 7, 7)."""
+    return [
+        nn.Conv2d(1, narrow, 4, stride=2, padding=1),
+        nn.LeakyReLU(config.leaky_slope),
+        Dropout(config.dropout),
+        nn.Conv2d(narrow, wide, 4, stride=2, padding=1),
+        nn.LeakyReLU(config.leaky_slope),
+        Dropout(config.dropout),
+    ]
+
+
 class Generator(nn.Module):
     """Linear, then two transposed convolutions, 7x7 -> 14x14 -> 28x28, of 128 and 64 channels."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        wide, narrow = (max(1, round(c * config.width)) for c in (128, 64))
         self.is_conditional = config.is_conditional
         self.latent_shape = (config.latent_dim,)
-        self.map_shape = (wide, 7, 7)
         num_inputs = config.latent_dim + NUM_CLASSES * self.is_conditional
-        self.stem = nn.Sequential(
-            nn.Linear(num_inputs, wide * 7 * 7, bias=False),
-            nn.BatchNorm1d(wide * 7 * 7),
-            nn.LeakyReLU(config.leaky_slope),
-        )
-        self.main = nn.Sequential(
-            TransposedConv2d(wide, narrow, 4, stride=2, padding=1, bias=False),
-            BatchNorm2d(narrow),
-            nn.LeakyReLU(config.leaky_slope),
-            TransposedConv2d(narrow, 1, 4, stride=2, padding=1),
-            nn.Tanh(),
-        )
+        self.stem, self.main = upsampling(config, num_inputs)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        maps = self.stem(join(z, labels, self.is_conditional)).view(-1, *self.map_shape)
+        maps = self.stem(join(z, labels, self.is_conditional)).unflatten(1, (-1, 7, 7))
         return self.main(channels_last(maps))
 
 
@@ -44,16 +65,8 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        narrow, wide = (max(1, round(c * config.width)) for c in (32, 64))
-        self.features = nn.Sequential(
-            nn.Conv2d(1, narrow, 4, stride=2, padding=1),
-            nn.LeakyReLU(config.leaky_slope),
-            Dropout(config.dropout),
-            nn.Conv2d(narrow, wide, 4, stride=2, padding=1),
-            nn.LeakyReLU(config.leaky_slope),
-            Dropout(config.dropout),
-            nn.Flatten(),
-        )
+        narrow, wide = channels(config, 32, 64)
+        self.features = nn.Sequential(*convolutions(config, narrow, wide), nn.Flatten())
         self.read_out = nn.Linear(wide * 7 * 7, 1)
         self.projection = nn.Linear(NUM_CLASSES, wide * 7 * 7, bias=False) if config.is_conditional else None
 

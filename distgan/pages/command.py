@@ -1,14 +1,10 @@
 """`distgan report` and `distgan compare`: read their flags, and only then import what they need."""
 
-import argparse
 from pathlib import Path
-from typing import TypeVar
 
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, from_flags
-from distgan.pages.options import CompareConfig, PagesConfig, ReportConfig
-
-C = TypeVar("C", bound=PagesConfig)
+from distgan.flags import Parser, parse_settings
+from distgan.pages.options import CompareConfig, ReportConfig
 
 # In the head of each page: a later one may take its place.
 _MARK = b'name="generator" content="distgan'
@@ -25,7 +21,7 @@ def report_main(argv: list[str]) -> None:
         epilog=_EXIT_CODES,
     )
     parser.add_argument("where", metavar="RUN", help="a run's folder, of one that still trains too")
-    namespace, config = _parsed(parser, argv, ReportConfig)
+    namespace, config = parse_settings(parser, argv, ReportConfig)
     out = _page(config.out)
 
     from distgan.pages.report import report
@@ -48,7 +44,7 @@ def compare_main(argv: list[str]) -> None:
         nargs="+",
         help="two or more folders of runs, best a GAN and a C-GAN among them",
     )
-    namespace, config = _parsed(parser, argv, CompareConfig)
+    namespace, config = parse_settings(parser, argv, CompareConfig)
     places = [Path(where).expanduser().resolve() for where in namespace.runs]
     if len(places) < 2:
         raise UserError(f"{namespace.runs[0]}: is one run; allowed: two or more (see distgan compare --help)")
@@ -83,10 +79,3 @@ def _page(out: str | None) -> Path | None:
             f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there"
         )
     return path
-
-
-def _parsed(parser: Parser, argv: list[str], section: type[C]) -> tuple[argparse.Namespace, C]:
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
-    add_flags(parser, section)
-    namespace = parser.parse(argv)
-    return namespace, from_flags(section, namespace)

@@ -1,7 +1,7 @@
 """`distgan eval` and `distgan judge`: read their flags, and only then import what they need."""
 
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, from_flags
+from distgan.flags import Parser, parse_settings
 from distgan.options import EvalConfig, JudgeConfig
 
 _EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C"
@@ -23,10 +23,7 @@ def eval_main(argv: list[str]) -> None:
         help="a run's folder, its weights/, a checkpoint, a .safetensors file, or an .npz with images (uint8) and, if "
         "a digit was asked for, labels, of any program",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
-    add_flags(parser, EvalConfig)
-    namespace = parser.parse(argv)
-    config = from_flags(EvalConfig, namespace)
+    namespace, config = parse_settings(parser, argv, EvalConfig)
 
     from distgan import launcher
 
@@ -61,12 +58,9 @@ def judge_main(argv: list[str]) -> None:
         epilog=_EXIT_CODES.format("a judge of MNIST errs too often"),
     )
     parser.add_argument("action", metavar="train|show", help="what to do")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
-    add_flags(parser, JudgeConfig)
-    namespace = parser.parse(argv)
+    namespace, config = parse_settings(parser, argv, JudgeConfig)
     if namespace.action not in ("train", "show"):
         raise UserError(f"{namespace.action}: unknown action; allowed: train, show")
-    config = from_flags(JudgeConfig, namespace)
 
     from distgan.quality.judge_training import show_judges, train_judges
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distgan.errors import UserError
 from distgan.files import read_within
+from distgan.wording import first_mistake
 
 FORMAT = 1
 _MAX_BYTES = 2**24
@@ -143,11 +144,8 @@ def read_quality(path: Path) -> Quality:
     try:
         found = Quality.model_validate_json(read_within(path, _MAX_BYTES))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path}: is damaged, or of another version ({place or 'JSON'}: {first['msg']})"
-        ) from error
+        place, words = first_mistake(error)
+        raise UserError(f"{path}: is damaged, or of another version ({place or 'JSON'}: {words})") from error
     if found.format != FORMAT:
         raise UserError(f"{path}: has format {found.format}; allowed: {FORMAT}")
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]

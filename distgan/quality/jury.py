@@ -15,6 +15,7 @@ from distgan.errors import UserError
 from distgan.files import read_within
 from distgan.quality.classifier import outputs_of
 from distgan.quality.networks import NETWORKS, Judge
+from distgan.wording import first_mistake
 
 FORMAT = 1
 RECORD = "judges.json"
@@ -136,10 +137,9 @@ def read_record(folder: Path) -> Record:
     try:
         record = Record.model_validate_json(read_within(path, _MAX_BYTES), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where, words = first_mistake(error)
         raise UserError(
-            f"{path}: is damaged ({where}: {first['msg']}); allowed: what distgan judge train wrote"
+            f"{path}: is damaged ({where}: {words}); allowed: what distgan judge train wrote"
         ) from error
     if record.format != FORMAT:
         raise UserError(f"{path}: has the format {record.format}; allowed: {FORMAT} (update distgan)")

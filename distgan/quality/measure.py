@@ -18,17 +18,13 @@ _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
 
 
 class Overview(NamedTuple):
-    """What is asked of every sample; `agreement` of all and `agreements` of each digit only with labels.
-
-    `coverages` are of the real images of each digit, by the images asked to be it or, without labels, read as it.
-    """
+    """What is asked of every sample; `agreement` of all and `agreements` of each digit only with labels."""
 
     n: int
     sample: Sample
     agreement: Estimate | None
     agreements: list[Estimate] | None
     shares: list[Estimate]
-    coverages: list[Estimate]
     kl: Estimate
     missing: list[int]
     alarms: list[str]
@@ -48,12 +44,14 @@ def measure_overview(reading: Reading, labels: Tensor | None, reference: Referen
     assert sample is not None
     missing = [d for d in range(10) if is_missing(agreements[d] if agreements else None, shares[d])]
     alarms = alarms_of(missing, agreements, shares, sample.coverage, reference.floor.coverage)
-    owners = read if labels is None else labels
-    coverages = [
-        measure_coverage(real, reading.features[owners == d]) for d, real in enumerate(reference.digits)
-    ]
     kl = kl_from_uniform(counts.numpy())
-    return Overview(n, sample, agreement, agreements, shares, coverages, kl, missing, alarms)
+    return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
+
+
+def measure_coverages(reading: Reading, labels: Tensor | None, reference: Reference) -> list[Estimate]:
+    """Of the real images of each digit, by the images asked to be it or, where none was asked for, read as it."""
+    owners = reading.digits if labels is None else labels
+    return [measure_coverage(real, reading.features[owners == d]) for d, real in enumerate(reference.digits)]
 
 
 def flat(overview: Overview, prefix: str) -> dict[str, Any]:
@@ -67,7 +65,6 @@ def flat(overview: Overview, prefix: str) -> dict[str, Any]:
     each = overview.agreements or overview.shares
     return values | {
         f"{prefix}_digits": [round(number.value, 6) for number in each],
-        f"{prefix}_coverage_digits": [round(number.value, 6) for number in overview.coverages],
         f"{prefix}_missing": overview.missing,
     }
 

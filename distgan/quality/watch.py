@@ -11,7 +11,7 @@ from distgan.data import Dataset
 from distgan.gan import Gan
 from distgan.models import build_generator
 from distgan.quality.jury import load_jury
-from distgan.quality.measure import Overview, flat, measure_overview
+from distgan.quality.measure import Overview, flat, measure_coverages, measure_overview
 from distgan.quality.real import splits
 from distgan.quality.reference import build_reference
 from distgan.quality.shards import asked_digits, draw_and_read
@@ -71,6 +71,8 @@ class Watch:
             )
             overview = measure_overview(reading, self._labels, self.reference)
             values |= flat(overview, prefix)
+            coverages = measure_coverages(reading, self._labels, self.reference)
+            values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]
             if not is_raw or not gan.ema:  # of what samples are drawn with
                 self._tell(overview, epoch, say)
                 values["alarms"] = overview.alarms
