@@ -135,7 +135,8 @@ def _legend(facts: dict[str, Any], colours: dict[str, str]) -> list[Any]:
     handles: list[Any] = []
     for arm, colour in colours.items():
         of = facts["summary"][arm]
-        median = f", median {short(of['epochs']['median'])} epochs" if "epochs" in of else ""
+        middle = of.get("epochs", {}).get("median")
+        median = f", median {short(middle)} epochs" if middle is not None else ""
         words = f"{arm}: {of['converged']} of {of['num']} runs converged{median}"
         handles.append(Line2D([], [], color=colour, linewidth=2, label=words))
     grey = "#666666"
