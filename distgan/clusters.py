@@ -4,11 +4,13 @@ In whole numbers throughout, so that every machine, device and number of threads
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Lloyd's rounds. MNIST moves by less than one image in a thousand after about as many.
 _ROUNDS = 20
 _ROWS = 4096  # of a table of distances at a time
+_CELL = 4  # pixels
 
 
 def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
@@ -23,29 +25,59 @@ def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
 def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
     """The cluster (N,) of each of (N, H, W) uint8, from 0 to `num` - 1, by Lloyd's algorithm from random images.
 
-    Of images at half the size, of 64 greys: float32 then holds every sum of their products exactly. Centres are rounded
-    to whole greys. Some clusters may be left without an image.
+    Of the outlines of upright images: 97 % of MNIST are then of the digit that most of their cluster are, with 250 of
+    them; by the images' own pixels 91 % (LOG.md). Centres are rounded to whole numbers. Some clusters may be empty.
     """
-    small = _coarse(images)
-    chosen = torch.randperm(len(small), generator=torch.Generator().manual_seed(seed))[:num]
-    centres, found = small[chosen], torch.full((len(small),), -1)
+    points = torch.cat([_outlines(_upright(part)) for part in images.split(_ROWS)])
+    chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:num]
+    centres, found = points[chosen], torch.full((len(points),), -1)
     for _ in range(_ROUNDS):
-        nearest = _nearest(small, centres)
+        nearest = _nearest(points, centres)
         if torch.equal(nearest, found):
             break
         found = nearest
-        sums = torch.zeros_like(centres).index_add_(0, found, small).long()
+        sums = torch.zeros_like(centres).index_add_(0, found, points).long()
         counts = found.bincount(minlength=len(centres)).unsqueeze(1)
         means = (2 * sums + counts).div((2 * counts).clamp(min=1), rounding_mode="floor")
         centres = torch.where(counts > 0, means.float(), centres)
     return found
 
 
-def _coarse(images: Tensor) -> Tensor:
-    """(N, H, W) uint8 as whole numbers from 0 to 63, (N, H / 2 * W / 2) float32."""
-    rows, columns = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
-    blocks = images[:, :rows, :columns].int().unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
-    return (blocks.sum((2, 4)) // 16).flatten(1).float()
+def _upright(images: Tensor) -> Tensor:
+    """(N, H, W) uint8 sheared, each about its own middle, until it leans neither way; (N, H, W) int64, 0 to 255.
+
+    So that its greys' covariance of row and column is zero, to a 256th of a pixel a row; by at most two pixels a row.
+    """
+    greys, (height, width) = images.long(), images.shape[1:]
+    rows, columns = torch.arange(height), torch.arange(width)
+    mass = greys.sum((1, 2)).clamp(min=1)
+    row_sum, column_sum = (greys.sum(2) * rows).sum(1), (greys.sum(1) * columns).sum(1)
+    covariance = mass * ((greys * columns).sum(2) * rows).sum(1) - row_sum * column_sum
+    variance = (mass * (greys.sum(2) * rows**2).sum(1) - row_sum**2).clamp(min=1)
+    slope = (256 * covariance).div(variance, rounding_mode="floor").clamp(-512, 512)
+    # (N, H), of 256ths of a pixel.
+    away = rows * mass.unsqueeze(1) - row_sum.unsqueeze(1)
+    shift = (slope.unsqueeze(1) * away).div(mass.unsqueeze(1), rounding_mode="floor").unsqueeze(2)
+    padded, left = F.pad(greys, (1, 1)), columns + shift // 256 + 1
+    first, second = (padded.gather(2, at.clamp(0, width + 1)) for at in (left, left + 1))
+    return ((256 - shift % 256) * first + shift % 256 * second) // 256
+
+
+def _outlines(greys: Tensor) -> Tensor:
+    """How much of an edge each cell of (N, H, W) has in each of eight directions: (N, 8 * cells) whole float32.
+
+    After Dalal and Triggs 2005. A gradient is the sum of one along an axis and one along a diagonal.
+    """
+    padded = F.pad(greys, (1, 1, 1, 1)).float()
+    x, y = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2], padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    axes = [(value - other.abs()).relu() for a, b in ((x, y), (y, x)) for value, other in ((a, b), (-a, b))]
+    diagonals = [torch.minimum(a, b).relu() for a in (x, -x) for b in (y, -y)]
+    maps = torch.stack(axes + diagonals, dim=1)
+    # A cell takes in a pixel more on each side.
+    blurred = F.avg_pool2d(maps, 3, stride=1, padding=1, divisor_override=1)
+    cells = F.avg_pool2d(blurred, _CELL, ceil_mode=True, divisor_override=1)
+    # As if many soft edges were worth more than a few hard ones. A root of a whole number is rounded right everywhere.
+    return cells.flatten(1).double().sqrt().floor().float()
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
@@ -53,6 +85,7 @@ def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     squares, num = centres.square().sum(1), len(centres)
     found = []
     for part in points.split(_ROWS):
+        # Each of these sums is of whole numbers, and below 2^24 in size: float32 holds it exactly.
         distances = (squares - 2 * part @ centres.T).long()
         found.append((distances * num + torch.arange(num)).argmin(1))
     return torch.cat(found)

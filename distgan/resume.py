@@ -24,7 +24,7 @@ FREE = {
 }
 # What no flag can change: the shapes of the weights, and what a position in the data means.
 FIXED = {
-    "model": {"name", "family", "width", "latent_dim", "stem", "logit_tail"},
+    "model": {"name", "family", "clusters", "width", "latent_dim", "stem", "logit_tail"},
     "data": {"name", "drop_last"},
 }
 
