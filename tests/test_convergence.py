@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -675,6 +676,60 @@ def test_a_module_on_a_tether_ends_with_its_parent(start: Callable[..., Popen[st
         time.sleep(0.02)
 
 
+# -- more seeds, and benches of other machines ---------------------------------------------------
+
+
+def test_more_seeds_and_other_seeds_go_on_in_the_same_folder(bench: Sham) -> None:
+    bench.play(**{f"one_seed{seed}": GOOD for seed in range(6)})
+    bench("--seeds", 1)
+    assert list(bench("--seeds", 2, "--first-seed", 4)) == ["one-seed0", "one-seed4", "one-seed5"]
+    found = bench("--seeds", 3)
+    assert list(found) == [f"one-seed{seed}" for seed in (0, 1, 2, 4, 5)]
+    assert all(cell["outcome"] == "converged" for cell in found.values())
+    assert bench.starts == [f"one-seed{seed}" for seed in (0, 4, 5, 1, 2)]
+    assert results.read(bench.folder / "out", "convergence").facts["summary"]["one"]["num"] == 5
+
+
+def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.play(one_seed0=GOOD, one_seed1=BAD, one_seed2=GOOD)
+    together = bench("--seeds", 3)
+    whole = results.read(bench.folder / "out", "convergence").facts
+    for seed in (2, 0, 1):
+        bench.words[-1] = f"array/seed-{seed}"
+        command.main([*bench.words, "--seeds", "1", "--first-seed", str(seed)])
+    capsys.readouterr()
+    command.main(["convergence", "--join", "array"])
+    assert "2 of 3" in capsys.readouterr().out
+    joined = results.read(bench.folder / "array", "convergence")
+    assert joined.facts["joined"] == [f"seed-{seed}/results.json" for seed in range(3)]
+    assert (bench.folder / "array" / "convergence.png").exists()
+    assert [cell["id"] for cell in joined.cells] == list(together)
+    for key in ("epochs", "outcome"):
+        assert [cell[key] for cell in joined.cells] == [cell[key] for cell in together.values()]
+    assert joined.facts["summary"]["one"]["epochs"] == whole["summary"]["one"]["epochs"]
+    assert joined.facts["tests"] == whole["tests"]
+
+
+def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
+    bench.play(one_seed0=GOOD, one_seed1=GOOD)
+    with pytest.raises(UserError, match=r"--join nowhere: there is no results\.json in a folder below it"):
+        command.main(["convergence", "--join", "nowhere"])
+    for name, more in (("a", []), ("b", ["--first-seed", "1", "--num", "100"])):
+        bench.words[-1] = f"array/{name}"
+        command.main([*bench.words, "--seeds", "1", *more])
+    with pytest.raises(
+        UserError, match=r"array/b/results\.json has another --num \(100, not unset\) than array/a/"
+    ):
+        command.main(["convergence", "--join", "array"])
+    shutil.rmtree("array/b")
+    shutil.copytree("array/a", "array/b")
+    with pytest.raises(
+        UserError, match=r"both array/a/.* and array/b/.* have one-seed0; allowed: each run once"
+    ):
+        command.main(["convergence", "--join", "array"])
+    assert not Path("array/results.json").exists()
+
+
 # -- mistakes -------------------------------------------------------------------------------
 
 
@@ -682,9 +737,11 @@ def test_another_bench_is_refused(bench: Sham) -> None:
     bench.play(one_seed0=BAD)
     bench("--seeds", 1)
     for words, message in (
-        (["--seeds", 2], "--out out: was begun with --seeds 1, now 2; allowed: the same, or a new folder"),
-        (["--seeds", 1, "--first-seed", 3], "begun with --first-seed 0, now 3"),
-        (["--seeds", 1, "--against", "two.toml"], "begun with --against unset, now two.toml"),
+        (
+            ["--against", "two.toml"],
+            "--out out: was begun with --against unset, now two.toml; allowed: the same, or a",
+        ),
+        (["--num", 100], "begun with --num unset, now 100"),
     ):
         with pytest.raises(UserError) as error:
             bench(*words)

@@ -48,11 +48,24 @@ def taken_up(folder: Path, kind: str, identity: dict[str, Any], out: str | None)
     found = results.read(folder, kind)
     if difference := _difference(found.facts.get("identity"), identity, ()):
         path, old, new = difference
-        name = f"--{path[-1].replace('_', '-')}" if path[:1] == ("settings",) else ".".join(path)
         raise UserError(
-            f"--out {out}: was begun with {name} {shown(old)}, now {shown(new)}; allowed: the same, or a new folder"
+            f"--out {out}: was begun with {_named(path)} {shown(old)}, now {shown(new)}; allowed: the same, or a new "
+            "folder"
         )
     return found.cells
+
+
+def difference_of(one: Any, other: Any) -> str | None:
+    """What another bench has otherwise, as `another --data (mnist, not digits)`; None where nothing is."""
+    if found := _difference(one, other, ()):
+        path, old, new = found
+        return f"another {_named(path)} ({shown(new)}, not {shown(old)})"
+    return None
+
+
+def _named(path: tuple[str, ...]) -> str:
+    """A place in a bench's identity: a flag, or the keys that lead there."""
+    return f"--{path[-1].replace('_', '-')}" if path[:1] == ("settings",) else ".".join(path)
 
 
 def _difference(old: Any, new: Any, path: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
         "convergence": _convergence,
     }
     if argv and argv[0] in actions:
-        for signum in (signal.SIGTERM, signal.SIGHUP):
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup wants it to outlive the terminal
                 signal.signal(signum, _interrupt)
         actions[argv[0]](argv[1:])

@@ -13,7 +13,7 @@ from typing import Any
 from distgan.all_reduce import own_modules
 from distgan.benchmark import results
 from distgan.benchmark.arms import Arm, arms, slots
-from distgan.benchmark.bench_folder import claimed, taken_up
+from distgan.benchmark.bench_folder import claimed, difference_of, taken_up
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.convergence_plot import save_plot
 from distgan.benchmark.convergence_report import outcome, show, wanted_by
@@ -27,7 +27,7 @@ from distgan.launcher import is_launched
 KIND, PLOT = "convergence", "convergence.png"
 
 # With another one of these a bench may go on. The targets themselves are compared, not the name of their file.
-_FREE = {"out", "timeout", "targets"}
+_FREE = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
 _TELL_EVERY_S = 10.0
 
 
@@ -40,6 +40,9 @@ def run(config: ConvergenceConfig) -> None:
         raise UserError(
             "bench convergence: starts trainings of its own; allowed: without a launcher around it"
         )
+    if config.join is not None:
+        join(Path(config.join).expanduser(), config)
+        return
     targets = read_targets(Path(config.targets).expanduser() if config.targets else SHIPPED)
     protocol = targets.protocol.model_copy(update={"num": config.num} if config.num else {})
     device = device_named(config.device)
@@ -59,11 +62,15 @@ def run(config: ConvergenceConfig) -> None:
         seeds = range(config.first_seed, config.first_seed + config.seeds)
         trials = [Trial(arm, seed, folder, wanted, protocol.hold) for seed in seeds for arm in chosen]
         for trial in trials:
-            if (cell := before.get(trial.cell["id"], {})).get("outcome") in OVER:
+            if (cell := before.pop(trial.cell["id"], {})).get("outcome") in OVER:
                 trial.cell = cell
+        others = list(before.values())  # of seeds that this call does not ask for
+
+        def cells() -> list[dict[str, Any]]:
+            return _sorted([*others, *(trial.cell for trial in trials)])
 
         def write() -> None:
-            results.write(folder / results.FILE, KIND, facts, [trial.cell for trial in trials])
+            results.write(folder / results.FILE, KIND, facts, cells())
 
         write()
         (folder / "runs").mkdir(exist_ok=True)
@@ -71,13 +78,51 @@ def run(config: ConvergenceConfig) -> None:
         try:
             _run_all(left, environments, config.timeout, write)
         finally:  # after a Ctrl-C too
-            cells = [trial.cell for trial in trials]
-            facts |= _together(chosen, cells, config)
+            facts |= _together(identity["arms"], cells())
             write()
-            save_plot(folder / PLOT, facts, cells)
-            show(facts, cells)
-            print(", ".join(str(each) for each in (folder / results.FILE, folder / PLOT) if each.exists()))
+            _tell(folder, facts, cells())
     _refuse_failures(facts, trials)
+
+
+def join(folder: Path, config: ConvergenceConfig) -> None:
+    """The summary of the benches in the folders below `folder`, as results.json and convergence.png there, and tables.
+
+    Raises UserError for none, for those that differ in more than their seeds, and for a run that two of them have.
+    """
+    paths = sorted(folder.glob(f"*/{results.FILE}"))
+    if not paths:
+        raise UserError(
+            f"--join {folder}: there is no results.json in a folder below it; allowed: the folder above some benches"
+        )
+    found = [results.read(path, KIND) for path in paths]
+    owners: dict[str, Path] = {}
+    for path, each in zip(paths, found, strict=True):
+        if difference := difference_of(found[0].facts.get("identity"), each.facts.get("identity")):
+            raise UserError(
+                f"--join {folder}: {path} has {difference} than {paths[0]}; allowed: the same but for seeds"
+            )
+        for cell in each.cells:
+            if (owner := owners.setdefault(cell["id"], path)) != path:
+                raise UserError(
+                    f"--join {folder}: both {owner} and {path} have {cell['id']}; allowed: each run once"
+                )
+    cells = _sorted([cell for each in found for cell in each.cells])
+    facts = found[0].facts | results.facts(device_named(config.device))
+    facts |= {"device": found[0].facts["device"], "joined": [str(path.relative_to(folder)) for path in paths]}
+    facts |= _together(facts["identity"]["arms"], cells)
+    results.write(folder / results.FILE, KIND, facts, cells)
+    _tell(folder, facts, cells)
+
+
+def _tell(folder: Path, facts: dict[str, Any], cells: list[dict[str, Any]]) -> None:
+    save_plot(folder / PLOT, facts, cells)
+    show(facts, cells)
+    print(", ".join(str(each) for each in (folder / results.FILE, folder / PLOT) if each.exists()))
+
+
+def _sorted(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seed by seed, as they are run; those of a seed in the order in which they came."""
+    return sorted(cells, key=lambda cell: cell["seed"])
 
 
 def _identity(config: ConvergenceConfig, targets: Targets, chosen: list[Arm]) -> dict[str, Any]:
@@ -141,14 +186,15 @@ def _teller() -> Callable[[Trial], None]:
     return tell
 
 
-def _together(chosen: list[Arm], cells: list[dict[str, Any]], config: ConvergenceConfig) -> dict[str, Any]:
-    """What the runs of each arm say, and what the arms do about each other."""
-    summary = {arm.name: summarise(of_arm(cells, arm.name)) for arm in chosen}
-    own = [arm for arm in chosen if arm.processes == config.processes]
-    tests = compared(own[0].name, own[1].name, cells) if len(own) > 1 else []
+def _together(chosen: list[dict[str, Any]], cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the runs of each arm (its facts) say, and what the arms do about each other."""
+    summary = {arm["name"]: summarise(of_arm(cells, arm["name"])) for arm in chosen}
+    most = max(arm["processes"] for arm in chosen)
+    own = [arm for arm in chosen if arm["processes"] == most]
+    tests = compared(own[0]["name"], own[1]["name"], cells) if len(own) > 1 else []
     for one in [arm for arm in chosen if arm not in own]:
-        many = next(arm for arm in own if arm.preset == one.preset)
-        tests += filter(None, [more_processes(one.name, many.name, cells)])
+        many = next(arm for arm in own if arm["preset"] == one["preset"])
+        tests += filter(None, [more_processes(one["name"], many["name"], cells)])
     return {"summary": summary, "tests": tests}
 
 

@@ -37,6 +37,11 @@ class ConvergenceConfig(Section):
         "a new folder, or that of a bench to go on with; unset: bench/convergence-<number>",
         min_length=1,
     )
+    join: str | None = setting(
+        None,
+        "train nothing: the summary, there, of benches of the same settings in the folders below this one",
+        min_length=1,
+    )
     data: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = (
         setting(None, "the images; digits needs no network; unset: the preset's")
     )

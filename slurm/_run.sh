@@ -1,0 +1,217 @@
+# shellcheck shell=bash
+# Sourced by slurm/*.sh in an allocation, as `source _run.sh KIND FLAGS...`: starts one process for each GPU of all nodes,
+# hands on what asks them to stop, and requeues the job until its run is done. docs/slurm.md has every variable.
+set -uo pipefail # not -e: a `wait` that a signal cuts short is no error
+
+kind=$1 # train, bench or convergence
+shift
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# The last task of an array has the array's own number as SLURM_JOB_ID: to requeue that would requeue all of them.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
+start=${SLURM_RESTART_COUNT:-0} # 0: the first attempt of this job
+nodes=$SLURM_JOB_NUM_NODES gpus=${SLURM_GPUS_ON_NODE:-0}
+
+say() { printf '[%(%F %T)T %s #%s] %s\n' -1 "$SLURM_JOB_NAME-$job" "$start" "$*"; }
+refuse() {
+  printf 'distgan: %s\n' "$*" >&2
+  exit 2
+}
+
+# -- the site: what this machine needs before python starts --------------------------------------------------------
+
+if [[ -n ${DISTGAN_SETUP:-} ]]; then
+  [[ -r $DISTGAN_SETUP ]] || refuse "DISTGAN_SETUP=$DISTGAN_SETUP: can't be read on $(hostname); allowed: a file of bash"
+  set +u # of others, who may not have thought of it
+  # shellcheck source=/dev/null
+  source "$DISTGAN_SETUP" || refuse "DISTGAN_SETUP=$DISTGAN_SETUP: ended with $?"
+  set -u
+fi
+venv=${DISTGAN_VENV:-}
+[[ -z $venv && -x $root/.venv/bin/python ]] && venv=$root/.venv
+python=(python3)
+if [[ -n ${DISTGAN_CONTAINER:-} ]]; then # words before the command, as: apptainer exec --nv image.sif
+  read -ra python <<<"$DISTGAN_CONTAINER"
+  python+=(python3)
+elif [[ -n $venv ]]; then
+  python=("$venv/bin/python")
+  [[ -x ${python[0]} ]] ||
+    refuse "DISTGAN_VENV=$venv: holds no bin/python on $(hostname); allowed: a virtual environment that all nodes see"
+fi
+[[ -d $root/distgan ]] && export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # of a clone; a wheel is installed
+missing=$("${python[@]}" -c '
+import importlib.util, sys
+names = ("distgan", "torch", "torchvision", "accelerate", "pydantic", "safetensors", "rich", "psutil")
+print("Python", sys.version.split()[0], "without", *[n for n in names if not importlib.util.find_spec(n)])') ||
+  refuse "${python[*]}: does not start on $(hostname); allowed: DISTGAN_VENV, or a python3 by DISTGAN_SETUP"
+[[ $missing == *without ]] ||
+  refuse "${python[*]}: is $missing; allowed: one with distgan's dependencies, by DISTGAN_VENV or DISTGAN_SETUP"
+
+# -- the run's folder, the same in every attempt of this job, and no other job's ------------------------------------
+
+asked_out=
+for ((i = 1; i <= $#; i++)); do
+  case ${!i} in
+    --out=*) asked_out=${!i#--out=} ;;
+    --out) next=$((i + 1)) && asked_out=${!next:-} ;;
+  esac
+done
+runs=${DISTGAN_RUNS:-runs}
+what=train
+case $kind in
+  train)
+    run=${asked_out:-$runs/$SLURM_JOB_NAME-$job}
+    # A folder of this name at the first attempt is that of another life of the cluster, with the same numbers.
+    resume=auto && [[ $start == 0 && -z $asked_out ]] && resume=never
+    if [[ $start == 0 ]]; then set -- train --resume $resume "$@"; else set -- train "$@" --resume auto; fi
+    ;;
+  bench)
+    what=throughput
+    case ${1:-} in throughput | scaling | plan | convergence) what=$1 && shift ;; esac
+    run=${asked_out:-$runs/$SLURM_JOB_NAME-$job}
+    # Only convergence can go on where it was.
+    [[ $what == convergence || $start == 0 ]] || run=$run-$start
+    set -- bench "$what" "$@"
+    ;;
+  convergence)
+    what=convergence
+    seed=${SLURM_ARRAY_TASK_ID:-}
+    [[ -n $seed ]] || refuse "SLURM_ARRAY_TASK_ID: is not set; allowed: a job array, whose numbers are seeds (sbatch --array=0-9)"
+    together=${asked_out:-$runs/$SLURM_JOB_NAME-$SLURM_ARRAY_JOB_ID}
+    run=$together/seed-$seed
+    set -- bench convergence "$@" --seeds 1 --first-seed "$seed"
+    ;;
+esac
+attempts=$run.attempts # a line for each: when, job, restart, what it came to, its last checkpoint, whether that is new
+mkdir -p "$(dirname "$run")" || refuse "$run: can't be made; allowed: a place that can be written to, by DISTGAN_RUNS or --out"
+if [[ -s $attempts ]]; then
+  owner=$(tail -n 1 "$attempts" | cut -f 2)
+  [[ $owner == "$job" || -z $(squeue --noheader --job "$owner" --states PENDING,RUNNING,COMPLETING,SUSPENDED --format %i 2>/dev/null) ]] ||
+    refuse "--out $run: job $owner writes in it; allowed: another folder, or this one when that job has ended"
+fi
+
+newest() { find "$run" -type d -path '*/checkpoints/step-*[0-9]' -printf '%f\n' 2>/dev/null | sort | tail -n 1; }
+state() { sed -n 's/^ *"state": "\([a-z]*\)".*/\1/p' "$run/status.json" 2>/dev/null; }
+record() {
+  local now moved=idle
+  now=$(newest)
+  [[ $now != "$before" ]] && moved=moved
+  printf '%(%FT%T)T\t%s\t%s\t%s\t%s\t%s\n' -1 "$job" "$start" "$1" "${now:--}" $moved >>"$attempts"
+}
+# How many attempts of this job crashed, and how many of the last ones ended without a new checkpoint.
+crashes() { awk -F '\t' -v job="$job" '$2 == job && $4 == "crashed"' "$attempts" | wc -l; }
+idle() { awk -F '\t' -v job="$job" '$2 == job && $4 != "began" { n = $6 == "idle" ? n + 1 : 0 } END { print n + 0 }' "$attempts"; }
+time_left() { squeue --noheader --job "$job" --format %L 2>/dev/null | head -n 1; }
+
+if [[ $kind == train && $start != 0 && $(state) == "done" ]]; then
+  say "done already: $run"
+  exit 0
+fi
+before=$(newest)
+record began
+
+# -- the step -------------------------------------------------------------------------------------------------------
+
+unset SLURM_EXPORT_ENV # of sbatch --export=NONE: the step would have no PATH either
+each=$gpus && ((gpus == 0)) && each=${DISTGAN_PROCESSES_PER_NODE:-1}
+if [[ $kind == train ]]; then
+  ignored='""' # by what has no handler yet: python's first seconds, in which there is nothing to save
+  ((gpus)) && set -- "$1" --device cuda "${@:2}"
+else
+  ignored=: each=1 nodes=1 # it starts processes of its own
+fi
+cpus=$((${SLURM_CPUS_ON_NODE:-1} / each)) && ((cpus)) || cpus=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
+if [[ $kind == train ]]; then
+  set -- "$1" --threads "$cpus" "${@:2}"
+  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  ((nodes == 1)) && first=127.0.0.1
+  export MASTER_ADDR=${DISTGAN_MASTER_ADDR:-$first}
+  # Below the ports that systems give away by themselves; another one in each attempt.
+  export MASTER_PORT=${DISTGAN_MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 997 * start) % 12000))}
+  export WORLD_SIZE=$((nodes * each)) LOCAL_WORLD_SIZE=$each
+fi
+set -- "$@" --out "$run"
+
+say "$SLURM_JOB_NUM_NODES nodes ($SLURM_JOB_NODELIST) with $gpus GPUs and ${SLURM_CPUS_ON_NODE:-?} CPUs each, $((nodes * each)) processes of $cpus threads, partition ${SLURM_JOB_PARTITION:-?}, $(time_left) left"
+say "distgan $(git -C "$root" describe --always --dirty 2>/dev/null || echo "of a wheel") in $root, ${missing% without} of ${python[*]}"
+say "command: distgan $(printf '%q ' "$@")"
+
+# Each task of the step. What stops in good order is no failure, for which SLURM would kill the others while they save.
+read -r -d '' task <<TASK
+trap $ignored USR1 USR2 TERM
+[[ $kind == train ]] && export RANK=\$SLURM_PROCID LOCAL_RANK=\$SLURM_LOCALID
+"\$@"
+code=\$?
+case \$code in 75 | 130 | 138 | 140 | 143) exit 0 ;; esac
+exit \$code
+TASK
+asked=0 ended=0 began=$SECONDS grace=${DISTGAN_GRACE:-120}
+trap 'asked=$((SECONDS + 1)); say "USR1, $(time_left) left: the run is asked to save"' USR1
+trap 'ended=1; say "TERM: SLURM ends this attempt"' TERM
+srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks=$((nodes * each)) --ntasks-per-node="$each" --cpus-per-task="$cpus" \
+  bash -c "$task" distgan "${python[@]}" -u -m distgan "$@" &
+step=$! nap=
+
+requeue() { # ends this script, if SLURM does as it is told
+  say "requeue: $1"
+  trap - TERM
+  scontrol requeue "$job" && sleep 60
+  say "SLURM did not requeue the job; go on by hand: distgan train --out $run"
+  exit 75
+}
+
+while kill -0 $step 2>/dev/null; do
+  if ((asked)); then
+    # srun hands it on to all tasks. Again and again: one that comes too early is lost.
+    ((SECONDS - began > 1)) && kill -USR1 $step 2>/dev/null
+    ((SECONDS < asked + grace)) || { record stuck && requeue "nothing was saved within $grace s, it goes on from the checkpoint before"; }
+    sleep 10 &
+    nap=$!
+    wait -n $step $nap
+    kill $nap 2>/dev/null
+  else
+    wait $step
+  fi
+done
+wait $step
+code=$?
+
+# -- what it came to ------------------------------------------------------------------------------------------------
+
+summarise() { # what there is of the array's seeds; the last task that ends has them all
+  [[ $kind == convergence ]] || return 0
+  (
+    flock 9
+    "${python[@]}" -m distgan bench convergence --join "$together"
+  ) 9>"$together/join.lock"
+}
+say "the step ended with $code after $((SECONDS - began)) s, its newest checkpoint: $(newest)"
+[[ $kind == train ]] && became=$(state) || became=
+if [[ $code == 0 && ($became == "done" || ($became != stopped && $((asked + ended)) == 0)) ]]; then
+  record finished
+  summarise
+  exit 0
+fi
+if ((ended)) && [[ $(squeue --noheader --job "$job" --format %T 2>/dev/null) != RUNNING ]]; then
+  # Cancelled, preempted or out of time: whether it comes back is SLURM's to say.
+  record ended
+  exit $((code ? code : 143))
+fi
+if ((code == 0 || asked)); then
+  record stopped
+  (($(idle) < ${DISTGAN_MAX_IDLE:-3})) && requeue "stopped and saved"
+  reason="the last $(idle) attempts left no new checkpoint"
+else
+  record crashed
+  if [[ $start == 0 && $(newest) == "$before" ]]; then
+    reason="it failed before it had anything to go on from"
+  elif (($(crashes) <= ${DISTGAN_MAX_CRASHES:-3})); then
+    requeue "crash $(crashes) of ${DISTGAN_MAX_CRASHES:-3} that are tried again"
+  else
+    reason="crash $(crashes) is one too many"
+  fi
+fi
+say "not requeued: $reason"
+summarise
+exit $((code ? code : 75))

@@ -1,0 +1,20 @@
+#!/bin/bash
+# A benchmark on one node: sbatch slurm/bench.sh [throughput|scaling|convergence] [ITS FLAGS]. docs/slurm.md
+#SBATCH --job-name=bench
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=1
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+# SLURM runs a copy of this file: where it is from stands in the job's own record, or else DISTGAN_ROOT says it.
+from=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's|^ *Command=\(.*\)/slurm/bench\.sh.*|\1|p' | head -n 1)
+from=${DISTGAN_ROOT:-${from:-$SLURM_SUBMIT_DIR}}
+[[ -r $from/slurm/_run.sh ]] || {
+  echo "distgan: DISTGAN_ROOT=$from: holds no slurm/_run.sh; allowed: the folder of a clone" >&2
+  exit 2
+}
+source "$from/slurm/_run.sh" bench "$@"
