@@ -39,6 +39,7 @@ def _dispatch(argv: list[str]) -> None:
         "compare": (_compare, _compare.__doc__),
         "report": (_report, _report.__doc__),
         "checkpoint": (_checkpoint, _checkpoint.__doc__),
+        "slurm": (_slurm, _slurm.__doc__),
         "doctor": (_doctor, _doctor.__doc__),
         "bench": (_bench, _bench.__doc__),
     }
@@ -156,6 +157,34 @@ def _checkpoint(argv: list[str]) -> None:
         diff(where, Path(namespace.other).expanduser() if namespace.other else None)
     else:
         {"ls": list_checkpoints, "verify": verify}[namespace.action](where)
+
+
+def _slurm(argv: list[str]) -> None:
+    """submit a training to SLURM: distgan slurm --nodes 2 --gpus-per-node 4 --model cgan"""
+    from distgan.flags import Parser, add_flags, from_flags
+    from distgan.options import SlurmConfig
+
+    parser = Parser(
+        prog="distgan slurm",
+        usage="distgan slurm [FLAGS] [FLAGS OF distgan train]",
+        description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
+        "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
+        "distgan train.",
+        epilog="exit codes: 0 submitted, 2 a mistake of yours, or SLURM refuses the job",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the script, and on stderr what SLURM would do with it; submit nothing (default: off)",
+    )
+    parser.add_argument("--debug", **_DEBUG)
+    add_flags(parser, SlurmConfig)
+    namespace, words = parser.parse_known_args(argv)
+    config = from_flags(SlurmConfig, namespace)
+
+    from distgan.slurm import slurm
+
+    slurm(config, words, is_dry=namespace.dry_run)
 
 
 def _sample(argv: list[str]) -> None:

@@ -32,6 +32,34 @@ class DoctorConfig(Section):
     processes: int = setting(2, "how many try a sum together", ge=2, le=64)
 
 
+class SlurmConfig(Section):
+    """What `distgan slurm` asks SLURM for. Unset: as slurm/cgan.sh has it."""
+
+    nodes: int | None = setting(None, "machines", ge=1)
+    gpus_per_node: int | None = setting(
+        None, "GPUs of each, with a process for each of them; 0: one process a machine, on its CPUs", ge=0
+    )
+    cpus_per_task: int | None = setting(None, "cores of each machine", ge=1)
+    time: str | None = setting(
+        None,
+        "limit of an attempt, as 30, 04:00:00 or 1-12; what is not done then goes on in the next",
+        allowed="minutes, or minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds",
+        pattern=r"^\d+(:\d\d){0,2}$|^\d+-\d+(:\d\d){0,2}$",
+    )
+    signal: str | None = setting(
+        None,
+        "what asks the job to save, and how many seconds before its limit",
+        allowed="as B:USR1@180",
+        pattern=r"^B:USR1@\d+$",
+    )
+    partition: str | None = setting(None, "where the job waits", min_length=1)
+    account: str | None = setting(None, "who pays", min_length=1)
+    qos: str | None = setting(None, "quality of service", min_length=1)
+    constraint: str | None = setting(None, "features that the machines must have", min_length=1)
+    mem: str | None = setting(None, "memory of each machine, as 64G", min_length=1)
+    job_name: str | None = setting(None, "its name, and that of its log and its run", min_length=1)
+
+
 class EvalConfig(Section):
     """What `distgan eval` measures, and with what."""
 

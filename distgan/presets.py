@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from distgan.config import ModelConfig
+from distgan.config import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.flags import did_you_mean, read_file
+from distgan.flags import Parser, add_flags, did_you_mean, from_flags, read_file
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -56,6 +56,17 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return base, name
 
 
+def training_of(words: list[str]) -> tuple[Config, str]:
+    """The config that `distgan train` makes of its flags, and the preset's name. Raises UserError."""
+    parser = Parser(prog="distgan train")
+    for flag in ("--preset", "--config"):
+        parser.add_argument(flag)
+    add_flags(parser, Config)
+    namespace = parser.parse(words)
+    base, name = base_of(namespace)
+    return from_flags(Config, namespace, base), name
+
+
 def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
     """The config.json of the run or the checkpoint that the flags name, if they do."""
     is_named = resume not in (None, "auto", "never")
@@ -73,8 +84,13 @@ def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
 
 def config_folder() -> Path:
     """The presets: inside an installed wheel, or at the root of a checkout."""
+    return shipped("configs")
+
+
+def shipped(name: str) -> Path:
+    """A folder that stands at the root of a checkout, or inside an installed wheel."""
     package = Path(__file__).resolve().parent
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return package / name if (package / name).is_dir() else package.parent / name
 
 
 def preset_path(name: str, flag: str) -> Path:

@@ -27,7 +27,7 @@ LAYERS = [
     {"engines"},
     {"quality"},
     {"curves", "progress", "saver", "inspection"},
-    {"outputs", "plan"},
+    {"outputs", "plan", "slurm"},
     {"train", "sample", "pages"},
     {"machine"},
     {"all_reduce"},

@@ -14,9 +14,8 @@ from distgan.benchmark.targets import Protocol
 from distgan.config import Config, DataConfig
 from distgan.data import Dataset, load_dataset
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, from_flags
 from distgan.machine import count_gpus
-from distgan.presets import base_of, preset_path
+from distgan.presets import preset_path, training_of
 from distgan.quality.real import splits
 
 # Set alike for every run, where they are set.
@@ -146,7 +145,7 @@ def _arm(
         threads = max(1, cores() // (num_jobs * processes))
     words += ["--threads", str(threads)] if threads else []
     words += ["--processes", str(processes), "--tracker", "none"]
-    training, name = _parsed(words)
+    training, name = training_of(words)
     if not is_cuda:
         refuse_on_cpu("--engine", [training.run.engine], ("graph", "graph-compiled"))
         refuse_on_cpu("--precision", [training.run.precision or "no"], ("tf32", "fp16"))
@@ -160,7 +159,7 @@ def _arm(
     words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
     if config.epochs is not None:
         words += _cap(config.epochs, training, steps)
-    return Arm(name, processes, words, _parsed(words)[0], dataset, size, steps)
+    return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)
 
 
 def _named(flag: str, preset: str) -> list[str]:
@@ -169,17 +168,6 @@ def _named(flag: str, preset: str) -> list[str]:
         return ["--config", preset]
     preset_path(preset, flag)
     return ["--preset", preset]
-
-
-def _parsed(words: list[str]) -> tuple[Config, str]:
-    """The config that train makes of them, and the preset's name."""
-    parser = Parser(prog="distgan train")
-    for flag in ("--preset", "--config"):
-        parser.add_argument(flag)
-    add_flags(parser, Config)
-    namespace = parser.parse(words)
-    base, name = base_of(namespace)
-    return from_flags(Config, namespace, base), name
 
 
 def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:

@@ -1,0 +1,104 @@
+"""`distgan slurm`: the batch script of a training, asked of SLURM before it waits, and submitted."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from distgan.batches import fewest_rows, global_batch_size, refuse_small
+from distgan.errors import UserError
+from distgan.options import SlurmConfig
+from distgan.presets import shipped, training_of
+
+_SBATCH_S = 60
+
+
+def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
+    """Submits a job that runs `distgan train` with `words`; if `is_dry`, prints its script and what SLURM would do.
+
+    Raises UserError for flags that train would refuse, and with SLURM's own words for a job that SLURM would.
+    """
+    folder = _scripts()
+    text = script(config, words, folder)
+    asked = " ".join(_options(config)) or "the job"
+    if not shutil.which("sbatch"):
+        if not is_dry:
+            raise UserError(
+                "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run"
+            )
+        print(text, end="")
+        print("distgan: sbatch is not on PATH: SLURM was not asked", file=sys.stderr)
+        return
+    # What it would do with the job, if it takes it.
+    plan = _sbatch("--test-only", text, asked)
+    if is_dry:
+        print(text, end="")
+        print(f"distgan: {plan}", file=sys.stderr)
+        return
+    job = _sbatch("--parsable", text, asked).split(";")[0]
+    name = _heads(text)["job-name"]
+    out = training_of(words)[0].run.out or f"runs/{name}-{job}"
+    print(f"job {job}: log {name}-{job}.out, run {out}; squeue --job {job}, scancel {job}")
+
+
+def script(config: SlurmConfig, words: list[str], folder: Path) -> str:
+    """The batch script: the head of slurm/vanilla.sh or cgan.sh, of `folder`, with other numbers, and a training.
+
+    `words` are the flags of `distgan train`. Raises UserError.
+    """
+    training, _ = training_of(words)
+    lines = (folder / f"{training.model.name}.sh").read_text().splitlines()
+    chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
+    heads = _heads("\n".join(lines)) | chosen
+    processes = int(heads["nodes"]) * max(1, int(heads["gpus-per-node"]))
+    if training.processes.num not in (None, processes):
+        raise UserError(
+            f"--processes {training.processes.num}: the job has {processes}, one for each GPU; allowed: the same, or "
+            "leave it out"
+        )
+    refuse_small(global_batch_size(training.data, processes), fewest_rows(training, processes))
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# Written by: distgan slurm {shlex.join([*_options(config), *words])}",
+            *(f"#SBATCH --{key}={value}" if value else f"#SBATCH --{key}" for key, value in heads.items()),
+            f"source {shlex.quote(str(folder / '_run.sh'))} train {shlex.join(words)}",
+            "",
+        ]
+    )
+
+
+def _scripts() -> Path:
+    """In a clone slurm/; a wheel has it under another name, as that one is this module's."""
+    folder = shipped("slurm_jobs")
+    return folder if folder.is_dir() else folder.with_name("slurm")
+
+
+def _options(config: SlurmConfig) -> list[str]:
+    values = config.model_dump(exclude_none=True)
+    return [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
+
+
+def _heads(text: str) -> dict[str, str]:
+    """The options in the head of a batch script; one without a value has an empty one."""
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
+
+
+def _sbatch(flag: str, text: str, asked: str) -> str:
+    """What sbatch says about a script. Raises UserError with its words where it refuses."""
+    try:
+        done = subprocess.run(["sbatch", flag], input=text, capture_output=True, text=True, timeout=_SBATCH_S)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"sbatch: no answer within {_SBATCH_S} s; try again when SLURM is well") from None
+    except OSError as error:
+        raise UserError(f"sbatch: does not start ({error.strerror})") from error
+    said = [
+        re.sub(r"^\w+: (error: )?", "", line)
+        for line in (done.stdout + done.stderr).splitlines()
+        if line.strip()
+    ]
+    if done.returncode:
+        raise UserError(f"{asked}: SLURM refuses it: {'; '.join(said) or f'exit code {done.returncode}'}")
+    return "; ".join(said)

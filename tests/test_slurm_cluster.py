@@ -1,0 +1,457 @@
+"""The batch scripts on a real SLURM of two machines: signals, preemption, requeue, lost nodes, mistakes.
+
+Both machines are this one (tests/slurm/), so that a folder is shared without more ado; their GPUs can't compute. The
+first tests are in `make test` where there may be a SLURM, all of them in `make test-slurm`.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BIN, ROOT, Run, assert_same_run, checkpoint, losses
+
+sys.path.insert(0, str(Path(__file__).parent / "slurm"))
+from cluster import Cluster, Job, cluster, missing, wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+slow = pytest.mark.slow
+
+TRAINING = (
+    "--data", "digits", "--width", 0.1, "--batch-size", 64, "--tracker", "none", "--device", "cpu", "--threads", 1,
+    "--log-every", 5, "--save-every-steps", 60,
+)  # fmt: skip
+STEPS_PER_EPOCH = 281
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if why := missing():
+        pytest.skip(f"no SLURM for tests: {why}")
+    with cluster(tmp_path_factory.mktemp("slurm", numbered=True)) as running:
+        yield running
+
+
+@pytest.fixture
+def slurm(up: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    up.folder = tmp_path
+    yield up
+    up.quiet()
+
+
+def script(name: str) -> Path:
+    return ROOT / "slurm" / f"{name}.sh"
+
+
+def steps_of(run: Path) -> list[int]:
+    return [int(line[0]) for line in losses(run)]
+
+
+def attempts(run: Path) -> list[list[str]]:
+    """(restart, what it came to, last checkpoint) of each line that ends an attempt."""
+    lines = [line.split("\t") for line in run.with_name(f"{run.name}.attempts").read_text().splitlines()]
+    return [[line[2], line[3], line[4]] for line in lines if line[3] != "began"]
+
+
+def assert_resumed_where_it_stopped(job: Job, times: int) -> None:
+    stopped = re.findall(r"stopped by \w+ at step ([\d,]+)", job.log())
+    assert len(stopped) == times, job.log()
+    assert re.findall(r"going on at step ([\d,]+)", job.log()) == stopped, job.log()
+
+
+# -- what `make test` has too ---------------------------------------------------------------
+
+
+def test_a_job_from_a_folder_with_spaces_and_a_clone_with_spaces(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "my clone").symlink_to(ROOT)
+    slurm.folder = tmp_path / "my jobs"
+    slurm.folder.mkdir()
+    job = slurm.submit(
+        "--nodes=2",
+        "--gpus-per-node=0",
+        "../my clone/slurm/cgan.sh",
+        *TRAINING,
+        "--epochs",
+        9,
+        "--max-steps",
+        8,
+    )
+    assert job.end() == "COMPLETED", job.log()
+    first, second, third = job.log("cgan").splitlines()[:3]
+    assert (
+        f"cgan-{job.number} #0] 2 nodes (node[1-2]) with 0 GPUs and 8 CPUs each, 2 processes of 8 threads"
+        in first
+    )
+    assert f"in {tmp_path}/my clone, Python {sys.version.split()[0]} of {sys.prefix}/bin/python" in second
+    assert "command: distgan train --threads 8 --resume never --model cgan --data digits" in third
+    run = slurm.folder / "runs" / f"cgan-{job.number}"
+    assert steps_of(run) == [5, 8]
+    assert json.loads((run / "environment.json").read_text())["world_size"] == 2
+    assert attempts(run) == [["0", "finished", "step-00000008"]]
+    # A job that is done is not run again.
+    assert slurm.run("scontrol", "requeue", job.number).returncode == 0
+    job.await_log("done already", 60)
+    assert job.end() == "COMPLETED"
+    assert job.restarts == 1
+    assert steps_of(run) == [5, 8]
+
+
+def test_usr1_on_two_nodes_saves_requeues_and_goes_on_where_it_was(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit("--nodes=2", "--gpus-per-node=1", script("vanilla"), *TRAINING, "--epochs", 1)
+    job.await_log("step 5/")
+    job.signal("USR1")
+    assert job.end(200) == "COMPLETED", job.log()
+    assert job.restarts == 1
+    assert_resumed_where_it_stopped(job, 1)
+    run = tmp_path / "runs" / f"vanilla-{job.number}"
+    assert [each[:2] for each in attempts(run)] == [["0", "stopped"], ["1", "finished"]]
+    steps = steps_of(run)
+    assert steps == sorted(set(steps))
+    assert steps[-1] == STEPS_PER_EPOCH
+    assert json.loads((run / "environment.json").read_text())["world_size"] == 2
+
+
+def assert_failed_with(job: Job, line: str) -> None:
+    """One line of ours, and no second attempt."""
+    assert job.end() == "FAILED", job.log()
+    assert "ExitCode=2:0" in job.facts, job.facts
+    assert job.restarts == 0
+    said = [each for each in job.log().splitlines() if each.startswith("distgan: ")]
+    assert len(said) == 1, job.log()
+    assert said[0].startswith(f"distgan: {line}")
+    assert "Traceback" not in job.log()
+
+
+def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
+    cases = [
+        ({}, "--epohcs: unknown flag, did you mean --epochs?"),
+        ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV=/no/where: holds no bin/python on node"),
+        ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP=/no/setup.sh: can't be read on node"),
+        ({"DISTGAN_ROOT": "/no"}, "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone"),
+        ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "/usr/bin/env -i python3: is Python 3."),
+    ]
+    jobs = [slurm.submit(script("cgan"), *TRAINING, "--epohcs", 3, **setting) for setting, _ in cases]
+    for job, (_, line) in zip(jobs, cases, strict=True):
+        assert_failed_with(job, line)
+
+
+def test_data_that_one_machine_lacks(slurm: Cluster, mnist_dir: Path) -> None:
+    (slurm.lab / "local" / "node1" / "data").symlink_to(mnist_dir)  # /local/data, on the first machine alone
+    flags = ("--no-download", "--device", "cpu", "--threads", 1)
+    job = slurm.submit("--nodes=2", script("cgan"), "--data-dir", "/local/data", *flags)
+    assert_failed_with(job, "rank 1: --data-dir /local/data: no mnist there")
+
+
+def test_slurm_itself_takes_each_script(slurm: Cluster) -> None:
+    for name in ("vanilla", "cgan", "bench", "convergence"):
+        done = slurm.run("sbatch", "--test-only", script(name))
+        assert done.returncode == 0, done.stderr
+        assert "to start at" in done.stderr
+
+
+def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_path: Path) -> None:
+    def distgan(*words: object) -> subprocess.CompletedProcess[str]:
+        return slurm.run(BIN / "distgan", "slurm", *words, "--model", "cgan", *TRAINING, "--max-steps", 6)
+
+    for words, message in (
+        (["--gpus-per-node", 4], "--gpus-per-node=4: SLURM refuses it: "),
+        (["--nodes", 3], "--nodes=3: SLURM refuses it: "),
+        (
+            ["--time", "1:00:00", "--partition", "short"],
+            "--time=1:00:00 --partition=short: SLURM refuses it: ",
+        ),
+        (["--partition", "nowhere"], "--partition=nowhere: SLURM refuses it: invalid partition specified"),
+    ):
+        done = distgan(*words)
+        assert done.returncode == 2, done.stdout
+        assert f"distgan: {message}" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    dry = distgan("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "to start at" in dry.stderr
+    assert not slurm.run("squeue", "--noheader").stdout
+    done = distgan("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--job-name", "mine")
+    assert done.returncode == 0, done.stderr
+    match = re.fullmatch(
+        r"job (\d+): log mine-\1\.out, run runs/mine-\1; squeue --job \1, scancel \1\n", done.stdout
+    )
+    assert match, done.stdout
+    job = Job(slurm, match[1])
+    assert job.end() == "COMPLETED", job.log()
+    assert checkpoint(tmp_path / "runs" / f"mine-{job.number}")[1] == 6
+
+
+# -- what takes longer ----------------------------------------------------------------------
+
+
+@slow
+def test_three_preemptions_give_the_bits_of_the_unbroken_run(
+    slurm: Cluster, tmp_path: Path, distgan: Run
+) -> None:
+    training = ("--model", "cgan", *TRAINING, "--epochs", 5)
+    job = slurm.submit(script("cgan"), *training[2:])
+    for times in range(3):
+        job.await_log("going on at step" if times else "step 5/", 90, times or 1)
+        slurm.preempt()
+        job.await_log(f"#{times}] the step ended with 0")
+    assert job.end(240) == "COMPLETED", job.log()
+    assert job.restarts == 3
+    run = tmp_path / "runs" / f"cgan-{job.number}"
+    assert_resumed_where_it_stopped(job, 3)
+    assert distgan("train", *training, "--out", "plain").returncode == 0
+    assert_same_run(tmp_path / "plain", run)
+
+
+@slow
+def test_two_nodes_preempted_give_the_bits_of_two_processes(
+    slurm: Cluster, tmp_path: Path, distgan: Run
+) -> None:
+    training = ("--model", "cgan", *TRAINING, "--epochs", 1)
+    job = slurm.submit("--nodes=2", "--partition=grace", script("cgan"), *training[2:])
+    job.await_log("step 5/")
+    slurm.preempt()  # USR1 at once, as the cluster is told to send a job's own signal, and 30 s for it
+    assert job.end(240) == "COMPLETED", job.log()
+    assert job.restarts == 1
+    assert_resumed_where_it_stopped(job, 1)
+    assert distgan("train", *training, "--processes", 2, "--out", "plain").returncode == 0
+    assert_same_run(tmp_path / "plain", tmp_path / "runs" / f"cgan-{job.number}")
+
+
+@slow
+def test_time_limit_comes_as_usr1_and_the_job_goes_on(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit(
+        "--time=1", "--signal=B:USR1@30", script("cgan"), *TRAINING, "--epochs", 200, "--max-steps", 6000
+    )
+    job.await_log("USR1, ", 90)
+    job.await_log("going on at step", 60)
+    assert_resumed_where_it_stopped(job, 1)
+    assert job.restarts == 1
+    run = tmp_path / "runs" / f"cgan-{job.number}"
+    job.owner.run("scancel", job.number)
+    assert job.end() == "CANCELLED"
+    assert attempts(run)[0][1] == "stopped"
+    steps = steps_of(run)
+    assert steps == sorted(set(steps))
+
+
+@slow
+def test_without_a_signal_the_run_itself_stops_before_the_limit(slurm: Cluster) -> None:
+    job = slurm.submit("--time=1", "--signal=B:USR1@0", script("cgan"), *TRAINING, "--epochs", 200)
+    job.await_log("stopped before its time limit at step", 90)
+    job.await_log("going on at step", 60)
+    assert job.restarts == 1
+
+
+@slow
+def test_scancel_saves_and_the_job_does_not_come_back(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 9)
+    job.await_log("step 5/")
+    slurm.run("scancel", job.number)
+    assert job.end() == "CANCELLED", job.log()
+    assert job.restarts == 0
+    run = tmp_path / "runs" / f"cgan-{job.number}"
+    step = int(re.findall(r"stopped by SIGTERM at step ([\d,]+)", job.log())[0].replace(",", ""))
+    assert checkpoint(run)[1] == step
+    assert attempts(run) == [["0", "ended", f"step-{step:08}"]]
+
+
+@slow
+def test_scontrol_requeue_by_hand_repeats_no_step(slurm: Cluster) -> None:
+    job = slurm.submit(script("cgan"), *TRAINING, "--epochs", 3)
+    job.await_log("step 5/")
+    assert slurm.run("scontrol", "requeue", job.number).returncode == 0
+    job.await_log("going on at step", 90)
+    assert_resumed_where_it_stopped(job, 1)
+
+
+@slow
+def test_lost_node_costs_at_most_the_steps_since_the_last_checkpoint(
+    slurm: Cluster, tmp_path: Path, distgan: Run
+) -> None:
+    training = ("--model", "cgan", *TRAINING, "--epochs", 2)
+    job = slurm.submit("--nodes=2", script("cgan"), *training[2:])
+    run = tmp_path / "runs" / f"cgan-{job.number}"
+    wait_until(lambda: (run / "checkpoints" / "step-00000060").exists(), 90, job.log)
+    before = steps_of(run)[-1]
+    slurm.kill_node("node2")
+    wait_until(lambda: job.state in ("PENDING", "COMPLETING", "REQUEUED"), 90, job.log)
+    slurm.heal()
+    job.await_log("going on at step", 120)
+    resumed = int(re.findall(r"going on at step ([\d,]+)", job.log())[0].replace(",", ""))
+    assert resumed >= 60
+    assert before - resumed <= 60 + 5
+    assert job.end(240) == "COMPLETED", job.log()
+    assert steps_of(run) == [step for step in range(1, 563) if step % 5 == 0 or step in (281, 562)]
+    assert distgan("train", *training, "--processes", 2, "--out", "plain").returncode == 0
+    assert_same_run(tmp_path / "plain", run)
+
+
+def kill_rank(slurm: Cluster, job: Job, node: str) -> None:
+    """One of the job's training processes, as the kernel does that has no memory left."""
+    found = subprocess.run(["ip", "netns", "pids", f"dg{node}"], capture_output=True, text=True, check=True)
+    for pid in map(int, found.stdout.split()):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if words[1:4] == ["-u", "-m", "distgan"]:
+            os.kill(pid, 9)
+            return
+    raise AssertionError(f"no training on {node}\n{job.log()}")
+
+
+@slow
+def test_crashes_are_tried_again_three_times_and_no_more(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 50, "--timeout", 10)
+    run = tmp_path / "runs" / f"cgan-{job.number}"
+    for start in range(4):
+        job.await_log(f"#{start}] command", 60)
+        wait_until(
+            lambda start=start: (run / "checkpoints" / f"step-{60 * (start + 1):08}").exists(), 90, job.log
+        )  # type: ignore[misc]
+        kill_rank(slurm, job, "node2")
+        job.await_log(f"#{start}] the step ended with ", 60)
+    assert job.end() == "FAILED", job.log()
+    assert "not requeued: crash 4 is one too many" in job.log()
+    assert job.restarts == 3
+    assert [each[1] for each in attempts(run)] == ["crashed"] * 4
+
+
+@slow
+def test_a_crash_before_the_first_checkpoint_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 50, "--save-every-steps", 100000)
+    job.await_log("step 5/")
+    kill_rank(slurm, job, "node1")
+    assert job.end() == "FAILED", job.log()
+    assert job.restarts == 0
+    assert "not requeued: it failed before it had anything to go on from" in job.log()
+
+
+@slow
+def test_attempts_that_get_nowhere_come_to_an_end(slurm: Cluster, tmp_path: Path) -> None:
+    """The script is asked to save before python has begun, again and again."""
+    job = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, DISTGAN_MAX_IDLE="2", DISTGAN_GRACE="1")
+    for start in range(2):
+        job.await_log(f"#{start}] command", 60)
+        job.signal("USR1")
+    job.await_log("nothing was saved within 1 s", 60)
+    job.end(120)
+    assert job.restarts <= 2, job.log()
+
+
+@slow
+def test_usr1_during_the_imports_is_sent_again(slurm: Cluster) -> None:
+    job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 3)
+    job.await_log("command:")
+    job.signal("USR1")
+    job.await_log("stopped by SIGUSR1 at step", 60)
+    job.await_log("going on at step", 60)
+    assert_resumed_where_it_stopped(job, 1)
+
+
+@slow
+def test_what_does_not_save_in_time_is_requeued_from_the_checkpoint_before(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    job = slurm.submit(script("cgan"), *TRAINING, "--epochs", 3, DISTGAN_GRACE="5")
+    run = tmp_path / "runs" / f"cgan-{job.number}"
+    wait_until(lambda: (run / "checkpoints" / "step-00000060").exists(), 90, job.log)
+    found = subprocess.run(
+        ["pgrep", "-f", f"distgan train .*cgan-{job.number}"], capture_output=True, text=True
+    )
+    for pid in found.stdout.split():
+        os.kill(int(pid), 19)  # SIGSTOP: it hears nothing any more
+    job.signal("USR1")
+    job.await_log("requeue: nothing was saved within 5 s", 60)
+    job.await_log("going on at step", 90)
+    assert job.restarts == 1
+    assert attempts(run)[0][:2] == ["0", "stuck"]
+
+
+@slow
+def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path) -> None:
+    first = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--out", "mine")
+    first.await_log("step 5/")
+    second = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--out=mine")
+    assert second.end() == "FAILED"
+    assert f"distgan: --out mine: job {first.number} writes in it; allowed: another folder" in second.log()
+    slurm.run("scancel", first.number)
+    first.end()
+    third = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10, "--out", "mine")
+    assert third.end() == "COMPLETED", third.log()
+    # A folder of the job's own name is one of another life of the cluster, whose numbers began anew.
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    shutil.copytree(tmp_path / "mine", tmp_path / "runs" / f"cgan-{int(third.number) + 1}")
+    fourth = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10)
+    assert fourth.end() == "FAILED"
+    assert "is there already and is not overwritten" in fourth.log()
+
+
+@slow
+def test_nothing_of_the_environment_is_needed(slurm: Cluster, tmp_path: Path) -> None:
+    """sbatch --export=NONE, from standard input, where SLURM knows no path of the script's."""
+    job = slurm.submit(
+        f"--export=DISTGAN_VENV={sys.prefix}", script("cgan"), *TRAINING, "--epochs", 1, "--max-steps", 5
+    )
+    assert job.end() == "COMPLETED", job.log()
+    assert checkpoint(tmp_path / "runs" / f"cgan-{job.number}")[1] == 5
+
+
+@slow
+def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(
+        '[model]\nname = "cgan"\nfamily = "small"\nwidth = 0.1\n[data]\nname = "digits"\nbatch_size = 64\n'
+        "[run]\nepochs = 2\n"
+    )
+    (tmp_path / "easy.toml").write_text(
+        'format = 1\nfrozen = "2026-01-01"\n[protocol]\nnum = 200\nevaluations_per_epoch = 2\nhold = 1\n'
+        "[cgan]\nmax_fcd = 1000.0\nmin_agreement = 0.0\nmin_coverage = 0.0\n"
+        "[vanilla]\nmax_fcd = 1000.0\nmin_share = 0.0\nmax_share = 1.0\nmin_recognisable = 0.0\nmin_coverage = 0.0\n"
+    )
+    job = slurm.submit(
+        "--array=0-1", "--gpus-per-node=0", script("convergence"), "--preset", "tiny.toml", "--targets", "easy.toml",
+        "--threads", 1,
+    )  # fmt: skip
+    wait_until(
+        lambda: "fcd" in "".join(p.read_text() for p in tmp_path.glob("runs/*/seed-1/runs/*/metrics.jsonl")),
+        120,
+    )
+    assert slurm.run("scancel", "--batch", "--signal=USR1", f"{job.number}_1").returncode == 0
+    assert job.end(300) == "COMPLETED", job.log("*")
+    together = tmp_path / "runs" / f"convergence-{job.number}"
+    content = json.loads((together / "results.json").read_text())
+    assert [(cell["seed"], cell["outcome"]) for cell in content["cells"]] == [
+        (0, "converged"),
+        (1, "converged"),
+    ]
+    assert content["facts"]["joined"] == ["seed-0/results.json", "seed-1/results.json"]
+    assert (together / "convergence.png").exists()
+    assert [each[:2] for each in attempts(together / "seed-0")] == [["0", "finished"]]
+    assert [each[:2] for each in attempts(together / "seed-1")] == [["0", "stopped"], ["1", "finished"]]
+    assert sorted(path.name for path in tmp_path.glob("*.out")) == [
+        f"convergence-{job.number}_{seed}.out" for seed in (0, 1)
+    ]
+
+
+@slow
+def test_a_benchmark_runs_on_one_node(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit(
+        "--gpus-per-node=0", script("bench"), "--models", "cgan", "--batch-sizes", 16, "--engines", "eager",
+        "--precisions", "no", "--steps", 1, "--repeats", 2, "--rounds", 1, "--data", "digits",
+    )  # fmt: skip
+    assert job.end(200) == "COMPLETED", job.log()
+    assert (tmp_path / "runs" / f"bench-{job.number}" / "results.json").exists()
+
+
+@slow
+def test_nothing_is_left_behind(up: Cluster) -> None:
+    """Of a cluster; the last test, as none of the others has one then."""
+    folder = up.lab.with_name("gone")
+    subprocess.run([Path(__file__).parent / "slurm" / "down.sh", up.lab], check=True, timeout=90)
+    assert not up.lab.exists()
+    assert "dgnode" not in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
+    assert subprocess.run(["ip", "link", "show", "dgbr0"], capture_output=True).returncode
+    assert not subprocess.run(["pgrep", "-f", str(up.lab)], capture_output=True).stdout
+    assert not folder.exists()
