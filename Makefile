@@ -7,23 +7,30 @@ PRESET ?= $(MODEL)-quick
 ARGS ?=
 OUT ?= stress
 
-.PHONY: train test browser test-gpu test-slow stress lint install bench gpu-report clean
+.PHONY: train test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-report clean
 
 train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
-test: $(VENV)/.installed-dev lint browser  ## everything that CI checks
+test: $(VENV)/.installed-dev lint browser cluster  ## everything that CI checks
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 browser:  ## a Chromium for the tests of HTML pages: CI gets Debian's where it has none; elsewhere these tests are skipped
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$CI" != true || \
 		{ apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium >/dev/null; }
 
+cluster:  ## a SLURM for the tests of jobs: CI gets Debian's where it has none; elsewhere these tests are skipped
+	@test "$$CI" != true || tests/slurm/install.sh
+
+test-slurm: $(VENV)/.installed-dev  ## jobs on a SLURM of two machines, made of this one; as root, which installs what is missing; about 25 minutes
+	@test "$$(id -u)" != 0 || tests/slurm/install.sh
+	$(BIN)/python -m pytest -m slurm
+
 test-gpu: $(VENV)/.installed-dev  ## what only a GPU can show
 	$(BIN)/python -m pytest -m gpu
 
 test-slow: $(VENV)/.installed-dev  ## what takes minutes: the quick presets at full length
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not slurm"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

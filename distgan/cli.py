@@ -161,30 +161,9 @@ def _checkpoint(argv: list[str]) -> None:
 
 def _slurm(argv: list[str]) -> None:
     """submit a training to SLURM: distgan slurm --nodes 2 --gpus-per-node 4 --model cgan"""
-    from distgan.flags import Parser, add_flags, from_flags
-    from distgan.options import SlurmConfig
+    from distgan.slurm import main
 
-    parser = Parser(
-        prog="distgan slurm",
-        usage="distgan slurm [FLAGS] [FLAGS OF distgan train]",
-        description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
-        "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
-        "distgan train.",
-        epilog="exit codes: 0 submitted, 2 a mistake of yours, or SLURM refuses the job",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the script, and on stderr what SLURM would do with it; submit nothing (default: off)",
-    )
-    parser.add_argument("--debug", **_DEBUG)
-    add_flags(parser, SlurmConfig)
-    namespace, words = parser.parse_known_args(argv)
-    config = from_flags(SlurmConfig, namespace)
-
-    from distgan.slurm import slurm
-
-    slurm(config, words, is_dry=namespace.dry_run)
+    main(argv)
 
 
 def _sample(argv: list[str]) -> None:

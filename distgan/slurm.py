@@ -7,12 +7,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distgan.batches import fewest_rows, global_batch_size, refuse_small
 from distgan.errors import UserError
+from distgan.flags import Parser, add_flags, from_flags
 from distgan.options import SlurmConfig
 from distgan.presets import shipped, training_of
 
 _SBATCH_S = 60
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(
+        prog="distgan slurm",
+        usage="distgan slurm [FLAGS] [FLAGS OF distgan train]",
+        description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
+        "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
+        "distgan train.",
+        epilog="exit codes: 0 submitted, 2 a mistake of yours, or SLURM refuses the job",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the script, and on stderr what SLURM would do with it; submit nothing (default: off)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
+    add_flags(parser, SlurmConfig)
+    namespace, words = parser.parse_known_args(argv)
+    slurm(from_flags(SlurmConfig, namespace), words, is_dry=namespace.dry_run)
 
 
 def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
@@ -48,6 +68,8 @@ def script(config: SlurmConfig, words: list[str], folder: Path) -> str:
 
     `words` are the flags of `distgan train`. Raises UserError.
     """
+    from distgan.batches import fewest_rows, global_batch_size, refuse_small  # torch: not for --help
+
     training, _ = training_of(words)
     lines = (folder / f"{training.model.name}.sh").read_text().splitlines()
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))

@@ -90,7 +90,9 @@ if [[ -s $attempts ]]; then
     refuse "--out $run: job $owner writes in it; allowed: another folder, or this one when that job has ended"
 fi
 
-newest() { find "$run" -type d -path '*/checkpoints/step-*[0-9]' -printf '%f\n' 2>/dev/null | sort | tail -n 1; }
+newest() { # its last checkpoint; the one before the first step is nothing to go on from
+  find "$run" -type d -regex '.*/checkpoints/step-[0-9]*[1-9][0-9]*' -printf '%f\n' 2>/dev/null | sort | tail -n 1
+}
 state() { sed -n 's/^ *"state": "\([a-z]*\)".*/\1/p' "$run/status.json" 2>/dev/null; }
 record() {
   local now moved=idle
@@ -153,6 +155,13 @@ srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks=$((nodes * each)) --ntasks-p
   bash -c "$task" distgan "${python[@]}" -u -m distgan "$@" &
 step=$! nap=
 
+summarise() { # what there is of the array's seeds; the last task that ends has them all
+  [[ $kind == convergence ]] && compgen -G "$together/*/results.json" >/dev/null || return 0
+  (
+    flock 9
+    "${python[@]}" -m distgan bench convergence --join "$together"
+  ) 9>"$together/join.lock"
+}
 requeue() { # ends this script, if SLURM does as it is told
   say "requeue: $1"
   trap - TERM
@@ -165,8 +174,15 @@ while kill -0 $step 2>/dev/null; do
   if ((asked)); then
     # srun hands it on to all tasks. Again and again: one that comes too early is lost.
     ((SECONDS - began > 1)) && kill -USR1 $step 2>/dev/null
-    ((SECONDS < asked + grace)) || { record stuck && requeue "nothing was saved within $grace s, it goes on from the checkpoint before"; }
-    sleep 10 &
+    if ((SECONDS >= asked + grace)); then
+      record stuck
+      (($(idle) < ${DISTGAN_MAX_IDLE:-3})) && requeue "nothing was saved within $grace s, it goes on from the checkpoint before"
+      say "not requeued: the last $(idle) attempts left no new checkpoint"
+      kill $step # srun ends all tasks
+      summarise
+      exit 75
+    fi
+    sleep $((SECONDS - began > 1 ? 10 : 2)) &
     nap=$!
     wait -n $step $nap
     kill $nap 2>/dev/null
@@ -179,13 +195,6 @@ code=$?
 
 # -- what it came to ------------------------------------------------------------------------------------------------
 
-summarise() { # what there is of the array's seeds; the last task that ends has them all
-  [[ $kind == convergence ]] || return 0
-  (
-    flock 9
-    "${python[@]}" -m distgan bench convergence --join "$together"
-  ) 9>"$together/join.lock"
-}
 say "the step ended with $code after $((SECONDS - began)) s, its newest checkpoint: $(newest)"
 [[ $kind == train ]] && became=$(state) || became=
 if [[ $code == 0 && ($became == "done" || ($became != stopped && $((asked + ended)) == 0)) ]]; then
