@@ -110,6 +110,7 @@ def test_usr1_on_two_nodes_saves_requeues_and_goes_on_where_it_was(slurm: Cluste
     assert_resumed_where_it_stopped(job, 1)
     run = tmp_path / "runs" / f"vanilla-{job.number}"
     assert [each[:2] for each in attempts(run)] == [["0", "stopped"], ["1", "finished"]]
+    assert "#0] the step ended with 0 " in job.log(), "SLURM took the stop of one task for a failure of all"
     steps = steps_of(run)
     assert steps == sorted(set(steps))
     assert steps[-1] == STEPS_PER_EPOCH
@@ -240,11 +241,12 @@ def test_time_limit_comes_as_usr1_and_the_job_goes_on(slurm: Cluster, tmp_path: 
 
 
 @slow
-def test_without_a_signal_the_run_itself_stops_before_the_limit(slurm: Cluster) -> None:
+def test_without_a_signal_the_run_itself_stops_before_the_limit(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit("--time=1", "--signal=B:USR1@0", script("cgan"), *TRAINING, "--epochs", 200)
     job.await_log("stopped before its time limit at step", 90)
     job.await_log("going on at step", 60)
     assert job.restarts == 1
+    assert attempts(tmp_path / "runs" / f"cgan-{job.number}")[0][:2] == ["0", "stopped"]
 
 
 @slow
