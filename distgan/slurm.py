@@ -43,18 +43,16 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
     folder = _scripts()
     text = script(config, words, folder)
     asked = " ".join(_options(config)) or "the job"
+    if is_dry:
+        print(text, end="", flush=True)
     if not shutil.which("sbatch"):
         if not is_dry:
-            raise UserError(
-                "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run"
-            )
-        print(text, end="")
+            raise UserError("sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run")
         print("distgan: sbatch is not on PATH: SLURM was not asked", file=sys.stderr)
         return
     # What it would do with the job, if it takes it.
     plan = _sbatch("--test-only", text, asked)
     if is_dry:
-        print(text, end="")
         print(f"distgan: {plan}", file=sys.stderr)
         return
     job = _sbatch("--parsable", text, asked).split(";")[0]
