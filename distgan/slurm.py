@@ -47,7 +47,9 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
         print(text, end="", flush=True)
     if not shutil.which("sbatch"):
         if not is_dry:
-            raise UserError("sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run")
+            raise UserError(
+                "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run"
+            )
         print("distgan: sbatch is not on PATH: SLURM was not asked", file=sys.stderr)
         return
     # What it would do with the job, if it takes it.
