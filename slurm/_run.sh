@@ -18,6 +18,16 @@ refuse() {
   exit 2
 }
 
+whole() { # NAME DEFAULT LOWEST: the variable of that name is a whole number from here on
+  local value=${!1:-$2}
+  { [[ $value =~ ^[0-9]{1,6}$ ]] && ((10#$value >= $3)); } || refuse "$1=$value: allowed: a whole number, $3 or more"
+  printf -v "$1" %d "$((10#$value))"
+}
+whole DISTGAN_PROCESSES_PER_NODE 1 1
+whole DISTGAN_GRACE 120 1
+whole DISTGAN_MAX_CRASHES 3 0
+whole DISTGAN_MAX_IDLE 3 1
+
 # -- the site: what this machine needs before python starts --------------------------------------------------------
 
 if [[ -n ${DISTGAN_SETUP:-} ]]; then
@@ -56,6 +66,7 @@ for ((i = 1; i <= $#; i++)); do
     --out) next=$((i + 1)) && asked_out=${!next:-} ;;
   esac
 done
+asked_out=${asked_out/#\~\//$HOME/} # of --out=~/mine, which the shell leaves as it is
 runs=${DISTGAN_RUNS:-runs}
 what=train
 case $kind in
@@ -82,8 +93,10 @@ case $kind in
     set -- bench convergence "$@" --seeds 1 --first-seed "$seed"
     ;;
 esac
-attempts=$run.attempts # a line for each: when, job, restart, what it came to, its last checkpoint, whether that is new
-mkdir -p "$(dirname "$run")" || refuse "$run: can't be made; allowed: a place that can be written to, by DISTGAN_RUNS or --out"
+# A line for each: when, job, restart, what it came to, its last checkpoint, whether that is new. However --out names the folder.
+attempts=$(realpath -m -- "$run").attempts
+{ mkdir -p "$(dirname "$attempts")" && touch "$attempts"; } ||
+  refuse "$attempts: can't be written; allowed: a place that can, by DISTGAN_RUNS or --out"
 if [[ -s $attempts ]]; then
   owner=$(tail -n 1 "$attempts" | cut -f 2)
   [[ $owner == "$job" || -z $(squeue --noheader --job "$owner" --states PENDING,RUNNING,COMPLETING,SUSPENDED --format %i 2>/dev/null) ]] ||
@@ -93,19 +106,24 @@ fi
 newest() { # its last checkpoint; the one before the first step is nothing to go on from
   find "$run" -type d -regex '.*/checkpoints/step-[0-9]*[1-9][0-9]*' -printf '%f\n' 2>/dev/null | sort | tail -n 1
 }
-state() { sed -n 's/^ *"state": "\([a-z]*\)".*/\1/p' "$run/status.json" 2>/dev/null; }
+state() { # of this attempt: what status.json has from one before counts no more
+  [[ $run/status.json -nt $attempts ]] || return
+  sed -n 's/^ *"state": "\([a-z]*\)".*/\1/p' "$run/status.json" 2>/dev/null
+}
 record() {
   local now moved=idle
   now=$(newest)
   [[ $now != "$before" ]] && moved=moved
-  printf '%(%FT%T)T\t%s\t%s\t%s\t%s\t%s\n' -1 "$job" "$start" "$1" "${now:--}" $moved >>"$attempts"
+  # What is not counted could go on for ever.
+  printf '%(%FT%T)T\t%s\t%s\t%s\t%s\t%s\n' -1 "$job" "$start" "$1" "${now:--}" $moved >>"$attempts" ||
+    refuse "$attempts: can't be written; allowed: a place that can, by DISTGAN_RUNS or --out"
 }
 # How many attempts of this job crashed, and how many of the last ones ended without a new checkpoint.
 crashes() { awk -F '\t' -v job="$job" '$2 == job && $4 == "crashed"' "$attempts" | wc -l; }
 idle() { awk -F '\t' -v job="$job" '$2 == job && $4 != "began" { n = $6 == "idle" ? n + 1 : 0 } END { print n + 0 }' "$attempts"; }
 time_left() { squeue --noheader --job "$job" --format %L 2>/dev/null | head -n 1; }
 
-if [[ $kind == train && $start != 0 && $(state) == "done" ]]; then
+if [[ $kind == train && $start != 0 ]] && grep -qs '"state": "done"' "$run/status.json"; then
   say "done already: $run"
   exit 0
 fi
@@ -115,14 +133,15 @@ record began
 # -- the step -------------------------------------------------------------------------------------------------------
 
 unset SLURM_EXPORT_ENV # of sbatch --export=NONE: the step would have no PATH either
-each=$gpus && ((gpus == 0)) && each=${DISTGAN_PROCESSES_PER_NODE:-1}
+each=$gpus && ((gpus == 0)) && each=$DISTGAN_PROCESSES_PER_NODE
 if [[ $kind == train ]]; then
   ignored='""' # by what has no handler yet: python's first seconds, in which there is nothing to save
   ((gpus)) && set -- "$1" --device cuda "${@:2}"
 else
   ignored=: each=1 nodes=1 # it starts processes of its own
 fi
-cpus=$((${SLURM_CPUS_ON_NODE:-1} / each)) && ((cpus)) || cpus=1
+cpus=$((${SLURM_CPUS_ON_NODE:-1} / each))
+((cpus)) || refuse "--cpus-per-task: ${SLURM_CPUS_ON_NODE:-1} CPUs on each machine for $each processes; allowed: $each or more"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
 if [[ $kind == train ]]; then
   set -- "$1" --threads "$cpus" "${@:2}"
@@ -148,7 +167,7 @@ code=\$?
 case \$code in 75 | 130 | 138 | 140 | 143) exit 0 ;; esac
 exit \$code
 TASK
-asked=0 ended=0 began=$SECONDS grace=${DISTGAN_GRACE:-120}
+asked=0 ended=0 began=$SECONDS grace=$DISTGAN_GRACE
 trap 'asked=$((SECONDS + 1)); say "USR1, $(time_left) left: the run is asked to save"' USR1
 trap 'ended=1; say "TERM: SLURM ends this attempt"' TERM
 srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks=$((nodes * each)) --ntasks-per-node="$each" --cpus-per-task="$cpus" \
@@ -176,7 +195,7 @@ while kill -0 $step 2>/dev/null; do
     ((SECONDS - began > 1)) && kill -USR1 $step 2>/dev/null
     if ((SECONDS >= asked + grace)); then
       record stuck
-      (($(idle) < ${DISTGAN_MAX_IDLE:-3})) && requeue "nothing was saved within $grace s, it goes on from the checkpoint before"
+      (($(idle) < DISTGAN_MAX_IDLE)) && requeue "nothing was saved within $grace s, it goes on from the checkpoint before"
       say "not requeued: the last $(idle) attempts left no new checkpoint"
       kill $step # srun ends all tasks
       summarise
@@ -209,14 +228,14 @@ if ((ended)) && [[ $(squeue --noheader --job "$job" --format %T 2>/dev/null) != 
 fi
 if ((code == 0 || asked)); then
   record stopped
-  (($(idle) < ${DISTGAN_MAX_IDLE:-3})) && requeue "stopped and saved"
+  (($(idle) < DISTGAN_MAX_IDLE)) && requeue "stopped and saved"
   reason="the last $(idle) attempts left no new checkpoint"
 else
   record crashed
   if [[ $start == 0 && $(newest) == "$before" ]]; then
     reason="it failed before it had anything to go on from"
-  elif (($(crashes) <= ${DISTGAN_MAX_CRASHES:-3})); then
-    requeue "crash $(crashes) of ${DISTGAN_MAX_CRASHES:-3} that are tried again"
+  elif (($(crashes) <= DISTGAN_MAX_CRASHES)); then
+    requeue "crash $(crashes) of $DISTGAN_MAX_CRASHES that are tried again"
   else
     reason="crash $(crashes) is one too many"
   fi

@@ -76,6 +76,7 @@ def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixt
         (["--gpus-per-node", "-1"], "--gpus-per-node: '-1' is not allowed"),
         (["--time", "10h"], "--time: '10h' is not allowed; allowed: minutes, or minutes:seconds"),
         (["--signal", "USR1"], "--signal: 'USR1' is not allowed; allowed: as B:USR1@180"),
+        (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: text without /"),
         (["--partition", ""], "--partition: '' is not allowed"),
         (["--epohcs", "3"], "--epohcs: unknown flag, did you mean --epochs?"),
         (["--g-lr", "fast"], "--g-lr: 'fast' is not allowed"),
@@ -150,7 +151,7 @@ def test_nothing_stands_between_the_head_and_its_options() -> None:
 
 def test_every_variable_of_the_scripts_is_documented() -> None:
     used = set(
-        re.findall(r"\$\{?(DISTGAN_\w+)", "".join(p.read_text() for p in (ROOT / "slurm").glob("*.sh")))
+        re.findall(r"\b(DISTGAN_[A-Z_]+)", "".join(p.read_text() for p in (ROOT / "slurm").glob("*.sh")))
     )
     table = (ROOT / "docs" / "slurm.md").read_text()
     assert used

@@ -134,6 +134,12 @@ def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
         ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV=/no/where: holds no bin/python on node"),
         ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP=/no/setup.sh: can't be read on node"),
         ({"DISTGAN_ROOT": "/no"}, "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone"),
+        ({"DISTGAN_GRACE": "soon"}, "DISTGAN_GRACE=soon: allowed: a whole number, 1 or more"),
+        (
+            {"DISTGAN_PROCESSES_PER_NODE": "0"},
+            "DISTGAN_PROCESSES_PER_NODE=0: allowed: a whole number, 1 or more",
+        ),
+        ({"DISTGAN_RUNS": "/dev/null"}, "/dev/null/cgan-"),
         ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "/usr/bin/env -i python3: is Python 3."),
     ]
     jobs = [slurm.submit(script("cgan"), *TRAINING, "--epohcs", 3, **setting) for setting, _ in cases]
@@ -387,8 +393,15 @@ def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path)
     second = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--out=mine")
     assert second.end() == "FAILED"
     assert f"distgan: --out mine: job {first.number} writes in it; allowed: another folder" in second.log()
+    same = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, f"--out={tmp_path}/./mine/")
+    assert same.end() == "FAILED"
+    assert f"job {first.number} writes in it" in same.log()
     slurm.run("scancel", first.number)
     first.end()
+    # It was stopped, which says nothing of a job that only looks at it.
+    dry = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--out", "mine", "--dry-run")
+    assert dry.end() == "COMPLETED", dry.log()
+    assert dry.restarts == 0
     third = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10, "--out", "mine")
     assert third.end() == "COMPLETED", third.log()
     # A folder of the job's own name is one of another life of the cluster, whose numbers began anew.
