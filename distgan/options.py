@@ -58,7 +58,7 @@ class SlurmConfig(Section):
     constraint: str | None = setting(None, "features that the machines must have", min_length=1)
     mem: str | None = setting(None, "memory of each machine, as 64G", min_length=1)
     job_name: str | None = setting(
-        None, "its name, and that of its log and its run", allowed="text without /", pattern=r"^[^/]+$"
+        None, "its name, and that of its log and its run", allowed="a line without /", pattern=r"^[^/\n]+$"
     )
 
 

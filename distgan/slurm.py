@@ -1,5 +1,6 @@
 """`distgan slurm`: the batch script of a training, asked of SLURM before it waits, and submitted."""
 
+import os
 import re
 import shlex
 import shutil
@@ -53,13 +54,14 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
         print("distgan: sbatch is not on PATH: SLURM was not asked", file=sys.stderr)
         return
     # What it would do with the job, if it takes it.
-    plan = _sbatch("--test-only", text, asked)
+    plan = _sbatch("--test-only", config, text, asked)
     if is_dry:
         print(f"distgan: {plan}", file=sys.stderr)
         return
-    job = _sbatch("--parsable", text, asked).split(";")[0]
-    name = _heads(text)["job-name"]
-    out = training_of(words)[0].run.out or f"runs/{name}-{job}"
+    name = config.job_name or training_of(words)[0].model.name
+    named = config.model_copy(update={"job_name": name})
+    job = _sbatch("--parsable", named, text, asked).split(";")[0]
+    out = training_of(words)[0].run.out or f"{os.environ.get('DISTGAN_RUNS', 'runs')}/{name}-{job}"
     print(f"job {job}: log {name}-{job}.out, run {out}; squeue --job {job}, scancel {job}")
 
 
@@ -84,8 +86,8 @@ def script(config: SlurmConfig, words: list[str], folder: Path) -> str:
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# Written by: distgan slurm {shlex.join([*_options(config), *words])}",
-            *(f"#SBATCH --{key}={value}" if value else f"#SBATCH --{key}" for key, value in heads.items()),
+            f"# Written by: distgan slurm {' '.join(shlex.join([*_options(config), *words]).split())}",
+            *(f"#SBATCH --{key}{f'={shlex.quote(value)}' if value else ''}" for key, value in heads.items()),
             f"source {shlex.quote(str(folder / '_run.sh'))} train {shlex.join(words)}",
             "",
         ]
@@ -108,10 +110,12 @@ def _heads(text: str) -> dict[str, str]:
     return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
 
 
-def _sbatch(flag: str, text: str, asked: str) -> str:
+def _sbatch(flag: str, config: SlurmConfig, text: str, asked: str) -> str:
     """What sbatch says about a script. Raises UserError with its words where it refuses."""
+    # Once more beside the script: variables as SBATCH_PARTITION are stronger than its head.
+    command = ["sbatch", flag, *_options(config)]
     try:
-        done = subprocess.run(["sbatch", flag], input=text, capture_output=True, text=True, timeout=_SBATCH_S)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SBATCH_S)
     except subprocess.TimeoutExpired:
         raise UserError(f"sbatch: no answer within {_SBATCH_S} s; try again when SLURM is well") from None
     except OSError as error:

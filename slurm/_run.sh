@@ -6,10 +6,19 @@ set -uo pipefail # not -e: a `wait` that a signal cuts short is no error
 kind=$1 # train, bench or convergence
 shift
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# The last task of an array has the array's own number as SLURM_JOB_ID: to requeue that would requeue all of them.
-job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+[[ -n ${SLURM_JOB_ID:-} ]] || {
+  echo "distgan: SLURM_JOB_ID: is not set; allowed: by sbatch, as sbatch slurm/cgan.sh" >&2
+  exit 2
+}
+# From SLURM's own record: the environment may be that of another job, which called sbatch. The last task of an array has the
+# array's number as SLURM_JOB_ID: to requeue that would requeue all of them.
+facts=$(scontrol show job --oneliner "$SLURM_JOB_ID" | grep -m 1 "^JobId=$SLURM_JOB_ID ")
+field() { sed -n "s/.* $1=\([0-9]*\).*/\1/p" <<<"$facts"; }
+job=$(field ArrayJobId) seed=$(field ArrayTaskId)
+job=${job:+${job}_$seed}
 job=${job:-$SLURM_JOB_ID}
-start=${SLURM_RESTART_COUNT:-0} # 0: the first attempt of this job
+start=$(field Restarts)
+start=${start:-${SLURM_RESTART_COUNT:-0}} # 0: the first attempt of this job
 nodes=$SLURM_JOB_NUM_NODES gpus=${SLURM_GPUS_ON_NODE:-0}
 
 say() { printf '[%(%F %T)T %s #%s] %s\n' -1 "$SLURM_JOB_NAME-$job" "$start" "$*"; }
@@ -86,9 +95,8 @@ case $kind in
     ;;
   convergence)
     what=convergence
-    seed=${SLURM_ARRAY_TASK_ID:-}
     [[ -n $seed ]] || refuse "SLURM_ARRAY_TASK_ID: is not set; allowed: a job array, whose numbers are seeds (sbatch --array=0-9)"
-    together=${asked_out:-$runs/$SLURM_JOB_NAME-$SLURM_ARRAY_JOB_ID}
+    together=${asked_out:-$runs/$SLURM_JOB_NAME-${job%_*}}
     run=$together/seed-$seed
     set -- bench convergence "$@" --seeds 1 --first-seed "$seed"
     ;;
@@ -104,7 +112,7 @@ if [[ -s $attempts ]]; then
 fi
 
 newest() { # its last checkpoint; the one before the first step is nothing to go on from
-  find "$run" -type d -regex '.*/checkpoints/step-[0-9]*[1-9][0-9]*' -printf '%f\n' 2>/dev/null | sort | tail -n 1
+  find "$run" -type d -regex '.*/checkpoints/step-[0-9]*[1-9][0-9]*' -printf '%T@ %f\n' 2>/dev/null | sort -n | tail -n 1 | cut -d ' ' -f 2
 }
 state() { # of this attempt: what status.json has from one before counts no more
   [[ $run/status.json -nt $attempts ]] || return

@@ -35,7 +35,13 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["slurm", "--nodes", "2", "--gpus-per-node", "4", "--time", "1-12", *CGAN]) == 0
-    assert (sbatch / "calls").read_text().split() == ["--test-only", "--parsable"]
+    asked = ["--nodes=2", "--gpus-per-node=4", "--time=1-12"]
+    calls = (sbatch / "calls").read_text().splitlines()
+    # On the command line too: there they are stronger than SBATCH_* of the environment.
+    assert [call.split() for call in calls] == [
+        ["--test-only", *asked],
+        ["--parsable", *asked, "--job-name=cgan"],
+    ]
     text = (sbatch / "script").read_text()
     for line in (
         "--nodes=2",
@@ -56,11 +62,12 @@ def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.Captur
 
 def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (sbatch / "my preset.toml").write_text((ROOT / "configs" / "cgan-quick.toml").read_text())
-    words = ["--config", "my preset.toml", "--out", "it's mine"]
-    assert cli.main(["slurm", "--dry-run", *words]) == 0
+    words = ["--config", "my preset.toml", "--out", "it's\tmine"]
+    assert cli.main(["slurm", "--dry-run", "--job-name", "my job", *words]) == 0
     shown = capsys.readouterr()
-    assert (sbatch / "calls").read_text().split() == ["--test-only"]
+    assert (sbatch / "calls").read_text() == "--test-only --job-name=my job\n"
     assert "17;cluster" in shown.err
+    assert "#SBATCH --job-name='my job'\n" in shown.out
     last = shown.out.splitlines()[-1].partition("_run.sh train ")[2]
     done = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {last}"], capture_output=True, text=True, check=True
@@ -76,7 +83,7 @@ def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixt
         (["--gpus-per-node", "-1"], "--gpus-per-node: '-1' is not allowed"),
         (["--time", "10h"], "--time: '10h' is not allowed; allowed: minutes, or minutes:seconds"),
         (["--signal", "USR1"], "--signal: 'USR1' is not allowed; allowed: as B:USR1@180"),
-        (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: text without /"),
+        (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: a line without /"),
         (["--partition", ""], "--partition: '' is not allowed"),
         (["--epohcs", "3"], "--epohcs: unknown flag, did you mean --epochs?"),
         (["--g-lr", "fast"], "--g-lr: 'fast' is not allowed"),
