@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import distgan
 from distgan.errors import UserError, exit_code_of
@@ -13,9 +12,6 @@ _EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 a mistake of yours, 75 stopped before its time limit, 128 + N stopped and saved "
     "by signal N\n(130 Ctrl-C, 138 SIGUSR1, 140 SIGUSR2, 143 SIGTERM)"
 )
-
-
-_DEBUG: dict[str, Any] = {"action": "store_true", "help": "show the traceback of an error (default: off)"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,7 +90,6 @@ def _train(argv: list[str]) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be done, and do nothing (default: off)"
     )
-    parser.add_argument("--debug", **_DEBUG)
     add_flags(parser, Config)
     namespace = parser.parse(argv)
     base, preset = base_of(namespace)
@@ -141,7 +136,6 @@ def _checkpoint(argv: list[str]) -> None:
     parser.add_argument("action", metavar="ls|verify|diff", help="what to do")
     parser.add_argument("where", metavar="RUN_OR_CHECKPOINT", help="a run's folder, or a checkpoint's")
     parser.add_argument("other", metavar="OTHER", nargs="?", help="diff: what to compare with")
-    parser.add_argument("--debug", **_DEBUG)
     namespace = parser.parse(argv)
     if namespace.action not in ("ls", "verify", "diff"):
         raise UserError(f"{namespace.action}: unknown action; allowed: ls, verify, diff")

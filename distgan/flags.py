@@ -46,6 +46,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+        self.add_argument(
+            "--debug", action="store_true", help="show the traceback of an error (default: off)"
+        )
         self.allowed: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
@@ -76,7 +79,6 @@ class Parser(argparse.ArgumentParser):
 
 def parse_settings(parser: Parser, argv: list[str], model: type[M]) -> tuple[argparse.Namespace, M]:
     """What a command that is no training run was given, and its settings. Raises UserError."""
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
     add_flags(parser, model)
     namespace = parser.parse(argv)
     return namespace, from_flags(model, namespace)

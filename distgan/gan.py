@@ -111,6 +111,14 @@ class Gan:
         if not below(tensors, "generator_ema"):
             average = {f"generator_ema.{key}": value for key, value in below(tensors, "generator").items()}
             tensors = tensors | average
+        found = getattr(self.generator, "cluster_counts", None)
+        theirs = tensors.get("generator.cluster_counts")
+        # Of a run that `labelled` has prepared. The networks know clusters by their numbers alone.
+        if found is not None and theirs is not None and found.any() and not torch.equal(found.cpu(), theirs):
+            raise UserError(
+                f"{where}: knows other clusters of the training images than this version of distgan finds; allowed on "
+                "resume: the version that began the run"
+            )
         for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
             own = below(tensors, name)
             with trained.whole():

@@ -6,8 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+from distgan.config import Config
 from distgan.errors import UserError
 from distgan.flags import Parser, add_flags, from_flags
 from distgan.options import SlurmConfig
@@ -30,7 +30,6 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="print the script, and on stderr what SLURM would do with it; submit nothing (default: off)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
     add_flags(parser, SlurmConfig)
     namespace, words = parser.parse_known_args(argv)
     slurm(from_flags(SlurmConfig, namespace), words, is_dry=namespace.dry_run)
@@ -41,8 +40,8 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
 
     Raises UserError for flags that train would refuse, and with SLURM's own words for a job that SLURM would.
     """
-    folder = _scripts()
-    text = script(config, words, folder)
+    training, _ = training_of(words)
+    text = script(config, words, training)
     asked = " ".join(_options(config)) or "the job"
     if is_dry:
         print(text, end="", flush=True)
@@ -58,24 +57,23 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
     if is_dry:
         print(f"distgan: {plan}", file=sys.stderr)
         return
-    name = config.job_name or training_of(words)[0].model.name
+    name = config.job_name or training.model.name
     named = config.model_copy(update={"job_name": name})
     job = _sbatch("--parsable", named, text, asked).split(";")[0]
-    out = training_of(words)[0].run.out or f"{os.environ.get('DISTGAN_RUNS', 'runs')}/{name}-{job}"
+    out = training.run.out or f"{os.environ.get('DISTGAN_RUNS', 'runs')}/{name}-{job}"
     print(f"job {job}: log {name}-{job}.out, run {out}; squeue --job {job}, scancel {job}")
 
 
-def script(config: SlurmConfig, words: list[str], folder: Path) -> str:
-    """The batch script: the head of slurm/vanilla.sh or cgan.sh, of `folder`, with other numbers, and a training.
+def script(config: SlurmConfig, words: list[str], training: Config) -> str:
+    """The batch script: the head of slurm/vanilla.sh or cgan.sh with other numbers, and a training.
 
-    `words` are the flags of `distgan train`. Raises UserError.
+    `words` are the flags of `distgan train`, `training` what it makes of them. Raises UserError.
     """
     from distgan.batches import fewest_rows, global_batch_size, refuse_small  # torch: not for --help
 
-    training, _ = training_of(words)
-    lines = (folder / f"{training.model.name}.sh").read_text().splitlines()
+    folder = shipped("slurm")
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
-    heads = _heads("\n".join(lines)) | chosen
+    heads = _heads((folder / f"{training.model.name}.sh").read_text()) | chosen
     processes = int(heads["nodes"]) * max(1, int(heads["gpus-per-node"]))
     if training.processes.num not in (None, processes):
         raise UserError(
@@ -92,12 +90,6 @@ def script(config: SlurmConfig, words: list[str], folder: Path) -> str:
             "",
         ]
     )
-
-
-def _scripts() -> Path:
-    """In a clone slurm/; a wheel has it under another name, as that one is this module's."""
-    folder = shipped("slurm_jobs")
-    return folder if folder.is_dir() else folder.with_name("slurm")
 
 
 def _options(config: SlurmConfig) -> list[str]:

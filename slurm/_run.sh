@@ -73,11 +73,13 @@ for ((i = 1; i <= $#; i++)); do
   case ${!i} in
     --out=*) asked_out=${!i#--out=} ;;
     --out) next=$((i + 1)) && asked_out=${!next:-} ;;
+    --seeds | --seeds=* | --first-seed | --first-seed=*)
+      [[ $kind != convergence ]] || refuse "${!i}: each task of the array has one seed; allowed: sbatch --array=0-4 for five"
+      ;;
   esac
 done
 asked_out=${asked_out/#\~\//$HOME/} # of --out=~/mine, which the shell leaves as it is
 runs=${DISTGAN_RUNS:-runs}
-what=train
 case $kind in
   train)
     run=${asked_out:-$runs/$SLURM_JOB_NAME-$job}
@@ -89,12 +91,9 @@ case $kind in
     what=throughput
     case ${1:-} in throughput | scaling | plan | convergence) what=$1 && shift ;; esac
     run=${asked_out:-$runs/$SLURM_JOB_NAME-$job}
-    # Only convergence can go on where it was.
-    [[ $what == convergence || $start == 0 ]] || run=$run-$start
     set -- bench "$what" "$@"
     ;;
   convergence)
-    what=convergence
     [[ -n $seed ]] || refuse "SLURM_ARRAY_TASK_ID: is not set; allowed: a job array, whose numbers are seeds (sbatch --array=0-9)"
     together=${asked_out:-$runs/$SLURM_JOB_NAME-${job%_*}}
     run=$together/seed-$seed
@@ -131,12 +130,14 @@ crashes() { awk -F '\t' -v job="$job" '$2 == job && $4 == "crashed"' "$attempts"
 idle() { awk -F '\t' -v job="$job" '$2 == job && $4 != "began" { n = $6 == "idle" ? n + 1 : 0 } END { print n + 0 }' "$attempts"; }
 time_left() { squeue --noheader --job "$job" --format %L 2>/dev/null | head -n 1; }
 
-if [[ $kind == train && $start != 0 ]] && grep -qs '"state": "done"' "$run/status.json"; then
+if [[ $(tail -n 1 "$attempts" | cut -f 2,4) == "$job"$'\t'finished ]]; then
   say "done already: $run"
   exit 0
 fi
 before=$(newest)
 record began
+# Of the benchmarks only convergence can go on where it was.
+[[ $kind == bench && $what != convergence && $start != 0 ]] && run=$run-$start
 
 # -- the step -------------------------------------------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ trap 'asked=$((SECONDS + 1)); say "USR1, $(time_left) left: the run is asked to 
 trap 'ended=1; say "TERM: SLURM ends this attempt"' TERM
 srun --kill-on-bad-exit=1 --nodes="$nodes" --ntasks=$((nodes * each)) --ntasks-per-node="$each" --cpus-per-task="$cpus" \
   bash -c "$task" distgan "${python[@]}" -u -m distgan "$@" &
-step=$! nap=
+step=$!
 
 summarise() { # what there is of the array's seeds; the last task that ends has them all
   [[ $kind == convergence ]] && compgen -G "$together/*/results.json" >/dev/null || return 0

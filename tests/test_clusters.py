@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ON_CPU
 from torch import Tensor
 
 from distgan.clusters import _outlines, _upright, cluster, cluster_within
-from distgan.config import DataConfig, ModelConfig
-from distgan.data import load_dataset
+from distgan.config import DataConfig, ModelConfig, OptimConfig
+from distgan.data import Dataset, load_dataset
+from distgan.errors import UserError
+from distgan.gan import build_gan
 from distgan.models import build_discriminator, build_generator, labels_for, num_parameters
+from distgan.runtime import Runtime
 
 
 def blobs(num: int, each: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -151,3 +155,19 @@ def test_clustered_pair_is_no_larger_than_the_reports(name: str) -> None:
     reports = ModelConfig(name=name)  # type: ignore[arg-type]
     for build in (build_generator, build_discriminator):
         assert num_parameters(build(own)) <= num_parameters(build(reports))
+
+
+def test_run_with_clusters_of_another_version_is_not_gone_on_with() -> None:
+    """Their numbers say nothing of which images they are."""
+    model = ModelConfig(name="vanilla", family="clustered", clusters=3, width=0.1, latent_dim=8, dropout=0.0)
+    images, owner = blobs(3, 20)
+    optim = OptimConfig(loss="r3gan", ema_decay=0.9)
+    gan = build_gan(model, optim, 0, Runtime(ON_CPU))
+    gan.labelled(Dataset("digits", images, owner, "nowhere"))
+    state = gan.state()
+    gan.load_state(state, 0, "a checkpoint")
+    state["generator.cluster_counts"] = state["generator.cluster_counts"].roll(1) + 1
+    with pytest.raises(
+        UserError, match="a checkpoint: knows other clusters of the training images than this version"
+    ):
+        gan.load_state(state, 0, "a checkpoint")

@@ -11,6 +11,7 @@ from conftest import ROOT
 from distgan import cli, slurm
 from distgan.errors import UserError
 from distgan.options import SlurmConfig
+from distgan.presets import training_of
 
 SCRIPTS = ("vanilla", "cgan", "bench", "convergence")
 CGAN = ["--model", "cgan", "--epochs", "20"]
@@ -168,8 +169,8 @@ def test_every_variable_of_the_scripts_is_documented() -> None:
 def test_scripts_travel_in_a_wheel() -> None:
     """And none of them needs a clone: `distgan slurm` names its own copy of _run.sh."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
-    assert build["wheel"]["force-include"]["slurm"] == "distgan/slurm_jobs"
-    text = slurm.script(SlurmConfig(), CGAN, ROOT / "slurm")
+    assert build["wheel"]["force-include"]["slurm"] == "distgan/slurm"
+    text = slurm.script(SlurmConfig(), CGAN, training_of(CGAN)[0])
     assert f"source {ROOT}/slurm/_run.sh" in text
     with pytest.raises(UserError, match="--model gan: unknown network"):
-        slurm.script(SlurmConfig(), ["--model", "gan"], ROOT / "slurm")
+        slurm.slurm(SlurmConfig(), ["--model", "gan"], is_dry=True)

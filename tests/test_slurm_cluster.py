@@ -142,7 +142,11 @@ def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
         ({"DISTGAN_RUNS": "/dev/null"}, "/dev/null/cgan-"),
         ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "/usr/bin/env -i python3: is Python 3."),
     ]
+    array = slurm.submit("--array=4", script("convergence"), "--preset", "cgan-fast", "--seeds", 3)
     jobs = [slurm.submit(script("cgan"), *TRAINING, "--epohcs", 3, **setting) for setting, _ in cases]
+    assert_failed_with(
+        array, "--seeds: each task of the array has one seed; allowed: sbatch --array=0-4 for five"
+    )
     for job, (_, line) in zip(jobs, cases, strict=True):
         assert_failed_with(job, line)
 
@@ -466,6 +470,10 @@ def test_a_benchmark_runs_on_one_node(slurm: Cluster, tmp_path: Path) -> None:
     )  # fmt: skip
     assert job.end(200) == "COMPLETED", job.log()
     assert (tmp_path / "runs" / f"bench-{job.number}" / "results.json").exists()
+    assert slurm.run("scontrol", "requeue", job.number).returncode == 0
+    job.await_log("done already", 60)
+    assert job.end() == "COMPLETED"
+    assert not (tmp_path / "runs" / f"bench-{job.number}-1").exists()
 
 
 @slow
