@@ -82,7 +82,7 @@ def test_a_job_from_a_folder_with_spaces_and_a_clone_with_spaces(slurm: Cluster,
         8,
     )
     assert job.end() == "COMPLETED", job.log()
-    first, second, third = job.log("cgan").splitlines()[:3]
+    first, second, third = job.log().splitlines()[:3]
     assert (
         f"cgan-{job.number} #0] 2 nodes (node[1-2]) with 0 GPUs and 8 CPUs each, 2 processes of 8 threads"
         in first
@@ -446,7 +446,7 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
         120,
     )
     assert slurm.run("scancel", "--batch", "--signal=USR1", f"{job.number}_1").returncode == 0
-    assert job.end(300) == "COMPLETED", job.log("*")
+    assert job.end(300) == "COMPLETED", job.log()
     together = tmp_path / "runs" / f"convergence-{job.number}"
     content = json.loads((together / "results.json").read_text())
     assert [(cell["seed"], cell["outcome"]) for cell in content["cells"]] == [

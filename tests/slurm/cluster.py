@@ -90,9 +90,10 @@ class Job:
     def __init__(self, owner: Cluster, number: str):
         self.owner, self.number = owner, number
 
-    def log(self, pattern: str = "*") -> str:
-        """What it has written, of all attempts."""
-        paths = sorted(self.owner.folder.glob(f"{pattern}-{self.number}.out"))
+    def log(self) -> str:
+        """What it has written, in all attempts; of an array, all its tasks."""
+        names = (f"*-{self.number}.out", f"*-{self.number}_*.out")
+        paths = [path for name in names for path in sorted(self.owner.folder.glob(name))]
         return "".join(path.read_text(errors="replace") for path in paths)
 
     def await_log(self, text: str, seconds: float = 90, times: int = 1) -> None:
