@@ -67,6 +67,22 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def cpu_flags() -> set[str]:
+    """What its instructions are called, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    return set(path.read_text().split()) if path.is_file() else set()
+
+
+def imitates_bf16() -> bool:
+    """Whether this CPU has no arithmetic in bfloat16: torch's is 17 times slower than float32 then (LOG.md)."""
+    flags = cpu_flags()
+    return bool(flags) and not flags & {
+        "amx_bf16",
+        "avx512_bf16",
+        "bf16",
+    }  # the last is what Arm's are called
+
+
 def git_revision() -> dict[str, Any] | None:
     """The revision of the checkout that this code runs from, and whether it was changed since; else None."""
     root = Path(distgan.__file__).resolve().parent.parent

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from distgan.environment import cpu_name, imitates_bf16
 from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError
 
 # What accelerate launch and torchrun leave in the environment of a process of theirs.
@@ -111,6 +112,13 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
             f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: no, bf16"
         )
     return value
+
+
+def slow(precision: str, *, is_cpu: bool) -> list[str]:
+    """A warning where the precision that somebody chose for speed costs it."""
+    if precision == "bf16" and is_cpu and imitates_bf16():
+        return [f"--precision bf16: {cpu_name()} imitates it, and is many times slower so; leave it unset"]
+    return []
 
 
 def shared_cores() -> int | None:

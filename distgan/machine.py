@@ -157,23 +157,22 @@ def bf16() -> Finding:
     """Whether --precision bf16 may be faster than float32. avx512_bf16 alone was not (README, Figures)."""
     import torch
 
+    from distgan.environment import cpu_flags
+
     leave = "--precision bf16 will be slower than float32 here; leave it unset"
     if count_gpus():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Finding("bf16", "ok", "by the GPU")
         return Finding("bf16", "note", f"only emulated by the GPU: {leave}")
-    flags = _cpu_flags()
+    flags = cpu_flags()
     if "amx_bf16" in flags:
         return Finding("bf16", "ok", "by the CPU (amx_bf16)")
     if "avx512_bf16" in flags:
         leave = leave.replace("will be", "may well be")
         return Finding("bf16", "note", f"avx512_bf16 without amx_bf16: {leave}")
-    return Finding("bf16", "note", f"neither amx_bf16 nor avx512_bf16: {leave}")
-
-
-def _cpu_flags() -> set[str]:
-    path = Path("/proc/cpuinfo")
-    return set(path.read_text().split()) if path.is_file() else set()
+    return Finding(
+        "bf16", "note", f"neither amx_bf16 nor avx512_bf16: {leave.replace('slower', 'many times slower')}"
+    )
 
 
 def _said(*command: str) -> tuple[bool, str]:

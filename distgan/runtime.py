@@ -41,7 +41,7 @@ class Runtime:
             )
         self.precision: str = launcher.precision(config.run.precision, is_cpu=is_cpu)
         mixed_precision = "no" if self.precision == "tf32" else self.precision
-        self.warnings = launcher.set_aside()
+        self.warnings = launcher.set_aside() + launcher.slow(self.precision, is_cpu=is_cpu)
         if is_cpu and (threads := config.run.threads or launcher.shared_cores()):
             torch.set_num_threads(threads)
         launched = launcher.world_size()

@@ -1,5 +1,6 @@
 """`distgan slurm`: the batch script of a training, asked of SLURM before it waits, and submitted."""
 
+import math
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> None:
         description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
         "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
         "distgan train.",
-        epilog="exit codes: 0 submitted, 2 a mistake of yours, or SLURM refuses the job",
+        epilog="exit codes: 0 submitted, 2 a mistake of yours, or sbatch does not take the job",
     )
     parser.add_argument(
         "--dry-run",
@@ -74,6 +75,7 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
     folder = shipped("slurm")
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
     heads = _heads((folder / f"{training.model.name}.sh").read_text()) | chosen
+    _refuse_short(heads["time"], heads["signal"])
     processes = int(heads["nodes"]) * max(1, int(heads["gpus-per-node"]))
     if training.processes.num not in (None, processes):
         raise UserError(
@@ -97,6 +99,26 @@ def _options(config: SlurmConfig) -> list[str]:
     return [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
 
 
+def _refuse_short(limit: str, signal: str) -> None:
+    """A job that is asked to save as soon as it begins would do little else. Raises UserError."""
+    lead = int(signal.partition("@")[2])
+    if _seconds(limit) <= lead:
+        raise UserError(
+            f"--time {limit}: the job would be asked to save as soon as it begins, {lead} s before its end; allowed: a "
+            "longer limit, or a shorter lead by --signal"
+        )
+
+
+def _seconds(limit: str) -> float:
+    """Of a limit as sbatch takes it; 0 is none at all."""
+    days, dash, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if not dash and len(parts) < 3:  # minutes come first, and hours only behind days or before both others
+        parts = [0, *parts]
+    hours, minutes, seconds = [*parts, 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds or math.inf
+
+
 def _heads(text: str) -> dict[str, str]:
     """The options in the head of a batch script; one without a value has an empty one."""
     return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
@@ -118,5 +140,7 @@ def _sbatch(flag: str, config: SlurmConfig, text: str, asked: str) -> str:
         if line.strip()
     ]
     if done.returncode:
-        raise UserError(f"{asked}: SLURM refuses it: {'; '.join(said) or f'exit code {done.returncode}'}")
+        raise UserError(
+            f"{asked}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}"
+        )
     return "; ".join(said)

@@ -188,7 +188,7 @@ summarise() { # what there is of the array's seeds; the last task that ends has 
   (
     flock 9
     "${python[@]}" -m distgan bench convergence --join "$together"
-  ) 9>"$together/join.lock"
+  ) 9>"$together/join.lock" || { say "no summary in $together" && return 1; }
 }
 requeue() { # ends this script, if SLURM does as it is told
   say "requeue: $1"
@@ -227,7 +227,7 @@ say "the step ended with $code after $((SECONDS - began)) s, its newest checkpoi
 [[ $kind == train ]] && became=$(state) || became=
 if [[ $code == 0 && ($became == "done" || ($became != stopped && $((asked + ended)) == 0)) ]]; then
   record finished
-  summarise
+  summarise || exit 1
   exit 0
 fi
 if ((ended)) && [[ $(squeue --noheader --job "$job" --format %T 2>/dev/null) != RUNNING ]]; then

@@ -708,6 +708,13 @@ def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFi
         assert [cell[key] for cell in joined.cells] == [cell[key] for cell in together.values()]
     assert joined.facts["summary"]["one"]["epochs"] == whole["summary"]["one"]["epochs"]
     assert joined.facts["tests"] == whole["tests"]
+    # A cluster may have machines of several kinds.
+    path = bench.folder / "array" / "seed-2" / "results.json"
+    path.write_text(path.read_text().replace(whole["device"], "another GPU"))
+    command.main(["convergence", "--join", "array"])
+    joined = results.read(bench.folder / "array", "convergence")
+    assert joined.facts["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
+    assert len(joined.cells) == 3
 
 
 def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import Run
 
-from distgan import all_reduce, doctor, machine
+from distgan import all_reduce, doctor, environment, launcher, machine
 from distgan.doctor import Failure
 from distgan.errors import CommandFailed
 from distgan.machine import Finding
@@ -378,10 +378,23 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bf16_of_a_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], state: str) -> None:
     gpus(monkeypatch, 0)
-    monkeypatch.setattr(machine, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(environment, "cpu_flags", lambda: flags)
     found = machine.bf16()
     assert found.state == state
     assert ("leave it unset" in found.text) == (state == "note")
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_told"),
+    [({"fpu", "avx2"}, True), ({"avx512_bf16"}, False), ({"bf16", "asimd"}, False), (set(), False)],
+)
+def test_training_in_bf16_that_a_cpu_has_not_is_told(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], is_told: bool
+) -> None:
+    monkeypatch.setattr(environment, "cpu_flags", lambda: flags)
+    told = launcher.slow("bf16", is_cpu=True)
+    assert [each.partition(":")[0] for each in told] == ["--precision bf16"] * is_told
+    assert launcher.slow("bf16", is_cpu=False) == launcher.slow("no", is_cpu=True) == []
 
 
 RANK = """

@@ -1,5 +1,6 @@
 """`distgan slurm` and the batch scripts without a SLURM; tests/test_slurm_cluster.py has what a real one does."""
 
+import math
 import re
 import subprocess
 import tomllib
@@ -83,6 +84,15 @@ def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixt
         (["--nodes", "0"], "--nodes: '0' is not allowed; allowed: a whole number, 1 or more"),
         (["--gpus-per-node", "-1"], "--gpus-per-node: '-1' is not allowed"),
         (["--time", "10h"], "--time: '10h' is not allowed; allowed: minutes, or minutes:seconds"),
+        (
+            ["--time", "3"],
+            "--time 3: the job would be asked to save as soon as it begins, 180 s before its end; allowed: a longer "
+            "limit, or a shorter lead by --signal",
+        ),
+        (
+            ["--time", "0-0:10", "--signal", "B:USR1@600"],
+            "--time 0-0:10: the job would be asked to save as soon as",
+        ),
         (["--signal", "USR1"], "--signal: 'USR1' is not allowed; allowed: as B:USR1@180"),
         (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: a line without /"),
         (["--partition", ""], "--partition: '' is not allowed"),
@@ -105,6 +115,18 @@ def test_mistakes_are_told_before_the_job_waits(
     assert not (sbatch / "calls").exists()
 
 
+def test_limit_in_all_spellings_of_sbatch() -> None:
+    spellings = {
+        "90": 90 * 60,
+        "90:30": 90 * 60 + 30,
+        "04:00:00": 4 * 3600,
+        "1-12": 36 * 3600,
+        "1-0:30": 24 * 3600 + 1800,
+    }
+    spellings |= {"2-00:00:05": 48 * 3600 + 5, "0": math.inf}
+    assert {text: slurm._seconds(text) for text in spellings} == spellings
+
+
 def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (sbatch / "says").write_text("sbatch: error: Requested time limit is invalid\nallocation failure: no\n")
     (sbatch / "code").write_text("1")
@@ -112,11 +134,11 @@ def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: pytest.CaptureFix
     error = capsys.readouterr().err
     assert (
         error
-        == "distgan: --time=9-0: SLURM refuses it: Requested time limit is invalid; allocation failure: no\n"
+        == "distgan: --time=9-0: sbatch does not take it: Requested time limit is invalid; allocation failure: no\n"
     )
     (sbatch / "says").write_text("")
     assert cli.main(["slurm", *CGAN]) == 2
-    assert "the job: SLURM refuses it: exit code 1" in capsys.readouterr().err
+    assert "the job: sbatch does not take it: exit code 1" in capsys.readouterr().err
 
 
 def test_without_sbatch(

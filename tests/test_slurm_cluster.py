@@ -170,13 +170,16 @@ def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_
         return slurm.run(BIN / "distgan", "slurm", *words, "--model", "cgan", *TRAINING, "--max-steps", 6)
 
     for words, message in (
-        (["--gpus-per-node", 4], "--gpus-per-node=4: SLURM refuses it: "),
-        (["--nodes", 3], "--nodes=3: SLURM refuses it: "),
+        (["--gpus-per-node", 4], "--gpus-per-node=4: sbatch does not take it: "),
+        (["--nodes", 3], "--nodes=3: sbatch does not take it: "),
         (
             ["--time", "1:00:00", "--partition", "short"],
-            "--time=1:00:00 --partition=short: SLURM refuses it: ",
+            "--time=1:00:00 --partition=short: sbatch does not take it: ",
         ),
-        (["--partition", "nowhere"], "--partition=nowhere: SLURM refuses it: invalid partition specified"),
+        (
+            ["--partition", "nowhere"],
+            "--partition=nowhere: sbatch does not take it: invalid partition specified",
+        ),
     ):
         done = distgan(*words)
         assert done.returncode == 2, done.stdout
@@ -427,6 +430,25 @@ def test_nothing_of_the_environment_is_needed(slurm: Cluster, tmp_path: Path) ->
 
 
 @slow
+def test_in_a_container_that_a_setup_names(slurm: Cluster, tmp_path: Path) -> None:
+    """unshare makes one as container runtimes do: python has no other process in sight, and its own mounts."""
+    (tmp_path / "site.sh").write_text(
+        f"echo of the site; false\nexport PATH={sys.prefix}/bin:$PATH UNSET=$NO_SUCH\n"
+    )
+    site = {"DISTGAN_SETUP": str(tmp_path / "site.sh"), "DISTGAN_VENV": "/no/where"}
+    site["DISTGAN_CONTAINER"] = "unshare --fork --pid --mount-proc"
+    job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 1, **site)
+    job.await_log("step 5/")
+    job.signal("USR1")
+    assert job.end(200) == "COMPLETED", job.log()
+    assert_resumed_where_it_stopped(job, 1)
+    assert job.log().startswith("of the site\n")
+    assert "of unshare --fork --pid --mount-proc python3" in job.log()
+    status = json.loads((tmp_path / "runs" / f"cgan-{job.number}" / "status.json").read_text())
+    assert status["pid"] < 100, "it was not in there"
+
+
+@slow
 def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(
         '[model]\nname = "cgan"\nfamily = "small"\nwidth = 0.1\n[data]\nname = "digits"\nbatch_size = 64\n'
@@ -457,6 +479,7 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
     assert (together / "convergence.png").exists()
     assert [each[:2] for each in attempts(together / "seed-0")] == [["0", "finished"]]
     assert [each[:2] for each in attempts(together / "seed-1")] == [["0", "stopped"], ["1", "finished"]]
+    assert job.log().count("no summary in ") == 0
     assert sorted(path.name for path in tmp_path.glob("*.out")) == [
         f"convergence-{job.number}_{seed}.out" for seed in (0, 1)
     ]

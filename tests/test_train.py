@@ -10,6 +10,7 @@ from conftest import BIN, SCRIPT, TINY, Run, assert_same_run, checkpoint, losses
 from PIL import Image
 from safetensors.torch import load_file
 
+from distgan.environment import imitates_bf16
 from distgan.files import read_metrics, read_tensors
 
 KEYS = {
@@ -193,6 +194,7 @@ def test_same_seed_same_bits_and_another_seed_another_run(distgan: Run, tmp_path
 def test_bf16_trains_and_leaves_float32(distgan: Run, tmp_path: Path) -> None:
     result = distgan("train", *quick("run", "--precision", "bf16"))
     assert result.returncode == 0, result.stderr
+    assert ("warning: --precision bf16: " in result.stderr) == imitates_bf16()
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
     floats = {w.dtype for w in load_file(tmp_path / "run" / "weights" / "generator.safetensors").values()}
     assert floats == {torch.float32, torch.int64}

@@ -87,7 +87,7 @@ def run(config: ConvergenceConfig) -> None:
 def join(folder: Path, config: ConvergenceConfig) -> None:
     """The summary of the benches in the folders below `folder`, as results.json and convergence.png there, and tables.
 
-    Raises UserError for none, for those that differ in more than their seeds, and for a run that two of them have.
+    Raises UserError for none, for those that differ in more than seeds and devices, and for a run that two have.
     """
     paths = sorted(folder.glob(f"*/{results.FILE}"))
     if not paths:
@@ -97,7 +97,9 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
     found = [results.read(path, KIND) for path in paths]
     owners: dict[str, Path] = {}
     for path, each in zip(paths, found, strict=True):
-        if difference := difference_of(found[0].facts.get("identity"), each.facts.get("identity")):
+        # A cluster has the machines that it has: epochs are the same measure on all of them, seconds are not.
+        first, own = (one.facts.get("identity", {}) | {"device": None} for one in (found[0], each))
+        if difference := difference_of(first, own):
             raise UserError(
                 f"--join {folder}: {path} has {difference} than {paths[0]}; allowed: the same but for seeds"
             )
@@ -108,7 +110,8 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
                 )
     cells = _sorted([cell for each in found for cell in each.cells])
     facts = found[0].facts | results.facts(device_named(config.device))
-    facts |= {"device": found[0].facts["device"], "joined": [str(path.relative_to(folder)) for path in paths]}
+    devices = ", ".join(sorted({str(each.facts["device"]) for each in found}))
+    facts |= {"device": devices, "joined": [str(path.relative_to(folder)) for path in paths]}
     facts |= _together(facts["identity"]["arms"], cells)
     results.write(folder / results.FILE, KIND, facts, cells)
     _tell(folder, facts, cells)
