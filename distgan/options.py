@@ -52,11 +52,13 @@ class SlurmConfig(Section):
         allowed="as B:USR1@180",
         pattern=r"^B:USR1@\d+$",
     )
-    partition: str | None = setting(None, "where the job waits", min_length=1)
-    account: str | None = setting(None, "who pays", min_length=1)
-    qos: str | None = setting(None, "quality of service", min_length=1)
-    constraint: str | None = setting(None, "features that the machines must have", min_length=1)
-    mem: str | None = setting(None, "memory of each machine, as 64G", min_length=1)
+    partition: str | None = setting(None, "where the job waits", allowed="a line", pattern=r"^[^\n]+$")
+    account: str | None = setting(None, "who pays", allowed="a line", pattern=r"^[^\n]+$")
+    qos: str | None = setting(None, "quality of service", allowed="a line", pattern=r"^[^\n]+$")
+    constraint: str | None = setting(
+        None, "features that the machines must have", allowed="a line", pattern=r"^[^\n]+$"
+    )
+    mem: str | None = setting(None, "memory of each machine, as 64G", allowed="a line", pattern=r"^[^\n]+$")
     job_name: str | None = setting(
         None, "its name, and that of its log and its run", allowed="a line without /", pattern=r"^[^/\n]+$"
     )

@@ -233,7 +233,7 @@ class Outputs:
         if saver.stall_s and saver.write_s:
             facts = saver.facts()
             display.say(
-                f"{facts['num']} checkpoints of {facts['num_bytes'] / 2**20:.1f} MiB: each stopped training for "
+                f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
                 f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"
             )
         display.say(f"more images: distgan sample {self.folder}")

@@ -76,11 +76,11 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
     heads = _heads((folder / f"{training.model.name}.sh").read_text()) | chosen
     _refuse_short(heads["time"], heads["signal"])
-    processes = int(heads["nodes"]) * max(1, int(heads["gpus-per-node"]))
+    processes = int(heads["nodes"]) * (int(heads["gpus-per-node"]) or _processes_per_node())
     if training.processes.num not in (None, processes):
         raise UserError(
-            f"--processes {training.processes.num}: the job has {processes}, one for each GPU; allowed: the same, or "
-            "leave it out"
+            f"--processes {training.processes.num}: the job has {processes}, by --nodes, --gpus-per-node or, without "
+            "GPUs, DISTGAN_PROCESSES_PER_NODE; allowed: the same, or leave it out"
         )
     refuse_small(global_batch_size(training.data, processes), fewest_rows(training, processes))
     return "\n".join(
@@ -88,6 +88,8 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
             "#!/bin/bash",
             f"# Written by: distgan slurm {' '.join(shlex.join([*_options(config), *words]).split())}",
             *(f"#SBATCH --{key}{f'={shlex.quote(value)}' if value else ''}" for key, value in heads.items()),
+            # The python that checked the flags trains, unless the job is told of another.
+            f"[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={shlex.quote(sys.prefix)}",
             f"source {shlex.quote(str(folder / '_run.sh'))} train {shlex.join(words)}",
             "",
         ]
@@ -97,6 +99,14 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
 def _options(config: SlurmConfig) -> list[str]:
     values = config.model_dump(exclude_none=True)
     return [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
+
+
+def _processes_per_node() -> int:
+    """On CPUs, as _run.sh reads it. Raises UserError."""
+    value = os.environ.get("DISTGAN_PROCESSES_PER_NODE") or "1"
+    if not re.fullmatch(r"\d{1,6}", value) or not int(value):
+        raise UserError(f"DISTGAN_PROCESSES_PER_NODE={value}: allowed: a whole number, 1 or more")
+    return int(value)
 
 
 def _refuse_short(limit: str, signal: str) -> None:

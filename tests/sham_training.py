@@ -13,10 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-ENDS = {"done": 0, "nan": 1, "crash": 1, "hang": 0}
+ENDS = {"done": 0, "nan": 1, "crash": 1, "hang": 0, "limit": 75}
 REASONS = {
     "nan": "d_loss is nan at step 12; the last good state, of step 0, is kept",
     "crash": "rank 1: it is gone",
+    "limit": "stopped before its time limit at step 10",
 }
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     if end == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
-    leave("done" if end == "done" else "failed", REASONS.get(end), ENDS[end])
+    leave({"done": "done", "limit": "stopped"}.get(end, "failed"), REASONS.get(end), ENDS[end])
 
 
 if __name__ == "__main__":

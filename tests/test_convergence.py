@@ -35,7 +35,7 @@ from distgan.benchmark.convergence_statistics import (
 from distgan.benchmark.detector import Evaluation, detect, evaluations, targets_of
 from distgan.benchmark.targets import SHIPPED, CganTargets, VanillaTargets, read_targets
 from distgan.data import Dataset
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.files import append_lines, write_whole
 
 INF, NAN = math.inf, math.nan
@@ -688,6 +688,19 @@ def test_more_seeds_and_other_seeds_go_on_in_the_same_folder(bench: Sham) -> Non
     assert all(cell["outcome"] == "converged" for cell in found.values())
     assert bench.starts == [f"one-seed{seed}" for seed in (0, 4, 5, 1, 2)]
     assert results.read(bench.folder / "out", "convergence").facts["summary"]["one"]["num"] == 5
+
+
+def test_a_training_that_stops_before_its_limit_stops_the_bench(bench: Sham) -> None:
+    bench.play(one_seed0={"fcd": [3, 2], "end": "limit"}, one_seed1=GOOD)
+    with pytest.raises(Stopped, match="one, seed 0: stopped; the same command goes on with it") as stopped:
+        bench("--seeds", 2)
+    assert stopped.value.exit_code == 75
+    assert [cell["outcome"] for cell in bench.cells().values()] == ["unfinished", "unfinished"]
+    bench.play(one_seed0=GOOD, one_seed1=GOOD)
+    found = bench("--seeds", 2)
+    assert [cell["outcome"] for cell in found.values()] == ["converged", "converged"]
+    assert [cell["resumed"] for cell in found.values()] == [True, False]
+    assert bench.starts == ["one-seed0", "one-seed0", "one-seed1"]
 
 
 def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,7 @@ def test_a_full_epochs_save_holds_weights_of_one_step(distgan: Run, tmp_path: Pa
 
 def test_stall_and_write_are_told_apart(distgan: Run, tmp_path: Path) -> None:
     result = distgan("train", *quick("run", "--save-every-steps", 2))
-    assert "checkpoints of 1.2 MiB: each stopped training for " in result.stderr
+    assert " of 1.2 MiB; each stopped training for " in result.stderr
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())["checkpoints"]
     assert facts["num"] == 4
     assert 0 < facts["stall_s"]["median"] <= facts["stall_s"]["max"] < 1

@@ -3,6 +3,7 @@
 import math
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.Captur
         "--ntasks-per-node=1",
     ):
         assert f"#SBATCH {line}\n" in text
+    assert f"\n[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={sys.prefix}\nsource" in text
     assert text.endswith(f"source {ROOT}/slurm/_run.sh train --model cgan --epochs 20\n")
     assert (
         capsys.readouterr().out == "job 17: log cgan-17.out, run runs/cgan-17; squeue --job 17, scancel 17\n"
@@ -96,12 +98,17 @@ def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixt
         (["--signal", "USR1"], "--signal: 'USR1' is not allowed; allowed: as B:USR1@180"),
         (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: a line without /"),
         (["--partition", ""], "--partition: '' is not allowed"),
+        (
+            ["--partition", "a\n#SBATCH --nodes=2"],
+            "--partition: 'a\\n#SBATCH --nodes=2' is not allowed; allowed: a line",
+        ),
         (["--epohcs", "3"], "--epohcs: unknown flag, did you mean --epochs?"),
         (["--g-lr", "fast"], "--g-lr: 'fast' is not allowed"),
         (["--nodes", "40", "--gpus-per-node", "8"], "--batch-size 256: too few for the processes"),
         (
             ["--processes", "3"],
-            "--processes 3: the job has 1, one for each GPU; allowed: the same, or leave it out",
+            "--processes 3: the job has 1, by --nodes, --gpus-per-node or, without GPUs, DISTGAN_PROCESSES_PER_NODE; "
+            "allowed: the same, or leave it out",
         ),
     ],
 )
@@ -113,6 +120,19 @@ def test_mistakes_are_told_before_the_job_waits(
     assert len(lines) == 1
     assert lines[0].startswith(f"distgan: {message}")
     assert not (sbatch / "calls").exists()
+
+
+def test_processes_of_a_job_without_gpus(
+    sbatch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISTGAN_PROCESSES_PER_NODE", "2")
+    words = ["slurm", *CGAN, "--nodes", "2", "--gpus-per-node", "0", "--dry-run", "--processes"]
+    assert cli.main([*words, "4"]) == 0
+    assert cli.main([*words, "2"]) == 2
+    assert "--processes 2: the job has 4, by --nodes, --gpus" in capsys.readouterr().err
+    monkeypatch.setenv("DISTGAN_PROCESSES_PER_NODE", "many")
+    assert cli.main([*words, "4"]) == 2
+    assert "DISTGAN_PROCESSES_PER_NODE=many: allowed: a whole number, 1 or more" in capsys.readouterr().err
 
 
 def test_limit_in_all_spellings_of_sbatch() -> None:
@@ -196,3 +216,27 @@ def test_scripts_travel_in_a_wheel() -> None:
     assert f"source {ROOT}/slurm/_run.sh" in text
     with pytest.raises(UserError, match="--model gan: unknown network"):
         slurm.slurm(SlurmConfig(), ["--model", "gan"], is_dry=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (f"{ROOT}/slurm/cgan.sh", "SLURM_JOB_ID: is not set"),
+        (f"{ROOT}/slurm/cgan.sh --out /x/slurm/cgan.sh --tags a", "SLURM_JOB_ID: is not set"),
+        ("(null)", "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone"),
+        (
+            "/elsewhere/slurm/cgan.sh --epochs 3",
+            "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone",
+        ),
+    ],
+)
+def test_scripts_find_their_clone_by_the_record_of_the_job(tmp_path: Path, command: str, line: str) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho '   Command={command}'\n")
+    scontrol.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "DISTGAN_ROOT": "/no"}
+    copy = tmp_path / "slurm_script"
+    copy.write_text((ROOT / "slurm" / "cgan.sh").read_text())
+    done = subprocess.run(["bash", copy], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distgan: {line}")

@@ -72,23 +72,17 @@ def test_a_job_from_a_folder_with_spaces_and_a_clone_with_spaces(slurm: Cluster,
     slurm.folder = tmp_path / "my jobs"
     slurm.folder.mkdir()
     job = slurm.submit(
-        "--nodes=2",
-        "--gpus-per-node=0",
-        "../my clone/slurm/cgan.sh",
-        *TRAINING,
-        "--epochs",
-        9,
-        "--max-steps",
-        8,
-    )
+        "--nodes=2", "--gpus-per-node=0", "--exclusive", "../my clone/slurm/cgan.sh", *TRAINING, "--epochs", 9,
+        "--max-steps", 8, SLURM_MEM_PER_NODE="2048",
+    )  # fmt: skip
     assert job.end() == "COMPLETED", job.log()
     first, second, third = job.log().splitlines()[:3]
     assert (
-        f"cgan-{job.number} #0] 2 nodes (node[1-2]) with 0 GPUs and 8 CPUs each, 2 processes of 8 threads"
+        f"cgan-{job.number} #0] 2 nodes (node[1-2]) with 0 GPUs and 16 CPUs each, 2 processes of 16 threads"
         in first
     )
     assert f"in {tmp_path}/my clone, Python {sys.version.split()[0]} of {sys.prefix}/bin/python" in second
-    assert "command: distgan train --threads 8 --resume never --model cgan --data digits" in third
+    assert "command: distgan train --threads 16 --resume never --model cgan --data digits" in third
     run = slurm.folder / "runs" / f"cgan-{job.number}"
     assert steps_of(run) == [5, 8]
     assert json.loads((run / "environment.json").read_text())["world_size"] == 2
@@ -133,7 +127,6 @@ def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
         ({}, "--epohcs: unknown flag, did you mean --epochs?"),
         ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV=/no/where: holds no bin/python on node"),
         ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP=/no/setup.sh: can't be read on node"),
-        ({"DISTGAN_ROOT": "/no"}, "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone"),
         ({"DISTGAN_GRACE": "soon"}, "DISTGAN_GRACE=soon: allowed: a whole number, 1 or more"),
         (
             {"DISTGAN_PROCESSES_PER_NODE": "0"},
@@ -142,11 +135,14 @@ def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
         ({"DISTGAN_RUNS": "/dev/null"}, "/dev/null/cgan-"),
         ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "/usr/bin/env -i python3: is Python 3."),
     ]
+    (slurm.folder / "c:d").symlink_to(ROOT)
+    colon = slurm.submit("c:d/slurm/cgan.sh", *TRAINING)
     array = slurm.submit("--array=4", script("convergence"), "--preset", "cgan-fast", "--seeds", 3)
     jobs = [slurm.submit(script("cgan"), *TRAINING, "--epohcs", 3, **setting) for setting, _ in cases]
     assert_failed_with(
         array, "--seeds: each task of the array has one seed; allowed: sbatch --array=0-4 for five"
     )
+    assert_failed_with(colon, f"{slurm.folder}/c:d: has a colon, which PYTHONPATH can't hold")
     for job, (_, line) in zip(jobs, cases, strict=True):
         assert_failed_with(job, line)
 
@@ -397,14 +393,26 @@ def test_what_does_not_save_in_time_is_requeued_from_the_checkpoint_before(
 def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path) -> None:
     first = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--out", "mine")
     first.await_log("step 5/")
-    second = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--out=mine")
+    second = slurm.submit("--nodelist=node2", script("cgan"), *TRAINING, "--epochs", 50, "--out=mine")
     assert second.end() == "FAILED"
     assert f"distgan: --out mine: job {first.number} writes in it; allowed: another folder" in second.log()
     same = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, f"--out={tmp_path}/./mine/")
     assert same.end() == "FAILED"
     assert f"job {first.number} writes in it" in same.log()
+    # That others looked does not make the first one done when it stops, nor not the owner when it comes back.
+    slurm.run("scancel", "--signal=USR1", first.number)
+    first.await_log("going on at step", 60)
+    assert_resumed_where_it_stopped(first, 1)
     slurm.run("scancel", first.number)
     first.end()
+    both = [
+        slurm.submit(
+            f"--nodelist=node{i}", script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10, "--out=ours"
+        )
+        for i in (1, 2)
+    ]
+    assert sorted(job.end() for job in both) == ["COMPLETED", "FAILED"], both[0].log() + both[1].log()
+    assert steps_of(tmp_path / "ours") == [5, 10]
     # It was stopped, which says nothing of a job that only looks at it.
     dry = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--out", "mine", "--dry-run")
     assert dry.end() == "COMPLETED", dry.log()
@@ -417,6 +425,11 @@ def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path)
     fourth = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10)
     assert fourth.end() == "FAILED"
     assert "is there already and is not overwritten" in fourth.log()
+    record = tmp_path / "runs" / f"cgan-{int(fourth.number) + 1}.attempts"
+    record.write_text(f"2020-01-01T00:00:00\t{int(fourth.number) + 1}\t0\tfinished\tstep-00000007\tmoved\n")
+    fifth = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10)
+    assert fifth.end() == "FAILED"
+    assert f"distgan: {record}: is of another job that had this one's number; allowed: another" in fifth.log()
 
 
 @slow
@@ -430,22 +443,33 @@ def test_nothing_of_the_environment_is_needed(slurm: Cluster, tmp_path: Path) ->
 
 
 @slow
-def test_in_a_container_that_a_setup_names(slurm: Cluster, tmp_path: Path) -> None:
+def test_in_a_container_after_a_setup_of_others(slurm: Cluster, tmp_path: Path) -> None:
     """unshare makes one as container runtimes do: python has no other process in sight, and its own mounts."""
-    (tmp_path / "site.sh").write_text(
-        f"echo of the site; false\nexport PATH={sys.prefix}/bin:$PATH UNSET=$NO_SUCH\n"
+    setup = tmp_path / "site.sh"
+    setup.write_text(
+        "set -euo pipefail\nIFS=,\nshift $#\ncd /\nkind=module job=7 start=9 root=/opt run=/ seed=1 python=2\n"
+        f"echo of the site; false\nexport PATH={sys.prefix}/bin:$PATH\nsleep 4\n"
     )
-    site = {"DISTGAN_SETUP": str(tmp_path / "site.sh"), "DISTGAN_VENV": "/no/where"}
-    site["DISTGAN_CONTAINER"] = "unshare --fork --pid --mount-proc"
-    job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 1, **site)
+    container = "unshare --fork --pid --mount-proc"
+    site = {"DISTGAN_SETUP": str(setup), "DISTGAN_VENV": "/no/where", "DISTGAN_CONTAINER": container}
+    job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 2, **site)
+    job.await_log("of the site")
+    job.signal("USR1")  # told to make way before it has begun
+    job.await_log("#0] requeue: stopped, no checkpoint yet", 30)
     job.await_log("step 5/")
+    setup.rename(tmp_path / "gone.sh")  # as on a machine that has a folder less than the others
     job.signal("USR1")
+    job.await_log(f"distgan: DISTGAN_SETUP={setup}: can't be read on node1; allowed: a file of bash", 60)
+    (tmp_path / "gone.sh").rename(setup)
     assert job.end(200) == "COMPLETED", job.log()
     assert_resumed_where_it_stopped(job, 1)
-    assert job.log().startswith("of the site\n")
-    assert "of unshare --fork --pid --mount-proc python3" in job.log()
-    status = json.loads((tmp_path / "runs" / f"cgan-{job.number}" / "status.json").read_text())
-    assert status["pid"] < 100, "it was not in there"
+    assert f"of {container} python3" in job.log()
+    run = tmp_path / "runs" / f"cgan-{job.number}"
+    assert json.loads((run / "status.json").read_text())["pid"] < 100, "it was not in there"
+    found = [each[1] for each in attempts(run)]
+    assert found[:2] == ["stopped"] * 2
+    assert found[-1] == "finished"
+    assert set(found[2:-1]) == {"crashed"}
 
 
 @slow
@@ -468,6 +492,9 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
         120,
     )
     assert slurm.run("scancel", "--batch", "--signal=USR1", f"{job.number}_1").returncode == 0
+    assert (
+        slurm.run("scancel", "--signal=USR1", f"{job.number}_0").returncode == 0
+    )  # the training, but not the script
     assert job.end(300) == "COMPLETED", job.log()
     together = tmp_path / "runs" / f"convergence-{job.number}"
     content = json.loads((together / "results.json").read_text())
@@ -477,8 +504,11 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
     ]
     assert content["facts"]["joined"] == ["seed-0/results.json", "seed-1/results.json"]
     assert (together / "convergence.png").exists()
-    assert [each[:2] for each in attempts(together / "seed-0")] == [["0", "finished"]]
-    assert [each[:2] for each in attempts(together / "seed-1")] == [["0", "stopped"], ["1", "finished"]]
+    for seed in range(2):
+        assert [each[:2] for each in attempts(together / f"seed-{seed}")] == [
+            ["0", "stopped"],
+            ["1", "finished"],
+        ]
     assert job.log().count("no summary in ") == 0
     assert sorted(path.name for path in tmp_path.glob("*.out")) == [
         f"convergence-{job.number}_{seed}.out" for seed in (0, 1)

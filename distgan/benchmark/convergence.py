@@ -21,7 +21,7 @@ from distgan.benchmark.convergence_statistics import LEVEL, compared, more_proce
 from distgan.benchmark.targets import SHIPPED, Targets, read_targets
 from distgan.benchmark.trial import OVER, Trial
 from distgan.devices import device_named
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.launcher import is_launched
 
 KIND, PLOT = "convergence", "convergence.png"
@@ -34,7 +34,8 @@ _TELL_EVERY_S = 10.0
 def run(config: ConvergenceConfig) -> None:
     """Runs what is not over yet; prints tables, and leaves results.json (whole after each run) and convergence.png.
 
-    Raises UserError, and CommandFailed where a run crashed or more processes need more epochs.
+    Raises UserError, CommandFailed where a run crashed or more processes need more epochs, and Stopped where one of the
+    trainings did so in good order, as before the limit of a SLURM job.
     """
     if is_launched():
         raise UserError(
@@ -81,6 +82,11 @@ def run(config: ConvergenceConfig) -> None:
             facts |= _together(identity["arms"], cells())
             write()
             _tell(folder, facts, cells())
+    if stopped := next((trial for trial in trials if trial.stopped), None):
+        raise Stopped(
+            stopped.stopped,
+            f"{stopped.label}: stopped; the same command goes on with it (see {stopped.log})",
+        )
     _refuse_failures(facts, trials)
 
 

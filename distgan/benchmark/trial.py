@@ -48,6 +48,9 @@ class Trial:
             "outcome": "unfinished",
         }
         self.verdict: Verdict = detect([], targets, hold)
+        self.stopped = (
+            0  # the exit code of a training that another has stopped: a signal's sender, a time limit
+        )
         self._lines = _Lines(self.folder / "metrics.jsonl")
         self._seen_s: dict[int, float] = {}  # by step, since the start of the process
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,7 +77,7 @@ class Trial:
     ) -> None:
         """Trains until it has converged, has ended, or `halted` is set; no process of it is left then.
 
-        Calls `tell` after each evaluation. The cell has what was found.
+        Calls `tell` after each evaluation. The cell has what was found. Sets `halted` if it was stopped by another.
         """
         self._look(0.0)
         if self.has_converged or read_status(self.folder).get("state") == "done":
@@ -109,6 +112,9 @@ class Trial:
         self._look(began)
         if code is not None:
             why = _reason(code, self.log.read_bytes())
+        if code and not is_asked and read_status(self.folder).get("state") == "stopped":
+            self.stopped = code
+            halted.set()
         if self.has_converged or not halted.is_set():
             self._conclude(code, why)
 
