@@ -71,10 +71,11 @@ def read_within(path: Path, limit: int) -> bytes:
     except OSError as error:
         reason = "is a link" if error.errno == errno.ELOOP else f"can't be read ({error.strerror})"
         raise UserError(f"{path}: {reason}") from error
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode):  # a folder can't even be opened as a file
+        os.close(handle)
+        raise UserError(f"{path}: is no regular file")
     with open(handle, "rb") as file:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise UserError(f"{path}: is no regular file")
         if facts.st_size > limit:
             raise UserError(f"{path}: has {facts.st_size:,} bytes; allowed: at most {limit:,}")
         try:

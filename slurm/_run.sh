@@ -128,6 +128,7 @@ summarise() { # what there is of the array's seeds; the last task that ends has 
   (
     flock 9
     "${python[@]}" -m distgan bench convergence --join "$together"
+    (($? < 2)) # 1: it tells of a run that failed
   ) 9>"$together/join.lock" || { say "no summary in $together" && return 1; }
 }
 requeue() { # ends this script

@@ -703,6 +703,14 @@ def test_a_training_that_stops_before_its_limit_stops_the_bench(bench: Sham) -> 
     assert bench.starts == ["one-seed0", "one-seed0", "one-seed1"]
 
 
+def test_a_run_that_is_done_without_an_evaluation_is_no_measurement(bench: Sham) -> None:
+    bench.play(one_seed0={"fcd": [], "end": "done"})
+    with pytest.raises(CommandFailed, match=r"metrics\.jsonl holds no evaluation of a run that is done"):
+        bench("--seeds", 1)
+    assert bench.cells()["one-seed0"]["outcome"] == "error"
+    assert results.read(bench.folder / "out", "convergence").facts["summary"]["one"]["num"] == 0
+
+
 def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFixture[str]) -> None:
     bench.play(one_seed0=GOOD, one_seed1=BAD, one_seed2=GOOD)
     together = bench("--seeds", 3)
@@ -728,12 +736,26 @@ def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFi
     joined = results.read(bench.folder / "array", "convergence")
     assert joined.facts["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
     assert len(joined.cells) == 3
+    # What one of them says of a crash, the whole does too.
+    content = json.loads(path.read_text())
+    content["cells"][0] |= {"outcome": "error", "why": "it is gone", "epochs": None}
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        CommandFailed,
+        match=r"1 of 3 runs crashed; the first, one, seed 2: it is gone \(see array/seed-2/runs/",
+    ):
+        command.main(["convergence", "--join", "array"])
 
 
 def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
-    with pytest.raises(UserError, match=r"--join nowhere: there is no results\.json in a folder below it"):
+    with pytest.raises(
+        UserError, match="--join nowhere: is no folder; allowed: the folder above some benches"
+    ):
         command.main(["convergence", "--join", "nowhere"])
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match=r"--join empty: there is no results\.json in a folder below it"):
+        command.main(["convergence", "--join", "empty"])
     for name, more in (("a", []), ("b", ["--first-seed", "1", "--num", "100"])):
         bench.words[-1] = f"array/{name}"
         command.main([*bench.words, "--seeds", "1", *more])
@@ -747,6 +769,46 @@ def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
         UserError, match=r"both array/a/.* and array/b/.* have one-seed0; allowed: each run once"
     ):
         command.main(["convergence", "--join", "array"])
+    assert not Path("array/results.json").exists()
+    shutil.rmtree("array/b")
+    shutil.copy("array/a/results.json", "array/results.json")
+    with pytest.raises(UserError, match="--join array: has a bench of its own, which is not overwritten"):
+        command.main(["convergence", "--join", "array"])
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("cells", 0, "seed"), None, r"cells\.0\.seed: Field required"),
+        (("cells", 0, "id"), ["x"], r"cells\.0\.id: Input should be a valid string"),
+        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: Input should be a valid number"),
+        (("cells", 0, "epochs"), 0.7, r"cells\.0: .*epochs is at none of its evaluations"),
+        (("cells", 0, "last"), None, r"cells\.0\.last: Field required"),
+        (("cells", 0, "outcome"), "well", r"cells\.0\.outcome: "),
+        (("cells", 0, "evaluations"), "x", r"cells\.0\.evaluations: "),
+        (("facts", "identity"), None, r"facts\.identity: Field required"),
+        (("facts", "identity", "arms"), [], r"facts\.identity\.arms: "),
+        (("facts", "notice"), 3, r"facts\.notice: "),
+    ],
+)
+def test_results_that_are_damaged_but_json(
+    bench: Sham, where: tuple[Any, ...], value: Any, message: str
+) -> None:
+    bench.play(one_seed0=GOOD)
+    bench.words[-1] = "array/a"
+    command.main([*bench.words, "--seeds", "1"])
+    path = bench.folder / "array" / "a" / "results.json"
+    content = json.loads(path.read_text())
+    parent = content
+    for key in where[:-1]:
+        parent = parent[key]
+    parent[where[-1]] = value
+    if value is None:
+        del parent[where[-1]]
+    path.write_text(json.dumps(content))
+    for words in (["convergence", "--join", "array"], [*bench.words, "--seeds", "1"]):
+        with pytest.raises(UserError, match=r"array/a/results\.json: is damaged: " + message):
+            command.main(words)
     assert not Path("array/results.json").exists()
 
 
@@ -805,6 +867,7 @@ def test_a_folder_of_something_else_is_refused(bench: Sham) -> None:
         (["--preset", "nowhere.toml"], ["nowhere.toml: can't be read"]),
         (["--preset", "cgan", "--against", "x"], ["--against x: unknown preset"]),
         (["--preset", "cgan", "--against", "cgan"], ["--against cgan: has the name of --preset cgan"]),
+        (["--preset", "one.toml", "--targets", "."], [".: is no regular file"]),
         (["--preset", "cgan", "--against", "vanilla"], ["--against vanilla: trains vanilla, cgan cgan"]),
         (["--preset", "cgan", "--seeds", "0"], ["--seeds: '0'", "1 or more"]),
         (["--preset", "cgan", "--seeds", "many"], ["--seeds: 'many'", "a whole number"]),

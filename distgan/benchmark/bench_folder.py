@@ -1,7 +1,7 @@
 """The folder of a bench that can go on: held by one process at a time, and only by the same bench."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,18 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
         os.close(handle)
 
 
-def taken_up(folder: Path, kind: str, identity: dict[str, Any], out: str | None) -> list[dict[str, Any]]:
+def taken_up(
+    folder: Path,
+    kind: str,
+    identity: dict[str, Any],
+    out: str | None,
+    check: Callable[[Path, results.Results], None],
+) -> list[dict[str, Any]]:
     """The cells of the bench that stands there, none of a new one. Raises UserError where it was begun otherwise."""
     if not (folder / results.FILE).exists():
         return []
     found = results.read(folder, kind)
+    check(folder / results.FILE, found)
     if difference := _difference(found.facts.get("identity"), identity, ()):
         path, old, new = difference
         raise UserError(

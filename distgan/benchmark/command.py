@@ -137,7 +137,8 @@ def _convergence(argv: list[str]) -> None:
         description="Trains a preset with several seeds, each until it meets frozen targets of quality and holds them, "
         "and tells\nthe epochs and seconds that this takes. The same command with --out goes on with a bench that was "
         "killed.",
-        epilog=_EXIT_CODES.format("a run crashed, or more processes need more epochs"),
+        epilog=_EXIT_CODES.format("a run crashed, or more processes need more epochs")
+        + "; that of\na training that stops of itself (75: before the time limit of a SLURM job)",
     )
     _, config = parse_settings(parser, argv, ConvergenceConfig)
 

@@ -14,6 +14,7 @@ from distgan.all_reduce import own_modules
 from distgan.benchmark import results
 from distgan.benchmark.arms import Arm, arms, slots
 from distgan.benchmark.bench_folder import claimed, difference_of, taken_up
+from distgan.benchmark.convergence_cells import check
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.convergence_plot import save_plot
 from distgan.benchmark.convergence_report import outcome, show, wanted_by
@@ -58,7 +59,7 @@ def run(config: ConvergenceConfig) -> None:
         "notice": chosen[0].dataset.notice,
     }
     with claimed(config.out, KIND) as folder:
-        before = {cell.get("id"): cell for cell in taken_up(folder, KIND, identity, config.out)}
+        before = {cell["id"]: cell for cell in taken_up(folder, KIND, identity, config.out, check)}
         wanted = wanted_by(facts)
         seeds = range(config.first_seed, config.first_seed + config.seeds)
         trials = [Trial(arm, seed, folder, wanted, protocol.hold) for seed in seeds for arm in chosen]
@@ -87,20 +88,30 @@ def run(config: ConvergenceConfig) -> None:
             stopped.stopped,
             f"{stopped.label}: stopped; the same command goes on with it (see {stopped.log})",
         )
-    _refuse_failures(facts, trials)
+    _refuse_failures(facts, cells(), lambda cell: folder)
 
 
 def join(folder: Path, config: ConvergenceConfig) -> None:
     """The summary of the benches in the folders below `folder`, as results.json and convergence.png there, and tables.
 
-    Raises UserError for none, for those that differ in more than seeds and devices, and for a run that two have.
+    Raises UserError for none, for those that differ in more than seeds and devices, for a run that two have, and for a
+    bench of its own there; CommandFailed as `run`.
     """
+    if not folder.is_dir():
+        raise UserError(f"--join {folder}: is no folder; allowed: the folder above some benches")
     paths = sorted(folder.glob(f"*/{results.FILE}"))
     if not paths:
         raise UserError(
             f"--join {folder}: there is no results.json in a folder below it; allowed: the folder above some benches"
         )
+    target = folder / results.FILE
+    if target.exists() and "joined" not in results.read(target).facts:
+        raise UserError(
+            f"--join {folder}: has a bench of its own, which is not overwritten; allowed: another folder above"
+        )
     found = [results.read(path, KIND) for path in paths]
+    for path, each in zip(paths, found, strict=True):
+        check(path, each)
     owners: dict[str, Path] = {}
     for path, each in zip(paths, found, strict=True):
         # A cluster has the machines that it has: epochs are the same measure on all of them, seconds are not.
@@ -119,8 +130,9 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
     devices = ", ".join(sorted({str(each.facts["device"]) for each in found}))
     facts |= {"device": devices, "joined": [str(path.relative_to(folder)) for path in paths]}
     facts |= _together(facts["identity"]["arms"], cells)
-    results.write(folder / results.FILE, KIND, facts, cells)
+    results.write(target, KIND, facts, cells)
     _tell(folder, facts, cells)
+    _refuse_failures(facts, cells, lambda cell: owners[cell["id"]].parent)
 
 
 def _tell(folder: Path, facts: dict[str, Any], cells: list[dict[str, Any]]) -> None:
@@ -207,17 +219,21 @@ def _together(chosen: list[dict[str, Any]], cells: list[dict[str, Any]]) -> dict
     return {"summary": summary, "tests": tests}
 
 
-def _refuse_failures(facts: dict[str, Any], trials: list[Trial]) -> None:
+def _refuse_failures(
+    facts: dict[str, Any], cells: list[dict[str, Any]], folder_of: Callable[[dict[str, Any]], Path]
+) -> None:
     """Raises CommandFailed where a run crashed, or more processes need more epochs."""
-    failed = [trial for trial in trials if trial.cell["outcome"] == "error"]
+    failed = [cell for cell in cells if cell["outcome"] == "error"]
     lines = [
         test["words"]
         for test in facts["tests"]
         if test["alternative"] == "less" and (test["p"] or 1.0) < LEVEL
     ]
     if failed:
-        words = f"{failed[0].label}: {failed[0].cell['why']} (see {failed[0].log})"
-        lines.append(f"{len(failed)} of {len(trials)} runs crashed; the first, {words}")
+        cell = failed[0]
+        log = folder_of(cell) / "runs" / f"{cell['id']}.log"
+        words = f"{cell['arm']}, seed {cell['seed']}: {cell['why']} (see {log})"
+        lines.append(f"{len(failed)} of {len(cells)} runs crashed; the first, {words}")
     if lines:
         raise CommandFailed("\n".join(lines))
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ TRAINING = ("distgan", "train")
 POLL_S = 0.02
 # For a run that was asked to stop: the end of its step or evaluation, a checkpoint, pictures.
 _GRACE_S = 120.0
+# What ends a process that does not listen yet.
+_ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # The words of TrainingFailed for losses, gradients and weights.
 _NO_NUMBER = re.compile(r" is (nan|-?inf|no number)\b")
 
@@ -112,8 +115,8 @@ class Trial:
         self._look(began)
         if code is not None:
             why = _reason(code, self.log.read_bytes())
-        if code and not is_asked and read_status(self.folder).get("state") == "stopped":
-            self.stopped = code
+        if code and not is_asked and (own := _stopped(code, self.folder)):
+            self.stopped = own
             halted.set()
         if self.has_converged or not halted.is_set():
             self._conclude(code, why)
@@ -158,6 +161,11 @@ class Trial:
         found, verdict = self.evaluations, self.verdict
         if verdict.reached is not None:
             outcome, why = "converged", ""
+        elif code == 0 and not found:
+            outcome, why = (
+                "error",
+                f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done",
+            )
         elif code == 0:
             outcome, why = "not converged", verdict.why
         elif code == FAILED and _NO_NUMBER.search(why):
@@ -225,6 +233,13 @@ class _Lines:
         if is_other := len(self._judged) != before:
             self.evaluations = evaluations(self._judged)
         return is_other
+
+
+def _stopped(code: int, folder: Path) -> int:
+    """The exit code of a training that somebody else has stopped, in its first seconds or in good order; else 0."""
+    if -code in _ASKING:
+        return 128 - code
+    return code if read_status(folder).get("state") == "stopped" else 0
 
 
 def _reason(code: int, stderr: bytes) -> str:
