@@ -470,12 +470,25 @@ def test_the_words_of_a_training(bench: Sham, monkeypatch: pytest.MonkeyPatch) -
     # A cap leaves the schedule of the rates as it is.
     assert words(epochs=1).endswith("--max-steps 2")
     assert words(epochs=5).endswith("--epochs 5")
+    # Nor does it raise the preset's own.
+    Path("one.toml").write_text(TINY + "max_steps = 1\n")
+    assert words(epochs=1).endswith("--max-steps 1")
     Path("one.toml").write_text(TINY.replace("[optim]", '[optim]\nlr_schedule = "linear"'))
     with pytest.raises(UserError, match="--epochs 5: the rates of this preset fall over its 2 epochs"):
         words(epochs=5)
     assert words(data="mnist", device="cpu", precision="bf16", engine="eager").startswith(
         "--config one.toml --data mnist --device cpu --precision bf16 --engine eager"
     )
+
+
+def test_no_two_presets_share_a_folder(bench: Sham) -> None:
+    protocol = read_targets(Path("easy.toml")).protocol
+    Path("one-processes2.toml").write_text(TINY)
+    config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
+    with pytest.raises(
+        UserError, match=r"--against one-processes2\.toml: has the name of --preset one\.toml"
+    ):
+        arms.arms(config, protocol, 1, is_cuda=False)
 
 
 def test_an_odd_number_of_steps(bench: Sham) -> None:
@@ -690,11 +703,12 @@ def test_more_seeds_and_other_seeds_go_on_in_the_same_folder(bench: Sham) -> Non
     assert results.read(bench.folder / "out", "convergence").facts["summary"]["one"]["num"] == 5
 
 
-def test_a_training_that_stops_before_its_limit_stops_the_bench(bench: Sham) -> None:
-    bench.play(one_seed0={"fcd": [3, 2], "end": "limit"}, one_seed1=GOOD)
+@pytest.mark.parametrize(("end", "code"), [("limit", 75), ("usr1", 138)])
+def test_a_training_that_stops_stops_the_bench(bench: Sham, end: str, code: int) -> None:
+    bench.play(one_seed0={"fcd": [3, 2], "end": end}, one_seed1=GOOD)
     with pytest.raises(Stopped, match="one, seed 0: stopped; the same command goes on with it") as stopped:
         bench("--seeds", 2)
-    assert stopped.value.exit_code == 75
+    assert stopped.value.exit_code == code
     assert [cell["outcome"] for cell in bench.cells().values()] == ["unfinished", "unfinished"]
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
     found = bench("--seeds", 2)
