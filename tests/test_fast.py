@@ -19,6 +19,7 @@ REACHED = {
 }
 
 
+@pytest.mark.timeout(700)  # an older processor takes four minutes for the GAN's epoch on one core
 @pytest.mark.parametrize("preset", list(REACHED))
 def test_short_run_reaches(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> None:
     flags = ("--preset", preset, "--data-dir", mnist_dir, "--max-steps", BUDGET[preset])
@@ -35,6 +36,7 @@ def test_short_run_reaches(distgan: Run, mnist_dir: Path, tmp_path: Path, preset
         1,
         "--out",
         "run",
+        timeout=600,
     )
     assert trained.returncode == 0, trained.stderr
     found = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
