@@ -16,9 +16,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from distgan.benchmark import results
+from distgan.benchmark.convergence_cells import evaluations_of, read
 from distgan.benchmark.convergence_report import wanted_by
-from distgan.benchmark.detector import Evaluation
+from distgan.benchmark.results import FILE, Results
 from distgan.presets import preset_path
 
 # What stands in its place where it is missing: the settings of the quick presets, and no average at all.
@@ -51,12 +51,9 @@ def preset_of(preset: str, missing: list[str], epochs: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def row(arm: str, found: results.Results) -> str:
+def row(arm: str, found: Results) -> str:
     """Of the last evaluations: fcd of each seed, the mean of what is recognisable, the worst digit by its mean."""
-    last = [
-        Evaluation(**{key: cell["evaluations"][-1][key] for key in Evaluation._fields})
-        for cell in found.cells
-    ]
+    last = [evaluations_of(cell)[-1] for cell in found.cells]
     missed = {target.name for target in wanted_by(found.facts) for each in last if not target.is_met(each)}
     digits, coverages = (
         [statistics.fmean(digit) for digit in zip(*(getattr(each, name) for each in last), strict=True)]
@@ -91,7 +88,7 @@ def main() -> None:
         preset.write_text(preset_of(own.preset, ARMS[arm], own.epochs))
         words = ["--preset", str(preset), "--seeds", str(own.seeds), "--out", str(own.out / arm), *handed_on]
         subprocess.run([sys.executable, "-m", "distgan", "bench", "convergence", *words], check=True)
-        rows.append(row(arm, results.read(own.out / arm)))
+        rows.append(row(arm, read(own.out / arm / FILE)))
     print(
         "| arm | fcd | recognisable | digits | worst coverage | targets missed |\n|---|---|---|---|---|---|"
     )

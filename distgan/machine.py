@@ -157,22 +157,20 @@ def bf16() -> Finding:
     """Whether --precision bf16 may be faster than float32. avx512_bf16 alone was not (README, Figures)."""
     import torch
 
-    from distgan.environment import cpu_flags
+    from distgan.environment import cpu_flags, imitates_bf16
 
     leave = "--precision bf16 will be slower than float32 here; leave it unset"
     if count_gpus():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Finding("bf16", "ok", "by the GPU")
         return Finding("bf16", "note", f"only emulated by the GPU: {leave}")
-    flags = cpu_flags()
-    if "amx_bf16" in flags:
+    if "amx_bf16" in cpu_flags():
         return Finding("bf16", "ok", "by the CPU (amx_bf16)")
-    if "avx512_bf16" in flags:
-        leave = leave.replace("will be", "may well be")
-        return Finding("bf16", "note", f"avx512_bf16 without amx_bf16: {leave}")
-    return Finding(
-        "bf16", "note", f"neither amx_bf16 nor avx512_bf16: {leave.replace('slower', 'many times slower')}"
-    )
+    if imitates_bf16():
+        return Finding(
+            "bf16", "note", f"only imitated by the CPU: {leave.replace('slower', 'many times slower')}"
+        )
+    return Finding("bf16", "note", f"by the CPU, without amx_bf16: {leave.replace('will be', 'may well be')}")
 
 
 def _said(*command: str) -> tuple[bool, str]:

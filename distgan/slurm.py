@@ -88,8 +88,7 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
             "#!/bin/bash",
             f"# Written by: distgan slurm {' '.join(shlex.join([*_options(config), *words]).split())}",
             *(f"#SBATCH --{key}{f'={shlex.quote(value)}' if value else ''}" for key, value in heads.items()),
-            # The python that checked the flags trains, unless the job is told of another.
-            f"[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={shlex.quote(sys.prefix)}",
+            *_own_python(),
             f"source {shlex.quote(str(folder / '_run.sh'))} train {shlex.join(words)}",
             "",
         ]
@@ -99,6 +98,13 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
 def _options(config: SlurmConfig) -> list[str]:
     values = config.model_dump(exclude_none=True)
     return [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
+
+
+def _own_python() -> list[str]:
+    """The python that checked the flags trains, unless the job is told of another."""
+    if not os.access(f"{sys.prefix}/bin/python", os.X_OK):  # that of a system may have another name
+        return []
+    return [f"[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={shlex.quote(sys.prefix)}"]
 
 
 def _processes_per_node() -> int:
@@ -120,7 +126,7 @@ def _refuse_short(limit: str, signal: str) -> None:
 
 
 def _seconds(limit: str) -> float:
-    """Of a limit as sbatch takes it; 0 is none at all."""
+    """Of a limit as sbatch takes it, where 90 are minutes and 1-12 are hours behind a day; 0 is none at all."""
     days, dash, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if not dash and len(parts) < 3:  # minutes come first, and hours only behind days or before both others

@@ -165,9 +165,10 @@ if [[ $start != 0 && $(mine | tail -n 1 | cut -f 4) == finished ]]; then
 fi
 record began
 born=$(stat --format %.Y -- "$attempts") # by the clock of the machine that has the file
-if [[ $(holder) != "$job" ]]; then
+owner=$(holder)
+if [[ $owner != "$job" ]]; then
   record refused
-  fail "--out $run: job $(holder) writes in it; allowed: another folder, or this one when that job has ended"
+  fail "--out $run: job $owner writes in it; allowed: another folder, or this one when that job has ended"
 fi
 # Of the benchmarks only convergence can go on where it was.
 [[ $kind == bench && $what != convergence && $start != 0 ]] && run=$run-$start

@@ -492,9 +492,8 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
         120,
     )
     assert slurm.run("scancel", "--batch", "--signal=USR1", f"{job.number}_1").returncode == 0
-    assert (
-        slurm.run("scancel", "--signal=USR1", f"{job.number}_0").returncode == 0
-    )  # the training, but not the script
+    # The training, but not the script.
+    assert slurm.run("scancel", "--signal=USR1", f"{job.number}_0").returncode == 0
     assert job.end(300) == "COMPLETED", job.log()
     together = tmp_path / "runs" / f"convergence-{job.number}"
     content = json.loads((together / "results.json").read_text())

@@ -112,9 +112,8 @@ def arms(config: ConvergenceConfig, protocol: Protocol, num_jobs: int, *, is_cud
                 f"--against {config.against}: {what} {other}, {config.preset} {one}; allowed: the same of both"
             )
     # Of all of them: a file may have the name that another has on more processes.
-    if {arm.id for arm in own} & {arm.id for arm in others} or {arm.name for arm in own} & {
-        arm.name for arm in others
-    }:
+    taken = {name for arm in own for name in (arm.id, arm.name)}
+    if any(taken & {arm.id, arm.name} for arm in others):
         raise UserError(
             f"--against {config.against}: has the name of --preset {config.preset}; allowed: another name"
         )
@@ -177,10 +176,8 @@ def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
     """Ends a run early without another schedule of its rates. Raises UserError where it would need one."""
     own = training.run.epochs
     if epochs <= own:
-        return [
-            "--max-steps",
-            str(min(epochs * steps_per_epoch, training.run.max_steps or epochs * steps_per_epoch)),
-        ]
+        cap = epochs * steps_per_epoch
+        return ["--max-steps", str(min(cap, training.run.max_steps or cap))]
     if training.optim.lr_schedule != "constant":
         raise UserError(
             f"--epochs {epochs}: the rates of this preset fall over its {own} epochs; allowed: at most {own}"

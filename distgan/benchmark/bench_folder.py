@@ -42,17 +42,12 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
 
 
 def taken_up(
-    folder: Path,
-    kind: str,
-    identity: dict[str, Any],
-    out: str | None,
-    check: Callable[[Path, results.Results], None],
+    folder: Path, read: Callable[[Path], results.Results], identity: dict[str, Any], out: str | None
 ) -> list[dict[str, Any]]:
     """The cells of the bench that stands there, none of a new one. Raises UserError where it was begun otherwise."""
     if not (folder / results.FILE).exists():
         return []
-    found = results.read(folder, kind)
-    check(folder / results.FILE, found)
+    found = read(folder / results.FILE)
     if difference := _difference(found.facts.get("identity"), identity, ()):
         path, old, new = difference
         raise UserError(

@@ -14,7 +14,7 @@ from distgan.all_reduce import own_modules
 from distgan.benchmark import results
 from distgan.benchmark.arms import Arm, arms, slots
 from distgan.benchmark.bench_folder import claimed, difference_of, taken_up
-from distgan.benchmark.convergence_cells import check
+from distgan.benchmark.convergence_cells import KIND, read
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.convergence_plot import save_plot
 from distgan.benchmark.convergence_report import outcome, show, wanted_by
@@ -25,7 +25,7 @@ from distgan.devices import device_named
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.launcher import is_launched
 
-KIND, PLOT = "convergence", "convergence.png"
+PLOT = "convergence.png"
 
 # With another one of these a bench may go on. The targets themselves are compared, not the name of their file.
 _FREE = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
@@ -59,7 +59,7 @@ def run(config: ConvergenceConfig) -> None:
         "notice": chosen[0].dataset.notice,
     }
     with claimed(config.out, KIND) as folder:
-        before = {cell["id"]: cell for cell in taken_up(folder, KIND, identity, config.out, check)}
+        before = {cell["id"]: cell for cell in taken_up(folder, read, identity, config.out)}
         wanted = wanted_by(facts)
         seeds = range(config.first_seed, config.first_seed + config.seeds)
         trials = [Trial(arm, seed, folder, wanted, protocol.hold) for seed in seeds for arm in chosen]
@@ -88,7 +88,7 @@ def run(config: ConvergenceConfig) -> None:
             stopped.stopped,
             f"{stopped.label}: stopped; the same command goes on with it (see {stopped.log})",
         )
-    _refuse_failures(facts, cells(), lambda cell: folder)
+    _refuse_failures(facts, [trial.cell for trial in trials], lambda cell: folder)
 
 
 def join(folder: Path, config: ConvergenceConfig) -> None:
@@ -109,13 +109,11 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
         raise UserError(
             f"--join {folder}: has a bench of its own, which is not overwritten; allowed: another folder above"
         )
-    found = [results.read(path, KIND) for path in paths]
-    for path, each in zip(paths, found, strict=True):
-        check(path, each)
+    found = [read(path) for path in paths]
     owners: dict[str, Path] = {}
     for path, each in zip(paths, found, strict=True):
         # A cluster has the machines that it has: epochs are the same measure on all of them, seconds are not.
-        first, own = (one.facts.get("identity", {}) | {"device": None} for one in (found[0], each))
+        first, own = (one.facts["identity"] | {"device": None} for one in (found[0], each))
         if difference := difference_of(first, own):
             raise UserError(
                 f"--join {folder}: {path} has {difference} than {paths[0]}; allowed: the same but for seeds"

@@ -1,29 +1,29 @@
 """What results.json has of the runs of `distgan bench convergence`, looked at before anything is made of it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from distgan.benchmark.results import Results
+from distgan.benchmark import results
+from distgan.benchmark.detector import Evaluation
 from distgan.benchmark.targets import CganTargets, Protocol, VanillaTargets
 from distgan.errors import UserError
 from distgan.wording import first_mistake
+
+KIND = "convergence"
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class _Evaluation(_Strict):
-    step: int
-    epoch: float
-    elapsed_s: float
-    eval_s: float
-    fcd: float | None
-    recognisable: float | None
-    digits: list[float | None]
-    coverages: list[float | None]
+# In a cell one has `seen_s` besides.
+_Evaluation = Annotated[Evaluation, BeforeValidator(lambda each: _fields(each))]
+
+
+def _fields(each: dict[str, Any]) -> dict[str, Any]:
+    return {key: each[key] for key in Evaluation._fields if key in each}
 
 
 class _Cell(_Strict):
@@ -83,12 +83,19 @@ class _Facts(_Strict):
     notice: str | None
 
 
-def check(path: Path, found: Results) -> None:
-    """Raises UserError that names the file and the key where something is missing, or is no such thing."""
+def read(path: Path) -> results.Results:
+    """Raises UserError that names the file, and the key where something is missing or is no such thing."""
+    found = results.read(path, KIND)
     _check(f"{path}: is damaged: facts", _Facts, found.facts)
     for index, cell in enumerate(found.cells):
         kind = _Cell if cell.get("outcome") == "unfinished" else _Ended
         _check(f"{path}: is damaged: cells.{index}", kind, cell)
+    return found
+
+
+def evaluations_of(cell: dict[str, Any]) -> list[Evaluation]:
+    """Those of a run that has ended, in their order."""
+    return [Evaluation(**_fields(each)) for each in cell["evaluations"]]
 
 
 def _check(where: str, kind: type[BaseModel], content: dict[str, Any]) -> None:

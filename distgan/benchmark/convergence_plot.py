@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distgan.benchmark.convergence_cells import evaluations_of
 from distgan.benchmark.convergence_report import Cell, asked, short, wanted_by
 from distgan.benchmark.detector import Evaluation, Target
 from distgan.files import write_whole
@@ -25,7 +26,7 @@ class _Run(NamedTuple):
 
 def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     """A row for each number, a column for each clock. Nothing where no run has an evaluation."""
-    runs = [_Run(cell, _evaluations(cell)) for cell in cells if cell.get("evaluations")]
+    runs = [_Run(cell, evaluations_of(cell)) for cell in cells if cell.get("evaluations")]
     if not runs:
         return
     # matplotlib takes most of a second to import, so only here.
@@ -72,10 +73,6 @@ def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.nda
     start = max(times[0] for times, _ in curves)
     grid = np.unique([time for times, _ in curves for time in times if time >= start])
     return grid, np.percentile([np.interp(grid, *curve) for curve in curves], (10, 50, 90), axis=0)
-
-
-def _evaluations(cell: Cell) -> list[Evaluation]:
-    return [Evaluation(*(each[key] for key in Evaluation._fields)) for each in cell["evaluations"]]
 
 
 def _numbers(run: _Run, target: Target) -> list[float]:
