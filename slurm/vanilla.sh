@@ -12,7 +12,7 @@
 #SBATCH --output=%x-%j.out
 trap '' USR1 # until _run.sh listens
 # SLURM runs a copy of this file: where it is from stands in the job's own record, or else DISTGAN_ROOT says it.
-from="$(scontrol show job "${SLURM_JOB_ID:-none}" | sed -n 's/^ *Command=//p' | head -n 1) "
+from="$(scontrol show job "${SLURM_JOB_ID:-none}" 2>/dev/null | sed -n 's/^ *Command=//p' | head -n 1) "
 from=${from%%/slurm/vanilla.sh *}
 [[ -r $from/slurm/_run.sh ]] || from=${DISTGAN_ROOT:-${SLURM_SUBMIT_DIR:-.}}
 [[ -r $from/slurm/_run.sh ]] || {
