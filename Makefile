@@ -6,8 +6,10 @@ MODEL ?= cgan
 PRESET ?= $(MODEL)-quick
 ARGS ?=
 OUT ?= stress
+REV ?= main
+FULL ?=
 
-.PHONY: train test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-report clean
+.PHONY: same-as train test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-report clean
 
 train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
@@ -46,6 +48,9 @@ bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and sta
 gpu-report: OUT = gpu-report
 gpu-report:  ## all that a GPU has to show, in 8 minutes, into OUT (new); DISTGAN_DATA names the data
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_report.py --out $(OUT)
+
+same-as: $(VENV)/.installed-dev  ## prove that this tree trains as REV does, to the bit; FULL=1 at full width
+	$(BIN)/python benchmarks/same_as.py $(REV) $(if $(FULL),--full)
 
 stress: $(VENV)/.installed-dev  ## 200 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about 25 minutes on two cores
 	$(BIN)/python benchmarks/stress.py --out $(OUT)
