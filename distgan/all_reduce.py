@@ -1,7 +1,6 @@
 """Whether processes of this machine can reach each other: a sum over a few of them, under a time limit."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from distgan.machine import Finding
+from distgan.utils.process import last_words, own_modules
 
 _ALL_REDUCE_S = 60
 _RANK = (sys.executable, "-m", "distgan.all_reduce")
@@ -82,22 +82,6 @@ def _take_part(rank: int, world_size: int, path: str, backend: str) -> None:
     if dist.get_world_size() != world_size or not (values == world_size * (world_size + 1) / 2).all():
         sys.exit(f"the sum over {dist.get_world_size()} processes is wrong: {values[:3].tolist()}")
     dist.destroy_process_group()
-
-
-def own_modules() -> dict[str, str]:
-    """A child's, which finds the modules that this process does: the current folder only if that is among them."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
-
-
-def last_words(code: int, stderr: bytes) -> str:
-    """The error with which a program ended, in one line."""
-    text = re.sub(r"^\[rank\d+\]: ?", "", stderr.decode(errors="replace"), flags=re.M)  # torch's own prefix
-    lines = [line for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    words = (errors or lines or [f"exit code {code}"])[-1]
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}" + (f" ({words})" if lines else "")
-    return words
 
 
 if __name__ == "__main__":

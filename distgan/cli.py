@@ -97,6 +97,7 @@ def _train(argv: list[str]) -> None:
 
     from distgan import launcher
     from distgan.environment import Startup
+    from distgan.launch import local
 
     num = config.processes.num or 1
     if launcher.is_launched():
@@ -106,7 +107,7 @@ def _train(argv: list[str]) -> None:
         from distgan.batches import fewest_rows, global_batch_size, refuse_small
 
         refuse_small(global_batch_size(config.data, num), fewest_rows(config, num))
-        raise SystemExit(launcher.launch(num, argv, timeout_s=config.processes.timeout))
+        raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:
         from distgan.plan import plan

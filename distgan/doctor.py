@@ -12,14 +12,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from distgan.all_reduce import all_reduce, last_words, own_modules
+from distgan.all_reduce import all_reduce
 from distgan.errors import CommandFailed
 from distgan.machine import (
     PAIR,
     Finding,
     bf16,
     cores,
-    count_gpus,
     data,
     disk,
     gloo,
@@ -28,7 +27,9 @@ from distgan.machine import (
     nccl,
     shared_memory,
     slurm,
-)  # fmt: skip
+)
+from distgan.utils.hardware import count_gpus
+from distgan.utils.process import last_words, own_modules
 
 # Without these `distgan train` could not run.
 _ESSENTIAL = {"python", "torch", "torchvision", "packages", "GPUs", "disk", "all-reduce, nccl"}

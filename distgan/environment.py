@@ -1,6 +1,5 @@
 """Under what circumstances a run was made: versions, machine, revision, and where its first seconds went."""
 
-import platform
 import subprocess
 import sys
 import time
@@ -56,31 +55,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def cpu_flags() -> set[str]:
-    """What its instructions are called, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    return set(path.read_text().split()) if path.is_file() else set()
-
-
-def imitates_bf16() -> bool:
-    """Whether this CPU has no arithmetic in bfloat16: torch's is 17 times slower than float32 then (LOG.md)."""
-    flags = cpu_flags()
-    return bool(flags) and not flags & {
-        "amx_bf16",
-        "avx512_bf16",
-        "bf16",
-    }  # the last is what Arm's are called
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -4,42 +4,12 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
-
-from distgan.noise import CHUNK
 
 SCALE = 2  # screen pixels per image pixel in a grid
 GAP = 2
 INK, PAPER, WARNING = (235, 235, 235), (48, 48, 48), (255, 196, 64)
 TEXT_HEIGHT = 22
-
-
-@torch.inference_mode()
-def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
-    """uint8 (N, 28, 28) from z (N, *latent_shape) and labels as the generator takes them.
-
-    The generator is put into eval mode. Chunks have one size, the last one filled up, so that an image
-    comes out of the same arithmetic, to the bit, whatever stands beside it.
-    """
-    generator.eval()
-    device = next(generator.parameters()).device
-    chunks = []
-    for start in range(0, len(z), CHUNK):
-        rows = slice(start, start + CHUNK)
-        images = generator(_filled(z[rows]).to(device), _filled(labels[rows]).to(device))
-        chunks.append(to_uint8(images)[: len(z[rows])].cpu().numpy())
-    return np.concatenate(chunks)
-
-
-def _filled(rows: Tensor) -> Tensor:
-    return torch.cat([rows, rows[:1].expand(CHUNK - len(rows), *rows.shape[1:])])
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """(N, 1, 28, 28) in [-1, 1] as (N, 28, 28) uint8, rounded to the nearest grey."""
-    return images.float().squeeze(1).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def grid(

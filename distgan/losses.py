@@ -91,3 +91,8 @@ LOSSES: dict[str, Loss] = {
     "r1": Loss(_bce_d, _bce_g, r1, 10.0),
     "r3gan": Loss(_relativistic, _relativistic, r1_r2, 0.3),
 }
+
+
+def has_penalty(name: str) -> bool:
+    """True if a loss differentiates D twice."""
+    return LOSSES[name].penalty is not None

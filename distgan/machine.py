@@ -4,9 +4,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from distgan.utils.hardware import count_gpus
 
 _PROGRAM_S = 10
 PAIR = (
@@ -84,13 +85,6 @@ def data(data_dir: str | None) -> Finding:
 # -- GPUs -----------------------------------------------------------------------------------
 
 
-def count_gpus() -> int:
-    import torch
-
-    with warnings.catch_warnings(action="ignore"):  # torch's own words on a driver; gpus() asks for them
-        return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
 def gpus() -> Finding:
     """Each GPU has to compute something."""
     import torch
@@ -157,7 +151,7 @@ def bf16() -> Finding:
     """Whether --precision bf16 may be faster than float32. avx512_bf16 alone was not (README, Figures)."""
     import torch
 
-    from distgan.environment import cpu_flags, imitates_bf16
+    from distgan.utils.hardware import cpu_flags, imitates_bf16
 
     leave = "--precision bf16 will be slower than float32 here; leave it unset"
     if count_gpus():

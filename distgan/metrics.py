@@ -3,17 +3,16 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from distgan.errors import Tolerance, TrainingFailed
 from distgan.files import append_lines, read_metrics, write_whole
-from distgan.manifest import State
 from distgan.runtime import Runtime
 from distgan.steps import STATS
 from distgan.transfer import Reading
@@ -31,6 +30,21 @@ class Record(NamedTuple):
     images_per_s: float
     elapsed_s: float
     peak_memory_gib: float
+
+
+class LogPosition(Protocol):
+    """Where a checkpoint has a run's log: `checkpoint.format.State` has these."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def logged_step(self) -> int: ...
+    @property
+    def num_lines(self) -> int: ...
+    @property
+    def elapsed_s(self) -> float: ...
+    @property
+    def unlogged(self) -> Sequence[Sequence[float]]: ...
 
 
 class Pending(NamedTuple):
@@ -74,7 +88,7 @@ class MetricLog:
         self._rows: list[list[float]] = []
         self._unwritten: list[str] = []
 
-    def restore(self, source: Path, state: State | None, *, is_over: bool = False) -> None:
+    def restore(self, source: Path, state: LogPosition | None, *, is_over: bool = False) -> None:
         """Goes on after the lines of `source` that the state counts; what else is there will be taken again.
 
         But for the line that a run ended with, where it is over and no step will be taken.

@@ -17,9 +17,9 @@ from distgan.environment import Startup, describe_environment
 from distgan.errors import Tolerance
 from distgan.files import write_json, write_whole
 from distgan.gan import Gan
-from distgan.images import generate, grid, named, save_gif, timeline
+from distgan.images import grid, named, save_gif, timeline
 from distgan.models import build_generator, labels_for, num_parameters
-from distgan.noise import sample_z
+from distgan.models.sampling import generate, sample_z
 from distgan.progress import Display, duration
 from distgan.resume import Start
 from distgan.run_folder import LOCK_WAIT_S, claim_folder, clear_leftovers, lock

@@ -6,6 +6,7 @@ from pathlib import Path
 from distgan.batches import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.config import Config, RunConfig
 from distgan.data import SOURCES, data_folder, find, load_dataset
+from distgan.losses import has_penalty
 from distgan.models import build_discriminator, build_generator, num_parameters
 from distgan.resume import newest_valid, read_named
 from distgan.run_folder import refuse_used_folder
@@ -14,7 +15,7 @@ from distgan.runtime import Runtime
 
 def plan(config: Config, preset: str) -> str:
     """Raises UserError for what a look at data, batch size and folder finds wrong; downloads and writes nothing."""
-    runtime = Runtime(config)
+    runtime = Runtime(config, has_penalty=has_penalty(config.optim.loss))
     if config.run.out is not None:
         refuse_used_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+import distgan
 from distgan.config import Config, ModelConfig
 from distgan.errors import UserError
 from distgan.flags import Parser, add_flags, did_you_mean, from_flags, read_file
@@ -89,7 +90,7 @@ def config_folder() -> Path:
 
 def shipped(name: str) -> Path:
     """A folder that stands at the root of a checkout, or inside an installed wheel."""
-    package = Path(__file__).resolve().parent
+    package = Path(distgan.__file__).resolve().parent
     return package / name if (package / name).is_dir() else package.parent / name
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from distgan import devices, launcher, rendezvous, zero_config
 from distgan.config import Config
-from distgan.environment import cpu_name
 from distgan.errors import CommonError, UserError, outcome_of
 from distgan.trained import FlatTrained, Trained
 from distgan.transfer import Reading
+from distgan.utils.hardware import cpu_name
 
 T = TypeVar("T")
 # Steps on a GPU between two questions whether some rank was asked to stop.
@@ -29,7 +29,7 @@ _thread_hook = threading.excepthook
 class Runtime:
     """This process among the others. Works alike under accelerate launch, torchrun and plain python."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, has_penalty: bool = False):
         launcher.refuse_broken_environment()
         use_cuda = torch.cuda.is_available() and not launcher.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
@@ -45,7 +45,13 @@ class Runtime:
         if is_cpu and (threads := config.run.threads or launcher.shared_cores()):
             torch.set_num_threads(threads)
         launched = launcher.world_size()
-        zero = zero_config.chosen(config, self.precision, is_cpu=is_cpu, has_cuda=torch.cuda.is_available())
+        zero = zero_config.chosen(
+            config,
+            self.precision,
+            is_cpu=is_cpu,
+            has_cuda=torch.cuda.is_available(),
+            has_penalty=has_penalty,
+        )
         if launched > 1 or zero:
             if not is_cpu:
                 devices.take_gpu()

@@ -12,9 +12,9 @@ from torch import Tensor
 from distgan.devices import device_named
 from distgan.errors import UserError
 from distgan.files import write_whole
-from distgan.images import generate, grid, save_gif
+from distgan.images import grid, save_gif
 from distgan.models import labels_for
-from distgan.noise import sample_z
+from distgan.models.sampling import generate, sample_z
 from distgan.options import SampleConfig
 from distgan.weights import load_generator
 

@@ -20,6 +20,7 @@ from distgan.engines import build_engine, next_due
 from distgan.environment import Startup
 from distgan.errors import Stopped, Tolerance, TrainingFailed
 from distgan.gan import build_gan
+from distgan.losses import has_penalty
 from distgan.metrics import MetricLog
 from distgan.outputs import Outputs
 from distgan.progress import Display
@@ -38,7 +39,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     Raises UserError, TrainingFailed for a loss that is no number, Stopped for a signal or the time limit;
     all three leave a folder to go on with.
     """
-    runtime = Runtime(config)
+    runtime = Runtime(config, has_penalty=has_penalty(config.optim.loss))
     startup.mark("processes")
     dataset = runtime.together(
         lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import distgan
 from distgan import launcher
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.losses import LOSSES
 
 # What a DeepSpeed config may not say, as it is said elsewhere, and where.
 _ELSEWHERE = {
@@ -23,7 +23,9 @@ _ELSEWHERE = {
 }
 
 
-def chosen(config: Config, precision: str, *, is_cpu: bool, has_cuda: bool) -> dict[str, Any] | None:
+def chosen(
+    config: Config, precision: str, *, is_cpu: bool, has_cuda: bool, has_penalty: bool = False
+) -> dict[str, Any] | None:
     """The DeepSpeed config of a run, None for one without DeepSpeed.
 
     Raises UserError for a combination that can't work, before anything is started.
@@ -44,7 +46,7 @@ def chosen(config: Config, precision: str, *, is_cpu: bool, has_cuda: bool) -> d
             "--device cpu: DeepSpeed takes the GPUs that it sees; allowed: CUDA_VISIBLE_DEVICES=-1 before the command"
         )
     settings = read_config(launcher.deepspeed_file(), launcher.zero_stage() if stage is None else stage)
-    if settings["zero_optimization"]["stage"] == 3 and LOSSES[config.optim.loss].penalty:
+    if settings["zero_optimization"]["stage"] == 3 and has_penalty:
         raise UserError(
             f"--loss {config.optim.loss}: the second derivative of its penalty needs weights of D that ZeRO 3 "
             "has shared out again; allowed: ZeRO 0, 1 or 2, or --loss bce, hinge"
@@ -56,7 +58,7 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
     """A DeepSpeed config, from a file if there is one; `stage` is stronger than the file's. Raises UserError."""
     config: dict[str, Any] = {}
     if path:
-        here, clone = Path(path), Path(__file__).resolve().parent.parent / path
+        here, clone = Path(path), Path(distgan.__file__).resolve().parent.parent / path
         found = here if here.exists() or not clone.exists() else clone
         try:
             config = json.loads(found.read_text())

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from distgan.config import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.images import generate, grid, to_uint8
+from distgan.images import grid
 from distgan.models import build_generator
-from distgan.noise import CHUNK
+from distgan.models.sampling import CHUNK, generate, to_uint8
 from distgan.options import SampleConfig
 from distgan.sample import WALK_STEPS, sample, slerp, walk
 
@@ -59,7 +59,7 @@ def test_digits_are_asked_for_in_turn(tmp_path: Path) -> None:
 
 def test_images_are_the_generators(tmp_path: Path) -> None:
     """Against the weights file read with safetensors alone, and the network applied by hand."""
-    from distgan.noise import sample_z
+    from distgan.models.sampling import sample_z
 
     run = weights(tmp_path / "run")
     arrays = draw(run, tmp_path / "a.npz", num=4, seed=5)

@@ -16,11 +16,13 @@ from distgan.gan import Gan, build_gan
 from distgan.losses import LOSSES
 from distgan.models import build_discriminator, build_generator
 from distgan.models.dropout import Dropout, draw_from
-from distgan.noise import Noise, hashed, sample_z, step_key
+from distgan.models.sampling import sample_z
+from distgan.noise import Noise
 from distgan.runtime import Runtime
 from distgan.schedule import Schedule
 from distgan.share import Share
 from distgan.steps import build_step
+from distgan.utils.counter_rng import hashed, step_key
 
 CPU = torch.device("cpu")
 

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 from distgan.batches import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.results import refuse_on_cpu
-from distgan.benchmark.scaling import cores
 from distgan.benchmark.targets import Protocol
 from distgan.config import Config, DataConfig
 from distgan.data import Dataset, load_dataset
 from distgan.errors import UserError
-from distgan.machine import count_gpus
 from distgan.presets import preset_path, training_of
 from distgan.quality.real import splits
+from distgan.utils.hardware import cores, count_gpus
 
 # Set alike for every run, where they are set.
 _HANDED_ON = ("data", "data_dir", "device", "precision", "engine")

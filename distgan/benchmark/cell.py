@@ -24,6 +24,7 @@ from distgan.environment import Startup
 from distgan.errors import TrainingFailed, UserError
 from distgan.files import read_within
 from distgan.gan import build_gan
+from distgan.losses import has_penalty
 from distgan.parity import measure_parity
 from distgan.runtime import Runtime
 
@@ -37,7 +38,7 @@ class Turn:
     def __init__(self, spec: CellSpec):
         startup = Startup()
         config = spec.config
-        self.runtime = runtime = Runtime(config)
+        self.runtime = runtime = Runtime(config, has_penalty=has_penalty(config.optim.loss))
         startup.mark("processes")
         dataset = load_dataset(config.data)
         config = self.config = config.resolved(dataset.name, runtime.precision)

@@ -10,7 +10,6 @@ from queue import SimpleQueue
 from threading import Event, Lock
 from typing import Any
 
-from distgan.all_reduce import own_modules
 from distgan.benchmark import results
 from distgan.benchmark.arms import Arm, arms, slots
 from distgan.benchmark.bench_folder import claimed, difference_of, taken_up
@@ -24,6 +23,7 @@ from distgan.benchmark.trial import OVER, Trial
 from distgan.devices import device_named
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.launcher import is_launched
+from distgan.utils.process import own_modules
 
 PLOT = "convergence.png"
 

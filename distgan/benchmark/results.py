@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from distgan.environment import cpu_name, describe_environment
+from distgan.environment import describe_environment
 from distgan.errors import UserError
 from distgan.files import read_within, write_whole
+from distgan.utils.hardware import cpu_name
 
 FORMAT = 1
 KINDS = ("throughput", "scaling", "plan", "convergence")

@@ -1,7 +1,6 @@
 """`distgan bench scaling`: seconds a step over processes, batch sizes and widths, and the all-reduce alone."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,6 @@ import torch
 from rich.console import Console
 
 from distgan import launcher
-from distgan.all_reduce import last_words, own_modules
 from distgan.batches import refuse_small
 from distgan.benchmark import results
 from distgan.benchmark.efficiency import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, derive, name_of
@@ -23,7 +21,8 @@ from distgan.benchmark.scaling_options import ScalingConfig
 from distgan.benchmark.scaling_report import plot, print_tables
 from distgan.config import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
-from distgan.machine import count_gpus
+from distgan.utils.hardware import cores, count_gpus
+from distgan.utils.process import last_words, own_modules
 
 
 class Point(NamedTuple):
@@ -111,10 +110,6 @@ def world_sizes(config: ScalingConfig, device: torch.device) -> list[int]:
         raise UserError(f"--processes {sizes[-1]}: there are {here} GPUs here; allowed: at most {here}")
     launcher.refuse_more_than_memory_has(sizes[-1])
     return sizes
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(config: ScalingConfig) -> torch.device:

@@ -22,6 +22,7 @@ from distgan.engines import build_engine
 from distgan.errors import TrainingFailed, exit_code_of
 from distgan.files import write_json
 from distgan.gan import Gan, build_gan
+from distgan.losses import has_penalty
 from distgan.rendezvous import left_at_the_end, losses_named
 from distgan.replicas import refuse_divergence
 from distgan.runtime import Runtime
@@ -76,7 +77,7 @@ class Clock:
 def measure(spec: Spec) -> None:
     """Writes what was found to `spec.out`. All ranks call it; raises UserError and TrainingFailed."""
     config = spec.config
-    runtime = Runtime(config)
+    runtime = Runtime(config, has_penalty=has_penalty(config.optim.loss))
     dataset = runtime.together(
         lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
     )

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from distgan.all_reduce import last_words, own_modules
 from distgan.benchmark import results
 from distgan.benchmark.digest import NOTES, digest, hold_against_peers
 from distgan.benchmark.flops import FORMULA
@@ -20,6 +19,7 @@ from distgan.benchmark.report import PLOT, save_plot, show
 from distgan.benchmark.results import refuse_on_cpu
 from distgan.errors import CommandFailed, UserError
 from distgan.launcher import is_launched
+from distgan.utils.process import last_words, own_modules
 
 
 def run(config: ThroughputConfig) -> None:

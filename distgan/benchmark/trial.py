@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
-from distgan.all_reduce import last_words
 from distgan.benchmark.arms import Arm
 from distgan.benchmark.detector import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
 from distgan.run_folder import lock, read_status
+from distgan.utils.process import last_words
 
 OVER = ("converged", "not converged", "diverged")
 # What runs as `python -m`; another in tests.

@@ -11,7 +11,7 @@ from distgan.config import ModelConfig
 from distgan.models.labels import one_hot
 from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last
 from distgan.models.small import channels, convolutions, upsampling
-from distgan.noise import hashed, unit
+from distgan.utils.counter_rng import hashed, unit
 
 _EMBEDDING = 32  # numbers that stand for a cluster in each network
 

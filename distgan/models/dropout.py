@@ -1,8 +1,15 @@
 """nn.Dropout, the same on one process and on many, eagerly, compiled and in a graph."""
 
+from typing import Protocol
+
+import torch
 from torch import Tensor, nn
 
-from distgan.noise import Noise
+
+class BitSource(Protocol):
+    """`training.noise.Noise` is one."""
+
+    def bits(self, shape: torch.Size, salt: int) -> Tensor: ...
 
 
 class Dropout(nn.Dropout):
@@ -12,7 +19,7 @@ class Dropout(nn.Dropout):
     the next multiple of 2**-16, which for 0.3 is 0.3 + 3e-6, and the kept elements are scaled by what that leaves.
     """
 
-    noise: Noise | None = None
+    noise: BitSource | None = None
     salt = 0
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # its name in torch
@@ -23,7 +30,7 @@ class Dropout(nn.Dropout):
         return input * kept.to(input.dtype).mul_(2**16 / (2**16 - num_dropped))
 
 
-def draw_from(network: nn.Module, noise: Noise) -> None:
+def draw_from(network: nn.Module, noise: BitSource) -> None:
     """Lets every Dropout of a network draw from `noise`, each other numbers."""
     for salt, module in enumerate(module for module in network.modules() if isinstance(module, Dropout)):
         module.noise, module.salt = noise, salt * 0x2545F491

@@ -26,13 +26,14 @@ def eval_main(argv: list[str]) -> None:
     namespace, config = parse_settings(parser, argv, EvalConfig)
 
     from distgan import launcher
+    from distgan.launch import local
 
     num = config.processes or 1
     if launcher.is_launched():
         if config.processes is not None:
             launcher.refuse_other_number(num)
     elif num > 1:
-        raise SystemExit(launcher.launch(num, ["eval", *argv], script="__main__.py"))
+        raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
     from distgan.quality.evaluation import evaluate, start_runtime
     from distgan.quality.terminal import show
     from distgan.rendezvous import left_at_the_end, losses_named

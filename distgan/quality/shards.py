@@ -7,9 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from distgan.images import generate
 from distgan.models import labels_for
-from distgan.noise import CHUNK, chunk_z
+from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.quality.jury import Jury, Reading
 from distgan.runtime import Runtime
 

@@ -1,0 +1,1 @@
+"""Getting processes onto machines."""

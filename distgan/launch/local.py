@@ -1,0 +1,92 @@
+"""Start W processes on this machine, by torch's elastic agent."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+import distgan
+from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME
+from distgan.launcher import refuse_more_than_memory_has
+
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+
+
+def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float = 120.0) -> int:
+    """Runs a script of ours with these arguments in `num` processes of this machine; the exit code for all of them.
+
+    By torch's own elastic agent. It stops all when one fails, and the words of that one come last.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    refuse_more_than_memory_has(num)
+    logging.disable(logging.CRITICAL)  # the agent's reports, of which ours takes the place
+    os.environ[OUR_LAUNCHER] = str(os.getpid())
+    # Each process takes its share of the cores; torch would warn of the one that it would set instead.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    agent = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        run_id=f"distgan-{os.getpid()}",
+        max_restarts=0,
+        signals_to_handle=_SIGNALS,
+    )
+    grace_s = max(5.0, min(30.0, timeout_s))
+    threading.Thread(target=_end_stragglers, args=(script, grace_s), daemon=True).start()
+    try:
+        elastic_launch(agent, sys.executable)("-u", str(Path(distgan.__file__).with_name(script)), *arguments)
+    except SignalException as error:
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        return _report(rank, failure.exitcode, failure.message)
+    return 0
+
+
+def _report(rank: int, exit_code: int, message: str) -> int:
+    """Says what the first process that failed left to say, which a stop in good order has said itself."""
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        message = f"rank {rank} was ended by {name}" + (
+            " (often: out of memory)" if name == "SIGKILL" else ""
+        )
+        exit_code = FAILED
+    elif message.startswith("To enable traceback"):  # torch's words for none
+        message = f"rank {rank} ended with exit code {exit_code} and without a word"
+    if exit_code < OUT_OF_TIME:
+        for line in message.splitlines():
+            print(f"distgan: {line}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _end_stragglers(script: str, grace_s: float) -> None:
+    """Kills processes that outlive another by `grace_s`: hung, or stopped. The agent gives them 30 s more."""
+    most = 0
+    while True:
+        time.sleep(0.5)
+        ranks = [child for child in psutil.Process().children() if script in " ".join(_words(child))]
+        most = max(most, len(ranks))
+        if len(ranks) < most:
+            break
+    for straggler in psutil.wait_procs(ranks, timeout=grace_s)[1]:
+        with suppress(psutil.Error):
+            straggler.kill()
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -1,0 +1,49 @@
+"""Counter-based random numbers: pure functions of (seed, step, row)."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+# Weyl's sequence by the golden ratio, then the multipliers of Wellons' lowbias32 (hash-prospector, 2018), whose
+# bias is near that of a random function.
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
+
+
+def mix(*parts: int | str) -> int:
+    """A seed from a run's seed and whatever else it shall depend on, 63 bits."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def step_key(seed: int, step: int) -> tuple[int, int]:
+    """What everything that is drawn in a step comes from: two numbers of 32 bits, signed as int32 has them."""
+    mixed = mix(seed, "noise", step)
+    return _signed(mixed), _signed(mixed >> 31)
+
+
+def _signed(number: int) -> int:
+    """The int32 of the same last 32 bits."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def hashed(rows: Tensor, columns: Tensor, per_row: int, key: Tensor, salt: int = 0) -> Tensor:
+    """Random int32, (R, C), of the counters row * per_row + column: (R,) and (C,) int32. `key` is (2,) int32."""
+    # Integers of 32 bits wrap, so the counter's product is made of two short vectors.
+    first = rows * _signed(per_row * _GOLDEN)
+    second = columns * _signed(_GOLDEN) + (key[0] + _signed(salt))
+    x = first[:, None] + second
+    x.bitwise_xor_(
+        (x >> 16).bitwise_and_(0xFFFF)
+    )  # >> keeps the sign: the bits that it draws in are taken out
+    x.mul_(_FIRST)
+    # With the other half of the key here, two steps whose counters overlap have nothing in common.
+    x.bitwise_xor_(key[1])
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
+    x.mul_(_signed(_SECOND))
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+
+
+def unit(x: Tensor) -> Tensor:
+    """int32 as floats between 0 and 1, neither included: 24 bits, the middles of as many equal parts."""
+    return ((x >> 8).bitwise_and_(0xFFFFFF).to(torch.get_default_dtype()) + 0.5) * 2.0**-24
