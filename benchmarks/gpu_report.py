@@ -38,7 +38,7 @@ from distgan.benchmark import report as tables  # noqa: E402
 from distgan.benchmark import results  # noqa: E402
 from distgan.benchmark.scaling_report import print_tables  # noqa: E402
 from distgan.errors import UserError  # noqa: E402
-from distgan.files import read_metrics, write_whole  # noqa: E402
+from distgan.utils.files import read_metrics, write_whole  # noqa: E402
 from distgan.utils.hardware import count_gpus  # noqa: E402
 from distgan.utils.process import last_words  # noqa: E402
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "slurm
 
 from cluster import Cluster, Job, cluster, missing, wait_until
 
-from distgan.files import read_metrics
+from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = (

@@ -28,9 +28,9 @@ from rich.table import Table
 
 from distgan.checkpoint import Damaged, read_checkpoint
 from distgan.errors import UserError
-from distgan.files import read_metrics
 from distgan.resume import checkpoints_in, newest_valid
 from distgan.run_folder import read_status
+from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 # Networks of a few milliseconds a step; a line of metrics.jsonl and a checkpoint seldom fall together.

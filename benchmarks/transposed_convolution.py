@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distgan import devices
 from distgan.benchmark.results import facts, summary
-from distgan.files import write_json
 from distgan.models.layers import sub_pixel_kernel
+from distgan.utils import devices
+from distgan.utils.files import write_json
 
 SIZE, PADDING = 5, 2
 TOLERANCE = 1e-12

@@ -10,7 +10,7 @@ from distgan.config import Config, DataConfig
 from distgan.data import Dataset
 from distgan.errors import UserError
 from distgan.share import Share
-from distgan.transfer import upload
+from distgan.utils.transfer import upload
 
 
 class Batch(NamedTuple):

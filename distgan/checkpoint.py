@@ -28,9 +28,9 @@ from torch import Tensor
 from distgan import __version__
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.files import read_within, sync, write_synced
 from distgan.manifest import FORMAT, Entry, Manifest, State
 from distgan.models import layouts
+from distgan.utils.files import read_within, sync, write_synced
 
 M = TypeVar("M", bound=BaseModel)
 

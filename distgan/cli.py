@@ -96,8 +96,8 @@ def _train(argv: list[str]) -> None:
     config = from_flags(Config, namespace, base)
 
     from distgan import launcher
-    from distgan.environment import Startup
     from distgan.launch import local
+    from distgan.utils.provenance import Startup
 
     num = config.processes.num or 1
     if launcher.is_launched():

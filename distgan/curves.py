@@ -3,7 +3,7 @@
 from io import BytesIO
 from pathlib import Path
 
-from distgan.files import read_metrics, write_whole
+from distgan.utils.files import read_metrics, write_whole
 
 
 def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:

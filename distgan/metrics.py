@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.files import append_lines, read_metrics, write_whole
 from distgan.runtime import Runtime
 from distgan.steps import STATS
-from distgan.transfer import Reading
+from distgan.utils.files import append_lines, read_metrics, write_whole
+from distgan.utils.transfer import Reading
 
 
 class Record(NamedTuple):

@@ -13,11 +13,8 @@ from distgan.config import Config
 from distgan.curves import save_curves
 from distgan.data import Dataset
 from distgan.engines import Choice
-from distgan.environment import Startup, describe_environment
 from distgan.errors import Tolerance
-from distgan.files import write_json, write_whole
 from distgan.gan import Gan
-from distgan.images import grid, named, save_gif, timeline
 from distgan.models import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.progress import Display, duration
@@ -25,6 +22,9 @@ from distgan.resume import Start
 from distgan.run_folder import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
 from distgan.runtime import Runtime
 from distgan.saver import Saver
+from distgan.utils.figures import grid, named, save_gif, timeline
+from distgan.utils.files import write_json, write_whole
+from distgan.utils.provenance import Startup, describe_environment
 from distgan.weights import export_weights
 
 # The report's own tags.

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from distgan.checkpoint import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.files import read_metrics
 from distgan.flags import read_file
+from distgan.utils.files import read_metrics
 
 # What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
 FREE = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
-from distgan.files import read_within, write_json
+from distgan.utils.files import read_within, write_json
 
 STATUS = "status.json"
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave

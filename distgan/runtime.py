@@ -13,12 +13,13 @@ import torch
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from distgan import devices, launcher, rendezvous, zero_config
+from distgan import launcher, rendezvous, zero_config
 from distgan.config import Config
 from distgan.errors import CommonError, UserError, outcome_of
 from distgan.trained import FlatTrained, Trained
-from distgan.transfer import Reading
+from distgan.utils import devices
 from distgan.utils.hardware import cpu_name
+from distgan.utils.transfer import Reading
 
 T = TypeVar("T")
 # Steps on a GPU between two questions whether some rank was asked to stop.

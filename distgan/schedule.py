@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from distgan.config import OptimConfig
-from distgan.transfer import upload
 from distgan.utils.counter_rng import step_key
+from distgan.utils.transfer import upload
 
 
 class Now(NamedTuple):

@@ -17,7 +17,6 @@ from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.config import Config
 from distgan.data import load_dataset
 from distgan.engines import build_engine, next_due
-from distgan.environment import Startup
 from distgan.errors import Stopped, Tolerance, TrainingFailed
 from distgan.gan import build_gan
 from distgan.losses import has_penalty
@@ -31,6 +30,7 @@ from distgan.run_folder import recorded
 from distgan.runtime import ASK_EVERY, Runtime
 from distgan.saver import Saver
 from distgan.stop import StopRequest, describe, exit_code, seconds_left
+from distgan.utils.provenance import Startup
 
 
 def train(config: Config, preset: str, startup: Startup) -> None:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from distgan.checkpoint import MANIFEST, NETWORKS, read_checkpoint
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.files import read_tensors, write_json, write_whole
 from distgan.flags import read_file
 from distgan.gan import below, load_weights
 from distgan.models import build_generator
 from distgan.resume import newest_valid
+from distgan.utils.files import read_tensors, write_json, write_whole
 
 
 class Loaded(NamedTuple):

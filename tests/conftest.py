@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from distgan.config import Config, RunConfig
-from distgan.files import read_metrics
 from distgan.resume import newest_valid
+from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 MNIST = Path(os.environ.get("DISTGAN_TEST_MNIST", ROOT.parent / "shared" / "mnist"))

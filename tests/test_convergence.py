@@ -36,7 +36,7 @@ from distgan.benchmark.detector import Evaluation, detect, evaluations, targets_
 from distgan.benchmark.targets import SHIPPED, CganTargets, VanillaTargets, read_targets
 from distgan.data import Dataset
 from distgan.errors import CommandFailed, Stopped, UserError
-from distgan.files import append_lines, write_whole
+from distgan.utils.files import append_lines, write_whole
 
 INF, NAN = math.inf, math.nan
 CGAN = targets_of(CganTargets(max_fcd=1.0, min_agreement=0.9, min_coverage=0.7))

@@ -15,10 +15,11 @@ import pytest
 import torch
 from conftest import Run
 
-from distgan import all_reduce, doctor, environment, launcher, machine
+from distgan import all_reduce, doctor, launcher, machine
 from distgan.doctor import Failure
 from distgan.errors import CommandFailed
 from distgan.machine import Finding
+from distgan.utils import provenance as environment
 
 LINES = [
     "python", "torch", "torchvision", "packages", "GPUs", "bf16", "NCCL", "gloo", "all-reduce, gloo", "cores", "memory",

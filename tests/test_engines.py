@@ -18,10 +18,10 @@ from torch import nn
 from distgan import compiling, engines
 from distgan.engines import next_due
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.files import read_metrics
 from distgan.metrics import MetricLog
 from distgan.parity import Parity, measure_parity, untouched
 from distgan.resume import newest_valid
+from distgan.utils.files import read_metrics
 
 
 @pytest.fixture(autouse=True)

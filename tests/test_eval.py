@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 
 from distgan.data import load_digits
 from distgan.errors import UserError
-from distgan.files import read_metrics
 from distgan.quality.arrays import read_npz
 from distgan.quality.jury import RECORD, SHIPPED, cache_folder, load_jury
 from distgan.quality.networks import NETWORKS
 from distgan.quality.reference import Reference
 from distgan.quality.subject import FILE
+from distgan.utils.files import read_metrics
 
 FEW = ("--num", 300, "--no-gan-train", "--threads", 1)
 

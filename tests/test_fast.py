@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import Run, assert_user_error
 
-from distgan.files import read_metrics, read_tensors
+from distgan.utils.files import read_metrics, read_tensors
 
 SMALL = ("--width", 0.1, "--data", "digits", "--log-every", 2, "--tracker", "none", "--threads", 1)
 

@@ -228,8 +228,8 @@ def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(star
 
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distgan.devices import take_gpu
     from distgan.errors import UserError
+    from distgan.utils.devices import take_gpu
 
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -28,11 +28,11 @@ from resume_matrix import CASES
 from torch import Tensor
 
 from distgan.errors import UserError
-from distgan.files import read_metrics
 from distgan.resume import checkpoints_in, newest_valid
 from distgan.run_folder import lock, read_status
 from distgan.runtime import Runtime
 from distgan.saver import Saver
+from distgan.utils.files import read_metrics
 
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
 

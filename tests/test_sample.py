@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from distgan.config import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.images import grid
 from distgan.models import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
 from distgan.options import SampleConfig
 from distgan.sample import WALK_STEPS, sample, slerp, walk
+from distgan.utils.figures import grid
 
 
 def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path:

@@ -18,13 +18,13 @@ from distgan import saver as saver_module
 from distgan.checkpoint import read_checkpoint
 from distgan.config import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.errors import Tolerance, TrainingFailed, UserError
-from distgan.files import read_metrics
 from distgan.gan import build_gan
 from distgan.metrics import MetricLog
 from distgan.resume import Identity, checkpoints_in
 from distgan.run_folder import read_status
 from distgan.runtime import Runtime
 from distgan.saver import Saver
+from distgan.utils.files import read_metrics
 
 
 def make_saver(folder: Path, **settings: object) -> Saver:

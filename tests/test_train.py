@@ -10,7 +10,7 @@ from conftest import BIN, SCRIPT, TINY, Run, assert_same_run, checkpoint, losses
 from PIL import Image
 from safetensors.torch import load_file
 
-from distgan.files import read_metrics, read_tensors
+from distgan.utils.files import read_metrics, read_tensors
 from distgan.utils.hardware import imitates_bf16
 
 KEYS = {

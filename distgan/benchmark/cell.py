@@ -20,13 +20,13 @@ from distgan.benchmark.matrix import CellSpec
 from distgan.benchmark.results import gpus
 from distgan.data import load_dataset
 from distgan.engines import build_engine
-from distgan.environment import Startup
 from distgan.errors import TrainingFailed, UserError
-from distgan.files import read_within
 from distgan.gan import build_gan
 from distgan.losses import has_penalty
 from distgan.parity import measure_parity
 from distgan.runtime import Runtime
+from distgan.utils.files import read_within
+from distgan.utils.provenance import Startup
 
 _COUNTED_STEPS = 3
 _MAX_TRACE = 2**30

@@ -10,7 +10,7 @@ import numpy as np
 from distgan.benchmark.convergence_cells import evaluations_of
 from distgan.benchmark.convergence_report import Cell, asked, short, wanted_by
 from distgan.benchmark.detector import Evaluation, Target
-from distgan.files import write_whole
+from distgan.utils.files import write_whole
 
 _COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 _CLOCKS: dict[str, Callable[[Evaluation], float]] = {

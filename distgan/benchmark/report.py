@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distgan.benchmark.matrix import Cell
-from distgan.files import write_whole
+from distgan.utils.files import write_whole
 
 PLOT = "throughput.png"
 

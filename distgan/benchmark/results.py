@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from distgan.environment import describe_environment
 from distgan.errors import UserError
-from distgan.files import read_within, write_whole
+from distgan.utils.files import read_within, write_whole
 from distgan.utils.hardware import cpu_name
+from distgan.utils.provenance import describe_environment
 
 FORMAT = 1
 KINDS = ("throughput", "scaling", "plan", "convergence")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from distgan.benchmark.efficiency import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, name_of, of_axis
 from distgan.benchmark.results import Results, summary
-from distgan.files import write_whole
+from distgan.utils.files import write_whole
 
 _TITLES = {
     STRONG: "strong scaling: one batch, shared by the processes",

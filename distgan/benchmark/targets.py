@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from distgan.errors import UserError
-from distgan.files import read_within
 from distgan.settings import Real, Section
+from distgan.utils.files import read_within
 from distgan.wording import first_mistake
 
 FORMAT = 1

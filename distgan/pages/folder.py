@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from distgan.config import Config
 from distgan.errors import UserError
-from distgan.files import read_metrics, read_within
 from distgan.flags import read_file
 from distgan.pages.options import PagesConfig
 from distgan.quality.findings import Quality, read_quality
 from distgan.resume import checkpoints_in
 from distgan.run_folder import read_status
+from distgan.utils.files import read_metrics, read_within
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26

@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from distgan import __version__
-from distgan.files import write_whole
 from distgan.pages.folder import Picture
+from distgan.utils.files import write_whole
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 

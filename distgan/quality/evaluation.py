@@ -11,7 +11,6 @@ from torch import Tensor
 from distgan.config import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data import Dataset, load_dataset
 from distgan.errors import UserError
-from distgan.files import write_whole
 from distgan.options import EvalConfig
 from distgan.quality import measure
 from distgan.quality.classifier import outputs_of, train_classifier
@@ -24,6 +23,7 @@ from distgan.quality.reference import Reference, build_reference, refuse_few
 from distgan.quality.shards import asked_digits, draw_and_read, in_turns, read_images
 from distgan.quality.subject import FILE, claim, data_config, load_subject, out_folder, source_of
 from distgan.runtime import Runtime
+from distgan.utils.files import write_whole
 
 # GAN-train: the fresh classifier, and how long it learns.
 _GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distgan.errors import UserError
-from distgan.files import read_within
+from distgan.utils.files import read_within
 from distgan.wording import first_mistake
 
 FORMAT = 1

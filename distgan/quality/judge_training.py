@@ -15,17 +15,17 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from distgan.config import DataConfig
 from distgan.data import Dataset, load_dataset
-from distgan.devices import device_named
-from distgan.environment import describe_environment
 from distgan.errors import CommandFailed, UserError
-from distgan.files import write_whole
 from distgan.options import JudgeConfig
 from distgan.quality.classifier import outputs_of, train_classifier
 from distgan.quality.intervals import share
 from distgan.quality.jury import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
 from distgan.quality.networks import NETWORKS
 from distgan.quality.real import splits
+from distgan.utils.devices import device_named
+from distgan.utils.files import write_whole
 from distgan.utils.hardware import cpu_name
+from distgan.utils.provenance import describe_environment
 
 # Of MNIST's test images, for a judge that is to be relied on.
 ENOUGH = 0.995

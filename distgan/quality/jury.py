@@ -12,9 +12,9 @@ from safetensors.torch import load
 from torch import Tensor
 
 from distgan.errors import UserError
-from distgan.files import read_within
 from distgan.quality.classifier import outputs_of
 from distgan.quality.networks import NETWORKS, Judge
+from distgan.utils.files import read_within
 from distgan.wording import first_mistake
 
 FORMAT = 1

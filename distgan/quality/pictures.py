@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from distgan.files import write_whole
-from distgan.images import GAP, INK, PAPER, SCALE, with_text
 from distgan.quality.findings import Quality
 from distgan.quality.jury import Reading
 from distgan.quality.measure import Closest
+from distgan.utils.figures import GAP, INK, PAPER, SCALE, with_text
+from distgan.utils.files import write_whole
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
 _TEXT_WIDTH, _CELL = 190, 28 * SCALE + GAP

@@ -13,11 +13,11 @@ from distgan.batches import steps_in_epoch
 from distgan.config import DataConfig
 from distgan.data import Dataset
 from distgan.errors import UserError
-from distgan.files import read_within
 from distgan.options import EvalConfig
 from distgan.quality.arrays import read_npz
 from distgan.quality.findings import Source
 from distgan.quality.jury import Jury
+from distgan.utils.files import read_within
 from distgan.weights import Loaded, load_generator
 
 FILE = "eval.json"
