@@ -19,7 +19,7 @@ from typing import Any
 from distgan.benchmark.convergence_cells import evaluations_of, read
 from distgan.benchmark.convergence_report import wanted_by
 from distgan.benchmark.results import FILE, Results
-from distgan.presets import preset_path
+from distgan.config.presets import preset_path
 
 # What stands in its place where it is missing: the settings of the quick presets, and no average at all.
 INGREDIENTS: dict[str, tuple[str, dict[str, Any]]] = {

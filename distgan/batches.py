@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from distgan.config import Config, DataConfig
+from distgan.config.schema import Config, DataConfig
 from distgan.data import Dataset
 from distgan.errors import UserError
 from distgan.share import Share

@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from distgan import __version__
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.manifest import FORMAT, Entry, Manifest, State
 from distgan.models import layouts

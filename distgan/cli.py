@@ -70,9 +70,9 @@ def _dispatch(argv: list[str]) -> None:
 
 def _train(argv: list[str]) -> None:
     """train a GAN: distgan train --preset cgan-quick"""
-    from distgan.config import Config
-    from distgan.flags import Parser, add_flags, from_flags
-    from distgan.presets import base_of, config_folder
+    from distgan.config.flags import Parser, add_flags, from_flags
+    from distgan.config.presets import base_of, config_folder
+    from distgan.config.schema import Config
 
     presets = ", ".join(path.stem for path in sorted(config_folder().glob("*.toml")))
     parser = Parser(
@@ -125,7 +125,7 @@ def _train(argv: list[str]) -> None:
 
 def _checkpoint(argv: list[str]) -> None:
     """look at the checkpoints of a run: distgan checkpoint ls|verify|diff RUN"""
-    from distgan.flags import Parser
+    from distgan.config.flags import Parser
 
     parser = Parser(
         prog="distgan checkpoint",
@@ -163,8 +163,8 @@ def _slurm(argv: list[str]) -> None:
 
 def _sample(argv: list[str]) -> None:
     """draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png"""
-    from distgan.flags import Parser, parse_settings
-    from distgan.options import SampleConfig
+    from distgan.config.commands import SampleConfig
+    from distgan.config.flags import Parser, parse_settings
 
     parser = Parser(
         prog="distgan sample",
@@ -187,8 +187,8 @@ def _doctor(argv: list[str]) -> None:
     from distgan.doctor import examine
 
     try:
-        from distgan.flags import Parser, add_flags, from_flags
-        from distgan.options import DoctorConfig
+        from distgan.config.commands import DoctorConfig
+        from distgan.config.flags import Parser, add_flags, from_flags
     except ImportError:  # pydantic may be what is missing
         examine(None)
         return

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distgan.config import DataConfig
+from distgan.config.schema import DataConfig
 from distgan.download import download
 from distgan.errors import UserError
 from distgan.idx import read_idx

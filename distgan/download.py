@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from distgan.config import DataConfig
+from distgan.config.schema import DataConfig
 from distgan.errors import UserError
 
 DOWNLOAD_TIMEOUT_S = 20

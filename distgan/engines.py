@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distgan import compiling
 from distgan.batches import Batches
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.gan import Gan
 from distgan.graphs import CudaRecorder, Graphs, Record
 from distgan.parity import Advance, Parity, measure_parity, untouched

@@ -8,7 +8,7 @@ from torch.optim import Adam
 
 from distgan.batchnorm import synchronised
 from distgan.clusters import cluster_within
-from distgan.config import ModelConfig, OptimConfig
+from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.data import Dataset
 from distgan.ema import Ema
 from distgan.errors import UserError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distgan.batches import Batches
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.gan import Gan
 from distgan.schedule import Now, Schedule
 from distgan.steps import STATS, build_device_step

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from distgan.checkpoint import MANIFEST, TENSOR_FILES, Checkpoint, Damaged, read_checkpoint, read_manifest
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.gan import below
 from distgan.resume import checkpoints_in, read_named

@@ -73,7 +73,7 @@ def memory() -> Finding:
 
 
 def data(data_dir: str | None) -> Finding:
-    from distgan.config import DataConfig
+    from distgan.config.schema import DataConfig
     from distgan.data import SOURCES, data_folder, find
 
     folder, _ = data_folder(DataConfig(dir=data_dir))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.curves import save_curves
 from distgan.data import Dataset
 from distgan.engines import Choice

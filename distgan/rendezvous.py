@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 import distgan
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.errors import PARENT, CommonError, ProcessLost, UserError
 
 # What a machine may have for itself: where things lie there.

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distgan.checkpoint import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
-from distgan.config import Config
+from distgan.config.flags import read_file
+from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.flags import read_file
 from distgan.utils.files import read_metrics
 
 # What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.

@@ -14,7 +14,7 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather
 from torch import Tensor, nn
 
 from distgan import launcher, rendezvous, zero_config
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.errors import CommonError, UserError, outcome_of
 from distgan.trained import FlatTrained, Trained
 from distgan.utils import devices

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distgan.config.commands import SampleConfig
 from distgan.errors import UserError
 from distgan.models import labels_for
 from distgan.models.sampling import generate, sample_z
-from distgan.options import SampleConfig
 from distgan.utils.devices import device_named
 from distgan.utils.figures import grid, save_gif
 from distgan.utils.files import write_whole

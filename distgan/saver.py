@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from distgan.checkpoint import Checkpoint, Damaged, random_states, read_state, remove, write_checkpoint
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
 from distgan.gan import Gan
 from distgan.manifest import State

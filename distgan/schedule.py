@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distgan.config import OptimConfig
+from distgan.config.schema import OptimConfig
 from distgan.utils.counter_rng import step_key
 from distgan.utils.transfer import upload
 

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 
-from distgan.config import Config
+from distgan.config.commands import SlurmConfig
+from distgan.config.flags import Parser, add_flags, from_flags
+from distgan.config.presets import shipped, training_of
+from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, from_flags
-from distgan.options import SlurmConfig
-from distgan.presets import shipped, training_of
 
 _SBATCH_S = 60
 

@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from distgan.config import OptimConfig
+from distgan.config.schema import OptimConfig
 from distgan.gan import Gan
 from distgan.losses import LOSSES
 from distgan.schedule import Now, Schedule

@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 from types import FrameType
 
+from distgan.config.fields import DURATION
 from distgan.errors import OUT_OF_TIME, PARENT
-from distgan.settings import DURATION
 
 # A reason is a number, so that the ranks can agree on the highest: a signal's own, or one of these.
 TIME_LIMIT, LAUNCHER_GONE = 1001, 1002

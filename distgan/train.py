@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from contextlib import nullcontext
 
 from distgan.batches import Batches, fewest_rows, global_batch_size
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.data import load_dataset
 from distgan.engines import build_engine, next_due
 from distgan.errors import Stopped, Tolerance, TrainingFailed

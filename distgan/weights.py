@@ -6,9 +6,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from distgan.checkpoint import MANIFEST, NETWORKS, read_checkpoint
-from distgan.config import Config
+from distgan.config.flags import read_file
+from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.flags import read_file
 from distgan.gan import below, load_weights
 from distgan.models import build_generator
 from distgan.resume import newest_valid

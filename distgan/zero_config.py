@@ -7,7 +7,7 @@ from typing import Any
 
 import distgan
 from distgan import launcher
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.errors import UserError
 
 # What a DeepSpeed config may not say, as it is said elsewhere, and where.

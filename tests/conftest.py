@@ -17,7 +17,7 @@ import forked
 import pytest
 import torch
 
-from distgan.config import Config, RunConfig
+from distgan.config.schema import Config, RunConfig
 from distgan.resume import newest_valid
 from distgan.utils.files import read_metrics
 

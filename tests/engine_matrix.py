@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from distgan.batches import Batches
-from distgan.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.data import Dataset
 from distgan.engines import Engine, build_engine
 from distgan.gan import Gan, build_gan

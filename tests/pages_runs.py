@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.quality.findings import (
     Ambiguity,
     Confusion,

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from distgan import rendezvous
 from distgan.batches import Batches
-from distgan.config import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.config.schema import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data import Dataset
 from distgan.engines import build_engine
 from distgan.gan import build_gan

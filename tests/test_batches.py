@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from distgan.batches import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
-from distgan.config import Config, DataConfig, OptimConfig, ProcessesConfig
+from distgan.config.schema import Config, DataConfig, OptimConfig, ProcessesConfig
 from distgan.data import Dataset
 from distgan.errors import UserError
 from distgan.share import Share

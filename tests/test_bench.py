@@ -18,7 +18,7 @@ from distgan.benchmark.digest import digest, hold_against_peers
 from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec, plan
 from distgan.benchmark.options import ThroughputConfig
-from distgan.config import Config, DataConfig, ModelConfig, RunConfig
+from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
 
 TINY = ("--width", "0.1", "--data", "digits", "--batch-sizes", "32", "--rounds", "1", "--steps", "1",

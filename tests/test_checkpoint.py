@@ -28,7 +28,7 @@ from distgan.checkpoint import (
     set_aside,
     write_checkpoint,
 )
-from distgan.config import Config, ModelConfig, OptimConfig, RunConfig
+from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.errors import UserError
 from distgan.gan import build_gan
 from distgan.manifest import Manifest, State

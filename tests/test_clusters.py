@@ -8,7 +8,7 @@ from conftest import ON_CPU
 from torch import Tensor
 
 from distgan.clusters import _outlines, _upright, cluster, cluster_within
-from distgan.config import DataConfig, ModelConfig, OptimConfig
+from distgan.config.schema import DataConfig, ModelConfig, OptimConfig
 from distgan.data import Dataset, load_dataset
 from distgan.errors import UserError
 from distgan.gan import build_gan

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from distgan.config import DataConfig
+from distgan.config.schema import DataConfig
 from distgan.data import NOT_MNIST, SOURCES, TEST_SOURCES, load_dataset, load_digits
 from distgan.errors import UserError
 

@@ -360,7 +360,7 @@ def reference() -> Reference:
         pytest.skip(f"no MNIST in {MNIST}")
     from types import SimpleNamespace
 
-    from distgan.config import DataConfig
+    from distgan.config.schema import DataConfig
     from distgan.data import load_dataset
     from distgan.quality.reference import build_reference
 

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distgan.batches import Batches
 from distgan.benchmark.flops import flops_per_image
-from distgan.config import Config, ModelConfig, OptimConfig
+from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.data import Dataset
 from distgan.engines import build_engine
 from distgan.gan import build_gan

@@ -360,7 +360,7 @@ def test_commands_of_the_full_report_are_known_to_distgan(tmp_path: Path) -> Non
     """Flags and values, without a GPU: by the parsers themselves."""
     from distgan.benchmark.options import ThroughputConfig
     from distgan.benchmark.scaling_options import ScalingConfig
-    from distgan.flags import Parser, add_flags, from_flags
+    from distgan.config.flags import Parser, add_flags, from_flags
 
     report = report_of(tmp_path)
     kinds = {"throughput": ThroughputConfig, "scaling": ScalingConfig}

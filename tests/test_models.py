@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distgan.config import ModelConfig
+from distgan.config.schema import ModelConfig
 from distgan.models import build_discriminator, build_generator, num_parameters
 from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
 

@@ -11,8 +11,8 @@ from distgan.benchmark import prediction_report, results
 from distgan.benchmark.fabrics import FABRICS, measured_ring, nccl
 from distgan.benchmark.prediction import Model, fit, ladder, larger_worlds, leave_one_out, run
 from distgan.benchmark.scaling_options import PlanConfig
+from distgan.config.flags import Parser, add_flags, from_flags
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, from_flags
 
 A_S, B_S = 2e-3, 1e-4
 SENT = {"tiny": 1e-4, "generator": 5e-3, "discriminator": 1e-3, "batch_norm": 4e-4}

@@ -9,7 +9,7 @@ import torch
 from conftest import MNIST
 from torch import Tensor
 
-from distgan.config import DataConfig
+from distgan.config.schema import DataConfig
 from distgan.data import Dataset, load_dataset
 from distgan.quality import measure
 from distgan.quality.jury import Reading, load_jury

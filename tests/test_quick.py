@@ -7,7 +7,7 @@ import pytest
 from conftest import Run
 from sklearn.neighbors import KNeighborsClassifier
 
-from distgan.config import DataConfig
+from distgan.config.schema import DataConfig
 from distgan.data import load_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

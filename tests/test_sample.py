@@ -11,11 +11,11 @@ from conftest import BIN, Run, assert_user_error
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from distgan.config import Config, ModelConfig
+from distgan.config.commands import SampleConfig
+from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
 from distgan.models import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
-from distgan.options import SampleConfig
 from distgan.sample import WALK_STEPS, sample, slerp, walk
 from distgan.utils.figures import grid
 

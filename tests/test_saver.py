@@ -16,7 +16,7 @@ from conftest import BIN, ON_CPU, TINY, Run, assert_user_error, checkpoint, quic
 
 from distgan import saver as saver_module
 from distgan.checkpoint import read_checkpoint
-from distgan.config import Config, ModelConfig, OptimConfig, RunConfig
+from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.errors import Tolerance, TrainingFailed, UserError
 from distgan.gan import build_gan
 from distgan.metrics import MetricLog

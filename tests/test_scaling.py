@@ -19,7 +19,7 @@ from distgan.benchmark.scaling import Point, TurnFailed, points, run, world_size
 from distgan.benchmark.scaling_cell import Clock, messages
 from distgan.benchmark.scaling_options import PlanConfig, ScalingConfig
 from distgan.benchmark.scaling_report import all_reduces
-from distgan.config import Config, DataConfig, ModelConfig, OptimConfig
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.errors import CommandFailed, UserError
 from distgan.gan import build_gan
 from distgan.runtime import Runtime

@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 
 from distgan import cli, slurm
+from distgan.config.commands import SlurmConfig
+from distgan.config.presets import training_of
 from distgan.errors import UserError
-from distgan.options import SlurmConfig
-from distgan.presets import training_of
 
 SCRIPTS = ("vanilla", "cgan", "bench", "convergence")
 CGAN = ["--model", "cgan", "--epochs", "20"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distgan.config import ModelConfig, OptimConfig
+from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.ema import Ema
 from distgan.gan import Gan, build_gan
 from distgan.losses import LOSSES

@@ -15,7 +15,7 @@ from test_launch import accelerate, world_size
 from test_parity import difference
 
 from distgan import zero_config
-from distgan.config import Config, OptimConfig, ProcessesConfig
+from distgan.config.schema import Config, OptimConfig, ProcessesConfig
 from distgan.errors import UserError
 
 MATRIX = ROOT / "tests" / "parity_matrix.py"

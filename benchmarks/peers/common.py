@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from distgan.config import ModelConfig
+from distgan.config.schema import ModelConfig
 from distgan.models import build_discriminator, build_generator
 
 

@@ -10,10 +10,10 @@ from distgan.batches import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.results import refuse_on_cpu
 from distgan.benchmark.targets import Protocol
-from distgan.config import Config, DataConfig
+from distgan.config.presets import preset_path, training_of
+from distgan.config.schema import Config, DataConfig
 from distgan.data import Dataset, load_dataset
 from distgan.errors import UserError
-from distgan.presets import preset_path, training_of
 from distgan.quality.real import splits
 from distgan.utils.hardware import cores, count_gpus
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from distgan.benchmark import results
+from distgan.config.wording import shown
 from distgan.errors import UserError
 from distgan.run_folder import lock
-from distgan.wording import shown
 
 _LOCK = "lock"
 

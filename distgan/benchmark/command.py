@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+from distgan.config.flags import Parser, parse_settings
 from distgan.errors import UserError
-from distgan.flags import Parser, parse_settings
 
 _EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C (what was measured is kept)"
 

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from distgan.run_config import EngineName
-from distgan.settings import Real, Section, setting
+from distgan.config.fields import Real, Section, setting
+from distgan.config.run import EngineName
 
 # Of the seeds of torch's generators.
 _SEEDS = 2**31

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from distgan.config import ModelConfig, OptimConfig
+from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.models import build_discriminator, build_generator
 from distgan.models.labels import NUM_CLASSES
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import distgan
 from distgan.benchmark.options import ThroughputConfig
-from distgan.config import Config
+from distgan.config.fields import Section
+from distgan.config.flags import read_file
+from distgan.config.presets import preset_path
+from distgan.config.schema import Config
 from distgan.data import data_folder
 from distgan.errors import UserError
-from distgan.flags import read_file
-from distgan.presets import preset_path
-from distgan.settings import Section
 
 PEERS = ("pytorch", "accelerate")
 PEERS_FOLDER = Path(distgan.__file__).resolve().parents[1] / "benchmarks" / "peers"

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from distgan.run_config import EngineName
-from distgan.settings import Real, Section, setting, split_commas
+from distgan.config.fields import Real, Section, setting, split_commas
+from distgan.config.run import EngineName
 
 _COMMAS = BeforeValidator(split_commas)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.runtime import Runtime
 
 _REPEATS = 5

@@ -19,7 +19,7 @@ from distgan.benchmark.flops import FORMULA, flops_per_image
 from distgan.benchmark.results import summary
 from distgan.benchmark.scaling_options import ScalingConfig
 from distgan.benchmark.scaling_report import plot, print_tables
-from distgan.config import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.hardware import cores, count_gpus
 from distgan.utils.process import last_words, own_modules

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from distgan.batches import Batches, fewest_rows, global_batch_size
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.data import load_dataset
 from distgan.engines import build_engine
 from distgan.errors import TrainingFailed, exit_code_of

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from distgan.config.fields import Real, Section
+from distgan.config.wording import first_mistake
 from distgan.errors import UserError
-from distgan.settings import Real, Section
 from distgan.utils.files import read_within
-from distgan.wording import first_mistake
 
 FORMAT = 1
 SHIPPED = Path(__file__).with_name("targets.toml")

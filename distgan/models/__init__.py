@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distgan.config import ModelConfig
+from distgan.config.schema import ModelConfig
 from distgan.models import clustered, seed, small
 
 

@@ -7,7 +7,7 @@ it can jump between; with labels they are kinds within a digit. After Liu et al.
 import torch
 from torch import Tensor, nn
 
-from distgan.config import ModelConfig
+from distgan.config.schema import ModelConfig
 from distgan.models.labels import one_hot
 from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last
 from distgan.models.small import channels, convolutions, upsampling

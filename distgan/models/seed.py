@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from distgan.config import ModelConfig
+from distgan.config.schema import ModelConfig
 from distgan.models.dropout import Dropout
 from distgan.models.labels import NUM_CLASSES, join
 from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from distgan.config.flags import Parser, parse_settings
 from distgan.errors import UserError
-from distgan.flags import Parser, parse_settings
 from distgan.pages.options import CompareConfig, ReportConfig
 
 # In the head of each page: a later one may take its place.

@@ -7,9 +7,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distgan.config import Config
+from distgan.config.flags import read_file
+from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.flags import read_file
 from distgan.pages.options import PagesConfig
 from distgan.quality.findings import Quality, read_quality
 from distgan.resume import checkpoints_in
@@ -123,7 +123,7 @@ def _measured(run: Run, options: PagesConfig) -> Run:
             return run
     if not options.evaluate or not run.has_weights:
         return run
-    from distgan.options import EvalConfig
+    from distgan.config.commands import EvalConfig
     from distgan.quality.evaluation import evaluate
 
     asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)

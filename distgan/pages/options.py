@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from distgan.settings import Section, setting
+from distgan.config.fields import Section, setting
 
 
 class PagesConfig(Section):

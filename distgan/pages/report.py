@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.pages.curves_of import curves_of, when
 from distgan.pages.folder import Picture, Run, pictures, read_picture, read_run
 from distgan.pages.measured import view_of

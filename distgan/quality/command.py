@@ -1,8 +1,8 @@
 """`distgan eval` and `distgan judge`: read their flags, and only then import what they need."""
 
+from distgan.config.commands import EvalConfig, JudgeConfig
+from distgan.config.flags import Parser, parse_settings
 from distgan.errors import UserError
-from distgan.flags import Parser, parse_settings
-from distgan.options import EvalConfig, JudgeConfig
 
 _EXIT_CODES = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C"
 

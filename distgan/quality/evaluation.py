@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distgan.config import Config, DataConfig, ProcessesConfig, RunConfig
+from distgan.config.commands import EvalConfig
+from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data import Dataset, load_dataset
 from distgan.errors import UserError
-from distgan.options import EvalConfig
 from distgan.quality import measure
 from distgan.quality.classifier import outputs_of, train_classifier
 from distgan.quality.findings import Estimate, Quality

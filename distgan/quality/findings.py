@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from distgan.config.wording import first_mistake
 from distgan.errors import UserError
 from distgan.utils.files import read_within
-from distgan.wording import first_mistake
 
 FORMAT = 1
 _MAX_BYTES = 2**24

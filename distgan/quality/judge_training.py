@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from distgan.config import DataConfig
+from distgan.config.commands import JudgeConfig
+from distgan.config.schema import DataConfig
 from distgan.data import Dataset, load_dataset
 from distgan.errors import CommandFailed, UserError
-from distgan.options import JudgeConfig
 from distgan.quality.classifier import outputs_of, train_classifier
 from distgan.quality.intervals import share
 from distgan.quality.jury import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury

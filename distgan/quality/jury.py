@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from distgan.config.wording import first_mistake
 from distgan.errors import UserError
 from distgan.quality.classifier import outputs_of
 from distgan.quality.networks import NETWORKS, Judge
 from distgan.utils.files import read_within
-from distgan.wording import first_mistake
 
 FORMAT = 1
 RECORD = "judges.json"

@@ -2,7 +2,7 @@
 
 import torch
 
-from distgan.config import DataConfig
+from distgan.config.schema import DataConfig
 from distgan.data import Dataset, load_dataset
 
 

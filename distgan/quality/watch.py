@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from distgan.config import Config
+from distgan.config.schema import Config
 from distgan.data import Dataset
 from distgan.gan import Gan
 from distgan.models import build_generator

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import distgan
-from distgan.config import Config, ModelConfig
+from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, read_file
+from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.flags import Parser, add_flags, did_you_mean, from_flags, read_file
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:

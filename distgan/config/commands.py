@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from distgan.settings import Digits, Section, setting
+from distgan.config.fields import Digits, Section, setting
 
 DataName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"]
 

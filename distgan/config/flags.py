@@ -16,9 +16,9 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from distgan.config import Config
+from distgan.config.schema import Config
+from distgan.config.wording import allowed, extra, metavar, shown
 from distgan.errors import UserError
-from distgan.wording import allowed, extra, metavar, shown
 
 M = TypeVar("M", bound=BaseModel)
 

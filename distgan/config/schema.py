@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from distgan.run_config import ProcessesConfig, RunConfig
-from distgan.settings import Real, Section, setting
+from distgan.config.fields import Real, Section, setting
+from distgan.config.run import ProcessesConfig, RunConfig
 
 
 class ModelConfig(Section):

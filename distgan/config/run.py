@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from distgan.settings import DURATION, Epochs, Real, Section, setting
+from distgan.config.fields import DURATION, Epochs, Real, Section, setting
 
 EngineName = Literal["auto", "eager", "compile", "graph", "graph-compiled"]
 
