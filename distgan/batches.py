@@ -8,8 +8,8 @@ from torch.utils.data import DistributedSampler
 
 from distgan.config.schema import Config, DataConfig
 from distgan.data import Dataset
+from distgan.distributed.sharding import Share
 from distgan.errors import UserError
-from distgan.share import Share
 from distgan.utils.transfer import upload
 
 

@@ -95,7 +95,7 @@ def _train(argv: list[str]) -> None:
     base, preset = base_of(namespace)
     config = from_flags(Config, namespace, base)
 
-    from distgan import launcher
+    from distgan.distributed import env as launcher
     from distgan.launch import local
     from distgan.utils.provenance import Startup
 
@@ -115,7 +115,7 @@ def _train(argv: list[str]) -> None:
         if text := plan(config, preset):
             print(text)
         return
-    from distgan.rendezvous import left_at_the_end, losses_named
+    from distgan.distributed.rendezvous import left_at_the_end, losses_named
     from distgan.train import train
 
     startup.mark("imports")

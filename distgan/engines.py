@@ -13,10 +13,10 @@ from torch import Tensor
 from distgan import compiling
 from distgan.batches import Batches
 from distgan.config.schema import Config
+from distgan.distributed.runtime import Runtime
 from distgan.gan import Gan
 from distgan.graphs import CudaRecorder, Graphs, Record
 from distgan.parity import Advance, Parity, measure_parity, untouched
-from distgan.runtime import Runtime
 from distgan.steps import build_step
 
 # Of an engine against the eager one, before it is trusted with a run.

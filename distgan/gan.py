@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from distgan.batchnorm import synchronised
 from distgan.clusters import cluster_within
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.data import Dataset
+from distgan.distributed.runtime import Runtime
+from distgan.distributed.sharding import Share
+from distgan.distributed.sync_batchnorm import synchronised
+from distgan.distributed.wrappers import Trained
 from distgan.ema import Ema
 from distgan.errors import UserError
 from distgan.models import build_discriminator, build_generator
 from distgan.models.dropout import draw_from
 from distgan.noise import Noise
-from distgan.runtime import Runtime
-from distgan.share import Share
-from distgan.trained import Trained
 
 
 @dataclass

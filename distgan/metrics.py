@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.runtime import Runtime
 from distgan.steps import STATS
 from distgan.utils.files import append_lines, read_metrics, write_whole
 from distgan.utils.transfer import Reading

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from distgan.share import Share
+from distgan.distributed.sharding import Share
 from distgan.utils.counter_rng import _FIRST, _signed, hashed, unit
 
 

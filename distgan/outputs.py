@@ -12,6 +12,7 @@ from PIL import Image
 from distgan.config.schema import Config
 from distgan.curves import save_curves
 from distgan.data import Dataset
+from distgan.distributed.runtime import Runtime
 from distgan.engines import Choice
 from distgan.errors import Tolerance
 from distgan.gan import Gan
@@ -20,7 +21,6 @@ from distgan.models.sampling import generate, sample_z
 from distgan.progress import Display, duration
 from distgan.resume import Start
 from distgan.run_folder import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
-from distgan.runtime import Runtime
 from distgan.saver import Saver
 from distgan.utils.figures import grid, named, save_gif, timeline
 from distgan.utils.files import write_json, write_whole

@@ -6,11 +6,11 @@ from pathlib import Path
 from distgan.batches import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.config.schema import Config, RunConfig
 from distgan.data import SOURCES, data_folder, find, load_dataset
+from distgan.distributed.runtime import Runtime
 from distgan.losses import has_penalty
 from distgan.models import build_discriminator, build_generator, num_parameters
 from distgan.resume import newest_valid, read_named
 from distgan.run_folder import refuse_used_folder
-from distgan.runtime import Runtime
 
 
 def plan(config: Config, preset: str) -> str:

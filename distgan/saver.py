@@ -12,13 +12,13 @@ from torch import Tensor
 
 from distgan.checkpoint import Checkpoint, Damaged, random_states, read_state, remove, write_checkpoint
 from distgan.config.schema import Config
+from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
 from distgan.gan import Gan
 from distgan.manifest import State
 from distgan.metrics import MetricLog
 from distgan.replicas import refuse_divergence
 from distgan.resume import Identity, Start, checkpoints_in, find_start
-from distgan.runtime import Runtime
 from distgan.utils.files import sync
 
 

@@ -16,6 +16,8 @@ from contextlib import nullcontext
 from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.config.schema import Config
 from distgan.data import load_dataset
+from distgan.distributed.rendezvous import losses_named
+from distgan.distributed.runtime import ASK_EVERY, Runtime
 from distgan.engines import build_engine, next_due
 from distgan.errors import Stopped, Tolerance, TrainingFailed
 from distgan.gan import build_gan
@@ -23,11 +25,9 @@ from distgan.losses import has_penalty
 from distgan.metrics import MetricLog
 from distgan.outputs import Outputs
 from distgan.progress import Display
-from distgan.rendezvous import losses_named
 from distgan.replicas import refuse_divergence
 from distgan.resume import Identity
 from distgan.run_folder import recorded
-from distgan.runtime import ASK_EVERY, Runtime
 from distgan.saver import Saver
 from distgan.stop import StopRequest, describe, exit_code, seconds_left
 from distgan.utils.provenance import Startup

@@ -9,9 +9,9 @@ from torch import Tensor
 from distgan.batches import Batches
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.data import Dataset
+from distgan.distributed.runtime import Runtime
 from distgan.engines import Engine, build_engine
 from distgan.gan import Gan, build_gan
-from distgan.runtime import Runtime
 
 STEPS = 50
 # 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.

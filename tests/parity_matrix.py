@@ -16,15 +16,15 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
-from distgan import rendezvous
 from distgan.batches import Batches
 from distgan.config.schema import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data import Dataset
+from distgan.distributed import rendezvous
+from distgan.distributed.runtime import Runtime
+from distgan.distributed.wrappers import FlatTrained
 from distgan.engines import build_engine
 from distgan.gan import build_gan
 from distgan.replicas import refuse_divergence
-from distgan.runtime import Runtime
-from distgan.trained import FlatTrained
 
 
 class Recipe(NamedTuple):

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from distgan.batches import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
 from distgan.config.schema import Config, DataConfig, OptimConfig, ProcessesConfig
 from distgan.data import Dataset
+from distgan.distributed.sharding import Share
 from distgan.errors import UserError
-from distgan.share import Share
 
 CPU = torch.device("cpu")
 

@@ -29,12 +29,12 @@ from distgan.checkpoint import (
     write_checkpoint,
 )
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
+from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.gan import build_gan
 from distgan.manifest import Manifest, State
 from distgan.models import build_discriminator, build_generator
 from distgan.resume import checkpoints_in, newest_valid
-from distgan.runtime import Runtime
 from distgan.steps import build_step
 
 MODEL = ModelConfig(name="cgan", family="small", width=0.05)

@@ -10,10 +10,10 @@ from torch import Tensor
 from distgan.clusters import _outlines, _upright, cluster, cluster_within
 from distgan.config.schema import DataConfig, ModelConfig, OptimConfig
 from distgan.data import Dataset, load_dataset
+from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.gan import build_gan
 from distgan.models import build_discriminator, build_generator, labels_for, num_parameters
-from distgan.runtime import Runtime
 
 
 def blobs(num: int, each: int, seed: int = 0) -> tuple[Tensor, Tensor]:

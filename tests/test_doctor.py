@@ -15,7 +15,8 @@ import pytest
 import torch
 from conftest import Run
 
-from distgan import all_reduce, doctor, launcher, machine
+from distgan import all_reduce, doctor, machine
+from distgan.distributed import env as launcher
 from distgan.doctor import Failure
 from distgan.errors import CommandFailed
 from distgan.machine import Finding

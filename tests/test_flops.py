@@ -10,10 +10,10 @@ from distgan.batches import Batches
 from distgan.benchmark.flops import flops_per_image
 from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.data import Dataset
+from distgan.distributed.runtime import Runtime
 from distgan.engines import build_engine
 from distgan.gan import build_gan
 from distgan.models.layers import TransposedConv2d
-from distgan.runtime import Runtime
 
 BATCH = 3
 NETWORKS = [

@@ -10,7 +10,7 @@ from conftest import BIN, ON_CPU, ROOT, Run, checkpoint, quick
 from parity_matrix import RECIPES, Recipe, train
 from safetensors.torch import load_file
 
-from distgan.runtime import Runtime
+from distgan.distributed.runtime import Runtime
 
 SCRIPT = ROOT / "tests" / "parity_matrix.py"
 

@@ -27,10 +27,10 @@ from conftest import (
 from resume_matrix import CASES
 from torch import Tensor
 
+from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.resume import checkpoints_in, newest_valid
 from distgan.run_folder import lock, read_status
-from distgan.runtime import Runtime
 from distgan.saver import Saver
 from distgan.utils.files import read_metrics
 

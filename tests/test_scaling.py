@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import ON_CPU
 
-from distgan.batchnorm import synchronised
 from distgan.benchmark import efficiency, results, scaling
 from distgan.benchmark.prediction import run as plan
 from distgan.benchmark.scaling import Point, TurnFailed, points, run, world_sizes
@@ -20,10 +19,11 @@ from distgan.benchmark.scaling_cell import Clock, messages
 from distgan.benchmark.scaling_options import PlanConfig, ScalingConfig
 from distgan.benchmark.scaling_report import all_reduces
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from distgan.distributed.runtime import Runtime
+from distgan.distributed.sharding import Share
+from distgan.distributed.sync_batchnorm import synchronised
 from distgan.errors import CommandFailed, UserError
 from distgan.gan import build_gan
-from distgan.runtime import Runtime
-from distgan.share import Share
 
 CPU = torch.device("cpu")
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig, OptimConfig
+from distgan.distributed.runtime import Runtime
+from distgan.distributed.sharding import Share
 from distgan.ema import Ema
 from distgan.gan import Gan, build_gan
 from distgan.losses import LOSSES
@@ -18,9 +20,7 @@ from distgan.models import build_discriminator, build_generator
 from distgan.models.dropout import Dropout, draw_from
 from distgan.models.sampling import sample_z
 from distgan.noise import Noise
-from distgan.runtime import Runtime
 from distgan.schedule import Schedule
-from distgan.share import Share
 from distgan.steps import build_step
 from distgan.utils.counter_rng import hashed, step_key
 

@@ -19,12 +19,12 @@ from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec
 from distgan.benchmark.results import gpus
 from distgan.data import load_dataset
+from distgan.distributed.runtime import Runtime
 from distgan.engines import build_engine
 from distgan.errors import TrainingFailed, UserError
 from distgan.gan import build_gan
 from distgan.losses import has_penalty
 from distgan.parity import measure_parity
-from distgan.runtime import Runtime
 from distgan.utils.files import read_within
 from distgan.utils.provenance import Startup
 

@@ -20,8 +20,8 @@ from distgan.benchmark.convergence_report import outcome, show, wanted_by
 from distgan.benchmark.convergence_statistics import LEVEL, compared, more_processes, of_arm, summarise
 from distgan.benchmark.targets import SHIPPED, Targets, read_targets
 from distgan.benchmark.trial import OVER, Trial
+from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, Stopped, UserError
-from distgan.launcher import is_launched
 from distgan.utils.devices import device_named
 from distgan.utils.process import own_modules
 

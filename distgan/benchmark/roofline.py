@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from distgan.config.schema import Config
-from distgan.runtime import Runtime
+from distgan.distributed.runtime import Runtime
 
 _REPEATS = 5
 # Of a repeat, which has as many calls as fill them.

@@ -18,13 +18,13 @@ from torch import nn
 from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.config.schema import Config
 from distgan.data import load_dataset
+from distgan.distributed.rendezvous import left_at_the_end, losses_named
+from distgan.distributed.runtime import Runtime
 from distgan.engines import build_engine
 from distgan.errors import TrainingFailed, exit_code_of
 from distgan.gan import Gan, build_gan
 from distgan.losses import has_penalty
-from distgan.rendezvous import left_at_the_end, losses_named
 from distgan.replicas import refuse_divergence
-from distgan.runtime import Runtime
 from distgan.utils.files import write_json
 
 # Those of 150 epochs of 235: what an engine takes its time for.

@@ -17,8 +17,8 @@ from distgan.benchmark.matrix import PEERS_FOLDER, Cell, Pace, command, plan
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.report import PLOT, save_plot, show
 from distgan.benchmark.results import refuse_on_cpu
+from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError
-from distgan.launcher import is_launched
 from distgan.utils.process import last_words, own_modules
 
 

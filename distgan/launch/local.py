@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 import distgan
+from distgan.distributed.env import refuse_more_than_memory_has
 from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME
-from distgan.launcher import refuse_more_than_memory_has
 
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 

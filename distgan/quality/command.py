@@ -25,7 +25,7 @@ def eval_main(argv: list[str]) -> None:
     )
     namespace, config = parse_settings(parser, argv, EvalConfig)
 
-    from distgan import launcher
+    from distgan.distributed import env as launcher
     from distgan.launch import local
 
     num = config.processes or 1
@@ -34,9 +34,9 @@ def eval_main(argv: list[str]) -> None:
             launcher.refuse_other_number(num)
     elif num > 1:
         raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
+    from distgan.distributed.rendezvous import left_at_the_end, losses_named
     from distgan.quality.evaluation import evaluate, start_runtime
     from distgan.quality.terminal import show
-    from distgan.rendezvous import left_at_the_end, losses_named
 
     with left_at_the_end(), losses_named():
         runtime = start_runtime(config)

@@ -11,6 +11,7 @@ from torch import Tensor
 from distgan.config.commands import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data import Dataset, load_dataset
+from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.quality import measure
 from distgan.quality.classifier import outputs_of, train_classifier
@@ -22,7 +23,6 @@ from distgan.quality.real import splits
 from distgan.quality.reference import Reference, build_reference, refuse_few
 from distgan.quality.shards import asked_digits, draw_and_read, in_turns, read_images
 from distgan.quality.subject import FILE, claim, data_config, load_subject, out_folder, source_of
-from distgan.runtime import Runtime
 from distgan.utils.files import write_whole
 
 # GAN-train: the fresh classifier, and how long it learns.

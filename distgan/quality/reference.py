@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from distgan.data import Dataset
+from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.quality.findings import Estimate, Sample
 from distgan.quality.frechet import FEWEST, Moments, measure_fcd, moments
@@ -14,7 +15,6 @@ from distgan.quality.intervals import mean, share
 from distgan.quality.jury import SURE, Jury, Reading
 from distgan.quality.neighbours import Manifold, density_and_coverage, manifold
 from distgan.quality.shards import read_images
-from distgan.runtime import Runtime
 
 NUM_DRAWS = 200
 

@@ -7,10 +7,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from distgan.distributed.runtime import Runtime
 from distgan.models import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.quality.jury import Jury, Reading
-from distgan.runtime import Runtime
 
 T = TypeVar("T")
 

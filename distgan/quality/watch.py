@@ -8,6 +8,7 @@ import torch
 
 from distgan.config.schema import Config
 from distgan.data import Dataset
+from distgan.distributed.runtime import Runtime
 from distgan.gan import Gan
 from distgan.models import build_generator
 from distgan.quality.jury import load_jury
@@ -15,7 +16,6 @@ from distgan.quality.measure import Overview, flat, measure_coverages, measure_o
 from distgan.quality.real import splits
 from distgan.quality.reference import build_reference
 from distgan.quality.shards import asked_digits, draw_and_read
-from distgan.runtime import Runtime
 
 # Bootstrap draws of an interval: fewer than an evaluation takes, for each costs training time.
 _NUM_DRAWS = 50

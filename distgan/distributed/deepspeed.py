@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from distgan.distributed.deepspeed_config import completed
+from distgan.distributed.wrappers import Trained
 from distgan.errors import UserError
-from distgan.trained import Trained
-from distgan.zero_config import completed
 
 NAMES = ("generator", "discriminator")
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -13,10 +13,12 @@ import torch
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from distgan import launcher, rendezvous, zero_config
 from distgan.config.schema import Config
+from distgan.distributed import deepspeed_config as zero_config
+from distgan.distributed import env as launcher
+from distgan.distributed import rendezvous
+from distgan.distributed.wrappers import FlatTrained, Trained
 from distgan.errors import CommonError, UserError, outcome_of
-from distgan.trained import FlatTrained, Trained
 from distgan.utils import devices
 from distgan.utils.hardware import cpu_name
 from distgan.utils.transfer import Reading
@@ -59,7 +61,7 @@ class Runtime:
             rendezvous.join(config, "gloo" if is_cpu else "nccl", self.precision, zero)
         self._trained: Callable[..., Trained]
         if zero:
-            from distgan.zero import ZeroTrained, accelerators
+            from distgan.distributed.deepspeed import ZeroTrained, accelerators
 
             device_type = "cpu" if is_cpu else "cuda"
             pair = accelerators(zero, config.optim.accumulate, device_type)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from distgan.share import Share
+from distgan.distributed.sharding import Share
 
 
 class _SumOverRanks(torch.autograd.Function):

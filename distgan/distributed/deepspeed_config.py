@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import distgan
-from distgan import launcher
 from distgan.config.schema import Config
+from distgan.distributed import env as launcher
 from distgan.errors import UserError
 
 # What a DeepSpeed config may not say, as it is said elsewhere, and where.
