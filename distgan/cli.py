@@ -104,7 +104,7 @@ def _train(argv: list[str]) -> None:
         if "processes.num" in namespace:
             launcher.refuse_other_number(num)
     elif num > 1 and not namespace.dry_run:
-        from distgan.batches import fewest_rows, global_batch_size, refuse_small
+        from distgan.data.loader import fewest_rows, global_batch_size, refuse_small
 
         refuse_small(global_batch_size(config.data, num), fewest_rows(config, num))
         raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))

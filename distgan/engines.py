@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from distgan import compiling
-from distgan.batches import Batches
 from distgan.config.schema import Config
+from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
 from distgan.gan import Gan
 from distgan.graphs import CudaRecorder, Graphs, Record

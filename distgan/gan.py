@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from distgan.clusters import cluster_within
 from distgan.config.schema import ModelConfig, OptimConfig
-from distgan.data import Dataset
+from distgan.data.base import Dataset
+from distgan.data.clustering import cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
 from distgan.distributed.sync_batchnorm import synchronised

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distgan.batches import Batches
 from distgan.config.schema import Config
+from distgan.data.loader import Batches
 from distgan.gan import Gan
 from distgan.schedule import Now, Schedule
 from distgan.steps import STATS, build_device_step

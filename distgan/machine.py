@@ -74,7 +74,7 @@ def memory() -> Finding:
 
 def data(data_dir: str | None) -> Finding:
     from distgan.config.schema import DataConfig
-    from distgan.data import SOURCES, data_folder, find
+    from distgan.data.base import SOURCES, data_folder, find
 
     folder, _ = data_folder(DataConfig(dir=data_dir))
     if raw := find(SOURCES["mnist"], folder):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from distgan.config.schema import Config
 from distgan.curves import save_curves
-from distgan.data import Dataset
+from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
 from distgan.engines import Choice
 from distgan.errors import Tolerance

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distgan.batches import Batches
+from distgan.data.loader import Batches
 from distgan.gan import Gan
 
 # The largest relative differences of a loss or a mean logit, and of what the steps added to a network's weights

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from distgan.batches import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.config.schema import Config, RunConfig
-from distgan.data import SOURCES, data_folder, find, load_dataset
+from distgan.data.base import SOURCES, data_folder, find, load_dataset
+from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime
 from distgan.losses import has_penalty
 from distgan.models import build_discriminator, build_generator, num_parameters

@@ -70,7 +70,7 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
 
     `words` are the flags of `distgan train`, `training` what it makes of them. Raises UserError.
     """
-    from distgan.batches import fewest_rows, global_batch_size, refuse_small  # torch: not for --help
+    from distgan.data.loader import fewest_rows, global_batch_size, refuse_small  # torch: not for --help
 
     folder = shipped("slurm")
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))

@@ -13,9 +13,9 @@ if __name__ == "__main__":
 
 from contextlib import nullcontext
 
-from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.config.schema import Config
-from distgan.data import load_dataset
+from distgan.data.base import load_dataset
+from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.rendezvous import losses_named
 from distgan.distributed.runtime import ASK_EVERY, Runtime
 from distgan.engines import build_engine, next_due

@@ -6,9 +6,9 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from distgan.batches import Batches
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
-from distgan.data import Dataset
+from distgan.data.base import Dataset
+from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
 from distgan.engines import Engine, build_engine
 from distgan.gan import Gan, build_gan

@@ -16,9 +16,9 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
-from distgan.batches import Batches
 from distgan.config.schema import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
-from distgan.data import Dataset
+from distgan.data.base import Dataset
+from distgan.data.loader import Batches
 from distgan.distributed import rendezvous
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.wrappers import FlatTrained

@@ -4,8 +4,9 @@ import functools
 import sys
 from itertools import product
 
-from distgan import data, outputs
+from distgan import outputs
 from distgan.cli import main
+from distgan.data import base as data
 from distgan.losses import LOSSES
 
 STEPS = 7

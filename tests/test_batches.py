@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from distgan.batches import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
 from distgan.config.schema import Config, DataConfig, OptimConfig, ProcessesConfig
-from distgan.data import Dataset
+from distgan.data.base import Dataset
+from distgan.data.loader import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
 from distgan.distributed.sharding import Share
 from distgan.errors import UserError
 

@@ -7,9 +7,9 @@ import torch
 from conftest import ON_CPU
 from torch import Tensor
 
-from distgan.clusters import _outlines, _upright, cluster, cluster_within
 from distgan.config.schema import DataConfig, ModelConfig, OptimConfig
-from distgan.data import Dataset, load_dataset
+from distgan.data.base import Dataset, load_dataset
+from distgan.data.clustering import _outlines, _upright, cluster, cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.gan import build_gan
@@ -101,7 +101,7 @@ def test_clusters_are_the_same_whatever_the_order_of_sums() -> None:
     images, _ = blobs(6, 50)
     whole = cluster(images, 12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distgan.clusters._ROWS", 7)
+        patch.setattr("distgan.data.clustering._ROWS", 7)
         assert torch.equal(cluster(images, 12), whole)
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 2)

@@ -34,7 +34,7 @@ from distgan.benchmark.convergence_statistics import (
 )
 from distgan.benchmark.detector import Evaluation, detect, evaluations, targets_of
 from distgan.benchmark.targets import SHIPPED, CganTargets, VanillaTargets, read_targets
-from distgan.data import Dataset
+from distgan.data.base import Dataset
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.utils.files import append_lines, write_whole
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from distgan.config.schema import DataConfig
-from distgan.data import NOT_MNIST, SOURCES, TEST_SOURCES, load_dataset, load_digits
+from distgan.data.base import NOT_MNIST, SOURCES, TEST_SOURCES, load_dataset, load_digits
 from distgan.errors import UserError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

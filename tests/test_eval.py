@@ -17,7 +17,7 @@ import torch
 from conftest import MNIST, Run, assert_same_run, assert_user_error, quick
 from safetensors.torch import save_file
 
-from distgan.data import load_digits
+from distgan.data.base import load_digits
 from distgan.errors import UserError
 from distgan.quality.arrays import read_npz
 from distgan.quality.jury import RECORD, SHIPPED, cache_folder, load_jury
@@ -361,7 +361,7 @@ def reference() -> Reference:
     from types import SimpleNamespace
 
     from distgan.config.schema import DataConfig
-    from distgan.data import load_dataset
+    from distgan.data.base import load_dataset
     from distgan.quality.reference import build_reference
 
     config, alone = (

@@ -6,10 +6,10 @@ from conftest import ON_CPU
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distgan.batches import Batches
 from distgan.benchmark.flops import flops_per_image
 from distgan.config.schema import Config, ModelConfig, OptimConfig
-from distgan.data import Dataset
+from distgan.data.base import Dataset
+from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
 from distgan.engines import build_engine
 from distgan.gan import build_gan

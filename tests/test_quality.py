@@ -10,7 +10,7 @@ from conftest import MNIST
 from torch import Tensor
 
 from distgan.config.schema import DataConfig
-from distgan.data import Dataset, load_dataset
+from distgan.data.base import Dataset, load_dataset
 from distgan.quality import measure
 from distgan.quality.jury import Reading, load_jury
 from distgan.quality.reference import Reference, build_reference

@@ -8,7 +8,7 @@ from conftest import Run
 from sklearn.neighbors import KNeighborsClassifier
 
 from distgan.config.schema import DataConfig
-from distgan.data import load_dataset
+from distgan.data.base import load_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec
 from distgan.benchmark.results import gpus
-from distgan.data import load_dataset
+from distgan.data.base import load_dataset
+from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.runtime import Runtime
 from distgan.engines import build_engine
 from distgan.errors import TrainingFailed, UserError

@@ -11,7 +11,7 @@ from distgan.config.fields import Section
 from distgan.config.flags import read_file
 from distgan.config.presets import preset_path
 from distgan.config.schema import Config
-from distgan.data import data_folder
+from distgan.data.base import data_folder
 from distgan.errors import UserError
 
 PEERS = ("pytorch", "accelerate")

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch import nn
 
-from distgan.batches import Batches, fewest_rows, global_batch_size
 from distgan.config.schema import Config
-from distgan.data import load_dataset
+from distgan.data.base import load_dataset
+from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.rendezvous import left_at_the_end, losses_named
 from distgan.distributed.runtime import Runtime
 from distgan.engines import build_engine

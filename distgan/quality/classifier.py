@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distgan.data import distorted
+from distgan.data.base import distorted
 from distgan.quality.networks import NETWORKS, Judge
 
 BATCH = 128

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from distgan.config.commands import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
-from distgan.data import Dataset, load_dataset
+from distgan.data.base import Dataset, load_dataset
+from distgan.data.real import splits
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.quality import measure
@@ -19,7 +20,6 @@ from distgan.quality.findings import Estimate, Quality
 from distgan.quality.intervals import share
 from distgan.quality.jury import load_jury
 from distgan.quality.pictures import save_pictures
-from distgan.quality.real import splits
 from distgan.quality.reference import Reference, build_reference, refuse_few
 from distgan.quality.shards import asked_digits, draw_and_read, in_turns, read_images
 from distgan.quality.subject import FILE, claim, data_config, load_subject, out_folder, source_of

@@ -15,13 +15,13 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from distgan.config.commands import JudgeConfig
 from distgan.config.schema import DataConfig
-from distgan.data import Dataset, load_dataset
+from distgan.data.base import Dataset, load_dataset
+from distgan.data.real import splits
 from distgan.errors import CommandFailed, UserError
 from distgan.quality.classifier import outputs_of, train_classifier
 from distgan.quality.intervals import share
 from distgan.quality.jury import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
 from distgan.quality.networks import NETWORKS
-from distgan.quality.real import splits
 from distgan.utils.devices import device_named
 from distgan.utils.files import write_whole
 from distgan.utils.hardware import cpu_name

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from distgan.data import Dataset
+from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.quality.findings import Estimate, Sample

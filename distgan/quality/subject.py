@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from distgan.batches import steps_in_epoch
 from distgan.config.commands import EvalConfig
 from distgan.config.schema import DataConfig
-from distgan.data import Dataset
+from distgan.data.base import Dataset
+from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError
 from distgan.quality.arrays import read_npz
 from distgan.quality.findings import Source

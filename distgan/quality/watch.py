@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from distgan.config.schema import Config
-from distgan.data import Dataset
+from distgan.data.base import Dataset
+from distgan.data.real import splits
 from distgan.distributed.runtime import Runtime
 from distgan.gan import Gan
 from distgan.models import build_generator
 from distgan.quality.jury import load_jury
 from distgan.quality.measure import Overview, flat, measure_coverages, measure_overview
-from distgan.quality.real import splits
 from distgan.quality.reference import build_reference
 from distgan.quality.shards import asked_digits, draw_and_read
 

@@ -34,9 +34,9 @@ if os.environ.get("RANK") == _RANK and _HOW == "version":
 
     distgan.__version__ = "9.9"
 elif os.environ.get("RANK") == _RANK and _HOW == "data":
-    import distgan.data
+    import distgan.data.base
 
-    distgan.data.Dataset.fingerprint = "0123456789abcdef"
+    distgan.data.base.Dataset.fingerprint = "0123456789abcdef"
 elif os.environ.get("RANK") == _RANK:
     import distgan.steps
 

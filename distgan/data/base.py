@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distgan.config.schema import DataConfig
-from distgan.download import download
+from distgan.data.download import download
+from distgan.data.idx import read_idx
 from distgan.errors import UserError
-from distgan.idx import read_idx
 
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
 

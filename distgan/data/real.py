@@ -3,7 +3,7 @@
 import torch
 
 from distgan.config.schema import DataConfig
-from distgan.data import Dataset, load_dataset
+from distgan.data.base import Dataset, load_dataset
 
 
 def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from distgan.config.schema import Config, DataConfig
-from distgan.data import Dataset
+from distgan.data.base import Dataset
 from distgan.distributed.sharding import Share
 from distgan.errors import UserError
 from distgan.utils.transfer import upload
