@@ -29,7 +29,7 @@ from distgan import __version__
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.manifest import FORMAT, Entry, Manifest, State
-from distgan.models import layouts
+from distgan.models.base import layouts
 from distgan.utils.files import read_within, sync, write_synced
 
 M = TypeVar("M", bound=BaseModel)

@@ -16,7 +16,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.engines import Choice
 from distgan.errors import Tolerance
 from distgan.gan import Gan
-from distgan.models import build_generator, labels_for, num_parameters
+from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.progress import Display, duration
 from distgan.resume import Start

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distgan.config.commands import SampleConfig
 from distgan.errors import UserError
-from distgan.models import labels_for
+from distgan.models.base import labels_for
 from distgan.models.sampling import generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import grid, save_gif

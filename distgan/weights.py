@@ -10,7 +10,7 @@ from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.gan import below, load_weights
-from distgan.models import build_generator
+from distgan.models.base import build_generator
 from distgan.resume import newest_valid
 from distgan.utils.files import read_tensors, write_json, write_whole
 

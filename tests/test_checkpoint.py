@@ -33,7 +33,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.gan import build_gan
 from distgan.manifest import Manifest, State
-from distgan.models import build_discriminator, build_generator
+from distgan.models.base import build_discriminator, build_generator
 from distgan.resume import checkpoints_in, newest_valid
 from distgan.steps import build_step
 

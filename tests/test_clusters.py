@@ -13,7 +13,7 @@ from distgan.data.clustering import _outlines, _upright, cluster, cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.gan import build_gan
-from distgan.models import build_discriminator, build_generator, labels_for, num_parameters
+from distgan.models.base import build_discriminator, build_generator, labels_for, num_parameters
 
 
 def blobs(num: int, each: int, seed: int = 0) -> tuple[Tensor, Tensor]:

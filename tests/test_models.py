@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from distgan.config.schema import ModelConfig
-from distgan.models import build_discriminator, build_generator, num_parameters
+from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
 
 # The report's layers, counted by hand: D pads by 5, so its last layer has 10 * 10 * 128 inputs.

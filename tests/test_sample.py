@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from distgan.config.commands import SampleConfig
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.models import build_generator
+from distgan.models.base import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
 from distgan.sample import WALK_STEPS, sample, slerp, walk
 from distgan.utils.figures import grid

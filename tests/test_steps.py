@@ -16,7 +16,7 @@ from distgan.distributed.sharding import Share
 from distgan.ema import Ema
 from distgan.gan import Gan, build_gan
 from distgan.losses import LOSSES
-from distgan.models import build_discriminator, build_generator
+from distgan.models.base import build_discriminator, build_generator
 from distgan.models.dropout import Dropout, draw_from
 from distgan.models.sampling import sample_z
 from distgan.noise import Noise

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from distgan.config.schema import ModelConfig
-from distgan.models import build_discriminator, build_generator
+from distgan.models.base import build_discriminator, build_generator
 
 
 def build_networks(name: str) -> tuple[nn.Module, nn.Module]:

@@ -11,7 +11,7 @@ from distgan.data.base import Dataset
 from distgan.data.real import splits
 from distgan.distributed.runtime import Runtime
 from distgan.gan import Gan
-from distgan.models import build_generator
+from distgan.models.base import build_generator
 from distgan.quality.jury import load_jury
 from distgan.quality.measure import Overview, flat, measure_coverages, measure_overview
 from distgan.quality.reference import build_reference

@@ -1,0 +1,54 @@
+"""The networks: a family name -> its generator and discriminator, all of one signature.
+
+`generator(z, labels)` gives images (N, 1, 28, 28) in [-1, 1] from z (N, *latent_shape);
+`discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, or weights over
+the classes (N, 10) between two digits; an unconditional network ignores them. Those of a clustered pair are
+clusters, which `labels_for` draws.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from distgan.config.schema import ModelConfig
+from distgan.models import clustered
+from distgan.models import dcgan as small
+from distgan.models import report2023 as seed
+
+
+class Family(NamedTuple):
+    build_generator: Callable[[ModelConfig], nn.Module]
+    build_discriminator: Callable[[ModelConfig], nn.Module]
+
+
+FAMILIES: dict[str, Family] = {
+    "seed": Family(seed.Generator, seed.build_discriminator),
+    "small": Family(small.Generator, small.Discriminator),
+    "clustered": Family(clustered.Generator, clustered.Discriminator),
+}
+
+
+def build_generator(config: ModelConfig) -> nn.Module:
+    """G, with `latent_shape`: the shape of one z."""
+    return FAMILIES[config.family].build_generator(config)
+
+
+def build_discriminator(config: ModelConfig) -> nn.Module:
+    return FAMILIES[config.family].build_discriminator(config)
+
+
+def labels_for(generator: nn.Module, z: Tensor, digits: Tensor) -> Tensor:
+    """What a generator takes where a digit is asked for, (N,): the digit, or one of its clusters, by z."""
+    return generator.draw_labels(z, digits) if hasattr(generator, "draw_labels") else digits  # type: ignore[operator]
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Names, shapes and types of what G and D consist of, as tensors without contents."""
+    with torch.device("meta"):
+        return build_generator(config).state_dict(), build_discriminator(config).state_dict()
