@@ -12,9 +12,9 @@ from torch import Tensor
 from distgan.checkpoint import MANIFEST, TENSOR_FILES, Checkpoint, Damaged, read_checkpoint, read_manifest
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
-from distgan.gan import below
 from distgan.resume import checkpoints_in, read_named
 from distgan.run_folder import read_status
+from distgan.training.gan import below
 
 
 def list_checkpoints(where: Path) -> None:

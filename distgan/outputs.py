@@ -13,15 +13,15 @@ from distgan.config.schema import Config
 from distgan.curves import save_curves
 from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
-from distgan.engines import Choice
 from distgan.errors import Tolerance
-from distgan.gan import Gan
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.progress import Display, duration
 from distgan.resume import Start
 from distgan.run_folder import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
 from distgan.saver import Saver
+from distgan.training.engines.engine import Choice
+from distgan.training.gan import Gan
 from distgan.utils.figures import grid, named, save_gif, timeline
 from distgan.utils.files import write_json, write_whole
 from distgan.utils.provenance import Startup, describe_environment

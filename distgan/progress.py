@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from distgan.metrics import Record
+from distgan.training.metrics import Record
 
 PLAIN_EVERY_S = 10.0
 

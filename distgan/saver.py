@@ -14,11 +14,11 @@ from distgan.checkpoint import Checkpoint, Damaged, random_states, read_state, r
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
-from distgan.gan import Gan
 from distgan.manifest import State
-from distgan.metrics import MetricLog
-from distgan.replicas import refuse_divergence
 from distgan.resume import Identity, Start, checkpoints_in, find_start
+from distgan.training.gan import Gan
+from distgan.training.metrics import MetricLog
+from distgan.training.replicas import refuse_divergence
 from distgan.utils.files import sync
 
 

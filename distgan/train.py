@@ -18,18 +18,18 @@ from distgan.data.base import load_dataset
 from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.rendezvous import losses_named
 from distgan.distributed.runtime import ASK_EVERY, Runtime
-from distgan.engines import build_engine, next_due
 from distgan.errors import Stopped, Tolerance, TrainingFailed
-from distgan.gan import build_gan
-from distgan.losses import has_penalty
-from distgan.metrics import MetricLog
 from distgan.outputs import Outputs
 from distgan.progress import Display
-from distgan.replicas import refuse_divergence
 from distgan.resume import Identity
 from distgan.run_folder import recorded
 from distgan.saver import Saver
-from distgan.stop import StopRequest, describe, exit_code, seconds_left
+from distgan.training.engines.engine import build_engine, next_due
+from distgan.training.gan import build_gan
+from distgan.training.losses import has_penalty
+from distgan.training.metrics import MetricLog
+from distgan.training.replicas import refuse_divergence
+from distgan.training.stop import StopRequest, describe, exit_code, seconds_left
 from distgan.utils.provenance import Startup
 
 

@@ -9,9 +9,9 @@ from distgan.checkpoint import MANIFEST, NETWORKS, read_checkpoint
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.gan import below, load_weights
 from distgan.models.base import build_generator
 from distgan.resume import newest_valid
+from distgan.training.gan import below, load_weights
 from distgan.utils.files import read_tensors, write_json, write_whole
 
 

@@ -10,8 +10,8 @@ from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, 
 from distgan.data.base import Dataset
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
-from distgan.engines import Engine, build_engine
-from distgan.gan import Gan, build_gan
+from distgan.training.engines.engine import Engine, build_engine
+from distgan.training.gan import Gan, build_gan
 
 STEPS = 50
 # 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.

@@ -22,9 +22,9 @@ from distgan.data.loader import Batches
 from distgan.distributed import rendezvous
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.wrappers import FlatTrained
-from distgan.engines import build_engine
-from distgan.gan import build_gan
-from distgan.replicas import refuse_divergence
+from distgan.training.engines.engine import build_engine
+from distgan.training.gan import build_gan
+from distgan.training.replicas import refuse_divergence
 
 
 class Recipe(NamedTuple):

@@ -7,7 +7,7 @@ from itertools import product
 from distgan import outputs
 from distgan.cli import main
 from distgan.data import base as data
-from distgan.losses import LOSSES
+from distgan.training.losses import LOSSES
 
 STEPS = 7
 STOPS = (1, 3, 4, 6)

@@ -31,11 +31,11 @@ from distgan.checkpoint import (
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.gan import build_gan
 from distgan.manifest import Manifest, State
 from distgan.models.base import build_discriminator, build_generator
 from distgan.resume import checkpoints_in, newest_valid
-from distgan.steps import build_step
+from distgan.training.gan import build_gan
+from distgan.training.step import build_step
 
 MODEL = ModelConfig(name="cgan", family="small", width=0.05)
 CONFIG = Config(model=MODEL, optim=OptimConfig(ema_decay=0.9))

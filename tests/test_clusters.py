@@ -12,8 +12,8 @@ from distgan.data.base import Dataset, load_dataset
 from distgan.data.clustering import _outlines, _upright, cluster, cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.gan import build_gan
 from distgan.models.base import build_discriminator, build_generator, labels_for, num_parameters
+from distgan.training.gan import build_gan
 
 
 def blobs(num: int, each: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -15,12 +15,13 @@ from tape import Tape, record
 from test_zero import needs_deepspeed
 from torch import nn
 
-from distgan import compiling, engines
-from distgan.engines import next_due
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.metrics import MetricLog
-from distgan.parity import Parity, measure_parity, untouched
 from distgan.resume import newest_valid
+from distgan.training.engines import compiling
+from distgan.training.engines import engine as engines
+from distgan.training.engines.engine import next_due
+from distgan.training.engines.parity import Parity, measure_parity, untouched
+from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
 
 

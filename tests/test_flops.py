@@ -11,9 +11,9 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
-from distgan.engines import build_engine
-from distgan.gan import build_gan
 from distgan.models.layers import TransposedConv2d
+from distgan.training.engines.engine import build_engine
+from distgan.training.gan import build_gan
 
 BATCH = 3
 NETWORKS = [

@@ -170,9 +170,9 @@ def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
 
 def saver_of(folder: Path, runtime: Runtime) -> Saver:
     from distgan.errors import Tolerance
-    from distgan.gan import build_gan
-    from distgan.metrics import MetricLog
     from distgan.resume import Identity
+    from distgan.training.gan import build_gan
+    from distgan.training.metrics import MetricLog
 
     found = newest_valid(folder / "checkpoints")
     assert found is not None
@@ -189,7 +189,7 @@ def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) ->
     assert distgan("train", *quick("run", "--dropout", 0)).returncode == 0
     results = []
     for is_compiled in (False, True):
-        from distgan.steps import build_step
+        from distgan.training.step import build_step
 
         runtime = Runtime(ON_CPU)
         saver = saver_of(tmp_path / "run", runtime)

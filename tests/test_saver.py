@@ -19,11 +19,11 @@ from distgan.checkpoint import read_checkpoint
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError
-from distgan.gan import build_gan
-from distgan.metrics import MetricLog
 from distgan.resume import Identity, checkpoints_in
 from distgan.run_folder import read_status
 from distgan.saver import Saver
+from distgan.training.gan import build_gan
+from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
 
 

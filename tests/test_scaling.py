@@ -23,7 +23,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
 from distgan.distributed.sync_batchnorm import synchronised
 from distgan.errors import CommandFailed, UserError
-from distgan.gan import build_gan
+from distgan.training.gan import build_gan
 
 CPU = torch.device("cpu")
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
-from distgan.ema import Ema
-from distgan.gan import Gan, build_gan
-from distgan.losses import LOSSES
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.dropout import Dropout, draw_from
 from distgan.models.sampling import sample_z
-from distgan.noise import Noise
-from distgan.schedule import Schedule
-from distgan.steps import build_step
+from distgan.training.ema import Ema
+from distgan.training.gan import Gan, build_gan
+from distgan.training.losses import LOSSES
+from distgan.training.noise import Noise
+from distgan.training.schedule import Schedule
+from distgan.training.step import build_step
 from distgan.utils.counter_rng import hashed, step_key
 
 CPU = torch.device("cpu")

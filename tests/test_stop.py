@@ -12,9 +12,17 @@ import pytest
 import torch
 from conftest import BIN, SCRIPT, TINY, Run, assert_user_error, checkpoint, quick, ranks_of, wait_for
 
-from distgan import stop
 from distgan.run_folder import read_status
-from distgan.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, describe, exit_code, seconds, seconds_left
+from distgan.training import stop
+from distgan.training.stop import (
+    LAUNCHER_GONE,
+    TIME_LIMIT,
+    StopRequest,
+    describe,
+    exit_code,
+    seconds,
+    seconds_left,
+)
 from distgan.utils.files import read_metrics
 
 LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--sample-epochs", "9")

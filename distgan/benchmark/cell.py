@@ -20,11 +20,11 @@ from distgan.benchmark.results import gpus
 from distgan.data.base import load_dataset
 from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.runtime import Runtime
-from distgan.engines import build_engine
 from distgan.errors import TrainingFailed, UserError
-from distgan.gan import build_gan
-from distgan.losses import has_penalty
-from distgan.parity import measure_parity
+from distgan.training.engines.engine import build_engine
+from distgan.training.engines.parity import measure_parity
+from distgan.training.gan import build_gan
+from distgan.training.losses import has_penalty
 from distgan.utils.files import read_within
 from distgan.utils.provenance import Startup
 

@@ -38,9 +38,9 @@ elif os.environ.get("RANK") == _RANK and _HOW == "data":
 
     distgan.data.base.Dataset.fingerprint = "0123456789abcdef"
 elif os.environ.get("RANK") == _RANK:
-    import distgan.steps
+    import distgan.training.step
 
-    _build_step = distgan.steps.build_step
+    _build_step = distgan.training.step.build_step
 
     def build_step(gan, config, seed, total_steps):
         step = _build_step(gan, config, seed, total_steps)
@@ -52,4 +52,4 @@ elif os.environ.get("RANK") == _RANK:
 
         return broken
 
-    distgan.steps.build_step = build_step
+    distgan.training.step.build_step = build_step

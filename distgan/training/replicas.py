@@ -5,7 +5,7 @@ from torch import Tensor
 
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed
-from distgan.gan import Gan
+from distgan.training.gan import Gan
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from distgan.gan import Gan
+from distgan.training.gan import Gan
 
 _MOST_KINDS = 256
 

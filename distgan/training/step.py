@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from distgan.config.schema import OptimConfig
-from distgan.gan import Gan
-from distgan.losses import LOSSES
-from distgan.schedule import Now, Schedule
+from distgan.training.gan import Gan
+from distgan.training.losses import LOSSES
+from distgan.training.schedule import Now, Schedule
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distgan.data.loader import Batches
-from distgan.gan import Gan
+from distgan.training.gan import Gan
 
 # The largest relative differences of a loss or a mean logit, and of what the steps added to a network's weights
 # (0: the same, 1: one of the two stood still). Rounding differs, and Adam's first steps have the sign of a gradient

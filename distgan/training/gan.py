@@ -13,11 +13,11 @@ from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
 from distgan.distributed.sync_batchnorm import synchronised
 from distgan.distributed.wrappers import Trained
-from distgan.ema import Ema
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.dropout import draw_from
-from distgan.noise import Noise
+from distgan.training.ema import Ema
+from distgan.training.noise import Noise
 
 
 @dataclass

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distgan import compiling
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
-from distgan.gan import Gan
-from distgan.graphs import CudaRecorder, Graphs, Record
-from distgan.parity import Advance, Parity, measure_parity, untouched
-from distgan.steps import build_step
+from distgan.training.engines import compiling
+from distgan.training.engines.graphs import CudaRecorder, Graphs, Record
+from distgan.training.engines.parity import Advance, Parity, measure_parity, untouched
+from distgan.training.gan import Gan
+from distgan.training.step import build_step
 
 # Of an engine against the eager one, before it is trusted with a run.
 CHECK_STEPS = 3

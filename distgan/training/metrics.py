@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.steps import STATS
+from distgan.training.step import STATS
 from distgan.utils.files import append_lines, read_metrics, write_whole
 from distgan.utils.transfer import Reading
 

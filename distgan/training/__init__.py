@@ -1,0 +1,1 @@
+"""The GAN step and what executes it."""

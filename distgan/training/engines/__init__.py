@@ -1,0 +1,1 @@
+"""Eager, compiled, or CUDA graphs: one step behind each."""
