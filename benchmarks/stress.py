@@ -26,9 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from distgan.checkpoint import Damaged, read_checkpoint
+from distgan.checkpoint.format import Damaged, read_checkpoint
+from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.errors import UserError
-from distgan.resume import checkpoints_in, newest_valid
 from distgan.run_folder import read_status
 from distgan.utils.files import read_metrics
 

@@ -9,10 +9,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distgan.checkpoint import MANIFEST, TENSOR_FILES, Checkpoint, Damaged, read_checkpoint, read_manifest
+from distgan.checkpoint.format import (
+    MANIFEST,
+    TENSOR_FILES,
+    Checkpoint,
+    Damaged,
+    read_checkpoint,
+    read_manifest,
+)
+from distgan.checkpoint.resume import checkpoints_in, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
-from distgan.resume import checkpoints_in, read_named
 from distgan.run_folder import read_status
 from distgan.training.gan import below
 

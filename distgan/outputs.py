@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distgan.checkpoint.export import export_weights
+from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.resume import Start
 from distgan.config.schema import Config
 from distgan.curves import save_curves
 from distgan.data.base import Dataset
@@ -17,15 +20,12 @@ from distgan.errors import Tolerance
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.progress import Display, duration
-from distgan.resume import Start
 from distgan.run_folder import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
-from distgan.saver import Saver
 from distgan.training.engines.engine import Choice
 from distgan.training.gan import Gan
 from distgan.utils.figures import grid, named, save_gif, timeline
 from distgan.utils.files import write_json, write_whole
 from distgan.utils.provenance import Startup, describe_environment
-from distgan.weights import export_weights
 
 # The report's own tags.
 TAGS = {"vanilla": "GAN- Generated Samples", "cgan": "C-GAN Generated Samples"}

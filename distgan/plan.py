@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
+from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.schema import Config, RunConfig
 from distgan.data.base import SOURCES, data_folder, find, load_dataset
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
-from distgan.resume import newest_valid, read_named
 from distgan.run_folder import refuse_used_folder
 from distgan.training.losses import has_penalty
 

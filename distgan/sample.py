@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distgan.checkpoint.export import load_generator
 from distgan.config.commands import SampleConfig
 from distgan.errors import UserError
 from distgan.models.base import labels_for
@@ -16,7 +17,6 @@ from distgan.models.sampling import generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import grid, save_gif
 from distgan.utils.files import write_whole
-from distgan.weights import load_generator
 
 WALK_STEPS = 10
 

@@ -13,6 +13,8 @@ if __name__ == "__main__":
 
 from contextlib import nullcontext
 
+from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.resume import Identity
 from distgan.config.schema import Config
 from distgan.data.base import load_dataset
 from distgan.data.loader import Batches, fewest_rows, global_batch_size
@@ -21,9 +23,7 @@ from distgan.distributed.runtime import ASK_EVERY, Runtime
 from distgan.errors import Stopped, Tolerance, TrainingFailed
 from distgan.outputs import Outputs
 from distgan.progress import Display
-from distgan.resume import Identity
 from distgan.run_folder import recorded
-from distgan.saver import Saver
 from distgan.training.engines.engine import build_engine, next_due
 from distgan.training.gan import build_gan
 from distgan.training.losses import has_penalty

@@ -17,8 +17,8 @@ import forked
 import pytest
 import torch
 
+from distgan.checkpoint.resume import newest_valid
 from distgan.config.schema import Config, RunConfig
-from distgan.resume import newest_valid
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from distgan.checkpoint import (
+from distgan.checkpoint.format import (
     FILES,
     MANIFEST,
     Checkpoint,
@@ -28,12 +28,12 @@ from distgan.checkpoint import (
     set_aside,
     write_checkpoint,
 )
+from distgan.checkpoint.manifest import Manifest, State
+from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.manifest import Manifest, State
 from distgan.models.base import build_discriminator, build_generator
-from distgan.resume import checkpoints_in, newest_valid
 from distgan.training.gan import build_gan
 from distgan.training.step import build_step
 
@@ -209,7 +209,7 @@ def killed_at(operation: int, act: Callable[[], object]) -> bool:
 
 def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Path) -> None:
     """The whole of what a save does, with `latest`, `best` and the removal of an older one."""
-    from distgan.saver import Saver
+    from distgan.checkpoint.manager import Saver
 
     old, new = make(2), make(3)
     operations = 0

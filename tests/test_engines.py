@@ -15,8 +15,8 @@ from tape import Tape, record
 from test_zero import needs_deepspeed
 from torch import nn
 
+from distgan.checkpoint.resume import newest_valid
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.resume import newest_valid
 from distgan.training.engines import compiling
 from distgan.training.engines import engine as engines
 from distgan.training.engines.engine import next_due

@@ -27,11 +27,11 @@ from conftest import (
 from resume_matrix import CASES
 from torch import Tensor
 
+from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.resume import checkpoints_in, newest_valid
 from distgan.run_folder import lock, read_status
-from distgan.saver import Saver
 from distgan.utils.files import read_metrics
 
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
@@ -169,8 +169,8 @@ def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
 
 
 def saver_of(folder: Path, runtime: Runtime) -> Saver:
+    from distgan.checkpoint.resume import Identity
     from distgan.errors import Tolerance
-    from distgan.resume import Identity
     from distgan.training.gan import build_gan
     from distgan.training.metrics import MetricLog
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from conftest import BIN, ON_CPU, TINY, Run, assert_user_error, checkpoint, quick, wait_for
 
-from distgan import saver as saver_module
-from distgan.checkpoint import read_checkpoint
+from distgan.checkpoint import manager as saver_module
+from distgan.checkpoint.format import read_checkpoint
+from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.resume import Identity, checkpoints_in
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError
-from distgan.resume import Identity, checkpoints_in
 from distgan.run_folder import read_status
-from distgan.saver import Saver
 from distgan.training.gan import build_gan
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics

@@ -7,12 +7,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.pages.options import PagesConfig
 from distgan.quality.findings import Quality, read_quality
-from distgan.resume import checkpoints_in
 from distgan.run_folder import read_status
 from distgan.utils.files import read_metrics, read_within
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from distgan.checkpoint.export import Loaded, load_generator
 from distgan.config.commands import EvalConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
@@ -18,7 +19,6 @@ from distgan.quality.arrays import read_npz
 from distgan.quality.findings import Source
 from distgan.quality.jury import Jury
 from distgan.utils.files import read_within
-from distgan.weights import Loaded, load_generator
 
 FILE = "eval.json"
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from distgan.checkpoint import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
+from distgan.checkpoint.format import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError

@@ -26,9 +26,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from distgan import __version__
+from distgan.checkpoint.manifest import FORMAT, Entry, Manifest, State
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.manifest import FORMAT, Entry, Manifest, State
 from distgan.models.base import layouts
 from distgan.utils.files import read_within, sync, write_synced
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from distgan.checkpoint import MANIFEST, NETWORKS, read_checkpoint
+from distgan.checkpoint.format import MANIFEST, NETWORKS, read_checkpoint
+from distgan.checkpoint.resume import newest_valid
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
-from distgan.resume import newest_valid
 from distgan.training.gan import below, load_weights
 from distgan.utils.files import read_tensors, write_json, write_whole
 

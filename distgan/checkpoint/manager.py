@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from distgan.checkpoint import Checkpoint, Damaged, random_states, read_state, remove, write_checkpoint
+from distgan.checkpoint.format import Checkpoint, Damaged, random_states, read_state, remove, write_checkpoint
+from distgan.checkpoint.manifest import State
+from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
-from distgan.manifest import State
-from distgan.resume import Identity, Start, checkpoints_in, find_start
 from distgan.training.gan import Gan
 from distgan.training.metrics import MetricLog
 from distgan.training.replicas import refuse_divergence
