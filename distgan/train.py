@@ -75,7 +75,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
         tolerance.warn(warning)
     watch, eval_steps = None, config.run.eval_every_steps or 0
     if config.run.eval_every or eval_steps:
-        from distgan.quality.watch import Watch  # scipy and torchmetrics: seconds
+        from distgan.evaluation.watch import Watch  # scipy and torchmetrics: seconds
 
         watch = Watch(config, dataset, runtime)
         startup.mark("judges")

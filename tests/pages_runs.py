@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from distgan.config.schema import Config
-from distgan.quality.findings import (
+from distgan.evaluation.schema import (
     Ambiguity,
     Confusion,
     Digit,

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from distgan.evaluation.intervals import share
+from distgan.evaluation.measure import Overview
+from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
+from distgan.evaluation.verdict import alarms_of, verdict_of
+from distgan.evaluation.watch import Watch
 from distgan.quality.claims import claims_of
-from distgan.quality.findings import Confusion, Digit, Estimate, Quality, Sample
-from distgan.quality.intervals import share
-from distgan.quality.measure import Overview
-from distgan.quality.verdict import alarms_of, verdict_of
-from distgan.quality.watch import Watch
 
 
 def exactly(value: float) -> Estimate:

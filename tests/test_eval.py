@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 
 from distgan.data.base import load_digits
 from distgan.errors import UserError
-from distgan.quality.arrays import read_npz
-from distgan.quality.jury import RECORD, SHIPPED, cache_folder, load_jury
-from distgan.quality.networks import NETWORKS
-from distgan.quality.reference import Reference
-from distgan.quality.subject import FILE
+from distgan.evaluation.arrays import read_npz
+from distgan.evaluation.classifiers import NETWORKS
+from distgan.evaluation.ensemble import RECORD, SHIPPED, cache_folder, load_jury
+from distgan.evaluation.inputs import FILE
+from distgan.evaluation.reference import Reference
 from distgan.utils.files import read_metrics
 
 FEW = ("--num", 300, "--no-gan-train", "--threads", 1)
@@ -362,7 +362,7 @@ def reference() -> Reference:
 
     from distgan.config.schema import DataConfig
     from distgan.data.base import load_dataset
-    from distgan.quality.reference import build_reference
+    from distgan.evaluation.reference import build_reference
 
     config, alone = (
         DataConfig(dir=str(MNIST)),

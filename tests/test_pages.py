@@ -24,6 +24,7 @@ from pages_runs import (
 from rich.console import Console
 
 from distgan.errors import UserError
+from distgan.evaluation.schema import Estimate
 from distgan.pages.charts import Level, Point, Series, chart
 from distgan.pages.command import compare_main, report_main
 from distgan.pages.compare import notes_on, tally_of
@@ -37,7 +38,6 @@ from distgan.pages.options import PagesConfig
 from distgan.pages.rows import Row, rows_of
 from distgan.pages.speed import epoch_seconds, what_differs
 from distgan.pages.terminal import show
-from distgan.quality.findings import Estimate
 
 ATTACK = "<script>alert(1)</script>"
 AS_IT_IS = PagesConfig(evaluate=False)
@@ -520,7 +520,7 @@ def test_a_run_that_was_not_measured_is_measured_first(
             asked.append((where, config.num, config.device))
             return quality_of(), tmp_path / "run" / "eval"
 
-    monkeypatch.setitem(sys.modules, "distgan.quality.evaluation", Fake)
+    monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
     report_main([str(run), "--num", "500", "--device", "cpu"])
     assert asked == [(str(run), 500, "cpu")]
     assert "95.3 %" in (run / "report.html").read_text()
@@ -539,7 +539,7 @@ def test_what_can_not_be_measured_is_told_with_a_way_out(
         def evaluate(where: str, config: Any) -> None:
             raise UserError("no judges")
 
-    monkeypatch.setitem(sys.modules, "distgan.quality.evaluation", Fake)
+    monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
     with pytest.raises(UserError, match=r"no judges\n.*allowed: --no-eval"):
         report_main([str(make_run(tmp_path / "run"))])
 

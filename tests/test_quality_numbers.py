@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distgan.quality.findings import Estimate
-from distgan.quality.frechet import FEWEST, Moments, distance, measure_fcd, moments, square_root
-from distgan.quality.intervals import kl_from_uniform, mean, share
-from distgan.quality.neighbours import K, density_and_coverage, manifold, nearest
-from distgan.quality.networks import NUM_FEATURES
+from distgan.evaluation.classifiers import NUM_FEATURES
+from distgan.evaluation.intervals import kl_from_uniform, mean, share
+from distgan.evaluation.neighbours import K, density_and_coverage, manifold, nearest
+from distgan.evaluation.schema import Estimate
+from distgan.evaluation.scores import FEWEST, Moments, distance, measure_fcd, moments, square_root
 
 
 def seeded(seed: int) -> torch.Generator:

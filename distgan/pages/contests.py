@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distgan.errors import UserError
+from distgan.evaluation.schema import Estimate, Quality
 from distgan.pages.folder import Run
 from distgan.pages.numerals import interval, plain, whole
 from distgan.pages.size import Size, size_of
 from distgan.pages.speed import epoch_seconds, what_differs
 from distgan.pages.verdicts import Verdict, no_partner, not_alike, versus
-from distgan.quality.findings import Estimate, Quality
 
 
 class Subject(NamedTuple):

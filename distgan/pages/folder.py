@@ -11,8 +11,8 @@ from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
+from distgan.evaluation.schema import Quality, read_quality
 from distgan.pages.options import PagesConfig
-from distgan.quality.findings import Quality, read_quality
 from distgan.run_folder import read_status
 from distgan.utils.files import read_metrics, read_within
 
@@ -124,7 +124,7 @@ def _measured(run: Run, options: PagesConfig) -> Run:
     if not options.evaluate or not run.has_weights:
         return run
     from distgan.config.commands import EvalConfig
-    from distgan.quality.evaluation import evaluate
+    from distgan.evaluation.evaluate import evaluate
 
     asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)
     try:

@@ -2,7 +2,7 @@
 
 import math
 
-from distgan.quality.findings import Estimate
+from distgan.evaluation.schema import Estimate
 
 
 def plain(value: float) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distgan.config.schema import Config
+from distgan.evaluation.schema import Quality
 from distgan.pages.curves_of import curves_of, when
 from distgan.pages.folder import Picture, Run, pictures, read_picture, read_run
 from distgan.pages.measured import view_of
@@ -12,7 +13,6 @@ from distgan.pages.numerals import epochs
 from distgan.pages.options import ReportConfig
 from distgan.pages.rendering import data_uri, write_page
 from distgan.pages.rows import eval_command, train_command
-from distgan.quality.findings import Quality
 
 MOST_PICTURES = 40
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from distgan.evaluation.schema import Estimate
 from distgan.pages.folder import Run, number
-from distgan.quality.findings import Estimate
 
 _RESAMPLES = 2000
 

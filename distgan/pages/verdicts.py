@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from distgan.evaluation.schema import Estimate, Quality
 from distgan.pages.convergence import Convergence
 from distgan.pages.folder import Run
 from distgan.pages.numerals import epochs
-from distgan.quality.findings import Estimate, Quality
 
 WORDS = {True: "agrees", False: "disagrees", None: "can't be told"}
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from distgan.quality.findings import Digit, Quality
+from distgan.evaluation.schema import Digit, Quality
 
 
 class Claim(NamedTuple):

@@ -35,7 +35,7 @@ def eval_main(argv: list[str]) -> None:
     elif num > 1:
         raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
     from distgan.distributed.rendezvous import left_at_the_end, losses_named
-    from distgan.quality.evaluation import evaluate, start_runtime
+    from distgan.evaluation.evaluate import evaluate, start_runtime
     from distgan.quality.terminal import show
 
     with left_at_the_end(), losses_named():
@@ -63,6 +63,6 @@ def judge_main(argv: list[str]) -> None:
     if namespace.action not in ("train", "show"):
         raise UserError(f"{namespace.action}: unknown action; allowed: train, show")
 
-    from distgan.quality.judge_training import show_judges, train_judges
+    from distgan.evaluation.judge_training import show_judges, train_judges
 
     {"train": train_judges, "show": show_judges}[namespace.action](config)

@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from distgan.quality.findings import Quality
-from distgan.quality.jury import Reading
-from distgan.quality.measure import Closest
+from distgan.evaluation.ensemble import Reading
+from distgan.evaluation.measure import Closest
+from distgan.evaluation.schema import Quality
 from distgan.utils.figures import GAP, INK, PAPER, SCALE, with_text
 from distgan.utils.files import write_whole
 

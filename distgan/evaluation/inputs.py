@@ -15,9 +15,9 @@ from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError
-from distgan.quality.arrays import read_npz
-from distgan.quality.findings import Source
-from distgan.quality.jury import Jury
+from distgan.evaluation.arrays import read_npz
+from distgan.evaluation.ensemble import Jury
+from distgan.evaluation.schema import Source
 from distgan.utils.files import read_within
 
 FILE = "eval.json"

@@ -10,11 +10,11 @@ from distgan.config.schema import Config
 from distgan.data.base import Dataset
 from distgan.data.real import splits
 from distgan.distributed.runtime import Runtime
+from distgan.evaluation.ensemble import load_jury
+from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
+from distgan.evaluation.reference import build_reference
+from distgan.evaluation.shards import asked_digits, draw_and_read
 from distgan.models.base import build_generator
-from distgan.quality.jury import load_jury
-from distgan.quality.measure import Overview, flat, measure_coverages, measure_overview
-from distgan.quality.reference import build_reference
-from distgan.quality.shards import asked_digits, draw_and_read
 from distgan.training.gan import Gan
 
 # Bootstrap draws of an interval: fewer than an evaluation takes, for each costs training time.

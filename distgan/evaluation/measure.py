@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgan.quality.findings import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample
-from distgan.quality.intervals import kl_from_uniform, share
-from distgan.quality.jury import SURE, Reading
-from distgan.quality.neighbours import nearest
-from distgan.quality.reference import Reference, confusion_matrix, measure_coverage, measure_sample
-from distgan.quality.verdict import alarms_of, is_missing, verdict_of
+from distgan.evaluation.ensemble import SURE, Reading
+from distgan.evaluation.intervals import kl_from_uniform, share
+from distgan.evaluation.neighbours import nearest
+from distgan.evaluation.reference import Reference, confusion_matrix, measure_coverage, measure_sample
+from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample
+from distgan.evaluation.verdict import alarms_of, is_missing, verdict_of
 
 _NUM_AMBIGUITIES = 5
 _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one

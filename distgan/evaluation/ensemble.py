@@ -13,8 +13,8 @@ from torch import Tensor
 
 from distgan.config.wording import first_mistake
 from distgan.errors import UserError
-from distgan.quality.classifier import outputs_of
-from distgan.quality.networks import NETWORKS, Judge
+from distgan.evaluation.classifier import outputs_of
+from distgan.evaluation.classifiers import NETWORKS, Judge
 from distgan.utils.files import read_within
 
 FORMAT = 1

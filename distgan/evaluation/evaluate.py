@@ -14,15 +14,15 @@ from distgan.data.base import Dataset, load_dataset
 from distgan.data.real import splits
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.quality import measure
-from distgan.quality.classifier import outputs_of, train_classifier
-from distgan.quality.findings import Estimate, Quality
-from distgan.quality.intervals import share
-from distgan.quality.jury import load_jury
-from distgan.quality.pictures import save_pictures
-from distgan.quality.reference import Reference, build_reference, refuse_few
-from distgan.quality.shards import asked_digits, draw_and_read, in_turns, read_images
-from distgan.quality.subject import FILE, claim, data_config, load_subject, out_folder, source_of
+from distgan.evaluation import measure
+from distgan.evaluation.classifier import outputs_of, train_classifier
+from distgan.evaluation.ensemble import load_jury
+from distgan.evaluation.inputs import FILE, claim, data_config, load_subject, out_folder, source_of
+from distgan.evaluation.intervals import share
+from distgan.evaluation.pictures import save_pictures
+from distgan.evaluation.reference import Reference, build_reference, refuse_few
+from distgan.evaluation.schema import Estimate, Quality
+from distgan.evaluation.shards import asked_digits, draw_and_read, in_turns, read_images
 from distgan.utils.files import write_whole
 
 # GAN-train: the fresh classifier, and how long it learns.

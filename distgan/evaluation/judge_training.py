@@ -18,10 +18,19 @@ from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.real import splits
 from distgan.errors import CommandFailed, UserError
-from distgan.quality.classifier import outputs_of, train_classifier
-from distgan.quality.intervals import share
-from distgan.quality.jury import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
-from distgan.quality.networks import NETWORKS
+from distgan.evaluation.classifier import outputs_of, train_classifier
+from distgan.evaluation.classifiers import NETWORKS
+from distgan.evaluation.ensemble import (
+    FORMAT,
+    RECORD,
+    SHIPPED,
+    JudgeRecord,
+    Recipe,
+    Record,
+    cache_folder,
+    load_jury,
+)
+from distgan.evaluation.intervals import share
 from distgan.utils.devices import device_named
 from distgan.utils.files import write_whole
 from distgan.utils.hardware import cpu_name

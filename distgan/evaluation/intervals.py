@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from distgan.quality.findings import Estimate
+from distgan.evaluation.schema import Estimate
 
 LEVEL = 0.95
 

@@ -9,12 +9,12 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.quality.findings import Estimate, Sample
-from distgan.quality.frechet import FEWEST, Moments, measure_fcd, moments
-from distgan.quality.intervals import mean, share
-from distgan.quality.jury import SURE, Jury, Reading
-from distgan.quality.neighbours import Manifold, density_and_coverage, manifold
-from distgan.quality.shards import read_images
+from distgan.evaluation.ensemble import SURE, Jury, Reading
+from distgan.evaluation.intervals import mean, share
+from distgan.evaluation.neighbours import Manifold, density_and_coverage, manifold
+from distgan.evaluation.schema import Estimate, Sample
+from distgan.evaluation.scores import FEWEST, Moments, measure_fcd, moments
+from distgan.evaluation.shards import read_images
 
 NUM_DRAWS = 200
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distgan.data.base import distorted
-from distgan.quality.networks import NETWORKS, Judge
+from distgan.evaluation.classifiers import NETWORKS, Judge
 
 BATCH = 128
 _DRAWING = Lock()  # torch's global generator is one for all threads

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from distgan.quality.findings import Estimate, Sample, Verdict
+from distgan.evaluation.schema import Estimate, Sample, Verdict
 
 # Of a digit that is made well: as much as this of what was asked for reads as it, is recognisable, and (of what as many
 # real ones cover) is covered. Agreement alone would praise one typical image, a hundred times over.

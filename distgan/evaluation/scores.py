@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgan.quality.findings import Estimate
-from distgan.quality.intervals import redrawn
-from distgan.quality.networks import NUM_FEATURES
+from distgan.evaluation.classifiers import NUM_FEATURES
+from distgan.evaluation.intervals import redrawn
+from distgan.evaluation.schema import Estimate
 
 # A covariance of F features from F images or fewer is singular.
 FEWEST = NUM_FEATURES + 1

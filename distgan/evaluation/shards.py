@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from distgan.distributed.runtime import Runtime
+from distgan.evaluation.ensemble import Jury, Reading
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
-from distgan.quality.jury import Jury, Reading
 
 T = TypeVar("T")
 
