@@ -29,7 +29,7 @@ from rich.table import Table
 from distgan.checkpoint.format import Damaged, read_checkpoint
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.errors import UserError
-from distgan.run_folder import read_status
+from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -110,7 +110,7 @@ def _train(argv: list[str]) -> None:
         raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:
-        from distgan.plan import plan
+        from distgan.runs.dry_run import plan
 
         if text := plan(config, preset):
             print(text)
@@ -145,7 +145,7 @@ def _checkpoint(argv: list[str]) -> None:
             f"{namespace.other}: {namespace.action} takes one folder; allowed: a second one for diff"
         )
 
-    from distgan.inspection import diff, list_checkpoints, verify
+    from distgan.runs.inspection import diff, list_checkpoints, verify
 
     where = Path(namespace.where).expanduser()
     if namespace.action == "diff":

@@ -21,9 +21,9 @@ from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.rendezvous import losses_named
 from distgan.distributed.runtime import ASK_EVERY, Runtime
 from distgan.errors import Stopped, Tolerance, TrainingFailed
-from distgan.outputs import Outputs
-from distgan.progress import Display
-from distgan.run_folder import recorded
+from distgan.runs.artifacts import Outputs
+from distgan.runs.progress import Display
+from distgan.runs.run_dir import recorded
 from distgan.training.engines.engine import build_engine, next_due
 from distgan.training.gan import build_gan
 from distgan.training.losses import has_penalty

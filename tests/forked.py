@@ -16,7 +16,7 @@ CONTEXT.set_forkserver_preload(
         "forked",
         "distgan.train",
         "distgan.sample",
-        "distgan.inspection",
+        "distgan.runs.inspection",
         "distgan.evaluation.evaluate",
         "distgan.quality.terminal",
         "distgan.evaluation.watch",

@@ -4,9 +4,9 @@ import functools
 import sys
 from itertools import product
 
-from distgan import outputs
 from distgan.cli import main
 from distgan.data import base as data
+from distgan.runs import artifacts as outputs
 from distgan.training.losses import LOSSES
 
 STEPS = 7

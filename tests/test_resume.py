@@ -31,7 +31,7 @@ from distgan.checkpoint.manager import Saver
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.run_folder import lock, read_status
+from distgan.runs.run_dir import lock, read_status
 from distgan.utils.files import read_metrics
 
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)

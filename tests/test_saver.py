@@ -21,7 +21,7 @@ from distgan.checkpoint.resume import Identity, checkpoints_in
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError
-from distgan.run_folder import read_status
+from distgan.runs.run_dir import read_status
 from distgan.training.gan import build_gan
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics

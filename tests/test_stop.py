@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import BIN, SCRIPT, TINY, Run, assert_user_error, checkpoint, quick, ranks_of, wait_for
 
-from distgan.run_folder import read_status
+from distgan.runs.run_dir import read_status
 from distgan.training import stop
 from distgan.training.stop import (
     LAUNCHER_GONE,

@@ -9,7 +9,7 @@ from typing import Any
 from distgan.benchmark import results
 from distgan.config.wording import shown
 from distgan.errors import UserError
-from distgan.run_folder import lock
+from distgan.runs.run_dir import lock
 
 _LOCK = "lock"
 

@@ -19,7 +19,7 @@ import psutil
 from distgan.benchmark.arms import Arm
 from distgan.benchmark.detector import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
-from distgan.run_folder import lock, read_status
+from distgan.runs.run_dir import lock, read_status
 from distgan.utils.process import last_words
 
 OVER = ("converged", "not converged", "diverged")

@@ -13,7 +13,7 @@ from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
 from distgan.pages.options import PagesConfig
-from distgan.run_folder import read_status
+from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics, read_within
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24

@@ -9,7 +9,7 @@ from distgan.data.base import SOURCES, data_folder, find, load_dataset
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
-from distgan.run_folder import refuse_used_folder
+from distgan.runs.run_dir import refuse_used_folder
 from distgan.training.losses import has_penalty
 
 

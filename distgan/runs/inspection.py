@@ -20,7 +20,7 @@ from distgan.checkpoint.format import (
 from distgan.checkpoint.resume import checkpoints_in, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
-from distgan.run_folder import read_status
+from distgan.runs.run_dir import read_status
 from distgan.training.gan import below
 
 

@@ -13,14 +13,14 @@ from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.manager import Saver
 from distgan.checkpoint.resume import Start
 from distgan.config.schema import Config
-from distgan.curves import save_curves
 from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
-from distgan.progress import Display, duration
-from distgan.run_folder import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
+from distgan.runs.curves import save_curves
+from distgan.runs.progress import Display, duration
+from distgan.runs.run_dir import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
 from distgan.training.engines.engine import Choice
 from distgan.training.gan import Gan
 from distgan.utils.figures import grid, named, save_gif, timeline
