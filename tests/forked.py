@@ -18,7 +18,7 @@ CONTEXT.set_forkserver_preload(
         "distgan.sample",
         "distgan.runs.inspection",
         "distgan.evaluation.evaluate",
-        "distgan.quality.terminal",
+        "distgan.reports.eval_terminal",
         "distgan.evaluation.watch",
         "sklearn.datasets",
         "matplotlib.backends.backend_agg",

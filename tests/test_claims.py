@@ -10,7 +10,7 @@ from distgan.evaluation.measure import Overview
 from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
 from distgan.evaluation.verdict import alarms_of, verdict_of
 from distgan.evaluation.watch import Watch
-from distgan.quality.claims import claims_of
+from distgan.reports.claims import claims_of
 
 
 def exactly(value: float) -> Estimate:

@@ -25,19 +25,19 @@ from rich.console import Console
 
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate
-from distgan.pages.charts import Level, Point, Series, chart
 from distgan.pages.command import compare_main, report_main
-from distgan.pages.compare import notes_on, tally_of
-from distgan.pages.contests import Subject, subjects_of
-from distgan.pages.convergence import Convergence, convergence, evaluated
-from distgan.pages.curves_of import curves_of, thinned, when
-from distgan.pages.folder import Run, pictures, read_run
-from distgan.pages.measured import view_of
-from distgan.pages.numerals import percent, plain
-from distgan.pages.options import PagesConfig
-from distgan.pages.rows import Row, rows_of
-from distgan.pages.speed import epoch_seconds, what_differs
-from distgan.pages.terminal import show
+from distgan.reports.charts import Level, Point, Series, chart
+from distgan.reports.compare import notes_on, tally_of
+from distgan.reports.comparison import Row, rows_of
+from distgan.reports.convergence import Convergence, convergence, evaluated
+from distgan.reports.number_format import percent, plain
+from distgan.reports.options import PagesConfig
+from distgan.reports.pairwise import Subject, subjects_of
+from distgan.reports.quality_view import view_of
+from distgan.reports.run_data import Run, pictures, read_run
+from distgan.reports.speed import epoch_seconds, what_differs
+from distgan.reports.terminal import show
+from distgan.reports.training_curves import curves_of, thinned, when
 
 ATTACK = "<script>alert(1)</script>"
 AS_IT_IS = PagesConfig(evaluate=False)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from distgan.benchmark.targets import CganTargets, VanillaTargets
-from distgan.pages.folder import number
+from distgan.reports.run_data import number
 
 
 class Evaluation(NamedTuple):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from distgan.config.flags import Parser, parse_settings
 from distgan.errors import UserError
-from distgan.pages.options import CompareConfig, ReportConfig
+from distgan.reports.options import CompareConfig, ReportConfig
 
 # In the head of each page: a later one may take its place.
 _MARK = b'name="generator" content="distgan'
@@ -24,7 +24,7 @@ def report_main(argv: list[str]) -> None:
     namespace, config = parse_settings(parser, argv, ReportConfig)
     out = _page(config.out)
 
-    from distgan.pages.report import report
+    from distgan.reports.report import report
 
     print(f"report: {report(namespace.where, out, config)}")
 
@@ -54,7 +54,7 @@ def compare_main(argv: list[str]) -> None:
         raise UserError(f"{twice[-1]}: is named twice; allowed: each run once")
     out = _page(config.out)
 
-    from distgan.pages.compare import compare
+    from distgan.reports.compare import compare
 
     compare(namespace.runs, out, config)
 

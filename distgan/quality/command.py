@@ -36,7 +36,7 @@ def eval_main(argv: list[str]) -> None:
         raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
     from distgan.distributed.rendezvous import left_at_the_end, losses_named
     from distgan.evaluation.evaluate import evaluate, start_runtime
-    from distgan.quality.terminal import show
+    from distgan.reports.eval_terminal import show
 
     with left_at_the_end(), losses_named():
         runtime = start_runtime(config)

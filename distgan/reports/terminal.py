@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distgan.pages.contests import Subject
-from distgan.pages.rows import Cell, Row
+from distgan.reports.comparison import Cell, Row
+from distgan.reports.pairwise import Subject
 
 _AT_ONCE = 3  # runs beside each other: more would leave no room for words
 _STYLES = {True: "green", False: "red", None: "yellow"}

@@ -4,13 +4,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from distgan.pages.contests import Subject, better, faster
-from distgan.pages.convergence import convergence, evaluated
-from distgan.pages.folder import Run
-from distgan.pages.numerals import epochs, interval, percent, plain, whole
-from distgan.pages.speed import epoch_seconds
-from distgan.pages.verdicts import Verdict, reached
-from distgan.quality.claims import too_few
+from distgan.reports.claims import too_few
+from distgan.reports.convergence import convergence, evaluated
+from distgan.reports.number_format import epochs, interval, percent, plain, whole
+from distgan.reports.pairwise import Subject, better, faster
+from distgan.reports.report2023 import Verdict, reached
+from distgan.reports.run_data import Run
+from distgan.reports.speed import epoch_seconds
 
 CHANCE = 0.1
 NO_QUALITY = "not measured"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from distgan.pages.numerals import epochs, percent, plain
+from distgan.reports.number_format import epochs, percent, plain
 
 SIZE = 1000.0
 _LOG_FROM = 30.0  # a range of that ratio is drawn on a logarithmic axis, where that was allowed

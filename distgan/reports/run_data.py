@@ -12,7 +12,7 @@ from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
-from distgan.pages.options import PagesConfig
+from distgan.reports.options import PagesConfig
 from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics, read_within
 

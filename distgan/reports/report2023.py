@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.pages.convergence import Convergence
-from distgan.pages.folder import Run
-from distgan.pages.numerals import epochs
+from distgan.reports.convergence import Convergence
+from distgan.reports.number_format import epochs
+from distgan.reports.run_data import Run
 
 WORDS = {True: "agrees", False: "disagrees", None: "can't be told"}
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.errors import UserError
-from distgan.pages.folder import Run
+from distgan.reports.run_data import Run
 
 _PIXELS, _CLASSES = 28 * 28, 10
 # What a network counts and averages, and does not learn.

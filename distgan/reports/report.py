@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from distgan.config.schema import Config
 from distgan.evaluation.schema import Quality
-from distgan.pages.curves_of import curves_of, when
-from distgan.pages.folder import Picture, Run, pictures, read_picture, read_run
-from distgan.pages.measured import view_of
-from distgan.pages.numerals import epochs
-from distgan.pages.options import ReportConfig
-from distgan.pages.rendering import data_uri, write_page
-from distgan.pages.rows import eval_command, train_command
+from distgan.reports.comparison import eval_command, train_command
+from distgan.reports.number_format import epochs
+from distgan.reports.options import ReportConfig
+from distgan.reports.quality_view import view_of
+from distgan.reports.rendering import data_uri, write_page
+from distgan.reports.run_data import Picture, Run, pictures, read_picture, read_run
+from distgan.reports.training_curves import curves_of, when
 
 MOST_PICTURES = 40
 
@@ -142,7 +142,7 @@ def _embedded(picture: Picture) -> tuple[str, int, int]:
 def claims_about(quality: Quality | None) -> list[Any]:
     if quality is None:
         return []
-    from distgan.quality.claims import claims_of
+    from distgan.reports.claims import claims_of
 
     return list(claims_of(quality))
 

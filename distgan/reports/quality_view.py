@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.pages.numerals import interval, percent, plain, whole
+from distgan.reports.number_format import interval, percent, plain, whole
 
 # From which share of a row a cell has its next colour. Right answers: where the work is done; errors: where it begins.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)

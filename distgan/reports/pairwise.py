@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.pages.folder import Run
-from distgan.pages.numerals import interval, plain, whole
-from distgan.pages.size import Size, size_of
-from distgan.pages.speed import epoch_seconds, what_differs
-from distgan.pages.verdicts import Verdict, no_partner, not_alike, versus
+from distgan.reports.number_format import interval, plain, whole
+from distgan.reports.report2023 import Verdict, no_partner, not_alike, versus
+from distgan.reports.run_data import Run
+from distgan.reports.size import Size, size_of
+from distgan.reports.speed import epoch_seconds, what_differs
 
 
 class Subject(NamedTuple):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from distgan.evaluation.schema import Estimate
-from distgan.pages.folder import Run, number
+from distgan.reports.run_data import Run, number
 
 _RESAMPLES = 2000
 

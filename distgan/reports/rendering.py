@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from distgan import __version__
-from distgan.pages.folder import Picture
+from distgan.reports.run_data import Picture
 from distgan.utils.files import write_whole
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distgan.pages.contests import Subject, subjects_of
-from distgan.pages.folder import read_run
-from distgan.pages.measured import view_of
-from distgan.pages.options import CompareConfig
-from distgan.pages.rendering import write_page
-from distgan.pages.report import facts_of, notices_of, samples_of
-from distgan.pages.rows import Row, rows_of
-from distgan.pages.terminal import show
-from distgan.pages.verdicts import not_alike
+from distgan.reports.comparison import Row, rows_of
+from distgan.reports.options import CompareConfig
+from distgan.reports.pairwise import Subject, subjects_of
+from distgan.reports.quality_view import view_of
+from distgan.reports.rendering import write_page
+from distgan.reports.report import facts_of, notices_of, samples_of
+from distgan.reports.report2023 import not_alike
+from distgan.reports.run_data import read_run
+from distgan.reports.terminal import show
 
 
 def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> None:

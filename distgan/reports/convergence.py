@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from distgan.pages.folder import number
+from distgan.reports.run_data import number
 
 SLACK = 1.05
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from distgan.pages.charts import Chart, Level, Mark, Point, Series, chart
-from distgan.pages.folder import Run, number
-from distgan.pages.numerals import epochs
+from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
+from distgan.reports.number_format import epochs
+from distgan.reports.run_data import Run, number
 
 MOST_POINTS = 300
 _PREFIXES = {"raw": "G's weights", "ema": "their moving average"}
