@@ -34,8 +34,8 @@ sys.path.insert(0, str(ROOT))
 
 from rich.console import Console  # noqa: E402
 
-from distgan.benchmark import report as tables  # noqa: E402
 from distgan.benchmark import results  # noqa: E402
+from distgan.benchmark import throughput_report as tables  # noqa: E402
 from distgan.benchmark.scaling_report import print_tables  # noqa: E402
 from distgan.errors import UserError  # noqa: E402
 from distgan.utils.files import read_metrics, write_whole  # noqa: E402

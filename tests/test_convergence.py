@@ -21,7 +21,8 @@ import sham_training
 import torch
 from conftest import BIN, assert_user_error, wait_for
 
-from distgan.benchmark import arms, command, results, trial
+from distgan.benchmark import command, results, trial
+from distgan.benchmark import configurations as arms
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.convergence_plot import over_runs
 from distgan.benchmark.convergence_statistics import (
@@ -677,7 +678,7 @@ def test_a_module_on_a_tether_ends_with_its_parent(start: Callable[..., Popen[st
     )
     parent = (
         "import subprocess, sys, time; "
-        "p = subprocess.Popen([sys.executable, '-m', 'distgan.benchmark.tether', 'child'], stdin=subprocess.PIPE); "
+        "p = subprocess.Popen([sys.executable, '-m', 'distgan.benchmark.exit_with_parent', 'child'], stdin=subprocess.PIPE); "
         "time.sleep(60)"
     )
     process = start("env", f"PYTHONPATH={tmp_path}", sys.executable, "-c", parent)

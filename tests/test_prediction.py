@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from distgan.benchmark import prediction_report, results
-from distgan.benchmark.fabrics import FABRICS, measured_ring, nccl
-from distgan.benchmark.prediction import Model, fit, ladder, larger_worlds, leave_one_out, run
+from distgan.benchmark.interconnects import FABRICS, measured_ring, nccl
+from distgan.benchmark.plan import Model, fit, ladder, larger_worlds, leave_one_out, run
 from distgan.benchmark.scaling_options import PlanConfig
 from distgan.config.flags import Parser, add_flags, from_flags
 from distgan.errors import UserError

@@ -13,11 +13,11 @@ import torch
 from conftest import ON_CPU
 
 from distgan.benchmark import efficiency, results, scaling
-from distgan.benchmark.prediction import run as plan
+from distgan.benchmark.plan import run as plan
 from distgan.benchmark.scaling import Point, TurnFailed, points, run, world_sizes
-from distgan.benchmark.scaling_cell import Clock, messages
 from distgan.benchmark.scaling_options import PlanConfig, ScalingConfig
 from distgan.benchmark.scaling_report import all_reduces
+from distgan.benchmark.scaling_worker import Clock, messages
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
@@ -233,7 +233,7 @@ def test_a_turn_that_hangs_is_ended() -> None:
     with pytest.raises(TurnFailed, match="not done after --timeout 1 s"):
         scaling._take_turn(Config(data=DataConfig(name="digits"), run=ON_CPU.run), 1, tiny(timeout=1.0))
     left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]
-    assert not [child for child in left if "distgan.benchmark.scaling_cell" in child.cmdline()]
+    assert not [child for child in left if "distgan.benchmark.scaling_worker" in child.cmdline()]
 
 
 def test_the_processes_of_a_launcher_end_with_it() -> None:

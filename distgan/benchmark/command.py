@@ -122,7 +122,7 @@ def _plan(argv: list[str]) -> None:
     parser.add_argument("path", metavar="RESULTS.json", help="of distgan bench, or its folder")
     namespace, config = parse_settings(parser, argv, PlanConfig)
 
-    from distgan.benchmark.prediction import run
+    from distgan.benchmark.plan import run
 
     run(Path(namespace.path).expanduser(), config)
 

@@ -11,8 +11,8 @@ from threading import Event, Lock
 from typing import Any
 
 from distgan.benchmark import results
-from distgan.benchmark.arms import Arm, arms, slots
 from distgan.benchmark.bench_folder import claimed, difference_of, taken_up
+from distgan.benchmark.configurations import Arm, arms, slots
 from distgan.benchmark.convergence_cells import KIND, read
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.convergence_plot import save_plot

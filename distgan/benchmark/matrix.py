@@ -115,7 +115,12 @@ def command(
             trace=str(trace) if trace else None,
             **pace._asdict(),
         )
-        return [sys.executable, "-m", "distgan.benchmark.cell", spec.model_dump_json(exclude_unset=True)]
+        return [
+            sys.executable,
+            "-m",
+            "distgan.benchmark.throughput_worker",
+            spec.model_dump_json(exclude_unset=True),
+        ]
     words = f"--model {cell['model']} --precision {cell['precision']} --batch-size {cell['batch_size']} "
     words += f"--warmup {pace.warmup} --steps {pace.steps} --repeats {pace.repeats}"
     script = PEERS_FOLDER / f"{cell['contender']}_loop.py"

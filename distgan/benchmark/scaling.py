@@ -166,7 +166,7 @@ def _take_turn(whole: Config, world_size: int, config: ScalingConfig) -> dict[st
             )
         )
         door = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
-        words = [*(door if world_size > 1 else []), "-m", "distgan.benchmark.scaling_cell", str(spec)]
+        words = [*(door if world_size > 1 else []), "-m", "distgan.benchmark.scaling_worker", str(spec)]
         environment = {"OMP_NUM_THREADS": "1"} | own_modules()
         with errors.open("wb") as file:
             process = subprocess.Popen(

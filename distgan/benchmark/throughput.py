@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from distgan.benchmark import results
-from distgan.benchmark.digest import NOTES, digest, hold_against_peers
+from distgan.benchmark.aggregate import NOTES, digest, hold_against_peers
 from distgan.benchmark.flops import FORMULA
 from distgan.benchmark.matrix import PEERS_FOLDER, Cell, Pace, command, plan
 from distgan.benchmark.options import ThroughputConfig
-from distgan.benchmark.report import PLOT, save_plot, show
 from distgan.benchmark.results import refuse_on_cpu
+from distgan.benchmark.throughput_report import PLOT, save_plot, show
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.process import last_words, own_modules

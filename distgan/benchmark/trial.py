@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from distgan.benchmark.arms import Arm
+from distgan.benchmark.configurations import Arm
 from distgan.benchmark.detector import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
 from distgan.runs.run_dir import lock, read_status
@@ -92,7 +92,7 @@ class Trial:
         # In a session of its own a Ctrl-C of the terminal does not reach it: it is asked to stop once, by us.
         with self.log.open("wb") as log:
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "distgan.benchmark.tether", *TRAINING, *self.words],
+                [sys.executable, "-m", "distgan.benchmark.exit_with_parent", *TRAINING, *self.words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

@@ -15,7 +15,7 @@ import torch
 
 from distgan.benchmark import results
 from distgan.benchmark.efficiency import Cell
-from distgan.benchmark.fabrics import FABRICS, AllReduce, measured_ring, nccl, refuse_nodes
+from distgan.benchmark.interconnects import FABRICS, AllReduce, measured_ring, nccl, refuse_nodes
 from distgan.benchmark.prediction_report import plot, print_tables
 from distgan.benchmark.results import Results
 from distgan.benchmark.scaling_options import PlanConfig
