@@ -156,7 +156,7 @@ def _checkpoint(argv: list[str]) -> None:
 
 def _slurm(argv: list[str]) -> None:
     """submit a training to SLURM: distgan slurm --nodes 2 --gpus-per-node 4 --model cgan"""
-    from distgan.slurm import main
+    from distgan.launch.slurm import main
 
     main(argv)
 
@@ -184,7 +184,7 @@ def _sample(argv: list[str]) -> None:
 
 def _doctor(argv: list[str]) -> None:
     """tell what this machine has for training, and what to do about what it lacks: distgan doctor"""
-    from distgan.doctor import examine
+    from distgan.launch.doctor import examine
 
     try:
         from distgan.config.commands import DoctorConfig

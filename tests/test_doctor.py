@@ -15,11 +15,12 @@ import pytest
 import torch
 from conftest import Run
 
-from distgan import all_reduce, doctor, machine
 from distgan.distributed import env as launcher
-from distgan.doctor import Failure
 from distgan.errors import CommandFailed
-from distgan.machine import Finding
+from distgan.launch import all_reduce, doctor
+from distgan.launch import checks as machine
+from distgan.launch.checks import Finding
+from distgan.launch.doctor import Failure
 from distgan.utils import provenance as environment
 
 LINES = [

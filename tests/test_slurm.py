@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from distgan import cli, slurm
+from distgan import cli
 from distgan.config.commands import SlurmConfig
 from distgan.config.presets import training_of
 from distgan.errors import UserError
+from distgan.launch import slurm
 
 SCRIPTS = ("vanilla", "cgan", "bench", "convergence")
 CGAN = ["--model", "cgan", "--epochs", "20"]

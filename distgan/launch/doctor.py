@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from distgan.all_reduce import all_reduce
 from distgan.errors import CommandFailed
-from distgan.machine import (
+from distgan.launch.all_reduce import all_reduce
+from distgan.launch.checks import (
     PAIR,
     Finding,
     bf16,

@@ -9,11 +9,11 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from distgan.machine import Finding
+from distgan.launch.checks import Finding
 from distgan.utils.process import last_words, own_modules
 
 _ALL_REDUCE_S = 60
-_RANK = (sys.executable, "-m", "distgan.all_reduce")
+_RANK = (sys.executable, "-m", "distgan.launch.all_reduce")
 
 
 def all_reduce(backend: str, processes: int) -> Finding:
