@@ -21,8 +21,8 @@ import sham_training
 import torch
 from conftest import BIN, assert_user_error, wait_for
 
-from distgan.benchmark import command, results, trial
 from distgan.benchmark import configurations as arms
+from distgan.benchmark import results, trial
 from distgan.benchmark.convergence_options import ConvergenceConfig
 from distgan.benchmark.convergence_plot import over_runs
 from distgan.benchmark.convergence_statistics import (
@@ -35,6 +35,7 @@ from distgan.benchmark.convergence_statistics import (
 )
 from distgan.benchmark.detector import Evaluation, detect, evaluations, targets_of
 from distgan.benchmark.targets import SHIPPED, CganTargets, VanillaTargets, read_targets
+from distgan.cli import bench as command
 from distgan.data.base import Dataset
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.utils.files import append_lines, write_whole

@@ -23,9 +23,9 @@ from pages_runs import (
 )
 from rich.console import Console
 
+from distgan.cli.reports import compare_main, report_main
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate
-from distgan.pages.command import compare_main, report_main
 from distgan.reports.charts import Level, Point, Series, chart
 from distgan.reports.compare import notes_on, tally_of
 from distgan.reports.comparison import Row, rows_of

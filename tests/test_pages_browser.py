@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pages_runs import environment_of, make_run, quality_of, training_lines
 
-from distgan.pages.command import compare_main, report_main
+from distgan.cli.reports import compare_main, report_main
 
 ARGUMENTS = [
     "--headless",

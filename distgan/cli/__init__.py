@@ -205,34 +205,34 @@ def _doctor(argv: list[str]) -> None:
 
 def _eval(argv: list[str]) -> None:
     """have images judged, digit by digit, with intervals: distgan eval runs/cgan-1"""
-    from distgan.quality.command import eval_main
+    from distgan.cli.evaluation import eval_main
 
     eval_main(argv)
 
 
 def _judge(argv: list[str]) -> None:
     """train the judges of a data set, or show what they err in: distgan judge show"""
-    from distgan.quality.command import judge_main
+    from distgan.cli.evaluation import judge_main
 
     judge_main(argv)
 
 
 def _compare(argv: list[str]) -> None:
     """the 2023 report's table of runs, measured: distgan compare runs/vanilla-1 runs/cgan-1"""
-    from distgan.pages.command import compare_main
+    from distgan.cli.reports import compare_main
 
     compare_main(argv)
 
 
 def _report(argv: list[str]) -> None:
     """one HTML page about a run: distgan report runs/cgan-1"""
-    from distgan.pages.command import report_main
+    from distgan.cli.reports import report_main
 
     report_main(argv)
 
 
 def _bench(argv: list[str]) -> None:
     """measure speed, and compare measurements: distgan bench throughput --peers"""
-    from distgan.benchmark.command import main
+    from distgan.cli.bench import main
 
     main(argv)

@@ -1,1 +1,0 @@
-"""The pinned judges, and everything that is measured with them."""
