@@ -1,6 +1,5 @@
 """The comparison table of the 2023 report, each cell measured: value, interval, command, and what the report says."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ from distgan.reports.convergence import convergence, evaluated
 from distgan.reports.number_format import epochs, interval, percent, plain, whole
 from distgan.reports.pairwise import Subject, better, faster
 from distgan.reports.report2023 import Verdict, reached
-from distgan.reports.run_data import Run
+from distgan.reports.run_data import Run, eval_command, train_command
 from distgan.reports.speed import epoch_seconds
 
 CHANCE = 0.1
@@ -56,14 +55,6 @@ def rows_of(subjects: Sequence[Subject]) -> list[Row]:
             cells.append(cell_of(subject, claims[subject.run.kind], others))
         rows.append(Row(name, meaning, claims, cells, note))
     return rows
-
-
-def eval_command(run: Run) -> str:
-    return run.quality.source.command if run.quality else f"distgan eval {shlex.quote(run.where)}"
-
-
-def train_command(run: Run, *more: str) -> str:
-    return shlex.join(["distgan", "train", "--config", str(run.folder / "config.json"), *more])
 
 
 def _needs_eval(run: Run, claim: str) -> Cell:

@@ -6,12 +6,19 @@ from typing import Any, NamedTuple
 
 from distgan.config.schema import Config
 from distgan.evaluation.schema import Quality
-from distgan.reports.comparison import eval_command, train_command
 from distgan.reports.number_format import epochs
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import view_of
 from distgan.reports.rendering import data_uri, write_page
-from distgan.reports.run_data import Picture, Run, pictures, read_picture, read_run
+from distgan.reports.run_data import (
+    Picture,
+    Run,
+    eval_command,
+    pictures,
+    read_picture,
+    read_run,
+    train_command,
+)
 from distgan.reports.training_curves import curves_of, when
 
 MOST_PICTURES = 40

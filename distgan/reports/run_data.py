@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,3 +203,11 @@ def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         if num > len(kept):
             problems.append(f"{path}: {num - len(kept)} of its {num} lines are no whole lines, and left out")
     return sorted(kept, key=lambda line: line["step"])
+
+
+def eval_command(run: Run) -> str:
+    return run.quality.source.command if run.quality else f"distgan eval {shlex.quote(run.where)}"
+
+
+def train_command(run: Run, *more: str) -> str:
+    return shlex.join(["distgan", "train", "--config", str(run.folder / "config.json"), *more])
