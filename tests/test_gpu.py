@@ -118,7 +118,7 @@ def test_a_run_goes_on_with_another_engine() -> None:
 
 def test_steps_of_a_graph_wait_for_nothing() -> None:
     """Nor does what logging asks of the device; over two ends of an epoch."""
-    from distgan.utils.transfer import Reading
+    from distgan.utils.devices import Reading
 
     graph = Training("cgan", "graph", device="cuda")
     graph.to(5)

@@ -10,7 +10,7 @@ from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset
 from distgan.distributed.sharding import Share
 from distgan.errors import UserError
-from distgan.utils.transfer import upload
+from distgan.utils.devices import upload
 
 
 class Batch(NamedTuple):

@@ -20,8 +20,8 @@ from distgan.distributed import rendezvous
 from distgan.distributed.wrappers import FlatTrained, Trained
 from distgan.errors import CommonError, UserError, outcome_of
 from distgan.utils import devices
+from distgan.utils.devices import Reading
 from distgan.utils.hardware import cpu_name
-from distgan.utils.transfer import Reading
 
 T = TypeVar("T")
 # Steps on a GPU between two questions whether some rank was asked to stop.

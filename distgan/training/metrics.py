@@ -14,8 +14,8 @@ from torch import Tensor
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed
 from distgan.training.step import STATS
+from distgan.utils.devices import Reading
 from distgan.utils.files import append_lines, read_metrics, write_whole
-from distgan.utils.transfer import Reading
 
 
 class Record(NamedTuple):

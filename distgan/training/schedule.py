@@ -7,7 +7,7 @@ from torch import Tensor
 
 from distgan.config.schema import OptimConfig
 from distgan.utils.counter_rng import step_key
-from distgan.utils.transfer import upload
+from distgan.utils.devices import upload
 
 
 class Now(NamedTuple):
