@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from distgan.config.commands import SampleConfig
+from distgan.config.fields import allowed
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
 from distgan.config.presets import config_folder, preset_path
 from distgan.config.schema import Config
-from distgan.config.wording import allowed
 from distgan.errors import UserError
 
 PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))

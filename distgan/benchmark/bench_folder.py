@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distgan.benchmark import results
-from distgan.config.wording import shown
+from distgan.config.fields import shown
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from distgan.benchmark import results
 from distgan.benchmark.detector import Evaluation
 from distgan.benchmark.targets import CganTargets, Protocol, VanillaTargets
-from distgan.config.wording import first_mistake
+from distgan.config.fields import first_mistake
 from distgan.errors import UserError
 
 KIND = "convergence"

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from distgan.config.fields import Real, Section, setting
-from distgan.config.run import EngineName
+from distgan.config.schema import EngineName
 
 # Of the seeds of torch's generators.
 _SEEDS = 2**31

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from distgan.config.fields import Real, Section, setting, split_commas
-from distgan.config.run import EngineName
+from distgan.config.schema import EngineName
 
 _COMMAS = BeforeValidator(split_commas)
 

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from distgan.config.fields import Real, Section
-from distgan.config.wording import first_mistake
+from distgan.config.fields import Real, Section, first_mistake
 from distgan.errors import UserError
 from distgan.utils.files import read_within
 

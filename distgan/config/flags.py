@@ -16,8 +16,8 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from distgan.config.fields import allowed, extra, metavar, shown
 from distgan.config.schema import Config
-from distgan.config.wording import allowed, extra, metavar, shown
 from distgan.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from distgan.config.wording import first_mistake
+from distgan.config.fields import first_mistake
 from distgan.errors import UserError
 from distgan.evaluation.classifier import outputs_of
 from distgan.evaluation.classifiers import NETWORKS, Judge

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from distgan.config.wording import first_mistake
+from distgan.config.fields import first_mistake
 from distgan.errors import UserError
 from distgan.utils.files import read_within
 
