@@ -15,7 +15,7 @@ from test_launch import accelerate, world_size
 from test_parity import difference
 
 from distgan.config.schema import Config, OptimConfig, ProcessesConfig
-from distgan.distributed import deepspeed_config as zero_config
+from distgan.distributed import deepspeed as zero_config
 from distgan.errors import UserError
 
 MATRIX = ROOT / "tests" / "parity_matrix.py"

@@ -14,7 +14,7 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather
 from torch import Tensor, nn
 
 from distgan.config.schema import Config
-from distgan.distributed import deepspeed_config as zero_config
+from distgan.distributed import deepspeed as zero_config
 from distgan.distributed import env as launcher
 from distgan.distributed import rendezvous
 from distgan.distributed.wrappers import FlatTrained, Trained
