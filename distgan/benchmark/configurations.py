@@ -11,9 +11,8 @@ from distgan.benchmark.results import refuse_on_cpu
 from distgan.benchmark.targets import Protocol
 from distgan.config.presets import preset_path, training_of
 from distgan.config.schema import Config, DataConfig
-from distgan.data.base import Dataset, load_dataset
+from distgan.data.base import Dataset, load_dataset, splits
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
-from distgan.data.real import splits
 from distgan.errors import UserError
 from distgan.utils.hardware import cores, count_gpus
 

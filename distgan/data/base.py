@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distgan.config.schema import DataConfig
-from distgan.data.download import download
-from distgan.data.idx import read_idx
+from distgan.data.mnist import download, read_idx
 from distgan.errors import UserError
 
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
@@ -202,3 +201,22 @@ def distorted(images: Tensor, amounts: Tensor) -> Tensor:
     affine = torch.stack([cos, -sin, shift[0] / 7, sin, cos, shift[1] / 7], 1).view(-1, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
+
+
+# -- The real images that quality is measured with: those to compare with, and as many others a --
+
+
+def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:
+    """The training images, and the test images beside them. Raises UserError.
+
+    scikit-learn's digits have no test set: every sixth of the 1,797 stands for one, with all its variants. A GAN has
+    been trained on these too, and so is measured against what it has seen.
+    """
+    if train.name != "digits":
+        config = config.model_copy(update={"name": train.name})
+        return train, load_dataset(config, "test", may_download=may_download)
+    is_test = torch.arange(len(train.images)) // 10 % 6 == 5
+    of = [
+        train._replace(images=train.images[rows], labels=train.labels[rows]) for rows in (~is_test, is_test)
+    ]
+    return of[0], of[1]

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from distgan.config.commands import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
-from distgan.data.base import Dataset, load_dataset
-from distgan.data.real import splits
+from distgan.data.base import Dataset, load_dataset, splits
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.evaluation import measure

@@ -15,8 +15,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from distgan.config.commands import JudgeConfig
 from distgan.config.schema import DataConfig
-from distgan.data.base import Dataset, load_dataset
-from distgan.data.real import splits
+from distgan.data.base import Dataset, load_dataset, splits
 from distgan.errors import CommandFailed, UserError
 from distgan.evaluation.classifier import outputs_of, train_classifier
 from distgan.evaluation.classifiers import NETWORKS

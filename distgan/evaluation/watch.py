@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from distgan.config.schema import Config
-from distgan.data.base import Dataset
-from distgan.data.real import splits
+from distgan.data.base import Dataset, splits
 from distgan.distributed.runtime import Runtime
 from distgan.evaluation.ensemble import load_jury
 from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
