@@ -14,7 +14,7 @@ from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.dropout import Dropout, draw_from
+from distgan.models.layers import Dropout, draw_from
 from distgan.models.sampling import sample_z
 from distgan.training.ema import Ema
 from distgan.training.gan import Gan, build_gan

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.labels import NUM_CLASSES
+from distgan.models.layers import NUM_CLASSES
 
 # With a penalty D is differentiated twice, through passes of its own.
 _LOSSES = ("bce", "hinge")

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig
 from distgan.models.dcgan import channels, convolutions, upsampling
-from distgan.models.labels import one_hot
-from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last
+from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last, one_hot
 from distgan.utils.counter_rng import hashed, unit
 
 _EMBEDDING = 32  # numbers that stand for a cluster in each network

@@ -3,9 +3,15 @@
 from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig
-from distgan.models.dropout import Dropout
-from distgan.models.labels import NUM_CLASSES, join, one_hot
-from distgan.models.layers import BatchNorm2d, TransposedConv2d, channels_last
+from distgan.models.layers import (
+    NUM_CLASSES,
+    BatchNorm2d,
+    Dropout,
+    TransposedConv2d,
+    channels_last,
+    join,
+    one_hot,
+)
 
 
 def channels(config: ModelConfig, *full: int) -> tuple[int, ...]:

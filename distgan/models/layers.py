@@ -1,5 +1,7 @@
 """torch's layers in the exact form that is quickest for these networks: the same weights, the same result."""
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,3 +84,54 @@ class ReadOut(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         weight = self.weight.view(-1, *self.map_shape).movedim(1, -1).flatten(1)
         return F.linear(input, weight, self.bias)
+
+
+# -- nn.Dropout, the same on one process and on many, eagerly, compiled and in a graph --
+
+
+class BitSource(Protocol):
+    """`training.noise.Noise` is one."""
+
+    def bits(self, shape: torch.Size, salt: int) -> Tensor: ...
+
+
+class Dropout(nn.Dropout):
+    """In training its mask comes from `noise`, by 16 random bits an element; without one it is torch's own.
+
+    torch draws one number after another on a CPU, which takes a fifth of the seed GAN's step (LOG.md). `p` becomes
+    the next multiple of 2**-16, which for 0.3 is 0.3 + 3e-6, and the kept elements are scaled by what that leaves.
+    """
+
+    noise: BitSource | None = None
+    salt = 0
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # its name in torch
+        if not self.training or self.p == 0 or self.noise is None:
+            return super().forward(input)
+        num_dropped = round(self.p * 2**16)
+        kept = self.noise.bits(input.shape, self.salt) >= num_dropped - 2**15
+        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - num_dropped))
+
+
+def draw_from(network: nn.Module, noise: BitSource) -> None:
+    """Lets every Dropout of a network draw from `noise`, each other numbers."""
+    for salt, module in enumerate(module for module in network.modules() if isinstance(module, Dropout)):
+        module.noise, module.salt = noise, salt * 0x2545F491
+
+
+# -- How a label joins a network's input --
+
+NUM_CLASSES = 10
+
+
+def one_hot(labels: Tensor, like: Tensor, num: int = NUM_CLASSES) -> Tensor:
+    """Classes (N,) as (N, num) in the type of `like`; weights over the classes (N, num) stay as they are."""
+    if labels.ndim == 1:
+        # F.one_hot looks at its numbers on the host, which then waits for the device.
+        labels = labels.unsqueeze(1) == torch.arange(num, device=labels.device)
+    return labels.to(like.dtype)
+
+
+def join(flat: Tensor, labels: Tensor, is_conditional: bool) -> Tensor:
+    """(N, F) with the one-hot label behind it, (N, F + 10), where the network has one."""
+    return torch.cat([flat, one_hot(labels, flat)], dim=1) if is_conditional else flat

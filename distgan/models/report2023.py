@@ -3,9 +3,16 @@
 from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig
-from distgan.models.dropout import Dropout
-from distgan.models.labels import NUM_CLASSES, join
-from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
+from distgan.models.layers import (
+    NUM_CLASSES,
+    BatchNorm2d,
+    ChannelsLastFlatten,
+    Dropout,
+    ReadOut,
+    TransposedConv2d,
+    channels_last,
+    join,
+)
 
 
 class Generator(nn.Module):

@@ -15,7 +15,7 @@ from distgan.distributed.sync_batchnorm import synchronised
 from distgan.distributed.wrappers import Trained
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.dropout import draw_from
+from distgan.models.layers import draw_from
 from distgan.training.ema import Ema
 from distgan.training.noise import Noise
 
