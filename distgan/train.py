@@ -25,10 +25,9 @@ from distgan.runs.artifacts import Outputs
 from distgan.runs.progress import Display
 from distgan.runs.run_dir import recorded
 from distgan.training.engines.engine import build_engine, next_due
-from distgan.training.gan import build_gan
+from distgan.training.gan import build_gan, refuse_divergence
 from distgan.training.losses import has_penalty
 from distgan.training.metrics import MetricLog
-from distgan.training.replicas import refuse_divergence
 from distgan.training.stop import StopRequest, describe, exit_code, seconds_left
 from distgan.utils.provenance import Startup
 

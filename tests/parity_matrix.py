@@ -23,8 +23,7 @@ from distgan.distributed import rendezvous
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.wrappers import FlatTrained
 from distgan.training.engines.engine import build_engine
-from distgan.training.gan import build_gan
-from distgan.training.replicas import refuse_divergence
+from distgan.training.gan import build_gan, refuse_divergence
 
 
 class Recipe(NamedTuple):

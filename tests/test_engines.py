@@ -17,7 +17,7 @@ from torch import nn
 
 from distgan.checkpoint.resume import newest_valid
 from distgan.errors import Tolerance, TrainingFailed
-from distgan.training.engines import compiling
+from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
 from distgan.training.engines.engine import next_due
 from distgan.training.engines.parity import Parity, measure_parity, untouched

@@ -16,11 +16,10 @@ from distgan.distributed.sharding import Share
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Dropout, draw_from
 from distgan.models.sampling import sample_z
-from distgan.training.ema import Ema
 from distgan.training.gan import Gan, build_gan
 from distgan.training.losses import LOSSES
 from distgan.training.noise import Noise
-from distgan.training.schedule import Schedule
+from distgan.training.schedule import Ema, Schedule
 from distgan.training.step import build_step
 from distgan.utils.counter_rng import hashed, step_key
 

@@ -22,9 +22,8 @@ from distgan.distributed.rendezvous import left_at_the_end, losses_named
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, exit_code_of
 from distgan.training.engines.engine import build_engine
-from distgan.training.gan import Gan, build_gan
+from distgan.training.gan import Gan, build_gan, refuse_divergence
 from distgan.training.losses import has_penalty
-from distgan.training.replicas import refuse_divergence
 from distgan.utils.files import write_json
 
 # Those of 150 epochs of 235: what an engine takes its time for.

@@ -16,9 +16,8 @@ from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_star
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
-from distgan.training.gan import Gan
+from distgan.training.gan import Gan, refuse_divergence
 from distgan.training.metrics import MetricLog
-from distgan.training.replicas import refuse_divergence
 from distgan.utils.files import sync
 
 

@@ -1,9 +1,10 @@
 """What is known of each step ahead of it: its rates, the weight of the moving average, the key of its noise."""
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distgan.config.schema import OptimConfig
 from distgan.utils.counter_rng import step_key
@@ -52,3 +53,24 @@ class Schedule:
         # (as TensorFlow's ExponentialMovingAverage does with num_updates).
         decay = min(config.ema_decay, (2 + step) / (11 + step))
         return config.g_lr * left, config.d_lr * left, 1 - decay
+
+
+# -- The moving average of G's weights, which makes better images than the weights themselves --
+
+
+class Ema:
+    """`network` holds the average of a generator's weights, over about 1 / weight steps."""
+
+    def __init__(self, generator: nn.Module):
+        self.network = deepcopy(generator).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, generator: nn.Module, weight: Tensor) -> None:
+        """`weight` is that of the newest weights, 0-d on the device."""
+        average: list[Tensor] = list(self.network.parameters())
+        newest: list[Tensor] = list(generator.parameters())
+        towards = torch._foreach_sub(newest, average)
+        torch._foreach_mul_(towards, weight.to(newest[0].dtype))
+        torch._foreach_add_(average, towards)
+        # BatchNorm's statistics are averages already, and its counter is no float.
+        torch._foreach_copy_(list(self.network.buffers()), list(generator.buffers()))

@@ -1,5 +1,6 @@
 """Who takes the steps: eagerly, compiled, or replayed from CUDA graphs; the same step behind each."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,16 +9,57 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
-from distgan.training.engines import compiling
 from distgan.training.engines.graphs import CudaRecorder, Graphs, Record
 from distgan.training.engines.parity import Advance, Parity, measure_parity, untouched
 from distgan.training.gan import Gan
 from distgan.training.step import build_step
+
+_MOST_KINDS = 256
+
+
+def start(gan: Gan) -> None:
+    """The blocks of both networks, in place: inside autocast and DDP, whose own code is not compiled."""
+    # All blocks of a process count as one function there; beyond the limit they would be eager without a word.
+    torch._dynamo.config.recompile_limit = _MOST_KINDS
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
+    for block in _blocks(gan):
+        block.compile(dynamic=False, fullgraph=True)
+
+
+def stop(gan: Gan) -> None:
+    for block in _blocks(gan):
+        block._compiled_call_impl = None
+
+
+@contextmanager
+def suspended(gan: Gan) -> Iterator[None]:
+    """Lets compiled blocks run eagerly: without it the reference would be what it is compared with."""
+    blocks = _blocks(gan)
+    compiled = [block._compiled_call_impl for block in blocks]
+    stop(gan)
+    try:
+        yield
+    finally:
+        for block, call in zip(blocks, compiled, strict=True):
+            block._compiled_call_impl = call
+
+
+def _blocks(gan: Gan) -> list[nn.Module]:
+    """But for those in which the ranks talk to each other: their numbers of rows change from batch to batch."""
+    return [
+        block
+        for network in (gan.generator, gan.discriminator)
+        for block in network.children()
+        if not any("SyncBatchNorm" in type(module).__name__ for module in block.modules())
+    ]
+
+
+# -- Who takes the steps: eagerly, compiled, or replayed from CUDA graphs; the same step behind --
 
 # Of an engine against the eager one, before it is trusted with a run.
 CHECK_STEPS = 3
@@ -100,7 +142,7 @@ def build_engine(
         return step(*batch).unsqueeze(0), len(batch.rows)
 
     def eager(limit: int) -> tuple[Tensor, int]:
-        with compiling.suspended(gan):
+        with suspended(gan):
             return take(limit)
 
     asked, is_cuda = config.run.engine, runtime.device.type == "cuda"
@@ -131,7 +173,7 @@ def build_engine(
     except Exception as error:  # compilers, drivers and libraries raise what they like
         reason = _words(error)
     if not all(runtime.all_of(reason is None)):
-        compiling.stop(gan)
+        stop(gan)
         why = f"{wanted} was not taken: {reason or 'it failed on another rank'}"
         fallback = Choice(asked, "eager", why, is_fallback=True, start_s=choice.start_s, parity=choice.parity)
         return Engine(fallback, take, take)
@@ -141,7 +183,7 @@ def build_engine(
 def _compile(gan: Gan, batches: Batches, runtime: Runtime, take: Advance, choice: Choice) -> None:
     """Makes the same steps go through compiled networks. Raises what a compiler raises."""
     with choice.timed("compile"), untouched(gan, batches):
-        compiling.start(gan)
+        start(gan)
         for index in _one_of_each_shape(batches):
             gan.step = index
             take(index + 1)
@@ -184,14 +226,14 @@ def _graphs(
     # No rank may race alone: the others' sums would wait for it.
     if not all(runtime.all_of(compiled is not None)) or compiled is None:
         choice.why += f"; not compiled inside ({words})"
-        compiling.stop(gan)
+        stop(gan)
         return plain
     within = _seconds_a_step(gan, batches, runtime, compiled.advance)
     choice.why += f"; {within * 1e6:.0f} microseconds a step compiled inside, {without * 1e6:.0f} without"
     if within < without:  # of the slowest rank, so all of them decide alike
         choice.name = "graph-compiled"
         return compiled
-    compiling.stop(gan)
+    stop(gan)
     return plain
 
 
