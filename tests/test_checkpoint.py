@@ -22,13 +22,14 @@ from distgan.checkpoint.format import (
     MANIFEST,
     Checkpoint,
     Damaged,
+    Manifest,
+    State,
     folder_name,
     read_checkpoint,
     read_manifest,
     set_aside,
     write_checkpoint,
 )
-from distgan.checkpoint.manifest import Manifest, State
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime

@@ -10,8 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from distgan.checkpoint.format import Checkpoint, Damaged, random_states, read_state, remove, write_checkpoint
-from distgan.checkpoint.manifest import State
+from distgan.checkpoint.format import (
+    Checkpoint,
+    Damaged,
+    State,
+    random_states,
+    read_state,
+    remove,
+    write_checkpoint,
+)
 from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
