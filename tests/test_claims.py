@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from distgan.evaluation.intervals import share
-from distgan.evaluation.measure import Overview
+from distgan.evaluation.measure import Overview, alarms_of, verdict_of
 from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
-from distgan.evaluation.verdict import alarms_of, verdict_of
+from distgan.evaluation.scores import share
 from distgan.evaluation.watch import Watch
 from distgan.reports.claims import claims_of
 

@@ -19,10 +19,9 @@ from safetensors.torch import save_file
 
 from distgan.data.base import load_digits
 from distgan.errors import UserError
-from distgan.evaluation.arrays import read_npz
 from distgan.evaluation.classifiers import NETWORKS
 from distgan.evaluation.ensemble import RECORD, SHIPPED, cache_folder, load_jury
-from distgan.evaluation.inputs import FILE
+from distgan.evaluation.inputs import FILE, read_npz
 from distgan.evaluation.reference import Reference
 from distgan.utils.files import read_metrics
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.evaluation import measure
-from distgan.evaluation.ensemble import Reading, load_jury
+from distgan.evaluation.ensemble import Reading, load_jury, read_images
 from distgan.evaluation.reference import Reference, build_reference
-from distgan.evaluation.shards import read_images
 
 ALONE: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
 NUM = 2000

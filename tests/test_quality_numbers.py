@@ -8,10 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from distgan.evaluation.classifiers import NUM_FEATURES
-from distgan.evaluation.intervals import kl_from_uniform, mean, share
-from distgan.evaluation.neighbours import K, density_and_coverage, manifold, nearest
 from distgan.evaluation.schema import Estimate
-from distgan.evaluation.scores import FEWEST, Moments, distance, measure_fcd, moments, square_root
+from distgan.evaluation.scores import (
+    FEWEST,
+    K,
+    Moments,
+    density_and_coverage,
+    distance,
+    kl_from_uniform,
+    manifold,
+    mean,
+    measure_fcd,
+    moments,
+    nearest,
+    share,
+    square_root,
+)
 
 
 def seeded(seed: int) -> torch.Generator:

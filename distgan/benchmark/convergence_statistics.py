@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from distgan.benchmark.trial import OVER
-from distgan.evaluation.intervals import share
+from distgan.evaluation.scores import share
 
 # What is measured of a run, and what it is called after "fewer".
 MEASURES = {

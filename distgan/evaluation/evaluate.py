@@ -14,14 +14,13 @@ from distgan.data.base import Dataset, load_dataset, splits
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.evaluation import measure
-from distgan.evaluation.classifier import outputs_of, train_classifier
-from distgan.evaluation.ensemble import load_jury
+from distgan.evaluation.classifiers import outputs_of, train_classifier
+from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, load_jury, read_images
 from distgan.evaluation.inputs import FILE, claim, data_config, load_subject, out_folder, source_of
-from distgan.evaluation.intervals import share
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.reference import Reference, build_reference, refuse_few
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.evaluation.shards import asked_digits, draw_and_read, in_turns, read_images
+from distgan.evaluation.scores import share
 from distgan.utils.files import write_whole
 
 # GAN-train: the fresh classifier, and how long it learns.

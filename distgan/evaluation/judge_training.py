@@ -17,8 +17,7 @@ from distgan.config.commands import JudgeConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.errors import CommandFailed, UserError
-from distgan.evaluation.classifier import outputs_of, train_classifier
-from distgan.evaluation.classifiers import NETWORKS
+from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
 from distgan.evaluation.ensemble import (
     FORMAT,
     RECORD,
@@ -29,7 +28,7 @@ from distgan.evaluation.ensemble import (
     cache_folder,
     load_jury,
 )
-from distgan.evaluation.intervals import share
+from distgan.evaluation.scores import share
 from distgan.utils.devices import device_named
 from distgan.utils.files import write_whole
 from distgan.utils.hardware import cpu_name

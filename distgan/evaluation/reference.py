@@ -9,12 +9,19 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.evaluation.ensemble import SURE, Jury, Reading
-from distgan.evaluation.intervals import mean, share
-from distgan.evaluation.neighbours import Manifold, density_and_coverage, manifold
+from distgan.evaluation.ensemble import SURE, Jury, Reading, read_images
 from distgan.evaluation.schema import Estimate, Sample
-from distgan.evaluation.scores import FEWEST, Moments, measure_fcd, moments
-from distgan.evaluation.shards import read_images
+from distgan.evaluation.scores import (
+    FEWEST,
+    Manifold,
+    Moments,
+    density_and_coverage,
+    manifold,
+    mean,
+    measure_fcd,
+    moments,
+    share,
+)
 
 NUM_DRAWS = 200
 

@@ -9,11 +9,52 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from distgan.evaluation.classifiers import NUM_FEATURES
-from distgan.evaluation.intervals import redrawn
 from distgan.evaluation.schema import Estimate
+
+LEVEL = 0.95
+
+
+def share(num: int, of: int) -> Estimate:
+    """`num` of `of` as a share, with its interval by Wilson 1927 (no share at all of nothing: 0 to 1)."""
+    if of == 0:
+        return Estimate(value=0.0, low=0.0, high=1.0)
+    interval = stats.binomtest(num, of).proportion_ci(LEVEL, method="wilson")
+    # Its ends may miss 0 and 1 by rounding.
+    low, high = min(interval.low, num / of), max(interval.high, num / of)
+    return Estimate(value=num / of, low=float(low), high=float(high))
+
+
+def mean(values: Tensor) -> Estimate:
+    """The mean of (N,), with Student's interval."""
+    n, value = len(values), float(values.double().mean())
+    if n < 2:
+        return Estimate(value=value, low=value, high=value)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.double().std() / np.sqrt(n))
+    return Estimate(value=value, low=value - half, high=value + half)
+
+
+def redrawn(value: float, draws: np.ndarray) -> Estimate:
+    """The interval by `draws` of the number from bootstrap samples, about its own mean instead of theirs.
+
+    A distance of N images is a little too large, and that of a bootstrap sample too large twice over: what is
+    taken from the draws is how they spread. Numbers here are none below 0.
+    """
+    low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)) - draws.mean()
+    return Estimate(value=value, low=max(0.0, value + min(low, 0.0)), high=value + max(high, 0.0))
+
+
+def kl_from_uniform(counts: np.ndarray, num_draws: int = 1000, seed: int = 0) -> Estimate:
+    """Kullback-Leibler divergence of counts (K,) from equal ones, in nats; 0: all alike, log K: one alone."""
+    n, equal = int(counts.sum()), np.full(len(counts), 1 / len(counts))
+    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=num_draws) / n
+    return redrawn(float(stats.entropy(counts / n, equal)), stats.entropy(drawn, equal[None], axis=1))
+
+
+# -- The Frechet distance of two sets of features, taken as normal distributions (Heusel et al. --
 
 # A covariance of F features from F images or fewer is singular.
 FEWEST = NUM_FEATURES + 1
@@ -72,3 +113,56 @@ def measure_fcd(features: Tensor, other: Moments, *, num_draws: int, seed: int =
         counts = torch.zeros(num, n).double().scatter_add_(1, rows, torch.ones(num, n).double())
         draws.append(distance(moments(features, counts), other, root).numpy())
     return redrawn(value, np.concatenate(draws))
+
+
+# -- What the nearest neighbours tell: density and coverage (Naeem et al. 2020), and whether im --
+
+K = 5
+_ROWS = 1000  # of a table of distances at a time
+
+
+class Manifold(NamedTuple):
+    """Real features (N, F), each in a ball that reaches to its K-th nearest neighbour among them, radii (N,)."""
+
+    features: Tensor
+    radii: Tensor
+
+
+def manifold(features: Tensor) -> Manifold:
+    """Of (N, F); fewer than K + 1 have no K-th neighbour, and so the farthest."""
+    features = features.double()
+    k = min(K + 1, len(features))  # the nearest is the image itself
+    radii = [torch.cdist(part, features).kthvalue(k).values for part in features.split(_ROWS)]
+    return Manifold(features, torch.cat(radii) if radii else features.new_zeros(0))
+
+
+def density_and_coverage(real: Manifold, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each of (M, F) the balls around it over K, (M,); of each real image whether its ball holds one, (N,).
+
+    Their means are density and coverage.
+    """
+    density, covered = [], torch.zeros(len(real.radii), dtype=torch.bool)
+    for part in features.double().split(_ROWS):
+        inside = torch.cdist(part, real.features) <= real.radii
+        density.append(inside.sum(1).double() / K)
+        covered |= inside.any(0)
+    return torch.cat(density) if density else torch.zeros(0).double(), covered
+
+
+class Nearest(NamedTuple):
+    """The distance to the nearest other image, in greys of 255 per pixel (root of the mean square), and its number."""
+
+    greys: Tensor
+    which: Tensor
+
+
+def nearest(images: Tensor, others: Tensor) -> Nearest:
+    """Of (M, 28, 28) among (N, 28, 28) uint8, both (M,)."""
+    theirs = others.flatten(1).float()
+    squares = theirs.square().sum(1)
+    found = []
+    for part in images.flatten(1).float().split(_ROWS):
+        table = (squares - 2 * part @ theirs.T) + part.square().sum(1, keepdim=True)
+        found.append(table.min(1))
+    values, which = (torch.cat(each) for each in zip(*found, strict=True))
+    return Nearest((values.clamp(min=0) / theirs.shape[1]).sqrt(), which)

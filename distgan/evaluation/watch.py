@@ -9,10 +9,9 @@ import torch
 from distgan.config.schema import Config
 from distgan.data.base import Dataset, splits
 from distgan.distributed.runtime import Runtime
-from distgan.evaluation.ensemble import load_jury
+from distgan.evaluation.ensemble import asked_digits, draw_and_read, load_jury
 from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
 from distgan.evaluation.reference import build_reference
-from distgan.evaluation.shards import asked_digits, draw_and_read
 from distgan.models.base import build_generator
 from distgan.training.gan import Gan
 
