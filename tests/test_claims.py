@@ -9,7 +9,7 @@ from distgan.evaluation.measure import Overview, alarms_of, verdict_of
 from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
 from distgan.evaluation.scores import share
 from distgan.evaluation.watch import Watch
-from distgan.reports.claims import claims_of
+from distgan.reports.report2023 import claims_of
 
 
 def exactly(value: float) -> Estimate:

@@ -27,16 +27,13 @@ from distgan.cli.reports import compare_main, report_main
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate
 from distgan.reports.charts import Level, Point, Series, chart
-from distgan.reports.compare import notes_on, tally_of
-from distgan.reports.comparison import Row, rows_of
-from distgan.reports.convergence import Convergence, convergence, evaluated
+from distgan.reports.comparison import Row, notes_on, rows_of, show, tally_of
 from distgan.reports.number_format import percent, plain
 from distgan.reports.options import PagesConfig
-from distgan.reports.pairwise import Subject, subjects_of
+from distgan.reports.pairwise import Subject, epoch_seconds, subjects_of, what_differs
 from distgan.reports.quality_view import view_of
+from distgan.reports.report2023 import Convergence, convergence, evaluated
 from distgan.reports.run_data import Run, pictures, read_run
-from distgan.reports.speed import epoch_seconds, what_differs
-from distgan.reports.terminal import show
 from distgan.reports.training_curves import curves_of, thinned, when
 
 ATTACK = "<script>alert(1)</script>"

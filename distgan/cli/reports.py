@@ -54,7 +54,7 @@ def compare_main(argv: list[str]) -> None:
         raise UserError(f"{twice[-1]}: is named twice; allowed: each run once")
     out = _page(config.out)
 
-    from distgan.reports.compare import compare
+    from distgan.reports.comparison import compare
 
     compare(namespace.runs, out, config)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.reports.claims import claims_of
+from distgan.reports.report2023 import claims_of
 
 _COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red"}
 _NUM_CONFUSIONS = 8

@@ -1,15 +1,21 @@
 """`distgan report`: a run on one page."""
 
+import base64
+import hashlib
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from distgan import __version__
 from distgan.config.schema import Config
 from distgan.evaluation.schema import Quality
 from distgan.reports.number_format import epochs
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import view_of
-from distgan.reports.rendering import data_uri, write_page
 from distgan.reports.run_data import (
     Picture,
     Run,
@@ -20,6 +26,54 @@ from distgan.reports.run_data import (
     train_command,
 )
 from distgan.reports.training_curves import curves_of, when
+from distgan.utils.files import write_whole
+
+_TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Raises OSError that names `path`."""
+    text = render(template, **values)
+    # A folder's name may hold bytes that are no text.
+    write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))
+
+
+def render(template: str, **values: Any) -> str:
+    """Whatever comes from a file is escaped; only what lies in templates/ is taken as it is."""
+    style, head, script = (_own(name) for name in ("style.css", "head.js", "page.js"))
+    hashes = " ".join(f"'sha256-{_digest(each)}'" for each in (head, script))
+    # Should something slip through, it would neither run nor reach another host.
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
+    return _environment().get_template(template).render(
+        style=Markup(style), head=Markup(head), script=Markup(script), policy=policy, version=__version__, **values
+    )  # fmt: skip
+
+
+def data_uri(picture: Picture) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.data).decode()}"
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _own(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8").strip()
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# -- `distgan report`: a run on one page --
 
 MOST_PICTURES = 40
 
@@ -149,7 +203,7 @@ def _embedded(picture: Picture) -> tuple[str, int, int]:
 def claims_about(quality: Quality | None) -> list[Any]:
     if quality is None:
         return []
-    from distgan.reports.claims import claims_of
+    from distgan.reports.report2023 import claims_of
 
     return list(claims_of(quality))
 
