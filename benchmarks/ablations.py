@@ -16,8 +16,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from distgan.benchmark.convergence_cells import evaluations_of, read
 from distgan.benchmark.convergence_report import wanted_by
+from distgan.benchmark.convergence_statistics import evaluations_of, read
 from distgan.benchmark.results import FILE, Results
 from distgan.config.presets import preset_path
 

@@ -14,11 +14,11 @@ from conftest import ROOT, assert_user_error
 
 from distgan.benchmark import matrix, results, throughput
 from distgan.benchmark import throughput_worker as cell
-from distgan.benchmark.aggregate import digest, hold_against_peers
 from distgan.benchmark.comparison import ratio
 from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec, plan
 from distgan.benchmark.options import ThroughputConfig
+from distgan.benchmark.throughput import digest, hold_against_peers
 from distgan.cli import bench as command
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.errors import CommandFailed, UserError

@@ -23,8 +23,7 @@ from conftest import BIN, assert_user_error, wait_for
 
 from distgan.benchmark import configurations as arms
 from distgan.benchmark import results, trial
-from distgan.benchmark.convergence_options import ConvergenceConfig
-from distgan.benchmark.convergence_plot import over_runs
+from distgan.benchmark.convergence_report import over_runs
 from distgan.benchmark.convergence_statistics import (
     compared,
     more_processes,
@@ -33,8 +32,17 @@ from distgan.benchmark.convergence_statistics import (
     spread,
     summarise,
 )
-from distgan.benchmark.detector import Evaluation, detect, evaluations, targets_of
-from distgan.benchmark.targets import SHIPPED, CganTargets, VanillaTargets, read_targets
+from distgan.benchmark.options import ConvergenceConfig
+from distgan.benchmark.targets import (
+    SHIPPED,
+    CganTargets,
+    Evaluation,
+    VanillaTargets,
+    detect,
+    evaluations,
+    read_targets,
+    targets_of,
+)
 from distgan.cli import bench as command
 from distgan.data.base import Dataset
 from distgan.errors import CommandFailed, Stopped, UserError

@@ -358,8 +358,7 @@ def test_a_profile_counts_kernels(tmp_path: Path) -> None:
 
 def test_commands_of_the_full_report_are_known_to_distgan(tmp_path: Path) -> None:
     """Flags and values, without a GPU: by the parsers themselves."""
-    from distgan.benchmark.options import ThroughputConfig
-    from distgan.benchmark.scaling_options import ScalingConfig
+    from distgan.benchmark.options import ScalingConfig, ThroughputConfig
     from distgan.config.flags import Parser, add_flags, from_flags
 
     report = report_of(tmp_path)

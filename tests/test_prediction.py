@@ -7,10 +7,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from distgan.benchmark import prediction_report, results
+from distgan.benchmark import plan as prediction_report
+from distgan.benchmark import results
 from distgan.benchmark.interconnects import FABRICS, measured_ring, nccl
+from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.plan import Model, fit, ladder, larger_worlds, leave_one_out, run
-from distgan.benchmark.scaling_options import PlanConfig
 from distgan.config.flags import Parser, add_flags, from_flags
 from distgan.errors import UserError
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import ON_CPU
 
-from distgan.benchmark import efficiency, results, scaling
+from distgan.benchmark import results, scaling
+from distgan.benchmark import scaling_report as efficiency
+from distgan.benchmark.options import PlanConfig, ScalingConfig
 from distgan.benchmark.plan import run as plan
 from distgan.benchmark.scaling import Point, TurnFailed, points, run, world_sizes
-from distgan.benchmark.scaling_options import PlanConfig, ScalingConfig
 from distgan.benchmark.scaling_report import all_reduces
 from distgan.benchmark.scaling_worker import Clock, messages
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig

@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distgan.benchmark.convergence_options import ConvergenceConfig
+from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import refuse_on_cpu
 from distgan.benchmark.targets import Protocol
 from distgan.config.presets import preset_path, training_of

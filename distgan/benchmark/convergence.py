@@ -11,13 +11,19 @@ from threading import Event, Lock
 from typing import Any
 
 from distgan.benchmark import results
-from distgan.benchmark.bench_folder import claimed, difference_of, taken_up
 from distgan.benchmark.configurations import Arm, arms, slots
-from distgan.benchmark.convergence_cells import KIND, read
-from distgan.benchmark.convergence_options import ConvergenceConfig
-from distgan.benchmark.convergence_plot import save_plot
-from distgan.benchmark.convergence_report import outcome, show, wanted_by
-from distgan.benchmark.convergence_statistics import LEVEL, compared, more_processes, of_arm, summarise
+from distgan.benchmark.convergence_report import outcome, save_plot, show, wanted_by
+from distgan.benchmark.convergence_statistics import (
+    KIND,
+    LEVEL,
+    compared,
+    more_processes,
+    of_arm,
+    read,
+    summarise,
+)
+from distgan.benchmark.options import ConvergenceConfig
+from distgan.benchmark.results import claimed, difference_of, taken_up
 from distgan.benchmark.targets import SHIPPED, Targets, read_targets
 from distgan.benchmark.trial import OVER, Trial
 from distgan.distributed.env import is_launched

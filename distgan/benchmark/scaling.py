@@ -12,11 +12,20 @@ import torch
 from rich.console import Console
 
 from distgan.benchmark import results
-from distgan.benchmark.efficiency import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, derive, name_of
 from distgan.benchmark.flops import FORMULA, flops_per_image
+from distgan.benchmark.options import ScalingConfig
 from distgan.benchmark.results import summary
-from distgan.benchmark.scaling_options import ScalingConfig
-from distgan.benchmark.scaling_report import plot, print_tables
+from distgan.benchmark.scaling_report import (
+    BATCH_SIZE,
+    STRONG,
+    WEAK,
+    WIDTH,
+    Cell,
+    derive,
+    name_of,
+    plot,
+    print_tables,
+)
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.loader import refuse_small
 from distgan.distributed import env as launcher

@@ -1,13 +1,15 @@
 """The targets of `distgan bench convergence`: the quality that a run has to reach and hold, and how it is asked."""
 
 import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
 from distgan.config.fields import Real, Section, first_mistake
 from distgan.errors import UserError
+from distgan.reports.run_data import number
 from distgan.utils.files import read_within
 
 FORMAT = 1
@@ -76,3 +78,138 @@ def read_targets(path: Path) -> Targets:
             raise UserError(f"{path}: {place}: unknown key") from error
         rule = words.removeprefix("Input should be ").removeprefix("String should ")
         raise UserError(f"{path}: {place}: {first['input']!r} is not allowed; allowed: {rule}") from error
+
+
+# -- When a run had converged: the first evaluation that meets all targets, if as many more in  --
+
+
+class Evaluation(NamedTuple):
+    """What the judges found after `step`; None where that is no finite number.
+
+    `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
+    (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (10,) each.
+    """
+
+    step: int
+    epoch: float
+    elapsed_s: float
+    eval_s: float
+    fcd: float | None
+    recognisable: float | None
+    digits: list[float | None]
+    coverages: list[float | None]
+
+
+class Target(NamedTuple):
+    """A number of an evaluation that has to be at most, or at least, `limit`; what `about` is on an axis."""
+
+    name: str
+    about: str
+    of: Callable[[Evaluation], float | None]
+    limit: float
+    is_most: bool
+
+    def is_met(self, evaluation: Evaluation) -> bool:
+        value = self.of(evaluation)
+        if value is None:
+            return False
+        return value <= self.limit if self.is_most else value >= self.limit
+
+
+class Verdict(NamedTuple):
+    """`reached`: at which of the evaluations the run had converged; None where it has not, for the reason `why`.
+
+    `targets`: the names of those that were met last or, where it has not converged, that its best evaluation missed:
+    the one that missed the fewest or, where one met all but did not hold, the one that ended it.
+    """
+
+    reached: int | None
+    why: str
+    targets: list[str]
+
+
+def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
+    """Those in lines of metrics.jsonl, by step: of the moving average of G where the run has one.
+
+    Of two of one step, as a resume may leave them, the later line counts.
+    """
+    judged = [line for line in lines if "eval_s" in line]
+    prefix = "ema" if any(key.startswith("ema_") for line in judged for key in line) else "raw"
+    found = {}
+    for line in judged:
+        step = line["step"]
+        epoch, elapsed_s, eval_s = (number(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
+        if epoch is None or elapsed_s is None or eval_s is None:
+            continue
+        found[step] = Evaluation(
+            step,
+            epoch,
+            elapsed_s,
+            eval_s,
+            number(line.get(f"{prefix}_fcd")),
+            number(line.get(f"{prefix}_recognisable")),
+            _numbers(line.get(f"{prefix}_digits")),
+            _numbers(line.get(f"{prefix}_coverage_digits")),
+        )
+    return [found[step] for step in sorted(found)]
+
+
+def _numbers(value: Any) -> list[float | None]:
+    return [number(each) for each in value] if isinstance(value, list) else []
+
+
+def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
+    fcd = Target("fcd", "fcd", lambda each: each.fcd, targets.max_fcd, True)
+    coverage = Target(
+        "worst coverage",
+        "coverage, worst digit",
+        lambda each: _extreme(min, each.coverages),
+        targets.min_coverage,
+        False,
+    )
+    if isinstance(targets, CganTargets):
+        digit = Target(
+            "worst digit",
+            "read as asked, worst digit",
+            lambda each: _extreme(min, each.digits),
+            targets.min_agreement,
+            False,
+        )
+        return [fcd, digit, coverage]
+    shares = "smallest and largest share\nof a digit"
+    return [
+        fcd,
+        Target("smallest share", shares, lambda each: _extreme(min, each.digits), targets.min_share, False),
+        Target("largest share", shares, lambda each: _extreme(max, each.digits), targets.max_share, True),
+        coverage,
+        Target(
+            "recognisable", "recognisable", lambda each: each.recognisable, targets.min_recognisable, False
+        ),
+    ]
+
+
+def _extreme(choose: Callable[[list[float]], float], values: list[float | None]) -> float | None:
+    """None unless all ten are known: the worst could be the one that is not."""
+    known = [value for value in values if value is not None]
+    return choose(known) if len(known) == len(values) == 10 else None
+
+
+def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> Verdict:
+    """Of evaluations in the order of their steps."""
+    missed = [[target.name for target in targets if not target.is_met(each)] for each in found]
+    starts = [i for i, names in enumerate(missed) if not names and (i == 0 or missed[i - 1])]
+    for start in starts:
+        if len(window := missed[start : start + hold + 1]) == hold + 1 and not any(window):
+            return Verdict(start, "", _met_last(missed, start, targets))
+    if not starts:
+        best = min(reversed(missed), key=len, default=[target.name for target in targets])
+        return Verdict(None, "never met", best)
+    if not missed[-1]:
+        return Verdict(None, f"met at epoch {found[starts[-1]].epoch:.4g}, too late to be confirmed", [])
+    end = next(names for names in missed[starts[0] :] if names)
+    return Verdict(None, f"met at epoch {found[starts[0]].epoch:.4g} but not held", end)
+
+
+def _met_last(missed: list[list[str]], start: int, targets: Sequence[Target]) -> list[str]:
+    """Those that the evaluation before `start` still missed; where there is none, all."""
+    return missed[start - 1] if start else [target.name for target in targets]

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from distgan.benchmark.configurations import Arm
-from distgan.benchmark.detector import Evaluation, Target, Verdict, detect, evaluations
+from distgan.benchmark.targets import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.process import last_words

@@ -94,7 +94,7 @@ def _compare(argv: list[str]) -> None:
 
 def _scaling(argv: list[str]) -> None:
     """what more processes gain on this machine: distgan bench scaling"""
-    from distgan.benchmark.scaling_options import ScalingConfig
+    from distgan.benchmark.options import ScalingConfig
 
     parser = Parser(
         prog="distgan bench scaling",
@@ -111,7 +111,7 @@ def _scaling(argv: list[str]) -> None:
 
 def _plan(argv: list[str]) -> None:
     """predict from measurements what more processes would gain: distgan bench plan RESULTS.json"""
-    from distgan.benchmark.scaling_options import PlanConfig
+    from distgan.benchmark.options import PlanConfig
 
     parser = Parser(
         prog="distgan bench plan",
@@ -129,7 +129,7 @@ def _plan(argv: list[str]) -> None:
 
 def _convergence(argv: list[str]) -> None:
     """epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-fast"""
-    from distgan.benchmark.convergence_options import ConvergenceConfig
+    from distgan.benchmark.options import ConvergenceConfig
 
     parser = Parser(
         prog="distgan bench convergence",
