@@ -38,6 +38,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/shellcheck --external-sources slurm/*.sh tests/slurm/*.sh
 
 bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and start-up; DISTGAN_DATA names the data

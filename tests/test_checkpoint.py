@@ -528,7 +528,7 @@ def test_huge_files_are_refused_in_bounded_time_and_memory(saved: Path) -> None:
             declare(copy, name, 8 * 10**12, "0" * 64)
     code = (
         "import resource, sys, time; from pathlib import Path\n"
-        "from distgan.checkpoint import Damaged, read_checkpoint\n"
+        "from distgan.checkpoint.format import Damaged, read_checkpoint\n"
         "read_checkpoint(Path(sys.argv[1])); peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "began = time.process_time()\n"
         "for path in sys.argv[2:]:\n"

@@ -139,16 +139,18 @@ def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:
 
 
 def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Path) -> None:
-    """A wheel's layout: the package with configs/ inside, and no checkout around it."""
+    """A wheel's layout: the package with configs/ inside the wing that reads it, and no checkout around it."""
     site = tmp_path / "site"
     shutil.copytree(ROOT / "distgan", site / "distgan", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "configs", site / "distgan" / "configs")
+    shutil.copytree(ROOT / "configs", site / "distgan" / "config" / "presets_toml")
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "from distgan.presets import preset_path; print(preset_path('cgan', ''))"
+        "from distgan.config.presets import preset_path; print(preset_path('cgan', ''))"
     )
     result = run(sys.executable, "-c", code)
-    assert result.stdout.strip() == str(site / "distgan" / "configs" / "cgan.toml"), result.stderr
+    assert result.stdout.strip() == str(site / "distgan" / "config" / "presets_toml" / "cgan.toml"), (
+        result.stderr
+    )
 
 
 def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:

@@ -687,7 +687,8 @@ def test_a_module_on_a_tether_ends_with_its_parent(start: Callable[..., Popen[st
     )
     parent = (
         "import subprocess, sys, time; "
-        "p = subprocess.Popen([sys.executable, '-m', 'distgan.benchmark.exit_with_parent', 'child'], stdin=subprocess.PIPE); "
+        "command = [sys.executable, '-m', 'distgan.benchmark.exit_with_parent', 'child']; "
+        "p = subprocess.Popen(command, stdin=subprocess.PIPE); "
         "time.sleep(60)"
     )
     process = start("env", f"PYTHONPATH={tmp_path}", sys.executable, "-c", parent)

@@ -21,7 +21,7 @@ from distgan.launch import all_reduce, doctor
 from distgan.launch import checks as machine
 from distgan.launch.checks import Finding
 from distgan.launch.doctor import Failure
-from distgan.utils import provenance as environment
+from distgan.utils import hardware
 
 LINES = [
     "python", "torch", "torchvision", "packages", "GPUs", "bf16", "NCCL", "gloo", "all-reduce, gloo", "cores", "memory",
@@ -29,7 +29,7 @@ LINES = [
 ]  # fmt: skip
 # What the command line does with a command.
 EXAMINE = (
-    "import sys; from distgan.doctor import examine; from distgan.errors import exit_code_of\n"
+    "import sys; from distgan.launch.doctor import examine; from distgan.errors import exit_code_of\n"
     "sys.exit(exit_code_of(lambda: examine(None)))"
 )
 
@@ -381,7 +381,7 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bf16_of_a_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], state: str) -> None:
     gpus(monkeypatch, 0)
-    monkeypatch.setattr(environment, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     found = machine.bf16()
     assert found.state == state
     assert ("leave it unset" in found.text) == (state == "note")
@@ -394,7 +394,7 @@ def test_bf16_of_a_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], state: 
 def test_training_in_bf16_that_a_cpu_has_not_is_told(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], is_told: bool
 ) -> None:
-    monkeypatch.setattr(environment, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     told = launcher.slow("bf16", is_cpu=True)
     assert [each.partition(":")[0] for each in told] == ["--precision bf16"] * is_told
     assert launcher.slow("bf16", is_cpu=False) == launcher.slow("no", is_cpu=True) == []
@@ -402,7 +402,7 @@ def test_training_in_bf16_that_a_cpu_has_not_is_told(
 
 RANK = """
 import os, signal, sys, time
-from distgan import all_reduce
+from distgan.launch import all_reduce
 rank, what = int(sys.argv[1]), "{what}"
 if what == "dies" and rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)

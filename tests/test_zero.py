@@ -122,10 +122,10 @@ def test_bf16_is_that_of_plain_training(distgan: Run, tmp_path: Path) -> None:
 
 SKIPPED = """
 import torch
-from distgan.config import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
-from distgan.gan import build_gan
-from distgan.runtime import Runtime
-from distgan.steps import build_step
+from distgan.config.schema import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.distributed.runtime import Runtime
+from distgan.training.gan import build_gan
+from distgan.training.step import build_step
 
 runtime = Runtime(Config(run=RunConfig(device="cpu"), processes=ProcessesConfig(zero=2)))
 gan = build_gan(ModelConfig(family="small", width=0.1), OptimConfig(), 0, runtime)

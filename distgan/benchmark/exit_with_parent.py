@@ -1,7 +1,7 @@
 """Runs a module as `python -m MODULE` does, and stops it in order when the process that started it is gone.
 
-`python -m distgan.benchmark.tether MODULE ARGUMENTS`. Its standard input is a pipe whose other end that process holds
-and never writes to: it ends with that process, however that ends, by SIGKILL too.
+`python -m distgan.benchmark.exit_with_parent MODULE ARGUMENTS`. Its standard input is a pipe whose other end that
+process holds and never writes to: it ends with that process, however that ends, by SIGKILL too.
 """
 
 import os

@@ -85,13 +85,13 @@ def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
 
 def config_folder() -> Path:
     """The presets: inside an installed wheel, or at the root of a checkout."""
-    return shipped("configs")
+    return shipped("configs", "config/presets_toml")
 
 
-def shipped(name: str) -> Path:
-    """A folder that stands at the root of a checkout, or inside an installed wheel."""
+def shipped(name: str, in_wheel: str) -> Path:
+    """Return the folder `name` at the root of a checkout, or what a wheel has of it inside the package."""
     package = Path(distgan.__file__).resolve().parent
-    return package / name if (package / name).is_dir() else package.parent / name
+    return package / in_wheel if (package / in_wheel).is_dir() else package.parent / name
 
 
 def preset_path(name: str, flag: str) -> Path:

@@ -72,7 +72,7 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
     """
     from distgan.data.loader import fewest_rows, global_batch_size, refuse_small  # torch: not for --help
 
-    folder = shipped("slurm")
+    folder = shipped("slurm", "launch/batch_scripts")
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
     heads = _heads((folder / f"{training.model.name}.sh").read_text()) | chosen
     _refuse_short(heads["time"], heads["signal"])
