@@ -72,9 +72,7 @@ def row(arm: str, found: Results) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=("cgan-fast", "vanilla-fast"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -89,9 +87,7 @@ def main() -> None:
         words = ["--preset", str(preset), "--seeds", str(own.seeds), "--out", str(own.out / arm), *handed_on]
         subprocess.run([sys.executable, "-m", "distgan", "bench", "convergence", *words], check=True)
         rows.append(row(arm, read(own.out / arm / FILE)))
-    print(
-        "| arm | fcd | recognisable | digits | worst coverage | targets missed |\n|---|---|---|---|---|---|"
-    )
+    print("| arm | fcd | recognisable | digits | worst coverage | targets missed |\n|---|---|---|---|---|---|")
     print("\n".join(rows))
 
 

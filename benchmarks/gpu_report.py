@@ -68,10 +68,7 @@ class Report:
         self.args, self.out, self.work = args, args.out, work
         self.end = time.monotonic() + args.budget_s - RESERVE_S
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        caches = {
-            "TMPDIR": str(work),
-            "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
-        }  # so all compile anew
+        caches = {"TMPDIR": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}  # so all compile anew
         self.env = os.environ | caches | {MARK: token, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         self.token, self.parts = token, {}
         for name in PARTS:
@@ -79,11 +76,7 @@ class Report:
             self.parts[name] = {"status": status, "seconds": None, "commands": [], "found": {}, "text": ""}
 
     def save(self) -> None:
-        about = {
-            "command": _shown([PYTHON, *sys.argv]),
-            "budget_s": self.args.budget_s,
-            "quick": self.args.quick,
-        }
+        about = {"command": _shown([PYTHON, *sys.argv]), "budget_s": self.args.budget_s, "quick": self.args.quick}
         report = {"format": 1, **about, "figures": figures(self), "parts": self.parts}
         for name, text in (("report.json", json.dumps(report, indent=1)), ("report.md", markdown(report))):
             write_whole(self.out / name, lambda file, text=text: file.write(f"{text}\n".encode()))
@@ -174,13 +167,9 @@ GUARD += "sys.stdin.read()\nend_all(*sys.argv[1:3])\nshutil.rmtree(sys.argv[3], 
 
 
 def _train(report: Report, model: str, name: str) -> list[list[str]]:
-    flags = (
-        f"-m distgan train --model {model} --device {report.args.device} --save-every 1000000 --no-download "
-    )
+    flags = f"-m distgan train --model {model} --device {report.args.device} --save-every 1000000 --no-download "
     if report.args.quick:
-        flags += (
-            "--data digits --width 0.1 --batch-size 32 --max-steps 6 --log-every 2 --threads 1 --tracker none"
-        )
+        flags += "--data digits --width 0.1 --batch-size 32 --max-steps 6 --log-every 2 --threads 1 --tracker none"
     else:
         flags += "--data mnist --precision bf16 --engine auto --log-every 235"
     data = [] if report.args.quick else ["--data-dir", str(report.args.data_dir)]
@@ -197,9 +186,7 @@ def _trained(report: Report, name: str) -> dict[str, Any]:
     epoch_s = last["elapsed_s"] / last["epoch"]
     found = {"epochs": last["epoch"], "s_per_epoch": epoch_s, "images_per_s": num / epoch_s, "last": last}
     found["median_s_per_epoch"] = num / median(line["images_per_s"] for line in lines)
-    return found | {
-        key: facts.get(key) for key in ("engine", "precision", "order", "startup_s", "checkpoints", "data")
-    }
+    return found | {key: facts.get(key) for key in ("engine", "precision", "order", "startup_s", "checkpoints", "data")}
 
 
 RUNS = ("run-vanilla", "run-cgan")
@@ -221,17 +208,7 @@ def _judged(report: Report, name: str) -> dict[str, Any]:
             report.keep(folder / f"{picture}.png", f"{run}-{picture}.png")
         if quality := _read(folder / "eval.json"):
             report.keep(folder / "eval.json", f"{run}-eval.json")
-            keys = (
-                "n",
-                "agreement",
-                "recognisable",
-                "fcd",
-                "fcd_floor",
-                "coverage",
-                "gan_train",
-                "alarms",
-                "seconds",
-            )
+            keys = ("n", "agreement", "recognisable", "fcd", "fcd_floor", "coverage", "gan_train", "alarms", "seconds")
             found[run] = {key: quality[key] for key in keys}
     logs = sorted(report.work.glob(f"{name}-?.out"))
     text = "\n".join(log.read_text(errors="replace") for log in logs)
@@ -240,10 +217,9 @@ def _judged(report: Report, name: str) -> dict[str, Any]:
 
 def _bench(report: Report, *several: str, kind: str, name: str) -> list[list[str]]:
     quick = "--data digits --width 0.1 --batch-sizes 32 --rounds 1 --steps 1 --warmup 1 --threads 1"
-    quick += {
-        "throughput": " --models cgan --precisions no --gate-steps 1",
-        "scaling": " --processes 1 --repeats 1",
-    }[kind]
+    quick += {"throughput": " --models cgan --precisions no --gate-steps 1", "scaling": " --processes 1 --repeats 1"}[
+        kind
+    ]
     full = "--data mnist --rounds 1 --repeats 5 --timeout 150"
     data = [] if report.args.quick else ["--data-dir", str(report.args.data_dir)]
     chosen = ["--profile" if name == "profile" else ""] if report.args.quick else several
@@ -287,22 +263,8 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
         tables.save_plot(report.out / tables.PLOT, facts, every)
     for cell in every:
         cell["ran"] = next((run["engine"]["name"] for run in cell["runs"][-1:] if "engine" in run), None)
-    kept = (
-        "ran",
-        "status",
-        "why",
-        "contender",
-        "model",
-        "precision",
-        "batch_size",
-        "epoch_s",
-        "mfu",
-        "against",
-    )
-    return {
-        "text": shown.getvalue(),
-        "cells": {i: {key: c.get(key) for key in kept} for i, c in cells.items()},
-    }
+    kept = ("ran", "status", "why", "contender", "model", "precision", "batch_size", "epoch_s", "mfu", "against")
+    return {"text": shown.getvalue(), "cells": {i: {key: c.get(key) for key in kept} for i, c in cells.items()}}
 
 
 def _pytest(report: Report) -> list[list[str]]:
@@ -326,9 +288,7 @@ def _tested(report: Report, name: str) -> dict[str, Any]:
 
 def _profiled(report: Report, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for number, path in enumerate(
-        sorted(report.work.glob(f"{name}-?/trace-*.json"), reverse=True)
-    ):  # vanilla first
+    for number, path in enumerate(sorted(report.work.glob(f"{name}-?/trace-*.json"), reverse=True)):  # vanilla first
         text = path.read_bytes()
         events = [e for e in json.loads(text)["traceEvents"] if e.get("ph") == "X"]
         on_gpu = [e for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
@@ -337,28 +297,17 @@ def _profiled(report: Report, name: str) -> dict[str, Any]:
         for event in own:
             us[event["name"]] += event["dur"]
         span = max(e["ts"] + e["dur"] for e in own) - min(e["ts"] for e in own)
-        rows = [
-            {"name": n, "calls": calls[n], "us": t, "share": t / us.total()} for n, t in us.most_common(25)
-        ]
+        rows = [{"name": n, "calls": calls[n], "us": t, "share": t / us.total()} for n, t in us.most_common(25)]
         what = "on the GPU" if on_gpu else "operators of the CPU, those within them counted again"
-        found[path.stem] = {
-            "of": what,
-            "us": us.total(),
-            "span_us": span,
-            "calls": calls.total(),
-            "rows": rows,
-        }
+        found[path.stem] = {"of": what, "us": us.total(), "span_us": span, "calls": calls.total(), "rows": rows}
         packed = gzip.compress(text, 6, mtime=0)
         if number == 0 and len(packed) < MAX_TRACE:
             write_whole(report.out / "trace.json.gz", lambda file, packed=packed: file.write(packed))
     lines = []
     for stem, of in found.items():
+        lines += [f"{stem}, {of['of']}: {of['us']:,.0f} us in {of['calls']} calls, within {of['span_us']:,.0f} us"]
         lines += [
-            f"{stem}, {of['of']}: {of['us']:,.0f} us in {of['calls']} calls, within {of['span_us']:,.0f} us"
-        ]
-        lines += [
-            f"{r['us']:10,.1f} us {100 * r['share']:5.1f} % {r['calls']:5} x {r['name'][:90]}"
-            for r in of["rows"]
+            f"{r['us']:10,.1f} us {100 * r['share']:5.1f} % {r['calls']:5} x {r['name'][:90]}" for r in of["rows"]
         ]
     return {"text": "\n".join(lines), "traces": found} if found else {"problem": "there is no trace"}
 
@@ -381,9 +330,7 @@ def _said(report: Report, name: str) -> str:
 
 
 PARTS = {
-    "facts": Part(
-        0, 60, lambda r: [[PYTHON, "-c", FACTS, r.args.device]], lambda r, n: json.loads(_said(r, n))
-    ),
+    "facts": Part(0, 60, lambda r: [[PYTHON, "-c", FACTS, r.args.device]], lambda r, n: json.loads(_said(r, n))),
     "run-vanilla": Part(20, 120, lambda r: _train(r, "vanilla", "run-vanilla"), _trained),
     "run-cgan": Part(20, 90, lambda r: _train(r, "cgan", "run-cgan"), _trained),
     "quality": Part(10, 60, _judge, _judged),
@@ -402,9 +349,7 @@ def figures(report: Report) -> list[dict[str, Any]]:
     """Each aim, what was measured of it (None: nothing), and whether it is reached."""
     rows: list[dict[str, Any]] = []
 
-    def add(
-        what: str, value: float | None, aim: float, unit: str, by: str, limit: float | None = None
-    ) -> None:
+    def add(what: str, value: float | None, aim: float, unit: str, by: str, limit: float | None = None) -> None:
         value, is_more = None if report.args.quick else value, unit in ("x", "%")
         row = {"what": what, "value": value, "unit": unit, "by": by if value is not None else "-"}
         row["aim"] = f"{'more than' if is_more else 'at most'} {aim:g} {unit}" + (
@@ -420,9 +365,7 @@ def figures(report: Report) -> list[dict[str, Any]]:
         by = f"{(found.get('engine') or {}).get('name')}, {found.get('precision')}, {epochs:g} epochs"
         add(f"{name}, an epoch of the run", found.get("s_per_epoch"), aim, "s", by, limit)
         is_whole = part["status"] == "done" and epochs >= 150
-        add(
-            f"{name}, the whole command", part["commands"][0]["seconds"] if is_whole else None, whole, "s", by
-        )
+        add(f"{name}, the whole command", part["commands"][0]["seconds"] if is_whole else None, whole, "s", by)
     cells = report.parts["throughput"]["found"].get("cells", {})
     ours = {i: c for i, c in cells.items() if c["status"] == "ok" and c["contender"] == "distgan"}
     large = [i for i in ours if i.startswith("vanilla/") and i.endswith("/bf16/2048/reuse")]
@@ -448,18 +391,10 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     lines[-1] += " with changes" if git.get("is_dirty") else ""
     lines += ["", "Quick: tiny networks, which give no figure."] if report["quick"] else []
-    lines += [
-        "",
-        f"`{report['command']}`",
-        "",
-        "| figure | measured | by | aim | reached |",
-        "|---|---|---|---|---|",
-    ]
+    lines += ["", f"`{report['command']}`", "", "| figure | measured | by | aim | reached |", "|---|---|---|---|---|"]
     for row in report["figures"]:
         value = "not measured" if row["value"] is None else f"{row['value']:.3g} {row['unit']}"
-        reached = {None: "-", True: "yes", False: "NO, and over the limit" if row["is_over"] else "no"}[
-            row["reached"]
-        ]
+        reached = {None: "-", True: "yes", False: "NO, and over the limit" if row["is_over"] else "no"}[row["reached"]]
         lines.append(f"| {row['what']} | {value} | {row['by']} | {row['aim']} | {reached} |")
     lines += ["", "| part | status | seconds |", "|---|---|---|"]
     for name, part in report["parts"].items():
@@ -467,9 +402,7 @@ def markdown(report: dict[str, Any]) -> str:
     for name, part in report["parts"].items():
         lines += ["", f"## {name}"] if part["commands"] else []
         lines += [f"\n    {each['command']}  # {each['seconds'] or '?'} s" for each in part["commands"]]
-        scalars = {
-            k: v for k, v in part["found"].items() if k not in ("cells", "tests", "traces", "rows", "facts")
-        }
+        scalars = {k: v for k, v in part["found"].items() if k not in ("cells", "tests", "traces", "rows", "facts")}
         lines += ["", "```json", json.dumps(scalars, indent=1), "```"] if scalars else []
         lines += ["", "```text", part["text"].rstrip(), "```"] if part["text"] else []
     return "\n".join(lines)
@@ -501,17 +434,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=lambda text: Path(text).absolute(), required=True, help="a new folder")
     data = os.environ.get("DISTGAN_DATA", "data")
-    parser.add_argument(
-        "--data-dir", type=lambda text: Path(text).absolute(), default=data, help="holds MNIST/raw"
-    )
+    parser.add_argument("--data-dir", type=lambda text: Path(text).absolute(), default=data, help="holds MNIST/raw")
     parser.add_argument("--budget-s", type=float, default=480.0, help="seconds for all of it")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny networks: shows that it works, gives no figure"
-    )
-    parser.add_argument(
-        "--parts", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS)
-    )
+    parser.add_argument("--quick", action="store_true", help="tiny networks: shows that it works, gives no figure")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
     args = parser.parse_args(argv)
     if reason := refusal(args):
         print(f"gpu_report: {reason}", file=sys.stderr)

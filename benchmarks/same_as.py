@@ -204,17 +204,7 @@ def read_both(old: Tree, new: Tree, scratch: Path) -> list[str]:
     commands = {
         "sample": lambda out: ["sample", runs[1], "--num", "200", "--out", f"{out}/sample.npz"],
         "sample-ema": lambda out: ["sample", fast, "--num", "40", "--out", f"{out}/sample.png"],
-        "eval": lambda out: [
-            "eval",
-            runs[1],
-            "--num",
-            "400",
-            "--json",
-            "--threads",
-            "1",
-            "--out",
-            f"{out}/eval",
-        ],
+        "eval": lambda out: ["eval", runs[1], "--num", "400", "--json", "--threads", "1", "--out", f"{out}/eval"],
         "compare": lambda out: ["compare", *runs, "--out", f"{out}/compare.html"],
         "report": lambda out: ["report", runs[1], "--out", f"{out}/report.html"],
         "checkpoint ls": lambda out: ["checkpoint", "ls", runs[0]],
@@ -229,21 +219,16 @@ def read_both(old: Tree, new: Tree, scratch: Path) -> list[str]:
             said.append(_without_times(text.replace(label, "read")))
         if said[0] != said[1]:
             line = next(
-                (f"{a!r} != {b!r}" for a, b in zip(*(s.splitlines() for s in said), strict=False) if a != b),
-                "length",
+                (f"{a!r} != {b!r}" for a, b in zip(*(s.splitlines() for s in said), strict=False) if a != b), "length"
             )
             found.append(f"{name}: says {line[:300]}")
     for page in ("compare.html", "report.html"):
-        before, after = (
-            _without_times((scratch / f"read-{tree}" / page).read_text()) for tree in ("old", "new")
-        )
+        before, after = (_without_times((scratch / f"read-{tree}" / page).read_text()) for tree in ("old", "new"))
         before, after = before.replace("read-old", "read"), after.replace("read-new", "read")
         if before != after:
             at = next(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
             found.append(f"{page}: {before[at - 40 : at + 60]!r} != {after[at - 40 : at + 60]!r}")
-    return found + compare_runs(
-        scratch / "read-old", scratch / "read-new", lambda path: path.suffix != ".html"
-    )
+    return found + compare_runs(scratch / "read-old", scratch / "read-new", lambda path: path.suffix != ".html")
 
 
 def _without_times(text: str) -> str:
@@ -252,9 +237,7 @@ def _without_times(text: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rev", help="the revision to compare with")
     parser.add_argument("--full", action="store_true", help="full width, the presets' own data")
     parser.add_argument("--only", default="", help="recipes whose name contains this")
@@ -283,10 +266,7 @@ def main() -> int:
                 except (RuntimeError, subprocess.TimeoutExpired) as error:
                     found = [str(error)]
                 failed += bool(found)
-                print(
-                    f"{'DIFFERS' if found else 'same':8}{name:26}{time.perf_counter() - since:6.1f} s",
-                    flush=True,
-                )
+                print(f"{'DIFFERS' if found else 'same':8}{name:26}{time.perf_counter() - since:6.1f} s", flush=True)
                 for line in found[:12]:
                     print(f"        {line}", flush=True)
             if arguments.keep:

@@ -78,17 +78,12 @@ def resumed(job: Job) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     if why := missing():
         sys.exit(f"no SLURM for this: {why}")
-    with (
-        tempfile.TemporaryDirectory(prefix="distgan-slurm-") as folder,
-        cluster(Path(folder) / "lab") as slurm,
-    ):
+    with tempfile.TemporaryDirectory(prefix="distgan-slurm-") as folder, cluster(Path(folder) / "lab") as slurm:
         slurm.folder = Path(folder)
         found = [one_round(slurm) for _ in range(rounds)]
     for name in found[0]:

@@ -35,18 +35,7 @@ from distgan.utils.files import read_metrics
 ROOT = Path(__file__).resolve().parent.parent
 # Networks of a few milliseconds a step; a line of metrics.jsonl and a checkpoint seldom fall together.
 RUN = [
-    *(
-        "--preset",
-        "cgan-quick",
-        "--width",
-        "0.05",
-        "--batch-size",
-        "128",
-        "--threads",
-        "1",
-        "--tracker",
-        "none",
-    ),
+    *("--preset", "cgan-quick", "--width", "0.05", "--batch-size", "128", "--threads", "1", "--tracker", "none"),
     *("--dropout", "0.3", "--log-every", "3", "--save-every-steps", "7", "--sample-epochs", "0,1"),
 ]
 PYTHON = [sys.executable, "-m", "distgan", "train"]
@@ -90,9 +79,7 @@ class Attempt:
 
     def ranks(self) -> list[int]:
         """A launcher's children, each of which it puts into a session of its own."""
-        found = subprocess.run(
-            ["pgrep", "-P", str(self.process.pid), "-f", "train.py"], capture_output=True, text=True
-        )
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid), "-f", "train.py"], capture_output=True, text=True)
         self.seen = [int(pid) for pid in found.stdout.split()]
         return self.seen
 
@@ -151,13 +138,11 @@ def differences(run: Path, reference: Path) -> list[str]:
     apart = [key for key in theirs.tensors if not torch.equal(ours.tensors.get(key), theirs.tensors[key])]
     keys = ("step", "d_loss", "g_loss", "real_logits", "fake_logits")
     lines = [
-        [[line[key] for key in keys] for line in read_metrics(folder / "metrics.jsonl")]
-        for folder in (run, reference)
+        [[line[key] for key in keys] for line in read_metrics(folder / "metrics.jsonl")] for folder in (run, reference)
     ]
     apart += ["metrics.jsonl"] * (lines[0] != lines[1])
     pictures = [
-        {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
-        for folder in (run, reference)
+        {path.name: path.read_bytes() for path in (folder / "samples").iterdir()} for folder in (run, reference)
     ]
     return apart + ["samples"] * (pictures[0] != pictures[1])
 
@@ -244,9 +229,7 @@ def swap_inside(path: Path, rng: random.Random) -> None:
 
 def from_older(path: Path, rng: random.Random) -> None:
     older = checkpoints_in(path.parent.parent)[-1]
-    names = [
-        each.name for each in path.parent.iterdir() if each.name not in ("config.json", "random.safetensors")
-    ]
+    names = [each.name for each in path.parent.iterdir() if each.name not in ("config.json", "random.safetensors")]
     name = rng.choice(names)
     shutil.copy(older / name, path.with_name(name))
 
@@ -256,9 +239,7 @@ def delete(path: Path, rng: random.Random) -> None:
 
 
 def foreign(path: Path, rng: random.Random) -> None:
-    path.with_name(
-        rng.choice(["extra.pt", "generator2.safetensors", ".hidden", "manifest.json~"])
-    ).write_bytes(b"x")
+    path.with_name(rng.choice(["extra.pt", "generator2.safetensors", ".hidden", "manifest.json~"])).write_bytes(b"x")
 
 
 def swap_names(path: Path, rng: random.Random) -> None:
@@ -324,18 +305,7 @@ def damage(kind: str, num: int, num_commands: int, source: Path, place: Path, rn
 def save_cost(model: str, num_steps: int, data: list[str], place: Path) -> dict:
     """The seed's network at full width, a checkpoint after every fourth step."""
     out = place / f"save-{model}"
-    command = [
-        *PYTHON,
-        "--model",
-        model,
-        *data,
-        "--tracker",
-        "none",
-        "--sample-epochs",
-        "",
-        "--log-every",
-        "4",
-    ]
+    command = [*PYTHON, "--model", model, *data, "--tracker", "none", "--sample-epochs", "", "--log-every", "4"]
     command += ["--max-steps", str(num_steps), "--save-every-steps", "4", "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     facts = json.loads((out / "environment.json").read_text())["checkpoints"]
@@ -367,9 +337,7 @@ def report(kills: list[dict], damages: list[dict], costs: list[dict], console: C
         )  # fmt: skip
     if kills:
         console.print(table)
-    table = Table(
-        "damage", "tried", "accepted wrongly", "tracebacks", "older one taken", title="damaged checkpoints"
-    )
+    table = Table("damage", "tried", "accepted wrongly", "tracebacks", "older one taken", title="damaged checkpoints")
     names = ("tried", "accepted", "tracebacks", "fell_back")
     for row in damages:
         table.add_row(row["kind"], *(str(row[name]) for name in names))
@@ -401,27 +369,17 @@ def main() -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--damages", type=int, default=2000)
-    parser.add_argument(
-        "--commands", type=int, default=2, help="damages of each kind that `checkpoint verify` sees"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=24, help="steps to take the cost of a save from; 0: none"
-    )
+    parser.add_argument("--commands", type=int, default=2, help="damages of each kind that `checkpoint verify` sees")
+    parser.add_argument("--steps", type=int, default=24, help="steps to take the cost of a save from; 0: none")
     parser.add_argument("--run-steps", type=int, default=500, help="length of the runs that are killed")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="runs that are killed at the same time"
-    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs that are killed at the same time")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), help="what to kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("stress"))
     args = parser.parse_args()
     facts, rng = harness.machine(), random.Random(args.seed)
     has_mnist = (Path(args.data_dir) / "MNIST").exists()
-    data = (
-        ["--data", "mnist", "--data-dir", str(Path(args.data_dir).resolve())]
-        if has_mnist
-        else ["--data", "digits"]
-    )
+    data = ["--data", "mnist", "--data-dir", str(Path(args.data_dir).resolve())] if has_mnist else ["--data", "digits"]
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -440,18 +398,14 @@ def main() -> int:
             source = place / "unbroken"
             Attempt([*PYTHON, *RUN, *data, "--max-steps", "20"], source).end(600)
         damages = [
-            damage(
-                kind, max(1, round(share * args.damages)), args.commands, source / "checkpoints", place, rng
-            )
+            damage(kind, max(1, round(share * args.damages)), args.commands, source / "checkpoints", place, rng)
             for kind, (_, share) in DAMAGES.items()
         ]
         costs = [save_cost(model, args.steps, data, place) for model in ("vanilla", "cgan") if args.steps]
     with (args.out / "stress.txt").open("w") as file:
         for console in (Console(file=file, width=130), Console(width=130)):
             report(kills, damages, costs, console)
-    harness.write_json(
-        args.out / "stress.json", facts, [{"kills": kills, "damages": damages, "costs": costs}]
-    )
+    harness.write_json(args.out / "stress.json", facts, [{"kills": kills, "damages": damages, "costs": costs}])
     total = _sum(kills)
     is_bad = total["equal_runs"] != total["runs"] or total["lost"] or total["damaged"]
     return int(bool(is_bad) or any(row["accepted"] or row["tracebacks"] for row in damages))

@@ -102,17 +102,13 @@ def difference(layer: Layer, form: Form, device: str) -> float:
     return max(float((ours - theirs).norm() / ours.norm()) for ours, theirs in zip(*found, strict=True))
 
 
-def measure(
-    layer: Layer, form: Form, args: argparse.Namespace, precision: str, *, backward: bool
-) -> dict[str, float]:
+def measure(layer: Layer, form: Form, args: argparse.Namespace, precision: str, *, backward: bool) -> dict[str, float]:
     """Seconds of a call: median, p5, p95."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     x, weight, gradient = tensors(layer, args.batch_size, args.device, dtype)
     weight = weight.detach().float().requires_grad_()
     autocast: AbstractContextManager = (
-        torch.autocast(args.device, torch.bfloat16, cache_enabled=False)
-        if precision == "bf16"
-        else nullcontext()
+        torch.autocast(args.device, torch.bfloat16, cache_enabled=False) if precision == "bf16" else nullcontext()
     )
 
     def call() -> None:
@@ -182,9 +178,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write there all that is needed to repeat this")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        print(
-            "transposed_convolution.py: there is no CUDA device here; allowed: --device cpu", file=sys.stderr
-        )
+        print("transposed_convolution.py: there is no CUDA device here; allowed: --device cpu", file=sys.stderr)
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)

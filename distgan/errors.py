@@ -43,9 +43,7 @@ class CommonError(UserError):
 class TrainingFailed(Exception):
     """The training itself went wrong (a loss that is not finite, say), and what to do about it."""
 
-    def __init__(
-        self, message: str, advice: str = "lower --g-lr and --d-lr, or try another --loss or --precision"
-    ):
+    def __init__(self, message: str, advice: str = "lower --g-lr and --d-lr, or try another --loss or --precision"):
         super().__init__(message)
         self.advice = advice
 

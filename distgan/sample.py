@@ -35,9 +35,7 @@ def sample(where: str, config: SampleConfig) -> str:
     generator, run, notice, path, _ = load_generator(where, ema=config.ema)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
-        raise UserError(
-            "--digits: these weights know no labels; allowed: without --digits, or a cgan's weights"
-        )
+        raise UserError("--digits: these weights know no labels; allowed: without --digits, or a cgan's weights")
     if config.digits == []:
         raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
 
@@ -45,10 +43,7 @@ def sample(where: str, config: SampleConfig) -> str:
     digits = torch.tensor(config.digits or list(range(10)))
     # A walk needs a point more than it has legs.
     num_points = config.num + config.interpolate
-    z, labels = (
-        sample_z(num_points, latent_shape, config.seed),
-        digits[torch.arange(num_points) % len(digits)],
-    )
+    z, labels = (sample_z(num_points, latent_shape, config.seed), digits[torch.arange(num_points) % len(digits)])
     given = labels_for(generator, z, labels)
     if config.interpolate:
         num_labels = run.model.num_labels or 10

@@ -48,11 +48,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     startup.mark("data")
 
     gan = build_gan(
-        config.model,
-        config.optim,
-        config.run.seed,
-        runtime,
-        sync_batch_norm=config.processes.sync_batch_norm,
+        config.model, config.optim, config.run.seed, runtime, sync_batch_norm=config.processes.sync_batch_norm
     )
     size = global_batch_size(config.data, runtime.world_size)
     batches = Batches(
@@ -137,8 +133,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                 if reason:
                     outputs.finish(saver)
                     raise Stopped(
-                        exit_code(reason),
-                        f"stopped {describe(reason)} at step {gan.step:,}; {outputs.how_to_go_on()}",
+                        exit_code(reason), f"stopped {describe(reason)} at step {gan.step:,}; {outputs.how_to_go_on()}"
                     )
         except TrainingFailed as error:
             kept = outputs.keep_last_good(saver, error.advice)

@@ -52,29 +52,20 @@ class Training:
         )
         AcceleratorState._reset_state(reset_partial_state=True)
         self.runtime = Runtime(self.config)
-        self.config = self.config.model_copy(
-            update={"run": self.config.run.model_copy(update={"engine": engine})}
-        )
+        self.config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"engine": engine})})
         self.gan: Gan = build_gan(self.config.model, self.config.optim, 5, self.runtime)
         for trained in (self.gan.g, self.gan.d):
             for group in trained.optim.param_groups:  # on a CPU too as a graph needs it
                 group["lr"], group["fused"], group["foreach"] = torch.as_tensor(group["lr"]), True, False
         self.batches = Batches(
-            self.gan.labelled(images()),
-            BATCH,
-            self.gan.share,
-            drop_last=False,
-            seed=5,
-            device=self.runtime.device,
+            self.gan.labelled(images()), BATCH, self.gan.share, drop_last=False, seed=5, device=self.runtime.device
         )
         self.record, self.total_steps = record, 100
         self.engine: Engine | None = None
 
     def build(self) -> Engine:
         if self.engine is None:
-            self.engine = build_engine(
-                self.gan, self.batches, self.config, self.runtime, self.total_steps, self.record
-            )
+            self.engine = build_engine(self.gan, self.batches, self.config, self.runtime, self.total_steps, self.record)
         return self.engine
 
     def to(self, step: int, *, on_device: bool = False) -> Tensor:
@@ -94,6 +85,5 @@ def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """The largest relative one of a tensor."""
     assert ours.keys() == theirs.keys()
     return max(
-        float((ours[key].double() - theirs[key].double()).norm() / (ours[key].double().norm() + 1e-6))
-        for key in ours
+        float((ours[key].double() - theirs[key].double()).norm() / (ours[key].double().norm() + 1e-6)) for key in ours
     )

@@ -36,15 +36,11 @@ def call(arguments: list[str], folder: Path, timeout: float) -> subprocess.Compl
     try:
         process.join(timeout)
         if process.exitcode is None:
-            raise subprocess.TimeoutExpired(
-                ["distgan", *arguments], timeout, out.read_text(), err.read_text()
-            )
+            raise subprocess.TimeoutExpired(["distgan", *arguments], timeout, out.read_text(), err.read_text())
     finally:
         process.kill()
         process.join()
-    return subprocess.CompletedProcess(
-        ["distgan", *arguments], process.exitcode, out.read_text(), err.read_text()
-    )
+    return subprocess.CompletedProcess(["distgan", *arguments], process.exitcode, out.read_text(), err.read_text())
 
 
 def _run(arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:

@@ -11,16 +11,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from distgan.config.schema import Config
-from distgan.evaluation.schema import (
-    Ambiguity,
-    Confusion,
-    Digit,
-    Estimate,
-    JudgeFacts,
-    Quality,
-    Sample,
-    Source,
-)
+from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Quality, Sample, Source
 
 SHA = "0123456789abcdef" * 4
 
@@ -31,10 +22,7 @@ def about(value: float, by: float = 0.01) -> Estimate:
 
 def sample_of(fcd: float = 0.07, coverage: float = 0.95, recognisable: float = 0.985) -> Sample:
     return Sample(
-        recognisable=about(recognisable),
-        fcd=about(fcd, fcd / 20),
-        density=about(1.0),
-        coverage=about(coverage),
+        recognisable=about(recognisable), fcd=about(fcd, fcd / 20), density=about(1.0), coverage=about(coverage)
     )
 
 
@@ -206,11 +194,7 @@ def shapes_of(kind: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[in
     inputs = 110 if kind == "C-GAN" else 100
     g = {"stem.0.weight": (2, inputs), "stem.1.weight": (10,), "main.0.weight": (2, 1, 5, 1)}
     g |= {"stem.1.running_mean": (2,), "stem.1.running_var": (2,)}
-    d = (
-        {"main.0.weight": (1, 794)}
-        if kind == "C-GAN"
-        else {"main.0.weight": (1, 1, 5, 5), "main.0.bias": (5,)}
-    )
+    d = {"main.0.weight": (1, 794)} if kind == "C-GAN" else {"main.0.weight": (1, 1, 5, 5), "main.0.bias": (5,)}
     return g, d
 
 

@@ -87,15 +87,9 @@ def images() -> Dataset:
 def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     """The state after the steps, with the losses of each under `stats`."""
     model = ModelConfig(
-        name=recipe.model,
-        family=recipe.family,
-        width=recipe.width,
-        dropout=recipe.dropout,
-        clusters=recipe.clusters,
+        name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout, clusters=recipe.clusters
     )
-    optim = OptimConfig(
-        order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema
-    )
+    optim = OptimConfig(order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema)
     if ENGINE == "tape":  # what a graph has instead of DDP, and on GPUs by itself
         runtime._trained = partial(FlatTrained, accelerator=runtime._accelerator)
     gan = build_gan(model, optim, 5, runtime)
@@ -127,9 +121,7 @@ def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int |
     for stage, (accumulate, precision) in product(stages, kinds):
         AcceleratorState._reset_state(reset_partial_state=True)
         config = Config(
-            run=RunConfig(
-                device=DEVICE, threads=1, precision=precision, engine=ENGINE.replace("tape", "eager")
-            ),
+            run=RunConfig(device=DEVICE, threads=1, precision=precision, engine=ENGINE.replace("tape", "eager")),
             optim=OptimConfig(accumulate=accumulate),
             processes=ProcessesConfig(timeout=60, zero=stage),
         )
@@ -160,8 +152,5 @@ def main(folder: Path, world_size: int, stages: list[int | None], names: list[st
 if __name__ == "__main__":
     place, size, wanted, listed = sys.argv[1:]
     main(
-        Path(place),
-        int(size),
-        [None if word == "none" else int(word) for word in wanted.split(",")],
-        listed.split(","),
+        Path(place), int(size), [None if word == "none" else int(word) for word in wanted.split(",")], listed.split(",")
     )

@@ -25,9 +25,7 @@ class Tape(TorchDispatchMode):
         if func in _READS:
             raise RuntimeError(f"{func}: the host waits for the device during a capture")
         result = func(*args, **(kwargs or {}))
-        memory = {
-            t.untyped_storage().data_ptr() for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)
-        }
+        memory = {t.untyped_storage().data_ptr() for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)}
         outputs = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
         # What lies in memory of its own is written there again; a view or an update in place is there already.
         made = [t if t.untyped_storage().data_ptr() not in memory else None for t in outputs]

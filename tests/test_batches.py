@@ -35,9 +35,7 @@ def indices(real: torch.Tensor) -> list[int]:
     drop_last=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_order_is_distributed_samplers(
-    num: int, size: int, world_size: int, drop_last: bool, seed: int
-) -> None:
+def test_order_is_distributed_samplers(num: int, size: int, world_size: int, drop_last: bool, seed: int) -> None:
     """Each rank walks torch's own sampler, but for what that repeats at the end to fill up."""
     try:
         steps = steps_in_epoch(num, size, drop_last, fewest=world_size)
@@ -47,13 +45,7 @@ def test_order_is_distributed_samplers(
     for rank in range(world_size):
         sampler = DistributedSampler(range(num), num_replicas=world_size, rank=rank, seed=seed)
         batches = Batches(
-            dataset,
-            size,
-            Share(rank, world_size),
-            drop_last=drop_last,
-            seed=seed,
-            device=CPU,
-            fewest=world_size,
+            dataset, size, Share(rank, world_size), drop_last=drop_last, seed=seed, device=CPU, fewest=world_size
         )
         for epoch in range(3):
             sampler.set_epoch(epoch)
@@ -73,9 +65,7 @@ def test_one_process_is_the_data_loader() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    num=st.integers(4, 300), size=st.integers(2, 40), world_size=st.integers(2, 5), step=st.integers(0, 60)
-)
+@given(num=st.integers(4, 300), size=st.integers(2, 40), world_size=st.integers(2, 5), step=st.integers(0, 60))
 def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: int, step: int) -> None:
     """The short last batch too, and batches that do not divide: each image once, where the noise has its row."""
     dataset = numbered(num)
@@ -96,9 +86,7 @@ def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: 
 
 
 def test_seek_lands_where_walking_does() -> None:
-    walked, sought = (
-        Batches(numbered(100), 32, Share(), drop_last=False, seed=1, device=CPU) for _ in range(2)
-    )
+    walked, sought = (Batches(numbered(100), 32, Share(), drop_last=False, seed=1, device=CPU) for _ in range(2))
     for step in range(9):
         real, _, _ = next(walked)
         sought.seek(step)

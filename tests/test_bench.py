@@ -58,9 +58,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[list[str]], dic
     """Lets the processes of a benchmark say what a test wants."""
 
     def outcome(words: list[str], config: object, *, is_cuda: bool) -> dict[str, Any]:
-        return (
-            dict(ROOFLINE) if "distgan.benchmark.roofline" in words else json.loads(json.dumps(answer(words)))
-        )
+        return dict(ROOFLINE) if "distgan.benchmark.roofline" in words else json.loads(json.dumps(answer(words)))
 
     monkeypatch.setattr(throughput, "_outcome", outcome)
 
@@ -100,16 +98,12 @@ def test_throughput_from_the_command_to_a_comparison(
     assert good["epoch_s"]["median"] == pytest.approx(17_970 / good["images_per_s"]["median"])
     assert run["flops_per_image"] == flops_per_image(ModelConfig(width=0.1), Config().optim)
     assert good["mfu"] == pytest.approx(
-        run["flops_per_image"]
-        * good["images_per_s"]["median"]
-        / found.facts["roofline"]["peak_flops"]["fp32"]
+        run["flops_per_image"] * good["images_per_s"]["median"] / found.facts["roofline"]["peak_flops"]["fp32"]
     )
     assert run["operators_per_step"] > 100
     assert good["peak_memory_gib"] > 0.1
     assert found.facts["command"].startswith("distgan bench throughput --width 0.1")
-    assert {"versions", "git", "device", "cores", "threads", "settings", "pace", "flop_formula"} <= set(
-        found.facts
-    )
+    assert {"versions", "git", "device", "cores", "threads", "settings", "pace", "flop_formula"} <= set(found.facts)
     assert (tmp_path / "out" / "throughput.png").read_bytes().startswith(b"\x89PNG")
     traces = list((tmp_path / "out").glob("trace-*.json"))
     assert len(traces) == 1
@@ -121,9 +115,7 @@ def test_throughput_from_the_command_to_a_comparison(
     assert_user_error(distgan("bench", "throughput", *TINY, "--out", "out"), "--out out", "not overwritten")
 
 
-def test_the_loops_train_what_the_cells_train(
-    run: Callable[..., CompletedProcess[str]], mnist_dir: Path
-) -> None:
+def test_the_loops_train_what_the_cells_train(run: Callable[..., CompletedProcess[str]], mnist_dir: Path) -> None:
     made = run(
         sys.executable, ROOT / "benchmarks/peers/pytorch_loop.py", "--data-dir", mnist_dir, "--steps", 2,
         "--repeats", 5, "--warmup", 1, "--batch-size", 4, "--model", "cgan",
@@ -142,9 +134,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     for each in (cell, peer, other):
         digest(each, ROOFLINE)
     hold_against_peers([cell, peer, other])
-    assert cell["against"] == {
-        "pytorch no": {"median": 3.0, "p5": 3.0, "p95": 3.0, "num": 2, "min": 3.0, "max": 3.0}
-    }
+    assert cell["against"] == {"pytorch no": {"median": 3.0, "p5": 3.0, "p95": 3.0, "num": 2, "min": 3.0, "max": 3.0}}
     assert "against" not in peer
 
 
@@ -266,8 +256,7 @@ def test_an_interval_holds_the_ratio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "limit", "is_failure"),
-    [(1.2, 1.05, True), (1.2, 1.3, False), (1.2, None, False), (0.8, 1.05, False)],
+    ("factor", "limit", "is_failure"), [(1.2, 1.05, True), (1.2, 1.3, False), (1.2, None, False), (0.8, 1.05, False)]
 )
 def test_a_regression_ends_in_1(tmp_path: Path, factor: float, limit: float | None, is_failure: bool) -> None:
     times = [[2.0, 2.02, 1.98, 2.0, 2.0], [2.0, 2.04, 1.96, 2.0, 2.0]]
@@ -334,9 +323,7 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
         ([], ["names no benchmark"]),
     ],
 )
-def test_mistakes(
-    words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         command.main(words)
@@ -362,22 +349,10 @@ def test_peers_need_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ('{"format": 1, "kind": "throughput", "facts": [], "cells": []}', "is damaged"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [1]}', "is damaged"),
         ('{"format": 1, "kind": "throughput", "facts": {"x": NaN}, "cells": []}', "NaN, which is no number"),
-        (
-            '{"format": 1, "kind": "throughput", "facts": {"x": 1e999}, "cells": []}',
-            "1e999, which is no number",
-        ),
-        (
-            '{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"step_s": [[1.0]]}]}',
-            "no id of its own",
-        ),
-        (
-            '{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": [[0]]}]}',
-            "step_s of x",
-        ),
-        (
-            '{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": []}]}',
-            "step_s of x",
-        ),
+        ('{"format": 1, "kind": "throughput", "facts": {"x": 1e999}, "cells": []}', "1e999, which is no number"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"step_s": [[1.0]]}]}', "no id of its own"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": [[0]]}]}', "step_s of x"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": []}]}', "step_s of x"),
         ("[" * 100_000, "is damaged, or no JSON"),
     ],
 )

@@ -107,9 +107,7 @@ def test_files_are_safetensors_and_json_that_anyone_reads(made: Checkpoint, save
     ):
         network = build(MODEL)
         network.load_state_dict(load_file(saved / f"{name}.safetensors"))
-        assert torch.equal(
-            network.state_dict()[key := next(iter(network.state_dict()))], made.tensors[f"{name}.{key}"]
-        )
+        assert torch.equal(network.state_dict()[key := next(iter(network.state_dict()))], made.tensors[f"{name}.{key}"])
     assert {"main.0.weight.exp_avg", "main.0.weight.exp_avg_sq", "main.0.weight.step"} <= set(
         load_file(saved / "g_optim.safetensors")
     )
@@ -449,9 +447,7 @@ def test_tensors_of_other_shapes_are_refused(made: Checkpoint, saved: Path) -> N
 def test_networks_that_do_not_fit_are_refused(saved: Path, name: str, change: dict | None) -> None:
     """Before they are loaded, so that the checkpoint before them is taken."""
     own = load_file(saved / f"{name}.safetensors") | (change or {})
-    forge(
-        saved, f"{name}.safetensors", save({k: v for k, v in own.items() if v is not None} if change else {})
-    )
+    forge(saved, f"{name}.safetensors", save({k: v for k, v in own.items() if v is not None} if change else {}))
     assert_refused(saved, f"{name}.safetensors: ", "of the network in its config it is")
 
 
@@ -489,9 +485,7 @@ def test_hostile_json_is_refused(saved: Path, file: str, name: str) -> None:
     assert_refused(saved, file)
 
 
-@pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "/etc/passwd", "..", "a\nb", "sub/state.json", "state.json\0"]
-)
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "a\nb", "sub/state.json", "state.json\0"])
 def test_a_path_that_climbs_out_is_refused(saved: Path, name: str) -> None:
     declare(saved, name, 5, "0" * 64)
     assert_refused(saved, "manifest.json: names")
@@ -537,15 +531,11 @@ def test_huge_files_are_refused_in_bounded_time_and_memory(saved: Path) -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak, time.process_time() - began)\n"
     )
     paths = sorted(str(path) for path in saved.parent.glob("huge-*"))
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(saved), *paths], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved), *paths], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     *reasons, last = done.stdout.splitlines()
     assert len(reasons) == 4
-    assert all("8,000,000,000,000 bytes" in reason and "allowed: at most" in reason for reason in reasons), (
-        reasons
-    )
+    assert all("8,000,000,000,000 bytes" in reason and "allowed: at most" in reason for reason in reasons), reasons
     kib, cpu_s = map(float, last.split())
     assert kib < 20_000
     assert cpu_s < 2

@@ -127,18 +127,10 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
         ({"agreement": share(940, 1000)}, "made well", "94.0% read as asked"),  # its interval reaches to 95 %
         ({"agreement": share(900, 1000)}, "made poorly", "90.0% read as asked"),
         ({"agreement": share(50, 1000)}, "missing", "5.0% of those asked for"),
-        (
-            {"agreement": share(990, 1000), "coverage": 0.4},
-            "made poorly",
-            "not all kinds of it, coverage 0.40",
-        ),
+        ({"agreement": share(990, 1000), "coverage": 0.4}, "made poorly", "not all kinds of it, coverage 0.40"),
         ({"agreement": share(990, 1000), "coverage": 0.1}, "made poorly", "few kinds of it, coverage 0.10"),
         ({"share": share(1000, 10_000)}, "made well", "99.0% recognisable"),
-        (
-            {"share": share(1000, 10_000), "recognisable": 0.8},
-            "made poorly",
-            "80.0% recognisable (real 99.0%)",
-        ),
+        ({"share": share(1000, 10_000), "recognisable": 0.8}, "made poorly", "80.0% recognisable (real 99.0%)"),
         ({"share": share(500, 10_000)}, "made poorly", "too rare, 5.0% of all"),
         ({"share": share(2000, 10_000)}, "made poorly", "too frequent, 20.0% of all"),
         ({"share": share(10, 10_000)}, "missing", "0.10% of the samples"),
@@ -150,9 +142,7 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
 )
 def test_verdicts(numbers: dict[str, Any], verdict: str, words: str) -> None:
     looks = {key: value for key, value in numbers.items() if key in ("coverage", "recognisable")}
-    found, why = verdict_of(
-        numbers.get("agreement"), numbers.get("share", exactly(0.1)), sample(**looks), sample()
-    )
+    found, why = verdict_of(numbers.get("agreement"), numbers.get("share", exactly(0.1)), sample(**looks), sample())
     assert found == verdict
     assert words in why
 
@@ -178,9 +168,7 @@ def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:
         lines: list[str] = []
         watch._tell(overview, len(said) + 1, lambda text, style, lines=lines: lines.append(text))
         said.append(lines)
-    assert [lines[0].startswith(f"judges after epoch {epoch}: ") for epoch, lines in enumerate(said, 1)] == [
-        True
-    ] * 4
+    assert [lines[0].startswith(f"judges after epoch {epoch}: ") for epoch, lines in enumerate(said, 1)] == [True] * 4
     assert "read as asked" not in said[0][0]
     assert [lines[1:] for lines in said] == [
         [],

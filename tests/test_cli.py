@@ -50,10 +50,7 @@ def test_train_needs_a_network(distgan: Run) -> None:
 @pytest.mark.parametrize(
     ("flags", "fragments"),
     [
-        (
-            ["--preset", "cgan-quik"],
-            ["--preset cgan-quik: unknown preset, did you mean cgan-quick?", "vanilla"],
-        ),
+        (["--preset", "cgan-quik"], ["--preset cgan-quik: unknown preset, did you mean cgan-quick?", "vanilla"]),
         (["--config", "my.toml"], ["my.toml: can't be read (No such file or directory)"]),
         (["--preset", "cgan", "--config", "my.toml"], ["allowed: one of the two"]),
         (["--model", "cgan", "--preset", "vanilla-quick"], ["--model cgan", "trains vanilla"]),
@@ -71,10 +68,7 @@ def test_train_needs_a_network(distgan: Run) -> None:
             ["--model", "vanilla", "--data-dir", "none", "--no-download"],
             ["--data-dir none: no mnist there", "--data digits"],
         ),
-        (
-            ["--model", "vanilla", "--data-dir", "none", "--data-mirror", "http://127.0.0.1:9"],
-            ["the download failed"],
-        ),
+        (["--model", "vanilla", "--data-dir", "none", "--data-mirror", "http://127.0.0.1:9"], ["the download failed"]),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(
@@ -98,9 +92,7 @@ def test_existing_folder_is_never_overwritten(distgan: Run, tmp_path: Path) -> N
 def test_unwritable_folder(distgan: Run, tmp_path: Path, out: str) -> None:
     (tmp_path / "file").write_text("")
     assert_user_error(
-        distgan("train", "--preset", "cgan-quick", "--data", "digits", "--out", out),
-        "--out",
-        "can't be written to",
+        distgan("train", "--preset", "cgan-quick", "--data", "digits", "--out", out), "--out", "can't be written to"
     )
 
 
@@ -121,9 +113,7 @@ def test_debug_brings_the_traceback(distgan: Run) -> None:
 
 
 def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:
-    result = distgan(
-        "train", "--model", "cgan", "--data", "digits", "--dry-run", "--epochs", "2", "--out", "run"
-    )
+    result = distgan("train", "--model", "cgan", "--data", "digits", "--dry-run", "--epochs", "2", "--out", "run")
     assert result.returncode == 0, result.stderr
     for words in (
         '"epochs": 2',
@@ -148,9 +138,7 @@ def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Pa
         "from distgan.config.presets import preset_path; print(preset_path('cgan', ''))"
     )
     result = run(sys.executable, "-c", code)
-    assert result.stdout.strip() == str(site / "distgan" / "config" / "presets_toml" / "cgan.toml"), (
-        result.stderr
-    )
+    assert result.stdout.strip() == str(site / "distgan" / "config" / "presets_toml" / "cgan.toml"), result.stderr
 
 
 def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:

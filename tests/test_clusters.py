@@ -36,9 +36,7 @@ def test_images_that_are_alike_are_of_one_cluster() -> None:
 
 
 def test_centre_is_the_rounded_mean_and_rounds_lower_the_distance() -> None:
-    images = torch.randint(
-        0, 256, (500, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    images = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     points = _outlines(_upright(images)).double()
 
     def spread(found: Tensor) -> float:
@@ -57,9 +55,7 @@ def test_most_images_of_a_cluster_are_of_one_digit(mnist_dir: Path) -> None:
     """Though no label is looked at. Of 60,000 in 250 clusters 97.4 %; these are fewer, so less alike."""
     data = load_dataset(DataConfig(dir=str(mnist_dir)), may_download=False)
     images, digits = data.images[:6000], data.labels[:6000]
-    counts = torch.zeros(250, 10).index_put_(
-        (cluster(images, 250), digits), torch.ones(6000), accumulate=True
-    )
+    counts = torch.zeros(250, 10).index_put_((cluster(images, 250), digits), torch.ones(6000), accumulate=True)
     assert counts.max(1).values.sum() / 6000 > 0.95
 
 
@@ -167,7 +163,5 @@ def test_run_with_clusters_of_another_version_is_not_gone_on_with() -> None:
     state = gan.state()
     gan.load_state(state, 0, "a checkpoint")
     state["generator.cluster_counts"] = state["generator.cluster_counts"].roll(1) + 1
-    with pytest.raises(
-        UserError, match="a checkpoint: knows other clusters of the training images than this version"
-    ):
+    with pytest.raises(UserError, match="a checkpoint: knows other clusters of the training images than this version"):
         gan.load_state(state, 0, "a checkpoint")

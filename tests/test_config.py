@@ -82,9 +82,7 @@ def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
 
 
 def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
-    config = parse(
-        "--model", "cgan", "--per-rank-batch-size", "8", "--sample-epochs", "1,2", "--g-lr", "1e-3"
-    )
+    config = parse("--model", "cgan", "--per-rank-batch-size", "8", "--sample-epochs", "1,2", "--g-lr", "1e-3")
     path = tmp_path / "config.json"
     path.write_text(config.model_dump_json())
     assert Config.model_validate(read_file(path, "config.json")) == config
@@ -93,19 +91,13 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "[optim]\ng_lrr = 1",
-            "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: accumulate, beta1, ",
-        ),
+        ("[optim]\ng_lrr = 1", "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: accumulate, beta1, "),
         (
             "[optm]\ng_lr = 1",
             "my.toml: optm: unknown table, did you mean optim?; allowed: data, model, optim, processes, run",
         ),
         ("epochs = 3", "my.toml: epochs: unknown key; allowed: data, model, optim, processes, run"),
-        (
-            "[run]\nepochs = '5'",
-            "my.toml: [run] epochs: '5' is not allowed; allowed: a whole number, 1 or more",
-        ),
+        ("[run]\nepochs = '5'", "my.toml: [run] epochs: '5' is not allowed; allowed: a whole number, 1 or more"),
         ("[run]\nepochs = 2.5", "my.toml: [run] epochs: 2.5 is not allowed; allowed: a whole number"),
         ("[run]\nepochs = 0", "my.toml: [run] epochs: 0 is not allowed; allowed: a whole number, 1 or more"),
         ("[run]\nepochs = true", "my.toml: [run] epochs: True is not allowed"),
@@ -115,22 +107,10 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
             "[optim]\nbeta1 = 1.0",
             "my.toml: [optim] beta1: 1.0 is not allowed; allowed: a number, 0 or more, less than 1",
         ),
-        (
-            "[data]\nname = 'mnst'",
-            "my.toml: [data] name: 'mnst' is not allowed; allowed: auto, mnist, fashion-mnist",
-        ),
-        (
-            "[data]\ndrop_last = 'no'",
-            "my.toml: [data] drop_last: 'no' is not allowed; allowed: true or false",
-        ),
-        (
-            "[run]\nsample_epochs = [1, -2]",
-            "my.toml: [run] sample_epochs: -2 is not allowed; allowed: whole numbers",
-        ),
-        (
-            "[run]\nsample_epochs = '1,2'",
-            "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers",
-        ),
+        ("[data]\nname = 'mnst'", "my.toml: [data] name: 'mnst' is not allowed; allowed: auto, mnist, fashion-mnist"),
+        ("[data]\ndrop_last = 'no'", "my.toml: [data] drop_last: 'no' is not allowed; allowed: true or false"),
+        ("[run]\nsample_epochs = [1, -2]", "my.toml: [run] sample_epochs: -2 is not allowed; allowed: whole numbers"),
+        ("[run]\nsample_epochs = '1,2'", "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers"),
         ("optim = 1", "my.toml: optim: 1 is no table; allowed: [optim] and keys below it"),
         ("[run", "my.toml: is not TOML (Expected ']'"),
         ("[model]\nname = 'cgan'\nstem = 'noise-map'", "--stem noise-map: has no place for a label"),
@@ -156,10 +136,7 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
         (["--epochs", "0"], "--epochs: '0' is not allowed"),
         (["--epochs", "2.5"], "--epochs: '2.5' is not allowed"),
         (["--epochs"], "--epochs: needs a value; allowed: a whole number, 1 or more"),
-        (
-            ["--drop-last=yes"],
-            "--drop-last: takes no value, 'yes' was given; allowed: --drop-last or --no-drop-last",
-        ),
+        (["--drop-last=yes"], "--drop-last: takes no value, 'yes' was given; allowed: --drop-last or --no-drop-last"),
         (["--out", ""], "--out: '' is not allowed; allowed: text, not empty"),
         (
             ["--threads", "100000000"],
@@ -193,8 +170,7 @@ def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> N
 def test_unknown_preset_is_refused() -> None:
     for name in ("cgan-quik", "../configs/cgan", "/etc/passwd"):
         with pytest.raises(
-            UserError,
-            match=f"--preset {name}: unknown preset.*; allowed: cgan, cgan-fast, cgan-quick, vanilla",
+            UserError, match=f"--preset {name}: unknown preset.*; allowed: cgan, cgan-fast, cgan-quick, vanilla"
         ):
             preset_path(name, "--preset")
 

@@ -24,14 +24,7 @@ from conftest import BIN, assert_user_error, wait_for
 from distgan.benchmark import configurations as arms
 from distgan.benchmark import results, trial
 from distgan.benchmark.convergence_report import over_runs
-from distgan.benchmark.convergence_statistics import (
-    compared,
-    more_processes,
-    p_value,
-    ratio,
-    spread,
-    summarise,
-)
+from distgan.benchmark.convergence_statistics import compared, more_processes, p_value, ratio, spread, summarise
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.targets import (
     SHIPPED,
@@ -455,9 +448,7 @@ def test_more_processes_that_need_more_epochs_end_in_1(bench: Sham) -> None:
     bench.play(
         **{f"one_seed{seed}": GOOD for seed in seeds}, **{f"one_processes2_seed{seed}": late for seed in seeds}
     )  # fmt: skip
-    with pytest.raises(
-        CommandFailed, match=r"^one on 2 processes needs more epochs than on 1 \(p = 0\.014\)$"
-    ):
+    with pytest.raises(CommandFailed, match=r"^one on 2 processes needs more epochs than on 1 \(p = 0\.014\)$"):
         bench("--processes", 2, "--seeds", 4, "--jobs", 2)
     assert len(bench.starts) == 8
 
@@ -495,9 +486,7 @@ def test_no_two_presets_share_a_folder(bench: Sham) -> None:
     protocol = read_targets(Path("easy.toml")).protocol
     Path("one-processes2.toml").write_text(TINY)
     config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
-    with pytest.raises(
-        UserError, match=r"--against one-processes2\.toml: has the name of --preset one\.toml"
-    ):
+    with pytest.raises(UserError, match=r"--against one-processes2\.toml: has the name of --preset one\.toml"):
         arms.arms(config, protocol, 1, is_cuda=False)
 
 
@@ -514,9 +503,7 @@ def test_gpus_are_dealt_to_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "count_gpus", lambda: 4)
 
     def dealt(**settings: Any) -> list[str]:
-        return [
-            each["CUDA_VISIBLE_DEVICES"] for each in arms.slots(ConvergenceConfig(**settings), is_cuda=True)
-        ]
+        return [each["CUDA_VISIBLE_DEVICES"] for each in arms.slots(ConvergenceConfig(**settings), is_cuda=True)]
 
     assert dealt() == ["0", "1", "2", "3"]
     assert dealt(processes=2) == ["0,1", "2,3"]
@@ -524,10 +511,7 @@ def test_gpus_are_dealt_to_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dealt(jobs=2) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert dealt(processes=2) == ["4,5", "6,7"]
-    for settings, message in (
-        ({"processes": 5}, "--processes 5: there are 4 GPUs"),
-        ({"jobs": 5}, "--jobs 5: "),
-    ):
+    for settings, message in (({"processes": 5}, "--processes 5: there are 4 GPUs"), ({"jobs": 5}, "--jobs 5: ")):
         with pytest.raises(UserError, match=message):
             dealt(**settings)
     assert arms.slots(ConvergenceConfig(), is_cuda=False) == [{}]
@@ -594,9 +578,7 @@ def interrupted(bench: Sham) -> Iterator[Callable[[int], Any]]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_bench_that_is_stopped_keeps_what_it_has(
-    signum: int, bench: Sham, interrupted: Callable[[int], Any]
-) -> None:
+def test_a_bench_that_is_stopped_keeps_what_it_has(signum: int, bench: Sham, interrupted: Callable[[int], Any]) -> None:
     assert interrupted(signum) == 130
     assert not left_over(bench.folder)
     assert [cell["outcome"] for cell in bench.cells().values()] == ["converged", "unfinished", "unfinished"]
@@ -766,17 +748,14 @@ def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFi
     content["cells"][0] |= {"outcome": "error", "why": "it is gone", "epochs": None}
     path.write_text(json.dumps(content))
     with pytest.raises(
-        CommandFailed,
-        match=r"1 of 3 runs crashed; the first, one, seed 2: it is gone \(see array/seed-2/runs/",
+        CommandFailed, match=r"1 of 3 runs crashed; the first, one, seed 2: it is gone \(see array/seed-2/runs/"
     ):
         command.main(["convergence", "--join", "array"])
 
 
 def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
-    with pytest.raises(
-        UserError, match="--join nowhere: is no folder; allowed: the folder above some benches"
-    ):
+    with pytest.raises(UserError, match="--join nowhere: is no folder; allowed: the folder above some benches"):
         command.main(["convergence", "--join", "nowhere"])
     Path("empty").mkdir()
     with pytest.raises(UserError, match=r"--join empty: there is no results\.json in a folder below it"):
@@ -784,15 +763,11 @@ def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
     for name, more in (("a", []), ("b", ["--first-seed", "1", "--num", "100"])):
         bench.words[-1] = f"array/{name}"
         command.main([*bench.words, "--seeds", "1", *more])
-    with pytest.raises(
-        UserError, match=r"array/b/results\.json has another --num \(100, not unset\) than array/a/"
-    ):
+    with pytest.raises(UserError, match=r"array/b/results\.json has another --num \(100, not unset\) than array/a/"):
         command.main(["convergence", "--join", "array"])
     shutil.rmtree("array/b")
     shutil.copytree("array/a", "array/b")
-    with pytest.raises(
-        UserError, match=r"both array/a/.* and array/b/.* have one-seed0; allowed: each run once"
-    ):
+    with pytest.raises(UserError, match=r"both array/a/.* and array/b/.* have one-seed0; allowed: each run once"):
         command.main(["convergence", "--join", "array"])
     assert not Path("array/results.json").exists()
     shutil.rmtree("array/b")
@@ -816,9 +791,7 @@ def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
         (("facts", "notice"), 3, r"facts\.notice: "),
     ],
 )
-def test_results_that_are_damaged_but_json(
-    bench: Sham, where: tuple[Any, ...], value: Any, message: str
-) -> None:
+def test_results_that_are_damaged_but_json(bench: Sham, where: tuple[Any, ...], value: Any, message: str) -> None:
     bench.play(one_seed0=GOOD)
     bench.words[-1] = "array/a"
     command.main([*bench.words, "--seeds", "1"])
@@ -844,10 +817,7 @@ def test_another_bench_is_refused(bench: Sham) -> None:
     bench.play(one_seed0=BAD)
     bench("--seeds", 1)
     for words, message in (
-        (
-            ["--against", "two.toml"],
-            "--out out: was begun with --against unset, now two.toml; allowed: the same, or a",
-        ),
+        (["--against", "two.toml"], "--out out: was begun with --against unset, now two.toml; allowed: the same, or a"),
         (["--num", 100], "begun with --num unset, now 100"),
     ):
         with pytest.raises(UserError) as error:
@@ -899,10 +869,7 @@ def test_a_folder_of_something_else_is_refused(bench: Sham) -> None:
         (["--preset", "cgan", "--num", "64"], ["--num: '64'", "65 or more"]),
         (["--preset", "cgan", "--jobs", "0"], ["--jobs: '0'", "1 or more"]),
         (["--preset", "cgan", "--targets", "nowhere.toml"], ["nowhere.toml: can't be read"]),
-        (
-            ["--preset", "cgan", "--engine", "graph", "--device", "cpu"],
-            ["--engine graph: needs a CUDA device"],
-        ),
+        (["--preset", "cgan", "--engine", "graph", "--device", "cpu"], ["--engine graph: needs a CUDA device"]),
         (["--preset", "cgan", "--precision", "fp16", "--device", "cpu"], ["--precision fp16: needs a CUDA"]),
         (["cgan"], ["cgan: belongs to no flag"]),
     ],
@@ -935,22 +902,9 @@ def write_presets(folder: Path) -> None:
     (folder / "easy.toml").write_text(EASY)
 
 
-def test_from_the_command_to_the_picture(
-    distgan: Callable[..., CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_from_the_command_to_the_picture(distgan: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     write_presets(tmp_path)
-    words = (
-        "bench",
-        "convergence",
-        "--preset",
-        "tiny.toml",
-        "--targets",
-        "easy.toml",
-        "--seeds",
-        2,
-        "--epochs",
-        2,
-    )
+    words = ("bench", "convergence", "--preset", "tiny.toml", "--targets", "easy.toml", "--seeds", 2, "--epochs", 2)
     made = distgan(*words, "--threads", 1, "--device", "cpu", "--out", "out")
     assert made.returncode == 0, made.stdout + made.stderr
     found = results.read(tmp_path / "out", "convergence")
@@ -972,9 +926,7 @@ def test_from_the_command_to_the_picture(
 
 
 @pytest.mark.slow
-def test_losses_that_are_no_numbers_are_infinite(
-    distgan: Callable[..., CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_losses_that_are_no_numbers_are_infinite(distgan: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     write_presets(tmp_path)
     made = distgan(
         "bench", "convergence", "--preset", "tiny.toml", "--against", "broken.toml", "--targets", "easy.toml",
@@ -1011,6 +963,4 @@ def test_a_killed_bench_of_real_trainings_goes_on(
     assert [cell["outcome"] for cell in found.values()] == ["not converged"] * 2
     assert found["tiny-processes2-seed0"]["resumed"]
     steps = [each["step"] for each in found["tiny-processes2-seed0"]["evaluations"]]
-    assert (
-        steps == [each["step"] for each in found["tiny-seed0"]["evaluations"]] == [9 * i for i in range(1, 9)]
-    )
+    assert steps == [each["step"] for each in found["tiny-seed0"]["evaluations"]] == [9 * i for i in range(1, 9)]

@@ -116,9 +116,7 @@ def test_packed_and_flat_files_are_read_too(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_damaged_file_is_one_clear_error(
-    tmp_path: Path, file: str, damage: object, words: str, packed: bool
-) -> None:
+def test_damaged_file_is_one_clear_error(tmp_path: Path, file: str, damage: object, words: str, packed: bool) -> None:
     raw = small_mnist(tmp_path)
     content = damage((raw / file).read_bytes())
     if packed:
@@ -179,12 +177,7 @@ def test_md5_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load(tmp_path / "nowhere")
-    for words in (
-        "--data-dir",
-        "nowhere/MNIST/raw/train-images-idx3-ubyte",
-        "$DISTGAN_DATA",
-        "--data digits",
-    ):
+    for words in ("--data-dir", "nowhere/MNIST/raw/train-images-idx3-ubyte", "$DISTGAN_DATA", "--data digits"):
         assert words in str(error.value)
 
 

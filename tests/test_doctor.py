@@ -260,9 +260,7 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
     assert ("make room" in found.text) == (state != "ok")
 
 
-def test_no_disk_to_write_to(
-    well: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_disk_to_write_to(well: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The folder is that of the runs, if there is one."""
     asked = []
 

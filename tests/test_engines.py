@@ -97,17 +97,9 @@ def test_a_replay_takes_several_steps_but_none_past_the_limit() -> None:
 
 @pytest.mark.parametrize(
     ("step", "last", "every", "expected"),
-    [
-        (0, 99, (25, 235), 25),
-        (24, 99, (25,), 25),
-        (25, 99, (25, 30), 30),
-        (90, 99, (25, 0), 99),
-        (7, 99, (), 99),
-    ],
+    [(0, 99, (25, 235), 25), (24, 99, (25,), 25), (25, 99, (25, 30), 30), (90, 99, (25, 0), 99), (7, 99, (), 99)],
 )
-def test_next_due_is_the_first_cadence_after(
-    step: int, last: int, every: tuple[int, ...], expected: int
-) -> None:
+def test_next_due_is_the_first_cadence_after(step: int, last: int, every: tuple[int, ...], expected: int) -> None:
     assert next_due(step, last, *every) == expected
 
 
@@ -272,14 +264,11 @@ def test_a_run_that_is_over_captures_nothing() -> None:
 def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and partitioned as always, but run by torch's own operators: no minutes of a C++ compiler."""
     whole = nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda self, **kwargs: whole(self, backend="aot_eager", **kwargs)
-    )
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: whole(self, backend="aot_eager", **kwargs))
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    ["cgan", pytest.param("vanilla", marks=pytest.mark.slow), pytest.param("bf16", marks=pytest.mark.slow)],
+    "recipe", ["cgan", pytest.param("vanilla", marks=pytest.mark.slow), pytest.param("bf16", marks=pytest.mark.slow)]
 )
 def test_compiled_networks_take_the_eager_steps(quick_compiler: None, recipe: str) -> None:
     eager, compiled = Training(recipe), Training(recipe, "compile")
@@ -328,9 +317,7 @@ def test_the_reference_of_a_compiled_network_is_not_compiled(quick_compiler: Non
 def test_graph_is_refused_on_a_cpu(distgan: Run) -> None:
     for engine in ("graph", "graph-compiled"):
         result = distgan("train", *quick("run", "--engine", engine, "--device", "cpu"))
-        expected = (
-            f"--engine {engine}: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
-        )
+        expected = f"--engine {engine}: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
         assert_user_error(result, expected)
 
 
@@ -349,9 +336,7 @@ def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) ->
 def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Path) -> None:
     result = distgan("train", *quick("run", "--engine", "compile", "--zero-stage", 0))
     assert result.returncode == 0, result.stderr
-    assert (
-        "engine eager: compile was not taken: ZeRO 0 takes its own way through the networks" in result.stderr
-    )
+    assert "engine eager: compile was not taken: ZeRO 0 takes its own way through the networks" in result.stderr
     engine = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
     assert (engine["asked"], engine["name"]) == ("compile", "eager")
 

@@ -44,9 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _done("train", *quick(name, "--preset", f"{name}-quick"), folder=folder)
             _done("eval", name, *FEW, folder=folder)
         _done("train", *quick("unwatched", *EPOCHS), folder=folder)
-        (folder / "said").write_text(
-            _done("train", *quick("watched", *EPOCHS, *WATCHED), folder=folder).stderr
-        )
+        (folder / "said").write_text(_done("train", *quick("watched", *EPOCHS, *WATCHED), folder=folder).stderr)
     return folder
 
 
@@ -123,15 +121,7 @@ def test_terminal_fits_80_columns_and_names_the_pictures(
     assert result.returncode == 0, result.stderr
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "…" not in result.stdout
-    for words in (
-        "!! ",
-        "NOT MNIST",
-        "digit by digit",
-        "alarm: ",
-        "2023 report",
-        "DOES NOT HOLD",
-        "digits.png",
-    ):
+    for words in ("!! ", "NOT MNIST", "digit by digit", "alarm: ", "2023 report", "DOES NOT HOLD", "digits.png"):
         assert words in result.stdout, words
     names = {path.name for path in (run / "eval").iterdir()}
     assert {FILE, "digits.png", "neighbours.png", "matrix.png"} <= names
@@ -316,14 +306,8 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
         ([run, "--num", 20], [f"--num {few}"]),
         ([run, "--num", 0], ["--num: '0' is not allowed; allowed: a whole number, 1 or more"]),
         ([run, "--out", "mine"], ["--out mine: holds other things", "allowed: a new folder"]),
-        (
-            [run, "--data", "mnist", "--reference", "nothing", "--no-download"],
-            ["nothing: no mnist there"],
-        ),
-        (
-            [run, "--data", "fashion-mnist", "--reference", "nothing", "--no-download"],
-            ["no fashion-mnist there"],
-        ),
+        ([run, "--data", "mnist", "--reference", "nothing", "--no-download"], ["nothing: no mnist there"]),
+        ([run, "--data", "fashion-mnist", "--reference", "nothing", "--no-download"], ["no fashion-mnist there"]),
         ([run, "--judges", "nothing"], ["nothing/judges.json: can't be read"]),
         ([run, "--device", "cuda"], ["--device cuda: there is no CUDA device here"]),
         ([run, "--numb", 3], ["--numb: unknown flag, did you mean --num?"]),
@@ -368,15 +352,7 @@ def reference() -> Reference:
         cast(Any, SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))),
     )
     jury = load_jury("mnist", torch.device("cpu"))
-    return build_reference(
-        jury,
-        load_dataset(config),
-        load_dataset(config, "test"),
-        500,
-        None,
-        alone,
-        num_draws=2,
-    )
+    return build_reference(jury, load_dataset(config), load_dataset(config, "test"), 500, None, alone, num_draws=2)
 
 
 @pytest.fixture
@@ -406,10 +382,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     ("change", "words"),
     [
         (lambda record: record.update(format=9), "has the format 9; allowed: 1"),
-        (
-            lambda record: record["judges"].pop(),
-            "names the judges wide, plain; allowed: wide, plain, residual",
-        ),
+        (lambda record: record["judges"].pop(), "names the judges wide, plain; allowed: wide, plain, residual"),
         (lambda record: record["judges"][0]["matrix"].pop(), "matrix of wide is no table of 10 x 10"),
         (lambda record: record["judges"][0].pop("sha256"), "is damaged (judges.0.sha256"),
         (lambda record: record.update(format="1"), "is damaged (format"),
@@ -435,13 +408,9 @@ def test_judges_of_other_data_come_from_the_cache(
     distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(
-        UserError, match=r"judges of kmnist: there are none .* distgan judge train --data kmnist"
-    ):
+    with pytest.raises(UserError, match=r"judges of kmnist: there are none .* distgan judge train --data kmnist"):
         load_jury("kmnist", torch.device("cpu"))
-    assert (
-        load_jury("digits", torch.device("cpu")).notice == "the judges were trained on MNIST, not on digits"
-    )
+    assert load_jury("digits", torch.device("cpu")).notice == "the judges were trained on MNIST, not on digits"
     shutil.copytree(SHIPPED, cache_folder("kmnist"))
     shutil.copytree(SHIPPED, cache_folder("digits"))
     assert load_jury("kmnist", torch.device("cpu")).notice is None
@@ -478,9 +447,7 @@ def test_judges_leave_training_as_it_is_and_write_what_they_find(runs: Path) -> 
     assert "judges after epoch 3: read as asked" in said
 
 
-def test_line_of_the_last_epoch_is_what_eval_measures(
-    distgan: Run, run_folder: Callable[[str], Path]
-) -> None:
+def test_line_of_the_last_epoch_is_what_eval_measures(distgan: Run, run_folder: Callable[[str], Path]) -> None:
     run = run_folder("watched")
     line = judgements(run)[-1]
     for prefix, flags in (("ema", ()), ("raw", ("--no-ema",))):
@@ -520,9 +487,7 @@ def test_best_checkpoint_by_the_judges_stays(runs: Path) -> None:
 
 def test_judged_best_needs_judges(distgan: Run) -> None:
     flags = quick("run", "--keep-best", "min:raw_fcd")
-    assert_user_error(
-        distgan("train", *flags), "--keep-best min:raw_fcd", "allowed with --eval-every 1 or more"
-    )
+    assert_user_error(distgan("train", *flags), "--keep-best min:raw_fcd", "allowed with --eval-every 1 or more")
 
 
 def test_judges_that_are_missing_end_a_run_before_it_begins(

@@ -74,12 +74,9 @@ def test_clustered_run_samples_resumes_and_is_judged(distgan: Run, tmp_path: Pat
 
 def test_wrong_numbers_of_clusters_are_one_line(distgan: Run) -> None:
     flags = ("train", "--preset", "cgan-fast", *SMALL, "--max-steps", 2)
-    assert_user_error(
-        distgan(*flags, "--clusters", 5000), "--clusters 5000: of 17,970 images; allowed: at most 1797"
-    )
+    assert_user_error(distgan(*flags, "--clusters", 5000), "--clusters 5000: of 17,970 images; allowed: at most 1797")
     assert_user_error(distgan(*flags, "--clusters", 0), "--clusters: '0' is not allowed", "1 or more")
     assert_user_error(distgan(*flags, "--family", "small"), "--clusters 25: with --family small", "allowed:")
     assert_user_error(
-        distgan("train", "--model", "cgan", "--family", "clustered"),
-        "--clusters unset: with --family clustered",
+        distgan("train", "--model", "cgan", "--family", "clustered"), "--clusters unset: with --family clustered"
     )

@@ -149,9 +149,7 @@ def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         (("--precision", "bf16"), "rank 1: its precision is bf16, that of rank 0 is no"),
     ],
 )
-def test_another_config_is_found_at_the_start(
-    start: Start, tmp_path: Path, flags: tuple[str, ...], words: str
-) -> None:
+def test_another_config_is_found_at_the_start(start: Start, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
     port = free_port()
     common = fault("run", "--g-lr", "2e-4", "--timeout", 60)
     both = [rank_of(start, 0, port, *common), rank_of(start, 1, port, *common, *flags)]
@@ -162,9 +160,7 @@ def test_another_config_is_found_at_the_start(
     assert not (tmp_path / "run").exists()
 
 
-def test_another_version_is_found_at_the_start(
-    run: Run, tmp_path: Path, sabotage: Callable[[str], None]
-) -> None:
+def test_another_version_is_found_at_the_start(run: Run, tmp_path: Path, sabotage: Callable[[str], None]) -> None:
     sabotage("1,0,version")
     result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
     assert_user_error(result, "rank 1: its version of distgan is 9.9 (code ", "that of rank 0 is ")
@@ -184,9 +180,7 @@ def test_a_port_in_use_is_named(start: Start) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         result = ended(rank_of(start, 0, port, *fault("run")))
-    assert_user_error(
-        result, f"MASTER_PORT 127.0.0.1:{port}: another program uses this port", "allowed: a free one"
-    )
+    assert_user_error(result, f"MASTER_PORT 127.0.0.1:{port}: another program uses this port", "allowed: a free one")
 
 
 def test_a_process_that_does_not_come_is_told(start: Start) -> None:
@@ -233,7 +227,5 @@ def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(
-        UserError, match=r"LOCAL_RANK=2: more processes than the 2 GPUs of .*; allowed: at most 2"
-    ):
+    with pytest.raises(UserError, match=r"LOCAL_RANK=2: more processes than the 2 GPUs of .*; allowed: at most 2"):
         take_gpu()

@@ -59,8 +59,7 @@ def test_hinge_takes_the_same_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "order", "mflop"),
-    [("vanilla", "reuse", 639.6), ("cgan", "reuse", 311.4), ("cgan", "fresh", 415.2)],
+    ("name", "order", "mflop"), [("vanilla", "reuse", 639.6), ("cgan", "reuse", 311.4), ("cgan", "fresh", 415.2)]
 )
 def test_of_the_seed_networks(name: str, order: str, mflop: float) -> None:
     found = flops_per_image(ModelConfig(name=name), OptimConfig(order=order))

@@ -20,10 +20,7 @@ from test_launch import accelerate, world_size
 from test_parity import SCRIPT, difference, limit
 from test_zero import WITHOUT_PENALTY, needs_deepspeed
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 # Losses after 50 steps, and weights: an engine against the eager one in float32, whose kernels may add in another
 # order. In bf16 the order of additions is worth a hundredth.
 LOSSES = {"no": 5e-3, "bf16": 1e-1}
@@ -144,16 +141,11 @@ def test_memory_does_not_grow_over_replays() -> None:
     assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
 
 
-def test_a_signal_stops_a_graphed_run_within_a_second(
-    start: Callable[..., Popen[str]], tmp_path: Path
-) -> None:
+def test_a_signal_stops_a_graphed_run_within_a_second(start: Callable[..., Popen[str]], tmp_path: Path) -> None:
     """And it goes on from there, with the numbers of the unbroken run."""
     flags = ("--engine", "graph", "--max-steps", 60_000, "--epochs", 2000)
     process = start(sys.executable, "-m", "distgan", "train", *quick("run"), *flags)
-    wait_for(
-        lambda: len(losses(tmp_path / "run")) > 3 if (tmp_path / "run/metrics.jsonl").exists() else False,
-        process,
-    )
+    wait_for(lambda: len(losses(tmp_path / "run")) > 3 if (tmp_path / "run/metrics.jsonl").exists() else False, process)
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: "stopped" in (tmp_path / "run/status.json").read_text(), process)

@@ -183,18 +183,11 @@ def test_cut_off_it_leaves_a_whole_report_and_no_process(
 ) -> None:
     path = tmp_path / "pid"
     process = start(
-        *driver(
-            facts="part('pass')",
-            run_vanilla=f"part({STUBBORN.format(path=str(path))!r})",
-            run_cgan="part('pass')",
-        )
+        *driver(facts="part('pass')", run_vanilla=f"part({STUBBORN.format(path=str(path))!r})", run_cgan="part('pass')")
     )
     wait_for(lambda: pid_in(path) > 0, process)
     files = {"facts-0.out", "run-vanilla-0.out"}
-    wait_for(
-        lambda: files <= set(read(tmp_path / "out")["parts"]["run-vanilla"]["found"].get("files", [])),
-        process,
-    )
+    wait_for(lambda: files <= set(read(tmp_path / "out")["parts"]["run-vanilla"]["found"].get("files", [])), process)
     process.send_signal(signum)
     assert process.wait(30) == (143 if signum == signal.SIGTERM else -9)
     found = statuses(tmp_path / "out")
@@ -266,12 +259,7 @@ def cell(report: Report, number: int, name: str, epoch_s: float, **more: Any) ->
     model, engine, precision, size, _ = name.split("/")
     spread = {"median": epoch_s, "p5": epoch_s, "p95": epoch_s, "num": 5}
     gate = {"losses": 0.0, "weights": 0.0, "passed": True, "seconds": 1.0}
-    run = {
-        "engine": {"asked": engine, "name": engine, "why": "as asked"},
-        "gate": gate,
-        "build_s": {},
-        "start_s": {},
-    }
+    run = {"engine": {"asked": engine, "name": engine, "why": "as asked"}, "gate": gate, "build_s": {}, "start_s": {}}
     made = {
         "id": name, "contender": "distgan", "model": model, "engine": engine, "precision": precision, "order": "reuse",
         "batch_size": int(size), "status": "ok", "why": None, "runs": [run], "epoch_s": spread, "host_epoch_s": spread,
@@ -304,9 +292,7 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     assert found["vanilla, plain loop (pytorch bf16) / distgan"]["reached"] is True
     assert found["cgan, plain loop (pytorch bf16) / distgan"]["reached"] is False
     assert found["cgan, plain loop (accelerate bf16) / distgan"]["value"] is None
-    merged = {
-        each["id"]: each for each in results.read(tmp_path / "out" / "throughput.json", "throughput").cells
-    }
+    merged = {each["id"]: each for each in results.read(tmp_path / "out" / "throughput.json", "throughput").cells}
     assert len(merged) == 4
     assert merged["vanilla/graph/bf16/256/reuse"]["epoch_s"]["median"] == 0.15
     assert (tmp_path / "out" / "throughput.png").read_bytes().startswith(b"\x89PNG")
@@ -316,14 +302,8 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     ("log", "problem"),
     [
         ("tests/test_gpu.py::test_a[x] PASSED [ 10%]\ntests/test_gpu.py::test_b PASSED [ 20%]\n", None),
-        (
-            "[gw0] [ 10%] PASSED tests/test_gpu.py::test_a[x] \n[gw1] [ 20%] PASSED tests/test_gpu.py::test_b \n",
-            None,
-        ),
-        (
-            "tests/test_gpu.py::test_a PASSED [ 10%]\ntests/test_gpu.py::test_b FAILED [ 20%]\n",
-            "1 passed, 1 failed",
-        ),
+        ("[gw0] [ 10%] PASSED tests/test_gpu.py::test_a[x] \n[gw1] [ 20%] PASSED tests/test_gpu.py::test_b \n", None),
+        ("tests/test_gpu.py::test_a PASSED [ 10%]\ntests/test_gpu.py::test_b FAILED [ 20%]\n", "1 passed, 1 failed"),
         ("tests/test_gpu.py::test_a SKIPPED (no GPU) [ 10%]\n", "1 skipped"),
         ("", "no test has ended"),
     ],

@@ -45,10 +45,7 @@ def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     both = [
-        start(
-            *accelerate("multi_node", "--machine_rank", rank, "--main_process_port", port),
-            *quick("run"),
-        )
+        start(*accelerate("multi_node", "--machine_rank", rank, "--main_process_port", port), *quick("run"))
         for rank in (0, 1)
     ]
     ends = [process.communicate(timeout=120) for process in both]
@@ -90,16 +87,12 @@ def test_a_signal_to_the_launcher_of_processes_saves_and_ends(
     start: Start, tmp_path: Path, signum: signal.Signals
 ) -> None:
     process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 100_000), "--processes", 2)
-    wait_for(
-        lambda: (tmp_path / "run" / "metrics.jsonl").exists() and bool(losses(tmp_path / "run")), process
-    )
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and bool(losses(tmp_path / "run")), process)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, err
     assert f"distgan: stopped by {signum.name} at step " in err
-    assert (
-        checkpoint(tmp_path / "run")[1] == json.loads((tmp_path / "run" / "status.json").read_text())["step"]
-    )
+    assert checkpoint(tmp_path / "run")[1] == json.loads((tmp_path / "run" / "status.json").read_text())["step"]
 
 
 def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path) -> None:
@@ -173,11 +166,7 @@ def test_a_default_file_for_many_cpus_trains_on_one_and_says_so(run: Run, tmp_pa
     assert world_size(tmp_path / "two") == 2
 
 
-def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(
-    distgan: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(distgan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     result = distgan("train", *quick("run"))
-    assert_user_error(
-        result, "--mixed_precision fp16 (of the launcher or accelerate's config", "allowed on a CPU: no"
-    )
+    assert_user_error(result, "--mixed_precision fp16 (of the launcher or accelerate's config", "allowed on a CPU: no")

@@ -14,9 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_the_top_of_the_package_can_be_held_in_the_head() -> None:
-    names = {
-        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
-    }
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert len(names - {"__init__", "__main__"}) <= 16
 
 
@@ -24,9 +22,7 @@ def test_no_module_hides_a_library() -> None:
     """`accelerate launch distgan/train.py` puts distgan/ before every library on sys.path."""
     libraries = set(sys.stdlib_module_names) | set(packages_distributions())
     libraries |= {"deepspeed", "evaluate", "datasets", "tensorboard", "accelerate"}
-    ours = {path.stem for path in PACKAGE.glob("*.py")} | {
-        path.name for path in PACKAGE.iterdir() if path.is_dir()
-    }
+    ours = {path.stem for path in PACKAGE.glob("*.py")} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     # `distributed` is dask's name, which no library that we use imports unless dask is asked for.
     assert not (ours - {"__init__", "__main__", "__pycache__", "distributed"}) & (libraries - {"distgan"})
 
@@ -47,9 +43,7 @@ def test_train_defines_nothing_but_the_loop() -> None:
 def test_imports_are_absolute() -> None:
     """A relative import fails in a script."""
     for path in FILES:
-        assert not [
-            n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level
-        ], path
+        assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level], path
 
 
 def test_no_pickle() -> None:

@@ -17,16 +17,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "d_loss", "g_loss"),
     [
-        (
-            "bce",
-            -np.log(sigmoid(REAL)).mean() - np.log(1 - sigmoid(FAKE)).mean(),
-            -np.log(sigmoid(FAKE)).mean(),
-        ),
-        (
-            "r1",
-            -np.log(sigmoid(REAL)).mean() - np.log(1 - sigmoid(FAKE)).mean(),
-            -np.log(sigmoid(FAKE)).mean(),
-        ),
+        ("bce", -np.log(sigmoid(REAL)).mean() - np.log(1 - sigmoid(FAKE)).mean(), -np.log(sigmoid(FAKE)).mean()),
+        ("r1", -np.log(sigmoid(REAL)).mean() - np.log(1 - sigmoid(FAKE)).mean(), -np.log(sigmoid(FAKE)).mean()),
         ("hinge", np.maximum(0, 1 - REAL).mean() + np.maximum(0, 1 + FAKE).mean(), -FAKE.mean()),
         ("wgan-gp", FAKE.mean() - REAL.mean(), -FAKE.mean()),
         ("r3gan", -np.log(sigmoid(REAL - FAKE)).mean(), -np.log(sigmoid(FAKE - REAL)).mean()),
@@ -66,9 +58,7 @@ def test_r1_r2_is_half_the_squared_norm_on_real_and_on_fake() -> None:
 
     real, fake, labels = torch.randn(4, 1, 28, 28), torch.randn(4, 1, 28, 28), torch.zeros(4)
     expected = sum(images.square().sum((1, 2, 3)).mean() for images in (real, fake)) / 2
-    assert r1_r2(Bowl(), real, fake, labels, lambda: torch.rand(4)).item() == pytest.approx(
-        float(expected), rel=1e-5
-    )
+    assert r1_r2(Bowl(), real, fake, labels, lambda: torch.rand(4)).item() == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_gradient_penalty_is_the_squared_distance_from_one() -> None:

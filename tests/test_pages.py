@@ -13,14 +13,7 @@ from typing import Any
 import pytest
 from conftest import Run as Command
 from conftest import assert_user_error
-from pages_runs import (
-    about,
-    environment_of,
-    make_run,
-    picture,
-    quality_of,
-    training_lines,
-)
+from pages_runs import about, environment_of, make_run, picture, quality_of, training_lines
 from rich.console import Console
 
 from distgan.cli.reports import compare_main, report_main
@@ -179,12 +172,8 @@ def test_target_and_input_are_read_from_the_weights(pair: tuple[Path, Path]) -> 
     assert cgan.verdict.agrees
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "agrees"), [(0.2, 0.3, True), (0.09, 0.12, None), (0.02, 0.08, False)]
-)
-def test_a_label_works_only_above_chance(
-    tmp_path: Path, low: float, high: float, agrees: bool | None
-) -> None:
+@pytest.mark.parametrize(("low", "high", "agrees"), [(0.2, 0.3, True), (0.09, 0.12, None), (0.02, 0.08, False)])
+def test_a_label_works_only_above_chance(tmp_path: Path, low: float, high: float, agrees: bool | None) -> None:
     found = quality_of(agreement=Estimate(value=(low + high) / 2, low=low, high=high))
     run = make_run(tmp_path / "run", quality=found)
     assert table_of(run)[1]["target"].cells[0].verdict.agrees is agrees
@@ -216,9 +205,7 @@ def test_evaluations_of_another_size_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_speed_is_the_median_without_the_first_line(tmp_path: Path) -> None:
-    lines = [
-        {"step": n, "epoch": n / 3, "images_per_s": rate} for n, rate in enumerate((1, 100, 200, 300), 1)
-    ]
+    lines = [{"step": n, "epoch": n / 3, "images_per_s": rate} for n, rate in enumerate((1, 100, 200, 300), 1)]
     run = read(make_run(tmp_path / "run", lines=lines))
     found = epoch_seconds(run)
     assert found is not None
@@ -233,13 +220,8 @@ def test_speeds_are_compared_on_the_same_hardware_only(pair: tuple[Path, Path], 
     gan, cgan = table_of(*pair)[1]["training speed"].cells
     assert (gan.verdict.agrees, cgan.verdict.agrees) == (True, True)
     assert gan.value == "10.0 s"
-    other = make_run(
-        tmp_path / "other", environment=environment_of(device="Another", threads=7), quality=quality_of()
-    )
-    assert what_differs(read(pair[0]), read(other)) == [
-        "device A processor against Another",
-        "threads 2 against 7",
-    ]
+    other = make_run(tmp_path / "other", environment=environment_of(device="Another", threads=7), quality=quality_of())
+    assert what_differs(read(pair[0]), read(other)) == ["device A processor against Another", "threads 2 against 7"]
     row = table_of(pair[0], other)[1]["training speed"]
     for cell in row.cells:
         assert cell.verdict.agrees is None
@@ -427,9 +409,7 @@ def test_a_report_needs_no_other_file_and_no_host(tmp_path: Path) -> None:
     for text in (page(run), (tmp_path / "both.html").read_text()):
         for value in re.findall(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["']?([^"'\s>]*)""", text):
             assert value.startswith(("data:image/png;base64,", "#", "data:,")), value
-        assert not re.search(
-            r"url\(|@import|@font-face|<link (?!rel=\"icon\" href=\"data:,\")|<iframe|<object", text
-        )
+        assert not re.search(r"url\(|@import|@font-face|<link (?!rel=\"icon\" href=\"data:,\")|<iframe|<object", text)
         assert not re.search(r"""["'(]//""", text)
         assert "http://" not in text
         assert "https://" not in text
@@ -492,22 +472,14 @@ def test_of_very_many_samples_some_are_shown(tmp_path: Path) -> None:
 def test_a_young_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=[], num_samples=0, weights=False, state="running")
     text = page(run)
-    for words in (
-        "no samples yet",
-        "no numbers yet",
-        "no weights yet",
-        "without <code>--eval-every",
-        "or killed",
-    ):
+    for words in ("no samples yet", "no numbers yet", "no weights yet", "without <code>--eval-every", "or killed"):
         assert words in text
     assert f"distgan eval {run}" in text
     # Nothing to measure: the same without --no-eval.
     report_main([str(run)])
 
 
-def test_a_run_that_was_not_measured_is_measured_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     asked: list[Any] = []
 
@@ -528,9 +500,7 @@ def test_a_run_that_was_not_measured_is_measured_first(
     assert "7.77" in (run / "report.html").read_text()
 
 
-def test_what_can_not_be_measured_is_told_with_a_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fake:
         @staticmethod
         def evaluate(where: str, config: Any) -> None:
@@ -541,9 +511,7 @@ def test_what_can_not_be_measured_is_told_with_a_way_out(
         report_main([str(make_run(tmp_path / "run"))])
 
 
-@pytest.mark.parametrize(
-    "name", ["environment.json", "status.json", "metrics.jsonl", "samples/epoch-0001.png"]
-)
+@pytest.mark.parametrize("name", ["environment.json", "status.json", "metrics.jsonl", "samples/epoch-0001.png"])
 @pytest.mark.parametrize(
     "contents", [b"", b"\xff\xfe\x00", b'{"a": ', b"[1, 2]", b"[" * 100_000, b"null", b'{"data": 3, "git": [1]}']
 )  # fmt: skip
@@ -619,9 +587,7 @@ def test_mistakes_are_named(tmp_path: Path, distgan: Command) -> None:
     assert_user_error(distgan("report", tmp_path / "file"), "is no folder")
     assert_user_error(distgan("report", tmp_path / "empty"), "no config.json")
     assert_user_error(distgan("report", run / "weights"), "is a part of a run")
-    assert_user_error(
-        distgan("report", run, "--no-eval", "--out", "x.pdf"), "--out x.pdf", "allowed", ".html"
-    )
+    assert_user_error(distgan("report", run, "--no-eval", "--out", "x.pdf"), "--out x.pdf", "allowed", ".html")
     assert_user_error(distgan("report", run, "--no-eval", "--out", "no/x.html"), "there is no folder no")
     (tmp_path / "mine.html").write_text("precious")
     result = distgan("report", run, "--no-eval", "--out", "mine.html")

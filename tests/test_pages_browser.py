@@ -179,9 +179,7 @@ def test_the_keyboard_reaches_slider_and_charts(tab: Any, pages: dict[str, str])
     for _ in range(30):
         tab.keyboard.press("Tab")
         reached.append(
-            tab.evaluate(
-                "(e => e.id || e.getAttribute('aria-label') || e.textContent)(document.activeElement)"
-            )
+            tab.evaluate("(e => e.id || e.getAttribute('aria-label') || e.textContent)(document.activeElement)")
         )
         outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", reached[-1]
@@ -199,9 +197,7 @@ def test_a_chart_is_read_by_pointer_and_by_keyboard(tab: Any, pages: dict[str, s
     cursor.scroll_into_view_if_needed()
     box = cursor.bounding_box()
     tab.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] / 2)
-    assert readout.inner_text() == (
-        f"epoch 40: D's loss {lines[-1]['d_loss']:.2f}, G's loss {lines[-1]['g_loss']:.3f}"
-    )
+    assert readout.inner_text() == (f"epoch 40: D's loss {lines[-1]['d_loss']:.2f}, G's loss {lines[-1]['g_loss']:.3f}")
     # The dots lie on the curves: D's loss is as high as its tick would be.
     dot, low, high = (
         chart.locator(selector).first.bounding_box()
@@ -237,9 +233,7 @@ def test_commands_are_copied(browser: Any, tab: Any, pages: dict[str, str]) -> N
     buttons = tab.locator("button.copy")
     assert buttons.count() == 5
     buttons.last.click()
-    tab.wait_for_function(
-        "['Copied', 'Selected'].includes([...document.querySelectorAll('.copy')].pop().textContent)"
-    )
+    tab.wait_for_function("['Copied', 'Selected'].includes([...document.querySelectorAll('.copy')].pop().textContent)")
 
 
 # -- who can read it --------------------------------------------------------------------------------------
@@ -265,9 +259,7 @@ def test_no_page_is_wider_than_its_screen(tab: Any, pages: dict[str, str], name:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["cgan", "gan", "both"])
-def test_every_text_stands_out_in_both_themes(
-    tab: Any, pages: dict[str, str], name: str, scheme: str
-) -> None:
+def test_every_text_stands_out_in_both_themes(tab: Any, pages: dict[str, str], name: str, scheme: str) -> None:
     tab.emulate_media(color_scheme=scheme)
     tab.goto(pages[name])
     tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
@@ -312,13 +304,9 @@ def test_structure_for_who_hears_the_page(tab: Any, pages: dict[str, str]) -> No
         for landmark in ("banner", "navigation", "main", "contentinfo"):
             assert tab.get_by_role(landmark).count() == 1
         assert tab.evaluate("[...document.images].every((image) => image.alt.length > 10)")
-        assert tab.evaluate(
-            "[...document.querySelectorAll('table')].every((table) => table.caption?.textContent)"
-        )
+        assert tab.evaluate("[...document.querySelectorAll('table')].every((table) => table.caption?.textContent)")
         assert tab.evaluate("[...document.querySelectorAll('th')].every((head) => head.scope)")
-        assert tab.evaluate(
-            "[...document.querySelectorAll('svg[role=img]')].every((e) => e.ariaLabel.length > 20)"
-        )
+        assert tab.evaluate("[...document.querySelectorAll('svg[role=img]')].every((e) => e.ariaLabel.length > 20)")
         twice = tab.evaluate(
             "[...document.querySelectorAll('[id]')].map((e) => e.id).filter((id, i, all) => all.indexOf(id) !== i)"
         )
@@ -350,9 +338,7 @@ def test_names_do_not_run(tab: Any, tmp_path: Path) -> None:
         assert "<script>alert(1)" in tab.locator("body").inner_text()
 
 
-def test_the_policy_stops_what_would_slip_through(
-    browser: Any, pages: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_policy_stops_what_would_slip_through(browser: Any, pages: dict[str, str], tmp_path: Path) -> None:
     """A page with a hole: the script and the picture of another host are both refused."""
     text = Path(pages["cgan"].removeprefix("file://")).read_text()
     path = tmp_path / "hole.html"

@@ -17,9 +17,7 @@ SCRIPT = ROOT / "tests" / "parity_matrix.py"
 # The last bias of D moves both means of its logits alike, so that its gradient in the Wasserstein loss is 0, and in the
 # relativistic one: rounding alone, of which Adam makes whole steps.
 UNDETERMINED = {
-    name: {"discriminator.read_out.bias"}
-    for name, recipe in RECIPES.items()
-    if recipe.loss in ("wgan-gp", "r3gan")
+    name: {"discriminator.read_out.bias"} for name, recipe in RECIPES.items() if recipe.loss in ("wgan-gp", "r3gan")
 }
 
 
@@ -53,9 +51,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
-def test_many_processes_end_where_one_does(
-    run: Run, one_process: Path, tmp_path: Path, world_size: int
-) -> None:
+def test_many_processes_end_where_one_does(run: Run, one_process: Path, tmp_path: Path, world_size: int) -> None:
     """All recipes with two; with three every third one, with four every second."""
     names = list(RECIPES)[:: {2: 1, 3: 3, 4: 2}[world_size]]
     result = run(*DOORS[world_size], SCRIPT, tmp_path, world_size, "none", ",".join(names))

@@ -29,22 +29,12 @@ def cell(world_size: int, batch_size: int, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def scaling(
-    path: Path, device_type: str = "cpu", sizes: tuple[int, ...] = (64, 128, 256), **more: Any
-) -> Path:
+def scaling(path: Path, device_type: str = "cpu", sizes: tuple[int, ...] = (64, 128, 256), **more: Any) -> Path:
     """Results of a machine that takes A_S + B_S a batch, and what SENT says for two processes."""
     cells = [cell(1, size, A_S + B_S * size) for size in sizes]
-    cells.append(
-        cell(2, 256, A_S + B_S * 128 + SENT["generator"] + SENT["discriminator"] + SENT["batch_norm"])
-    )
+    cells.append(cell(2, 256, A_S + B_S * 128 + SENT["generator"] + SENT["discriminator"] + SENT["batch_norm"]))
     config = {"model": "vanilla", "width": 1.0, "batch_size": 256, "per_rank_batch_size": 64}
-    facts = {
-        "config": config,
-        "device": "a made-up device",
-        "device_type": device_type,
-        "cores": 2,
-        "threads": 1,
-    }
+    facts = {"config": config, "device": "a made-up device", "device_type": device_type, "cores": 2, "threads": 1}
     results.write(path / results.FILE, "scaling", facts | more, cells)
     return path
 
@@ -86,10 +76,7 @@ def test_several_processes_are_held_out(tmp_path: Path) -> None:
 
 
 def test_known_predictions(tmp_path: Path) -> None:
-    run(
-        scaling(tmp_path, "cuda"),
-        PlanConfig(nodes=2, gpus_per_node=4, fabric="ib", out=str(tmp_path / "plan")),
-    )
+    run(scaling(tmp_path, "cuda"), PlanConfig(nodes=2, gpus_per_node=4, fabric="ib", out=str(tmp_path / "plan")))
     rows = {(row["mode"], row["world_size"]): row for row in predicted(tmp_path / "plan")}
     assert list(rows) == [(mode, size) for mode in ("weak", "strong") for size in (1, 2, 4, 8)]
     assert rows["weak", 1]["predicted_step_s"] == pytest.approx(A_S + B_S * 64)
@@ -108,9 +95,7 @@ def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: pytest.Ca
     found = results.read(tmp_path / "plan", "plan")
     settings = {"nodes", "per_node", "world_size", "batch_size", "per_rank_batch_size"}
     for row in predicted(tmp_path / "plan"):
-        bare = [
-            key for key, value in row.items() if isinstance(value, float | dict) and "predicted" not in key
-        ]
+        bare = [key for key, value in row.items() if isinstance(value, float | dict) and "predicted" not in key]
         assert set(bare) <= settings, bare
     table = prediction_report._predicted_table(found)
     assert "predicted" in str(table.title)
@@ -173,9 +158,7 @@ def test_the_ladder_ends_where_it_was_asked_to() -> None:
         ({"fabric": "nvlink", "nodes": 1}, ("--fabric nvlink: joins GPUs, and a CPU was measured",)),
     ],
 )
-def test_a_fabric_that_does_not_fit(
-    tmp_path: Path, settings: dict[str, Any], fragments: tuple[str, ...]
-) -> None:
+def test_a_fabric_that_does_not_fit(tmp_path: Path, settings: dict[str, Any], fragments: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as caught:
         run(scaling(tmp_path), PlanConfig(out=str(tmp_path / "plan"), **settings))
     for fragment in fragments:
@@ -204,10 +187,7 @@ def test_results_that_allow_no_plan(tmp_path: Path) -> None:
     ("words", "fragment"),
     [
         (["--nodes", "0"], "--nodes: '0' is not allowed; allowed: a whole number, 1 or more"),
-        (
-            ["--fabric", "token-ring"],
-            "--fabric: 'token-ring' is not allowed; allowed: nvlink, pcie, ib, ethernet",
-        ),
+        (["--fabric", "token-ring"], "--fabric: 'token-ring' is not allowed; allowed: nvlink, pcie, ib, ethernet"),
         (["--overlap", "-1"], "--overlap: '-1' is not allowed"),
     ],
 )

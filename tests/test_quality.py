@@ -155,8 +155,7 @@ def test_confusion_that_one_judge_alone_sees_is_the_judges() -> None:
     votes[fours, 1] = 9
     two = Reading(probabilities, votes, reading.features)
     assert [
-        (each.asked, each.read, each.seen_by)
-        for each in measure.measure_confusions(two, unseen.labels, reference)
+        (each.asked, each.read, each.seen_by) for each in measure.measure_confusions(two, unseen.labels, reference)
     ] == [(4, 9, 2)]
 
 

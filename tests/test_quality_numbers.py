@@ -111,9 +111,7 @@ def test_interval_of_fcd_holds_what_other_images_of_the_same_generator_give(shif
     reference = moments(normals(4000, 0))
     root = square_root(reference.cov)
     n = 400
-    expected = np.mean(
-        [float(distance(moments(normals(n, 1000 + i, shift)), reference, root)) for i in range(200)]
-    )
+    expected = np.mean([float(distance(moments(normals(n, 1000 + i, shift)), reference, root)) for i in range(200)])
     found = [measure_fcd(normals(n, i + 1, shift), reference, num_draws=60) for i in range(40)]
     holding = sum(each.low <= expected <= each.high for each in found if each)
     assert holding >= 35

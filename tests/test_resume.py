@@ -46,12 +46,7 @@ def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path, part: i
     share = len(CASES) // 2
     for half in ("first", "second"):
         result = run(
-            sys.executable,
-            ROOT / "tests" / "resume_matrix.py",
-            half,
-            tmp_path,
-            part * share,
-            (part + 1) * share,
+            sys.executable, ROOT / "tests" / "resume_matrix.py", half, tmp_path, part * share, (part + 1) * share
         )
         assert result.returncode == 0, result.stderr
     compared = 0
@@ -70,18 +65,14 @@ def test_resume_is_bitwise_equal(distgan: Run, tmp_path: Path, stop: int) -> Non
     assert distgan("train", *long, "--out", "straight").returncode == 0
     assert distgan("train", *long, "--out", "broken", "--max-steps", stop).returncode == 0
     assert checkpoint(tmp_path / "broken")[1] == stop
-    assert read_metrics(tmp_path / "broken" / "metrics.jsonl")[-1]["step"] == stop, (
-        "a person sees the last step"
-    )
+    assert read_metrics(tmp_path / "broken" / "metrics.jsonl")[-1]["step"] == stop, "a person sees the last step"
     result = distgan("train", "--out", "broken", "--epochs", 2)
     assert result.returncode == 0, result.stderr
     assert f"going on at step {stop} (from broken/checkpoints/step-{stop:08})" in result.stderr
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
 
-def test_real_digits_at_full_width_go_on_to_the_same_bits(
-    distgan: Run, tmp_path: Path, data_flags: tuple
-) -> None:
+def test_real_digits_at_full_width_go_on_to_the_same_bits(distgan: Run, tmp_path: Path, data_flags: tuple) -> None:
     flags = ("--model", "cgan", *data_flags, "--batch-size", 32, "--tracker", "none", "--log-every", 3)
     assert distgan("train", *flags, "--max-steps", 5, "--out", "straight").returncode == 0
     assert distgan("train", *flags, "--max-steps", 2, "--out", "broken").returncode == 0
@@ -141,11 +132,7 @@ def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None
     assert torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
     torch.rand(3)
     assert not torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
-    for hostile in (
-        torch.zeros(3, dtype=torch.uint8),
-        torch.zeros(5056),
-        torch.zeros(5056, dtype=torch.uint8),
-    ):
+    for hostile in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(5056, dtype=torch.uint8)):
         with pytest.raises(UserError, match="here: is no state of torch's generators"):
             runtime.load_random_states({"cpu": hostile}, "here")
 
@@ -250,10 +237,7 @@ def test_one_then_two_then_one_process_is_the_unbroken_run(
     assert distgan("train", *common, "--max-steps", 3, "--out", "broken").returncode == 0
     result = run(*TWO, *common, "--max-steps", 7, "--out", "broken")
     assert result.returncode == 0, result.stderr
-    assert (
-        "going on at step 3 (from broken/checkpoints/step-00000003), on 2 processes instead of 1"
-        in result.stderr
-    )
+    assert "going on at step 3 (from broken/checkpoints/step-00000003), on 2 processes instead of 1" in result.stderr
     assert json.loads((tmp_path / "broken" / "environment.json").read_text())["world_size"] == 2
     assert distgan("train", *common, "--max-steps", 9, "--out", "broken").returncode == 0
     (ours, step), (theirs, _) = checkpoint(tmp_path / "broken"), checkpoint(tmp_path / "straight")
@@ -290,10 +274,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path
     result = distgan("train", *quick("run", "--max-steps", 8))
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
-    assert (
-        "warning: run/checkpoints/step-00000006/g_optim.safetensors: its contents do not match"
-        in result.stderr
-    )
+    assert "warning: run/checkpoints/step-00000006/g_optim.safetensors: its contents do not match" in result.stderr
     assert "going on at step 4" in result.stderr
     assert (folder / "step-00000006.damaged").is_dir(), "it is not deleted"
     assert_same_run(tmp_path / "straight", tmp_path / "run")
@@ -314,9 +295,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_from_zero(distgan: Run, 
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     for _ in range(2):
-        assert_user_error(
-            distgan("train", *quick("run", "--max-steps", 8)), "holds no checkpoint, but the run in run"
-        )
+        assert_user_error(distgan("train", *quick("run", "--max-steps", 8)), "holds no checkpoint, but the run in run")
         shutil.rmtree(tmp_path / "run" / "weights", ignore_errors=True)
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert {path: data for path, data in before.items() if "weights" not in path.parts} == after
@@ -357,9 +336,7 @@ def test_a_named_checkpoint_is_gone_on_from_in_a_new_folder(distgan: Run, tmp_pa
     assert distgan("train", "--resume", path, "--max-steps", 5).returncode == 0
     assert checkpoint(tmp_path / "runs" / "cgan-1")[1] == 5 or list((tmp_path / "runs").iterdir())
     result = distgan("train", "--resume", path, "--out", "run")
-    assert_user_error(
-        result, "has checkpoints of its own, as step-00000006; allowed: --resume auto, or a new folder"
-    )
+    assert_user_error(result, "has checkpoints of its own, as step-00000006; allowed: --resume auto, or a new folder")
     assert_user_error(
         distgan("train", "--resume", "nowhere", "--out", "x"), "--resume nowhere: there is no config.json"
     )
@@ -390,9 +367,7 @@ def test_resume_at_the_last_step_changes_nothing(distgan: Run, tmp_path: Path, l
     assert len(before) == 22
     assert distgan("train", *quick("run", "--log-every", log_every)).returncode == 0
     assert {path: path.read_bytes() for path in kept} == before
-    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == (
-        [2, 4, 6] if log_every == 2 else [4, 6]
-    )
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == ([2, 4, 6] if log_every == 2 else [4, 6])
 
 
 def test_resume_of_a_new_folder_starts(distgan: Run, tmp_path: Path) -> None:
@@ -419,9 +394,7 @@ def test_a_killed_run_can_be_drawn_from(distgan: Run, tmp_path: Path) -> None:
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert whole.returncode == 0
     damage(tmp_path / "run" / "checkpoints" / "step-00000006" / "generator_ema.safetensors")
-    assert_user_error(
-        distgan("sample", "run/checkpoints/latest"), "its contents do not match the manifest's SHA-256"
-    )
+    assert_user_error(distgan("sample", "run/checkpoints/latest"), "its contents do not match the manifest's SHA-256")
 
 
 # -- only as the same run ----------------------------------------------------------------------------------
@@ -439,20 +412,7 @@ def test_resume_refuses_another_recipe(distgan: Run, tmp_path: Path) -> None:
     )
     result = distgan("train", *quick("run", "--width", "0.2", "--allow-config-change"))
     assert_user_error(result, "[model] width: 0.2")
-    free = (
-        "--max-steps",
-        "8",
-        "--log-every",
-        "4",
-        "--save-every",
-        3,
-        "--keep",
-        3,
-        "--epochs",
-        7,
-        "--threads",
-        2,
-    )
+    free = ("--max-steps", "8", "--log-every", "4", "--save-every", 3, "--keep", 3, "--epochs", 7, "--threads", 2)
     result = distgan("train", *quick("run", *free))
     assert result.returncode == 0, result.stderr
     assert "warning: the rates fall to 0 over 7 epochs now, not 4" in result.stderr
@@ -500,9 +460,7 @@ def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path
 
 
 def test_resume_keeps_the_launchers_precision(distgan: Run, run: Run, tmp_path: Path) -> None:
-    result = run(
-        BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "bf16", SCRIPT, *quick("run")
-    )
+    result = run(BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "bf16", SCRIPT, *quick("run"))
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["precision"] == "bf16"
     assert distgan("train", "--out", "run", "--max-steps", 8).returncode == 0
@@ -552,9 +510,7 @@ def test_a_dry_run_says_where_it_would_go_on(distgan: Run, tmp_path: Path) -> No
 
 
 def test_checkpoint_ls_verify_and_diff(distgan: Run, tmp_path: Path) -> None:
-    assert (
-        distgan("train", *quick("run", "--save-every-steps", 4, "--keep-best", "min:d_loss")).returncode == 0
-    )
+    assert distgan("train", *quick("run", "--save-every-steps", 4, "--keep-best", "min:d_loss")).returncode == 0
     listed = distgan("checkpoint", "ls", "run")
     assert listed.returncode == 0
     first, second = (line for line in listed.stdout.splitlines() if "step-0" in line)

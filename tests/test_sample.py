@@ -29,9 +29,7 @@ def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path
     for seed, file in ((1, "generator"), (2, "generator_ema")):
         torch.manual_seed(seed)
         metadata = {"notice": notice} if notice else {}
-        save_file(
-            build_generator(config.model).state_dict(), folder / "weights" / f"{file}.safetensors", metadata
-        )
+        save_file(build_generator(config.model).state_dict(), folder / "weights" / f"{file}.safetensors", metadata)
     return folder
 
 
@@ -103,9 +101,7 @@ def test_every_chunk_has_one_size() -> None:
 
     images = generate(Spy(), torch.linspace(-1, 1, 260)[:, None], torch.zeros(260, dtype=torch.long))
     assert sizes == [(CHUNK, CHUNK)] * 2
-    assert (
-        images[:, 0, 0].tolist() == to_uint8(torch.linspace(-1, 1, 260).view(-1, 1, 1, 1)).flatten().tolist()
-    )
+    assert images[:, 0, 0].tolist() == to_uint8(torch.linspace(-1, 1, 260).view(-1, 1, 1, 1)).flatten().tolist()
 
 
 def test_same_pictures_across_processes(
@@ -198,14 +194,8 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = run / "weights" / "generator_ema.safetensors"
     torch.manual_seed(0)
     for change, words in (
-        (
-            {"width": 0.2},
-            r"stem.0.weight has the shape [1274, 110]; the network in its config has [637, 110]",
-        ),
-        (
-            {"name": "vanilla"},
-            r"stem.0.weight has the shape [637, 100]; the network in its config has [637, 110]",
-        ),
+        ({"width": 0.2}, r"stem.0.weight has the shape [1274, 110]; the network in its config has [637, 110]"),
+        ({"name": "vanilla"}, r"stem.0.weight has the shape [637, 100]; the network in its config has [637, 110]"),
         ({"family": "seed"}, "main.0.weight has the shape"),
     ):
         settings = {"name": "cgan", "family": "small", "width": 0.1} | change
@@ -217,9 +207,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     assert "lacks the tensor" in refused(run)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:100], lambda raw: b"", lambda raw: b"\xff" * 8 + raw[8:]]
-)
+@pytest.mark.parametrize("damage", [lambda raw: raw[:100], lambda raw: b"", lambda raw: b"\xff" * 8 + raw[8:]])
 def test_damaged_weights_are_refused(tmp_path: Path, damage: object) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "generator_ema.safetensors"

@@ -29,9 +29,7 @@ from distgan.utils.files import read_metrics
 
 def make_saver(folder: Path, **settings: object) -> Saver:
     config = Config(
-        model=ModelConfig(name="cgan", family="small", width=0.05),
-        optim=OptimConfig(),
-        run=RunConfig(**settings),
+        model=ModelConfig(name="cgan", family="small", width=0.05), optim=OptimConfig(), run=RunConfig(**settings)
     )
     runtime, tolerance = Runtime(ON_CPU), Tolerance(stops=config.run.on_save_error == "stop")
     gan = build_gan(config.model, config.optim, 0, runtime)
@@ -62,9 +60,7 @@ def names(folder: Path) -> list[str]:
         ({"save_every_steps": 20}, [10, 20, 30, 40]),
     ],
 )
-def test_cadence_is_by_epochs_and_by_steps(
-    tmp_path: Path, settings: dict[str, int], expected: list[int]
-) -> None:
+def test_cadence_is_by_epochs_and_by_steps(tmp_path: Path, settings: dict[str, int], expected: list[int]) -> None:
     made = make_saver(tmp_path, **settings)
     assert [step for step in range(1, 41) if made.is_due(step)] == expected
 
@@ -75,12 +71,8 @@ def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_p
     assert distgan("train", *flags, "--keep", 9, "--save-every-steps", 5, "--out", "all").returncode == 0
     assert [int(name[5:]) for name in names(tmp_path / "all")] == [12, 10, 9, 6, 5, 3, 0]
     assert distgan("train", *flags, "--out", "kept").returncode == 0
-    assert [int(name[5:]) for name in names(tmp_path / "kept")] == [12, 9], (
-        "two, unless --keep says otherwise"
-    )
-    assert_user_error(
-        distgan("train", *flags, "--keep", 1, "--out", "x"), "--keep: '1' is not allowed", "2 or more"
-    )
+    assert [int(name[5:]) for name in names(tmp_path / "kept")] == [12, 9], "two, unless --keep says otherwise"
+    assert_user_error(distgan("train", *flags, "--keep", 1, "--out", "x"), "--keep: '1' is not allowed", "2 or more")
 
 
 @pytest.mark.parametrize("order", ["min", "max"])
@@ -89,9 +81,7 @@ def test_the_best_stays_besides_the_newest(tmp_path: Path, order: str) -> None:
     values = [5.0, 1.0, 7.0, 3.0, 4.0, 2.0]
     for step, value in enumerate(values, start=1):
         at(made, step)
-        made.log.last = type(
-            "Record", (), {"_asdict": lambda self, value=value: {"step": 1, "g_loss": value}}
-        )()
+        made.log.last = type("Record", (), {"_asdict": lambda self, value=value: {"step": 1, "g_loss": value}})()
         made.save(wait=True)
     best = values.index(min(values) if order == "min" else max(values)) + 1
     assert [int(name[5:]) for name in names(tmp_path)] == [6, 5, best]
@@ -101,9 +91,7 @@ def test_the_best_stays_besides_the_newest(tmp_path: Path, order: str) -> None:
 
 def test_keep_best_names_what_is_allowed(distgan: Run) -> None:
     result = distgan("train", *quick("run", "--keep-best", "min:fid"))
-    assert_user_error(
-        result, "--keep-best: 'min:fid' is not allowed; allowed: min: or max: and one of d_loss"
-    )
+    assert_user_error(result, "--keep-best: 'min:fid' is not allowed; allowed: min: or max: and one of d_loss")
 
 
 def test_a_full_epochs_save_holds_weights_of_one_step(distgan: Run, tmp_path: Path) -> None:
@@ -185,18 +173,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 def test_full_disk_is_said_and_leaves_no_halves(distgan: Run, small_disk: Path) -> None:
     out = small_disk / "run"
-    flags = (
-        "--preset",
-        "cgan-quick",
-        "--data",
-        "digits",
-        "--tracker",
-        "none",
-        "--max-steps",
-        2,
-        "--out",
-        out,
-    )
+    flags = ("--preset", "cgan-quick", "--data", "digits", "--tracker", "none", "--max-steps", 2, "--out", out)
     result = distgan("train", *flags)
     assert_user_error(result, "No space left on device", "the checkpoint was not written, there is no other")
     assert not list(out.rglob("*.safetensors")), "each file is whole or not there"
@@ -236,9 +213,7 @@ def test_a_run_goes_on_while_the_disk_takes_nothing(
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert ("No space left on device" if how == "full" else "Read-only file system") in err
-    assert (
-        "warning: a checkpoint was not written, and training goes on (the last checkpoint is of step" in err
-    )
+    assert "warning: a checkpoint was not written, and training goes on (the last checkpoint is of step" in err
     assert err.count("warning: metrics are not written") <= 1
     assert "Traceback" not in err
     assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == [*range(5, 561, 5), 562]
@@ -255,16 +230,12 @@ def test_a_run_stops_at_once_if_it_shall(tmp_path: Path, monkeypatch: pytest.Mon
         at(made, 1)
         made.save(wait=True)
         with monkeypatch.context() as patch:
-            patch.setattr(
-                os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left", "the file"))
-            )
+            patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left", "the file")))
             at(made, 2)
             made.save()
             at(made, 3)
             if setting == "stop":
-                with pytest.raises(
-                    UserError, match=r"No space left on device.*the last checkpoint is of step 1"
-                ):
+                with pytest.raises(UserError, match=r"No space left on device.*the last checkpoint is of step 1"):
                     made.save()
                 continue
             made.save()
@@ -275,9 +246,7 @@ def test_a_run_stops_at_once_if_it_shall(tmp_path: Path, monkeypatch: pytest.Mon
         assert names(tmp_path / setting) == ["step-00000004", "step-00000001"]
 
 
-def test_an_error_of_ours_in_the_thread_is_not_swallowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_ours_in_the_thread_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_saver(tmp_path)
     monkeypatch.setattr(saver_module, "write_checkpoint", lambda *_: 1 / 0)
     at(made, 1)

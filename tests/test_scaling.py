@@ -40,9 +40,7 @@ def tiny(out: object = None, **more: Any) -> ScalingConfig:
 
 
 def cell_of(found: results.Results, world_size: int, batch_size: int) -> dict[str, Any]:
-    (cell,) = [
-        cell for cell in found.cells if (cell["world_size"], cell["batch_size"]) == (world_size, batch_size)
-    ]
+    (cell,) = [cell for cell in found.cells if (cell["world_size"], cell["batch_size"]) == (world_size, batch_size)]
     return cell
 
 
@@ -51,16 +49,7 @@ def test_real_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtu
     measured = tmp_path / "measured"
     run(tiny(measured))
     found = results.read(measured, "scaling")
-    assert {
-        "config",
-        "command",
-        "versions",
-        "git",
-        "cores",
-        "threads",
-        "note",
-        "device",
-    } <= found.facts.keys()
+    assert {"config", "command", "versions", "git", "cores", "threads", "note", "device"} <= found.facts.keys()
     assert ScalingConfig.model_validate(found.facts["config"]) == tiny(measured)
     assert len(found.cells) == 4
     for cell in found.cells:
@@ -109,34 +98,18 @@ def test_each_setting_is_measured_once() -> None:
 def made_up(axis: str, seconds: list[list[float]], **more: Any) -> dict[str, Any]:
     """A cell; `seconds` are the repeats of each round."""
     runs = [{"round": turn, "step_s": each} for turn, each in enumerate(seconds)]
-    cell = {
-        "world_size": 1,
-        "batch_size": 64,
-        "width": 1.0,
-        "axes": [axis],
-        "flops_per_step": 1e9,
-        "runs": runs,
-    }
+    cell = {"world_size": 1, "batch_size": 64, "width": 1.0, "axes": [axis], "flops_per_step": 1e9, "runs": runs}
     return cell | more
 
 
 def test_efficiency_of_known_seconds() -> None:
     one = made_up("strong", [[1.0, 1.0, 9.0], [2.0]])
     two = made_up("strong", [[0.625], [1.25]], world_size=2)
-    weak = [
-        made_up("weak", [[1.0], [2.0]], world_size=2),
-        made_up("weak", [[1.25], [4.0]], world_size=4),
-    ]
+    weak = [made_up("weak", [[1.0], [2.0]], world_size=2), made_up("weak", [[1.25], [4.0]], world_size=4)]
     efficiency.derive([two, one, *weak])
     assert one["efficiency"]["strong"]["median"] == 1
     # Within a round: a machine that is half as fast in the second is no spread.
-    assert two["efficiency"]["strong"] == {
-        "than_processes": 1,
-        "median": 0.8,
-        "p5": 0.8,
-        "p95": 0.8,
-        "num": 2,
-    }
+    assert two["efficiency"]["strong"] == {"than_processes": 1, "median": 0.8, "p5": 0.8, "p95": 0.8, "num": 2}
     assert weak[1]["efficiency"]["weak"]["median"] == pytest.approx((1 / 1.25 + 2 / 4) / 2)
     assert weak[1]["efficiency"]["weak"]["than_processes"] == 2
 
@@ -204,9 +177,7 @@ def test_a_failing_cell_says_why_and_leaves_the_others(
 
     def turn(whole: Config, world_size: int, config: ScalingConfig) -> dict[str, Any]:
         if turns:  # what was measured is on the disk before the next turn
-            assert len(
-                [cell for cell in results.read(tmp_path).cells if cell["runs"] or cell["error"]]
-            ) == len(turns)
+            assert len([cell for cell in results.read(tmp_path).cells if cell["runs"] or cell["error"]]) == len(turns)
         turns.append(world_size)
         if whole.data.batch_size == 64:
             raise TurnFailed("out of memory")

@@ -42,10 +42,7 @@ def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.Captur
     asked = ["--nodes=2", "--gpus-per-node=4", "--time=1-12"]
     calls = (sbatch / "calls").read_text().splitlines()
     # On the command line too: there they are stronger than SBATCH_* of the environment.
-    assert [call.split() for call in calls] == [
-        ["--test-only", *asked],
-        ["--parsable", *asked, "--job-name=cgan"],
-    ]
+    assert [call.split() for call in calls] == [["--test-only", *asked], ["--parsable", *asked, "--job-name=cgan"]]
     text = (sbatch / "script").read_text()
     for line in (
         "--nodes=2",
@@ -58,9 +55,7 @@ def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.Captur
         assert f"#SBATCH {line}\n" in text
     assert f"\n[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={sys.prefix}\nsource" in text
     assert text.endswith(f"source {ROOT}/slurm/_run.sh train --model cgan --epochs 20\n")
-    assert (
-        capsys.readouterr().out == "job 17: log cgan-17.out, run runs/cgan-17; squeue --job 17, scancel 17\n"
-    )
+    assert capsys.readouterr().out == "job 17: log cgan-17.out, run runs/cgan-17; squeue --job 17, scancel 17\n"
     assert cli.main(["slurm", *CGAN, "--out", "mine"]) == 0
     assert "run mine;" in capsys.readouterr().out
 
@@ -74,9 +69,7 @@ def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixt
     assert "17;cluster" in shown.err
     assert "#SBATCH --job-name='my job'\n" in shown.out
     last = shown.out.splitlines()[-1].partition("_run.sh train ")[2]
-    done = subprocess.run(
-        ["bash", "-c", f"printf '%s\\n' {last}"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(["bash", "-c", f"printf '%s\\n' {last}"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == words
     assert subprocess.run(["bash", "-n"], input=shown.out, text=True).returncode == 0
 
@@ -92,10 +85,7 @@ def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixt
             "--time 3: the job would be asked to save as soon as it begins, 180 s before its end; allowed: a longer "
             "limit, or a shorter lead by --signal",
         ),
-        (
-            ["--time", "0-0:10", "--signal", "B:USR1@600"],
-            "--time 0-0:10: the job would be asked to save as soon as",
-        ),
+        (["--time", "0-0:10", "--signal", "B:USR1@600"], "--time 0-0:10: the job would be asked to save as soon as"),
         (["--signal", "USR1"], "--signal: 'USR1' is not allowed; allowed: as B:USR1@180"),
         (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: a line without /"),
         (["--partition", ""], "--partition: '' is not allowed"),
@@ -162,14 +152,11 @@ def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: pytest.CaptureFix
     assert "the job: sbatch does not take it: exit code 1" in capsys.readouterr().err
 
 
-def test_without_sbatch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["slurm", *CGAN]) == 2
     assert (
-        "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run"
-        in capsys.readouterr().err
+        "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run" in capsys.readouterr().err
     )
     assert cli.main(["slurm", *CGAN, "--dry-run"]) == 0
     shown = capsys.readouterr()
@@ -201,9 +188,7 @@ def test_nothing_stands_between_the_head_and_its_options() -> None:
 
 
 def test_every_variable_of_the_scripts_is_documented() -> None:
-    used = set(
-        re.findall(r"\b(DISTGAN_[A-Z_]+)", "".join(p.read_text() for p in (ROOT / "slurm").glob("*.sh")))
-    )
+    used = set(re.findall(r"\b(DISTGAN_[A-Z_]+)", "".join(p.read_text() for p in (ROOT / "slurm").glob("*.sh"))))
     table = (ROOT / "docs" / "slurm.md").read_text()
     assert used
     assert {name for name in used if f"`{name}`" not in table} == set()

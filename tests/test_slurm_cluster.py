@@ -77,10 +77,7 @@ def test_a_job_from_a_folder_with_spaces_and_a_clone_with_spaces(slurm: Cluster,
     )  # fmt: skip
     assert job.end() == "COMPLETED", job.log()
     first, second, third = job.log().splitlines()[:3]
-    assert (
-        f"cgan-{job.number} #0] 2 nodes (node[1-2]) with 0 GPUs and 16 CPUs each, 2 processes of 16 threads"
-        in first
-    )
+    assert f"cgan-{job.number} #0] 2 nodes (node[1-2]) with 0 GPUs and 16 CPUs each, 2 processes of 16 threads" in first
     assert f"in {tmp_path}/my clone, Python {sys.version.split()[0]} of {sys.prefix}/bin/python" in second
     assert "command: distgan train --threads 16 --resume never --model cgan --data digits" in third
     run = slurm.folder / "runs" / f"cgan-{job.number}"
@@ -128,10 +125,7 @@ def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
         ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV=/no/where: holds no bin/python on node"),
         ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP=/no/setup.sh: can't be read on node"),
         ({"DISTGAN_GRACE": "soon"}, "DISTGAN_GRACE=soon: allowed: a whole number, 1 or more"),
-        (
-            {"DISTGAN_PROCESSES_PER_NODE": "0"},
-            "DISTGAN_PROCESSES_PER_NODE=0: allowed: a whole number, 1 or more",
-        ),
+        ({"DISTGAN_PROCESSES_PER_NODE": "0"}, "DISTGAN_PROCESSES_PER_NODE=0: allowed: a whole number, 1 or more"),
         ({"DISTGAN_RUNS": "/dev/null"}, "/dev/null/cgan-"),
         ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "/usr/bin/env -i python3: is Python 3."),
     ]
@@ -139,9 +133,7 @@ def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
     colon = slurm.submit("c:d/slurm/cgan.sh", *TRAINING)
     array = slurm.submit("--array=4", script("convergence"), "--preset", "cgan-fast", "--seeds", 3)
     jobs = [slurm.submit(script("cgan"), *TRAINING, "--epohcs", 3, **setting) for setting, _ in cases]
-    assert_failed_with(
-        array, "--seeds: each task of the array has one seed; allowed: sbatch --array=0-4 for five"
-    )
+    assert_failed_with(array, "--seeds: each task of the array has one seed; allowed: sbatch --array=0-4 for five")
     assert_failed_with(colon, f"{slurm.folder}/c:d: has a colon, which PYTHONPATH can't hold")
     for job, (_, line) in zip(jobs, cases, strict=True):
         assert_failed_with(job, line)
@@ -168,14 +160,8 @@ def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_
     for words, message in (
         (["--gpus-per-node", 4], "--gpus-per-node=4: sbatch does not take it: "),
         (["--nodes", 3], "--nodes=3: sbatch does not take it: "),
-        (
-            ["--time", "1:00:00", "--partition", "short"],
-            "--time=1:00:00 --partition=short: sbatch does not take it: ",
-        ),
-        (
-            ["--partition", "nowhere"],
-            "--partition=nowhere: sbatch does not take it: invalid partition specified",
-        ),
+        (["--time", "1:00:00", "--partition", "short"], "--time=1:00:00 --partition=short: sbatch does not take it: "),
+        (["--partition", "nowhere"], "--partition=nowhere: sbatch does not take it: invalid partition specified"),
     ):
         done = distgan(*words)
         assert done.returncode == 2, done.stdout
@@ -187,9 +173,7 @@ def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_
     assert not slurm.run("squeue", "--noheader").stdout
     done = distgan("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--job-name", "mine")
     assert done.returncode == 0, done.stderr
-    match = re.fullmatch(
-        r"job (\d+): log mine-\1\.out, run runs/mine-\1; squeue --job \1, scancel \1\n", done.stdout
-    )
+    match = re.fullmatch(r"job (\d+): log mine-\1\.out, run runs/mine-\1; squeue --job \1, scancel \1\n", done.stdout)
     assert match, done.stdout
     job = Job(slurm, match[1])
     assert job.end() == "COMPLETED", job.log()
@@ -200,9 +184,7 @@ def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_
 
 
 @slow
-def test_three_preemptions_give_the_bits_of_the_unbroken_run(
-    slurm: Cluster, tmp_path: Path, distgan: Run
-) -> None:
+def test_three_preemptions_give_the_bits_of_the_unbroken_run(slurm: Cluster, tmp_path: Path, distgan: Run) -> None:
     training = ("--model", "cgan", *TRAINING, "--epochs", 5)
     job = slurm.submit(script("cgan"), *training[2:])
     for times in range(3):
@@ -218,9 +200,7 @@ def test_three_preemptions_give_the_bits_of_the_unbroken_run(
 
 
 @slow
-def test_two_nodes_preempted_give_the_bits_of_two_processes(
-    slurm: Cluster, tmp_path: Path, distgan: Run
-) -> None:
+def test_two_nodes_preempted_give_the_bits_of_two_processes(slurm: Cluster, tmp_path: Path, distgan: Run) -> None:
     training = ("--model", "cgan", *TRAINING, "--epochs", 1)
     job = slurm.submit("--nodes=2", "--partition=grace", script("cgan"), *training[2:])
     job.await_log("step 5/")
@@ -319,9 +299,7 @@ def test_crashes_are_tried_again_three_times_and_no_more(slurm: Cluster, tmp_pat
     run = tmp_path / "runs" / f"cgan-{job.number}"
     for start in range(4):
         job.await_log(f"#{start}] command", 60)
-        wait_until(
-            lambda start=start: (run / "checkpoints" / f"step-{60 * (start + 1):08}").exists(), 90, job.log
-        )  # type: ignore[misc]
+        wait_until(lambda start=start: (run / "checkpoints" / f"step-{60 * (start + 1):08}").exists(), 90, job.log)  # type: ignore[misc]
         kill_rank(slurm, job, "node2")
         job.await_log(f"#{start}] the step ended with ", 60)
     assert job.end() == "FAILED", job.log()
@@ -345,9 +323,7 @@ def test_attempts_that_get_nowhere_come_to_an_end(slurm: Cluster, tmp_path: Path
     """A python that never begins, and hears nothing."""
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(
-        f'#!/bin/bash\n[[ $1 == -c ]] && exec {sys.executable} "$@"\ntrap "" USR1 TERM\nsleep 300\n'
-    )
+    python.write_text(f'#!/bin/bash\n[[ $1 == -c ]] && exec {sys.executable} "$@"\ntrap "" USR1 TERM\nsleep 300\n')
     python.chmod(0o755)
     settings = {"DISTGAN_VENV": str(tmp_path / "venv"), "DISTGAN_MAX_IDLE": "2", "DISTGAN_GRACE": "1"}
     job = slurm.submit(script("cgan"), *TRAINING, **settings)
@@ -371,15 +347,11 @@ def test_usr1_during_the_imports_is_sent_again(slurm: Cluster) -> None:
 
 
 @slow
-def test_what_does_not_save_in_time_is_requeued_from_the_checkpoint_before(
-    slurm: Cluster, tmp_path: Path
-) -> None:
+def test_what_does_not_save_in_time_is_requeued_from_the_checkpoint_before(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit(script("cgan"), *TRAINING, "--epochs", 3, DISTGAN_GRACE="5")
     run = tmp_path / "runs" / f"cgan-{job.number}"
     wait_until(lambda: (run / "checkpoints" / "step-00000060").exists(), 90, job.log)
-    found = subprocess.run(
-        ["pgrep", "-f", f"distgan train .*cgan-{job.number}"], capture_output=True, text=True
-    )
+    found = subprocess.run(["pgrep", "-f", f"distgan train .*cgan-{job.number}"], capture_output=True, text=True)
     for pid in found.stdout.split():
         os.kill(int(pid), 19)  # SIGSTOP: it hears nothing any more
     job.signal("USR1")
@@ -406,9 +378,7 @@ def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path)
     slurm.run("scancel", first.number)
     first.end()
     both = [
-        slurm.submit(
-            f"--nodelist=node{i}", script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10, "--out=ours"
-        )
+        slurm.submit(f"--nodelist=node{i}", script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10, "--out=ours")
         for i in (1, 2)
     ]
     assert sorted(job.end() for job in both) == ["COMPLETED", "FAILED"], both[0].log() + both[1].log()
@@ -488,8 +458,7 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
         "--threads", 1, "--device", "cpu",
     )  # fmt: skip
     wait_until(
-        lambda: "fcd" in "".join(p.read_text() for p in tmp_path.glob("runs/*/seed-1/runs/*/metrics.jsonl")),
-        120,
+        lambda: "fcd" in "".join(p.read_text() for p in tmp_path.glob("runs/*/seed-1/runs/*/metrics.jsonl")), 120
     )
     assert slurm.run("scancel", "--batch", "--signal=USR1", f"{job.number}_1").returncode == 0
     # The training, but not the script.
@@ -497,17 +466,11 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
     assert job.end(300) == "COMPLETED", job.log()
     together = tmp_path / "runs" / f"convergence-{job.number}"
     content = json.loads((together / "results.json").read_text())
-    assert [(cell["seed"], cell["outcome"]) for cell in content["cells"]] == [
-        (0, "converged"),
-        (1, "converged"),
-    ]
+    assert [(cell["seed"], cell["outcome"]) for cell in content["cells"]] == [(0, "converged"), (1, "converged")]
     assert content["facts"]["joined"] == ["seed-0/results.json", "seed-1/results.json"]
     assert (together / "convergence.png").exists()
     for seed in range(2):
-        assert [each[:2] for each in attempts(together / f"seed-{seed}")] == [
-            ["0", "stopped"],
-            ["1", "finished"],
-        ]
+        assert [each[:2] for each in attempts(together / f"seed-{seed}")] == [["0", "stopped"], ["1", "finished"]]
     assert job.log().count("no summary in ") == 0
     assert sorted(path.name for path in tmp_path.glob("*.out")) == [
         f"convergence-{job.number}_{seed}.out" for seed in (0, 1)

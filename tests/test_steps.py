@@ -77,9 +77,7 @@ def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str
             parameter.grad = gradient
         g_optim.step()
         losses.append([d_loss.item(), g_loss.item()])
-    return {f"G.{k}": v for k, v in G.state_dict().items()} | {
-        f"D.{k}": v for k, v in D.state_dict().items()
-    }, losses
+    return {f"G.{k}": v for k, v in G.state_dict().items()} | {f"D.{k}": v for k, v in D.state_dict().items()}, losses
 
 
 def our_loop(
@@ -132,9 +130,7 @@ def test_penalty_weight_acts(runtime: Runtime) -> None:
     ]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), "r1's own weight is 10"
     for other in states[2:]:
-        assert not torch.equal(
-            states[0]["discriminator.read_out.weight"], other["discriminator.read_out.weight"]
-        )
+        assert not torch.equal(states[0]["discriminator.read_out.weight"], other["discriminator.read_out.weight"])
     plain = our_loop(runtime, model, "reuse", 3, loss="bce")[0].state()
     assert all(torch.equal(states[2][key], plain[key]) for key in plain), "weight 0 is no penalty"
 
@@ -184,9 +180,7 @@ def test_state_goes_there_and_back(runtime: Runtime) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    num=st.integers(1, 30), start=st.integers(0, 40), world_size=st.integers(1, 5), blocks=st.integers(1, 2)
-)
+@given(num=st.integers(1, 30), start=st.integers(0, 40), world_size=st.integers(1, 5), blocks=st.integers(1, 2))
 def test_shares_together_are_the_batch(num: int, start: int, world_size: int, blocks: int) -> None:
     """Each row once, where the images of that row are: what the rank's own list of images has at `places`."""
     for rank in range(world_size):
@@ -202,12 +196,8 @@ def test_shares_together_are_the_batch(num: int, start: int, world_size: int, bl
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    num=st.integers(1, 30), start=st.integers(0, 40), world_size=st.integers(1, 4), parts=st.integers(1, 5)
-)
-def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(
-    num: int, start: int, world_size: int, parts: int
-) -> None:
+@given(num=st.integers(1, 30), start=st.integers(0, 40), world_size=st.integers(1, 4), parts=st.integers(1, 5))
+def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(num: int, start: int, world_size: int, parts: int) -> None:
     everyones: list[set[int]] = [set() for _ in range(parts)]
     for rank in range(world_size):
         share = holding(num, rank, world_size, start)
@@ -302,9 +292,7 @@ def test_noise_is_normal_uniform_and_without_pattern() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (7, 5), (4, 3, 1, 1)])
-def test_bits_are_the_same_however_they_are_made(
-    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_are_the_same_however_they_are_made(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler makes them element by element."""
     noise = started(1, 2, holding(shape[0] // 2 if shape[0] % 2 == 0 else shape[0]))
     noise.next_pass()
@@ -325,9 +313,7 @@ def test_real_and_fake_of_one_pass_have_masks_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("loss", ["bce", "r1", "r3gan", "wgan-gp"])
-def test_each_pass_through_d_has_masks_of_its_own(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, loss: str
-) -> None:
+def test_each_pass_through_d_has_masks_of_its_own(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
     """D's own, that of a penalty, and G's, in each of two steps."""
     keys, bits = set(), Noise.bits
 
@@ -336,9 +322,7 @@ def test_each_pass_through_d_has_masks_of_its_own(
         return bits(self, shape, salt)
 
     monkeypatch.setattr(Noise, "bits", watched)
-    our_loop(
-        runtime, ModelConfig(name="vanilla", family="small", width=0.1, dropout=0.3), "reuse", 2, loss=loss
-    )
+    our_loop(runtime, ModelConfig(name="vanilla", family="small", width=0.1, dropout=0.3), "reuse", 2, loss=loss)
     num_layers, num_passes = 2, 2 if loss == "bce" else 3
     assert len(keys) == num_layers * num_passes * 2
 
@@ -382,9 +366,7 @@ def test_dropout_is_dropout() -> None:
             noise.next_pass()
             output = layer(images)
             kept = output != 0
-            assert output[kept].unique().tolist() == pytest.approx(
-                [1 / 0.7] * len(output[kept].unique()), rel=1e-4
-            )
+            assert output[kept].unique().tolist() == pytest.approx([1 / 0.7] * len(output[kept].unique()), rel=1e-4)
             output.sum().backward()
             assert torch.equal(images.grad, output.detach())
             if images.numel() > 1000:

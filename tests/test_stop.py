@@ -14,15 +14,7 @@ from conftest import BIN, SCRIPT, TINY, Run, assert_user_error, checkpoint, quic
 
 from distgan.runs.run_dir import read_status
 from distgan.training import stop
-from distgan.training.stop import (
-    LAUNCHER_GONE,
-    TIME_LIMIT,
-    StopRequest,
-    describe,
-    exit_code,
-    seconds,
-    seconds_left,
-)
+from distgan.training.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, describe, exit_code, seconds, seconds_left
 from distgan.utils.files import read_metrics
 
 LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--sample-epochs", "9")
@@ -37,13 +29,7 @@ def trains(folder: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("signum", "code"),
-    [
-        (signal.SIGINT, 130),
-        (signal.SIGTERM, 143),
-        (signal.SIGUSR1, 138),
-        (signal.SIGUSR2, 140),
-        (signal.SIGHUP, 129),
-    ],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140), (signal.SIGHUP, 129)],
 )
 def test_a_signal_leaves_a_usable_run(
     start: Start, distgan: Run, tmp_path: Path, signum: signal.Signals, code: int
@@ -134,9 +120,7 @@ def test_one_signalled_rank_stops_both(start: Start, tmp_path: Path, signum: sig
         pytest.param("accelerate", signal.SIGKILL, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_to_the_launcher_saves(
-    start: Start, tmp_path: Path, launcher: str, signum: signal.Signals
-) -> None:
+def test_a_signal_to_the_launcher_saves(start: Start, tmp_path: Path, launcher: str, signum: signal.Signals) -> None:
     """torchrun hands SIGTERM and SIGINT on; of USR1 and -9 launchers die, and so does accelerate's of any."""
     process = start(*(TWO if launcher == "torchrun" else ACCELERATE), *LONG, "--epochs", 9, "--out", "run")
     wait_for(lambda: trains(tmp_path / "run"), process)
@@ -167,9 +151,7 @@ def test_a_terminals_ctrl_c_saves_under_torchrun(start: Start, tmp_path: Path) -
 
 def test_a_reader_that_leaves_does_not_end_the_run(start: Start, tmp_path: Path) -> None:
     """As when a launcher or a terminal dies that had the run's stderr."""
-    process = start(
-        BIN / "distgan", "train", *LONG, "--max-steps", 300, "--save-every-steps", 50, "--out", "run"
-    )
+    process = start(BIN / "distgan", "train", *LONG, "--max-steps", 300, "--save-every-steps", 50, "--out", "run")
     assert process.stderr is not None
     wait_for(lambda: trains(tmp_path / "run"), process)
     process.stderr.close()
@@ -259,9 +241,7 @@ def test_slurms_limit_is_taken(squeue: Callable[[str], None], monkeypatch: pytes
     assert seconds_left(None, 0) is None
 
 
-def test_a_slurm_job_saves_before_its_end(
-    distgan: Run, tmp_path: Path, squeue: Callable[[str], None]
-) -> None:
+def test_a_slurm_job_saves_before_its_end(distgan: Run, tmp_path: Path, squeue: Callable[[str], None]) -> None:
     squeue("0:12")
     assert distgan("train", *LONG, "--epochs", 999, "--out", "run").returncode == 75
     assert checkpoint(tmp_path / "run")[1] > 0

@@ -30,9 +30,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("model", ["vanilla", "cgan"])
-def test_seed_preset_end_to_end(
-    distgan: Run, tmp_path: Path, data_flags: tuple[str, ...], model: str
-) -> None:
+def test_seed_preset_end_to_end(distgan: Run, tmp_path: Path, data_flags: tuple[str, ...], model: str) -> None:
     """The report's networks at full width on real data, three steps of them."""
     result = distgan(
         "train", "--model", model, *data_flags, "--batch-size", 32, "--max-steps", 3, "--log-every", 1,
@@ -59,17 +57,12 @@ def test_seed_preset_end_to_end(
     sizes = {"vanilla": (2_305_472, 219_393), "cgan": (2_430_912, 236_545)}[model]
     for name, size in zip(("generator", "discriminator"), sizes, strict=True):
         weights = load_file(run / "weights" / f"{name}.safetensors")
-        assert (
-            sum(w.numel() for key, w in weights.items() if "running" not in key and "num_" not in key) == size
-        )
+        assert sum(w.numel() for key, w in weights.items() if "running" not in key and "num_" not in key) == size
         assert not [key for key in weights if key.startswith(("module.", "_orig_mod."))]
     assert not (run / "weights" / "generator_ema.safetensors").exists(), "the seed has no moving average"
     assert json.loads((run / "weights" / "config.json").read_text()) == config
 
-    assert sorted(path.stem for path in (run / "samples").iterdir()) == [
-        "epoch-0000",
-        "epoch-0000-step-0000003",
-    ]
+    assert sorted(path.stem for path in (run / "samples").iterdir()) == ["epoch-0000", "epoch-0000-step-0000003"]
     for picture in ("timeline.png", "timeline.gif", "losses.png"):
         with Image.open(run / picture) as opened:
             opened.verify()
@@ -133,10 +126,7 @@ def test_runs_without_a_name_get_a_new_one(distgan: Run, tmp_path: Path) -> None
     for _ in range(2):
         result = distgan("train", "--preset", "vanilla-quick", "--data", "digits", *TINY, "--max-steps", 2)
         assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
-        "vanilla-quick-1",
-        "vanilla-quick-2",
-    ]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["vanilla-quick-1", "vanilla-quick-2"]
 
 
 # -- the doors to one program ------------------------------------------------------------------------------

@@ -23,8 +23,7 @@ NAMES = ["vanilla-simultaneous-1", "cgan-reuse-3", "cgan-fresh-3", "odd-batch", 
 WITHOUT_PENALTY = [name for name in NAMES if RECIPES[name].loss == "bce"]
 
 needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None,
-    reason="DeepSpeed is not installed: pip install '.[deepspeed]'",
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install '.[deepspeed]'"
 )
 
 
@@ -157,13 +156,9 @@ def test_nothing_of_deepspeed_is_left_or_said(distgan: Run, tmp_path: Path) -> N
 # -- what it can't do --------------------------------------------------------------------------------------
 
 
-def test_without_deepspeed_there_is_a_hint(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_deepspeed_there_is_a_hint(distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"DeepSpeed: is not installed; allowed: pip install 'distgan\[deepspeed\]'"
-    ):
+    with pytest.raises(UserError, match=r"DeepSpeed: is not installed; allowed: pip install 'distgan\[deepspeed\]'"):
         zero_config.chosen(Config(processes=ProcessesConfig(zero=2)), "no", is_cpu=True, has_cuda=False)
 
 
@@ -197,10 +192,7 @@ def test_combinations_that_can_not_work_are_refused_at_the_start(
             '{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}',
             "offload_optimizer: needs DeepSpeed's own Adam",
         ),
-        (
-            '{"zero_optimization": {"stage": 4}}',
-            "zero_optimization.stage 4: is no ZeRO stage; allowed: 0, 1, 2, 3",
-        ),
+        ('{"zero_optimization": {"stage": 4}}', "zero_optimization.stage 4: is no ZeRO stage; allowed: 0, 1, 2, 3"),
         ('{"zero_optimization": {"stage": true}}', "zero_optimization.stage True: is no ZeRO stage"),
     ],
 )
@@ -243,9 +235,7 @@ def test_a_setting_that_deepspeed_does_not_take_is_one_line(
 
 
 def test_the_files_stage_yields_to_the_flag(tmp_path: Path) -> None:
-    (tmp_path / "my.json").write_text(
-        '{"zero_optimization": {"stage": 1, "overlap_comm": false}, "bf16": "auto"}'
-    )
+    (tmp_path / "my.json").write_text('{"zero_optimization": {"stage": 1, "overlap_comm": false}, "bf16": "auto"}')
     read = zero_config.read_config
     assert read(str(tmp_path / "my.json"), None)["zero_optimization"] == {"stage": 1, "overlap_comm": False}
     assert read(str(tmp_path / "my.json"), 3)["zero_optimization"] == {"stage": 3, "overlap_comm": False}

@@ -88,9 +88,6 @@ class Clock:
             "versions": versions | {name: version(name) for name in ("torchvision", "accelerate")},
             "device": torch.cuda.get_device_name() if self.is_cuda else "cpu",
             "threads": torch.get_num_threads(),
-            "tf32": {
-                "matmul": torch.backends.cuda.matmul.allow_tf32,
-                "cudnn": torch.backends.cudnn.allow_tf32,
-            },
+            "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
         }
         print(json.dumps(result))

@@ -31,16 +31,12 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
     """Prints a table, and what else differs. Raises UserError, and CommandFailed for a regression."""
     before, after = results.read(a, "throughput"), results.read(b, "throughput")
     old, new = (_cells(found, path) for found, path in ((before, a), (after, b)))
-    speeds_a, speeds_b = (
-        {key: cell["step_s"] for key, cell in of.items() if "step_s" in cell} for of in (old, new)
-    )
+    speeds_a, speeds_b = ({key: cell["step_s"] for key, cell in of.items() if "step_s" in cell} for of in (old, new))
     shared = [key for key in speeds_a if key in speeds_b]
     if not shared:
         if set(speeds_a) & set(new):
             _refuse_regressions({}, list(speeds_a), config.fail_above)
-        raise UserError(
-            f"{a}, {b}: have no cell in common that has a speed in both; allowed: two of the same matrix"
-        )
+        raise UserError(f"{a}, {b}: have no cell in common that has a speed in both; allowed: two of the same matrix")
     rng = np.random.default_rng(0)
     ratios = {key: ratio(speeds_a[key], speeds_b[key], rng, config.resamples) for key in shared}
     console = Console()
@@ -97,8 +93,7 @@ def _is_times(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(
-        isinstance(row, list) and row and all(type(each) in (int, float) and each > 0 for each in row)
-        for row in value
+        isinstance(row, list) and row and all(type(each) in (int, float) and each > 0 for each in row) for row in value
     )
 
 
@@ -118,11 +113,7 @@ def _table(a: dict[str, Any], b: dict[str, Any], ratios: dict[str, Ratio], limit
 
 
 def _differences(
-    before: results.Results,
-    after: results.Results,
-    old: dict[str, Any],
-    new: dict[str, Any],
-    shared: list[str],
+    before: results.Results, after: results.Results, old: dict[str, Any], new: dict[str, Any], shared: list[str]
 ) -> list[str]:
     """What else is not the same, and so may be the reason of a ratio."""
     lines = [

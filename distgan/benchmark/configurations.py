@@ -48,10 +48,7 @@ class Arm(NamedTuple):
         """Those seen up to a step; the last batch of an epoch may be short."""
         epochs, steps = divmod(step, self.steps_per_epoch)
         whole = self.steps_per_epoch * self.batch_size
-        return (
-            epochs * (whole if self.config.data.drop_last else len(self.dataset.images))
-            + steps * self.batch_size
-        )
+        return epochs * (whole if self.config.data.drop_last else len(self.dataset.images)) + steps * self.batch_size
 
     def facts(self) -> dict[str, Any]:
         """What results.json has of it, and what stays the same where a bench goes on."""
@@ -78,8 +75,7 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
             f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here; allowed: at most {most}"
         )
     return [
-        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * each : (slot + 1) * each])}
-        for slot in range(config.jobs or most)
+        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * each : (slot + 1) * each])} for slot in range(config.jobs or most)
     ]
 
 
@@ -93,9 +89,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, num_jobs: int, *, is_cud
     """Each preset on each number of processes. Raises UserError for what can't be run, or not compared."""
     if config.preset is None:
         raise UserError("names no preset; allowed: --preset NAME, or --preset FILE.toml")
-    build = partial(
-        _arm, config=config, protocol=protocol, num_jobs=num_jobs, is_cuda=is_cuda, load=cache(_load)
-    )
+    build = partial(_arm, config=config, protocol=protocol, num_jobs=num_jobs, is_cuda=is_cuda, load=cache(_load))
     own = [build("--preset", config.preset, num) for num in dict.fromkeys((config.processes, 1))]
     if config.against is None:
         return own
@@ -112,9 +106,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, num_jobs: int, *, is_cud
     # Of all of them: a file may have the name that another has on more processes.
     taken = {name for arm in own for name in (arm.id, arm.name)}
     if any(taken & {arm.id, arm.name} for arm in others):
-        raise UserError(
-            f"--against {config.against}: has the name of --preset {config.preset}; allowed: another name"
-        )
+        raise UserError(f"--against {config.against}: has the name of --preset {config.preset}; allowed: another name")
     return own + others
 
 
@@ -151,9 +143,7 @@ def _arm(
         refuse_on_cpu("--precision", [training.run.precision or "no"], ("tf32", "fp16"))
     dataset = load(training.data)
     size = global_batch_size(training.data, processes)
-    steps = steps_in_epoch(
-        len(dataset.images), size, training.data.drop_last, fewest=fewest_rows(training, processes)
-    )
+    steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest_rows(training, processes))
     # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its epoch.
     every = max(1, steps // protocol.evaluations_per_epoch)
     words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]

@@ -13,15 +13,7 @@ from typing import Any
 from distgan.benchmark import results
 from distgan.benchmark.configurations import Arm, arms, slots
 from distgan.benchmark.convergence_report import outcome, save_plot, show, wanted_by
-from distgan.benchmark.convergence_statistics import (
-    KIND,
-    LEVEL,
-    compared,
-    more_processes,
-    of_arm,
-    read,
-    summarise,
-)
+from distgan.benchmark.convergence_statistics import KIND, LEVEL, compared, more_processes, of_arm, read, summarise
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import claimed, difference_of, taken_up
 from distgan.benchmark.targets import SHIPPED, Targets, read_targets
@@ -45,9 +37,7 @@ def run(config: ConvergenceConfig) -> None:
     trainings did so in good order, as before the limit of a SLURM job.
     """
     if is_launched():
-        raise UserError(
-            "bench convergence: starts trainings of its own; allowed: without a launcher around it"
-        )
+        raise UserError("bench convergence: starts trainings of its own; allowed: without a launcher around it")
     if config.join is not None:
         join(Path(config.join).expanduser(), config)
         return
@@ -91,8 +81,7 @@ def run(config: ConvergenceConfig) -> None:
             _tell(folder, facts, cells())
     if stopped := next((trial for trial in trials if trial.stopped), None):
         raise Stopped(
-            stopped.stopped,
-            f"{stopped.label}: stopped; the same command goes on with it (see {stopped.log})",
+            stopped.stopped, f"{stopped.label}: stopped; the same command goes on with it (see {stopped.log})"
         )
     _refuse_failures(facts, [trial.cell for trial in trials], lambda cell: folder)
 
@@ -126,9 +115,7 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
             )
         for cell in each.cells:
             if (owner := owners.setdefault(cell["id"], path)) != path:
-                raise UserError(
-                    f"--join {folder}: both {owner} and {path} have {cell['id']}; allowed: each run once"
-                )
+                raise UserError(f"--join {folder}: both {owner} and {path} have {cell['id']}; allowed: each run once")
     cells = _sorted([cell for each in found for cell in each.cells])
     facts = found[0].facts | results.facts(device_named(config.device))
     devices = ", ".join(sorted({str(each.facts["device"]) for each in found}))
@@ -228,11 +215,7 @@ def _refuse_failures(
 ) -> None:
     """Raises CommandFailed where a run crashed, or more processes need more epochs."""
     failed = [cell for cell in cells if cell["outcome"] == "error"]
-    lines = [
-        test["words"]
-        for test in facts["tests"]
-        if test["alternative"] == "less" and (test["p"] or 1.0) < LEVEL
-    ]
+    lines = [test["words"] for test in facts["tests"] if test["alternative"] == "less" and (test["p"] or 1.0) < LEVEL]
     if failed:
         cell = failed[0]
         log = folder_of(cell) / "runs" / f"{cell['id']}.log"

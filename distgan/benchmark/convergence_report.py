@@ -54,9 +54,7 @@ def show(facts: dict[str, Any], cells: list[Cell], console: Console | None = Non
             style = "red" if cell["outcome"] == "error" else "yellow"
             print_here(f"{name(cell)}: {outcome(cell)}", style=style, markup=False)
     if left := sum(cell["outcome"] == "unfinished" for cell in cells):
-        print_here(
-            f"{left} of {len(cells)} runs are left: the same command goes on with them", style="yellow"
-        )
+        print_here(f"{left} of {len(cells)} runs are left: the same command goes on with them", style="yellow")
     if facts["tests"]:
         print_here(_tests(facts["tests"]))
     print_here(f"{asked(facts)}; on {facts['device']}", markup=False)
@@ -68,8 +66,7 @@ def asked(facts: dict[str, Any]) -> str:
     """The targets and the protocol in words."""
     own, protocol = facts["identity"]["targets"], facts["protocol"]
     limits = ", ".join(
-        f"{target.name} at {'most' if target.is_most else 'least'} {target.limit:g}"
-        for target in wanted_by(facts)
+        f"{target.name} at {'most' if target.is_most else 'least'} {target.limit:g}" for target in wanted_by(facts)
     )
     text = (
         f"targets of {own['frozen']}: {limits}; met {protocol['hold'] + 1} times in a row, "
@@ -149,14 +146,9 @@ def _tests(tests: list[dict[str, Any]]) -> Table:
     for column in ("of", "", "ratio (95%)", "verdict"):
         table.add_column(column)
     for test in tests:
-        ratio, low, high = (
-            "?" if test[key] is None else f"{test[key]:.2f}" for key in ("ratio", "low", "high")
-        )
+        ratio, low, high = ("?" if test[key] is None else f"{test[key]:.2f}" for key in ("ratio", "low", "high"))
         table.add_row(
-            MEASURES[test["measure"]],
-            f"{test['b']} / {test['a']}",
-            f"{ratio} ({low} to {high})",
-            test["words"],
+            MEASURES[test["measure"]], f"{test['b']} / {test['a']}", f"{ratio} ({low} to {high})", test["words"]
         )
     return table
 
@@ -204,9 +196,7 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     for axes, label in zip(panels[-1], _CLOCKS, strict=True):
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
-    figure.legend(
-        handles=_legend(facts, colours), loc="outside lower center", ncols=2, frameon=False, fontsize=9
-    )
+    figure.legend(handles=_legend(facts, colours), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.align_ylabels(panels[:, 0])
     about_data = f"{facts['identity']['arms'][0]['data']['name']} on {facts['device']}"
     lines = [*asked(facts).split("; "), about_data, *filter(None, [facts["notice"]])]
@@ -230,9 +220,7 @@ def _numbers(run: _Run, target: Target) -> list[float]:
     return [value for each in run.evaluations if (value := target.of(each)) is not None]
 
 
-def _draw(
-    axes: Any, runs: list[_Run], target: Target, clock: Callable[[Evaluation], float], colour: str
-) -> None:
+def _draw(axes: Any, runs: list[_Run], target: Target, clock: Callable[[Evaluation], float], colour: str) -> None:
     """A thin line for each run, with a mark where it converged or ended without; and what they are together."""
     curves = []
     for run in runs:
@@ -244,9 +232,7 @@ def _draw(
         axes.plot(times, numbers, color=colour, linewidth=0.8, alpha=0.35)
         if run.cell["outcome"] == "converged":
             at = [each.epoch for each in known].index(run.cell["epochs"])
-            axes.plot(
-                times[at], numbers[at], "o", color=colour, markersize=5, markeredgecolor="white", zorder=5
-            )
+            axes.plot(times[at], numbers[at], "o", color=colour, markersize=5, markeredgecolor="white", zorder=5)
         else:
             axes.plot(times[-1], numbers[-1], "x", color=colour, markersize=6, zorder=5)
     if len(curves) > 1:
@@ -294,9 +280,5 @@ def _legend(facts: dict[str, Any], colours: dict[str, str]) -> list[Any]:
         Line2D([], [], color=grey, linestyle="", marker="o", markersize=5, label="a run has converged"),
         Line2D([], [], color=grey, linestyle="", marker="x", markersize=6, label="a run has ended without"),
         Line2D([], [], color=grey, linewidth=0.8, alpha=0.6, label="one run (a seed)"),
-        Patch(
-            color=grey,
-            alpha=0.2,
-            label="10th to 90th percentile and median of the runs (an ended one: its last)",
-        ),
+        Patch(color=grey, alpha=0.2, label="10th to 90th percentile and median of the runs (an ended one: its last)"),
     ]

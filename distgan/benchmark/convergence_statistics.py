@@ -58,13 +58,7 @@ def spread(found: Sequence[float]) -> dict[str, float | None]:
     None is infinite.
     """
     low, high = _interval(_medians(found, np.random.default_rng(0)))
-    numbers = {
-        "median": float(np.median(found)),
-        "low": low,
-        "high": high,
-        "min": min(found),
-        "max": max(found),
-    }
+    numbers = {"median": float(np.median(found)), "low": low, "high": high, "min": min(found), "max": max(found)}
     if len(found) > 2:
         numbers["olympic_mean"] = float(np.mean(sorted(found)[1:-1]))
     return {key: _or_none(value) for key, value in numbers.items()} | {"num": len(found)}
@@ -82,18 +76,14 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float | None]:
     return {"ratio": _or_none(middle), "low": _or_none(low), "high": _or_none(high)}
 
 
-def p_value(
-    a: Sequence[float], b: Sequence[float], alternative: Literal["two-sided", "less"]
-) -> float | None:
+def p_value(a: Sequence[float], b: Sequence[float], alternative: Literal["two-sided", "less"]) -> float | None:
     """By Mann and Whitney's test, over permutations; `less`: that A's are smaller. None of fewer than 2 on a side."""
     if min(len(a), len(b)) < 2:
         return None
     # Ranks, in which all that never came are alike: the test can't compute with infinities.
     ranks = stats.rankdata([*a, *b])
     method = stats.PermutationMethod(_NUM_PERMUTATIONS, random_state=np.random.default_rng(0))
-    return float(
-        stats.mannwhitneyu(ranks[: len(a)], ranks[len(a) :], alternative=alternative, method=method).pvalue
-    )
+    return float(stats.mannwhitneyu(ranks[: len(a)], ranks[len(a) :], alternative=alternative, method=method).pvalue)
 
 
 def compared(a: str, b: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -121,9 +111,7 @@ def more_processes(one: str, many: str, cells: Sequence[Cell]) -> dict[str, Any]
         return None
     p = p_value(ours, theirs, "less")
     words = _words(
-        f"{many} needs more epochs than on 1",
-        f"{many} needs no more epochs than on 1, as far as can be told",
-        p,
+        f"{many} needs more epochs than on 1", f"{many} needs no more epochs than on 1, as far as can be told", p
     )
     return (
         {"measure": "epochs", "a": one, "b": many, "alternative": "less", "p": p}

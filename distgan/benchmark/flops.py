@@ -33,8 +33,7 @@ def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
     total += 2 * sum(f * (3 if is_inner else 2) for f, is_inner in _layers(discriminator, image, labels))
     discriminator.requires_grad_(False)
     total += sum(
-        f * (2 if is_reached else 1)
-        for f, is_reached in _layers(discriminator, image.requires_grad_(), labels)
+        f * (2 if is_reached else 1) for f, is_reached in _layers(discriminator, image.requires_grad_(), labels)
     )
     if optim.order == "fresh":
         total += sum(f for f, _ in g_layers)

@@ -52,9 +52,7 @@ class Fabric(NamedTuple):
 _NVLINK_GBS = 18 * 20.6
 _PCIE_GBS = 24.0 * 5 / 6
 FABRICS = {
-    "nvlink": Fabric(
-        _NVLINK, _NVLINK_GBS, source="NVLink 4: 18 links (H100 and H200) of 20.6 GB/s (SM90_NVLINK_BW)"
-    ),
+    "nvlink": Fabric(_NVLINK, _NVLINK_GBS, source="NVLink 4: 18 links (H100 and H200) of 20.6 GB/s (SM90_NVLINK_BW)"),
     "pcie": Fabric(
         _PCI,
         _PCIE_GBS,
@@ -82,9 +80,7 @@ def refuse_nodes(name: str, nodes: int) -> None:
     """Raises UserError for several nodes with a fabric that ends with the machine."""
     fabric = FABRICS[name]
     if nodes > 1 and not (fabric.per_gpu_gbs or fabric.per_node_gbs):
-        raise UserError(
-            f"--fabric {name}: joins no machines, with --nodes {nodes}; allowed with several: ib, ethernet"
-        )
+        raise UserError(f"--fabric {name}: joins no machines, with --nodes {nodes}; allowed with several: ib, ethernet")
 
 
 def nccl(name: str) -> AllReduce:

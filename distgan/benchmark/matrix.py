@@ -89,38 +89,24 @@ def _refuse_peers(config: ThroughputConfig) -> None:
         if (found := getattr(config, name)) != value:
             raise UserError(f"--{name} {found}: with --peers, whose loops know no other; allowed: {value}")
     if "reuse" not in config.orders:
-        raise UserError(
-            f"--orders {','.join(config.orders)}: the loops of --peers take reuse; allowed: with reuse"
-        )
+        raise UserError(f"--orders {','.join(config.orders)}: the loops of --peers take reuse; allowed: with reuse")
     folder = _data_folder(config)
     if not (folder / "MNIST" / "raw").is_dir():
-        raise UserError(
-            f"--peers: its loops need MNIST in {folder}/MNIST/raw; allowed: --data-dir DIR that has it"
-        )
+        raise UserError(f"--peers: its loops need MNIST in {folder}/MNIST/raw; allowed: --data-dir DIR that has it")
 
 
 def _data_folder(config: ThroughputConfig) -> Path:
     return data_folder(Config().data.model_copy(update={"dir": config.data_dir}))[0]
 
 
-def command(
-    cell: Cell, config: ThroughputConfig, device_type: str, pace: Pace, trace: Path | None
-) -> list[str]:
+def command(cell: Cell, config: ThroughputConfig, device_type: str, pace: Pace, trace: Path | None) -> list[str]:
     """Of the process that takes a turn of a cell, and prints what it found as a last line of JSON."""
     if cell["contender"] == "distgan":
         sections = _training(cell, config, device_type)
         spec = CellSpec(
-            config=sections,
-            gate_steps=config.gate_steps,
-            trace=str(trace) if trace else None,
-            **pace._asdict(),
+            config=sections, gate_steps=config.gate_steps, trace=str(trace) if trace else None, **pace._asdict()
         )
-        return [
-            sys.executable,
-            "-m",
-            "distgan.benchmark.throughput_worker",
-            spec.model_dump_json(exclude_unset=True),
-        ]
+        return [sys.executable, "-m", "distgan.benchmark.throughput_worker", spec.model_dump_json(exclude_unset=True)]
     words = f"--model {cell['model']} --precision {cell['precision']} --batch-size {cell['batch_size']} "
     words += f"--warmup {pace.warmup} --steps {pace.steps} --repeats {pace.repeats}"
     script = PEERS_FOLDER / f"{cell['contender']}_loop.py"

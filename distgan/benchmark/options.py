@@ -23,18 +23,14 @@ class ThroughputConfig(Section):
     engines: Engines = setting(["auto"], "who takes the steps; what ran in its place is named", min_length=1)
     precisions: Precisions = setting(["no", "bf16"], "no: float32; tf32 and fp16 on a GPU", min_length=1)
     batch_sizes: Sizes = setting([256], "images per step", min_length=1)
-    orders: Orders = setting(
-        ["reuse"], "orders of the two updates, each an algorithm of its own", min_length=1
-    )
+    orders: Orders = setting(["reuse"], "orders of the two updates, each an algorithm of its own", min_length=1)
     family: Literal["seed", "small"] = setting("seed", "family of the networks")
     width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
     rounds: int = setting(
         3, "turns of each cell, in a fresh process each; ratios are taken within a round", ge=1, le=1000
     )
     repeats: int = setting(5, "timed stretches of a turn", ge=5, le=10_000)
-    steps: int | None = setting(
-        None, "steps of a repeat; unset: 200 on a GPU, 8 on a CPU", ge=1, le=1_000_000
-    )
+    steps: int | None = setting(None, "steps of a repeat; unset: 200 on a GPU, 8 on a CPU", ge=1, le=1_000_000)
     warmup: int | None = setting(
         None, "steps before the first repeat; unset: 30 on a GPU, 2 on a CPU", ge=0, le=1_000_000
     )
@@ -44,24 +40,16 @@ class ThroughputConfig(Section):
     peers: bool = setting(
         False, "the plain PyTorch and Accelerate loops of benchmarks/peers/ take turns too (in a checkout)"
     )
-    profile: bool = setting(
-        False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto"
-    )
+    profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
     out: str | None = setting(None, "a new folder; unset: bench/throughput-<number>", min_length=1)
     data: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
         "mnist", "the images; digits needs no network"
     )
-    data_dir: str | None = setting(
-        None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1
-    )
+    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
-    threads: int | None = setting(
-        None, "CPU threads of each process; unset: torch's own choice", ge=1, le=1024
-    )
+    threads: int | None = setting(None, "CPU threads of each process; unset: torch's own choice", ge=1, le=1024)
     seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
-    timeout: Real = setting(
-        1800.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400
-    )
+    timeout: Real = setting(1800.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
 
 
 class CompareConfig(Section):
@@ -99,25 +87,19 @@ class ConvergenceConfig(Section):
     jobs: int | None = setting(
         None, "runs at a time; unset: as many as the GPUs here suffice for, on a CPU 1", ge=1, le=1024
     )
-    epochs: int | None = setting(
-        None, "after which a run is given up; unset: the preset's", ge=1, le=1_000_000
-    )
+    epochs: int | None = setting(None, "after which a run is given up; unset: the preset's", ge=1, le=1_000_000)
     targets: str | None = setting(None, "a file of targets; unset: the frozen ones", min_length=1)
-    num: int | None = setting(
-        None, "images an evaluation; unset: as many as the targets are for", ge=65, le=1_000_000
-    )
+    num: int | None = setting(None, "images an evaluation; unset: as many as the targets are for", ge=65, le=1_000_000)
     out: str | None = setting(
-        None,
-        "a new folder, or that of a bench to go on with; unset: bench/convergence-<number>",
-        min_length=1,
+        None, "a new folder, or that of a bench to go on with; unset: bench/convergence-<number>", min_length=1
     )
     join: str | None = setting(
         None,
         "train nothing: the summary, there, of benches of the same settings in the folders below this one",
         min_length=1,
     )
-    data: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = (
-        setting(None, "the images; digits needs no network; unset: the preset's")
+    data: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = setting(
+        None, "the images; digits needs no network; unset: the preset's"
     )
     data_dir: str | None = setting(
         None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1
@@ -133,9 +115,7 @@ class ConvergenceConfig(Section):
         ge=1,
         le=1024,
     )
-    timeout: Real = setting(
-        86_400.0, "seconds after which a run that has not ended is given up", gt=0, le=10_000_000
-    )
+    timeout: Real = setting(86_400.0, "seconds after which a run that has not ended is given up", gt=0, le=10_000_000)
 
 
 # -- What can be set of `distgan bench scaling` and `distgan bench plan` --
@@ -161,9 +141,7 @@ class ScalingConfig(Section):
     data: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
         "mnist", "digits: scikit-learn's, which need no network"
     )
-    data_dir: str | None = setting(
-        None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1
-    )
+    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
     processes: Counts | None = setting(
         None,
@@ -182,9 +160,7 @@ class ScalingConfig(Section):
         "growing work, on one process: factors on every hidden width, as 0.25,0.5,1,2,4; unset: none",
         allowed="numbers above 0 and at most 16, as 0.25,0.5,1,2,4",
     )
-    steps: int | None = setting(
-        None, "steps of a repeat; unset: 200 on a GPU, 3 on a CPU", ge=1, le=1_000_000
-    )
+    steps: int | None = setting(None, "steps of a repeat; unset: 200 on a GPU, 3 on a CPU", ge=1, le=1_000_000)
     warmup: int | None = setting(
         None, "steps before the first repeat; unset: 30 on a GPU, 2 on a CPU", ge=1, le=1_000_000
     )
@@ -197,12 +173,8 @@ class ScalingConfig(Section):
         le=1024,
     )
     seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
-    timeout: Real = setting(
-        900.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400
-    )
-    out: str | None = setting(
-        None, "the results' folder; unset: a new one, bench/scaling-<number>", min_length=1
-    )
+    timeout: Real = setting(900.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
+    out: str | None = setting(None, "the results' folder; unset: a new one, bench/scaling-<number>", min_length=1)
 
 
 class PlanConfig(Section):
@@ -226,6 +198,4 @@ class PlanConfig(Section):
     overlap: Real = setting(
         0.0, "microseconds of each network's all-reduce that hide behind its backward pass", ge=0, le=1e6
     )
-    out: str | None = setting(
-        None, "the results' folder; unset: a new one, bench/plan-<number>", min_length=1
-    )
+    out: str | None = setting(None, "the results' folder; unset: a new one, bench/plan-<number>", min_length=1)

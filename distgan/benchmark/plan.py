@@ -185,10 +185,7 @@ def run(where: Path, config: PlanConfig) -> None:
 
 def base_cells(measured: Results, where: Path) -> list[Cell]:
     """Those that were measured at the width of the scaling. Raises UserError for a file that lacks something."""
-    for what, needed, tables in (
-        ("facts", _FACTS, [measured.facts]),
-        ("cells", _CELL, measured.cells),
-    ):
+    for what, needed, tables in (("facts", _FACTS, [measured.facts]), ("cells", _CELL, measured.cells)):
         if lacking := [key for table in tables for key in needed if key not in table]:
             raise UserError(f"{where}: is damaged: its {what} lack {lacking[0]}")
     width = measured.facts["config"]["width"]
@@ -218,9 +215,7 @@ def fit(points: dict[int, float]) -> Model:
     if a >= 0 and b >= 0:
         return Model(float(a), float(b))
     alone = [float(column.sum() / column.dot(column)) for column in columns.T]
-    left = [
-        float(np.square(column * value - 1).sum()) for column, value in zip(columns.T, alone, strict=True)
-    ]
+    left = [float(np.square(column * value - 1).sum()) for column, value in zip(columns.T, alone, strict=True)]
     return Model(alone[0], 0.0) if left[0] < left[1] else Model(0.0, alone[1])
 
 
@@ -240,13 +235,7 @@ def _error(name: str, world_size: int, batch_size: int, predicted_s: float, meas
 def leave_one_out(points: dict[int, float]) -> list[Cell]:
     """Each batch size predicted by a fit on all the others."""
     return [
-        _error(
-            "fitted on the other sizes",
-            1,
-            size,
-            fit({k: v for k, v in points.items() if k != size})(size),
-            seconds,
-        )
+        _error("fitted on the other sizes", 1, size, fit({k: v for k, v in points.items() if k != size})(size), seconds)
         for size, seconds in points.items()
     ]
 
@@ -280,9 +269,7 @@ def _all_reduce(measured: Results, cells: list[Cell], config: PlanConfig) -> tup
     if measured.facts["device_type"] != "cpu":
         return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
     if config.fabric in ("nvlink", "pcie"):
-        raise UserError(
-            f"--fabric {config.fabric}: joins GPUs, and a CPU was measured; allowed: ib, ethernet"
-        )
+        raise UserError(f"--fabric {config.fabric}: joins GPUs, and a CPU was measured; allowed: ib, ethernet")
     worlds = [cell["world_size"] for cell in cells if cell["world_size"] > 1]
     if not worlds:
         raise UserError(

@@ -55,9 +55,7 @@ def read(path: Path, *kinds: str) -> Results:
     """
     path = path / FILE if path.is_dir() else path
     if not path.exists():
-        raise UserError(
-            f"{path}: is not there; allowed: a {FILE} of distgan bench, or the folder that holds it"
-        )
+        raise UserError(f"{path}: is not there; allowed: a {FILE} of distgan bench, or the folder that holds it")
     try:
         content = json.loads(read_within(path, _MAX_BYTES), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -67,9 +65,7 @@ def read(path: Path, *kinds: str) -> Results:
     if content["format"] != FORMAT:
         raise UserError(f"{path}: has the format {content['format']!r}; allowed: {FORMAT} (update distgan)")
     if kinds and content["kind"] not in kinds:
-        raise UserError(
-            f"{path}: holds the results of bench {content['kind']}; allowed: of {', '.join(kinds)}"
-        )
+        raise UserError(f"{path}: holds the results of bench {content['kind']}; allowed: of {', '.join(kinds)}")
     match content:
         case {"facts": dict(facts), "cells": list(cells)} if all(isinstance(cell, dict) for cell in cells):
             return Results(content["kind"], facts, cells)
@@ -89,9 +85,7 @@ def new_folder(out: str | None, kind: str) -> Path:
         if out is not None:
             folder = Path(out).expanduser()
             if folder.is_dir() and any(folder.iterdir()):
-                raise UserError(
-                    f"--out {out}: is there already and is not overwritten; allowed: a new folder"
-                )
+                raise UserError(f"--out {out}: is there already and is not overwritten; allowed: a new folder")
             folder.mkdir(parents=True, exist_ok=True)
             return folder
         Path("bench").mkdir(exist_ok=True)
@@ -134,9 +128,7 @@ def gpus() -> list[dict[str, str]]:
     except (OSError, subprocess.SubprocessError):
         return []
     lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
-    return [
-        dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in lines if line
-    ]
+    return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in lines if line]
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -151,9 +143,7 @@ def refuse_on_cpu(flag: str, chosen: Sequence[str], unfit: tuple[str, ...]) -> N
     """Raises UserError for what every turn would refuse by itself."""
     for value in chosen:
         if value in unfit:
-            raise UserError(
-                f"{flag} {value}: needs a CUDA device; allowed on a CPU: all but {', '.join(unfit)}"
-            )
+            raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: all but {', '.join(unfit)}")
 
 
 # -- The folder of a bench that can go on: held by one process at a time, and only by the same  --
@@ -179,9 +169,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
     except UserError as error:
-        raise UserError(
-            f"--out {out}: another bench {kind} is at work in it; allowed: another folder"
-        ) from error
+        raise UserError(f"--out {out}: another bench {kind} is at work in it; allowed: another folder") from error
     try:
         yield folder
     finally:

@@ -67,10 +67,7 @@ def _matmul(rows: int, dtype: torch.dtype, runtime: Runtime) -> float:
 
 def _conv(dtype: torch.dtype, runtime: Runtime) -> float:
     num, channels, kernels, side, size = _CONV
-    images, weight = (
-        torch.randn(num, channels, side, side, dtype=dtype),
-        torch.randn(kernels, channels, size, size),
-    )
+    images, weight = (torch.randn(num, channels, side, side, dtype=dtype), torch.randn(kernels, channels, size, size))
     weight = weight.to(dtype)
     flops = 2 * weight.numel() * num * (side - size + 1) ** 2
     return flops / _seconds(lambda: F.conv2d(images, weight), runtime)

@@ -15,17 +15,7 @@ from distgan.benchmark import results
 from distgan.benchmark.flops import FORMULA, flops_per_image
 from distgan.benchmark.options import ScalingConfig
 from distgan.benchmark.results import summary
-from distgan.benchmark.scaling_report import (
-    BATCH_SIZE,
-    STRONG,
-    WEAK,
-    WIDTH,
-    Cell,
-    derive,
-    name_of,
-    plot,
-    print_tables,
-)
+from distgan.benchmark.scaling_report import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, derive, name_of, plot, print_tables
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.loader import refuse_small
 from distgan.distributed import env as launcher
@@ -144,11 +134,7 @@ def _cell(config: ScalingConfig, point: Point, axes: list[str], threads: int | N
         data=DataConfig(name=config.data, dir=config.data_dir, batch_size=point.batch_size, drop_last=True),
         optim=optim,
         run=RunConfig(
-            engine=config.engine,
-            precision=config.precision,
-            device=config.device,
-            threads=threads,
-            seed=config.seed,
+            engine=config.engine, precision=config.precision, device=config.device, threads=threads, seed=config.seed
         ),
         processes=ProcessesConfig(timeout=min(config.timeout, 120.0)),
     )

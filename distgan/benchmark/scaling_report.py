@@ -27,9 +27,7 @@ def name_of(cell: Cell) -> str:
 def of_axis(cells: list[Cell], axis: str) -> list[Cell]:
     """Those on an axis that were measured, the smallest first."""
     key = "world_size" if axis in (STRONG, WEAK) else axis
-    return sorted(
-        (cell for cell in cells if axis in cell["axes"] and cell["runs"]), key=lambda cell: cell[key]
-    )
+    return sorted((cell for cell in cells if axis in cell["axes"] and cell["runs"]), key=lambda cell: cell[key])
 
 
 def derive(cells: list[Cell]) -> None:
@@ -110,9 +108,7 @@ def all_reduces(cells: list[Cell], world_size: int) -> dict[str, tuple[dict[str,
     for run in runs:
         for kind, values in run["all_reduce_s"].items():
             seconds.setdefault(kind, []).extend(values)
-    return {
-        kind: (summary(values), sum(runs[0]["messages"][kind])) for kind, values in seconds.items() if values
-    }
+    return {kind: (summary(values), sum(runs[0]["messages"][kind])) for kind, values in seconds.items() if values}
 
 
 def spread(found: dict[str, float] | None, form: str = "{:,.0f}", factor: float = 1.0) -> str:
@@ -138,9 +134,7 @@ def print_tables(found: Results) -> None:
     for cell in found.cells:
         if cell["error"]:
             print_here(f"failed: {name_of(cell)}: {cell['error']}", markup=False)
-    engines = {
-        f"{run['engine']['name']} ({run['engine']['why']})" for cell in found.cells for run in cell["runs"]
-    }
+    engines = {f"{run['engine']['name']} ({run['engine']['why']})" for cell in found.cells for run in cell["runs"]}
     print_here(
         f"{config['model']}, family {config['family']}, order {config['order']}, precision {config['precision']}, on "
         f"{facts['device']}; {facts['note']}.\nengine: {', '.join(sorted(engines)) or '-'}. Median (p5 to p95); of a "
@@ -284,9 +278,7 @@ def _draw_growth(axes: Any, chain: list[Cell], axis: str) -> None:
         scale = first["step_s"]["median"] / first["flops_per_step"]
         line = [scale * cell["flops_per_step"] for cell in chain]
         axes.plot(places, line, "--", color="gray", linewidth=1, label="as the work (FLOP)")
-    axes.set(
-        title=_TITLES[axis], xlabel=axis.replace("_", " "), ylabel="s a step", xscale="log", yscale="log"
-    )
+    axes.set(title=_TITLES[axis], xlabel=axis.replace("_", " "), ylabel="s a step", xscale="log", yscale="log")
     axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -136,9 +136,7 @@ def messages(gan: Gan, order: str, is_cuda: bool) -> dict[str, list[int]]:
     two sums of C in the forward pass and two in the backward (batchnorm.py), on GPUs 2 C + 1 there, an all-gather
     that counts as a sum here, and 2 C back (torch's SyncBatchNorm). `tiny` is a single number, for the latency.
     """
-    grads = [
-        sum(4 * p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator)
-    ]
+    grads = [sum(4 * p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator)]
     batch_norm = []
     for layer in gan.generator.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -182,9 +182,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
         Target("smallest share", shares, lambda each: _extreme(min, each.digits), targets.min_share, False),
         Target("largest share", shares, lambda each: _extreme(max, each.digits), targets.max_share, True),
         coverage,
-        Target(
-            "recognisable", "recognisable", lambda each: each.recognisable, targets.min_recognisable, False
-        ),
+        Target("recognisable", "recognisable", lambda each: each.recognisable, targets.min_recognisable, False),
     ]
 
 

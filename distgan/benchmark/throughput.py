@@ -57,9 +57,7 @@ def digest(cell: Cell, roofline: dict[str, Any]) -> None:
     cell["epoch_s"] = of = summary([epoch_images * each["seconds"] / each["images"] for each in repeats])
     # Of the same repeats as the seconds: with an even number of them a median of rates is another one's.
     rates = {"median": of["median"], "p5": of["p95"], "p95": of["p5"]}
-    cell["images_per_s"] = {key: epoch_images / seconds for key, seconds in rates.items()} | {
-        "num": of["num"]
-    }
+    cell["images_per_s"] = {key: epoch_images / seconds for key, seconds in rates.items()} | {"num": of["num"]}
     if cell["contender"] == "distgan":
         cell["host_epoch_s"] = summary([epoch_images * each["host_s"] / each["images"] for each in repeats])
         cell["peak_memory_gib"] = max(run["peak_memory_gib"] for run in runs)
@@ -123,9 +121,7 @@ def run(config: ThroughputConfig) -> None:
     facts = results.facts(device) | {"settings": config.model_dump(), "pace": pace._asdict()}
     facts |= {"flop_formula": FORMULA, "notes": NOTES}
     if facts["load"] > 0.2 * facts["cores"]:
-        _say(
-            f"note: other programs keep {facts['load']:.1f} of {facts['cores']} cores busy, which figures suffer from"
-        )
+        _say(f"note: other programs keep {facts['load']:.1f} of {facts['cores']} cores busy, which figures suffer from")
     _say("roofline: what this device reaches in a matmul and a copy")
     peaks = {"run": {"device": device.type, "threads": config.threads}}
     facts["roofline"] = _outcome(

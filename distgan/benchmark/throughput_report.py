@@ -42,9 +42,7 @@ def show(facts: dict[str, Any], cells: list[Cell], console: Console | None = Non
                 console.print(f"{name(cell, cells)}: {engine['why']}", style="yellow", markup=False)
     peaks, copied = facts["roofline"]["peak_flops"], facts["roofline"]["copy_bytes_per_s"]
     reached = ", ".join(f"{kind} {_si(value)}FLOP/s" for kind, value in peaks.items())
-    console.print(
-        f"{facts['device']} reaches {reached}; copy {_si(copied)}B/s", markup=False, highlight=False
-    )
+    console.print(f"{facts['device']} reaches {reached}; copy {_si(copied)}B/s", markup=False, highlight=False)
 
 
 def name(cell: Cell, cells: list[Cell]) -> str:
@@ -152,19 +150,14 @@ def _si(value: float) -> str:
 
 def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     """Seconds an epoch, a bar for each cell with its p5 to p95, a panel for each model. Nothing where none has any."""
-    models = [
-        m for m in dict.fromkeys(cell["model"] for cell in cells) if any(_has(cell, m) for cell in cells)
-    ]
+    models = [m for m in dict.fromkeys(cell["model"] for cell in cells) if any(_has(cell, m) for cell in cells)]
     if not models:
         return
     # matplotlib takes most of a second to import, so only here.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    own = {
-        model: [cell for cell in cells if cell["model"] == model and cell["status"] != "waits"]
-        for model in models
-    }
+    own = {model: [cell for cell in cells if cell["model"] == model and cell["status"] != "waits"] for model in models}
     heights = [len(own[model]) + 1.2 for model in models]
     figure = Figure(figsize=(9, 0.38 * sum(heights) + 1.2), layout="constrained", dpi=120, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -174,20 +167,13 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
         for place, cell in enumerate(own[model]):
             if cell["status"] != "ok":
                 panel.text(
-                    0.01 * longest,
-                    place,
-                    f"no speed: {cell['status']}",
-                    va="center",
-                    fontsize=9,
-                    color="#a01010",
+                    0.01 * longest, place, f"no speed: {cell['status']}", va="center", fontsize=9, color="#a01010"
                 )
                 continue
             of = cell["epoch_s"]
             whiskers = [[of["median"] - of["p5"]], [of["p95"] - of["median"]]]
             colour = _COLOURS[cell["contender"]]
-            panel.barh(
-                place, of["median"], height=0.62, color=colour, xerr=whiskers, ecolor="#222222", capsize=3
-            )
+            panel.barh(place, of["median"], height=0.62, color=colour, xerr=whiskers, ecolor="#222222", capsize=3)
             ran = f", {cell['runs'][-1]['engine']['name']}" if cell["contender"] == "distgan" else ""
             text = f"{_short(of['median'])} s, {_short(cell['images_per_s']['median'])} images/s{ran}"
             panel.text(of["p95"] + 0.015 * longest, place, text, va="center", fontsize=9, color="#222222")

@@ -162,9 +162,7 @@ def _launches(turn: Turn, trace: Path | None) -> dict[str, float | None]:
         if is_cuda:
             events = json.loads(read_within(path, _MAX_TRACE))["traceEvents"]
             # Copies and fills have categories of their own.
-            result["kernels_per_step"] = (
-                sum(event.get("cat") == "kernel" for event in events) / _COUNTED_STEPS
-            )
+            result["kernels_per_step"] = sum(event.get("cat") == "kernel" for event in events) / _COUNTED_STEPS
     return result
 
 

@@ -51,9 +51,7 @@ class Trial:
             "outcome": "unfinished",
         }
         self.verdict: Verdict = detect([], targets, hold)
-        self.stopped = (
-            0  # the exit code of a training that another has stopped: a signal's sender, a time limit
-        )
+        self.stopped = 0  # the exit code of a training that another has stopped: a signal's sender, a time limit
         self._lines = _Lines(self.folder / "metrics.jsonl")
         self._seen_s: dict[int, float] = {}  # by step, since the start of the process
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,10 +160,7 @@ class Trial:
         if verdict.reached is not None:
             outcome, why = "converged", ""
         elif code == 0 and not found:
-            outcome, why = (
-                "error",
-                f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done",
-            )
+            outcome, why = ("error", f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done")
         elif code == 0:
             outcome, why = "not converged", verdict.why
         elif code == FAILED and _NO_NUMBER.search(why):

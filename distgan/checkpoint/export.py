@@ -58,8 +58,7 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
         path = found[0]
     elif not path.exists():
         raise UserError(
-            f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a "
-            ".safetensors file"
+            f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a .safetensors file"
         )
     config_path = path.parent / "config.json"
     config = Config.model_validate(read_file(config_path, str(config_path)))
@@ -76,9 +75,7 @@ def _of_checkpoint(path: Path, names: list[str]) -> Loaded:
     return _loaded(tensors, checkpoint.config, state.notice, file, state.step)
 
 
-def _loaded(
-    tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path, step: int | None
-) -> Loaded:
+def _loaded(tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path, step: int | None) -> Loaded:
     generator = build_generator(config.model)
     load_weights(generator, tensors, str(path))
     return Loaded(generator, config, notice, path, step)

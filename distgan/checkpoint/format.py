@@ -88,13 +88,9 @@ class State(_Strict):
     @model_validator(mode="after")
     def _counters_agree(self) -> "State":
         if divmod(self.step, self.steps_per_epoch) != (self.epoch, self.step_in_epoch):
-            raise ValueError(
-                f"epoch {self.epoch} and step_in_epoch {self.step_in_epoch} are not step {self.step}"
-            )
+            raise ValueError(f"epoch {self.epoch} and step_in_epoch {self.step_in_epoch} are not step {self.step}")
         if self.logged_step + len(self.unlogged) != self.step:
-            raise ValueError(
-                f"logged_step {self.logged_step} and {len(self.unlogged)} more are not step {self.step}"
-            )
+            raise ValueError(f"logged_step {self.logged_step} and {len(self.unlogged)} more are not step {self.step}")
         return self
 
 
@@ -147,15 +143,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
         entries = {}
         for name in TENSOR_FILES:
             start = f"{name}."
-            own = {
-                key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)
-            }
+            own = {key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)}
             if own or f"{name}.safetensors" not in OPTIONAL:
                 metadata = {"format": "pt", "step": str(state.step)}
                 metadata |= {"notice": state.notice} if state.notice else {}
-                entries[f"{name}.safetensors"] = _write(
-                    temporary / f"{name}.safetensors", save(own, metadata)
-                )
+                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", save(own, metadata))
         for name, value in (("state", state), ("config", config)):
             text = json.dumps(value.model_dump(mode="json"), indent=2) + "\n"
             entries[f"{name}.json"] = _write(temporary / f"{name}.json", text.encode())

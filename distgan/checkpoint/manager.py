@@ -10,15 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distgan.checkpoint.format import (
-    Checkpoint,
-    Damaged,
-    State,
-    random_states,
-    read_state,
-    remove,
-    write_checkpoint,
-)
+from distgan.checkpoint.format import Checkpoint, Damaged, State, random_states, read_state, remove, write_checkpoint
 from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
@@ -70,9 +62,7 @@ class Saver:
 
         def load() -> None:
             self.gan.load_state(tensors, state.step, str(start.path))
-            self.runtime.load_grad_scaler_state(
-                state.grad_scaler, f"{start.path / 'state.json'}: grad_scaler"
-            )
+            self.runtime.load_grad_scaler_state(state.grad_scaler, f"{start.path / 'state.json'}: grad_scaler")
             if state.world_size == self.runtime.world_size:
                 own = random_states(tensors, self.runtime.rank)
                 self.runtime.load_random_states(own, f"{start.path / 'random.safetensors'}")

@@ -74,12 +74,7 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
     if damaged:
         lines = [reason for _, reason in damaged]
         raise UserError(
-            "\n".join(
-                [
-                    *lines,
-                    f"{folder}: holds no whole checkpoint; put a copy of one there, or start anew by --out",
-                ]
-            )
+            "\n".join([*lines, f"{folder}: holds no whole checkpoint; put a copy of one there, or start anew by --out"])
         )
     return None
 
@@ -151,9 +146,7 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     if found := newest_valid(path):
         return found
     if not path.is_dir() or path.name == "checkpoints":
-        raise UserError(
-            f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one"
-        )
+        raise UserError(f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one")
     return path, read_checkpoint(path), []
 
 

@@ -81,15 +81,9 @@ def _train(argv: list[str]) -> None:
         description="Trains a GAN. The same program starts by accelerate launch distgan/train.py.",
         epilog=f"presets: {presets}\nWeakest first: the defaults above, the preset, flags.\n{_EXIT_CODES}",
     )
-    parser.add_argument(
-        "--preset", metavar="NAME", help="a file of configs/ by its name (default: that of --model)"
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="any preset, or a run's own config.json (default: unset)"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show what would be done, and do nothing (default: off)"
-    )
+    parser.add_argument("--preset", metavar="NAME", help="a file of configs/ by its name (default: that of --model)")
+    parser.add_argument("--config", metavar="FILE", help="any preset, or a run's own config.json (default: unset)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing (default: off)")
     add_flags(parser, Config)
     namespace = parser.parse(argv)
     base, preset = base_of(namespace)
@@ -141,9 +135,7 @@ def _checkpoint(argv: list[str]) -> None:
     if namespace.action not in ("ls", "verify", "diff"):
         raise UserError(f"{namespace.action}: unknown action; allowed: ls, verify, diff")
     if namespace.other and namespace.action != "diff":
-        raise UserError(
-            f"{namespace.other}: {namespace.action} takes one folder; allowed: a second one for diff"
-        )
+        raise UserError(f"{namespace.other}: {namespace.action} takes one folder; allowed: a second one for diff")
 
     from distgan.runs.inspection import diff, list_checkpoints, verify
 
@@ -172,9 +164,7 @@ def _sample(argv: list[str]) -> None:
         description="Draws images: a grid (.png), a walk that moves (.gif), or arrays for other tools (.npz).",
         epilog=_EXIT_CODES,
     )
-    parser.add_argument(
-        "where", metavar="RUN_OR_WEIGHTS", help="a run's folder, its weights/, or a .safetensors file"
-    )
+    parser.add_argument("where", metavar="RUN_OR_WEIGHTS", help="a run's folder, its weights/, or a .safetensors file")
     namespace, config = parse_settings(parser, argv, SampleConfig)
 
     from distgan.sample import sample

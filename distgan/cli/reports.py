@@ -39,18 +39,13 @@ def compare_main(argv: list[str]) -> None:
         epilog=_EXIT_CODES,
     )
     parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        help="two or more folders of runs, best a GAN and a C-GAN among them",
+        "runs", metavar="RUN", nargs="+", help="two or more folders of runs, best a GAN and a C-GAN among them"
     )
     namespace, config = parse_settings(parser, argv, CompareConfig)
     places = [Path(where).expanduser().resolve() for where in namespace.runs]
     if len(places) < 2:
         raise UserError(f"{namespace.runs[0]}: is one run; allowed: two or more (see distgan compare --help)")
-    if twice := [
-        where for where, place in zip(namespace.runs, places, strict=True) if places.count(place) > 1
-    ]:
+    if twice := [where for where, place in zip(namespace.runs, places, strict=True) if places.count(place) > 1]:
         raise UserError(f"{twice[-1]}: is named twice; allowed: each run once")
     out = _page(config.out)
 
@@ -65,9 +60,7 @@ def _page(out: str | None) -> Path | None:
         return None
     path = Path(out).expanduser()
     if path.suffix not in (".html", ".htm"):
-        raise UserError(
-            f"--out {out}: ends in {path.suffix or 'nothing'}; allowed: a file that ends in .html"
-        )
+        raise UserError(f"--out {out}: ends in {path.suffix or 'nothing'}; allowed: a file that ends in .html")
     if path.is_dir():
         raise UserError(f"--out {out}: is a folder; allowed: a file that ends in .html")
     if path.exists() and _MARK not in path.read_bytes()[:2000]:
@@ -75,7 +68,5 @@ def _page(out: str | None) -> Path | None:
             f"--out {out}: is there already, and no page of distgan's; allowed: a new file, or one of those"
         )
     if not path.parent.is_dir():
-        raise UserError(
-            f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there"
-        )
+        raise UserError(f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there")
     return path

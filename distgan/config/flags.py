@@ -46,9 +46,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-        self.add_argument(
-            "--debug", action="store_true", help="show the traceback of an error (default: off)"
-        )
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
         self.allowed: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
@@ -177,9 +175,7 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
     path = tuple(str(part) for part in error["loc"])
     table, key = (f"[{path[0]}] " if len(path) > 1 else ""), path[1] if len(path) > 1 else "".join(path)
     if error["type"] == "extra_forbidden":
-        siblings = (
-            [known[-1] for known in fields if known[:-1] == path[:-1]] if table else {p[0] for p in fields}
-        )
+        siblings = [known[-1] for known in fields if known[:-1] == path[:-1]] if table else {p[0] for p in fields}
         thing = "unknown key" if table or not isinstance(error["input"], dict) else "unknown table"
         return f"{where}{table}{key}: {thing}{did_you_mean(key, siblings)}; allowed: {', '.join(sorted(siblings))}"
     if error["type"] == "value_error":

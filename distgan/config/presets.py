@@ -20,9 +20,7 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if model is not None and model not in models:
         raise UserError(f"--model {model}: unknown network; allowed: {', '.join(models)} (see also --preset)")
     if resume == "auto" and not out:
-        raise UserError(
-            "--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR"
-        )
+        raise UserError("--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR")
     if namespace.preset and namespace.config:
         raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
     if namespace.preset:
@@ -40,15 +38,11 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
-        raise UserError(
-            "names no network; allowed: --model vanilla, --model cgan, --preset NAME or --config FILE"
-        )
+        raise UserError("names no network; allowed: --model vanilla, --model cgan, --preset NAME or --config FILE")
     base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
     trained = base.get("model", {}).get("name")
     if model and trained and model != trained:
-        raise UserError(
-            f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model"
-        )
+        raise UserError(f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model")
     if path.suffix == ".json":
         # A run's config names its own folder, which a second run must not take.
         base = json.loads(json.dumps(base))
@@ -97,7 +91,5 @@ def shipped(name: str, in_wheel: str) -> Path:
 def preset_path(name: str, flag: str) -> Path:
     presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
     if name not in presets:
-        raise UserError(
-            f"{flag} {name}: unknown preset{did_you_mean(name, presets)}; allowed: {', '.join(presets)}"
-        )
+        raise UserError(f"{flag} {name}: unknown preset{did_you_mean(name, presets)}; allowed: {', '.join(presets)}")
     return presets[name]

@@ -15,9 +15,7 @@ EngineName = Literal["auto", "eager", "compile", "graph", "graph-compiled"]
 class RunConfig(Section):
     """How long, where to, and what is written on the way."""
 
-    out: str | None = setting(
-        None, "the run's own folder; unset: a new one, runs/<preset>-<number>", min_length=1
-    )
+    out: str | None = setting(None, "the run's own folder; unset: a new one, runs/<preset>-<number>", min_length=1)
     resume: str = setting(
         "auto",
         "auto: go on from the newest whole checkpoint of the run in --out, if it holds one. never: only a new "
@@ -44,15 +42,11 @@ class RunConfig(Section):
         "graphs, compiled inside where that pays. graph-compiled: always. auto: graph on a GPU, else eager",
     )
     precision: Literal["no", "tf32", "fp16", "bf16"] | None = setting(
-        None,
-        "no: float32. tf32, fp16: on GPUs. Unset: what the launcher said, else float32",
+        None, "no: float32. tf32, fp16: on GPUs. Unset: what the launcher said, else float32"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
     threads: int | None = setting(
-        None,
-        "CPU threads of each process; unset: the cores, shared by the processes of this machine",
-        ge=1,
-        le=1024,
+        None, "CPU threads of each process; unset: the cores, shared by the processes of this machine", ge=1, le=1024
     )
     log_every: int = setting(25, "steps between two lines of metrics.jsonl", ge=1)
     save_every: int = setting(1, "epochs between two checkpoints; the end always has one", ge=1)
@@ -68,15 +62,12 @@ class RunConfig(Section):
         r"(raw|ema)_(fcd|agreement|recognisable|coverage|density|kl))$",
     )
     on_save_error: Literal["continue", "stop"] = setting(
-        "continue",
-        "what to do while the disk takes no checkpoint; the last one has to be written in any case",
+        "continue", "what to do while the disk takes no checkpoint; the last one has to be written in any case"
     )
     eval_every: int = setting(
         0, "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none", ge=0
     )
-    eval_every_steps: int | None = setting(
-        None, "steps between two looks of the judges, besides eval_every", ge=1
-    )
+    eval_every_steps: int | None = setting(None, "steps between two looks of the judges, besides eval_every", ge=1)
     eval_num: int = setting(2000, "images that the judges see at each of them", ge=65, le=1_000_000)
     eval_reference: str | None = setting(
         None, "folder of the real test images for that; unset: that of the data", min_length=1
@@ -113,15 +104,11 @@ class ProcessesConfig(Section):
     )
     check_ranks_every: int = setting(
         500,
-        "steps between two comparisons of the weights of all processes, besides one before each checkpoint; "
-        "0: never",
+        "steps between two comparisons of the weights of all processes, besides one before each checkpoint; 0: never",
         ge=0,
     )
     timeout: Real = setting(
-        120.0,
-        "seconds for which a process waits for one that is silent, before the run ends",
-        gt=0,
-        le=86_400,
+        120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
     )
     zero: int | None = setting(
         None,
@@ -198,8 +185,7 @@ class DataConfig(Section):
 
     name: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
         "mnist",
-        "digits: scikit-learn's 8x8 digits, which need no network. auto: mnist, or digits where mnist "
-        "can't be had",
+        "digits: scikit-learn's 8x8 digits, which need no network. auto: mnist, or digits where mnist can't be had",
         flag="data",
     )
     dir: str | None = setting(
@@ -220,9 +206,7 @@ class DataConfig(Section):
         "them elsewhere",
         flag="data-md5",
     )
-    batch_size: int | None = setting(
-        256, "images per step over all processes, however many", ge=2, le=1_000_000
-    )
+    batch_size: int | None = setting(256, "images per step over all processes, however many", ge=2, le=1_000_000)
     per_rank_batch_size: int | None = setting(
         None, "images per step and process; instead of batch_size", ge=1, le=1_000_000
     )
@@ -272,9 +256,7 @@ class OptimConfig(Section):
     )
     beta1: Real = setting(0.5, "Adam's first beta", ge=0, lt=1)
     beta2: Real = setting(0.999, "Adam's second beta", ge=0, lt=1)
-    lr_schedule: Literal["constant", "linear"] = setting(
-        "constant", "linear: both rates fall to 0 over all epochs"
-    )
+    lr_schedule: Literal["constant", "linear"] = setting("constant", "linear: both rates fall to 0 over all epochs")
     ema_decay: Real = setting(0.0, "moving average of G's weights per step; 0: none", ge=0, lt=1)
 
 

@@ -36,20 +36,13 @@ class Source(NamedTuple):
 # checks them as it downloads.
 SOURCES = {
     "mnist": Source(
-        "MNIST",
-        images_md5="6bbc9ace898e44ae57da46a324031adb",
-        labels_md5="a25bea736e30d166cdddb491f175f624",
+        "MNIST", images_md5="6bbc9ace898e44ae57da46a324031adb", labels_md5="a25bea736e30d166cdddb491f175f624"
     ),
     "fashion-mnist": Source("FashionMNIST"),
     "kmnist": Source("KMNIST"),
-    "qmnist": Source(
-        "QMNIST", "qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", label_columns=8
-    ),
+    "qmnist": Source("QMNIST", "qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", label_columns=8),
     "emnist-digits": Source(
-        "EMNIST",
-        "emnist-digits-train-images-idx3-ubyte",
-        "emnist-digits-train-labels-idx1-ubyte",
-        num_images=240_000,
+        "EMNIST", "emnist-digits-train-images-idx3-ubyte", "emnist-digits-train-labels-idx1-ubyte", num_images=240_000
     ),
 }
 # What no network is trained on: the real digits that quality is measured against.
@@ -122,10 +115,7 @@ def data_folder(config: DataConfig) -> tuple[Path, bool]:
 def find(source: Source, folder: Path) -> Path | None:
     """Where the two files lie: in torchvision's layout, or in the folder itself; packed or not."""
     for raw in (folder / source.folder / "raw", folder):
-        if all(
-            any((raw / f"{name}{end}").is_file() for end in ("", ".gz"))
-            for name in (source.images, source.labels)
-        ):
+        if all(any((raw / f"{name}{end}").is_file() for end in ("", ".gz")) for name in (source.images, source.labels)):
             return raw
     return None
 
@@ -141,9 +131,7 @@ def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -
     images = read_idx(raw / source.images, (count, 28, 28), mend)
     labels = read_idx(raw / source.labels, (len(images.values), *columns), mend)
     if len(images.values) < 2:
-        raise UserError(
-            f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}"
-        )
+        raise UserError(f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}")
 
     warning = None
     for file, md5, published in (
@@ -216,7 +204,5 @@ def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> 
         config = config.model_copy(update={"name": train.name})
         return train, load_dataset(config, "test", may_download=may_download)
     is_test = torch.arange(len(train.images)) // 10 % 6 == 5
-    of = [
-        train._replace(images=train.images[rows], labels=train.labels[rows]) for rows in (~is_test, is_test)
-    ]
+    of = [train._replace(images=train.images[rows], labels=train.labels[rows]) for rows in (~is_test, is_test)]
     return of[0], of[1]

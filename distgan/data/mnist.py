@@ -55,10 +55,7 @@ def _from_mirror(dataset: type, config: DataConfig) -> type:
         changed["md5"] = None if unchecked else dataset.md5  # type: ignore[attr-defined]
     elif isinstance(dataset.resources, dict):  # type: ignore[attr-defined]  # QMNIST: whole addresses
         changed["resources"] = {
-            split: [
-                (base + url.rsplit("/", 1)[1] if base else url, None if unchecked else md5)
-                for url, md5 in files
-            ]
+            split: [(base + url.rsplit("/", 1)[1] if base else url, None if unchecked else md5) for url, md5 in files]
             for split, files in dataset.resources.items()  # type: ignore[attr-defined]
         }
     else:
@@ -140,8 +137,6 @@ def read_idx(path: Path, shape: tuple[int | None, ...], mend: str) -> IdxFile:
     promised = header + dtype.itemsize * math.prod(stated)
     if len(raw) != promised:
         fault = "cut short" if len(raw) < promised else "too long"
-        raise UserError(
-            f"{found}: {fault}: {len(raw):,} bytes where its header promises {promised:,}; {mend}"
-        )
+        raise UserError(f"{found}: {fault}: {len(raw):,} bytes where its header promises {promised:,}; {mend}")
     values = np.frombuffer(raw, dtype, offset=header).reshape(stated)
     return IdxFile(values, hashlib.md5(raw, usedforsecurity=False).hexdigest())

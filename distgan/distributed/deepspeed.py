@@ -50,9 +50,7 @@ def chosen(
     if stage is None and not launcher.wants_deepspeed():
         return None
     if importlib.util.find_spec("deepspeed") is None:
-        raise UserError(
-            "DeepSpeed: is not installed; allowed: pip install 'distgan[deepspeed]', or DDP without it"
-        )
+        raise UserError("DeepSpeed: is not installed; allowed: pip install 'distgan[deepspeed]', or DDP without it")
     if precision == "fp16":
         raise UserError(
             "--precision fp16: its loss scaler does not reach DeepSpeed's engines; allowed with DeepSpeed: no, bf16"
@@ -86,9 +84,7 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
             raise UserError(f"deepspeed_config_file {path}: is no table of DeepSpeed's settings")
         for key, place in _ELSEWHERE.items():
             if key in config and config[key] != "auto":
-                raise UserError(
-                    f"deepspeed_config_file {path}: {key}: is set by {place}; allowed: leave it out"
-                )
+                raise UserError(f"deepspeed_config_file {path}: {key}: is set by {place}; allowed: leave it out")
     zero = {"stage": 2} | config.get("zero_optimization", {}) | ({} if stage is None else {"stage": stage})
     for key in ("offload_optimizer", "offload_param"):
         if key in zero and zero[key] not in (None, {"device": "none"}):
@@ -134,8 +130,7 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # a launcher's, which a config may not stand beside
     plugins = {
-        name: _Plugin(hf_ds_config=completed(config, accumulate if name == "discriminator" else 1))
-        for name in NAMES
+        name: _Plugin(hf_ds_config=completed(config, accumulate if name == "discriminator" else 1)) for name in NAMES
     }
     # Without its backend each rank of a CPU counts itself alone.
     group = InitProcessGroupKwargs(backend=dist.get_backend())
@@ -307,11 +302,7 @@ class ZeroTrained(Trained):
         if self._stage == 0:
             return list(self.bare.parameters())
         optimizer = self._engine.optimizer
-        return (
-            optimizer.single_partition_of_fp32_groups
-            if self._stage < 3
-            else optimizer.fp32_partitioned_groups_flat
-        )
+        return optimizer.single_partition_of_fp32_groups if self._stage < 3 else optimizer.fp32_partitioned_groups_flat
 
 
 def _put_under_autocast(network: nn.Module, device_type: str) -> None:

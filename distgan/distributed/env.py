@@ -60,9 +60,7 @@ def set_aside() -> list[str]:
     warnings = []
     for name in _IGNORED:
         if os.environ.pop(name, "false").lower() == "true":
-            warnings.append(
-                f"{name}=true of accelerate's config is ignored; networks are in DDP or DeepSpeed here"
-            )
+            warnings.append(f"{name}=true of accelerate's config is ignored; networks are in DDP or DeepSpeed here")
     dynamo = os.environ.pop("ACCELERATE_DYNAMO_BACKEND", "no")
     if dynamo.lower() not in ("", "no"):
         warnings.append(
@@ -100,9 +98,7 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
         raise UserError(f"{flag} {value}: unknown here; allowed: no, tf32, fp16, bf16")
     if value in ("fp16", "tf32") and is_cpu:
         source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
-        raise UserError(
-            f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: no, bf16"
-        )
+        raise UserError(f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: no, bf16")
     return value
 
 

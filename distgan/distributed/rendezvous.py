@@ -63,9 +63,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
         try:
             facts.append(json.loads(store.get(f"facts/{other}")))
         except RuntimeError:
-            raise UserError(
-                f"rank {other}: did not come within --timeout {config.processes.timeout:g} s"
-            ) from None
+            raise UserError(f"rank {other}: did not come within --timeout {config.processes.timeout:g} s") from None
     if difference := _difference(facts):
         # The store may be the first rank's: that one stays until the others have read what they need.
         store.set(f"read/{rank}", "")
@@ -74,11 +72,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
                 store.wait([f"read/{other}" for other in range(world_size)], timeout)
         raise CommonError(difference)
     dist.init_process_group(
-        backend,
-        store=dist.PrefixStore("group", store),
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
+        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size, timeout=timeout
     )
 
 
@@ -100,9 +94,7 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
             raise UserError(
                 f"{came[1]} of {came[2]} processes came to {where} within --timeout {timeout.seconds} s"
             ) from None
-        raise UserError(
-            f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({text.splitlines()[0]})"
-        ) from None
+        raise UserError(f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({text.splitlines()[0]})") from None
 
 
 def _await_answer(address: str, port: int, timeout_s: float) -> None:
@@ -224,9 +216,7 @@ def _missing(meeting: _Meeting, error: Exception) -> tuple[str, bool]:
     # One that could leave word is it. Of the others some may only not have noticed yet.
     gone = failed or sorted(set(range(world_size)) - there)
     names = ", ".join(map(str, gone))
-    who = (
-        "another process" if not gone else f"rank {names}" if len(gone) == 1 else f"one of the ranks {names}"
-    )
+    who = "another process" if not gone else f"rank {names}" if len(gone) == 1 else f"one of the ranks {names}"
     is_silent = re.search(r"timed out|timeout", str(error), re.I)
     what = f"silent for --timeout {timeout_s:g} s" if is_silent else "gone"
     # gloo's words begin with a place in its source, and end with advice.

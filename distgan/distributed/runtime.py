@@ -49,11 +49,7 @@ class Runtime:
             torch.set_num_threads(threads)
         launched = launcher.world_size()
         zero = zero_config.chosen(
-            config,
-            self.precision,
-            is_cpu=is_cpu,
-            has_cuda=torch.cuda.is_available(),
-            has_penalty=has_penalty,
+            config, self.precision, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
         )
         if launched > 1 or zero:
             if not is_cpu:
@@ -70,9 +66,7 @@ class Runtime:
         else:
             # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
             self._accelerator = accelerate.Accelerator(
-                cpu=is_cpu,
-                mixed_precision=mixed_precision,
-                step_scheduler_with_optimizer=False,
+                cpu=is_cpu, mixed_precision=mixed_precision, step_scheduler_with_optimizer=False
             )
             # A graph can hold an all-reduce, but not what DDP does around it on the host.
             own = (
@@ -153,9 +147,7 @@ class Runtime:
         first, *others = self.all_of(value)
         for rank, other in enumerate(others, 1):
             if other != first:
-                raise CommonError(
-                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same"
-                )
+                raise CommonError(f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same")
 
     def highest(self, reason: int, step: int) -> int:
         """The highest number that some rank has, 0 while none has any. All ranks take part.
@@ -221,9 +213,7 @@ class Runtime:
         self._accelerator.init_trackers(name, init_kwargs={name: {"purge_step": step + 1}} if step else {})
         self._tracker = self._accelerator.get_tracker(name)
         # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
-        threading.excepthook = lambda args: (
-            None if isinstance(args.exc_value, OSError) else _thread_hook(args)
-        )
+        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else _thread_hook(args)
 
     def track(self, values: dict[str, float], step: int) -> None:
         if self._tracker is not None:

@@ -88,10 +88,7 @@ class Trained:
         groups = self.optim.state_dict()["param_groups"]
         # A fused Adam walks through memory: moments have to lie in it as their parameter does.
         laid_out = [
-            {
-                key: value if key == "step" else torch.empty_like(parameter).copy_(value)
-                for key, value in own.items()
-            }
+            {key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in own.items()}
             for parameter, own in zip(self.bare.parameters(), adam, strict=False)
         ]
         self.optim.load_state_dict({"state": dict(enumerate(laid_out)), "param_groups": groups})

@@ -45,9 +45,7 @@ class _Residual(nn.Module):
     def __init__(self, num_in: int, num_out: int, stride: int = 1):
         super().__init__()
         self.first = _conv(num_in, num_out, 3, stride=stride)
-        self.second = nn.Sequential(
-            nn.Conv2d(num_out, num_out, 3, padding=1, bias=False), nn.BatchNorm2d(num_out)
-        )
+        self.second = nn.Sequential(nn.Conv2d(num_out, num_out, 3, padding=1, bias=False), nn.BatchNorm2d(num_out))
         self.shortcut = (
             nn.Identity()
             if (num_in, stride) == (num_out, 1)

@@ -142,9 +142,7 @@ def read_record(folder: Path) -> Record:
         record = Record.model_validate_json(read_within(path, _MAX_BYTES), strict=True)
     except ValidationError as error:
         where, words = first_mistake(error)
-        raise UserError(
-            f"{path}: is damaged ({where}: {words}); allowed: what distgan judge train wrote"
-        ) from error
+        raise UserError(f"{path}: is damaged ({where}: {words}); allowed: what distgan judge train wrote") from error
     if record.format != FORMAT:
         raise UserError(f"{path}: has the format {record.format}; allowed: {FORMAT} (update distgan)")
     names = [judge.name for judge in record.judges]
@@ -190,9 +188,7 @@ def read_images(jury: Jury, images: Tensor, runtime: Runtime) -> Reading:
     return Reading(*_dealt(len(images), runtime, work))
 
 
-def draw_and_read(
-    generator: nn.Module, jury: Jury, num: int, seed: int, runtime: Runtime
-) -> tuple[Tensor, Reading]:
+def draw_and_read(generator: nn.Module, jury: Jury, num: int, seed: int, runtime: Runtime) -> tuple[Tensor, Reading]:
     """`num` images (N, 28, 28) uint8 of a generator and the jury's reading of them, on all ranks. All take part.
 
     Image i depends on `seed` and i alone, and is asked to be the digit i % 10: it is the one of `distgan sample`.

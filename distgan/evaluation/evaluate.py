@@ -44,9 +44,7 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
         subject = runtime.together(lambda: load_subject(where, config))
         folder = runtime.on_main(lambda: out_folder(where, config))
         data = data_config(subject, config)
-        train, test = runtime.together(
-            lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
-        )
+        train, test = runtime.together(lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True)
         runtime.refuse_difference("real data's fingerprint", test.fingerprint)
         jury = runtime.together(lambda: load_jury(train.name, runtime.device, config.judges))
         n = config.num if subject.images is None else len(subject.images)
@@ -112,9 +110,7 @@ def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
     try:
         return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
     except UserError as error:  # in the words of the flag that names it here
-        raise UserError(
-            str(error).replace("--data-dir", "--reference").partition(", or train on")[0]
-        ) from error
+        raise UserError(str(error).replace("--data-dir", "--reference").partition(", or train on")[0]) from error
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:
@@ -123,9 +119,7 @@ def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Ru
     chosen = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(2))[: len(images)]
 
     def accuracy(images: Tensor, labels: Tensor) -> Estimate:
-        network = train_classifier(
-            _GAN_TRAIN, images, labels, epochs=_GAN_TRAIN_EPOCHS, seed=0, device=runtime.device
-        )
+        network = train_classifier(_GAN_TRAIN, images, labels, epochs=_GAN_TRAIN_EPOCHS, seed=0, device=runtime.device)
         read = outputs_of(network, test.images)[0].argmax(1)
         return share(int((read == test.labels).sum()), len(read))
 

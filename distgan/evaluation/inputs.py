@@ -23,10 +23,7 @@ from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.schema import Source
 from distgan.utils.files import read_within
 
-_IMAGES, _LABELS = (
-    ("images", "arr_0"),
-    ("labels", "arr_1"),
-)  # ours, then those that np.savez gives without names
+_IMAGES, _LABELS = (("images", "arr_0"), ("labels", "arr_1"))  # ours, then those that np.savez gives without names
 _ALLOWED = (
     "images as uint8 of 0 to 255, or as floats of 0 to 1 or -1 to 1, with the shape (N, 28, 28), (N, 1, 28, 28) or "
     "(N, 28, 28, 1)"
@@ -49,9 +46,7 @@ def read_npz(path: Path, num: int) -> Arrays:
     """
     if not path.is_file():  # of a pipe a reader would wait for ever
         found = "is no regular file" if path.exists() else "is not there"
-        raise UserError(
-            f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file"
-        )
+        raise UserError(f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file")
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -82,9 +77,7 @@ def _of(archive: zipfile.ZipFile, names: tuple[str, ...]) -> np.ndarray | None:
     entry = archive.getinfo(f"{name}.npy")
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
         promised = math.prod(shape) * dtype.itemsize
         if promised != entry.file_size - file.tell() or promised > _MAX_BYTES:
@@ -128,13 +121,9 @@ def _pixels(images: np.ndarray, path: Path) -> tuple[Tensor, str | None]:
 
 def _labels(labels: np.ndarray, num_images: int, path: Path) -> Tensor:
     if labels.shape != (num_images,):
-        raise UserError(
-            f"{path}: its labels have the shape {labels.shape}; allowed: ({num_images},), one an image"
-        )
+        raise UserError(f"{path}: its labels have the shape {labels.shape}; allowed: ({num_images},), one an image")
     if labels.dtype.kind not in "iu":
-        raise UserError(
-            f"{path}: its labels are of the type {labels.dtype}; allowed: whole numbers from 0 to 9"
-        )
+        raise UserError(f"{path}: its labels are of the type {labels.dtype}; allowed: whole numbers from 0 to 9")
     if labels.min() < 0 or labels.max() > 9:
         raise UserError(f"{path}: its labels are from {labels.min()} to {labels.max()}; allowed: 0 to 9")
     return torch.from_numpy(labels.astype(np.int64))
@@ -164,9 +153,7 @@ def load_subject(where: str, config: EvalConfig) -> Subject:
         arrays = read_npz(path, config.num)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         is_conditional = arrays.labels is not None
-        return Subject(
-            where, digest, is_conditional, arrays.notices, images=arrays.images, labels=arrays.labels
-        )
+        return Subject(where, digest, is_conditional, arrays.notices, images=arrays.images, labels=arrays.labels)
     loaded = load_generator(where, ema=config.ema)
     digest = hashlib.sha256(loaded.path.read_bytes()).hexdigest()
     notices = [f"trained on {loaded.notice}"] if loaded.notice else []
@@ -204,25 +191,12 @@ def claim(folder: Path) -> None:
         raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
 
 
-def source_of(
-    where: str, subject: Subject, config: EvalConfig, train: Dataset, test: Dataset, jury: Jury
-) -> Source:
+def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, test: Dataset, jury: Jury) -> Source:
     loaded = subject.loaded
-    facts: dict[str, Any] = {
-        "weights": None,
-        "preset": None,
-        "step": None,
-        "epoch": None,
-        "ema": None,
-        "seed": None,
-    }
+    facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:
         batch, epoch = loaded.config.data.batch_size, None
-        if (
-            loaded.step is not None
-            and batch is not None
-            and train.name == loaded.config.data.name != "digits"
-        ):
+        if loaded.step is not None and batch is not None and train.name == loaded.config.data.name != "digits":
             epoch = loaded.step / steps_in_epoch(len(train.images), batch, loaded.config.data.drop_last)
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.path.stem == "generator_ema", "seed": config.seed}
@@ -231,9 +205,7 @@ def source_of(
         for name, value in config.model_dump().items()
         if name in ("num", "seed", "reference", "data", "judges") and value not in (None, 0)
     ]
-    flags += [
-        flag for flag, is_on in (("--no-ema", config.ema), ("--no-gan-train", config.gan_train)) if not is_on
-    ]
+    flags += [flag for flag, is_on in (("--no-ema", config.ema), ("--no-gan-train", config.gan_train)) if not is_on]
     return Source(
         what=where,
         sha256=subject.sha256,

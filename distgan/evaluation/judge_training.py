@@ -18,16 +18,7 @@ from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.errors import CommandFailed, UserError
 from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
-from distgan.evaluation.ensemble import (
-    FORMAT,
-    RECORD,
-    SHIPPED,
-    JudgeRecord,
-    Recipe,
-    Record,
-    cache_folder,
-    load_jury,
-)
+from distgan.evaluation.ensemble import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
 from distgan.evaluation.scores import share
 from distgan.utils.devices import device_named
 from distgan.utils.files import write_whole
@@ -86,9 +77,7 @@ def train_judges(config: JudgeConfig) -> None:
         print(f"distgan eval takes those in the package; these by --judges {folder}")
     poor = [each.name for each in records if each.num_right < ENOUGH * len(test.images)]
     if train.name == "mnist" and poor:
-        raise CommandFailed(
-            f"{', '.join(poor)}: under {ENOUGH:.1%} of MNIST's test images right; more --epochs"
-        )
+        raise CommandFailed(f"{', '.join(poor)}: under {ENOUGH:.1%} of MNIST's test images right; more --epochs")
 
 
 def _start() -> None:
@@ -102,9 +91,7 @@ def _train(
 ) -> tuple[JudgeRecord, bytes]:
     """What is known of a judge, and its weights as a file has them."""
     say = partial(print, flush=True)
-    judge = train_classifier(
-        name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=say
-    )
+    judge = train_classifier(name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=say)
     weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
     read = outputs_of(judge, test.images)[0].argmax(1)
     record = JudgeRecord(
@@ -125,20 +112,14 @@ def show_judges(config: JudgeConfig) -> None:
         print(f"!! {notice} !!")
     for judge in jury.record.judges:
         num = sum(map(sum, judge.matrix))
-        print(
-            f"{judge.name}: {_accuracy(judge)} of {num:,} test images right, {judge.num_parameters:,} parameters"
-        )
+        print(f"{judge.name}: {_accuracy(judge)} of {num:,} test images right, {judge.num_parameters:,} parameters")
         print(f"  SHA-256 {judge.sha256}")
         for digit, row in enumerate(judge.matrix):
             wrong = {read: count for read, count in enumerate(row) if count and read != digit}
-            words = ", ".join(
-                f"{count} as {read}" for read, count in sorted(wrong.items(), key=lambda pair: -pair[1])
-            )
+            words = ", ".join(f"{count} as {read}" for read, count in sorted(wrong.items(), key=lambda pair: -pair[1]))
             print(f"  {digit}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
     print(f"trained on {jury.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
-    print(
-        f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}"
-    )
+    print(f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}")
 
 
 def _compact(text: str) -> str:

@@ -23,9 +23,7 @@ MISSING = 0.1
 COLLAPSED = 0.1
 
 
-def verdict_of(
-    agreement: Estimate | None, share: Estimate, sample: Sample | None, real: Sample
-) -> tuple[Verdict, str]:
+def verdict_of(agreement: Estimate | None, share: Estimate, sample: Sample | None, real: Sample) -> tuple[Verdict, str]:
     """Of one digit, with the reason in words. With labels `agreement` counts, without them its `share` of all."""
     if _is_unasked(agreement):
         return "not asked for", "no image was asked to be it"
@@ -44,9 +42,7 @@ def verdict_of(
         elif share.low > MOST_SHARE:
             faults.append(f"too frequent, {share.value:.1%} of all")
     if sample.coverage.high < WELL_COVERED * real.coverage.value:
-        kinds = (
-            "few kinds of it" if sample.coverage.value < real.coverage.value / 4 else "not all kinds of it"
-        )
+        kinds = "few kinds of it" if sample.coverage.value < real.coverage.value / 4 else "not all kinds of it"
         faults.append(f"{kinds}, coverage {sample.coverage.value:.2f} (real {real.coverage.value:.2f})")
     return ("made poorly", "; ".join(faults)) if faults else ("made well", "; ".join(praise))
 
@@ -147,9 +143,7 @@ def flat(overview: Overview, prefix: str) -> dict[str, Any]:
     }
 
 
-def measure_digits(
-    reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference
-) -> list[Digit]:
+def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference) -> list[Digit]:
     """Digit by digit: of the images asked to be it or, where none was asked for, of those read as it."""
     digits, owners = [], reading.digits if labels is None else labels
     for digit in range(10):

@@ -91,9 +91,7 @@ def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tenso
             order = own[closest.greys[own].argsort(stable=True)]
             chosen = torch.cat([order[: _NEAREST - 4], order[len(order) // 2 :][:4]])
             pairs.append((images[chosen], trained[closest.which[chosen]]))
-            words.append(
-                f"{digit}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off"
-            )
+            words.append(f"{digit}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off")
     rows = []
     for number, (own, real) in enumerate(pairs):
         shown = torch.stack([own, real], 1).flatten(0, 1)

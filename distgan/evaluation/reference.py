@@ -70,9 +70,7 @@ def build_reference(
     refuse_few(n)
     for each in (train, test):
         if missing := [digit for digit in range(10) if not (each.labels == digit).any()]:
-            raise UserError(
-                f"{each.source}: has no image of {missing[0]}; allowed: data with all ten classes"
-            )
+            raise UserError(f"{each.source}: has no image of {missing[0]}; allowed: data with all ten classes")
     # MNIST's test images are not in random order: the second half is harder.
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(0))
     test = test._replace(images=test.images[order], labels=test.labels[order])
@@ -94,17 +92,7 @@ def build_reference(
     judges = torch.stack([confusion_matrix(votes, test.labels) for votes in reading.votes.unbind(1)])
     matrix = confusion_matrix(reading.digits, test.labels)
     return Reference(
-        n,
-        jury,
-        train,
-        test,
-        real,
-        digits,
-        floor,
-        [each for each in floors if each],
-        matrix,
-        judges,
-        num_draws,
+        n, jury, train, test, real, digits, floor, [each for each in floors if each], matrix, judges, num_draws
     )
 
 
@@ -123,9 +111,7 @@ def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | 
     density, covered = density_and_coverage(real.manifold, reading.features)
     return Sample(
         recognisable=_share(reading.confidence > SURE),
-        fcd=None
-        if real.moments is None
-        else measure_fcd(reading.features, real.moments, num_draws=num_draws),
+        fcd=None if real.moments is None else measure_fcd(reading.features, real.moments, num_draws=num_draws),
         density=mean(density),
         coverage=_share(covered),
     )

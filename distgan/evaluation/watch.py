@@ -49,9 +49,7 @@ class Watch:
         run = self.config.run
         epoch, into_epoch = divmod(step, steps_per_epoch)
         is_whole = run.eval_every > 0 and (epoch % run.eval_every == 0 or epoch == run.epochs)
-        return (into_epoch == 0 and is_whole) or (
-            run.eval_every_steps is not None and step % run.eval_every_steps == 0
-        )
+        return (into_epoch == 0 and is_whole) or (run.eval_every_steps is not None and step % run.eval_every_steps == 0)
 
     def look(self, gan: Gan, epoch: float, say: Callable[[str, str], None]) -> dict[str, Any]:
         """What a line of metrics.jsonl has of it, beside the numbers of training.
@@ -64,9 +62,7 @@ class Watch:
         kinds = {"ema": False, "raw": True} if gan.ema else {"raw": True}
         for prefix, is_raw in kinds.items():
             self._generator.load_state_dict(gan.sampling_state(is_raw=is_raw))
-            _, reading = draw_and_read(
-                self._generator, self.reference.jury, self.reference.n, 0, self.runtime
-            )
+            _, reading = draw_and_read(self._generator, self.reference.jury, self.reference.n, 0, self.runtime)
             overview = measure_overview(reading, self._labels, self.reference)
             values |= flat(overview, prefix)
             coverages = measure_coverages(reading, self._labels, self.reference)

@@ -28,11 +28,7 @@ def all_reduce(backend: str, processes: int) -> Finding:
                 with path.open("wb") as file:
                     ranks.append(
                         subprocess.Popen(
-                            command,
-                            stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL,
-                            stderr=file,
-                            env=own_modules(),
+                            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file, env=own_modules()
                         )
                     )
             codes = _exit_codes(ranks, started + _ALL_REDUCE_S)
@@ -41,18 +37,14 @@ def all_reduce(backend: str, processes: int) -> Finding:
                 process.kill()
                 process.wait()
         failed = [
-            f"rank {rank}: {last_words(code, errors[rank].read_bytes())}"
-            for rank, code in enumerate(codes)
-            if code
+            f"rank {rank}: {last_words(code, errors[rank].read_bytes())}" for rank, code in enumerate(codes) if code
         ]
     if failed:
         return Finding(what, "problem", "; ".join(failed))
     if silent := [str(rank) for rank, code in enumerate(codes) if code is None]:
         return Finding(what, "problem", f"not done after {_ALL_REDUCE_S} s by rank {', '.join(silent)}")
     seconds = time.monotonic() - started
-    return Finding(
-        what, "ok", f"a sum over {processes} processes here is right; {seconds:.1f} s with their start"
-    )
+    return Finding(what, "ok", f"a sum over {processes} processes here is right; {seconds:.1f} s with their start")
 
 
 def _exit_codes(ranks: list[subprocess.Popen[bytes]], end: float) -> list[int | None]:

@@ -51,9 +51,7 @@ def shared_memory() -> Finding:
     """NCCL and torch's workers pass data through it."""
     total = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None
     if total is not None and total < 64 * 2**20:
-        return Finding(
-            "shared memory", "note", f"{_size(total)}, little for several GPUs; Docker: --shm-size 1g"
-        )
+        return Finding("shared memory", "note", f"{_size(total)}, little for several GPUs; Docker: --shm-size 1g")
     return Finding("shared memory", "ok", "no /dev/shm" if total is None else _size(total))
 
 
@@ -161,9 +159,7 @@ def bf16() -> Finding:
     if "amx_bf16" in cpu_flags():
         return Finding("bf16", "ok", "by the CPU (amx_bf16)")
     if imitates_bf16():
-        return Finding(
-            "bf16", "note", f"only imitated by the CPU: {leave.replace('slower', 'many times slower')}"
-        )
+        return Finding("bf16", "note", f"only imitated by the CPU: {leave.replace('slower', 'many times slower')}")
     return Finding("bf16", "note", f"by the CPU, without amx_bf16: {leave.replace('will be', 'may well be')}")
 
 

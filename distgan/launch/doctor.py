@@ -14,20 +14,7 @@ from typing import NamedTuple
 
 from distgan.errors import CommandFailed
 from distgan.launch.all_reduce import all_reduce
-from distgan.launch.checks import (
-    PAIR,
-    Finding,
-    bf16,
-    cores,
-    data,
-    disk,
-    gloo,
-    gpus,
-    memory,
-    nccl,
-    shared_memory,
-    slurm,
-)
+from distgan.launch.checks import PAIR, Finding, bf16, cores, data, disk, gloo, gpus, memory, nccl, shared_memory, slurm
 from distgan.utils.hardware import count_gpus
 from distgan.utils.process import last_words, own_modules
 
@@ -187,9 +174,7 @@ def _asked(extra: str) -> list[tuple[str, str, str]]:
         name, marker, found = requirement.name, requirement.marker, _version(requirement.name)
         is_main = marker is None or marker.evaluate({"extra": ""})
         if is_main == (extra == "") and (marker is None or marker.evaluate({"extra": extra})):
-            fault = (
-                f"{name} is missing" if found is None else f"{name} {found} is not {requirement.specifier}"
-            )
+            fault = f"{name} is missing" if found is None else f"{name} {found} is not {requirement.specifier}"
             is_right = found is not None and requirement.specifier.contains(found, prereleases=True)
             asked.append((name, f"{name}{requirement.specifier}", "" if is_right else fault))
     return asked
@@ -205,9 +190,7 @@ def _version(name: str) -> str | None:
 def deepspeed() -> Finding:
     found = _version("deepspeed")
     if found is None or any(fault for *_, fault in _asked("deepspeed")):
-        return Finding(
-            "DeepSpeed", "note", f"optional, here {found or 'none'}: pip install 'distgan[deepspeed]'"
-        )
+        return Finding("DeepSpeed", "note", f"optional, here {found or 'none'}: pip install 'distgan[deepspeed]'")
     return Finding("DeepSpeed", "ok", found)
 
 
@@ -218,6 +201,4 @@ def accelerate_config() -> Finding:
     path = home / "accelerate" / "default_config.yaml"
     if not path.is_file():
         return Finding("accelerate config", "ok", "no default one")
-    return Finding(
-        "accelerate config", "note", f"{path}: accelerate launch reads it, unless told --config_file"
-    )
+    return Finding("accelerate config", "note", f"{path}: accelerate launch reads it, unless told --config_file")

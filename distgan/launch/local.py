@@ -59,9 +59,7 @@ def _report(rank: int, exit_code: int, message: str) -> int:
     """Says what the first process that failed left to say, which a stop in good order has said itself."""
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        message = f"rank {rank} was ended by {name}" + (
-            " (often: out of memory)" if name == "SIGKILL" else ""
-        )
+        message = f"rank {rank} was ended by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
         exit_code = FAILED
     elif message.startswith("To enable traceback"):  # torch's words for none
         message = f"rank {rank} ended with exit code {exit_code} and without a word"

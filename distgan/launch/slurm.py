@@ -48,9 +48,7 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
         print(text, end="", flush=True)
     if not shutil.which("sbatch"):
         if not is_dry:
-            raise UserError(
-                "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run"
-            )
+            raise UserError("sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run")
         print("distgan: sbatch is not on PATH: SLURM was not asked", file=sys.stderr)
         return
     # What it would do with the job, if it takes it.
@@ -150,13 +148,7 @@ def _sbatch(flag: str, config: SlurmConfig, text: str, asked: str) -> str:
         raise UserError(f"sbatch: no answer within {_SBATCH_S} s; try again when SLURM is well") from None
     except OSError as error:
         raise UserError(f"sbatch: does not start ({error.strerror})") from error
-    said = [
-        re.sub(r"^\w+: (error: )?", "", line)
-        for line in (done.stdout + done.stderr).splitlines()
-        if line.strip()
-    ]
+    said = [re.sub(r"^\w+: (error: )?", "", line) for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode:
-        raise UserError(
-            f"{asked}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}"
-        )
+        raise UserError(f"{asked}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}")
     return "; ".join(said)

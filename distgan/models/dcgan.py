@@ -3,15 +3,7 @@
 from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig
-from distgan.models.layers import (
-    NUM_CLASSES,
-    BatchNorm2d,
-    Dropout,
-    TransposedConv2d,
-    channels_last,
-    join,
-    one_hot,
-)
+from distgan.models.layers import NUM_CLASSES, BatchNorm2d, Dropout, TransposedConv2d, channels_last, join, one_hot
 
 
 def channels(config: ModelConfig, *full: int) -> tuple[int, ...]:
@@ -22,9 +14,7 @@ def upsampling(config: ModelConfig, num_inputs: int) -> tuple[nn.Sequential, nn.
     """(N, num_inputs) -> (N, C * 7 * 7), and (N, C, 7, 7) -> images."""
     wide, narrow = channels(config, 128, 64)
     stem = nn.Sequential(
-        nn.Linear(num_inputs, wide * 7 * 7, bias=False),
-        nn.BatchNorm1d(wide * 7 * 7),
-        nn.LeakyReLU(config.leaky_slope),
+        nn.Linear(num_inputs, wide * 7 * 7, bias=False), nn.BatchNorm1d(wide * 7 * 7), nn.LeakyReLU(config.leaky_slope)
     )
     main = nn.Sequential(
         TransposedConv2d(wide, narrow, 4, stride=2, padding=1, bias=False),

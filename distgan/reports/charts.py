@@ -178,9 +178,7 @@ def _scale(low: float, high: float, is_log: bool) -> Callable[[float], float]:
     return lambda value: SIZE * (bend(value) - start) / (end - start)
 
 
-def _ticks(
-    low: float, high: float, num: int, *, inside: bool = False
-) -> tuple[list[float], tuple[float, float]]:
+def _ticks(low: float, high: float, num: int, *, inside: bool = False) -> tuple[list[float], tuple[float, float]]:
     """Round numbers, and the range of the axis: up to the ticks around the values, or that of the values."""
     from matplotlib.ticker import MaxNLocator
 

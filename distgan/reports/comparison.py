@@ -92,18 +92,14 @@ def _target(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     elif found.low <= CHANCE:
         verdict = Verdict(None, f"the interval holds chance ({percent(CHANCE, 0)})")
     more = [f"images read as the digit asked for; by chance {percent(CHANCE, 0)}"]
-    return Cell(
-        percent(found.value), interval(found, share=True), more, quality.source.command, claim, verdict
-    )
+    return Cell(percent(found.value), interval(found, share=True), more, quality.source.command, claim, verdict)
 
 
 def _input(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     run, size = subject.run, subject.size
     command = train_command(run, "--dry-run")
     if size is None:
-        return Cell(
-            NO_QUALITY, "", [], train_command(run), claim, Verdict(None, "there are no whole weights yet")
-        )
+        return Cell(NO_QUALITY, "", [], train_command(run), claim, Verdict(None, "there are no whole weights yet"))
     value = f"{size.z:,} of noise" + (f" and {size.condition} of the label" if size.condition else "")
     more = [f"G {size.g_parameters:,} and D {size.d_parameters:,} parameters, counted in {size.path}"]
     is_so = size.takes_labels == (run.kind == "C-GAN")
@@ -121,9 +117,7 @@ def _image_quality(subject: Subject, claim: str, others: list[Subject]) -> Cell:
         f"real images: {whole(quality.real.recognisable, share=True)}",
     ]
     verdict = better(run, quality, others)
-    return Cell(
-        f"fcd {plain(quality.fcd.value)}", interval(quality.fcd), more, quality.source.command, claim, verdict
-    )
+    return Cell(f"fcd {plain(quality.fcd.value)}", interval(quality.fcd), more, quality.source.command, claim, verdict)
 
 
 def _speed(subject: Subject, claim: str, others: list[Subject]) -> Cell:
@@ -134,9 +128,7 @@ def _speed(subject: Subject, claim: str, others: list[Subject]) -> Cell:
         return Cell(NO_QUALITY, "", [], command, claim, Verdict(None, why))
     found, num = own
     more = [f"median of {num:,} lines of metrics.jsonl, on {run.fact('device') or 'an unknown device'}"]
-    return Cell(
-        f"{plain(found.value)} s", f"{interval(found)} s", more, command, claim, faster(run, found, others)
-    )
+    return Cell(f"{plain(found.value)} s", f"{interval(found)} s", more, command, claim, faster(run, found, others))
 
 
 def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
@@ -147,9 +139,7 @@ def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
         why = "it was not evaluated yet" if is_due else "it was trained without --eval-every"
         return Cell(NO_QUALITY, "", [], command, claim, Verdict(None, why))
     verdict = reached(found, int(claim))
-    more = [
-        f"{found.num} evaluations up to epoch {epochs(found.last)}; the best at epoch {epochs(found.best)}"
-    ]
+    more = [f"{found.num} evaluations up to epoch {epochs(found.last)}; the best at epoch {epochs(found.best)}"]
     if found.is_improving:
         value = f"not before epoch {epochs(found.last)}"
         return Cell(value, "still improving", more, command, claim, verdict)
@@ -157,9 +147,7 @@ def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
         value = f"not by epoch {epochs(found.last)}"
         return Cell(value, "did not stay within 5 % of its best", more, command, claim, verdict)
     low = epochs(found.low if found.low is not None else found.epoch)
-    ends = (
-        f"{low} to {epochs(found.high)}" if found.high is not None else f"from {low} on, the latest is open"
-    )
+    ends = f"{low} to {epochs(found.high)}" if found.high is not None else f"from {low} on, the latest is open"
     return Cell(f"epoch {epochs(found.epoch)}", ends, more, command, claim, verdict)
 
 

@@ -33,9 +33,7 @@ def interval(estimate: Estimate, *, share: bool = False) -> str:
 
 def whole(estimate: Estimate, *, share: bool = False) -> str:
     """`98.1 % (97.8 to 98.4 %)`."""
-    return (
-        f"{percent(estimate.value) if share else plain(estimate.value)} ({interval(estimate, share=share)})"
-    )
+    return f"{percent(estimate.value) if share else plain(estimate.value)} ({interval(estimate, share=share)})"
 
 
 def epochs(value: float) -> str:

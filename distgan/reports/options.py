@@ -18,18 +18,14 @@ class PagesConfig(Section):
         "folder of the real data, where it is measured; unset: the run's own, then $DISTGAN_DATA, then ./data",
         min_length=1,
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "where it is measured; auto: cuda where there is one"
-    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where it is measured; auto: cuda where there is one")
 
 
 class ReportConfig(PagesConfig):
     """What `distgan report` writes."""
 
     out: str | None = setting(
-        None,
-        "the page to write, a file that ends in .html; unset: report.html in the run's folder",
-        min_length=1,
+        None, "the page to write, a file that ends in .html; unset: report.html in the run's folder", min_length=1
     )
 
 

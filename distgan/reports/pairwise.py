@@ -121,9 +121,7 @@ def what_differs(one: Run, other: Run) -> list[str]:
     """`device: A here, B there`, a line each; nothing where the speeds can be compared."""
     mine, theirs = conditions(one), conditions(other)
     return [
-        f"{name} {mine[name]} against {theirs[name]}"
-        if mine[name] != theirs[name]
-        else f"{name} not recorded"
+        f"{name} {mine[name]} against {theirs[name]}" if mine[name] != theirs[name] else f"{name} not recorded"
         for name in mine
         if mine[name] != theirs[name] or mine[name] == "not recorded"
     ]

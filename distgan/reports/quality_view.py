@@ -133,9 +133,7 @@ def _cards(quality: Quality) -> list[Card]:
          "of the images are nearer to a training image than 99 % of unseen real ones are"),
     ]  # fmt: skip
     return [
-        Card(
-            name, percent(own.value) if share else plain(own.value), interval(own, share=share), beside, text
-        )
+        Card(name, percent(own.value) if share else plain(own.value), interval(own, share=share), beside, text)
         for name, own, share, beside, text in found
         if own is not None
     ]
@@ -155,14 +153,7 @@ def _digit(digit: Digit, top: float) -> DigitRow:
     signs = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
     bar = Bar(*(round(100 * max(0.0, min(1.0, each / top)), 2) for each in (own.value, own.low, own.high)))
     return DigitRow(
-        digit.digit,
-        signs[digit.verdict],
-        digit.verdict,
-        digit.why,
-        _number(own, share=True),
-        bar,
-        columns,
-        digit.n,
+        digit.digit, signs[digit.verdict], digit.verdict, digit.why, _number(own, share=True), bar, columns, digit.n
     )
 
 

@@ -16,15 +16,7 @@ from distgan.evaluation.schema import Quality
 from distgan.reports.number_format import epochs
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import view_of
-from distgan.reports.run_data import (
-    Picture,
-    Run,
-    eval_command,
-    pictures,
-    read_picture,
-    read_run,
-    train_command,
-)
+from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run, train_command
 from distgan.reports.training_curves import curves_of, when
 from distgan.utils.files import write_whole
 
@@ -77,12 +69,7 @@ def _digest(text: str) -> str:
 
 MOST_PICTURES = 40
 
-_STATES = {
-    "running": "in training, or killed",
-    "stopped": "stopped before its end",
-    "failed": "failed",
-    "done": "done",
-}
+_STATES = {"running": "in training, or killed", "stopped": "stopped before its end", "failed": "failed", "done": "done"}
 _FILES = {
     "confusions": ("What is confused", "Images that were asked for as one digit and read as another, a pair a row."),
     "digits": ("The best and the worst of each digit", "To the left those of which the jury is surest, to the right "
@@ -162,12 +149,7 @@ def notices_of(run: Run) -> list[str]:
     if not run.notice and name != "mnist":
         notices.append(f"This run was trained on {name}, not on MNIST.")
     quality = run.quality
-    if (
-        quality
-        and quality.source.step is not None
-        and run.step is not None
-        and quality.source.step < run.step
-    ):
+    if quality and quality.source.step is not None and run.step is not None and quality.source.step < run.step:
         notices.append(
             f"Its quality was measured at step {quality.source.step:,}, the run is at step {run.step:,} by now; "
             f"measure it anew by distgan eval {shlex.quote(run.where)}"

@@ -260,25 +260,17 @@ def reached(found: Convergence, claimed: int) -> Verdict:
         return Verdict(None, "it was evaluated once only")
     if found.epoch is None:
         if found.last >= claimed:
-            return Verdict(
-                False, f"at epoch {last} it was not within 5 % of its best, of epoch {epochs(found.best)}"
-            )
+            return Verdict(False, f"at epoch {last} it was not within 5 % of its best, of epoch {epochs(found.best)}")
         return Verdict(None, f"it left its best again, and ended at epoch {last}, before {claimed}")
     if found.is_improving:
         if found.last > claimed:
             return Verdict(False, f"its last evaluation, of epoch {last}, is its best: not at {claimed}")
-        return Verdict(
-            None, f"its last evaluation, of epoch {last}, is its best, and {claimed} is no earlier"
-        )
+        return Verdict(None, f"its last evaluation, of epoch {last}, is its best, and {claimed} is no earlier")
     assert found.low is not None  # no later than `epoch`
     if claimed < found.low:
-        return Verdict(
-            False, f"{claimed} is before epoch {epochs(found.low)}, the earliest that its intervals allow"
-        )
+        return Verdict(False, f"{claimed} is before epoch {epochs(found.low)}, the earliest that its intervals allow")
     if found.high is None:
         return Verdict(None, "the intervals of fcd are wider than 5 %, so that the latest epoch is open")
     if claimed > found.high:
-        return Verdict(
-            False, f"{claimed} is after epoch {epochs(found.high)}, the latest that its intervals allow"
-        )
+        return Verdict(False, f"{claimed} is after epoch {epochs(found.high)}, the latest that its intervals allow")
     return Verdict(True, f"{claimed} lies between the earliest and the latest epoch that its intervals allow")

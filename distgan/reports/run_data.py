@@ -69,9 +69,7 @@ class Run(NamedTuple):
 
     @property
     def epoch(self) -> float | None:
-        return next(
-            (e for line in reversed(self.lines) if (e := number(line.get("epoch"))) is not None), None
-        )
+        return next((e for line in reversed(self.lines) if (e := number(line.get("epoch"))) is not None), None)
 
     @property
     def has_weights(self) -> bool:
@@ -131,9 +129,7 @@ def _measured(run: Run, options: PagesConfig) -> Run:
     try:
         found, folder = evaluate(run.where, asked)
     except UserError as error:
-        raise UserError(
-            f"{error}\n{run.where}: could not be measured; allowed: --no-eval, without it"
-        ) from error
+        raise UserError(f"{error}\n{run.where}: could not be measured; allowed: --no-eval, without it") from error
     return run._replace(quality=found, eval_folder=Path(folder))
 
 
@@ -195,9 +191,7 @@ def _object(path: Path, problems: list[str]) -> dict[str, Any]:
 def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl that have an epoch, by step."""
     lines: list[dict[str, Any]] = read_metrics(path)
-    kept = [
-        line for line in lines if number(line.get("epoch")) is not None and number(line["step"]) is not None
-    ]
+    kept = [line for line in lines if number(line.get("epoch")) is not None and number(line["step"]) is not None]
     if path.is_file():
         num = sum(1 for text in path.read_text(errors="replace").splitlines() if text.strip())
         if num > len(kept):

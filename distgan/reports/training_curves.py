@@ -132,9 +132,7 @@ def _worst_digit(run: Run, lines: list[dict[str, Any]], marks: list[Mark]) -> Ch
     else:
         title, levels = "The rarest digit", [Level("all alike", 0.1)]
         note = "The smallest of the ten digits' shares; at 0 % one of them is missing."
-    return chart(
-        "q-worst", title, "share of the images", series, note=note, levels=levels, marks=marks, share=True
-    )
+    return chart("q-worst", title, "share of the images", series, note=note, levels=levels, marks=marks, share=True)
 
 
 def _alarms(lines: list[dict[str, Any]]) -> list[Alarm]:

@@ -97,9 +97,7 @@ class Outputs:
         self.start: Start | None = None
 
     def _claim(self) -> Path:
-        folder = claim_folder(
-            self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never"
-        )
+        folder = claim_folder(self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never")
         # While the first rank waits for the folder, the others wait for it in a collective.
         self._lock = lock(folder, min(LOCK_WAIT_S, self.config.processes.timeout / 2))
         clear_leftovers(folder)

@@ -58,6 +58,4 @@ def _start(config: RunConfig) -> str:
     else:
         found = own
     path, checkpoint, damaged = found
-    return f"at step {checkpoint.state.step:,}, from {path}" + "".join(
-        f" (warning: {reason})" for _, reason in damaged
-    )
+    return f"at step {checkpoint.state.step:,}, from {path}" + "".join(f" (warning: {reason})" for _, reason in damaged)

@@ -9,14 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distgan.checkpoint.format import (
-    MANIFEST,
-    TENSOR_FILES,
-    Checkpoint,
-    Damaged,
-    read_checkpoint,
-    read_manifest,
-)
+from distgan.checkpoint.format import MANIFEST, TENSOR_FILES, Checkpoint, Damaged, read_checkpoint, read_manifest
 from distgan.checkpoint.resume import checkpoints_in, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
@@ -76,9 +69,7 @@ def diff(where: Path, other: Path | None) -> None:
     if other is None:
         found = _found(where)
         if len(found) < 2:
-            raise UserError(
-                f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder"
-            )
+            raise UserError(f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder")
         other, where = found[0], found[1]
     console = _console()
     (one_path, one, _), (two_path, two, _) = read_named(where), read_named(other)
@@ -89,9 +80,7 @@ def diff(where: Path, other: Path | None) -> None:
         for row in settings:
             table.add_row(*row)
         console.print(table)
-    table = Table(
-        "file", "tensors that differ", "largest difference", "relative", "where it is largest", box=None
-    )
+    table = Table("file", "tensors that differ", "largest difference", "relative", "where it is largest", box=None)
     for cells in files:
         table.add_row(*cells)
     console.print(table if files else "all tensors are equal to the bit")

@@ -35,9 +35,7 @@ class Display:
             expand=True,
         )
         self._is_live = self.console.is_terminal
-        self._task = self._bar.add_task(
-            "", total=total_steps, completed=step, epoch=self._epoch(step), numbers=""
-        )
+        self._task = self._bar.add_task("", total=total_steps, completed=step, epoch=self._epoch(step), numbers="")
 
     def __enter__(self) -> "Display":
         if self._is_live:
@@ -63,9 +61,7 @@ class Display:
         """The newest numbers, if there are any yet."""
         if record is None:
             return
-        numbers = (
-            f"d_loss {record.d_loss:.3f}  g_loss {record.g_loss:.3f}  {record.images_per_s:,.0f} images/s"
-        )
+        numbers = f"d_loss {record.d_loss:.3f}  g_loss {record.g_loss:.3f}  {record.images_per_s:,.0f} images/s"
         if self._is_live:
             self._bar.update(self._task, numbers=numbers)
             return

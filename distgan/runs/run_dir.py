@@ -33,9 +33,7 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
         if out is None:
             Path("runs").mkdir(exist_ok=True)
             return next(
-                folder
-                for folder in (Path("runs", f"{preset}-{number}") for number in count(1))
-                if _made(folder)
+                folder for folder in (Path("runs", f"{preset}-{number}") for number in count(1)) if _made(folder)
             )
         refuse_used_folder(out, may_hold_run=may_hold_run)
         folder = Path(out).expanduser()
@@ -52,9 +50,7 @@ def _before_restart(preset: str) -> Path | None:
     """The folder that this launcher's processes had before it started them again (torchrun --max-restarts)."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
-    for folder in sorted(
-        Path("runs").glob(f"{preset}-*"), key=lambda path: path.stat().st_mtime, reverse=True
-    ):
+    for folder in sorted(Path("runs").glob(f"{preset}-*"), key=lambda path: path.stat().st_mtime, reverse=True):
         status = read_status(folder)
         if (status.get("launcher"), status.get("host")) == (PARENT, platform.node()):
             return folder

@@ -185,9 +185,7 @@ def refuse_other_weights(network: nn.Module, tensors: dict[str, Tensor], where: 
     expected = network.state_dict()
     for key, value in expected.items():
         if key not in tensors:
-            raise UserError(
-                f"{where}: lacks the tensor {key}; allowed: the weights of the network in its config"
-            )
+            raise UserError(f"{where}: lacks the tensor {key}; allowed: the weights of the network in its config")
         if tensors[key].shape != value.shape:
             raise UserError(
                 f"{where}: {key} has the shape {list(tensors[key].shape)}; the network in its config has "
@@ -207,9 +205,7 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
         for key, shape in shapes.items():
             if key not in own or own[key].shape != shape:
                 found = list(own[key].shape) if key in own else "not there"
-                raise UserError(
-                    f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}"
-                )
+                raise UserError(f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}")
         moments.append(own)
     return moments
 
@@ -232,9 +228,7 @@ def refuse_divergence(gan: Gan, runtime: Runtime) -> None:
         tensors = {
             f"{name}.{key}": value
             for name, network in gan.networks().items()
-            for key, value in (
-                network.state_dict() if gan.is_replicated else dict(network.named_parameters())
-            ).items()
+            for key, value in (network.state_dict() if gan.is_replicated else dict(network.named_parameters())).items()
         }
         if not gan.is_sharded:
             tensors |= {f"g_optim.{key}": value for key, value in gan.g.adam_state().items()}

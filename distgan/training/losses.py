@@ -63,9 +63,7 @@ def _squared_gradient_norms(discriminator: nn.Module, images: Tensor, labels: Te
     return gradient.flatten(1).square().sum(1)
 
 
-def gradient_penalty(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform
-) -> Tensor:
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
     """(|dD/dx| - 1)^2 at random points between real and fake (Gulrajani et al. 2017, eq. 3)."""
     mix = uniform().view(-1, 1, 1, 1)
     squared = _squared_gradient_norms(discriminator, torch.lerp(real, fake, mix), labels)

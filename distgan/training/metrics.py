@@ -65,14 +65,7 @@ class MetricLog:
     kept for later.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        runtime: Runtime,
-        steps_per_epoch: int,
-        notice: str | None,
-        tolerance: Tolerance,
-    ):
+    def __init__(self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, tolerance: Tolerance):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
         self.notice = {"data": notice} if notice else {}
         self.tolerance = tolerance
@@ -142,9 +135,7 @@ class MetricLog:
             self._rows += self._checked(self._reading(), step)
         return self._rows
 
-    def write(
-        self, step: int, *, is_due: bool = True, quality: dict[str, Any] | None = None
-    ) -> Record | None:
+    def write(self, step: int, *, is_due: bool = True, quality: dict[str, Any] | None = None) -> Record | None:
         """A line with the means since the last one; the last that is written, if any. All ranks take part.
 
         A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
@@ -178,9 +169,7 @@ class MetricLog:
         rows = self._rows
         now = time.perf_counter()
         seconds = max(now - self._record_since, 1e-9)
-        means = {
-            name: sum(column) / len(rows) for name, column in zip(STATS, zip(*rows, strict=True), strict=True)
-        }
+        means = {name: sum(column) / len(rows) for name, column in zip(STATS, zip(*rows, strict=True), strict=True)}
         record = Record(
             step=line.step,
             epoch=round(line.step / self.steps_per_epoch, 4),

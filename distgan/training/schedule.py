@@ -24,9 +24,7 @@ class Schedule:
     So no step has to bring a number of its own to the device, which would make the host wait.
     """
 
-    def __init__(
-        self, config: OptimConfig, seed: int, total_steps: int, device: torch.device, num: int = 512
-    ):
+    def __init__(self, config: OptimConfig, seed: int, total_steps: int, device: torch.device, num: int = 512):
         self.config, self.seed, self.total_steps, self.num = config, seed, total_steps, num
         self.keys = torch.zeros(num, 2, dtype=torch.int32, device=device)
         self.rates = torch.zeros(num, 3, dtype=torch.float64, device=device)

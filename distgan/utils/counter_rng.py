@@ -33,9 +33,7 @@ def hashed(rows: Tensor, columns: Tensor, per_row: int, key: Tensor, salt: int =
     first = rows * _signed(per_row * _GOLDEN)
     second = columns * _signed(_GOLDEN) + (key[0] + _signed(salt))
     x = first[:, None] + second
-    x.bitwise_xor_(
-        (x >> 16).bitwise_and_(0xFFFF)
-    )  # >> keeps the sign: the bits that it draws in are taken out
+    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))  # >> keeps the sign: the bits that it draws in are taken out
     x.mul_(_FIRST)
     # With the other half of the key here, two steps whose counters overlap have nothing in common.
     x.bitwise_xor_(key[1])

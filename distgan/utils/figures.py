@@ -13,12 +13,7 @@ TEXT_HEIGHT = 22
 
 
 def grid(
-    images: np.ndarray,
-    columns: int,
-    *,
-    heads: Sequence[object] = (),
-    caption: str | None = None,
-    scale: int = SCALE,
+    images: np.ndarray, columns: int, *, heads: Sequence[object] = (), caption: str | None = None, scale: int = SCALE
 ) -> Image.Image:
     """Images (N, H, W) row by row; `heads` stand over the columns, `caption` below, as a warning does."""
     num, height, width = images.shape

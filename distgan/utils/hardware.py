@@ -24,11 +24,7 @@ def cpu_flags() -> set[str]:
 def imitates_bf16() -> bool:
     """Whether this CPU has no arithmetic in bfloat16: torch's is 17 times slower than float32 then (LOG.md)."""
     flags = cpu_flags()
-    return bool(flags) and not flags & {
-        "amx_bf16",
-        "avx512_bf16",
-        "bf16",
-    }  # the last is what Arm's are called
+    return bool(flags) and not flags & {"amx_bf16", "avx512_bf16", "bf16"}  # the last is what Arm's are called
 
 
 def count_gpus() -> int:

@@ -70,9 +70,7 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """As a power cut does."""
-        found = subprocess.run(
-            ["ip", "netns", "pids", f"dg{name}"], capture_output=True, text=True, check=True
-        )
+        found = subprocess.run(["ip", "netns", "pids", f"dg{name}"], capture_output=True, text=True, check=True)
         for pid in found.stdout.split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)

@@ -213,9 +213,7 @@ def _graphs(
     choice.name, plain = "graph", captured()
     left_s = (last_step - gan.step) * (without := _seconds_a_step(gan, batches, runtime, plain.advance))
     if left_s < COMPILING_PAYS_FROM_S:
-        choice.why += (
-            f"; not compiled inside, for {left_s:.0f} s of steps ({without * 1e6:.0f} microseconds each)"
-        )
+        choice.why += f"; not compiled inside, for {left_s:.0f} s of steps ({without * 1e6:.0f} microseconds each)"
         return plain
     compiled, words = None, "another rank could not"
     try:

@@ -77,11 +77,7 @@ class Graphs:
             self.cursor.fill_(index)
         is_last = index >= self.num_full
         count = 1
-        if (
-            (False, PER_REPLAY) in self.replays
-            and index + PER_REPLAY <= self.num_full
-            and step + PER_REPLAY <= limit
-        ):
+        if (False, PER_REPLAY) in self.replays and index + PER_REPLAY <= self.num_full and step + PER_REPLAY <= limit:
             count = PER_REPLAY
         self.replays[is_last, count]()
         self.gan.step = step + count

@@ -48,10 +48,7 @@ def untouched(gan: Gan, batches: Batches) -> Iterator[None]:
     before = [value.clone() for value in weights]
     optims = gan.g.optim, gan.d.optim
     adam = [
-        {
-            parameter: {key: value.clone() for key, value in own.items()}
-            for parameter, own in optim.state.items()
-        }
+        {parameter: {key: value.clone() for key, value in own.items()} for parameter, own in optim.state.items()}
         for optim in optims
     ]
     rates = gan.g.lr, gan.d.lr
