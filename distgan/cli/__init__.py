@@ -109,12 +109,10 @@ def _train(argv: list[str]) -> None:
         if text := plan(config, preset):
             print(text)
         return
-    from distgan.distributed.rendezvous import left_at_the_end, losses_named
     from distgan.train import train
 
     startup.mark("imports")
-    with left_at_the_end(), losses_named():
-        train(config, preset, startup)
+    train(config, preset, startup)
 
 
 def _checkpoint(argv: list[str]) -> None:
