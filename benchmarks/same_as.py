@@ -201,6 +201,8 @@ def read_both(old: Tree, new: Tree, scratch: Path) -> list[str]:
     found = []
     runs = [str(scratch / name / "old") for name in ("vanilla", "cgan")]
     fast = str(scratch / "cgan-fast" / "old")
+    for run in runs:  # so that `compare` and `report` read what the older tree found
+        old.run("eval", run, "--num", "400", "--threads", "1", cwd=scratch)
     commands = {
         "sample": lambda out: ["sample", runs[1], "--num", "200", "--out", f"{out}/sample.npz"],
         "sample-ema": lambda out: ["sample", fast, "--num", "40", "--out", f"{out}/sample.png"],

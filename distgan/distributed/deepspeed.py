@@ -148,7 +148,7 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
 
 def leave_process_group() -> None:
     """Destroy the process group as DeepSpeed does, which holds references to it that a later one must not meet."""
-    comm = sys.modules.get("deepspeed.comm.comm")
+    comm: Any = sys.modules.get("deepspeed.comm.comm")
     if comm is None or comm.cdb is None:
         return
     if comm.cdb.is_initialized():
