@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from distgan.config.schema import Config
 from distgan.distributed.rendezvous import losses_named
-from distgan.errors import Stopped, TrainingFailed
+from distgan.errors import TrainingFailed
 from distgan.runs.artifacts import Outputs
 from distgan.runs.progress import Display
 from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Engine
 from distgan.training.gan import refuse_divergence
 from distgan.training.session import Session, open_session
-from distgan.training.stop import StopRequest, describe, exit_code, seconds_left
+from distgan.training.stop import StopRequest, seconds_left, stopped
 from distgan.utils.provenance import Startup
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def _take_steps(
     while gan.step < session.last_step:
         log.add(*engine.advance(cadence.next_stop(gan.step)))
         display.advance(gan.step)
-        # Below this line everything is slow and due only now and then. All ranks take part.
+        # Below this line everything is slow and due only now and then. All ranks take part: rank 0 draws and writes,
+        # the others wait for it.
         reason = runtime.highest(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
         outputs.startup.finish()
@@ -93,15 +94,13 @@ def _take_steps(
             with log.paused():
                 refuse_divergence(gan, runtime)
         if due.sample:  # before the checkpoint: a run that is killed between the two draws it again
-            with log.paused():
-                outputs.sample()
+            outputs.sample()
         if due.save:
             saver.save(wait=due.is_last)
             request.save_s = saver.last_s
         if reason:
             outputs.finish()
-            message = f"stopped {describe(reason)} at step {gan.step:,}; {outputs.how_to_go_on()}"
-            raise Stopped(exit_code(reason), message)
+            raise stopped(reason, gan.step, outputs.how_to_go_on())
 
 
 def _build_judges(session: Session, startup: Startup) -> "Watch | None":

@@ -208,9 +208,8 @@ class Outputs:
         epoch, into_epoch = divmod(gan.step, self.steps_per_epoch)
         is_stop = into_epoch or epoch not in (*self.config.run.sample_epochs, self.config.run.epochs)
         name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if is_stop else "")
-        weights = gan.sampling_state()
 
-        def write() -> None:
+        def write(weights: dict[str, torch.Tensor]) -> None:
             self._preview.load_state_dict(weights)
             heads = range(10) if self.config.model.is_conditional else ()
             labels = labels_for(self._preview, self._z, self._labels)
@@ -220,7 +219,9 @@ class Outputs:
             save_picture(self.folder / "samples" / f"{name}.png", picture)
             self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), epoch)
 
-        self._try(write, "a sample is")
+        with self.log.paused():
+            weights = gan.sampling_state()
+            self._try(lambda: write(weights), "a sample is")
 
     def keep_last_good(self, advice: str) -> str:
         """Exports the state before the numbers went wrong; says which, and what to do."""
