@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages_runs import environment_of, make_run, quality_of, training_lines
+from helpers.made_up_runs import environment_of, make_run, quality_of, training_lines
 
 from distgan.cli.reports import compare_main, report_main
 

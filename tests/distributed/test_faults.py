@@ -1,101 +1,40 @@
 """A process that fails, hangs or does not fit: it is named, the others end, and nothing is lost."""
 
-import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from conftest import BIN, ROOT, SCRIPT, Run, assert_user_error, checkpoint, losses, quick, ranks_of, wait_for
+from helpers.launchers import assert_first_culprit_has_last_word, fault
+from helpers.runs import BIN, SCRIPT, Run, assert_user_error, checkpoint, losses, ranks_of, wait_for
 
 Start = Callable[..., subprocess.Popen[str]]
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
 
 
-@pytest.fixture
-def sabotage(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """`rank,step,how` for the processes that the test starts."""
-
-    def sabotage(plan: str) -> None:
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "sabotage"), str(ROOT)]))
-        monkeypatch.setenv("SABOTAGE", plan)
-
-    return sabotage
-
-
-@pytest.fixture(autouse=True)
-def _nobody_is_left(tmp_path: Path) -> Iterator[None]:
-    """No process of a test outlives it by more than moments; those that do are killed, and the test fails."""
-    yield
-    end = time.monotonic() + 5
-    while left := [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]:
-        if time.monotonic() > end:
-            for process in left:
-                process.kill()
-            raise AssertionError(f"left behind: {left}")
-        time.sleep(0.1)
-
-
-def fault(out: object, *more: object) -> tuple[object, ...]:
-    return quick(out, "--max-steps", 8, "--save-every-steps", 2, "--timeout", 20, *more)
-
-
 @pytest.mark.parametrize(
     ("how", "last_line", "limit_s"),
     [
-        ("raise", "distgan: rank 1: ValueError: sabotage", 3),
-        pytest.param(
-            "kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3, marks=pytest.mark.slow
-        ),
+        ("raise", "distgan: rank 1: ValueError: an injected fault", 3),
         ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
-        pytest.param("hang", "distgan: rank 1 is silent for --timeout 5 s", 15, marks=pytest.mark.slow),
-        pytest.param("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3, marks=pytest.mark.slow),
-        pytest.param("memory", "a higher --accumulate, or more processes)", 3, marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_the_first_culprit_has_the_last_word(
-    run: Run, tmp_path: Path, sabotage: Callable[[str], None], how: str, last_line: str, limit_s: float
+    run: Run, tmp_path: Path, inject_fault: Callable[[str], None], how: str, last_line: str, limit_s: float
 ) -> None:
-    sabotage(f"1,5,{how}")
-    # Of three, so that the two that are left tell each other from the one that is gone.
-    num = 3 if how == "raise" else 2
-    result = run(BIN / "distgan", "train", *fault("run", "--timeout", 5), "--processes", num)
-    assert result.returncode == (7 if how == "exit" else 1), result.stderr
-    assert last_line in result.stderr.splitlines()[-1], result.stderr
-    assert "ChildFailedError" not in result.stderr
-    status = (tmp_path / "run" / "status.json").read_text()
-    assert '"state": "failed"' in status
-    assert '"reason": "rank 1 is ' in status
-    # The others were gone in time: the last checkpoint is older than the last process by no more than the limit.
-    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is whole"
-    age = time.time() - (tmp_path / "run" / "checkpoints" / "step-00000004").stat().st_mtime
-    assert age < limit_s + 6, f"{age:.1f} s"
-
-
-@pytest.mark.slow
-def test_torchruns_report_ends_with_the_culprits_words(
-    run: Run, tmp_path: Path, sabotage: Callable[[str], None]
-) -> None:
-    sabotage("1,5,raise")
-    result = run(*TWO, SCRIPT, *fault("run"))
-    assert result.returncode == 1
-    root_cause = result.stderr.split("Root Cause")[1]
-    assert "rank      : 1" in root_cause
-    assert "rank 1: ValueError: sabotage" in root_cause
-    assert "distgan: rank 1 is gone (" in result.stderr, "and what the other one saw"
+    inject_fault(f"1,5,{how}")
+    assert_first_culprit_has_last_word(run, tmp_path, how, last_line, limit_s)
 
 
 def test_torchrun_goes_on_by_itself_after_a_restart(
-    run: Run, distgan: Run, tmp_path: Path, sabotage: Callable[[str], None]
+    run: Run, distgan: Run, tmp_path: Path, inject_fault: Callable[[str], None]
 ) -> None:
     """Without --out too: the processes find the folder that the launcher's last ones had."""
-    sabotage("1,5,kill")
+    inject_fault("1,5,kill")
     flags = [word for word in fault("x") if word not in ("--out", "x")]
     result = run(BIN / "torchrun", "--nproc-per-node", 2, "--standalone", "--max-restarts", 1, SCRIPT, *flags)
     assert result.returncode == 0, result.stderr
@@ -108,10 +47,10 @@ def test_torchrun_goes_on_by_itself_after_a_restart(
 
 @pytest.mark.parametrize(("checks", "saves", "last_good"), [(3, 100, 0), (1000, 2, 4)])
 def test_ranks_that_differ_are_found_and_named(
-    run: Run, tmp_path: Path, sabotage: Callable[[str], None], checks: int, saves: int, last_good: int
+    run: Run, tmp_path: Path, inject_fault: Callable[[str], None], checks: int, saves: int, last_good: int
 ) -> None:
     """By the cadence, and before a checkpoint whatever the cadence."""
-    sabotage("1,5,diverge")
+    inject_fault("1,5,diverge")
     flags = (*fault("run"), "--check-ranks-every", checks, "--save-every-steps", saves)
     result = run(BIN / "distgan", "train", *flags, "--processes", 2)
     assert result.returncode == 1, result.stderr
@@ -160,15 +99,15 @@ def test_another_config_is_found_at_the_start(start: Start, tmp_path: Path, flag
     assert not (tmp_path / "run").exists()
 
 
-def test_another_version_is_found_at_the_start(run: Run, tmp_path: Path, sabotage: Callable[[str], None]) -> None:
-    sabotage("1,0,version")
+def test_another_version_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: Callable[[str], None]) -> None:
+    inject_fault("1,0,version")
     result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
     assert_user_error(result, "rank 1: its version of distgan is 9.9 (code ", "that of rank 0 is ")
     assert not (tmp_path / "run").exists()
 
 
-def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, sabotage: Callable[[str], None]) -> None:
-    sabotage("1,0,data")
+def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: Callable[[str], None]) -> None:
+    inject_fault("1,0,data")
     result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
     assert_user_error(result, "rank 1: its data's fingerprint is ", "that of rank 0 ")
     assert not (tmp_path / "run").exists()
@@ -219,13 +158,3 @@ def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(star
     assert not alive
     _, err = process.communicate()
     assert "distgan: the launcher is gone" in err, err
-
-
-def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distgan.errors import UserError
-    from distgan.utils.devices import take_gpu
-
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"LOCAL_RANK=2: more processes than the 2 GPUs of .*; allowed: at most 2"):
-        take_gpu()

@@ -1,42 +1,19 @@
 """The doors for several processes: the files of launch/, `--processes N`, and what accelerate's own config may hold."""
 
-import json
 import signal
 import socket
-import subprocess
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import BIN, ROOT, SCRIPT, Run, assert_user_error, checkpoint, losses, quick, wait_for
-
-Start = Callable[..., subprocess.Popen[str]]
-LAUNCH = ROOT / "launch"
+from helpers.launchers import accelerate, assert_launch_file_starts, assert_signal_to_our_launcher_saves, world_size
+from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, Start, assert_user_error, checkpoint, losses, quick
 
 
-def accelerate(file: str, *more: object) -> tuple[object, ...]:
-    return (BIN / "accelerate", "launch", "--config_file", LAUNCH / f"{file}.yaml", *more, SCRIPT)
-
-
-def world_size(run: Path) -> int:
-    return json.loads((run / "environment.json").read_text())["world_size"]
-
-
-@pytest.mark.parametrize(
-    ("file", "expected"),
-    [
-        pytest.param("cpu", 2, marks=pytest.mark.slow),  # started below, beside accelerate's own default file
-        pytest.param("one_gpu", 1, marks=pytest.mark.slow),
-        ("multi_gpu", 2),
-    ],
-)
-def test_launch_file_starts(run: Run, tmp_path: Path, file: str, expected: int) -> None:
-    result = run(*accelerate(file), *quick("run"))
-    assert result.returncode == 0, result.stderr
-    assert world_size(tmp_path / "run") == expected
-    assert checkpoint(tmp_path / "run")[1] == 6
+def test_launch_file_starts(run: Run, tmp_path: Path) -> None:
+    """cpu.yaml is started below, beside accelerate's own default file."""
+    assert_launch_file_starts(run, tmp_path, "multi_gpu", 2)
 
 
 def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
@@ -52,15 +29,6 @@ def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], ends
     assert world_size(tmp_path / "run") == 2
     assert sum("writing to run" in err for _, err in ends) == 1, "one process speaks"
-
-
-def test_every_launch_file_is_told_of_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    files = sorted(path.name for path in LAUNCH.glob("*.yaml"))
-    assert {"cpu.yaml", "one_gpu.yaml", "multi_gpu.yaml", "multi_node.yaml"} < set(files)
-    for name in files:
-        assert f"launch/{name}" in readme, name
-        assert yaml.safe_load((LAUNCH / name).read_text())["compute_environment"] == "LOCAL_MACHINE"
 
 
 # -- --processes -------------------------------------------------------------------------------------------
@@ -82,17 +50,8 @@ def test_processes_starts_them_and_they_agree_with_one(run: Run, distgan: Run, t
     assert checkpoint(tmp_path / "three")[1] == 10
 
 
-@pytest.mark.parametrize("signum", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_to_the_launcher_of_processes_saves_and_ends(
-    start: Start, tmp_path: Path, signum: signal.Signals
-) -> None:
-    process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 100_000), "--processes", 2)
-    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and bool(losses(tmp_path / "run")), process)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum, err
-    assert f"distgan: stopped by {signum.name} at step " in err
-    assert checkpoint(tmp_path / "run")[1] == json.loads((tmp_path / "run" / "status.json").read_text())["step"]
+def test_a_signal_to_the_launcher_of_processes_saves_and_ends(start: Start, tmp_path: Path) -> None:
+    assert_signal_to_our_launcher_saves(start, tmp_path, signal.SIGUSR1)
 
 
 def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path) -> None:
@@ -102,49 +61,7 @@ def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_and_a_launcher_that_started_others_are_refused(
-    distgan: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    result = distgan("train", *quick("run"), "--processes", 2)
-    assert_user_error(result, "--processes 2: this process is one of 1 of a launcher already")
-
-
-def test_more_processes_than_memory_has_are_refused(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run", "--batch-size", 2048), "--processes", 1024)
-    assert_user_error(result, "--processes 1024: a process takes 0.5 GiB and more", "allowed here: at most ")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_batch_that_is_too_small_for_the_processes_starts_none(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run"), "--processes", 33)
-    assert_user_error(result, "--batch-size 32: too few for the processes", "allowed: at least 33")
-    assert not (tmp_path / "run").exists()
-
-
-def test_dry_run_starts_no_processes(distgan: Run) -> None:
-    result = distgan("train", *quick("run"), "--processes", 3, "--dry-run")
-    assert result.returncode == 0
-    assert "processes  3 x cpu (DDP), precision no" in result.stdout
-    assert "of 32 images, 10.67 a process" in result.stdout
-
-
 # -- accelerate's own default file -------------------------------------------------------------------------
-
-
-def test_settings_of_accelerates_default_file_that_concern_others_are_set_aside(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG"):
-        monkeypatch.setenv(name, "true")
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
-    result = distgan("train", *quick("run"))
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("of accelerate's config is ignored") == 4
-    monkeypatch.undo()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert distgan("train", *quick("plain")).returncode == 0
-    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
 
 
 def test_a_default_file_for_many_cpus_trains_on_one_and_says_so(run: Run, tmp_path: Path) -> None:
@@ -166,7 +83,14 @@ def test_a_default_file_for_many_cpus_trains_on_one_and_says_so(run: Run, tmp_pa
     assert world_size(tmp_path / "two") == 2
 
 
-def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(distgan: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    result = distgan("train", *quick("run"))
-    assert_user_error(result, "--mixed_precision fp16 (of the launcher or accelerate's config", "allowed on a CPU: no")
+def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:
+    result = run(
+        BIN / "torchrun", "--nproc-per-node", 2, ROOT / "distgan" / "train.py",
+        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--accumulate", "20", "--out", "run",
+    )  # fmt: skip
+    assert result.returncode != 0
+    said = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
+    assert said == [
+        "distgan: --batch-size 33: too few for the processes, the parts of --accumulate and BatchNorm; "
+        "allowed: at least 40"
+    ]

@@ -1,4 +1,4 @@
-"""What only a GPU can show; `make test-gpu` runs it. With two of them, NCCL as well."""
+"""What only a GPU can show; With two of them, NCCL as well."""
 
 import gc
 import signal
@@ -10,17 +10,15 @@ from subprocess import Popen
 
 import pytest
 import torch
-from conftest import BIN, Run, losses, quick, wait_for
-from engine_matrix import RECIPES as ENGINE_RECIPES
-from engine_matrix import STEPS, Training
-from engine_matrix import difference as run_difference
-from parity_matrix import RECIPES
+from helpers.engine_matrix import RECIPES as ENGINE_RECIPES
+from helpers.engine_matrix import STEPS, Training, largest_difference
+from helpers.launchers import accelerate, needs_deepspeed, world_size
+from helpers.parity import ZERO_WITHOUT_PENALTY, assert_ends_alike, train_matrix, weights_difference
+from helpers.parity_matrix import RECIPES
+from helpers.runs import Run, losses, quick, wait_for
 from safetensors.torch import load_file
-from test_launch import accelerate, world_size
-from test_parity import SCRIPT, difference, limit
-from test_zero import WITHOUT_PENALTY, needs_deepspeed
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 # Losses after 50 steps, and weights: an engine against the eager one in float32, whose kernels may add in another
 # order. In bf16 the order of additions is worth a hundredth.
 LOSSES = {"no": 5e-3, "bf16": 1e-1}
@@ -32,20 +30,14 @@ def _on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARITY_DEVICE", "cuda")
 
 
-def matrix(run: Run, folder: Path, num: int, stages: str, names: list[str]) -> None:
-    door = (sys.executable,) if num == 1 else (BIN / "torchrun", "--standalone", "--nproc-per-node", num)
-    result = run(*door, SCRIPT, folder, num, stages, ",".join(names))
-    assert result.returncode == 0, result.stderr
-
-
 @needs_deepspeed
 def test_zero_stages_end_where_plain_training_does(run: Run, tmp_path: Path) -> None:
-    matrix(run, tmp_path, 1, "none,0,1,2,3", WITHOUT_PENALTY)
+    train_matrix(run, tmp_path, 1, ZERO_WITHOUT_PENALTY, "none,0,1,2,3")
     for stage in range(4):
-        for name in WITHOUT_PENALTY:
+        for name in ZERO_WITHOUT_PENALTY:
             ours = load_file(tmp_path / f"{name}.safetensors")
             theirs = load_file(tmp_path / f"zero{stage}-{name}.safetensors")
-            assert difference(ours, theirs, set()) < 1e-4, (stage, name)
+            assert weights_difference(ours, theirs, set()) < 1e-4, (stage, name)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
@@ -55,11 +47,8 @@ def test_two_gpus_end_where_one_does(run: Run, tmp_path: Path, engine: str, monk
     monkeypatch.setenv("PARITY_ENGINE", engine)
     names = [name for name in RECIPES if engine == "eager" or RECIPES[name].batch_size % 2 == 0]
     for num in (1, 2):
-        (tmp_path / str(num)).mkdir()
-        matrix(run, tmp_path / str(num), num, "none", names)
-    for name in names:
-        ours, theirs = (load_file(tmp_path / str(num) / f"{name}.safetensors") for num in (1, 2))
-        assert difference(ours, theirs, set()) < 10 * limit(name), name
+        train_matrix(run, tmp_path / str(num), num, names)
+    assert_ends_alike(tmp_path / "1", tmp_path / "2", names, factor=10)
 
 
 # -- engines -----------------------------------------------------------------------------------------------
@@ -76,7 +65,7 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
         assert other.engine.choice.name == engine, other.engine.choice.why
     precision = ENGINE_RECIPES[recipe][2]
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[precision]
-    assert run_difference(eager.gan.state(), other.gan.state()) < WEIGHTS[precision]
+    assert largest_difference(eager.gan.state(), other.gan.state()) < WEIGHTS[precision]
     assert len({tuple(row) for row in theirs.tolist()}) == STEPS, "no two replays are alike"
 
 
@@ -110,7 +99,7 @@ def test_a_run_goes_on_with_another_engine() -> None:
         state, step = part.gan.state(), end
     assert ((torch.cat(stats) - expected).abs() / (1 + expected.abs())).max() < LOSSES["no"]
     assert state is not None
-    assert run_difference(straight.gan.state(), state) < WEIGHTS["no"]
+    assert largest_difference(straight.gan.state(), state) < WEIGHTS["no"]
 
 
 def test_steps_of_a_graph_wait_for_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Runs of one recipe by each engine; on a CPU the graphs are tapes (tape.py), on a GPU CUDA's own."""
+"""Runs of one recipe by each engine; on a CPU the graphs are fake ones (fake_cuda_graph.py), on a GPU CUDA's own."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
 from distgan.training.engines.engine import Engine, build_engine
 from distgan.training.gan import Gan, build_gan
+from helpers.fake_cuda_graph import capture
 
 STEPS = 50
 # 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
@@ -40,15 +41,15 @@ def images() -> Dataset:
 class Training:
     """A run in this process. `engine` is built when it is first asked to train."""
 
-    def __init__(self, recipe: str, engine: str = "eager", *, device: str = "cpu", record: Any = None):
+    def __init__(self, recipe: str, engine: str = "eager", *, device: str = "cpu", capture: Any = None):
         model, optim, precision = RECIPES[recipe]
         width = 0.1 if "family" in model else 0.05
         self.config = Config(
             model=ModelConfig(**({"width": width} | model)),
             data=DataConfig(batch_size=BATCH),
             optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
-            # A CPU refuses the name before there is a recorder.
-            run=RunConfig(device=device, engine="auto" if record else engine, precision=precision),
+            # A CPU refuses the name before there is a capture.
+            run=RunConfig(device=device, engine="auto" if capture else engine, precision=precision),
         )
         AcceleratorState._reset_state(reset_partial_state=True)
         self.runtime = Runtime(self.config)
@@ -60,12 +61,14 @@ class Training:
         self.batches = Batches(
             self.gan.labelled(images()), BATCH, self.gan.share, drop_last=False, seed=5, device=self.runtime.device
         )
-        self.record, self.total_steps = record, 100
+        self.capture, self.total_steps = capture, 100
         self.engine: Engine | None = None
 
     def build(self) -> Engine:
         if self.engine is None:
-            self.engine = build_engine(self.gan, self.batches, self.config, self.runtime, self.total_steps, self.record)
+            self.engine = build_engine(
+                self.gan, self.batches, self.config, self.runtime, self.total_steps, self.capture
+            )
         return self.engine
 
     def to(self, step: int, *, on_device: bool = False) -> Tensor:
@@ -81,9 +84,28 @@ class Training:
         return torch.cat(stats) if on_device else torch.cat(stats).cpu()
 
 
-def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """The largest relative one of a tensor."""
     assert ours.keys() == theirs.keys()
     return max(
         float((ours[key].double() - theirs[key].double()).norm() / (ours[key].double().norm() + 1e-6)) for key in ours
     )
+
+
+def assert_graph_takes_eager_steps(recipe: str) -> None:
+    """To the bit over 50 steps and five short last batches, dropout, moving average and schedule included."""
+    eager, graph = Training(recipe), Training(recipe, "graph", capture=capture)
+    ours, theirs = eager.to(STEPS), graph.to(STEPS)
+    assert graph.build().choice.name == "graph", graph.build().choice.why
+    assert torch.equal(ours, theirs)
+    assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
+    assert len({tuple(row) for row in theirs.tolist()}) == STEPS, "no two replays are alike"
+
+
+def assert_compiled_takes_eager_steps(recipe: str) -> None:
+    eager, compiled = Training(recipe), Training(recipe, "compile")
+    ours, theirs = eager.to(STEPS), compiled.to(STEPS)
+    assert compiled.build().choice.name == "compile", compiled.build().choice.why
+    assert torch.allclose(ours, theirs, atol=1e-3)
+    assert largest_difference(eager.gan.state(), compiled.gan.state()) < 1e-2
+    assert not [key for key in compiled.gan.state() if "_orig_mod" in key]

@@ -1,7 +1,7 @@
-"""A CUDA graph's rules on a CPU: the operators of a capture, done again on the same memory, with no Python between.
+"""A fake CUDA graph on a CPU: captures operators and replays them on the same memory, with no Python between.
 
-What a graph would bake in is baked in here too: a number from the host, a random number, a tensor made anew. A value
-that the host reads during a capture is an error, as it is there.
+What a CUDA graph bakes in is baked in here as well: numbers from the host, random numbers, new tensors. Reading a value
+on the host during a capture raises an error, as it does on a GPU.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ WARM_UP = 3
 _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
 
 
-class Tape(TorchDispatchMode):
+class FakeCudaGraph(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, tuple, dict, list[Tensor]]] = []
@@ -45,13 +45,13 @@ class Tape(TorchDispatchMode):
                         old.copy_(new)
 
 
-def record(work: Callable[[], None], before: Callable[[], object]) -> Callable[[], None]:
-    """As `graphs.CudaRecorder`: warm-up, then a capture."""
+def capture(work: Callable[[], None], before_each: Callable[[], object]) -> Callable[[], None]:
+    """Warm up, capture `work`, and return what replays it: in the place of `graphs.CudaRecorder`."""
     for _ in range(WARM_UP):
-        before()
+        before_each()
         work()
-    before()  # where CUDA takes down what it does not do, this does it once more
-    tape = Tape()
-    with tape:
+    before_each()  # where CUDA takes down what it does not do, this does it once more
+    graph = FakeCudaGraph()
+    with graph:
         work()
-    return tape.replay
+    return graph.replay

@@ -1,7 +1,7 @@
 """Stands in for `distgan train` before what watches it: its files, signals and exit codes within a second.
 
-$SHAM is a JSON file: of each run, by its folder's name, the fcd of each evaluation and how it ends. Every start is a
-line of `starts` beside that file.
+$FAKE_TRAINER is a JSON file: of each run, by its folder's name, the fcd of each evaluation and how it ends. Every
+start is a line of `starts` beside that file.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     for flag in ("--out", "--seed", "--processes", "--threads"):
         parser.add_argument(flag)
     out = Path(parser.parse_known_args()[0].out)
-    script = Path(os.environ["SHAM"])
+    script = Path(os.environ["FAKE_TRAINER"])
     run = json.loads(script.read_text())[out.name]
     with script.with_name("starts").open("a") as starts:
         starts.write(f"{out.name} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "forked",
+        "helpers.forkserver",
         "distgan.train",
         "distgan.sample",
         "distgan.runs.inspection",
@@ -38,6 +40,8 @@ def call(arguments: list[str], folder: Path, timeout: float) -> subprocess.Compl
         if process.exitcode is None:
             raise subprocess.TimeoutExpired(["distgan", *arguments], timeout, out.read_text(), err.read_text())
     finally:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.is_alive() else ():
+            child.kill()
         process.kill()
         process.join()
     return subprocess.CompletedProcess(["distgan", *arguments], process.exitcode, out.read_text(), err.read_text())

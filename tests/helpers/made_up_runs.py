@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 
-from distgan.config.schema import Config
+from distgan.config.schema import Config, ModelConfig
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Quality, Sample, Source
+from distgan.models.base import build_generator
 
 SHA = "0123456789abcdef" * 4
 
@@ -231,4 +234,17 @@ def make_run(
         for each, shapes in zip(("generator", "discriminator"), shapes_of(kind), strict=True):
             tensors = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
             save_file(tensors, folder / "weights" / f"{each}.safetensors")
+    return folder
+
+
+def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path:
+    """A run's folder with random weights: a generator, and a moving average that differs from it."""
+    config = Config(model=ModelConfig(name=name, family="small", width=0.1))
+    (folder / "weights").mkdir(parents=True)
+    for path in (folder / "config.json", folder / "weights" / "config.json"):
+        path.write_text(config.model_dump_json())
+    for seed, file in ((1, "generator"), (2, "generator_ema")):
+        torch.manual_seed(seed)
+        metadata = {"notice": notice} if notice else {}
+        save_tensors(build_generator(config.model).state_dict(), folder / "weights" / f"{file}.safetensors", metadata)
     return folder

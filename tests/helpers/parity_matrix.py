@@ -11,10 +11,11 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import tape
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of a process that a launcher starts
 
 from distgan.config.schema import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.base import Dataset
@@ -24,6 +25,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.distributed.wrappers import FlatTrained
 from distgan.training.engines.engine import build_engine
 from distgan.training.gan import build_gan, refuse_divergence
+from helpers import fake_cuda_graph
 
 
 class Recipe(NamedTuple):
@@ -90,7 +92,7 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
         name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout, clusters=recipe.clusters
     )
     optim = OptimConfig(order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema)
-    if ENGINE == "tape":  # what a graph has instead of DDP, and on GPUs by itself
+    if ENGINE == "fake-graph":  # what a graph has instead of DDP, and on GPUs by itself
         runtime._trained = partial(FlatTrained, accelerator=runtime._accelerator)
     gan = build_gan(model, optim, 5, runtime)
     batches = Batches(
@@ -99,8 +101,8 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     )  # fmt: skip
     config = Config(optim=optim, run=RunConfig(engine="eager" if ENGINE == "eager" else "graph", seed=5))
     record = None
-    if ENGINE == "tape":
-        record = tape.record
+    if ENGINE == "fake-graph":
+        record = fake_cuda_graph.capture
         for group in gan.g.optim.param_groups + gan.d.optim.param_groups:
             group["lr"], group["fused"], group["foreach"] = torch.tensor(group["lr"]), True, False
     engine = build_engine(gan, batches, config, runtime, recipe.steps, record)
@@ -116,12 +118,12 @@ def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int |
     """A runtime for each ZeRO stage (None: DDP) with the recipes that fit it, all in the same process group."""
     join = rendezvous.join
     # Parameters as small as these would stay whole in stage 3, which would be no test of it.
-    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(Path(__file__).with_name("zero_shares_all.json"))
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(Path(__file__).with_name("zero_shards_all.json"))
     kinds = sorted({_kind(name) for name in names})
     for stage, (accumulate, precision) in product(stages, kinds):
         AcceleratorState._reset_state(reset_partial_state=True)
         config = Config(
-            run=RunConfig(device=DEVICE, threads=1, precision=precision, engine=ENGINE.replace("tape", "eager")),
+            run=RunConfig(device=DEVICE, threads=1, precision=precision, engine=ENGINE.replace("fake-graph", "eager")),
             optim=OptimConfig(accumulate=accumulate),
             processes=ProcessesConfig(timeout=60, zero=stage),
         )

@@ -1,27 +1,21 @@
 """`distgan eval` and `--eval-every` as a user meets them: what they print, leave, refuse, and do not change."""
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import forked
 import numpy as np
 import pytest
 import torch
-from conftest import MNIST, Run, assert_same_run, assert_user_error, quick
-from safetensors.torch import save_file
+from helpers import forkserver
+from helpers.runs import MNIST, Run, assert_same_run, assert_user_error, quick
 
 from distgan.data.base import load_digits
-from distgan.errors import UserError
-from distgan.evaluation.classifiers import NETWORKS
-from distgan.evaluation.ensemble import RECORD, SHIPPED, cache_folder, load_jury
-from distgan.evaluation.inputs import FILE, read_npz
+from distgan.evaluation.ensemble import SHIPPED, cache_folder, load_jury
+from distgan.evaluation.inputs import FILE
 from distgan.evaluation.reference import Reference
 from distgan.utils.files import read_metrics
 
@@ -49,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _done(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    result = forked.call([str(word) for word in arguments], folder, 240)
+    result = forkserver.call([str(word) for word in arguments], folder, 240)
     assert result.returncode == 0, result.stderr
     return result
 
@@ -168,128 +162,6 @@ def test_gan_train_tells_digits_from_noise(distgan: Run, tmp_path: Path) -> None
 # -- what is refused ---------------------------------------------------------------------------------------
 
 
-def arrays(**changes: Any) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    good = {"images": rng.integers(0, 256, (100, 28, 28), dtype=np.uint8), "labels": np.arange(100) % 10}
-    return {key: value for key, value in (good | changes).items() if value is not None}
-
-
-FLOATS = np.linspace(0, 1, 100 * 784).reshape(100, 28, 28)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"images": np.zeros((100, 32, 32), np.uint8)}, "shape (100, 32, 32); allowed: images as uint8"),
-        ({"images": np.zeros((100, 3, 28, 28), np.uint8)}, "shape (100, 3, 28, 28)"),
-        ({"images": np.zeros((0, 28, 28), np.uint8)}, "holds no images"),
-        ({"images": np.zeros((100, 28, 28), np.int32)}, "type int32; allowed: images as uint8"),
-        ({"images": np.zeros((100, 28, 28), bool)}, "type bool"),
-        ({"images": np.zeros((100, 28, 28), complex)}, "type complex128"),
-        ({"images": FLOATS * 255}, "values from 0 to 255; allowed"),
-        ({"images": FLOATS - 1.5}, "values from -1.5 to -0.5"),
-        ({"images": np.where(FLOATS > 0.5, np.nan, FLOATS)}, "of 100 images have pixels that are no numbers"),
-        ({"images": np.where(FLOATS > 0.999, np.inf, FLOATS)}, "no numbers"),
-        ({"images": np.uint8(3)}, "its images have the shape ()"),
-        ({"images": np.float32(3)}, "its images have the shape ()"),
-        ({"images": None}, "has no array of images, only labels"),
-        ({"images": np.array([{}] * 100)}, "no .npz of numbers"),
-        ({"labels": np.arange(100) % 11}, "labels are from 0 to 10; allowed: 0 to 9"),
-        ({"labels": np.arange(100) % 10 - 1}, "labels are from -1 to 8"),
-        ({"labels": np.arange(99)}, "labels have the shape (99,); allowed: (100,)"),
-        ({"labels": np.eye(10)[np.arange(100) % 10]}, "shape (100, 10)"),
-        ({"labels": np.arange(100) / 10}, "type float64; allowed: whole numbers"),
-    ],
-)
-def test_bad_arrays_are_one_clear_error(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    path = tmp_path / "images.npz"
-    np.savez(path, **arrays(**changes))
-    with pytest.raises(UserError) as error:
-        read_npz(path, 1000)
-    assert words in str(error.value)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])
-def test_file_that_is_no_npz(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "images.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"no \.npz of numbers"):
-        read_npz(tmp_path / "images.npz", 1000)
-
-
-def header(shape: str, descr: str = "'|u1'") -> bytes:
-    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        header("(40000000, 28, 28)") + b"\0" * 100,
-        header("(10000000000000000, 28, 28)"),
-        header("(1" + 30 * "0" + ", 28, 28)"),
-        header("(-5, 28, 28)") + b"\0" * 784,
-        header("(2, 28, 28)", "'|O'") + b"\0" * 100,
-        header("(2, 28, 28")[:-40] + b"\n" * 40,
-        header("(2, 28, 28)") + b"\0" * 1567,
-        b"no magic at all",
-        b"",
-    ],
-)
-def test_member_that_is_no_array_costs_one_line_and_no_memory(tmp_path: Path, member: bytes) -> None:
-    with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
-        archive.writestr("images.npy", member)
-    with pytest.raises(UserError, match=r"no \.npz of numbers") as error:
-        read_npz(tmp_path / "images.npz", 1000)
-    assert "\n" not in str(error.value)
-
-
-def test_more_images_than_asked_for_are_a_choice_of_all(tmp_path: Path) -> None:
-    np.savez(tmp_path / "sorted.npz", **arrays(labels=np.arange(100) // 10))
-    found = read_npz(tmp_path / "sorted.npz", 70)
-    assert found.notices == ["70 of its 100 images, a fixed random choice"]
-    assert found.labels is not None
-    assert len(found.labels.unique()) == 10
-    again = read_npz(tmp_path / "sorted.npz", 70)
-    assert torch.equal(found.images, again.images)
-
-
-def test_notice_of_another_program_is_harmless(tmp_path: Path) -> None:
-    np.savez(tmp_path / "images.npz", **arrays(), notice=np.array("red \x1b[31m\nline" + 500 * "x"))
-    (notice,) = read_npz(tmp_path / "images.npz", 1000).notices
-    assert notice.startswith("trained on red [31mline")
-    assert len(notice) < 120
-
-
-def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "images.npz")
-    with pytest.raises(UserError, match="is no regular file"):
-        read_npz(tmp_path / "images.npz", 1000)
-
-
-def test_cut_npz(tmp_path: Path) -> None:
-    np.savez(tmp_path / "whole.npz", **arrays())
-    whole = (tmp_path / "whole.npz").read_bytes()
-    for size in range(0, len(whole), len(whole) // 23):
-        (tmp_path / "cut.npz").write_bytes(whole[:size])
-        with pytest.raises(UserError):
-            read_npz(tmp_path / "cut.npz", 1000)
-
-
-@pytest.mark.parametrize("shape", [(100, 28, 28), (100, 1, 28, 28), (100, 28, 28, 1)])
-@pytest.mark.parametrize("kind", ["uint8", "0 to 1", "-1 to 1"])
-def test_every_allowed_form_is_the_same_images(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
-    pixels = arrays()["images"]
-    pixels[0, 0, :2] = 0, 255
-    floats = {"uint8": pixels, "0 to 1": pixels / 255, "-1 to 1": pixels / 127.5 - 1}[kind]
-    np.savez(tmp_path / "images.npz", floats.reshape(shape))
-    found = read_npz(tmp_path / "images.npz", 1000)
-    assert np.array_equal(found.images.numpy(), pixels)
-    assert found.notices == ([] if kind == "uint8" else [f"its pixels are floats, taken as {kind}"])
-    assert found.labels is None
-
-
 def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path], tmp_path: Path) -> None:
     run = run_folder("cgan")
     shutil.rmtree(run / "eval")
@@ -320,17 +192,6 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
 # -- the judges --------------------------------------------------------------------------------------------
 
 
-def test_shipped_judges_are_small_good_and_unlike_one_another() -> None:
-    record = load_jury("mnist", torch.device("cpu")).record
-    assert [judge.name for judge in record.judges] == list(NETWORKS)
-    for judge in record.judges:
-        assert (SHIPPED / f"{judge.name}.safetensors").stat().st_size < 10**6
-        assert sum(map(sum, judge.matrix)) == 10_000
-        assert judge.num_right >= 9_950
-    assert len({judge.num_parameters for judge in record.judges}) == 3
-    assert len(set(record.recipe.seeds)) == 3
-
-
 def test_shipped_judges_read_as_their_record_says(reference: Reference) -> None:
     """To a digit or two, which another processor may round otherwise."""
     for judge, found in zip(reference.jury.record.judges, reference.judge_matrices, strict=True):
@@ -353,72 +214,6 @@ def reference() -> Reference:
     )
     jury = load_jury("mnist", torch.device("cpu"))
     return build_reference(jury, load_dataset(config), load_dataset(config, "test"), 500, None, alone, num_draws=2)
-
-
-@pytest.fixture
-def judges(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(SHIPPED, tmp_path / "judges"))
-
-
-def test_judge_whose_hash_does_not_match_is_refused(judges: Path) -> None:
-    path = judges / "residual.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-100] ^= 1
-    path.write_bytes(content)
-    found = hashlib.sha256(content).hexdigest()[:16]
-    with pytest.raises(UserError) as error:
-        load_jury("mnist", torch.device("cpu"), str(judges))
-    for words in ("residual.safetensors: its SHA-256 is", found, "could not be compared", "allowed: "):
-        assert words in str(error.value)
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda record: record.update(format=9), "has the format 9; allowed: 1"),
-        (lambda record: record["judges"].pop(), "names the judges wide, plain; allowed: wide, plain, residual"),
-        (lambda record: record["judges"][0]["matrix"].pop(), "matrix of wide is no table of 10 x 10"),
-        (lambda record: record["judges"][0].pop("sha256"), "is damaged (judges.0.sha256"),
-        (lambda record: record.update(format="1"), "is damaged (format"),
-    ],
-)
-def test_damaged_record_of_judges(judges: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
-    edit(judges / RECORD, change)
-    with pytest.raises(UserError) as error:
-        load_jury("mnist", torch.device("cpu"), str(judges))
-    assert words in str(error.value)
-
-
-def test_weights_of_another_network_are_refused(judges: Path) -> None:
-    path = judges / "wide.safetensors"
-    save_file({"read_out.weight": torch.zeros(10, 3)}, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    edit(judges / RECORD, lambda record: record["judges"][0].update(sha256=digest))
-    with pytest.raises(UserError, match="holds no weights of the judge wide"):
-        load_jury("mnist", torch.device("cpu"), str(judges))
-
-
-def test_judges_of_other_data_come_from_the_cache(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match=r"judges of kmnist: there are none .* distgan judge train --data kmnist"):
-        load_jury("kmnist", torch.device("cpu"))
-    assert load_jury("digits", torch.device("cpu")).notice == "the judges were trained on MNIST, not on digits"
-    shutil.copytree(SHIPPED, cache_folder("kmnist"))
-    shutil.copytree(SHIPPED, cache_folder("digits"))
-    assert load_jury("kmnist", torch.device("cpu")).notice is None
-    assert load_jury("digits", torch.device("cpu")).notice is None
-    shown = distgan("judge", "show")
-    assert shown.returncode == 0
-    assert "distgan judge train --data mnist" in shown.stdout
-    assert_user_error(distgan("judge", "tarin"), "tarin: unknown action; allowed: train, show")
 
 
 # -- during training ---------------------------------------------------------------------------------------

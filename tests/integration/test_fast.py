@@ -5,49 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, assert_user_error
+from helpers.runs import Run
 
-from distgan.utils.files import read_metrics, read_tensors
+from distgan.utils.files import read_tensors
 
 SMALL = ("--width", 0.1, "--data", "digits", "--log-every", 2, "--tracker", "none", "--threads", 1)
 
-# So many steps of 128 real digits, half an epoch and of the GAN a whole one, have to reach this.
-BUDGET = {"cgan-fast": 240, "vanilla-fast": 469}
-REACHED = {
-    "cgan-fast": {"agreement": 0.7, "fcd": 15, "coverage": 0.2, "digit": 0.3},
-    "vanilla-fast": {"recognisable": 0.75, "fcd": 7, "coverage": 0.4, "digit": 0.06},
-}
 
-
-@pytest.mark.timeout(700)  # an older processor takes four minutes for the GAN's epoch on one core
-@pytest.mark.parametrize("preset", list(REACHED))
-def test_short_run_reaches(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> None:
-    flags = ("--preset", preset, "--data-dir", mnist_dir, "--max-steps", BUDGET[preset])
-    trained = distgan(
-        "train",
-        *flags,
-        "--eval-every-steps",
-        BUDGET[preset],
-        "--eval-num",
-        1000,
-        "--tracker",
-        "none",
-        "--threads",
-        1,
-        "--out",
-        "run",
-        timeout=600,
-    )
-    assert trained.returncode == 0, trained.stderr
-    found = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
-    bounds = REACHED[preset]
-    assert found["ema_fcd"] < bounds.pop("fcd")
-    assert min(found["ema_digits"]) > bounds.pop("digit"), found["ema_digits"]
-    for name, bound in bounds.items():
-        assert found[f"ema_{name}"] > bound, name
-
-
-@pytest.mark.parametrize("preset", list(REACHED))
+@pytest.mark.parametrize("preset", ["cgan-fast", "vanilla-fast"])
 def test_clustered_run_samples_resumes_and_is_judged(distgan: Run, tmp_path: Path, preset: str) -> None:
     flags = ("train", "--preset", preset, "--batch-size", 32, *SMALL, "--clusters", 4, "--epochs", 1)
     assert distgan(*flags, "--max-steps", 6, "--out", "straight").returncode == 0
@@ -70,13 +35,3 @@ def test_clustered_run_samples_resumes_and_is_judged(distgan: Run, tmp_path: Pat
     judged = distgan("eval", "straight", "--num", 100, "--json")
     assert judged.returncode == 0, judged.stderr
     assert (json.loads(judged.stdout)["agreement"] is None) == (preset == "vanilla-fast")
-
-
-def test_wrong_numbers_of_clusters_are_one_line(distgan: Run) -> None:
-    flags = ("train", "--preset", "cgan-fast", *SMALL, "--max-steps", 2)
-    assert_user_error(distgan(*flags, "--clusters", 5000), "--clusters 5000: of 17,970 images; allowed: at most 1797")
-    assert_user_error(distgan(*flags, "--clusters", 0), "--clusters: '0' is not allowed", "1 or more")
-    assert_user_error(distgan(*flags, "--family", "small"), "--clusters 25: with --family small", "allowed:")
-    assert_user_error(
-        distgan("train", "--model", "cgan", "--family", "clustered"), "--clusters unset: with --family clustered"
-    )

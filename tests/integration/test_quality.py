@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MNIST
+from helpers.runs import MNIST
 from torch import Tensor
 
 from distgan.config.schema import DataConfig

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import (
+from helpers.resume_matrix import CASES
+from helpers.runs import (
     BIN,
     ON_CPU,
-    ROOT,
     SCRIPT,
+    TESTS,
     TINY,
     Run,
     assert_same_run,
     assert_user_error,
     checkpoint,
+    distance,
     losses,
     quick,
     wait_for,
 )
-from resume_matrix import CASES
-from torch import Tensor
 
 from distgan.checkpoint.manager import Saver
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
@@ -46,7 +46,7 @@ def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path, part: i
     share = len(CASES) // 2
     for half in ("first", "second"):
         result = run(
-            sys.executable, ROOT / "tests" / "resume_matrix.py", half, tmp_path, part * share, (part + 1) * share
+            sys.executable, TESTS / "helpers" / "resume_matrix.py", half, tmp_path, part * share, (part + 1) * share
         )
         assert result.returncode == 0, result.stderr
     compared = 0
@@ -123,20 +123,6 @@ def test_pending_numbers_survive_a_change_of_the_cadence(distgan: Run, tmp_path:
     assert losses(tmp_path / "straight") == losses(tmp_path / "broken")
 
 
-def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None:
-    assert run(*TWO, *quick("run")).returncode == 0
-    tensors, _ = checkpoint(tmp_path / "run")
-    assert {key for key in tensors if key.startswith("random.")} == {"random.rank0.cpu", "random.rank1.cpu"}
-    runtime = Runtime(ON_CPU)
-    runtime.load_random_states({"cpu": tensors["random.rank0.cpu"]}, "here")
-    assert torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
-    torch.rand(3)
-    assert not torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
-    for hostile in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(5056, dtype=torch.uint8)):
-        with pytest.raises(UserError, match="here: is no state of torch's generators"):
-            runtime.load_random_states({"cpu": hostile}, "here")
-
-
 def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
     """fp16 needs a GPU; its scaler exists on a CPU as well."""
     assert distgan("train", *quick("run")).returncode == 0
@@ -198,55 +184,6 @@ def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) ->
 
 
 # -- on another number of processes ------------------------------------------------------------------------
-
-
-def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """The largest relative difference of a network's weights, all of them together."""
-    gaps = []
-    for name in ("generator.", "discriminator.", "generator_ema."):
-        if not (keys := [key for key in ours if key.startswith(name)]):
-            continue
-        one, other = (torch.cat([t[key].double().flatten() for key in keys]) for t in (ours, theirs))
-        gaps.append(float((one - other).norm() / one.norm()))
-    return max(gaps)
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        # A batch of 3,000 of 17,970 images: over the end of an epoch, whose last batch is short.
-        ("--preset", "cgan-quick", "--batch-size", 3000, "--width", 0.05, "--data", "digits"),
-        pytest.param(
-            ("--preset", "vanilla-quick", "--loss", "wgan-gp", "--order", "fresh", "--ema-decay", 0.9),
-            marks=pytest.mark.slow,
-        ),
-        ("--preset", "cgan", "--loss", "r1", "--order", "simultaneous", "--penalty-weight", 0.1),
-    ],
-)
-def test_one_then_two_then_one_process_is_the_unbroken_run(
-    distgan: Run, run: Run, tmp_path: Path, data_flags: tuple[str, ...], flags: tuple[object, ...]
-) -> None:
-    """The same images, z, dropout masks and BatchNorm statistics: what is left is rounding.
-
-    At the report's rates: at 1e-3 a change of 1e-8 grows to 2e-3 in 20 steps on one process too (LOG.md).
-    """
-    common = ("--width", 0.1, "--batch-size", 64, "--log-every", 1, "--threads", 1, "--tracker", "none",
-              "--sample-epochs", "9", *data_flags, "--dropout", 0.3, "--g-lr", 2e-4, "--d-lr", 2e-4,
-              *flags)  # fmt: skip
-    assert distgan("train", *common, "--max-steps", 9, "--out", "straight").returncode == 0
-    assert distgan("train", *common, "--max-steps", 3, "--out", "broken").returncode == 0
-    result = run(*TWO, *common, "--max-steps", 7, "--out", "broken")
-    assert result.returncode == 0, result.stderr
-    assert "going on at step 3 (from broken/checkpoints/step-00000003), on 2 processes instead of 1" in result.stderr
-    assert json.loads((tmp_path / "broken" / "environment.json").read_text())["world_size"] == 2
-    assert distgan("train", *common, "--max-steps", 9, "--out", "broken").returncode == 0
-    (ours, step), (theirs, _) = checkpoint(tmp_path / "broken"), checkpoint(tmp_path / "straight")
-    assert step == 9
-    assert 0 < distance(ours, theirs) < 1e-5, "equal to rounding, and not by standing still"
-    lines = list(zip(losses(tmp_path / "broken"), losses(tmp_path / "straight"), strict=True))
-    assert [ours[0] for ours, _ in lines] == list(range(1, 10))
-    for ours_line, theirs_line in lines:
-        assert ours_line[1:] == pytest.approx(theirs_line[1:], rel=1e-4, abs=1e-5)
 
 
 # -- which checkpoint --------------------------------------------------------------------------------------
@@ -433,16 +370,6 @@ def test_an_allowed_change_holds_from_then_on(distgan: Run, tmp_path: Path) -> N
     )
 
 
-def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run) -> None:
-    flags = [*quick("run", "--per-rank-batch-size", 16)]
-    del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
-    two = run(*TWO, *flags)
-    assert two.returncode == 0, two.stderr
-    result = distgan("train", *flags)
-    assert_user_error(result, "its batch over all processes is 32, here it is 16")
-    assert distgan("train", *quick("run")).returncode == 0, "--batch-size 32 is the same batch"
-
-
 def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path) -> None:
     flags = ("--preset", "cgan-quick", *TINY, "--max-steps", 2, "--out", "run", "--data-md5", "accept")
     assert distgan("train", *flags, "--data", "mnist", "--data-dir", mnist_dir).returncode == 0
@@ -457,23 +384,6 @@ def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path
     assert_user_error(
         distgan("train", *flags, "--data", "digits"), "[data] name: 'digits', but the run in run has 'mnist'"
     )
-
-
-def test_resume_keeps_the_launchers_precision(distgan: Run, run: Run, tmp_path: Path) -> None:
-    result = run(BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "bf16", SCRIPT, *quick("run"))
-    assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["precision"] == "bf16"
-    assert distgan("train", "--out", "run", "--max-steps", 8).returncode == 0
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
-    result = distgan("train", *quick("run"))
-    assert_user_error(result, "[run] precision: 'no', but the run in run has 'bf16'")
-
-
-@pytest.mark.parametrize("text", ["[]", '{"run": 5}', "{", '{"model": {"wdth": 1}}'])
-def test_resume_refuses_a_damaged_config(distgan: Run, tmp_path: Path, text: str) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(text)
-    assert_user_error(distgan("train", *quick("run")), "run/config.json")
 
 
 def test_a_second_run_in_the_folder_is_refused(run: Run, distgan: Run, tmp_path: Path) -> None:
@@ -525,12 +435,3 @@ def test_checkpoint_ls_verify_and_diff(distgan: Run, tmp_path: Path) -> None:
     same = distgan("checkpoint", "diff", "run", "run/checkpoints/step-00000006")
     assert same.returncode == 0
     assert "all tensors are equal to the bit" in same.stdout
-
-
-def test_checkpoint_mistakes(distgan: Run, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert_user_error(distgan("checkpoint", "look", "run"), "look: unknown action; allowed: ls, verify, diff")
-    assert_user_error(distgan("checkpoint", "ls", "empty"), "empty: holds no checkpoint")
-    assert_user_error(distgan("checkpoint", "verify", "nowhere"), "nowhere: holds no checkpoint")
-    assert_user_error(distgan("checkpoint", "ls", "empty", "other"), "other: ls takes one folder")
-    assert_user_error(distgan("checkpoint", "diff", "empty"), "empty: holds no checkpoint")

@@ -5,121 +5,30 @@ import json
 import os
 import platform
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from conftest import BIN, ON_CPU, TINY, Run, assert_user_error, checkpoint, quick, wait_for
+from helpers.runs import BIN, TINY, Run, assert_user_error, checkpoint, checkpoint_names, quick, wait_for
 
-from distgan.checkpoint import manager as saver_module
-from distgan.checkpoint.format import read_checkpoint
-from distgan.checkpoint.manager import Saver
-from distgan.checkpoint.resume import Identity, checkpoints_in
-from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
-from distgan.distributed.runtime import Runtime
-from distgan.errors import Tolerance, TrainingFailed, UserError
 from distgan.runs.run_dir import read_status
-from distgan.training.gan import build_gan
-from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
 
-
-def make_saver(folder: Path, **settings: object) -> Saver:
-    config = Config(
-        model=ModelConfig(name="cgan", family="small", width=0.05), optim=OptimConfig(), run=RunConfig(**settings)
-    )
-    runtime, tolerance = Runtime(ON_CPU), Tolerance(stops=config.run.on_save_error == "stop")
-    gan = build_gan(config.model, config.optim, 0, runtime)
-    log = MetricLog(folder, runtime, 10, None, tolerance)
-    made = Saver(folder, config, runtime, gan, log, Identity("f00d", 10, 4), None, tolerance)
-    made.restore(last_step=99)
-    return made
-
-
-def at(made: Saver, step: int) -> None:
-    """As if that many steps were taken, and logged."""
-    made.gan.step = made.log.logged_step = step
-
-
-def names(folder: Path) -> list[str]:
-    return [path.name for path in checkpoints_in(folder / "checkpoints")]
-
-
 # -- cadence, and what is kept -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, [10, 20, 30, 40]),
-        ({"save_every": 2}, [20, 40]),
-        ({"save_every": 4, "save_every_steps": 15}, [15, 30, 40]),
-        ({"save_every_steps": 20}, [10, 20, 30, 40]),
-    ],
-)
-def test_cadence_is_by_epochs_and_by_steps(tmp_path: Path, settings: dict[str, int], expected: list[int]) -> None:
-    made = make_saver(tmp_path, **settings)
-    assert [step for step in range(1, 41) if made.is_due(step)] == expected
 
 
 def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_path: Path) -> None:
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--latent-dim", 4)
     flags += ("--batch-size", 6000, "--epochs", 4)
     assert distgan("train", *flags, "--keep", 9, "--save-every-steps", 5, "--out", "all").returncode == 0
-    assert [int(name[5:]) for name in names(tmp_path / "all")] == [12, 10, 9, 6, 5, 3, 0]
+    assert [int(name[5:]) for name in checkpoint_names(tmp_path / "all")] == [12, 10, 9, 6, 5, 3, 0]
     assert distgan("train", *flags, "--out", "kept").returncode == 0
-    assert [int(name[5:]) for name in names(tmp_path / "kept")] == [12, 9], "two, unless --keep says otherwise"
+    assert [int(name[5:]) for name in checkpoint_names(tmp_path / "kept")] == [12, 9], (
+        "two, unless --keep says otherwise"
+    )
     assert_user_error(distgan("train", *flags, "--keep", 1, "--out", "x"), "--keep: '1' is not allowed", "2 or more")
-
-
-@pytest.mark.parametrize("order", ["min", "max"])
-def test_the_best_stays_besides_the_newest(tmp_path: Path, order: str) -> None:
-    made = make_saver(tmp_path, keep=2, keep_best=f"{order}:g_loss")
-    values = [5.0, 1.0, 7.0, 3.0, 4.0, 2.0]
-    for step, value in enumerate(values, start=1):
-        at(made, step)
-        made.log.last = type("Record", (), {"_asdict": lambda self, value=value: {"step": 1, "g_loss": value}})()
-        made.save(wait=True)
-    best = values.index(min(values) if order == "min" else max(values)) + 1
-    assert [int(name[5:]) for name in names(tmp_path)] == [6, 5, best]
-    assert (tmp_path / "checkpoints" / "best").resolve().name == f"step-{best:08}"
-    assert (tmp_path / "checkpoints" / "latest").resolve().name == "step-00000006"
-
-
-def test_keep_best_names_what_is_allowed(distgan: Run) -> None:
-    result = distgan("train", *quick("run", "--keep-best", "min:fid"))
-    assert_user_error(result, "--keep-best: 'min:fid' is not allowed; allowed: min: or max: and one of d_loss")
-
-
-def test_a_full_epochs_save_holds_weights_of_one_step(distgan: Run, tmp_path: Path) -> None:
-    """A snapshot is taken, then written: what training does meanwhile is not in it."""
-    made = make_saver(tmp_path)
-    weight = made.gan.generator.stem[0].weight
-    before = weight.detach().clone()
-    lock = threading.Event()
-    write = saver_module.write_checkpoint
-
-    def slow_write(*arguments: object) -> object:
-        assert lock.wait(10)
-        return write(*arguments)  # type: ignore[arg-type]
-
-    saver_module.write_checkpoint = slow_write  # type: ignore[assignment]
-    try:
-        at(made, 1)
-        began = time.perf_counter()
-        made.save()
-        assert made.saved is None, "it is not written yet, and training goes on"
-        assert time.perf_counter() - began < 5
-        weight.data.add_(1)
-        lock.set()
-        saved = made.last()
-    finally:
-        saver_module.write_checkpoint = write
-    assert saved is not None
-    assert (read_checkpoint(saved[1]).tensors["generator.stem.0.weight"] == before).all()
 
 
 def test_stall_and_write_are_told_apart(distgan: Run, tmp_path: Path) -> None:
@@ -220,44 +129,3 @@ def test_a_run_goes_on_while_the_disk_takes_nothing(
     assert during < checkpoint(out)[1] == 562
     assert read_status(out)["state"] == "done"
     assert not list(out.rglob(".*"))
-
-
-def test_a_run_stops_at_once_if_it_shall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in ("stop", "continue"):
-        made = make_saver(
-            tmp_path / setting if (tmp_path / setting).mkdir() is None else tmp_path, on_save_error=setting
-        )
-        at(made, 1)
-        made.save(wait=True)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left", "the file")))
-            at(made, 2)
-            made.save()
-            at(made, 3)
-            if setting == "stop":
-                with pytest.raises(UserError, match=r"No space left on device.*the last checkpoint is of step 1"):
-                    made.save()
-                continue
-            made.save()
-            made.last()
-        assert "a checkpoint was not written, and training goes on" in made.tolerance.warnings()[0]
-        at(made, 4)
-        made.save(wait=True)
-        assert names(tmp_path / setting) == ["step-00000004", "step-00000001"]
-
-
-def test_an_error_of_ours_in_the_thread_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_saver(tmp_path)
-    monkeypatch.setattr(saver_module, "write_checkpoint", lambda *_: 1 / 0)
-    at(made, 1)
-    made.save()
-    with pytest.raises(ZeroDivisionError):
-        made.last()
-
-
-def test_an_update_that_was_left_out_ends_the_run(tmp_path: Path) -> None:
-    made = make_saver(tmp_path)
-    made.refuse_broken()
-    made.gan.d.num_skipped = 1
-    with pytest.raises(TrainingFailed, match="a gradient is no number up to step 0"):
-        made.refuse_broken()

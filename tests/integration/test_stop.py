@@ -10,21 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BIN, SCRIPT, TINY, Run, assert_user_error, checkpoint, quick, ranks_of, wait_for
+from helpers.launchers import LONG, trains
+from helpers.runs import BIN, Run, checkpoint, quick, wait_for
 
 from distgan.runs.run_dir import read_status
-from distgan.training import stop
-from distgan.training.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, describe, exit_code, seconds, seconds_left
+from distgan.training.stop import seconds_left
 from distgan.utils.files import read_metrics
 
-LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--sample-epochs", "9")
-TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
-ACCELERATE = (BIN / "accelerate", "launch", "--num_processes", 1, SCRIPT)
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-def trains(folder: Path) -> bool:
-    return len(read_metrics(folder / "metrics.jsonl")) > 2
 
 
 @pytest.mark.parametrize(
@@ -93,62 +86,6 @@ def test_a_second_ctrl_c_leaves_at_once(start: Start, distgan: Run, tmp_path: Pa
     assert distgan("checkpoint", "verify", "run").returncode == 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
-def test_one_signalled_rank_stops_both(start: Start, tmp_path: Path, signum: signal.Signals) -> None:
-    process = start(*TWO, *LONG, "--epochs", 9, "--out", "run")
-    wait_for(lambda: trains(tmp_path / "run"), process)
-    ranks = ranks_of(process)
-    assert len(ranks) == 2
-    os.kill(ranks[1], signum)
-    _, err = process.communicate(timeout=90)
-    assert f"distgan: stopped by {signum.name} at step" in err
-    status = read_status(tmp_path / "run")
-    assert (status["state"], status["exit_code"]) == ("stopped", 128 + signum)
-    assert checkpoint(tmp_path / "run")[1] == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] > 0
-
-
-@pytest.mark.parametrize(
-    ("launcher", "signum"),
-    [
-        ("torchrun", signal.SIGUSR1),
-        ("torchrun", signal.SIGKILL),
-        ("accelerate", signal.SIGTERM),
-        ("accelerate", signal.SIGINT),
-        pytest.param("torchrun", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("torchrun", signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param("accelerate", signal.SIGUSR1, marks=pytest.mark.slow),
-        pytest.param("accelerate", signal.SIGKILL, marks=pytest.mark.slow),
-    ],
-)
-def test_a_signal_to_the_launcher_saves(start: Start, tmp_path: Path, launcher: str, signum: signal.Signals) -> None:
-    """torchrun hands SIGTERM and SIGINT on; of USR1 and -9 launchers die, and so does accelerate's of any."""
-    process = start(*(TWO if launcher == "torchrun" else ACCELERATE), *LONG, "--epochs", 9, "--out", "run")
-    wait_for(lambda: trains(tmp_path / "run"), process)
-    ranks = ranks_of(process)
-    assert len(ranks) == (2 if launcher == "torchrun" else 1)
-    process.send_signal(signum)
-    process.wait(90)
-    end = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
-        assert time.monotonic() < end, "a rank stayed"
-        time.sleep(0.05)
-    assert process.returncode != 0
-    status = read_status(tmp_path / "run")
-    assert status["state"] == "stopped", status
-    assert status["exit_code"] in (128 + signum, 143)
-    assert checkpoint(tmp_path / "run")[1] == status["step"] > 0
-
-
-def test_a_terminals_ctrl_c_saves_under_torchrun(start: Start, tmp_path: Path) -> None:
-    """The terminal sends it to all, and torchrun once more to its ranks: still one press."""
-    process = start(*TWO, *LONG, "--epochs", 9, "--out", "run")
-    wait_for(lambda: trains(tmp_path / "run"), process)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=90)
-    assert "distgan: stopped by SIGINT at step" in err
-    assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"] > 0
-
-
 def test_a_reader_that_leaves_does_not_end_the_run(start: Start, tmp_path: Path) -> None:
     """As when a launcher or a terminal dies that had the run's stderr."""
     process = start(BIN / "distgan", "train", *LONG, "--max-steps", 300, "--save-every-steps", 50, "--out", "run")
@@ -188,21 +125,6 @@ def test_a_time_limit_is_kept(distgan: Run, tmp_path: Path) -> None:
 def test_a_limit_that_is_over_stops_after_one_step(distgan: Run, tmp_path: Path) -> None:
     assert distgan("train", *quick("run", "--time-limit", "1s")).returncode == 75
     assert checkpoint(tmp_path / "run")[1] == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("90s", 90), ("45m", 2700), ("1h30m", 5400), ("2d", 172_800), ("1:30:00", 5400), ("45:00", 2700),
-     ("1-12:00:00", 129_600), ("0:07", 7)],
-)  # fmt: skip
-def test_durations(text: str, expected: int) -> None:
-    assert seconds(text) == expected
-
-
-@pytest.mark.parametrize("text", ["90", "soon", "1h30", "-5s", "", "1:5", "1.5h", "10 m"])
-def test_no_duration(distgan: Run, text: str) -> None:
-    result = distgan("train", *quick("run", f"--time-limit={text}", "--dry-run"))
-    assert_user_error(result, "--time-limit: ", "allowed: a time as 90s, 45m, 1h30m, 1:30:00 or 1-12:00:00")
 
 
 @pytest.fixture
@@ -245,38 +167,3 @@ def test_a_slurm_job_saves_before_its_end(distgan: Run, tmp_path: Path, squeue: 
     squeue("0:12")
     assert distgan("train", *LONG, "--epochs", 999, "--out", "run").returncode == 75
     assert checkpoint(tmp_path / "run")[1] > 0
-
-
-def test_slow_steps_and_saves_are_allowed_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(stop.time, "monotonic", lambda: now[0])
-    with StopRequest(60.0, is_launched=False) as request:
-        now[0] += 10
-        assert request.reason() == 0
-        now[0] += 10  # 40 s are left; two such steps would take 20, the pictures 5
-        assert request.reason() == 0
-        request.save_s = 8.0
-        assert request.reason() == TIME_LIMIT
-
-
-def test_a_press_that_a_launcher_hands_on_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(stop.time, "monotonic", lambda: now[0])
-    with StopRequest(None, is_launched=True) as request:
-        signal.raise_signal(signal.SIGINT)
-        now[0] += 0.5
-        signal.raise_signal(signal.SIGINT)
-        assert request.reason() == signal.SIGINT
-        now[0] += 1
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    with StopRequest(None, is_launched=False):
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_reasons_in_words_and_codes() -> None:
-    assert (describe(signal.SIGUSR1), exit_code(signal.SIGUSR1)) == ("by SIGUSR1", 138)
-    assert (describe(TIME_LIMIT), exit_code(TIME_LIMIT)) == ("before its time limit", 75)
-    assert (describe(LAUNCHER_GONE), exit_code(LAUNCHER_GONE)) == ("because its launcher is gone", 143)

@@ -1,12 +1,11 @@
 """Whole runs through the real command lines."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import BIN, SCRIPT, TINY, Run, assert_same_run, checkpoint, losses, quick
+from helpers.runs import TINY, Run, assert_same_run, checkpoint, losses, quick
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -132,48 +131,6 @@ def test_runs_without_a_name_get_a_new_one(distgan: Run, tmp_path: Path) -> None
 # -- the doors to one program ------------------------------------------------------------------------------
 
 
-def test_every_door_trains_the_same_run(distgan: Run, run: Run, tmp_path: Path) -> None:
-    """distgan train, the script under plain python, accelerate launch and torchrun: the same to the bit."""
-    doors = {
-        "distgan": (BIN / "distgan", "train"),
-        "python": (BIN / "python", SCRIPT),
-        "accelerate": (BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "no", SCRIPT),
-        "torchrun": (BIN / "torchrun", "--nproc-per-node", 1, "--standalone", SCRIPT),
-    }
-    for name, door in doors.items():
-        result = run(*door, *quick(name))
-        assert result.returncode == 0, result.stderr
-        assert_same_run(tmp_path / name, tmp_path / "distgan")
-        assert len(list((tmp_path / name / "weights").glob("*.safetensors"))) == 3
-
-
-def test_two_processes_train_one_run(run: Run, tmp_path: Path) -> None:
-    door = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
-    result = run(*door, *quick("two"))
-    assert result.returncode == 0, result.stderr
-    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
-    assert environment["world_size"] == 2
-    assert [line["step"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")] == [2, 4, 6]
-    assert result.stderr.count("writing to two") == 1, "one process speaks"
-    again = run(*door, *quick("again"))
-    assert again.returncode == 0, again.stderr
-    assert_same_run(tmp_path / "two", tmp_path / "again")
-
-
-def test_two_processes_give_the_gradients_of_one(distgan: Run, run: Run, tmp_path: Path) -> None:
-    """One step of D on the same images and z: what DDP averages is the whole batch's gradient.
-
-    Only G's BatchNorm sees half a batch; so D starts from slightly other fakes, and G's own step differs.
-    """
-    flags = ("--max-steps", 1, "--dropout", 0, "--log-every", 1)
-    assert distgan("train", *quick("one", *flags)).returncode == 0
-    door = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
-    assert run(*door, *quick("two", *flags)).returncode == 0
-    (one,), (two,) = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
-    assert two["real_logits"] == pytest.approx(one["real_logits"], rel=1e-5), "the same images"
-    assert two["d_loss"] == pytest.approx(one["d_loss"], rel=1e-2)
-
-
 def test_same_seed_same_bits_and_another_seed_another_run(distgan: Run, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert distgan("train", *quick(name, "--seed", seed, "--dropout", 0.3)).returncode == 0
@@ -220,11 +177,16 @@ def test_weights_that_are_no_numbers_are_never_saved(distgan: Run, tmp_path: Pat
     assert all(value.isfinite().all() for value in checkpoint(tmp_path / "run")[0].values())
 
 
-def test_launchers_do_not_take_the_threads_away(run: Run, tmp_path: Path) -> None:
-    """accelerate launch sets OMP_NUM_THREADS=1, which would halve the speed on two cores."""
-    flags = [*quick("run", "--max-steps", 2)]
-    del flags[flags.index("--threads") : flags.index("--threads") + 2]
-    result = run(BIN / "accelerate", "launch", "--num_processes", 1, SCRIPT, *flags)
+def test_settings_of_accelerates_default_file_that_concern_others_are_set_aside(
+    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    result = distgan("train", *quick("run"))
     assert result.returncode == 0, result.stderr
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["threads"] == len(os.sched_getaffinity(0))
+    assert result.stderr.count("of accelerate's config is ignored") == 4
+    monkeypatch.undo()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert distgan("train", *quick("plain")).returncode == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")

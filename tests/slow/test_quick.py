@@ -1,16 +1,16 @@
-"""The quick presets at full length: what the README's pictures show, in numbers. Minutes; `make test-slow`."""
+"""The quick presets at full length: what the README's pictures show, in numbers. Minutes."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from helpers.runs import Run
 from sklearn.neighbors import KNeighborsClassifier
 
 from distgan.config.schema import DataConfig
 from distgan.data.base import load_dataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 def neighbours(mnist_dir: Path) -> KNeighborsClassifier:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MNIST, ROOT, Run
+from helpers.runs import MNIST, ROOT, Run
 
 
 @pytest.mark.timeout(600)

@@ -7,30 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BIN, Run, assert_user_error
+from helpers.made_up_runs import weights
+from helpers.runs import Run, assert_user_error
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from distgan.config.commands import SampleConfig
-from distgan.config.schema import Config, ModelConfig
+from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
 from distgan.models.base import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
 from distgan.sample import WALK_STEPS, sample, slerp, walk
 from distgan.utils.figures import grid
-
-
-def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path:
-    """A run's folder with random weights: a generator, and a moving average that differs from it."""
-    config = Config(model=ModelConfig(name=name, family="small", width=0.1))
-    (folder / "weights").mkdir(parents=True)
-    for path in (folder / "config.json", folder / "weights" / "config.json"):
-        path.write_text(config.model_dump_json())
-    for seed, file in ((1, "generator"), (2, "generator_ema")):
-        torch.manual_seed(seed)
-        metadata = {"notice": notice} if notice else {}
-        save_file(build_generator(config.model).state_dict(), folder / "weights" / f"{file}.safetensors", metadata)
-    return folder
 
 
 def draw(where: Path, out: Path, **settings: object) -> dict[str, np.ndarray]:
@@ -102,22 +90,6 @@ def test_every_chunk_has_one_size() -> None:
     images = generate(Spy(), torch.linspace(-1, 1, 260)[:, None], torch.zeros(260, dtype=torch.long))
     assert sizes == [(CHUNK, CHUNK)] * 2
     assert images[:, 0, 0].tolist() == to_uint8(torch.linspace(-1, 1, 260).view(-1, 1, 1, 1)).flatten().tolist()
-
-
-def test_same_pictures_across_processes(
-    distgan: Run, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = weights(tmp_path / "run")
-    here = draw(folder, tmp_path / "here.npz", num=300)
-    for threads in ("1", "2"):
-        monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        result = distgan("sample", folder, "--num", 300, "--out", "there.npz")
-        assert result.returncode == 0, result.stderr
-        with np.load(tmp_path / "there.npz") as there:
-            assert np.array_equal(here["images"], there["images"])
-    for name in ("a.png", "b.png"):
-        assert run(BIN / "distgan", "sample", folder, "--out", name).returncode == 0
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_interpolation_walks_from_z_to_z_and_digit_to_digit(tmp_path: Path) -> None:

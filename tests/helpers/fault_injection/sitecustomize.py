@@ -2,7 +2,7 @@
 
 import os
 
-_RANK, _STEP, _HOW = os.environ.get("SABOTAGE", "none,0,none").split(",")
+_RANK, _STEP, _HOW = os.environ.get("FAULT_INJECTION", "none,0,none").split(",")
 
 
 def _go_wrong(gan):
@@ -13,7 +13,7 @@ def _go_wrong(gan):
 
     match _HOW:
         case "raise":
-            raise ValueError("sabotage")
+            raise ValueError("an injected fault")
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":

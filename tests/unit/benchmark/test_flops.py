@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ON_CPU
+from helpers.runs import ON_CPU
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -4,15 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import ON_CPU, ROOT
+from helpers.checkpoints import CONFIG, MODEL, assert_equal, declare, make
+from helpers.runs import ON_CPU, ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
@@ -22,40 +19,18 @@ from distgan.checkpoint.format import (
     MANIFEST,
     Checkpoint,
     Damaged,
-    Manifest,
-    State,
     folder_name,
     read_checkpoint,
     read_manifest,
     set_aside,
     write_checkpoint,
 )
-from distgan.checkpoint.resume import checkpoints_in, newest_valid
-from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
+from distgan.checkpoint.resume import newest_valid
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.training.gan import build_gan
 from distgan.training.step import build_step
-
-MODEL = ModelConfig(name="cgan", family="small", width=0.05)
-CONFIG = Config(model=MODEL, optim=OptimConfig(ema_decay=0.9))
-
-
-def make(step: int = 3) -> Checkpoint:
-    runtime = Runtime(ON_CPU)
-    gan = build_gan(CONFIG.model, CONFIG.optim, 7, runtime)
-    train = build_step(gan, CONFIG.optim, 7, total_steps=10)
-    for _ in range(step):
-        train(torch.rand(4, 1, 28, 28) * 2 - 1, torch.arange(4), range(4))
-    state = State(
-        step=step, epoch=step // 2, step_in_epoch=step % 2, steps_per_epoch=2, batch_size=4, data="f00d", notice=None,
-        world_size=1, engine="eager", g_lr=2e-4, d_lr=2e-4, grad_scaler={"scale": 65536.0, "growth_interval": 2000},
-        elapsed_s=1.5, logged_step=step - 1, num_lines=1, unlogged=[[0.1, 0.2, 0.3, 0.4]],
-        metrics={"d_loss": 0.1 + 0.2},
-    )  # fmt: skip
-    random = {f"random.{key}": value for key, value in runtime.random_states().items()}
-    return Checkpoint(gan.state() | random, state, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +50,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step in (2, 3):
         write_checkpoint(folder, make(step))
     return folder
-
-
-def assert_equal(one: Checkpoint, other: Checkpoint) -> None:
-    assert one.tensors.keys() == other.tensors.keys()
-    for key, value in one.tensors.items():
-        assert torch.equal(value, other.tensors[key]), key
-        assert value.dtype == other.tensors[key].dtype
-    assert (one.state, one.config) == (other.state, other.config)
 
 
 # -- what is in it -----------------------------------------------------------------------------------------
@@ -176,78 +143,6 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
     assert {name.name for name in synced[:-1]} == FILES | {MANIFEST}
     assert synced[-2:] == [temporary / MANIFEST, temporary], "the folder last, and the manifest before it"
     assert events[at + 1 :] == [("fsync", str(tmp_path))], "and then the name itself"
-
-
-def killed_at(operation: int, act: Callable[[], object]) -> bool:
-    """Calls `act` in a child that dies, without any clean-up, before its n-th change of the disk.
-
-    False when the child got to its end.
-    """
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-    try:
-        left = [operation]
-
-        def deadly(function: Any) -> Any:
-            def call(*arguments: Any, **options: Any) -> Any:
-                left[0] -= 1
-                if left[0] < 0:
-                    os._exit(9)
-                return function(*arguments, **options)
-
-            return call
-
-        for name in ("open", "mkdir", "fsync", "rename", "replace", "symlink", "unlink", "rmdir", "chmod"):
-            setattr(os, name, deadly(getattr(os, name)))
-        act()
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Path) -> None:
-    """The whole of what a save does, with `latest`, `best` and the removal of an older one."""
-    from distgan.checkpoint.manager import Saver
-
-    old, new = make(2), make(3)
-    operations = 0
-    for operation in range(200):
-        folder = tmp_path / str(operation)
-        (folder / "checkpoints").mkdir(parents=True)
-        (folder / "metrics.jsonl").touch()
-        for step in (0, 1, 2):
-            state = old.state.model_copy(
-                update={
-                    "step": step,
-                    "epoch": step // 2,
-                    "step_in_epoch": step % 2,
-                    "logged_step": step,
-                    "unlogged": [],
-                }
-            )
-            old = old._replace(state=state)
-            write_checkpoint(folder / "checkpoints", old)
-        saver = Saver.__new__(Saver)
-        saver.folder, saver.write_s, saver.saved = folder / "checkpoints", [], None
-        saver.config = CONFIG.model_copy(update={"run": RunConfig(keep_best="min:d_loss")})
-        saver.log = type("Log", (), {"path": folder / "metrics.jsonl"})()  # type: ignore[assignment]
-        saver._error = None
-        was_killed = killed_at(operation, lambda saver=saver: saver._write(new))
-        found = newest_valid(folder / "checkpoints")
-        assert found is not None
-        assert found[2] == [], f"killed before operation {operation}: a half is taken for a checkpoint"
-        assert_equal(found[1], new if found[1].state.step == 3 else old)
-        for path in checkpoints_in(folder / "checkpoints"):
-            read_checkpoint(path)  # an older one that is being removed either
-        if (latest := folder / "checkpoints" / "latest").is_symlink():
-            assert read_checkpoint(latest.resolve()).state.step == 3, "latest moves only after"
-        if not was_killed:
-            operations = operation
-            break
-        shutil.rmtree(folder)
-    assert found[1].state.step == 3
-    assert operations > 30, "the operations were counted"
 
 
 def test_a_folder_in_the_way_is_set_aside_and_not_deleted(made: Checkpoint, saved: Path) -> None:
@@ -376,15 +271,6 @@ def forge(path: Path, name: str, data: bytes) -> None:
     declare(path, name, len(data), hashlib.sha256(data).hexdigest())
 
 
-def declare(path: Path, name: str, size: int, sha256: str) -> None:
-    manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    files = {key: entry.model_dump() for key, entry in manifest.files.items()} | {
-        name: {"size": size, "sha256": sha256}
-    }
-    values = manifest.model_dump() | {"files": files}
-    (path / MANIFEST).write_bytes(Manifest.model_validate(values).to_bytes())
-
-
 def header(values: object) -> bytes:
     text = json.dumps(values).encode()
     return len(text).to_bytes(8, "little") + text
@@ -509,36 +395,6 @@ def test_a_link_is_not_followed(saved: Path, tmp_path: Path) -> None:
     (saved / "state.json").unlink()
     (saved / "state.json").symlink_to(secret)
     assert_refused(saved, "state.json: is a link")
-
-
-def test_huge_files_are_refused_in_bounded_time_and_memory(saved: Path) -> None:
-    """Sparse files of 8 TB, with a manifest that agrees: in a process of their own, for its peak of memory."""
-    for name in ("generator.safetensors", "state.json", "random.safetensors", MANIFEST):
-        copy = saved.with_name(f"huge-{name}")
-        shutil.copytree(saved, copy)
-        with (copy / name).open("r+b") as file:
-            file.truncate(8 * 10**12)
-        if name != MANIFEST:
-            declare(copy, name, 8 * 10**12, "0" * 64)
-    code = (
-        "import resource, sys, time; from pathlib import Path\n"
-        "from distgan.checkpoint.format import Damaged, read_checkpoint\n"
-        "read_checkpoint(Path(sys.argv[1])); peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "began = time.process_time()\n"
-        "for path in sys.argv[2:]:\n"
-        "    try: read_checkpoint(Path(path)); print('accepted', path)\n"
-        "    except Damaged as error: print(error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak, time.process_time() - began)\n"
-    )
-    paths = sorted(str(path) for path in saved.parent.glob("huge-*"))
-    done = subprocess.run([sys.executable, "-c", code, str(saved), *paths], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    *reasons, last = done.stdout.splitlines()
-    assert len(reasons) == 4
-    assert all("8,000,000,000,000 bytes" in reason and "allowed: at most" in reason for reason in reasons), reasons
-    kib, cpu_s = map(float, last.split())
-    assert kib < 20_000
-    assert cpu_s < 2
 
 
 def test_a_folder_of_a_million_names_is_not_listed(saved: Path) -> None:

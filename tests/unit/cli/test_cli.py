@@ -1,11 +1,9 @@
 """The command line before anything is trained: help, version, and mistakes."""
 
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import BIN, ROOT, TINY, Run, assert_user_error
+from helpers.runs import Run, assert_user_error
 
 
 def test_help_names_the_commands(distgan: Run) -> None:
@@ -17,17 +15,6 @@ def test_help_names_the_commands(distgan: Run) -> None:
 
 def test_version(distgan: Run) -> None:
     assert distgan("--version").stdout.startswith("distgan 0.")
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["sample", "--help"]])
-def test_help_imports_nothing_heavy(run: Run, arguments: list[str]) -> None:
-    """What keeps it under half a second; the seconds themselves stand in LOG.md."""
-    code = (
-        "import sys\nfrom distgan.cli import main\n"
-        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
-        "print('HEAVY', [m for m in ('torch', 'accelerate', 'numpy', 'rich', 'matplotlib') if m in sys.modules])"
-    )
-    assert run(sys.executable, "-c", code).stdout.endswith("HEAVY []\n")
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])
@@ -128,27 +115,14 @@ def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("r*"))
 
 
-def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Path) -> None:
-    """A wheel's layout: the package with configs/ inside the wing that reads it, and no checkout around it."""
-    site = tmp_path / "site"
-    shutil.copytree(ROOT / "distgan", site / "distgan", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "configs", site / "distgan" / "config" / "presets_toml")
-    code = (
-        f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "from distgan.config.presets import preset_path; print(preset_path('cgan', ''))"
+SMALL = ("--width", 0.1, "--data", "digits", "--log-every", 2, "--tracker", "none", "--threads", 1)
+
+
+def test_wrong_numbers_of_clusters_are_one_line(distgan: Run) -> None:
+    flags = ("train", "--preset", "cgan-fast", *SMALL, "--max-steps", 2)
+    assert_user_error(distgan(*flags, "--clusters", 5000), "--clusters 5000: of 17,970 images; allowed: at most 1797")
+    assert_user_error(distgan(*flags, "--clusters", 0), "--clusters: '0' is not allowed", "1 or more")
+    assert_user_error(distgan(*flags, "--family", "small"), "--clusters 25: with --family small", "allowed:")
+    assert_user_error(
+        distgan("train", "--model", "cgan", "--family", "clustered"), "--clusters unset: with --family clustered"
     )
-    result = run(sys.executable, "-c", code)
-    assert result.stdout.strip() == str(site / "distgan" / "config" / "presets_toml" / "cgan.toml"), result.stderr
-
-
-def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:
-    result = run(
-        BIN / "torchrun", "--nproc-per-node", 2, ROOT / "distgan" / "train.py",
-        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--accumulate", "20", "--out", "run",
-    )  # fmt: skip
-    assert result.returncode != 0
-    said = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
-    assert said == [
-        "distgan: --batch-size 33: too few for the processes, the parts of --accumulate and BatchNorm; "
-        "allowed: at least 40"
-    ]

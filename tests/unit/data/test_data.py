@@ -40,27 +40,6 @@ def load(folder: Path, **settings: object) -> object:
     return load_dataset(DataConfig(**({"dir": str(folder), "md5": "accept", "download": False} | settings)))
 
 
-def test_real_mnist_is_what_torchvision_reads(mnist_dir: Path) -> None:
-    torchvision = pytest.importorskip("torchvision.datasets")
-    theirs = torchvision.MNIST(mnist_dir, download=False)
-    ours = load_dataset(DataConfig(dir=str(mnist_dir)))
-    assert ours.name == "mnist"
-    assert ours.notice is None
-    assert len(ours.images) == 60_000
-    assert torch.equal(ours.images, theirs.data)
-    assert torch.equal(ours.labels, theirs.targets)
-    assert ours.labels[0] == 5
-
-
-def test_real_test_set_is_what_torchvision_reads(mnist_dir: Path) -> None:
-    torchvision = pytest.importorskip("torchvision.datasets")
-    theirs = torchvision.MNIST(mnist_dir, train=False, download=False)
-    ours = load_dataset(DataConfig(dir=str(mnist_dir)), "test")
-    assert ours.warning is None
-    assert torch.equal(ours.images, theirs.data)
-    assert torch.equal(ours.labels, theirs.targets)
-
-
 def test_test_sets_are_named_as_torchvision_names_them() -> None:
     assert TEST_SOURCES.keys() == SOURCES.keys()
     assert TEST_SOURCES["kmnist"].images == "t10k-images-idx3-ubyte"

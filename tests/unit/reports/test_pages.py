@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run as Command
-from conftest import assert_user_error
-from pages_runs import about, environment_of, make_run, picture, quality_of, training_lines
+from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, training_lines
+from helpers.runs import Run as Command
+from helpers.runs import assert_user_error
 from rich.console import Console
 
 from distgan.cli.reports import compare_main, report_main

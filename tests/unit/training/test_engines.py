@@ -1,6 +1,5 @@
-"""The engines against the eager one, as far as a CPU can show it: graphs by tape.py, which has their rules."""
+"""The engines against the eager one, as far as a CPU can show it: graphs by fake_cuda_graph.py, with their rules."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import Run, assert_user_error, losses, quick
-from engine_matrix import RECIPES, STEPS, Training, difference
-from tape import Tape, record
-from test_zero import needs_deepspeed
-from torch import nn
+from helpers.engine_matrix import (
+    STEPS,
+    Training,
+    assert_compiled_takes_eager_steps,
+    assert_graph_takes_eager_steps,
+    largest_difference,
+)
+from helpers.fake_cuda_graph import FakeCudaGraph, capture
+from helpers.runs import Run, assert_user_error, quick
 
-from distgan.checkpoint.resume import newest_valid
 from distgan.errors import Tolerance, TrainingFailed
 from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
@@ -32,29 +34,16 @@ def _forget_the_precision() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(recipe, marks=() if recipe in ("vanilla", "cgan", "r1", "parts") else pytest.mark.slow)
-        for recipe in RECIPES
-    ],
-)
+@pytest.mark.parametrize("recipe", ["vanilla", "cgan", "r1", "parts"])
 def test_graphs_take_the_eager_steps(recipe: str) -> None:
-    """To the bit over 50 steps and five short last batches, dropout, moving average and schedule included."""
-    eager, graph = Training(recipe), Training(recipe, "graph", record=record)
-    ours, theirs = eager.to(STEPS), graph.to(STEPS)
-    assert graph.engine is not None
-    assert graph.engine.choice.name == "graph", graph.engine.choice.why
-    assert torch.equal(ours, theirs)
-    assert difference(eager.gan.state(), graph.gan.state()) == 0
-    assert len({tuple(row) for row in theirs.tolist()}) == STEPS, "no two replays are alike"
+    assert_graph_takes_eager_steps(recipe)
 
 
 def test_a_graph_is_captured_after_a_resume() -> None:
     """From a checkpoint in the middle of an epoch, that an eager run has left, and back to an eager run."""
     straight = Training("cgan")
     expected = straight.to(STEPS)
-    first, second, third = Training("cgan"), Training("cgan", "graph", record=record), Training("cgan")
+    first, second, third = Training("cgan"), Training("cgan", "graph", capture=capture), Training("cgan")
     stats = [first.to(13)]
     second.gan.load_state(first.gan.state(), 13, "there")
     stats.append(second.to(31))
@@ -63,13 +52,13 @@ def test_a_graph_is_captured_after_a_resume() -> None:
     assert second.engine is not None
     assert second.engine.choice.name == "graph"
     assert torch.equal(torch.cat(stats), expected)
-    assert difference(straight.gan.state(), third.gan.state()) == 0
+    assert largest_difference(straight.gan.state(), third.gan.state()) == 0
 
 
 def test_warm_up_and_check_leave_no_trace() -> None:
     """Of a run that begins, and of one that goes on."""
     for step in (0, 11):
-        graph, eager = Training("cgan", "graph", record=record), Training("cgan")
+        graph, eager = Training("cgan", "graph", capture=capture), Training("cgan")
         if step:
             eager.to(step)
             graph.gan.load_state(eager.gan.state(), step, "there")
@@ -83,7 +72,7 @@ def test_warm_up_and_check_leave_no_trace() -> None:
 
 
 def test_a_replay_takes_several_steps_but_none_past_the_limit() -> None:
-    graph = Training("vanilla", "graph", record=record)
+    graph = Training("vanilla", "graph", capture=capture)
     graph.to(1)
     assert graph.engine is not None
     taken = []
@@ -108,10 +97,10 @@ def test_next_due_is_the_first_cadence_after(step: int, last: int, every: tuple[
 
 def rotten(work: Callable[[], None], before: Callable[[], object]) -> Callable[[], None]:
     """A capture whose replays leave something out."""
-    replay = record(work, before)
-    tape: Tape = replay.__self__  # type: ignore[attr-defined]
-    updates = [call for call in tape.calls if "_fused_adam_" in str(call[0])]
-    tape.calls = [call for call in tape.calls if call is not updates[0]]
+    replay = capture(work, before)
+    graph: FakeCudaGraph = replay.__self__  # type: ignore[attr-defined]
+    updates = [call for call in graph.calls if "_fused_adam_" in str(call[0])]
+    graph.calls = [call for call in graph.calls if call is not updates[0]]
     return replay
 
 
@@ -120,26 +109,26 @@ def unrecordable(work: Callable[[], None], before: Callable[[], object]) -> Call
 
 
 @pytest.mark.parametrize(
-    ("recorder", "reason"),
+    ("capturer", "reason"),
     [
         (unrecordable, "RuntimeError: operation not permitted when stream is capturing"),
         (rotten, "its steps are not the eager ones: over 3 steps"),
     ],
 )
-def test_an_engine_that_fails_gives_way_with_its_reason(recorder: Any, reason: str) -> None:
-    eager, graph = Training("cgan"), Training("cgan", "graph", record=recorder)
+def test_an_engine_that_fails_gives_way_with_its_reason(capturer: Any, reason: str) -> None:
+    eager, graph = Training("cgan"), Training("cgan", "graph", capture=capturer)
     assert torch.equal(eager.to(20), graph.to(20)), "what takes its place starts from untouched weights"
     assert graph.engine is not None
     choice = graph.engine.choice
     assert (choice.asked, choice.name, choice.is_fallback) == ("graph", "eager", True)
     assert choice.why.startswith("graph was not taken: " + reason)
     assert "second line" not in choice.why
-    assert difference(eager.gan.state(), graph.gan.state()) == 0
+    assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
 
 
 def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tape sees what a GPU would wait for: so the steps that it takes have none."""
-    graph = Training("cgan", "graph", record=record)
+    """The fake graph sees what a GPU would wait for: so the steps that it takes have none."""
+    graph = Training("cgan", "graph", capture=capture)
     take = graph.batches.take
     monkeypatch.setattr(graph.batches, "take", lambda own: (float(own.sum()), take(own))[1])
     graph.to(1)
@@ -152,7 +141,7 @@ def test_an_engine_that_fits_not_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         ("strategy", "ZeRO 2", "ZeRO 2 takes its own way through the networks"),
         ("precision", "fp16", "the scaler of fp16 decides on the host"),
     ):
-        graph = Training("vanilla", "graph", record=record)
+        graph = Training("vanilla", "graph", capture=capture)
         monkeypatch.setattr(graph.runtime, attribute, value)
         graph.to(1)
         assert graph.engine is not None
@@ -218,7 +207,7 @@ def test_untouched_puts_everything_back_when_steps_fail() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert run.gan.step == run.batches.step == 3
-    assert difference(before, run.gan.state()) == 0
+    assert largest_difference(before, run.gan.state()) == 0
 
 
 @pytest.mark.parametrize(("times", "name"), [((2e-3, 1e-3), "graph-compiled"), ((2e-3, 3e-3), "graph")])
@@ -228,10 +217,10 @@ def test_a_graph_is_compiled_inside_where_that_is_quicker(
     """In a run that is long enough; by a race, whose times are made up here."""
     measured = iter(times)
     monkeypatch.setattr(engines, "_seconds_a_step", lambda *_: next(measured))
-    # A tape holds no compiled code: what is recorded here is done again from Python.
+    # A fake graph holds no compiled code: what is captured here is done again from Python.
     eager, graph = (
         Training("cgan"),
-        Training("cgan", "graph", record=lambda work, before: (before(), work())[1] or work),
+        Training("cgan", "graph", capture=lambda work, before: (before(), work())[1] or work),
     )
     graph.total_steps = eager.total_steps = 40_000
     assert torch.allclose(eager.to(20), graph.to(20), atol=1e-4)
@@ -244,7 +233,7 @@ def test_a_graph_is_compiled_inside_where_that_is_quicker(
 
 def test_a_short_run_is_not_compiled_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_seconds_a_step", lambda *_: 1e-3)
-    graph = Training("cgan", "graph", record=record)
+    graph = Training("cgan", "graph", capture=capture)
     graph.total_steps = 59_000
     choice = graph.build().choice
     assert choice.name == "graph"
@@ -252,7 +241,7 @@ def test_a_short_run_is_not_compiled_inside(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_run_that_is_over_captures_nothing() -> None:
-    graph = Training("cgan", "graph", record=record)
+    graph = Training("cgan", "graph", capture=capture)
     graph.total_steps = 0
     assert graph.build().choice.why == "no step is left"
 
@@ -260,24 +249,8 @@ def test_a_run_that_is_over_captures_nothing() -> None:
 # -- compiled ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced and partitioned as always, but run by torch's own operators: no minutes of a C++ compiler."""
-    whole = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: whole(self, backend="aot_eager", **kwargs))
-
-
-@pytest.mark.parametrize(
-    "recipe", ["cgan", pytest.param("vanilla", marks=pytest.mark.slow), pytest.param("bf16", marks=pytest.mark.slow)]
-)
-def test_compiled_networks_take_the_eager_steps(quick_compiler: None, recipe: str) -> None:
-    eager, compiled = Training(recipe), Training(recipe, "compile")
-    ours, theirs = eager.to(STEPS), compiled.to(STEPS)
-    assert compiled.engine is not None
-    assert compiled.engine.choice.name == "compile", compiled.engine.choice.why
-    assert torch.allclose(ours, theirs, atol=1e-3)
-    assert difference(eager.gan.state(), compiled.gan.state()) < 1e-2
-    assert not [key for key in compiled.gan.state() if "_orig_mod" in key]
+def test_compiled_networks_take_the_eager_steps(quick_compiler: None) -> None:
+    assert_compiled_takes_eager_steps("cgan")
 
 
 def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,40 +292,6 @@ def test_graph_is_refused_on_a_cpu(distgan: Run) -> None:
         result = distgan("train", *quick("run", "--engine", engine, "--device", "cpu"))
         expected = f"--engine {engine}: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
         assert_user_error(result, expected)
-
-
-def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run"))
-    assert "engine eager: on a CPU compiling takes long and gains nothing" in result.stderr
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["engine"]["asked"] == "auto"
-    assert environment["engine"]["name"] == "eager"
-    found = newest_valid(tmp_path / "run" / "checkpoints")
-    assert found is not None
-    assert found[1].state.engine == "eager"
-
-
-@needs_deepspeed
-def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run", "--engine", "compile", "--zero-stage", 0))
-    assert result.returncode == 0, result.stderr
-    assert "engine eager: compile was not taken: ZeRO 0 takes its own way through the networks" in result.stderr
-    engine = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
-    assert (engine["asked"], engine["name"]) == ("compile", "eager")
-
-
-@pytest.mark.slow
-def test_a_compiled_run_is_the_eager_run(distgan: Run, tmp_path: Path) -> None:
-    """By the real compiler; and what an eager run has begun goes on compiled."""
-    flags = ("--family", "seed", "--dropout", 0.3, "--log-every", 1)
-    assert distgan("train", *quick("eager", *flags)).returncode == 0
-    assert distgan("train", *quick("both", *flags), "--max-steps", 3).returncode == 0
-    for name in ("compiled", "both"):
-        result = distgan("train", *quick(name, *flags, "--engine", "compile"), timeout=500)
-        assert result.returncode == 0, result.stderr
-        assert "engine compile: as asked" in result.stderr
-        for ours, theirs in zip(losses(tmp_path / name), losses(tmp_path / "eager"), strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-3)
 
 
 def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ON_CPU
+from helpers.runs import ON_CPU
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
