@@ -11,10 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from helpers import forkserver
 from helpers.runs import MNIST, ROOT, TESTS, Run, Start, end_strays, has_mnist
 from torch import nn
+
+torch.set_num_threads(1)  # the tests themselves run side by side
 
 # In the order in which they are run: with several workers, what takes long goes first.
 FOLDERS = ("slow", "gpu", "slurm", "distributed", "browser", "integration", "unit")
@@ -84,6 +89,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start
     for process in processes:
+        if process.poll() is None:  # the ranks of a launcher have sessions of their own
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -92,24 +100,20 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def run(start: Start) -> Run:
-    """Runs a command to its end."""
+    """Any command, in the test's folder."""
 
-    def run(*command: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        process = start(*command)
+    def call(words: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+        process = start(*words)
         out, err = process.communicate(timeout=timeout)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
-    return run
+    return Run(call)
 
 
 @pytest.fixture
 def distgan(tmp_path: Path) -> Run:
     """`distgan ...` as a user calls it, in a process of its own."""
-
-    def distgan(*arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        return forkserver.call([str(word) for word in arguments], tmp_path, timeout)
-
-    return distgan
+    return Run(lambda words, timeout: forkserver.call(words, tmp_path, timeout))
 
 
 @pytest.fixture
@@ -128,3 +132,10 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and partitioned as always, but run by torch's own operators: no minutes of a C++ compiler."""
     whole = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: whole(self, backend="aot_eager", **kwargs))
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_precision() -> Iterator[None]:
+    """Accelerate keeps one for the whole process; each test has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

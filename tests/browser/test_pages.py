@@ -11,6 +11,8 @@ from helpers.made_up_runs import environment_of, make_run, quality_of, training_
 
 from distgan.cli.reports import compare_main, report_main
 
+pytestmark = pytest.mark.xdist_group("browser")  # one worker, which builds the fixtures of the module once
+
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",

@@ -10,9 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers.launchers import assert_first_culprit_has_last_word, fault
-from helpers.runs import BIN, SCRIPT, Run, assert_user_error, checkpoint, losses, ranks_of, wait_for
+from helpers.runs import BIN, SCRIPT, Run, Start, assert_user_error, checkpoint, losses, ranks_of, wait_for
 
-Start = Callable[..., subprocess.Popen[str]]
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
 
 
@@ -36,11 +35,10 @@ def test_torchrun_goes_on_by_itself_after_a_restart(
     """Without --out too: the processes find the folder that the launcher's last ones had."""
     inject_fault("1,5,kill")
     flags = [word for word in fault("x") if word not in ("--out", "x")]
-    result = run(BIN / "torchrun", "--nproc-per-node", 2, "--standalone", "--max-restarts", 1, SCRIPT, *flags)
-    assert result.returncode == 0, result.stderr
+    result = run.ok(BIN / "torchrun", "--nproc-per-node", 2, "--standalone", "--max-restarts", 1, SCRIPT, *flags)
     assert "going on at step 4" in result.stderr
     (folder,) = (tmp_path / "runs").iterdir()
-    assert distgan("train", *fault("unbroken")).returncode == 0
+    distgan.ok("train", *fault("unbroken"))
     for ours, theirs in zip(losses(folder), losses(tmp_path / "unbroken"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3), "each step once"
 

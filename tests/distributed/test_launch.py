@@ -35,17 +35,15 @@ def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
 
 
 def test_processes_starts_them_and_they_agree_with_one(run: Run, distgan: Run, tmp_path: Path) -> None:
-    result = run(BIN / "distgan", "train", *quick("three"), "--processes", 3)
-    assert result.returncode == 0, result.stderr
+    result = run.ok(BIN / "distgan", "train", *quick("three"), "--processes", 3)
     assert world_size(tmp_path / "three") == 3, "of which 32 images are no multiple"
     assert "3 x cpu" in result.stderr
     assert "Traceback" not in result.stderr
-    assert distgan("train", *quick("one")).returncode == 0
+    distgan.ok("train", *quick("one"))
     for ours, theirs in zip(losses(tmp_path / "three"), losses(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
     # And goes on with another number of them.
-    result = distgan("train", "--out", "three", "--max-steps", 10, "--processes", 1)
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", "--out", "three", "--max-steps", 10, "--processes", 1)
     assert "on 1 processes instead of 3" in result.stderr
     assert checkpoint(tmp_path / "three")[1] == 10
 
@@ -73,13 +71,11 @@ def test_a_default_file_for_many_cpus_trains_on_one_and_says_so(run: Run, tmp_pa
         "num_machines": 1, "num_processes": 2, "machine_rank": 0, "main_process_port": 29577,
         "mixed_precision": "no", "dynamo_config": {"dynamo_backend": "INDUCTOR"},
     }))  # fmt: skip
-    result = run(BIN / "accelerate", "launch", SCRIPT, *quick("run"))
-    assert result.returncode == 0, result.stderr
+    result = run.ok(BIN / "accelerate", "launch", SCRIPT, *quick("run"))
     assert world_size(tmp_path / "run") == 1
     assert "asked for several processes on a CPU and started one" in result.stderr
     # And a file of ours is not disturbed by it.
-    result = run(*accelerate("cpu"), *quick("two"))
-    assert result.returncode == 0, result.stderr
+    run.ok(*accelerate("cpu"), *quick("two"))
     assert world_size(tmp_path / "two") == 2
 
 

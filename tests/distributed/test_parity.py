@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from distgan.distributed.runtime import Runtime
 
+pytestmark = pytest.mark.xdist_group("parity")  # one worker, which builds the fixtures of the module once
+
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,8 +25,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_end_where_one_does(run: Run, one_process: Path, tmp_path: Path) -> None:
     launcher = (BIN / "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
-    result = run(*launcher, SCRIPT, tmp_path, 2, "none", ",".join(RECIPES))
-    assert result.returncode == 0, result.stderr
+    run.ok(*launcher, SCRIPT, tmp_path, 2, "none", ",".join(RECIPES))
     assert_ends_alike(one_process, tmp_path, list(RECIPES))
 
 
@@ -61,9 +62,8 @@ def test_graphs_on_two_processes_end_where_one_eager_does(
 def test_batch_norm_of_its_own_share_is_another_training(run: Run, distgan: Run, tmp_path: Path) -> None:
     """And no divergence of the ranks, whose running statistics are meant to differ then."""
     flags = ("--no-sync-batch-norm", "--check-ranks-every", 1, "--processes", 2)
-    result = run(BIN / "distgan", "train", *quick("own", *flags))
-    assert result.returncode == 0, result.stderr
-    assert distgan("train", *quick("one")).returncode == 0
+    run.ok(BIN / "distgan", "train", *quick("own", *flags))
+    distgan.ok("train", *quick("one"))
     (ours, _), (theirs, _) = checkpoint(tmp_path / "own"), checkpoint(tmp_path / "one")
     theirs = {key: theirs[key] for key in theirs if key in ours}
     assert weights_difference(theirs, {key: ours[key] for key in theirs}, set()) > 1e-2

@@ -13,7 +13,7 @@ from distgan.errors import UserError
 
 
 def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None:
-    assert run(*TWO, *quick("run")).returncode == 0
+    run.ok(*TWO, *quick("run"))
     tensors, _ = checkpoint(tmp_path / "run")
     assert {key for key in tensors if key.startswith("random.")} == {"random.rank0.cpu", "random.rank1.cpu"}
     runtime = Runtime(ON_CPU)
@@ -43,18 +43,18 @@ def test_one_then_two_then_one_process_is_the_unbroken_run(
 def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run) -> None:
     flags = [*quick("run", "--per-rank-batch-size", 16)]
     del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
-    two = run(*TWO, *flags)
-    assert two.returncode == 0, two.stderr
+    run.ok(*TWO, *flags)
     result = distgan("train", *flags)
     assert_user_error(result, "its batch over all processes is 32, here it is 16")
-    assert distgan("train", *quick("run")).returncode == 0, "--batch-size 32 is the same batch"
+    distgan.ok("train", *quick("run"))  # --batch-size 32 is the same batch
 
 
 def test_resume_keeps_the_launchers_precision(distgan: Run, run: Run, tmp_path: Path) -> None:
-    result = run(BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "bf16", SCRIPT, *quick("run"))
-    assert result.returncode == 0, result.stderr
+    result = run.ok(
+        BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "bf16", SCRIPT, *quick("run")
+    )
     assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["precision"] == "bf16"
-    assert distgan("train", "--out", "run", "--max-steps", 8).returncode == 0
+    distgan.ok("train", "--out", "run", "--max-steps", 8)
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
     result = distgan("train", *quick("run"))
     assert_user_error(result, "[run] precision: 'no', but the run in run has 'bf16'")

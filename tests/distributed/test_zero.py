@@ -30,6 +30,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_deepspeed
+@pytest.mark.xdist_group("zero")
 @pytest.mark.parametrize("num", [1, 2])
 def test_every_stage_ends_where_plain_training_does(run: Run, plain: Path, tmp_path: Path, num: int) -> None:
     """One process to the bit, two to rounding: weights, Adam's state, moving average, and the losses of each step."""
@@ -56,20 +57,17 @@ def test_launch_file_of_a_stage_starts(run: Run, tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_with_and_without_deepspeed(run: Run, distgan: Run, tmp_path: Path) -> None:
     """On one process with the same bits; on others, sharded or not, to rounding."""
     rates = ("--g-lr", "2e-4", "--d-lr", "2e-4")
-    assert distgan("train", *quick("plain", *rates)).returncode == 0
+    distgan.ok("train", *quick("plain", *rates))
     for stage in (0, 1, 2, 3):
-        result = distgan("train", *quick("broken", *rates, "--zero-stage", stage, "--max-steps", stage + 2))
-        assert result.returncode == 0, result.stderr
-    assert distgan("train", *quick("broken", *rates)).returncode == 0
+        distgan.ok("train", *quick("broken", *rates, "--zero-stage", stage, "--max-steps", stage + 2))
+    distgan.ok("train", *quick("broken", *rates))
     assert_same_run(tmp_path / "broken", tmp_path / "plain")
 
-    assert distgan("train", *quick("mixed", *rates, "--max-steps", 2)).returncode == 0
+    distgan.ok("train", *quick("mixed", *rates, "--max-steps", 2))
     for stage in (3, 2):
         flags = ("--processes", 2, "--zero-stage", stage, "--max-steps", 6 - stage)
-        result = run(BIN / "distgan", "train", *quick("mixed", *rates, *flags))
-        assert result.returncode == 0, result.stderr
-    result = distgan("train", *quick("mixed", *rates))
-    assert result.returncode == 0, result.stderr
+        run.ok(BIN / "distgan", "train", *quick("mixed", *rates, *flags))
+    result = distgan.ok("train", *quick("mixed", *rates))
     assert "on 1 processes instead of 2" in result.stderr
     (ours, _), (theirs, _) = checkpoint(tmp_path / "mixed"), checkpoint(tmp_path / "plain")
     assert weights_difference(ours, theirs, set()) < 1e-5

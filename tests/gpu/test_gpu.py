@@ -4,9 +4,7 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import Popen
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from helpers.engine_matrix import STEPS, Training, largest_difference
 from helpers.launchers import accelerate, needs_deepspeed, world_size
 from helpers.parity import ZERO_WITHOUT_PENALTY, assert_ends_alike, train_matrix, weights_difference
 from helpers.parity_matrix import RECIPES
-from helpers.runs import Run, losses, quick, wait_for
+from helpers.runs import Run, Start, losses, quick, wait_for
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -60,9 +58,8 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
     """Over 50 steps with dropout, moving average, schedule and five short last batches."""
     eager, other = Training(recipe, device="cuda"), Training(recipe, engine, device="cuda")
     ours, theirs = eager.to(STEPS), other.to(STEPS)
-    assert other.engine is not None
     if not (engine == "compile" and recipe in ("r1", "wgan-gp", "clustered")):  # second derivatives
-        assert other.engine.choice.name == engine, other.engine.choice.why
+        assert other.build().choice.name == engine, other.build().choice.why
     precision = ENGINE_RECIPES[recipe][2]
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[precision]
     assert largest_difference(eager.gan.state(), other.gan.state()) < WEIGHTS[precision]
@@ -130,7 +127,7 @@ def test_memory_does_not_grow_over_replays() -> None:
     assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
 
 
-def test_a_signal_stops_a_graphed_run_within_a_second(start: Callable[..., Popen[str]], tmp_path: Path) -> None:
+def test_a_signal_stops_a_graphed_run_within_a_second(start: Start, tmp_path: Path) -> None:
     """And it goes on from there, with the numbers of the unbroken run."""
     flags = ("--engine", "graph", "--max-steps", 60_000, "--epochs", 2000)
     process = start(sys.executable, "-m", "distgan", "train", *quick("run"), *flags)
@@ -145,7 +142,6 @@ def test_a_signal_stops_a_graphed_run_within_a_second(start: Callable[..., Popen
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_launch_files_take_the_gpus(run: Run, tmp_path: Path, precision: str) -> None:
     num = min(2, torch.cuda.device_count())
-    result = run(*accelerate("multi_gpu" if num == 2 else "one_gpu"), *quick("run", "--precision", precision))
-    assert result.returncode == 0, result.stderr
+    result = run.ok(*accelerate("multi_gpu" if num == 2 else "one_gpu"), *quick("run", "--precision", precision))
     assert world_size(tmp_path / "run") == num
     assert f"{num} x cuda" in result.stderr

@@ -4,16 +4,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 from torch import Tensor
 
+from distgan.checkpoint.format import Checkpoint
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.config.schema import Config, RunConfig
+from distgan.errors import UserError
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +25,6 @@ MNIST = Path(os.environ.get("DISTGAN_TEST_MNIST", ROOT.parent / "shared" / "mnis
 SCRIPT = ROOT / "distgan" / "train.py"
 BIN = Path(sys.executable).parent
 ON_CPU = Config(run=RunConfig(device="cpu"))
-Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 
 # Networks that take milliseconds a step.
@@ -30,6 +32,21 @@ TINY = (
     *("--family", "small", "--width", "0.1", "--batch-size", "32", "--log-every", "2"),
     *("--tracker", "none", "--threads", "1"),
 )
+
+
+class Run:
+    """Run a command to its end; `ok` also requires that it succeeds."""
+
+    def __init__(self, call: Callable[[list[str], float], subprocess.CompletedProcess[str]]):
+        self.call = call
+
+    def __call__(self, *words: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return self.call([str(word) for word in words], timeout)
+
+    def ok(self, *words: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        result = self(*words, timeout=timeout)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result
 
 
 def quick(out: object, *more: object) -> tuple[object, ...]:
@@ -52,13 +69,28 @@ def assert_user_error(result: subprocess.CompletedProcess[str], *fragments: str)
         assert fragment in result.stderr, f"{fragment!r} is not in: {result.stderr}"
 
 
+@contextmanager
+def refused(*fragments: str) -> Iterator[None]:
+    """A UserError of one line that has all the fragments."""
+    with pytest.raises(UserError) as error:
+        yield
+    assert "\n" not in str(error.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)
+
+
+def newest(checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
+    """The newest whole checkpoint of the folder, and the damaged ones before it."""
+    found = newest_valid(checkpoints)
+    assert found is not None
+    return found
+
+
 def checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
     """The newest checkpoint of a run: its tensors and its step."""
-    found = newest_valid(folder / "checkpoints")
-    assert found is not None
-    _, newest, damaged = found
+    _, last, damaged = newest(folder / "checkpoints")
     assert not damaged
-    return newest.tensors, newest.state.step
+    return last.tensors, last.state.step
 
 
 def losses(folder: Path) -> list[tuple[float, ...]]:

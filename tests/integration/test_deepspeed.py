@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 @needs_deepspeed
 def test_bf16_is_that_of_plain_training(distgan: Run, tmp_path: Path) -> None:
     for name, more in (("plain", ()), ("zero", ("--zero-stage", 2))):
-        result = distgan("train", *quick(name, "--precision", "bf16", *more))
-        assert result.returncode == 0, result.stderr
+        distgan.ok("train", *quick(name, "--precision", "bf16", *more))
     assert losses(tmp_path / "zero") == losses(tmp_path / "plain")
     floats = {w.dtype for w in load_file(tmp_path / "zero" / "weights" / "generator.safetensors").values()}
     assert floats == {torch.float32, torch.int64}
@@ -46,8 +45,7 @@ def test_an_update_that_zero_leaves_out_is_seen(run: Run) -> None:
 
 @needs_deepspeed
 def test_nothing_of_deepspeed_is_left_or_said(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run", "--zero-stage", 2, "--accumulate", 2))
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", *quick("run", "--zero-stage", 2, "--accumulate", 2))
     for word in ("WARNING", "INFO", "RANK", "deepspeed", "Warning"):
         assert word not in result.stdout + result.stderr, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -50,8 +50,7 @@ def test_this_machine(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "work").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("COLUMNS", "80")
-    result = run("env", "-C", tmp_path / "work", sys.executable, "-c", EXAMINE)
-    assert result.returncode == 0, result.stdout + result.stderr
+    result = run.ok("env", "-C", tmp_path / "work", sys.executable, "-c", EXAMINE)
     assert not result.stderr
     found = states(result.stdout)
     others = {"GPU driver": "GPUs"}  # a machine with a card and no driver

@@ -19,6 +19,8 @@ from distgan.evaluation.inputs import FILE
 from distgan.evaluation.reference import Reference
 from distgan.utils.files import read_metrics
 
+pytestmark = pytest.mark.xdist_group("eval")  # one worker, which builds the fixtures of the module once
+
 FEW = ("--num", 300, "--no-gan-train", "--threads", 1)
 
 
@@ -59,8 +61,7 @@ def stored(run: Path) -> dict[str, Any]:
 
 
 def evaluated(distgan: Run, *arguments: object) -> dict[str, Any]:
-    result = distgan("eval", *arguments, "--json")
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("eval", *arguments, "--json")
     return dict(json.loads(result.stdout))
 
 
@@ -111,8 +112,7 @@ def test_terminal_fits_80_columns_and_names_the_pictures(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     run = run_folder("cgan")
-    result = distgan("eval", run, *FEW)
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("eval", run, *FEW)
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "…" not in result.stdout
     for words in ("!! ", "NOT MNIST", "digit by digit", "alarm: ", "2023 report", "DOES NOT HOLD", "digits.png"):
@@ -129,7 +129,7 @@ def test_two_processes_find_the_same(distgan: Run, runs: Path, tmp_path: Path) -
 
 
 def test_npz_of_the_same_images_measures_the_same(distgan: Run, runs: Path) -> None:
-    assert distgan("sample", runs / "cgan", "--num", 300, "--out", "images.npz").returncode == 0
+    distgan.ok("sample", runs / "cgan", "--num", 300, "--out", "images.npz")
     file = evaluated(distgan, "images.npz", *FEW, "--data", "digits")
     assert numbers(stored(runs / "cgan")) == numbers(file)
     assert any("NOT MNIST" in notice for notice in file["notices"])
@@ -254,8 +254,8 @@ def test_line_of_the_last_epoch_is_what_eval_measures(distgan: Run, run_folder: 
 
 def test_watched_run_goes_on_to_the_same_lines(distgan: Run, runs: Path, tmp_path: Path) -> None:
     flags = quick("broken", *EPOCHS, *WATCHED, "--max-steps", 11)
-    assert distgan("train", *flags).returncode == 0
-    assert distgan("train", "--out", "broken", "--max-steps", 27).returncode == 0
+    distgan.ok("train", *flags)
+    distgan.ok("train", "--out", "broken", "--max-steps", 27)
     assert_same_run(runs / "watched", tmp_path / "broken")
     assert judgements(runs / "watched") == judgements(tmp_path / "broken")
 
@@ -263,8 +263,7 @@ def test_watched_run_goes_on_to_the_same_lines(distgan: Run, runs: Path, tmp_pat
 def test_two_ranks_write_the_same_judgement(distgan: Run, runs: Path, tmp_path: Path) -> None:
     """Of weights that differ by rounding alone."""
     flags = quick("two", *EPOCHS, *WATCHED, "--max-steps", 9, "--processes", 2)
-    result = distgan("train", *flags)
-    assert result.returncode == 0, result.stderr
+    distgan.ok("train", *flags)
     one, two = judgements(runs / "watched")[0], judgements(tmp_path / "two")[0]
     assert one.keys() == two.keys()
     assert one["raw_fcd"] == pytest.approx(two["raw_fcd"], rel=0.02)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import psutil
 import pytest
 import torch
 from gpu_report import MARK
-from helpers.runs import ROOT, Run, wait_for
+from helpers.runs import ROOT, Run, Start, wait_for
 
 SCRIPT = ROOT / "benchmarks" / "gpu_report.py"
 CPU = ("--device", "cpu", "--quick")
@@ -85,8 +84,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:
-    done = run(sys.executable, SCRIPT, *CPU, "--out", "out", "--parts", "facts,run-cgan")
-    assert done.returncode == 0, done.stderr
+    run.ok(sys.executable, SCRIPT, *CPU, "--out", "out", "--parts", "facts,run-cgan")
     report, out = read(tmp_path / "out"), tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "run-cgan.png"}
     trained = report["parts"]["run-cgan"]
@@ -129,9 +127,7 @@ def test_a_part_that_fails_or_hangs_leaves_the_others(run: Run, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_cut_off_it_leaves_a_whole_report_and_no_process(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, signum: signal.Signals
-) -> None:
+def test_cut_off_it_leaves_a_whole_report_and_no_process(start: Start, tmp_path: Path, signum: signal.Signals) -> None:
     path = tmp_path / "pid"
     process = start(
         *driver(facts="part('pass')", run_vanilla=f"part({STUBBORN.format(path=str(path))!r})", run_cgan="part('pass')")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import MNIST
+from helpers.runs import MNIST, has_mnist
 from torch import Tensor
 
 from distgan.config.schema import DataConfig
@@ -18,9 +18,10 @@ from distgan.evaluation.reference import Reference, build_reference
 ALONE: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
 NUM = 2000
 
-pytestmark = pytest.mark.skipif(
-    not (MNIST / "MNIST" / "raw" / "t10k-images-idx3-ubyte").exists(), reason=f"no MNIST in {MNIST}"
-)
+pytestmark = [
+    pytest.mark.skipif(not has_mnist("t10k"), reason=f"no MNIST in {MNIST}"),
+    pytest.mark.xdist_group("quality"),  # shares what is cached below
+]
 
 
 @cache

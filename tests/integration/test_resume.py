@@ -3,9 +3,7 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,17 +16,19 @@ from helpers.runs import (
     TESTS,
     TINY,
     Run,
+    Start,
     assert_same_run,
     assert_user_error,
     checkpoint,
     distance,
     losses,
+    newest,
     quick,
     wait_for,
 )
 
 from distgan.checkpoint.manager import Saver
-from distgan.checkpoint.resume import checkpoints_in, newest_valid
+from distgan.checkpoint.resume import checkpoints_in
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock, read_status
@@ -45,10 +45,7 @@ def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path, part: i
     """Each model, loss, order of updates and schedule, and stops in the middle of an epoch."""
     share = len(CASES) // 2
     for half in ("first", "second"):
-        result = run(
-            sys.executable, TESTS / "helpers" / "resume_matrix.py", half, tmp_path, part * share, (part + 1) * share
-        )
-        assert result.returncode == 0, result.stderr
+        run.ok(sys.executable, TESTS / "helpers" / "resume_matrix.py", half, tmp_path, part * share, (part + 1) * share)
     compared = 0
     for name in CASES:
         if (tmp_path / f"{name}-straight").exists():
@@ -62,27 +59,24 @@ def test_resume_is_bitwise_equal(distgan: Run, tmp_path: Path, stop: int) -> Non
     """In the middle of an epoch of 71 steps and at its end; a line every 4 steps."""
     flags = ("--batch-size", 256, "--epochs", 2, "--sample-epochs", "2", "--dropout", 0.3)
     long = ("--preset", "cgan-quick", "--data", "digits", *TINY, *flags, "--log-every", "4")
-    assert distgan("train", *long, "--out", "straight").returncode == 0
-    assert distgan("train", *long, "--out", "broken", "--max-steps", stop).returncode == 0
+    distgan.ok("train", *long, "--out", "straight")
+    distgan.ok("train", *long, "--out", "broken", "--max-steps", stop)
     assert checkpoint(tmp_path / "broken")[1] == stop
     assert read_metrics(tmp_path / "broken" / "metrics.jsonl")[-1]["step"] == stop, "a person sees the last step"
-    result = distgan("train", "--out", "broken", "--epochs", 2)
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", "--out", "broken", "--epochs", 2)
     assert f"going on at step {stop} (from broken/checkpoints/step-{stop:08})" in result.stderr
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
 
 def test_real_digits_at_full_width_go_on_to_the_same_bits(distgan: Run, tmp_path: Path, data_flags: tuple) -> None:
     flags = ("--model", "cgan", *data_flags, "--batch-size", 32, "--tracker", "none", "--log-every", 3)
-    assert distgan("train", *flags, "--max-steps", 5, "--out", "straight").returncode == 0
-    assert distgan("train", *flags, "--max-steps", 2, "--out", "broken").returncode == 0
-    assert distgan("train", *flags, "--max-steps", 5, "--out", "broken").returncode == 0
+    distgan.ok("train", *flags, "--max-steps", 5, "--out", "straight")
+    distgan.ok("train", *flags, "--max-steps", 2, "--out", "broken")
+    distgan.ok("train", *flags, "--max-steps", 5, "--out", "broken")
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
 
-def test_metrics_have_each_step_once_after_a_kill(
-    start: Callable[..., subprocess.Popen[str]], distgan: Run, tmp_path: Path
-) -> None:
+def test_metrics_have_each_step_once_after_a_kill(start: Start, distgan: Run, tmp_path: Path) -> None:
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--log-every", 1,
              "--save-every-steps", 25, "--sample-epochs", "9", "--tracker", "tensorboard", "--out", "run")  # fmt: skip
     process = start(BIN / "distgan", "train", *flags)
@@ -96,8 +90,7 @@ def test_metrics_have_each_step_once_after_a_kill(
     step = checkpoint(tmp_path / "run")[1]
     assert step % 25 == 0
     assert step <= read_metrics(metrics)[-1]["step"]
-    result = distgan("train", "--out", "run")
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", "--out", "run")
     assert f"going on at step {step}" in result.stderr
     assert [line["step"] for line in read_metrics(metrics)] == list(range(1, 563))
     assert read_status(tmp_path / "run")["state"] == "done"
@@ -117,19 +110,18 @@ def assert_no_step_twice(folder: Path) -> None:
 
 def test_pending_numbers_survive_a_change_of_the_cadence(distgan: Run, tmp_path: Path) -> None:
     """A line is the mean of all steps since the last one, whatever stopped in between."""
-    assert distgan("train", *quick("straight", "--max-steps", 9, "--log-every", 9)).returncode == 0
-    assert distgan("train", *quick("broken", "--max-steps", 4, "--log-every", 99)).returncode == 0
-    assert distgan("train", *quick("broken", "--max-steps", 9, "--log-every", 9)).returncode == 0
+    distgan.ok("train", *quick("straight", "--max-steps", 9, "--log-every", 9))
+    distgan.ok("train", *quick("broken", "--max-steps", 4, "--log-every", 99))
+    distgan.ok("train", *quick("broken", "--max-steps", 9, "--log-every", 9))
     assert losses(tmp_path / "straight") == losses(tmp_path / "broken")
 
 
 def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
     """fp16 needs a GPU; its scaler exists on a CPU as well."""
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     runtime = Runtime(ON_CPU)
     runtime._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=7)
-    found = newest_valid(tmp_path / "run" / "checkpoints")
-    assert found is not None
+    newest(tmp_path / "run" / "checkpoints")
     saver = saver_of(tmp_path / "run", runtime)
     state = saver._checkpoint([], {}).state
     assert state.grad_scaler is not None
@@ -147,8 +139,7 @@ def saver_of(folder: Path, runtime: Runtime) -> Saver:
     from distgan.training.gan import build_gan
     from distgan.training.metrics import MetricLog
 
-    found = newest_valid(folder / "checkpoints")
-    assert found is not None
+    found = newest(folder / "checkpoints")
     config, state = found[1].config, found[1].state
     gan = build_gan(config.model, config.optim, 0, runtime)
     tolerance = Tolerance(stops=False)
@@ -159,15 +150,14 @@ def saver_of(folder: Path, runtime: Runtime) -> Saver:
 
 def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) -> None:
     """Networks that are compiled go on from it, to rounding, and leave a checkpoint of the same names."""
-    assert distgan("train", *quick("run", "--dropout", 0)).returncode == 0
+    distgan.ok("train", *quick("run", "--dropout", 0))
     results = []
     for is_compiled in (False, True):
         from distgan.training.step import build_step
 
         runtime = Runtime(ON_CPU)
         saver = saver_of(tmp_path / "run", runtime)
-        found = newest_valid(tmp_path / "run" / "checkpoints")
-        assert found is not None
+        found = newest(tmp_path / "run" / "checkpoints")
         saver.gan.load_state(found[1].tensors, found[1].state.step, "here")
         if is_compiled:
             for network in (saver.gan.generator, saver.gan.discriminator):
@@ -196,8 +186,8 @@ def damage(path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("straight", "--max-steps", 8)).returncode == 0
-    assert distgan("train", *quick("run", "--save-every-steps", 4)).returncode == 0
+    distgan.ok("train", *quick("straight", "--max-steps", 8))
+    distgan.ok("train", *quick("run", "--save-every-steps", 4))
     folder = tmp_path / "run" / "checkpoints"
     damage(folder / "step-00000006" / "g_optim.safetensors")
     verified = distgan("checkpoint", "verify", "run")
@@ -208,8 +198,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path
 
     named = distgan("train", "--resume", folder / "step-00000006", "--out", "branch")
     assert_user_error(named, "step-00000006/g_optim.safetensors: its contents do not match")
-    result = distgan("train", *quick("run", "--max-steps", 8))
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", *quick("run", "--max-steps", 8))
     assert "Traceback" not in result.stderr
     assert "warning: run/checkpoints/step-00000006/g_optim.safetensors: its contents do not match" in result.stderr
     assert "going on at step 4" in result.stderr
@@ -218,7 +207,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path
 
 
 def test_without_a_whole_checkpoint_nothing_starts_from_zero(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     for path in checkpoints_in(tmp_path / "run" / "checkpoints"):
         damage(path / "generator.safetensors")
     before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -228,7 +217,7 @@ def test_without_a_whole_checkpoint_nothing_starts_from_zero(distgan: Run, tmp_p
 
 
 def test_a_run_that_lost_its_checkpoints_does_not_start_from_zero(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     for _ in range(2):
@@ -241,36 +230,35 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_from_zero(distgan: Run, 
 def test_a_checkpoint_named_from_inside_its_run_has_its_metrics(
     distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     (tmp_path / "run" / "link").symlink_to("checkpoints/step-00000006")
-    assert distgan("train", "--resume", "run/link", "--max-steps", 8, "--out", "branch").returncode == 0
+    distgan.ok("train", "--resume", "run/link", "--max-steps", 8, "--out", "branch")
     assert [line["step"] for line in read_metrics(tmp_path / "branch" / "metrics.jsonl")] == [2, 4, 6, 8]
 
 
 def test_hostile_metrics_beside_a_checkpoint_are_left_out(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text("[" * 200_000 + "\n" + metrics.read_text() + "5\n{}\n")
-    assert distgan("train", "--resume", "run", "--max-steps", 8, "--out", "deep").returncode == 0
+    distgan.ok("train", "--resume", "run", "--max-steps", 8, "--out", "deep")
     metrics.unlink()
     os.mkfifo(metrics)
-    result = distgan("train", "--resume", "run", "--max-steps", 8, "--out", "pipe", timeout=60)
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", "--resume", "run", "--max-steps", 8, "--out", "pipe", timeout=60)
     assert "metrics.jsonl: has 0 of the 3 lines before step 6" in result.stderr
 
 
 def test_a_named_checkpoint_is_gone_on_from_in_a_new_folder(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run", "--save-every-steps", 4, "--keep", 9)).returncode == 0
+    distgan.ok("train", *quick("run", "--save-every-steps", 4, "--keep", 9))
     before = checkpoint(tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "step-00000004"
-    assert distgan("train", "--resume", path, "--max-steps", 6, "--out", "branch").returncode == 0
+    distgan.ok("train", "--resume", path, "--max-steps", 6, "--out", "branch")
     ours, step = checkpoint(tmp_path / "branch")
     assert step == 6
     assert all(torch.equal(ours[key], before[0][key]) for key in ours)
     assert losses(tmp_path / "branch") == losses(tmp_path / "run")
-    assert distgan("train", "--resume", "run", "--max-steps", 7, "--out", "other").returncode == 0
+    distgan.ok("train", "--resume", "run", "--max-steps", 7, "--out", "other")
     assert checkpoint(tmp_path / "other")[1] == 7
-    assert distgan("train", "--resume", path, "--max-steps", 5).returncode == 0
+    distgan.ok("train", "--resume", path, "--max-steps", 5)
     assert checkpoint(tmp_path / "runs" / "cgan-1")[1] == 5 or list((tmp_path / "runs").iterdir())
     result = distgan("train", "--resume", path, "--out", "run")
     assert_user_error(result, "has checkpoints of its own, as step-00000006; allowed: --resume auto, or a new folder")
@@ -281,14 +269,14 @@ def test_a_named_checkpoint_is_gone_on_from_in_a_new_folder(distgan: Run, tmp_pa
 
 
 def test_a_named_folder_that_lost_its_manifest_is_said(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     path = tmp_path / "run" / "checkpoints" / "step-00000006"
     (path / "manifest.json").unlink()
     assert_user_error(distgan("train", "--resume", path, "--out", "x"), "manifest.json: can't be read")
 
 
 def test_never_takes_only_a_new_folder(distgan: Run) -> None:
-    assert distgan("train", *quick("run", "--resume", "never")).returncode == 0
+    distgan.ok("train", *quick("run", "--resume", "never"))
     result = distgan("train", *quick("run", "--resume", "never"))
     assert_user_error(result, "--out run: is there already and is not overwritten", "--resume auto")
 
@@ -296,19 +284,19 @@ def test_never_takes_only_a_new_folder(distgan: Run) -> None:
 @pytest.mark.parametrize("log_every", [2, 4])
 def test_resume_at_the_last_step_changes_nothing(distgan: Run, tmp_path: Path, log_every: int) -> None:
     """The last line of metrics.jsonl too, whether the cadence or the end has asked for it."""
-    assert distgan("train", *quick("run", "--log-every", log_every)).returncode == 0
+    distgan.ok("train", *quick("run", "--log-every", log_every))
     run = tmp_path / "run"
     kept = [run / "timeline.png", run / "metrics.jsonl", *(run / "samples").iterdir()]
     kept += [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in kept}
     assert len(before) == 22
-    assert distgan("train", *quick("run", "--log-every", log_every)).returncode == 0
+    distgan.ok("train", *quick("run", "--log-every", log_every))
     assert {path: path.read_bytes() for path in kept} == before
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == ([2, 4, 6] if log_every == 2 else [4, 6])
 
 
 def test_resume_of_a_new_folder_starts(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run", "--resume", "auto")).returncode == 0
+    distgan.ok("train", *quick("run", "--resume", "auto"))
     assert checkpoint(tmp_path / "run")[1] == 6
 
 
@@ -316,17 +304,16 @@ def test_a_run_killed_before_its_config_can_start_again(distgan: Run, tmp_path: 
     (tmp_path / "run").mkdir()
     for name in ("lock", ".writable", ".config.json-abcd1234.json", ".step-00000000-abcd1234"):
         (tmp_path / "run" / name).touch()
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_a_killed_run_can_be_drawn_from(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     whole = distgan("sample", "run", "--num", 10, "--out", "a.png")
     shutil.rmtree(tmp_path / "run" / "weights")
     for where in ("run", "run/checkpoints/latest", "run/checkpoints/step-00000006/generator_ema.safetensors"):
-        result = distgan("sample", where, "--num", 10, "--out", "b.png")
-        assert result.returncode == 0, result.stderr
+        result = distgan.ok("sample", where, "--num", 10, "--out", "b.png")
         assert "NOT MNIST" in result.stdout
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert whole.returncode == 0
@@ -338,7 +325,7 @@ def test_a_killed_run_can_be_drawn_from(distgan: Run, tmp_path: Path) -> None:
 
 
 def test_resume_refuses_another_recipe(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     result = distgan("train", *quick("run", "--g-lr", "0.5", "--dropout", "0.1", "--width", "0.2"))
     assert_user_error(
         result,
@@ -350,21 +337,19 @@ def test_resume_refuses_another_recipe(distgan: Run, tmp_path: Path) -> None:
     result = distgan("train", *quick("run", "--width", "0.2", "--allow-config-change"))
     assert_user_error(result, "[model] width: 0.2")
     free = ("--max-steps", "8", "--log-every", "4", "--save-every", 3, "--keep", 3, "--epochs", 7, "--threads", 2)
-    result = distgan("train", *quick("run", *free))
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", *quick("run", *free))
     assert "warning: the rates fall to 0 over 7 epochs now, not 4" in result.stderr
 
 
 def test_an_allowed_change_holds_from_then_on(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     before = checkpoint(tmp_path / "run")[0]
     flags = ("--g-lr", "0.5", "--loss", "hinge", "--ema-decay", 0.5)
-    result = distgan("train", *quick("run", *flags, "--allow-config-change", "--max-steps", 8))
-    assert result.returncode == 0, result.stderr
+    distgan.ok("train", *quick("run", *flags, "--allow-config-change", "--max-steps", 8))
     assert not torch.equal(
         before["generator.stem.0.weight"], checkpoint(tmp_path / "run")[0]["generator.stem.0.weight"]
     )
-    assert distgan("train", "--out", "run", "--max-steps", 9).returncode == 0, "its own config has the change"
+    distgan.ok("train", "--out", "run", "--max-steps", 9)  # its own config has the change
     assert_user_error(
         distgan("train", *quick("run", "--max-steps", 10)), "[optim] g_lr: 0.001, but the run in run has 0.5"
     )
@@ -372,7 +357,7 @@ def test_an_allowed_change_holds_from_then_on(distgan: Run, tmp_path: Path) -> N
 
 def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path) -> None:
     flags = ("--preset", "cgan-quick", *TINY, "--max-steps", 2, "--out", "run", "--data-md5", "accept")
-    assert distgan("train", *flags, "--data", "mnist", "--data-dir", mnist_dir).returncode == 0
+    distgan.ok("train", *flags, "--data", "mnist", "--data-dir", mnist_dir)
     raw = tmp_path / "other" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
@@ -387,7 +372,7 @@ def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path
 
 
 def test_a_second_run_in_the_folder_is_refused(run: Run, distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
+    distgan.ok("train", *quick("run"))
     code = (
         "import sys; from pathlib import Path; from distgan.errors import exit_code_of\n"
         "from distgan.run_folder import lock\n"
@@ -399,10 +384,10 @@ def test_a_second_run_in_the_folder_is_refused(run: Run, distgan: Run, tmp_path:
         assert_user_error(run(sys.executable, "-c", code), f"--out run: process {pid} on ", "trains in it")
     finally:
         os.close(handle)
-    assert run(sys.executable, "-c", code).returncode == 0, "a lock ends with its holder"
+    run.ok(sys.executable, "-c", code)  # a lock ends with its holder
 
 
-def test_a_run_takes_the_lock(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_a_run_takes_the_lock(start: Start, tmp_path: Path) -> None:
     process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 500))
     wait_for(lambda: len(read_metrics(tmp_path / "run" / "metrics.jsonl")) > 2, process)
     with pytest.raises(UserError, match="trains in it"):
@@ -410,9 +395,8 @@ def test_a_run_takes_the_lock(start: Callable[..., subprocess.Popen[str]], tmp_p
 
 
 def test_a_dry_run_says_where_it_would_go_on(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run")).returncode == 0
-    result = distgan("train", "--out", "run", "--dry-run")
-    assert result.returncode == 0, result.stderr
+    distgan.ok("train", *quick("run"))
+    result = distgan.ok("train", "--out", "run", "--dry-run")
     assert "step 6, from run/checkpoints/step-00000006" in result.stdout
 
 
@@ -420,9 +404,8 @@ def test_a_dry_run_says_where_it_would_go_on(distgan: Run, tmp_path: Path) -> No
 
 
 def test_checkpoint_ls_verify_and_diff(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run", "--save-every-steps", 4, "--keep-best", "min:d_loss")).returncode == 0
-    listed = distgan("checkpoint", "ls", "run")
-    assert listed.returncode == 0
+    distgan.ok("train", *quick("run", "--save-every-steps", 4, "--keep-best", "min:d_loss"))
+    listed = distgan.ok("checkpoint", "ls", "run")
     first, second = (line for line in listed.stdout.splitlines() if "step-0" in line)
     assert "step-00000006" in first
     assert "latest" in first
@@ -432,6 +415,5 @@ def test_checkpoint_ls_verify_and_diff(distgan: Run, tmp_path: Path) -> None:
     differs = distgan("checkpoint", "diff", "run")
     assert differs.returncode == 1
     assert "discriminator.safetensors  7 of 7" in differs.stdout
-    same = distgan("checkpoint", "diff", "run", "run/checkpoints/step-00000006")
-    assert same.returncode == 0
+    same = distgan.ok("checkpoint", "diff", "run", "run/checkpoints/step-00000006")
     assert "all tensors are equal to the bit" in same.stdout

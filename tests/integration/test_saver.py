@@ -4,14 +4,13 @@ import ctypes
 import json
 import os
 import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from helpers.runs import BIN, TINY, Run, assert_user_error, checkpoint, checkpoint_names, quick, wait_for
+from helpers.runs import BIN, TINY, Run, Start, assert_user_error, checkpoint, checkpoint_names, quick, wait_for
 
 from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
@@ -22,9 +21,9 @@ from distgan.utils.files import read_metrics
 def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_path: Path) -> None:
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--latent-dim", 4)
     flags += ("--batch-size", 6000, "--epochs", 4)
-    assert distgan("train", *flags, "--keep", 9, "--save-every-steps", 5, "--out", "all").returncode == 0
+    distgan.ok("train", *flags, "--keep", 9, "--save-every-steps", 5, "--out", "all")
     assert [int(name[5:]) for name in checkpoint_names(tmp_path / "all")] == [12, 10, 9, 6, 5, 3, 0]
-    assert distgan("train", *flags, "--out", "kept").returncode == 0
+    distgan.ok("train", *flags, "--out", "kept")
     assert [int(name[5:]) for name in checkpoint_names(tmp_path / "kept")] == [12, 9], (
         "two, unless --keep says otherwise"
     )
@@ -92,20 +91,18 @@ def test_full_disk_is_said_and_leaves_no_halves(distgan: Run, small_disk: Path) 
 def test_disk_that_fills_later_keeps_the_last_checkpoint(distgan: Run, small_disk: Path) -> None:
     out = small_disk / "run"
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--out", out)
-    assert distgan("train", *flags, "--max-steps", 2).returncode == 0
+    distgan.ok("train", *flags, "--max-steps", 2)
     filler = fill(small_disk)
     result = distgan("train", *flags, "--max-steps", 4)
     assert_user_error(result, "No space left on device")
     assert checkpoint(out)[1] == 2
     filler.unlink()
-    assert distgan("train", *flags, "--max-steps", 4).returncode == 0
+    distgan.ok("train", *flags, "--max-steps", 4)
     assert checkpoint(out)[1] == 4
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
-def test_a_run_goes_on_while_the_disk_takes_nothing(
-    start: Callable[..., "subprocess.Popen[str]"], small_disk: Path, how: str
-) -> None:
+def test_a_run_goes_on_while_the_disk_takes_nothing(start: Start, small_disk: Path, how: str) -> None:
     """Metrics of that time are kept for later, the last checkpoint is intact, and it is said."""
     out = small_disk / "run"
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--save-every-steps", 20,

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.launchers import LONG, trains
-from helpers.runs import BIN, Run, checkpoint, quick, wait_for
+from helpers.runs import BIN, Run, Start, checkpoint, quick, wait_for
 
 from distgan.runs.run_dir import read_status
 from distgan.training.stop import seconds_left
 from distgan.utils.files import read_metrics
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.mark.parametrize(
@@ -45,10 +42,10 @@ def test_a_signal_leaves_a_usable_run(
         assert (run / name).exists()
     if signum != signal.SIGUSR1:
         return
-    assert distgan("sample", "run").returncode == 0
+    distgan.ok("sample", "run")
     # The command that it names goes on, and ends where an unbroken run does.
-    assert distgan("train", "--out", "run").returncode == 0
-    assert distgan("train", *LONG, "--out", "straight").returncode == 0
+    distgan.ok("train", "--out", "run")
+    distgan.ok("train", *LONG, "--out", "straight")
     ours, theirs = checkpoint(run)[0], checkpoint(tmp_path / "straight")[0]
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert sorted(os.listdir(run / "samples")) == sorted(os.listdir(tmp_path / "straight" / "samples"))
@@ -83,7 +80,7 @@ def test_a_second_ctrl_c_leaves_at_once(start: Start, distgan: Run, tmp_path: Pa
     assert not (tmp_path / "run" / "timeline.png").exists()
     assert checkpoint(tmp_path / "run")[1] >= 0, "the last checkpoint is whole"
     assert read_status(tmp_path / "run")["state"] == "stopped"
-    assert distgan("checkpoint", "verify", "run").returncode == 0
+    distgan.ok("checkpoint", "verify", "run")
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(start: Start, tmp_path: Path) -> None:

@@ -31,11 +31,10 @@ KEYS = {
 @pytest.mark.parametrize("model", ["vanilla", "cgan"])
 def test_seed_preset_end_to_end(distgan: Run, tmp_path: Path, data_flags: tuple[str, ...], model: str) -> None:
     """The report's networks at full width on real data, three steps of them."""
-    result = distgan(
+    result = distgan.ok(
         "train", "--model", model, *data_flags, "--batch-size", 32, "--max-steps", 3, "--log-every", 1,
         "--sample-epochs", "0", "--out", "run",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
     run = tmp_path / "run"
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -85,12 +84,11 @@ def image_tags(folder: Path) -> list[str]:
 
 
 def test_samples_come_at_the_named_epochs_and_at_the_end(distgan: Run, tmp_path: Path) -> None:
-    result = distgan(
+    distgan.ok(
         "train", "--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--batch-size", 6000,
         "--epochs", 4,
         "--sample-epochs", "1,3,99", "--out", "run",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [
         "epoch-0001.png", "epoch-0003.png", "epoch-0004.png"
     ]  # fmt: skip
@@ -100,11 +98,10 @@ def test_samples_come_at_the_named_epochs_and_at_the_end(distgan: Run, tmp_path:
 
 
 def test_digits_are_called_not_mnist_in_every_output(distgan: Run, tmp_path: Path) -> None:
-    result = distgan(
+    result = distgan.ok(
         "train", "--preset", "cgan-quick", "--data", "auto", "--data-mirror", "http://127.0.0.1:9", *TINY,
         "--max-steps", 2, "--out", "run",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
     run, notice = tmp_path / "run", "scikit-learn's 8x8 digits, NOT MNIST"
     assert result.stderr.count("NOT MNIST") == 2, "at the start and at the end"
     assert json.loads((run / "config.json").read_text())["data"]["name"] == "digits"
@@ -123,8 +120,7 @@ def test_digits_are_called_not_mnist_in_every_output(distgan: Run, tmp_path: Pat
 
 def test_runs_without_a_name_get_a_new_one(distgan: Run, tmp_path: Path) -> None:
     for _ in range(2):
-        result = distgan("train", "--preset", "vanilla-quick", "--data", "digits", *TINY, "--max-steps", 2)
-        assert result.returncode == 0, result.stderr
+        distgan.ok("train", "--preset", "vanilla-quick", "--data", "digits", *TINY, "--max-steps", 2)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["vanilla-quick-1", "vanilla-quick-2"]
 
 
@@ -133,19 +129,18 @@ def test_runs_without_a_name_get_a_new_one(distgan: Run, tmp_path: Path) -> None
 
 def test_same_seed_same_bits_and_another_seed_another_run(distgan: Run, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert distgan("train", *quick(name, "--seed", seed, "--dropout", 0.3)).returncode == 0
+        distgan.ok("train", *quick(name, "--seed", seed, "--dropout", 0.3))
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
 def test_bf16_trains_and_leaves_float32(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run", "--precision", "bf16"))
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", *quick("run", "--precision", "bf16"))
     assert ("warning: --precision bf16: " in result.stderr) == imitates_bf16()
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
     floats = {w.dtype for w in load_file(tmp_path / "run" / "weights" / "generator.safetensors").values()}
     assert floats == {torch.float32, torch.int64}
-    assert distgan("train", *quick("plain")).returncode == 0
+    distgan.ok("train", *quick("plain"))
     assert losses(tmp_path / "run") != losses(tmp_path / "plain"), "bf16 rounds"
     first, plain = losses(tmp_path / "run")[0], losses(tmp_path / "plain")[0]
     assert first[1:] == pytest.approx(plain[1:], rel=0.1, abs=0.05)
@@ -183,10 +178,9 @@ def test_settings_of_accelerates_default_file_that_concern_others_are_set_aside(
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG"):
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
-    result = distgan("train", *quick("run"))
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("train", *quick("run"))
     assert result.stderr.count("of accelerate's config is ignored") == 4
     monkeypatch.undo()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert distgan("train", *quick("plain")).returncode == 0
+    distgan.ok("train", *quick("plain"))
     assert losses(tmp_path / "run") == losses(tmp_path / "plain")

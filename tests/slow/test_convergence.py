@@ -2,32 +2,27 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
 
 import psutil
 from helpers.fake_bench import EASY, write_presets
-from helpers.runs import BIN, wait_for
+from helpers.runs import BIN, Run, Start, wait_for
 
 from distgan.benchmark import results
 
 
-def test_losses_that_are_no_numbers_are_infinite(distgan: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+def test_losses_that_are_no_numbers_are_infinite(distgan: Run, tmp_path: Path) -> None:
     write_presets(tmp_path)
-    made = distgan(
+    distgan.ok(
         "bench", "convergence", "--preset", "tiny.toml", "--against", "broken.toml", "--targets", "easy.toml",
         "--seeds", 1, "--threads", 1, "--device", "cpu", "--out", "out",
     )  # fmt: skip
-    assert made.returncode == 0, made.stdout + made.stderr
     good, broken = results.read(tmp_path / "out").cells
     assert (good["outcome"], broken["outcome"]) == ("converged", "diverged")
     assert "is nan at step" in broken["why"]
 
 
-def test_a_killed_bench_of_real_trainings_goes_on(
-    start: Callable[..., Popen[str]], run: Callable[..., CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_a_killed_bench_of_real_trainings_goes_on(start: Start, run: Run, tmp_path: Path) -> None:
     """On two processes too, whose launcher and ranks must not outlive it."""
     write_presets(tmp_path)
     text = EASY.replace("max_fcd = 1000.0", "max_fcd = 1e-9")
@@ -43,8 +38,7 @@ def test_a_killed_bench_of_real_trainings_goes_on(
     assert len(children) >= 3
     os.kill(process.pid, signal.SIGKILL)
     assert not psutil.wait_procs(children, timeout=60)[1], "trainings outlive their bench"
-    done = run(*words, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run.ok(*words, timeout=280)
     found = {cell["id"]: cell for cell in results.read(tmp_path / "out").cells}
     assert [cell["outcome"] for cell in found.values()] == ["not converged"] * 2
     assert found["tiny-processes2-seed0"]["resumed"]

@@ -12,7 +12,7 @@ from helpers.runs import BIN, Run, assert_same_run, quick
 def test_two_processes_go_on_with_the_same_bits(run: Run, tmp_path: Path, stage: int) -> None:
     command = (BIN / "distgan", "train")
     flags = ("--processes", 2, "--zero-stage", stage)
-    assert run(*command, *quick("straight", *flags)).returncode == 0
-    assert run(*command, *quick("broken", *flags, "--max-steps", 3)).returncode == 0
-    assert run(*command, *quick("broken", *flags)).returncode == 0
+    run.ok(*command, *quick("straight", *flags))
+    run.ok(*command, *quick("broken", *flags, "--max-steps", 3))
+    run.ok(*command, *quick("broken", *flags))
     assert_same_run(tmp_path / "straight", tmp_path / "broken")

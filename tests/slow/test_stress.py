@@ -10,11 +10,10 @@ from helpers.runs import MNIST, ROOT, Run
 
 @pytest.mark.timeout(600)
 def test_kills_and_damage_lose_nothing(run: Run, tmp_path: Path) -> None:
-    result = run(
+    run.ok(
         sys.executable, ROOT / "benchmarks" / "stress.py", "--data-dir", MNIST, "--kills", 6, "--damages", 200,
         "--commands", 0, "--steps", 0, "--run-steps", 120, "--out", tmp_path / "stress", timeout=580,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
     (found,) = json.loads((tmp_path / "stress" / "stress.json").read_text())["runs"]
     assert len(found["kills"]) == 4
     for row in found["kills"]:

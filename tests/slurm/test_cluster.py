@@ -14,7 +14,7 @@ import pytest
 from cluster import Cluster, Job, assert_resumed_where_it_stopped, attempts, script, steps_of
 from helpers.runs import BIN, ROOT, checkpoint
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("slurm")]
 
 TRAINING = (
     "--data", "digits", "--width", 0.1, "--batch-size", 64, "--tracker", "none", "--device", "cpu", "--threads", 1,
@@ -126,12 +126,10 @@ def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_
         assert done.returncode == 2, done.stdout
         assert f"distgan: {message}" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    dry = distgan("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--dry-run")
-    assert dry.returncode == 0, dry.stderr
+    dry = distgan.ok("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--dry-run")
     assert "to start at" in dry.stderr
     assert not slurm.run("squeue", "--noheader").stdout
-    done = distgan("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--job-name", "mine")
-    assert done.returncode == 0, done.stderr
+    done = distgan.ok("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--job-name", "mine")
     match = re.fullmatch(r"job (\d+): log mine-\1\.out, run runs/mine-\1; squeue --job \1, scancel \1\n", done.stdout)
     assert match, done.stdout
     job = Job(slurm, match[1])

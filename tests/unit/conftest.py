@@ -3,6 +3,7 @@
 import multiprocessing.process
 import multiprocessing.util
 import os
+import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from helpers.runs import Run
 
 from distgan.cli import main
+from distgan.utils import provenance
 
 STARTERS = {
     subprocess.Popen: ("__init__",),
@@ -28,6 +30,8 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return refuse
 
+    monkeypatch.setattr(provenance, "git_revision", lambda: None)
+    monkeypatch.setattr(platform, "platform", lambda: "a platform")  # asks uname
     for owner, names in STARTERS.items():
         for name in names:
             monkeypatch.setattr(owner, name, refusal(f"{owner.__name__}.{name}"))
@@ -37,8 +41,7 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def distgan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """`distgan ...` in this process: for what ends before anything is trained."""
 
-    def distgan(*arguments: object) -> subprocess.CompletedProcess[str]:
-        words = [str(word) for word in arguments]
+    def call(words: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(tmp_path)
         capfd.readouterr()
         try:
@@ -47,4 +50,4 @@ def distgan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
             code = int(left.code or 0)
         return subprocess.CompletedProcess(words, code, *capfd.readouterr())
 
-    return distgan
+    return Run(call)

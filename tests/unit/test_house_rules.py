@@ -6,9 +6,9 @@ The order of the wings, and that only distributed/ imports Accelerate, are impor
 import ast
 import sys
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from helpers.runs import ROOT
+
 PACKAGE = ROOT / "distgan"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

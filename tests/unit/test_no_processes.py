@@ -14,9 +14,9 @@ ARGV = [sys.executable, "-c", ""]
 @pytest.mark.parametrize(
     ("name", "start"),
     [
-        ("Popen", lambda: subprocess.run(ARGV)),
-        ("Popen", lambda: subprocess.check_output(ARGV)),
-        ("fork", os.fork),
+        ("Popen.__init__", lambda: subprocess.run(ARGV)),
+        ("Popen.__init__", lambda: subprocess.check_output(ARGV)),
+        ("fork", lambda: os.fork()),
         ("posix_spawn", lambda: os.posix_spawn(sys.executable, ARGV, {})),
         ("system", lambda: os.system("true")),
         ("start", lambda: multiprocessing.get_context("spawn").Process(target=print).start()),

@@ -151,10 +151,16 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "problem"),
     [
-        ("tests/test_gpu.py::test_a[x] PASSED [ 10%]\ntests/test_gpu.py::test_b PASSED [ 20%]\n", None),
-        ("[gw0] [ 10%] PASSED tests/test_gpu.py::test_a[x] \n[gw1] [ 20%] PASSED tests/test_gpu.py::test_b \n", None),
-        ("tests/test_gpu.py::test_a PASSED [ 10%]\ntests/test_gpu.py::test_b FAILED [ 20%]\n", "1 passed, 1 failed"),
-        ("tests/test_gpu.py::test_a SKIPPED (no GPU) [ 10%]\n", "1 skipped"),
+        ("tests/gpu/test_gpu.py::test_a[x] PASSED [ 10%]\ntests/gpu/test_gpu.py::test_b PASSED [ 20%]\n", None),
+        (
+            "[gw0] [ 10%] PASSED tests/gpu/test_gpu.py::test_a[x] \n[gw1] [ 20%] PASSED tests/gpu/test_gpu.py::test_b \n",
+            None,
+        ),
+        (
+            "tests/gpu/test_gpu.py::test_a PASSED [ 10%]\ntests/gpu/test_gpu.py::test_b FAILED [ 20%]\n",
+            "1 passed, 1 failed",
+        ),
+        ("tests/gpu/test_gpu.py::test_a SKIPPED (no GPU) [ 10%]\n", "1 skipped"),
         ("", "no test has ended"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.runs import refused
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -159,10 +160,8 @@ def test_the_ladder_ends_where_it_was_asked_to() -> None:
     ],
 )
 def test_a_fabric_that_does_not_fit(tmp_path: Path, settings: dict[str, Any], fragments: tuple[str, ...]) -> None:
-    with pytest.raises(UserError) as caught:
+    with refused(*fragments):
         run(scaling(tmp_path), PlanConfig(out=str(tmp_path / "plan"), **settings))
-    for fragment in fragments:
-        assert fragment in str(caught.value)
     assert not (tmp_path / "plan").exists()
 
 
@@ -194,6 +193,5 @@ def test_results_that_allow_no_plan(tmp_path: Path) -> None:
 def test_a_setting_that_is_not_allowed(words: list[str], fragment: str) -> None:
     parser = Parser(prog="distgan bench plan")
     add_flags(parser, PlanConfig)
-    with pytest.raises(UserError) as caught:
+    with refused(fragment):
         from_flags(PlanConfig, parser.parse(words))
-    assert fragment in str(caught.value)

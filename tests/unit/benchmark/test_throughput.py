@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.runs import refused
 
 from distgan.benchmark import matrix, results, throughput
 from distgan.benchmark import throughput_worker as cell
@@ -255,10 +256,8 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
 )
 def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as error:
+    with refused(*fragments):
         command.main(words)
-    for fragment in fragments:
-        assert fragment in str(error.value)
     assert not list(tmp_path.iterdir())
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import pytest
+from helpers.runs import refused
 
 from distgan.config.commands import SampleConfig
 from distgan.config.fields import allowed
@@ -117,10 +118,8 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_a_file_are_one_line_each(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(UserError) as error:
+    with refused(message):
         toml(tmp_path, text)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
@@ -161,10 +160,8 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> None:
-    with pytest.raises(UserError) as error:
+    with refused(message):
         parse(*argv)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_unknown_preset_is_refused() -> None:

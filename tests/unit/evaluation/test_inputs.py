@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.runs import refused
 
 from distgan.errors import UserError
 from distgan.evaluation.inputs import read_npz
@@ -49,11 +50,8 @@ FLOATS = np.linspace(0, 1, 100 * 784).reshape(100, 28, 28)
 def test_bad_arrays_are_one_clear_error(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     path = tmp_path / "images.npz"
     np.savez(path, **arrays(**changes))
-    with pytest.raises(UserError) as error:
+    with refused(words, str(path)):
         read_npz(path, 1000)
-    assert words in str(error.value)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])

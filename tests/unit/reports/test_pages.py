@@ -594,7 +594,7 @@ def test_mistakes_are_named(tmp_path: Path, distgan: Command) -> None:
     assert_user_error(result, "--out mine.html: is there already, and no page of distgan's")
     assert (tmp_path / "mine.html").read_text() == "precious"
     for _ in range(2):
-        assert distgan("report", run, "--no-eval", "--out", "page.html").returncode == 0
+        distgan.ok("report", run, "--no-eval", "--out", "page.html")
     assert_user_error(distgan("compare", run), "is one run", "two or more")
     assert_user_error(distgan("compare", run, run), "is named twice")
     assert_user_error(distgan("compare", run, other, "--num", "0"), "--num", "1 or more")
@@ -606,8 +606,7 @@ def test_mistakes_are_named(tmp_path: Path, distgan: Command) -> None:
 
 def test_flags_and_runs_in_any_order_that_help_shows(tmp_path: Path, distgan: Command) -> None:
     run, other = make_run(tmp_path / "run"), make_run(tmp_path / "other")
-    result = distgan("compare", "--no-eval", "--out", "x.html", run, other)
-    assert result.returncode == 0, result.stderr
+    result = distgan.ok("compare", "--no-eval", "--out", "x.html", run, other)
     assert result.stdout.endswith("report: x.html\n")
     for command in ("report", "compare"):
         shown = distgan(command, "--help").stdout
