@@ -9,13 +9,16 @@ OUT ?= stress
 REV ?= main
 FULL ?=
 
-.PHONY: same-as train test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-report clean
+.PHONY: same-as train unit test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-report clean
 
 train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
+unit: $(VENV)/.installed-dev  ## the tests to work with: they start no process, need no data, and take a minute
+	$(BIN)/python -m pytest tests/unit -n 2
+
 test: $(VENV)/.installed-dev lint browser cluster  ## everything that CI checks
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not gpu"
 
 browser:  ## a Chromium for the tests of HTML pages: CI gets Debian's where it has none; elsewhere these tests are skipped
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$CI" != true || \
@@ -26,13 +29,13 @@ cluster:  ## a SLURM for the tests of jobs: CI gets Debian's where it has none; 
 
 test-slurm: $(VENV)/.installed-dev  ## jobs on a SLURM of two machines, made of this one; as root, which installs what is missing; 12 minutes on two cores
 	@test "$$(id -u)" != 0 || tests/slurm/install.sh
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest tests/slurm
 
 test-gpu: $(VENV)/.installed-dev  ## what only a GPU can show
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest tests/gpu
 
-test-slow: $(VENV)/.installed-dev  ## what takes minutes: the quick presets at full length
-	$(BIN)/python -m pytest -m "slow and not slurm"
+test-slow: $(VENV)/.installed-dev  ## what takes minutes: the presets at length, stress, more launchers and recipes
+	$(BIN)/python -m pytest tests/slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

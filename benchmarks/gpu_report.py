@@ -268,7 +268,7 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
 
 
 def _pytest(report: Report) -> list[list[str]]:
-    words = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py"]
+    words = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "tests/gpu"]
     is_wide = importlib.util.find_spec("xdist") and (os.cpu_count() or 1) >= 8
     return [[PYTHON, *words, *(["-n", "4"] if is_wide else []), "--basetemp", str(report.work / "tests")]]
 

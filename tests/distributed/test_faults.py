@@ -1,0 +1,158 @@
+"""A process that fails, hangs or does not fit: it is named, the others end, and nothing is lost."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers.launchers import assert_first_culprit_has_last_word, fault
+from helpers.runs import BIN, SCRIPT, Run, Start, assert_user_error, checkpoint, losses, ranks_of, wait_for
+
+TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
+
+
+@pytest.mark.parametrize(
+    ("how", "last_line", "limit_s"),
+    [
+        ("raise", "distgan: rank 1: ValueError: an injected fault", 3),
+        ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
+    ],
+)
+def test_the_first_culprit_has_the_last_word(
+    run: Run, tmp_path: Path, inject_fault: Callable[[str], None], how: str, last_line: str, limit_s: float
+) -> None:
+    inject_fault(f"1,5,{how}")
+    assert_first_culprit_has_last_word(run, tmp_path, how, last_line, limit_s)
+
+
+def test_torchrun_goes_on_by_itself_after_a_restart(
+    run: Run, distgan: Run, tmp_path: Path, inject_fault: Callable[[str], None]
+) -> None:
+    """Without --out too: the processes find the folder that the launcher's last ones had."""
+    inject_fault("1,5,kill")
+    flags = [word for word in fault("x") if word not in ("--out", "x")]
+    result = run.ok(BIN / "torchrun", "--nproc-per-node", 2, "--standalone", "--max-restarts", 1, SCRIPT, *flags)
+    assert "going on at step 4" in result.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    distgan.ok("train", *fault("unbroken"))
+    for ours, theirs in zip(losses(folder), losses(tmp_path / "unbroken"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3), "each step once"
+
+
+@pytest.mark.parametrize(("checks", "saves", "last_good"), [(3, 100, 0), (1000, 2, 4)])
+def test_ranks_that_differ_are_found_and_named(
+    run: Run, tmp_path: Path, inject_fault: Callable[[str], None], checks: int, saves: int, last_good: int
+) -> None:
+    """By the cadence, and before a checkpoint whatever the cadence."""
+    inject_fault("1,5,diverge")
+    flags = (*fault("run"), "--check-ranks-every", checks, "--save-every-steps", saves)
+    result = run(BIN / "distgan", "train", *flags, "--processes", 2)
+    assert result.returncode == 1, result.stderr
+    words = "distgan: rank 1: discriminator.features.0.weight is not that of rank 0 after step 6"
+    assert words in result.stderr.splitlines()[-1]
+    assert f"the last good state, of step {last_good}, is kept in run" in result.stderr
+    assert checkpoint(tmp_path / "run")[1] == last_good, "what came after is not saved"
+
+
+# -- at the start ------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rank_of(start: Start, rank: int, port: int, *flags: object, world_size: int = 2) -> subprocess.Popen[str]:
+    """One process as srun or a user's own script would start it."""
+    where = f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port} RANK={rank} LOCAL_RANK={rank}".split()
+    world = f"WORLD_SIZE={world_size} LOCAL_WORLD_SIZE={world_size}".split()
+    return start("env", *where, *world, sys.executable, SCRIPT, *flags)
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    out, err = process.communicate(timeout=90)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--g-lr", "0.5"), "rank 1: its [optim] g_lr is 0.5, that of rank 0 is 0.0002; allowed: the same"),
+        (("--precision", "bf16"), "rank 1: its precision is bf16, that of rank 0 is no"),
+    ],
+)
+def test_another_config_is_found_at_the_start(start: Start, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
+    port = free_port()
+    common = fault("run", "--g-lr", "2e-4", "--timeout", 60)
+    both = [rank_of(start, 0, port, *common), rank_of(start, 1, port, *common, *flags)]
+    first, second = (ended(process) for process in both)
+    assert_user_error(first, words)
+    assert second.returncode == 2
+    assert not second.stderr, "said once"
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_version_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: Callable[[str], None]) -> None:
+    inject_fault("1,0,version")
+    result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
+    assert_user_error(result, "rank 1: its version of distgan is 9.9 (code ", "that of rank 0 is ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: Callable[[str], None]) -> None:
+    inject_fault("1,0,data")
+    result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
+    assert_user_error(result, "rank 1: its data's fingerprint is ", "that of rank 0 ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_in_use_is_named(start: Start) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = ended(rank_of(start, 0, port, *fault("run")))
+    assert_user_error(result, f"MASTER_PORT 127.0.0.1:{port}: another program uses this port", "allowed: a free one")
+
+
+def test_a_process_that_does_not_come_is_told(start: Start) -> None:
+    alone = [rank_of(start, rank, free_port(), *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
+    first, second = (ended(process) for process in alone)
+    assert_user_error(first, "1 of 2 processes came to 127.0.0.1:", "within --timeout 5 s")
+    assert_user_error(second, "rank 0 does not answer at 127.0.0.1:", "within --timeout 5 s")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ("WORLD_SIZE=abc", "WORLD_SIZE=abc: allowed in the environment: a whole number, 1 or more"),
+        ("WORLD_SIZE=2 RANK=x", "RANK=x: allowed in the environment: a whole number, 0 or more"),
+        ("WORLD_SIZE=2 RANK=5", "RANK=5: with WORLD_SIZE=2; allowed: 0 to 1"),
+        ("WORLD_SIZE=2 RANK=1", "MASTER_ADDR: is not set, with WORLD_SIZE=2"),
+        ("WORLD_SIZE=2 RANK=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=99999", "MASTER_PORT=99999: allowed in"),
+    ],
+)  # fmt: skip
+def test_an_environment_that_no_launcher_leaves_is_one_line(
+    distgan: Run, monkeypatch: pytest.MonkeyPatch, variables: str, words: str
+) -> None:
+    for name, value in (variable.split("=") for variable in variables.split()):
+        monkeypatch.setenv(name, value)
+    assert_user_error(distgan("train", *fault("run")), words)
+
+
+def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(start: Start) -> None:
+    process = start(BIN / "distgan", "train", *fault("run"), "--processes", 2)
+    wait_for(lambda: len(ranks_of(process)) == 2, process)
+    ranks = [psutil.Process(pid) for pid in ranks_of(process)]
+    # They have to know whose children they are before that one is gone: known before torch is loaded.
+    wait_for(lambda: all("libtorch" in Path(f"/proc/{rank.pid}/maps").read_text() for rank in ranks), process)
+    process.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=20)
+    assert not alive
+    _, err = process.communicate()
+    assert "distgan: the launcher is gone" in err, err

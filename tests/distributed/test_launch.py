@@ -1,0 +1,92 @@
+"""The doors for several processes: the files of launch/, `--processes N`, and what accelerate's own config may hold."""
+
+import signal
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.launchers import accelerate, assert_launch_file_starts, assert_signal_to_our_launcher_saves, world_size
+from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, Start, assert_user_error, checkpoint, losses, quick
+
+
+def test_launch_file_starts(run: Run, tmp_path: Path) -> None:
+    """cpu.yaml is started below, beside accelerate's own default file."""
+    assert_launch_file_starts(run, tmp_path, "multi_gpu", 2)
+
+
+def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
+    """Two launchers with a process each meet by c10d, here on one machine."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    both = [
+        start(*accelerate("multi_node", "--machine_rank", rank, "--main_process_port", port), *quick("run"))
+        for rank in (0, 1)
+    ]
+    ends = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert world_size(tmp_path / "run") == 2
+    assert sum("writing to run" in err for _, err in ends) == 1, "one process speaks"
+
+
+# -- --processes -------------------------------------------------------------------------------------------
+
+
+def test_processes_starts_them_and_they_agree_with_one(run: Run, distgan: Run, tmp_path: Path) -> None:
+    result = run.ok(BIN / "distgan", "train", *quick("three"), "--processes", 3)
+    assert world_size(tmp_path / "three") == 3, "of which 32 images are no multiple"
+    assert "3 x cpu" in result.stderr
+    assert "Traceback" not in result.stderr
+    distgan.ok("train", *quick("one"))
+    for ours, theirs in zip(losses(tmp_path / "three"), losses(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    # And goes on with another number of them.
+    result = distgan.ok("train", "--out", "three", "--max-steps", 10, "--processes", 1)
+    assert "on 1 processes instead of 3" in result.stderr
+    assert checkpoint(tmp_path / "three")[1] == 10
+
+
+def test_a_signal_to_the_launcher_of_processes_saves_and_ends(start: Start, tmp_path: Path) -> None:
+    assert_signal_to_our_launcher_saves(start, tmp_path, signal.SIGUSR1)
+
+
+def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path) -> None:
+    result = run(BIN / "distgan", "train", *quick("run", "--data-dir", "nowhere", "--data", "mnist", "--no-download"),
+                 "--processes", 2)  # fmt: skip
+    assert_user_error(result, "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+# -- accelerate's own default file -------------------------------------------------------------------------
+
+
+def test_a_default_file_for_many_cpus_trains_on_one_and_says_so(run: Run, tmp_path: Path) -> None:
+    """accelerate launch starts one process of MULTI_CPU, whatever the number."""
+    default = tmp_path / "hf" / "accelerate" / "default_config.yaml"
+    default.parent.mkdir(parents=True)
+    default.write_text(yaml.safe_dump({
+        "compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "use_cpu": True,
+        "num_machines": 1, "num_processes": 2, "machine_rank": 0, "main_process_port": 29577,
+        "mixed_precision": "no", "dynamo_config": {"dynamo_backend": "INDUCTOR"},
+    }))  # fmt: skip
+    result = run.ok(BIN / "accelerate", "launch", SCRIPT, *quick("run"))
+    assert world_size(tmp_path / "run") == 1
+    assert "asked for several processes on a CPU and started one" in result.stderr
+    # And a file of ours is not disturbed by it.
+    run.ok(*accelerate("cpu"), *quick("two"))
+    assert world_size(tmp_path / "two") == 2
+
+
+def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:
+    result = run(
+        BIN / "torchrun", "--nproc-per-node", 2, ROOT / "distgan" / "train.py",
+        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--accumulate", "20", "--out", "run",
+    )  # fmt: skip
+    assert result.returncode != 0
+    said = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
+    assert said == [
+        "distgan: --batch-size 33: too few for the processes, the parts of --accumulate and BatchNorm; "
+        "allowed: at least 40"
+    ]

@@ -1,0 +1,69 @@
+"""W processes end where one does: both models, each order, in parts, with batches that no number of ranks divides."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.parity import SCRIPT, assert_ends_alike, train_matrix, weights_difference
+from helpers.parity_matrix import RECIPES, Recipe, train
+from helpers.runs import BIN, ON_CPU, Run, checkpoint, quick
+from safetensors.torch import load_file
+
+from distgan.distributed.runtime import Runtime
+
+pytestmark = pytest.mark.xdist_group("parity")  # one worker, which builds the fixtures of the module once
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    subprocess.run([sys.executable, SCRIPT, folder, "1", "none", ",".join(RECIPES)], check=True, timeout=240)
+    return folder
+
+
+def test_two_processes_end_where_one_does(run: Run, one_process: Path, tmp_path: Path) -> None:
+    launcher = (BIN / "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
+    run.ok(*launcher, SCRIPT, tmp_path, 2, "none", ",".join(RECIPES))
+    assert_ends_alike(one_process, tmp_path, list(RECIPES))
+
+
+def test_three_processes_end_where_one_does(run: Run, one_process: Path, tmp_path: Path) -> None:
+    names = list(RECIPES)[::3]
+    train_matrix(run, tmp_path, 3, names)
+    assert_ends_alike(one_process, tmp_path, names)
+
+
+def test_parts_give_the_update_of_the_whole_batch(one_process: Path) -> None:
+    """`cgan-reuse-3` differs from this in nothing but that it takes its batches in three parts."""
+    torch.set_num_threads(1)
+    runtime = Runtime(ON_CPU)
+    for model in ("vanilla", "cgan"):
+        for order in ("simultaneous", "reuse", "fresh"):
+            whole = train(Recipe(model=model, order=order, dropout=0.0, steps=10), runtime)
+            parts = load_file(one_process / f"{model}-{order}-3.safetensors")
+            assert weights_difference(whole, parts, set()) < 1e-5, (model, order)
+            assert torch.allclose(whole["stats"], parts["stats"], rtol=1e-5, atol=1e-6)
+
+
+GRAPHED = ["cgan-fresh-1", "cgan-reuse-3", "float64-vanilla"]
+
+
+def test_graphs_on_two_processes_end_where_one_eager_does(
+    run: Run, one_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By graphs that have an all-reduce of all gradients in them, where the eager engine has DDP; short batches too."""
+    monkeypatch.setenv("PARITY_ENGINE", "fake-graph")
+    train_matrix(run, tmp_path, 2, GRAPHED)
+    assert_ends_alike(one_process, tmp_path, GRAPHED)
+
+
+def test_batch_norm_of_its_own_share_is_another_training(run: Run, distgan: Run, tmp_path: Path) -> None:
+    """And no divergence of the ranks, whose running statistics are meant to differ then."""
+    flags = ("--no-sync-batch-norm", "--check-ranks-every", 1, "--processes", 2)
+    run.ok(BIN / "distgan", "train", *quick("own", *flags))
+    distgan.ok("train", *quick("one"))
+    (ours, _), (theirs, _) = checkpoint(tmp_path / "own"), checkpoint(tmp_path / "one")
+    theirs = {key: theirs[key] for key in theirs if key in ours}
+    assert weights_difference(theirs, {key: ours[key] for key in theirs}, set()) > 1e-2

@@ -1,0 +1,60 @@
+"""Resuming on another number of processes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.launchers import TWO, assert_resume_on_other_numbers
+from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, quick
+
+from distgan.distributed.runtime import Runtime
+from distgan.errors import UserError
+
+
+def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None:
+    run.ok(*TWO, *quick("run"))
+    tensors, _ = checkpoint(tmp_path / "run")
+    assert {key for key in tensors if key.startswith("random.")} == {"random.rank0.cpu", "random.rank1.cpu"}
+    runtime = Runtime(ON_CPU)
+    runtime.load_random_states({"cpu": tensors["random.rank0.cpu"]}, "here")
+    assert torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
+    torch.rand(3)
+    assert not torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
+    for hostile in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(5056, dtype=torch.uint8)):
+        with pytest.raises(UserError, match="here: is no state of torch's generators"):
+            runtime.load_random_states({"cpu": hostile}, "here")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        # A batch of 3,000 of 17,970 images: over the end of an epoch, whose last batch is short.
+        ("--preset", "cgan-quick", "--batch-size", 3000, "--width", 0.05, "--data", "digits"),
+        ("--preset", "cgan", "--loss", "r1", "--order", "simultaneous", "--penalty-weight", 0.1),
+    ],
+)
+def test_one_then_two_then_one_process_is_the_unbroken_run(
+    distgan: Run, run: Run, tmp_path: Path, data_flags: tuple[str, ...], flags: tuple[object, ...]
+) -> None:
+    assert_resume_on_other_numbers(distgan, run, tmp_path, (*data_flags, *flags))
+
+
+def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run) -> None:
+    flags = [*quick("run", "--per-rank-batch-size", 16)]
+    del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
+    run.ok(*TWO, *flags)
+    result = distgan("train", *flags)
+    assert_user_error(result, "its batch over all processes is 32, here it is 16")
+    distgan.ok("train", *quick("run"))  # --batch-size 32 is the same batch
+
+
+def test_resume_keeps_the_launchers_precision(distgan: Run, run: Run, tmp_path: Path) -> None:
+    result = run.ok(
+        BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "bf16", SCRIPT, *quick("run")
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["precision"] == "bf16"
+    distgan.ok("train", "--out", "run", "--max-steps", 8)
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
+    result = distgan("train", *quick("run"))
+    assert_user_error(result, "[run] precision: 'no', but the run in run has 'bf16'")

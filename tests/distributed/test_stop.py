@@ -1,0 +1,49 @@
+"""Signals to one rank, to all, and to the launcher."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from helpers.launchers import LONG, TWO, assert_signal_to_launcher_saves, trains
+from helpers.runs import Start, checkpoint, ranks_of, wait_for
+
+from distgan.runs.run_dir import read_status
+from distgan.utils.files import read_metrics
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_one_signalled_rank_stops_both(start: Start, tmp_path: Path, signum: signal.Signals) -> None:
+    process = start(*TWO, *LONG, "--epochs", 9, "--out", "run")
+    wait_for(lambda: trains(tmp_path / "run"), process)
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signum)
+    _, err = process.communicate(timeout=90)
+    assert f"distgan: stopped by {signum.name} at step" in err
+    status = read_status(tmp_path / "run")
+    assert (status["state"], status["exit_code"]) == ("stopped", 128 + signum)
+    assert checkpoint(tmp_path / "run")[1] == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] > 0
+
+
+def test_a_terminals_ctrl_c_saves_under_torchrun(start: Start, tmp_path: Path) -> None:
+    """The terminal sends it to all, and torchrun once more to its ranks: still one press."""
+    process = start(*TWO, *LONG, "--epochs", 9, "--out", "run")
+    wait_for(lambda: trains(tmp_path / "run"), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=90)
+    assert "distgan: stopped by SIGINT at step" in err
+    assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"] > 0
+
+
+@pytest.mark.parametrize(
+    ("launcher", "signum"),
+    [
+        ("torchrun", signal.SIGUSR1),
+        ("torchrun", signal.SIGKILL),
+        ("accelerate", signal.SIGTERM),
+        ("accelerate", signal.SIGINT),
+    ],
+)
+def test_a_signal_to_the_launcher_saves(start: Start, tmp_path: Path, launcher: str, signum: signal.Signals) -> None:
+    assert_signal_to_launcher_saves(start, tmp_path, launcher, signum)

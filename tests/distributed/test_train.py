@@ -1,0 +1,58 @@
+"""Whole runs by every launcher."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from helpers.runs import BIN, SCRIPT, Run, assert_same_run, quick
+
+from distgan.utils.files import read_metrics
+
+
+def test_every_door_trains_the_same_run(distgan: Run, run: Run, tmp_path: Path) -> None:
+    """distgan train, the script under plain python, accelerate launch and torchrun: the same to the bit."""
+    doors = {
+        "distgan": (BIN / "distgan", "train"),
+        "python": (BIN / "python", SCRIPT),
+        "accelerate": (BIN / "accelerate", "launch", "--num_processes", 1, "--mixed_precision", "no", SCRIPT),
+        "torchrun": (BIN / "torchrun", "--nproc-per-node", 1, "--standalone", SCRIPT),
+    }
+    for name, door in doors.items():
+        run.ok(*door, *quick(name))
+        assert_same_run(tmp_path / name, tmp_path / "distgan")
+        assert len(list((tmp_path / name / "weights").glob("*.safetensors"))) == 3
+
+
+def test_two_processes_train_one_run(run: Run, tmp_path: Path) -> None:
+    door = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
+    result = run.ok(*door, *quick("two"))
+    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
+    assert environment["world_size"] == 2
+    assert [line["step"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")] == [2, 4, 6]
+    assert result.stderr.count("writing to two") == 1, "one process speaks"
+    run.ok(*door, *quick("again"))
+    assert_same_run(tmp_path / "two", tmp_path / "again")
+
+
+def test_two_processes_give_the_gradients_of_one(distgan: Run, run: Run, tmp_path: Path) -> None:
+    """One step of D on the same images and z: what DDP averages is the whole batch's gradient.
+
+    Only G's BatchNorm sees half a batch; so D starts from slightly other fakes, and G's own step differs.
+    """
+    flags = ("--max-steps", 1, "--dropout", 0, "--log-every", 1)
+    distgan.ok("train", *quick("one", *flags))
+    door = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
+    run.ok(*door, *quick("two", *flags))
+    (one,), (two,) = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert two["real_logits"] == pytest.approx(one["real_logits"], rel=1e-5), "the same images"
+    assert two["d_loss"] == pytest.approx(one["d_loss"], rel=1e-2)
+
+
+def test_launchers_do_not_take_the_threads_away(run: Run, tmp_path: Path) -> None:
+    """accelerate launch sets OMP_NUM_THREADS=1, which would halve the speed on two cores."""
+    flags = [*quick("run", "--max-steps", 2)]
+    del flags[flags.index("--threads") : flags.index("--threads") + 2]
+    run.ok(BIN / "accelerate", "launch", "--num_processes", 1, SCRIPT, *flags)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["threads"] == len(os.sched_getaffinity(0))

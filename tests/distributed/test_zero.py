@@ -1,0 +1,76 @@
+"""DeepSpeed: every ZeRO stage ends where plain training does, and leaves and takes the same checkpoints."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.launchers import assert_zero_launch_file_starts, needs_deepspeed
+from helpers.parity import SCRIPT, ZERO_NAMES, ZERO_WITHOUT_PENALTY, train_matrix, weights_difference
+from helpers.runs import BIN, Run, assert_same_run, checkpoint, quick
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sums_do_not_depend_on_addresses() -> Iterator[None]:
+    """MKL takes other kernels for other alignments, and ZeRO's weights lie in the middle of a buffer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MKL_CBWR", "AVX2,STRICT")
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process without DeepSpeed ends with."""
+    folder = tmp_path_factory.mktemp("plain")
+    subprocess.run([sys.executable, SCRIPT, folder, "1", "none", ",".join(ZERO_NAMES)], check=True, timeout=240)
+    return folder
+
+
+@needs_deepspeed
+@pytest.mark.xdist_group("zero")
+@pytest.mark.parametrize("num", [1, 2])
+def test_every_stage_ends_where_plain_training_does(run: Run, plain: Path, tmp_path: Path, num: int) -> None:
+    """One process to the bit, two to rounding: weights, Adam's state, moving average, and the losses of each step."""
+    for stages, names in (("0,1,2", ZERO_NAMES[-3:] if num == 2 else ZERO_NAMES), ("3", ZERO_WITHOUT_PENALTY[-2:])):
+        train_matrix(run, tmp_path, num, names, stages)
+        for stage in stages.split(","):
+            for name in names:
+                ours = load_file(plain / f"{name}.safetensors")
+                theirs = load_file(tmp_path / f"zero{stage}-{name}.safetensors")
+                assert ours.keys() == theirs.keys(), "the same files as elsewhere"
+                if num == 1:
+                    assert all(torch.equal(ours[key], theirs[key]) for key in ours), (stage, name)
+                else:
+                    assert weights_difference(ours, theirs, set()) < 1e-5, (stage, name)
+                    assert torch.allclose(ours["stats"], theirs["stats"], rtol=1e-5, atol=1e-6), (stage, name)
+
+
+@needs_deepspeed
+def test_launch_file_of_a_stage_starts(run: Run, tmp_path: Path) -> None:
+    assert_zero_launch_file_starts(run, tmp_path, 2)
+
+
+@needs_deepspeed
+def test_a_stopped_run_goes_on_with_and_without_deepspeed(run: Run, distgan: Run, tmp_path: Path) -> None:
+    """On one process with the same bits; on others, sharded or not, to rounding."""
+    rates = ("--g-lr", "2e-4", "--d-lr", "2e-4")
+    distgan.ok("train", *quick("plain", *rates))
+    for stage in (0, 1, 2, 3):
+        distgan.ok("train", *quick("broken", *rates, "--zero-stage", stage, "--max-steps", stage + 2))
+    distgan.ok("train", *quick("broken", *rates))
+    assert_same_run(tmp_path / "broken", tmp_path / "plain")
+
+    distgan.ok("train", *quick("mixed", *rates, "--max-steps", 2))
+    for stage in (3, 2):
+        flags = ("--processes", 2, "--zero-stage", stage, "--max-steps", 6 - stage)
+        run.ok(BIN / "distgan", "train", *quick("mixed", *rates, *flags))
+    result = distgan.ok("train", *quick("mixed", *rates))
+    assert "on 1 processes instead of 2" in result.stderr
+    (ours, _), (theirs, _) = checkpoint(tmp_path / "mixed"), checkpoint(tmp_path / "plain")
+    assert weights_difference(ours, theirs, set()) < 1e-5
+
+
+# -- what it can't do --------------------------------------------------------------------------------------

@@ -1,0 +1,100 @@
+"""Runs of one recipe by each engine; on a CPU the graphs are fake ones (fake_cuda_graph.py), on a GPU CUDA's own."""
+
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
+from distgan.distributed.runtime import Runtime
+from distgan.training.engines.engine import Engine
+from distgan.training.session import Session
+from helpers.fake_cuda_graph import capture
+from helpers.noise_images import noise_images
+
+STEPS = 50
+# 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
+NUM_IMAGES, BATCH = 70, 8
+RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "vanilla": ({"name": "vanilla"}, {}, "no"),
+    "cgan": ({"name": "cgan"}, {"ema_decay": 0.9, "lr_schedule": "linear"}, "no"),
+    "simultaneous": ({"name": "cgan"}, {"order": "simultaneous", "lr_schedule": "linear"}, "no"),
+    "fresh": ({"name": "vanilla"}, {"order": "fresh", "ema_decay": 0.9}, "no"),
+    "r1": ({"name": "vanilla", "family": "small"}, {"loss": "r1"}, "no"),
+    "wgan-gp": ({"name": "cgan", "family": "small"}, {"loss": "wgan-gp", "order": "fresh"}, "no"),
+    "clustered": (
+        {"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan", "ema_decay": 0.9}, "no"
+    ),
+    "parts": ({"name": "cgan", "family": "small"}, {"accumulate": 2, "ema_decay": 0.9}, "no"),
+    "bf16": ({"name": "vanilla"}, {"ema_decay": 0.9}, "bf16"),
+}  # fmt: skip
+
+
+class Training:
+    """A run in this process. `engine` is built when it is first asked to train."""
+
+    def __init__(self, recipe: str, engine: str = "eager", *, device: str = "cpu", capture: Any = None):
+        model, optim, precision = RECIPES[recipe]
+        width = 0.1 if "family" in model else 0.05
+        self.config = Config(
+            model=ModelConfig(**({"width": width} | model)),
+            data=DataConfig(batch_size=BATCH),
+            optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
+            # A CPU refuses the name before there is a capture.
+            run=RunConfig(device=device, engine="auto" if capture else engine, precision=precision, seed=5),
+        )
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.runtime = Runtime(self.config)
+        self.config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"engine": engine})})
+        self.session = Session(self.config, self.runtime, dataset=noise_images(NUM_IMAGES))
+        self.gan, self.batches = self.session.gan, self.session.batches
+        for trained in (self.gan.g, self.gan.d):
+            for group in trained.optim.param_groups:  # on a CPU too as a graph needs it
+                group["lr"], group["fused"], group["foreach"] = torch.as_tensor(group["lr"]), True, False
+        self.capture, self.total_steps = capture, 100
+        self.engine: Engine | None = None
+
+    def build(self) -> Engine:
+        if self.engine is None:
+            self.engine = self.session.build_engine(total_steps=self.total_steps, record=self.capture)
+        return self.engine
+
+    def to(self, step: int, *, on_device: bool = False) -> Tensor:
+        """Trains to that step; the STATS of each, (K, 4)."""
+        engine, stats = self.build(), []
+        while self.gan.step < step:
+            before = self.gan.step
+            new, num_images = engine.advance(step)
+            assert len(new) == self.gan.step - before
+            assert num_images <= len(new) * BATCH
+            stats.append(new)
+        assert self.gan.step == step
+        return torch.cat(stats) if on_device else torch.cat(stats).cpu()
+
+
+def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest relative one of a tensor."""
+    assert ours.keys() == theirs.keys()
+    return max(
+        float((ours[key].double() - theirs[key].double()).norm() / (ours[key].double().norm() + 1e-6)) for key in ours
+    )
+
+
+def assert_graph_takes_eager_steps(recipe: str) -> None:
+    """To the bit over 50 steps and five short last batches, dropout, moving average and schedule included."""
+    eager, graph = Training(recipe), Training(recipe, "graph", capture=capture)
+    ours, theirs = eager.to(STEPS), graph.to(STEPS)
+    assert graph.build().choice.name == "graph", graph.build().choice.why
+    assert torch.equal(ours, theirs)
+    assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
+    assert len({tuple(row) for row in theirs.tolist()}) == STEPS, "no two replays are alike"
+
+
+def assert_compiled_takes_eager_steps(recipe: str) -> None:
+    eager, compiled = Training(recipe), Training(recipe, "compile")
+    ours, theirs = eager.to(STEPS), compiled.to(STEPS)
+    assert compiled.build().choice.name == "compile", compiled.build().choice.why
+    assert torch.allclose(ours, theirs, atol=1e-3)
+    assert largest_difference(eager.gan.state(), compiled.gan.state()) < 1e-2
+    assert not [key for key in compiled.gan.state() if "_orig_mod" in key]

@@ -1,0 +1,77 @@
+"""`distgan bench convergence` of trainings that do as they are told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distgan.benchmark import configurations as arms
+from distgan.benchmark import results, trial
+from distgan.cli import bench as command
+from distgan.data.base import Dataset
+
+EASY = """format = 1
+frozen = "2026-01-01"
+runs = [{preset = "cgan-quick", seed = 0, fcd = 2.5, is_ours = true}]
+protocol = {num = 100, evaluations_per_epoch = 4, hold = 1}
+cgan = {max_fcd = 1000.0, min_agreement = 0.0, min_coverage = 0.0}
+vanilla = {max_fcd = 1000.0, min_share = 0, max_share = 1, min_recognisable = 0, min_coverage = 0}
+"""
+
+
+TINY = """[model]
+name = "cgan"
+family = "small"
+width = 0.1
+[data]
+name = "digits"
+batch_size = 512
+[optim]
+d_lr = 1e-3
+[run]
+epochs = 2
+sample_epochs = [2]
+"""
+
+
+def fake_training(patch: Callable[[Any, str, Any], None]) -> None:
+    """A training that is none, and data that take no time."""
+    images = torch.zeros(1000, 28, 28, dtype=torch.uint8)
+    patch(trial, "TRAINING", ("helpers.fake_trainer",))
+    patch(arms, "_load", lambda config: Dataset("digits", images, torch.arange(1000) % 10, "nowhere"))
+
+
+class FakeBench:
+    """`distgan bench convergence` of trainings that do as they are told."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.words = ["convergence", "--preset", "one.toml", "--targets", "easy.toml", "--out", "out"]
+
+    def play(self, **runs: dict[str, Any]) -> None:
+        named = {name.replace("_", "-"): run for name, run in runs.items()}
+        (self.folder / "fake_trainer.json").write_text(json.dumps(named))
+
+    def __call__(self, *more: object) -> dict[str, dict[str, Any]]:
+        """The cells by their ids."""
+        command.main([*self.words, *map(str, more)])
+        return self.cells()
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        return {cell["id"]: cell for cell in results.read(self.folder / "out", "convergence").cells}
+
+    @property
+    def starts(self) -> list[str]:
+        path = self.folder / "starts"
+        return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+GOOD, BAD = {"fcd": [3, 0.9, 0.8, 0.7, 0.6, 0.5] + [0.5] * 200}, {"fcd": [3, 2, 2]}
+
+
+def write_presets(folder: Path) -> None:
+    (folder / "tiny.toml").write_text(TINY)
+    (folder / "broken.toml").write_text(TINY.replace("1e-3", "1e30"))
+    (folder / "easy.toml").write_text(EASY)

@@ -1,0 +1,55 @@
+"""Python imports this at its start where the tests put its folder on PYTHONPATH: one rank goes wrong at one step."""
+
+import os
+
+_RANK, _STEP, _HOW = os.environ.get("FAULT_INJECTION", "none,0,none").split(",")
+
+
+def _go_wrong(gan):
+    import signal
+    import time
+
+    import torch
+
+    match _HOW:
+        case "raise":
+            raise ValueError("an injected fault")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "hang":
+            time.sleep(3600)
+        case "memory":
+            torch.empty(2**50)
+        case "exit":
+            os._exit(7)
+        case "diverge":
+            with torch.no_grad():
+                next(gan.d.bare.parameters()).view(-1)[3] += 1e-3
+
+
+if os.environ.get("RANK") == _RANK and _HOW == "version":
+    import distgan
+
+    distgan.__version__ = "9.9"
+elif os.environ.get("RANK") == _RANK and _HOW == "data":
+    import distgan.data.base
+
+    distgan.data.base.Dataset.fingerprint = "0123456789abcdef"
+elif os.environ.get("RANK") == _RANK:
+    import distgan.training.step
+
+    _build_step = distgan.training.step.build_step
+
+    def build_step(gan, config, seed, total_steps):
+        step = _build_step(gan, config, seed, total_steps)
+
+        def broken(*batch):
+            if gan.step == int(_STEP) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+                _go_wrong(gan)
+            return step(*batch)
+
+        return broken
+
+    distgan.training.step.build_step = build_step

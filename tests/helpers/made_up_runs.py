@@ -1,0 +1,250 @@
+"""Made-up runs for the tests of the pages: whole folders in milliseconds, nothing trained."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+
+from distgan.config.schema import Config, ModelConfig
+from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Quality, Sample, Source
+from distgan.models.base import build_generator
+
+SHA = "0123456789abcdef" * 4
+
+
+def about(value: float, by: float = 0.01) -> Estimate:
+    return Estimate(value=value, low=max(0.0, value - by), high=value + by)
+
+
+def sample_of(fcd: float = 0.07, coverage: float = 0.95, recognisable: float = 0.985) -> Sample:
+    return Sample(
+        recognisable=about(recognisable), fcd=about(fcd, fcd / 20), density=about(1.0), coverage=about(coverage)
+    )
+
+
+def quality_of(kind: str = "C-GAN", *, fcd: float = 1.3, missing: Sequence[int] = (), **more: Any) -> Quality:
+    """Of a C-GAN 4 is read as 9 too often, and of a GAN 8 is rare; `missing` are digits that are not there."""
+    is_conditional = kind == "C-GAN"
+    rng = np.random.default_rng(0)
+    matrix = np.full((10, 10), 2) + np.diag([982] * 10)
+    matrix[4] = [1, 1, 1, 1, 700, 1, 1, 1, 1, 292]
+    shares = np.array([0.12, 0.16, 0.09, 0.11, 0.09, 0.08, 0.1, 0.12, 0.04, 0.09])
+    for digit in missing:
+        matrix[digit] = 111
+        matrix[digit, digit] = 1
+        shares[digit] = 0.0002
+    shares = shares / shares.sum()
+    agreements = [matrix[digit, digit] / matrix[digit].sum() for digit in range(10)]
+    digits = []
+    for digit in range(10):
+        is_poor = digit == (4 if is_conditional else 8)
+        verdict = "missing" if digit in missing else "made poorly" if is_poor else "made well"
+        why = {"missing": "0.1% of those asked for are read as it", "made poorly": "70.0% read as asked"}
+        digits.append(
+            Digit(
+                digit=digit,
+                n=1000,
+                agreement=about(agreements[digit]) if is_conditional else None,
+                share=about(shares[digit], 0.004),
+                sample=None if digit in missing else sample_of(fcd * (1 + digit / 10), 0.8, 0.9),
+                real=sample_of(),
+                jury=about(0.996, 0.003),
+                verdict=verdict,  # type: ignore[arg-type]
+                why=why.get(verdict, "98.2% read as asked"),
+            )
+        )
+    jury = np.diag([980] * 10) + (rng.random((10, 10)) < 0.2)
+    values: dict[str, Any] = {
+        "n": 10_000,
+        "agreement": about(0.953, 0.004) if is_conditional else None,
+        "per_digit": digits,
+        "shares": [about(share, 0.004) for share in shares],
+        "kl": about(0.046, 0.005),
+        "recognisable": about(0.93, 0.005),
+        "fcd": about(fcd, fcd / 20),
+        "fcd_floor": about(0.07, 0.004),
+        "density": about(0.83),
+        "coverage": about(0.71),
+        "real": sample_of(),
+        "gan_train": about(0.961, 0.004) if is_conditional else None,
+        "gan_train_real": about(0.991, 0.002) if is_conditional else None,
+        "copies": about(0.008, 0.002),
+        "matrix": matrix.tolist() if is_conditional else None,
+        "jury_matrix": jury.tolist(),
+        "confusions": [
+            Confusion(asked=4, read=9, share=about(0.292, 0.03), jury=about(0.003, 0.002), seen_by=3)
+        ]
+        if is_conditional
+        else [],
+        "ambiguities": [Ambiguity(first=4, second=9, share=about(0.021, 0.003))],
+        "judges": [
+            JudgeFacts(
+                name=name,
+                sha256=SHA,
+                accuracy=about(0.996, 0.001),
+                agreement=about(0.95) if is_conditional else None,
+            )
+            for name in ("plain", "residual", "wide")
+        ],
+        "alarms": [f"digit {digit} is missing: 0.1% of those asked for are read as it" for digit in missing],
+        "notices": [],
+        "source": Source(
+            what="run", weights="weights/generator.safetensors", sha256=SHA, preset="made-up", step=12_000,
+            epoch=51.06, ema=True, seed=0, data="mnist", reference="mnist", judged_by="mnist",
+            command="distgan eval run --num 10000",
+        ),
+        "seconds": {"all": 1.0},
+    }  # fmt: skip
+    return Quality(**(values | more))
+
+
+def falling(epoch: float) -> float:
+    """An fcd that falls until epoch 20 and lies still from there."""
+    return 0.5 + 60 * math.exp(-epoch / 4) if epoch < 20 else 0.5
+
+
+def training_lines(
+    num: int = 120,
+    *,
+    per_epoch: int = 3,
+    rate: float = 3000.0,
+    fcd: Callable[[float], float] | None = falling,
+    wide: float = 0.02,
+    kind: str = "C-GAN",
+    **more: Any,
+) -> list[dict[str, Any]]:
+    """`num` lines, `per_epoch` of them an epoch; quality at the end of each epoch, if there is an fcd."""
+    rng = np.random.default_rng(1)
+    lines = []
+    for index in range(1, num + 1):
+        epoch = round(index / per_epoch, 4)
+        line: dict[str, Any] = {
+            "step": index * 78,
+            "epoch": epoch,
+            "d_loss": 1.386 - 0.4 / epoch + rng.normal(0, 0.02),
+            "g_loss": 0.7 + 1.5 / epoch + rng.normal(0, 0.03),
+            "real_logits": 0.3 / epoch + rng.normal(0, 0.02),
+            "fake_logits": -0.3 / epoch + rng.normal(0, 0.02),
+            "images_per_s": rate * (1 + 0.01 * rng.normal()) if index > 1 else rate / 4,
+            "elapsed_s": index * 7.0,
+            "peak_memory_gib": 0.9,
+        } | more
+        if fcd and index % per_epoch == 0:
+            value = fcd(epoch)
+            good = max(0.02, 1 - value / 70)
+            for prefix, factor in (("raw", 1.3), ("ema", 1.0)):
+                for key, own in (
+                    ("fcd", value * factor), ("agreement", good * 0.96), ("recognisable", good * 0.93),
+                    ("density", good * 0.8), ("coverage", good * 0.7), ("kl", 0.3 * (1 - good) + 0.02),
+                ):  # fmt: skip
+                    if key == "agreement" and kind == "GAN":
+                        continue
+                    line |= {
+                        f"{prefix}_{key}": own,
+                        f"{prefix}_{key}_low": own * (1 - wide),
+                        f"{prefix}_{key}_high": own * (1 + wide),
+                    }
+                line[f"{prefix}_digits"] = [good * (0.9 if kind == "C-GAN" else 0.1)] * 10
+                line[f"{prefix}_missing"] = [8] if epoch <= 3 else []
+            line |= {
+                "eval_n": 2000, "fcd_floor": 0.21, "coverage_floor": 0.93, "recognisable_floor": 0.985,
+                "density_floor": 1.0, "eval_s": 4.0,
+                "alarms": ["digit 8 is missing: 0.1% of the samples are read as it"] if epoch <= 3 else [],
+            }  # fmt: skip
+        lines.append(line)
+    return lines
+
+
+def environment_of(**more: Any) -> dict[str, Any]:
+    return {
+        "distgan": "0.1.0",
+        "command": ["distgan", "train", "--model", "cgan", "--eval-every", "1"],
+        "started_at": "2026-11-26T01:09:23+00:00",
+        "python": "3.11.7",
+        "versions": {"torch": "2.14.1", "numpy": "2.4.6", "deepspeed": None},
+        "git": {"revision": "c0a8072d2ef3", "is_dirty": True},
+        "device": "A processor",
+        "device_type": "cpu",
+        "world_size": 1,
+        "precision": "no",
+        "threads": 2,
+        "host": "vm",
+        "platform": "Linux-6",
+        "preset": "made-up",
+        "engine": {"asked": "auto", "name": "eager", "why": "-", "start_s": {}},
+        "data": {
+            "name": "mnist", "notice": None, "warning": None, "source": "/data/MNIST/raw", "num_images": 60_000,
+            "fingerprint": "248860264fc8de75",
+        },
+    } | more  # fmt: skip
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (180, 200)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (size[1] // 20, size[0] // 20, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize(size, Image.Resampling.NEAREST).save(path)
+
+
+def shapes_of(kind: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Of two small networks: G with 220 or 240 numbers that are learnt, D with 30 or 35."""
+    inputs = 110 if kind == "C-GAN" else 100
+    g = {"stem.0.weight": (2, inputs), "stem.1.weight": (10,), "main.0.weight": (2, 1, 5, 1)}
+    g |= {"stem.1.running_mean": (2,), "stem.1.running_var": (2,)}
+    d = {"main.0.weight": (1, 794)} if kind == "C-GAN" else {"main.0.weight": (1, 1, 5, 5), "main.0.bias": (5,)}
+    return g, d
+
+
+def make_run(
+    folder: Path,
+    kind: str = "C-GAN",
+    *,
+    lines: list[dict[str, Any]] | None = None,
+    quality: Quality | None = None,
+    environment: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    num_samples: int = 5,
+    weights: bool = True,
+    state: str = "done",
+) -> Path:
+    folder.mkdir(parents=True)
+    name = "cgan" if kind == "C-GAN" else "vanilla"
+    settings = Config.model_validate({"model": {"name": name}, **(config or {})})
+    lines = training_lines(kind=kind) if lines is None else lines
+    (folder / "config.json").write_text(settings.model_dump_json(indent=2))
+    (folder / "environment.json").write_text(json.dumps(environment or environment_of()))
+    step = lines[-1]["step"] if lines else 0
+    (folder / "status.json").write_text(json.dumps({"state": state, "step": step, "reason": None}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for index in range(num_samples):
+        picture(folder / "samples" / f"epoch-{index * 10 + 1:04}.png", index)
+    if quality is not None:
+        (folder / "eval").mkdir()
+        (folder / "eval" / "eval.json").write_text(quality.model_dump_json())
+        for index, each in enumerate(("digits", "confusions", "neighbours")):
+            picture(folder / "eval" / f"{each}.png", 100 + index, (1100, 400))
+    if weights:
+        (folder / "weights").mkdir()
+        for each, shapes in zip(("generator", "discriminator"), shapes_of(kind), strict=True):
+            tensors = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+            save_file(tensors, folder / "weights" / f"{each}.safetensors")
+    return folder
+
+
+def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path:
+    """A run's folder with random weights: a generator, and a moving average that differs from it."""
+    config = Config(model=ModelConfig(name=name, family="small", width=0.1))
+    (folder / "weights").mkdir(parents=True)
+    for path in (folder / "config.json", folder / "weights" / "config.json"):
+        path.write_text(config.model_dump_json())
+    for seed, file in ((1, "generator"), (2, "generator_ema")):
+        torch.manual_seed(seed)
+        metadata = {"notice": notice} if notice else {}
+        save_tensors(build_generator(config.model).state_dict(), folder / "weights" / f"{file}.safetensors", metadata)
+    return folder

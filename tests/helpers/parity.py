@@ -1,0 +1,51 @@
+"""Starts parity_matrix.py in one process or several, and compares what they end with."""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from helpers.parity_matrix import RECIPES
+from helpers.runs import BIN, TESTS, Run
+
+SCRIPT = TESTS / "helpers" / "parity_matrix.py"
+ZERO_NAMES = ["vanilla-simultaneous-1", "cgan-reuse-3", "cgan-fresh-3", "odd-batch", "odd-batch-accumulate"]
+ZERO_WITHOUT_PENALTY = [name for name in ZERO_NAMES if RECIPES[name].loss == "bce"]
+
+# The last bias of D moves both means of its logits alike, so that its gradient in the Wasserstein loss is 0, and in the
+# relativistic one: rounding alone, of which Adam makes whole steps.
+UNDETERMINED = {
+    name: {"discriminator.read_out.bias"} for name, recipe in RECIPES.items() if recipe.loss in ("wgan-gp", "r3gan")
+}
+
+
+def weights_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], but: set[str]) -> float:
+    """Of all weights together, relative to their norm."""
+    assert one.keys() == other.keys()
+    keys = [key for key in one if key.startswith(("generator", "discriminator")) and key not in but]
+    assert keys
+    squared = sum(float((one[key].double() - other[key].double()).square().sum()) for key in keys)
+    return (squared / sum(float(one[key].double().square().sum()) for key in keys)) ** 0.5
+
+
+def limit(name: str) -> float:
+    if name.startswith("bf16"):
+        return 3e-3
+    return 1e-12 if RECIPES[name].dtype == torch.float64 else 1e-5
+
+
+def train_matrix(run: Run, folder: Path, num: int, names: list[str], stages: str = "none") -> None:
+    """Into `folder`, by `num` processes."""
+    launcher = (sys.executable,) if num == 1 else (BIN / "torchrun", "--standalone", "--nproc-per-node", num)
+    folder.mkdir(exist_ok=True)
+    result = run(*launcher, SCRIPT, folder, num, stages, ",".join(names))
+    assert result.returncode == 0, result.stderr
+
+
+def assert_ends_alike(one: Path, other: Path, names: list[str], factor: float = 1) -> None:
+    """Within `factor` times the recipe's own limit."""
+    for name in names:
+        ours, theirs = (load_file(folder / f"{name}.safetensors") for folder in (one, other))
+        difference = weights_difference(ours, theirs, UNDETERMINED.get(name, set()))
+        assert difference < factor * limit(name), f"{name} differs by {difference:.1e}"

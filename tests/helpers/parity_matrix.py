@@ -1,0 +1,153 @@
+"""Trains many recipes in as many processes as a launcher started, and saves what each ends with.
+
+By the parts of the package that training consists of, so that one start of the processes serves them all.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of a process that a launcher starts
+
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.distributed import rendezvous
+from distgan.distributed.runtime import Runtime
+from distgan.distributed.wrappers import FlatTrained
+from distgan.training.gan import refuse_divergence
+from distgan.training.session import Session
+from helpers import fake_cuda_graph
+from helpers.noise_images import noise_images
+
+
+class Recipe(NamedTuple):
+    """`batch_size` 24 of 70 images leaves a last batch of 22, and 25 divides by no number of ranks here."""
+
+    model: str = "cgan"
+    family: str = "small"
+    width: float = 0.1
+    order: str = "reuse"
+    loss: str = "bce"
+    accumulate: int = 1
+    batch_size: int = 24
+    dropout: float = 0.3
+    ema: float = 0.0
+    steps: int = 20
+    dtype: torch.dtype = torch.float32
+    precision: str = "no"
+    clusters: int | None = None
+
+
+RECIPES = {
+    f"{model}-{order}-{accumulate}": Recipe(
+        model=model, order=order, accumulate=accumulate, dropout=0.3 if accumulate == 1 else 0.0,
+        steps=20 if accumulate == 1 else 10,
+        # In float32 rounding grows in 20 steps with dropout to some 1e-5 in one order or another.
+        dtype=torch.float64 if accumulate == 1 and order != "simultaneous" else torch.float32,
+    )
+    for model, order, accumulate in product(
+        ("vanilla", "cgan"), ("simultaneous", "reuse", "fresh"), (1, 3)
+    )
+} | {
+    "odd-batch": Recipe(batch_size=25, ema=0.9),
+    "odd-batch-accumulate": Recipe(batch_size=25, accumulate=4, loss="r1", dropout=0.0),
+    "accumulate-dropout": Recipe(batch_size=25, accumulate=3, dtype=torch.float64),
+    "wgan-gp": Recipe(loss="wgan-gp"),
+    "clustered": Recipe("vanilla", "clustered", clusters=5, loss="r3gan", ema=0.9, dtype=torch.float64),
+    "clustered-accumulate": Recipe(
+        family="clustered", clusters=2, loss="r3gan", accumulate=3, dropout=0.0, dtype=torch.float64
+    ),
+    "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="fresh", accumulate=2, dropout=0.0),
+    # In float32 their Adam makes 1e-3 of rounding in as many steps.
+    "seed-vanilla": Recipe(model="vanilla", family="seed", width=1.0, steps=12, dtype=torch.float64),
+    "seed-cgan": Recipe(family="seed", width=1.0, steps=12, dtype=torch.float64),
+    "bf16-vanilla": Recipe(model="vanilla", precision="bf16"),
+    "bf16-cgan": Recipe(precision="bf16", accumulate=2, dropout=0.0),
+    # What is left of the differences above where rounding is 10**9 times as fine.
+    "float64-vanilla": Recipe(model="vanilla", family="seed", width=0.1, dtype=torch.float64),
+    "float64-cgan": Recipe(family="seed", width=0.1, batch_size=25, dtype=torch.float64),
+    "float64-accumulate": Recipe(loss="wgan-gp", accumulate=3, dropout=0.0, dtype=torch.float64),
+}  # fmt: skip
+DEVICE = os.environ.get("PARITY_DEVICE", "cpu")
+ENGINE = os.environ.get("PARITY_ENGINE", "eager")
+
+
+def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
+    """The state after the steps, with the losses of each under `stats`."""
+    model = ModelConfig(
+        name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout, clusters=recipe.clusters
+    )
+    optim = OptimConfig(order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema)
+    if ENGINE == "fake-graph":  # what a graph has instead of DDP, and on GPUs by itself
+        runtime._trained = partial(FlatTrained, accelerator=runtime._accelerator)
+    config = Config(
+        model=model,
+        data=DataConfig(batch_size=recipe.batch_size),
+        optim=optim,
+        run=RunConfig(engine="eager" if ENGINE == "eager" else "graph", seed=5),
+    )
+    session = Session(config, runtime, dataset=noise_images(70))
+    gan = session.gan
+    record = None
+    if ENGINE == "fake-graph":
+        record = fake_cuda_graph.capture
+        for group in gan.g.optim.param_groups + gan.d.optim.param_groups:
+            group["lr"], group["fused"], group["foreach"] = torch.tensor(group["lr"]), True, False
+    engine = session.build_engine(total_steps=recipe.steps, record=record)
+    assert engine.choice.name == config.run.engine, engine.choice.why
+    stats = []
+    while gan.step < recipe.steps:
+        stats += runtime.mean(engine.advance(recipe.steps)[0])
+    refuse_divergence(gan, runtime)
+    return gan.state() | {"stats": torch.stack(stats)}
+
+
+def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int | None, Runtime, list[str]]]:
+    """A runtime for each ZeRO stage (None: DDP) with the recipes that fit it, all in the same process group."""
+    join = rendezvous.join
+    # Parameters as small as these would stay whole in stage 3, which would be no test of it.
+    os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(Path(__file__).with_name("zero_shards_all.json"))
+    kinds = sorted({_kind(name) for name in names})
+    for stage, (accumulate, precision) in product(stages, kinds):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        config = Config(
+            run=RunConfig(device=DEVICE, threads=1, precision=precision, engine=ENGINE.replace("fake-graph", "eager")),
+            optim=OptimConfig(accumulate=accumulate),
+            processes=ProcessesConfig(timeout=60, zero=stage),
+        )
+        fitting = [name for name in names if _kind(name) == (accumulate, precision)]
+        yield stage, Runtime(config), fitting
+        rendezvous.join = lambda *_: None
+    rendezvous.join = join
+
+
+def _kind(name: str) -> tuple[int, str]:
+    return RECIPES[name].accumulate, RECIPES[name].precision
+
+
+def main(folder: Path, world_size: int, stages: list[int | None], names: list[str]) -> None:
+    for stage, runtime, fitting in runtimes(stages, names):
+        assert runtime.world_size == world_size
+        for name in fitting:
+            torch.set_default_dtype(RECIPES[name].dtype)
+            state = train(RECIPES[name], runtime)
+            if runtime.is_main:
+                prefix = "" if stage is None else f"zero{stage}-"
+                save_file(state, folder / f"{prefix}{name}.safetensors")
+    runtime.close()
+    # As the command line ends: threads of gloo, which DDP keeps alive, may abort an interpreter in good order.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    place, size, wanted, listed = sys.argv[1:]
+    main(
+        Path(place), int(size), [None if word == "none" else int(word) for word in wanted.split(",")], listed.split(",")
+    )

@@ -1,0 +1,179 @@
+"""`distgan doctor` where it starts processes: this machine as it is, imports that fail, ranks that are lost."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from helpers.doctor import states, words
+from helpers.runs import Run
+
+from distgan.errors import CommandFailed
+from distgan.launch import all_reduce, doctor
+from distgan.launch import checks as machine
+from distgan.launch.checks import Finding
+
+LINES = [
+    "python", "torch", "torchvision", "packages", "GPUs", "bf16", "NCCL", "gloo", "all-reduce, gloo", "cores", "memory",
+    "shared memory", "disk", "data", "DeepSpeed", "accelerate config", "SLURM",
+]  # fmt: skip
+
+
+# What the command line does with a command.
+EXAMINE = (
+    "import sys; from distgan.launch.doctor import examine; from distgan.errors import exit_code_of\n"
+    "sys.exit(exit_code_of(lambda: examine(None)))"
+)
+
+
+def fake(folder: Path, **modules: str) -> str:
+    """A folder for the head of sys.path that holds packages with this code."""
+    for name, code in modules.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(code)
+    return str(folder)
+
+
+@pytest.fixture
+def well(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine whose packages import and whose processes reach each other, without the seconds that it takes."""
+    monkeypatch.setattr(doctor, "failed_import", lambda: None)
+    monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding(f"all-reduce, {name}", "ok", "right"))
+    return monkeypatch
+
+
+def test_this_machine(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real sum over two processes, and nothing left behind."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run.ok("env", "-C", tmp_path / "work", sys.executable, "-c", EXAMINE)
+    assert not result.stderr
+    found = states(result.stdout)
+    others = {"GPU driver": "GPUs"}  # a machine with a card and no driver
+    assert {others.get(what, what) for what in found} - {"all-reduce, nccl"} == set(LINES)
+    for what in ("python", "torch", "torchvision", "packages", "gloo", "all-reduce, gloo", "disk"):
+        assert found[what] == "ok", what
+    assert "a sum over 2 processes here is right" in words(result.stdout)
+    assert "safetensors 0." in words(result.stdout)
+    assert "\x1b" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert result.stdout.endswith("distgan train can run here\n")
+    assert not list((tmp_path / "tmp").glob("distgan-*"))
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_no_torch(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", fake(tmp_path / "fake", torch="raise ImportError('libtorch is gone')"))
+    result = run(sys.executable, "-c", EXAMINE)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.stderr == "distgan: distgan train can't run here: torch\n"
+    found = states(result.stdout)
+    assert list(found) == LINES
+    assert found["torch"] == "problem"
+    assert found["all-reduce, gloo"] == found["torchvision"] == "note"
+    assert "libtorch is gone" in words(result.stdout)
+    assert "pip install --force-reinstall torch torchvision" in words(result.stdout)
+
+
+def test_torchvision_of_another_torch(
+    well: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "raise RuntimeError('operator torchvision::nms does not exist')"
+    well.syspath_prepend(fake(tmp_path / "fake", torch="", torchvision=code))
+    well.setattr(doctor, "failed_import", FAILED_IMPORT)
+    versions = {"torch": "2.14.1+cpu", "torchvision": "0.29.1"}
+    well.setattr(doctor, "_version", lambda name: versions.get(name, VERSION(name)))
+    with pytest.raises(CommandFailed, match=r"can't run here: torchvision$"):
+        doctor.examine(None)
+    out = capsys.readouterr().out
+    assert states(out)["torchvision"] == "problem"
+    assert states(out)["torch"] == "ok"
+    text = words(out)
+    assert "torchvision 0.29.1 with torch 2.14.1+cpu" in text
+    assert "operator torchvision::nms does not exist; they are no pair" in text
+    assert "pip install --force-reinstall torch torchvision" in text
+    assert "both from PyTorch's own index of CPU builds" in text
+
+
+FAILED_IMPORT, VERSION = doctor.failed_import, doctor._version
+
+
+@pytest.mark.parametrize(
+    ("code", "module", "said"),
+    [
+        ({"torch": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"}, "torch", "ended by SIGSEGV"),
+        ({"torch": "", "torchvision": "import time; time.sleep(60)"}, "torchvision", "more than 3 s"),
+    ],
+)
+def test_an_import_that_crashes_or_hangs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: dict[str, str], module: str, said: str
+) -> None:
+    monkeypatch.setattr(doctor, "_IMPORTS_S", 3)
+    monkeypatch.syspath_prepend(fake(tmp_path / "fake", **code))
+    failure = doctor.failed_import()
+    assert failure is not None
+    assert failure.module == module
+    assert said in failure.words
+
+
+def test_the_current_folder_hides_no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As little as it does from the installed command."""
+    monkeypatch.chdir(fake(tmp_path, colorsys="raise ImportError"))
+    monkeypatch.setattr(doctor, "_MODULES", ("colorsys", "distgan"))
+    assert doctor.failed_import() is None
+
+
+def test_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert machine.slurm().state == "note"
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho slurm 23.02.7\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    assert machine.slurm() == ("SLURM", "ok", "slurm 23.02.7, not in a job")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert machine.slurm().text.endswith("in job 17")
+
+
+RANK = """
+import os, signal, sys, time
+from distgan.launch import all_reduce
+rank, what = int(sys.argv[1]), "{what}"
+if what == "dies" and rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if what != "sums wrongly":
+    time.sleep(60)
+import torch.distributed as dist
+dist.all_reduce = lambda values: values.add_(1)
+all_reduce._take_part(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "processes", "limit_s", "text"),
+    [
+        ("dies", 2, 60, "rank 1: ended by SIGKILL"),
+        ("sums wrongly", 1, 60, "rank 0: the sum over 1 processes is wrong: [2.0, 2.0, 2.0]"),
+        ("hangs", 2, 1, "not done after 1 s by rank 0, 1"),
+    ],
+)
+def test_all_reduce_that_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, processes: int, limit_s: int, text: str
+) -> None:
+    """Says so in time, and leaves no process and no folder."""
+    script = tmp_path / "rank.py"
+    script.write_text(RANK.format(what=what))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(all_reduce, "_RANK", (sys.executable, str(script)))
+    monkeypatch.setattr(all_reduce, "_ALL_REDUCE_S", limit_s)
+    started = time.monotonic()
+    found = all_reduce.all_reduce("gloo", processes)
+    assert time.monotonic() - started < (10 if what == "hangs" else 40)
+    assert found == ("all-reduce, gloo", "problem", text)
+    left = subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True)
+    assert not left.stdout
+    assert not list((tmp_path / "tmp").iterdir())

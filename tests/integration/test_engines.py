@@ -1,0 +1,78 @@
+"""What a run says and writes about its engine."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.engine_matrix import Training, assert_compiled_takes_eager_steps, assert_graph_takes_eager_steps
+from helpers.launchers import needs_deepspeed
+from helpers.runs import Run, newest, quick
+
+from distgan.training.engines import engine as compiling
+from distgan.training.engines import engine as engines
+
+
+def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
+    result = distgan("train", *quick("run"))
+    assert "engine eager: on a CPU compiling takes long and gains nothing" in result.stderr
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["engine"]["asked"] == "auto"
+    assert environment["engine"]["name"] == "eager"
+    found = newest(tmp_path / "run" / "checkpoints")
+    assert found[1].state.engine == "eager"
+
+
+@needs_deepspeed
+def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Path) -> None:
+    result = distgan.ok("train", *quick("run", "--engine", "compile", "--zero-stage", 0))
+    assert "engine eager: compile was not taken: ZeRO 0 takes its own way through the networks" in result.stderr
+    engine = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
+    assert (engine["asked"], engine["name"]) == ("compile", "eager")
+
+
+@pytest.mark.parametrize(("times", "name"), [((2e-3, 1e-3), "graph-compiled"), ((2e-3, 3e-3), "graph")])
+def test_a_graph_is_compiled_inside_where_that_is_quicker(
+    quick_compiler: None, monkeypatch: pytest.MonkeyPatch, times: tuple[float, float], name: str
+) -> None:
+    """In a run that is long enough; by a race, whose times are made up here."""
+    measured = iter(times)
+    monkeypatch.setattr(engines, "_seconds_a_step", lambda *_: next(measured))
+    # A fake graph holds no compiled code: what is captured here is done again from Python.
+    eager, graph = (
+        Training("cgan"),
+        Training("cgan", "graph", capture=lambda work, before: (before(), work())[1] or work),
+    )
+    graph.total_steps = eager.total_steps = 40_000
+    assert torch.allclose(eager.to(20), graph.to(20), atol=1e-4)
+    choice = graph.build().choice
+    assert choice.name == name
+    assert f"; {times[1] * 1e6:.0f} microseconds a step compiled inside, 2000 without" in choice.why
+    assert set(choice.start_s) == {"capture", "compile", "check"}
+    assert (graph.gan.discriminator.main._compiled_call_impl is None) == (name == "graph")
+
+
+def test_compiled_networks_take_the_eager_steps(quick_compiler: None) -> None:
+    assert_compiled_takes_eager_steps("cgan")
+
+
+def test_a_second_derivative_is_left_to_the_eager_engine(quick_compiler: None) -> None:
+    """torch.compile has none."""
+    eager, compiled = Training("r1"), Training("r1", "compile")
+    assert torch.equal(eager.to(10), compiled.to(10))
+    assert compiled.build().choice.why.startswith("compile was not taken: RuntimeError")
+
+
+def test_the_reference_of_a_compiled_network_is_not_compiled(quick_compiler: None) -> None:
+    run = Training("vanilla", "compile")
+    run.to(1)
+    blocks = [run.gan.generator.main, run.gan.discriminator.main]
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    with compiling.suspended(run.gan):
+        assert all(block._compiled_call_impl is None for block in blocks)
+    assert all(block._compiled_call_impl is not None for block in blocks)
+
+
+@pytest.mark.parametrize("recipe", ["r1", "parts"])
+def test_graphs_take_the_eager_steps(recipe: str) -> None:
+    assert_graph_takes_eager_steps(recipe)

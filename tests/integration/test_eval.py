@@ -1,0 +1,295 @@
+"""`distgan eval` and `--eval-every` as a user meets them: what they print, leave, refuse, and do not change."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from helpers import forkserver
+from helpers.runs import MNIST, Run, assert_same_run, assert_user_error, quick
+
+from distgan.data.base import load_digits
+from distgan.evaluation.ensemble import SHIPPED, cache_folder, load_jury
+from distgan.evaluation.inputs import FILE
+from distgan.evaluation.reference import Reference
+from distgan.utils.files import read_metrics
+
+pytestmark = pytest.mark.xdist_group("eval")  # one worker, which builds the fixtures of the module once
+
+FEW = ("--num", 300, "--no-gan-train", "--threads", 1)
+
+
+# Three epochs of nine steps.
+EPOCHS = ("--batch-size", 2000, "--epochs", 3, "--max-steps", 27)
+# The largest distance is that of the first epoch, whose checkpoint only --keep-best lets stay.
+WATCHED = ("--eval-every", 1, "--eval-num", 400, "--keep-best", "max:raw_fcd")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on the embedded digits: a C-GAN and a GAN of six steps, evaluated, and one of 27 without and with judges."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("cgan", "vanilla"):
+            _done("train", *quick(name, "--preset", f"{name}-quick"), folder=folder)
+            _done("eval", name, *FEW, folder=folder)
+        _done("train", *quick("unwatched", *EPOCHS), folder=folder)
+        (folder / "said").write_text(_done("train", *quick("watched", *EPOCHS, *WATCHED), folder=folder).stderr)
+    return folder
+
+
+def _done(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    result = forkserver.call([str(word) for word in arguments], folder, 240)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture
+def run_folder(runs: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a run of this test's own."""
+    return lambda name: Path(shutil.copytree(runs / name, tmp_path / name, symlinks=True))
+
+
+def stored(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "eval" / FILE).read_text()))
+
+
+def evaluated(distgan: Run, *arguments: object) -> dict[str, Any]:
+    result = distgan.ok("eval", *arguments, "--json")
+    return dict(json.loads(result.stdout))
+
+
+def numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on where, when and by whose command it was measured."""
+    return {key: value for key, value in found.items() if key not in ("source", "seconds", "notices")}
+
+
+def estimates(value: Any) -> list[dict[str, float]]:
+    if isinstance(value, dict) and value.keys() == {"value", "low", "high"}:
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [each for part in inner for each in estimates(part)]
+
+
+def test_json_is_one_object_in_which_each_number_has_its_interval(
+    distgan: Run, run_folder: Callable[[str], Path]
+) -> None:
+    run = run_folder("cgan")
+    found = evaluated(distgan, run, *FEW)
+    assert numbers(found) == numbers(stored(run))
+    assert found["n"] == 300
+    for key in ("agreement", "fcd", "fcd_floor", "coverage", "density", "recognisable", "kl", "copies"):
+        assert found[key].keys() == {"value", "low", "high"}, key
+    assert len(found["shares"]) == len(found["per_digit"]) == len(found["matrix"]) == 10
+    assert len(estimates(found)) > 100
+    for each in estimates(found):
+        assert each["low"] <= each["value"] <= each["high"]
+    assert sum(map(sum, found["matrix"])) == 300
+    assert sum(found["matrix"][d][d] for d in range(10)) == round(300 * found["agreement"]["value"])
+    # Six steps make noise, and the judges saw another data set than it was trained on.
+    assert found["agreement"]["value"] < 0.5
+    assert found["fcd"]["low"] > found["fcd_floor"]["high"]
+    assert found["source"]["judged_by"].startswith("mnist")
+    assert any("MNIST, not on digits" in notice for notice in found["notices"])
+
+
+def test_gan_has_shares_and_no_matrix(runs: Path) -> None:
+    found = stored(runs / "vanilla")
+    assert found["agreement"] is None
+    assert found["matrix"] is None
+    assert found["gan_train"] is None
+    assert sum(each["value"] for each in found["shares"]) == pytest.approx(1)
+
+
+def test_terminal_fits_80_columns_and_names_the_pictures(
+    distgan: Run, run_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = run_folder("cgan")
+    result = distgan.ok("eval", run, *FEW)
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "…" not in result.stdout
+    for words in ("!! ", "NOT MNIST", "digit by digit", "alarm: ", "2023 report", "DOES NOT HOLD", "digits.png"):
+        assert words in result.stdout, words
+    names = {path.name for path in (run / "eval").iterdir()}
+    assert {FILE, "digits.png", "neighbours.png", "matrix.png"} <= names
+
+
+def test_two_processes_find_the_same(distgan: Run, runs: Path, tmp_path: Path) -> None:
+    together = evaluated(distgan, runs / "cgan", *FEW, "--processes", 2, "--out", "two")
+    assert numbers(stored(runs / "cgan")) == numbers(together)
+    for picture in ("digits.png", "neighbours.png"):
+        assert (runs / "cgan" / "eval" / picture).read_bytes() == (tmp_path / "two" / picture).read_bytes()
+
+
+def test_npz_of_the_same_images_measures_the_same(distgan: Run, runs: Path) -> None:
+    distgan.ok("sample", runs / "cgan", "--num", 300, "--out", "images.npz")
+    file = evaluated(distgan, "images.npz", *FEW, "--data", "digits")
+    assert numbers(stored(runs / "cgan")) == numbers(file)
+    assert any("NOT MNIST" in notice for notice in file["notices"])
+
+
+def test_checkpoint_and_weights_measure_the_same(distgan: Run, run_folder: Callable[[str], Path]) -> None:
+    run = run_folder("cgan")
+    newest = (run / "checkpoints" / "latest").resolve()
+    before = sorted(newest.iterdir())
+    for where in (run / "weights" / "generator_ema.safetensors", newest):
+        found = evaluated(distgan, where, *FEW)
+        assert numbers(found) == numbers(stored(run))
+        assert found["source"]["step"] == 6
+    assert sorted(newest.iterdir()) == before
+
+
+def test_gan_train_tells_digits_from_noise(distgan: Run, tmp_path: Path) -> None:
+    """Real digits under their labels, and under those of their neighbours."""
+    real = load_digits()
+    rows = torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))[:2000]
+    found = []
+    for name, labels in (("right", real.labels[rows]), ("wrong", real.labels[rows].roll(1))):
+        np.savez(tmp_path / f"{name}.npz", images=real.images[rows].numpy(), labels=labels.numpy())
+        found.append(evaluated(distgan, f"{name}.npz", "--data", "digits", "--threads", 1))
+    assert found[0]["gan_train"]["low"] > 0.8
+    assert found[1]["gan_train"]["high"] < 0.4
+    assert all(each["gan_train_real"]["low"] > 0.8 for each in found)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------
+
+
+def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    run = run_folder("cgan")
+    shutil.rmtree(run / "eval")
+    np.savez(tmp_path / "few.npz", images=np.zeros((20, 28, 28), np.uint8))
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("")
+    few = "20: too few for the covariance of 64 features; allowed: 65 images or more"
+    for arguments, fragments in (
+        (["nowhere"], ["nowhere: is not there"]),
+        (["nowhere.npz"], ["nowhere.npz: is not there; allowed: an .npz"]),
+        (["empty"], ["empty: has no weights/generator.safetensors"]),
+        (["few.npz", "--data", "digits"], [f"few.npz: images {few}"]),
+        ([run, "--num", 20], [f"--num {few}"]),
+        ([run, "--num", 0], ["--num: '0' is not allowed; allowed: a whole number, 1 or more"]),
+        ([run, "--out", "mine"], ["--out mine: holds other things", "allowed: a new folder"]),
+        ([run, "--data", "mnist", "--reference", "nothing", "--no-download"], ["nothing: no mnist there"]),
+        ([run, "--data", "fashion-mnist", "--reference", "nothing", "--no-download"], ["no fashion-mnist there"]),
+        ([run, "--judges", "nothing"], ["nothing/judges.json: can't be read"]),
+        ([run, "--device", "cuda"], ["--device cuda: there is no CUDA device here"]),
+        ([run, "--numb", 3], ["--numb: unknown flag, did you mean --num?"]),
+    ):
+        assert_user_error(distgan("eval", *arguments), *fragments)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["precious.txt"]
+    assert not (run / "eval").exists()
+
+
+# -- the judges --------------------------------------------------------------------------------------------
+
+
+def test_shipped_judges_read_as_their_record_says(reference: Reference) -> None:
+    """To a digit or two, which another processor may round otherwise."""
+    for judge, found in zip(reference.jury.record.judges, reference.judge_matrices, strict=True):
+        assert (found - torch.tensor(judge.matrix)).abs().sum() <= 6
+
+
+@pytest.fixture
+def reference() -> Reference:
+    if not (MNIST / "MNIST" / "raw" / "t10k-images-idx3-ubyte").exists():
+        pytest.skip(f"no MNIST in {MNIST}")
+    from types import SimpleNamespace
+
+    from distgan.config.schema import DataConfig
+    from distgan.data.base import load_dataset
+    from distgan.evaluation.reference import build_reference
+
+    config, alone = (
+        DataConfig(dir=str(MNIST)),
+        cast(Any, SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))),
+    )
+    jury = load_jury("mnist", torch.device("cpu"))
+    return build_reference(jury, load_dataset(config), load_dataset(config, "test"), 500, None, alone, num_draws=2)
+
+
+# -- during training ---------------------------------------------------------------------------------------
+
+
+def judgements(run: Path) -> list[dict[str, Any]]:
+    """What the judges found, line by line."""
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if "eval_n" in line]
+    return [{key: line[key] for key in line if key.startswith(("raw", "ema", "alarm"))} for line in lines]
+
+
+def test_judges_leave_training_as_it_is_and_write_what_they_find(runs: Path) -> None:
+    assert_same_run(runs / "unwatched", runs / "watched")
+    found = [line for line in read_metrics(runs / "watched" / "metrics.jsonl") if "eval_n" in line]
+    assert [line["epoch"] for line in found] == [1, 2, 3]
+    for line in found:
+        for prefix in ("raw", "ema"):
+            assert line[f"{prefix}_fcd_low"] <= line[f"{prefix}_fcd"] <= line[f"{prefix}_fcd_high"]
+            assert len(line[f"{prefix}_digits"]) == 10
+            assert f"{prefix}_agreement" in line
+        assert line["raw_fcd"] != line["ema_fcd"]
+        assert line["fcd_floor"] < line["ema_fcd"]
+    assert any("digit" in alarm for alarm in found[0]["alarms"])
+    said = (runs / "said").read_text()
+    assert "alarm: digit" in said
+    assert "judges after epoch 3: read as asked" in said
+
+
+def test_line_of_the_last_epoch_is_what_eval_measures(distgan: Run, run_folder: Callable[[str], Path]) -> None:
+    run = run_folder("watched")
+    line = judgements(run)[-1]
+    for prefix, flags in (("ema", ()), ("raw", ("--no-ema",))):
+        found = evaluated(distgan, run, "--num", 400, "--no-gan-train", "--threads", 1, *flags)
+        assert found["source"]["ema"] is (prefix == "ema")
+        for name in ("fcd", "agreement", "recognisable", "coverage", "density"):
+            assert line[f"{prefix}_{name}"] == pytest.approx(found[name]["value"], abs=1e-6)
+
+
+def test_watched_run_goes_on_to_the_same_lines(distgan: Run, runs: Path, tmp_path: Path) -> None:
+    flags = quick("broken", *EPOCHS, *WATCHED, "--max-steps", 11)
+    distgan.ok("train", *flags)
+    distgan.ok("train", "--out", "broken", "--max-steps", 27)
+    assert_same_run(runs / "watched", tmp_path / "broken")
+    assert judgements(runs / "watched") == judgements(tmp_path / "broken")
+
+
+def test_two_ranks_write_the_same_judgement(distgan: Run, runs: Path, tmp_path: Path) -> None:
+    """Of weights that differ by rounding alone."""
+    flags = quick("two", *EPOCHS, *WATCHED, "--max-steps", 9, "--processes", 2)
+    distgan.ok("train", *flags)
+    one, two = judgements(runs / "watched")[0], judgements(tmp_path / "two")[0]
+    assert one.keys() == two.keys()
+    assert one["raw_fcd"] == pytest.approx(two["raw_fcd"], rel=0.02)
+
+
+def test_best_checkpoint_by_the_judges_stays(runs: Path) -> None:
+    folder = runs / "watched" / "checkpoints"
+    lines = read_metrics(runs / "watched" / "metrics.jsonl")
+    judged = {line["step"]: line["raw_fcd"] for line in lines if "raw_fcd" in line}
+    worst = max(judged, key=lambda step: judged[step])
+    assert sorted(judged) == [9, 18, 27]
+    assert (folder / "best").resolve().name == f"step-{worst:08}"
+    assert {path.name for path in folder.glob("step-*")} == {f"step-{step:08}" for step in {worst, 18, 27}}
+
+
+def test_judged_best_needs_judges(distgan: Run) -> None:
+    flags = quick("run", "--keep-best", "min:raw_fcd")
+    assert_user_error(distgan("train", *flags), "--keep-best min:raw_fcd", "allowed with --eval-every 1 or more")
+
+
+def test_judges_that_are_missing_end_a_run_before_it_begins(
+    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(SHIPPED, cache_folder("digits"))
+    (cache_folder("digits") / "wide.safetensors").write_bytes(b"other")
+    result = distgan("train", *quick("run", *WATCHED))
+    assert_user_error(result, "wide.safetensors: its SHA-256 is")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,129 @@
+"""`distgan slurm` and the batch scripts without a SLURM; tests/test_slurm_cluster.py has what a real one does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.runs import ROOT
+
+from distgan import cli
+
+CGAN = ["--model", "cgan", "--epochs", "20"]
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An sbatch that keeps its script, says what stands in `says`, and ends with the number in `code`."""
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\ncat > {tmp_path}/script\ncat {tmp_path}/says\n'
+        f"exit $(cat {tmp_path}/code)\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "code").write_text("0")
+    (tmp_path / "says").write_text("17;cluster\n")
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["slurm", "--nodes", "2", "--gpus-per-node", "4", "--time", "1-12", *CGAN]) == 0
+    asked = ["--nodes=2", "--gpus-per-node=4", "--time=1-12"]
+    calls = (sbatch / "calls").read_text().splitlines()
+    # On the command line too: there they are stronger than SBATCH_* of the environment.
+    assert [call.split() for call in calls] == [["--test-only", *asked], ["--parsable", *asked, "--job-name=cgan"]]
+    text = (sbatch / "script").read_text()
+    for line in (
+        "--nodes=2",
+        "--gpus-per-node=4",
+        "--time=1-12",
+        "--signal=B:USR1@180",
+        "--requeue",
+        "--ntasks-per-node=1",
+    ):
+        assert f"#SBATCH {line}\n" in text
+    assert f"\n[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={sys.prefix}\nsource" in text
+    assert text.endswith(f"source {ROOT}/slurm/_run.sh train --model cgan --epochs 20\n")
+    assert capsys.readouterr().out == "job 17: log cgan-17.out, run runs/cgan-17; squeue --job 17, scancel 17\n"
+    assert cli.main(["slurm", *CGAN, "--out", "mine"]) == 0
+    assert "run mine;" in capsys.readouterr().out
+
+
+def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sbatch / "my preset.toml").write_text((ROOT / "configs" / "cgan-quick.toml").read_text())
+    words = ["--config", "my preset.toml", "--out", "it's\tmine"]
+    assert cli.main(["slurm", "--dry-run", "--job-name", "my job", *words]) == 0
+    shown = capsys.readouterr()
+    assert (sbatch / "calls").read_text() == "--test-only --job-name=my job\n"
+    assert "17;cluster" in shown.err
+    assert "#SBATCH --job-name='my job'\n" in shown.out
+    last = shown.out.splitlines()[-1].partition("_run.sh train ")[2]
+    done = subprocess.run(["bash", "-c", f"printf '%s\\n' {last}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == words
+    assert subprocess.run(["bash", "-n"], input=shown.out, text=True).returncode == 0
+
+
+def test_processes_of_a_job_without_gpus(
+    sbatch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISTGAN_PROCESSES_PER_NODE", "2")
+    words = ["slurm", *CGAN, "--nodes", "2", "--gpus-per-node", "0", "--dry-run", "--processes"]
+    assert cli.main([*words, "4"]) == 0
+    assert cli.main([*words, "2"]) == 2
+    assert "--processes 2: the job has 4, by --nodes, --gpus" in capsys.readouterr().err
+    monkeypatch.setenv("DISTGAN_PROCESSES_PER_NODE", "many")
+    assert cli.main([*words, "4"]) == 2
+    assert "DISTGAN_PROCESSES_PER_NODE=many: allowed: a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sbatch / "says").write_text("sbatch: error: Requested time limit is invalid\nallocation failure: no\n")
+    (sbatch / "code").write_text("1")
+    assert cli.main(["slurm", *CGAN, "--time", "9-0"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error
+        == "distgan: --time=9-0: sbatch does not take it: Requested time limit is invalid; allocation failure: no\n"
+    )
+    (sbatch / "says").write_text("")
+    assert cli.main(["slurm", *CGAN]) == 2
+    assert "the job: sbatch does not take it: exit code 1" in capsys.readouterr().err
+
+
+def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["slurm", *CGAN]) == 2
+    assert (
+        "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run" in capsys.readouterr().err
+    )
+    assert cli.main(["slurm", *CGAN, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("#!/bin/bash\n")
+    assert "SLURM was not asked" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (f"{ROOT}/slurm/cgan.sh", "SLURM_JOB_ID: is not set"),
+        (f"{ROOT}/slurm/cgan.sh --out /x/slurm/cgan.sh --tags a", "SLURM_JOB_ID: is not set"),
+        ("(null)", "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone"),
+        (
+            "/elsewhere/slurm/cgan.sh --epochs 3",
+            "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone",
+        ),
+    ],
+)
+def test_scripts_find_their_clone_by_the_record_of_the_job(tmp_path: Path, command: str, line: str) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho '   Command={command}'\n")
+    scontrol.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "DISTGAN_ROOT": "/no"}
+    copy = tmp_path / "slurm_script"
+    copy.write_text((ROOT / "slurm" / "cgan.sh").read_text())
+    done = subprocess.run(["bash", copy], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distgan: {line}")

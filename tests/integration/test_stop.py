@@ -1,0 +1,166 @@
+"""Signals, time limits and launchers that die: the run saves, says so, and has an exit code of its own."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.launchers import LONG, trains
+from helpers.runs import BIN, Run, Start, checkpoint, quick, wait_for
+
+from distgan.runs.run_dir import read_status
+from distgan.training.stop import seconds_left
+from distgan.utils.files import read_metrics
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140), (signal.SIGHUP, 129)],
+)
+def test_a_signal_leaves_a_usable_run(
+    start: Start, distgan: Run, tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    process = start(BIN / "distgan", "train", *LONG, "--out", "run")
+    run = tmp_path / "run"
+    wait_for(lambda: trains(run), process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert f"stopped by {signum.name} at step" in err
+    assert "go on with: distgan train --out run" in err
+    step = checkpoint(run)[1]
+    assert 0 < step < 562
+    assert read_metrics(run / "metrics.jsonl")[-1]["step"] == step
+    status = read_status(run)
+    assert (status["state"], status["exit_code"], status["step"]) == ("stopped", code, step)
+    for name in ("weights/generator.safetensors", "timeline.png", "losses.png"):
+        assert (run / name).exists()
+    if signum != signal.SIGUSR1:
+        return
+    distgan.ok("sample", "run")
+    # The command that it names goes on, and ends where an unbroken run does.
+    distgan.ok("train", "--out", "run")
+    distgan.ok("train", *LONG, "--out", "straight")
+    ours, theirs = checkpoint(run)[0], checkpoint(tmp_path / "straight")[0]
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert sorted(os.listdir(run / "samples")) == sorted(os.listdir(tmp_path / "straight" / "samples"))
+
+
+def test_slurms_two_sigterms_are_one(start: Start, tmp_path: Path) -> None:
+    process = start(BIN / "distgan", "train", *LONG, "--out", "run")
+    wait_for(lambda: trains(tmp_path / "run"), process)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"]
+
+
+def test_a_second_ctrl_c_leaves_at_once(start: Start, distgan: Run, tmp_path: Path) -> None:
+    flags = ("--model", "vanilla", "--width", 0.25, "--data", "digits", "--batch-size", 2048, "--log-every", 1,
+             "--tracker", "none", "--save-every-steps", 1, "--out", "run")  # fmt: skip
+    process = start(BIN / "distgan", "train", *flags)
+    wait_for(lambda: len(read_metrics(tmp_path / "run" / "metrics.jsonl")) > 0, process, 120)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 20, "a step of seconds, and no picture after it"
+    assert process.returncode == 130
+    assert "distgan: interrupted" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "timeline.png").exists()
+    assert checkpoint(tmp_path / "run")[1] >= 0, "the last checkpoint is whole"
+    assert read_status(tmp_path / "run")["state"] == "stopped"
+    distgan.ok("checkpoint", "verify", "run")
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(start: Start, tmp_path: Path) -> None:
+    """As when a launcher or a terminal dies that had the run's stderr."""
+    process = start(BIN / "distgan", "train", *LONG, "--max-steps", 300, "--save-every-steps", 50, "--out", "run")
+    assert process.stderr is not None
+    wait_for(lambda: trains(tmp_path / "run"), process)
+    process.stderr.close()
+    assert process.wait(60) == 0
+    process.stderr = None
+    assert read_status(tmp_path / "run")["state"] == "done"
+
+
+def test_a_failed_run_is_told_from_a_stopped_one(distgan: Run, tmp_path: Path) -> None:
+    assert distgan("train", *quick("run", "--g-lr", "1e38")).returncode == 1
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "failed"
+    assert "a weight is no number" in status["reason"] or "is nan" in status["reason"]
+
+
+# -- time limits -------------------------------------------------------------------------------------------
+
+
+def test_a_time_limit_is_kept(distgan: Run, tmp_path: Path) -> None:
+    began = time.monotonic()
+    result = distgan("train", *LONG, "--epochs", 999, "--time-limit", "20s", "--out", "run")
+    assert time.monotonic() - began < 20
+    assert result.returncode == 75, result.stderr
+    assert "stopped before its time limit at step" in result.stderr
+    status = read_status(tmp_path / "run")
+    assert (status["state"], status["exit_code"]) == ("stopped", 75)
+    assert checkpoint(tmp_path / "run")[1] == status["step"] > 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["run"]["time_limit"] == "20s"
+    result = distgan("train", "--out", "run", "--max-steps", status["step"] + 2)
+    assert result.returncode == 0, "a limit is that of one sitting"
+
+
+def test_a_limit_that_is_over_stops_after_one_step(distgan: Run, tmp_path: Path) -> None:
+    assert distgan("train", *quick("run", "--time-limit", "1s")).returncode == 75
+    assert checkpoint(tmp_path / "run")[1] == 1
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A squeue that answers, in a job."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+
+    def answer(text: str) -> None:
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        command = tmp_path / "bin" / "squeue"
+        command.write_text(f'#!/bin/sh\ntest "$*" = "--noheader --job 7 --format %L" && echo {text}\n')
+        command.chmod(0o755)
+
+    return answer
+
+
+def test_slurms_limit_is_taken(squeue: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer, expected in (
+        ("1-02:03:04", 93_784),
+        ("59:30", 3570),
+        ("UNLIMITED", None),
+        ("INVALID", None),
+        ("", None),
+    ):
+        squeue(answer)
+        assert seconds_left(None, time.time()) == expected
+    assert seconds_left("1h", time.time() - 600) == pytest.approx(3000, abs=1), "one's own comes first"
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 500))
+    assert seconds_left(None, 0) == pytest.approx(500, abs=2)
+    monkeypatch.delenv("SLURM_JOB_END_TIME")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert seconds_left(None, 0) is None
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert seconds_left(None, 0) is None
+
+
+def test_a_slurm_job_saves_before_its_end(distgan: Run, tmp_path: Path, squeue: Callable[[str], None]) -> None:
+    squeue("0:12")
+    assert distgan("train", *LONG, "--epochs", 999, "--out", "run").returncode == 75
+    assert checkpoint(tmp_path / "run")[1] > 0

@@ -1,0 +1,77 @@
+"""distgan bench throughput and compare, in processes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.runs import ROOT, Run, assert_user_error
+
+from distgan.benchmark import results, throughput
+from distgan.benchmark.flops import flops_per_image
+from distgan.benchmark.options import ThroughputConfig
+from distgan.config.schema import Config, ModelConfig
+
+TINY = ("--width", "0.1", "--data", "digits", "--batch-sizes", "32", "--rounds", "1", "--steps", "1",
+        "--warmup", "1", "--gate-steps", "1", "--device", "cpu", "--threads", "1")  # fmt: skip
+
+
+def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Path) -> None:
+    wrong = distgan("bench", "throughput", "--precisions", "no,fp16", *TINY, "--out", "out")
+    assert_user_error(wrong, "--precisions fp16: needs a CUDA device")
+    cells = ("--models", "vanilla", "--precisions", "no", "--batch-sizes", "64,17969")
+    made = distgan("bench", "throughput", *TINY, *cells, "--out", "out", "--profile")
+    assert made.returncode == 1, made.stderr
+    assert "1 of 2 cells have no speed" in made.stderr
+    found = results.read(tmp_path / "out", "throughput")
+    good, bad = found.cells
+    assert bad["status"] == "error"
+    assert "leaves a last batch of 1 of 17,970 images" in bad["why"]
+    assert good["status"] == "ok"
+    run = good["runs"][0]
+    assert run["gate"]["passed"]
+    assert run["engine"]["name"] == "eager"
+    assert len(run["repeats"]) == 5
+    assert good["images_per_s"]["p5"] <= good["images_per_s"]["median"] <= good["images_per_s"]["p95"]
+    assert good["epoch_s"]["median"] == pytest.approx(17_970 / good["images_per_s"]["median"])
+    assert run["flops_per_image"] == flops_per_image(ModelConfig(width=0.1), Config().optim)
+    assert good["mfu"] == pytest.approx(
+        run["flops_per_image"] * good["images_per_s"]["median"] / found.facts["roofline"]["peak_flops"]["fp32"]
+    )
+    assert run["operators_per_step"] > 100
+    assert good["peak_memory_gib"] > 0.1
+    assert found.facts["command"].startswith("distgan bench throughput --width 0.1")
+    assert {"versions", "git", "device", "cores", "threads", "settings", "pace", "flop_formula"} <= set(found.facts)
+    assert (tmp_path / "out" / "throughput.png").read_bytes().startswith(b"\x89PNG")
+    traces = list((tmp_path / "out").glob("trace-*.json"))
+    assert len(traces) == 1
+    assert json.loads(traces[0].read_text())["traceEvents"]
+
+    compared = distgan.ok("bench", "compare", "out", "out/results.json", "--fail-above", "1.05")
+    assert "geometric mean of B / A: 1.000 over 1 cells" in compared.stdout
+    assert_user_error(distgan("bench", "throughput", *TINY, "--out", "out"), "--out out", "not overwritten")
+
+
+def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path) -> None:
+    made = run(
+        sys.executable, ROOT / "benchmarks/peers/pytorch_loop.py", "--data-dir", mnist_dir, "--steps", 2,
+        "--repeats", 5, "--warmup", 1, "--batch-size", 4, "--model", "cgan",
+    )  # fmt: skip
+    found = json.loads(made.stdout.splitlines()[-1])
+    assert [(each["steps"], each["images"]) for each in found["repeats"]] == [(2, 8)] * 5
+    assert all(each["seconds"] > 0 for each in found["repeats"])
+    assert found["epoch_images"] == 60_000
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL"),
+        ("raise MemoryError('all of it')", "MemoryError: all of it"),
+        ("print('no JSON')", "exit code 0"),
+        ("import time; time.sleep(60)", "--timeout 2 s"),
+    ],
+)
+def test_a_process_that_fails_says_why(code: str, why: str) -> None:
+    found = throughput._outcome([sys.executable, "-c", code], ThroughputConfig(timeout=2), is_cuda=False)
+    assert why in found["error"]

@@ -1,0 +1,71 @@
+"""The FLOP formula against what torch counts around a real step."""
+
+import pytest
+import torch
+from helpers.runs import ON_CPU
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distgan.benchmark.flops import flops_per_image
+from distgan.config.schema import Config, ModelConfig, OptimConfig
+from distgan.data.base import Dataset
+from distgan.data.loader import Batches
+from distgan.distributed.runtime import Runtime
+from distgan.models.layers import TransposedConv2d
+from distgan.training.engines.engine import build_engine
+from distgan.training.gan import build_gan
+
+BATCH = 3
+NETWORKS = [
+    {"name": name, "family": family, "stem": stem, "width": width}
+    for name in ("vanilla", "cgan")
+    for family in ("seed", "small")
+    for stem in ("linear", "noise-map")
+    for width in (0.1, 0.33)
+    if stem == "linear" or (name, family) == ("vanilla", "seed")
+]
+
+
+@pytest.fixture(autouse=True)
+def _by_torchs_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours reach the same result by other multiplications, some of them with zeros, which are none of the model."""
+    monkeypatch.setattr(TransposedConv2d, "forward", nn.ConvTranspose2d.forward)
+
+
+def counted(config: Config) -> int:
+    """torch's own count, of one step of BATCH images."""
+    runtime = Runtime(config)
+    gan = build_gan(config.model, config.optim, 0, runtime)
+    dataset = Dataset("random", torch.randint(256, (12, 28, 28)).byte(), torch.arange(12) % 10, "here")
+    batches = Batches(dataset, BATCH, gan.share, drop_last=False, seed=0, device=runtime.device)
+    engine = build_engine(gan, batches, config, runtime, 10)
+    with FlopCounterMode(display=False) as counter:
+        engine.advance(1)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("order", ["simultaneous", "reuse", "fresh"])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network.values())))
+def test_formula_is_what_torch_counts(network: dict, order: str) -> None:
+    model, optim = ModelConfig(**network), OptimConfig(order=order)
+    found = counted(ON_CPU.model_copy(update={"model": model, "optim": optim}))
+    assert found == BATCH * flops_per_image(model, optim)
+
+
+def test_hinge_takes_the_same_passes() -> None:
+    model, optim = ModelConfig(width=0.1), OptimConfig(loss="hinge")
+    found = counted(ON_CPU.model_copy(update={"model": model, "optim": optim}))
+    assert found == BATCH * flops_per_image(model, optim)
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "mflop"), [("vanilla", "reuse", 639.6), ("cgan", "reuse", 311.4), ("cgan", "fresh", 415.2)]
+)
+def test_of_the_seed_networks(name: str, order: str, mflop: float) -> None:
+    found = flops_per_image(ModelConfig(name=name), OptimConfig(order=order))
+    assert round(found / 1e6, 1) == mflop
+
+
+@pytest.mark.parametrize("loss", ["wgan-gp", "r1"])
+def test_a_penalty_has_no_formula(loss: str) -> None:
+    assert flops_per_image(ModelConfig(), OptimConfig(loss=loss)) is None

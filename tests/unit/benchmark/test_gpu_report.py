@@ -1,0 +1,214 @@
+"""`make gpu-report`: what parts find becomes a report."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import gpu_report
+import pytest
+import torch
+from gpu_report import Part, Report
+
+from distgan.benchmark import results
+
+CPU = ("--device", "cpu", "--quick")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    report = json.loads((folder / "report.json").read_text())
+    assert "# GPU report" in (folder / "report.md").read_text()
+    return report
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return {name: part["status"] for name, part in read(folder)["parts"].items()}
+
+
+def report_of(tmp_path: Path, *, quick: bool = False) -> Report:
+    for name in ("out", "work"):
+        (tmp_path / name).mkdir()
+    args = argparse.Namespace(
+        out=tmp_path / "out", budget_s=100.0, quick=quick, parts=[], device="cuda", data_dir=tmp_path
+    )
+    return Report(args, tmp_path / "work", "token")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "there is no CUDA device here"),
+        (("--device", "cpu"), "allowed: with --quick"),
+        ((*CPU, "--parts", "facts,moon"), "--parts moon: unknown"),
+    ],
+)
+def test_a_mistake_is_a_line(
+    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu_report.main(["--out", str(tmp_path / "out"), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").write_text("kept")
+    assert gpu_report.main(["--out", str(tmp_path), *CPU]) == 2
+    assert "is not overwritten" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "hf"] == ["mine"]
+
+
+@pytest.mark.parametrize("broken", ["commands", "collect"])
+def test_a_part_that_raises_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    report = report_of(tmp_path)
+    part = Part(0, 9, lambda report: [], lambda report, name: {})._replace(**{broken: lambda *_: 1 / 0})
+    monkeypatch.setitem(gpu_report.PARTS, "facts", part)
+    report.take("facts")
+    assert statuses(tmp_path / "out")["facts"] == "failed: ZeroDivisionError: division by zero"
+
+
+def lines_of(report: Report, epochs: float, epoch_s: float) -> None:
+    folder = report.work / "run-vanilla"
+    folder.mkdir()
+    line = {"step": 1, "epoch": epochs, "elapsed_s": epochs * epoch_s, "images_per_s": 60_000 / epoch_s}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + '\n{"step": 2, "epo')
+    facts = {"engine": {"name": "graph"}, "precision": "bf16", "data": {"num_images": 60_000}}
+    (folder / "environment.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "epoch_s", "status", "expected"),
+    [
+        (150.0, 0.11, "done", [(0.11, True, False), (28.0, True, False)]),
+        (150.0, 0.15, "done", [(0.15, False, False), (28.0, True, False)]),
+        (150.0, 0.25, "done", [(0.25, False, True), (28.0, True, False)]),
+        (149.0, 0.11, "done", [(0.11, True, False), (None, None, False)]),
+        (7.0, 0.11, "timed out after 9 s", [(0.11, True, False), (None, None, False)]),
+    ],
+)
+def test_a_figure_is_held_against_its_aim(
+    tmp_path: Path, epochs: float, epoch_s: float, status: str, expected: list[tuple]
+) -> None:
+    report = report_of(tmp_path)
+    lines_of(report, epochs, epoch_s)
+    assert report.collect("run-vanilla") is None
+    report.parts["run-vanilla"] |= {"status": status, "commands": [{"command": "x", "seconds": 28.0}]}
+    report.save()
+    found = read(tmp_path / "out")["figures"]
+    assert [
+        (row["value"] and pytest.approx(row["value"]), row["reached"], row["is_over"]) for row in found[:2]
+    ] == expected
+    assert {row["value"] for row in found[2:]} == {None}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert ("NO, and over the limit" in text) == expected[0][2]
+    assert "| cgan, the whole command | not measured | - | at most 22 s | - |" in text
+
+
+def cell(report: Report, number: int, name: str, epoch_s: float, **more: Any) -> None:
+    model, engine, precision, size, _ = name.split("/")
+    spread = {"median": epoch_s, "p5": epoch_s, "p95": epoch_s, "num": 5}
+    gate = {"losses": 0.0, "weights": 0.0, "passed": True, "seconds": 1.0}
+    run = {"engine": {"asked": engine, "name": engine, "why": "as asked"}, "gate": gate, "build_s": {}, "start_s": {}}
+    made = {
+        "id": name, "contender": "distgan", "model": model, "engine": engine, "precision": precision, "order": "reuse",
+        "batch_size": int(size), "status": "ok", "why": None, "runs": [run], "epoch_s": spread, "host_epoch_s": spread,
+        "images_per_s": spread, "step_ms": spread, "mfu": 0.1, "peak_memory_gib": 1.0, "against": {},
+    }  # fmt: skip
+    folder = report.work / f"throughput-{number}"
+    folder.mkdir(exist_ok=True)
+    cells = results.read(folder).cells if (folder / results.FILE).exists() else []
+    roofline = {"peak_flops": {"bf16": 1e12}, "copy_bytes_per_s": 1e10}
+    facts = {"device": "this one", "device_type": "cuda", "roofline": roofline, "pace": {"steps": 1}}
+    results.write(folder / results.FILE, "throughput", facts, [*cells, made | more])
+
+
+def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
+    """A cell that was measured twice keeps its ratios, and its speed if it fails the second time."""
+    report = report_of(tmp_path)
+    ratio = {"median": 25.0, "min": 24.0, "max": 26.0}
+    cell(report, 0, "vanilla/graph/bf16/256/reuse", 0.2, against={"pytorch bf16": ratio})
+    cell(report, 0, "cgan/graph/bf16/256/reuse", 0.1, against={"pytorch bf16": ratio | {"median": 5.0}})
+    cell(report, 1, "vanilla/graph/bf16/2048/reuse", 0.09, mfu=0.3)
+    cell(report, 2, "vanilla/graph/bf16/256/reuse", 0.15)
+    cell(report, 2, "cgan/graph/bf16/256/reuse", 0.1, status="error", why="killed")
+    cell(report, 3, "vanilla/graph-compiled/bf16/2048/reuse", 0.07, mfu=0.45)
+    cell(report, 3, "cgan/graph-compiled/bf16/2048/reuse", 0.01, status="waits", runs=[])
+    assert report.collect("throughput") is None
+    found = {row["what"]: row for row in read(tmp_path / "out")["figures"]}
+    assert found["vanilla, batches of 2048, an epoch"]["value"] == 0.07
+    assert found["vanilla, batches of 2048, MFU"]["value"] == pytest.approx(45)
+    assert found["vanilla, batches of 2048, MFU"]["by"].endswith("ran graph-compiled")
+    assert found["vanilla, plain loop (pytorch bf16) / distgan"]["reached"] is True
+    assert found["cgan, plain loop (pytorch bf16) / distgan"]["reached"] is False
+    assert found["cgan, plain loop (accelerate bf16) / distgan"]["value"] is None
+    merged = {each["id"]: each for each in results.read(tmp_path / "out" / "throughput.json", "throughput").cells}
+    assert len(merged) == 4
+    assert merged["vanilla/graph/bf16/256/reuse"]["epoch_s"]["median"] == 0.15
+    assert (tmp_path / "out" / "throughput.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("tests/gpu/test_gpu.py::test_a[x] PASSED [ 10%]\ntests/gpu/test_gpu.py::test_b PASSED [ 20%]\n", None),
+        (
+            "[gw0] [ 10%] PASSED tests/gpu/test_gpu.py::test_a[x] \n"
+            "[gw1] [ 20%] PASSED tests/gpu/test_gpu.py::test_b \n",
+            None,
+        ),
+        (
+            "tests/gpu/test_gpu.py::test_a PASSED [ 10%]\ntests/gpu/test_gpu.py::test_b FAILED [ 20%]\n",
+            "1 passed, 1 failed",
+        ),
+        ("tests/gpu/test_gpu.py::test_a SKIPPED (no GPU) [ 10%]\n", "1 skipped"),
+        ("", "no test has ended"),
+    ],
+)
+def test_parity_is_what_pytest_says(tmp_path: Path, log: str, problem: str | None) -> None:
+    report = report_of(tmp_path)
+    (report.work / "parity-0.out").write_text(log)
+    assert report.collect("parity") == problem
+    assert (tmp_path / "out" / "parity.log").read_text() == log
+
+
+def test_a_profile_counts_kernels(tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    (report.work / "profile-0").mkdir()
+    events = [
+        {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur}
+        for cat, name, ts, dur in (
+            ("kernel", "gemm", 0, 6.0), ("kernel", "gemm", 10, 6.0), ("gpu_memset", "fill", 20, 4.0),
+            ("cpu_op", "x", 0, 99),
+        )
+    ]  # fmt: skip
+    (report.work / "profile-0" / "trace-vanilla-graph.json").write_text(json.dumps({"traceEvents": events}))
+    assert report.collect("profile") is None
+    (of,) = report.parts["profile"]["found"]["traces"].values()
+    assert of["rows"] == [
+        {"name": "gemm", "calls": 2, "us": 12.0, "share": 0.75},
+        {"name": "fill", "calls": 1, "us": 4.0, "share": 0.25},
+    ]
+    assert of["span_us"] == 24
+    assert (tmp_path / "out" / "trace.json.gz").exists()
+
+
+def test_commands_of_the_full_report_are_known_to_distgan(tmp_path: Path) -> None:
+    """Flags and values, without a GPU: by the parsers themselves."""
+    from distgan.benchmark.options import ScalingConfig, ThroughputConfig
+    from distgan.config.flags import Parser, add_flags, from_flags
+
+    report = report_of(tmp_path)
+    kinds = {"throughput": ThroughputConfig, "scaling": ScalingConfig}
+    seen = 0
+    for part in gpu_report.PARTS.values():
+        assert isinstance(part, Part)
+        for words in part.commands(report):
+            if "bench" not in words:
+                continue
+            section = kinds[words[words.index("bench") + 1]]
+            parser = Parser(prog="x")
+            add_flags(parser, section)
+            from_flags(section, parser.parse(words[words.index("bench") + 2 :]))
+            seen += 1
+    assert seen == len(gpu_report.MATRIX) + 2

@@ -1,0 +1,197 @@
+"""bench plan: a fit that finds what made the numbers, errors with their sign, and the word on all that is predicted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.runs import refused
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from distgan.benchmark import plan as prediction_report
+from distgan.benchmark import results
+from distgan.benchmark.interconnects import FABRICS, measured_ring, nccl
+from distgan.benchmark.options import PlanConfig
+from distgan.benchmark.plan import Model, fit, ladder, larger_worlds, leave_one_out, run
+from distgan.config.flags import Parser, add_flags, from_flags
+from distgan.errors import UserError
+
+A_S, B_S = 2e-3, 1e-4
+SENT = {"tiny": 1e-4, "generator": 5e-3, "discriminator": 1e-3, "batch_norm": 4e-4}
+MESSAGES = {"tiny": [4], "generator": [9_221_888], "discriminator": [877_572], "batch_norm": [2048, 512]}
+
+
+def cell(world_size: int, batch_size: int, seconds: float) -> dict[str, Any]:
+    sent = {kind: [each] for kind, each in SENT.items()} if world_size > 1 else {}
+    turn = {"round": 0, "step_s": [seconds], "all_reduce_s": sent, "messages": MESSAGES, "num_images": 60_000}
+    return {
+        "world_size": world_size, "batch_size": batch_size, "width": 1.0, "axes": [], "error": None,
+        "runs": [turn], "step_s": results.summary([seconds]),
+    }  # fmt: skip
+
+
+def scaling(path: Path, device_type: str = "cpu", sizes: tuple[int, ...] = (64, 128, 256), **more: Any) -> Path:
+    """Results of a machine that takes A_S + B_S a batch, and what SENT says for two processes."""
+    cells = [cell(1, size, A_S + B_S * size) for size in sizes]
+    cells.append(cell(2, 256, A_S + B_S * 128 + SENT["generator"] + SENT["discriminator"] + SENT["batch_norm"]))
+    config = {"model": "vanilla", "width": 1.0, "batch_size": 256, "per_rank_batch_size": 64}
+    facts = {"config": config, "device": "a made-up device", "device_type": device_type, "cores": 2, "threads": 1}
+    results.write(path / results.FILE, "scaling", facts | more, cells)
+    return path
+
+
+def predicted(folder: Path) -> list[dict[str, Any]]:
+    return [each for each in results.read(folder, "plan").cells if each["what"] == "predicted"]
+
+
+def test_the_fit_finds_the_constants() -> None:
+    found = fit({size: A_S + B_S * size for size in (64, 128, 256, 1024)})
+    assert found == (pytest.approx(A_S), pytest.approx(B_S))
+
+
+def test_no_constant_is_negative() -> None:
+    assert fit({64: 0.5, 128: 1.1, 256: 2.3}).a_s == 0
+    assert fit({64: 0.5, 128: 1.1, 256: 2.3}).b_s == pytest.approx(0.0086, rel=0.05)
+    assert fit({64: 1.2, 128: 1.1, 256: 1.0}) == (pytest.approx(1.09, rel=0.02), 0.0)
+
+
+def test_what_was_held_out_was_not_fitted_on_and_its_error_has_its_sign() -> None:
+    """A middle point that took twice as long as the line: the model is too fast there, so the error is below 0."""
+    points = {size: A_S + B_S * size for size in (64, 128, 256, 512)}
+    slow = leave_one_out(points | {128: 2 * points[128]})[1]
+    assert slow["error_percent"] == pytest.approx(-50)
+    fast = leave_one_out(points | {128: points[128] / 2})[1]
+    assert fast["error_percent"] == pytest.approx(100)
+
+
+def test_several_processes_are_held_out(tmp_path: Path) -> None:
+    found = results.read(scaling(tmp_path))
+    model = Model(A_S, B_S)
+    (exact,) = larger_worlds(model, found, found.cells, 0.0)
+    assert exact["error_percent"] == pytest.approx(0)
+    # An overlap hides no more of a message than there is of it: 1 ms of D's and 2 of G's.
+    (hidden,) = larger_worlds(model, found, found.cells, 2e-3)
+    assert exact["predicted_step_s"] - hidden["predicted_step_s"] == pytest.approx(3e-3)
+    shared = found._replace(facts=found.facts | {"threads": 2})
+    assert not larger_worlds(model, shared, found.cells, 0.0), "more threads than cores is another machine"
+
+
+def test_known_predictions(tmp_path: Path) -> None:
+    run(scaling(tmp_path, "cuda"), PlanConfig(nodes=2, gpus_per_node=4, fabric="ib", out=str(tmp_path / "plan")))
+    rows = {(row["mode"], row["world_size"]): row for row in predicted(tmp_path / "plan")}
+    assert list(rows) == [(mode, size) for mode in ("weak", "strong") for size in (1, 2, 4, 8)]
+    assert rows["weak", 1]["predicted_step_s"] == pytest.approx(A_S + B_S * 64)
+    assert rows["weak", 1]["predicted_efficiency"] == rows["strong", 1]["predicted_efficiency"] == 1
+    last, ib = rows["strong", 8], nccl("ib")
+    sent = sum(ib(size, 2, 4) for sizes in list(MESSAGES.values())[1:] for size in sizes)
+    assert last["predicted_step_s"] == pytest.approx(A_S + B_S * 32 + sent)
+    assert last["predicted_s_per_epoch"] == pytest.approx(60_000 / 256 * last["predicted_step_s"])
+    assert last["predicted_efficiency"] == pytest.approx((A_S + B_S * 256) / 8 / last["predicted_step_s"])
+    assert last["is_extrapolated"]
+    assert not rows["strong", 4]["is_extrapolated"], "64 images a rank were measured"
+
+
+def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(scaling(tmp_path, "cuda"), PlanConfig(out=str(tmp_path / "plan")))
+    found = results.read(tmp_path / "plan", "plan")
+    settings = {"nodes", "per_node", "world_size", "batch_size", "per_rank_batch_size"}
+    for row in predicted(tmp_path / "plan"):
+        bare = [key for key, value in row.items() if isinstance(value, float | dict) and "predicted" not in key]
+        assert set(bare) <= settings, bare
+    table = prediction_report._predicted_table(found)
+    assert "predicted" in str(table.title)
+    assert [str(column.header) for column in table.columns if "predicted" not in str(column.header)] == [
+        "scaling",
+        "nodes x each",
+        "images a step",
+        "per rank",
+    ]
+    said = capsys.readouterr().out
+    for line in said.splitlines():
+        if line.startswith(("a = ", "all-reduce", "predicted results")):
+            assert "predicted" in line or "fitted" in line, line
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    for key in ("predicted_images_per_s", "predicted_efficiency"):
+        axes = figure.add_subplot()
+        prediction_report._draw(axes, found, key, f"{key}, predicted")
+        assert "predicted" in axes.get_title()
+        labels = axes.get_legend_handles_labels()[1]
+        assert all("predicted" in label or "ideal" in label for label in labels)
+    assert "predicted, not measured" in prediction_report._title(found)
+    assert (tmp_path / "plan" / "plan.png").is_file()
+
+
+def test_nccl_costs_what_its_constants_say() -> None:
+    """A ring of two GPUs by hand; and that more machines, more bytes and a slower fabric never cost less."""
+    # LL of one number: 6.6 microseconds, and 2 (W - 1) hops of 1 on PCIe.
+    assert nccl("pcie")(4, 1, 2) == pytest.approx(8.6e-6, rel=1e-3)
+    # Simple of 1 GB: 8.4 + 2 * 5.7, and 2 (W - 1) / W of the bytes at 20 GB/s.
+    assert nccl("pcie")(10**9, 1, 2) == pytest.approx(19.8e-6 + 0.05, rel=1e-3)
+    for name in FABRICS:
+        assert nccl(name)(10**6, 1, 1) == 0
+        assert nccl(name)(10**6, 1, 8) < nccl(name)(10**8, 1, 8)
+    for name in ("ib", "ethernet"):
+        costs = [nccl(name)(10**7, nodes, 8) for nodes in (1, 2, 4, 16)]
+        assert costs == sorted(costs)
+    assert nccl("nvlink")(10**7, 1, 8) < nccl("pcie")(10**7, 1, 8)
+    assert nccl("ib")(10**7, 2, 8) < nccl("ethernet")(10**7, 2, 8)
+
+
+def test_a_measured_ring_gives_back_what_was_measured() -> None:
+    ring = measured_ring(4, 6e-4, 10**6, 3e-3, "ethernet")
+    assert ring(0, 1, 4) == pytest.approx(6e-4)
+    assert ring(10**6, 1, 4) == pytest.approx(3e-3)
+    assert ring(10**6, 2, 4) > ring(10**6, 1, 4)
+    assert ring(10**6, 1, 1) == 0
+
+
+def test_the_ladder_ends_where_it_was_asked_to() -> None:
+    assert ladder(3, 6) == [(1, 1), (1, 2), (1, 4), (1, 6), (2, 6), (3, 6)]
+    assert ladder(1, 1) == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragments"),
+    [
+        ({"fabric": "nvlink"}, ("--fabric nvlink", "--nodes 2", "ib, ethernet")),
+        ({"fabric": "pcie"}, ("--fabric pcie", "--nodes 2", "ib, ethernet")),
+        ({"fabric": "nvlink", "nodes": 1}, ("--fabric nvlink: joins GPUs, and a CPU was measured",)),
+    ],
+)
+def test_a_fabric_that_does_not_fit(tmp_path: Path, settings: dict[str, Any], fragments: tuple[str, ...]) -> None:
+    with refused(*fragments):
+        run(scaling(tmp_path), PlanConfig(out=str(tmp_path / "plan"), **settings))
+    assert not (tmp_path / "plan").exists()
+
+
+def test_results_that_allow_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has 2 batch sizes on one process; allowed: 3 or more"):
+        run(scaling(tmp_path, sizes=(64, 128)), PlanConfig())
+    results.write(tmp_path / results.FILE, "throughput", {}, [])
+    with pytest.raises(UserError, match="holds the results of bench throughput; allowed: of scaling"):
+        run(tmp_path, PlanConfig())
+    results.write(tmp_path / results.FILE, "scaling", {"config": {}}, [])
+    with pytest.raises(UserError, match="is damaged: its facts lack device"):
+        run(tmp_path, PlanConfig())
+    with pytest.raises(UserError, match="is not there"):
+        run(tmp_path / "nowhere", PlanConfig())
+    found = results.read(scaling(tmp_path))
+    results.write(tmp_path / results.FILE, "scaling", found.facts, found.cells[:3])
+    with pytest.raises(UserError, match="from one that was measured, and there is none"):
+        run(tmp_path, PlanConfig(fabric="ethernet"))
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["--nodes", "0"], "--nodes: '0' is not allowed; allowed: a whole number, 1 or more"),
+        (["--fabric", "token-ring"], "--fabric: 'token-ring' is not allowed; allowed: nvlink, pcie, ib, ethernet"),
+        (["--overlap", "-1"], "--overlap: '-1' is not allowed"),
+    ],
+)
+def test_a_setting_that_is_not_allowed(words: list[str], fragment: str) -> None:
+    parser = Parser(prog="distgan bench plan")
+    add_flags(parser, PlanConfig)
+    with refused(fragment):
+        from_flags(PlanConfig, parser.parse(words))

@@ -1,0 +1,303 @@
+"""distgan bench throughput and compare: what is measured, what is refused, and that a wrong engine has no speed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.runs import refused
+
+from distgan.benchmark import matrix, results, throughput
+from distgan.benchmark import throughput_worker as cell
+from distgan.benchmark.comparison import ratio
+from distgan.benchmark.matrix import CellSpec, plan
+from distgan.benchmark.options import ThroughputConfig
+from distgan.benchmark.throughput import digest, hold_against_peers
+from distgan.cli import bench as command
+from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from distgan.errors import CommandFailed, UserError
+
+ROOFLINE = {"matmul_flops": {"fp32": 1e11}, "peak_flops": {"fp32": 1e11}, "copy_bytes_per_s": 1e10, "how": ""}
+TIMES = {"seconds": 0.5, "host_s": 0.6, "steps": 2, "images": 64}
+
+
+def spec(**run: Any) -> CellSpec:
+    config = Config(
+        model=ModelConfig(width=0.1), data=DataConfig(name="digits", batch_size=32),
+        run=RunConfig(device="cpu", precision="no", engine="eager", **run),
+    )  # fmt: skip
+    return CellSpec(config=config, gate_steps=2, warmup=1, steps=2, repeats=5)
+
+
+def turn(*, passed: bool = True, seconds: float = 0.5) -> dict[str, Any]:
+    """What a cell's process says."""
+    found: dict[str, Any] = {
+        "engine": {"asked": "auto", "name": "eager", "why": "as asked"},
+        "build_s": {"imports": 1.0},
+        "start_s": {},
+        "gate": {"steps": 1, "losses": 0.5, "weights": 0.5, "tolerance": [0.1, 0.1], "passed": passed,
+                 "words": "the losses differ by 5e-01", "seconds": 0.1},
+        "runtime": {"device_type": "cpu"},
+    }  # fmt: skip
+    speeds = {
+        "warmup": {"steps": 1, "seconds": 0.1}, "repeats": [TIMES | {"seconds": seconds}] * 5, "epoch_images": 6400,
+        "peak_memory_gib": 1.0, "flops_per_image": 1_000_000, "operators_per_step": 100.0,
+    }  # fmt: skip
+    return found | speeds if passed else found
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[list[str]], dict[str, Any]]) -> None:
+    """Lets the processes of a benchmark say what a test wants."""
+
+    def outcome(words: list[str], config: object, *, is_cuda: bool) -> dict[str, Any]:
+        return dict(ROOFLINE) if "distgan.benchmark.roofline" in words else json.loads(json.dumps(answer(words)))
+
+    monkeypatch.setattr(throughput, "_outcome", outcome)
+
+
+def saved(path: Path, **times: list[list[float]]) -> Path:
+    """Results of throughput with a cell for each list of seconds a step."""
+    cells = [
+        {"id": key, "status": "ok", "step_s": step_s, "runs": [{"engine": {"name": "eager"}}]}
+        for key, step_s in times.items()
+    ]
+    results.write(path, "throughput", {"device": "this one", "versions": {"torch": "2"}}, cells)
+    return path
+
+
+# -- what is measured -----------------------------------------------------------------------
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    cell = {"contender": "distgan", "model": "vanilla", "precision": "no", "batch_size": 32, "order": "reuse",
+            "status": "ok", "runs": [turn(seconds=1.0), turn(seconds=2.0)]}  # fmt: skip
+    peer = cell | {"contender": "pytorch", "runs": [turn(seconds=3.0), turn(seconds=6.0), turn(seconds=90.0)]}
+    other = peer | {"batch_size": 64}
+    for each in (cell, peer, other):
+        digest(each, ROOFLINE)
+    hold_against_peers([cell, peer, other])
+    assert cell["against"] == {"pytorch no": {"median": 3.0, "p5": 3.0, "p95": 3.0, "num": 2, "min": 3.0, "max": 3.0}}
+    assert "against" not in peer
+
+
+def test_summary_is_of_all_repeats() -> None:
+    assert results.summary([1.0, 2, 3, 4, 5]) == {"median": 3.0, "p5": 1.2, "p95": 4.8, "num": 5}
+
+
+def test_the_matrix_has_each_cell_once() -> None:
+    config = ThroughputConfig(
+        models=["cgan", "cgan"], engines=["eager", "compile"], precisions=["no", "bf16"], batch_sizes=[64, 32],
+        orders=["fresh", "reuse"],
+    )  # fmt: skip
+    ids = [cell["id"] for cell in plan(config)]
+    assert len(ids) == len(set(ids)) == 16
+    assert ids[0] == "cgan/eager/no/64/fresh"
+
+
+def test_peers_stand_beside_their_model(tmp_path: Path) -> None:
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    cells = plan(ThroughputConfig(peers=True, data_dir=str(tmp_path), precisions=["no", "bf16"]))
+    assert [(cell["model"], cell["contender"]) for cell in cells[:7]] == [
+        ("vanilla", "distgan"), ("vanilla", "distgan"), ("vanilla", "pytorch"), ("vanilla", "accelerate"),
+        ("vanilla", "pytorch"), ("vanilla", "accelerate"), ("cgan", "distgan"),
+    ]  # fmt: skip
+
+
+# -- the gate -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: pytest.MonkeyPatch, is_broken: bool) -> None:
+    build_engine = cell.build_engine
+
+    def wrong(gan: Any, *args: Any) -> Any:
+        engine = build_engine(gan, *args)
+        advance = engine.advance
+
+        def advance_wrongly(limit: int) -> tuple[torch.Tensor, int]:
+            found = advance(limit)
+            with torch.no_grad():
+                for weight in gan.generator.parameters():
+                    weight.mul_(1.5)
+            return found
+
+        if is_broken:
+            engine.reference, engine.advance = advance, advance_wrongly
+        return engine
+
+    monkeypatch.setattr(cell, "build_engine", wrong)
+    found = cell.measure(spec())
+    speeds = {"repeats", "warmup", "peak_memory_gib", "operators_per_step"}
+    assert found["gate"]["passed"] == (not is_broken)
+    assert speeds & set(found) == (set() if is_broken else speeds)
+
+
+def test_a_failed_gate_prints_no_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In the second round, when there already was one."""
+    calls: list[object] = []
+
+    def answer(words: list[str]) -> dict[str, Any]:
+        calls.append(words)
+        return turn(passed=len(calls) < 4 or '"order":"fresh"' not in words[-1])
+
+    answering(monkeypatch, answer)
+    flags = "--models vanilla --precisions no --orders reuse,fresh --rounds 3 --device cpu --out"
+    with pytest.raises(CommandFailed, match="1 of 2 cells have no speed: vanilla/auto/no/256/fresh"):
+        command.main(["throughput", *flags.split(), str(tmp_path / "out")])
+    good, bad = results.read(tmp_path / "out").cells
+    assert good["images_per_s"]["median"] == 128
+    assert bad["status"] == "gate failed"
+    assert not {"step_s", "images_per_s", "epoch_s", "mfu", "against"} & set(bad)
+    assert not [run for run in bad["runs"] if "repeats" in run]
+    assert len(calls) == 5  # the third round is the good one's alone
+    out = capsys.readouterr().out
+    assert "vanilla fresh: gate failed: the losses differ by 5e-01" in " ".join(out.split())
+    assert sum("128" in line for line in out.splitlines()) == 1
+
+
+def test_what_was_measured_outlives_ctrl_c(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def answer(words: list[str]) -> dict[str, Any]:
+        if '"precision":"bf16"' in words[-1]:
+            raise KeyboardInterrupt
+        return turn()
+
+    answering(monkeypatch, answer)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["throughput", "--models", "cgan", "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert [cell["status"] for cell in results.read(tmp_path / "out").cells] == ["ok", "waits"]
+    assert (tmp_path / "out" / "throughput.png").exists()
+
+
+# -- compare --------------------------------------------------------------------------------
+
+
+def test_an_interval_holds_the_ratio() -> None:
+    """Of 100 comparisons whose truth is known, about 95 intervals hold it."""
+    draw, inside = np.random.default_rng(5), 0
+    for _ in range(100):
+        a, b = (draw.normal(mean, 0.01, (1, 40)).tolist() for mean in (1.0, 1.02))
+        found = ratio(a, b, draw, 300)
+        inside += found.low <= 1.02 <= found.high
+    assert 88 <= inside <= 100
+
+
+@pytest.mark.parametrize(
+    ("factor", "limit", "is_failure"), [(1.2, 1.05, True), (1.2, 1.3, False), (1.2, None, False), (0.8, 1.05, False)]
+)
+def test_a_regression_ends_in_1(tmp_path: Path, factor: float, limit: float | None, is_failure: bool) -> None:
+    times = [[2.0, 2.02, 1.98, 2.0, 2.0], [2.0, 2.04, 1.96, 2.0, 2.0]]
+    slower = [[factor * each for each in row] for row in times]
+    words = ["compare", saved(tmp_path / "a.json", x=times), saved(tmp_path / "b.json", x=slower)]
+    words += [] if limit is None else ["--fail-above", limit]
+    if not is_failure:
+        command.main([str(word) for word in words])
+        return
+    with pytest.raises(CommandFailed, match=r"x: 1\.200 times the seconds a step"):
+        command.main([str(word) for word in words])
+
+
+def test_noise_is_no_regression(tmp_path: Path) -> None:
+    """A median above the limit does not count while the interval holds 1."""
+    a, b = [[1.0, 1.0, 1.0, 2.0, 2.0]], [[1.0, 1.0, 1.2, 2.0, 2.0]]
+    words = [saved(tmp_path / "a.json", x=a), saved(tmp_path / "b.json", x=b), "--fail-above", 1.05]
+    command.main(["compare", *map(str, words)])
+
+
+def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = saved(tmp_path / "a.json", x=[[1.0] * 5], gone=[[1.0] * 5], lost=[[1.0] * 5])
+    content = json.loads(saved(tmp_path / "b.json", x=[[1.0] * 5], new=[[1.0] * 5]).read_text())
+    content["facts"]["device"] = "that one"
+    content["cells"][0]["runs"][0]["engine"]["name"] = "graph"
+    content["cells"].append({"id": "lost", "status": "gate failed", "why": "it is wrong", "runs": []})
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    words = ["compare", str(a), str(tmp_path / "b.json")]
+    command.main(words)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "device differs: A this one, B that one" in out
+    assert "x: another engine ran: A eager, B graph" in out
+    assert "gone: is in A alone" in out
+    assert "new: is in B alone" in out
+    assert "lost: has no speed in B: gate failed: it is wrong" in out
+    with pytest.raises(CommandFailed, match="lost: has no speed any more"):
+        command.main([*words, "--fail-above", "2"])
+
+
+def test_another_batch_is_another_cell(tmp_path: Path) -> None:
+    a, b = saved(tmp_path / "a.json", x=[[1.0]]), saved(tmp_path / "b.json", y=[[1.0]])
+    with pytest.raises(UserError, match="have no cell in common"):
+        command.main(["compare", str(a), str(b)])
+
+
+# -- mistakes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "fragments"),
+    [
+        (["throughput", "--engines", "eager,fast"], ["--engines: 'fast'", "one or more of auto, eager"]),
+        (["throughput", "--models", ""], ["--models: []", "one or more of vanilla, cgan"]),
+        (["throughput", "--batch-sizes", "64,1"], ["--batch-sizes: '1'", "whole numbers from 2"]),
+        (["throughput", "--repeats", "4"], ["--repeats: '4'", "5 or more"]),
+        (["throughput", "--device", "tpu"], ["--device: 'tpu'", "auto, cpu, cuda"]),
+        (["throughput", "--peers", "--width", "0.5"], ["--width 0.5", "--peers", "allowed: 1.0"]),
+        (["throughput", "--peers", "--orders", "fresh"], ["--orders fresh", "reuse"]),
+        (["throughput", "--peers", "--data-dir", "nowhere"], ["nowhere/MNIST/raw", "--data-dir"]),
+        (["compare", "nowhere.json", "nowhere.json"], ["nowhere.json: is not there", "results.json"]),
+        (["compare", "one.json"], ["B.json"]),
+        (["compare", "a", "b", "--fail-above", "-1"], ["--fail-above: '-1'", "more than 0"]),
+        (["fast"], ["fast: unknown benchmark", "throughput, compare, scaling, plan"]),
+        ([], ["names no benchmark"]),
+    ],
+)
+def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with refused(*fragments):
+        command.main(words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_peers_need_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(matrix, "PEERS_FOLDER", tmp_path / "none")
+    with pytest.raises(UserError, match=r"--peers: .* in a checkout"):
+        plan(ThroughputConfig(peers=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is damaged, or no JSON"),
+        ("[1, 2]", "holds no results of distgan bench"),
+        ('{"kind": "throughput"}', "holds no results of distgan bench"),
+        ('{"format": 2, "kind": "throughput", "facts": {}, "cells": []}', "has the format 2; allowed: 1"),
+        ('{"format": 1, "kind": "scaling", "facts": {}, "cells": []}', "results of bench scaling"),
+        ('{"format": 1, "kind": "throughput", "facts": [], "cells": []}', "is damaged"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [1]}', "is damaged"),
+        ('{"format": 1, "kind": "throughput", "facts": {"x": NaN}, "cells": []}', "NaN, which is no number"),
+        ('{"format": 1, "kind": "throughput", "facts": {"x": 1e999}, "cells": []}', "1e999, which is no number"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"step_s": [[1.0]]}]}', "no id of its own"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": [[0]]}]}', "step_s of x"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": []}]}', "step_s of x"),
+        ("[" * 100_000, "is damaged, or no JSON"),
+    ],
+)
+def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.json", saved(tmp_path / "good.json", x=[[1.0]])
+    bad.write_text(text)
+    for words in ([bad, good], [good, bad]):
+        with pytest.raises(UserError) as error:
+            command.main(["compare", *map(str, words)])
+        message = str(error.value)
+        assert str(bad) in message
+        assert reason in message
+        assert "\n" not in message
+
+
+def test_no_number_is_no_result(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        results.write(tmp_path / "x.json", "throughput", {}, [{"x": float("nan")}])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,191 @@
+"""Presets and flags: what they resolve to, and what a mistake is told."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+from helpers.runs import refused
+
+from distgan.config.commands import SampleConfig
+from distgan.config.fields import allowed
+from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
+from distgan.config.presets import config_folder, preset_path
+from distgan.config.schema import Config
+from distgan.errors import UserError
+
+PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))
+
+
+def parse(*argv: str, base: dict[str, object] | None = None) -> Config:
+    parser = Parser(prog="distgan train")
+    add_flags(parser, Config)
+    return from_flags(Config, parser.parse(list(argv)), base)
+
+
+def toml(folder: Path, text: str) -> dict[str, object]:
+    path = folder / "my.toml"
+    path.write_text(text)
+    return read_file(path, "my.toml")
+
+
+def test_flag_names_are_unique_and_promised() -> None:
+    names = [flag.name for flag in flags_of(Config)]
+    assert len(names) == len(set(names))
+    promised = "model data data-dir out epochs batch-size seed precision order max-steps"
+    assert {f"--{name}" for name in promised.split()} <= set(names)
+    promised = "out num digits seed interpolate ema"
+    assert {f"--{name}" for name in promised.split()} <= {flag.name for flag in flags_of(SampleConfig)}
+
+
+@pytest.mark.parametrize("model", [Config, SampleConfig])
+def test_help_shows_every_flag_with_its_default(model: type) -> None:
+    parser = Parser(prog="distgan")
+    add_flags(parser, model)
+    text = " ".join(parser.format_help().split())
+    for flag in flags_of(model):
+        assert flag.name in text
+        assert flag.field.description
+        assert allowed(flag.field)
+    assert text.count("(default: ") == len([*flags_of(model), "--debug"])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name: str) -> None:
+    config = Config.model_validate(read_file(preset_path(name, "--preset"), name))
+    assert config.model.name == name.split("-")[0]
+    assert config.run.out is None
+
+
+def test_seed_presets_are_the_reports() -> None:
+    for name, epochs in (("vanilla", [1, 20, 42, 81, 120, 129, 149]), ("cgan", [13, 42, 81, 120, 129, 149])):
+        config = Config.model_validate(read_file(preset_path(name, "--preset"), name))
+        assert (config.run.epochs, config.data.batch_size, config.data.name) == (150, 256, "mnist")
+        assert (config.model.family, config.model.width, config.model.stem) == ("seed", 1.0, "linear")
+        assert (config.optim.loss, config.optim.ema_decay, config.data.drop_last) == ("bce", 0.0, False)
+        assert config.run.sample_epochs == epochs
+        assert config.model.logit_tail
+
+
+def test_weakest_first_default_preset_flag(tmp_path: Path) -> None:
+    base = toml(tmp_path, "[optim]\ng_lr = 0.5\n[run]\nepochs = 7\n")
+    config = parse("--epochs", "9", base=base)
+    assert (config.optim.d_lr, config.optim.g_lr, config.run.epochs) == (2e-4, 0.5, 9)
+
+
+def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
+    base = toml(tmp_path, "[data]\nbatch_size = 64\n")
+    assert parse("--per-rank-batch-size", "8", base=base).data.batch_size is None
+    base = toml(tmp_path, "[data]\nper_rank_batch_size = 8\n")
+    data = parse("--batch-size", "32", base=base).data
+    assert (data.batch_size, data.per_rank_batch_size) == (32, None)
+    with pytest.raises(UserError, match="exactly one of the two"):
+        parse("--batch-size", "32", "--per-rank-batch-size", "8")
+
+
+def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
+    config = parse("--model", "cgan", "--per-rank-batch-size", "8", "--sample-epochs", "1,2", "--g-lr", "1e-3")
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    assert Config.model_validate(read_file(path, "config.json")) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[optim]\ng_lrr = 1", "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: accumulate, beta1, "),
+        (
+            "[optm]\ng_lr = 1",
+            "my.toml: optm: unknown table, did you mean optim?; allowed: data, model, optim, processes, run",
+        ),
+        ("epochs = 3", "my.toml: epochs: unknown key; allowed: data, model, optim, processes, run"),
+        ("[run]\nepochs = '5'", "my.toml: [run] epochs: '5' is not allowed; allowed: a whole number, 1 or more"),
+        ("[run]\nepochs = 2.5", "my.toml: [run] epochs: 2.5 is not allowed; allowed: a whole number"),
+        ("[run]\nepochs = 0", "my.toml: [run] epochs: 0 is not allowed; allowed: a whole number, 1 or more"),
+        ("[run]\nepochs = true", "my.toml: [run] epochs: True is not allowed"),
+        ("[optim]\ng_lr = nan", "my.toml: [optim] g_lr: nan is not allowed; allowed: a number, more than 0"),
+        ("[optim]\ng_lr = 'fast'", "my.toml: [optim] g_lr: 'fast' is not allowed"),
+        (
+            "[optim]\nbeta1 = 1.0",
+            "my.toml: [optim] beta1: 1.0 is not allowed; allowed: a number, 0 or more, less than 1",
+        ),
+        ("[data]\nname = 'mnst'", "my.toml: [data] name: 'mnst' is not allowed; allowed: auto, mnist, fashion-mnist"),
+        ("[data]\ndrop_last = 'no'", "my.toml: [data] drop_last: 'no' is not allowed; allowed: true or false"),
+        ("[run]\nsample_epochs = [1, -2]", "my.toml: [run] sample_epochs: -2 is not allowed; allowed: whole numbers"),
+        ("[run]\nsample_epochs = '1,2'", "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers"),
+        ("optim = 1", "my.toml: optim: 1 is no table; allowed: [optim] and keys below it"),
+        ("[run", "my.toml: is not TOML (Expected ']'"),
+        ("[model]\nname = 'cgan'\nstem = 'noise-map'", "--stem noise-map: has no place for a label"),
+    ],
+)
+def test_mistakes_in_a_file_are_one_line_each(tmp_path: Path, text: str, message: str) -> None:
+    with refused(message):
+        toml(tmp_path, text)
+
+
+def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        toml(tmp_path, "[run]\nepochs = 0\nfoo = 1\n[optim]\ng_lr = -1\n")
+    assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "many"], "--epochs: 'many' is not allowed; allowed: a whole number, 1 or more"),
+        (["--epochs", "0"], "--epochs: '0' is not allowed"),
+        (["--epochs", "2.5"], "--epochs: '2.5' is not allowed"),
+        (["--epochs"], "--epochs: needs a value; allowed: a whole number, 1 or more"),
+        (["--drop-last=yes"], "--drop-last: takes no value, 'yes' was given; allowed: --drop-last or --no-drop-last"),
+        (["--out", ""], "--out: '' is not allowed; allowed: text, not empty"),
+        (
+            ["--threads", "100000000"],
+            "--threads: '100000000' is not allowed; allowed: a whole number, 1 or more, at most 1,024",
+        ),
+        (["--epcohs", "3"], "--epcohs: unknown flag, did you mean --epochs?"),
+        (["--epcohs=3"], "--epcohs: unknown flag, did you mean --epochs?"),
+        (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
+        (["stray"], "stray: belongs to no flag"),
+        (["--g-lr", "inf"], "--g-lr: 'inf' is not allowed; allowed: a number, more than 0"),
+        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: no, tf32, fp16, bf16"),
+        (["--order", "random"], "--order: 'random' is not allowed; allowed: simultaneous, reuse, fresh"),
+        (["--model", "dcgan"], "--model: 'dcgan' is not allowed; allowed: vanilla, cgan"),
+        (["--sample-epochs", "1,x"], "--sample-epochs: 'x' is not allowed; allowed: whole numbers from 0"),
+        (["--seed", "-1"], "--seed: '-1' is not allowed; allowed: a whole number, 0 or more"),
+        (
+            ["--data-mirror", "ftp://x"],
+            "--data-mirror: 'ftp://x' is not allowed; allowed: an address that starts with http://",
+        ),
+        (["--batch-size", "1"], "--batch-size: '1' is not allowed; allowed: a whole number, 2 or more"),
+        (["--model", "cgan", "--stem", "noise-map"], "--stem noise-map: has no place for a label"),
+    ],
+)
+def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> None:
+    with refused(message):
+        parse(*argv)
+
+
+def test_unknown_preset_is_refused() -> None:
+    for name in ("cgan-quik", "../configs/cgan", "/etc/passwd"):
+        with pytest.raises(
+            UserError, match=f"--preset {name}: unknown preset.*; allowed: cgan, cgan-fast, cgan-quick, vanilla"
+        ):
+            preset_path(name, "--preset")
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"my.toml: can't be read \(No such file"):
+        read_file(tmp_path / "my.toml", "my.toml")
+    (tmp_path / "my.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"my\.toml: is not TOML"):
+        read_file(tmp_path / "my.toml", "my.toml")
+    (tmp_path / "my.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"my\.json: is not JSON"):
+        read_file(tmp_path / "my.json", "my.json")
+
+
+def test_negative_numbers_are_values_not_flags() -> None:
+    parser = Parser(prog="x")
+    add_flags(parser, Config)
+    assert isinstance(parser.parse(["--seed", "3"]), argparse.Namespace)
+    with pytest.raises(UserError, match="--d-lr: '-1' is not allowed"):
+        parse("--d-lr", "-1")

@@ -1,0 +1,53 @@
+"""A unit test starts no process, and calls the command line in its own."""
+
+import multiprocessing.process
+import multiprocessing.util
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.runs import Run
+
+from distgan.cli import main
+from distgan.utils import provenance
+
+STARTERS = {
+    subprocess.Popen: ("__init__",),
+    os: ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system"),
+    multiprocessing.process.BaseProcess: ("start",),
+    multiprocessing.util: ("spawnv_passfds",),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(name: str) -> Callable[..., None]:
+        def refuse(*arguments: object, **options: object) -> None:
+            pytest.fail(f"a unit test starts a process, by {name}: it belongs in tests/integration/")
+
+        return refuse
+
+    monkeypatch.setattr(provenance, "git_revision", lambda: None)
+    monkeypatch.setattr(platform, "platform", lambda: "a platform")  # asks uname
+    for owner, names in STARTERS.items():
+        for name in names:
+            monkeypatch.setattr(owner, name, refusal(f"{owner.__name__}.{name}"))
+
+
+@pytest.fixture
+def distgan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """`distgan ...` in this process: for what ends before anything is trained."""
+
+    def call(words: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        try:
+            code = main(words)
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    return Run(call)

@@ -1,0 +1,284 @@
+"""Finding, reading, refusing and downloading the images."""
+
+import gzip
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.runs import refused
+
+from distgan.config.schema import DataConfig
+from distgan.data.base import NOT_MNIST, SOURCES, TEST_SOURCES, load_dataset, load_digits
+from distgan.errors import UserError
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+REFUSING = "http://127.0.0.1:9/"  # a port of this machine's where nobody listens
+
+
+def idx(array: np.ndarray, code: int = 8) -> bytes:
+    return bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def small_mnist(folder: Path, num: int = 50) -> Path:
+    """A made-up training set in torchvision's layout."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    (raw / IMAGES).write_bytes(idx(rng.integers(0, 256, (num, 28, 28), dtype=np.uint8)))
+    (raw / LABELS).write_bytes(idx(rng.integers(0, 10, num, dtype=np.uint8)))
+    return raw
+
+
+def load(folder: Path, **settings: object) -> object:
+    return load_dataset(DataConfig(**({"dir": str(folder), "md5": "accept", "download": False} | settings)))
+
+
+def test_test_sets_are_named_as_torchvision_names_them() -> None:
+    assert TEST_SOURCES.keys() == SOURCES.keys()
+    assert TEST_SOURCES["kmnist"].images == "t10k-images-idx3-ubyte"
+    assert TEST_SOURCES["qmnist"].labels == "qmnist-test-labels-idx2-int"
+    assert TEST_SOURCES["emnist-digits"].images == "emnist-digits-test-images-idx3-ubyte"
+
+
+def test_missing_test_set_is_one_clear_error(tmp_path: Path) -> None:
+    small_mnist(tmp_path)
+    with pytest.raises(UserError, match=r"no mnist there \(looked for .*t10k-images-idx3-ubyte"):
+        load_dataset(DataConfig(dir=str(tmp_path), download=False), "test")
+
+
+def test_named_folder_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, num in (("flag", 10), ("variable", 20), ("here/data", 30)):
+        small_mnist(tmp_path / name, num)
+    monkeypatch.chdir(tmp_path / "here")
+    accept = {"md5": "accept", "download": False}
+    assert len(load_dataset(DataConfig(**accept)).images) == 30
+    monkeypatch.setenv("DISTGAN_DATA", str(tmp_path / "variable"))
+    assert len(load_dataset(DataConfig(**accept)).images) == 20
+    assert len(load_dataset(DataConfig(dir=str(tmp_path / "flag"), **accept)).images) == 10
+
+
+def test_packed_and_flat_files_are_read_too(tmp_path: Path) -> None:
+    raw = small_mnist(tmp_path / "plain")
+    plain = load(tmp_path / "plain")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in (IMAGES, LABELS):
+        (flat / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+    packed = load(flat)
+    assert torch.equal(plain.images, packed.images)
+    assert plain.fingerprint == packed.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "words"),
+    [
+        (IMAGES, lambda raw: raw[:-1], "cut short"),
+        (IMAGES, lambda raw: raw[: len(raw) // 2], "cut short"),
+        (IMAGES, lambda raw: raw + b"x", "too long"),
+        (IMAGES, lambda raw: b"", "no idx magic number"),
+        (IMAGES, lambda raw: raw[:9], "no idx magic number"),
+        (IMAGES, lambda raw: b"\x89PNG" + raw[4:], "no idx magic number"),
+        (IMAGES, lambda raw: raw[:3] + b"\1" + raw[4:], "no idx magic number"),
+        (IMAGES, lambda raw: b"\1" + raw[1:], "no idx magic number"),
+        (IMAGES, lambda raw: raw[:2] + b"\x0b" + raw[3:], "no idx magic number"),
+        (IMAGES, lambda raw: raw[:8] + (29).to_bytes(4, "big") + raw[12:], "expected any x 28 x 28"),
+        (IMAGES, lambda raw: raw[:4] + (2**31).to_bytes(4, "big") + raw[8:], "cut short"),
+        (LABELS, lambda raw: raw[:4] + (49).to_bytes(4, "big") + raw[8:57], "expected 50"),
+        (LABELS, lambda raw: raw[:-1] + b"\x0a", "labels from 0 to 10"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_damaged_file_is_one_clear_error(tmp_path: Path, file: str, damage: object, words: str, packed: bool) -> None:
+    raw = small_mnist(tmp_path)
+    content = damage((raw / file).read_bytes())
+    if packed:
+        (raw / file).unlink()
+        (raw / f"{file}.gz").write_bytes(gzip.compress(content))
+    else:
+        (raw / file).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    message = str(error.value)
+    assert file in message
+    assert words in message
+    assert "delete it" in message
+    assert "\n" not in message
+
+
+def test_damaged_archive_is_one_clear_error(tmp_path: Path) -> None:
+    raw = small_mnist(tmp_path)
+    packed = gzip.compress((raw / IMAGES).read_bytes())
+    (raw / IMAGES).unlink()
+    for damaged in (packed[:-20], b"not gzip at all", packed[:200] + b"\0" * 50 + packed[250:]):
+        (raw / f"{IMAGES}.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{IMAGES}\.gz: (damaged|can't be read|cut short)"):
+            load(tmp_path)
+
+
+def test_packed_bomb_is_read_no_further_than_the_largest_data_set(tmp_path: Path) -> None:
+    raw = small_mnist(tmp_path)
+    (raw / LABELS).unlink()
+    (raw / f"{LABELS}.gz").write_bytes(gzip.compress(idx(np.zeros(50, np.uint8)) + bytes(300_000_000)))
+    with pytest.raises(UserError, match="too long"):
+        load(tmp_path)
+
+
+def test_wrong_number_of_images_is_refused_unless_accepted(tmp_path: Path) -> None:
+    small_mnist(tmp_path)
+    with pytest.raises(UserError, match="holds 50 x 28 x 28 values, expected 60000 x 28 x 28"):
+        load(tmp_path, md5="auto")
+
+
+def test_md5_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto takes other contents from a folder that was named, and refuses them in ./data."""
+    raw = small_mnist(tmp_path / "data", 50)
+    monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(num_images=50))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"is not the published 6bbc9ace.*--data-md5 accept"):
+        load_dataset(DataConfig(download=False))
+    with pytest.raises(UserError, match="is not the published"):
+        load("data", md5="require")
+    for taken in (load("data", md5="auto"), load("data", md5="accept")):
+        assert "is not the published" in taken.warning
+    md5 = {f"{kind}_md5": hashlib.md5((raw / file).read_bytes()).hexdigest() for kind, file in
+           (("images", IMAGES), ("labels", LABELS))}  # fmt: skip
+    monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(**md5))
+    assert load("data", md5="require").warning is None
+
+
+def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
+    with refused("--data-dir", "nowhere/MNIST/raw/train-images-idx3-ubyte", "$DISTGAN_DATA", "--data digits"):
+        load(tmp_path / "nowhere")
+
+
+def test_emnist_digits_stand_upright(tmp_path: Path) -> None:
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.arange(2 * 28 * 28, dtype=np.uint32).reshape(2, 28, 28).astype(np.uint8)
+    (raw / SOURCES["emnist-digits"].images).write_bytes(idx(images))
+    (raw / SOURCES["emnist-digits"].labels).write_bytes(idx(np.array([1, 2], np.uint8)))
+    assert np.array_equal(load(tmp_path, name="emnist-digits").images.numpy(), images.transpose(0, 2, 1))
+
+
+def test_qmnist_labels_are_the_first_of_eight_columns(tmp_path: Path) -> None:
+    raw = tmp_path / "QMNIST" / "raw"
+    raw.mkdir(parents=True)
+    labels = np.array([[3, 0, 1, 2, 3, 4, 5, 6], [9, 0, 1, 2, 3, 4, 5, 6]], ">i4")
+    (raw / SOURCES["qmnist"].images).write_bytes(idx(np.zeros((2, 28, 28), np.uint8)))
+    (raw / SOURCES["qmnist"].labels).write_bytes(idx(labels, code=12))
+    assert load(tmp_path, name="qmnist").labels.tolist() == [3, 9]
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_twins_of_mnist_come_by_the_same_door(tmp_path: Path, name: str) -> None:
+    raw = small_mnist(tmp_path)
+    shutil.move(raw.parent, tmp_path / SOURCES[name].folder)
+    assert len(load(tmp_path, name=name).images) == 50
+
+
+# -- downloads, from a server on this machine --------------------------------------------------------------
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server with a small MNIST, packed as the real mirrors have it."""
+    folder = tmp_path / "mirror"
+    raw = small_mnist(tmp_path / "source")
+    folder.mkdir()
+    for name in (IMAGES, LABELS):
+        packed = gzip.compress((raw / name).read_bytes())
+        (folder / f"{name}.gz").write_bytes(packed)
+        (folder / f"{name.replace('train', 't10k')}.gz").write_bytes(packed)
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_fills_the_folder_once(tmp_path: Path, mirror: tuple[str, Path]) -> None:
+    address, folder = mirror
+    fetched = load(tmp_path / "data", download=True, mirror=address)
+    assert len(fetched.images) == 50
+    assert sorted(os.listdir(tmp_path / "data")) == ["MNIST"], "nothing temporary stays"
+    for file in folder.iterdir():
+        file.unlink()
+    assert torch.equal(load(tmp_path / "data", download=True, mirror=address).images, fetched.images)
+
+
+def test_download_with_another_md5_is_refused(tmp_path: Path, mirror: tuple[str, Path]) -> None:
+    """torchvision knows what the packed files of the real MNIST are."""
+    with pytest.raises(UserError, match=r"the download failed \(.*corrupted"):
+        load(tmp_path / "data", download=True, mirror=mirror[0], md5="auto")
+    assert not (tmp_path / "data").exists()
+
+
+def test_truncated_download_leaves_nothing(tmp_path: Path, mirror: tuple[str, Path]) -> None:
+    address, folder = mirror
+    packed = (folder / f"{IMAGES}.gz").read_bytes()
+    (folder / f"{IMAGES}.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match="the download failed"):
+        load(tmp_path / "data", download=True, mirror=address)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits"])
+def test_dead_mirror_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"the download failed \(.*[Rr]efused") as error:
+        load(tmp_path / "data", name=name, download=True, mirror=REFUSING)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "data").exists(), "a folder made for nothing is taken away"
+
+
+def test_auto_falls_back_to_digits_and_says_so(tmp_path: Path) -> None:
+    dataset = load(tmp_path / "data", name="auto", download=True, mirror=REFUSING)
+    assert dataset.name == "digits"
+    assert dataset.notice == NOT_MNIST
+    assert "the download failed" in dataset.warning
+
+
+def test_auto_falls_back_where_the_folder_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/nowhere")):
+        dataset = load(folder, name="auto", download=True, mirror=REFUSING)
+        assert dataset.name == "digits"
+        assert "can't be written to" in dataset.warning
+        with pytest.raises(UserError, match=f"--data-dir {folder}: no mnist there.*can't be written to"):
+            load(folder, download=True, mirror=REFUSING)
+
+
+def test_auto_takes_mnist_where_it_is(tmp_path: Path) -> None:
+    small_mnist(tmp_path)
+    dataset = load(tmp_path, name="auto")
+    assert (dataset.name, dataset.notice) == ("mnist", None)
+
+
+def test_auto_does_not_hide_damaged_files(tmp_path: Path) -> None:
+    raw = small_mnist(tmp_path)
+    (raw / IMAGES).write_bytes(b"")
+    with pytest.raises(UserError, match="no idx magic number"):
+        load(tmp_path, name="auto")
+
+
+def test_digits_are_real_varied_and_the_same_each_time() -> None:
+    first, second = load_digits(), load_digits()
+    assert torch.equal(first.images, second.images)
+    assert first.images.shape == (17_970, 28, 28)
+    assert first.images.dtype == torch.uint8
+    assert torch.bincount(first.labels).min() > 1_700
+    # Bright strokes on an empty margin, as in MNIST.
+    assert first.images[:, :2].float().mean() < 1
+    assert first.images.amax(dim=(1, 2)).min() > 150
+    # Of each digit's ten images no two are the same.
+    ten = first.images[:10].flatten(1).float()
+    assert (torch.cdist(ten, ten) + 1e9 * torch.eye(10)).min() > 0

@@ -1,0 +1,90 @@
+"""The judges that are shipped, and those that are not believed."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.runs import Run, assert_user_error, refused
+from safetensors.torch import save_file
+
+from distgan.errors import UserError
+from distgan.evaluation.classifiers import NETWORKS
+from distgan.evaluation.ensemble import RECORD, SHIPPED, cache_folder, load_jury
+
+
+def test_shipped_judges_are_small_good_and_unlike_one_another() -> None:
+    record = load_jury("mnist", torch.device("cpu")).record
+    assert [judge.name for judge in record.judges] == list(NETWORKS)
+    for judge in record.judges:
+        assert (SHIPPED / f"{judge.name}.safetensors").stat().st_size < 10**6
+        assert sum(map(sum, judge.matrix)) == 10_000
+        assert judge.num_right >= 9_950
+    assert len({judge.num_parameters for judge in record.judges}) == 3
+    assert len(set(record.recipe.seeds)) == 3
+
+
+@pytest.fixture
+def judges(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(SHIPPED, tmp_path / "judges"))
+
+
+def test_judge_whose_hash_does_not_match_is_refused(judges: Path) -> None:
+    path = judges / "residual.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    found = hashlib.sha256(content).hexdigest()[:16]
+    with refused("residual.safetensors: its SHA-256 is", found, "could not be compared", "allowed: "):
+        load_jury("mnist", torch.device("cpu"), str(judges))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record.update(format=9), "has the format 9; allowed: 1"),
+        (lambda record: record["judges"].pop(), "names the judges wide, plain; allowed: wide, plain, residual"),
+        (lambda record: record["judges"][0]["matrix"].pop(), "matrix of wide is no table of 10 x 10"),
+        (lambda record: record["judges"][0].pop("sha256"), "is damaged (judges.0.sha256"),
+        (lambda record: record.update(format="1"), "is damaged (format"),
+    ],
+)
+def test_damaged_record_of_judges(judges: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
+    edit(judges / RECORD, change)
+    with refused(words):
+        load_jury("mnist", torch.device("cpu"), str(judges))
+
+
+def test_weights_of_another_network_are_refused(judges: Path) -> None:
+    path = judges / "wide.safetensors"
+    save_file({"read_out.weight": torch.zeros(10, 3)}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit(judges / RECORD, lambda record: record["judges"][0].update(sha256=digest))
+    with pytest.raises(UserError, match="holds no weights of the judge wide"):
+        load_jury("mnist", torch.device("cpu"), str(judges))
+
+
+def test_judges_of_other_data_come_from_the_cache(
+    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"judges of kmnist: there are none .* distgan judge train --data kmnist"):
+        load_jury("kmnist", torch.device("cpu"))
+    assert load_jury("digits", torch.device("cpu")).notice == "the judges were trained on MNIST, not on digits"
+    shutil.copytree(SHIPPED, cache_folder("kmnist"))
+    shutil.copytree(SHIPPED, cache_folder("digits"))
+    assert load_jury("kmnist", torch.device("cpu")).notice is None
+    assert load_jury("digits", torch.device("cpu")).notice is None
+    shown = distgan.ok("judge", "show")
+    assert "distgan judge train --data mnist" in shown.stdout
+    assert_user_error(distgan("judge", "tarin"), "tarin: unknown action; allowed: train, show")

@@ -1,0 +1,53 @@
+"""House rules that no linter checks: names of modules, their length, and what train.py may define.
+
+The order of the wings, and that only distributed/ imports Accelerate, are import-linter's contracts in pyproject.toml.
+"""
+
+import ast
+import sys
+from importlib.metadata import packages_distributions
+
+from helpers.runs import ROOT
+
+PACKAGE = ROOT / "distgan"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_the_top_of_the_package_can_be_held_in_the_head() -> None:
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert len(names - {"__init__", "__main__"}) <= 16
+
+
+def test_no_module_hides_a_library() -> None:
+    """`accelerate launch distgan/train.py` puts distgan/ before every library on sys.path."""
+    libraries = set(sys.stdlib_module_names) | set(packages_distributions())
+    libraries |= {"deepspeed", "evaluate", "datasets", "tensorboard", "accelerate"}
+    ours = {path.stem for path in PACKAGE.glob("*.py")} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    # `distributed` is dask's name, which no library that we use imports unless dask is asked for.
+    assert not (ours - {"__init__", "__main__", "__pycache__", "distributed"}) & (libraries - {"distgan"})
+
+
+def test_modules_keep_their_budget() -> None:
+    """A file holds one concept; beyond 400 lines it is likely to hold two."""
+    for path in FILES:
+        lines = len(path.read_text().splitlines())
+        assert lines <= (120 if path == PACKAGE / "train.py" else 400), f"{path}: {lines} lines"
+
+
+def test_train_defines_nothing_but_the_loop() -> None:
+    """A class of train.py would live in __main__ when it is the script, and be another class there."""
+    tree = ast.parse((PACKAGE / "train.py").read_text())
+    assert not [node for node in tree.body if isinstance(node, ast.ClassDef | ast.Assign)]
+
+
+def test_imports_are_absolute() -> None:
+    """A relative import fails in a script."""
+    for path in FILES:
+        assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level], path
+
+
+def test_no_pickle() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert "pickle" not in text, path
+        assert "torch.load" not in text, path

@@ -1,0 +1,209 @@
+"""`distgan sample`: what it draws, and what it refuses."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.made_up_runs import weights
+from helpers.runs import Run, assert_user_error
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from distgan.config.commands import SampleConfig
+from distgan.config.schema import ModelConfig
+from distgan.errors import UserError
+from distgan.models.base import build_generator
+from distgan.models.sampling import CHUNK, generate, to_uint8
+from distgan.sample import WALK_STEPS, sample, slerp, walk
+from distgan.utils.figures import grid
+
+
+def draw(where: Path, out: Path, **settings: object) -> dict[str, np.ndarray]:
+    sample(str(where), SampleConfig(out=str(out), **settings))
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+def test_arrays_are_as_promised(tmp_path: Path) -> None:
+    arrays = draw(weights(tmp_path / "run"), tmp_path / "images.npz", num=25)
+    assert (arrays["images"].dtype, arrays["images"].shape) == (np.uint8, (25, 28, 28))
+    assert (arrays["labels"].dtype, arrays["labels"].shape) == (np.int64, (25,))
+    assert arrays["labels"].tolist() == [i % 10 for i in range(25)]
+    assert set(arrays) == {"images", "labels"}
+    arrays = draw(weights(tmp_path / "gan", "vanilla"), tmp_path / "images.npz", num=25)
+    assert set(arrays) == {"images"}
+
+
+def test_digits_are_asked_for_in_turn(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    arrays = draw(run, tmp_path / "a.npz", num=7, digits=[3, 8])
+    assert arrays["labels"].tolist() == [3, 8, 3, 8, 3, 8, 3]
+
+
+def test_images_are_the_generators(tmp_path: Path) -> None:
+    """Against the weights file read with safetensors alone, and the network applied by hand."""
+    from distgan.models.sampling import sample_z
+
+    run = weights(tmp_path / "run")
+    arrays = draw(run, tmp_path / "a.npz", num=4, seed=5)
+    generator = build_generator(ModelConfig(name="cgan", family="small", width=0.1)).eval()
+    generator.load_state_dict(load_file(run / "weights" / "generator_ema.safetensors"))
+    images = generator(sample_z(4, (100,), 5), torch.arange(4)).detach().numpy()[:, 0]
+    assert np.abs(arrays["images"].astype(float) - (images + 1) * 127.5).max() <= 0.51
+
+
+def test_moving_average_unless_told_otherwise(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    averaged = draw(run, tmp_path / "a.npz", num=4)["images"]
+    plain = draw(run, tmp_path / "b.npz", num=4, ema=False)["images"]
+    assert not np.array_equal(averaged, plain)
+    assert np.array_equal(averaged, draw(run / "weights", tmp_path / "c.npz", num=4)["images"])
+    for name, images in (("generator_ema", averaged), ("generator", plain)):
+        file = run / "weights" / f"{name}.safetensors"
+        assert np.array_equal(images, draw(file, tmp_path / "d.npz", num=4)["images"])
+
+
+def test_an_image_depends_on_seed_and_index_alone(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    many = draw(run, tmp_path / "a.npz", num=600, seed=3)["images"]
+    assert np.array_equal(many[:7], draw(run, tmp_path / "b.npz", num=7, seed=3)["images"])
+    assert not np.array_equal(many[:7], draw(run, tmp_path / "b.npz", num=7, seed=4)["images"])
+    assert len(np.unique(many.reshape(600, -1), axis=0)) == 600
+
+
+def test_every_chunk_has_one_size() -> None:
+    """Another size may go through another kernel, which rounds otherwise."""
+    sizes = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parameter = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            sizes.append((len(z), len(labels)))
+            return z.view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+
+    images = generate(Spy(), torch.linspace(-1, 1, 260)[:, None], torch.zeros(260, dtype=torch.long))
+    assert sizes == [(CHUNK, CHUNK)] * 2
+    assert images[:, 0, 0].tolist() == to_uint8(torch.linspace(-1, 1, 260).view(-1, 1, 1, 1)).flatten().tolist()
+
+
+def test_interpolation_walks_from_z_to_z_and_digit_to_digit(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    walked = draw(run, tmp_path / "walk.npz", num=3, interpolate=True, digits=[1, 4])
+    images, labels = walked["images"].astype(int), walked["labels"]
+    assert len(images) == 3 * WALK_STEPS
+    assert labels[:WALK_STEPS].tolist() == [1] * 5 + [4] * 5
+    # Each leg starts where the one before it ended, at an image that is drawn without a walk as well.
+    corners = draw(run, tmp_path / "corners.npz", num=4, digits=[1, 4])["images"]
+    for leg in range(3):
+        assert np.abs(images[leg * WALK_STEPS] - corners[leg]).max() <= 1
+        assert np.abs(images[(leg + 1) * WALK_STEPS - 1] - corners[leg + 1]).max() <= 1
+    steps = np.abs(np.diff(images[:WALK_STEPS], axis=0)).mean(axis=(1, 2))
+    assert steps.max() < np.abs(corners[0].astype(int) - corners[1]).mean(), "no jump"
+    sample(str(run), SampleConfig(out=str(tmp_path / "walk.gif"), num=2, interpolate=True))
+    with Image.open(tmp_path / "walk.gif") as gif:
+        # A walk starts where the last one ended, and equal frames are merged.
+        assert gif.n_frames in (2 * WALK_STEPS - 1, 2 * WALK_STEPS)
+
+
+def test_slerp_keeps_the_norm() -> None:
+    start, end = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    for weight in (0.0, 0.25, 0.5, 1.0):
+        assert slerp(start, end, weight).norm().item() == pytest.approx(1, abs=1e-6)
+    assert torch.allclose(slerp(start, end, 0.5), torch.tensor([0.5**0.5, 0.5**0.5]))
+    assert torch.equal(slerp(start, start, 0.3), start)
+    assert torch.allclose(walk(torch.stack([start, end]), slerp)[-1], end, atol=1e-6)
+
+
+def test_grid_puts_each_image_where_it_belongs(tmp_path: Path) -> None:
+    images = np.stack([np.full((28, 28), 20 * i, np.uint8) for i in range(6)])
+    pixels = np.asarray(grid(images, 3))
+    for index in range(6):
+        row, column = divmod(index, 3)
+        assert (pixels[2 + row * 58 : 58 + row * 58, 2 + column * 58 : 58 + column * 58] == 20 * index).all()
+    assert pixels.shape == (2 * 58 + 2, 3 * 58 + 2, 3)
+
+
+def test_grey_levels_are_rounded_to_the_nearest() -> None:
+    values = torch.tensor([-1.0, -0.999, 0.0, 0.999, 1.0, 2.0]).view(1, 1, 2, 3)
+    assert to_uint8(values).flatten().tolist() == [0, 0, 128, 255, 255, 255]
+
+
+def test_notice_follows_the_weights(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run", notice="made of cheese")
+    assert str(draw(run, tmp_path / "a.npz", num=2)["notice"]) == "made of cheese"
+    assert "made of cheese" in sample(str(run), SampleConfig(out=str(tmp_path / "a.png")))
+
+
+# -- bad input ---------------------------------------------------------------------------------------------
+
+
+def refused(where: Path | str, out: Path | str = "x.png", **settings: object) -> str:
+    with pytest.raises(UserError) as error:
+        sample(str(where), SampleConfig(out=str(out), **settings))
+    assert "\n" not in str(error.value)
+    assert not Path(out).exists()
+    return str(error.value)
+
+
+def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
+    gan = weights(tmp_path / "gan", "vanilla")
+    assert "these weights know no labels" in refused(gan, digits=[1])
+    assert "allowed: .png, .gif, .npz" in refused(gan, out="images.jpg")
+    assert ".gif together with --interpolate" in refused(gan, out="x.gif")
+    assert "nowhere: is not there" in refused("nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "empty: has no weights/generator.safetensors" in refused(tmp_path / "empty")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    path = run / "weights" / "generator_ema.safetensors"
+    torch.manual_seed(0)
+    for change, words in (
+        ({"width": 0.2}, r"stem.0.weight has the shape [1274, 110]; the network in its config has [637, 110]"),
+        ({"name": "vanilla"}, r"stem.0.weight has the shape [637, 100]; the network in its config has [637, 110]"),
+        ({"family": "seed"}, "main.0.weight has the shape"),
+    ):
+        settings = {"name": "cgan", "family": "small", "width": 0.1} | change
+        save_file(build_generator(ModelConfig(**settings)).state_dict(), path)
+        message = refused(run)
+        assert str(path) in message
+        assert words in message or "stem.0.weight has the shape" in message
+    save_file({"stem.0.weight": torch.zeros(637, 110)}, path)
+    assert "lacks the tensor" in refused(run)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:100], lambda raw: b"", lambda raw: b"\xff" * 8 + raw[8:]])
+def test_damaged_weights_are_refused(tmp_path: Path, damage: object) -> None:
+    run = weights(tmp_path / "run")
+    path = run / "weights" / "generator_ema.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"{path}: is no whole safetensors file" in refused(run)
+
+
+def test_missing_and_damaged_config_are_refused(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    path = run / "weights" / "config.json"
+    path.write_text(json.dumps({"model": {"name": "cgan", "wdth": 1}}))
+    assert "[model] wdth: unknown key, did you mean width?" in refused(run)
+    path.unlink()
+    assert f"{path}: can't be read" in refused(run)
+
+
+def test_mistakes_through_the_command_line(distgan: Run, tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    assert_user_error(distgan("sample", "nowhere"), "nowhere: is not there; allowed: a run's folder")
+    assert_user_error(
+        distgan("sample", run, "--digits", "1,12"), "--digits: '12' is not allowed; allowed: whole numbers"
+    )
+    assert_user_error(distgan("sample", run, "--num", "0"), "--num: '0' is not allowed")
+    assert_user_error(distgan("sample"), "the following arguments are required: RUN_OR_WEIGHTS")
+    assert_user_error(distgan("sample", run, "--out", "none/x.png"), "none/x.png: No such file or directory")
+    assert "run" in os.listdir(tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
