@@ -20,7 +20,7 @@ from distgan.evaluation.inputs import FILE, claim, data_config, load_subject, ou
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.reference import Reference, build_reference, refuse_few
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.evaluation.scores import share
+from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.files import write_whole
 
 # GAN-train: the fresh classifier, and how long it learns.
@@ -86,7 +86,7 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
         gan_train=gan_train,
         gan_train_real=gan_train_real,
         copies=closest.copies,
-        matrix=None if labels is None else measure.confusion_matrix(reading.digits, labels).tolist(),
+        matrix=None if labels is None else confusion_matrix(reading.digits, labels).tolist(),
         jury_matrix=reference.matrix.tolist(),
         confusions=[] if labels is None else measure.measure_confusions(reading, labels, reference),
         ambiguities=measure.measure_ambiguities(reading),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from distgan.config.commands import JudgeConfig
 from distgan.config.schema import DataConfig
@@ -19,7 +18,7 @@ from distgan.data.base import Dataset, load_dataset, splits
 from distgan.errors import CommandFailed, UserError
 from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
 from distgan.evaluation.ensemble import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
-from distgan.evaluation.scores import share
+from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.devices import device_named
 from distgan.utils.files import write_whole
 from distgan.utils.hardware import cpu_name
@@ -98,7 +97,7 @@ def _train(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
         num_parameters=sum(parameter.numel() for parameter in judge.parameters()),
-        matrix=multiclass_confusion_matrix(read, test.labels, 10).tolist(),
+        matrix=confusion_matrix(read, test.labels).tolist(),
     )
     say(f"{name}: {_accuracy(record)} of {len(test.images):,} test images right, {len(weights):,} bytes")
     return record, weights
