@@ -19,7 +19,7 @@ from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec, plan
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.throughput import digest, hold_against_peers
-from distgan.cli import bench as command
+from distgan.cli import run_command
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
 
@@ -203,7 +203,7 @@ def test_a_failed_gate_prints_no_speed(
     answering(monkeypatch, answer)
     flags = "--models vanilla --precisions no --orders reuse,fresh --rounds 3 --device cpu --out"
     with pytest.raises(CommandFailed, match="1 of 2 cells have no speed: vanilla/auto/no/256/fresh"):
-        command.main(["throughput", *flags.split(), str(tmp_path / "out")])
+        run_command("bench", "throughput", *flags.split(), str(tmp_path / "out"))
     good, bad = results.read(tmp_path / "out").cells
     assert good["images_per_s"]["median"] == 128
     assert bad["status"] == "gate failed"
@@ -223,7 +223,7 @@ def test_what_was_measured_outlives_ctrl_c(monkeypatch: pytest.MonkeyPatch, tmp_
 
     answering(monkeypatch, answer)
     with pytest.raises(KeyboardInterrupt):
-        command.main(["throughput", "--models", "cgan", "--device", "cpu", "--out", str(tmp_path / "out")])
+        run_command("bench", "throughput", "--models", "cgan", "--device", "cpu", "--out", str(tmp_path / "out"))
     assert [cell["status"] for cell in results.read(tmp_path / "out").cells] == ["ok", "waits"]
     assert (tmp_path / "out" / "throughput.png").exists()
 
@@ -264,17 +264,17 @@ def test_a_regression_ends_in_1(tmp_path: Path, factor: float, limit: float | No
     words = ["compare", saved(tmp_path / "a.json", x=times), saved(tmp_path / "b.json", x=slower)]
     words += [] if limit is None else ["--fail-above", limit]
     if not is_failure:
-        command.main([str(word) for word in words])
+        run_command("bench", *map(str, words))
         return
     with pytest.raises(CommandFailed, match=r"x: 1\.200 times the seconds a step"):
-        command.main([str(word) for word in words])
+        run_command("bench", *map(str, words))
 
 
 def test_noise_is_no_regression(tmp_path: Path) -> None:
     """A median above the limit does not count while the interval holds 1."""
     a, b = [[1.0, 1.0, 1.0, 2.0, 2.0]], [[1.0, 1.0, 1.2, 2.0, 2.0]]
     words = [saved(tmp_path / "a.json", x=a), saved(tmp_path / "b.json", x=b), "--fail-above", 1.05]
-    command.main(["compare", *map(str, words)])
+    run_command("bench", "compare", *map(str, words))
 
 
 def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +285,7 @@ def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFi
     content["cells"].append({"id": "lost", "status": "gate failed", "why": "it is wrong", "runs": []})
     (tmp_path / "b.json").write_text(json.dumps(content))
     words = ["compare", str(a), str(tmp_path / "b.json")]
-    command.main(words)
+    run_command("bench", *words)
     out = " ".join(capsys.readouterr().out.split())
     assert "device differs: A this one, B that one" in out
     assert "x: another engine ran: A eager, B graph" in out
@@ -293,13 +293,13 @@ def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFi
     assert "new: is in B alone" in out
     assert "lost: has no speed in B: gate failed: it is wrong" in out
     with pytest.raises(CommandFailed, match="lost: has no speed any more"):
-        command.main([*words, "--fail-above", "2"])
+        run_command("bench", *words, "--fail-above", "2")
 
 
 def test_another_batch_is_another_cell(tmp_path: Path) -> None:
     a, b = saved(tmp_path / "a.json", x=[[1.0]]), saved(tmp_path / "b.json", y=[[1.0]])
     with pytest.raises(UserError, match="have no cell in common"):
-        command.main(["compare", str(a), str(b)])
+        run_command("bench", "compare", str(a), str(b))
 
 
 # -- mistakes -------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
 def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        command.main(words)
+        run_command("bench", *words)
     for fragment in fragments:
         assert fragment in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -361,7 +361,7 @@ def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> 
     bad.write_text(text)
     for words in ([bad, good], [good, bad]):
         with pytest.raises(UserError) as error:
-            command.main(["compare", *map(str, words)])
+            run_command("bench", "compare", *map(str, words))
         message = str(error.value)
         assert str(bad) in message
         assert reason in message

@@ -36,7 +36,7 @@ from distgan.benchmark.targets import (
     read_targets,
     targets_of,
 )
-from distgan.cli import bench as command
+from distgan.cli import run_command
 from distgan.data.base import Dataset
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.utils.files import append_lines, write_whole
@@ -359,7 +359,7 @@ class Sham:
 
     def __call__(self, *more: object) -> dict[str, dict[str, Any]]:
         """The cells by their ids."""
-        command.main([*self.words, *map(str, more)])
+        run_command("bench", *self.words, *map(str, more))
         return self.cells()
 
     def cells(self) -> dict[str, dict[str, Any]]:
@@ -724,9 +724,9 @@ def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFi
     whole = results.read(bench.folder / "out", "convergence").facts
     for seed in (2, 0, 1):
         bench.words[-1] = f"array/seed-{seed}"
-        command.main([*bench.words, "--seeds", "1", "--first-seed", str(seed)])
+        run_command("bench", *bench.words, "--seeds", "1", "--first-seed", str(seed))
     capsys.readouterr()
-    command.main(["convergence", "--join", "array"])
+    run_command("bench", "convergence", "--join", "array")
     assert "2 of 3" in capsys.readouterr().out
     joined = results.read(bench.folder / "array", "convergence")
     assert joined.facts["joined"] == [f"seed-{seed}/results.json" for seed in range(3)]
@@ -739,7 +739,7 @@ def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFi
     # A cluster may have machines of several kinds.
     path = bench.folder / "array" / "seed-2" / "results.json"
     path.write_text(path.read_text().replace(whole["device"], "another GPU"))
-    command.main(["convergence", "--join", "array"])
+    run_command("bench", "convergence", "--join", "array")
     joined = results.read(bench.folder / "array", "convergence")
     assert joined.facts["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
     assert len(joined.cells) == 3
@@ -750,30 +750,30 @@ def test_benches_of_a_seed_each_are_joined(bench: Sham, capsys: pytest.CaptureFi
     with pytest.raises(
         CommandFailed, match=r"1 of 3 runs crashed; the first, one, seed 2: it is gone \(see array/seed-2/runs/"
     ):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
 
 
 def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
     with pytest.raises(UserError, match="--join nowhere: is no folder; allowed: the folder above some benches"):
-        command.main(["convergence", "--join", "nowhere"])
+        run_command("bench", "convergence", "--join", "nowhere")
     Path("empty").mkdir()
     with pytest.raises(UserError, match=r"--join empty: there is no results\.json in a folder below it"):
-        command.main(["convergence", "--join", "empty"])
+        run_command("bench", "convergence", "--join", "empty")
     for name, more in (("a", []), ("b", ["--first-seed", "1", "--num", "100"])):
         bench.words[-1] = f"array/{name}"
-        command.main([*bench.words, "--seeds", "1", *more])
+        run_command("bench", *bench.words, "--seeds", "1", *more)
     with pytest.raises(UserError, match=r"array/b/results\.json has another --num \(100, not unset\) than array/a/"):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
     shutil.rmtree("array/b")
     shutil.copytree("array/a", "array/b")
     with pytest.raises(UserError, match=r"both array/a/.* and array/b/.* have one-seed0; allowed: each run once"):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
     assert not Path("array/results.json").exists()
     shutil.rmtree("array/b")
     shutil.copy("array/a/results.json", "array/results.json")
     with pytest.raises(UserError, match="--join array: has a bench of its own, which is not overwritten"):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
 
 
 @pytest.mark.parametrize(
@@ -794,7 +794,7 @@ def test_what_does_not_belong_together_is_not_joined(bench: Sham) -> None:
 def test_results_that_are_damaged_but_json(bench: Sham, where: tuple[Any, ...], value: Any, message: str) -> None:
     bench.play(one_seed0=GOOD)
     bench.words[-1] = "array/a"
-    command.main([*bench.words, "--seeds", "1"])
+    run_command("bench", *bench.words, "--seeds", "1")
     path = bench.folder / "array" / "a" / "results.json"
     content = json.loads(path.read_text())
     parent = content
@@ -806,7 +806,7 @@ def test_results_that_are_damaged_but_json(bench: Sham, where: tuple[Any, ...], 
     path.write_text(json.dumps(content))
     for words in (["convergence", "--join", "array"], [*bench.words, "--seeds", "1"]):
         with pytest.raises(UserError, match=r"array/a/results\.json: is damaged: " + message):
-            command.main(words)
+            run_command("bench", *words)
     assert not Path("array/results.json").exists()
 
 
@@ -876,7 +876,7 @@ def test_a_folder_of_something_else_is_refused(bench: Sham) -> None:
 )
 def test_mistakes(words: list[str], fragments: list[str], bench: Sham) -> None:
     with pytest.raises(UserError) as error:
-        command.main(["convergence", *words])
+        run_command("bench", "convergence", *words)
     for fragment in fragments:
         assert fragment in str(error.value)
     assert "\n" not in str(error.value)
@@ -887,7 +887,7 @@ def test_under_nohup_a_bench_outlives_its_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with pytest.raises(UserError):
-            command.main(["convergence"])
+            run_command("bench", "convergence")
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
