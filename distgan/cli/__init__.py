@@ -76,8 +76,8 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
         return _load(command.run)()
     parser = Parser(prog=prog, usage=f"{prog} {command.usage}", description=command.description, epilog=command.epilog)
     for each in command.arguments:
-        options = {"help": each.help, "metavar": "|".join(each.choices) or each.metavar, **each.more}
-        parser.add_argument(each.name, **{key: value for key, value in options.items() if value})
+        options = each._replace(metavar="|".join(each.choices) or each.metavar, choices=())._asdict()
+        parser.add_argument(options.pop("name"), **{key: value for key, value in options.items() if value})
     if command.reads_flags:
         return _load(command.run)(parser, words)
     if command.settings is None:

@@ -16,13 +16,15 @@ _KEPT = f"{_SHORT} (what was measured is kept)"
 
 
 class Argument(NamedTuple):
-    """A positional argument, or a flag that is no setting. `choices` are checked in our words."""
+    """A positional argument, or a flag that is no setting: options of argparse, but that `choices` has our words."""
 
     name: str
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] = ()
-    more: dict[str, Any] = {}  # noqa: RUF012  further options of argparse
+    action: str | None = None
+    nargs: str | None = None
+    type: Callable[[str], Any] | None = None
 
 
 class Command(NamedTuple):
@@ -58,8 +60,6 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-_PATH: dict[str, Callable[[str], Path]] = {"type": _path}
-
 _BENCHMARKS: dict[str, Command | Group] = {
     "throughput": Command(
         help="images a second of each model, engine, precision, batch and order: distgan bench throughput --peers",
@@ -77,8 +77,8 @@ _BENCHMARKS: dict[str, Command | Group] = {
         "by a\nbootstrap over rounds and the repeats within them, of each file by itself.",
         epilog=_KEPT.format("a regression over --fail-above"),
         arguments=(
-            Argument("a", "results.json of distgan bench throughput, or its folder", "A.json", more=_PATH),
-            Argument("b", "another, which is compared with it", "B.json", more=_PATH),
+            Argument("a", "results.json of distgan bench throughput, or its folder", "A.json", type=_path),
+            Argument("b", "another, which is compared with it", "B.json", type=_path),
         ),
         settings="distgan.benchmark.options:CompareConfig",
         run="distgan.benchmark.comparison:compare",
@@ -96,7 +96,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         usage="RESULTS.json [FLAGS]",
         description="Predicts from measured results, and says how far off it is where it was measured.",
         epilog=_KEPT.format("the results allow no prediction"),
-        arguments=(Argument("path", "of distgan bench, or its folder", "RESULTS.json", more=_PATH),),
+        arguments=(Argument("path", "of distgan bench, or its folder", "RESULTS.json", type=_path),),
         settings="distgan.benchmark.options:PlanConfig",
         run="distgan.benchmark.plan:run",
     ),
@@ -123,7 +123,7 @@ _COMMANDS: dict[str, Command | Group] = {
             Argument("--preset", "a file of configs/ by its name (default: that of --model)", "NAME"),
             Argument("--config", "any preset, or a run's own config.json (default: unset)", "FILE"),
             Argument("--dry-run", "show what would be done, and do nothing (default: off)",
-                     more={"action": "store_true"}),
+                     action="store_true"),
         ),
         reads_flags=True,
         run="distgan.cli.actions:train",
@@ -174,7 +174,7 @@ _COMMANDS: dict[str, Command | Group] = {
         epilog=_SHORT.format("failed"),
         arguments=(
             Argument("runs", "two or more folders of runs, best a GAN and a C-GAN among them", "RUN",
-                     more={"nargs": "+"}),
+                     nargs="+"),
         ),
         settings="distgan.reports.options:CompareConfig",
         run="distgan.cli.actions:compare",
@@ -197,8 +197,8 @@ _COMMANDS: dict[str, Command | Group] = {
         epilog="exit codes: 0 all whole (verify) or equal (diff), 1 damaged or different, 2 a mistake of yours",
         arguments=(
             Argument("action", "what to do", choices=("ls", "verify", "diff")),
-            Argument("where", "a run's folder, or a checkpoint's", "RUN_OR_CHECKPOINT", more=_PATH),
-            Argument("other", "diff: what to compare with", "OTHER", more={"nargs": "?"}),
+            Argument("where", "a run's folder, or a checkpoint's", "RUN_OR_CHECKPOINT", type=_path),
+            Argument("other", "diff: what to compare with", "OTHER", nargs="?"),
         ),
         run="distgan.cli.actions:checkpoint",
     ),
@@ -211,7 +211,7 @@ _COMMANDS: dict[str, Command | Group] = {
         epilog="exit codes: 0 submitted, 2 a mistake of yours, or sbatch does not take the job",
         arguments=(
             Argument("--dry-run", "print the script, and on stderr what SLURM would do with it; submit nothing "
-                     "(default: off)", more={"action": "store_true"}),
+                     "(default: off)", action="store_true"),
         ),
         reads_flags=True,
         run="distgan.cli.actions:slurm",
