@@ -341,8 +341,8 @@ def test_peers_need_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is damaged, or no JSON"),
-        ("[1, 2]", "holds no results of distgan bench"),
+        ("", "is not JSON"),
+        ("[1, 2]", "is no JSON object"),
         ('{"kind": "throughput"}', "holds no results of distgan bench"),
         ('{"format": 2, "kind": "throughput", "facts": {}, "cells": []}', "has the format 2; allowed: 1"),
         ('{"format": 1, "kind": "scaling", "facts": {}, "cells": []}', "results of bench scaling"),
@@ -353,7 +353,7 @@ def test_peers_need_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"step_s": [[1.0]]}]}', "no id of its own"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": [[0]]}]}', "step_s of x"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": []}]}', "step_s of x"),
-        ("[" * 100_000, "is damaged, or no JSON"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from distgan.config.fields import shown
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock
-from distgan.utils.files import read_within, write_whole
+from distgan.utils.files import check_format, read_json, write_whole
 from distgan.utils.hardware import cpu_name
 from distgan.utils.provenance import describe_environment
 
@@ -56,27 +56,16 @@ def read(path: Path, *kinds: str) -> Results:
     path = path / FILE if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path}: is not there; allowed: a {FILE} of distgan bench, or the folder that holds it")
-    try:
-        content = json.loads(read_within(path, _MAX_BYTES), parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged, or no JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("kind") not in KINDS or "format" not in content:
+    content = read_json(path, _MAX_BYTES, only_finite=True)
+    if content.get("kind") not in KINDS or "format" not in content:
         raise UserError(f"{path}: holds no results of distgan bench")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path}: has the format {content['format']!r}; allowed: {FORMAT} (update distgan)")
+    check_format(path, content, FORMAT)
     if kinds and content["kind"] not in kinds:
         raise UserError(f"{path}: holds the results of bench {content['kind']}; allowed: of {', '.join(kinds)}")
     match content:
         case {"facts": dict(facts), "cells": list(cells)} if all(isinstance(cell, dict) for cell in cells):
             return Results(content["kind"], facts, cells)
     raise UserError(f"{path}: is damaged: its facts are no table, or its cells no list of tables")
-
-
-def _finite(text: str) -> float:
-    """JSON has no NaN and no infinity; Python reads both, and 1e999 as one."""
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"holds {text}, which is no number")
-    return value
 
 
 def new_folder(out: str | None, kind: str) -> Path:

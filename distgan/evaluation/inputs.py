@@ -1,7 +1,6 @@
 """What an evaluation is of: a generator or images of a file, against which real data, and how to measure it again."""
 
 import hashlib
-import json
 import math
 import shlex
 import zipfile
@@ -21,7 +20,7 @@ from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError
 from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.schema import Source
-from distgan.utils.files import read_within
+from distgan.utils.files import read_json
 
 _IMAGES, _LABELS = (("images", "arr_0"), ("labels", "arr_1"))  # ours, then those that np.savez gives without names
 _ALLOWED = (
@@ -220,7 +219,7 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
 def _preset(loaded: Loaded) -> str:
     """What the run was called, or else its model."""
     for folder in list(loaded.path.parents)[:3]:
-        with suppress(UserError, ValueError, AttributeError):
-            if preset := json.loads(read_within(folder / "environment.json", 2**20)).get("preset"):
+        with suppress(UserError):
+            if preset := read_json(folder / "environment.json", 2**20).get("preset"):
                 return str(preset)
     return loaded.config.model.name
