@@ -45,7 +45,7 @@ def write(path: Path, kind: str, facts: dict[str, Any], cells: Sequence[dict[str
     assert kind in KINDS
     content = {"format": FORMAT, "kind": kind, "facts": facts, "cells": list(cells)}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_whole(path, text.encode())
 
 
 def read(path: Path, *kinds: str) -> Results:

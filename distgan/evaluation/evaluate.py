@@ -98,8 +98,7 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
     )
 
     def write() -> None:
-        text = quality.model_dump_json(indent=1) + "\n"
-        write_whole(folder / FILE, lambda file: file.write(text.encode()))
+        write_whole(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
         save_pictures(folder, quality, images, reading, labels, closest, train.images)
 
     runtime.on_main(write)

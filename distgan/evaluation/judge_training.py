@@ -68,9 +68,8 @@ def train_judges(config: JudgeConfig) -> None:
     text = Record(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
     # All at once, when all are there: no older judges are lost to a training that is stopped.
     for each, weights in trained:
-        path = folder / f"{each.name}.safetensors"
-        write_whole(path, lambda file, weights=weights: file.write(weights))  # type: ignore[misc]
-    write_whole(folder / RECORD, lambda file: file.write(_compact(text).encode()))
+        write_whole(folder / f"{each.name}.safetensors", weights)
+    write_whole(folder / RECORD, _compact(text).encode())
     print(f"written to {folder}")
     if train.name == "mnist" and folder != SHIPPED:
         print(f"distgan eval takes those in the package; these by --judges {folder}")

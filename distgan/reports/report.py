@@ -27,7 +27,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     """Raises OSError that names `path`."""
     text = render(template, **values)
     # A folder's name may hold bytes that are no text.
-    write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    write_whole(path, text.encode("utf-8", "replace"))
 
 
 def render(template: str, **values: Any) -> str:

@@ -21,10 +21,11 @@ from distgan.errors import UserError
 M = TypeVar("M", bound=BaseModel)
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes beside `path`, flushes to the disk and renames: a reader sees the old file or the new one.
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
 
-    An OSError names `path`, and leaves neither a part of it nor the temporary file.
+    A reader sees the old file or the new one. An OSError names `path`, and leaves neither a part of it nor the
+    temporary file.
     """
     temporary = None
     try:
@@ -32,7 +33,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix, delete=False
         ) as file:
             temporary = Path(file.name)
-            write(file)  # type: ignore[arg-type]
+            file.write(content) if isinstance(content, bytes) else content(file)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # a temporary file is its owner's alone
@@ -150,7 +151,7 @@ def first_mistake(error: ValidationError, at: str = "") -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
@@ -169,7 +170,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file. Serialised here and written by us, for safetensors neither syncs nor names ENOSPC."""
     on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_whole(path, lambda file: file.write(save(on_cpu, metadata)))
+    write_whole(path, save(on_cpu, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
