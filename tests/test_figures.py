@@ -23,6 +23,6 @@ def test_a_figure_becomes_a_png(tmp_path: Path) -> None:
 
 def test_a_figure_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "plot.png").mkdir()
-    with pytest.raises(OSError, match="plot.png"):
+    with pytest.raises(OSError, match=r"plot\.png"):
         save_png(new_figure(1, 1), tmp_path / "plot.png")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]

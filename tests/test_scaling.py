@@ -16,7 +16,7 @@ from distgan.benchmark import results, scaling
 from distgan.benchmark import scaling_report as efficiency
 from distgan.benchmark.options import PlanConfig, ScalingConfig
 from distgan.benchmark.plan import run as plan
-from distgan.benchmark.scaling import Point, TurnFailed, points, run, world_sizes
+from distgan.benchmark.scaling import Point, points, run, world_sizes
 from distgan.benchmark.scaling_report import all_reduces
 from distgan.benchmark.scaling_worker import Clock, messages
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
@@ -180,7 +180,7 @@ def test_a_failing_cell_says_why_and_leaves_the_others(
             assert len([cell for cell in results.read(tmp_path).cells if cell["runs"] or cell["error"]]) == len(turns)
         turns.append(world_size)
         if whole.data.batch_size == 64:
-            raise TurnFailed("out of memory")
+            raise ChildFailed("out of memory")
         return {
             "step_s": [0.5], "images_per_step": whole.data.batch_size, "all_reduce_s": {}, "num_images": 100,
             "all_reduce_share": None, "peak_memory_gib": 1.0, "engine": {"name": "eager", "why": "a test"},
@@ -197,12 +197,12 @@ def test_a_failing_cell_says_why_and_leaves_the_others(
 
 def test_a_turn_that_fails_gives_the_words_of_its_process() -> None:
     whole = Config(data=DataConfig(name="digits", batch_size=20_000, drop_last=True), run=ON_CPU.run)
-    with pytest.raises(TurnFailed, match=r"^--batch-size 20000: --drop-last leaves nothing"):
+    with pytest.raises(ChildFailed, match=r"^--batch-size 20000: --drop-last leaves nothing"):
         scaling._take_turn(whole, 1, tiny())
 
 
 def test_a_turn_that_hangs_is_ended() -> None:
-    with pytest.raises(TurnFailed, match="not done after --timeout 1 s"):
+    with pytest.raises(ChildFailed, match="not done after --timeout 1 s"):
         scaling._take_turn(Config(data=DataConfig(name="digits"), run=ON_CPU.run), 1, tiny(timeout=1.0))
     left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]
     assert not [child for child in left if "distgan.benchmark.scaling_worker" in child.cmdline()]
@@ -217,7 +217,7 @@ def test_the_processes_of_a_launcher_end_with_it() -> None:
     assert launcher.stdout is not None
     rank = psutil.Process(int(launcher.stdout.readline()))
     try:
-        scaling._end(launcher)
+        kill_tree(launcher)
         assert not psutil.wait_procs([rank], timeout=5)[1], "outlives its launcher"
     finally:
         with suppress(psutil.NoSuchProcess):

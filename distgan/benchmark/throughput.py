@@ -3,9 +3,7 @@
 import json
 import os
 import shlex
-import subprocess
 import sys
-from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -19,7 +17,7 @@ from distgan.benchmark.results import refuse_on_cpu, summary
 from distgan.benchmark.throughput_report import PLOT, save_plot, show
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError
-from distgan.utils.process import last_words, own_modules
+from distgan.utils.process import ChildFailed, own_modules, run_json
 
 # For the reader of results.json.
 NOTES = {
@@ -180,16 +178,9 @@ def _outcome(words: list[str], config: ThroughputConfig, *, is_cuda: bool) -> di
     if config.threads:
         environment["OMP_NUM_THREADS"] = str(config.threads)
     try:
-        done = subprocess.run(words, capture_output=True, env=environment, timeout=config.timeout)
-    except subprocess.TimeoutExpired:
-        return {"error": f"has not ended after --timeout {config.timeout:g} s"}
-    lines = done.stdout.decode(errors="replace").strip().splitlines()
-    if done.returncode == 0 and lines:
-        with suppress(ValueError):
-            found = json.loads(lines[-1])
-            if isinstance(found, dict):
-                return found
-    return {"error": last_words(done.returncode, done.stderr)}
+        return run_json(words, timeout_s=config.timeout, env=environment)
+    except ChildFailed as error:
+        return {"error": str(error)}
 
 
 def _said(cell: Cell) -> str:

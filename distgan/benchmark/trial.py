@@ -112,7 +112,7 @@ class Trial:
             process.stdin.close()
         self._look(began)
         if code is not None:
-            why = _reason(code, self.log.read_bytes())
+            why = last_words(code, self.log.read_bytes())
         if code and not is_asked and (own := _stopped(code, self.folder)):
             self.stopped = own
             halted.set()
@@ -235,9 +235,3 @@ def _stopped(code: int, folder: Path) -> int:
     if -code in _ASKING:
         return 128 - code
     return code if read_status(folder).get("state") == "stopped" else 0
-
-
-def _reason(code: int, stderr: bytes) -> str:
-    """Our own first line, else the error with which it ended."""
-    ours = [line for line in stderr.decode(errors="replace").splitlines() if line.startswith("distgan: ")]
-    return ours[0].removeprefix("distgan: ") if ours else last_words(code, stderr)
