@@ -14,8 +14,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import psutil
-
 from distgan.benchmark.configurations import Arm
 from distgan.benchmark.targets import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
@@ -120,15 +118,8 @@ class Trial:
             self._conclude(code, why)
 
     def kill(self) -> None:
-        """The processes of its own first: those of a launcher are in sessions of their own, and outlive it."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            kill_tree(self._process)
 
     @property
     def has_converged(self) -> bool:
