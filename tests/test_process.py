@@ -51,7 +51,7 @@ def test_our_own_line_comes_first() -> None:
 def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     code = f"{GRANDCHILD} open({str(path)!r}, 'w').write(str(p.pid)); time.sleep(600)"
-    with pytest.raises(ChildFailed, match="^not done after --timeout 5 s$"):
+    with pytest.raises(ChildFailed, match=r"^not done after --timeout 5 s$"):
         python(code, timeout_s=5)
     with suppress(psutil.NoSuchProcess):
         grandchild = psutil.Process(int(path.read_text()))

@@ -18,7 +18,7 @@ from distgan.benchmark.configurations import Arm
 from distgan.benchmark.targets import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
 from distgan.runs.run_dir import lock, read_status
-from distgan.utils.process import last_words
+from distgan.utils.process import kill_tree, last_words
 
 OVER = ("converged", "not converged", "diverged")
 # What runs as `python -m`; another in tests.
