@@ -20,14 +20,14 @@ from distgan.cli import run_command
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate
 from distgan.reports.charts import Level, Point, Series, chart
-from distgan.reports.comparison import Row, notes_on, rows_of, show, tally_of
+from distgan.reports.comparison import notes_on, show, tally_of
 from distgan.reports.number_format import percent, plain
 from distgan.reports.options import PagesConfig
-from distgan.reports.pairwise import Subject, epoch_seconds, subjects_of, what_differs
+from distgan.reports.pairwise import Row, Subject, epoch_seconds, subjects_of, what_differs
 from distgan.reports.quality_view import view_of
-from distgan.reports.report2023 import Convergence, convergence, evaluated
+from distgan.reports.report2023 import rows_of
 from distgan.reports.run_data import Run, pictures, read_run
-from distgan.reports.training_curves import curves_of, thinned, when
+from distgan.reports.training_curves import Convergence, convergence, curves_of, evaluated, thinned, when
 
 ATTACK = "<script>alert(1)</script>"
 AS_IT_IS = PagesConfig(evaluate=False)
