@@ -19,8 +19,8 @@ import torch
 from distgan.config.fields import shown
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock
-from distgan.utils.files import check_format, read_json, write_whole
-from distgan.utils.hardware import cpu_name
+from distgan.utils.files import check_format, not_writable, read_json, write_whole
+from distgan.utils.hardware import cores, cpu_name
 from distgan.utils.provenance import describe_environment
 
 FORMAT = 1
@@ -86,7 +86,7 @@ def new_folder(out: str | None, kind: str) -> Path:
             break
         return folder
     except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+        raise not_writable(error.filename, error) from error
 
 
 def facts(device: torch.device) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def facts(device: torch.device) -> dict[str, Any]:
         "command": shlex.join([*words, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
         "device_type": device.type,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "cuda": torch.version.cuda,
@@ -126,6 +126,11 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     assert all(math.isfinite(value) for value in values)
     p5, median, p95 = (float(each) for each in np.percentile(values, (5, 50, 95)))
     return {"median": median, "p5": p5, "p95": p95, "num": len(values)}
+
+
+def say(text: str) -> None:
+    """Tell on stderr how a benchmark is getting on."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def refuse_on_cpu(flag: str, chosen: Sequence[str], unfit: tuple[str, ...]) -> None:
@@ -156,7 +161,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = lock(folder, 0.0)
     except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+        raise not_writable(error.filename, error) from error
     except UserError as error:
         raise UserError(f"--out {out}: another bench {kind} is at work in it; allowed: another folder") from error
     try:

@@ -18,6 +18,7 @@ from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, 
 from distgan.data.loader import refuse_small
 from distgan.distributed import env as launcher
 from distgan.errors import CommandFailed, UserError
+from distgan.utils.devices import device_named
 from distgan.utils.hardware import cores, count_gpus
 from distgan.utils.process import ChildFailed, own_modules, run_child
 
@@ -37,7 +38,7 @@ def run(config: ScalingConfig) -> None:
     """
     if launcher.is_launched():
         raise UserError("bench scaling: starts processes of its own; allowed: without a launcher around it")
-    device = _device(config)
+    device = device_named(config.device)
     if device.type == "cpu":
         results.refuse_on_cpu("--engine", [config.engine], ("graph", "graph-compiled"))
     sizes = world_sizes(config, device)
@@ -103,13 +104,6 @@ def world_sizes(config: ScalingConfig, device: torch.device) -> list[int]:
         raise UserError(f"--processes {sizes[-1]}: there are {here} GPUs here; allowed: at most {here}")
     launcher.refuse_more_than_memory_has(sizes[-1])
     return sizes
-
-
-def _device(config: ScalingConfig) -> torch.device:
-    has_cuda = count_gpus() > 0
-    if config.device == "cuda" and not has_cuda:
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
-    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
 
 
 def _note(device: torch.device, sizes: list[int], threads: int | None) -> str:

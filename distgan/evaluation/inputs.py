@@ -128,7 +128,7 @@ def _labels(labels: np.ndarray, num_images: int, path: Path) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-# -- What an evaluation is of: a generator or images of a file, against which real data, and ho --
+# -- What is evaluated, against which real data, and where the result goes --
 
 FILE = "eval.json"
 
@@ -178,16 +178,6 @@ def out_folder(where: str, config: EvalConfig) -> Path:
             f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval"
         )
     return folder
-
-
-def claim(folder: Path) -> None:
-    """Makes the folder, and tries to write there. Raises UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
 
 
 def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, test: Dataset, jury: Jury) -> Source:

@@ -15,12 +15,12 @@ from safetensors.torch import save
 from distgan.config.commands import JudgeConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed
 from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
 from distgan.evaluation.ensemble import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
 from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.devices import device_named
-from distgan.utils.files import write_whole
+from distgan.utils.files import make_folder, write_whole
 from distgan.utils.hardware import cpu_name
 from distgan.utils.provenance import describe_environment
 
@@ -34,10 +34,7 @@ def train_judges(config: JudgeConfig) -> None:
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
     train, test = splits(load_dataset(data), data)
     folder = Path(config.out).expanduser() if config.out else cache_folder(train.name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
+    make_folder(folder)
     print(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
     # By the order of their names: another one as the reference changes no weights.
     seeds = [config.seed + sorted(NETWORKS).index(name) for name in NETWORKS]

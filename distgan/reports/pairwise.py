@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate, Quality
 from distgan.reports.run_data import Run, number
+from distgan.utils.files import read_shapes
 
 _PIXELS, _CLASSES = 28 * 28, 10
 # What a network counts and averages, and does not learn.
@@ -38,7 +38,7 @@ def size_of(run: Run) -> Size | None:
     for folder in (run.folder / "weights", *checkpoints_in(run.folder / "checkpoints")):
         files = [folder / f"{name}.safetensors" for name in ("generator", "discriminator")]
         if all(path.is_file() for path in files):
-            g, d = (_shapes(path) for path in files)
+            g, d = (read_shapes(path) for path in files)
             z, condition = _inputs(run, g)
             return Size(z, condition, _condition_of_d(d), _learnt(g), _learnt(d), folder)
     return None
@@ -62,16 +62,6 @@ def _condition_of_d(shapes: dict[str, list[int]]) -> int:
         return _CLASSES
     first = shapes.get("main.0.weight", [])
     return first[1] - _PIXELS if len(first) == 2 else 0
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
-    except SafetensorError as error:
-        raise UserError(f"{path}: is no whole safetensors file ({error})") from error
 
 
 # -- Seconds an epoch of a run, from its own log, and whether two runs may be compared by them --

@@ -6,8 +6,8 @@ import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -173,11 +173,38 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     write_whole(path, save(on_cpu, metadata))
 
 
+def not_writable(path: object, error: OSError) -> UserError:
+    """Return what to raise where --out can't be written to."""
+    return UserError(f"--out {path}: can't be written to ({error.strerror})")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of --out, and try to write there. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise not_writable(folder, error) from error
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
+    """Return the tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
+    with _safetensors(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shape of each tensor, which is not read itself. Raises UserError as read_tensors."""
+    with _safetensors(path) as file:
+        return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
     except SafetensorError as error:
