@@ -152,7 +152,7 @@ def _tests(tests: list[dict[str, Any]]) -> Table:
     return table
 
 
-# -- The picture of `distgan bench convergence`: each number that has a target, against epochs  --
+# -- Picture: each number that has a target, against epochs and seconds --
 
 _COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 _CLOCKS: dict[str, Callable[[Evaluation], float]] = {

@@ -140,7 +140,7 @@ def refuse_on_cpu(flag: str, chosen: Sequence[str], unfit: tuple[str, ...]) -> N
             raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: all but {', '.join(unfit)}")
 
 
-# -- The folder of a bench that can go on: held by one process at a time, and only by the same  --
+# -- The folder of a bench that can go on: held by one process at a time, and only with the same settings --
 
 _LOCK = "lock"
 

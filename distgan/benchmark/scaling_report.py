@@ -84,7 +84,7 @@ def _paired(ratio: Callable[[float, float], float], one: Cell, other: Cell) -> d
     return summary(values) if values else None
 
 
-# -- A scaling measurement as tables on the screen and as a picture --
+# -- Tables --
 
 _TITLES = {
     STRONG: "strong scaling: one batch, shared by the processes",
@@ -207,7 +207,7 @@ def seconds_per_epoch(cell: Cell) -> float:
     return cell["runs"][0]["num_images"] / cell["images_per_s"]["median"]
 
 
-# -- the picture ----------------------------------------------------------------------------------------
+# -- Picture --
 
 
 def plot(found: Results, folder: Path) -> Path | None:

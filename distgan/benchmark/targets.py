@@ -69,7 +69,7 @@ def read_targets(path: Path) -> Targets:
     return parse_model(Targets, values, str(path), strict=True)
 
 
-# -- When a run had converged: the first evaluation that meets all targets, if as many more in  --
+# -- When a run had converged: the first evaluation that meets all targets, if the next ones do too --
 
 
 class Evaluation(NamedTuple):

@@ -93,7 +93,7 @@ def _image_s(run: dict[str, Any]) -> float:
     return median(each["seconds"] / each["images"] for each in run["repeats"])
 
 
-# -- `distgan bench throughput`: the cells of a matrix and plain loops take turns, each turn in --
+# -- The turns --
 
 
 def run(config: ThroughputConfig) -> None:

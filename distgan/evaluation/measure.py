@@ -85,7 +85,7 @@ def _how_few(agreement: Estimate | None, share: Estimate) -> str:
     return f"{share.value:.2%} of the samples are read as it"
 
 
-# -- The numbers of a set of images: what an evaluation finds, and the smaller set of them that --
+# -- The numbers of a set of images --
 
 _NUM_AMBIGUITIES = 5
 _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
