@@ -34,7 +34,7 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[1]
 # What depends on the clock, the process or the folder, by the name of its key.
 VOLATILE = {
-    "images_per_s", "elapsed_s", "peak_memory_gib", "pid", "launcher", "at", "out", "resume", "host", "start",
+    "images_per_s", "elapsed_s", "peak_memory_gib", "pid", "launcher", "at", "out", "resume", "host", "seconds",
 }  # fmt: skip
 
 
@@ -201,6 +201,8 @@ def read_both(old: Tree, new: Tree, scratch: Path) -> list[str]:
     found = []
     runs = [str(scratch / name / "old") for name in ("vanilla", "cgan")]
     fast = str(scratch / "cgan-fast" / "old")
+    for run in runs:  # so that `compare` and `report` read what the older tree found
+        old.run("eval", run, "--num", "400", "--threads", "1", cwd=scratch)
     commands = {
         "sample": lambda out: ["sample", runs[1], "--num", "200", "--out", f"{out}/sample.npz"],
         "sample-ema": lambda out: ["sample", fast, "--num", "40", "--out", f"{out}/sample.png"],
@@ -216,6 +218,8 @@ def read_both(old: Tree, new: Tree, scratch: Path) -> list[str]:
             out = scratch / label
             out.mkdir(exist_ok=True)
             text = tree.run(*build(out), cwd=scratch, may_fail=name == "checkpoint diff")
+            if text.startswith("{"):
+                text = json.dumps(stable(json.loads(text)), indent=1)
             said.append(_without_times(text.replace(label, "read")))
         if said[0] != said[1]:
             line = next(

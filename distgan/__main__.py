@@ -3,9 +3,10 @@
 import os
 import sys
 
-# As a script this folder heads sys.path, where our modules could hide libraries of the same name.
-if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
-    sys.path[0] = os.path.dirname(os.path.abspath(sys.path[0]))
+if not __package__:
+    # As a script this folder heads sys.path, where our modules would hide libraries of the same name.
+    here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [os.path.dirname(here), *(path for path in sys.path if os.path.realpath(path or ".") != here)]
 from distgan.cli import main
 
 sys.exit(main())

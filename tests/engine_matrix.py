@@ -4,14 +4,13 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
+from noise_images import noise_images
 from torch import Tensor
 
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
-from distgan.data.base import Dataset
-from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
-from distgan.training.engines.engine import Engine, build_engine
-from distgan.training.gan import Gan, build_gan
+from distgan.training.engines.engine import Engine
+from distgan.training.session import Session
 
 STEPS = 50
 # 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
@@ -31,12 +30,6 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-def images() -> Dataset:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (NUM_IMAGES, 28, 28), dtype=torch.uint8, generator=generator)
-    return Dataset("noise", pixels, torch.arange(NUM_IMAGES) % 10, "memory")
-
-
 class Training:
     """A run in this process. `engine` is built when it is first asked to train."""
 
@@ -48,24 +41,22 @@ class Training:
             data=DataConfig(batch_size=BATCH),
             optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
             # A CPU refuses the name before there is a recorder.
-            run=RunConfig(device=device, engine="auto" if record else engine, precision=precision),
+            run=RunConfig(device=device, engine="auto" if record else engine, precision=precision, seed=5),
         )
         AcceleratorState._reset_state(reset_partial_state=True)
         self.runtime = Runtime(self.config)
         self.config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"engine": engine})})
-        self.gan: Gan = build_gan(self.config.model, self.config.optim, 5, self.runtime)
+        self.session = Session(self.config, self.runtime, dataset=noise_images(NUM_IMAGES))
+        self.gan, self.batches = self.session.gan, self.session.batches
         for trained in (self.gan.g, self.gan.d):
             for group in trained.optim.param_groups:  # on a CPU too as a graph needs it
                 group["lr"], group["fused"], group["foreach"] = torch.as_tensor(group["lr"]), True, False
-        self.batches = Batches(
-            self.gan.labelled(images()), BATCH, self.gan.share, drop_last=False, seed=5, device=self.runtime.device
-        )
         self.record, self.total_steps = record, 100
         self.engine: Engine | None = None
 
     def build(self) -> Engine:
         if self.engine is None:
-            self.engine = build_engine(self.gan, self.batches, self.config, self.runtime, self.total_steps, self.record)
+            self.engine = self.session.build_engine(total_steps=self.total_steps, record=self.record)
         return self.engine
 
     def to(self, step: int, *, on_device: bool = False) -> Tensor:

@@ -14,16 +14,15 @@ from typing import NamedTuple
 import tape
 import torch
 from accelerate.state import AcceleratorState
+from noise_images import noise_images
 from safetensors.torch import save_file
 
-from distgan.config.schema import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
-from distgan.data.base import Dataset
-from distgan.data.loader import Batches
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.distributed import rendezvous
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.wrappers import FlatTrained
-from distgan.training.engines.engine import build_engine
-from distgan.training.gan import build_gan, refuse_divergence
+from distgan.training.gan import refuse_divergence
+from distgan.training.session import Session
 
 
 class Recipe(NamedTuple):
@@ -78,12 +77,6 @@ DEVICE = os.environ.get("PARITY_DEVICE", "cpu")
 ENGINE = os.environ.get("PARITY_ENGINE", "eager")
 
 
-def images() -> Dataset:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (70, 28, 28), dtype=torch.uint8, generator=generator)
-    return Dataset("noise", pixels, torch.arange(70) % 10, "memory")
-
-
 def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     """The state after the steps, with the losses of each under `stats`."""
     model = ModelConfig(
@@ -92,18 +85,20 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     optim = OptimConfig(order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema)
     if ENGINE == "tape":  # what a graph has instead of DDP, and on GPUs by itself
         runtime._trained = partial(FlatTrained, accelerator=runtime._accelerator)
-    gan = build_gan(model, optim, 5, runtime)
-    batches = Batches(
-        gan.labelled(images()), recipe.batch_size, gan.share, drop_last=False, seed=5, device=runtime.device,
-        fewest=runtime.world_size * recipe.accumulate,
-    )  # fmt: skip
-    config = Config(optim=optim, run=RunConfig(engine="eager" if ENGINE == "eager" else "graph", seed=5))
+    config = Config(
+        model=model,
+        data=DataConfig(batch_size=recipe.batch_size),
+        optim=optim,
+        run=RunConfig(engine="eager" if ENGINE == "eager" else "graph", seed=5),
+    )
+    session = Session(config, runtime, dataset=noise_images(70))
+    gan = session.gan
     record = None
     if ENGINE == "tape":
         record = tape.record
         for group in gan.g.optim.param_groups + gan.d.optim.param_groups:
             group["lr"], group["fused"], group["foreach"] = torch.tensor(group["lr"]), True, False
-    engine = build_engine(gan, batches, config, runtime, recipe.steps, record)
+    engine = session.build_engine(total_steps=recipe.steps, record=record)
     assert engine.choice.name == config.run.engine, engine.choice.why
     stats = []
     while gan.step < recipe.steps:

@@ -19,7 +19,6 @@ from distgan.checkpoint.resume import newest_valid
 from distgan.errors import Tolerance, TrainingFailed
 from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
-from distgan.training.engines.engine import next_due
 from distgan.training.engines.parity import Parity, measure_parity, untouched
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
@@ -93,14 +92,6 @@ def test_a_replay_takes_several_steps_but_none_past_the_limit() -> None:
     # Epochs of 8 whole batches and one of 6 images.
     assert taken == [(5, 40), (1, 8), (1, 8), (1, 6), (5, 40), (1, 8)]
     assert graph.gan.step == graph.batches.step == 15
-
-
-@pytest.mark.parametrize(
-    ("step", "last", "every", "expected"),
-    [(0, 99, (25, 235), 25), (24, 99, (25,), 25), (25, 99, (25, 30), 30), (90, 99, (25, 0), 99), (7, 99, (), 99)],
-)
-def test_next_due_is_the_first_cadence_after(step: int, last: int, every: tuple[int, ...], expected: int) -> None:
-    assert next_due(step, last, *every) == expected
 
 
 # -- what can't run, or does not take the same steps -------------------------------------------------------

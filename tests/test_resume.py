@@ -156,19 +156,14 @@ def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
 
 
 def saver_of(folder: Path, runtime: Runtime) -> Saver:
-    from distgan.checkpoint.resume import Identity
     from distgan.errors import Tolerance
-    from distgan.training.gan import build_gan
     from distgan.training.metrics import MetricLog
+    from distgan.training.session import Session
 
     found = newest_valid(folder / "checkpoints")
     assert found is not None
-    config, state = found[1].config, found[1].state
-    gan = build_gan(config.model, config.optim, 0, runtime)
-    tolerance = Tolerance(stops=False)
-    log = MetricLog(folder, runtime, state.steps_per_epoch, None, tolerance)
-    identity = Identity(state.data, state.steps_per_epoch, state.batch_size)
-    return Saver(folder, config, runtime, gan, log, identity, None, tolerance)
+    session, tolerance = Session(found[1].config, runtime), Tolerance(stops=False)
+    return Saver(folder, session, MetricLog(folder, runtime, session.steps_per_epoch, None, tolerance), tolerance)
 
 
 def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) -> None:

@@ -13,29 +13,31 @@ from pathlib import Path
 
 import pytest
 from conftest import BIN, ON_CPU, TINY, Run, assert_user_error, checkpoint, quick, wait_for
+from noise_images import noise_images
 
 from distgan.checkpoint import manager as saver_module
 from distgan.checkpoint.format import read_checkpoint
 from distgan.checkpoint.manager import Saver
-from distgan.checkpoint.resume import Identity, checkpoints_in
-from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
+from distgan.checkpoint.resume import checkpoints_in
+from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError
 from distgan.runs.run_dir import read_status
-from distgan.training.gan import build_gan
 from distgan.training.metrics import MetricLog
+from distgan.training.session import Session
 from distgan.utils.files import read_metrics
 
 
 def make_saver(folder: Path, **settings: object) -> Saver:
     config = Config(
-        model=ModelConfig(name="cgan", family="small", width=0.05), optim=OptimConfig(), run=RunConfig(**settings)
+        model=ModelConfig(name="cgan", family="small", width=0.05),
+        data=DataConfig(name="digits", batch_size=4),
+        run=RunConfig(**settings),
     )
-    runtime, tolerance = Runtime(ON_CPU), Tolerance(stops=config.run.on_save_error == "stop")
-    gan = build_gan(config.model, config.optim, 0, runtime)
-    log = MetricLog(folder, runtime, 10, None, tolerance)
-    made = Saver(folder, config, runtime, gan, log, Identity("f00d", 10, 4), None, tolerance)
-    made.restore(last_step=99)
+    session = Session(config, Runtime(ON_CPU), dataset=noise_images(40))
+    tolerance = Tolerance(stops=config.run.on_save_error == "stop")
+    made = Saver(folder, session, MetricLog(folder, session.runtime, 10, None, tolerance), tolerance)
+    made.restore()
     return made
 
 
@@ -49,20 +51,6 @@ def names(folder: Path) -> list[str]:
 
 
 # -- cadence, and what is kept -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, [10, 20, 30, 40]),
-        ({"save_every": 2}, [20, 40]),
-        ({"save_every": 4, "save_every_steps": 15}, [15, 30, 40]),
-        ({"save_every_steps": 20}, [10, 20, 30, 40]),
-    ],
-)
-def test_cadence_is_by_epochs_and_by_steps(tmp_path: Path, settings: dict[str, int], expected: list[int]) -> None:
-    made = make_saver(tmp_path, **settings)
-    assert [step for step in range(1, 41) if made.is_due(step)] == expected
 
 
 def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from distgan.config.schema import Config
-from distgan.distributed.runtime import Runtime
+from distgan.distributed.runtime import Runtime, open_runtime
 
 _REPEATS = 5
 # Of a repeat, which has as many calls as fill them.
@@ -98,7 +98,8 @@ def _seconds(call: Callable[[], object], runtime: Runtime) -> float:
 
 
 def main() -> None:
-    print(json.dumps(measure(Runtime(Config.model_validate_json(sys.argv[1])))))
+    with open_runtime(Config.model_validate_json(sys.argv[1])) as runtime:
+        print(json.dumps(measure(runtime)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One turn of one setting of `distgan bench scaling`, in processes of its own: how long its steps take.
 
-`python -m distgan.benchmark.scaling_cell SPEC`, alone or by torchrun, with the JSON of a Spec in the file SPEC.
+`python -m distgan.benchmark.scaling_worker SPEC`, alone or by torchrun, with the JSON of a Spec in the file SPEC.
 """
 
 import os
@@ -16,14 +16,11 @@ from pydantic import BaseModel
 from torch import nn
 
 from distgan.config.schema import Config
-from distgan.data.base import load_dataset
-from distgan.data.loader import Batches, fewest_rows, global_batch_size
-from distgan.distributed.rendezvous import left_at_the_end, losses_named
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, exit_code_of
-from distgan.training.engines.engine import build_engine
-from distgan.training.gan import Gan, build_gan, refuse_divergence
-from distgan.training.losses import has_penalty
+from distgan.training.engines.engine import Engine
+from distgan.training.gan import Gan, refuse_divergence
+from distgan.training.session import Session, open_session
 from distgan.utils.files import write_json
 
 # Those of 150 epochs of 235: what an engine takes its time for.
@@ -75,22 +72,12 @@ class Clock:
 
 def measure(spec: Spec) -> None:
     """Writes what was found to `spec.out`. All ranks call it; raises UserError and TrainingFailed."""
-    config = spec.config
-    runtime = Runtime(config, has_penalty=has_penalty(config.optim.loss))
-    dataset = runtime.together(
-        lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
-    )
-    gan = build_gan(config.model, config.optim, config.run.seed, runtime)
-    batches = Batches(
-        gan.labelled(dataset),
-        global_batch_size(config.data, runtime.world_size),
-        gan.share,
-        drop_last=config.data.drop_last,
-        seed=config.run.seed,
-        device=runtime.device,
-        fewest=fewest_rows(config, runtime.world_size),
-    )
-    engine = build_engine(gan, batches, config, runtime, _TOTAL_STEPS)
+    with open_session(spec.config) as session, session.build_engine(total_steps=_TOTAL_STEPS) as engine:
+        _measure(session, engine, spec)
+
+
+def _measure(session: Session, engine: Engine, spec: Spec) -> None:
+    config, runtime, dataset, gan = session.config, session.runtime, session.dataset, session.gan
     is_cuda = runtime.device.type == "cuda"
     steps, warmup = spec.steps or (200 if is_cuda else 3), spec.warmup or (30 if is_cuda else 2)
     clock, images = Clock(runtime, spec.repeats), 0
@@ -126,7 +113,6 @@ def measure(spec: Spec) -> None:
     found.pop("host")
     if runtime.is_main:
         write_json(Path(spec.out), found)
-    runtime.close()
 
 
 def messages(gan: Gan, order: str, is_cuda: bool) -> dict[str, list[int]]:
@@ -187,8 +173,7 @@ def _share(advance: Callable[[int], Any], runtime: Runtime) -> float | None:
 def main(path: str) -> int:
     def work() -> None:
         spec = Spec.model_validate_json(Path(path).read_text())
-        with left_at_the_end(), losses_named():
-            measure(spec)
+        measure(spec)
 
     return exit_code_of(work)
 

@@ -1,6 +1,7 @@
 """One turn of one cell of `distgan bench throughput`, in a process of its own.
 
-`python -m distgan.benchmark.cell SPEC` takes a CellSpec as JSON and prints, as its last line, what it found as JSON.
+`python -m distgan.benchmark.throughput_worker SPEC` takes a CellSpec as JSON and prints what it found as JSON,
+as its last line.
 """
 
 import json
@@ -17,14 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec
 from distgan.benchmark.results import gpus
-from distgan.data.base import load_dataset
-from distgan.data.loader import Batches, fewest_rows, global_batch_size
-from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, UserError
-from distgan.training.engines.engine import build_engine
 from distgan.training.engines.parity import measure_parity
-from distgan.training.gan import build_gan
-from distgan.training.losses import has_penalty
+from distgan.training.session import Session, open_session
 from distgan.utils.files import read_within
 from distgan.utils.provenance import Startup
 
@@ -33,35 +29,18 @@ _MAX_TRACE = 2**30
 
 
 class Turn:
-    """The training of a cell, built as train.py builds it."""
+    """The training of a cell."""
 
-    def __init__(self, spec: CellSpec):
-        startup = Startup()
-        config = spec.config
-        self.runtime = runtime = Runtime(config, has_penalty=has_penalty(config.optim.loss))
-        startup.mark("processes")
-        dataset = load_dataset(config.data)
-        config = self.config = config.resolved(dataset.name, runtime.precision)
-        startup.mark("data")
-        self.gan = build_gan(config.model, config.optim, config.run.seed, runtime)
-        self.batches = Batches(
-            self.gan.labelled(dataset),
-            global_batch_size(config.data, runtime.world_size),
-            self.gan.share,
-            drop_last=config.data.drop_last,
-            seed=config.run.seed,
-            device=runtime.device,
-            fewest=fewest_rows(config, runtime.world_size),
-        )
-        startup.mark("networks")
+    def __init__(self, session: Session, spec: CellSpec, startup: Startup):
+        self.session, self.config, self.runtime = session, session.config, session.runtime
+        self.gan, self.batches = session.gan, session.batches
         # Those of the run that the config describes: an engine may take its time where there are many.
         own_steps = spec.gate_steps + spec.warmup + spec.steps * spec.repeats + 2 * _COUNTED_STEPS
-        total_steps = max(own_steps, config.run.epochs * self.batches.steps_per_epoch)
-        self.engine = build_engine(self.gan, self.batches, config, runtime, total_steps)
+        self.engine = session.build_engine(total_steps=max(own_steps, session.total_steps))
         startup.mark("engine")
-        self.build_s, self.fingerprint = startup.phases, dataset.fingerprint
-        drops = config.data.drop_last
-        self.epoch_images = self.batches.steps_per_epoch * self.batches.size if drops else len(dataset.images)
+        self.build_s, self.fingerprint = startup.phases, session.dataset.fingerprint
+        drops, num = self.config.data.drop_last, len(session.dataset.images)
+        self.epoch_images = session.steps_per_epoch * session.batch_size if drops else num
 
     def advance(self, steps: int) -> tuple[torch.Tensor, int]:
         """That many steps: the last STATS, and how many images were in them. Does not wait for the device."""
@@ -93,7 +72,14 @@ class Turn:
 
 def measure(spec: CellSpec) -> dict[str, Any]:
     """What a turn found; all that is a speed is absent where the gate failed."""
-    turn = Turn(spec)
+    startup = Startup()
+    with open_session(spec.config, startup=startup) as session:
+        turn = Turn(session, spec, startup)
+        with turn.engine:
+            return _measure(turn, spec)
+
+
+def _measure(turn: Turn, spec: CellSpec) -> dict[str, Any]:
     choice, config = turn.engine.choice, turn.config
     start = time.perf_counter()
     engine = turn.engine

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, Damaged, State, random_states, read_state, remove, write_checkpoint
 from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
-from distgan.config.schema import Config
-from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
-from distgan.training.gan import Gan, refuse_divergence
+from distgan.training.gan import refuse_divergence
 from distgan.training.metrics import MetricLog
+from distgan.training.session import Session
 from distgan.utils.files import sync
 
 
@@ -27,20 +26,12 @@ class Saver:
     then took to be on the disk; `num_bytes` is the size of the last.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Config,
-        runtime: Runtime,
-        gan: Gan,
-        log: MetricLog,
-        identity: Identity,
-        notice: str | None,
-        tolerance: Tolerance,
-    ):
+    def __init__(self, folder: Path, session: Session, log: MetricLog, tolerance: Tolerance):
         self.run_folder, self.folder = folder, folder / "checkpoints"
-        self.config, self.runtime, self.gan, self.log = config, runtime, gan, log
-        self.identity, self.notice, self.tolerance = identity, notice, tolerance
+        self.config, self.runtime, self.gan = session.config, session.runtime, session.gan
+        self.last_step, self.notice = session.last_step, session.dataset.notice
+        self.identity = Identity(session.dataset.fingerprint, session.steps_per_epoch, session.batch_size)
+        self.log, self.tolerance = log, tolerance
         self.saved: tuple[int, Path] | None = None  # the last one that is whole; known to the first rank
         self.stall_s: list[float] = []
         self.write_s: list[float] = []
@@ -48,8 +39,8 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def restore(self, last_step: int) -> Start | None:
-        """Takes up the run that the config names, to `last_step`; None for one that begins. Raises UserError.
+    def restore(self) -> Start | None:
+        """Takes up the run that the config names; None for one that begins. Raises UserError.
 
         The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
         functions of seed and step; so another number of ranks goes on with the same ones.
@@ -66,7 +57,7 @@ class Saver:
             if state.world_size == self.runtime.world_size:
                 own = random_states(tensors, self.runtime.rank)
                 self.runtime.load_random_states(own, f"{start.path / 'random.safetensors'}")
-            self.log.restore(start.metrics, state, is_over=state.step >= last_step)
+            self.log.restore(start.metrics, state, is_over=state.step >= self.last_step)
 
         self.runtime.together(load)
         if start.path.resolve().parent == self.folder.resolve() and not start.is_changed:
@@ -115,21 +106,15 @@ class Saver:
         if not self.gan.is_finite():
             raise TrainingFailed(f"a weight is no number after step {self.gan.step}")
 
-    @property
-    def every(self) -> int:
-        """Steps between two checkpoints within an epoch; 0 for none."""
-        return self.config.run.save_every_steps or 0
-
-    def is_due(self, step: int) -> bool:
-        """Whether the cadence asks for a checkpoint after this step."""
-        run, (epoch, into_epoch) = self.config.run, divmod(step, self.identity.steps_per_epoch)
-        every = run.save_every_steps
-        return (into_epoch == 0 and epoch % run.save_every == 0) or (every is not None and step % every == 0)
-
     def last(self) -> tuple[int, Path] | None:
         """The step and the folder of the last whole checkpoint, on the first rank alone."""
         self._written()
         return self.saved
+
+    def join(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one."""
+        if self._thread is not None:
+            self._thread.join()
 
     @property
     def last_s(self) -> float:
@@ -192,8 +177,7 @@ class Saver:
 
     def _written(self, *, must: bool = False) -> int | None:
         """Waits for the checkpoint that is being written; the step of the last one that is whole, if any."""
-        if self._thread is not None:
-            self._thread.join()
+        self.join()
         self._thread, error, self._error = None, self._error, None
         if error is not None:
             if not isinstance(error, OSError) or (message := user_message(error)) is None:

@@ -46,12 +46,10 @@ def train(parser: "Parser", argv: list[str]) -> None:
         if text := plan(config, preset):
             print(text)
         return
-    from distgan.distributed.rendezvous import left_at_the_end, losses_named
     from distgan.train import train
 
     startup.mark("imports")
-    with left_at_the_end(), losses_named():
-        train(config, preset, startup)
+    train(config, preset, startup)
 
 
 def evaluate(parser: "Parser", argv: list[str]) -> None:
@@ -69,18 +67,15 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
             launcher.refuse_other_number(num)
     elif num > 1:
         raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
-    from distgan.distributed.rendezvous import left_at_the_end, losses_named
     from distgan.evaluation.evaluate import evaluate, start_runtime
     from distgan.reports.eval_terminal import show
 
-    with left_at_the_end(), losses_named():
-        runtime = start_runtime(config)
+    with start_runtime(config) as runtime:
         quality, folder = evaluate(namespace.where, config, runtime)
         if runtime.is_main and config.as_json:
             print(quality.model_dump_json(indent=1))
         elif runtime.is_main:
             show(quality, folder)
-        runtime.close()
 
 
 def judge(action: str, config: "JudgeConfig") -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,6 +144,16 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     )
     second = Accelerator(mixed_precision="no", gradient_accumulation_steps=accumulate)
     return dict(zip(NAMES, (first, second), strict=True))
+
+
+def leave_process_group() -> None:
+    """Destroy the process group as DeepSpeed does, which holds references to it that a later one must not meet."""
+    comm: Any = sys.modules.get("deepspeed.comm.comm")
+    if comm is None or comm.cdb is None:
+        return
+    if comm.cdb.is_initialized():
+        comm.destroy_process_group()
+    comm.cdb = None
 
 
 def _refuse_unknown(config: dict[str, Any]) -> None:

@@ -182,11 +182,13 @@ def in_turn(rank: int, local_rank: int) -> Iterator[None]:
 @contextmanager
 def left_at_the_end() -> Iterator[None]:
     """Leaves the process group however the run ends: its threads would abort a process that ends with them."""
+    global _meeting
     try:
         yield
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        _meeting = None
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 import platform
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 import accelerate
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
@@ -22,11 +23,32 @@ from distgan.errors import CommonError, UserError, outcome_of
 from distgan.utils import devices
 from distgan.utils.devices import Reading
 from distgan.utils.hardware import cpu_name
+from distgan.utils.process_state import preserve_process_state
 
 T = TypeVar("T")
 # Steps on a GPU between two questions whether some rank was asked to stop.
 ASK_EVERY = 25
-_thread_hook = threading.excepthook
+
+
+@contextmanager
+def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runtime"]:
+    """Join the other ranks, and leave them, and the process as it was, however the block ends. All ranks call it.
+
+    Raises UserError, and ProcessLost for the error of a connection, which it names the lost rank of.
+    """
+    with preserve_process_state():
+        try:
+            with rendezvous.left_at_the_end(), rendezvous.losses_named():
+                runtime = Runtime(config, has_penalty=has_penalty)
+                try:
+                    yield runtime
+                    runtime.wait_for_all()
+                finally:
+                    runtime.close()
+                    zero_config.leave_process_group()
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
 
 
 class Runtime:
@@ -213,7 +235,8 @@ class Runtime:
         self._accelerator.init_trackers(name, init_kwargs={name: {"purge_step": step + 1}} if step else {})
         self._tracker = self._accelerator.get_tracker(name)
         # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
-        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else _thread_hook(args)
+        hook = threading.excepthook
+        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
 
     def track(self, values: dict[str, float], step: int) -> None:
         if self._tracker is not None:
@@ -224,10 +247,15 @@ class Runtime:
         if self._tracker is not None and self.is_main:
             self._tracker.log_images({tag: image}, step=step, dataformats="HWC")
 
-    def close(self) -> None:
-        """All ranks together, so that none closes connections that another still uses."""
+    def wait_for_all(self) -> None:
+        """Wait until all ranks have come here, so that none closes connections that another still uses."""
         self._accelerator.wait_for_everyone()
-        self._accelerator.end_training()
+
+    def close(self) -> None:
+        """End the tracker and its thread."""
+        self._accelerator.trackers, trackers = [], self._accelerator.trackers
+        for tracker in trackers:
+            tracker.finish()
 
     def peak_memory_gib(self) -> float:
         """Of the device, or on a CPU of this process."""

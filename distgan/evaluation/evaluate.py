@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from distgan.config.commands import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data.base import Dataset, load_dataset, splits
-from distgan.distributed.runtime import Runtime
+from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
 from distgan.evaluation import measure
 from distgan.evaluation.classifiers import outputs_of, train_classifier
@@ -27,10 +27,10 @@ from distgan.utils.files import make_folder, write_whole
 _GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2
 
 
-def start_runtime(config: EvalConfig) -> Runtime:
+def start_runtime(config: EvalConfig) -> AbstractContextManager[Runtime]:
     """The processes of an evaluation, in float32 whatever a launcher says."""
     run = RunConfig(device=config.device, threads=config.threads, precision="no", engine="eager")
-    return Runtime(Config(run=run, processes=ProcessesConfig(num=config.processes)))
+    return open_runtime(Config(run=run, processes=ProcessesConfig(num=config.processes)))
 
 
 def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> tuple[Quality, Path]:
@@ -38,7 +38,11 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
 
     All ranks call it; the first one writes. Raises UserError.
     """
-    runtime = runtime or start_runtime(config)
+    with nullcontext(runtime) if runtime else start_runtime(config) as runtime:
+        return _evaluate(where, config, runtime)
+
+
+def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality, Path]:
     seconds: dict[str, float] = {}
     with _timed(seconds, "start"):
         subject = runtime.together(lambda: load_subject(where, config))

@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from distgan.config.schema import Config
-from distgan.data.base import Dataset, splits
-from distgan.distributed.runtime import Runtime
+from distgan.data.base import splits
 from distgan.evaluation.ensemble import asked_digits, draw_and_read, load_jury
 from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
 from distgan.evaluation.reference import build_reference
 from distgan.models.base import build_generator
 from distgan.training.gan import Gan
+from distgan.training.session import Session
 
 # Bootstrap draws of an interval: fewer than an evaluation takes, for each costs training time.
 _NUM_DRAWS = 50
@@ -26,8 +25,9 @@ class Watch:
     method is called by all ranks. Raises UserError for judges or test images that can't be had.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, runtime: Runtime):
-        self.config, self.runtime = config, runtime
+    def __init__(self, session: Session):
+        config, dataset, runtime = session.config, session.dataset, session.runtime
+        self.runtime = runtime
         reference = config.run.eval_reference
         data = config.data.model_copy(update={"dir": reference} if reference else {})
         train, test = runtime.together(
@@ -43,13 +43,6 @@ class Watch:
             self._generator = build_generator(config.model)
         self._generator.to_empty(device=runtime.device)
         self._alarms: list[str] = []
-
-    def is_due(self, step: int, steps_per_epoch: int) -> bool:
-        """At the end of every so many epochs, of the last one, and after every so many steps."""
-        run = self.config.run
-        epoch, into_epoch = divmod(step, steps_per_epoch)
-        is_whole = run.eval_every > 0 and (epoch % run.eval_every == 0 or epoch == run.epochs)
-        return (into_epoch == 0 and is_whole) or (run.eval_every_steps is not None and step % run.eval_every_steps == 0)
 
     def look(self, gan: Gan, epoch: float, say: Callable[[str, str], None]) -> dict[str, Any]:
         """What a line of metrics.jsonl has of it, beside the numbers of training.

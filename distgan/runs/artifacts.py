@@ -1,7 +1,9 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
+import os
 import shlex
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,14 @@ from PIL import Image
 from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.manager import Saver
 from distgan.checkpoint.resume import Start
-from distgan.config.schema import Config
-from distgan.data.base import Dataset
-from distgan.distributed.runtime import Runtime
 from distgan.errors import Tolerance
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.runs.progress import Display, duration
-from distgan.runs.run_dir import LOCK_WAIT_S, claim_folder, clear_leftovers, lock
+from distgan.runs.run_dir import LOCK_WAIT_S, claim_folder, clear_leftovers, lock, recorded
 from distgan.training.engines.engine import Choice
-from distgan.training.gan import Gan
+from distgan.training.metrics import MetricLog
+from distgan.training.session import Session
 from distgan.utils.figures import grid, named, save_gif, timeline
 from distgan.utils.files import read_metrics, write_json, write_whole
 from distgan.utils.provenance import Startup, describe_environment
@@ -73,20 +73,16 @@ class Outputs:
     Raises UserError on all of them for a folder or a disk that can't be written to.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        preset: str,
-        dataset: Dataset,
-        runtime: Runtime,
-        steps_per_epoch: int,
-        startup: Startup,
-        tolerance: Tolerance,
-    ):
-        self.config, self.preset, self.dataset, self.runtime = config, preset, dataset, runtime
-        self.steps_per_epoch, self.startup, self.tolerance = steps_per_epoch, startup, tolerance
+    def __init__(self, session: Session, preset: str, startup: Startup):
+        self.config, self.dataset, self.runtime, self.gan = (
+            session.config, session.dataset, session.runtime, session.gan,
+        )  # fmt: skip
+        self.steps_per_epoch, self.preset, self.startup = session.steps_per_epoch, preset, startup
+        config, runtime = session.config, session.runtime
+        self.tolerance = Tolerance(stops=config.run.on_save_error == "stop")
+        for warning in runtime.warnings:
+            self.tolerance.warn(warning)
         self._environment = describe_environment() | runtime.describe()
-        self.folder = runtime.on_main(self._claim)
         conditional = config.model.is_conditional
         num, self.columns = (100, 10) if conditional else (64, 8)
         self._preview = build_generator(config.model).to(runtime.device)
@@ -95,6 +91,25 @@ class Outputs:
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
         self.start: Start | None = None
+        self._lock: int | None = None
+        self.folder = runtime.on_main(self._claim)
+        self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.tolerance)
+        self.saver = Saver(self.folder, session, self.log, self.tolerance)
+
+    def __enter__(self) -> "Outputs":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of the folder, so that another training of this process may take it up."""
+        # A second Ctrl-C does not wait for the disk.
+        if not (kind and issubclass(kind, KeyboardInterrupt)):
+            self.saver.join()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def recorded(self) -> AbstractContextManager[None]:
+        """Write status.json, from `running` to how the block ends."""
+        return recorded(self.folder, lambda: self.gan.step) if self.runtime.is_main else nullcontext()
 
     def _claim(self) -> Path:
         folder = claim_folder(self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never")
@@ -105,11 +120,11 @@ class Outputs:
 
     # -- the beginning --------------------------------------------------------------------------------
 
-    def describe(self, start: Start | None, step: int) -> None:
-        """Writes what describes this run, which goes on from `start` if that is one."""
+    def describe(self, start: Start | None) -> None:
+        """Writes what describes this run, which goes on from `start` if that is one, and starts the tracker."""
         self.start = start
         self.runtime.on_main(self._describe)
-        self.runtime.start_tracker(self.config.run.tracker, str(self.folder), step)
+        self.runtime.start_tracker(self.config.run.tracker, str(self.folder), self.gan.step)
 
     def _describe(self) -> None:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
@@ -158,8 +173,8 @@ class Outputs:
 
         self.runtime.on_main(attempt)
 
-    def announce(self, display: Display, gan: Gan, choice: Choice) -> None:
-        config, data = self.config, self.dataset
+    def announce(self, display: Display, choice: Choice) -> None:
+        config, data, gan = self.config, self.dataset, self.gan
         self._engine = choice.describe()
         if data.notice:
             display.say(f"!! This run trains on {data.notice}. !!", "bold yellow")
@@ -184,17 +199,17 @@ class Outputs:
 
     # -- on the way -----------------------------------------------------------------------------------
 
-    def sample(self, gan: Gan) -> None:
+    def sample(self) -> None:
         """A grid from the fixed z by G's averaged weights: the C-GAN's has a column for each digit.
 
         One that an unbroken run would not draw has its step in its name, and goes when the run goes on.
         """
+        gan = self.gan
         epoch, into_epoch = divmod(gan.step, self.steps_per_epoch)
         is_stop = into_epoch or epoch not in (*self.config.run.sample_epochs, self.config.run.epochs)
         name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if is_stop else "")
-        weights = gan.sampling_state()
 
-        def write() -> None:
+        def write(weights: dict[str, torch.Tensor]) -> None:
             self._preview.load_state_dict(weights)
             heads = range(10) if self.config.model.is_conditional else ()
             labels = labels_for(self._preview, self._z, self._labels)
@@ -204,13 +219,15 @@ class Outputs:
             save_picture(self.folder / "samples" / f"{name}.png", picture)
             self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), epoch)
 
-        self._try(write, "a sample is")
+        with self.log.paused():
+            weights = gan.sampling_state()
+            self._try(lambda: write(weights), "a sample is")
 
-    def keep_last_good(self, saver: Saver, advice: str) -> str:
+    def keep_last_good(self, advice: str) -> str:
         """Exports the state before the numbers went wrong; says which, and what to do."""
 
         def keep() -> str:
-            if (saved := saver.last()) is None:
+            if (saved := self.saver.last()) is None:
                 return "no state before it could be saved"
             step, path = saved
             export_weights(self.folder, path, self.config)
@@ -220,18 +237,19 @@ class Outputs:
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def finish(self, saver: Saver) -> None:
+    def finish(self) -> None:
         """Weights and pictures of the run as its last checkpoint has it."""
 
         def write() -> None:
-            saved = saver.last()
+            saved = self.saver.last()
             assert saved is not None
             export_weights(self.folder, saved[1], self.config)
-            self._environment |= {"checkpoints": saver.facts()}
+            self._environment |= {"checkpoints": self.saver.facts()}
             self._write_environment()
 
-        self.runtime.on_main(write)
-        self.runtime.on_main(self._pictures)
+        with self.log.paused():
+            self.runtime.on_main(write)
+            self.runtime.on_main(self._pictures)
 
     def _pictures(self) -> None:
         paths = sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stem)
@@ -252,8 +270,8 @@ class Outputs:
             return f"go on with the same launcher and: {flags}"
         return f"go on with: distgan train {flags}"
 
-    def summarise(self, display: Display, elapsed_s: float, saver: Saver) -> None:
-        display.say(f"done in {duration(elapsed_s)} of training; look at", "bold")
+    def summarise(self, display: Display) -> None:
+        display.say(f"done in {duration(self.log.elapsed_s)} of training; look at", "bold")
         for name, what in (
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),
             ("losses.png", "both losses and D's logits"),
@@ -264,8 +282,8 @@ class Outputs:
         ):
             if (self.folder / name).exists():
                 display.say(f"  {self.folder / name!s:<40} {what}")
-        if saver.stall_s and saver.write_s:
-            facts = saver.facts()
+        if self.saver.stall_s and self.saver.write_s:
+            facts = self.saver.facts()
             display.say(
                 f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
                 f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"

@@ -7,7 +7,7 @@ from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.schema import Config, RunConfig
 from distgan.data.base import SOURCES, data_folder, find, load_dataset
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
-from distgan.distributed.runtime import Runtime
+from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import refuse_used_folder
 from distgan.training.losses import has_penalty
@@ -15,7 +15,11 @@ from distgan.training.losses import has_penalty
 
 def plan(config: Config, preset: str) -> str:
     """Raises UserError for what a look at data, batch size and folder finds wrong; downloads and writes nothing."""
-    runtime = Runtime(config, has_penalty=has_penalty(config.optim.loss))
+    with open_runtime(config, has_penalty=has_penalty(config.optim.loss)) as runtime:
+        return _plan(config, preset, runtime)
+
+
+def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     if config.run.out is not None:
         refuse_used_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import FrameType
 
 from distgan.config.fields import DURATION
-from distgan.errors import OUT_OF_TIME, PARENT
+from distgan.errors import OUT_OF_TIME, PARENT, Stopped
 
 # A reason is a number, so that the ranks can agree on the highest: a signal's own, or one of these.
 TIME_LIMIT, LAUNCHER_GONE = 1001, 1002
@@ -73,6 +73,11 @@ class StopRequest:
         self._looked_at = now
         reserve = _PICTURES_S + 2 * (self._longest_step_s + self.save_s)
         return TIME_LIMIT if now + reserve >= self._deadline else 0
+
+
+def stopped(reason: int, step: int, how_to_go_on: str) -> Stopped:
+    """Return the exception that ends a run which has been saved after `step`."""
+    return Stopped(exit_code(reason), f"stopped {describe(reason)} at step {step:,}; {how_to_go_on}")
 
 
 def describe(reason: int) -> str:

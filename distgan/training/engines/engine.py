@@ -261,8 +261,3 @@ def _words(error: Exception) -> str:
     """The reason in a line."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")[:200]
     return line if isinstance(error, Unfit) else f"{type(error).__name__}: {line}"
-
-
-def next_due(step: int, last_step: int, *every: int) -> int:
-    """The first step after this one that is a multiple of one of these (0: of none), or the last."""
-    return min([last_step, *((step // each + 1) * each for each in every if each)])

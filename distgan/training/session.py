@@ -1,0 +1,80 @@
+"""A training before its first step: ranks, images, networks and batches, built once and closed once.
+
+`distgan train`, the workers of `distgan bench`, the parity checks and the tests all train through this class.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from distgan.config.schema import Config
+from distgan.data.base import Dataset, load_dataset
+from distgan.data.loader import Batches, fewest_rows, global_batch_size
+from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.training.engines.engine import Engine, build_engine
+from distgan.training.engines.graphs import Record
+from distgan.training.gan import build_gan
+from distgan.training.losses import has_penalty
+from distgan.utils.provenance import Startup
+
+
+class Session:
+    """All ranks build it and call its methods. `config` is resolved: the data set and the precision are those in use.
+
+    `dataset` replaces the one that the config names. Raises UserError on all ranks for a mistake of one of them.
+    """
+
+    def __init__(
+        self, config: Config, runtime: Runtime, *, dataset: Dataset | None = None, startup: Startup | None = None
+    ):
+        startup = startup or Startup()
+        self.runtime = runtime
+        self.dataset = dataset or runtime.together(
+            lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
+        )
+        runtime.refuse_difference("data's fingerprint", self.dataset.fingerprint)
+        self.config = config = config.resolved(self.dataset.name, runtime.precision)
+        startup.mark("data")
+        self.gan = build_gan(
+            config.model, config.optim, config.run.seed, runtime, sync_batch_norm=config.processes.sync_batch_norm
+        )
+        self.batch_size = global_batch_size(config.data, runtime.world_size)
+        self.batches = Batches(
+            self.gan.labelled(self.dataset),
+            self.batch_size,
+            self.gan.share,
+            drop_last=config.data.drop_last,
+            seed=config.run.seed,
+            device=runtime.device,
+            fewest=fewest_rows(config, runtime.world_size),
+        )
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        # The learning rate schedule spans all epochs, whether or not this run takes all steps.
+        self.total_steps = config.run.epochs * self.steps_per_epoch
+        self.last_step = min(self.total_steps, config.run.max_steps or self.total_steps)
+        startup.mark("networks")
+
+    def build_engine(self, *, total_steps: int | None = None, record: Record | None = None) -> Engine:
+        """Return what takes the steps, from `gan.step` on: call it after a resume.
+
+        `total_steps` replaces the run's own, for a benchmark that is shorter or longer. `record` replaces the capture
+        of CUDA graphs.
+        """
+        last_step = self.last_step if total_steps is None else total_steps
+        return build_engine(
+            self.gan, self.batches, self.config, self.runtime, total_steps or self.total_steps, record, last_step
+        )
+
+
+@contextmanager
+def open_session(
+    config: Config, *, runtime: Runtime | None = None, dataset: Dataset | None = None, startup: Startup | None = None
+) -> Iterator[Session]:
+    """Build a Session on a new runtime, and leave the process as it was, however the block ends.
+
+    A `runtime` that is given is used as it is and left open.
+    """
+    startup = startup or Startup()
+    opened = nullcontext(runtime) if runtime else open_runtime(config, has_penalty=has_penalty(config.optim.loss))
+    with opened as runtime:
+        startup.mark("processes")
+        yield Session(config, runtime, dataset=dataset, startup=startup)

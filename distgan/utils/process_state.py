@@ -1,0 +1,44 @@
+"""The state of a Python process that a training changes: recorded before, and put back after."""
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# Loggers that are made quieter for a training.
+_LOGGERS = ("torch.utils.cpp_extension", "accelerate.accelerator")
+
+
+@contextmanager
+def preserve_process_state() -> Iterator[None]:
+    """Put back, however the block ends, what it changes in the process.
+
+    That is: environment variables, warning filters, log levels, the hook for errors of threads, torch's number of
+    threads, random states, default dtype, and its choice of arithmetic on GPUs. Signal handlers are put back by
+    `training.stop`.
+    """
+    environment = dict(os.environ)
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    thread_hook = threading.excepthook
+    num_threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    arithmetic = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) if torch.cuda.is_available() else None
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices):
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        threading.excepthook = thread_hook
+        torch.set_num_threads(num_threads)
+        torch.set_default_dtype(dtype)
+        if arithmetic:
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = arithmetic
