@@ -1,7 +1,6 @@
 """`distgan bench convergence`: epochs, and seconds, until a preset reaches and holds a frozen quality, over seeds."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +14,7 @@ from distgan.benchmark.configurations import Arm, arms, slots
 from distgan.benchmark.convergence_report import outcome, save_plot, show, wanted_by
 from distgan.benchmark.convergence_statistics import KIND, LEVEL, compared, more_processes, of_arm, read, summarise
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.results import claimed, difference_of, taken_up
+from distgan.benchmark.results import claimed, difference_of, say, taken_up
 from distgan.benchmark.targets import SHIPPED, Targets, read_targets
 from distgan.benchmark.trial import OVER, Trial
 from distgan.distributed.env import is_launched
@@ -155,7 +154,7 @@ def _run_all(
     Raises UserError for a folder in which another process trains.
     """
     for trial in trials:
-        trial.await_folder(_say)
+        trial.await_folder(say)
     halted, tell, free = Event(), _teller(), SimpleQueue[dict[str, str]]()
     for environment in environments:
         free.put(environment)
@@ -172,7 +171,7 @@ def _run_all(
     try:
         for future in as_completed([pool.submit(take, trial) for trial in trials]):
             trial = future.result()
-            _say(f"{trial.label}: {outcome(trial.cell)}")
+            say(f"{trial.label}: {outcome(trial.cell)}")
             write()
     finally:
         halted.set()
@@ -193,7 +192,7 @@ def _teller() -> Callable[[Trial], None]:
         with lock:
             if time.monotonic() - said_at > _TELL_EVERY_S:
                 said_at = time.monotonic()
-                _say(f"{trial.label}: {trial.progress()}")
+                say(f"{trial.label}: {trial.progress()}")
 
     return tell
 
@@ -223,7 +222,3 @@ def _refuse_failures(
         lines.append(f"{len(failed)} of {len(cells)} runs crashed; the first, {words}")
     if lines:
         raise CommandFailed("\n".join(lines))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """The tables of `distgan bench convergence`, and its runs in words."""
 
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from rich.table import Table
 from distgan.benchmark.convergence_statistics import MEASURES, evaluations_of
 from distgan.benchmark.scaling_report import wide_console
 from distgan.benchmark.targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
-from distgan.utils.files import write_whole
+from distgan.utils.figures import new_figure, save_png
 
 Cell = dict[str, Any]
 
@@ -153,7 +152,7 @@ def _tests(tests: list[dict[str, Any]]) -> Table:
     return table
 
 
-# -- The picture of `distgan bench convergence`: each number that has a target, against epochs  --
+# -- Picture: each number that has a target, against epochs and seconds --
 
 _COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 _CLOCKS: dict[str, Callable[[Evaluation], float]] = {
@@ -172,16 +171,11 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     runs = [_Run(cell, evaluations_of(cell)) for cell in cells if cell.get("evaluations")]
     if not runs:
         return
-    # matplotlib takes most of a second to import, so only here.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows: dict[str, list[Target]] = {}
     for target in wanted_by(facts):
         rows.setdefault(target.about, []).append(target)
     colours = dict(zip(facts["summary"], _COLOURS, strict=False))
-    figure = Figure(figsize=(11, 2.5 * len(rows) + 2), layout="constrained", dpi=120, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(11, 2.5 * len(rows) + 2, facecolor="white")
     panels = figure.subplots(len(rows), len(_CLOCKS), squeeze=False, sharex="col", sharey="row")
     for row, (about, targets) in zip(panels, rows.items(), strict=True):
         for axes, clock in zip(row, _CLOCKS.values(), strict=True):
@@ -201,9 +195,7 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     about_data = f"{facts['identity']['arms'][0]['data']['name']} on {facts['device']}"
     lines = [*asked(facts).split("; "), about_data, *filter(None, [facts["notice"]])]
     figure.suptitle("\n".join(lines), fontsize=9)
-    buffer = BytesIO()
-    canvas.print_png(buffer)
-    write_whole(path, lambda file: file.write(buffer.getvalue()))
+    save_png(figure, path)
 
 
 def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:

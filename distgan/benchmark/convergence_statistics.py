@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from scipy import stats
 
 from distgan.benchmark import results
 from distgan.benchmark.targets import CganTargets, Evaluation, Protocol, VanillaTargets
 from distgan.benchmark.trial import OVER
-from distgan.config.fields import first_mistake
-from distgan.errors import UserError
 from distgan.evaluation.scores import share
+from distgan.utils.files import parse_model
 
 # What is measured of a run, and what it is called after "fewer".
 MEASURES = {
@@ -151,7 +150,7 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# -- What results.json has of the runs of `distgan bench convergence`, looked at before anythin --
+# -- What results.json has of the runs of `distgan bench convergence`, checked when it is read --
 
 KIND = "convergence"
 
@@ -228,21 +227,13 @@ class _Facts(_Strict):
 def read(path: Path) -> results.Results:
     """Raises UserError that names the file, and the key where something is missing or is no such thing."""
     found = results.read(path, KIND)
-    _check(f"{path}: is damaged: facts", _Facts, found.facts)
+    parse_model(_Facts, found.facts, f"{path}: is damaged", at="facts")
     for index, cell in enumerate(found.cells):
         kind = _Cell if cell.get("outcome") == "unfinished" else _Ended
-        _check(f"{path}: is damaged: cells.{index}", kind, cell)
+        parse_model(kind, cell, f"{path}: is damaged", at=f"cells.{index}")
     return found
 
 
 def evaluations_of(cell: dict[str, Any]) -> list[Evaluation]:
     """Those of a run that has ended, in their order."""
     return [Evaluation(**_fields(each)) for each in cell["evaluations"]]
-
-
-def _check(where: str, kind: type[BaseModel], content: dict[str, Any]) -> None:
-    try:
-        kind.model_validate(content)
-    except ValidationError as error:
-        key, words = first_mistake(error)
-        raise UserError(f"{where}.{key}: {words}" if key else f"{where}: {words}") from None

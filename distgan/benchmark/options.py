@@ -13,6 +13,8 @@ Models = Annotated[list[Literal["vanilla", "cgan"]], _COMMAS]
 Engines = Annotated[list[EngineName], _COMMAS]
 Precisions = Annotated[list[Literal["no", "tf32", "bf16", "fp16"]], _COMMAS]
 Sizes = Annotated[list[Annotated[int, Field(ge=2, le=1_000_000)]], _COMMAS]
+Counts = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1), _COMMAS]
+Factors = Annotated[list[Annotated[Real, Field(gt=0, le=16)]], Field(min_length=1), _COMMAS]
 Orders = Annotated[list[Literal["simultaneous", "reuse", "fresh"]], _COMMAS]
 
 
@@ -120,14 +122,6 @@ class ConvergenceConfig(Section):
 
 # -- What can be set of `distgan bench scaling` and `distgan bench plan` --
 
-_scaling_options_COMMAS = BeforeValidator(split_commas)
-
-Counts = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1), _scaling_options_COMMAS]
-scaling_options_Sizes = Annotated[
-    list[Annotated[int, Field(ge=2, le=1_000_000)]], Field(min_length=1), _scaling_options_COMMAS
-]
-Factors = Annotated[list[Annotated[Real, Field(gt=0, le=16)]], Field(min_length=1), _scaling_options_COMMAS]
-
 
 class ScalingConfig(Section):
     """What `distgan bench scaling` measures, each setting in fresh processes."""
@@ -150,10 +144,11 @@ class ScalingConfig(Section):
     )
     batch_size: int = setting(256, "strong scaling: images per step over all processes", ge=2, le=1_000_000)
     per_rank_batch_size: int = setting(64, "weak scaling: images per step and process", ge=2, le=1_000_000)
-    batch_sizes: scaling_options_Sizes = setting(
+    batch_sizes: Sizes = setting(
         [64, 128, 256, 512],
         "growing work, on one process: images per step",
         allowed="whole numbers from 2, as 64,128,256",
+        min_length=1,
     )
     widths: Factors | None = setting(
         None,

@@ -131,7 +131,7 @@ def _draw_errors(axes: Any, rows: list[Cell]) -> None:
     axes.set(title="held out: signed error", xlabel="processes x images each", ylabel="error, %")
 
 
-# -- `distgan bench plan`: a model of the step fitted on one process, held against what it was  --
+# -- The model, its fit, and its predictions --
 
 FORMULA = "T = a + b B + sum over G, D of max(0, all-reduce - overlap) + all-reduces of BatchNorm"
 _FEWEST = 3

@@ -19,8 +19,8 @@ import torch
 from distgan.config.fields import shown
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock
-from distgan.utils.files import read_within, write_whole
-from distgan.utils.hardware import cpu_name
+from distgan.utils.files import check_format, not_writable, read_json, write_whole
+from distgan.utils.hardware import cores, cpu_name
 from distgan.utils.provenance import describe_environment
 
 FORMAT = 1
@@ -45,7 +45,7 @@ def write(path: Path, kind: str, facts: dict[str, Any], cells: Sequence[dict[str
     assert kind in KINDS
     content = {"format": FORMAT, "kind": kind, "facts": facts, "cells": list(cells)}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_whole(path, text.encode())
 
 
 def read(path: Path, *kinds: str) -> Results:
@@ -56,27 +56,16 @@ def read(path: Path, *kinds: str) -> Results:
     path = path / FILE if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path}: is not there; allowed: a {FILE} of distgan bench, or the folder that holds it")
-    try:
-        content = json.loads(read_within(path, _MAX_BYTES), parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged, or no JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("kind") not in KINDS or "format" not in content:
+    content = read_json(path, _MAX_BYTES, only_finite=True)
+    if content.get("kind") not in KINDS or "format" not in content:
         raise UserError(f"{path}: holds no results of distgan bench")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path}: has the format {content['format']!r}; allowed: {FORMAT} (update distgan)")
+    check_format(path, content, FORMAT)
     if kinds and content["kind"] not in kinds:
         raise UserError(f"{path}: holds the results of bench {content['kind']}; allowed: of {', '.join(kinds)}")
     match content:
         case {"facts": dict(facts), "cells": list(cells)} if all(isinstance(cell, dict) for cell in cells):
             return Results(content["kind"], facts, cells)
     raise UserError(f"{path}: is damaged: its facts are no table, or its cells no list of tables")
-
-
-def _finite(text: str) -> float:
-    """JSON has no NaN and no infinity; Python reads both, and 1e999 as one."""
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"holds {text}, which is no number")
-    return value
 
 
 def new_folder(out: str | None, kind: str) -> Path:
@@ -97,7 +86,7 @@ def new_folder(out: str | None, kind: str) -> Path:
             break
         return folder
     except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+        raise not_writable(error.filename, error) from error
 
 
 def facts(device: torch.device) -> dict[str, Any]:
@@ -109,7 +98,7 @@ def facts(device: torch.device) -> dict[str, Any]:
         "command": shlex.join([*words, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
         "device_type": device.type,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "cuda": torch.version.cuda,
@@ -139,6 +128,11 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "p5": p5, "p95": p95, "num": len(values)}
 
 
+def say(text: str) -> None:
+    """Tell on stderr how a benchmark is getting on."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def refuse_on_cpu(flag: str, chosen: Sequence[str], unfit: tuple[str, ...]) -> None:
     """Raises UserError for what every turn would refuse by itself."""
     for value in chosen:
@@ -146,7 +140,7 @@ def refuse_on_cpu(flag: str, chosen: Sequence[str], unfit: tuple[str, ...]) -> N
             raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: all but {', '.join(unfit)}")
 
 
-# -- The folder of a bench that can go on: held by one process at a time, and only by the same  --
+# -- The folder of a bench that can go on: held by one process at a time, and only with the same settings --
 
 _LOCK = "lock"
 
@@ -167,7 +161,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = lock(folder, 0.0)
     except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+        raise not_writable(error.filename, error) from error
     except UserError as error:
         raise UserError(f"--out {out}: another bench {kind} is at work in it; allowed: another folder") from error
     try:

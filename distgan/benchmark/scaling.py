@@ -1,13 +1,11 @@
 """`distgan bench scaling`: seconds a step over processes, batch sizes and widths, and the all-reduce alone."""
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from rich.console import Console
 
@@ -20,8 +18,9 @@ from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, 
 from distgan.data.loader import refuse_small
 from distgan.distributed import env as launcher
 from distgan.errors import CommandFailed, UserError
+from distgan.utils.devices import device_named
 from distgan.utils.hardware import cores, count_gpus
-from distgan.utils.process import last_words, own_modules
+from distgan.utils.process import ChildFailed, own_modules, run_child
 
 
 class Point(NamedTuple):
@@ -32,10 +31,6 @@ class Point(NamedTuple):
     width: float
 
 
-class TurnFailed(Exception):
-    """Why a turn has no result, in one line."""
-
-
 def run(config: ScalingConfig) -> None:
     """Measures, prints tables, and leaves results.json (after each turn) and scaling.png in the results' folder.
 
@@ -43,7 +38,7 @@ def run(config: ScalingConfig) -> None:
     """
     if launcher.is_launched():
         raise UserError("bench scaling: starts processes of its own; allowed: without a launcher around it")
-    device = _device(config)
+    device = device_named(config.device)
     if device.type == "cpu":
         results.refuse_on_cpu("--engine", [config.engine], ("graph", "graph-compiled"))
     sizes = world_sizes(config, device)
@@ -66,7 +61,7 @@ def run(config: ScalingConfig) -> None:
                 found = _take_turn(Config.model_validate(cell["config"]), cell["world_size"], config)
                 cell["runs"].append({"round": turn} | found)
                 said = f"{_images_per_s(cell['runs'][-1:])['median']:,.0f} images/s"
-            except TurnFailed as error:
+            except ChildFailed as error:
                 cell["error"] = str(error)
                 said = f"failed: {error}"
             console.print(f"round {turn + 1}/{config.rounds}: {name_of(cell)}: {said}", markup=False)
@@ -111,13 +106,6 @@ def world_sizes(config: ScalingConfig, device: torch.device) -> list[int]:
     return sizes
 
 
-def _device(config: ScalingConfig) -> torch.device:
-    has_cuda = count_gpus() > 0
-    if config.device == "cuda" and not has_cuda:
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
-    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
-
-
 def _note(device: torch.device, sizes: list[int], threads: int | None) -> str:
     if device.type == "cuda":
         return f"a GPU for each process, of {count_gpus()} here"
@@ -151,9 +139,9 @@ def _cell(config: ScalingConfig, point: Point, axes: list[str], threads: int | N
 
 
 def _take_turn(whole: Config, world_size: int, config: ScalingConfig) -> dict[str, Any]:
-    """Fresh processes, which are gone when this returns. Raises TurnFailed."""
+    """Fresh processes, which are gone when this returns. Raises ChildFailed."""
     with tempfile.TemporaryDirectory(prefix="distgan-scaling-") as place:
-        spec, out, errors = Path(place, "spec.json"), Path(place, "out.json"), Path(place, "stderr")
+        spec, out = Path(place, "spec.json"), Path(place, "out.json")
         spec.write_text(
             json.dumps(
                 {"config": whole.model_dump(mode="json", exclude_unset=True), "out": str(out)}
@@ -162,38 +150,10 @@ def _take_turn(whole: Config, world_size: int, config: ScalingConfig) -> dict[st
         )
         door = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
         words = [*(door if world_size > 1 else []), "-m", "distgan.benchmark.scaling_worker", str(spec)]
-        environment = {"OMP_NUM_THREADS": "1"} | own_modules()
-        with errors.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=file,
-                env=environment,
-            )
-        try:
-            code = process.wait(config.timeout)
-        except subprocess.TimeoutExpired:
-            raise TurnFailed(f"not done after --timeout {config.timeout:g} s") from None
-        finally:
-            _end(process)
-        if code or not out.is_file():
-            raise TurnFailed(_reason(code, errors.read_bytes()))
+        run_child([sys.executable, *words], timeout_s=config.timeout, env={"OMP_NUM_THREADS": "1"} | own_modules())
+        if not out.is_file():
+            raise ChildFailed("it has left no result")
         return json.loads(out.read_text())
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Its own processes first: torchrun's are in sessions of their own, and outlive one that is killed."""
-    if process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-        process.kill()
-        process.wait()
-
-
-def _reason(code: int, stderr: bytes) -> str:
-    ours = [line for line in stderr.decode(errors="replace").splitlines() if line.startswith("distgan: ")]
-    return ours[0].removeprefix("distgan: ") if ours else last_words(code, stderr)
 
 
 def _summarise(cells: list[Cell]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distgan.benchmark.results import Results, summary
-from distgan.utils.files import write_whole
+from distgan.utils.figures import new_figure, save_png
 
 Cell = dict[str, Any]
 
@@ -85,7 +84,7 @@ def _paired(ratio: Callable[[float, float], float], one: Cell, other: Cell) -> d
     return summary(values) if values else None
 
 
-# -- A scaling measurement as tables on the screen and as a picture --
+# -- Tables --
 
 _TITLES = {
     STRONG: "strong scaling: one batch, shared by the processes",
@@ -208,7 +207,7 @@ def seconds_per_epoch(cell: Cell) -> float:
     return cell["runs"][0]["num_images"] / cell["images_per_s"]["median"]
 
 
-# -- the picture ----------------------------------------------------------------------------------------
+# -- Picture --
 
 
 def plot(found: Results, folder: Path) -> Path | None:
@@ -233,13 +232,8 @@ def plot(found: Results, folder: Path) -> Path | None:
 
 def save_panels(path: Path, panels: Sequence[Callable[[Any], None]], title: str) -> None:
     """A PNG of panels, two in a row, each drawn by a function of matplotlib's Axes."""
-    # matplotlib takes most of a second to import, so only here.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns, rows = min(2, len(panels)), (len(panels) + 1) // 2
-    figure = Figure(figsize=(5.6 * columns + 0.8, 4 * rows + 0.8), layout="constrained", dpi=120)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(5.6 * columns + 0.8, 4 * rows + 0.8)
     for number, draw in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
         draw(axes)
@@ -247,9 +241,7 @@ def save_panels(path: Path, panels: Sequence[Callable[[Any], None]], title: str)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     figure.suptitle(title, fontsize=10)
-    buffer = BytesIO()
-    canvas.print_png(buffer)
-    write_whole(path, lambda file: file.write(buffer.getvalue()))
+    save_png(figure, path)
 
 
 def bars(axes: Any, places: list[float], found: list[dict[str, float]], label: str) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from distgan.config.fields import Real, Section, first_mistake
+from distgan.config.fields import Real, Section
 from distgan.errors import UserError
 from distgan.reports.run_data import number
-from distgan.utils.files import read_within
+from distgan.utils.files import check_format, parse_model, read_within
 
 FORMAT = 1
 SHIPPED = Path(__file__).with_name("targets.toml")
@@ -65,22 +65,11 @@ def read_targets(path: Path) -> Targets:
         values = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML ({error})") from error
-    if values.get("format") != FORMAT:
-        raise UserError(f"{path}: has the format {values.get('format')!r}; allowed: {FORMAT}")
-    try:
-        return Targets.model_validate(values, strict=True)
-    except ValidationError as error:
-        place, words = first_mistake(error)
-        first = error.errors()[0]
-        if first["type"] == "missing":
-            raise UserError(f"{path}: {place}: is missing") from error
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"{path}: {place}: unknown key") from error
-        rule = words.removeprefix("Input should be ").removeprefix("String should ")
-        raise UserError(f"{path}: {place}: {first['input']!r} is not allowed; allowed: {rule}") from error
+    check_format(path, values, FORMAT)
+    return parse_model(Targets, values, str(path), strict=True)
 
 
-# -- When a run had converged: the first evaluation that meets all targets, if as many more in  --
+# -- When a run had converged: the first evaluation that meets all targets, if the next ones do too --
 
 
 class Evaluation(NamedTuple):

@@ -3,23 +3,20 @@
 import json
 import os
 import shlex
-import subprocess
 import sys
-from contextlib import suppress
 from statistics import median
 from typing import Any
-
-import torch
 
 from distgan.benchmark import results
 from distgan.benchmark.flops import FORMULA
 from distgan.benchmark.matrix import PEERS_FOLDER, Cell, Pace, command, plan
 from distgan.benchmark.options import ThroughputConfig
-from distgan.benchmark.results import refuse_on_cpu, summary
+from distgan.benchmark.results import refuse_on_cpu, say, summary
 from distgan.benchmark.throughput_report import PLOT, save_plot, show
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError
-from distgan.utils.process import last_words, own_modules
+from distgan.utils.devices import device_named
+from distgan.utils.process import ChildFailed, own_modules, run_json
 
 # For the reader of results.json.
 NOTES = {
@@ -96,7 +93,7 @@ def _image_s(run: dict[str, Any]) -> float:
     return median(each["seconds"] / each["images"] for each in run["repeats"])
 
 
-# -- `distgan bench throughput`: the cells of a matrix and plain loops take turns, each turn in --
+# -- The turns --
 
 
 def run(config: ThroughputConfig) -> None:
@@ -106,7 +103,7 @@ def run(config: ThroughputConfig) -> None:
     """
     if is_launched():
         raise UserError("bench throughput: measures one process; allowed: without a launcher")
-    device = _device(config.device)
+    device = device_named(config.device)
     is_cuda = device.type == "cuda"
     if not is_cuda:
         refuse_on_cpu("--engines", config.engines, ("graph", "graph-compiled"))
@@ -121,8 +118,8 @@ def run(config: ThroughputConfig) -> None:
     facts = results.facts(device) | {"settings": config.model_dump(), "pace": pace._asdict()}
     facts |= {"flop_formula": FORMULA, "notes": NOTES}
     if facts["load"] > 0.2 * facts["cores"]:
-        _say(f"note: other programs keep {facts['load']:.1f} of {facts['cores']} cores busy, which figures suffer from")
-    _say("roofline: what this device reaches in a matmul and a copy")
+        say(f"note: other programs keep {facts['load']:.1f} of {facts['cores']} cores busy, which figures suffer from")
+    say("roofline: what this device reaches in a matmul and a copy")
     peaks = {"run": {"device": device.type, "threads": config.threads}}
     facts["roofline"] = _outcome(
         [sys.executable, "-m", "distgan.benchmark.roofline", json.dumps(peaks)], config, is_cuda=is_cuda
@@ -141,7 +138,7 @@ def run(config: ThroughputConfig) -> None:
                 digest(cell, facts["roofline"])
                 hold_against_peers(cells)
                 results.write(path, "throughput", facts, cells)
-                _say(f"round {turn}/{config.rounds}, {cell['id']}: {_said(cell)}")
+                say(f"round {turn}/{config.rounds}, {cell['id']}: {_said(cell)}")
     finally:  # after a Ctrl-C too
         if path.exists():
             save_plot(folder / PLOT, facts, cells)
@@ -149,13 +146,6 @@ def run(config: ThroughputConfig) -> None:
             print(", ".join(str(each) for each in (path, folder / PLOT) if each.exists()))
     if failed := [cell["id"] for cell in cells if cell["status"] != "ok"]:
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells have no speed: {', '.join(failed)}")
-
-
-def _device(name: str) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
-    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
 def _add(cell: Cell, words: list[str], found: dict[str, Any]) -> None:
@@ -180,16 +170,9 @@ def _outcome(words: list[str], config: ThroughputConfig, *, is_cuda: bool) -> di
     if config.threads:
         environment["OMP_NUM_THREADS"] = str(config.threads)
     try:
-        done = subprocess.run(words, capture_output=True, env=environment, timeout=config.timeout)
-    except subprocess.TimeoutExpired:
-        return {"error": f"has not ended after --timeout {config.timeout:g} s"}
-    lines = done.stdout.decode(errors="replace").strip().splitlines()
-    if done.returncode == 0 and lines:
-        with suppress(ValueError):
-            found = json.loads(lines[-1])
-            if isinstance(found, dict):
-                return found
-    return {"error": last_words(done.returncode, done.stderr)}
+        return run_json(words, timeout_s=config.timeout, env=environment)
+    except ChildFailed as error:
+        return {"error": str(error)}
 
 
 def _said(cell: Cell) -> str:
@@ -197,7 +180,3 @@ def _said(cell: Cell) -> str:
         return f"{cell['status']}: {cell['why']}"
     last = results.summary([1e3 * each for each in cell["step_s"][-1]])
     return f"{last['median']:,.2f} ms a step ({last['p5']:,.2f} to {last['p95']:,.2f})"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """The tables and the plot of `distgan bench throughput`."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distgan.benchmark.matrix import Cell
-from distgan.utils.files import write_whole
+from distgan.utils.figures import new_figure, save_png
 
 PLOT = "throughput.png"
 
@@ -153,14 +152,9 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     models = [m for m in dict.fromkeys(cell["model"] for cell in cells) if any(_has(cell, m) for cell in cells)]
     if not models:
         return
-    # matplotlib takes most of a second to import, so only here.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     own = {model: [cell for cell in cells if cell["model"] == model and cell["status"] != "waits"] for model in models}
     heights = [len(own[model]) + 1.2 for model in models]
-    figure = Figure(figsize=(9, 0.38 * sum(heights) + 1.2), layout="constrained", dpi=120, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(9, 0.38 * sum(heights) + 1.2, facecolor="white")
     panels = figure.subplots(len(models), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, model in zip(panels, models, strict=True):
         longest = max(cell["epoch_s"]["p95"] for cell in own[model] if _has(cell, model))
@@ -185,9 +179,7 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
         panel.set_axisbelow(True)
     panels[-1].set_xlabel("seconds an epoch: median, p5 to p95")
     figure.suptitle(f"{facts['device']}\n{_common(cells)}", fontsize=11)
-    buffer = BytesIO()
-    canvas.print_png(buffer)
-    write_whole(path, lambda file: file.write(buffer.getvalue()))
+    save_png(figure, path)
 
 
 def _has(cell: Cell, model: str) -> bool:

@@ -14,13 +14,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import psutil
-
 from distgan.benchmark.configurations import Arm
 from distgan.benchmark.targets import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
 from distgan.runs.run_dir import lock, read_status
-from distgan.utils.process import last_words
+from distgan.utils.process import kill_tree, last_words
 
 OVER = ("converged", "not converged", "diverged")
 # What runs as `python -m`; another in tests.
@@ -112,7 +110,7 @@ class Trial:
             process.stdin.close()
         self._look(began)
         if code is not None:
-            why = _reason(code, self.log.read_bytes())
+            why = last_words(code, self.log.read_bytes())
         if code and not is_asked and (own := _stopped(code, self.folder)):
             self.stopped = own
             halted.set()
@@ -120,15 +118,8 @@ class Trial:
             self._conclude(code, why)
 
     def kill(self) -> None:
-        """The processes of its own first: those of a launcher are in sessions of their own, and outlive it."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            kill_tree(self._process)
 
     @property
     def has_converged(self) -> bool:
@@ -235,9 +226,3 @@ def _stopped(code: int, folder: Path) -> int:
     if -code in _ASKING:
         return 128 - code
     return code if read_status(folder).get("state") == "stopped" else 0
-
-
-def _reason(code: int, stderr: bytes) -> str:
-    """Our own first line, else the error with which it ended."""
-    ours = [line for line in stderr.decode(errors="replace").splitlines() if line.startswith("distgan: ")]
-    return ours[0].removeprefix("distgan: ") if ours else last_words(code, stderr)

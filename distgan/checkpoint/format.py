@@ -29,7 +29,7 @@ from distgan import __version__
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import layouts
-from distgan.utils.files import read_within, sync, write_synced
+from distgan.utils.files import first_mistake, read_within, sync, write_synced
 
 FORMAT = 1
 
@@ -271,9 +271,7 @@ def _parse(model: type[M], data: bytes, path: Path) -> M:
     try:
         return model.model_validate_json(data, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part)[:40] for part in first["loc"][:4])
-        raise Damaged(f"{path}: {where + ': ' if where else ''}{first['msg'][:200]}") from error
+        raise Damaged(f"{path}: {first_mistake(error)}") from error
 
 
 def _refuse_misfit(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:

@@ -3,7 +3,7 @@
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic.fields import FieldInfo
 
 
@@ -100,12 +100,6 @@ def shown(default: Any) -> str:
         case list():
             return ",".join(map(str, default))
     return str(default)
-
-
-def first_mistake(error: ValidationError) -> tuple[str, str]:
-    """Where the first of pydantic's complaints about a file stands (empty: in all of it), and what it says."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    return ".".join(map(str, first["loc"])), first["msg"]
 
 
 def extra(field: FieldInfo) -> dict[str, Any]:

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from distgan.config.fields import first_mistake
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS, Judge, outputs_of
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
-from distgan.utils.files import read_within
+from distgan.utils.files import read_model, read_within
 
 FORMAT = 1
 RECORD = "judges.json"
@@ -138,13 +137,7 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
 def read_record(folder: Path) -> Record:
     """Raises UserError for one that is missing, damaged, or of judges that this version does not know."""
     path = folder / RECORD
-    try:
-        record = Record.model_validate_json(read_within(path, _MAX_BYTES), strict=True)
-    except ValidationError as error:
-        where, words = first_mistake(error)
-        raise UserError(f"{path}: is damaged ({where}: {words}); allowed: what distgan judge train wrote") from error
-    if record.format != FORMAT:
-        raise UserError(f"{path}: has the format {record.format}; allowed: {FORMAT} (update distgan)")
+    record = read_model(path, Record, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
     names = [judge.name for judge in record.judges]
     if names != list(NETWORKS):
         raise UserError(f"{path}: names the judges {', '.join(names)}; allowed: {', '.join(NETWORKS)}")
@@ -173,7 +166,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
     return judge.eval()
 
 
-# -- Work on many images, dealt out to the ranks by chunks, so that any number of ranks finds t --
+# -- Work on many images, shared by the ranks in chunks: any number of ranks finds the same --
 
 T = TypeVar("T")
 

@@ -16,12 +16,12 @@ from distgan.errors import UserError
 from distgan.evaluation import measure
 from distgan.evaluation.classifiers import outputs_of, train_classifier
 from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, load_jury, read_images
-from distgan.evaluation.inputs import FILE, claim, data_config, load_subject, out_folder, source_of
+from distgan.evaluation.inputs import FILE, data_config, load_subject, out_folder, source_of
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.reference import Reference, build_reference, refuse_few
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.evaluation.scores import share
-from distgan.utils.files import write_whole
+from distgan.evaluation.scores import confusion_matrix, share
+from distgan.utils.files import make_folder, write_whole
 
 # GAN-train: the fresh classifier, and how long it learns.
 _GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2
@@ -55,7 +55,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         refuse_few(n, "--num" if subject.images is None else f"{where}: images")
         source = source_of(where, subject, config, train, test, jury)
     labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
-    runtime.on_main(lambda: claim(folder))  # before minutes are spent
+    runtime.on_main(lambda: make_folder(folder))  # before minutes are spent
     with _timed(seconds, "real_images"):
         reference = build_reference(jury, train, test, n, labels, runtime)
     with _timed(seconds, "images"):
@@ -90,7 +90,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         gan_train=gan_train,
         gan_train_real=gan_train_real,
         copies=closest.copies,
-        matrix=None if labels is None else measure.confusion_matrix(reading.digits, labels).tolist(),
+        matrix=None if labels is None else confusion_matrix(reading.digits, labels).tolist(),
         jury_matrix=reference.matrix.tolist(),
         confusions=[] if labels is None else measure.measure_confusions(reading, labels, reference),
         ambiguities=measure.measure_ambiguities(reading),
@@ -102,8 +102,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     )
 
     def write() -> None:
-        text = quality.model_dump_json(indent=1) + "\n"
-        write_whole(folder / FILE, lambda file: file.write(text.encode()))
+        write_whole(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
         save_pictures(folder, quality, images, reading, labels, closest, train.images)
 
     runtime.on_main(write)

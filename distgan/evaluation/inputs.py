@@ -1,7 +1,6 @@
 """What an evaluation is of: a generator or images of a file, against which real data, and how to measure it again."""
 
 import hashlib
-import json
 import math
 import shlex
 import zipfile
@@ -21,7 +20,7 @@ from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError
 from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.schema import Source
-from distgan.utils.files import read_within
+from distgan.utils.files import read_json
 
 _IMAGES, _LABELS = (("images", "arr_0"), ("labels", "arr_1"))  # ours, then those that np.savez gives without names
 _ALLOWED = (
@@ -129,7 +128,7 @@ def _labels(labels: np.ndarray, num_images: int, path: Path) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-# -- What an evaluation is of: a generator or images of a file, against which real data, and ho --
+# -- What is evaluated, against which real data, and where the result goes --
 
 FILE = "eval.json"
 
@@ -181,16 +180,6 @@ def out_folder(where: str, config: EvalConfig) -> Path:
     return folder
 
 
-def claim(folder: Path) -> None:
-    """Makes the folder, and tries to write there. Raises UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
-
-
 def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, test: Dataset, jury: Jury) -> Source:
     loaded = subject.loaded
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
@@ -220,7 +209,7 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
 def _preset(loaded: Loaded) -> str:
     """What the run was called, or else its model."""
     for folder in list(loaded.path.parents)[:3]:
-        with suppress(UserError, ValueError, AttributeError):
-            if preset := json.loads(read_within(folder / "environment.json", 2**20)).get("preset"):
+        with suppress(UserError):
+            if preset := read_json(folder / "environment.json", 2**20).get("preset"):
                 return str(preset)
     return loaded.config.model.name

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from distgan.config.commands import JudgeConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed
 from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
 from distgan.evaluation.ensemble import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
-from distgan.evaluation.scores import share
+from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.devices import device_named
-from distgan.utils.files import write_whole
+from distgan.utils.files import make_folder, write_whole
 from distgan.utils.hardware import cpu_name
 from distgan.utils.provenance import describe_environment
 
@@ -35,10 +34,7 @@ def train_judges(config: JudgeConfig) -> None:
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
     train, test = splits(load_dataset(data), data)
     folder = Path(config.out).expanduser() if config.out else cache_folder(train.name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: can't be written to ({error.strerror})") from error
+    make_folder(folder)
     print(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
     # By the order of their names: another one as the reference changes no weights.
     seeds = [config.seed + sorted(NETWORKS).index(name) for name in NETWORKS]
@@ -69,9 +65,8 @@ def train_judges(config: JudgeConfig) -> None:
     text = Record(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
     # All at once, when all are there: no older judges are lost to a training that is stopped.
     for each, weights in trained:
-        path = folder / f"{each.name}.safetensors"
-        write_whole(path, lambda file, weights=weights: file.write(weights))  # type: ignore[misc]
-    write_whole(folder / RECORD, lambda file: file.write(_compact(text).encode()))
+        write_whole(folder / f"{each.name}.safetensors", weights)
+    write_whole(folder / RECORD, _compact(text).encode())
     print(f"written to {folder}")
     if train.name == "mnist" and folder != SHIPPED:
         print(f"distgan eval takes those in the package; these by --judges {folder}")
@@ -98,7 +93,7 @@ def _train(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
         num_parameters=sum(parameter.numel() for parameter in judge.parameters()),
-        matrix=multiclass_confusion_matrix(read, test.labels, 10).tolist(),
+        matrix=confusion_matrix(read, test.labels).tolist(),
     )
     say(f"{name}: {_accuracy(record)} of {len(test.images):,} test images right, {len(weights):,} bytes")
     return record, weights

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from distgan.evaluation.ensemble import SURE, Reading
-from distgan.evaluation.reference import Reference, confusion_matrix, measure_coverage, measure_sample
+from distgan.evaluation.reference import Reference, measure_coverage, measure_sample
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
-from distgan.evaluation.scores import kl_from_uniform, nearest, share
+from distgan.evaluation.scores import confusion_matrix, kl_from_uniform, nearest, share
 
 # Of a digit that is made well: as much as this of what was asked for reads as it, is recognisable, and (of what as many
 # real ones cover) is covered. Agreement alone would praise one typical image, a hundred times over.
@@ -85,7 +85,7 @@ def _how_few(agreement: Estimate | None, share: Estimate) -> str:
     return f"{share.value:.2%} of the samples are read as it"
 
 
-# -- The numbers of a set of images: what an evaluation finds, and the smaller set of them that --
+# -- The numbers of a set of images --
 
 _NUM_AMBIGUITIES = 5
 _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one

@@ -1,7 +1,6 @@
 """What an evaluation shows: the matrix, confused pairs, the best and the worst of each digit, the nearest real ones."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality
-from distgan.utils.figures import GAP, INK, PAPER, SCALE, with_text
+from distgan.utils.figures import GAP, INK, PAPER, SCALE, new_figure, save_png, with_text
 from distgan.utils.files import write_whole
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
@@ -101,12 +100,7 @@ def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tenso
 
 def _save_matrix(path: Path, quality: Quality) -> None:
     """Asked x read in percent, beside the jury's own on real digits; without labels the shares of the digits."""
-    # matplotlib takes most of a second to import, so only here.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5.4), layout="constrained", dpi=110)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(11, 5.4, dpi=110)
     left, right = figure.subplots(1, 2)
     if quality.matrix is not None:
         _heat(left, np.array(quality.matrix), "asked for", f"{quality.n:,} generated images")
@@ -123,9 +117,7 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     _heat(right, real, "is", f"{real.sum():,} real images: the jury's own errors")
     if quality.notices:
         figure.suptitle("; ".join(quality.notices), color="#b00020")
-    buffer = BytesIO()
-    canvas.print_png(buffer)
-    write_whole(path, lambda file: file.write(buffer.getvalue()))
+    save_png(figure, path)
 
 
 def _heat(axes: object, counts: np.ndarray, rows: str, title: str) -> None:

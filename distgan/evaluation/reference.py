@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
@@ -15,6 +14,7 @@ from distgan.evaluation.scores import (
     FEWEST,
     Manifold,
     Moments,
+    confusion_matrix,
     density_and_coverage,
     manifold,
     mean,
@@ -120,11 +120,6 @@ def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | 
 def measure_coverage(real: RealSet, features: Tensor) -> Estimate:
     """The share of real images with one of these (M, F) in their neighbourhood."""
     return _share(density_and_coverage(real.manifold, features)[1])
-
-
-def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:
-    """Counts of label x read, (10, 10)."""
-    return multiclass_confusion_matrix(read, labels, 10)
 
 
 def _real_set(features: Tensor, num: int) -> RealSet:

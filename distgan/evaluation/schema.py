@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from distgan.config.fields import first_mistake
 from distgan.errors import UserError
-from distgan.utils.files import read_within
+from distgan.utils.files import read_model
 
 FORMAT = 1
 _MAX_BYTES = 2**24
@@ -141,13 +140,7 @@ class Quality(_Frozen):
 
 def read_quality(path: Path) -> Quality:
     """Raises UserError for a file that is damaged or of another version."""
-    try:
-        found = Quality.model_validate_json(read_within(path, _MAX_BYTES))
-    except ValidationError as error:
-        place, words = first_mistake(error)
-        raise UserError(f"{path}: is damaged, or of another version ({place or 'JSON'}: {words})") from error
-    if found.format != FORMAT:
-        raise UserError(f"{path}: has format {found.format}; allowed: {FORMAT}")
+    found = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule="what this version of distgan eval wrote")
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
     if any([len(row) for row in table] != [10] * 10 or min(map(min, table)) < 0 for table in tables):
         raise UserError(f"{path}: is damaged (a matrix is not of 10 by 10 counts)")

@@ -1,9 +1,4 @@
-"""The Frechet distance of two sets of features, taken as normal distributions (Heusel et al. 2017, eq. 6).
-
-On a judge's features it is called `fcd`, the Frechet classifier distance. torchmetrics has it only as a metric
-that keeps its sums, with eigenvalues of a matrix that is not symmetric; here it is drawn again for its
-interval, and taken per digit. A test holds the two against each other.
-"""
+"""Scores of sets of images, with their intervals: shares, confusions, the Frechet distance, nearest neighbours."""
 
 from typing import NamedTuple
 
@@ -26,6 +21,11 @@ def share(num: int, of: int) -> Estimate:
     # Its ends may miss 0 and 1 by rounding.
     low, high = min(interval.low, num / of), max(interval.high, num / of)
     return Estimate(value=num / of, low=float(low), high=float(high))
+
+
+def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:
+    """Return the counts of label x read digit, (10, 10), of two (N,) of digits."""
+    return torch.bincount(10 * labels + read, minlength=100).view(10, 10)
 
 
 def mean(values: Tensor) -> Estimate:
@@ -54,8 +54,9 @@ def kl_from_uniform(counts: np.ndarray, num_draws: int = 1000, seed: int = 0) ->
     return redrawn(float(stats.entropy(counts / n, equal)), stats.entropy(drawn, equal[None], axis=1))
 
 
-# -- The Frechet distance of two sets of features, taken as normal distributions (Heusel et al. --
+# -- The Frechet distance of two sets of features, taken as normal distributions (Heusel et al. 2017, eq. 6) --
 
+# On a judge's features it is called `fcd`, the Frechet classifier distance.
 # A covariance of F features from F images or fewer is singular.
 FEWEST = NUM_FEATURES + 1
 _DRAWN_TOGETHER = 25
@@ -115,7 +116,7 @@ def measure_fcd(features: Tensor, other: Moments, *, num_draws: int, seed: int =
     return redrawn(value, np.concatenate(draws))
 
 
-# -- What the nearest neighbours tell: density and coverage (Naeem et al. 2020), and whether im --
+# -- Nearest neighbours: density and coverage (Naeem et al. 2020), and copies of training images --
 
 K = 5
 _ROWS = 1000  # of a table of distances at a time

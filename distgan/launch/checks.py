@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from distgan.utils import hardware
 from distgan.utils.hardware import count_gpus
 
 _PROGRAM_S = 10
@@ -56,8 +57,7 @@ def shared_memory() -> Finding:
 
 
 def cores() -> Finding:
-    num = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("cores", "ok", f"{num} for this process")
+    return Finding("cores", "ok", f"{hardware.cores()} for this process")
 
 
 def memory() -> Finding:

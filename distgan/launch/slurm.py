@@ -9,31 +9,11 @@ import subprocess
 import sys
 
 from distgan.config.commands import SlurmConfig
-from distgan.config.flags import Parser, add_flags, from_flags
 from distgan.config.presets import shipped, training_of
 from distgan.config.schema import Config
 from distgan.errors import UserError
 
 _SBATCH_S = 60
-
-
-def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="distgan slurm",
-        usage="distgan slurm [FLAGS] [FLAGS OF distgan train]",
-        description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
-        "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
-        "distgan train.",
-        epilog="exit codes: 0 submitted, 2 a mistake of yours, or sbatch does not take the job",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the script, and on stderr what SLURM would do with it; submit nothing (default: off)",
-    )
-    add_flags(parser, SlurmConfig)
-    namespace, words = parser.parse_known_args(argv)
-    slurm(from_flags(SlurmConfig, namespace), words, is_dry=namespace.dry_run)
 
 
 def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:

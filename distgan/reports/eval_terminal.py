@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.reports.report2023 import claims_of
+from distgan.reports.report2023 import NAME, claims_of
 
 _COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red"}
 _NUM_CONFUSIONS = 8
@@ -41,7 +41,7 @@ def show(quality: Quality, folder: Path) -> None:
         _say_confusions(quality, say)
     for alarm in quality.alarms:
         say(f"alarm: {alarm}", "bold red")
-    say("\nthe sentences of the 2023 report, here:", "bold")
+    say(f"\nthe sentences of the {NAME}, here:", "bold")
     for claim in claims_of(quality):
         word = {True: "holds", False: "does not hold", None: "can't be told"}[claim.holds]
         say(f"  {claim.sentence}: {word.upper()} ({claim.evidence})")

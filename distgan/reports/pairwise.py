@@ -1,19 +1,17 @@
-"""Runs against those of the other kind: which has the better images, and which trains faster."""
+"""Runs beside each other: their sizes and speeds, and what one measures against the others."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.reports.number_format import interval, plain, whole
-from distgan.reports.report2023 import Verdict, no_partner, not_alike, versus
 from distgan.reports.run_data import Run, number
+from distgan.utils.files import read_shapes
 
 _PIXELS, _CLASSES = 28 * 28, 10
 # What a network counts and averages, and does not learn.
@@ -40,7 +38,7 @@ def size_of(run: Run) -> Size | None:
     for folder in (run.folder / "weights", *checkpoints_in(run.folder / "checkpoints")):
         files = [folder / f"{name}.safetensors" for name in ("generator", "discriminator")]
         if all(path.is_file() for path in files):
-            g, d = (_shapes(path) for path in files)
+            g, d = (read_shapes(path) for path in files)
             z, condition = _inputs(run, g)
             return Size(z, condition, _condition_of_d(d), _learnt(g), _learnt(d), folder)
     return None
@@ -64,16 +62,6 @@ def _condition_of_d(shapes: dict[str, list[int]]) -> int:
         return _CLASSES
     first = shapes.get("main.0.weight", [])
     return first[1] - _PIXELS if len(first) == 2 else 0
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
-    except SafetensorError as error:
-        raise UserError(f"{path}: is no whole safetensors file ({error})") from error
 
 
 # -- Seconds an epoch of a run, from its own log, and whether two runs may be compared by them --
@@ -127,9 +115,6 @@ def what_differs(one: Run, other: Run) -> list[str]:
     ]
 
 
-# -- Runs against those of the other kind: which has the better images, and which trains faster --
-
-
 class Subject(NamedTuple):
     """A run of the table, under a name that no other has."""
 
@@ -153,44 +138,71 @@ def subjects_of(runs: Sequence[Run]) -> list[Subject]:
     return found
 
 
-def better(run: Run, quality: Quality, others: list[Subject]) -> Verdict:
-    """Of a GAN: better than each C-GAN. Of a C-GAN: most images recognisable, and each GAN better."""
-    if run.kind == "C-GAN" and quality.recognisable.high < 0.5:
-        return Verdict(False, "fewer than half of its images are recognisable")
-    if not others:
-        return no_partner(run)
-    fcds, reasons = [], []
-    for other in others:
-        theirs = other.run.quality
-        if theirs is None:
-            reasons.append(f"the quality of {other.name} was not measured")
-        elif reason := not_alike(quality, theirs):
-            reasons.append(f"not to be compared with {other.name}: {reason}")
-        else:
-            fcds.append((other.name, theirs.fcd))
-    if not fcds:
-        return Verdict(None, "; ".join(reasons))
-    verdict = versus(quality.fcd, fcds, expects_lower=run.kind == "GAN", thing="fcd", shown=whole)
-    if run.kind == "C-GAN" and verdict.agrees and quality.recognisable.low <= 0.5:
-        return Verdict(None, f"{verdict.why}; but whether most of its images are recognisable is open")
-    return verdict
+# -- What a run measures beside what was expected of it --
+
+WORDS = {True: "agrees", False: "disagrees", None: "can't be told"}
 
 
-def faster(run: Run, own: Estimate, others: list[Subject]) -> Verdict:
-    if not others:
-        return no_partner(run)
-    theirs, reasons = [], []
-    for other in others:
-        if differing := what_differs(run, other.run):
-            reasons.append(f"not to be compared with {other.name}: {', '.join(differing)}")
-        elif (found := epoch_seconds(other.run)) is None:
-            reasons.append(f"the speed of {other.name} was not measured")
-        else:
-            theirs.append((other.name, found[0]))
-    if not theirs:
-        return Verdict(None, "; ".join(reasons))
+class Verdict(NamedTuple):
+    agrees: bool | None
+    why: str
 
-    def seconds(estimate: Estimate) -> str:
-        return f"{plain(estimate.value)} s, {interval(estimate)}"
+    @property
+    def word(self) -> str:
+        return WORDS[self.agrees]
 
-    return versus(own, theirs, expects_lower=run.kind == "GAN", thing="seconds an epoch", shown=seconds)
+
+def versus(
+    own: Estimate,
+    others: Sequence[tuple[str, Estimate]],
+    *,
+    expects_lower: bool,
+    thing: str,
+    shown: Callable[[Estimate], str],
+) -> Verdict:
+    """By the intervals of one run against each of the other kind: all as expected, all the other way, or neither."""
+    words = {-1: "lies below", 0: "overlaps", 1: "lies above"}
+    sides = [(-1 if own.high < other.low else 1 if own.low > other.high else 0) for _, other in others]
+    why = "; ".join(
+        f"its interval of {thing} {words[side]} that of {name} ({shown(other)})"
+        for side, (name, other) in zip(sides, others, strict=True)
+    )
+    expected = -1 if expects_lower else 1
+    if all(side == expected for side in sides):
+        return Verdict(True, why)
+    return Verdict(False if all(side == -expected for side in sides) else None, why)
+
+
+def no_partner(run: Run) -> Verdict:
+    other = "C-GAN" if run.kind == "GAN" else "GAN"
+    return Verdict(None, f"there is no {other} beside it to compare with")
+
+
+def not_alike(one: Quality, other: Quality) -> str | None:
+    """Why two evaluations can't be compared, if so."""
+    if one.n != other.n:
+        return f"they were measured on {one.n:,} and {other.n:,} images"
+    if (one.source.reference, one.source.judged_by) != (other.source.reference, other.source.judged_by):
+        return "they were measured against other real images, or by judges of other data"
+    if [judge.sha256 for judge in one.judges] != [judge.sha256 for judge in other.judges]:
+        return "they were measured by other judges"
+    return None
+
+
+class Cell(NamedTuple):
+    """A measurement of a run. `value` and `interval` are text, `more` lines below; `command` measures it again."""
+
+    value: str
+    verdict: Verdict
+    command: str
+    interval: str = ""
+    more: Sequence[str] = ()
+    claim: str = ""  # what was expected of this kind of network
+
+
+class Row(NamedTuple):
+    name: str
+    meaning: str
+    claims: dict[str, str]  # by kind
+    cells: list[Cell]
+    note: str = ""

@@ -11,11 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from distgan import __version__
+from distgan.config import fields
 from distgan.config.schema import Config
-from distgan.evaluation.schema import Quality
 from distgan.reports.number_format import epochs
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import view_of
+from distgan.reports.report2023 import claims_of
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run, train_command
 from distgan.reports.training_curves import curves_of, when
 from distgan.utils.files import write_whole
@@ -27,7 +28,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     """Raises OSError that names `path`."""
     text = render(template, **values)
     # A folder's name may hold bytes that are no text.
-    write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    write_whole(path, text.encode("utf-8", "replace"))
 
 
 def render(template: str, **values: Any) -> str:
@@ -112,7 +113,7 @@ def page_of(run: Run) -> dict[str, Any]:
         "view": view_of(run.quality) if run.quality else None,
         "quality": run.quality,
         "evaluation": pictures_of_evaluation(run),
-        "claims": claims_about(run.quality),
+        "claims": claims_of(run.quality) if run.quality else [],
         "settings": settings_of(run.config),
         "environment": environment_of(run),
         "commands": commands_of(run),
@@ -182,28 +183,13 @@ def _embedded(picture: Picture) -> tuple[str, int, int]:
     return data_uri(picture), picture.width, picture.height
 
 
-def claims_about(quality: Quality | None) -> list[Any]:
-    if quality is None:
-        return []
-    from distgan.reports.report2023 import claims_of
-
-    return list(claims_of(quality))
-
-
 def settings_of(config: Config) -> list[tuple[str, list[tuple[str, str]]]]:
     tables = config.model_dump(mode="json")
     return [(table, [(key, shown(value)) for key, value in keys.items()]) for table, keys in tables.items()]
 
 
 def shown(value: Any) -> str:
-    match value:
-        case None:
-            return "unset"
-        case bool():
-            return "on" if value else "off"
-        case list():
-            return ", ".join(map(str, value))
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else fields.shown(value)
 
 
 def environment_of(run: Run) -> list[tuple[str, str]]:

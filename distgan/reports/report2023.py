@@ -1,11 +1,28 @@
-"""A measurement beside what the 2023 report says: agrees, disagrees, or can't be told, and why."""
+"""What the 2023 report says: its sentences and its comparison table, each beside what was measured.
+
+The only module that knows them: `rows_of` and `claims_of` are what the pages and the terminal show.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.reports.number_format import epochs
-from distgan.reports.run_data import Run, number
+from distgan.reports.number_format import epochs, interval, percent, plain, whole
+from distgan.reports.pairwise import (
+    Cell,
+    Row,
+    Subject,
+    Verdict,
+    epoch_seconds,
+    no_partner,
+    not_alike,
+    versus,
+    what_differs,
+)  # fmt: skip
+from distgan.reports.run_data import Run, eval_command, train_command
+from distgan.reports.training_curves import Convergence, convergence, evaluated
+
+NAME = "2023 report"
 
 
 class Claim(NamedTuple):
@@ -131,129 +148,184 @@ def _list(digits: list[int] | tuple[int, ...]) -> str:
     return ", ".join(map(str, digits))
 
 
-# -- When a run had converged: the first evaluated epoch from which its fcd is and stays within --
+# -- Its comparison table, each cell measured --
 
-SLACK = 1.05
-
-
-class Evaluated(NamedTuple):
-    epoch: float
-    fcd: float
-    low: float
-    high: float
+CHANCE = 0.1
+_STAMPS = (
+    "The 2023 report's own time stamps contradict its sentence: 21.2 s an epoch for its GAN, 13.6 s for its C-GAN."
+)
 
 
-class Convergence(NamedTuple):
-    """`epoch` is None of a run that never stays near its best.
-
-    `low` and `high` are the earliest and the latest epoch that the intervals of fcd allow; None where that is never.
-    `best` is the epoch of the smallest fcd, `last` that of the last evaluation, after which nothing is known.
-    """
-
-    epoch: float | None
-    low: float | None
-    high: float | None
-    best: float
-    last: float
-    num: int
-
-    @property
-    def is_improving(self) -> bool:
-        return self.best == self.last
-
-
-def evaluated(lines: Sequence[dict[str, Any]]) -> list[Evaluated]:
-    """The measured fcd by epoch: of the moving average of G where the run has one, as distgan eval takes it."""
-    for prefix in ("ema", "raw"):
-        found: dict[float, Evaluated] = {}
-        for line in lines:
-            epoch, fcd = number(line.get("epoch")), number(line.get(f"{prefix}_fcd"))
-            if epoch is None or fcd is None:
-                continue
-            low, high = number(line.get(f"{prefix}_fcd_low")), number(line.get(f"{prefix}_fcd_high"))
-            found[epoch] = Evaluated(epoch, fcd, fcd if low is None else low, fcd if high is None else high)
-        if found:
-            return [found[epoch] for epoch in sorted(found)]
-    return []
+def rows_of(subjects: Sequence[Subject]) -> list[Row]:
+    """Return the rows of the table, with a cell for each run."""
+    table: list[tuple[str, str, tuple[str, str], Callable[[Subject, str, list[Subject]], Cell], str]] = [
+        ("target", "what it is for", ("unsupervised tasks", "supervised or semi-supervised tasks"), _target, ""),
+        ("input", "what G starts from", ("noise", "noise and a condition"), _input, ""),
+        ("image quality", "fcd is a distance to real images", ("usually better", "recognisable but noisier"),
+         _image_quality, ""),
+        ("training speed", "seconds an epoch by the run's own log, with whatever else the machine did",
+         ("usually faster", "slower"), _speed, _STAMPS),
+        ("epochs to converge", "fcd within 5 % of the run's own best, for good", ("60", "80"), _epochs, ""),
+        ("diversity", "digits that are there", ("does not hold all digits", "holds all digits"), _diversity, ""),
+    ]  # fmt: skip
+    rows = []
+    for name, meaning, (of_gan, of_cgan), cell_of, note in table:
+        claims = {"GAN": of_gan, "C-GAN": of_cgan}
+        cells = []
+        for subject in subjects:
+            others = [other for other in subjects if other.run.kind != subject.run.kind]
+            claim = claims[subject.run.kind]
+            cells.append(cell_of(subject, claim, others)._replace(claim=claim))
+        rows.append(Row(name, meaning, claims, cells, note))
+    return rows
 
 
-def convergence(measured: Sequence[Evaluated]) -> Convergence | None:
-    """None without an evaluation."""
-    if not measured:
-        return None
-    best = min(measured, key=lambda each: each.fcd)
-    limit = SLACK * best.fcd
-
-    def first(values: list[float]) -> float | None:
-        found = None
-        for each, value in zip(reversed(measured), reversed(values), strict=True):
-            if value > limit:
-                break
-            found = each.epoch
-        return found
-
-    return Convergence(
-        first([each.fcd for each in measured]),
-        first([each.low for each in measured]),
-        first([each.high for each in measured]),
-        best.epoch,
-        measured[-1].epoch,
-        len(measured),
-    )
+def _not_measured(why: str, command: str) -> Cell:
+    return Cell("not measured", Verdict(None, why), command)
 
 
-# -- A measurement beside what the 2023 report says: agrees, disagrees, or can't be told, and w --
-
-WORDS = {True: "agrees", False: "disagrees", None: "can't be told"}
-
-
-class Verdict(NamedTuple):
-    agrees: bool | None
-    why: str
-
-    @property
-    def word(self) -> str:
-        return WORDS[self.agrees]
+def _needs_eval(run: Run) -> Cell:
+    return _not_measured("its quality was not measured", eval_command(run))
 
 
-def versus(
-    own: Estimate,
-    others: Sequence[tuple[str, Estimate]],
-    *,
-    expects_lower: bool,
-    thing: str,
-    shown: Callable[[Estimate], str],
-) -> Verdict:
-    """By the intervals of one run against each of the other kind: all as expected, all the other way, or neither."""
-    words = {-1: "lies below", 0: "overlaps", 1: "lies above"}
-    sides = [(-1 if own.high < other.low else 1 if own.low > other.high else 0) for _, other in others]
-    why = "; ".join(
-        f"its interval of {thing} {words[side]} that of {name} ({shown(other)})"
-        for side, (name, other) in zip(sides, others, strict=True)
-    )
-    expected = -1 if expects_lower else 1
-    if all(side == expected for side in sides):
-        return Verdict(True, why)
-    return Verdict(False if all(side == -expected for side in sides) else None, why)
+def _target(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+    run, quality, size = subject.run, subject.run.quality, subject.size
+    if run.kind == "GAN":
+        if size is None:
+            return _not_measured("its weights can't be looked at", train_command(run))
+        facts = f"G takes {size.z:,} numbers of noise, D the image alone"
+        value, verdict = "no label enters", Verdict(True, "it trains without labels")
+        if size.takes_labels:
+            value, verdict = "a label enters", Verdict(False, "its weights have inputs for a label")
+        return Cell(value, verdict, train_command(run, "--dry-run"), "exact", [facts])
+    if quality is None or quality.agreement is None:
+        return _needs_eval(run)
+    found, chance = quality.agreement, percent(CHANCE, 0)
+    verdict = Verdict(True, f"of the images asked for by label, more are read as asked than by chance ({chance})")
+    if found.high < CHANCE:
+        verdict = Verdict(False, "its images follow the label no more than by chance")
+    elif found.low <= CHANCE:
+        verdict = Verdict(None, f"the interval holds chance ({chance})")
+    more = [f"images read as the digit asked for; by chance {chance}"]
+    return Cell(percent(found.value), verdict, quality.source.command, interval(found, share=True), more)
 
 
-def no_partner(run: Run) -> Verdict:
-    other = "C-GAN" if run.kind == "GAN" else "GAN"
-    return Verdict(None, f"there is no {other} beside it to compare with")
+def _input(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+    run, size = subject.run, subject.size
+    if size is None:
+        return _not_measured("there are no whole weights yet", train_command(run))
+    value = f"{size.z:,} of noise" + (f" and {size.condition} of the label" if size.condition else "")
+    more = [f"G {size.g_parameters:,} and D {size.d_parameters:,} parameters, counted in {size.path}"]
+    is_so = size.takes_labels == (run.kind == "C-GAN")
+    verdict = Verdict(is_so, "as the weights have it" if is_so else "the weights have it otherwise")
+    return Cell(value, verdict, train_command(run, "--dry-run"), "exact", more)
 
 
-def not_alike(one: Quality, other: Quality) -> str | None:
-    """Why two evaluations can't be compared, if so."""
-    if one.n != other.n:
-        return f"they were measured on {one.n:,} and {other.n:,} images"
-    if (one.source.reference, one.source.judged_by) != (other.source.reference, other.source.judged_by):
-        return "they were measured against other real images, or by judges of other data"
-    if [judge.sha256 for judge in one.judges] != [judge.sha256 for judge in other.judges]:
-        return "they were measured by other judges"
-    return None
+def _image_quality(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+    run, quality = subject.run, subject.run.quality
+    if quality is None:
+        return _needs_eval(run)
+    more = [
+        f"fcd of two sets of real images: {whole(quality.fcd_floor)}",
+        f"recognisable: {whole(quality.recognisable, share=True)}",
+        f"real images: {whole(quality.real.recognisable, share=True)}",
+    ]
+    verdict = _better(run, quality, others)
+    return Cell(f"fcd {plain(quality.fcd.value)}", verdict, quality.source.command, interval(quality.fcd), more)
 
 
-def reached(found: Convergence, claimed: int) -> Verdict:
+def _speed(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+    run, own = subject.run, epoch_seconds(subject.run)
+    if own is None:
+        return _not_measured("its log has too few lines, or no number of images", train_command(run))
+    found, num = own
+    more = [f"median of {num:,} lines of metrics.jsonl, on {run.fact('device') or 'an unknown device'}"]
+    verdict = _faster(run, found, others)
+    return Cell(f"{plain(found.value)} s", verdict, train_command(run), f"{interval(found)} s", more)
+
+
+def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+    run, command = subject.run, train_command(subject.run, "--eval-every", "1")
+    found = convergence(evaluated(run.lines))
+    if found is None:
+        is_due = bool(run.config.run.eval_every or run.config.run.eval_every_steps)
+        return _not_measured("it was not evaluated yet" if is_due else "it was trained without --eval-every", command)
+    more = [f"{found.num} evaluations up to epoch {epochs(found.last)}; the best at epoch {epochs(found.best)}"]
+    if found.is_improving:
+        value, ends = f"not before epoch {epochs(found.last)}", "still improving"
+    elif found.epoch is None:
+        value, ends = f"not by epoch {epochs(found.last)}", "did not stay within 5 % of its best"
+    else:
+        low = epochs(found.low if found.low is not None else found.epoch)
+        ends = f"{low} to {epochs(found.high)}" if found.high is not None else f"from {low} on, the latest is open"
+        value = f"epoch {epochs(found.epoch)}"
+    return Cell(value, _reached(found, int(claim)), command, ends, more)
+
+
+def _diversity(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+    run, quality = subject.run, subject.run.quality
+    if quality is None:
+        return _needs_eval(run)
+    missing = _missing(quality)
+    shares = sorted(enumerate(quality.shares), key=lambda each: each[1].value)
+    (rarest, low), (commonest, high) = shares[0], shares[-1]
+    more = [
+        f"share of {rarest}: {whole(low, share=True)}; of {commonest}: {whole(high, share=True)}",
+        f"coverage: {whole(quality.coverage)}",
+        f"coverage of real images: {whole(quality.real.coverage)}",
+    ]
+    why = f"missing: {_list(missing)}" if missing else "no digit is missing"
+    verdict = Verdict((not missing) == (run.kind == "C-GAN"), why)
+    if reason := too_few(quality):
+        verdict = Verdict(None, reason)
+    ends = f"smallest share {interval(low, share=True)}"
+    return Cell(f"{10 - len(missing)} of 10 digits", verdict, quality.source.command, ends, more)
+
+
+def _better(run: Run, quality: Quality, others: list[Subject]) -> Verdict:
+    """Of a GAN: better than each C-GAN. Of a C-GAN: most images recognisable, and each GAN better."""
+    if run.kind == "C-GAN" and quality.recognisable.high < 0.5:
+        return Verdict(False, "fewer than half of its images are recognisable")
+    if not others:
+        return no_partner(run)
+    fcds, reasons = [], []
+    for other in others:
+        theirs = other.run.quality
+        if theirs is None:
+            reasons.append(f"the quality of {other.name} was not measured")
+        elif reason := not_alike(quality, theirs):
+            reasons.append(f"not to be compared with {other.name}: {reason}")
+        else:
+            fcds.append((other.name, theirs.fcd))
+    if not fcds:
+        return Verdict(None, "; ".join(reasons))
+    verdict = versus(quality.fcd, fcds, expects_lower=run.kind == "GAN", thing="fcd", shown=whole)
+    if run.kind == "C-GAN" and verdict.agrees and quality.recognisable.low <= 0.5:
+        return Verdict(None, f"{verdict.why}; but whether most of its images are recognisable is open")
+    return verdict
+
+
+def _faster(run: Run, own: Estimate, others: list[Subject]) -> Verdict:
+    if not others:
+        return no_partner(run)
+    theirs, reasons = [], []
+    for other in others:
+        if differing := what_differs(run, other.run):
+            reasons.append(f"not to be compared with {other.name}: {', '.join(differing)}")
+        elif (found := epoch_seconds(other.run)) is None:
+            reasons.append(f"the speed of {other.name} was not measured")
+        else:
+            theirs.append((other.name, found[0]))
+    if not theirs:
+        return Verdict(None, "; ".join(reasons))
+
+    def seconds(estimate: Estimate) -> str:
+        return f"{plain(estimate.value)} s, {interval(estimate)}"
+
+    return versus(own, theirs, expects_lower=run.kind == "GAN", thing="seconds an epoch", shown=seconds)
+
+
+def _reached(found: Convergence, claimed: int) -> Verdict:
     """Whether a run converged at the epoch that the 2023 report names."""
     last = epochs(found.last)
     if found.num < 2:

@@ -1,6 +1,5 @@
 """What a run's folder tells: read with care, as a run may be young, killed, damaged or of another version."""
 
-import json
 import math
 import re
 import shlex
@@ -15,7 +14,7 @@ from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
 from distgan.reports.options import PagesConfig
 from distgan.runs.run_dir import read_status
-from distgan.utils.files import read_metrics, read_within
+from distgan.utils.files import read_json, read_metrics, read_within
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26
@@ -175,17 +174,10 @@ def number(value: Any) -> float | None:
 
 def _object(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        value = json.loads(read_within(path, _MAX_JSON))
+        return read_json(path, _MAX_JSON)
     except UserError as error:
         problems.append(str(error))
         return {}
-    except (ValueError, RecursionError) as error:
-        problems.append(f"{path}: is not JSON ({error})")
-        return {}
-    if not isinstance(value, dict):
-        problems.append(f"{path}: is no JSON object")
-        return {}
-    return value
 
 
 def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:

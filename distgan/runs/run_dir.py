@@ -1,7 +1,6 @@
 """A run's folder: how it is claimed, who holds it, and what became of the run."""
 
 import fcntl
-import json
 import os
 import platform
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
-from distgan.utils.files import read_within, write_json
+from distgan.utils.files import read_json, write_json
 
 STATUS = "status.json"
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
@@ -159,7 +158,6 @@ def recorded(folder: Path, step: Callable[[], int]) -> Iterator[None]:
 def read_status(folder: Path) -> dict[str, Any]:
     """Nothing where it is missing or damaged: it is for people and scripts, no resume depends on it."""
     try:
-        status = json.loads(read_within(folder / STATUS, 2**16))
-    except (UserError, ValueError, RecursionError):
+        return read_json(folder / STATUS, 2**16)
+    except UserError:
         return {}
-    return status if isinstance(status, dict) else {}

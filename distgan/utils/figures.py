@@ -1,10 +1,17 @@
-"""G's output as pictures: arrays, grids, the timeline, the animation."""
+"""Pictures: grids of images, the timeline, the animation, and figures of matplotlib."""
 
 from collections.abc import Sequence
-from typing import BinaryIO
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from distgan.utils.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCALE = 2  # screen pixels per image pixel in a grid
 GAP = 2
@@ -73,3 +80,19 @@ def save_gif(file: BinaryIO, frames: Sequence[Image.Image], frame_s: float, last
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(14)
+
+
+def new_figure(width: float, height: float, **options: Any) -> "Figure":
+    """Return a matplotlib figure of that many inches that needs no screen. Takes most of a second the first time."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", **{"dpi": 120} | options)
+
+
+def save_png(figure: "Figure", path: Path) -> None:
+    """Draw a figure and write it whole. Raises OSError that names `path`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write_whole(path, buffer.getvalue())

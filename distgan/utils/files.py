@@ -1,26 +1,31 @@
-"""Files of a run: whole or not at all, read within bounds, and safetensors with words for a damaged one."""
+"""Files: written whole or not at all, read within bounds; JSON, pydantic models and safetensors, checked."""
 
 import errno
 import json
+import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from distgan.errors import UserError
 
+M = TypeVar("M", bound=BaseModel)
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes beside `path`, flushes to the disk and renames: a reader sees the old file or the new one.
 
-    An OSError names `path`, and leaves neither a part of it nor the temporary file.
+def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
+
+    A reader sees the old file or the new one. An OSError names `path`, and leaves neither a part of it nor the
+    temporary file.
     """
     temporary = None
     try:
@@ -28,7 +33,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix, delete=False
         ) as file:
             temporary = Path(file.name)
-            write(file)  # type: ignore[arg-type]
+            file.write(content) if isinstance(content, bytes) else content(file)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # a temporary file is its owner's alone
@@ -84,8 +89,69 @@ def read_within(path: Path, limit: int) -> bytes:
             raise UserError(f"{path}: can't be read ({error.strerror})") from error
 
 
+def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str, Any]:
+    """Return the object in a JSON file of at most `limit` bytes. Raises UserError that names the file.
+
+    Python reads NaN, and 1e999 as infinity, which JSON has not; `only_finite` raises for them.
+    """
+    data, parse = read_within(path, limit), _finite if only_finite else None
+    try:
+        value = json.loads(data, parse_constant=parse, parse_float=parse)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: is no JSON object")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"holds {text}, which is no number")
+    return value
+
+
+def read_model(path: Path, kind: type[M], limit: int, *, version: int, rule: str) -> M:
+    """Return a JSON file as a model. Raises UserError for one that is damaged or has another `format`."""
+    values = read_json(path, limit)
+    check_format(path, values, version)
+    return parse_model(kind, values, f"{path}: is damaged", rule=rule)
+
+
+def check_format(path: Path, values: dict[str, Any], version: int) -> None:
+    """Raise UserError unless `format` in a file is the version that is read here."""
+    if (found := values.get("format")) != version:
+        raise UserError(f"{path}: has the format {str(found)[:20]}; allowed: {version} (update distgan)")
+
+
+def parse_model(
+    kind: type[M], values: dict[str, Any], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
+) -> M:
+    """Return the values of a file as a model. Raises UserError `NAME: KEY below AT: what is wrong; allowed: RULE`."""
+    try:
+        return kind.model_validate(values, strict=strict)
+    except ValidationError as error:
+        raise UserError(f"{name}: {first_mistake(error, at)}{f'; allowed: {rule}' if rule else ''}") from error
+
+
+def first_mistake(error: ValidationError, at: str = "") -> str:
+    """Return the first of pydantic's complaints about a file in our words, `key.0.key: is missing`, in bounds."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join([*filter(None, [at]), *(str(part)[:40] for part in first["loc"][:6])])
+    value, words = first["input"], first["msg"].removeprefix("Value error, ")[:200]
+    _, should, allowed = words.partition(" should ")
+    if first["type"] == "missing":
+        words = "is missing"
+    elif first["type"] == "extra_forbidden":
+        words = "unknown key"
+    elif should:
+        is_short = value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63)
+        shown = repr(value)[:80] if is_short else f"a {type(value).__name__}"
+        words = f"{shown} is not allowed; allowed: {allowed.removeprefix('be ')}"
+    return f"{where}: {words}" if where else words
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
@@ -104,14 +170,41 @@ def append_lines(path: Path, lines: list[str]) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file. Serialised here and written by us, for safetensors neither syncs nor names ENOSPC."""
     on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_whole(path, lambda file: file.write(save(on_cpu, metadata)))
+    write_whole(path, save(on_cpu, metadata))
+
+
+def not_writable(path: object, error: OSError) -> UserError:
+    """Return what to raise where --out can't be written to."""
+    return UserError(f"--out {path}: can't be written to ({error.strerror})")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of --out, and try to write there. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise not_writable(folder, error) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
+    """Return the tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
+    with _safetensors(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shape of each tensor, which is not read itself. Raises UserError as read_tensors."""
+    with _safetensors(path) as file:
+        return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
     except SafetensorError as error:

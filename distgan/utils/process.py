@@ -1,20 +1,76 @@
-"""Child processes: their environment, and the error they ended with."""
+"""Child processes: their environment, their result, the error they ended with, and their end. Imports without torch."""
 
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+
+class ChildFailed(Exception):
+    """Why a child process has no result, in one line."""
 
 
 def own_modules() -> dict[str, str]:
-    """A child's, which finds the modules that this process does: the current folder only if that is among them."""
+    """Return the environment of a child that finds this process's modules: the current folder only if it is one."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
 
 
+def run_child(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]) -> bytes:
+    """Run a program to its end and return its stdout. Its whole process tree is gone when this returns or raises.
+
+    Raises ChildFailed with its last words, or for one that is not done in time.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        # Files, since a pipe ends only with the last grandchild that holds it.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=env)
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise ChildFailed(f"not done after --timeout {timeout_s:g} s") from None
+        finally:
+            kill_tree(process)
+        if code:
+            errors.seek(0)
+            raise ChildFailed(last_words(code, errors.read()))
+        out.seek(0)
+        return out.read()
+
+
+def run_json(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]) -> dict[str, Any]:
+    """Run a program as run_child does and return the JSON object in the last line of its stdout."""
+    lines = run_child(command, timeout_s=timeout_s, env=env).decode(errors="replace").strip().splitlines()
+    with suppress(ValueError, IndexError):
+        if isinstance(value := json.loads(lines[-1]), dict):
+            return value
+    raise ChildFailed("exit code 0, but its last line is no JSON object")
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child that still runs and its descendants: torchrun's are in sessions of their own, and outlive it."""
+    if process.poll() is not None:
+        return
+    import psutil  # may be missing where doctor looks
+
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
+    process.wait()
+
+
 def last_words(code: int, stderr: bytes) -> str:
-    """The error with which a program ended, in one line."""
+    """Return the error with which a program ended, in one line: our own first line, if it has one."""
     text = re.sub(r"^\[rank\d+\]: ?", "", stderr.decode(errors="replace"), flags=re.M)  # torch's own prefix
     lines = [line for line in text.splitlines() if line.strip()]
+    if ours := [line for line in lines if line.startswith("distgan: ")]:
+        return ours[0].removeprefix("distgan: ")
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     words = (errors or lines or [f"exit code {code}"])[-1]
     if code < 0:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.made_up_runs import environment_of, make_run, quality_of, training_lines
 
-from distgan.cli.reports import compare_main, report_main
+from distgan.cli import run_command
 
 pytestmark = pytest.mark.xdist_group("browser")  # one worker, which builds the fixtures of the module once
 
@@ -125,8 +125,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         environment=environment_of(data={"name": "digits", "notice": "other digits", "num_images": 17_970}),
     )  # fmt: skip
     for run in (cgan, gan):
-        report_main([str(run), "--no-eval"])
-    compare_main([str(cgan), str(gan), "--no-eval", "--out", str(folder / "both.html")])
+        run_command("report", str(run), "--no-eval")
+    run_command("compare", str(cgan), str(gan), "--no-eval", "--out", str(folder / "both.html"))
     places = {"cgan": cgan / "report.html", "gan": gan / "report.html", "both": folder / "both.html"}
     return {name: path.as_uri() for name, path in places.items()}
 
@@ -330,8 +330,8 @@ def test_names_do_not_run(tab: Any, tmp_path: Path) -> None:
         environment=environment_of(preset=attack, device=f"'\"></dd>{attack}", command=[attack]),
         quality=quality_of(alarms=[attack], notices=[f"</title>{attack}"]),
     )
-    report_main([str(run), "--no-eval"])
-    compare_main([str(run), str(make_run(tmp_path / "b")), "--no-eval", "--out", str(tmp_path / "both.html")])
+    run_command("report", str(run), "--no-eval")
+    run_command("compare", str(run), str(make_run(tmp_path / "b")), "--no-eval", "--out", str(tmp_path / "both.html"))
     for path in (run / "report.html", tmp_path / "both.html"):
         tab.goto(path.as_uri())
         tab.wait_for_load_state("load")

@@ -13,9 +13,10 @@ from helpers.scaling import cell_of, tiny
 from distgan.benchmark import results, scaling
 from distgan.benchmark.options import PlanConfig, ScalingConfig
 from distgan.benchmark.plan import run as plan
-from distgan.benchmark.scaling import TurnFailed, run
+from distgan.benchmark.scaling import run
 from distgan.benchmark.scaling_report import all_reduces
 from distgan.config.schema import Config, DataConfig
+from distgan.utils.process import ChildFailed
 
 
 def test_real_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,12 +58,12 @@ def test_real_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_turn_that_fails_gives_the_words_of_its_process() -> None:
     whole = Config(data=DataConfig(name="digits", batch_size=20_000, drop_last=True), run=ON_CPU.run)
-    with pytest.raises(TurnFailed, match=r"^--batch-size 20000: --drop-last leaves nothing"):
+    with pytest.raises(ChildFailed, match=r"^--batch-size 20000: --drop-last leaves nothing"):
         scaling._take_turn(whole, 1, tiny())
 
 
 def test_a_turn_that_hangs_is_ended() -> None:
-    with pytest.raises(TurnFailed, match="not done after --timeout 1 s"):
+    with pytest.raises(ChildFailed, match="not done after --timeout 1 s"):
         scaling._take_turn(Config(data=DataConfig(name="digits"), run=ON_CPU.run), 1, tiny(timeout=1.0))
     left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]
     assert not [child for child in left if "distgan.benchmark.scaling_worker" in child.cmdline()]

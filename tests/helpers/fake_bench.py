@@ -9,7 +9,7 @@ import torch
 
 from distgan.benchmark import configurations as arms
 from distgan.benchmark import results, trial
-from distgan.cli import bench as command
+from distgan.cli import run_command
 from distgan.data.base import Dataset
 
 EASY = """format = 1
@@ -56,7 +56,7 @@ class FakeBench:
 
     def __call__(self, *more: object) -> dict[str, dict[str, Any]]:
         """The cells by their ids."""
-        command.main([*self.words, *map(str, more)])
+        run_command("bench", *self.words, *map(str, more))
         return self.cells()
 
     def cells(self) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from distgan.benchmark import configurations as arms
 from distgan.benchmark import results, trial
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.targets import SHIPPED, CganTargets, read_targets, targets_of
-from distgan.cli import bench as command
+from distgan.cli import run_command
 from distgan.errors import CommandFailed, Stopped, UserError
 
 # -- the detector ---------------------------------------------------------------------------
@@ -361,9 +361,9 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: pytest.Capt
     whole = results.read(bench.folder / "out", "convergence").facts
     for seed in (2, 0, 1):
         bench.words[-1] = f"array/seed-{seed}"
-        command.main([*bench.words, "--seeds", "1", "--first-seed", str(seed)])
+        run_command("bench", *bench.words, "--seeds", "1", "--first-seed", str(seed))
     capsys.readouterr()
-    command.main(["convergence", "--join", "array"])
+    run_command("bench", "convergence", "--join", "array")
     assert "2 of 3" in capsys.readouterr().out
     joined = results.read(bench.folder / "array", "convergence")
     assert joined.facts["joined"] == [f"seed-{seed}/results.json" for seed in range(3)]
@@ -376,7 +376,7 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: pytest.Capt
     # A cluster may have machines of several kinds.
     path = bench.folder / "array" / "seed-2" / "results.json"
     path.write_text(path.read_text().replace(whole["device"], "another GPU"))
-    command.main(["convergence", "--join", "array"])
+    run_command("bench", "convergence", "--join", "array")
     joined = results.read(bench.folder / "array", "convergence")
     assert joined.facts["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
     assert len(joined.cells) == 3
@@ -387,43 +387,43 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: pytest.Capt
     with pytest.raises(
         CommandFailed, match=r"1 of 3 runs crashed; the first, one, seed 2: it is gone \(see array/seed-2/runs/"
     ):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
 
 
 def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
     with pytest.raises(UserError, match="--join nowhere: is no folder; allowed: the folder above some benches"):
-        command.main(["convergence", "--join", "nowhere"])
+        run_command("bench", "convergence", "--join", "nowhere")
     Path("empty").mkdir()
     with pytest.raises(UserError, match=r"--join empty: there is no results\.json in a folder below it"):
-        command.main(["convergence", "--join", "empty"])
+        run_command("bench", "convergence", "--join", "empty")
     for name, more in (("a", []), ("b", ["--first-seed", "1", "--num", "100"])):
         bench.words[-1] = f"array/{name}"
-        command.main([*bench.words, "--seeds", "1", *more])
+        run_command("bench", *bench.words, "--seeds", "1", *more)
     with pytest.raises(UserError, match=r"array/b/results\.json has another --num \(100, not unset\) than array/a/"):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
     shutil.rmtree("array/b")
     shutil.copytree("array/a", "array/b")
     with pytest.raises(UserError, match=r"both array/a/.* and array/b/.* have one-seed0; allowed: each run once"):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
     assert not Path("array/results.json").exists()
     shutil.rmtree("array/b")
     shutil.copy("array/a/results.json", "array/results.json")
     with pytest.raises(UserError, match="--join array: has a bench of its own, which is not overwritten"):
-        command.main(["convergence", "--join", "array"])
+        run_command("bench", "convergence", "--join", "array")
 
 
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("cells", 0, "seed"), None, r"cells\.0\.seed: Field required"),
-        (("cells", 0, "id"), ["x"], r"cells\.0\.id: Input should be a valid string"),
-        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: Input should be a valid number"),
+        (("cells", 0, "seed"), None, r"cells\.0\.seed: is missing"),
+        (("cells", 0, "id"), ["x"], r"cells\.0\.id: a list is not allowed; allowed: a valid string"),
+        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: 'x' is not allowed; allowed: a valid number"),
         (("cells", 0, "epochs"), 0.7, r"cells\.0: .*epochs is at none of its evaluations"),
-        (("cells", 0, "last"), None, r"cells\.0\.last: Field required"),
+        (("cells", 0, "last"), None, r"cells\.0\.last: is missing"),
         (("cells", 0, "outcome"), "well", r"cells\.0\.outcome: "),
         (("cells", 0, "evaluations"), "x", r"cells\.0\.evaluations: "),
-        (("facts", "identity"), None, r"facts\.identity: Field required"),
+        (("facts", "identity"), None, r"facts\.identity: is missing"),
         (("facts", "identity", "arms"), [], r"facts\.identity\.arms: "),
         (("facts", "notice"), 3, r"facts\.notice: "),
     ],
@@ -431,7 +431,7 @@ def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
 def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, ...], value: Any, message: str) -> None:
     bench.play(one_seed0=GOOD)
     bench.words[-1] = "array/a"
-    command.main([*bench.words, "--seeds", "1"])
+    run_command("bench", *bench.words, "--seeds", "1")
     path = bench.folder / "array" / "a" / "results.json"
     content = json.loads(path.read_text())
     parent = content
@@ -443,7 +443,7 @@ def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, .
     path.write_text(json.dumps(content))
     for words in (["convergence", "--join", "array"], [*bench.words, "--seeds", "1"]):
         with pytest.raises(UserError, match=r"array/a/results\.json: is damaged: " + message):
-            command.main(words)
+            run_command("bench", *words)
     assert not Path("array/results.json").exists()
 
 

@@ -27,7 +27,7 @@ from distgan.benchmark.targets import (
     read_targets,
     targets_of,
 )
-from distgan.cli import bench as command
+from distgan.cli import run_command
 from distgan.errors import UserError
 from distgan.utils.files import append_lines, write_whole
 
@@ -353,7 +353,7 @@ def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.Mo
     fake_training(monkeypatch.setattr)
     Path("one.toml").write_text(TINY)
     with refused(*fragments):
-        command.main(["convergence", *words])
+        run_command("bench", "convergence", *words)
     assert not Path("bench").exists()
 
 
@@ -361,7 +361,7 @@ def test_under_nohup_a_bench_outlives_its_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with pytest.raises(UserError):
-            command.main(["convergence"])
+            run_command("bench", "convergence")
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

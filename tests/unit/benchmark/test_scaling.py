@@ -12,7 +12,7 @@ from helpers.scaling import cell_of, tiny
 from distgan.benchmark import results, scaling
 from distgan.benchmark import scaling_report as efficiency
 from distgan.benchmark.options import ScalingConfig
-from distgan.benchmark.scaling import Point, TurnFailed, points, run, world_sizes
+from distgan.benchmark.scaling import Point, points, run, world_sizes
 from distgan.benchmark.scaling_worker import Clock, messages
 from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
@@ -20,6 +20,7 @@ from distgan.distributed.sharding import Share
 from distgan.distributed.sync_batchnorm import synchronised
 from distgan.errors import CommandFailed, UserError
 from distgan.training.gan import build_gan
+from distgan.utils.process import ChildFailed
 
 CPU = torch.device("cpu")
 
@@ -123,7 +124,7 @@ def test_a_failing_cell_says_why_and_leaves_the_others(
             assert len([cell for cell in results.read(tmp_path).cells if cell["runs"] or cell["error"]]) == len(turns)
         turns.append(world_size)
         if whole.data.batch_size == 64:
-            raise TurnFailed("out of memory")
+            raise ChildFailed("out of memory")
         return {
             "step_s": [0.5], "images_per_step": whole.data.batch_size, "all_reduce_s": {}, "num_images": 100,
             "all_reduce_share": None, "peak_memory_gib": 1.0, "engine": {"name": "eager", "why": "a test"},

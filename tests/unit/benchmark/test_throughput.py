@@ -16,9 +16,10 @@ from distgan.benchmark.comparison import ratio
 from distgan.benchmark.matrix import CellSpec, plan
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.throughput import digest, hold_against_peers
-from distgan.cli import bench as command
+from distgan.cli import run_command
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
+from distgan.training import session
 
 ROOFLINE = {"matmul_flops": {"fp32": 1e11}, "peak_flops": {"fp32": 1e11}, "copy_bytes_per_s": 1e10, "how": ""}
 TIMES = {"seconds": 0.5, "host_s": 0.6, "steps": 2, "images": 64}
@@ -111,7 +112,7 @@ def test_peers_stand_beside_their_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: pytest.MonkeyPatch, is_broken: bool) -> None:
-    build_engine = cell.build_engine
+    build_engine = session.build_engine
 
     def wrong(gan: Any, *args: Any) -> Any:
         engine = build_engine(gan, *args)
@@ -128,7 +129,7 @@ def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: pytest.MonkeyPatch, i
             engine.reference, engine.advance = advance, advance_wrongly
         return engine
 
-    monkeypatch.setattr(cell, "build_engine", wrong)
+    monkeypatch.setattr(session, "build_engine", wrong)
     found = cell.measure(spec())
     speeds = {"repeats", "warmup", "peak_memory_gib", "operators_per_step"}
     assert found["gate"]["passed"] == (not is_broken)
@@ -148,7 +149,7 @@ def test_a_failed_gate_prints_no_speed(
     answering(monkeypatch, answer)
     flags = "--models vanilla --precisions no --orders reuse,fresh --rounds 3 --device cpu --out"
     with pytest.raises(CommandFailed, match="1 of 2 cells have no speed: vanilla/auto/no/256/fresh"):
-        command.main(["throughput", *flags.split(), str(tmp_path / "out")])
+        run_command("bench", "throughput", *flags.split(), str(tmp_path / "out"))
     good, bad = results.read(tmp_path / "out").cells
     assert good["images_per_s"]["median"] == 128
     assert bad["status"] == "gate failed"
@@ -168,7 +169,7 @@ def test_what_was_measured_outlives_ctrl_c(monkeypatch: pytest.MonkeyPatch, tmp_
 
     answering(monkeypatch, answer)
     with pytest.raises(KeyboardInterrupt):
-        command.main(["throughput", "--models", "cgan", "--device", "cpu", "--out", str(tmp_path / "out")])
+        run_command("bench", "throughput", "--models", "cgan", "--device", "cpu", "--out", str(tmp_path / "out"))
     assert [cell["status"] for cell in results.read(tmp_path / "out").cells] == ["ok", "waits"]
     assert (tmp_path / "out" / "throughput.png").exists()
 
@@ -195,17 +196,17 @@ def test_a_regression_ends_in_1(tmp_path: Path, factor: float, limit: float | No
     words = ["compare", saved(tmp_path / "a.json", x=times), saved(tmp_path / "b.json", x=slower)]
     words += [] if limit is None else ["--fail-above", limit]
     if not is_failure:
-        command.main([str(word) for word in words])
+        run_command("bench", *map(str, words))
         return
     with pytest.raises(CommandFailed, match=r"x: 1\.200 times the seconds a step"):
-        command.main([str(word) for word in words])
+        run_command("bench", *map(str, words))
 
 
 def test_noise_is_no_regression(tmp_path: Path) -> None:
     """A median above the limit does not count while the interval holds 1."""
     a, b = [[1.0, 1.0, 1.0, 2.0, 2.0]], [[1.0, 1.0, 1.2, 2.0, 2.0]]
     words = [saved(tmp_path / "a.json", x=a), saved(tmp_path / "b.json", x=b), "--fail-above", 1.05]
-    command.main(["compare", *map(str, words)])
+    run_command("bench", "compare", *map(str, words))
 
 
 def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,7 +217,7 @@ def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFi
     content["cells"].append({"id": "lost", "status": "gate failed", "why": "it is wrong", "runs": []})
     (tmp_path / "b.json").write_text(json.dumps(content))
     words = ["compare", str(a), str(tmp_path / "b.json")]
-    command.main(words)
+    run_command("bench", *words)
     out = " ".join(capsys.readouterr().out.split())
     assert "device differs: A this one, B that one" in out
     assert "x: another engine ran: A eager, B graph" in out
@@ -224,13 +225,13 @@ def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFi
     assert "new: is in B alone" in out
     assert "lost: has no speed in B: gate failed: it is wrong" in out
     with pytest.raises(CommandFailed, match="lost: has no speed any more"):
-        command.main([*words, "--fail-above", "2"])
+        run_command("bench", *words, "--fail-above", "2")
 
 
 def test_another_batch_is_another_cell(tmp_path: Path) -> None:
     a, b = saved(tmp_path / "a.json", x=[[1.0]]), saved(tmp_path / "b.json", y=[[1.0]])
     with pytest.raises(UserError, match="have no cell in common"):
-        command.main(["compare", str(a), str(b)])
+        run_command("bench", "compare", str(a), str(b))
 
 
 # -- mistakes -------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
 def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with refused(*fragments):
-        command.main(words)
+        run_command("bench", *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -270,8 +271,8 @@ def test_peers_need_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is damaged, or no JSON"),
-        ("[1, 2]", "holds no results of distgan bench"),
+        ("", "is not JSON"),
+        ("[1, 2]", "is no JSON object"),
         ('{"kind": "throughput"}', "holds no results of distgan bench"),
         ('{"format": 2, "kind": "throughput", "facts": {}, "cells": []}', "has the format 2; allowed: 1"),
         ('{"format": 1, "kind": "scaling", "facts": {}, "cells": []}', "results of bench scaling"),
@@ -282,7 +283,7 @@ def test_peers_need_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"step_s": [[1.0]]}]}', "no id of its own"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": [[0]]}]}', "step_s of x"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": []}]}', "step_s of x"),
-        ("[" * 100_000, "is damaged, or no JSON"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> 
     bad.write_text(text)
     for words in ([bad, good], [good, bad]):
         with pytest.raises(UserError) as error:
-            command.main(["compare", *map(str, words)])
+            run_command("bench", "compare", *map(str, words))
         message = str(error.value)
         assert str(bad) in message
         assert reason in message

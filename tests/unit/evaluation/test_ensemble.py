@@ -55,8 +55,8 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda record: record.update(format=9), "has the format 9; allowed: 1"),
         (lambda record: record["judges"].pop(), "names the judges wide, plain; allowed: wide, plain, residual"),
         (lambda record: record["judges"][0]["matrix"].pop(), "matrix of wide is no table of 10 x 10"),
-        (lambda record: record["judges"][0].pop("sha256"), "is damaged (judges.0.sha256"),
-        (lambda record: record.update(format="1"), "is damaged (format"),
+        (lambda record: record["judges"][0].pop("sha256"), "is damaged: judges.0.sha256: is missing"),
+        (lambda record: record.update(data=1), "is damaged: data: 1 is not allowed"),
     ],
 )
 def test_damaged_record_of_judges(judges: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:

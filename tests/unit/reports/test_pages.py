@@ -16,18 +16,18 @@ from helpers.runs import Run as Command
 from helpers.runs import assert_user_error
 from rich.console import Console
 
-from distgan.cli.reports import compare_main, report_main
+from distgan.cli import run_command
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate
 from distgan.reports.charts import Level, Point, Series, chart
-from distgan.reports.comparison import Row, notes_on, rows_of, show, tally_of
+from distgan.reports.comparison import notes_on, show, tally_of
 from distgan.reports.number_format import percent, plain
 from distgan.reports.options import PagesConfig
-from distgan.reports.pairwise import Subject, epoch_seconds, subjects_of, what_differs
+from distgan.reports.pairwise import Row, Subject, epoch_seconds, subjects_of, what_differs
 from distgan.reports.quality_view import view_of
-from distgan.reports.report2023 import Convergence, convergence, evaluated
+from distgan.reports.report2023 import rows_of
 from distgan.reports.run_data import Run, pictures, read_run
-from distgan.reports.training_curves import curves_of, thinned, when
+from distgan.reports.training_curves import Convergence, convergence, curves_of, evaluated, thinned, when
 
 ATTACK = "<script>alert(1)</script>"
 AS_IT_IS = PagesConfig(evaluate=False)
@@ -43,7 +43,7 @@ def table_of(*folders: Path) -> tuple[list[Subject], dict[str, Row]]:
 
 
 def page(folder: Path, *flags: str) -> str:
-    report_main([str(folder), "--no-eval", *flags])
+    run_command("report", str(folder), "--no-eval", *flags)
     return (folder / "report.html").read_text()
 
 
@@ -290,7 +290,7 @@ def test_the_table_fits_80_columns(pair: tuple[Path, Path]) -> None:
 
 
 def test_a_pipe_gets_plain_lines(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    compare_main([*map(str, pair), "--no-eval"])
+    run_command("compare", *map(str, pair), "--no-eval")
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert "─" not in text
@@ -405,7 +405,7 @@ def test_the_heat_map_tells_right_answers_from_errors() -> None:
 def test_a_report_needs_no_other_file_and_no_host(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", quality=quality_of())
     other = make_run(tmp_path / "other", "GAN", quality=quality_of("GAN"))
-    compare_main([str(run), str(other), "--no-eval", "--out", str(tmp_path / "both.html")])
+    run_command("compare", str(run), str(other), "--no-eval", "--out", str(tmp_path / "both.html"))
     for text in (page(run), (tmp_path / "both.html").read_text()):
         for value in re.findall(r"""(?:src|href|action|data|poster|srcset)\s*=\s*["']?([^"'\s>]*)""", text):
             assert value.startswith(("data:image/png;base64,", "#", "data:,")), value
@@ -432,7 +432,7 @@ def test_what_files_say_is_escaped(tmp_path: Path) -> None:
     )  # fmt: skip
     run = make_run(tmp_path / name, quality=quality, lines=lines, environment=environment)
     (run / "status.json").write_text(json.dumps({"state": "failed", "reason": ATTACK, "step": 3}))
-    compare_main([str(run), str(make_run(tmp_path / "o")), "--no-eval", "--out", str(tmp_path / "both.html")])
+    run_command("compare", str(run), str(make_run(tmp_path / "o")), "--no-eval", "--out", str(tmp_path / "both.html"))
     for text in (page(run), (tmp_path / "both.html").read_text()):
         assert ATTACK not in text
         assert "<img src=x" not in text
@@ -476,7 +476,7 @@ def test_a_young_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> Non
         assert words in text
     assert f"distgan eval {run}" in text
     # Nothing to measure: the same without --no-eval.
-    report_main([str(run)])
+    run_command("report", str(run))
 
 
 def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,12 +490,12 @@ def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypat
             return quality_of(), tmp_path / "run" / "eval"
 
     monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
-    report_main([str(run), "--num", "500", "--device", "cpu"])
+    run_command("report", str(run), "--num", "500", "--device", "cpu")
     assert asked == [(str(run), 500, "cpu")]
     assert "95.3 %" in (run / "report.html").read_text()
     (run / "eval").mkdir()
     (run / "eval" / "eval.json").write_text(quality_of(fcd=7.77).model_dump_json())
-    report_main([str(run)])
+    run_command("report", str(run))
     assert len(asked) == 1
     assert "7.77" in (run / "report.html").read_text()
 
@@ -508,7 +508,7 @@ def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeyp
 
     monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
     with pytest.raises(UserError, match=r"no judges\n.*allowed: --no-eval"):
-        report_main([str(make_run(tmp_path / "run"))])
+        run_command("report", str(make_run(tmp_path / "run")))
 
 
 @pytest.mark.parametrize("name", ["environment.json", "status.json", "metrics.jsonl", "samples/epoch-0001.png"])
@@ -522,7 +522,7 @@ def test_a_damaged_file_leaves_a_page(tmp_path: Path, name: str, contents: bytes
     assert "Digit by digit" in text
     if name == "samples/epoch-0001.png":
         assert "is no whole PNG" in text
-    compare_main([str(run), str(make_run(tmp_path / "other")), "--no-eval"])
+    run_command("compare", str(run), str(make_run(tmp_path / "other")), "--no-eval")
 
 
 @pytest.mark.parametrize(
@@ -540,7 +540,7 @@ def test_a_line_of_nonsense_leaves_a_page(tmp_path: Path, line: dict[str, Any]) 
     (run / "status.json").write_text('{"state": {}, "step": "x", "reason": 3}')
     page(run)
     page(make_run(tmp_path / "more", lines=[line, *training_lines(6)]))
-    compare_main([str(run), str(tmp_path / "more"), "--no-eval"])
+    run_command("compare", str(run), str(tmp_path / "more"), "--no-eval")
 
 
 def test_lost_files_leave_a_page(tmp_path: Path) -> None:
@@ -571,7 +571,7 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, change: Callable[[str], s
     path = run / "eval" / "eval.json"
     path.write_text(change(path.read_text()))
     with pytest.raises(UserError, match="--no-eval") as error:
-        report_main([str(run)])
+        run_command("report", str(run))
     assert str(path) in str(error.value)
     text = page(run)
     assert "What could not be read" in text

@@ -1,0 +1,152 @@
+"""What lies between the flags of a command and the function that does its work. Imports that function last."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distgan.errors import UserError
+
+if TYPE_CHECKING:
+    from distgan.config.commands import DoctorConfig, JudgeConfig
+    from distgan.config.flags import Parser
+    from distgan.reports.options import CompareConfig, ReportConfig
+
+# In the head of each page: a later one may take its place.
+_MARK = b'name="generator" content="distgan'
+
+
+def train(parser: "Parser", argv: list[str]) -> None:
+    from distgan.config.flags import add_flags, from_flags
+    from distgan.config.presets import base_of, config_folder
+    from distgan.config.schema import Config
+
+    presets = ", ".join(path.stem for path in sorted(config_folder().glob("*.toml")))
+    parser.epilog = f"presets: {presets}\n{parser.epilog}"
+    add_flags(parser, Config)
+    namespace = parser.parse(argv)
+    base, preset = base_of(namespace)
+    config = from_flags(Config, namespace, base)
+
+    from distgan.distributed import env as launcher
+    from distgan.launch import local
+    from distgan.utils.provenance import Startup
+
+    num = config.processes.num or 1
+    if launcher.is_launched():
+        if "processes.num" in namespace:
+            launcher.refuse_other_number(num)
+    elif num > 1 and not namespace.dry_run:
+        from distgan.data.loader import fewest_rows, global_batch_size, refuse_small
+
+        refuse_small(global_batch_size(config.data, num), fewest_rows(config, num))
+        raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
+    startup = Startup()
+    if namespace.dry_run:
+        from distgan.runs.dry_run import plan
+
+        if text := plan(config, preset):
+            print(text)
+        return
+    from distgan.train import train
+
+    startup.mark("imports")
+    train(config, preset, startup)
+
+
+def evaluate(parser: "Parser", argv: list[str]) -> None:
+    from distgan.config.commands import EvalConfig
+    from distgan.config.flags import parse_settings
+
+    namespace, config = parse_settings(parser, argv, EvalConfig)
+
+    from distgan.distributed import env as launcher
+    from distgan.launch import local
+
+    num = config.processes or 1
+    if launcher.is_launched():
+        if config.processes is not None:
+            launcher.refuse_other_number(num)
+    elif num > 1:
+        raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
+    from distgan.evaluation.evaluate import evaluate, start_runtime
+    from distgan.reports.eval_terminal import show
+
+    with start_runtime(config) as runtime:
+        quality, folder = evaluate(namespace.where, config, runtime)
+        if runtime.is_main and config.as_json:
+            print(quality.model_dump_json(indent=1))
+        elif runtime.is_main:
+            show(quality, folder)
+
+
+def judge(action: str, config: "JudgeConfig") -> None:
+    from distgan.evaluation.judge_training import show_judges, train_judges
+
+    {"train": train_judges, "show": show_judges}[action](config)
+
+
+def report(where: str, config: "ReportConfig") -> str:
+    out = _page(config.out)
+
+    from distgan.reports.report import report
+
+    return f"report: {report(where, out, config)}"
+
+
+def compare(runs: list[str], config: "CompareConfig") -> None:
+    places = [Path(where).expanduser().resolve() for where in runs]
+    if len(places) < 2:
+        raise UserError(f"{runs[0]}: is one run; allowed: two or more (see distgan compare --help)")
+    if twice := [where for where, place in zip(runs, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"{twice[-1]}: is named twice; allowed: each run once")
+    out = _page(config.out)
+
+    from distgan.reports.comparison import compare
+
+    compare(runs, out, config)
+
+
+def _page(out: str | None) -> Path | None:
+    """Return where to write, checked before minutes are spent on measuring. Raises UserError."""
+    if out is None:
+        return None
+    path = Path(out).expanduser()
+    if path.suffix not in (".html", ".htm"):
+        raise UserError(f"--out {out}: ends in {path.suffix or 'nothing'}; allowed: a file that ends in .html")
+    if path.is_dir():
+        raise UserError(f"--out {out}: is a folder; allowed: a file that ends in .html")
+    if path.exists() and _MARK not in path.read_bytes()[:2000]:
+        raise UserError(
+            f"--out {out}: is there already, and no page of distgan's; allowed: a new file, or one of those"
+        )
+    if not path.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there")
+    return path
+
+
+def checkpoint(action: str, where: Path, other: str | None) -> None:
+    if other and action != "diff":
+        raise UserError(f"{other}: {action} takes one folder; allowed: a second one for diff")
+
+    from distgan.runs.inspection import diff, list_checkpoints, verify
+
+    if action == "diff":
+        diff(where, Path(other).expanduser() if other else None)
+    else:
+        {"ls": list_checkpoints, "verify": verify}[action](where)
+
+
+def slurm(parser: "Parser", argv: list[str]) -> None:
+    from distgan.config.commands import SlurmConfig
+    from distgan.config.flags import add_flags, from_flags
+    from distgan.launch.slurm import slurm
+
+    add_flags(parser, SlurmConfig)
+    namespace, words = parser.parse_known_args(argv)
+    slurm(from_flags(SlurmConfig, namespace), words, is_dry=namespace.dry_run)
+
+
+def doctor(config: "DoctorConfig | None" = None) -> None:
+    """Without settings where pydantic, which reads them, is what is missing."""
+    from distgan.launch.doctor import examine
+
+    examine(config.data_dir, config.processes) if config else examine(None)

@@ -1,0 +1,28 @@
+"""Figures of matplotlib are written whole, at the size that was asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distgan.utils.figures import new_figure, save_png
+
+
+def test_a_figure_becomes_a_png(tmp_path: Path) -> None:
+    figure = new_figure(4, 3, facecolor="white")
+    figure.subplots().plot([0, 1], [0, 1])
+    save_png(figure, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert (image.format, image.size) == ("PNG", (480, 360))
+        pixels = np.asarray(image.convert("RGB"))
+    assert tuple(pixels[0, 0]) == (255, 255, 255)
+    assert pixels.min() < 100
+    assert new_figure(1, 1, dpi=50).dpi == 50
+
+
+def test_a_figure_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "plot.png").mkdir()
+    with pytest.raises(OSError, match=r"plot\.png"):
+        save_png(new_figure(1, 1), tmp_path / "plot.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]

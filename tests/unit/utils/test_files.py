@@ -1,0 +1,82 @@
+"""JSON files and models: what is wrong with one is said in one line that names the file and the key."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distgan.errors import UserError
+from distgan.utils.files import read_json, read_model
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    share: float = Field(ge=0, le=1)
+    kind: Literal["a", "b"] = "a"
+
+
+class Outer(Inner):
+    format: int
+    share: float = 0.0
+    parts: list[Inner] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _first_is_a(self) -> "Outer":
+        if self.parts[0].kind == "b":
+            raise ValueError("its first part is b")
+        return self
+
+
+def written(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"format": 1}, "is damaged: parts: is missing; allowed: ours"),
+        ({"format": 1, "parts": []}, "is damaged: parts: a list is not allowed; allowed: have at least 1 item"),
+        ({"format": 1, "parts": [{"share": 2}]}, "parts.0.share: 2 is not allowed; allowed: less than or equal to 1"),
+        ({"format": 1, "parts": [{"share": "1"}]}, "parts.0.share: '1' is not allowed; allowed: a valid number"),
+        ({"format": 1, "parts": [{"share": 1, "kind": "c"}]}, "kind: 'c' is not allowed; allowed: 'a' or 'b'"),
+        ({"format": 1, "parts": [{"share": 1, "more": 1}]}, "parts.0.more: unknown key"),
+        ({"format": 1, "parts": [{"share": 1, "kind": "b"}]}, "is damaged: its first part is b"),
+        ({"format": 1, "parts": [{"share": 10**400}]}, "parts.0.share: a int is not allowed"),
+        ({"format": 1, "parts": [{"share": "x\n" * 99}]}, "parts.0.share: 'x\\nx"),
+        ({"format": 2}, "has the format 2; allowed: 1 (update distgan)"),
+        ({"parts": []}, "has the format None"),
+        ("[1]", "is no JSON object"),
+        ("{", "is not JSON (Expecting"),
+        ("[" * 100_000, "is not JSON"),
+        ("\x00", "is not JSON"),
+        (" " * 2000, "has 2,000 bytes; allowed: at most 1,000"),
+    ],
+)
+def test_a_damaged_model_is_named_in_one_line(content: Any, message: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "file.json", content)
+    limit = 200_000 if content == "[" * 100_000 else 1000
+    with pytest.raises(UserError) as error:
+        read_model(path, Outer, limit, version=1, rule="ours")
+    text = str(error.value)
+    assert text.startswith(f"{path}: ")
+    assert message in text
+    assert "\n" not in text
+    assert len(text) < len(str(path)) + 300
+
+
+def test_a_whole_model_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "file.json", {"format": 1, "parts": [{"share": 0.5}]})
+    assert read_model(path, Outer, 1000, version=1, rule="ours").parts[0].share == 0.5
+    with pytest.raises(UserError, match="can't be read"):
+        read_model(tmp_path / "none.json", Outer, 1000, version=1, rule="ours")
+
+
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
+def test_only_finite_numbers(text: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "file.json", f'{{"x": {text}}}')
+    assert list(read_json(path, 100)) == ["x"]
+    with pytest.raises(UserError, match=f"is not JSON .holds {text}, which is no number"):
+        read_json(path, 100, only_finite=True)
