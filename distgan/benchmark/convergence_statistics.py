@@ -13,6 +13,7 @@ from distgan.benchmark import results
 from distgan.benchmark.targets import CganTargets, Evaluation, Protocol, VanillaTargets
 from distgan.benchmark.trial import OVER
 from distgan.config.fields import first_mistake
+from distgan.config.schema import ModelName
 from distgan.errors import UserError
 from distgan.evaluation.scores import share
 
@@ -220,7 +221,7 @@ class _Identity(_Strict):
 class _Facts(_Strict):
     identity: _Identity
     protocol: Protocol
-    model: Literal["vanilla", "cgan"]
+    model: ModelName
     device: str
     notice: str | None
 
