@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from distgan.config.fields import OneOf, Real, Section, free, setting, split_commas
-from distgan.config.registry import FAMILIES
+from distgan.config.registry import FAMILIES, MODELS, PRECISIONS, names_on_cpu
 from distgan.config.schema import DataName, DataNameOrAuto, Device, EngineName, ModelName, OrderName, PrecisionName
 
 _COMMAS = BeforeValidator(split_commas)
@@ -22,9 +22,9 @@ Orders = Annotated[list[OrderName], _COMMAS]
 class ThroughputConfig(Section):
     """What `distgan bench throughput` measures: each model with each engine, precision, batch and order."""
 
-    models: Models = setting(["vanilla", "cgan"], "the presets to take", min_length=1)
+    models: Models = setting(list(MODELS), "the presets to take", min_length=1)
     engines: Engines = setting(["auto"], "who takes the steps; what ran in its place is named", min_length=1)
-    precisions: Precisions = setting(["no", "bf16"], "no: float32; tf32 and fp16 on a GPU", min_length=1)
+    precisions: Precisions = setting(names_on_cpu(PRECISIONS), "no: float32; tf32 and fp16 on a GPU", min_length=1)
     batch_sizes: Sizes = setting([256], "images per step", min_length=1)
     orders: Orders = setting(["reuse"], "orders of the two updates, each an algorithm of its own", min_length=1)
     family: PlainFamily = setting("seed", "family of the networks")
