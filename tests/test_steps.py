@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from distgan.config.registry import LOSSES
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
@@ -17,7 +18,6 @@ from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Dropout, draw_from
 from distgan.models.sampling import sample_z
 from distgan.training.gan import Gan, build_gan
-from distgan.training.losses import LOSSES
 from distgan.training.noise import Noise
 from distgan.training.schedule import Ema, Schedule
 from distgan.training.step import build_step

@@ -2,21 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import (
-    AllowInfNan,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    ValidationError,
-    ValidationInfo,
-)
+from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -43,14 +33,14 @@ class OneOf:
     """Annotates a setting that takes a name of a registry: those for which `only` is true, and `also` before them."""
 
     registry: Registry[Any]
-    also: dict[str, str] = dataclass_field(default_factory=dict)
+    also: tuple[tuple[str, str], ...] = ()
     only: Callable[[Any], bool] = lambda entry: True
 
     def names(self) -> dict[str, str]:
         """Return the names that are registered now, each with its help text."""
-        return self.also | {name: entry.describe() for name, entry in self.registry.items() if self.only(entry)}
+        return dict(self.also) | {name: entry.describe() for name, entry in self.registry.items() if self.only(entry)}
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, name: str) -> str:
@@ -65,10 +55,9 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     flag: str | None = None  # where it is not the key
-    allowed: str | None = None  # where the type and the limits do not say it
-    # Whether a run that is resumed may have another value. fixed: no. confirm: with --allow-config-change. free: yes.
-    # reset: yes, and the value of the run is not taken over. Of a benchmark or an evaluation, free: the results are
-    # those of the same settings.
+    allowed: str | None = None  # in words, where type and limits do not say it
+    # On resume, another value is allowed. fixed: never. confirm: with --allow-config-change. free: always. reset:
+    # always, and the run's own is dropped. In a benchmark or an evaluation, free: it does not change the results.
     on_resume: Literal["fixed", "confirm", "free", "reset"] = "confirm"
     may_differ_per_rank: bool = False
     is_copied: bool = True  # taken over by `--config RUN/config.json`

@@ -50,13 +50,9 @@ class Registry(dict[str, E]):
 
 @dataclass(frozen=True)
 class Mode(Entry):
+    """A precision or an engine. `records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: it always does."""
+
     needs_cuda: bool = False
-
-
-@dataclass(frozen=True)
-class Engine(Mode):
-    """`records_graphs`: on a GPU, its steps may be CUDA graphs. `compiles`: always through torch.compile."""
-
     records_graphs: bool = False
     compiles: bool = False
 
@@ -124,11 +120,11 @@ PRECISIONS = Registry({
 })  # fmt: skip
 
 ENGINES = Registry({
-    "auto": Engine("graph on a GPU, else eager", records_graphs=True),
-    "eager": Engine("torch, one operator at a time"),
-    "compile": Engine("the networks by torch.compile", compiles=True),
-    "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, records_graphs=True),
-    "graph-compiled": Engine("the same, always compiled inside", True, records_graphs=True, compiles=True),
+    "auto": Mode("graph on a GPU, else eager", records_graphs=True),
+    "eager": Mode("torch, one operator at a time"),
+    "compile": Mode("the networks by torch.compile", compiles=True),
+    "graph": Mode("steps as CUDA graphs, compiled inside where that pays", True, records_graphs=True),
+    "graph-compiled": Mode("the same, always compiled inside", True, records_graphs=True, compiles=True),
 })  # fmt: skip
 
 ORDERS = Registry({

@@ -17,7 +17,7 @@ OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
 DataName = Annotated[str, OneOf(DATASETS)]
-DataNameOrAuto = Annotated[str, OneOf(DATASETS, {"auto": "mnist, or digits where mnist can't be had"})]
+DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
 Device = Literal["auto", "cpu", "cuda"]
 
 
