@@ -10,8 +10,8 @@ from distgan.config.schema import DataName, DataNameOrAuto, Device, EngineName, 
 
 _COMMAS = BeforeValidator(split_commas)
 
-# The benchmarks have no setting for clusters.
-PlainFamily = Annotated[str, OneOf(FAMILIES, only=lambda family: not family.takes_clusters)]
+# The benchmarks take each model, and have no setting for clusters.
+PlainFamily = Annotated[str, OneOf(FAMILIES, only=lambda f: not f.takes_clusters and set(f.models) >= set(MODELS))]
 Models = Annotated[list[ModelName], _COMMAS]
 Engines = Annotated[list[EngineName], _COMMAS]
 Precisions = Annotated[list[PrecisionName], _COMMAS]
