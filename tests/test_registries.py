@@ -17,6 +17,7 @@ from distgan.config import registry
 from distgan.config.commands import EvalConfig
 from distgan.config.fields import Rules, Section, rules, setting
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, paths_by, read_file
+from distgan.config.presets import training_of
 from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
@@ -215,3 +216,17 @@ def test_benchmarks_know_registered_entries_that_they_can_run() -> None:
         with pytest.raises(ValueError, match="Input should be one of"):
             build()
     assert OptimConfig(loss="squares").loss == "squares"
+
+
+def test_a_copy_and_a_resume_take_over_what_their_rules_say(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["--out", str(run), "--resume", "never", "--allow-config-change", "--max-steps", "7", "--time-limit", "1h"]
+    config, _ = training_of(["--model", "cgan", "--epochs", "3", *words])
+    run.mkdir()
+    (run / "config.json").write_text(config.model_dump_json())
+    copied, _ = training_of(["--config", str(run / "config.json")])
+    resumed, _ = training_of(["--out", str(run)])
+    assert (copied.run.out, copied.run.resume, copied.run.allow_config_change) == (None, "auto", False)
+    assert (copied.run.epochs, copied.run.max_steps, copied.run.time_limit) == (3, 7, "1h")
+    assert (resumed.run.resume, resumed.run.allow_config_change) == ("auto", False)
+    assert (resumed.run.epochs, resumed.run.max_steps, resumed.run.time_limit) == (3, None, None)
