@@ -6,7 +6,19 @@ from pydantic import BeforeValidator, Field
 
 from distgan.config.fields import OneOf, Real, Section, free, setting, split_commas
 from distgan.config.registry import FAMILIES, MODELS, PRECISIONS, names_on_cpu
-from distgan.config.schema import DataName, DataNameOrAuto, Device, EngineName, ModelName, OrderName, PrecisionName
+from distgan.config.schema import (
+    DataName,
+    DataNameOrAuto,
+    Device,
+    EngineName,
+    ModelName,
+    OrderName,
+    PrecisionName,
+    data_dir_setting,
+    device_setting,
+    seed_setting,
+    width_setting,
+)
 
 _COMMAS = BeforeValidator(split_commas)
 
@@ -28,7 +40,7 @@ class ThroughputConfig(Section):
     batch_sizes: Sizes = setting([256], "images per step", min_length=1)
     orders: Orders = setting(["reuse"], "orders of the two updates, each an algorithm of its own", min_length=1)
     family: PlainFamily = setting("seed", "family of the networks")
-    width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
+    width: Real = width_setting()
     rounds: int = setting(
         3, "turns of each cell, in a fresh process each; ratios are taken within a round", ge=1, le=1000
     )
@@ -46,10 +58,10 @@ class ThroughputConfig(Section):
     profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
     out: str | None = setting(None, "a new folder; unset: bench/throughput-<number>", min_length=1)
     data: DataName = setting("mnist", "the images; digits needs no network")
-    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
-    device: Device = setting("auto", "auto: cuda where there is one")
+    data_dir: str | None = data_dir_setting()
+    device: Device = device_setting()
     threads: int | None = setting(None, "CPU threads of each process; unset: torch's own choice", ge=1, le=1024)
-    seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
+    seed: int = seed_setting()
     timeout: Real = setting(1800.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
 
 
@@ -106,7 +118,7 @@ class ConvergenceConfig(Section):
     data_dir: str | None = setting(
         None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1, is_passed_on=True
     )
-    device: Device = setting("auto", "auto: cuda where there is one", is_passed_on=True)
+    device: Device = device_setting(is_passed_on=True)
     precision: PrecisionName | None = setting(
         None, "no: float32; tf32 and fp16 on a GPU; unset: the preset's", is_passed_on=True
     )
@@ -131,13 +143,13 @@ class ScalingConfig(Section):
 
     model: ModelName = setting("vanilla", "which of the two GANs")
     family: PlainFamily = setting("seed", "the networks of the 2023 report, or the small pair")
-    width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
+    width: Real = width_setting()
     order: OrderName = setting("reuse", "as of distgan train")
     precision: PrecisionName = setting("no", "no: float32. tf32, fp16: on GPUs")
     engine: EngineName = setting("auto", "who takes the steps")
     data: DataName = setting("mnist", "digits: scikit-learn's, which need no network")
-    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
-    device: Device = setting("auto", "auto: cuda where there is one")
+    data_dir: str | None = data_dir_setting()
+    device: Device = device_setting()
     processes: Counts | None = setting(
         None,
         "numbers of processes; unset: 1, 2, 4 and so on up to the GPUs, or cores, here",
@@ -167,7 +179,7 @@ class ScalingConfig(Section):
         ge=1,
         le=1024,
     )
-    seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
+    seed: int = seed_setting()
     timeout: Real = setting(900.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
     out: str | None = setting(None, "the results' folder; unset: a new one, bench/scaling-<number>", min_length=1)
 

@@ -1,7 +1,7 @@
 """What can be set of the commands that are no training run."""
 
 from distgan.config.fields import Digits, Section, free, setting
-from distgan.config.schema import DataName, Device
+from distgan.config.schema import DataName, Device, data_dir_setting, device_setting
 
 
 class SampleConfig(Section):
@@ -15,13 +15,13 @@ class SampleConfig(Section):
         False, "walk from one z to the next, a walk a row; cgan: from one digit to the next as well"
     )
     ema: bool = setting(True, "take the moving average of G where the run has one")
-    device: Device = setting("auto", "auto: cuda where there is one")
+    device: Device = device_setting()
 
 
 class DoctorConfig(Section):
     """What `distgan doctor` looks at."""
 
-    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
+    data_dir: str | None = data_dir_setting()
     processes: int = setting(2, "how many try a sum together", ge=2, le=64)
 
 
@@ -81,7 +81,7 @@ class EvalConfig(Section):
         True, "C-GAN: train a classifier on the images, and one on real ones, and test both on real ones"
     )
     processes: int | None = free(None, "share the work over that many processes of this machine", ge=1, le=4096)
-    device: Device = free("auto", "auto: cuda where there is one")
+    device: Device = device_setting(on_resume="free")
     threads: int | None = free(
         None, "CPU threads of each process; unset: the cores, shared by the processes", ge=1, le=1024
     )
@@ -91,7 +91,7 @@ class JudgeConfig(Section):
     """How `distgan judge train` trains judges, and where it puts them."""
 
     data: DataName = setting("mnist", "what to train on")
-    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
+    data_dir: str | None = data_dir_setting()
     download: bool = setting(True, "download what the folder lacks")
     out: str | None = setting(
         None, "folder for the weights; unset: the cache, where distgan eval looks for them", min_length=1
@@ -100,4 +100,4 @@ class JudgeConfig(Section):
     seed: int = setting(
         0, "of the three trainings, which count up from it in the order of the judges' names", ge=0, lt=2**31 - 2
     )
-    device: Device = setting("auto", "auto: cuda where there is one")
+    device: Device = device_setting()

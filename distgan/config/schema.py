@@ -3,6 +3,7 @@
 A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differs carry `flag=`.
 """
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
@@ -19,6 +20,12 @@ PrecisionName = Annotated[str, OneOf(PRECISIONS)]
 DataName = Annotated[str, OneOf(DATASETS)]
 DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
 Device = Literal["auto", "cpu", "cuda"]
+
+# Settings that several commands have.
+device_setting = partial(setting, "auto", "auto: cuda where there is one")
+data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
+width_setting = partial(setting, 1.0, "factor on every hidden width", gt=0, le=16)
+seed_setting = partial(setting, 0, "of weights, order, z and dropout", ge=0, lt=2**31)
 
 
 class RunConfig(Section):
@@ -58,13 +65,13 @@ class RunConfig(Section):
         on_resume="reset",
         may_differ_per_rank=True,
     )
-    seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
+    seed: int = seed_setting()
     engine: EngineName = free("auto", "{names}")
     # What it comes to on each rank is compared, and not what was asked for.
     precision: PrecisionName | None = setting(
         None, "{names}. Unset: what the launcher said, else float32", may_differ_per_rank=True
     )
-    device: Device = free("auto", "auto: cuda where there is one")
+    device: Device = device_setting(on_resume="free")
     threads: int | None = free(
         None,
         "CPU threads of each process; unset: the cores, shared by the processes of this machine",
@@ -157,7 +164,7 @@ class ModelConfig(Section):
     clusters: int | None = fixed(
         None, "clusters (k-means, of each digit for cgan), clustered family only", ge=1, le=10_000
     )
-    width: Real = fixed(1.0, "factor on every hidden width", gt=0, le=16)
+    width: Real = width_setting(on_resume="fixed")
     latent_dim: int = fixed(100, "normals per image that G starts from", ge=1, le=4096)
     stem: Literal["linear", "noise-map"] = fixed(
         "linear",
@@ -205,13 +212,7 @@ class DataConfig(Section):
     """Where the images come from and how they are dealt out."""
 
     name: DataNameOrAuto = fixed("mnist", "{names}", flag="data")
-    dir: str | None = free(
-        None,
-        "folder of the data; unset: $DISTGAN_DATA, then ./data",
-        flag="data-dir",
-        min_length=1,
-        may_differ_per_rank=True,
-    )
+    dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True)
     download: bool = free(True, "download what the folder lacks", flag="download", may_differ_per_rank=True)
     mirror: str | None = free(
         None,
