@@ -16,6 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
+from distgan.config.registry import MODELS, ORDERS
 from distgan.config.schema import Config, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import Batches
@@ -52,7 +53,7 @@ RECIPES = {
         dtype=torch.float64 if accumulate == 1 and order != "simultaneous" else torch.float32,
     )
     for model, order, accumulate in product(
-        ("vanilla", "cgan"), ("simultaneous", "reuse", "fresh"), (1, 3)
+        MODELS, ORDERS, (1, 3)
     )
 } | {
     "odd-batch": Recipe(batch_size=25, ema=0.9),
