@@ -4,6 +4,7 @@ import ast
 import subprocess
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import forked
@@ -22,6 +23,7 @@ from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Fami
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
 from distgan.errors import UserError
+from distgan.evaluation.inputs import source_of
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 
@@ -230,3 +232,12 @@ def test_a_copy_and_a_resume_take_over_what_their_rules_say(tmp_path: Path) -> N
     assert (copied.run.epochs, copied.run.max_steps, copied.run.time_limit) == (3, 7, "1h")
     assert (resumed.run.resume, resumed.run.allow_config_change) == ("auto", False)
     assert (resumed.run.epochs, resumed.run.max_steps, resumed.run.time_limit) == (3, None, None)
+
+
+def test_an_evaluation_names_the_settings_that_shape_it() -> None:
+    data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
+    jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
+    subject: Any = SimpleNamespace(loaded=None, sha256="0" * 64)
+    config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
+    command = source_of("a b", subject, config, data, data, jury).command
+    assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
