@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import refuse_on_cpu
 from distgan.benchmark.targets import Protocol
+from distgan.config.flags import paths_by
 from distgan.config.presets import preset_path, training_of
+from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.errors import UserError
 from distgan.utils.hardware import cores, count_gpus
-
-# Set alike for every run, where they are set.
-_HANDED_ON = ("data", "data_dir", "device", "precision", "engine")
 
 
 class Arm(NamedTuple):
@@ -129,7 +128,7 @@ def _arm(
     load: Any,
 ) -> Arm:
     words = _named(flag, preset)
-    for key in _HANDED_ON:
+    for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
         if (value := getattr(config, key)) is not None:
             words += [f"--{key.replace('_', '-')}", value]
     threads = config.threads
@@ -139,8 +138,8 @@ def _arm(
     words += ["--processes", str(processes), "--tracker", "none"]
     training, name = training_of(words)
     if not is_cuda:
-        refuse_on_cpu("--engine", [training.run.engine], ("graph", "graph-compiled"))
-        refuse_on_cpu("--precision", [training.run.precision or "no"], ("tf32", "fp16"))
+        refuse_on_cpu("--engine", [training.run.engine], ENGINES)
+        refuse_on_cpu("--precision", [training.run.precision or "no"], PRECISIONS)
     dataset = load(training.data)
     size = global_batch_size(training.data, processes)
     steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest_rows(training, processes))

@@ -17,6 +17,7 @@ from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import claimed, difference_of, say, taken_up
 from distgan.benchmark.targets import SHIPPED, Targets, read_targets
 from distgan.benchmark.trial import OVER, Trial
+from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.utils.devices import device_named
@@ -24,8 +25,6 @@ from distgan.utils.process import own_modules
 
 PLOT = "convergence.png"
 
-# With another one of these a bench may go on. The targets themselves are compared, not the name of their file.
-_FREE = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
 _TELL_EVERY_S = 10.0
 
 
@@ -138,8 +137,9 @@ def _sorted(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _identity(config: ConvergenceConfig, targets: Targets, chosen: list[Arm]) -> dict[str, Any]:
     """What must be the same for runs to be compared, as JSON has it."""
+    free = {key for (key,) in paths_by(ConvergenceConfig, "on_resume", "free")}
     content = {
-        "settings": config.model_dump(exclude=_FREE),
+        "settings": config.model_dump(exclude=free),
         "targets": targets.model_dump(exclude={"runs"}),
         "arms": [arm.facts() for arm in chosen],
     }

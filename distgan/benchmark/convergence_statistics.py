@@ -12,6 +12,7 @@ from scipy import stats
 from distgan.benchmark import results
 from distgan.benchmark.targets import CganTargets, Evaluation, Protocol, VanillaTargets
 from distgan.benchmark.trial import OVER
+from distgan.config.schema import ModelName
 from distgan.evaluation.scores import share
 from distgan.utils.files import parse_model
 
@@ -219,7 +220,7 @@ class _Identity(_Strict):
 class _Facts(_Strict):
     identity: _Identity
     protocol: Protocol
-    model: Literal["vanilla", "cgan"]
+    model: ModelName
     device: str
     notice: str | None
 

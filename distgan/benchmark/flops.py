@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from distgan.config.registry import LOSSES, ORDERS
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import NUM_CLASSES
-
-# With a penalty D is differentiated twice, through passes of its own.
-_LOSSES = ("bce", "hinge")
 
 FORMULA = (
     "FLOP an image and step, of the model and not of its implementation: 2 a multiply-add of linear layers, "
@@ -21,7 +19,7 @@ FORMULA = (
 
 def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
     """Of one step, divided by the images of its batch; FORMULA in words. None for a loss that has no formula."""
-    if optim.loss not in _LOSSES:
+    if LOSSES[optim.loss].penalty:  # which differentiates D twice, through passes of its own
         return None
     with torch.device("meta"):
         generator, discriminator = build_generator(model).eval(), build_discriminator(model).eval()
@@ -35,9 +33,7 @@ def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
     total += sum(
         f * (2 if is_reached else 1) for f, is_reached in _layers(discriminator, image.requires_grad_(), labels)
     )
-    if optim.order == "fresh":
-        total += sum(f for f, _ in g_layers)
-    return total
+    return total + (ORDERS[optim.order].g_forwards - 1) * sum(f for f, _ in g_layers)
 
 
 def _layers(network: nn.Module, inputs: Tensor, labels: Tensor) -> list[tuple[int, bool]]:

@@ -4,30 +4,45 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from distgan.config.fields import Real, Section, setting, split_commas
-from distgan.config.schema import EngineName
+from distgan.config.fields import OneOf, Real, Section, free, setting, split_commas
+from distgan.config.registry import FAMILIES, MODELS, PRECISIONS, names_on_cpu
+from distgan.config.schema import (
+    DataName,
+    DataNameOrAuto,
+    Device,
+    EngineName,
+    ModelName,
+    OrderName,
+    PrecisionName,
+    data_dir_setting,
+    device_setting,
+    seed_setting,
+    width_setting,
+)
 
 _COMMAS = BeforeValidator(split_commas)
 
-Models = Annotated[list[Literal["vanilla", "cgan"]], _COMMAS]
+# The benchmarks take each model, and have no setting for clusters.
+PlainFamily = Annotated[str, OneOf(FAMILIES, only=lambda f: not f.takes_clusters and set(f.models) >= set(MODELS))]
+Models = Annotated[list[ModelName], _COMMAS]
 Engines = Annotated[list[EngineName], _COMMAS]
-Precisions = Annotated[list[Literal["no", "tf32", "bf16", "fp16"]], _COMMAS]
+Precisions = Annotated[list[PrecisionName], _COMMAS]
 Sizes = Annotated[list[Annotated[int, Field(ge=2, le=1_000_000)]], _COMMAS]
 Counts = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1), _COMMAS]
 Factors = Annotated[list[Annotated[Real, Field(gt=0, le=16)]], Field(min_length=1), _COMMAS]
-Orders = Annotated[list[Literal["simultaneous", "reuse", "fresh"]], _COMMAS]
+Orders = Annotated[list[OrderName], _COMMAS]
 
 
 class ThroughputConfig(Section):
     """What `distgan bench throughput` measures: each model with each engine, precision, batch and order."""
 
-    models: Models = setting(["vanilla", "cgan"], "the presets to take", min_length=1)
+    models: Models = setting(list(MODELS), "the presets to take", min_length=1)
     engines: Engines = setting(["auto"], "who takes the steps; what ran in its place is named", min_length=1)
-    precisions: Precisions = setting(["no", "bf16"], "no: float32; tf32 and fp16 on a GPU", min_length=1)
+    precisions: Precisions = setting(names_on_cpu(PRECISIONS), "no: float32; tf32 and fp16 on a GPU", min_length=1)
     batch_sizes: Sizes = setting([256], "images per step", min_length=1)
     orders: Orders = setting(["reuse"], "orders of the two updates, each an algorithm of its own", min_length=1)
-    family: Literal["seed", "small"] = setting("seed", "family of the networks")
-    width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
+    family: PlainFamily = setting("seed", "family of the networks")
+    width: Real = width_setting()
     rounds: int = setting(
         3, "turns of each cell, in a fresh process each; ratios are taken within a round", ge=1, le=1000
     )
@@ -44,13 +59,11 @@ class ThroughputConfig(Section):
     )
     profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
     out: str | None = setting(None, "a new folder; unset: bench/throughput-<number>", min_length=1)
-    data: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
-        "mnist", "the images; digits needs no network"
-    )
-    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
+    data: DataName = setting("mnist", "the images; digits needs no network")
+    data_dir: str | None = data_dir_setting()
+    device: Device = device_setting()
     threads: int | None = setting(None, "CPU threads of each process; unset: torch's own choice", ge=1, le=1024)
-    seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
+    seed: int = seed_setting()
     timeout: Real = setting(1800.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
 
 
@@ -78,8 +91,8 @@ class ConvergenceConfig(Section):
 
     preset: str | None = setting(None, "a preset by its name, or a TOML file", min_length=1)
     against: str | None = setting(None, "another, which takes turns with it and is compared", min_length=1)
-    seeds: int = setting(10, "runs of each, with seeds that count up", ge=1, le=1000)
-    first_seed: int = setting(0, "the first of the seeds", ge=0, lt=_SEEDS - 1000)
+    seeds: int = free(10, "runs of each, with seeds that count up", ge=1, le=1000)
+    first_seed: int = free(0, "the first of the seeds", ge=0, lt=_SEEDS - 1000)
     processes: int = setting(
         1,
         "of each run; with more than 1 it is run on 1 too, and a test says whether more need more epochs",
@@ -90,34 +103,35 @@ class ConvergenceConfig(Section):
         None, "runs at a time; unset: as many as the GPUs here suffice for, on a CPU 1", ge=1, le=1024
     )
     epochs: int | None = setting(None, "after which a run is given up; unset: the preset's", ge=1, le=1_000_000)
-    targets: str | None = setting(None, "a file of targets; unset: the frozen ones", min_length=1)
+    # The targets themselves are compared, not the name of their file.
+    targets: str | None = free(None, "a file of targets; unset: the frozen ones", min_length=1)
     num: int | None = setting(None, "images an evaluation; unset: as many as the targets are for", ge=65, le=1_000_000)
-    out: str | None = setting(
+    out: str | None = free(
         None, "a new folder, or that of a bench to go on with; unset: bench/convergence-<number>", min_length=1
     )
-    join: str | None = setting(
+    join: str | None = free(
         None,
         "train nothing: the summary, there, of benches of the same settings in the folders below this one",
         min_length=1,
     )
-    data: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = setting(
-        None, "the images; digits needs no network; unset: the preset's"
+    data: DataNameOrAuto | None = setting(
+        None, "the images; digits needs no network; unset: the preset's", is_passed_on=True
     )
     data_dir: str | None = setting(
-        None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1
+        None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1, is_passed_on=True
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
-    precision: Literal["no", "tf32", "bf16", "fp16"] | None = setting(
-        None, "no: float32; tf32 and fp16 on a GPU; unset: the preset's"
+    device: Device = device_setting(is_passed_on=True)
+    precision: PrecisionName | None = setting(
+        None, "no: float32; tf32 and fp16 on a GPU; unset: the preset's", is_passed_on=True
     )
-    engine: EngineName | None = setting(None, "who takes the steps; unset: the preset's")
+    engine: EngineName | None = setting(None, "who takes the steps; unset: the preset's", is_passed_on=True)
     threads: int | None = setting(
         None,
         "CPU threads of each process; unset: torch's own choice, or of several runs at a time their share of the cores",
         ge=1,
         le=1024,
     )
-    timeout: Real = setting(86_400.0, "seconds after which a run that has not ended is given up", gt=0, le=10_000_000)
+    timeout: Real = free(86_400.0, "seconds after which a run that has not ended is given up", gt=0, le=10_000_000)
 
 
 # -- What can be set of `distgan bench scaling` and `distgan bench plan` --
@@ -126,17 +140,15 @@ class ConvergenceConfig(Section):
 class ScalingConfig(Section):
     """What `distgan bench scaling` measures, each setting in fresh processes."""
 
-    model: Literal["vanilla", "cgan"] = setting("vanilla", "which of the two GANs")
-    family: Literal["seed", "small"] = setting("seed", "the networks of the 2023 report, or the small pair")
-    width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
-    order: Literal["simultaneous", "reuse", "fresh"] = setting("reuse", "as of distgan train")
-    precision: Literal["no", "tf32", "fp16", "bf16"] = setting("no", "no: float32. tf32, fp16: on GPUs")
+    model: ModelName = setting("vanilla", "which of the two GANs")
+    family: PlainFamily = setting("seed", "the networks of the 2023 report, or the small pair")
+    width: Real = width_setting()
+    order: OrderName = setting("reuse", "as of distgan train")
+    precision: PrecisionName = setting("no", "no: float32. tf32, fp16: on GPUs")
     engine: EngineName = setting("auto", "who takes the steps")
-    data: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
-        "mnist", "digits: scikit-learn's, which need no network"
-    )
-    data_dir: str | None = setting(None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
+    data: DataName = setting("mnist", "digits: scikit-learn's, which need no network")
+    data_dir: str | None = data_dir_setting()
+    device: Device = device_setting()
     processes: Counts | None = setting(
         None,
         "numbers of processes; unset: 1, 2, 4 and so on up to the GPUs, or cores, here",
@@ -167,7 +179,7 @@ class ScalingConfig(Section):
         ge=1,
         le=1024,
     )
-    seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
+    seed: int = seed_setting()
     timeout: Real = setting(900.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
     out: str | None = setting(None, "the results' folder; unset: a new one, bench/scaling-<number>", min_length=1)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from distgan.config.fields import shown
+from distgan.config.registry import Registry, names_on_cpu
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock
 from distgan.utils.files import check_format, not_writable, read_json, write_whole
@@ -133,11 +134,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def refuse_on_cpu(flag: str, chosen: Sequence[str], unfit: tuple[str, ...]) -> None:
+def refuse_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:
     """Raises UserError for what every turn would refuse by itself."""
     for value in chosen:
-        if value in unfit:
-            raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: all but {', '.join(unfit)}")
+        if modes[value].needs_cuda:
+            allowed = ", ".join(names_on_cpu(modes))
+            raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: {allowed}")
 
 
 # -- The folder of a bench that can go on: held by one process at a time, and only with the same settings --

@@ -14,6 +14,7 @@ from distgan.benchmark.flops import FORMULA, flops_per_image
 from distgan.benchmark.options import ScalingConfig
 from distgan.benchmark.results import summary
 from distgan.benchmark.scaling_report import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, derive, name_of, plot, print_tables
+from distgan.config.registry import ENGINES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.loader import refuse_small
 from distgan.distributed import env as launcher
@@ -40,7 +41,7 @@ def run(config: ScalingConfig) -> None:
         raise UserError("bench scaling: starts processes of its own; allowed: without a launcher around it")
     device = device_named(config.device)
     if device.type == "cpu":
-        results.refuse_on_cpu("--engine", [config.engine], ("graph", "graph-compiled"))
+        results.refuse_on_cpu("--engine", [config.engine], ENGINES)
     sizes = world_sizes(config, device)
     threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
     cells = [_cell(config, point, axes, threads) for point, axes in points(config, sizes).items()]

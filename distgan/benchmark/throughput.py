@@ -13,6 +13,7 @@ from distgan.benchmark.matrix import PEERS_FOLDER, Cell, Pace, command, plan
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.results import refuse_on_cpu, say, summary
 from distgan.benchmark.throughput_report import PLOT, save_plot, show
+from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.devices import device_named
@@ -106,8 +107,8 @@ def run(config: ThroughputConfig) -> None:
     device = device_named(config.device)
     is_cuda = device.type == "cuda"
     if not is_cuda:
-        refuse_on_cpu("--engines", config.engines, ("graph", "graph-compiled"))
-        refuse_on_cpu("--precisions", config.precisions, ("tf32", "fp16"))
+        refuse_on_cpu("--engines", config.engines, ENGINES)
+        refuse_on_cpu("--precisions", config.precisions, PRECISIONS)
     cells = plan(config)
     pace = Pace(
         (30 if is_cuda else 2) if config.warmup is None else config.warmup,

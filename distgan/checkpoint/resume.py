@@ -5,28 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distgan.checkpoint.format import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
-from distgan.config.flags import read_file
+from distgan.config.flags import paths_by, read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.utils.files import read_metrics
-
-# What may change when a run goes on: how long, where and how often, but nothing that shapes the weights.
-FREE = {
-    "run": {
-        *("out", "resume", "allow_config_change", "epochs", "max_steps", "time_limit", "device", "threads"),
-        "engine",
-        *("log_every", "save_every", "save_every_steps", "keep", "keep_best", "on_save_error"),
-        *("sample_epochs", "tracker", "eval_every", "eval_every_steps", "eval_num", "eval_reference"),
-    },
-    "processes": {"num", "check_ranks_every", "timeout", "zero"},
-    # How the batch is named may change with the number of processes; its size is compared by itself.
-    "data": {"dir", "download", "mirror", "md5", "batch_size", "per_rank_batch_size"},
-}
-# What no flag can change: the shapes of the weights, and what a position in the data means.
-FIXED = {
-    "model": {"name", "family", "clusters", "width", "latent_dim", "stem", "logit_tail"},
-    "data": {"name", "drop_last"},
-}
 
 
 class Identity(NamedTuple):
@@ -153,19 +135,15 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
 def differences(before: Config, now: Config) -> list[tuple[str, str, object, object]]:
     """(table, key, before, now) of each setting that shapes the weights and is not the same."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    return [
-        (table, key, old[table][key], value)
-        for table, settings in new.items()
-        for key, value in settings.items()
-        if value != old[table][key] and key not in FREE.get(table, ())
-    ]
+    shaping = paths_by(Config, "on_resume", "fixed", "confirm")
+    return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
 
 
 def _refuse(before: Config, now: Config, where: str) -> bool:
     """Raises UserError with a line for each setting that may not differ; tells whether an allowed one does."""
-    changes, mistakes = differences(before, now), []
+    changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
-        is_fixed = key in FIXED.get(table, ())
+        is_fixed = (table, key) in fixed
         if is_fixed or not now.run.allow_config_change:
             rule = "the same" if is_fixed else "the same, or another by --allow-config-change"
             mistakes.append(f"[{table}] {key}: {new!r}, but {where} has {old!r}; allowed on resume: {rule}")

@@ -1,10 +1,16 @@
-"""What a setting is: a field of a frozen section, with its help text, its limits and its flag."""
+"""What a setting is: a field of a frozen section, with its help text, its limits, its flag and its rules."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
+
+from distgan.config.registry import Registry
 
 
 def split_commas(value: Any, info: ValidationInfo) -> Any:
@@ -22,12 +28,55 @@ Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_comm
 Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(split_commas)]
 
 
-def setting(
-    default: Any, description: str, *, flag: str | None = None, allowed: str | None = None, **limits: Any
-) -> Any:
-    """A field with its help text, its limits, and where they differ from key and type its flag and rule."""
-    extra: dict[str, Any] = {key: text for key, text in (("flag", flag), ("allowed", allowed)) if text}
-    return Field(default, description=description, json_schema_extra=extra, **limits)
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Annotates a setting that takes a name of a registry: those for which `only` is true, and `also` before them."""
+
+    registry: Registry[Any]
+    also: tuple[tuple[str, str], ...] = ()
+    only: Callable[[Any], bool] = lambda entry: True
+
+    def names(self) -> dict[str, str]:
+        """Return the names that are registered now, each with its help text."""
+        return dict(self.also) | {name: entry.describe() for name, entry in self.registry.items() if self.only(entry)}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, name: str) -> str:
+        if name not in (names := self.names()):
+            raise PydanticCustomError("unknown_name", "Input should be one of {names}", {"names": ", ".join(names)})
+        return name
+
+
+class Rules(BaseModel):
+    """What other modules need to know of a setting; the defaults are the strictest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flag: str | None = None  # where it is not the key
+    allowed: str | None = None  # in words, where type and limits do not say it
+    # On resume, another value is allowed. fixed: never. confirm: with --allow-config-change. free: always. reset:
+    # always, and the run's own is dropped. In a benchmark or an evaluation, free: it does not change the results.
+    on_resume: Literal["fixed", "confirm", "free", "reset"] = "confirm"
+    may_differ_per_rank: bool = False
+    is_copied: bool = True  # taken over by `--config RUN/config.json`
+    replaces: str | None = None  # the key of its section that a flag of this setting unsets
+    is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
+
+
+def setting(default: Any, description: str, **more: Any) -> Any:
+    """A field with its help text (`{names}`: that of each registered name), its Rules and its limits."""
+    rules = Rules(**{key: more.pop(key) for key in Rules.model_fields if key in more})
+    return Field(default, description=description, json_schema_extra={"rules": rules}, **more)  # type: ignore[dict-item]
+
+
+fixed, free = partial(setting, on_resume="fixed"), partial(setting, on_resume="free")
+
+
+def rules(field: FieldInfo) -> Rules:
+    extra = field.json_schema_extra
+    return extra.get("rules", Rules()) if isinstance(extra, dict) else Rules()  # type: ignore[return-value]
 
 
 class Section(BaseModel):
@@ -47,9 +96,9 @@ def allowed(field: FieldInfo) -> str:
         for key in ("gt", "ge", "lt", "le", "min_length")
         if getattr(item, key, None) is not None
     }
-    if "allowed" in extra(field):
-        return str(extra(field)["allowed"])
-    kind = _kind(field.annotation)
+    if text := rules(field).allowed:
+        return text
+    kind = _kind(field.annotation, field.metadata)
     words = {
         "min_length": "not empty",
         "ge": "{:,} or more",
@@ -62,7 +111,27 @@ def allowed(field: FieldInfo) -> str:
     return ", ".join([kind, *(words[key].format(limits[key]) for key in words if key in limits)])
 
 
-def _kind(annotation: Any) -> str:
+def help_text(field: FieldInfo) -> str:
+    names = choices(field.annotation, field.metadata)
+    explained = ". ".join(f"{name}: {text}" for name, text in names.items())
+    return (field.description or "").replace("{names}", explained)
+
+
+def choices(annotation: Any, metadata: Any = ()) -> dict[str, str]:
+    """Return the registered names that a setting takes, each with its help text; empty for any other setting."""
+    for item in metadata:
+        if isinstance(item, OneOf):
+            return item.names()
+    if get_origin(annotation) is Annotated:
+        return choices(None, get_args(annotation)[1:])
+    if get_origin(annotation) in (Union, UnionType):
+        return {name: text for part in get_args(annotation) for name, text in choices(part).items()}
+    return {}
+
+
+def _kind(annotation: Any, metadata: Any = ()) -> str:
+    if names := choices(annotation, metadata):
+        return ", ".join(names)
     origin = get_origin(annotation)
     if origin is Annotated:
         return _kind(get_args(annotation)[0])
@@ -70,7 +139,7 @@ def _kind(annotation: Any) -> str:
         return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None))
     if origin is Literal:
         return ", ".join(map(str, get_args(annotation)))
-    if origin is list and get_origin(get_args(annotation)[0]) is Literal:
+    if origin is list and choices(get_args(annotation)[0]):
         return _SOME + _kind(get_args(annotation)[0])
     if origin is list:
         limits = getattr(get_args(annotation)[0], "__metadata__", ())
@@ -82,7 +151,7 @@ def _kind(annotation: Any) -> str:
 
 
 def metavar(field: FieldInfo) -> str:
-    kind = _kind(field.annotation)
+    kind = _kind(field.annotation, field.metadata)
     short = {"a whole number": "N", "a number": "X", "text": "TEXT"}
     if kind.startswith("whole numbers"):
         return "N,N,..."

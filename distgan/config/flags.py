@@ -16,19 +16,13 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from distgan.config.fields import allowed, extra, metavar, shown
+from distgan.config.fields import allowed, help_text, metavar, rules, shown
 from distgan.config.schema import Config
 from distgan.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
 
 _MAX_CONFIG = 2**20
-
-# Two ways to say one thing.
-_RIVALS: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("data", "batch_size"): ("data", "per_rank_batch_size"),
-    ("data", "per_rank_batch_size"): ("data", "batch_size"),
-}
 
 
 class Flag(NamedTuple):
@@ -88,7 +82,12 @@ def flags_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Fla
         if _is_section(field):
             yield from flags_of(field.annotation, (*path, key))  # type: ignore[arg-type]
         else:
-            yield Flag("--" + str(extra(field).get("flag", key)).replace("_", "-"), (*path, key), field)
+            yield Flag("--" + (rules(field).flag or key).replace("_", "-"), (*path, key), field)
+
+
+def paths_by(model: type[BaseModel], rule: str, *values: object) -> list[tuple[str, ...]]:
+    """Return the paths of the settings whose Rules have one of these values, as ("run", "out")."""
+    return [flag.path for flag in flags_of(model) if getattr(rules(flag.field), rule) in values]
 
 
 def add_flags(parser: Parser, model: type[BaseModel]) -> None:
@@ -102,8 +101,8 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
             groups[section] = parser.add_argument_group(title)
         parser.allowed[flag.name] = allowed(flag.field)
         # argparse reads % in a help text as a format.
-        help_text = f"{flag.field.description} (default: {shown(flag.field.default)})".replace("%", "%%")
-        options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": help_text}
+        text = f"{help_text(flag.field)} (default: {shown(flag.field.default)})".replace("%", "%%")
+        options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": text}
         if flag.field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -129,9 +128,9 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
         for key in flag.path[:-1]:
             section = section.setdefault(key, {})
         section[flag.path[-1]] = value
-        rival = _RIVALS.get(flag.path)
-        if rival and not hasattr(namespace, ".".join(rival)):  # a flag is stronger than the file's other way
-            section.pop(rival[-1], None)
+        other = rules(flag.field).replaces
+        if other and not hasattr(namespace, ".".join((*flag.path[:-1], other))):  # stronger than that of the file
+            section.pop(other, None)
     if mistakes:
         raise UserError("\n".join(mistakes))
     return _validate(model, values, "")

@@ -1,13 +1,13 @@
 """Which settings the flags are laid over: a preset, a file, or those of the run to go on with."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import distgan
-from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, read_file
-from distgan.config.schema import Config, ModelConfig
+from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, paths_by, read_file
+from distgan.config.registry import MODELS
+from distgan.config.schema import Config
 from distgan.errors import UserError
 
 
@@ -16,9 +16,8 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     model = getattr(namespace, "model.name", None)
     out = getattr(namespace, "run.out", None)
     resume = getattr(namespace, "run.resume", None)
-    models = get_args(ModelConfig.model_fields["name"].annotation)
-    if model is not None and model not in models:
-        raise UserError(f"--model {model}: unknown network; allowed: {', '.join(models)} (see also --preset)")
+    if model is not None and model not in MODELS:
+        raise UserError(f"--model {model}: unknown network; allowed: {', '.join(MODELS)} (see also --preset)")
     if resume == "auto" and not out:
         raise UserError("--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR")
     if namespace.preset and namespace.config:
@@ -30,25 +29,26 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         # A run's own config is that run's preset again.
         name = path.parent.name if path.name == "config.json" else path.stem
     elif own := _config_to_go_on_with(out, resume):
-        # The limits of one sitting are not the next one's.
         base = read_file(own, str(own))
-        sitting = ("out", "resume", "max_steps", "time_limit", "allow_config_change")
-        run = {key: value for key, value in base.get("run", {}).items() if key not in sitting}
-        return base | {"run": run}, Path(out or "").name or str(base.get("model", {}).get("name", "run"))
+        _remove(base, paths_by(Config, "on_resume", "reset"))
+        return base, Path(out or "").name or str(base.get("model", {}).get("name", "run"))
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
-        raise UserError("names no network; allowed: --model vanilla, --model cgan, --preset NAME or --config FILE")
+        models = ", ".join(f"--model {name}" for name in MODELS)
+        raise UserError(f"names no network; allowed: {models}, --preset NAME or --config FILE")
     base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
     trained = base.get("model", {}).get("name")
     if model and trained and model != trained:
         raise UserError(f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model")
     if path.suffix == ".json":
-        # A run's config names its own folder, which a second run must not take.
-        base = json.loads(json.dumps(base))
-        for key in ("out", "resume", "allow_config_change"):
-            base.get("run", {}).pop(key, None)
+        _remove(base, paths_by(Config, "is_copied", False))
     return base, name
+
+
+def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:
+    for table, key in paths:
+        base.get(table, {}).pop(key, None)
 
 
 def training_of(words: list[str]) -> tuple[Config, str]:

@@ -3,56 +3,87 @@
 A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differs carry `flag=`.
 """
 
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from distgan.config.fields import DURATION, Epochs, Real, Section, setting
+from distgan.config.fields import DURATION, Epochs, OneOf, Real, Section, fixed, free, setting
+from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS
 
-EngineName = Literal["auto", "eager", "compile", "graph", "graph-compiled"]
+ModelName = Annotated[str, OneOf(MODELS)]
+FamilyName = Annotated[str, OneOf(FAMILIES)]
+LossName = Annotated[str, OneOf(LOSSES)]
+OrderName = Annotated[str, OneOf(ORDERS)]
+EngineName = Annotated[str, OneOf(ENGINES)]
+PrecisionName = Annotated[str, OneOf(PRECISIONS)]
+DataName = Annotated[str, OneOf(DATASETS)]
+DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
+Device = Literal["auto", "cpu", "cuda"]
+
+# Settings that several commands have.
+device_setting = partial(setting, "auto", "auto: cuda where there is one")
+data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
+width_setting = partial(setting, 1.0, "factor on every hidden width", gt=0, le=16)
+seed_setting = partial(setting, 0, "of weights, order, z and dropout", ge=0, lt=2**31)
 
 
 class RunConfig(Section):
     """How long, where to, and what is written on the way."""
 
-    out: str | None = setting(None, "the run's own folder; unset: a new one, runs/<preset>-<number>", min_length=1)
+    out: str | None = setting(
+        None,
+        "the run's own folder; unset: a new one, runs/<preset>-<number>",
+        min_length=1,
+        on_resume="reset",
+        is_copied=False,
+        may_differ_per_rank=True,
+    )
     resume: str = setting(
         "auto",
         "auto: go on from the newest whole checkpoint of the run in --out, if it holds one. never: only a new "
         "folder. Or the folder of a checkpoint, or of a run, to go on from in a new folder",
         allowed="auto, never, or the folder of a checkpoint or of a run that has one",
         min_length=1,
+        on_resume="reset",
+        is_copied=False,
     )
     allow_config_change: bool = setting(
-        False, "let a run go on with other settings, but for those that shape the networks and the batch"
+        False,
+        "let a run go on with other settings, but for those that shape the networks and the batch",
+        on_resume="reset",
+        is_copied=False,
     )
-    epochs: int = setting(150, "passes over the data", ge=1)
-    max_steps: int | None = setting(None, "stop after that many steps, whatever the epochs", ge=1)
+    epochs: int = free(150, "passes over the data", ge=1)
+    max_steps: int | None = setting(None, "stop after that many steps, whatever the epochs", ge=1, on_resume="reset")
     time_limit: str | None = setting(
         None,
         "stop in time to be saved before that long after the start, as 90s, 1h30m or 1-12:00:00; unset: before "
         "the end of the SLURM job, if it is one",
         allowed="a time as 90s, 45m, 1h30m, 1:30:00 or 1-12:00:00",
         pattern=DURATION,
+        on_resume="reset",
+        may_differ_per_rank=True,
     )
-    seed: int = setting(0, "of weights, order, z and dropout", ge=0, lt=2**31)
-    engine: EngineName = setting(
-        "auto",
-        "eager: torch, one operator at a time. compile: the networks by torch.compile. graph: whole steps as CUDA "
-        "graphs, compiled inside where that pays. graph-compiled: always. auto: graph on a GPU, else eager",
+    seed: int = seed_setting()
+    engine: EngineName = free("auto", "{names}")
+    # What it comes to on each rank is compared, and not what was asked for.
+    precision: PrecisionName | None = setting(
+        None, "{names}. Unset: what the launcher said, else float32", may_differ_per_rank=True
     )
-    precision: Literal["no", "tf32", "fp16", "bf16"] | None = setting(
-        None, "no: float32. tf32, fp16: on GPUs. Unset: what the launcher said, else float32"
+    device: Device = device_setting(on_resume="free")
+    threads: int | None = free(
+        None,
+        "CPU threads of each process; unset: the cores, shared by the processes of this machine",
+        ge=1,
+        le=1024,
+        may_differ_per_rank=True,
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda where there is one")
-    threads: int | None = setting(
-        None, "CPU threads of each process; unset: the cores, shared by the processes of this machine", ge=1, le=1024
-    )
-    log_every: int = setting(25, "steps between two lines of metrics.jsonl", ge=1)
-    save_every: int = setting(1, "epochs between two checkpoints; the end always has one", ge=1)
-    save_every_steps: int | None = setting(None, "steps between two checkpoints, besides save_every", ge=1)
-    keep: int = setting(2, "how many of the newest checkpoints stay", ge=2, le=1_000_000)
-    keep_best: str | None = setting(
+    log_every: int = free(25, "steps between two lines of metrics.jsonl", ge=1)
+    save_every: int = free(1, "epochs between two checkpoints; the end always has one", ge=1)
+    save_every_steps: int | None = free(None, "steps between two checkpoints, besides save_every", ge=1)
+    keep: int = free(2, "how many of the newest checkpoints stay", ge=2, le=1_000_000)
+    keep_best: str | None = free(
         None,
         "let the best checkpoint by a number of metrics.jsonl stay too, as min:g_loss or, with --eval-every, "
         "min:raw_fcd",
@@ -61,22 +92,22 @@ class RunConfig(Section):
         pattern=r"^(min|max):(d_loss|g_loss|real_logits|fake_logits|"
         r"(raw|ema)_(fcd|agreement|recognisable|coverage|density|kl))$",
     )
-    on_save_error: Literal["continue", "stop"] = setting(
+    on_save_error: Literal["continue", "stop"] = free(
         "continue", "what to do while the disk takes no checkpoint; the last one has to be written in any case"
     )
-    eval_every: int = setting(
+    eval_every: int = free(
         0, "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none", ge=0
     )
-    eval_every_steps: int | None = setting(None, "steps between two looks of the judges, besides eval_every", ge=1)
-    eval_num: int = setting(2000, "images that the judges see at each of them", ge=65, le=1_000_000)
-    eval_reference: str | None = setting(
-        None, "folder of the real test images for that; unset: that of the data", min_length=1
+    eval_every_steps: int | None = free(None, "steps between two looks of the judges, besides eval_every", ge=1)
+    eval_num: int = free(2000, "images that the judges see at each of them", ge=65, le=1_000_000)
+    eval_reference: str | None = free(
+        None, "folder of the real test images for that; unset: that of the data", min_length=1, may_differ_per_rank=True
     )
-    sample_epochs: Epochs = setting(
+    sample_epochs: Epochs = free(
         [1, 20, 42, 81, 120, 129, 149],
         "after which epochs to draw a sample grid, as 1,20,42 (0: before training); the last always has one",
     )
-    tracker: Literal["tensorboard", "none"] = setting("tensorboard", "where Accelerate's tracker writes")
+    tracker: Literal["tensorboard", "none"] = free("tensorboard", "where Accelerate's tracker writes")
 
     @model_validator(mode="after")
     def _judged_best_needs_judges(self) -> "RunConfig":
@@ -92,25 +123,26 @@ class RunConfig(Section):
 class ProcessesConfig(Section):
     """How many processes train together, and what they do about each other."""
 
-    num: int | None = setting(
+    num: int | None = free(
         None,
         "start that many on this machine; unset: one, or those of accelerate launch, torchrun or srun",
         flag="processes",
         ge=1,
         le=1024,
+        may_differ_per_rank=True,
     )
     sync_batch_norm: bool = setting(
         True, "BatchNorm's statistics over the whole batch; off: each process has those of its own share"
     )
-    check_ranks_every: int = setting(
+    check_ranks_every: int = free(
         500,
         "steps between two comparisons of the weights of all processes, besides one before each checkpoint; 0: never",
         ge=0,
     )
-    timeout: Real = setting(
+    timeout: Real = free(
         120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
     )
-    zero: int | None = setting(
+    zero: int | None = free(
         None,
         "DeepSpeed with that ZeRO stage instead of DDP; unset: what the launcher said",
         flag="zero-stage",
@@ -125,28 +157,21 @@ class ProcessesConfig(Section):
 class ModelConfig(Section):
     """The two networks."""
 
-    name: Literal["vanilla", "cgan"] = setting(
-        "vanilla",
-        "vanilla: no labels. cgan: both networks see the label. Without --preset or --config it also picks "
-        "the preset of that name",
-        flag="model",
+    name: ModelName = fixed(
+        "vanilla", "{names}. Without --preset or --config it also picks the preset of that name", flag="model"
     )
-    family: Literal["seed", "small", "clustered"] = setting(
-        "seed",
-        "seed: the networks of the 2023 report. small: a plain small pair for a laptop. clustered: the small pair, "
-        "told k-means clusters of the training images",
-    )
-    clusters: int | None = setting(
+    family: FamilyName = fixed("seed", "{names}")
+    clusters: int | None = fixed(
         None, "clusters (k-means, of each digit for cgan), clustered family only", ge=1, le=10_000
     )
-    width: Real = setting(1.0, "factor on every hidden width", gt=0, le=16)
-    latent_dim: int = setting(100, "normals per image that G starts from", ge=1, le=4096)
-    stem: Literal["linear", "noise-map"] = setting(
+    width: Real = width_setting(on_resume="fixed")
+    latent_dim: int = fixed(100, "normals per image that G starts from", ge=1, le=4096)
+    stem: Literal["linear", "noise-map"] = fixed(
         "linear",
         "seed family: linear maps z to 7x7 channels; noise-map takes a 7x7 map of noise instead, the "
         "literal reading of the report (vanilla only; latent_dim is then unused)",
     )
-    logit_tail: bool = setting(
+    logit_tail: bool = fixed(
         True, "seed family, cgan: LeakyReLU and dropout on D's logit itself, as the report lists them"
     )
     leaky_slope: Real = setting(0.2, "slope of LeakyReLU below zero", ge=0, le=1)
@@ -162,20 +187,23 @@ class ModelConfig(Section):
         return (self.clusters or 1) * (10 if self.is_conditional else self.clusters is not None)
 
     @model_validator(mode="after")
-    def _clusters_belong_to_their_family(self) -> "ModelConfig":
-        if (self.clusters is not None) != (self.family == "clustered"):
+    def _fits_family(self) -> "ModelConfig":
+        family = FAMILIES[self.family]
+        if self.name not in family.models:
+            raise ValueError(
+                f"--model {self.name}: with --family {self.family}; allowed with it: {', '.join(family.models)}"
+            )
+        if (self.clusters is not None) != family.takes_clusters:
+            others = ", ".join(name for name, other in FAMILIES.items() if other.takes_clusters)
             raise ValueError(
                 f"--clusters {self.clusters or 'unset'}: with --family {self.family}; allowed: 1 or more with "
-                "--family clustered, none with others"
+                f"--family {others}, none with others"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _noise_map_has_no_label(self) -> "ModelConfig":
-        if self.stem == "noise-map" and (self.is_conditional or self.family != "seed"):
+        if self.stem == "noise-map" and (self.is_conditional or not family.takes_noise_map):
+            others = ", ".join(name for name, other in FAMILIES.items() if other.takes_noise_map)
             raise ValueError(
                 f"--stem noise-map: has no place for a label and belongs to the seed's GAN; allowed with "
-                f"--model vanilla --family seed, not with {self.name}, {self.family}"
+                f"--model vanilla --family {others}, not with {self.name}, {self.family}"
             )
         return self
 
@@ -183,34 +211,32 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where the images come from and how they are dealt out."""
 
-    name: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = setting(
-        "mnist",
-        "digits: scikit-learn's 8x8 digits, which need no network. auto: mnist, or digits where mnist can't be had",
-        flag="data",
-    )
-    dir: str | None = setting(
-        None, "folder of the data; unset: $DISTGAN_DATA, then ./data", flag="data-dir", min_length=1
-    )
-    download: bool = setting(True, "download what the folder lacks", flag="download")
-    mirror: str | None = setting(
+    name: DataNameOrAuto = fixed("mnist", "{names}", flag="data")
+    dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True)
+    download: bool = free(True, "download what the folder lacks", flag="download", may_differ_per_rank=True)
+    mirror: str | None = free(
         None,
         "address to download from instead of torchvision's (http://, https:// or file://)",
         flag="data-mirror",
         allowed="an address that starts with http://, https:// or file://",
         pattern=r"^(https?|file)://.+",
+        may_differ_per_rank=True,
     )
-    md5: Literal["auto", "require", "accept"] = setting(
+    md5: Literal["auto", "require", "accept"] = free(
         "auto",
         "files whose md5 is not the published one: require refuses them, accept takes them with a "
         "warning, auto takes them from a folder that you named (--data-dir, $DISTGAN_DATA) and refuses "
         "them elsewhere",
         flag="data-md5",
     )
-    batch_size: int | None = setting(256, "images per step over all processes, however many", ge=2, le=1_000_000)
-    per_rank_batch_size: int | None = setting(
-        None, "images per step and process; instead of batch_size", ge=1, le=1_000_000
+    # How the batch is named may change with the number of processes; its size is compared by itself.
+    batch_size: int | None = free(
+        256, "images per step over all processes, however many", ge=2, le=1_000_000, replaces="per_rank_batch_size"
     )
-    drop_last: bool = setting(False, "leave out the short last batch of an epoch")
+    per_rank_batch_size: int | None = free(
+        None, "images per step and process; instead of batch_size", ge=1, le=1_000_000, replaces="batch_size"
+    )
+    drop_last: bool = fixed(False, "leave out the short last batch of an epoch")
 
     @model_validator(mode="before")
     @classmethod
@@ -232,19 +258,11 @@ class DataConfig(Section):
 class OptimConfig(Section):
     """The game that the two networks play."""
 
-    loss: Literal["bce", "hinge", "wgan-gp", "r1", "r3gan"] = setting(
-        "bce",
-        "bce: on logits, G non-saturating. r1: bce and a gradient penalty on real images. r3gan: each fake against a "
-        "real image of its label, and the penalty on both",
-    )
+    loss: LossName = setting("bce", "{names}")
     penalty_weight: Real | None = setting(
-        None, "weight of the gradient penalty; unset: the loss's own (wgan-gp 10, r1 10, r3gan 0.3)", ge=0
+        None, "weight of the gradient penalty; unset: the loss's own, as --loss has it", ge=0
     )
-    order: Literal["simultaneous", "reuse", "fresh"] = setting(
-        "reuse",
-        "simultaneous: both gradients before either update. reuse: G answers with the fakes that D saw. "
-        "fresh: G draws a new z",
-    )
+    order: OrderName = setting("reuse", "{names}")
     g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0)
     d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0)
     accumulate: int = setting(

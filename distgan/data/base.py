@@ -10,52 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distgan.config.registry import DATASETS, Lazy
 from distgan.config.schema import DataConfig
-from distgan.data.mnist import download, read_idx
+from distgan.data.mnist import Source, download, read_idx
 from distgan.errors import UserError
 
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
 
 
 Split = Literal["train", "test"]
-
-
-class Source(NamedTuple):
-    """Where torchvision's class of that name keeps one of its sets, and what must stand in it."""
-
-    folder: str
-    images: str = "train-images-idx3-ubyte"
-    labels: str = "train-labels-idx1-ubyte"
-    num_images: int = 60_000
-    label_columns: int | None = None
-    images_md5: str | None = None
-    labels_md5: str | None = None
-
-
-# The md5 of the unpacked files where one is published; torchvision knows those of the packed ones, and
-# checks them as it downloads.
-SOURCES = {
-    "mnist": Source(
-        "MNIST", images_md5="6bbc9ace898e44ae57da46a324031adb", labels_md5="a25bea736e30d166cdddb491f175f624"
-    ),
-    "fashion-mnist": Source("FashionMNIST"),
-    "kmnist": Source("KMNIST"),
-    "qmnist": Source("QMNIST", "qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", label_columns=8),
-    "emnist-digits": Source(
-        "EMNIST", "emnist-digits-train-images-idx3-ubyte", "emnist-digits-train-labels-idx1-ubyte", num_images=240_000
-    ),
-}
-# What no network is trained on: the real digits that quality is measured against.
-TEST_SOURCES = {
-    name: source._replace(
-        images=source.images.replace("train", "test" if "-train" in source.images else "t10k"),
-        labels=source.labels.replace("train", "test" if "-train" in source.labels else "t10k"),
-        num_images={"qmnist": 60_000, "emnist-digits": 40_000}.get(name, 10_000),
-        images_md5="2646ac647ad5339dbf082846283269ea" if name == "mnist" else None,
-        labels_md5="27ae3e4e09519cfbb04c329615203637" if name == "mnist" else None,
-    )
-    for name, source in SOURCES.items()
-}
 
 
 class Dataset(NamedTuple):
@@ -79,12 +42,11 @@ class Dataset(NamedTuple):
 def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bool = True) -> Dataset:
     """Finds, fetches and verifies the data. Raises UserError.
 
-    Of the processes of one node one downloads (`may_download`); the others call this after it. scikit-learn's
-    digits are not split: whoever asks for their test set gets all of them.
+    Of the processes of one node one downloads (`may_download`); the others call this after it.
     """
-    if config.name == "digits":
-        return load_digits()
     name = "mnist" if config.name == "auto" else config.name
+    if name not in SOURCES:
+        return DATASETS[name].load(config, split)
     source, (folder, is_named) = (SOURCES if split == "train" else TEST_SOURCES)[name], data_folder(config)
     if find(source, folder) is None:
         try:
@@ -134,10 +96,8 @@ def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -
         raise UserError(f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}")
 
     warning = None
-    for file, md5, published in (
-        (source.images, images.md5, source.images_md5),
-        (source.labels, labels.md5, source.labels_md5),
-    ):
+    files = (source.images, source.labels), (images.md5, labels.md5), source.md5 or (None, None)
+    for file, md5, published in zip(*files, strict=True):
         if published and md5 != published:
             differs = f"{raw / file}: its md5 {md5} is not the published {published}"
             if not accept_md5:
@@ -150,9 +110,14 @@ def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -
             f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {mend}"
         )
     pixels = torch.from_numpy(images.values.copy())
-    if name == "emnist-digits":  # stored column by column, so that digits lie on their side
+    if source.is_transposed:
         pixels = pixels.mT.contiguous()
     return Dataset(name, pixels, torch.from_numpy(classes.astype(np.int64)), str(raw), warning=warning)
+
+
+def digits_source(config: DataConfig, split: Split) -> Dataset:
+    """scikit-learn's digits are not split: whoever asks for their test set gets all of them."""
+    return load_digits()
 
 
 def load_digits(reason: str | None = None) -> Dataset:
@@ -206,3 +171,12 @@ def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> 
     is_test = torch.arange(len(train.images)) // 10 % 6 == 5
     of = [train._replace(images=train.images[rows], labels=train.labels[rows]) for rows in (~is_test, is_test)]
     return of[0], of[1]
+
+
+# The registered data sets that are files as MNIST's are, below the functions that others of them name.
+SOURCES: dict[str, Source] = {
+    name: source
+    for name, entry in DATASETS.items()
+    if isinstance(entry.load, Lazy) and isinstance(source := entry.load.load(), Source)
+}
+TEST_SOURCES = {name: source.test() for name, source in SOURCES.items()}

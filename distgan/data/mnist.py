@@ -21,6 +21,49 @@ from distgan.errors import UserError
 DOWNLOAD_TIMEOUT_S = 20
 
 
+class Source(NamedTuple):
+    """Where torchvision's class of that name keeps its sets, and what must stand in them.
+
+    `md5`: of the unpacked files (images, labels), where they are published; torchvision knows those of the packed
+    ones, and checks them as it downloads.
+    """
+
+    folder: str
+    images: str = "train-images-idx3-ubyte"
+    labels: str = "train-labels-idx1-ubyte"
+    num_images: int = 60_000
+    num_test_images: int = 10_000
+    label_columns: int | None = None
+    md5: tuple[str, str] | None = None
+    test_md5: tuple[str, str] | None = None
+    is_transposed: bool = False  # stored column by column, so that digits lie on their side
+
+    def test(self) -> "Source":
+        """Return what no network is trained on: the real images that quality is measured against."""
+        files = [name.replace("train", "test" if "-train" in name else "t10k") for name in (self.images, self.labels)]
+        return self._replace(images=files[0], labels=files[1], num_images=self.num_test_images, md5=self.test_md5)
+
+
+MNIST = Source(
+    "MNIST",
+    md5=("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+    test_md5=("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+)
+FASHION_MNIST = Source("FashionMNIST")
+KMNIST = Source("KMNIST")
+QMNIST = Source(
+    "QMNIST", "qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", num_test_images=60_000, label_columns=8
+)
+EMNIST_DIGITS = Source(
+    "EMNIST",
+    "emnist-digits-train-images-idx3-ubyte",
+    "emnist-digits-train-labels-idx1-ubyte",
+    num_images=240_000,
+    num_test_images=40_000,
+    is_transposed=True,
+)
+
+
 def download(name: str, folder: Path, config: DataConfig, split: str = "train") -> None:
     """Lets torchvision's class of that name fill `folder/name/raw`. Raises UserError for whatever went wrong.
 

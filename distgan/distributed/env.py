@@ -4,6 +4,7 @@ import os
 
 import psutil
 
+from distgan.config.registry import PRECISIONS, names_on_cpu
 from distgan.errors import OUR_LAUNCHER, UserError
 from distgan.utils.hardware import cpu_name, imitates_bf16
 
@@ -94,11 +95,12 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
     """The chosen one, else the launcher's, else float32. Raises UserError for one that can't be had."""
     said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
-    if value not in ("no", "tf32", "fp16", "bf16"):
-        raise UserError(f"{flag} {value}: unknown here; allowed: no, tf32, fp16, bf16")
-    if value in ("fp16", "tf32") and is_cpu:
+    if value not in PRECISIONS:
+        raise UserError(f"{flag} {value}: unknown here; allowed: {', '.join(PRECISIONS)}")
+    if PRECISIONS[value].needs_cuda and is_cpu:
         source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
-        raise UserError(f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: no, bf16")
+        allowed = ", ".join(names_on_cpu(PRECISIONS))
+        raise UserError(f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: {allowed}")
     return value
 
 

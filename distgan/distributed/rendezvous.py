@@ -16,15 +16,10 @@ import torch
 import torch.distributed as dist
 
 import distgan
+from distgan.config.flags import paths_by
 from distgan.config.schema import Config
 from distgan.errors import PARENT, CommonError, ProcessLost, UserError
 
-# What a machine may have for itself: where things lie there.
-_OWN = {
-    "data": {"dir", "download", "mirror"},
-    "run": {"out", "threads", "time_limit", "eval_reference"},
-    "processes": {"num"},
-}
 # How gloo, NCCL and the store say that another process is gone or silent.
 _LOSS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed out|timeout|remote process|gloo|nccl|socket", re.I
@@ -133,13 +128,9 @@ def _facts(config: Config, backend: str, precision: str) -> dict[str, Any]:
         "backend": f"{backend}, which follows from its device",
         "precision": precision,
     }
-    for table, settings in config.model_dump(mode="json").items():
-        facts |= {
-            f"[{table}] {key}": value
-            for key, value in settings.items()
-            if key not in _OWN.get(table, ()) and (table, key) != ("run", "precision")
-        }
-    return facts
+    settings = config.model_dump(mode="json")
+    paths = paths_by(Config, "may_differ_per_rank", False)
+    return facts | {f"[{table}] {key}": settings[table][key] for table, key in paths}
 
 
 def _code() -> str:

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
+from distgan.config.registry import ENGINES, names_on_cpu
 from distgan.config.schema import Config
 from distgan.distributed import deepspeed as zero_config
 from distgan.distributed import env as launcher
@@ -60,9 +61,11 @@ class Runtime:
         if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
         is_cpu = config.run.device == "cpu" or not use_cuda
-        if config.run.engine in ("graph", "graph-compiled") and is_cpu:
+        engine = ENGINES[config.run.engine]
+        if engine.needs_cuda and is_cpu:
+            allowed = ", ".join(names_on_cpu(ENGINES))
             raise UserError(
-                f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
+                f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: {allowed}"
             )
         self.precision: str = launcher.precision(config.run.precision, is_cpu=is_cpu)
         mixed_precision = "no" if self.precision == "tf32" else self.precision
@@ -91,11 +94,7 @@ class Runtime:
                 cpu=is_cpu, mixed_precision=mixed_precision, step_scheduler_with_optimizer=False
             )
             # A graph can hold an all-reduce, but not what DDP does around it on the host.
-            own = (
-                FlatTrained
-                if launched > 1 and not is_cpu and config.run.engine not in ("eager", "compile")
-                else Trained
-            )
+            own = FlatTrained if launched > 1 and not is_cpu and engine.records_graphs else Trained
             self._trained = partial(own, accelerator=self._accelerator)
         self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
         # Of weights. On a GPU they are not put into another order at each pass then; DeepSpeed takes none that are.

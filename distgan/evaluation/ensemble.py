@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from distgan.config.registry import DATASETS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS, Judge, outputs_of
@@ -23,8 +24,6 @@ from distgan.utils.files import read_model, read_within
 FORMAT = 1
 RECORD = "judges.json"
 SHIPPED = Path(__file__).resolve().parent / "weights"
-# Data that looks like MNIST's digits: its judges read them too, and reports say that they do.
-_LIKE_MNIST = ("digits", "qmnist", "emnist-digits")
 _MAX_BYTES = 2**20
 SURE = 0.9  # the confidence from which on an image counts as recognisable
 
@@ -126,7 +125,7 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
         return SHIPPED, None
     if (cache_folder(data) / RECORD).exists():
         return cache_folder(data), None
-    if data in _LIKE_MNIST:
+    if data in DATASETS and DATASETS[data].has_mnist_digits:  # reports say that MNIST's judges read them
         return SHIPPED, f"the judges were trained on MNIST, not on {data}"
     raise UserError(
         f"judges of {data}: there are none in {cache_folder(data)}; allowed: train them by distgan judge train "

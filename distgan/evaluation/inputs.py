@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distgan.checkpoint.export import Loaded, load_generator
 from distgan.config.commands import EvalConfig
+from distgan.config.flags import paths_by
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
@@ -189,12 +190,14 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
             epoch = loaded.step / steps_in_epoch(len(train.images), batch, loaded.config.data.drop_last)
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.path.stem == "generator_ema", "seed": config.seed}
+    # Those that shape the numbers.
+    values = {key: getattr(config, key) for (key,) in paths_by(EvalConfig, "on_resume", "confirm")}
     flags = [
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
-        for name, value in config.model_dump().items()
-        if name in ("num", "seed", "reference", "data", "judges") and value not in (None, 0)
+        f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
+        for key, value in values.items()
+        if not isinstance(value, bool) and value not in (None, 0)
     ]
-    flags += [flag for flag, is_on in (("--no-ema", config.ema), ("--no-gan-train", config.gan_train)) if not is_on]
+    flags += [f"--no-{key.replace('_', '-')}" for key, value in values.items() if value is False]
     return Source(
         what=where,
         sha256=subject.sha256,

@@ -1,4 +1,4 @@
-"""The networks: a family name -> its generator and discriminator, all of one signature.
+"""The networks of a family of `config.registry.FAMILIES`, all of one signature.
 
 `generator(z, labels)` gives images (N, 1, 28, 28) in [-1, 1] from z (N, *latent_shape);
 `discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, or weights over
@@ -6,28 +6,11 @@ the classes (N, 10) between two digits; an unconditional network ignores them. T
 clusters, which `labels_for` draws.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
+from distgan.config.registry import FAMILIES
 from distgan.config.schema import ModelConfig
-from distgan.models import clustered
-from distgan.models import dcgan as small
-from distgan.models import report2023 as seed
-
-
-class Family(NamedTuple):
-    build_generator: Callable[[ModelConfig], nn.Module]
-    build_discriminator: Callable[[ModelConfig], nn.Module]
-
-
-FAMILIES: dict[str, Family] = {
-    "seed": Family(seed.Generator, seed.build_discriminator),
-    "small": Family(small.Generator, small.Discriminator),
-    "clustered": Family(clustered.Generator, clustered.Discriminator),
-}
 
 
 def build_generator(config: ModelConfig) -> nn.Module:

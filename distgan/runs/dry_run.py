@@ -24,7 +24,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         refuse_used_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
-    if name == "digits" or find(SOURCES[name], folder):
+    if name not in SOURCES or find(SOURCES[name], folder):
         dataset = load_dataset(config.data)
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""

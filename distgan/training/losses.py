@@ -1,56 +1,41 @@
-"""What D and G minimise: a name -> its two losses on logits, and its gradient penalty if it has one."""
+"""The losses and gradient penalties that `config.registry.LOSSES` names."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DLoss = Callable[[Tensor, Tensor], Tensor]
-GLoss = Callable[[Tensor, Tensor], Tensor]
+from distgan.config.registry import LOSSES
+
 Uniform = Callable[[], Tensor]
-Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor, Uniform], Tensor]
 
 
-class Loss(NamedTuple):
-    """Each loss takes logits (N, 1) and gives a scalar; `penalty(D, real, fake, labels, uniform)` likewise.
-
-    `d_loss(real_logits, fake_logits)`, and `g_loss(fake_logits, real_logits)`, where those of the real images are what
-    D said of them in its own step. `uniform()` gives a number between 0 and 1 for each image, (N,).
-    """
-
-    d_loss: DLoss
-    g_loss: GLoss
-    penalty: Penalty | None = None
-    penalty_weight: float = 0.0
-
-
-def _bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Cross-entropy with real = 1 and fake = 0, the two means added (Goodfellow et al. 2014, eq. 1)."""
     real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
     return real + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
 
 
-def _bce_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+def bce_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     """The non-saturating loss: D's logits on fakes against 1 (Goodfellow et al. 2014, section 3)."""
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
-def _hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Lim and Ye 2017; Miyato et al. 2018, eq. 16."""
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
-def _wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return fake_logits.mean() - real_logits.mean()
 
 
-def _minus_mean(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+def minus_mean(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     return -fake_logits.mean()
 
 
-def _relativistic(own_logits: Tensor, other_logits: Tensor) -> Tensor:
+def relativistic(own_logits: Tensor, other_logits: Tensor) -> Tensor:
     """Cross-entropy of "mine is the more real of each pair" (Jolicoeur-Martineau 2018): D's are real, G's are fake."""
     return F.softplus(other_logits - own_logits).mean()
 
@@ -80,15 +65,6 @@ def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, 
     """|dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
     images, both = torch.cat([real, fake]), torch.cat([labels, labels])
     return _squared_gradient_norms(discriminator, images, both).mean()
-
-
-LOSSES: dict[str, Loss] = {
-    "bce": Loss(_bce_d, _bce_g),
-    "hinge": Loss(_hinge_d, _minus_mean),
-    "wgan-gp": Loss(_wasserstein_d, _minus_mean, gradient_penalty, 10.0),
-    "r1": Loss(_bce_d, _bce_g, r1, 10.0),
-    "r3gan": Loss(_relativistic, _relativistic, r1_r2, 0.3),
-}
 
 
 def has_penalty(name: str) -> bool:

@@ -71,4 +71,5 @@ class Ema:
         torch._foreach_mul_(towards, weight.to(newest[0].dtype))
         torch._foreach_add_(average, towards)
         # BatchNorm's statistics are averages already, and its counter is no float.
-        torch._foreach_copy_(list(self.network.buffers()), list(generator.buffers()))
+        if buffers := list(self.network.buffers()):
+            torch._foreach_copy_(buffers, list(generator.buffers()))

@@ -6,9 +6,9 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from distgan.config.registry import LOSSES
 from distgan.config.schema import OptimConfig
 from distgan.training.gan import Gan
-from distgan.training.losses import LOSSES
 from distgan.training.schedule import Now, Schedule
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of a process that a launcher starts
 
+from distgan.config.registry import MODELS, ORDERS
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.distributed import rendezvous
 from distgan.distributed.runtime import Runtime
@@ -53,7 +54,7 @@ RECIPES = {
         dtype=torch.float64 if accumulate == 1 and order != "simultaneous" else torch.float32,
     )
     for model, order, accumulate in product(
-        ("vanilla", "cgan"), ("simultaneous", "reuse", "fresh"), (1, 3)
+        MODELS, ORDERS, (1, 3)
     )
 } | {
     "odd-batch": Recipe(batch_size=25, ema=0.9),

@@ -5,17 +5,15 @@ import sys
 from itertools import product
 
 from distgan.cli import main
+from distgan.config.registry import LOSSES, MODELS, ORDERS
 from distgan.data import base as data
 from distgan.runs import artifacts as outputs
-from distgan.training.losses import LOSSES
 
 STEPS = 7
 STOPS = (1, 3, 4, 6)
 CASES = {
     f"{model}-{loss}-{order}-{schedule}": (model, loss, order, schedule)
-    for model, loss, order, schedule in product(
-        ("vanilla", "cgan"), LOSSES, ("simultaneous", "reuse", "fresh"), ("constant", "linear")
-    )
+    for model, loss, order, schedule in product(MODELS, LOSSES, ORDERS, ("constant", "linear"))
 }
 
 

@@ -51,7 +51,7 @@ def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path, part: i
         if (tmp_path / f"{name}-straight").exists():
             assert_same_run(tmp_path / f"{name}-straight", tmp_path / f"{name}-broken")
             compared += 1
-    assert compared == share == 30
+    assert compared == share >= 30
 
 
 @pytest.mark.parametrize("stop", [3, 71])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distgan.config.registry import ENGINES
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
@@ -158,14 +159,14 @@ def build_engine(
     graphs, advance, reason = None, take, None
     try:
         _refuse_unfit(gan, batches, runtime)
-        if wanted == "compile":
+        if not ENGINES[wanted].records_graphs:
             _compile(gan, batches, runtime, take, choice)
         else:
             capture = partial(Graphs, gan, batches, config, total_steps, record or CudaRecorder())
-            always = wanted == "graph-compiled"
+            always = ENGINES[wanted].compiles
             graphs = _graphs(gan, batches, runtime, take, last_step, choice, capture, always=always)
             advance = graphs.advance
-        choice.name = "compile" if graphs is None else choice.name
+        choice.name = wanted if graphs is None else choice.name
         with choice.timed("check"):
             choice.parity = measure_parity(gan, batches, runtime.precision, eager, advance, CHECK_STEPS)
         if not choice.parity.passed:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distgan.benchmark.flops import flops_per_image
+from distgan.config.registry import ORDERS
 from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import Batches
@@ -44,7 +45,7 @@ def counted(config: Config) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("order", ["simultaneous", "reuse", "fresh"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: "-".join(map(str, network.values())))
 def test_formula_is_what_torch_counts(network: dict, order: str) -> None:
     model, optim = ModelConfig(**network), OptimConfig(order=order)

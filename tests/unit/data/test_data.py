@@ -148,9 +148,8 @@ def test_md5_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load("data", md5="require")
     for taken in (load("data", md5="auto"), load("data", md5="accept")):
         assert "is not the published" in taken.warning
-    md5 = {f"{kind}_md5": hashlib.md5((raw / file).read_bytes()).hexdigest() for kind, file in
-           (("images", IMAGES), ("labels", LABELS))}  # fmt: skip
-    monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(**md5))
+    md5 = tuple(hashlib.md5((raw / file).read_bytes()).hexdigest() for file in (IMAGES, LABELS))
+    monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(md5=md5))
     assert load("data", md5="require").warning is None
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from distgan.config.registry import FAMILIES, MODELS
 from distgan.config.schema import ModelConfig
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
@@ -13,6 +14,7 @@ SEED_G = 100 * 12_544 + 2 * 12_544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 
 SEED_D = 64 * 25 + 64 + 64 * 128 * 25 + 128 + 10 * 10 * 128 + 1
 
 
+PLAIN = [name for name, family in FAMILIES.items() if not family.takes_clusters]
 CLUSTERS = {"vanilla": 250, "cgan": 25}  # those of the fast presets
 
 
@@ -59,8 +61,8 @@ def test_seed_generator_grows_7_7_14_28() -> None:
     assert sizes == [(256, 7, 7, 128, 7, 7), (128, 7, 7, 64, 14, 14), (64, 14, 14, 1, 28, 28)]
 
 
-@pytest.mark.parametrize("family", ["seed", "small"])
-@pytest.mark.parametrize("name", ["vanilla", "cgan"])
+@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("width", [0.05, 0.5, 1.0])
 def test_shapes_and_range(family: str, name: str, width: float) -> None:
     config = ModelConfig(name=name, family=family, width=width)
@@ -72,7 +74,7 @@ def test_shapes_and_range(family: str, name: str, width: float) -> None:
     assert discriminator(images, labels).shape == (3, 1)
 
 
-@pytest.mark.parametrize("family", ["seed", "small"])
+@pytest.mark.parametrize("family", PLAIN)
 def test_only_the_conditional_networks_see_the_label(family: str) -> None:
     for name, matters in (("vanilla", False), ("cgan", True)):
         config = ModelConfig(name=name, family=family)
@@ -84,7 +86,7 @@ def test_only_the_conditional_networks_see_the_label(family: str) -> None:
         assert torch.equal(discriminator(images, zeros), discriminator(images, ones)) != matters
 
 
-@pytest.mark.parametrize("family", ["seed", "small"])
+@pytest.mark.parametrize("family", PLAIN)
 def test_weights_over_classes_include_the_class(family: str) -> None:
     """A label as a one-hot row is that label: between two rows lies a walk between two digits."""
     generator = build_generator(ModelConfig(name="cgan", family=family)).eval()

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from distgan.training.losses import LOSSES, gradient_penalty, r1, r1_r2
+from distgan.config.registry import LOSSES
+from distgan.training.losses import gradient_penalty, r1, r1_r2
 
 REAL, FAKE = np.array([[2.0], [-1.0], [0.5]]), np.array([[-3.0], [0.25], [1.5]])
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from distgan.config.registry import LOSSES, MODELS, ORDERS
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
@@ -17,7 +18,6 @@ from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Dropout, draw_from
 from distgan.models.sampling import sample_z
 from distgan.training.gan import Gan, build_gan
-from distgan.training.losses import LOSSES
 from distgan.training.noise import Noise
 from distgan.training.schedule import Ema, Schedule
 from distgan.training.step import build_step
@@ -89,7 +89,7 @@ def our_loop(
     return gan, [step(real, labels, range(len(real))).tolist() for real, labels in batches(num_steps)]
 
 
-@pytest.mark.parametrize("order", ["simultaneous", "reuse", "fresh"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("name", "family"), [("vanilla", "seed"), ("cgan", "seed"), ("cgan", "small")])
 def test_step_is_the_textbooks(runtime: Runtime, name: str, family: str, order: str) -> None:
     model = ModelConfig(name=name, family=family, width=0.1, dropout=0.0)
@@ -106,14 +106,14 @@ def test_step_is_the_textbooks(runtime: Runtime, name: str, family: str, order: 
 
 def test_the_three_orders_are_three_algorithms(runtime: Runtime) -> None:
     model = ModelConfig(family="small", width=0.1, dropout=0.0)
-    losses = [our_loop(runtime, model, order, 3)[1] for order in ("simultaneous", "reuse", "fresh")]
+    losses = [our_loop(runtime, model, order, 3)[1] for order in ORDERS]
     assert losses[0] != losses[1]
     assert losses[1] != losses[2]
     assert losses[0] != losses[2]
 
 
 @pytest.mark.parametrize("loss", list(LOSSES))
-@pytest.mark.parametrize("name", ["vanilla", "cgan"])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_loss_trains_every_model(runtime: Runtime, name: str, loss: str) -> None:
     gan, stats = our_loop(runtime, ModelConfig(name=name, family="small", width=0.1), "reuse", 3, loss=loss)
     assert torch.tensor(stats).isfinite().all()

@@ -1,0 +1,167 @@
+"""Every name that a setting may take, with its help text: one registry for each kind, without torch.
+
+A built-in entry gives the path of its implementation, which is imported when it is first called. Another package
+registers its own before it builds a `Config`; flags, help, validation, benchmarks and resume then know the name:
+
+    LOSSES.register("softplus", Loss("softplus of both logits", d_loss=my_d_loss, g_loss=my_g_loss))
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A callable of another module of this package, `module:name`, imported when it is called."""
+
+    path: str
+
+    def load(self) -> Any:
+        module, _, name = self.path.partition(":")
+        return getattr(import_module(f"distgan.{module}"), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.load()(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Entry:
+    help: str
+
+    def describe(self) -> str:
+        return self.help
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Registry(dict[str, E]):
+    """Entries by name, in the order in which help lists them."""
+
+    def register(self, name: str, entry: E) -> None:
+        """Add an entry. Raises ValueError for a name that is taken or that a flag could not carry."""
+        if name in self or not re.fullmatch(r"(?!auto$)[a-z0-9]+([.-][a-z0-9]+)*", name):
+            raise ValueError(f"{name}: taken or malformed; expected: a new name as my-name.2, other than {list(self)}")
+        self[name] = entry
+
+
+@dataclass(frozen=True)
+class Mode(Entry):
+    """A precision or an engine. `records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: it always does."""
+
+    needs_cuda: bool = False
+    records_graphs: bool = False
+    compiles: bool = False
+
+
+@dataclass(frozen=True)
+class Order(Entry):
+    """`g_forwards`: forward passes of G in a step."""
+
+    g_forwards: int = 1
+
+
+@dataclass(frozen=True)
+class Loss(Entry):
+    """`d_loss(real_logits, fake_logits)`, `g_loss(fake_logits, real_logits)`, and a gradient penalty if it has one.
+
+    Both take logits (N, 1) and return a scalar; `g_loss` gets the real logits of D's own step, detached. The scalar
+    `penalty(D, real, fake, labels, uniform)` may call `uniform()` for a number between 0 and 1 per image, (N,).
+    """
+
+    d_loss: Callable[..., Any]
+    g_loss: Callable[..., Any]
+    penalty: Callable[..., Any] | None = None
+    penalty_weight: float = 0.0
+
+    def describe(self) -> str:
+        return self.help + (f", weight {self.penalty_weight:g} unless set" if self.penalty else "")
+
+
+@dataclass(frozen=True)
+class Family(Entry):
+    """`build_generator(config)` and `build_discriminator(config)` take a `ModelConfig` and return an nn.Module.
+
+    See `models/base.py` for what the networks take and give. `models`: those that the family supports.
+    """
+
+    build_generator: Callable[[Any], Any]
+    build_discriminator: Callable[[Any], Any]
+    models: tuple[str, ...] = ("vanilla", "cgan")
+    takes_noise_map: bool = False
+    takes_clusters: bool = False
+
+
+@dataclass(frozen=True)
+class DataSource(Entry):
+    """`load(config, split)` takes a `DataConfig` and "train" or "test", and returns a `data.base.Dataset`.
+
+    All ranks call it, the first of each machine before the others. `has_mnist_digits`: MNIST's judges can read it.
+    """
+
+    load: Callable[..., Any]
+    has_mnist_digits: bool = False
+
+
+def names_on_cpu(modes: Registry[Any]) -> list[str]:
+    return [name for name, mode in modes.items() if not mode.needs_cuda]
+
+
+MODELS = Registry({"vanilla": Entry("no labels"), "cgan": Entry("both networks see the label")})
+
+PRECISIONS = Registry({
+    "no": Mode("float32"),
+    "tf32": Mode("float32 with TF32 products, on GPUs", needs_cuda=True),
+    "fp16": Mode("autocast to float16 with a loss scaler, on GPUs", needs_cuda=True),
+    "bf16": Mode("autocast to bfloat16"),
+})  # fmt: skip
+
+ENGINES = Registry({
+    "auto": Mode("graph on a GPU, else eager", records_graphs=True),
+    "eager": Mode("torch, one operator at a time"),
+    "compile": Mode("the networks by torch.compile", compiles=True),
+    "graph": Mode("steps as CUDA graphs, compiled inside where that pays", True, records_graphs=True),
+    "graph-compiled": Mode("the same, always compiled inside", True, records_graphs=True, compiles=True),
+})  # fmt: skip
+
+ORDERS = Registry({
+    "simultaneous": Order("both gradients before either update"),
+    "reuse": Order("G answers with the fakes that D saw"),
+    "fresh": Order("G draws a new z", g_forwards=2),
+})  # fmt: skip
+
+_L = "training.losses:"
+_BCE, _MINUS_MEAN, _PAIRS = (Lazy(_L + "bce_d"), Lazy(_L + "bce_g")), Lazy(_L + "minus_mean"), Lazy(_L + "relativistic")
+
+LOSSES = Registry({
+    "bce": Loss("cross-entropy on logits, G non-saturating", *_BCE),
+    "hinge": Loss("hinge on logits", Lazy(_L + "hinge_d"), _MINUS_MEAN),
+    "wgan-gp": Loss("Wasserstein, and a penalty on the gradient between real and fake",
+                    Lazy(_L + "wasserstein_d"), _MINUS_MEAN, Lazy(_L + "gradient_penalty"), 10.0),
+    "r1": Loss("bce and a gradient penalty on real images", *_BCE, Lazy(_L + "r1"), 10.0),
+    "r3gan": Loss("each fake against a real image of its label, and the penalty on both",
+                  _PAIRS, _PAIRS, Lazy(_L + "r1_r2"), 0.3),
+})  # fmt: skip
+
+FAMILIES = Registry({
+    "seed": Family("the networks of the 2023 report", Lazy("models.report2023:Generator"),
+                   Lazy("models.report2023:build_discriminator"), takes_noise_map=True),
+    "small": Family("a plain small pair for a laptop", Lazy("models.dcgan:Generator"),
+                    Lazy("models.dcgan:Discriminator")),
+    "clustered": Family("the small pair, told k-means clusters of the training images",
+                        Lazy("models.clustered:Generator"), Lazy("models.clustered:Discriminator"),
+                        takes_clusters=True),
+})  # fmt: skip
+
+DATASETS = Registry({
+    "mnist": DataSource("handwritten digits", Lazy("data.mnist:MNIST"), has_mnist_digits=True),
+    "fashion-mnist": DataSource("clothes", Lazy("data.mnist:FASHION_MNIST")),
+    "kmnist": DataSource("Japanese characters", Lazy("data.mnist:KMNIST")),
+    "qmnist": DataSource("MNIST made anew", Lazy("data.mnist:QMNIST"), has_mnist_digits=True),
+    "emnist-digits": DataSource("240,000 digits of EMNIST", Lazy("data.mnist:EMNIST_DIGITS"), has_mnist_digits=True),
+    "digits": DataSource("scikit-learn's 8x8 digits, which need no network", Lazy("data.base:digits_source"),
+                         has_mnist_digits=True),
+})  # fmt: skip

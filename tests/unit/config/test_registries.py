@@ -1,0 +1,243 @@
+"""Names that settings take: said once, and open to losses, families and data sets from outside the package."""
+
+import ast
+import subprocess
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
+
+import forked
+import pytest
+import torch
+from helpers.runs import ROOT, TINY, assert_same_run, assert_user_error
+from torch import Tensor, nn
+
+from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, ThroughputConfig
+from distgan.config import registry
+from distgan.config.commands import EvalConfig
+from distgan.config.fields import Rules, Section, rules, setting
+from distgan.config.flags import Parser, add_flags, flags_of, from_flags, paths_by, read_file
+from distgan.config.presets import training_of
+from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from distgan.data.base import SOURCES, Dataset
+from distgan.errors import UserError
+from distgan.evaluation.inputs import source_of
+
+REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
+
+# -- rules of settings -------------------------------------------------------------------------------------
+
+# What stays as it is, however the code that reads it is written. A new setting belongs into this table.
+ON_RESUME = {
+    "fixed": "model.name model.family model.clusters model.width model.latent_dim model.stem model.logit_tail "
+    "data.name data.drop_last",
+    "confirm": "model.leaky_slope model.dropout optim.loss optim.penalty_weight optim.order optim.g_lr optim.d_lr "
+    "optim.accumulate optim.beta1 optim.beta2 optim.lr_schedule optim.ema_decay run.seed run.precision "
+    "processes.sync_batch_norm",
+    "free": "data.dir data.download data.mirror data.md5 data.batch_size data.per_rank_batch_size run.epochs "
+    "run.engine run.device run.threads run.log_every run.save_every run.save_every_steps run.keep run.keep_best "
+    "run.on_save_error run.eval_every run.eval_every_steps run.eval_num run.eval_reference run.sample_epochs "
+    "run.tracker processes.num processes.check_ranks_every processes.timeout processes.zero",
+    "reset": "run.out run.resume run.allow_config_change run.max_steps run.time_limit",
+}
+PER_RANK = (
+    "data.dir data.download data.mirror run.out run.time_limit run.precision run.threads run.eval_reference "
+    "processes.num"
+)
+
+
+def dotted(paths: list[tuple[str, ...]]) -> set[str]:
+    return {".".join(path) for path in paths}
+
+
+@pytest.mark.parametrize("rule", get_args(Rules.model_fields["on_resume"].annotation))
+def test_every_setting_has_its_rule_on_resume(rule: Literal["fixed", "confirm", "free", "reset"]) -> None:
+    assert dotted(paths_by(Config, "on_resume", rule)) == set(ON_RESUME[rule].split())
+
+
+def test_what_may_differ_per_rank_and_what_a_copy_leaves_out() -> None:
+    assert dotted(paths_by(Config, "may_differ_per_rank", True)) == set(PER_RANK.split())
+    assert dotted(paths_by(Config, "is_copied", False)) == {"run.out", "run.resume", "run.allow_config_change"}
+
+
+def test_what_shapes_the_results_of_other_commands() -> None:
+    shaping = {"num", "seed", "ema", "reference", "data", "judges", "gan_train"}
+    assert dotted(paths_by(EvalConfig, "on_resume", "confirm")) == shaping
+    free = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
+    assert dotted(paths_by(ConvergenceConfig, "on_resume", "free")) == free
+    passed_on = [("data",), ("data_dir",), ("device",), ("precision",), ("engine",)]
+    assert paths_by(ConvergenceConfig, "is_passed_on", True) == passed_on
+    assert {flag.path for flag in flags_of(ConvergenceConfig)} >= set(passed_on)
+
+
+def test_a_new_setting_is_safe_and_a_mistyped_rule_is_an_error() -> None:
+    class New(Section):
+        bare: int = 0
+        plain: int = setting(0, "a number")
+
+    for field in New.model_fields.values():
+        assert (rules(field).on_resume, rules(field).may_differ_per_rank) == ("confirm", False)
+    with pytest.raises(ValueError, match="on_resume"):
+        setting(0, "a number", on_resume="fre")
+
+
+# -- names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_built_in_entries_are_there_and_explained(name: str) -> None:
+    for key, entry in REGISTRIES[name].items():
+        assert entry.describe(), key
+        for value in vars(entry).values():
+            assert not isinstance(value, Lazy) or callable(value.load()) or value.load() in SOURCES.values(), key
+
+
+def test_no_list_of_names_stands_elsewhere() -> None:
+    """A Literal, tuple, list or set with two names of one registry."""
+    known = {"reports/training_curves.py"}  # losses in nats
+    for path in (ROOT / "distgan").rglob("*.py"):
+        place = str(path.relative_to(ROOT / "distgan"))
+        for node in ast.walk(ast.parse(path.read_text())) if place not in known else ():
+            if isinstance(node, ast.Tuple | ast.List | ast.Set):
+                words = {part.value for part in node.elts if isinstance(part, ast.Constant)}
+                for name, names in REGISTRIES.items() if place != "config/registry.py" else ():
+                    assert len(words & set(names)) < 2, f"{place}:{node.lineno} repeats {name}"
+
+
+@pytest.mark.parametrize("name", ["bce", "auto", "", "Upper", "a,b", "a b", "-x", "a/b", "a--b"])
+def test_names_that_a_flag_can_not_carry_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected: a new name"):
+        Registry(LOSSES).register(name, LOSSES["bce"])
+
+
+# -- entries of another package ----------------------------------------------------------------------------
+
+
+def squares_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    return (real_logits - 1).square().mean() + fake_logits.square().mean()
+
+
+def squares_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    return (fake_logits - 1).square().mean()
+
+
+class Generator(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.latent_shape = (config.latent_dim,)
+        self.main = nn.Sequential(nn.Linear(config.latent_dim, 28 * 28), nn.Tanh(), nn.Unflatten(1, (1, 28, 28)))
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self.main(z)
+
+
+class Discriminator(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.main = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 1))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.main(images)
+
+
+def stripes(config: DataConfig, split: str) -> Dataset:
+    images = (torch.arange(64 * 28 * 28) % 251).to(torch.uint8).view(64, 28, 28)
+    return Dataset("stripes", images, torch.arange(64) % 10, "made here")
+
+
+OURS: tuple[tuple[Registry[Any], str, Any], ...] = (
+    (LOSSES, "squares", Loss("least squares", squares_d, squares_g, LOSSES["r1"].penalty, 2.5)),
+    (FAMILIES, "mlp", Family("one layer each", Generator, Discriminator, models=("vanilla",))),
+    (DATASETS, "stripes", DataSource("grey stripes", stripes)),
+)
+
+
+def register_ours() -> None:
+    for names, name, entry in OURS:
+        names.register(name, entry)
+
+
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names, name, entry in OURS:
+        monkeypatch.setitem(names, name, entry)
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize(
+    "flags", [("--loss", "squares"), ("--family", "mlp"), ("--data", "stripes", "--loss", "squares", "--family", "mlp")]
+)
+def test_registered_entries_train_resume_and_draw(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    def distgan(*words: object) -> subprocess.CompletedProcess[str]:
+        result = forked.call([str(word) for word in words], tmp_path, 240, register_ours)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    recipe = ("train", "--preset", "vanilla-quick", "--data", "digits", *TINY, *flags)
+    distgan(*recipe, "--max-steps", 4, "--out", "straight")
+    distgan(*recipe, "--max-steps", 2, "--out", "broken")
+    distgan("train", "--out", "broken", "--max-steps", 4)
+    assert_same_run(tmp_path / "straight", tmp_path / "broken")
+    text = (tmp_path / "broken" / "config.json").read_text()
+    assert all(f'"{name}"' in text for name in flags[1::2])
+    distgan("sample", "broken", "--num", 4, "--out", "samples.png")
+    assert flags[1] in distgan(*recipe, "--dry-run").stdout
+    # The run's config is valid only where the names are known.
+    result = forked.call(["train", "--out", "broken"], tmp_path, 240)
+    assert_user_error(result, f"'{flags[-1]}' is not allowed; allowed: ")
+
+
+@pytest.mark.usefixtures("ours")
+def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
+    parser = Parser(prog="distgan train")
+    add_flags(parser, Config)
+    text = " ".join(parser.format_help().split())
+    for words in ("squares: least squares, weight 2.5 unless set", "mlp: one layer each", "stripes: grey stripes"):
+        assert words in text
+    for flag, names in (("--loss", LOSSES), ("--family", FAMILIES), ("--data", ["auto", *DATASETS])):
+        with pytest.raises(UserError) as error:
+            from_flags(Config, parser.parse([flag, "nope"]))
+        assert str(error.value) == f"{flag}: 'nope' is not allowed; allowed: {', '.join(names)}"
+    path = tmp_path / "my.toml"
+    path.write_text("[model]\nfamily = 'mlp'\n[optim]\nloss = 'nope'")
+    with pytest.raises(UserError, match=r"my.toml: \[optim\] loss: 'nope' is not allowed; allowed: .*bce, .*squares$"):
+        read_file(path, "my.toml")
+    with pytest.raises(UserError, match=r"^--model cgan: with --family mlp; allowed with it: vanilla$"):
+        from_flags(Config, parser.parse(["--model", "cgan", "--family", "mlp"]))
+
+
+@pytest.mark.usefixtures("ours")
+def test_benchmarks_know_registered_entries_that_they_can_run() -> None:
+    assert ThroughputConfig(data="stripes").data == "stripes"
+    assert ScalingConfig(data="stripes").data == "stripes"
+    assert ConvergenceConfig(data="auto").data == "auto"
+    unfit = (partial(ThroughputConfig, family="clustered"), partial(ScalingConfig, family="mlp"))
+    for build in (*unfit, partial(ScalingConfig, data="auto")):
+        with pytest.raises(ValueError, match="Input should be one of"):
+            build()
+    assert OptimConfig(loss="squares").loss == "squares"
+
+
+def test_a_copy_and_a_resume_take_over_what_their_rules_say(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["--out", str(run), "--resume", "never", "--allow-config-change", "--max-steps", "7", "--time-limit", "1h"]
+    config, _ = training_of(["--model", "cgan", "--epochs", "3", *words])
+    run.mkdir()
+    (run / "config.json").write_text(config.model_dump_json())
+    copied, _ = training_of(["--config", str(run / "config.json")])
+    resumed, _ = training_of(["--out", str(run)])
+    assert (copied.run.out, copied.run.resume, copied.run.allow_config_change) == (None, "auto", False)
+    assert (copied.run.epochs, copied.run.max_steps, copied.run.time_limit) == (3, 7, "1h")
+    assert (resumed.run.resume, resumed.run.allow_config_change) == ("auto", False)
+    assert (resumed.run.epochs, resumed.run.max_steps, resumed.run.time_limit) == (3, None, None)
+
+
+def test_an_evaluation_names_the_settings_that_shape_it() -> None:
+    data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
+    jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
+    subject: Any = SimpleNamespace(loaded=None, sha256="0" * 64)
+    config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
+    command = source_of("a b", subject, config, data, data, jury).command
+    assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
