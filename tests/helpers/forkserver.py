@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -31,12 +30,10 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def call(
-    arguments: list[str], folder: Path, timeout: float, prepare: Callable[[], None] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder`, with this process's environment, to its end; `prepare` runs before it."""
+def call(arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder`, with this process's environment, to its end."""
     out, err = folder.with_name(f"{folder.name}.stdout"), folder.with_name(f"{folder.name}.stderr")
-    process = CONTEXT.Process(target=_run, args=(arguments, folder, dict(os.environ), out, err, prepare))
+    process = CONTEXT.Process(target=_run, args=(arguments, folder, dict(os.environ), out, err))
     process.start()
     try:
         process.join(timeout)
@@ -50,14 +47,7 @@ def call(
     return subprocess.CompletedProcess(["distgan", *arguments], process.exitcode, out.read_text(), err.read_text())
 
 
-def _run(
-    arguments: list[str],
-    folder: Path,
-    environment: dict[str, str],
-    out: Path,
-    err: Path,
-    prepare: Callable[[], None] | None,
-) -> None:
+def _run(arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -65,8 +55,6 @@ def _run(
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
     sys.argv = ["distgan", *arguments]
-    if prepare is not None:
-        prepare()
     from distgan.cli import main
 
     sys.exit(main())

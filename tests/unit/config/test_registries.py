@@ -1,16 +1,14 @@
 """Names that settings take: said once, and open to losses, families and data sets from outside the package."""
 
 import ast
-import subprocess
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
-import forked
 import pytest
 import torch
-from helpers.runs import ROOT, TINY, assert_same_run, assert_user_error
+from helpers.runs import ROOT, TINY, Run, assert_same_run, assert_user_error
 from torch import Tensor, nn
 
 from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, ThroughputConfig
@@ -154,11 +152,6 @@ OURS: tuple[tuple[Registry[Any], str, Any], ...] = (
 )
 
 
-def register_ours() -> None:
-    for names, name, entry in OURS:
-        names.register(name, entry)
-
-
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> None:
     for names, name, entry in OURS:
@@ -169,24 +162,27 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "flags", [("--loss", "squares"), ("--family", "mlp"), ("--data", "stripes", "--loss", "squares", "--family", "mlp")]
 )
-def test_registered_entries_train_resume_and_draw(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    def distgan(*words: object) -> subprocess.CompletedProcess[str]:
-        result = forked.call([str(word) for word in words], tmp_path, 240, register_ours)
+def test_registered_entries_train_resume_and_draw(
+    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    def done(*words: object) -> str:
+        result = distgan(*words)
         assert result.returncode == 0, result.stderr
-        return result
+        return result.stdout
 
     recipe = ("train", "--preset", "vanilla-quick", "--data", "digits", *TINY, *flags)
-    distgan(*recipe, "--max-steps", 4, "--out", "straight")
-    distgan(*recipe, "--max-steps", 2, "--out", "broken")
-    distgan("train", "--out", "broken", "--max-steps", 4)
+    done(*recipe, "--max-steps", 4, "--out", "straight")
+    done(*recipe, "--max-steps", 2, "--out", "broken")
+    done("train", "--out", "broken", "--max-steps", 4)
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
     text = (tmp_path / "broken" / "config.json").read_text()
     assert all(f'"{name}"' in text for name in flags[1::2])
-    distgan("sample", "broken", "--num", 4, "--out", "samples.png")
-    assert flags[1] in distgan(*recipe, "--dry-run").stdout
+    done("sample", "broken", "--num", 4, "--out", "samples.png")
+    assert flags[1] in done(*recipe, "--dry-run")
     # The run's config is valid only where the names are known.
-    result = forked.call(["train", "--out", "broken"], tmp_path, 240)
-    assert_user_error(result, f"'{flags[-1]}' is not allowed; allowed: ")
+    for names, name, _ in OURS:
+        monkeypatch.delitem(names, name)
+    assert_user_error(distgan("train", "--out", "broken"), f"'{flags[-1]}' is not allowed; allowed: ")
 
 
 @pytest.mark.usefixtures("ours")
