@@ -1,5 +1,6 @@
 """A unit test starts no process, and calls the command line in its own."""
 
+import functools
 import multiprocessing.process
 import multiprocessing.util
 import os
@@ -12,6 +13,7 @@ import pytest
 from helpers.runs import Run
 
 from distgan.cli import main
+from distgan.data import base
 from distgan.utils import provenance
 
 STARTERS = {
@@ -35,6 +37,15 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, names in STARTERS.items():
         for name in names:
             monkeypatch.setattr(owner, name, refusal(f"{owner.__name__}.{name}"))
+
+
+# The embedded digits, made once for all tests of this process.
+digits = functools.cache(base.load_digits)
+
+
+@pytest.fixture(autouse=True)
+def _same_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "load_digits", digits)
 
 
 @pytest.fixture
