@@ -34,7 +34,7 @@ def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None
         ("--preset", "cgan", "--loss", "r1", "--order", "simultaneous", "--penalty-weight", 0.1),
     ],
 )
-def test_one_then_two_then_one_process_is_the_unbroken_run(
+def test_one_two_one_process_is_the_unbroken_run(
     distgan: Run, run: Run, tmp_path: Path, data_flags: tuple[str, ...], flags: tuple[object, ...]
 ) -> None:
     assert_resume_on_other_numbers(distgan, run, tmp_path, (*data_flags, *flags))

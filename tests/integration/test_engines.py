@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.engine_matrix import Training, assert_compiled_takes_eager_steps, assert_graph_takes_eager_steps
 from helpers.launchers import needs_deepspeed
-from helpers.runs import Run, newest, quick
+from helpers.runs import MonkeyPatch, Run, newest, quick
 
 from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
@@ -32,8 +32,8 @@ def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("times", "name"), [((2e-3, 1e-3), "graph-compiled"), ((2e-3, 3e-3), "graph")])
-def test_a_graph_is_compiled_inside_where_that_is_quicker(
-    quick_compiler: None, monkeypatch: pytest.MonkeyPatch, times: tuple[float, float], name: str
+def test_graph_compiled_inside(
+    quick_compiler: None, monkeypatch: MonkeyPatch, times: tuple[float, float], name: str
 ) -> None:
     """In a run that is long enough; by a race, whose times are made up here."""
     measured = iter(times)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from gpu_report import MARK
-from helpers.runs import ROOT, Run, Start, wait_for
+from helpers.runs import ROOT, MonkeyPatch, Run, Start, wait_for
 
 SCRIPT = ROOT / "benchmarks" / "gpu_report.py"
 CPU = ("--device", "cpu", "--quick")
@@ -47,7 +47,7 @@ assert all(process.status() == psutil.STATUS_ZOMBIE for process in psutil.proces
 
 
 @pytest.fixture(autouse=True)
-def _temporary_files_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _temporary_files_here(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
@@ -78,9 +78,6 @@ def is_gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
-
-
-# -- the command -------------------------------------------------------------------------------------------
 
 
 def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:

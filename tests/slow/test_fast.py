@@ -9,8 +9,6 @@ from distgan.utils.files import read_metrics
 
 # So many steps of 128 real digits, half an epoch and of the GAN a whole one, have to reach this.
 BUDGET = {"cgan-fast": 240, "vanilla-fast": 469}
-
-
 REACHED = {
     "cgan-fast": {"agreement": 0.7, "fcd": 15, "coverage": 0.2, "digit": 0.3},
     "vanilla-fast": {"recognisable": 0.75, "fcd": 7, "coverage": 0.4, "digit": 0.06},

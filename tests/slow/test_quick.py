@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.runs import Run
+from helpers.runs import MonkeyPatch, Run
 from sklearn.neighbors import KNeighborsClassifier
 
 from distgan.config.schema import DataConfig
@@ -20,7 +20,7 @@ def neighbours(mnist_dir: Path) -> KNeighborsClassifier:
 
 
 @pytest.fixture(autouse=True)
-def _all_cores(monkeypatch: pytest.MonkeyPatch, _no_user_settings: None) -> None:
+def _all_cores(monkeypatch: MonkeyPatch, _no_user_settings: None) -> None:
     """These run one after the other."""
     monkeypatch.delenv("OMP_NUM_THREADS")
 

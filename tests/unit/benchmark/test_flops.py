@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.runs import ON_CPU
+from helpers.runs import ON_CPU, MonkeyPatch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,7 +27,7 @@ NETWORKS = [
 
 
 @pytest.fixture(autouse=True)
-def _by_torchs_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def _by_torchs_own_layers(monkeypatch: MonkeyPatch) -> None:
     """Ours reach the same result by other multiplications, some of them with zeros, which are none of the model."""
     monkeypatch.setattr(TransposedConv2d, "forward", nn.ConvTranspose2d.forward)
 

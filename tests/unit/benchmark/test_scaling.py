@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import ON_CPU
+from helpers.runs import ON_CPU, Capture, MonkeyPatch
 from helpers.scaling import cell_of, tiny
 
 from distgan.benchmark import results, scaling
@@ -33,9 +33,6 @@ def test_each_setting_is_measured_once() -> None:
         Point(1, 64, 0.1): ["batch_size"],
         Point(1, 32, 0.2): ["width"],
     }
-
-
-# -- what the numbers say ---------------------------------------------------------------------------------
 
 
 def made_up(axis: str, seconds: list[list[float]], **more: Any) -> dict[str, Any]:
@@ -86,7 +83,7 @@ def test_a_cell_that_failed_has_no_part_in_it() -> None:
 
 
 @pytest.mark.parametrize("family", ["seed", "small"])
-def test_messages_are_those_that_batch_norm_sends(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_those_that_batch_norm_sends(family: Any, monkeypatch: MonkeyPatch) -> None:
     gan = build_gan(ModelConfig(family=family, width=0.1), OptimConfig(), 0, Runtime(ON_CPU))
     expected = messages(gan, "reuse", is_cuda=False)
     sent: list[int] = []
@@ -110,12 +107,7 @@ def test_the_slowest_rank_counts() -> None:
     assert seconds[1] == 7
 
 
-# -- what goes wrong ----------------------------------------------------------------------------------------
-
-
-def test_a_failing_cell_says_why_and_leaves_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     turns: list[int] = []
 
     def turn(whole: Config, world_size: int, config: ScalingConfig) -> dict[str, Any]:
@@ -138,7 +130,7 @@ def test_a_failing_cell_says_why_and_leaves_the_others(
     assert "failed: 1 process, 64 images, width 0.1: out of memory" in capsys.readouterr().out
 
 
-def test_more_processes_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--processes 1024: a process takes"):
         world_sizes(tiny(processes=[1, 1024]), CPU)
     monkeypatch.setattr(scaling, "count_gpus", lambda: 2)
@@ -150,7 +142,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) 
         points(tiny(batch_size=2), [1, 4])
 
 
-def test_no_launcher_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_launcher_around_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match="starts processes of its own"):
         run(tiny(tmp_path / "out"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.checkpoints import CONFIG, MODEL, assert_equal, declare, make
-from helpers.runs import ON_CPU, ROOT, newest, refused
+from helpers.runs import ON_CPU, ROOT, MonkeyPatch, newest, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
@@ -118,9 +118,7 @@ def test_a_checkpoint_of_format_1_is_still_read() -> None:
 # -- how it reaches the disk -------------------------------------------------------------------------------
 
 
-def test_everything_is_on_the_disk_before_it_has_its_name(
-    made: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_is_on_disk_before_it_has_its_name(made: Checkpoint, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     events: list[tuple[str, str]] = []
     fsync, rename = os.fsync, Path.rename
 

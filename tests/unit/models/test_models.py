@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.runs import MonkeyPatch
 from torch import nn
 
 from distgan.config.schema import ModelConfig
@@ -11,8 +12,6 @@ from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, Tra
 # The report's layers, counted by hand: D pads by 5, so its last layer has 10 * 10 * 128 inputs.
 SEED_G = 100 * 12_544 + 2 * 12_544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 2 * 64 + 64 * 25
 SEED_D = 64 * 25 + 64 + 64 * 128 * 25 + 128 + 10 * 10 * 128 + 1
-
-
 CLUSTERS = {"vanilla": 250, "cgan": 25}  # those of the fast presets
 
 
@@ -119,9 +118,6 @@ def test_linear_stem_has_no_bias_and_a_batch_norm() -> None:
     assert activation.negative_slope == 0.2
 
 
-# -- layers in another form --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("kernel", "padding", "output_padding", "bias"),
     [(5, 2, 1, False), (4, 1, 0, True), (3, 1, 1, True), (6, 2, 0, False), (2, 0, 0, True), (7, 3, 1, False),
@@ -142,7 +138,7 @@ def test_transposed_convolution_is_torchs(kernel: int, padding: int, output_padd
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr(nn.ConvTranspose2d, "forward", lambda self, *_: taken.append(self.out_channels))
     TransposedConv2d(6, 1, 5, stride=2, padding=2, output_padding=1)(torch.zeros(1, 6, 7, 7))

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, training_lines
+from helpers.runs import Capture, MonkeyPatch, assert_user_error
 from helpers.runs import Run as Command
-from helpers.runs import assert_user_error
 from rich.console import Console
 
 from distgan.cli.reports import compare_main, report_main
@@ -109,7 +109,7 @@ def test_the_moving_average_counts_where_there_is_one() -> None:
         (None, 120, "not measured", None),
     ],
 )
-def test_epochs_to_converge_beside_the_80_of_the_report(
+def test_epochs_to_converge(
     tmp_path: Path, fcd: Callable[[float], float] | None, num: int, value: str, agrees: bool | None
 ) -> None:
     run = make_run(tmp_path / "run", lines=training_lines(num, fcd=fcd))
@@ -180,9 +180,7 @@ def test_a_label_works_only_above_chance(tmp_path: Path, low: float, high: float
 
 
 @pytest.mark.parametrize(("fcd", "gan", "cgan"), [(0.4, True, True), (9.0, False, False), (1.35, None, None)])
-def test_image_quality_goes_by_the_intervals_of_fcd(
-    tmp_path: Path, fcd: float, gan: bool | None, cgan: bool | None
-) -> None:
+def test_image_quality_goes_by_intervals(tmp_path: Path, fcd: float, gan: bool | None, cgan: bool | None) -> None:
     runs = [
         make_run(tmp_path / "gan", "GAN", quality=quality_of("GAN", fcd=fcd)),
         make_run(tmp_path / "cgan", quality=quality_of(fcd=1.3)),
@@ -289,7 +287,7 @@ def test_the_table_fits_80_columns(pair: tuple[Path, Path]) -> None:
     assert all(command.replace(" ", "") in joined.replace(" ", "") for command in commands)
 
 
-def test_a_pipe_gets_plain_lines(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_plain_lines(pair: tuple[Path, Path], capsys: Capture) -> None:
     compare_main([*map(str, pair), "--no-eval"])
     text = capsys.readouterr().out
     assert "\x1b" not in text
@@ -377,7 +375,7 @@ def test_small_numbers_in_words() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GAN", "C-GAN"])
-def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: Capture) -> None:
     run = make_run(tmp_path / "run", kind, quality=quality_of(kind, missing=[6]))
     text = page(run)
     assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
@@ -479,7 +477,7 @@ def test_a_young_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> Non
     report_main([str(run)])
 
 
-def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     asked: list[Any] = []
 
@@ -500,7 +498,7 @@ def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypat
     assert "7.77" in (run / "report.html").read_text()
 
 
-def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     class Fake:
         @staticmethod
         def evaluate(where: str, config: Any) -> None:
