@@ -44,8 +44,7 @@ def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run)
     flags = [*quick("run", "--per-rank-batch-size", 16)]
     del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
     run.ok(*TWO, *flags)
-    result = distgan("train", *flags)
-    assert_user_error(result, "its batch over all processes is 32, here it is 16")
+    assert_user_error(distgan("train", *flags), "its batch over all processes is 32, here it is 16")
     distgan.ok("train", *quick("run"))  # --batch-size 32 is the same batch
 
 

@@ -14,13 +14,11 @@ from distgan.training.engines import engine as engines
 
 
 def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run"))
-    assert "engine eager: on a CPU compiling takes long and gains nothing" in result.stderr
+    assert "engine eager: on a CPU compiling takes long and gains nothing" in distgan("train", *quick("run")).stderr
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["engine"]["asked"] == "auto"
     assert environment["engine"]["name"] == "eager"
-    found = newest(tmp_path / "run" / "checkpoints")
-    assert found[1].state.engine == "eager"
+    assert newest(tmp_path / "run" / "checkpoints")[1].state.engine == "eager"
 
 
 @needs_deepspeed

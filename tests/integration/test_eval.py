@@ -279,6 +279,5 @@ def test_damaged_judges_end_a_run_at_its_start(distgan: Run, tmp_path: Path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(SHIPPED, cache_folder("digits"))
     (cache_folder("digits") / "wide.safetensors").write_bytes(b"other")
-    result = distgan("train", *quick("run", *WATCHED))
-    assert_user_error(result, "wide.safetensors: its SHA-256 is")
+    assert_user_error(distgan("train", *quick("run", *WATCHED)), "wide.safetensors: its SHA-256 is")
     assert not (tmp_path / "run").exists()

@@ -296,8 +296,7 @@ def test_resume_refuses_another_recipe(distgan: Run) -> None:
     )
     assert_user_error(distgan("train", *quick("run", "--width", "0.2", "--allow-config-change")), "[model] width: 0.2")
     free = ("--max-steps", "8", "--log-every", "4", "--save-every", 3, "--keep", 3, "--epochs", 7, "--threads", 2)
-    result = distgan.ok("train", *quick("run", *free))
-    assert "warning: the rates fall to 0 over 7 epochs now, not 4" in result.stderr
+    assert "warning: the rates fall to 0 over 7 epochs now, not 4" in distgan.ok("train", *quick("run", *free)).stderr
 
 
 def test_an_allowed_change_holds_from_then_on(distgan: Run, trained: Path) -> None:
@@ -350,8 +349,7 @@ def test_a_run_takes_the_lock(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("trained")
 def test_a_dry_run_says_where_it_would_go_on(distgan: Run) -> None:
-    result = distgan.ok("train", "--out", "run", "--dry-run")
-    assert f"step 6, from run/checkpoints/{SIX}" in result.stdout
+    assert f"step 6, from run/checkpoints/{SIX}" in distgan.ok("train", "--out", "run", "--dry-run").stdout
 
 
 def test_checkpoint_ls_verify_and_diff(distgan: Run) -> None:

@@ -87,8 +87,7 @@ def test_disk_that_fills_later_keeps_the_last_checkpoint(distgan: Run, small_dis
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--out", out)
     distgan.ok("train", *flags, "--max-steps", 2)
     filler = fill(small_disk)
-    result = distgan("train", *flags, "--max-steps", 4)
-    assert_user_error(result, "No space left on device")
+    assert_user_error(distgan("train", *flags, "--max-steps", 4), "No space left on device")
     assert checkpoint(out)[1] == 2
     filler.unlink()
     distgan.ok("train", *flags, "--max-steps", 4)

@@ -103,8 +103,7 @@ def test_a_time_limit_is_kept(distgan: Run, tmp_path: Path) -> None:
     status = read_status(tmp_path / "run")
     assert (status["state"], status["exit_code"]) == ("stopped", 75)
     assert checkpoint(tmp_path / "run")[1] == status["step"] > 0
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["run"]["time_limit"] == "20s"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["time_limit"] == "20s"
     result = distgan("train", "--out", "run", "--max-steps", status["step"] + 2)
     assert result.returncode == 0, "a limit is that of one sitting"
 

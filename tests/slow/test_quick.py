@@ -34,8 +34,7 @@ def images_of(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> dic
 
 def test_cgan_quick_draws_the_digits_it_is_asked_for(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:
     arrays = images_of(distgan, mnist_dir, tmp_path, "cgan-quick")
-    read = neighbours(mnist_dir).predict(arrays["images"].reshape(1000, -1))
-    assert (read == arrays["labels"]).mean() > 0.9
+    assert (neighbours(mnist_dir).predict(arrays["images"].reshape(1000, -1)) == arrays["labels"]).mean() > 0.9
 
 
 def test_vanilla_quick_draws_most_digits(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:

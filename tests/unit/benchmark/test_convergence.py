@@ -203,8 +203,7 @@ def test_a_time_that_nobody_knows_is_left_out() -> None:
 
 
 def test_ratios_of_medians() -> None:
-    found = ratio([2, 2, 2], [1, 1, 1])
-    assert found == {"ratio": 0.5, "low": 0.5, "high": 0.5}
+    assert ratio([2, 2, 2], [1, 1, 1]) == {"ratio": 0.5, "low": 0.5, "high": 0.5}
     assert ratio([1, 1], [INF, INF]) == {"ratio": None, "low": None, "high": None}
     assert ratio([INF, INF], [1, 1]) == {"ratio": 0, "low": 0, "high": 0}
     # Both may be infinite at once, and then the ratio could be anything.

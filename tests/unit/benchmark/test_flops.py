@@ -62,8 +62,7 @@ def test_hinge_takes_the_same_passes() -> None:
     ("name", "order", "mflop"), [("vanilla", "reuse", 639.6), ("cgan", "reuse", 311.4), ("cgan", "fresh", 415.2)]
 )
 def test_of_the_seed_networks(name: str, order: str, mflop: float) -> None:
-    found = flops_per_image(ModelConfig(name=name), OptimConfig(order=order))
-    assert round(found / 1e6, 1) == mflop
+    assert round(flops_per_image(ModelConfig(name=name), OptimConfig(order=order)) / 1e6, 1) == mflop
 
 
 @pytest.mark.parametrize("loss", ["wgan-gp", "r1"])

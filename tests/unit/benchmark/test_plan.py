@@ -45,8 +45,7 @@ def predicted(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_the_fit_finds_the_constants() -> None:
-    found = fit({size: A_S + B_S * size for size in (64, 128, 256, 1024)})
-    assert found == (pytest.approx(A_S), pytest.approx(B_S))
+    assert fit({size: A_S + B_S * size for size in (64, 128, 256, 1024)}) == (pytest.approx(A_S), pytest.approx(B_S))
 
 
 def test_no_constant_is_negative() -> None:

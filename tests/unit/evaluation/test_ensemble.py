@@ -83,5 +83,4 @@ def test_judges_of_other_data_come_from_the_cache(distgan: Run, tmp_path: Path, 
     shutil.copytree(SHIPPED, cache_folder("digits"))
     assert load_jury("kmnist", torch.device("cpu")).notice is None
     assert load_jury("digits", torch.device("cpu")).notice is None
-    shown = distgan.ok("judge", "show")
-    assert "distgan judge train --data mnist" in shown.stdout
+    assert "distgan judge train --data mnist" in distgan.ok("judge", "show").stdout

@@ -93,7 +93,6 @@ def test_scripts_travel_in_a_wheel() -> None:
     """And none of them needs a clone: `distgan slurm` names its own copy of _run.sh."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["slurm"] == "distgan/launch/batch_scripts"
-    text = slurm.script(SlurmConfig(), CGAN, training_of(CGAN)[0])
-    assert f"source {ROOT}/slurm/_run.sh" in text
+    assert f"source {ROOT}/slurm/_run.sh" in slurm.script(SlurmConfig(), CGAN, training_of(CGAN)[0])
     with pytest.raises(UserError, match="--model gan: unknown network"):
         slurm.slurm(SlurmConfig(), ["--model", "gan"], is_dry=True)

@@ -604,8 +604,7 @@ def test_mistakes_are_named(tmp_path: Path, distgan: Command) -> None:
 
 def test_flags_and_runs_in_any_order_that_help_shows(tmp_path: Path, distgan: Command) -> None:
     run, other = make_run(tmp_path / "run"), make_run(tmp_path / "other")
-    result = distgan.ok("compare", "--no-eval", "--out", "x.html", run, other)
-    assert result.stdout.endswith("report: x.html\n")
+    assert distgan.ok("compare", "--no-eval", "--out", "x.html", run, other).stdout.endswith("report: x.html\n")
     for command in ("report", "compare"):
         shown = distgan(command, "--help").stdout
         assert "exit codes: 0 done" in shown
