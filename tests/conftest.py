@@ -77,14 +77,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(*command: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=_heed_signals,
-        )
+            [str(word) for word in command], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True, preexec_fn=_heed_signals,
+        )  # fmt: skip
         processes.append(process)
         return process
 

@@ -158,20 +158,11 @@ def training_lines(
 
 def environment_of(**more: Any) -> dict[str, Any]:
     return {
-        "distgan": "0.1.0",
-        "command": ["distgan", "train", "--model", "cgan", "--eval-every", "1"],
-        "started_at": "2026-11-26T01:09:23+00:00",
-        "python": "3.11.7",
+        "distgan": "0.1.0", "command": ["distgan", "train", "--model", "cgan", "--eval-every", "1"],
+        "started_at": "2026-11-26T01:09:23+00:00", "python": "3.11.7",
         "versions": {"torch": "2.14.1", "numpy": "2.4.6", "deepspeed": None},
-        "git": {"revision": "c0a8072d2ef3", "is_dirty": True},
-        "device": "A processor",
-        "device_type": "cpu",
-        "world_size": 1,
-        "precision": "no",
-        "threads": 2,
-        "host": "vm",
-        "platform": "Linux-6",
-        "preset": "made-up",
+        "git": {"revision": "c0a8072d2ef3", "is_dirty": True}, "device": "A processor", "device_type": "cpu",
+        "world_size": 1, "precision": "no", "threads": 2, "host": "vm", "platform": "Linux-6", "preset": "made-up",
         "engine": {"asked": "auto", "name": "eager", "why": "-", "start_s": {}},
         "data": {
             "name": "mnist", "notice": None, "warning": None, "source": "/data/MNIST/raw", "num_images": 60_000,

@@ -18,22 +18,9 @@ REACHED = {
 @pytest.mark.timeout(700)  # an older processor takes four minutes for the GAN's epoch on one core
 @pytest.mark.parametrize("preset", list(REACHED))
 def test_short_run_reaches(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> None:
-    flags = ("--preset", preset, "--data-dir", mnist_dir, "--max-steps", BUDGET[preset])
-    distgan.ok(
-        "train",
-        *flags,
-        "--eval-every-steps",
-        BUDGET[preset],
-        "--eval-num",
-        1000,
-        "--tracker",
-        "none",
-        "--threads",
-        1,
-        "--out",
-        "run",
-        timeout=600,
-    )
+    flags = ("--preset", preset, "--data-dir", mnist_dir, "--max-steps", BUDGET[preset], "--eval-every-steps",
+             BUDGET[preset], "--eval-num", 1000, "--tracker", "none", "--threads", 1, "--out", "run")  # fmt: skip
+    distgan.ok("train", *flags, timeout=600)
     found = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
     bounds = REACHED[preset]
     assert found["ema_fcd"] < bounds.pop("fcd")

@@ -64,13 +64,9 @@ def test_cost_that_grows_faster_than_the_work_is_flagged() -> None:
 
     assert grown([2.1, 2.2, 2.3])["is_faster_than_work"] is True
     assert grown([1.9, 2.2, 2.3])["is_faster_than_work"] is False, "within the interval"
-    assert grown([1.5, 1.5, 1.5]) == {
-        "from": 64,
-        "work": 2.0,
-        "cost": {"median": 1.5, "p5": 1.5, "p95": 1.5, "num": 3},
-        "cost_per_work": {"median": 0.75, "p5": 0.75, "p95": 0.75, "num": 3},
-        "is_faster_than_work": False,
-    }
+    cost, per_work = ({"median": each, "p5": each, "p95": each, "num": 3} for each in (1.5, 0.75))
+    expected = {"from": 64, "work": 2.0, "cost": cost, "cost_per_work": per_work, "is_faster_than_work": False}
+    assert grown([1.5, 1.5, 1.5]) == expected
     assert grown([9.0, 9.0, 9.0], flops=None)["is_faster_than_work"] is None, "no formula, no verdict"
 
 

@@ -48,13 +48,11 @@ def page(folder: Path, *flags: str) -> str:
 
 
 def from_values(*values: float, wide: float = 0.0) -> Convergence:
+    ends = {"raw_fcd": 1.0, "raw_fcd_low": 1 - wide, "raw_fcd_high": 1 + wide}
     lines = [
-        {
-            "step": n, "epoch": float(n), "raw_fcd": value, "raw_fcd_low": value * (1 - wide),
-            "raw_fcd_high": value * (1 + wide),
-        }
+        {"step": n, "epoch": float(n)} | {key: value * factor for key, factor in ends.items()}
         for n, value in enumerate(values, 1)
-    ]  # fmt: skip
+    ]
     found = convergence(evaluated(lines))
     assert found is not None
     return found
@@ -63,31 +61,25 @@ def from_values(*values: float, wide: float = 0.0) -> Convergence:
 # -- when a run had converged -----------------------------------------------------------------------------
 
 
-def test_converged_where_it_stays_within_5_percent_of_its_best() -> None:
-    found = from_values(9, 4, 1.04, 1.0, 1.05, 1.01)
-    assert (found.epoch, found.low, found.high, found.best) == (3, 3, 3, 4)
-    assert not found.is_improving
-
-
-def test_an_epoch_that_leaves_it_again_does_not_count() -> None:
-    """Near the best at 2, away at 4, back from 5 on."""
-    assert from_values(9, 1.02, 1.0, 3.0, 1.01, 1.03).epoch == 5
-
-
-def test_a_late_spike_is_no_convergence() -> None:
-    found = from_values(9, 1.0, 1.0, 1.0, 5.0)
-    assert (found.epoch, found.low, found.high, found.best, found.last) == (None, None, None, 2, 5)
-
-
-def test_the_intervals_give_the_earliest_and_the_latest_epoch() -> None:
-    """By 4 %: 1.09 may be within 1.05 of the best, and 1.02 may not; only 1.0 surely is."""
-    found = from_values(9, 1.09, 1.02, 1.0, 1.0, wide=0.04)
-    assert (found.low, found.epoch, found.high) == (2, 3, 4)
-    assert from_values(9, 1.02, 1.0, 1.0, wide=0.06).high is None  # wider than 5 %: never sure
-
-
-def test_the_best_at_the_end_is_still_improving() -> None:
-    assert from_values(9, 4, 2, 1).is_improving
+@pytest.mark.parametrize(
+    ("values", "wide", "expected"),
+    [
+        ((9, 4, 1.04, 1.0, 1.05, 1.01), 0.0, {"epoch": 3, "low": 3, "high": 3, "best": 4, "is_improving": False}),
+        # Near the best at 2, away at 4, back from 5 on: an epoch that leaves it again does not count.
+        ((9, 1.02, 1.0, 3.0, 1.01, 1.03), 0.0, {"epoch": 5}),
+        # A late spike is no convergence.
+        ((9, 1.0, 1.0, 1.0, 5.0), 0.0, {"epoch": None, "low": None, "high": None, "best": 2, "last": 5}),
+        # By 4 %: 1.09 may be within 1.05 of the best, and 1.02 may not; only 1.0 surely is.
+        ((9, 1.09, 1.02, 1.0, 1.0), 0.04, {"low": 2, "epoch": 3, "high": 4}),
+        ((9, 1.02, 1.0, 1.0), 0.06, {"high": None}),  # wider than 5 %: never sure
+        ((9, 4, 2, 1), 0.0, {"is_improving": True}),
+    ],
+)
+def test_converged_where_it_stays_within_5_percent_of_its_best(
+    values: tuple[float, ...], wide: float, expected: dict[str, object]
+) -> None:
+    found = from_values(*values, wide=wide)
+    assert {name: getattr(found, name) for name in expected} == expected
 
 
 def test_the_moving_average_counts_where_there_is_one() -> None:
