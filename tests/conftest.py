@@ -5,6 +5,7 @@ run on the embedded digits. No test asks any address but this machine's.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from helpers import forkserver
-from helpers.runs import MNIST, ROOT, TESTS, Run, Start, end_strays, has_mnist
+from helpers.runs import MNIST, ROOT, TESTS, Run, Start, end_strays, has_mnist, quick
 from torch import nn
 
 torch.set_num_threads(1)  # the tests themselves run side by side
@@ -76,14 +77,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(*command: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=_heed_signals,
-        )
+            [str(word) for word in command], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True, preexec_fn=_heed_signals,
+        )  # fmt: skip
         processes.append(process)
         return process
 
@@ -114,6 +110,22 @@ def run(start: Start) -> Run:
 def distgan(tmp_path: Path) -> Run:
     """`distgan ...` as a user calls it, in a process of its own."""
     return Run(lambda words, timeout: forkserver.call(words, tmp_path, timeout))
+
+
+@pytest.fixture(scope="session")
+def six_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("six")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(folder / "hf"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        Run(lambda words, timeout: forkserver.call(words, folder, timeout)).ok("train", *quick("run"))
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(six_steps: Path, tmp_path: Path) -> Path:
+    """The folder `run` of a training of six steps."""
+    return Path(shutil.copytree(six_steps, tmp_path / "run", symlinks=True))
 
 
 @pytest.fixture

@@ -14,15 +14,9 @@ from distgan.cli import run_command
 pytestmark = pytest.mark.xdist_group("browser")  # one worker, which builds the fixtures of the module once
 
 ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 WIDTHS = (360, 768, 1280)
 
 # Each visible text whose contrast with what lies behind it is under 4.5, as "ratio text".

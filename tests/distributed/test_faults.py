@@ -3,14 +3,25 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 from helpers.launchers import assert_first_culprit_has_last_word, fault
-from helpers.runs import BIN, SCRIPT, Run, Start, assert_user_error, checkpoint, losses, ranks_of, wait_for
+from helpers.runs import (
+    BIN,
+    SCRIPT,
+    InjectFault,
+    MonkeyPatch,
+    Run,
+    Start,
+    assert_user_error,
+    checkpoint,
+    losses,
+    ranks_of,
+    wait_for,
+)
 
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
 
@@ -22,16 +33,14 @@ TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
         ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
     ],
 )
-def test_the_first_culprit_has_the_last_word(
-    run: Run, tmp_path: Path, inject_fault: Callable[[str], None], how: str, last_line: str, limit_s: float
+def test_culprit_has_the_last_word(
+    run: Run, tmp_path: Path, inject_fault: InjectFault, how: str, last_line: str, limit_s: float
 ) -> None:
     inject_fault(f"1,5,{how}")
     assert_first_culprit_has_last_word(run, tmp_path, how, last_line, limit_s)
 
 
-def test_torchrun_goes_on_by_itself_after_a_restart(
-    run: Run, distgan: Run, tmp_path: Path, inject_fault: Callable[[str], None]
-) -> None:
+def test_torchrun_resumes_after_a_restart(run: Run, distgan: Run, tmp_path: Path, inject_fault: InjectFault) -> None:
     """Without --out too: the processes find the folder that the launcher's last ones had."""
     inject_fault("1,5,kill")
     flags = [word for word in fault("x") if word not in ("--out", "x")]
@@ -44,8 +53,8 @@ def test_torchrun_goes_on_by_itself_after_a_restart(
 
 
 @pytest.mark.parametrize(("checks", "saves", "last_good"), [(3, 100, 0), (1000, 2, 4)])
-def test_ranks_that_differ_are_found_and_named(
-    run: Run, tmp_path: Path, inject_fault: Callable[[str], None], checks: int, saves: int, last_good: int
+def test_diverging_rank_is_named(
+    run: Run, tmp_path: Path, inject_fault: InjectFault, checks: int, saves: int, last_good: int
 ) -> None:
     """By the cadence, and before a checkpoint whatever the cadence."""
     inject_fault("1,5,diverge")
@@ -56,9 +65,6 @@ def test_ranks_that_differ_are_found_and_named(
     assert words in result.stderr.splitlines()[-1]
     assert f"the last good state, of step {last_good}, is kept in run" in result.stderr
     assert checkpoint(tmp_path / "run")[1] == last_good, "what came after is not saved"
-
-
-# -- at the start ------------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -97,14 +103,14 @@ def test_another_config_is_found_at_the_start(start: Start, tmp_path: Path, flag
     assert not (tmp_path / "run").exists()
 
 
-def test_another_version_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: Callable[[str], None]) -> None:
+def test_another_version_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: InjectFault) -> None:
     inject_fault("1,0,version")
     result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
     assert_user_error(result, "rank 1: its version of distgan is 9.9 (code ", "that of rank 0 is ")
     assert not (tmp_path / "run").exists()
 
 
-def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: Callable[[str], None]) -> None:
+def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault: InjectFault) -> None:
     inject_fault("1,0,data")
     result = run(BIN / "distgan", "train", *fault("run"), "--processes", 2)
     assert_user_error(result, "rank 1: its data's fingerprint is ", "that of rank 0 ")
@@ -137,9 +143,7 @@ def test_a_process_that_does_not_come_is_told(start: Start) -> None:
         ("WORLD_SIZE=2 RANK=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=99999", "MASTER_PORT=99999: allowed in"),
     ],
 )  # fmt: skip
-def test_an_environment_that_no_launcher_leaves_is_one_line(
-    distgan: Run, monkeypatch: pytest.MonkeyPatch, variables: str, words: str
-) -> None:
+def test_invalid_environment_is_one_line(distgan: Run, monkeypatch: MonkeyPatch, variables: str, words: str) -> None:
     for name, value in (variable.split("=") for variable in variables.split()):
         monkeypatch.setenv(name, value)
     assert_user_error(distgan("train", *fault("run")), words)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.parity import SCRIPT, assert_ends_alike, train_matrix, weights_difference
 from helpers.parity_matrix import RECIPES, Recipe, train
-from helpers.runs import BIN, ON_CPU, Run, checkpoint, quick
+from helpers.runs import BIN, ON_CPU, MonkeyPatch, Run, checkpoint, quick
 from safetensors.torch import load_file
 
 from distgan.distributed.runtime import Runtime
@@ -50,8 +50,8 @@ def test_parts_give_the_update_of_the_whole_batch(one_process: Path) -> None:
 GRAPHED = ["cgan-fresh-1", "cgan-reuse-3", "float64-vanilla"]
 
 
-def test_graphs_on_two_processes_end_where_one_eager_does(
-    run: Run, one_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_processes_of_graphs_end_there_too(
+    run: Run, one_process: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """By graphs that have an all-reduce of all gradients in them, where the eager engine has DDP; short batches too."""
     monkeypatch.setenv("PARITY_ENGINE", "fake-graph")
@@ -59,11 +59,10 @@ def test_graphs_on_two_processes_end_where_one_eager_does(
     assert_ends_alike(one_process, tmp_path, GRAPHED)
 
 
-def test_batch_norm_of_its_own_share_is_another_training(run: Run, distgan: Run, tmp_path: Path) -> None:
+def test_batch_norm_of_its_own_share_is_another_training(run: Run, trained: Path, tmp_path: Path) -> None:
     """And no divergence of the ranks, whose running statistics are meant to differ then."""
     flags = ("--no-sync-batch-norm", "--check-ranks-every", 1, "--processes", 2)
     run.ok(BIN / "distgan", "train", *quick("own", *flags))
-    distgan.ok("train", *quick("one"))
-    (ours, _), (theirs, _) = checkpoint(tmp_path / "own"), checkpoint(tmp_path / "one")
+    (ours, _), (theirs, _) = checkpoint(tmp_path / "own"), checkpoint(trained)
     theirs = {key: theirs[key] for key in theirs if key in ours}
     assert weights_difference(theirs, {key: ours[key] for key in theirs}, set()) > 1e-2

@@ -34,7 +34,7 @@ def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None
         ("--preset", "cgan", "--loss", "r1", "--order", "simultaneous", "--penalty-weight", 0.1),
     ],
 )
-def test_one_then_two_then_one_process_is_the_unbroken_run(
+def test_one_two_one_process_is_the_unbroken_run(
     distgan: Run, run: Run, tmp_path: Path, data_flags: tuple[str, ...], flags: tuple[object, ...]
 ) -> None:
     assert_resume_on_other_numbers(distgan, run, tmp_path, (*data_flags, *flags))
@@ -44,8 +44,7 @@ def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run)
     flags = [*quick("run", "--per-rank-batch-size", 16)]
     del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
     run.ok(*TWO, *flags)
-    result = distgan("train", *flags)
-    assert_user_error(result, "its batch over all processes is 32, here it is 16")
+    assert_user_error(distgan("train", *flags), "its batch over all processes is 32, here it is 16")
     distgan.ok("train", *quick("run"))  # --batch-size 32 is the same batch
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers.runs import ON_CPU
+from helpers.runs import ON_CPU, Capture
 from helpers.scaling import cell_of, tiny
 
 from distgan.benchmark import results, scaling
@@ -19,7 +19,7 @@ from distgan.config.schema import Config, DataConfig
 from distgan.utils.process import ChildFailed
 
 
-def test_real_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_processes_are_measured(tmp_path: Path, capsys: Capture) -> None:
     """In one test, as starting them takes long: what is measured, that it can be repeated, and a plan made of it."""
     measured = tmp_path / "measured"
     run(tiny(measured))

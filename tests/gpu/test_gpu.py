@@ -13,7 +13,7 @@ from helpers.engine_matrix import STEPS, Training, largest_difference
 from helpers.launchers import accelerate, needs_deepspeed, world_size
 from helpers.parity import ZERO_WITHOUT_PENALTY, assert_ends_alike, train_matrix, weights_difference
 from helpers.parity_matrix import RECIPES
-from helpers.runs import Run, Start, losses, quick, wait_for
+from helpers.runs import MonkeyPatch, Run, Start, losses, quick, wait_for
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -24,7 +24,7 @@ WEIGHTS = {"no": 2e-2, "bf16": 2e-1}
 
 
 @pytest.fixture(autouse=True)
-def _on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_the_gpu(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("PARITY_DEVICE", "cuda")
 
 
@@ -47,9 +47,6 @@ def test_two_gpus_end_where_one_does(run: Run, tmp_path: Path, engine: str, monk
     for num in (1, 2):
         train_matrix(run, tmp_path / str(num), num, names)
     assert_ends_alike(tmp_path / "1", tmp_path / "2", names, factor=10)
-
-
-# -- engines -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["compile", "graph"])

@@ -12,8 +12,6 @@ from distgan.training.step import build_step
 from helpers.runs import ON_CPU
 
 MODEL = ModelConfig(name="cgan", family="small", width=0.05)
-
-
 CONFIG = Config(model=MODEL, optim=OptimConfig(ema_decay=0.9))
 
 

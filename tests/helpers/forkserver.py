@@ -13,21 +13,12 @@ from pathlib import Path
 import psutil
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "helpers.forkserver",
-        "distgan.train",
-        "distgan.sample",
-        "distgan.runs.inspection",
-        "distgan.evaluation.evaluate",
-        "distgan.reports.eval_terminal",
-        "distgan.evaluation.watch",
-        "sklearn.datasets",
-        "matplotlib.backends.backend_agg",
-        "matplotlib.figure",
-        "torch._dynamo",
-    ]
+PRELOAD = (
+    "helpers.forkserver distgan.train distgan.sample distgan.runs.inspection distgan.evaluation.evaluate "
+    "distgan.evaluation.watch distgan.reports.eval_terminal sklearn.datasets matplotlib.backends.backend_agg "
+    "matplotlib.figure torch._dynamo"
 )
+CONTEXT.set_forkserver_preload(PRELOAD.split())
 
 
 def call(arguments: list[str], folder: Path, timeout: float) -> subprocess.CompletedProcess[str]:

@@ -47,19 +47,13 @@ def quality_of(kind: str = "C-GAN", *, fcd: float = 1.3, missing: Sequence[int] 
         is_poor = digit == (4 if is_conditional else 8)
         verdict = "missing" if digit in missing else "made poorly" if is_poor else "made well"
         why = {"missing": "0.1% of those asked for are read as it", "made poorly": "70.0% read as asked"}
-        digits.append(
-            Digit(
-                digit=digit,
-                n=1000,
-                agreement=about(agreements[digit]) if is_conditional else None,
-                share=about(shares[digit], 0.004),
-                sample=None if digit in missing else sample_of(fcd * (1 + digit / 10), 0.8, 0.9),
-                real=sample_of(),
-                jury=about(0.996, 0.003),
-                verdict=verdict,  # type: ignore[arg-type]
-                why=why.get(verdict, "98.2% read as asked"),
-            )
-        )
+        sample = None if digit in missing else sample_of(fcd * (1 + digit / 10), 0.8, 0.9)
+        agreement = about(agreements[digit]) if is_conditional else None
+        digits.append(Digit(
+            digit=digit, n=1000, agreement=agreement, share=about(shares[digit], 0.004), sample=sample,
+            real=sample_of(), jury=about(0.996, 0.003), verdict=verdict,  # type: ignore[arg-type]
+            why=why.get(verdict, "98.2% read as asked"),
+        ))  # fmt: skip
     jury = np.diag([980] * 10) + (rng.random((10, 10)) < 0.2)
     values: dict[str, Any] = {
         "n": 10_000,
@@ -164,20 +158,11 @@ def training_lines(
 
 def environment_of(**more: Any) -> dict[str, Any]:
     return {
-        "distgan": "0.1.0",
-        "command": ["distgan", "train", "--model", "cgan", "--eval-every", "1"],
-        "started_at": "2026-11-26T01:09:23+00:00",
-        "python": "3.11.7",
+        "distgan": "0.1.0", "command": ["distgan", "train", "--model", "cgan", "--eval-every", "1"],
+        "started_at": "2026-11-26T01:09:23+00:00", "python": "3.11.7",
         "versions": {"torch": "2.14.1", "numpy": "2.4.6", "deepspeed": None},
-        "git": {"revision": "c0a8072d2ef3", "is_dirty": True},
-        "device": "A processor",
-        "device_type": "cpu",
-        "world_size": 1,
-        "precision": "no",
-        "threads": 2,
-        "host": "vm",
-        "platform": "Linux-6",
-        "preset": "made-up",
+        "git": {"revision": "c0a8072d2ef3", "is_dirty": True}, "device": "A processor", "device_type": "cpu",
+        "world_size": 1, "precision": "no", "threads": 2, "host": "vm", "platform": "Linux-6", "preset": "made-up",
         "engine": {"asked": "auto", "name": "eager", "why": "-", "start_s": {}},
         "data": {
             "name": "mnist", "notice": None, "warning": None, "source": "/data/MNIST/raw", "num_images": 60_000,

@@ -26,6 +26,8 @@ SCRIPT = ROOT / "distgan" / "train.py"
 BIN = Path(sys.executable).parent
 ON_CPU = Config(run=RunConfig(device="cpu"))
 Start = Callable[..., subprocess.Popen[str]]
+InjectFault = Callable[[str], None]
+MonkeyPatch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 
 # Networks that take milliseconds a step.
 TINY = (

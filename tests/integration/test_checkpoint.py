@@ -12,6 +12,7 @@ from helpers.checkpoints import CONFIG, assert_equal, declare, make
 from helpers.runs import newest
 
 from distgan.checkpoint.format import MANIFEST, read_checkpoint, write_checkpoint
+from distgan.checkpoint.manager import Saver
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.schema import RunConfig
 
@@ -46,8 +47,6 @@ def killed_at(operation: int, act: Callable[[], object]) -> bool:
 
 def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Path) -> None:
     """The whole of what a save does, with `latest`, `best` and the removal of an older one."""
-    from distgan.checkpoint.manager import Saver
-
     old, new = make(2), make(3)
     operations = 0
     for operation in range(200):
@@ -55,16 +54,8 @@ def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Pa
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "metrics.jsonl").touch()
         for step in (0, 1, 2):
-            state = old.state.model_copy(
-                update={
-                    "step": step,
-                    "epoch": step // 2,
-                    "step_in_epoch": step % 2,
-                    "logged_step": step,
-                    "unlogged": [],
-                }
-            )
-            old = old._replace(state=state)
+            counters = {"step": step, "epoch": step // 2, "step_in_epoch": step % 2, "logged_step": step}
+            old = old._replace(state=old.state.model_copy(update=counters | {"unlogged": []}))
             write_checkpoint(folder / "checkpoints", old)
         saver = Saver.__new__(Saver)
         saver.folder, saver.write_s, saver.saved = folder / "checkpoints", [], None
@@ -87,8 +78,9 @@ def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Pa
     assert operations > 30, "the operations were counted"
 
 
-def test_huge_files_are_refused_in_bounded_time_and_memory(saved: Path) -> None:
+def test_huge_files_are_refused_in_bounded_time_and_memory(tmp_path: Path) -> None:
     """Sparse files of 8 TB, with a manifest that agrees: in a process of their own, for its peak of memory."""
+    saved, _ = write_checkpoint(tmp_path, make())
     for name in ("generator.safetensors", "state.json", "random.safetensors", MANIFEST):
         copy = saved.with_name(f"huge-{name}")
         shutil.copytree(saved, copy)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from helpers import forkserver
 from helpers.fake_bench import BAD, EASY, GOOD, TINY, FakeBench, fake_training, write_presets
-from helpers.runs import Run, Start, assert_user_error, refused, wait_for
+from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, refused, wait_for
 
 from distgan.benchmark import configurations as arms
 from distgan.benchmark import results, trial
@@ -24,20 +24,11 @@ from distgan.benchmark.targets import SHIPPED, CganTargets, read_targets, target
 from distgan.cli import run_command
 from distgan.errors import CommandFailed, Stopped, UserError
 
-# -- the detector ---------------------------------------------------------------------------
-
-
-# -- statistics -----------------------------------------------------------------------------
-
-
-# -- the targets ----------------------------------------------------------------------------
-
-
 # -- what is run ----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "FakeBench":
+def bench(tmp_path: Path, monkeypatch: MonkeyPatch) -> "FakeBench":
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FAKE_TRAINER", str(tmp_path / "fake_trainer.json"))
     fake_training(monkeypatch.setattr)
@@ -47,7 +38,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "FakeBench":
     return FakeBench(tmp_path)
 
 
-def test_outcomes(bench: FakeBench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outcomes(bench: FakeBench, capsys: Capture) -> None:
     bench.play(
         one_seed0=GOOD, one_seed1=BAD, one_seed2={"fcd": [3], "end": "nan"},
         one_seed3={"fcd": [3, 0.9, 0.8], "end": "nan"}, one_seed4={"fcd": [3, 0.9], "end": "done"},
@@ -126,7 +117,7 @@ def test_more_processes_that_need_more_epochs_end_in_1(bench: FakeBench) -> None
     assert len(bench.starts) == 8
 
 
-def test_the_words_of_a_training(bench: FakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_words_of_a_training(bench: FakeBench, monkeypatch: MonkeyPatch) -> None:
     protocol = read_targets(Path("easy.toml")).protocol
     monkeypatch.setattr(arms, "cores", lambda: 8)
 
@@ -232,9 +223,7 @@ def interrupted(bench: FakeBench) -> Iterator[Callable[[int], Any]]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_bench_that_is_stopped_keeps_what_it_has(
-    signum: int, bench: FakeBench, interrupted: Callable[[int], Any]
-) -> None:
+def test_a_stopped_bench_keeps_what_it_has(signum: int, bench: FakeBench, interrupted: Callable[[int], Any]) -> None:
     assert interrupted(signum) == 130
     assert not left_over(bench.folder)
     assert [cell["outcome"] for cell in bench.cells().values()] == ["converged", "unfinished", "unfinished"]
@@ -273,9 +262,7 @@ def test_a_run_that_ended_before_the_bench_could_say_so(bench: FakeBench) -> Non
     assert len(bench.starts) == 2, "they were run again"
 
 
-def test_a_training_that_a_killed_bench_left_is_waited_for(
-    bench: FakeBench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     bench.play(one_seed0=GOOD)
     folder = bench.folder / "out" / "runs" / "one-seed0"
     folder.mkdir(parents=True)
@@ -355,7 +342,7 @@ def test_a_run_that_is_done_without_an_evaluation_is_no_measurement(bench: FakeB
     assert results.read(bench.folder / "out", "convergence").facts["summary"]["one"]["num"] == 0
 
 
-def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) -> None:
     bench.play(one_seed0=GOOD, one_seed1=BAD, one_seed2=GOOD)
     together = bench("--seeds", 3)
     whole = results.read(bench.folder / "out", "convergence").facts

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.launchers import needs_deepspeed
-from helpers.runs import Run, assert_user_error, losses, quick
+from helpers.runs import MonkeyPatch, Run, assert_user_error, losses, quick
 from safetensors.torch import load_file
 
 
@@ -53,7 +53,7 @@ def test_nothing_of_deepspeed_is_left_or_said(distgan: Run, tmp_path: Path) -> N
 
 
 @needs_deepspeed
-def test_a_missing_file_is_said_once(distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_said_once(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", "nowhere.json")
     assert_user_error(distgan("train", *quick("run")), "deepspeed_config_file nowhere.json: can't be read")
@@ -70,8 +70,8 @@ def test_a_missing_file_is_said_once(distgan: Run, tmp_path: Path, monkeypatch: 
         ('{"comms_logger": 7}', "CommsLoggerConfig"),
     ],
 )
-def test_a_setting_that_deepspeed_does_not_take_is_one_line(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+def test_invalid_deepspeed_setting_is_one_line(
+    distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch, text: str, words: str
 ) -> None:
     (tmp_path / "my.json").write_text(text)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.doctor import states, words
-from helpers.runs import Run
+from helpers.runs import Capture, MonkeyPatch, Run
 
 from distgan.errors import CommandFailed
 from distgan.launch import all_reduce, doctor
@@ -37,14 +37,14 @@ def fake(folder: Path, **modules: str) -> str:
 
 
 @pytest.fixture
-def well(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def well(monkeypatch: MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose packages import and whose processes reach each other, without the seconds that it takes."""
     monkeypatch.setattr(doctor, "failed_import", lambda: None)
     monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding(f"all-reduce, {name}", "ok", "right"))
     return monkeypatch
 
 
-def test_this_machine(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """A real sum over two processes, and nothing left behind."""
     (tmp_path / "tmp").mkdir()
     (tmp_path / "work").mkdir()
@@ -66,7 +66,7 @@ def test_this_machine(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list((tmp_path / "work").iterdir())
 
 
-def test_no_torch(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_torch(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", fake(tmp_path / "fake", torch="raise ImportError('libtorch is gone')"))
     result = run(sys.executable, "-c", EXAMINE)
     assert result.returncode == 1, result.stdout + result.stderr
@@ -79,9 +79,7 @@ def test_no_torch(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "pip install --force-reinstall torch torchvision" in words(result.stdout)
 
 
-def test_torchvision_of_another_torch(
-    well: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_torchvision_of_another_torch(well: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
     code = "raise RuntimeError('operator torchvision::nms does not exist')"
     well.syspath_prepend(fake(tmp_path / "fake", torch="", torchvision=code))
     well.setattr(doctor, "failed_import", FAILED_IMPORT)
@@ -109,9 +107,7 @@ FAILED_IMPORT, VERSION = doctor.failed_import, doctor._version
         ({"torch": "", "torchvision": "import time; time.sleep(60)"}, "torchvision", "more than 3 s"),
     ],
 )
-def test_an_import_that_crashes_or_hangs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: dict[str, str], module: str, said: str
-) -> None:
+def test_failing_import(monkeypatch: MonkeyPatch, tmp_path: Path, code: dict[str, str], module: str, said: str) -> None:
     monkeypatch.setattr(doctor, "_IMPORTS_S", 3)
     monkeypatch.syspath_prepend(fake(tmp_path / "fake", **code))
     failure = doctor.failed_import()
@@ -120,14 +116,14 @@ def test_an_import_that_crashes_or_hangs(
     assert said in failure.words
 
 
-def test_the_current_folder_hides_no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_current_folder_hides_no_module(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     """As little as it does from the installed command."""
     monkeypatch.chdir(fake(tmp_path, colorsys="raise ImportError"))
     monkeypatch.setattr(doctor, "_MODULES", ("colorsys", "distgan"))
     assert doctor.failed_import() is None
 
 
-def test_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_slurm(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert machine.slurm().state == "note"
@@ -161,7 +157,7 @@ all_reduce._take_part(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
     ],
 )
 def test_all_reduce_that_fails(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, processes: int, limit_s: int, text: str
+    monkeypatch: MonkeyPatch, tmp_path: Path, what: str, processes: int, limit_s: int, text: str
 ) -> None:
     """Says so in time, and leaves no process and no folder."""
     script = tmp_path / "rank.py"

@@ -7,20 +7,18 @@ import pytest
 import torch
 from helpers.engine_matrix import Training, assert_compiled_takes_eager_steps, assert_graph_takes_eager_steps
 from helpers.launchers import needs_deepspeed
-from helpers.runs import Run, newest, quick
+from helpers.runs import MonkeyPatch, Run, newest, quick
 
 from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
 
 
 def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
-    result = distgan("train", *quick("run"))
-    assert "engine eager: on a CPU compiling takes long and gains nothing" in result.stderr
+    assert "engine eager: on a CPU compiling takes long and gains nothing" in distgan("train", *quick("run")).stderr
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["engine"]["asked"] == "auto"
     assert environment["engine"]["name"] == "eager"
-    found = newest(tmp_path / "run" / "checkpoints")
-    assert found[1].state.engine == "eager"
+    assert newest(tmp_path / "run" / "checkpoints")[1].state.engine == "eager"
 
 
 @needs_deepspeed
@@ -32,8 +30,8 @@ def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("times", "name"), [((2e-3, 1e-3), "graph-compiled"), ((2e-3, 3e-3), "graph")])
-def test_a_graph_is_compiled_inside_where_that_is_quicker(
-    quick_compiler: None, monkeypatch: pytest.MonkeyPatch, times: tuple[float, float], name: str
+def test_graph_compiled_inside(
+    quick_compiler: None, monkeypatch: MonkeyPatch, times: tuple[float, float], name: str
 ) -> None:
     """In a run that is long enough; by a race, whose times are made up here."""
     measured = iter(times)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import forkserver
-from helpers.runs import MNIST, Run, assert_same_run, assert_user_error, quick
+from helpers.runs import MNIST, MonkeyPatch, Run, assert_same_run, assert_user_error, quick
 
 from distgan.data.base import load_digits
 from distgan.evaluation.ensemble import SHIPPED, cache_folder, load_jury
@@ -77,9 +77,7 @@ def estimates(value: Any) -> list[dict[str, float]]:
     return [each for part in inner for each in estimates(part)]
 
 
-def test_json_is_one_object_in_which_each_number_has_its_interval(
-    distgan: Run, run_folder: Callable[[str], Path]
-) -> None:
+def test_json_has_an_interval_for_each_number(distgan: Run, run_folder: Callable[[str], Path]) -> None:
     run = run_folder("cgan")
     found = evaluated(distgan, run, *FEW)
     assert numbers(found) == numbers(stored(run))
@@ -107,9 +105,7 @@ def test_gan_has_shares_and_no_matrix(runs: Path) -> None:
     assert sum(each["value"] for each in found["shares"]) == pytest.approx(1)
 
 
-def test_terminal_fits_80_columns_and_names_the_pictures(
-    distgan: Run, run_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_terminal_fits_80_columns(distgan: Run, run_folder: Callable[[str], Path], monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     run = run_folder("cgan")
     result = distgan.ok("eval", run, *FEW)
@@ -279,17 +275,9 @@ def test_best_checkpoint_by_the_judges_stays(runs: Path) -> None:
     assert {path.name for path in folder.glob("step-*")} == {f"step-{step:08}" for step in {worst, 18, 27}}
 
 
-def test_judged_best_needs_judges(distgan: Run) -> None:
-    flags = quick("run", "--keep-best", "min:raw_fcd")
-    assert_user_error(distgan("train", *flags), "--keep-best min:raw_fcd", "allowed with --eval-every 1 or more")
-
-
-def test_judges_that_are_missing_end_a_run_before_it_begins(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_judges_end_a_run_at_its_start(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(SHIPPED, cache_folder("digits"))
     (cache_folder("digits") / "wide.safetensors").write_bytes(b"other")
-    result = distgan("train", *quick("run", *WATCHED))
-    assert_user_error(result, "wide.safetensors: its SHA-256 is")
+    assert_user_error(distgan("train", *quick("run", *WATCHED)), "wide.safetensors: its SHA-256 is")
     assert not (tmp_path / "run").exists()

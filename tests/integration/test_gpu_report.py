@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from gpu_report import MARK
-from helpers.runs import ROOT, Run, Start, wait_for
+from helpers.runs import ROOT, MonkeyPatch, Run, Start, wait_for
 
 SCRIPT = ROOT / "benchmarks" / "gpu_report.py"
 CPU = ("--device", "cpu", "--quick")
@@ -47,7 +47,7 @@ assert all(process.status() == psutil.STATUS_ZOMBIE for process in psutil.proces
 
 
 @pytest.fixture(autouse=True)
-def _temporary_files_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _temporary_files_here(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
@@ -80,9 +80,6 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-# -- the command -------------------------------------------------------------------------------------------
-
-
 def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:
     run.ok(sys.executable, SCRIPT, *CPU, "--out", "out", "--parts", "facts,run-cgan")
     report, out = read(tmp_path / "out"), tmp_path / "out"
@@ -101,8 +98,7 @@ def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:
 
 
 def test_parts_without_time_are_named(tmp_path: Path, run: Run) -> None:
-    done = run(sys.executable, SCRIPT, *CPU, "--out", "out", "--budget-s", "1")
-    assert done.returncode == 1
+    assert run(sys.executable, SCRIPT, *CPU, "--out", "out", "--budget-s", "1").returncode == 1
     found = statuses(tmp_path / "out")
     assert list(found) == list(gpu_report.PARTS)
     assert all(status.startswith("not run: no time left (0 s, and it needs") for status in found.values())

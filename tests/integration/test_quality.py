@@ -32,15 +32,8 @@ def real() -> tuple[Reference, Dataset]:
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(7))
     known, unseen = order[:4000], order[4000 : 4000 + NUM]
     jury = load_jury("mnist", torch.device("cpu"))
-    reference = build_reference(
-        jury,
-        train,
-        test._replace(images=test.images[known], labels=test.labels[known]),
-        NUM,
-        None,
-        ALONE,
-        num_draws=100,
-    )
+    part = test._replace(images=test.images[known], labels=test.labels[known])
+    reference = build_reference(jury, train, part, NUM, None, ALONE, num_draws=100)
     return reference, test._replace(images=test.images[unseen], labels=test.labels[unseen])
 
 

@@ -1,4 +1,4 @@
-"""Going on: to the same bits, on another number of processes, and only as the same run."""
+"""Resuming: to the same bits, from which checkpoint, and only as the same run."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from helpers.resume_matrix import CASES
 from helpers.runs import (
     BIN,
     ON_CPU,
-    SCRIPT,
     TESTS,
     TINY,
     Run,
@@ -30,11 +29,18 @@ from helpers.runs import (
 from distgan.checkpoint.manager import Saver
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.distributed.runtime import Runtime
-from distgan.errors import UserError
+from distgan.errors import Tolerance, UserError
 from distgan.runs.run_dir import lock, read_status
+from distgan.training.metrics import MetricLog
+from distgan.training.session import Session
+from distgan.training.step import build_step
 from distgan.utils.files import read_metrics
 
-TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
+SIX = "step-00000006"
+
+
+def steps_of(run: Path) -> list[int]:
+    return [line["step"] for line in read_metrics(run / "metrics.jsonl")]
 
 
 # -- exactly -----------------------------------------------------------------------------------------------
@@ -43,15 +49,13 @@ TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
 @pytest.mark.parametrize("part", range(2))
 def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path, part: int) -> None:
     """Each model, loss, order of updates and schedule, and stops in the middle of an epoch."""
-    share = len(CASES) // 2
+    num = len(CASES) // 2
+    names = list(CASES)[part * num : (part + 1) * num]
     for half in ("first", "second"):
-        run.ok(sys.executable, TESTS / "helpers" / "resume_matrix.py", half, tmp_path, part * share, (part + 1) * share)
-    compared = 0
-    for name in CASES:
-        if (tmp_path / f"{name}-straight").exists():
-            assert_same_run(tmp_path / f"{name}-straight", tmp_path / f"{name}-broken")
-            compared += 1
-    assert compared == share >= 30
+        run.ok(sys.executable, TESTS / "helpers" / "resume_matrix.py", half, tmp_path, part * num, (part + 1) * num)
+    for name in names:
+        assert_same_run(tmp_path / f"{name}-straight", tmp_path / f"{name}-broken")
+    assert len(names) == 30
 
 
 @pytest.mark.parametrize("stop", [3, 71])
@@ -62,68 +66,54 @@ def test_resume_is_bitwise_equal(distgan: Run, tmp_path: Path, stop: int) -> Non
     distgan.ok("train", *long, "--out", "straight")
     distgan.ok("train", *long, "--out", "broken", "--max-steps", stop)
     assert checkpoint(tmp_path / "broken")[1] == stop
-    assert read_metrics(tmp_path / "broken" / "metrics.jsonl")[-1]["step"] == stop, "a person sees the last step"
+    assert steps_of(tmp_path / "broken")[-1] == stop, "a person sees the last step"
     result = distgan.ok("train", "--out", "broken", "--epochs", 2)
     assert f"going on at step {stop} (from broken/checkpoints/step-{stop:08})" in result.stderr
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
 
-def test_real_digits_at_full_width_go_on_to_the_same_bits(distgan: Run, tmp_path: Path, data_flags: tuple) -> None:
-    flags = ("--model", "cgan", *data_flags, "--batch-size", 32, "--tracker", "none", "--log-every", 3)
-    distgan.ok("train", *flags, "--max-steps", 5, "--out", "straight")
-    distgan.ok("train", *flags, "--max-steps", 2, "--out", "broken")
-    distgan.ok("train", *flags, "--max-steps", 5, "--out", "broken")
-    assert_same_run(tmp_path / "straight", tmp_path / "broken")
-
-
 def test_metrics_have_each_step_once_after_a_kill(start: Start, distgan: Run, tmp_path: Path) -> None:
-    flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--log-every", 1,
-             "--save-every-steps", 25, "--sample-epochs", "9", "--tracker", "tensorboard", "--out", "run")  # fmt: skip
-    process = start(BIN / "distgan", "train", *flags)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    wait_for(lambda: len(read_metrics(metrics)) > 60, process)
-    process.kill()
-    process.wait()
-    assert read_status(tmp_path / "run")["state"] == "running", "a killed run can't say that it was"
-    with metrics.open("a") as file:
-        file.write('{"step": 700, "d_lo')  # cut short
-    step = checkpoint(tmp_path / "run")[1]
-    assert step % 25 == 0
-    assert step <= read_metrics(metrics)[-1]["step"]
-    result = distgan.ok("train", "--out", "run")
-    assert f"going on at step {step}" in result.stderr
-    assert [line["step"] for line in read_metrics(metrics)] == list(range(1, 563))
-    assert read_status(tmp_path / "run")["state"] == "done"
-    assert not list((tmp_path / "run").rglob(".*"))
-    assert_no_step_twice(tmp_path / "run" / "tensorboard")
-
-
-def assert_no_step_twice(folder: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--log-every", 1,
+             "--save-every-steps", 25, "--sample-epochs", "9", "--tracker", "tensorboard", "--out", "run")  # fmt: skip
+    run = tmp_path / "run"
+    process = start(BIN / "distgan", "train", *flags)
+    wait_for(lambda: len(steps_of(run)) > 60, process)
+    process.kill()
+    process.wait()
+    assert read_status(run)["state"] == "running", "a killed run can't say that it was"
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 700, "d_lo')  # cut short
+    step = checkpoint(run)[1]
+    assert step % 25 == 0
+    assert step <= steps_of(run)[-1]
+    assert f"going on at step {step}" in distgan.ok("train", "--out", "run").stderr
+    assert steps_of(run) == list(range(1, 563))
+    assert read_status(run)["state"] == "done"
+    assert not list(run.rglob(".*"))
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    steps = [event.step for event in events.Scalars("d_loss")]
-    assert steps == sorted(set(steps))
-    assert len(steps) == 562
+    assert [event.step for event in events.Scalars("d_loss")] == list(range(1, 563))
 
 
 def test_pending_numbers_survive_a_change_of_the_cadence(distgan: Run, tmp_path: Path) -> None:
     """A line is the mean of all steps since the last one, whatever stopped in between."""
-    distgan.ok("train", *quick("straight", "--max-steps", 9, "--log-every", 9))
-    distgan.ok("train", *quick("broken", "--max-steps", 4, "--log-every", 99))
-    distgan.ok("train", *quick("broken", "--max-steps", 9, "--log-every", 9))
+    for name, steps, every in (("straight", 9, 9), ("broken", 4, 99), ("broken", 9, 9)):
+        distgan.ok("train", *quick(name, "--max-steps", steps, "--log-every", every))
     assert losses(tmp_path / "straight") == losses(tmp_path / "broken")
 
 
-def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
+def saver_of(folder: Path, runtime: Runtime) -> Saver:
+    session, tolerance = Session(newest(folder / "checkpoints")[1].config, runtime), Tolerance(stops=False)
+    return Saver(folder, session, MetricLog(folder, runtime, session.steps_per_epoch, None, tolerance), tolerance)
+
+
+def test_grad_scaler_comes_back(trained: Path) -> None:
     """fp16 needs a GPU; its scaler exists on a CPU as well."""
-    distgan.ok("train", *quick("run"))
     runtime = Runtime(ON_CPU)
     runtime._accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=7)
-    newest(tmp_path / "run" / "checkpoints")
-    saver = saver_of(tmp_path / "run", runtime)
-    state = saver._checkpoint([], {}).state
+    state = saver_of(trained, runtime)._checkpoint([], {}).state
     assert state.grad_scaler is not None
     assert (state.grad_scaler["scale"], state.grad_scaler["growth_interval"]) == (1024.0, 7)
     runtime._accelerator.scaler = torch.amp.GradScaler("cpu")
@@ -133,27 +123,14 @@ def test_grad_scaler_comes_back(distgan: Run, tmp_path: Path) -> None:
         runtime.load_grad_scaler_state({"scale": 1.0}, "here")
 
 
-def saver_of(folder: Path, runtime: Runtime) -> Saver:
-    from distgan.errors import Tolerance
-    from distgan.training.metrics import MetricLog
-    from distgan.training.session import Session
-
-    found = newest(folder / "checkpoints")
-    session, tolerance = Session(found[1].config, runtime), Tolerance(stops=False)
-    return Saver(folder, session, MetricLog(folder, runtime, session.steps_per_epoch, None, tolerance), tolerance)
-
-
 def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) -> None:
     """Networks that are compiled go on from it, to rounding, and leave a checkpoint of the same names."""
     distgan.ok("train", *quick("run", "--dropout", 0))
     results = []
     for is_compiled in (False, True):
-        from distgan.training.step import build_step
-
-        runtime = Runtime(ON_CPU)
-        saver = saver_of(tmp_path / "run", runtime)
-        found = newest(tmp_path / "run" / "checkpoints")
-        saver.gan.load_state(found[1].tensors, found[1].state.step, "here")
+        saver = saver_of(tmp_path / "run", Runtime(ON_CPU))
+        _, last, _ = newest(tmp_path / "run" / "checkpoints")
+        saver.gan.load_state(last.tensors, last.state.step, "here")
         if is_compiled:
             for network in (saver.gan.generator, saver.gan.discriminator):
                 network.compile(backend="aot_eager")
@@ -168,9 +145,6 @@ def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) ->
     assert distance(eager, compiled) < 1e-5
 
 
-# -- on another number of processes ------------------------------------------------------------------------
-
-
 # -- which checkpoint --------------------------------------------------------------------------------------
 
 
@@ -180,60 +154,55 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+def contents(run: Path) -> dict[Path, bytes]:
+    """All of a run's files but the weights, which are written anew."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and "weights" not in path.parts}
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path: Path) -> None:
     distgan.ok("train", *quick("straight", "--max-steps", 8))
     distgan.ok("train", *quick("run", "--save-every-steps", 4))
     folder = tmp_path / "run" / "checkpoints"
-    damage(folder / "step-00000006" / "g_optim.safetensors")
+    damage(folder / SIX / "g_optim.safetensors")
     verified = distgan("checkpoint", "verify", "run")
     assert verified.returncode == 1
     assert "step-00000004: whole" in verified.stdout
     assert "g_optim.safetensors: its contents do not match the manifest's SHA-256" in verified.stdout
     assert "damaged" in distgan("checkpoint", "ls", "run").stdout
 
-    named = distgan("train", "--resume", folder / "step-00000006", "--out", "branch")
-    assert_user_error(named, "step-00000006/g_optim.safetensors: its contents do not match")
+    named = distgan("train", "--resume", folder / SIX, "--out", "branch")
+    assert_user_error(named, f"{SIX}/g_optim.safetensors: its contents do not match")
     result = distgan.ok("train", *quick("run", "--max-steps", 8))
     assert "Traceback" not in result.stderr
-    assert "warning: run/checkpoints/step-00000006/g_optim.safetensors: its contents do not match" in result.stderr
+    assert f"warning: run/checkpoints/{SIX}/g_optim.safetensors: its contents do not match" in result.stderr
     assert "going on at step 4" in result.stderr
-    assert (folder / "step-00000006.damaged").is_dir(), "it is not deleted"
+    assert (folder / f"{SIX}.damaged").is_dir(), "it is not deleted"
     assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
-def test_without_a_whole_checkpoint_nothing_starts_from_zero(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    for path in checkpoints_in(tmp_path / "run" / "checkpoints"):
+def test_without_a_whole_checkpoint_nothing_starts_from_zero(distgan: Run, trained: Path) -> None:
+    for path in checkpoints_in(trained / "checkpoints"):
         damage(path / "generator.safetensors")
-    before = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    before = contents(trained)
     result = distgan("train", *quick("run", "--max-steps", 8))
     assert_user_error(result, "generator.safetensors: its contents do not match", "holds no whole checkpoint")
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == before
-
-
-def test_a_run_that_lost_its_checkpoints_does_not_start_from_zero(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert contents(trained) == before
+    shutil.rmtree(trained / "checkpoints")
+    before = contents(trained)
     for _ in range(2):
         assert_user_error(distgan("train", *quick("run", "--max-steps", 8)), "holds no checkpoint, but the run in run")
-        shutil.rmtree(tmp_path / "run" / "weights", ignore_errors=True)
-    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert {path: data for path, data in before.items() if "weights" not in path.parts} == after
+        shutil.rmtree(trained / "weights", ignore_errors=True)
+    assert contents(trained) == before
 
 
-def test_a_checkpoint_named_from_inside_its_run_has_its_metrics(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    distgan.ok("train", *quick("run"))
-    (tmp_path / "run" / "link").symlink_to("checkpoints/step-00000006")
+def test_a_checkpoint_named_from_inside_its_run_has_its_metrics(distgan: Run, trained: Path, tmp_path: Path) -> None:
+    (trained / "link").symlink_to(f"checkpoints/{SIX}")
     distgan.ok("train", "--resume", "run/link", "--max-steps", 8, "--out", "branch")
-    assert [line["step"] for line in read_metrics(tmp_path / "branch" / "metrics.jsonl")] == [2, 4, 6, 8]
+    assert steps_of(tmp_path / "branch") == [2, 4, 6, 8]
 
 
-def test_hostile_metrics_beside_a_checkpoint_are_left_out(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    metrics = tmp_path / "run" / "metrics.jsonl"
+def test_hostile_metrics_beside_a_checkpoint_are_left_out(distgan: Run, trained: Path) -> None:
+    metrics = trained / "metrics.jsonl"
     metrics.write_text("[" * 200_000 + "\n" + metrics.read_text() + "5\n{}\n")
     distgan.ok("train", "--resume", "run", "--max-steps", 8, "--out", "deep")
     metrics.unlink()
@@ -254,18 +223,15 @@ def test_a_named_checkpoint_is_gone_on_from_in_a_new_folder(distgan: Run, tmp_pa
     distgan.ok("train", "--resume", "run", "--max-steps", 7, "--out", "other")
     assert checkpoint(tmp_path / "other")[1] == 7
     distgan.ok("train", "--resume", path, "--max-steps", 5)
-    assert checkpoint(tmp_path / "runs" / "cgan-1")[1] == 5 or list((tmp_path / "runs").iterdir())
-    result = distgan("train", "--resume", path, "--out", "run")
-    assert_user_error(result, "has checkpoints of its own, as step-00000006; allowed: --resume auto, or a new folder")
-    assert_user_error(
-        distgan("train", "--resume", "nowhere", "--out", "x"), "--resume nowhere: there is no config.json"
-    )
-    assert_user_error(distgan("train", "--resume", "run/samples", "--out", "x"), "there is no config.json")
-
-
-def test_a_named_folder_that_lost_its_manifest_is_said(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    path = tmp_path / "run" / "checkpoints" / "step-00000006"
+    (unnamed,) = (tmp_path / "runs").iterdir()
+    assert checkpoint(unnamed)[1] == 5
+    own = f"has checkpoints of its own, as {SIX}; allowed: --resume auto, or a new folder"
+    for where, out, words in (
+        (path, "run", own),
+        ("nowhere", "x", "--resume nowhere: there is no config.json"),
+        ("run/samples", "x", "there is no config.json"),
+    ):
+        assert_user_error(distgan("train", "--resume", where, "--out", out), words)
     (path / "manifest.json").unlink()
     assert_user_error(distgan("train", "--resume", path, "--out", "x"), "manifest.json: can't be read")
 
@@ -276,8 +242,10 @@ def test_never_takes_only_a_new_folder(distgan: Run) -> None:
     assert_user_error(result, "--out run: is there already and is not overwritten", "--resume auto")
 
 
-@pytest.mark.parametrize("log_every", [2, 4])
-def test_resume_at_the_last_step_changes_nothing(distgan: Run, tmp_path: Path, log_every: int) -> None:
+@pytest.mark.parametrize(("log_every", "steps"), [(2, [2, 4, 6]), (4, [4, 6])])
+def test_resume_at_the_last_step_changes_nothing(
+    distgan: Run, tmp_path: Path, log_every: int, steps: list[int]
+) -> None:
     """The last line of metrics.jsonl too, whether the cadence or the end has asked for it."""
     distgan.ok("train", *quick("run", "--log-every", log_every))
     run = tmp_path / "run"
@@ -287,67 +255,54 @@ def test_resume_at_the_last_step_changes_nothing(distgan: Run, tmp_path: Path, l
     assert len(before) == 22
     distgan.ok("train", *quick("run", "--log-every", log_every))
     assert {path: path.read_bytes() for path in kept} == before
-    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == ([2, 4, 6] if log_every == 2 else [4, 6])
-
-
-def test_resume_of_a_new_folder_starts(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run", "--resume", "auto"))
-    assert checkpoint(tmp_path / "run")[1] == 6
+    assert steps_of(run) == steps
 
 
 def test_a_run_killed_before_its_config_can_start_again(distgan: Run, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for name in ("lock", ".writable", ".config.json-abcd1234.json", ".step-00000000-abcd1234"):
         (tmp_path / "run" / name).touch()
-    distgan.ok("train", *quick("run"))
+    distgan.ok("train", *quick("run", "--resume", "auto"))
     assert not list((tmp_path / "run").glob(".*"))
+    assert checkpoint(tmp_path / "run")[1] == 6
 
 
-def test_a_killed_run_can_be_drawn_from(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    whole = distgan("sample", "run", "--num", 10, "--out", "a.png")
-    shutil.rmtree(tmp_path / "run" / "weights")
-    for where in ("run", "run/checkpoints/latest", "run/checkpoints/step-00000006/generator_ema.safetensors"):
-        result = distgan.ok("sample", where, "--num", 10, "--out", "b.png")
-        assert "NOT MNIST" in result.stdout
+def test_a_killed_run_can_be_drawn_from(distgan: Run, trained: Path, tmp_path: Path) -> None:
+    distgan.ok("sample", "run", "--num", 10, "--out", "a.png")
+    shutil.rmtree(trained / "weights")
+    for where in ("run", "run/checkpoints/latest", f"run/checkpoints/{SIX}/generator_ema.safetensors"):
+        assert "NOT MNIST" in distgan.ok("sample", where, "--num", 10, "--out", "b.png").stdout
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert whole.returncode == 0
-    damage(tmp_path / "run" / "checkpoints" / "step-00000006" / "generator_ema.safetensors")
+    damage(trained / "checkpoints" / SIX / "generator_ema.safetensors")
     assert_user_error(distgan("sample", "run/checkpoints/latest"), "its contents do not match the manifest's SHA-256")
 
 
 # -- only as the same run ----------------------------------------------------------------------------------
 
 
-def test_resume_refuses_another_recipe(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    result = distgan("train", *quick("run", "--g-lr", "0.5", "--dropout", "0.1", "--width", "0.2"))
+@pytest.mark.usefixtures("trained")
+def test_resume_refuses_another_recipe(distgan: Run) -> None:
     assert_user_error(
-        result,
+        distgan("train", *quick("run", "--g-lr", "0.5", "--dropout", "0.1", "--width", "0.2")),
         "[optim] g_lr: 0.5, but the run in run has 0.001; allowed on resume: the same, or another by "
         "--allow-config-change",
         "[model] dropout: 0.1",
         "[model] width: 0.2, but the run in run has 0.1; allowed on resume: the same\n",
     )
-    result = distgan("train", *quick("run", "--width", "0.2", "--allow-config-change"))
-    assert_user_error(result, "[model] width: 0.2")
+    assert_user_error(distgan("train", *quick("run", "--width", "0.2", "--allow-config-change")), "[model] width: 0.2")
     free = ("--max-steps", "8", "--log-every", "4", "--save-every", 3, "--keep", 3, "--epochs", 7, "--threads", 2)
-    result = distgan.ok("train", *quick("run", *free))
-    assert "warning: the rates fall to 0 over 7 epochs now, not 4" in result.stderr
+    assert "warning: the rates fall to 0 over 7 epochs now, not 4" in distgan.ok("train", *quick("run", *free)).stderr
 
 
-def test_an_allowed_change_holds_from_then_on(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    before = checkpoint(tmp_path / "run")[0]
+def test_an_allowed_change_holds_from_then_on(distgan: Run, trained: Path) -> None:
+    before = checkpoint(trained)[0]
     flags = ("--g-lr", "0.5", "--loss", "hinge", "--ema-decay", 0.5)
     distgan.ok("train", *quick("run", *flags, "--allow-config-change", "--max-steps", 8))
-    assert not torch.equal(
-        before["generator.stem.0.weight"], checkpoint(tmp_path / "run")[0]["generator.stem.0.weight"]
-    )
+    key = "generator.stem.0.weight"
+    assert not torch.equal(before[key], checkpoint(trained)[0][key])
     distgan.ok("train", "--out", "run", "--max-steps", 9)  # its own config has the change
-    assert_user_error(
-        distgan("train", *quick("run", "--max-steps", 10)), "[optim] g_lr: 0.001, but the run in run has 0.5"
-    )
+    result = distgan("train", *quick("run", "--max-steps", 10))
+    assert_user_error(result, "[optim] g_lr: 0.001, but the run in run has 0.5")
 
 
 def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path) -> None:
@@ -361,21 +316,19 @@ def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path
         (raw / name).write_bytes(data)
     result = distgan("train", *flags, "--data", "mnist", "--data-dir", tmp_path / "other")
     assert_user_error(result, "the fingerprint of its data is")
-    assert_user_error(
-        distgan("train", *flags, "--data", "digits"), "[data] name: 'digits', but the run in run has 'mnist'"
-    )
+    result = distgan("train", *flags, "--data", "digits")
+    assert_user_error(result, "[data] name: 'digits', but the run in run has 'mnist'")
 
 
-def test_a_second_run_in_the_folder_is_refused(run: Run, distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
+def test_a_second_run_in_the_folder_is_refused(run: Run, trained: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from distgan.errors import exit_code_of\n"
-        "from distgan.run_folder import lock\n"
+        "from distgan.runs.run_dir import lock\n"
         "sys.exit(exit_code_of(lambda: lock(Path('run'), wait_s=0.3)))"
     )
-    handle = lock(tmp_path / "run")
+    handle = lock(trained)
     try:
-        pid = read_status(tmp_path / "run")["pid"]
+        pid = read_status(trained)["pid"]
         assert_user_error(run(sys.executable, "-c", code), f"--out run: process {pid} on ", "trains in it")
     finally:
         os.close(handle)
@@ -384,25 +337,21 @@ def test_a_second_run_in_the_folder_is_refused(run: Run, distgan: Run, tmp_path:
 
 def test_a_run_takes_the_lock(start: Start, tmp_path: Path) -> None:
     process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 500))
-    wait_for(lambda: len(read_metrics(tmp_path / "run" / "metrics.jsonl")) > 2, process)
+    wait_for(lambda: len(steps_of(tmp_path / "run")) > 2, process)
     with pytest.raises(UserError, match="trains in it"):
         lock(tmp_path / "run", wait_s=0)
 
 
-def test_a_dry_run_says_where_it_would_go_on(distgan: Run, tmp_path: Path) -> None:
-    distgan.ok("train", *quick("run"))
-    result = distgan.ok("train", "--out", "run", "--dry-run")
-    assert "step 6, from run/checkpoints/step-00000006" in result.stdout
+@pytest.mark.usefixtures("trained")
+def test_a_dry_run_says_where_it_would_go_on(distgan: Run) -> None:
+    assert f"step 6, from run/checkpoints/{SIX}" in distgan.ok("train", "--out", "run", "--dry-run").stdout
 
 
-# -- distgan checkpoint ------------------------------------------------------------------------------------
-
-
-def test_checkpoint_ls_verify_and_diff(distgan: Run, tmp_path: Path) -> None:
+def test_checkpoint_ls_verify_and_diff(distgan: Run) -> None:
     distgan.ok("train", *quick("run", "--save-every-steps", 4, "--keep-best", "min:d_loss"))
     listed = distgan.ok("checkpoint", "ls", "run")
     first, second = (line for line in listed.stdout.splitlines() if "step-0" in line)
-    assert "step-00000006" in first
+    assert SIX in first
     assert "latest" in first
     assert "step-00000004" in second
     assert "the run is done, step 6" in listed.stdout
@@ -410,5 +359,5 @@ def test_checkpoint_ls_verify_and_diff(distgan: Run, tmp_path: Path) -> None:
     differs = distgan("checkpoint", "diff", "run")
     assert differs.returncode == 1
     assert "discriminator.safetensors  7 of 7" in differs.stdout
-    same = distgan.ok("checkpoint", "diff", "run", "run/checkpoints/step-00000006")
+    same = distgan.ok("checkpoint", "diff", "run", f"run/checkpoints/{SIX}")
     assert "all tensors are equal to the bit" in same.stdout

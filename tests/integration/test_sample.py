@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from helpers.made_up_runs import weights
-from helpers.runs import BIN, Run
+from helpers.runs import BIN, MonkeyPatch, Run
 
 from distgan.config.commands import SampleConfig
 from distgan.sample import sample
@@ -17,9 +16,7 @@ def draw(where: Path, out: Path, **settings: object) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def test_same_pictures_across_processes(
-    distgan: Run, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_pictures_across_processes(distgan: Run, run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     folder = weights(tmp_path / "run")
     here = draw(folder, tmp_path / "here.npz", num=300)
     for threads in ("1", "2"):

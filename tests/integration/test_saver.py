@@ -15,8 +15,6 @@ from helpers.runs import BIN, TINY, Run, Start, assert_user_error, checkpoint, c
 from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
 
-# -- cadence, and what is kept -----------------------------------------------------------------------------
-
 
 def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_path: Path) -> None:
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--latent-dim", 4)
@@ -27,7 +25,6 @@ def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_p
     assert [int(name[5:]) for name in checkpoint_names(tmp_path / "kept")] == [12, 9], (
         "two, unless --keep says otherwise"
     )
-    assert_user_error(distgan("train", *flags, "--keep", 1, "--out", "x"), "--keep: '1' is not allowed", "2 or more")
 
 
 def test_stall_and_write_are_told_apart(distgan: Run, tmp_path: Path) -> None:
@@ -40,9 +37,6 @@ def test_stall_and_write_are_told_apart(distgan: Run, tmp_path: Path) -> None:
     assert facts["num_bytes"] == sum(
         path.stat().st_size for path in (tmp_path / "run" / "checkpoints" / "step-00000006").iterdir()
     )
-
-
-# -- disks -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -93,8 +87,7 @@ def test_disk_that_fills_later_keeps_the_last_checkpoint(distgan: Run, small_dis
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--out", out)
     distgan.ok("train", *flags, "--max-steps", 2)
     filler = fill(small_disk)
-    result = distgan("train", *flags, "--max-steps", 4)
-    assert_user_error(result, "No space left on device")
+    assert_user_error(distgan("train", *flags, "--max-steps", 4), "No space left on device")
     assert checkpoint(out)[1] == 2
     filler.unlink()
     distgan.ok("train", *flags, "--max-steps", 4)

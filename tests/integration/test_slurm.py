@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.runs import ROOT
+from helpers.runs import ROOT, Capture, MonkeyPatch
 
 from distgan import cli
 
@@ -13,7 +13,7 @@ CGAN = ["--model", "cgan", "--epochs", "20"]
 
 
 @pytest.fixture
-def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def sbatch(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """An sbatch that keeps its script, says what stands in `says`, and ends with the number in `code`."""
     program = tmp_path / "bin" / "sbatch"
     program.parent.mkdir()
@@ -29,7 +29,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: Capture) -> None:
     assert cli.main(["slurm", "--nodes", "2", "--gpus-per-node", "4", "--time", "1-12", *CGAN]) == 0
     asked = ["--nodes=2", "--gpus-per-node=4", "--time=1-12"]
     calls = (sbatch / "calls").read_text().splitlines()
@@ -52,7 +52,7 @@ def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: pytest.Captur
     assert "run mine;" in capsys.readouterr().out
 
 
-def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_script_keeps_words_with_spaces(sbatch: Path, capsys: Capture) -> None:
     (sbatch / "my preset.toml").write_text((ROOT / "configs" / "cgan-quick.toml").read_text())
     words = ["--config", "my preset.toml", "--out", "it's\tmine"]
     assert cli.main(["slurm", "--dry-run", "--job-name", "my job", *words]) == 0
@@ -66,9 +66,7 @@ def test_script_keeps_words_with_spaces(sbatch: Path, capsys: pytest.CaptureFixt
     assert subprocess.run(["bash", "-n"], input=shown.out, text=True).returncode == 0
 
 
-def test_processes_of_a_job_without_gpus(
-    sbatch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_processes_of_a_job_without_gpus(sbatch: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("DISTGAN_PROCESSES_PER_NODE", "2")
     words = ["slurm", *CGAN, "--nodes", "2", "--gpus-per-node", "0", "--dry-run", "--processes"]
     assert cli.main([*words, "4"]) == 0
@@ -79,7 +77,7 @@ def test_processes_of_a_job_without_gpus(
     assert "DISTGAN_PROCESSES_PER_NODE=many: allowed: a whole number, 1 or more" in capsys.readouterr().err
 
 
-def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: Capture) -> None:
     (sbatch / "says").write_text("sbatch: error: Requested time limit is invalid\nallocation failure: no\n")
     (sbatch / "code").write_text("1")
     assert cli.main(["slurm", *CGAN, "--time", "9-0"]) == 2
@@ -93,7 +91,7 @@ def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: pytest.CaptureFix
     assert "the job: sbatch does not take it: exit code 1" in capsys.readouterr().err
 
 
-def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_sbatch(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["slurm", *CGAN]) == 2
     assert (

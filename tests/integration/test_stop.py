@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.launchers import LONG, trains
-from helpers.runs import BIN, Run, Start, checkpoint, quick, wait_for
+from helpers.runs import BIN, MonkeyPatch, Run, Start, checkpoint, quick, wait_for
 
 from distgan.runs.run_dir import read_status
 from distgan.training.stop import seconds_left
@@ -94,16 +94,6 @@ def test_a_reader_that_leaves_does_not_end_the_run(start: Start, tmp_path: Path)
     assert read_status(tmp_path / "run")["state"] == "done"
 
 
-def test_a_failed_run_is_told_from_a_stopped_one(distgan: Run, tmp_path: Path) -> None:
-    assert distgan("train", *quick("run", "--g-lr", "1e38")).returncode == 1
-    status = read_status(tmp_path / "run")
-    assert status["state"] == "failed"
-    assert "a weight is no number" in status["reason"] or "is nan" in status["reason"]
-
-
-# -- time limits -------------------------------------------------------------------------------------------
-
-
 def test_a_time_limit_is_kept(distgan: Run, tmp_path: Path) -> None:
     began = time.monotonic()
     result = distgan("train", *LONG, "--epochs", 999, "--time-limit", "20s", "--out", "run")
@@ -113,8 +103,7 @@ def test_a_time_limit_is_kept(distgan: Run, tmp_path: Path) -> None:
     status = read_status(tmp_path / "run")
     assert (status["state"], status["exit_code"]) == ("stopped", 75)
     assert checkpoint(tmp_path / "run")[1] == status["step"] > 0
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["run"]["time_limit"] == "20s"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["run"]["time_limit"] == "20s"
     result = distgan("train", "--out", "run", "--max-steps", status["step"] + 2)
     assert result.returncode == 0, "a limit is that of one sitting"
 
@@ -125,7 +114,7 @@ def test_a_limit_that_is_over_stops_after_one_step(distgan: Run, tmp_path: Path)
 
 
 @pytest.fixture
-def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def squeue(tmp_path: Path, monkeypatch: MonkeyPatch) -> Callable[[str], None]:
     """A squeue that answers, in a job."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -140,7 +129,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return answer
 
 
-def test_slurms_limit_is_taken(squeue: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurms_limit_is_taken(squeue: Callable[[str], None], monkeypatch: MonkeyPatch) -> None:
     for answer, expected in (
         ("1-02:03:04", 93_784),
         ("59:30", 3570),

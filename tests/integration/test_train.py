@@ -5,27 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import TINY, Run, assert_same_run, checkpoint, losses, quick
+from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, checkpoint, losses, quick
 from PIL import Image
 from safetensors.torch import load_file
 
+from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics, read_tensors
 from distgan.utils.hardware import imitates_bf16
 
-KEYS = {
-    "step",
-    "epoch",
-    "d_loss",
-    "g_loss",
-    "real_logits",
-    "fake_logits",
-    "images_per_s",
-    "elapsed_s",
-    "peak_memory_gib",
-}
-
-
-# -- what a run leaves -------------------------------------------------------------------------------------
+KEYS = {"step", "epoch", "d_loss", "g_loss", "real_logits", "fake_logits"}
+KEYS |= {"images_per_s", "elapsed_s", "peak_memory_gib"}
 
 
 @pytest.mark.parametrize("model", ["vanilla", "cgan"])
@@ -86,15 +75,12 @@ def image_tags(folder: Path) -> list[str]:
 def test_samples_come_at_the_named_epochs_and_at_the_end(distgan: Run, tmp_path: Path) -> None:
     distgan.ok(
         "train", "--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--batch-size", 6000,
-        "--epochs", 4,
-        "--sample-epochs", "1,3,99", "--out", "run",
+        "--epochs", 4, "--sample-epochs", "1,3,99", "--out", "run",
     )  # fmt: skip
-    assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [
-        "epoch-0001.png", "epoch-0003.png", "epoch-0004.png"
-    ]  # fmt: skip
-    assert [line["epoch"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["epoch"] % 1 == 0] == [
-        1, 2, 3, 4
-    ]  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert names == ["epoch-0001.png", "epoch-0003.png", "epoch-0004.png"]
+    epochs = [line["epoch"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert [epoch for epoch in epochs if epoch % 1 == 0] == [1, 2, 3, 4]
 
 
 def test_digits_are_called_not_mnist_in_every_output(distgan: Run, tmp_path: Path) -> None:
@@ -124,9 +110,6 @@ def test_runs_without_a_name_get_a_new_one(distgan: Run, tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["vanilla-quick-1", "vanilla-quick-2"]
 
 
-# -- the doors to one program ------------------------------------------------------------------------------
-
-
 def test_same_seed_same_bits_and_another_seed_another_run(distgan: Run, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         distgan.ok("train", *quick(name, "--seed", seed, "--dropout", 0.3))
@@ -134,19 +117,15 @@ def test_same_seed_same_bits_and_another_seed_another_run(distgan: Run, tmp_path
     assert losses(tmp_path / "a") != losses(tmp_path / "c")
 
 
-def test_bf16_trains_and_leaves_float32(distgan: Run, tmp_path: Path) -> None:
-    result = distgan.ok("train", *quick("run", "--precision", "bf16"))
+def test_bf16_trains_and_leaves_float32(distgan: Run, trained: Path, tmp_path: Path) -> None:
+    result = distgan.ok("train", *quick("bf16", "--precision", "bf16"))
     assert ("warning: --precision bf16: " in result.stderr) == imitates_bf16()
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
-    floats = {w.dtype for w in load_file(tmp_path / "run" / "weights" / "generator.safetensors").values()}
+    assert json.loads((tmp_path / "bf16" / "environment.json").read_text())["precision"] == "bf16"
+    floats = {w.dtype for w in load_file(tmp_path / "bf16" / "weights" / "generator.safetensors").values()}
     assert floats == {torch.float32, torch.int64}
-    distgan.ok("train", *quick("plain"))
-    assert losses(tmp_path / "run") != losses(tmp_path / "plain"), "bf16 rounds"
-    first, plain = losses(tmp_path / "run")[0], losses(tmp_path / "plain")[0]
+    assert losses(tmp_path / "bf16") != losses(trained), "bf16 rounds"
+    first, plain = losses(tmp_path / "bf16")[0], losses(trained)[0]
     assert first[1:] == pytest.approx(plain[1:], rel=0.1, abs=0.05)
-
-
-# -- numbers that are none ---------------------------------------------------------------------------------
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_state(distgan: Run, tmp_path: Path) -> None:
@@ -170,17 +149,16 @@ def test_weights_that_are_no_numbers_are_never_saved(distgan: Run, tmp_path: Pat
     assert result.returncode == 1, result.stderr
     assert "a weight is no number after step 1; the last good state, of step 0, is kept" in result.stderr
     assert all(value.isfinite().all() for value in checkpoint(tmp_path / "run")[0].values())
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "failed"
+    assert "a weight is no number" in status["reason"]
 
 
-def test_settings_of_accelerates_default_file_that_concern_others_are_set_aside(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_accelerates_other_settings_are_set_aside(
+    distgan: Run, trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG"):
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
-    result = distgan.ok("train", *quick("run"))
-    assert result.stderr.count("of accelerate's config is ignored") == 4
-    monkeypatch.undo()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    distgan.ok("train", *quick("plain"))
-    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+    assert distgan.ok("train", *quick("set")).stderr.count("of accelerate's config is ignored") == 4
+    assert losses(tmp_path / "set") == losses(trained)

@@ -1,11 +1,10 @@
 """More ways in which a rank fails."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.launchers import TWO, assert_first_culprit_has_last_word, fault
-from helpers.runs import Run
+from helpers.runs import InjectFault, Run
 
 
 @pytest.mark.parametrize(
@@ -17,14 +16,14 @@ from helpers.runs import Run
         ("memory", "a higher --accumulate, or more processes)", 3),
     ],
 )
-def test_the_first_culprit_has_the_last_word(
-    run: Run, tmp_path: Path, inject_fault: Callable[[str], None], how: str, last_line: str, limit_s: float
+def test_culprit_has_the_last_word(
+    run: Run, tmp_path: Path, inject_fault: InjectFault, how: str, last_line: str, limit_s: float
 ) -> None:
     inject_fault(f"1,5,{how}")
     assert_first_culprit_has_last_word(run, tmp_path, how, last_line, limit_s)
 
 
-def test_torchruns_report_ends_with_the_culprits_words(run: Run, inject_fault: Callable[[str], None]) -> None:
+def test_torchruns_report_ends_with_the_culprits_words(run: Run, inject_fault: InjectFault) -> None:
     inject_fault("1,5,raise")
     result = run(*TWO, *fault("run"))
     assert result.returncode == 1

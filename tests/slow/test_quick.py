@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.runs import Run
+from helpers.runs import MonkeyPatch, Run
 from sklearn.neighbors import KNeighborsClassifier
 
 from distgan.config.schema import DataConfig
@@ -20,7 +20,7 @@ def neighbours(mnist_dir: Path) -> KNeighborsClassifier:
 
 
 @pytest.fixture(autouse=True)
-def _all_cores(monkeypatch: pytest.MonkeyPatch, _no_user_settings: None) -> None:
+def _all_cores(monkeypatch: MonkeyPatch, _no_user_settings: None) -> None:
     """These run one after the other."""
     monkeypatch.delenv("OMP_NUM_THREADS")
 
@@ -34,8 +34,7 @@ def images_of(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> dic
 
 def test_cgan_quick_draws_the_digits_it_is_asked_for(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:
     arrays = images_of(distgan, mnist_dir, tmp_path, "cgan-quick")
-    read = neighbours(mnist_dir).predict(arrays["images"].reshape(1000, -1))
-    assert (read == arrays["labels"]).mean() > 0.9
+    assert (neighbours(mnist_dir).predict(arrays["images"].reshape(1000, -1)) == arrays["labels"]).mean() > 0.9
 
 
 def test_vanilla_quick_draws_most_digits(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:

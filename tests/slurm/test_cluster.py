@@ -23,9 +23,6 @@ TRAINING = (
 STEPS_PER_EPOCH = 281
 
 
-# -- what `make test` has too ---------------------------------------------------------------
-
-
 def test_a_job_from_a_folder_with_spaces_and_a_clone_with_spaces(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "my clone").symlink_to(ROOT)
     slurm.folder = tmp_path / "my jobs"

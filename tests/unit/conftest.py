@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.runs import Run
+from helpers.runs import Capture, Run
 
 from distgan.cli import main
 from distgan.data import base
@@ -49,7 +49,7 @@ def _same_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def distgan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def distgan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> Run:
     """`distgan ...` in this process: for what ends before anything is trained."""
 
     def call(words: list[str], timeout: float) -> subprocess.CompletedProcess[str]:

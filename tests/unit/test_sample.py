@@ -1,14 +1,12 @@
 """`distgan sample`: what it draws, and what it refuses."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.made_up_runs import weights
-from helpers.runs import Run, assert_user_error
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -120,7 +118,7 @@ def test_slerp_keeps_the_norm() -> None:
     assert torch.allclose(walk(torch.stack([start, end]), slerp)[-1], end, atol=1e-6)
 
 
-def test_grid_puts_each_image_where_it_belongs(tmp_path: Path) -> None:
+def test_grid_puts_each_image_where_it_belongs() -> None:
     images = np.stack([np.full((28, 28), 20 * i, np.uint8) for i in range(6)])
     pixels = np.asarray(grid(images, 3))
     for index in range(6):
@@ -138,9 +136,6 @@ def test_notice_follows_the_weights(tmp_path: Path) -> None:
     run = weights(tmp_path / "run", notice="made of cheese")
     assert str(draw(run, tmp_path / "a.npz", num=2)["notice"]) == "made of cheese"
     assert "made of cheese" in sample(str(run), SampleConfig(out=str(tmp_path / "a.png")))
-
-
-# -- bad input ---------------------------------------------------------------------------------------------
 
 
 def refused(where: Path | str, out: Path | str = "x.png", **settings: object) -> str:
@@ -194,16 +189,3 @@ def test_missing_and_damaged_config_are_refused(tmp_path: Path) -> None:
     assert "[model] wdth: unknown key, did you mean width?" in refused(run)
     path.unlink()
     assert f"{path}: can't be read" in refused(run)
-
-
-def test_mistakes_through_the_command_line(distgan: Run, tmp_path: Path) -> None:
-    run = weights(tmp_path / "run")
-    assert_user_error(distgan("sample", "nowhere"), "nowhere: is not there; allowed: a run's folder")
-    assert_user_error(
-        distgan("sample", run, "--digits", "1,12"), "--digits: '12' is not allowed; allowed: whole numbers"
-    )
-    assert_user_error(distgan("sample", run, "--num", "0"), "--num: '0' is not allowed")
-    assert_user_error(distgan("sample"), "the following arguments are required: RUN_OR_WEIGHTS")
-    assert_user_error(distgan("sample", run, "--out", "none/x.png"), "none/x.png: No such file or directory")
-    assert "run" in os.listdir(tmp_path)
-    assert len(os.listdir(tmp_path)) == 1

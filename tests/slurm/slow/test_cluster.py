@@ -90,9 +90,7 @@ def test_scontrol_requeue_by_hand_repeats_no_step(slurm: Cluster) -> None:
     assert_resumed_where_it_stopped(job, 1)
 
 
-def test_lost_node_costs_at_most_the_steps_since_the_last_checkpoint(
-    slurm: Cluster, tmp_path: Path, distgan: Run
-) -> None:
+def test_lost_node_costs_no_step_before_the_checkpoint(slurm: Cluster, tmp_path: Path, distgan: Run) -> None:
     training = ("--model", "cgan", *TRAINING, "--epochs", 2)
     job = slurm.submit("--nodes=2", script("cgan"), *training[2:])
     run = tmp_path / "runs" / f"cgan-{job.number}"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import fake_trainer
-from helpers.fake_bench import EASY, TINY, fake_training
-from helpers.runs import refused
+from helpers.fake_bench import EASY
+from helpers.runs import MonkeyPatch
 
 from distgan.benchmark import configurations as arms
 from distgan.benchmark import trial
@@ -203,8 +203,7 @@ def test_a_time_that_nobody_knows_is_left_out() -> None:
 
 
 def test_ratios_of_medians() -> None:
-    found = ratio([2, 2, 2], [1, 1, 1])
-    assert found == {"ratio": 0.5, "low": 0.5, "high": 0.5}
+    assert ratio([2, 2, 2], [1, 1, 1]) == {"ratio": 0.5, "low": 0.5, "high": 0.5}
     assert ratio([1, 1], [INF, INF]) == {"ratio": None, "low": None, "high": None}
     assert ratio([INF, INF], [1, 1]) == {"ratio": 0, "low": 0, "high": 0}
     # Both may be infinite at once, and then the ratio could be anything.
@@ -288,7 +287,7 @@ def test_targets_that_are_none(before: str, after: str, message: str, tmp_path: 
     assert "\n" not in str(error.value)
 
 
-def test_gpus_are_dealt_to_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "count_gpus", lambda: 4)
 
     def dealt(**settings: Any) -> list[str]:
@@ -326,35 +325,6 @@ def test_a_file_that_grows_and_is_written_anew(tmp_path: Path) -> None:
     append_lines(path, [fake_trainer.line(1, 1.5).strip()])
     assert lines.read()
     assert [each.fcd for each in lines.evaluations] == [3.0, 1.5]
-
-
-@pytest.mark.parametrize(
-    ("words", "fragments"),
-    [
-        ([], ["names no preset", "--preset NAME"]),
-        (["--preset", "cgan-quik"], ["--preset cgan-quik: unknown preset, did you mean cgan-quick?"]),
-        (["--preset", "nowhere.toml"], ["nowhere.toml: can't be read"]),
-        (["--preset", "cgan", "--against", "x"], ["--against x: unknown preset"]),
-        (["--preset", "cgan", "--against", "cgan"], ["--against cgan: has the name of --preset cgan"]),
-        (["--preset", "one.toml", "--targets", "."], [".: is no regular file"]),
-        (["--preset", "cgan", "--against", "vanilla"], ["--against vanilla: trains vanilla, cgan cgan"]),
-        (["--preset", "cgan", "--seeds", "0"], ["--seeds: '0'", "1 or more"]),
-        (["--preset", "cgan", "--seeds", "many"], ["--seeds: 'many'", "a whole number"]),
-        (["--preset", "cgan", "--num", "64"], ["--num: '64'", "65 or more"]),
-        (["--preset", "cgan", "--jobs", "0"], ["--jobs: '0'", "1 or more"]),
-        (["--preset", "cgan", "--targets", "nowhere.toml"], ["nowhere.toml: can't be read"]),
-        (["--preset", "cgan", "--engine", "graph", "--device", "cpu"], ["--engine graph: needs a CUDA device"]),
-        (["--preset", "cgan", "--precision", "fp16", "--device", "cpu"], ["--precision fp16: needs a CUDA"]),
-        (["cgan"], ["cgan: belongs to no flag"]),
-    ],
-)
-def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    fake_training(monkeypatch.setattr)
-    Path("one.toml").write_text(TINY)
-    with refused(*fragments):
-        run_command("bench", "convergence", *words)
-    assert not Path("bench").exists()
 
 
 def test_under_nohup_a_bench_outlives_its_terminal() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.runs import ON_CPU
+from helpers.runs import ON_CPU, MonkeyPatch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +28,7 @@ NETWORKS = [
 
 
 @pytest.fixture(autouse=True)
-def _by_torchs_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def _by_torchs_own_layers(monkeypatch: MonkeyPatch) -> None:
     """Ours reach the same result by other multiplications, some of them with zeros, which are none of the model."""
     monkeypatch.setattr(TransposedConv2d, "forward", nn.ConvTranspose2d.forward)
 
@@ -63,8 +63,7 @@ def test_hinge_takes_the_same_passes() -> None:
     ("name", "order", "mflop"), [("vanilla", "reuse", 639.6), ("cgan", "reuse", 311.4), ("cgan", "fresh", 415.2)]
 )
 def test_of_the_seed_networks(name: str, order: str, mflop: float) -> None:
-    found = flops_per_image(ModelConfig(name=name), OptimConfig(order=order))
-    assert round(found / 1e6, 1) == mflop
+    assert round(flops_per_image(ModelConfig(name=name), OptimConfig(order=order)) / 1e6, 1) == mflop
 
 
 @pytest.mark.parametrize("loss", ["wgan-gp", "r1"])

@@ -9,6 +9,7 @@ import gpu_report
 import pytest
 import torch
 from gpu_report import Part, Report
+from helpers.runs import Capture, MonkeyPatch
 
 from distgan.benchmark import results
 
@@ -43,16 +44,14 @@ def report_of(tmp_path: Path, *, quick: bool = False) -> Report:
         ((*CPU, "--parts", "facts,moon"), "--parts moon: unknown"),
     ],
 )
-def test_a_mistake_is_a_line(
-    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_a_line(flags: tuple[str, ...], words: str, tmp_path: Path, capsys: Capture) -> None:
     assert gpu_report.main(["--out", str(tmp_path / "out"), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_in_use_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_in_use_is_not_written_to(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "mine").write_text("kept")
     assert gpu_report.main(["--out", str(tmp_path), *CPU]) == 2
     assert "is not overwritten" in capsys.readouterr().err
@@ -60,7 +59,7 @@ def test_a_folder_in_use_is_not_written_to(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("broken", ["commands", "collect"])
-def test_a_part_that_raises_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+def test_a_part_that_raises_has_failed(tmp_path: Path, monkeypatch: MonkeyPatch, broken: str) -> None:
     report = report_of(tmp_path)
     part = Part(0, 9, lambda report: [], lambda report, name: {})._replace(**{broken: lambda *_: 1 / 0})
     monkeypatch.setitem(gpu_report.PARTS, "facts", part)
@@ -148,20 +147,16 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "throughput.png").read_bytes().startswith(b"\x89PNG")
 
 
+A, B = "tests/gpu/test_gpu.py::test_a[x]", "tests/gpu/test_gpu.py::test_b"
+
+
 @pytest.mark.parametrize(
     ("log", "problem"),
     [
-        ("tests/gpu/test_gpu.py::test_a[x] PASSED [ 10%]\ntests/gpu/test_gpu.py::test_b PASSED [ 20%]\n", None),
-        (
-            "[gw0] [ 10%] PASSED tests/gpu/test_gpu.py::test_a[x] \n"
-            "[gw1] [ 20%] PASSED tests/gpu/test_gpu.py::test_b \n",
-            None,
-        ),
-        (
-            "tests/gpu/test_gpu.py::test_a PASSED [ 10%]\ntests/gpu/test_gpu.py::test_b FAILED [ 20%]\n",
-            "1 passed, 1 failed",
-        ),
-        ("tests/gpu/test_gpu.py::test_a SKIPPED (no GPU) [ 10%]\n", "1 skipped"),
+        (f"{A} PASSED [ 10%]\n{B} PASSED [ 20%]\n", None),
+        (f"[gw0] [ 10%] PASSED {A} \n[gw1] [ 20%] PASSED {B} \n", None),
+        (f"{A} PASSED [ 10%]\n{B} FAILED [ 20%]\n", "1 passed, 1 failed"),
+        (f"{A} SKIPPED (no GPU) [ 10%]\n", "1 skipped"),
         ("", "no test has ended"),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import refused
+from helpers.runs import Capture, refused
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -45,8 +45,7 @@ def predicted(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_the_fit_finds_the_constants() -> None:
-    found = fit({size: A_S + B_S * size for size in (64, 128, 256, 1024)})
-    assert found == (pytest.approx(A_S), pytest.approx(B_S))
+    assert fit({size: A_S + B_S * size for size in (64, 128, 256, 1024)}) == (pytest.approx(A_S), pytest.approx(B_S))
 
 
 def test_no_constant_is_negative() -> None:
@@ -91,7 +90,7 @@ def test_known_predictions(tmp_path: Path) -> None:
     assert not rows["strong", 4]["is_extrapolated"], "64 images a rank were measured"
 
 
-def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: Capture) -> None:
     run(scaling(tmp_path, "cuda"), PlanConfig(out=str(tmp_path / "plan")))
     found = results.read(tmp_path / "plan", "plan")
     settings = {"nodes", "per_node", "world_size", "batch_size", "per_rank_batch_size"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import ON_CPU
+from helpers.runs import ON_CPU, Capture, MonkeyPatch
 from helpers.scaling import cell_of, tiny
 
 from distgan.benchmark import results, scaling
@@ -34,9 +34,6 @@ def test_each_setting_is_measured_once() -> None:
         Point(1, 64, 0.1): ["batch_size"],
         Point(1, 32, 0.2): ["width"],
     }
-
-
-# -- what the numbers say ---------------------------------------------------------------------------------
 
 
 def made_up(axis: str, seconds: list[list[float]], **more: Any) -> dict[str, Any]:
@@ -68,13 +65,9 @@ def test_cost_that_grows_faster_than_the_work_is_flagged() -> None:
 
     assert grown([2.1, 2.2, 2.3])["is_faster_than_work"] is True
     assert grown([1.9, 2.2, 2.3])["is_faster_than_work"] is False, "within the interval"
-    assert grown([1.5, 1.5, 1.5]) == {
-        "from": 64,
-        "work": 2.0,
-        "cost": {"median": 1.5, "p5": 1.5, "p95": 1.5, "num": 3},
-        "cost_per_work": {"median": 0.75, "p5": 0.75, "p95": 0.75, "num": 3},
-        "is_faster_than_work": False,
-    }
+    cost, per_work = ({"median": each, "p5": each, "p95": each, "num": 3} for each in (1.5, 0.75))
+    expected = {"from": 64, "work": 2.0, "cost": cost, "cost_per_work": per_work, "is_faster_than_work": False}
+    assert grown([1.5, 1.5, 1.5]) == expected
     assert grown([9.0, 9.0, 9.0], flops=None)["is_faster_than_work"] is None, "no formula, no verdict"
 
 
@@ -87,7 +80,7 @@ def test_a_cell_that_failed_has_no_part_in_it() -> None:
 
 
 @pytest.mark.parametrize("family", ["seed", "small"])
-def test_messages_are_those_that_batch_norm_sends(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_those_that_batch_norm_sends(family: Any, monkeypatch: MonkeyPatch) -> None:
     gan = build_gan(ModelConfig(family=family, width=0.1), OptimConfig(), 0, Runtime(ON_CPU))
     expected = messages(gan, "reuse", is_cuda=False)
     sent: list[int] = []
@@ -111,12 +104,7 @@ def test_the_slowest_rank_counts() -> None:
     assert seconds[1] == 7
 
 
-# -- what goes wrong ----------------------------------------------------------------------------------------
-
-
-def test_a_failing_cell_says_why_and_leaves_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     turns: list[int] = []
 
     def turn(whole: Config, world_size: int, config: ScalingConfig) -> dict[str, Any]:
@@ -139,7 +127,7 @@ def test_a_failing_cell_says_why_and_leaves_the_others(
     assert "failed: 1 process, 64 images, width 0.1: out of memory" in capsys.readouterr().out
 
 
-def test_more_processes_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--processes 1024: a process takes"):
         world_sizes(tiny(processes=[1, 1024]), CPU)
     monkeypatch.setattr(scaling, "count_gpus", lambda: 2)
@@ -151,7 +139,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) 
         points(tiny(batch_size=2), [1, 4])
 
 
-def test_no_launcher_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_launcher_around_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match="starts processes of its own"):
         run(tiny(tmp_path / "out"))

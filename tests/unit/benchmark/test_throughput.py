@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import refused
+from helpers.runs import Capture, MonkeyPatch
 
 from distgan.benchmark import matrix, results, throughput
 from distgan.benchmark import throughput_worker as cell
@@ -50,7 +50,7 @@ def turn(*, passed: bool = True, seconds: float = 0.5) -> dict[str, Any]:
     return found | speeds if passed else found
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[list[str]], dict[str, Any]]) -> None:
+def answering(monkeypatch: MonkeyPatch, answer: Callable[[list[str]], dict[str, Any]]) -> None:
     """Lets the processes of a benchmark say what a test wants."""
 
     def outcome(words: list[str], config: object, *, is_cuda: bool) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def test_peers_stand_beside_their_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
-def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: pytest.MonkeyPatch, is_broken: bool) -> None:
+def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: MonkeyPatch, is_broken: bool) -> None:
     build_engine = session.build_engine
 
     def wrong(gan: Any, *args: Any) -> Any:
@@ -136,9 +136,7 @@ def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: pytest.MonkeyPatch, i
     assert speeds & set(found) == (set() if is_broken else speeds)
 
 
-def test_a_failed_gate_prints_no_speed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture, tmp_path: Path) -> None:
     """In the second round, when there already was one."""
     calls: list[object] = []
 
@@ -161,7 +159,7 @@ def test_a_failed_gate_prints_no_speed(
     assert sum("128" in line for line in out.splitlines()) == 1
 
 
-def test_what_was_measured_outlives_ctrl_c(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_was_measured_outlives_ctrl_c(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     def answer(words: list[str]) -> dict[str, Any]:
         if '"precision":"bf16"' in words[-1]:
             raise KeyboardInterrupt
@@ -209,7 +207,7 @@ def test_noise_is_no_regression(tmp_path: Path) -> None:
     run_command("bench", "compare", *map(str, words))
 
 
-def test_compare_says_what_else_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_says_what_else_differs(tmp_path: Path, capsys: Capture) -> None:
     a = saved(tmp_path / "a.json", x=[[1.0] * 5], gone=[[1.0] * 5], lost=[[1.0] * 5])
     content = json.loads(saved(tmp_path / "b.json", x=[[1.0] * 5], new=[[1.0] * 5]).read_text())
     content["facts"]["device"] = "that one"
@@ -237,32 +235,7 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
 # -- mistakes -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "fragments"),
-    [
-        (["throughput", "--engines", "eager,fast"], ["--engines: 'fast'", "one or more of auto, eager"]),
-        (["throughput", "--models", ""], ["--models: []", "one or more of vanilla, cgan"]),
-        (["throughput", "--batch-sizes", "64,1"], ["--batch-sizes: '1'", "whole numbers from 2"]),
-        (["throughput", "--repeats", "4"], ["--repeats: '4'", "5 or more"]),
-        (["throughput", "--device", "tpu"], ["--device: 'tpu'", "auto, cpu, cuda"]),
-        (["throughput", "--peers", "--width", "0.5"], ["--width 0.5", "--peers", "allowed: 1.0"]),
-        (["throughput", "--peers", "--orders", "fresh"], ["--orders fresh", "reuse"]),
-        (["throughput", "--peers", "--data-dir", "nowhere"], ["nowhere/MNIST/raw", "--data-dir"]),
-        (["compare", "nowhere.json", "nowhere.json"], ["nowhere.json: is not there", "results.json"]),
-        (["compare", "one.json"], ["B.json"]),
-        (["compare", "a", "b", "--fail-above", "-1"], ["--fail-above: '-1'", "more than 0"]),
-        (["fast"], ["fast: unknown benchmark", "throughput, compare, scaling, plan"]),
-        ([], ["names no benchmark"]),
-    ],
-)
-def test_mistakes(words: list[str], fragments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    with refused(*fragments):
-        run_command("bench", *words)
-    assert not list(tmp_path.iterdir())
-
-
-def test_peers_need_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_peers_need_a_checkout(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(matrix, "PEERS_FOLDER", tmp_path / "none")
     with pytest.raises(UserError, match=r"--peers: .* in a checkout"):
         plan(ThroughputConfig(peers=True))

@@ -11,12 +11,3 @@ def test_resume_refuses_a_damaged_config(distgan: Run, tmp_path: Path, text: str
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(text)
     assert_user_error(distgan("train", *quick("run")), "run/config.json")
-
-
-def test_checkpoint_mistakes(distgan: Run, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert_user_error(distgan("checkpoint", "look", "run"), "look: unknown action; allowed: ls, verify, diff")
-    assert_user_error(distgan("checkpoint", "ls", "empty"), "empty: holds no checkpoint")
-    assert_user_error(distgan("checkpoint", "verify", "nowhere"), "nowhere: holds no checkpoint")
-    assert_user_error(distgan("checkpoint", "ls", "empty", "other"), "other: ls takes one folder")
-    assert_user_error(distgan("checkpoint", "diff", "empty"), "empty: holds no checkpoint")

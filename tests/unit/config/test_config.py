@@ -66,6 +66,19 @@ def test_seed_presets_are_the_reports() -> None:
         assert config.model.logit_tail
 
 
+@pytest.mark.parametrize(("name", "clusters", "epochs"), [("cgan-fast", 25, 10), ("vanilla-fast", 250, 5)])
+def test_fast_presets_are_those_that_were_measured(name: str, clusters: int, epochs: int) -> None:
+    """A change of a number needs tests/slow/test_fast.py and the figures of docs/convergence.md anew."""
+    config = Config.model_validate(read_file(preset_path(name, "--preset"), name))
+    model, optim = config.model, config.optim
+    assert (model.family, model.clusters, model.latent_dim, model.dropout) == ("clustered", clusters, 64, 0.0)
+    assert (optim.loss, optim.order, optim.g_lr, optim.d_lr, optim.lr_schedule) == (
+        "r3gan", "reuse", 1e-3, 1e-3, "constant"
+    )  # fmt: skip
+    assert (optim.beta1, optim.beta2, optim.ema_decay, optim.accumulate) == (0.0, 0.99, 0.998, 1)
+    assert (config.data.batch_size, config.run.epochs) == (128, epochs)
+
+
 def test_weakest_first_default_preset_flag(tmp_path: Path) -> None:
     base = toml(tmp_path, "[optim]\ng_lr = 0.5\n[run]\nepochs = 7\n")
     config = parse("--epochs", "9", base=base)

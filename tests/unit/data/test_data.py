@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import refused
+from helpers.runs import MonkeyPatch, refused
 
 from distgan.config.schema import DataConfig
 from distgan.data.base import NOT_MNIST, SOURCES, TEST_SOURCES, load_dataset, load_digits
@@ -54,7 +54,7 @@ def test_missing_test_set_is_one_clear_error(tmp_path: Path) -> None:
         load_dataset(DataConfig(dir=str(tmp_path), download=False), "test")
 
 
-def test_named_folder_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_folder_takes_precedence(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     for name, num in (("flag", 10), ("variable", 20), ("here/data", 30)):
         small_mnist(tmp_path / name, num)
     monkeypatch.chdir(tmp_path / "here")
@@ -137,7 +137,7 @@ def test_wrong_number_of_images_is_refused_unless_accepted(tmp_path: Path) -> No
         load(tmp_path, md5="auto")
 
 
-def test_md5_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_md5_rules(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """auto takes other contents from a folder that was named, and refuses them in ./data."""
     raw = small_mnist(tmp_path / "data", 50)
     monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(num_images=50))
@@ -181,9 +181,6 @@ def test_twins_of_mnist_come_by_the_same_door(tmp_path: Path, name: str) -> None
     raw = small_mnist(tmp_path)
     shutil.move(raw.parent, tmp_path / SOURCES[name].folder)
     assert len(load(tmp_path, name=name).images) == 50
-
-
-# -- downloads, from a server on this machine --------------------------------------------------------------
 
 
 @pytest.fixture

@@ -114,9 +114,7 @@ def test_batch_size_is_global() -> None:
     ("world_size", "accumulate", "sync", "expected"),
     [(1, 1, True, 2), (4, 1, True, 4), (4, 3, True, 12), (4, 1, False, 8), (1, 3, True, 3)],
 )
-def test_fewest_rows_are_what_ranks_parts_and_batch_norm_need(
-    world_size: int, accumulate: int, sync: bool, expected: int
-) -> None:
+def test_fewest_rows(world_size: int, accumulate: int, sync: bool, expected: int) -> None:
     config = Config(optim=OptimConfig(accumulate=accumulate), processes=ProcessesConfig(sync_batch_norm=sync))
     assert fewest_rows(config, world_size) == expected
 

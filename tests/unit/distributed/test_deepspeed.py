@@ -4,14 +4,14 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from helpers.runs import Run, refused
+from helpers.runs import MonkeyPatch, refused
 
 from distgan.config.schema import Config, OptimConfig, ProcessesConfig
 from distgan.distributed import deepspeed as zero_config
 from distgan.errors import UserError
 
 
-def test_without_deepspeed_there_is_a_hint(distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_deepspeed_there_is_a_hint(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"DeepSpeed: is not installed; allowed: pip install 'distgan\[deepspeed\]'"):
         zero_config.chosen(Config(processes=ProcessesConfig(zero=2)), "no", is_cpu=True, has_cuda=False)
@@ -25,8 +25,8 @@ def test_without_deepspeed_there_is_a_hint(distgan: Run, tmp_path: Path, monkeyp
         ({"loss": "wgan-gp"}, "no", False, "--loss wgan-gp: the second derivative of its penalty"),
     ],
 )
-def test_combinations_that_can_not_work_are_refused_at_the_start(
-    monkeypatch: pytest.MonkeyPatch, config: dict[str, str], precision: str, has_cuda: bool, words: str
+def test_impossible_combinations(
+    monkeypatch: MonkeyPatch, config: dict[str, str], precision: str, has_cuda: bool, words: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     chosen = Config(optim=OptimConfig(**config), processes=ProcessesConfig(zero=3))
@@ -51,9 +51,7 @@ def test_combinations_that_can_not_work_are_refused_at_the_start(
         ('{"zero_optimization": {"stage": true}}', "zero_optimization.stage True: is no ZeRO stage"),
     ],
 )
-def test_a_file_that_can_not_be_used_is_one_line(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
-) -> None:
+def test_a_file_that_can_not_be_used_is_one_line(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "my.json").write_text(text)
     with refused(words):
         zero_config.read_config(str(tmp_path / "my.json"), None)

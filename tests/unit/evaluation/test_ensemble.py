@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import Run, assert_user_error, refused
+from helpers.runs import MonkeyPatch, Run, refused
 from safetensors.torch import save_file
 
 from distgan.errors import UserError
@@ -74,9 +74,7 @@ def test_weights_of_another_network_are_refused(judges: Path) -> None:
         load_jury("mnist", torch.device("cpu"), str(judges))
 
 
-def test_judges_of_other_data_come_from_the_cache(
-    distgan: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judges_of_other_data_come_from_the_cache(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"judges of kmnist: there are none .* distgan judge train --data kmnist"):
         load_jury("kmnist", torch.device("cpu"))
@@ -85,6 +83,4 @@ def test_judges_of_other_data_come_from_the_cache(
     shutil.copytree(SHIPPED, cache_folder("digits"))
     assert load_jury("kmnist", torch.device("cpu")).notice is None
     assert load_jury("digits", torch.device("cpu")).notice is None
-    shown = distgan.ok("judge", "show")
-    assert "distgan judge train --data mnist" in shown.stdout
-    assert_user_error(distgan("judge", "tarin"), "tarin: unknown action; allowed: train, show")
+    assert "distgan judge train --data mnist" in distgan.ok("judge", "show").stdout

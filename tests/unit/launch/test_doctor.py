@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 from helpers.doctor import states
+from helpers.runs import Capture, MonkeyPatch
 
 from distgan.distributed import env as launcher
 from distgan.errors import CommandFailed
@@ -22,14 +23,14 @@ from distgan.utils import hardware
 
 
 @pytest.fixture
-def well(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def well(monkeypatch: MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose packages import and whose processes reach each other, without the seconds that it takes."""
     monkeypatch.setattr(doctor, "failed_import", lambda: None)
     monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding(f"all-reduce, {name}", "ok", "right"))
     return monkeypatch
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, num: int) -> None:
+def gpus(monkeypatch: MonkeyPatch, num: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: num > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num)
     card = SimpleNamespace(name="A card", total_memory=80 * 2**30, major=9, minor=0)
@@ -37,10 +38,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, num: int) -> None:
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(2))
 
 
-# -- the command ------------------------------------------------------------------------------------------
-
-
-def test_exit_code_by_what_is_essential(well: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_by_what_is_essential(well: MonkeyPatch, capsys: Capture) -> None:
     """Without gloo one process trains; several GPUs have to reach each other."""
     doctor.examine(None)
     well.setattr(doctor, "all_reduce", lambda name, _: Finding(f"all-reduce, {name}", "problem", "lost"))
@@ -53,7 +51,7 @@ def test_exit_code_by_what_is_essential(well: pytest.MonkeyPatch, capsys: pytest
     assert states(capsys.readouterr().out)["GPUs"] == "ok"
 
 
-def test_a_check_that_fails_is_a_line(well: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_that_fails_is_a_line(well: MonkeyPatch, capsys: Capture) -> None:
     """Brackets and all."""
 
     def fail() -> None:
@@ -66,7 +64,7 @@ def test_a_check_that_fails_is_a_line(well: pytest.MonkeyPatch, capsys: pytest.C
     assert "(ValueError: [red])" in out
 
 
-def test_without_rich(well: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_rich(well: MonkeyPatch, capsys: Capture) -> None:
     well.setitem(sys.modules, "rich.table", None)
     doctor.examine(None)
     assert states(capsys.readouterr().out)["disk"] == "ok"
@@ -75,12 +73,12 @@ def test_without_rich(well: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("version", "state"), [((3, 10), "problem"), ((3, 11), "ok"), ((3, 13), "ok"), ((3, 14), "problem")]
 )
-def test_python(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], state: str) -> None:
+def test_python(monkeypatch: MonkeyPatch, version: tuple[int, int], state: str) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     assert doctor.python().state == state
 
 
-def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages(monkeypatch: MonkeyPatch) -> None:
     asked = ["rich>=13.7", "accelerate>=999", "absent-one>=1", "absent-two; extra == 'dev'", "absent-three; python_version < '3'"]  # fmt: skip  # noqa: E501
     monkeypatch.setattr(doctor, "requires", lambda _: asked)
     found = doctor.packages(None)
@@ -102,7 +100,7 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.packages(None).text == "packaging is missing: pip install packaging"
 
 
-def test_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed(monkeypatch: MonkeyPatch) -> None:
     found = {"deepspeed": "0.19.8"}
     monkeypatch.setattr(doctor, "_version", lambda name: found.get(name, "9"))
     assert doctor.deepspeed() == ("DeepSpeed", "ok", "0.19.8")
@@ -114,9 +112,7 @@ def test_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*config_args:RuntimeWarning")
 @pytest.mark.parametrize("name", ["HF_HOME", "XDG_CACHE_HOME", "HOME"])
-def test_accelerate_config_is_where_accelerate_looks(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
+def test_accelerate_config_is_found(monkeypatch: MonkeyPatch, tmp_path: Path, name: str) -> None:
     for other in ("HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -130,21 +126,18 @@ def test_accelerate_config_is_where_accelerate_looks(
     assert found.text.startswith(theirs)
 
 
-# -- the machine ------------------------------------------------------------------------------------------
-
-
 Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize(("free", "state"), [(2**30, "ok"), (2**30 - 1, "note"), (99 * 2**20, "problem")])
-def test_disk(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
+def test_disk(monkeypatch: MonkeyPatch, free: int, state: str) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(2**40, 0, free))
     found = machine.disk()
     assert found.state == state
     assert ("make room" in found.text) == (state != "ok")
 
 
-def test_no_disk_to_write_to(well: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
     """The folder is that of the runs, if there is one."""
     asked = []
 
@@ -161,7 +154,7 @@ def test_no_disk_to_write_to(well: pytest.MonkeyPatch, tmp_path: Path, capsys: p
     assert "runs/: Permission denied; make room" in capsys.readouterr().out
 
 
-def test_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory(monkeypatch: MonkeyPatch) -> None:
     assert machine.shared_memory().state == "ok"
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(63 * 2**20, 0, 0))
     assert machine.shared_memory().text.startswith("63 MiB")
@@ -171,7 +164,7 @@ def test_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.memory().state == "note"
 
 
-def test_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_data(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     assert machine.data(str(tmp_path)).state == "note"
@@ -182,10 +175,7 @@ def test_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert machine.data(None).state == "ok"
 
 
-# -- GPUs and processes -----------------------------------------------------------------------------------
-
-
-def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus(monkeypatch: MonkeyPatch) -> None:
     gpus(monkeypatch, 2)
     assert machine.gpus() == ("GPUs", "ok", "2 x A card, 80.0 GiB, compute capability 9.0")
 
@@ -212,7 +202,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )  # fmt: skip
 def test_no_gpu(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: MonkeyPatch,
     smi: tuple[bool, str] | None,
     cuda: str | None,
     visible: str | None,
@@ -237,7 +227,7 @@ def test_no_gpu(
     assert "trains on the CPU" in found.text
 
 
-def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
     monkeypatch.setattr(torch.distributed, "is_gloo_available", lambda: False)
     assert machine.gloo().state == "problem"
@@ -250,7 +240,7 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "state"), [({"amx_bf16", "avx512_bf16"}, "ok"), ({"avx512_bf16"}, "note"), (set(), "note")]
 )
-def test_bf16_of_a_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], state: str) -> None:
+def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], state: str) -> None:
     gpus(monkeypatch, 0)
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     found = machine.bf16()
@@ -262,9 +252,7 @@ def test_bf16_of_a_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], state: 
     ("flags", "is_told"),
     [({"fpu", "avx2"}, True), ({"avx512_bf16"}, False), ({"bf16", "asimd"}, False), (set(), False)],
 )
-def test_training_in_bf16_that_a_cpu_has_not_is_told(
-    monkeypatch: pytest.MonkeyPatch, flags: set[str], is_told: bool
-) -> None:
+def test_bf16_that_a_cpu_has_not_is_told(monkeypatch: MonkeyPatch, flags: set[str], is_told: bool) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     told = launcher.slow("bf16", is_cpu=True)
     assert [each.partition(":")[0] for each in told] == ["--precision bf16"] * is_told

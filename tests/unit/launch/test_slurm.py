@@ -5,7 +5,7 @@ import re
 import tomllib
 
 import pytest
-from helpers.runs import ROOT
+from helpers.runs import ROOT, Capture
 
 from distgan import cli
 from distgan.config.commands import SlurmConfig
@@ -14,8 +14,6 @@ from distgan.errors import UserError
 from distgan.launch import slurm
 
 SCRIPTS = ("vanilla", "cgan", "bench", "convergence")
-
-
 CGAN = ["--model", "cgan", "--epochs", "20"]
 
 
@@ -48,9 +46,7 @@ CGAN = ["--model", "cgan", "--epochs", "20"]
         ),
     ],
 )
-def test_mistakes_are_told_before_the_job_waits(
-    capsys: pytest.CaptureFixture[str], words: list[str], message: str
-) -> None:
+def test_mistakes_are_told_before_the_job_waits(capsys: Capture, words: list[str], message: str) -> None:
     assert cli.main(["slurm", *CGAN, *words]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -58,14 +54,8 @@ def test_mistakes_are_told_before_the_job_waits(
 
 
 def test_limit_in_all_spellings_of_sbatch() -> None:
-    spellings = {
-        "90": 90 * 60,
-        "90:30": 90 * 60 + 30,
-        "04:00:00": 4 * 3600,
-        "1-12": 36 * 3600,
-        "1-0:30": 24 * 3600 + 1800,
-    }
-    spellings |= {"2-00:00:05": 48 * 3600 + 5, "0": math.inf}
+    spellings = {"90": 90 * 60, "90:30": 90 * 60 + 30, "04:00:00": 4 * 3600, "1-12": 36 * 3600}
+    spellings |= {"1-0:30": 24 * 3600 + 1800, "2-00:00:05": 48 * 3600 + 5, "0": math.inf}
     assert {text: slurm._seconds(text) for text in spellings} == spellings
 
 
@@ -103,7 +93,6 @@ def test_scripts_travel_in_a_wheel() -> None:
     """And none of them needs a clone: `distgan slurm` names its own copy of _run.sh."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["slurm"] == "distgan/launch/batch_scripts"
-    text = slurm.script(SlurmConfig(), CGAN, training_of(CGAN)[0])
-    assert f"source {ROOT}/slurm/_run.sh" in text
+    assert f"source {ROOT}/slurm/_run.sh" in slurm.script(SlurmConfig(), CGAN, training_of(CGAN)[0])
     with pytest.raises(UserError, match="--model gan: unknown network"):
         slurm.slurm(SlurmConfig(), ["--model", "gan"], is_dry=True)

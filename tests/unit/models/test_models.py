@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.runs import MonkeyPatch
 from torch import nn
 
 from distgan.config.registry import FAMILIES, MODELS
@@ -121,9 +122,6 @@ def test_linear_stem_has_no_bias_and_a_batch_norm() -> None:
     assert activation.negative_slope == 0.2
 
 
-# -- layers in another form --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("kernel", "padding", "output_padding", "bias"),
     [(5, 2, 1, False), (4, 1, 0, True), (3, 1, 1, True), (6, 2, 0, False), (2, 0, 0, True), (7, 3, 1, False),
@@ -144,7 +142,7 @@ def test_transposed_convolution_is_torchs(kernel: int, padding: int, output_padd
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr(nn.ConvTranspose2d, "forward", lambda self, *_: taken.append(self.out_channels))
     TransposedConv2d(6, 1, 5, stride=2, padding=2, output_padding=1)(torch.zeros(1, 6, 7, 7))

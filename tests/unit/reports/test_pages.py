@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, training_lines
+from helpers.runs import Capture, MonkeyPatch, assert_user_error
 from helpers.runs import Run as Command
-from helpers.runs import assert_user_error
 from rich.console import Console
 
 from distgan.cli import run_command
@@ -48,13 +48,11 @@ def page(folder: Path, *flags: str) -> str:
 
 
 def from_values(*values: float, wide: float = 0.0) -> Convergence:
+    ends = {"raw_fcd": 1.0, "raw_fcd_low": 1 - wide, "raw_fcd_high": 1 + wide}
     lines = [
-        {
-            "step": n, "epoch": float(n), "raw_fcd": value, "raw_fcd_low": value * (1 - wide),
-            "raw_fcd_high": value * (1 + wide),
-        }
+        {"step": n, "epoch": float(n)} | {key: value * factor for key, factor in ends.items()}
         for n, value in enumerate(values, 1)
-    ]  # fmt: skip
+    ]
     found = convergence(evaluated(lines))
     assert found is not None
     return found
@@ -63,31 +61,25 @@ def from_values(*values: float, wide: float = 0.0) -> Convergence:
 # -- when a run had converged -----------------------------------------------------------------------------
 
 
-def test_converged_where_it_stays_within_5_percent_of_its_best() -> None:
-    found = from_values(9, 4, 1.04, 1.0, 1.05, 1.01)
-    assert (found.epoch, found.low, found.high, found.best) == (3, 3, 3, 4)
-    assert not found.is_improving
-
-
-def test_an_epoch_that_leaves_it_again_does_not_count() -> None:
-    """Near the best at 2, away at 4, back from 5 on."""
-    assert from_values(9, 1.02, 1.0, 3.0, 1.01, 1.03).epoch == 5
-
-
-def test_a_late_spike_is_no_convergence() -> None:
-    found = from_values(9, 1.0, 1.0, 1.0, 5.0)
-    assert (found.epoch, found.low, found.high, found.best, found.last) == (None, None, None, 2, 5)
-
-
-def test_the_intervals_give_the_earliest_and_the_latest_epoch() -> None:
-    """By 4 %: 1.09 may be within 1.05 of the best, and 1.02 may not; only 1.0 surely is."""
-    found = from_values(9, 1.09, 1.02, 1.0, 1.0, wide=0.04)
-    assert (found.low, found.epoch, found.high) == (2, 3, 4)
-    assert from_values(9, 1.02, 1.0, 1.0, wide=0.06).high is None  # wider than 5 %: never sure
-
-
-def test_the_best_at_the_end_is_still_improving() -> None:
-    assert from_values(9, 4, 2, 1).is_improving
+@pytest.mark.parametrize(
+    ("values", "wide", "expected"),
+    [
+        ((9, 4, 1.04, 1.0, 1.05, 1.01), 0.0, {"epoch": 3, "low": 3, "high": 3, "best": 4, "is_improving": False}),
+        # Near the best at 2, away at 4, back from 5 on: an epoch that leaves it again does not count.
+        ((9, 1.02, 1.0, 3.0, 1.01, 1.03), 0.0, {"epoch": 5}),
+        # A late spike is no convergence.
+        ((9, 1.0, 1.0, 1.0, 5.0), 0.0, {"epoch": None, "low": None, "high": None, "best": 2, "last": 5}),
+        # By 4 %: 1.09 may be within 1.05 of the best, and 1.02 may not; only 1.0 surely is.
+        ((9, 1.09, 1.02, 1.0, 1.0), 0.04, {"low": 2, "epoch": 3, "high": 4}),
+        ((9, 1.02, 1.0, 1.0), 0.06, {"high": None}),  # wider than 5 %: never sure
+        ((9, 4, 2, 1), 0.0, {"is_improving": True}),
+    ],
+)
+def test_converged_where_it_stays_within_5_percent_of_its_best(
+    values: tuple[float, ...], wide: float, expected: dict[str, object]
+) -> None:
+    found = from_values(*values, wide=wide)
+    assert {name: getattr(found, name) for name in expected} == expected
 
 
 def test_the_moving_average_counts_where_there_is_one() -> None:
@@ -109,7 +101,7 @@ def test_the_moving_average_counts_where_there_is_one() -> None:
         (None, 120, "not measured", None),
     ],
 )
-def test_epochs_to_converge_beside_the_80_of_the_report(
+def test_epochs_to_converge(
     tmp_path: Path, fcd: Callable[[float], float] | None, num: int, value: str, agrees: bool | None
 ) -> None:
     run = make_run(tmp_path / "run", lines=training_lines(num, fcd=fcd))
@@ -180,9 +172,7 @@ def test_a_label_works_only_above_chance(tmp_path: Path, low: float, high: float
 
 
 @pytest.mark.parametrize(("fcd", "gan", "cgan"), [(0.4, True, True), (9.0, False, False), (1.35, None, None)])
-def test_image_quality_goes_by_the_intervals_of_fcd(
-    tmp_path: Path, fcd: float, gan: bool | None, cgan: bool | None
-) -> None:
+def test_image_quality_goes_by_intervals(tmp_path: Path, fcd: float, gan: bool | None, cgan: bool | None) -> None:
     runs = [
         make_run(tmp_path / "gan", "GAN", quality=quality_of("GAN", fcd=fcd)),
         make_run(tmp_path / "cgan", quality=quality_of(fcd=1.3)),
@@ -289,7 +279,7 @@ def test_the_table_fits_80_columns(pair: tuple[Path, Path]) -> None:
     assert all(command.replace(" ", "") in joined.replace(" ", "") for command in commands)
 
 
-def test_a_pipe_gets_plain_lines(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_plain_lines(pair: tuple[Path, Path], capsys: Capture) -> None:
     run_command("compare", *map(str, pair), "--no-eval")
     text = capsys.readouterr().out
     assert "\x1b" not in text
@@ -377,7 +367,7 @@ def test_small_numbers_in_words() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GAN", "C-GAN"])
-def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: Capture) -> None:
     run = make_run(tmp_path / "run", kind, quality=quality_of(kind, missing=[6]))
     text = page(run)
     assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
@@ -479,7 +469,7 @@ def test_a_young_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> Non
     run_command("report", str(run))
 
 
-def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     asked: list[Any] = []
 
@@ -500,7 +490,7 @@ def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypat
     assert "7.77" in (run / "report.html").read_text()
 
 
-def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     class Fake:
         @staticmethod
         def evaluate(where: str, config: Any) -> None:
@@ -606,8 +596,7 @@ def test_mistakes_are_named(tmp_path: Path, distgan: Command) -> None:
 
 def test_flags_and_runs_in_any_order_that_help_shows(tmp_path: Path, distgan: Command) -> None:
     run, other = make_run(tmp_path / "run"), make_run(tmp_path / "other")
-    result = distgan.ok("compare", "--no-eval", "--out", "x.html", run, other)
-    assert result.stdout.endswith("report: x.html\n")
+    assert distgan.ok("compare", "--no-eval", "--out", "x.html", run, other).stdout.endswith("report: x.html\n")
     for command in ("report", "compare"):
         shown = distgan(command, "--help").stdout
         assert "exit codes: 0 done" in shown

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.engine_matrix import STEPS, Training, assert_graph_takes_eager_steps, largest_difference
 from helpers.fake_cuda_graph import FakeCudaGraph, capture
-from helpers.runs import Run, assert_user_error, quick
+from helpers.runs import MonkeyPatch
 
 from distgan.errors import Tolerance, TrainingFailed
 from distgan.training.engines import engine as compiling
@@ -67,9 +67,6 @@ def test_a_replay_takes_several_steps_but_none_past_the_limit() -> None:
     assert graph.gan.step == graph.batches.step == 15
 
 
-# -- what can't run, or does not take the same steps -------------------------------------------------------
-
-
 def rotten(work: Callable[[], None], before: Callable[[], object]) -> Callable[[], None]:
     """A capture whose replays leave something out."""
     replay = capture(work, before)
@@ -90,7 +87,7 @@ def unrecordable(work: Callable[[], None], before: Callable[[], object]) -> Call
         (rotten, "its steps are not the eager ones: over 3 steps"),
     ],
 )
-def test_an_engine_that_fails_gives_way_with_its_reason(capturer: Any, reason: str) -> None:
+def test_an_engine_that_fails_gives_way(capturer: Any, reason: str) -> None:
     eager, graph = Training("cgan"), Training("cgan", "graph", capture=capturer)
     assert torch.equal(eager.to(20), graph.to(20)), "what takes its place starts from untouched weights"
     choice = graph.build().choice
@@ -100,7 +97,7 @@ def test_an_engine_that_fails_gives_way_with_its_reason(capturer: Any, reason: s
     assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
 
 
-def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: MonkeyPatch) -> None:
     """The fake graph sees what a GPU would wait for: so the steps that it takes have none."""
     graph = Training("cgan", "graph", capture=capture)
     take = graph.batches.take
@@ -109,7 +106,7 @@ def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: pytest.MonkeyP
     assert "the host waits for the device" in graph.build().choice.why
 
 
-def test_an_engine_that_fits_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_fits_not_is_named(monkeypatch: MonkeyPatch) -> None:
     for attribute, value, reason in (
         ("strategy", "ZeRO 2", "ZeRO 2 takes its own way through the networks"),
         ("precision", "fp16", "the scaler of fp16 decides on the host"),
@@ -180,7 +177,7 @@ def test_untouched_puts_everything_back_when_steps_fail() -> None:
     assert largest_difference(before, run.gan.state()) == 0
 
 
-def test_a_short_run_is_not_compiled_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_run_is_not_compiled_inside(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_seconds_a_step", lambda *_: 1e-3)
     graph = Training("cgan", "graph", capture=capture)
     graph.total_steps = 59_000
@@ -195,10 +192,7 @@ def test_a_run_that_is_over_captures_nothing() -> None:
     assert graph.build().choice.why == "no step is left"
 
 
-# -- compiled ----------------------------------------------------------------------------------------------
-
-
-def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: MonkeyPatch) -> None:
     """As Inductor once did with the strides of transposed convolutions: the reference is not compiled."""
 
     def miscompiled(gan: Any) -> None:
@@ -209,16 +203,6 @@ def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: pytes
     eager, compiled = Training("cgan"), Training("cgan", "compile")
     assert torch.equal(eager.to(10), compiled.to(10))
     assert compiled.build().choice.why.startswith("compile was not taken: its steps are not the eager ones")
-
-
-# -- what a run says and writes ----------------------------------------------------------------------------
-
-
-def test_graph_is_refused_on_a_cpu(distgan: Run) -> None:
-    for engine in ("graph", "graph-compiled"):
-        result = distgan("train", *quick("run", "--engine", engine, "--device", "cpu"))
-        expected = f"--engine {engine}: CUDA graphs need a CUDA device; allowed on a CPU: auto, eager, compile"
-        assert_user_error(result, expected)
 
 
 def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:

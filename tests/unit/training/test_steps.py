@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.runs import ON_CPU
+from helpers.runs import ON_CPU, MonkeyPatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -292,7 +292,7 @@ def test_noise_is_normal_uniform_and_without_pattern() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (7, 5), (4, 3, 1, 1)])
-def test_bits_are_the_same_however_they_are_made(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_the_same_however_they_are_made(shape: tuple[int, ...], monkeypatch: MonkeyPatch) -> None:
     """A compiler makes them element by element."""
     noise = started(1, 2, holding(shape[0] // 2 if shape[0] % 2 == 0 else shape[0]))
     noise.next_pass()
@@ -313,7 +313,7 @@ def test_real_and_fake_of_one_pass_have_masks_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("loss", ["bce", "r1", "r3gan", "wgan-gp"])
-def test_each_pass_through_d_has_masks_of_its_own(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+def test_each_pass_through_d_has_masks_of_its_own(runtime: Runtime, monkeypatch: MonkeyPatch, loss: str) -> None:
     """D's own, that of a penalty, and G's, in each of two steps."""
     keys, bits = set(), Noise.bits
 

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from helpers.runs import Run, assert_user_error, quick
+from helpers.runs import MonkeyPatch
 
 from distgan.training import stop
 from distgan.training.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, describe, exit_code, seconds
@@ -18,13 +18,7 @@ def test_durations(text: str, expected: int) -> None:
     assert seconds(text) == expected
 
 
-@pytest.mark.parametrize("text", ["90", "soon", "1h30", "-5s", "", "1:5", "1.5h", "10 m"])
-def test_no_duration(distgan: Run, text: str) -> None:
-    result = distgan("train", *quick("run", f"--time-limit={text}", "--dry-run"))
-    assert_user_error(result, "--time-limit: ", "allowed: a time as 90s, 45m, 1h30m, 1:30:00 or 1-12:00:00")
-
-
-def test_slow_steps_and_saves_are_allowed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_steps_and_saves_are_allowed_for(monkeypatch: MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(stop.time, "monotonic", lambda: now[0])
     with StopRequest(60.0, is_launched=False) as request:
@@ -36,7 +30,7 @@ def test_slow_steps_and_saves_are_allowed_for(monkeypatch: pytest.MonkeyPatch) -
         assert request.reason() == TIME_LIMIT
 
 
-def test_a_press_that_a_launcher_hands_on_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_press_that_a_launcher_hands_on_is_not_a_second_one(monkeypatch: MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(stop.time, "monotonic", lambda: now[0])
     with StopRequest(None, is_launched=True) as request:

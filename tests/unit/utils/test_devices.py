@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from helpers.runs import MonkeyPatch
 
 
-def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None:
     from distgan.errors import UserError
     from distgan.utils.devices import take_gpu
 
