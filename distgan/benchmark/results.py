@@ -4,8 +4,6 @@ import json
 import math
 import os
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from distgan.errors import UserError
 from distgan.runs.run_dir import lock
 from distgan.utils.files import check_format, not_writable, read_json, write_whole
 from distgan.utils.hardware import cores, cpu_name
+from distgan.utils.process import tool_output
 from distgan.utils.provenance import describe_environment
 
 FORMAT = 1
@@ -30,7 +29,6 @@ FILE = "results.json"
 
 _MAX_BYTES = 2**26
 _SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
-_SMI_S = 10
 
 
 class Results(NamedTuple):
@@ -110,15 +108,8 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 def gpus() -> list[dict[str, str]]:
     """Name, driver, clocks (MHz) and power limit (W) of each GPU as nvidia-smi says them; none without it."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_S)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    lines = done.stdout.strip().splitlines() if done.returncode == 0 else []
-    return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in lines if line]
+    said = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
+    return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in said.splitlines()]
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def run_command(*words: str) -> None:
     if isinstance(entry, Group):
         _show_group(" ".join(prog), entry, rest)
         return
-    if len(prog) > 2:
+    if "bench" in prog:
         _stop_as_by_ctrl_c()
     result = _run(" ".join(prog), entry, rest)
     if result is not None:

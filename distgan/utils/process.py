@@ -51,6 +51,13 @@ def run_json(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]
     raise ChildFailed("exit code 0, but its last line is no JSON object")
 
 
+def tool_output(*command: str) -> str | None:
+    """Return what a program of the system says, stripped; None where it is missing, fails, or takes over 10 s."""
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
+
+
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
     """Kill a child that still runs and its descendants: torchrun's are in sessions of their own, and outlive it."""
     if process.poll() is not None:

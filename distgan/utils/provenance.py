@@ -1,6 +1,5 @@
 """Under what circumstances a run was made: versions, machine, revision, and where its first seconds went."""
 
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any
 import psutil
 
 import distgan
+from distgan.utils.process import tool_output
 
 _LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "pydantic")
 
@@ -62,13 +62,6 @@ def git_revision() -> dict[str, Any] | None:
     root = Path(distgan.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
-    try:
-        revision = _git(root, "rev-parse", "HEAD")
-        return {"revision": revision, "is_dirty": bool(_git(root, "status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    git = ("git", "-C", str(root))
+    revision, changes = tool_output(*git, "rev-parse", "HEAD"), tool_output(*git, "status", "--porcelain")
+    return None if revision is None or changes is None else {"revision": revision, "is_dirty": bool(changes)}

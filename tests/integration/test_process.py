@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distgan.utils.process import ChildFailed, last_words, run_child, run_json
+from distgan.utils.process import ChildFailed, last_words, run_child, run_json, tool_output
 
 # A grandchild in a session of its own.
 GRANDCHILD = "import subprocess as s, sys, time; p = s.Popen(['sleep', '600'], start_new_session=True); "
@@ -66,3 +66,9 @@ def test_a_grandchild_that_holds_the_output_is_not_waited_for(tmp_path: Path) ->
     python(f"{GRANDCHILD} open({str(path)!r}, 'w').write(str(p.pid))")
     assert time.monotonic() - start < 60
     psutil.Process(int(path.read_text())).kill()
+
+
+def test_a_tool_of_the_system_never_fails() -> None:
+    assert tool_output("echo", "  words ") == "words"
+    assert tool_output("false") is None
+    assert tool_output("no-such-program-here") is None
