@@ -89,7 +89,7 @@ def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, str | None]:
         return None, message
 
 
-class Tolerance:
+class WriteErrorPolicy:
     """What it costs that a disk takes no more while a run goes on: a warning, or the run if `stops`."""
 
     def __init__(self, *, stops: bool):

@@ -14,19 +14,19 @@ if __name__ == "__main__":
 from typing import TYPE_CHECKING
 
 from distgan.config.schema import Config
-from distgan.distributed.rendezvous import losses_named
+from distgan.distributed.rendezvous import name_lost_ranks
 from distgan.errors import TrainingFailed
-from distgan.runs.artifacts import Outputs
-from distgan.runs.progress import Display
+from distgan.runs.artifacts import RunArtifacts
+from distgan.runs.progress import ProgressDisplay
 from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Engine
-from distgan.training.gan import refuse_divergence
+from distgan.training.gan import check_replicas
 from distgan.training.session import Session, open_session
 from distgan.training.stop import StopRequest, seconds_left, stopped
 from distgan.utils.provenance import Startup
 
 if TYPE_CHECKING:
-    from distgan.evaluation.watch import Watch
+    from distgan.evaluation.watch import QualityMonitor
 
 
 def train(config: Config, preset: str, startup: Startup) -> None:
@@ -38,76 +38,81 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     with open_session(config, startup=startup) as session:
         gan, runtime = session.gan, session.runtime
         judges = _build_judges(session, startup)
-        with Outputs(session, preset, startup) as outputs:
-            start = outputs.saver.restore()
+        with RunArtifacts(session, preset, startup) as artifacts:
+            start = artifacts.checkpoints.restore()
             # The first state of a new run, or of one that is resumed with other settings: no step without a checkpoint.
-            outputs.saver.save(wait=True)
-            outputs.describe(start)
+            artifacts.checkpoints.save(wait=True)
+            artifacts.describe(start)
             startup.mark("outputs")
             engine = session.build_engine()
-            outputs.log.engine = engine.choice.name
+            artifacts.log.engine = engine.choice.name
             startup.mark("engine")
-            left_s = runtime.on_main(lambda: seconds_left(config.run.time_limit, startup.born))
+            left_s = runtime.run_on_rank0(lambda: seconds_left(config.run.time_limit, startup.born))
             with (
                 engine,
-                Display(session.last_step, session.steps_per_epoch, gan.step, runtime.is_main) as display,
-                outputs.recorded(),
+                ProgressDisplay(session.last_step, session.steps_per_epoch, gan.step, runtime.is_main) as display,
+                artifacts.record_status(),
                 StopRequest(left_s, runtime.is_launched) as request,
-                losses_named(),
+                name_lost_ranks(),
             ):
-                outputs.announce(display, engine.choice)
+                artifacts.announce(display, engine.choice)
                 try:
-                    _take_steps(session, engine, outputs, judges, display, request)
+                    _take_steps(session, engine, artifacts, judges, display, request)
                 except TrainingFailed as error:
-                    raise TrainingFailed(f"{error}; {outputs.keep_last_good(error.advice)}") from error
-                outputs.finish()
-                display.warn(outputs.tolerance.warnings())
-            outputs.summarise(display)
+                    raise TrainingFailed(f"{error}; {artifacts.keep_last_good(error.advice)}") from error
+                artifacts.finish()
+                display.warn(artifacts.tolerance.warnings())
+            artifacts.summarise(display)
 
 
 def _take_steps(
-    session: Session, engine: Engine, outputs: Outputs, judges: "Watch | None", display: Display, request: StopRequest
+    session: Session,
+    engine: Engine,
+    artifacts: RunArtifacts,
+    judges: "QualityMonitor | None",
+    display: ProgressDisplay,
+    request: StopRequest,
 ) -> None:
-    gan, runtime, log, saver = session.gan, session.runtime, outputs.log, outputs.saver
+    gan, runtime, log, checkpoints = session.gan, session.runtime, artifacts.log, artifacts.checkpoints
     cadence = Cadence.of(session.config, session.steps_per_epoch, session.last_step)
     if gan.step == 0 and 0 in cadence.sample_epochs:
-        outputs.sample()
+        artifacts.sample()
     log.start_clock()
     while gan.step < session.last_step:
         log.add(*engine.advance(cadence.next_stop(gan.step)))
         display.advance(gan.step)
         # Below this line everything is slow and due only now and then. All ranks take part: rank 0 draws and writes,
         # the others wait for it.
-        reason = runtime.highest(request.reason(), gan.step)
+        reason = runtime.all_reduce_max(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
-        outputs.startup.finish()
+        artifacts.startup.finish()
         quality = {}
         if due.evaluate and judges:
             with log.paused():
                 quality = judges.look(gan, gan.step / session.steps_per_epoch, display.say)
         if due.log:
             display.show(log.write(gan.step, is_due=due.log_is_kept, quality=quality))
-            saver.refuse_skipped()
-            outputs.record_start()
-            display.warn(outputs.tolerance.warnings())
+            checkpoints.check_skipped_updates()
+            artifacts.record_start()
+            display.warn(artifacts.tolerance.warnings())
         if due.check_ranks:
             with log.paused():
-                refuse_divergence(gan, runtime)
+                check_replicas(gan, runtime)
         if due.sample:  # before the checkpoint: a run that is killed between the two draws it again
-            outputs.sample()
+            artifacts.sample()
         if due.save:
-            saver.save(wait=due.is_last)
-            request.save_s = saver.last_s
+            checkpoints.save(wait=due.is_last)
+            request.save_s = checkpoints.last_s
         if reason:
-            outputs.finish()
-            raise stopped(reason, gan.step, outputs.how_to_go_on())
+            artifacts.finish()
+            raise stopped(reason, gan.step, artifacts.how_to_go_on())
 
 
-def _build_judges(session: Session, startup: Startup) -> "Watch | None":
+def _build_judges(session: Session, startup: Startup) -> "QualityMonitor | None":
     if not (session.config.run.eval_every or session.config.run.eval_every_steps):
         return None
-    from distgan.evaluation.watch import Watch  # imports scipy: seconds
+    from distgan.evaluation.watch import QualityMonitor  # imports scipy: seconds
 
-    judges = Watch(session)
+    judges = QualityMonitor(session)
     startup.mark("judges")
     return judges

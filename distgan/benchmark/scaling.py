@@ -17,7 +17,7 @@ from distgan.benchmark.scaling_report import BATCH_SIZE, STRONG, WEAK, WIDTH, Ce
 from distgan.config.registry import ENGINES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.loader import refuse_small
-from distgan.distributed import env as launcher
+from distgan.distributed import env
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.devices import device_named
 from distgan.utils.hardware import cores, count_gpus
@@ -37,7 +37,7 @@ def run(config: ScalingConfig) -> None:
 
     Raises UserError, and CommandFailed at the end where a setting could not be measured.
     """
-    if launcher.is_launched():
+    if env.is_launched():
         raise UserError("bench scaling: starts processes of its own; allowed: without a launcher around it")
     device = device_named(config.device)
     if device.type == "cpu":
@@ -103,7 +103,7 @@ def world_sizes(config: ScalingConfig, device: torch.device) -> list[int]:
     sizes = sorted(set(config.processes))
     if device.type == "cuda" and sizes[-1] > here:
         raise UserError(f"--processes {sizes[-1]}: there are {here} GPUs here; allowed: at most {here}")
-    launcher.refuse_more_than_memory_has(sizes[-1])
+    env.refuse_more_than_memory_has(sizes[-1])
     return sizes
 
 

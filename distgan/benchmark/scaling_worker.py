@@ -19,7 +19,7 @@ from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, exit_code_of
 from distgan.training.engines.engine import Engine
-from distgan.training.gan import Gan, refuse_divergence
+from distgan.training.gan import Gan, check_replicas
 from distgan.training.session import Session, open_session
 from distgan.utils.files import write_json
 
@@ -67,7 +67,7 @@ class Clock:
     def _slowest(self, values: torch.Tensor) -> list[float]:
         if self._runtime.world_size == 1:
             return values.tolist()
-        return self._runtime.gathered(values.to(self._runtime.device)).amax(0).tolist()
+        return self._runtime.all_gather(values.to(self._runtime.device)).amax(0).tolist()
 
 
 def measure(spec: Spec) -> None:
@@ -95,7 +95,7 @@ def _measure(session: Session, engine: Engine, spec: Spec) -> None:
     timed_images = images
     if not advance(1).isfinite().all():
         raise TrainingFailed("a loss is no number, so what was timed is no training")
-    refuse_divergence(gan, runtime)
+    check_replicas(gan, runtime)
     sizes = messages(gan, config.optim.order, is_cuda)
     found = {
         "step_s": [each / steps for each in seconds],

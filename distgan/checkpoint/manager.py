@@ -12,21 +12,21 @@ from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, Damaged, State, random_states, read_state, remove, write_checkpoint
 from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
-from distgan.errors import Tolerance, TrainingFailed, UserError, user_message
-from distgan.training.gan import refuse_divergence
+from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, user_message
+from distgan.training.gan import check_replicas
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.files import sync
 
 
-class Saver:
+class CheckpointManager:
     """Every public method is called by all ranks; the first one writes, in a thread of its own.
 
     `stall_s` and `write_s` tell of each checkpoint how long training stood still for it, and how long it
     then took to be on the disk; `num_bytes` is the size of the last.
     """
 
-    def __init__(self, folder: Path, session: Session, log: MetricLog, tolerance: Tolerance):
+    def __init__(self, folder: Path, session: Session, log: MetricLog, tolerance: WriteErrorPolicy):
         self.run_folder, self.folder = folder, folder / "checkpoints"
         self.config, self.runtime, self.gan = session.config, session.runtime, session.gan
         self.last_step, self.notice = session.last_step, session.dataset.notice
@@ -45,9 +45,9 @@ class Saver:
         The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
         functions of seed and step; so another number of ranks goes on with the same ones.
         """
-        start = self.runtime.on_main(lambda: find_start(self.config, self.run_folder, self.identity))
+        start = self.runtime.run_on_rank0(lambda: find_start(self.config, self.run_folder, self.identity))
         if start is None:
-            self.runtime.together(lambda: self.log.restore(self.log.path, None))
+            self.runtime.run_on_all_ranks(lambda: self.log.restore(self.log.path, None))
             return None
         tensors, state, _ = start.checkpoint
 
@@ -59,7 +59,7 @@ class Saver:
                 self.runtime.load_random_states(own, f"{start.path / 'random.safetensors'}")
             self.log.restore(start.metrics, state, is_over=state.step >= self.last_step)
 
-        self.runtime.together(load)
+        self.runtime.run_on_all_ranks(load)
         if start.path.resolve().parent == self.folder.resolve() and not start.is_changed:
             self.saved = state.step, start.path
         for warning in start.warnings:
@@ -76,11 +76,11 @@ class Saver:
         began = time.perf_counter()
         with self.log.paused():
             step = self.gan.step
-            if self.runtime.on_main(self._written) != step:
+            if self.runtime.run_on_rank0(self._written) != step:
                 unlogged = self.log.settle(step)
-                self.refuse_broken()
+                self.check_finite()
                 if self.config.processes.check_ranks_every:
-                    refuse_divergence(self.gan, self.runtime)
+                    check_replicas(self.gan, self.runtime)
                 random = self.runtime.random_states()
                 # Where each rank holds a part of it, all of them take part; else the others are spared the copy.
                 tensors = self.gan.state() if self.runtime.is_main or self.gan.is_sharded else {}
@@ -93,16 +93,16 @@ class Saver:
                         self._error = error
                 self.stall_s.append(time.perf_counter() - began)
             if wait:
-                self.runtime.on_main(lambda: self._written(must=True))
+                self.runtime.run_on_rank0(lambda: self._written(must=True))
 
-    def refuse_skipped(self) -> None:
+    def check_skipped_updates(self) -> None:
         """Raises TrainingFailed where updates were left out for gradients that are no numbers. Waits for nothing."""
         if self.gan.num_skipped:
             raise TrainingFailed(f"a gradient is no number up to step {self.gan.step}")
 
-    def refuse_broken(self) -> None:
+    def check_finite(self) -> None:
         """Raises TrainingFailed for weights or gradients that are no numbers. Waits for the device. All ranks call."""
-        self.refuse_skipped()
+        self.check_skipped_updates()
         if not self.gan.is_finite():
             raise TrainingFailed(f"a weight is no number after step {self.gan.step}")
 

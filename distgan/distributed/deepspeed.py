@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import distgan
 from distgan.config.schema import Config
-from distgan.distributed import env as launcher
+from distgan.distributed import env
 from distgan.distributed.wrappers import Trained
 from distgan.errors import UserError
 
@@ -48,7 +48,7 @@ def chosen(
     Raises UserError for a combination that can't work, before anything is started.
     """
     stage = config.processes.zero
-    if stage is None and not launcher.wants_deepspeed():
+    if stage is None and not env.wants_deepspeed():
         return None
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("DeepSpeed: is not installed; allowed: pip install 'distgan[deepspeed]', or DDP without it")
@@ -60,7 +60,7 @@ def chosen(
         raise UserError(
             "--device cpu: DeepSpeed takes the GPUs that it sees; allowed: CUDA_VISIBLE_DEVICES=-1 before the command"
         )
-    settings = read_config(launcher.deepspeed_file(), launcher.zero_stage() if stage is None else stage)
+    settings = read_config(env.deepspeed_file(), env.zero_stage() if stage is None else stage)
     if settings["zero_optimization"]["stage"] == 3 and has_penalty:
         raise UserError(
             f"--loss {config.optim.loss}: the second derivative of its penalty needs weights of D that ZeRO 3 "

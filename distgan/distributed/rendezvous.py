@@ -171,7 +171,7 @@ def in_turn(rank: int, local_rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def left_at_the_end() -> Iterator[None]:
+def process_group_scope() -> Iterator[None]:
     """Leaves the process group however the run ends: its threads would abort a process that ends with them."""
     global _meeting
     try:
@@ -183,7 +183,7 @@ def left_at_the_end() -> Iterator[None]:
 
 
 @contextmanager
-def losses_named() -> Iterator[None]:
+def name_lost_ranks() -> Iterator[None]:
     """Turns the error of a broken or silent connection into ProcessLost, which names the rank behind it."""
     try:
         yield

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from distgan.config.registry import ENGINES, names_on_cpu
 from distgan.config.schema import Config
-from distgan.distributed import deepspeed as zero_config
-from distgan.distributed import env as launcher
-from distgan.distributed import rendezvous
+from distgan.distributed import deepspeed, env, rendezvous
 from distgan.distributed.wrappers import FlatTrained, Trained
 from distgan.errors import CommonError, UserError, outcome_of
 from distgan.utils import devices
@@ -28,7 +26,7 @@ from distgan.utils.process_state import preserve_process_state
 
 T = TypeVar("T")
 # Steps on a GPU between two questions whether some rank was asked to stop.
-ASK_EVERY = 25
+STOP_POLL_STEPS = 25
 
 
 @contextmanager
@@ -39,14 +37,14 @@ def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runt
     """
     with preserve_process_state():
         try:
-            with rendezvous.left_at_the_end(), rendezvous.losses_named():
+            with rendezvous.process_group_scope(), rendezvous.name_lost_ranks():
                 runtime = Runtime(config, has_penalty=has_penalty)
                 try:
                     yield runtime
                     runtime.wait_for_all()
                 finally:
                     runtime.close()
-                    zero_config.leave_process_group()
+                    deepspeed.leave_process_group()
         finally:
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
@@ -56,8 +54,8 @@ class Runtime:
     """This process among the others. Works alike under accelerate launch, torchrun and plain python."""
 
     def __init__(self, config: Config, *, has_penalty: bool = False):
-        launcher.refuse_broken_environment()
-        use_cuda = torch.cuda.is_available() and not launcher.wants_cpu()
+        env.refuse_broken_environment()
+        use_cuda = torch.cuda.is_available() and not env.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
         is_cpu = config.run.device == "cpu" or not use_cuda
@@ -67,13 +65,13 @@ class Runtime:
             raise UserError(
                 f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: {allowed}"
             )
-        self.precision: str = launcher.precision(config.run.precision, is_cpu=is_cpu)
+        self.precision: str = env.precision(config.run.precision, is_cpu=is_cpu)
         mixed_precision = "no" if self.precision == "tf32" else self.precision
-        self.warnings = launcher.set_aside() + launcher.slow(self.precision, is_cpu=is_cpu)
-        if is_cpu and (threads := config.run.threads or launcher.shared_cores()):
+        self.warnings = env.set_aside() + env.slow(self.precision, is_cpu=is_cpu)
+        if is_cpu and (threads := config.run.threads or env.shared_cores()):
             torch.set_num_threads(threads)
-        launched = launcher.world_size()
-        zero = zero_config.chosen(
+        launched = env.world_size()
+        zero = deepspeed.chosen(
             config, self.precision, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
         )
         if launched > 1 or zero:
@@ -105,7 +103,7 @@ class Runtime:
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
-        self.is_launched, self.is_ours = launcher.is_launched(), launcher.is_ours()
+        self.is_launched, self.is_ours = env.is_launched(), env.is_ours()
         self._tracker: Any = None
         self._asked: Reading | None = None
         if not is_cpu:
@@ -128,15 +126,15 @@ class Runtime:
         """The mean over the ranks. All ranks take part."""
         return self._accelerator.reduce(values, reduction="mean") if self.world_size > 1 else values
 
-    def all_of(self, value: T) -> Sequence[T]:
+    def all_gather_object(self, value: T) -> Sequence[T]:
         """That of each rank, in their order, on all ranks. All take part."""
         return gather_object([value]) if self.world_size > 1 else [value]
 
-    def gathered(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         """Those of each rank, (W, *values.shape), on all ranks. All take part."""
         return self._accelerator.gather(values.unsqueeze(0))
 
-    def together(self, attempt: Callable[[], T], *, local_main_first: bool = False) -> T:
+    def run_on_all_ranks(self, attempt: Callable[[], T], *, local_main_first: bool = False) -> T:
         """Calls `attempt` on every rank; a UserError of one becomes that of all, said once.
 
         All ranks take part, so that none waits for one that has given up. `local_main_first` lets the
@@ -145,14 +143,14 @@ class Runtime:
         turn = rendezvous.in_turn(self.rank, self.local_rank) if local_main_first else nullcontext()
         with turn:
             result, message = outcome_of(attempt)
-        messages = self.all_of(message)
+        messages = self.all_gather_object(message)
         failed = [(rank, text) for rank, text in enumerate(messages) if text is not None]
         if failed:
             rank, text = failed[0]
             raise CommonError(text if len(failed) == self.world_size else f"rank {rank}: {text}")
         return result  # type: ignore[return-value]  # no error, so it is a T
 
-    def on_main(self, attempt: Callable[[], T]) -> T:
+    def run_on_rank0(self, attempt: Callable[[], T]) -> T:
         """Calls `attempt` on the first rank and gives its result, or its UserError, to all."""
         outcome = [outcome_of(attempt) if self.is_main else None]
         if self.world_size > 1:
@@ -165,21 +163,21 @@ class Runtime:
 
     def refuse_difference(self, what: str, value: str) -> None:
         """Raises UserError where a rank has another value than the first. All ranks take part."""
-        first, *others = self.all_of(value)
+        first, *others = self.all_gather_object(value)
         for rank, other in enumerate(others, 1):
             if other != first:
                 raise CommonError(f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same")
 
-    def highest(self, reason: int, step: int) -> int:
+    def all_reduce_max(self, reason: int, step: int) -> int:
         """The highest number that some rank has, 0 while none has any. All ranks take part.
 
-        Asking is an all-reduce. On a GPU, where steps are short, it is at every ASK_EVERY of them, and the answer
+        Asking is an all-reduce. On a GPU, where steps are short, it is at every STOP_POLL_STEPS of them, and the answer
         is that to the question before: so nobody waits for the device.
         """
         if self.world_size == 1:
             return reason
         is_cuda = self.device.type == "cuda"
-        if is_cuda and step % ASK_EVERY:
+        if is_cuda and step % STOP_POLL_STEPS:
             return 0
         highest = torch.full((), reason, device=self.device)
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
@@ -198,7 +196,7 @@ class Runtime:
         own = {f"rank{self.rank}.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             own[f"rank{self.rank}.cuda"] = torch.cuda.get_rng_state(self.device)
-        return {key: state for each in self.all_of(own) for key, state in each.items()}
+        return {key: state for each in self.all_gather_object(own) for key, state in each.items()}
 
     def load_random_states(self, states: dict[str, Tensor], where: str) -> None:
         """This rank's generators, by their device. Raises UserError that names `where`."""

@@ -213,7 +213,7 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
     own += [fill] * (-(-num_chunks // size) - len(own))
     found = []
     for each in zip(*own, strict=True):
-        gathered = runtime.gathered(torch.stack(each).to(runtime.device)).cpu()  # (W, rounds, CHUNK, ...)
+        gathered = runtime.all_gather(torch.stack(each).to(runtime.device)).cpu()  # (W, rounds, CHUNK, ...)
         found.append(gathered.transpose(0, 1).flatten(0, 2)[:num])
     return found
 
@@ -223,7 +223,7 @@ def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
     turns = range(runtime.rank, len(jobs), runtime.world_size)
     with _workers(runtime) as pool:
         own = dict(zip(turns, pool.map(lambda i: jobs[i](), turns), strict=True))
-    found = {i: result for part in runtime.all_of(own) for i, result in part.items()}
+    found = {i: result for part in runtime.all_gather_object(own) for i, result in part.items()}
     return [found[i] for i in range(len(jobs))]
 
 

@@ -45,17 +45,19 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
 def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality, Path]:
     seconds: dict[str, float] = {}
     with _timed(seconds, "start"):
-        subject = runtime.together(lambda: load_subject(where, config))
-        folder = runtime.on_main(lambda: out_folder(where, config))
+        subject = runtime.run_on_all_ranks(lambda: load_subject(where, config))
+        folder = runtime.run_on_rank0(lambda: out_folder(where, config))
         data = data_config(subject, config)
-        train, test = runtime.together(lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True)
+        train, test = runtime.run_on_all_ranks(
+            lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
+        )
         runtime.refuse_difference("real data's fingerprint", test.fingerprint)
-        jury = runtime.together(lambda: load_jury(train.name, runtime.device, config.judges))
+        jury = runtime.run_on_all_ranks(lambda: load_jury(train.name, runtime.device, config.judges))
         n = config.num if subject.images is None else len(subject.images)
         refuse_few(n, "--num" if subject.images is None else f"{where}: images")
         source = source_of(where, subject, config, train, test, jury)
     labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
-    runtime.on_main(lambda: make_folder(folder))  # before minutes are spent
+    runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
     with _timed(seconds, "real_images"):
         reference = build_reference(jury, train, test, n, labels, runtime)
     with _timed(seconds, "images"):
@@ -105,7 +107,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         write_whole(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
         save_pictures(folder, quality, images, reading, labels, closest, train.images)
 
-    runtime.on_main(write)
+    runtime.run_on_rank0(write)
     return quality, folder
 
 

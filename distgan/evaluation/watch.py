@@ -18,7 +18,7 @@ from distgan.training.session import Session
 _NUM_DRAWS = 50
 
 
-class Watch:
+class QualityMonitor:
     """Looks at the moving average of G (`ema_...`) where there is one, and at G as it is trained (`raw_...`).
 
     The same images as `distgan eval --seed 0` would draw, and no random number of the training is taken. Every public
@@ -30,11 +30,11 @@ class Watch:
         self.runtime = runtime
         reference = config.run.eval_reference
         data = config.data.model_copy(update={"dir": reference} if reference else {})
-        train, test = runtime.together(
+        train, test = runtime.run_on_all_ranks(
             lambda: splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.refuse_difference("test data's fingerprint", test.fingerprint)
-        jury = runtime.together(lambda: load_jury(dataset.name, runtime.device))
+        jury = runtime.run_on_all_ranks(lambda: load_jury(dataset.name, runtime.device))
         num = config.run.eval_num
         self._labels = asked_digits(num) if config.model.is_conditional else None
         self.reference = build_reference(jury, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from distgan.checkpoint.export import export_weights
-from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start
-from distgan.errors import Tolerance
+from distgan.errors import WriteErrorPolicy
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
-from distgan.runs.progress import Display, duration
-from distgan.runs.run_dir import LOCK_WAIT_S, claim_folder, clear_leftovers, lock, recorded
+from distgan.runs.progress import ProgressDisplay, duration
+from distgan.runs.run_dir import LOCK_WAIT_S, claim_folder, clear_leftovers, lock, record_status
 from distgan.training.engines.engine import Choice
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
@@ -67,7 +67,7 @@ def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
 TAGS = {"vanilla": "GAN- Generated Samples", "cgan": "C-GAN Generated Samples"}
 
 
-class Outputs:
+class RunArtifacts:
     """The folder of a run. Every public method is called by all ranks; the first does the writing.
 
     Raises UserError on all of them for a folder or a disk that can't be written to.
@@ -79,7 +79,7 @@ class Outputs:
         )  # fmt: skip
         self.steps_per_epoch, self.preset, self.startup = session.steps_per_epoch, preset, startup
         config, runtime = session.config, session.runtime
-        self.tolerance = Tolerance(stops=config.run.on_save_error == "stop")
+        self.tolerance = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
         for warning in runtime.warnings:
             self.tolerance.warn(warning)
         self._environment = describe_environment() | runtime.describe()
@@ -92,24 +92,24 @@ class Outputs:
         self._engine: dict[str, Any] | None = None
         self.start: Start | None = None
         self._lock: int | None = None
-        self.folder = runtime.on_main(self._claim)
+        self.folder = runtime.run_on_rank0(self._claim)
         self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.tolerance)
-        self.saver = Saver(self.folder, session, self.log, self.tolerance)
+        self.checkpoints = CheckpointManager(self.folder, session, self.log, self.tolerance)
 
-    def __enter__(self) -> "Outputs":
+    def __enter__(self) -> "RunArtifacts":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let go of the folder, so that another training of this process may take it up."""
         # A second Ctrl-C does not wait for the disk.
         if not (kind and issubclass(kind, KeyboardInterrupt)):
-            self.saver.join()
+            self.checkpoints.join()
         if self._lock is not None:
             os.close(self._lock)
 
-    def recorded(self) -> AbstractContextManager[None]:
+    def record_status(self) -> AbstractContextManager[None]:
         """Write status.json, from `running` to how the block ends."""
-        return recorded(self.folder, lambda: self.gan.step) if self.runtime.is_main else nullcontext()
+        return record_status(self.folder, lambda: self.gan.step) if self.runtime.is_main else nullcontext()
 
     def _claim(self) -> Path:
         folder = claim_folder(self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never")
@@ -123,7 +123,7 @@ class Outputs:
     def describe(self, start: Start | None) -> None:
         """Writes what describes this run, which goes on from `start` if that is one, and starts the tracker."""
         self.start = start
-        self.runtime.on_main(self._describe)
+        self.runtime.run_on_rank0(self._describe)
         self.runtime.start_tracker(self.config.run.tracker, str(self.folder), self.gan.step)
 
     def _describe(self) -> None:
@@ -171,9 +171,9 @@ class Outputs:
             except OSError as error:
                 self.tolerance(error, what)
 
-        self.runtime.on_main(attempt)
+        self.runtime.run_on_rank0(attempt)
 
-    def announce(self, display: Display, choice: Choice) -> None:
+    def announce(self, display: ProgressDisplay, choice: Choice) -> None:
         config, data, gan = self.config, self.dataset, self.gan
         self._engine = choice.describe()
         if data.notice:
@@ -227,13 +227,13 @@ class Outputs:
         """Exports the state before the numbers went wrong; says which, and what to do."""
 
         def keep() -> str:
-            if (saved := self.saver.last()) is None:
+            if (saved := self.checkpoints.last()) is None:
                 return "no state before it could be saved"
             step, path = saved
             export_weights(self.folder, path, self.config)
             return f"the last good state, of step {step:,}, is kept in {self.folder}; {advice}"
 
-        return self.runtime.on_main(keep)
+        return self.runtime.run_on_rank0(keep)
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -241,15 +241,15 @@ class Outputs:
         """Weights and pictures of the run as its last checkpoint has it."""
 
         def write() -> None:
-            saved = self.saver.last()
+            saved = self.checkpoints.last()
             assert saved is not None
             export_weights(self.folder, saved[1], self.config)
-            self._environment |= {"checkpoints": self.saver.facts()}
+            self._environment |= {"checkpoints": self.checkpoints.facts()}
             self._write_environment()
 
         with self.log.paused():
-            self.runtime.on_main(write)
-            self.runtime.on_main(self._pictures)
+            self.runtime.run_on_rank0(write)
+            self.runtime.run_on_rank0(self._pictures)
 
     def _pictures(self) -> None:
         paths = sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stem)
@@ -270,7 +270,7 @@ class Outputs:
             return f"go on with the same launcher and: {flags}"
         return f"go on with: distgan train {flags}"
 
-    def summarise(self, display: Display) -> None:
+    def summarise(self, display: ProgressDisplay) -> None:
         display.say(f"done in {duration(self.log.elapsed_s)} of training; look at", "bold")
         for name, what in (
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),
@@ -282,8 +282,8 @@ class Outputs:
         ):
             if (self.folder / name).exists():
                 display.say(f"  {self.folder / name!s:<40} {what}")
-        if self.saver.stall_s and self.saver.write_s:
-            facts = self.saver.facts()
+        if self.checkpoints.stall_s and self.checkpoints.write_s:
+            facts = self.checkpoints.facts()
             display.say(
                 f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
                 f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"

@@ -16,7 +16,7 @@ class _Console(Console):
         self.quiet = True
 
 
-class Display:
+class ProgressDisplay:
     """Epoch, time left, losses and images/s of a run of `total_steps`. Silent unless `is_main`."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, step: int, is_main: bool):
@@ -37,7 +37,7 @@ class Display:
         self._is_live = self.console.is_terminal
         self._task = self._bar.add_task("", total=total_steps, completed=step, epoch=self._epoch(step), numbers="")
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "ProgressDisplay":
         if self._is_live:
             self._bar.start()
         return self

@@ -118,7 +118,7 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:
 
 
 @contextmanager
-def recorded(folder: Path, step: Callable[[], int]) -> Iterator[None]:
+def record_status(folder: Path, step: Callable[[], int]) -> Iterator[None]:
     """status.json, from `running` to how the run ends: `done`, `stopped` (it can go on) or `failed`.
 
     Of a run that was killed it stays `running`. No resume depends on it, and so no full disk stops a run here.

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from distgan.config.schema import Config
-from distgan.distributed.runtime import ASK_EVERY
+from distgan.distributed.runtime import STOP_POLL_STEPS
 
 
 class Due(NamedTuple):
@@ -56,7 +56,7 @@ class Cadence(NamedTuple):
         """
         intervals = (
             self.log_every, self.steps_per_epoch, self.eval_every_steps, self.save_every_steps, self.check_ranks_every,
-            ASK_EVERY,
+            STOP_POLL_STEPS,
         )  # fmt: skip
         return min([self.last_step, *((step // every + 1) * every for every in intervals if every)])
 

@@ -220,7 +220,7 @@ def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def refuse_divergence(gan: Gan, runtime: Runtime) -> None:
+def check_replicas(gan: Gan, runtime: Runtime) -> None:
     """Raises TrainingFailed that names the first tensor that is not the same everywhere. All ranks call it."""
     if runtime.world_size == 1:
         return
@@ -234,7 +234,7 @@ def refuse_divergence(gan: Gan, runtime: Runtime) -> None:
             tensors |= {f"g_optim.{key}": value for key, value in gan.g.adam_state().items()}
             tensors |= {f"d_optim.{key}": value for key, value in gan.d.adam_state().items()}
         sums = torch.stack([_sum_of_bits(value).to(runtime.device) for value in tensors.values()])
-    everywhere = runtime.gathered(sums)
+    everywhere = runtime.all_gather(sums)
     differs = everywhere != everywhere[0]
     if differs.any():
         index = int(differs.any(0).nonzero()[0])

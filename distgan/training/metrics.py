@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distgan.distributed.runtime import Runtime
-from distgan.errors import Tolerance, TrainingFailed
+from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
 from distgan.utils.devices import Reading
 from distgan.utils.files import append_lines, read_metrics, write_whole
@@ -65,7 +65,9 @@ class MetricLog:
     kept for later.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, tolerance: Tolerance):
+    def __init__(
+        self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, tolerance: WriteErrorPolicy
+    ):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
         self.notice = {"data": notice} if notice else {}
         self.tolerance = tolerance

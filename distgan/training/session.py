@@ -28,7 +28,7 @@ class Session:
     ):
         startup = startup or Startup()
         self.runtime = runtime
-        self.dataset = dataset or runtime.together(
+        self.dataset = dataset or runtime.run_on_all_ranks(
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.refuse_difference("data's fingerprint", self.dataset.fingerprint)

@@ -12,7 +12,7 @@ from helpers.checkpoints import CONFIG, assert_equal, declare, make
 from helpers.runs import newest
 
 from distgan.checkpoint.format import MANIFEST, read_checkpoint, write_checkpoint
-from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.schema import RunConfig
 
@@ -57,7 +57,7 @@ def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Pa
             counters = {"step": step, "epoch": step // 2, "step_in_epoch": step % 2, "logged_step": step}
             old = old._replace(state=old.state.model_copy(update=counters | {"unlogged": []}))
             write_checkpoint(folder / "checkpoints", old)
-        saver = Saver.__new__(Saver)
+        saver = CheckpointManager.__new__(CheckpointManager)
         saver.folder, saver.write_s, saver.saved = folder / "checkpoints", [], None
         saver.config = CONFIG.model_copy(update={"run": RunConfig(keep_best="min:d_loss")})
         saver.log = type("Log", (), {"path": folder / "metrics.jsonl"})()  # type: ignore[assignment]

@@ -26,10 +26,10 @@ from helpers.runs import (
     wait_for,
 )
 
-from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.distributed.runtime import Runtime
-from distgan.errors import Tolerance, UserError
+from distgan.errors import UserError, WriteErrorPolicy
 from distgan.runs.run_dir import lock, read_status
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
@@ -104,9 +104,11 @@ def test_pending_numbers_survive_a_change_of_the_cadence(distgan: Run, tmp_path:
     assert losses(tmp_path / "straight") == losses(tmp_path / "broken")
 
 
-def saver_of(folder: Path, runtime: Runtime) -> Saver:
-    session, tolerance = Session(newest(folder / "checkpoints")[1].config, runtime), Tolerance(stops=False)
-    return Saver(folder, session, MetricLog(folder, runtime, session.steps_per_epoch, None, tolerance), tolerance)
+def saver_of(folder: Path, runtime: Runtime) -> CheckpointManager:
+    session, tolerance = Session(newest(folder / "checkpoints")[1].config, runtime), WriteErrorPolicy(stops=False)
+    return CheckpointManager(
+        folder, session, MetricLog(folder, runtime, session.steps_per_epoch, None, tolerance), tolerance
+    )
 
 
 def test_grad_scaler_comes_back(trained: Path) -> None:

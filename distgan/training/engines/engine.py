@@ -173,7 +173,7 @@ def build_engine(
             raise Unfit(f"its steps are not the eager ones: {choice.parity}")
     except Exception as error:  # compilers, drivers and libraries raise what they like
         reason = _words(error)
-    if not all(runtime.all_of(reason is None)):
+    if not all(runtime.all_gather_object(reason is None)):
         stop(gan)
         why = f"{wanted} was not taken: {reason or 'it failed on another rank'}"
         fallback = Choice(asked, "eager", why, is_fallback=True, start_s=choice.start_s, parity=choice.parity)
@@ -223,7 +223,7 @@ def _graphs(
     except Exception as error:
         words = _words(error)
     # No rank may race alone: the others' sums would wait for it.
-    if not all(runtime.all_of(compiled is not None)) or compiled is None:
+    if not all(runtime.all_gather_object(compiled is not None)) or compiled is None:
         choice.why += f"; not compiled inside ({words})"
         stop(gan)
         return plain
@@ -246,7 +246,7 @@ def _seconds_a_step(gan: Gan, batches: Batches, runtime: Runtime, advance: Advan
                 advance(end)
             runtime.wait()
         own = torch.tensor([(time.perf_counter() - start) / RACE_STEPS], device=runtime.device)
-    return float(runtime.gathered(own).max()) if runtime.world_size > 1 else float(own)
+    return float(runtime.all_gather(own).max()) if runtime.world_size > 1 else float(own)
 
 
 def _refuse_unfit(gan: Gan, batches: Batches, runtime: Runtime) -> None:

@@ -11,28 +11,28 @@ from helpers.runs import ON_CPU, MonkeyPatch, checkpoint_names
 
 from distgan.checkpoint import manager as saver_module
 from distgan.checkpoint.format import read_checkpoint
-from distgan.checkpoint.manager import Saver
+from distgan.checkpoint.manager import CheckpointManager
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.distributed.runtime import Runtime
-from distgan.errors import Tolerance, TrainingFailed, UserError
+from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 
 
-def make_saver(folder: Path, **settings: object) -> Saver:
+def make_saver(folder: Path, **settings: object) -> CheckpointManager:
     config = Config(
         model=ModelConfig(name="cgan", family="small", width=0.05),
         data=DataConfig(name="digits", batch_size=4),
         run=RunConfig(**settings),
     )
     session = Session(config, Runtime(ON_CPU), dataset=noise_images(40))
-    tolerance = Tolerance(stops=config.run.on_save_error == "stop")
-    made = Saver(folder, session, MetricLog(folder, session.runtime, 10, None, tolerance), tolerance)
+    tolerance = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
+    made = CheckpointManager(folder, session, MetricLog(folder, session.runtime, 10, None, tolerance), tolerance)
     made.restore()
     return made
 
 
-def at(made: Saver, step: int) -> None:
+def at(made: CheckpointManager, step: int) -> None:
     """As if that many steps were taken, and logged."""
     made.gan.step = made.log.logged_step = step
 
@@ -114,7 +114,7 @@ def test_an_error_of_ours_in_the_thread_is_not_swallowed(tmp_path: Path, monkeyp
 
 def test_an_update_that_was_left_out_ends_the_run(tmp_path: Path) -> None:
     made = make_saver(tmp_path)
-    made.refuse_broken()
+    made.check_finite()
     made.gan.d.num_skipped = 1
     with pytest.raises(TrainingFailed, match="a gradient is no number up to step 0"):
-        made.refuse_broken()
+        made.check_finite()

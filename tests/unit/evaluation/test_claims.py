@@ -8,7 +8,7 @@ import pytest
 from distgan.evaluation.measure import Overview, alarms_of, verdict_of
 from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
 from distgan.evaluation.scores import share
-from distgan.evaluation.watch import Watch
+from distgan.evaluation.watch import QualityMonitor
 from distgan.reports.report2023 import claims_of
 
 
@@ -150,7 +150,7 @@ def test_collapse_is_an_alarm_and_little_coverage_is_none() -> None:
 
 def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:
     """And not again at every look in between, though its numbers change."""
-    watch = object.__new__(Watch)
+    watch = object.__new__(QualityMonitor)
     watch.reference = SimpleNamespace(floor=sample())  # type: ignore[assignment]
     watch._alarms = []
     said: list[list[str]] = []

@@ -128,7 +128,7 @@ def test_linear_stem_has_no_bias_and_a_batch_norm() -> None:
      (5, 2, 0, True), (3, 0, 0, False)],
 )  # fmt: skip
 def test_transposed_convolution_is_torchs(kernel: int, padding: int, output_padding: int, bias: bool) -> None:
-    """Outputs and gradients, in float64; the last two do not double the size, and are torch's own."""
+    """RunArtifacts and gradients, in float64; the last two do not double the size, and are torch's own."""
     layer = TransposedConv2d(6, 1, kernel, stride=2, padding=padding, output_padding=output_padding, bias=bias).double()
     images = torch.randn(3, 6, 7, 9, dtype=torch.float64, requires_grad=True)
     results = []

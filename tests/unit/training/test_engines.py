@@ -11,7 +11,7 @@ from helpers.engine_matrix import STEPS, Training, assert_graph_takes_eager_step
 from helpers.fake_cuda_graph import FakeCudaGraph, capture
 from helpers.runs import MonkeyPatch
 
-from distgan.errors import Tolerance, TrainingFailed
+from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
 from distgan.training.engines.parity import Parity, measure_parity, untouched
@@ -211,7 +211,7 @@ def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
         device=SimpleNamespace(type="cuda"), is_main=True, mean=lambda values: values, wait=lambda: None,
         track=lambda *_: None, peak_memory_gib=lambda: 0.0,
     )  # fmt: skip
-    log = MetricLog(tmp_path, runtime, 10, None, Tolerance(stops=False))
+    log = MetricLog(tmp_path, runtime, 10, None, WriteErrorPolicy(stops=False))
 
     def steps(num: int) -> None:
         log.add(torch.full((num, 4), float(num)), num * 8)

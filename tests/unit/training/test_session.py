@@ -123,7 +123,7 @@ def test_a_training_that_ends_early_leaves_nothing_behind(
             settings["time_limit"] = "1s"
         case "raises":
             error = ZeroDivisionError
-            monkeypatch.setattr(artifacts.Outputs, "sample", lambda _: 1 / 0)
+            monkeypatch.setattr(artifacts.RunArtifacts, "sample", lambda _: 1 / 0)
     with pytest.raises(error):
         train(config(tmp_path / "run", **settings), "cgan", Startup())
     after = process_state()
