@@ -97,7 +97,7 @@ def test_the_slowest_rank_counts() -> None:
     class Two:
         device, world_size = CPU, 2
         mean = staticmethod(lambda values: values)
-        gathered = staticmethod(lambda values: torch.stack([values, torch.tensor([0.0, 7.0])]))
+        all_gather = staticmethod(lambda values: torch.stack([values, torch.tensor([0.0, 7.0])]))
 
     seconds = Clock(Two(), 2).time(lambda: None)  # type: ignore[arg-type]
     assert 0 < seconds[0] < 1
