@@ -38,9 +38,9 @@ from distgan.benchmark import results  # noqa: E402
 from distgan.benchmark import throughput_report as tables  # noqa: E402
 from distgan.benchmark.scaling_report import print_tables  # noqa: E402
 from distgan.errors import UserError  # noqa: E402
+from distgan.utils.child_process import last_words  # noqa: E402
 from distgan.utils.files import read_metrics, write_whole  # noqa: E402
 from distgan.utils.hardware import count_gpus  # noqa: E402
-from distgan.utils.process import last_words  # noqa: E402
 
 MARK, RUNNING = "GPU_REPORT_CHILD", "running, or killed with all"
 TICK_S, RESERVE_S, MAX_TRACE = 5.0, 4.0, 10 * 2**20

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distgan.checkpoint.export import load_generator
-from distgan.config.commands import SampleConfig
+from distgan.config.command_settings import SampleConfig
 from distgan.errors import UserError
 from distgan.models.base import labels_for
 from distgan.models.sampling import generate, sample_z

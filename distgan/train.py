@@ -20,28 +20,28 @@ from distgan.runs.artifacts import RunArtifacts
 from distgan.runs.progress import ProgressDisplay
 from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Engine
-from distgan.training.gan import check_replicas
+from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session, open_session
 from distgan.training.stop import StopRequest, seconds_left, stopped
 from distgan.utils.provenance import Startup
 
 if TYPE_CHECKING:
-    from distgan.evaluation.watch import QualityMonitor
+    from distgan.evaluation.during_training import QualityMonitor
 
 
 def train(config: Config, preset: str, startup: Startup) -> None:
     """Train to the last step. All ranks call it.
 
     Raises UserError, TrainingFailed for a non-finite number, Stopped for a signal or the time limit. After each of
-    them the run's folder holds a checkpoint to resume from, and the process is as it was.
+    them the run's folder holds a checkpoint to resume from. Signal handlers, environment variables, the process group and
+    all else that training changes in the process are put back.
     """
     with open_session(config, startup=startup) as session:
         gan, runtime = session.gan, session.runtime
-        judges = _build_judges(session, startup)
+        monitor = _build_monitor(session, startup)
         with RunArtifacts(session, preset, startup) as artifacts:
             start = artifacts.checkpoints.restore()
-            # The first state of a new run, or of one that is resumed with other settings: no step without a checkpoint.
-            artifacts.checkpoints.save(wait=True)
+            artifacts.checkpoints.save(wait=True)  # no step without a checkpoint; does nothing if restored from one
             artifacts.describe(start)
             startup.mark("outputs")
             engine = session.build_engine()
@@ -57,9 +57,9 @@ def train(config: Config, preset: str, startup: Startup) -> None:
             ):
                 artifacts.announce(display, engine.choice)
                 try:
-                    _take_steps(session, engine, artifacts, judges, display, request)
+                    _take_steps(session, engine, artifacts, monitor, display, request)
                 except TrainingFailed as error:
-                    raise TrainingFailed(f"{error}; {artifacts.keep_last_good(error.advice)}") from error
+                    raise TrainingFailed(f"{error}; {artifacts.export_last_good(error.advice)}") from error
                 artifacts.finish()
                 display.warn(artifacts.tolerance.warnings())
             artifacts.summarise(display)
@@ -69,7 +69,7 @@ def _take_steps(
     session: Session,
     engine: Engine,
     artifacts: RunArtifacts,
-    judges: "QualityMonitor | None",
+    monitor: "QualityMonitor | None",
     display: ProgressDisplay,
     request: StopRequest,
 ) -> None:
@@ -79,40 +79,41 @@ def _take_steps(
         artifacts.sample()
     log.start_clock()
     while gan.step < session.last_step:
-        log.add(*engine.advance(cadence.next_stop(gan.step)))
+        # One step, or several of a CUDA graph, up to the next at which anything may be due; returns losses on the device.
+        log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
-        # Below this line everything is slow and due only now and then. All ranks take part: rank 0 draws and writes,
-        # the others wait for it.
+        # 0, or the signal or limit that asks some rank to stop: the maximum, so that all ranks stop after this step.
         reason = runtime.all_reduce_max(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
         artifacts.startup.finish()
+        # What follows is slow and seldom due. All ranks take part: rank 0 draws and writes, the others wait for it.
         quality = {}
-        if due.evaluate and judges:
+        if due.evaluate and monitor:
             with log.paused():
-                quality = judges.look(gan, gan.step / session.steps_per_epoch, display.say)
+                quality = monitor.look(gan, gan.step / session.steps_per_epoch, display.say)
         if due.log:
-            display.show(log.write(gan.step, is_due=due.log_is_kept, quality=quality))
-            checkpoints.check_skipped_updates()
-            artifacts.record_start()
+            display.show(log.write(gan.step, is_kept=due.log_is_kept, quality=quality))
+            checkpoints.check_skipped_updates()  # like every check here, raises TrainingFailed
+            artifacts.record_startup()
             display.warn(artifacts.tolerance.warnings())
         if due.check_ranks:
             with log.paused():
-                check_replicas(gan, runtime)
+                check_ranks_equal(gan, runtime)
         if due.sample:  # before the checkpoint: a run that is killed between the two draws it again
             artifacts.sample()
         if due.save:
             checkpoints.save(wait=due.is_last)
-            request.save_s = checkpoints.last_s
+            request.save_s = checkpoints.last_s  # time to keep free before a time limit
         if reason:
             artifacts.finish()
             raise stopped(reason, gan.step, artifacts.how_to_go_on())
 
 
-def _build_judges(session: Session, startup: Startup) -> "QualityMonitor | None":
+def _build_monitor(session: Session, startup: Startup) -> "QualityMonitor | None":
     if not (session.config.run.eval_every or session.config.run.eval_every_steps):
         return None
-    from distgan.evaluation.watch import QualityMonitor  # imports scipy: seconds
+    from distgan.evaluation.during_training import QualityMonitor  # imports scipy: seconds
 
-    judges = QualityMonitor(session)
+    monitor = QualityMonitor(session)
     startup.mark("judges")
-    return judges
+    return monitor

@@ -6,9 +6,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distgan.benchmark.convergence_targets import Protocol
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import refuse_on_cpu
-from distgan.benchmark.targets import Protocol
 from distgan.config.flags import paths_by
 from distgan.config.presets import preset_path, training_of
 from distgan.config.registry import ENGINES, PRECISIONS

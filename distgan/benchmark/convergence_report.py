@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from distgan.benchmark.convergence_statistics import MEASURES, evaluations_of
+from distgan.benchmark.convergence_targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
 from distgan.benchmark.scaling_report import wide_console
-from distgan.benchmark.targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
 from distgan.utils.figures import new_figure, save_png
 
 Cell = dict[str, Any]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from scipy import stats
 
 from distgan.benchmark import results
-from distgan.benchmark.targets import CganTargets, Evaluation, Protocol, VanillaTargets
+from distgan.benchmark.convergence_targets import CganTargets, Evaluation, Protocol, VanillaTargets
 from distgan.benchmark.trial import OVER
 from distgan.config.schema import ModelName
 from distgan.evaluation.scores import share

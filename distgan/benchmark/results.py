@@ -18,9 +18,9 @@ from distgan.config.fields import shown
 from distgan.config.registry import Registry, names_on_cpu
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock
+from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, not_writable, read_json, write_whole
 from distgan.utils.hardware import cores, cpu_name
-from distgan.utils.process import tool_output
 from distgan.utils.provenance import describe_environment
 
 FORMAT = 1

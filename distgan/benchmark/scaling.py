@@ -19,9 +19,9 @@ from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, 
 from distgan.data.loader import refuse_small
 from distgan.distributed import env
 from distgan.errors import CommandFailed, UserError
+from distgan.utils.child_process import ChildFailed, own_modules, run_child
 from distgan.utils.devices import device_named
 from distgan.utils.hardware import cores, count_gpus
-from distgan.utils.process import ChildFailed, own_modules, run_child
 
 
 class Point(NamedTuple):

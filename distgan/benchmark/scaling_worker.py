@@ -19,7 +19,7 @@ from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, exit_code_of
 from distgan.training.engines.engine import Engine
-from distgan.training.gan import Gan, check_replicas
+from distgan.training.gan import Gan, check_ranks_equal
 from distgan.training.session import Session, open_session
 from distgan.utils.files import write_json
 
@@ -95,7 +95,7 @@ def _measure(session: Session, engine: Engine, spec: Spec) -> None:
     timed_images = images
     if not advance(1).isfinite().all():
         raise TrainingFailed("a loss is no number, so what was timed is no training")
-    check_replicas(gan, runtime)
+    check_ranks_equal(gan, runtime)
     sizes = messages(gan, config.optim.order, is_cuda)
     found = {
         "step_s": [each / steps for each in seconds],

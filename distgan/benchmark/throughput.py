@@ -16,8 +16,8 @@ from distgan.benchmark.throughput_report import PLOT, save_plot, show
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError
+from distgan.utils.child_process import ChildFailed, own_modules, run_json
 from distgan.utils.devices import device_named
-from distgan.utils.process import ChildFailed, own_modules, run_json
 
 # For the reader of results.json.
 NOTES = {

@@ -19,7 +19,7 @@ from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec
 from distgan.benchmark.results import gpus
 from distgan.errors import TrainingFailed, UserError
-from distgan.training.engines.parity import measure_parity
+from distgan.training.engines.eager_check import measure_parity
 from distgan.training.session import Session, open_session
 from distgan.utils.files import read_within
 from distgan.utils.provenance import Startup

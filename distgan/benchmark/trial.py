@@ -15,10 +15,10 @@ from threading import Event
 from typing import Any
 
 from distgan.benchmark.configurations import Arm
-from distgan.benchmark.targets import Evaluation, Target, Verdict, detect, evaluations
+from distgan.benchmark.convergence_targets import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
 from distgan.runs.run_dir import lock, read_status
-from distgan.utils.process import kill_tree, last_words
+from distgan.utils.child_process import kill_tree, last_words
 
 OVER = ("converged", "not converged", "diverged")
 # What runs as `python -m`; another in tests.

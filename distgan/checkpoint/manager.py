@@ -13,7 +13,7 @@ from torch import Tensor
 from distgan.checkpoint.format import Checkpoint, Damaged, State, random_states, read_state, remove, write_checkpoint
 from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, user_message
-from distgan.training.gan import check_replicas
+from distgan.training.gan import check_ranks_equal
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.files import sync
@@ -80,7 +80,7 @@ class CheckpointManager:
                 unlogged = self.log.settle(step)
                 self.check_finite()
                 if self.config.processes.check_ranks_every:
-                    check_replicas(self.gan, self.runtime)
+                    check_ranks_equal(self.gan, self.runtime)
                 random = self.runtime.random_states()
                 # Where each rank holds a part of it, all of them take part; else the others are spared the copy.
                 tensors = self.gan.state() if self.runtime.is_main or self.gan.is_sharded else {}

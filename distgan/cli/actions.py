@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from distgan.errors import UserError
 
 if TYPE_CHECKING:
-    from distgan.config.commands import DoctorConfig, JudgeConfig
+    from distgan.config.command_settings import DoctorConfig, JudgeConfig
     from distgan.config.flags import Parser
     from distgan.reports.options import CompareConfig, ReportConfig
 
@@ -53,7 +53,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
 
 
 def evaluate(parser: "Parser", argv: list[str]) -> None:
-    from distgan.config.commands import EvalConfig
+    from distgan.config.command_settings import EvalConfig
     from distgan.config.flags import parse_settings
 
     namespace, config = parse_settings(parser, argv, EvalConfig)
@@ -79,7 +79,7 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
 
 
 def judge(action: str, config: "JudgeConfig") -> None:
-    from distgan.evaluation.judge_training import show_judges, train_judges
+    from distgan.evaluation.train_judges import show_judges, train_judges
 
     {"train": train_judges, "show": show_judges}[action](config)
 
@@ -136,7 +136,7 @@ def checkpoint(action: str, where: Path, other: str | None) -> None:
 
 
 def slurm(parser: "Parser", argv: list[str]) -> None:
-    from distgan.config.commands import SlurmConfig
+    from distgan.config.command_settings import SlurmConfig
     from distgan.config.flags import add_flags, from_flags
     from distgan.launch.slurm import slurm
 

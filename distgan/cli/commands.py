@@ -134,7 +134,7 @@ _COMMANDS: dict[str, Command | Group] = {
         description="Draws images: a grid (.png), a walk that moves (.gif), or arrays for other tools (.npz).",
         epilog=EXIT_CODES,
         arguments=(Argument("where", "a run's folder, its weights/, or a .safetensors file", "RUN_OR_WEIGHTS"),),
-        settings="distgan.config.commands:SampleConfig",
+        settings="distgan.config.command_settings:SampleConfig",
         run="distgan.sample:sample",
     ),
     "eval": Command(
@@ -163,7 +163,7 @@ _COMMANDS: dict[str, Command | Group] = {
         "those get wrong, and how they were made.",
         epilog=_SHORT.format("a judge of MNIST errs too often"),
         arguments=(Argument("action", "what to do", choices=("train", "show")),),
-        settings="distgan.config.commands:JudgeConfig",
+        settings="distgan.config.command_settings:JudgeConfig",
         run="distgan.cli.actions:judge",
     ),
     "compare": Command(
@@ -221,7 +221,7 @@ _COMMANDS: dict[str, Command | Group] = {
         usage="[FLAGS]",
         description="What this machine has for training: each line ok, a note, or a problem and what to do about it.",
         epilog="exit codes: 0 training can run here, 1 it can't",
-        settings="distgan.config.commands:DoctorConfig",
+        settings="distgan.config.command_settings:DoctorConfig",
         needs_pydantic=False,
         run="distgan.cli.actions:doctor",
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distgan.config.commands import EvalConfig
+from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.distributed.runtime import Runtime, open_runtime

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distgan.checkpoint.export import Loaded, load_generator
-from distgan.config.commands import EvalConfig
+from distgan.config.command_settings import EvalConfig
 from distgan.config.flags import paths_by
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distgan.errors import CommandFailed
-from distgan.launch.all_reduce import all_reduce
+from distgan.launch.all_reduce_check import all_reduce
 from distgan.launch.checks import PAIR, Finding, bf16, cores, data, disk, gloo, gpus, memory, nccl, shared_memory, slurm
+from distgan.utils.child_process import last_words, own_modules
 from distgan.utils.hardware import count_gpus
-from distgan.utils.process import last_words, own_modules
 
 # Without these `distgan train` could not run.
 _ESSENTIAL = {"python", "torch", "torchvision", "packages", "GPUs", "disk", "all-reduce, nccl"}

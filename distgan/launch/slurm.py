@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from distgan.config.commands import SlurmConfig
+from distgan.config.command_settings import SlurmConfig
 from distgan.config.presets import shipped, training_of
 from distgan.config.schema import Config
 from distgan.errors import UserError

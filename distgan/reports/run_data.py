@@ -121,7 +121,7 @@ def _measured(run: Run, options: PagesConfig) -> Run:
             return run
     if not options.evaluate or not run.has_weights:
         return run
-    from distgan.config.commands import EvalConfig
+    from distgan.config.command_settings import EvalConfig
     from distgan.evaluation.evaluate import evaluate
 
     asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)

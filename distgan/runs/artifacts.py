@@ -150,7 +150,7 @@ class RunArtifacts:
         }
         write_json(self.folder / "environment.json", environment)
 
-    def record_start(self) -> None:
+    def record_startup(self) -> None:
         """Once, after the first steps: what start-up took. A grid of the stop that is now past is taken away."""
 
         def write() -> None:
@@ -223,7 +223,7 @@ class RunArtifacts:
             weights = gan.sampling_state()
             self._try(lambda: write(weights), "a sample is")
 
-    def keep_last_good(self, advice: str) -> str:
+    def export_last_good(self, advice: str) -> str:
         """Exports the state before the numbers went wrong; says which, and what to do."""
 
         def keep() -> str:

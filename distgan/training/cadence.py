@@ -49,7 +49,7 @@ class Cadence(NamedTuple):
             sample_epochs=tuple(run.sample_epochs),
         )
 
-    def next_stop(self, step: int) -> int:
+    def next_event(self, step: int) -> int:
         """Return the first step after `step` at which something may be due, or the last step of the run.
 
         An engine may take all steps up to it in one go.
@@ -61,7 +61,8 @@ class Cadence(NamedTuple):
         return min([self.last_step, *((step // every + 1) * every for every in intervals if every)])
 
     def due(self, step: int, *, is_stopping: bool = False) -> Due:
-        """Return what is due after `step` steps; `is_stopping` if the run is to end here, before its last step."""
+        """Return what is due after `step` steps; `is_stopping` if the run is to end here, before its last
+        step: then it logs, samples and saves, as after its last step."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         ends_epoch, is_last = step_in_epoch == 0, is_stopping or step == self.last_step
         evaluate = _divides(self.eval_every_steps, step) or (

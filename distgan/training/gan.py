@@ -16,8 +16,8 @@ from distgan.distributed.wrappers import Trained
 from distgan.errors import TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import draw_from
+from distgan.training.lr_schedule import Ema
 from distgan.training.noise import Noise
-from distgan.training.schedule import Ema
 
 
 @dataclass
@@ -220,7 +220,7 @@ def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def check_replicas(gan: Gan, runtime: Runtime) -> None:
+def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
     """Raises TrainingFailed that names the first tensor that is not the same everywhere. All ranks call it."""
     if runtime.world_size == 1:
         return

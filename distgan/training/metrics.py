@@ -52,7 +52,7 @@ class Pending(NamedTuple):
 
     step: int
     images: int
-    is_due: bool
+    is_kept: bool
     stats: Reading
     quality: dict[str, Any]
 
@@ -137,15 +137,15 @@ class MetricLog:
             self._rows += self._checked(self._reading(), step)
         return self._rows
 
-    def write(self, step: int, *, is_due: bool = True, quality: dict[str, Any] | None = None) -> Record | None:
+    def write(self, step: int, *, is_kept: bool = True, quality: dict[str, Any] | None = None) -> Record | None:
         """A line with the means since the last one; the last that is written, if any. All ranks take part.
 
         A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
         judges found, if they were asked. Raises TrainingFailed.
         """
-        self._pending.append(Pending(step, self._images, is_due, self._reading(), quality or {}))
+        self._pending.append(Pending(step, self._images, is_kept, self._reading(), quality or {}))
         self._images = 0
-        self._finish(1 if is_due and self.runtime.device.type == "cuda" else 0)
+        self._finish(1 if is_kept and self.runtime.device.type == "cuda" else 0)
         return self.last
 
     def _reading(self) -> Reading:
@@ -180,7 +180,7 @@ class MetricLog:
             elapsed_s=round(self.elapsed_s, 4),
             peak_memory_gib=round(self.runtime.peak_memory_gib(), 4),
         )
-        if line.is_due:
+        if line.is_kept:
             self._rows = []
             self.logged_step, self.num_lines = line.step, self.num_lines + 1
         self._record_since, self.last, self.quality = now, record, line.quality

@@ -9,7 +9,7 @@ from torch import Tensor
 from distgan.config.registry import LOSSES
 from distgan.config.schema import OptimConfig
 from distgan.training.gan import Gan
-from distgan.training.schedule import Now, Schedule
+from distgan.training.lr_schedule import Now, Schedule
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 

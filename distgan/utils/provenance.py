@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 import distgan
-from distgan.utils.process import tool_output
+from distgan.utils.child_process import tool_output
 
 _LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "pydantic")
 

@@ -16,7 +16,7 @@ from distgan.benchmark.plan import run as plan
 from distgan.benchmark.scaling import run
 from distgan.benchmark.scaling_report import all_reduces
 from distgan.config.schema import Config, DataConfig
-from distgan.utils.process import ChildFailed
+from distgan.utils.child_process import ChildFailed
 
 
 def test_real_processes_are_measured(tmp_path: Path, capsys: Capture) -> None:

@@ -15,7 +15,7 @@ import psutil
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = (
     "helpers.forkserver distgan.train distgan.sample distgan.runs.inspection distgan.evaluation.evaluate "
-    "distgan.evaluation.watch distgan.reports.eval_terminal sklearn.datasets matplotlib.backends.backend_agg "
+    "distgan.evaluation.during_training distgan.reports.eval_terminal sklearn.datasets matplotlib.backends.backend_agg "
     "matplotlib.figure torch._dynamo"
 )
 CONTEXT.set_forkserver_preload(PRELOAD.split())

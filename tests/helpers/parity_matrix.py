@@ -22,7 +22,7 @@ from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, 
 from distgan.distributed import rendezvous
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.wrappers import FlatTrained
-from distgan.training.gan import check_replicas
+from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session
 from helpers import fake_cuda_graph
 from helpers.noise_images import noise_images
@@ -106,7 +106,7 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     stats = []
     while gan.step < recipe.steps:
         stats += runtime.mean(engine.advance(recipe.steps)[0])
-    check_replicas(gan, runtime)
+    check_ranks_equal(gan, runtime)
     return gan.state() | {"stats": torch.stack(stats)}
 
 

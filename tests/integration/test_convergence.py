@@ -19,8 +19,8 @@ from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, re
 
 from distgan.benchmark import configurations as arms
 from distgan.benchmark import results, trial
+from distgan.benchmark.convergence_targets import SHIPPED, CganTargets, read_targets, targets_of
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.targets import SHIPPED, CganTargets, read_targets, targets_of
 from distgan.cli import run_command
 from distgan.errors import CommandFailed, Stopped, UserError
 

@@ -11,7 +11,7 @@ from helpers.doctor import states, words
 from helpers.runs import Capture, MonkeyPatch, Run
 
 from distgan.errors import CommandFailed
-from distgan.launch import all_reduce, doctor
+from distgan.launch import all_reduce_check, doctor
 from distgan.launch import checks as machine
 from distgan.launch.checks import Finding
 
@@ -136,7 +136,7 @@ def test_slurm(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
 
 RANK = """
 import os, signal, sys, time
-from distgan.launch import all_reduce
+from distgan.launch import all_reduce_check
 rank, what = int(sys.argv[1]), "{what}"
 if what == "dies" and rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -144,7 +144,7 @@ if what != "sums wrongly":
     time.sleep(60)
 import torch.distributed as dist
 dist.all_reduce = lambda values: values.add_(1)
-all_reduce._take_part(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
+all_reduce_check._take_part(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
 """
 
 
@@ -164,10 +164,10 @@ def test_all_reduce_that_fails(
     script.write_text(RANK.format(what=what))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(all_reduce, "_RANK", (sys.executable, str(script)))
-    monkeypatch.setattr(all_reduce, "_ALL_REDUCE_S", limit_s)
+    monkeypatch.setattr(all_reduce_check, "_RANK", (sys.executable, str(script)))
+    monkeypatch.setattr(all_reduce_check, "_ALL_REDUCE_S", limit_s)
     started = time.monotonic()
-    found = all_reduce.all_reduce("gloo", processes)
+    found = all_reduce_check.all_reduce("gloo", processes)
     assert time.monotonic() - started < (10 if what == "hangs" else 40)
     assert found == ("all-reduce, gloo", "problem", text)
     left = subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distgan.utils.process import ChildFailed, last_words, run_child, run_json, tool_output
+from distgan.utils.child_process import ChildFailed, last_words, run_child, run_json, tool_output
 
 # A grandchild in a session of its own.
 GRANDCHILD = "import subprocess as s, sys, time; p = s.Popen(['sleep', '600'], start_new_session=True); "

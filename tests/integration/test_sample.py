@@ -6,7 +6,7 @@ import numpy as np
 from helpers.made_up_runs import weights
 from helpers.runs import BIN, MonkeyPatch, Run
 
-from distgan.config.commands import SampleConfig
+from distgan.config.command_settings import SampleConfig
 from distgan.sample import sample
 
 

@@ -10,7 +10,7 @@ from helpers.made_up_runs import weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from distgan.config.commands import SampleConfig
+from distgan.config.command_settings import SampleConfig
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
 from distgan.models.base import build_generator

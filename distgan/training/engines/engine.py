@@ -15,8 +15,8 @@ from distgan.config.registry import ENGINES
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
+from distgan.training.engines.eager_check import Advance, Parity, measure_parity, untouched
 from distgan.training.engines.graphs import CudaRecorder, Graphs, Record
-from distgan.training.engines.parity import Advance, Parity, measure_parity, untouched
 from distgan.training.gan import Gan
 from distgan.training.step import build_step
 

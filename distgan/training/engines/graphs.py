@@ -9,7 +9,7 @@ from torch import Tensor
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.training.gan import Gan
-from distgan.training.schedule import Now, Schedule
+from distgan.training.lr_schedule import Now, Schedule
 from distgan.training.step import STATS, build_device_step
 
 # Steps in one replay, where nothing is due between them; what a replay costs the host is shared by them.

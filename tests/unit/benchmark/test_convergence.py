@@ -16,8 +16,7 @@ from distgan.benchmark import configurations as arms
 from distgan.benchmark import trial
 from distgan.benchmark.convergence_report import over_runs
 from distgan.benchmark.convergence_statistics import compared, more_processes, p_value, ratio, spread, summarise
-from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.targets import (
+from distgan.benchmark.convergence_targets import (
     SHIPPED,
     CganTargets,
     Evaluation,
@@ -27,6 +26,7 @@ from distgan.benchmark.targets import (
     read_targets,
     targets_of,
 )
+from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
 from distgan.errors import UserError
 from distgan.utils.files import append_lines, write_whole

@@ -20,7 +20,7 @@ from distgan.distributed.sharding import Share
 from distgan.distributed.sync_batchnorm import synchronised
 from distgan.errors import CommandFailed, UserError
 from distgan.training.gan import build_gan
-from distgan.utils.process import ChildFailed
+from distgan.utils.child_process import ChildFailed
 
 CPU = torch.device("cpu")
 

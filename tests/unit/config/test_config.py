@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.runs import refused
 
-from distgan.config.commands import SampleConfig
+from distgan.config.command_settings import SampleConfig
 from distgan.config.fields import allowed
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
 from distgan.config.presets import config_folder, preset_path

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, ThroughputConfig
 from distgan.config import registry
-from distgan.config.commands import EvalConfig
+from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import Rules, Section, rules, setting
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, paths_by, read_file
 from distgan.config.presets import training_of

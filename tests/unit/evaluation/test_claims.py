@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from distgan.evaluation.during_training import QualityMonitor
 from distgan.evaluation.measure import Overview, alarms_of, verdict_of
 from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
 from distgan.evaluation.scores import share
-from distgan.evaluation.watch import QualityMonitor
 from distgan.reports.report2023 import claims_of
 
 

@@ -15,7 +15,7 @@ from helpers.runs import Capture, MonkeyPatch
 
 from distgan.distributed import env as launcher
 from distgan.errors import CommandFailed
-from distgan.launch import all_reduce, doctor
+from distgan.launch import all_reduce_check, doctor
 from distgan.launch import checks as machine
 from distgan.launch.checks import Finding
 from distgan.launch.doctor import Failure
@@ -262,6 +262,6 @@ def test_bf16_that_a_cpu_has_not_is_told(monkeypatch: MonkeyPatch, flags: set[st
 def test_last_words() -> None:
     """torch's prefix aside; the error, not the warning that comes after it."""
     err = b"[rank1]: Traceback (most recent call last):\n[rank1]: torch.DistError: gone\n[W1] bye\n\n"
-    assert all_reduce.last_words(1, err) == "torch.DistError: gone"
-    assert all_reduce.last_words(3, b"") == "exit code 3"
-    assert all_reduce.last_words(-6, b"what(): c10\n") == "ended by SIGABRT (what(): c10)"
+    assert all_reduce_check.last_words(1, err) == "torch.DistError: gone"
+    assert all_reduce_check.last_words(3, b"") == "exit code 3"
+    assert all_reduce_check.last_words(-6, b"what(): c10\n") == "ended by SIGABRT (what(): c10)"

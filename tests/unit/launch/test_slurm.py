@@ -8,7 +8,7 @@ import pytest
 from helpers.runs import ROOT, Capture
 
 from distgan import cli
-from distgan.config.commands import SlurmConfig
+from distgan.config.command_settings import SlurmConfig
 from distgan.config.presets import training_of
 from distgan.errors import UserError
 from distgan.launch import slurm

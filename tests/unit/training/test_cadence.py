@@ -69,7 +69,7 @@ def test_an_engine_may_run_to_the_next_step_at_which_something_may_be_due(
     settings: dict[str, int], step: int, expected: int
 ) -> None:
     rule = cadence(**settings)
-    assert rule.next_stop(step) == expected
+    assert rule.next_event(step) == expected
     skipped = [rule.due(between) for between in range(step + 1, expected)]
     assert not any(any(due) for due in skipped)
 
@@ -77,4 +77,4 @@ def test_an_engine_may_run_to_the_next_step_at_which_something_may_be_due(
 def test_all_ranks_ask_each_other_now_and_then() -> None:
     """Even where an epoch is long: they would not hear of a stop."""
     rule = Cadence.of(Config(run=RunConfig(log_every=1000)), 600, 600)
-    assert rule.next_stop(0) == 25
+    assert rule.next_event(0) == 25

@@ -14,7 +14,7 @@ from helpers.runs import MonkeyPatch
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
-from distgan.training.engines.parity import Parity, measure_parity, untouched
+from distgan.training.engines.eager_check import Parity, measure_parity, untouched
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
 
@@ -232,7 +232,7 @@ def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
     assert log.settle(10) == [[1.0] * 4], "what a checkpoint keeps besides the lines before it"
     assert (log.logged_step, log.num_lines) == (9, 3)
     assert written() == [(3, 3.0), (7, 4.0), (9, 2.0)]
-    log.write(10, is_due=False)
+    log.write(10, is_kept=False)
     assert written()[-1] == (10, 1.0)
     assert (log.logged_step, log.num_lines) == (9, 3), "a line that a resume does not keep"
     log.add(torch.full((2, 4), float("nan")), 16)

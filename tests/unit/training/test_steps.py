@@ -18,8 +18,8 @@ from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Dropout, draw_from
 from distgan.models.sampling import sample_z
 from distgan.training.gan import Gan, build_gan
+from distgan.training.lr_schedule import Ema, Schedule
 from distgan.training.noise import Noise
-from distgan.training.schedule import Ema, Schedule
 from distgan.training.step import build_step
 from distgan.utils.counter_rng import hashed, step_key
 

@@ -13,7 +13,7 @@ from distgan.reports.run_data import number
 from distgan.utils.files import check_format, parse_model, read_within
 
 FORMAT = 1
-SHIPPED = Path(__file__).with_name("targets.toml")
+SHIPPED = Path(__file__).with_name("convergence_targets.toml")
 
 _MAX_BYTES = 2**20
 

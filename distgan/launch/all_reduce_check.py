@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from distgan.launch.checks import Finding
-from distgan.utils.process import last_words, own_modules
+from distgan.utils.child_process import last_words, own_modules
 
 _ALL_REDUCE_S = 60
-_RANK = (sys.executable, "-m", "distgan.launch.all_reduce")
+_RANK = (sys.executable, "-m", "distgan.launch.all_reduce_check")
 
 
 def all_reduce(backend: str, processes: int) -> Finding:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from distgan.config.commands import JudgeConfig
+from distgan.config.command_settings import JudgeConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.errors import CommandFailed
