@@ -33,8 +33,8 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     """Train to the last step. All ranks call it.
 
     Raises UserError, TrainingFailed for a non-finite number, Stopped for a signal or the time limit. After each of
-    them the run's folder holds a checkpoint to resume from. Signal handlers, environment variables, the process group and
-    all else that training changes in the process are put back.
+    them the run's folder holds a checkpoint to resume from. Signal handlers, environment variables, the process group
+    and all else that training changes in the process are put back.
     """
     with open_session(config, startup=startup) as session:
         gan, runtime = session.gan, session.runtime
@@ -79,7 +79,7 @@ def _take_steps(
         artifacts.sample()
     log.start_clock()
     while gan.step < session.last_step:
-        # One step, or several of a CUDA graph, up to the next at which anything may be due; returns losses on the device.
+        # One step, or several as a CUDA graph, up to the next at which anything may be due; the losses stay on the device.
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
         # 0, or the signal or limit that asks some rank to stop: the maximum, so that all ranks stop after this step.
