@@ -79,7 +79,7 @@ def _take_steps(
         artifacts.sample()
     log.start_clock()
     while gan.step < session.last_step:
-        # One step, or several as a CUDA graph, up to the next at which anything may be due; the losses stay on the device.
+        # One step, or several as a CUDA graph, up to the next at which anything may be due. Losses stay on the device.
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
         # 0, or the signal or limit that asks some rank to stop: the maximum, so that all ranks stop after this step.
