@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, Job, assert_resumed_where_it_stopped, attempts, script, steps_of
+from cluster import Cluster, Job
+from helpers.jobs import assert_resumed_where_it_stopped, attempts, script, steps_of
 from helpers.runs import BIN, ROOT, checkpoint
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("slurm")]

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, Job, assert_resumed_where_it_stopped, attempts, script, steps_of, wait_until
+from cluster import Cluster, Job, wait_until
+from helpers.jobs import assert_resumed_where_it_stopped, attempts, script, steps_of
 from helpers.runs import Run, assert_same_run, checkpoint
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("slurm")]
