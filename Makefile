@@ -18,7 +18,7 @@ unit: $(VENV)/.installed-dev  ## the tests to work with: they start no process, 
 	$(BIN)/python -m pytest tests/unit -n 2
 
 test: $(VENV)/.installed-dev lint browser cluster  ## everything that CI checks
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 browser:  ## a Chromium for the tests of HTML pages: CI gets Debian's where it has none; elsewhere these tests are skipped
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$CI" != true || \

@@ -32,11 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def folders(item: pytest.Item) -> list[str]:
+        return [part for part in item.path.relative_to(TESTS).parts if part in FOLDERS]
+
     for item in items:
-        for part in item.path.relative_to(TESTS).parts:
-            if part in FOLDERS:
-                item.add_marker(part)
-    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(TESTS).parts[0]))
+        for folder in folders(item):
+            item.add_marker(folder)
+    items.sort(key=lambda item: (FOLDERS.index(folders(item)[0]), len(folders(item))))
 
 
 @pytest.fixture(autouse=True)

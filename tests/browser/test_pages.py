@@ -11,8 +11,6 @@ from helpers.made_up_runs import environment_of, make_run, quality_of, training_
 
 from distgan.cli import run_command
 
-pytestmark = pytest.mark.xdist_group("browser")  # one worker, which builds the fixtures of the module once
-
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -13,8 +13,6 @@ from safetensors.torch import load_file
 
 from distgan.distributed.runtime import Runtime
 
-pytestmark = pytest.mark.xdist_group("parity")  # one worker, which builds the fixtures of the module once
-
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -30,7 +30,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_deepspeed
-@pytest.mark.xdist_group("zero")
 @pytest.mark.parametrize("num", [1, 2])
 def test_every_stage_ends_where_plain_training_does(run: Run, plain: Path, tmp_path: Path, num: int) -> None:
     """One process to the bit, two to rounding: weights, Adam's state, moving average, and the losses of each step."""

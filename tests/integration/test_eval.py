@@ -19,8 +19,6 @@ from distgan.evaluation.inputs import FILE
 from distgan.evaluation.reference import Reference
 from distgan.utils.files import read_metrics
 
-pytestmark = pytest.mark.xdist_group("eval")  # one worker, which builds the fixtures of the module once
-
 FEW = ("--num", 300, "--no-gan-train", "--threads", 1)
 
 

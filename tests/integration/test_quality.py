@@ -18,10 +18,7 @@ from distgan.evaluation.reference import Reference, build_reference
 ALONE: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
 NUM = 2000
 
-pytestmark = [
-    pytest.mark.skipif(not has_mnist("t10k"), reason=f"no MNIST in {MNIST}"),
-    pytest.mark.xdist_group("quality"),  # shares what is cached below
-]
+pytestmark = pytest.mark.skipif(not has_mnist("t10k"), reason=f"no MNIST in {MNIST}")
 
 
 @cache

@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, Job, assert_resumed_where_it_stopped, attempts, script, steps_of
+from cluster import Cluster, Job
+from helpers.jobs import assert_resumed_where_it_stopped, attempts, script, steps_of
 from helpers.runs import BIN, ROOT, checkpoint
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.timeout(400)
 
 TRAINING = (
     "--data", "digits", "--width", 0.1, "--batch-size", 64, "--tracker", "none", "--device", "cpu", "--threads", 1,
