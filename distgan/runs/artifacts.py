@@ -4,7 +4,6 @@ import os
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from distgan.runs.run_dir import LOCK_WAIT_S, claim_folder, clear_leftovers, loc
 from distgan.training.engines.engine import Choice
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
-from distgan.utils.figures import grid, named, save_gif, timeline
+from distgan.utils.figures import grid, named, new_figure, save_gif, save_png, timeline
 from distgan.utils.files import read_metrics, write_json, write_whole
 from distgan.utils.provenance import Startup, describe_environment
 
@@ -33,12 +32,7 @@ def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     lines = read_metrics(folder / "metrics.jsonl")
     if not lines:
         return None
-    # matplotlib takes most of a second to import, so only here.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6.5), layout="constrained", dpi=120)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(9, 6.5)
     losses, logits = figure.subplots(2, 1, sharex=True)
     epochs = [line["epoch"] for line in lines]
     marker = "o" if len(lines) == 1 else ""
@@ -55,9 +49,7 @@ def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     logits.set_ylabel("D's mean logit")
     logits.set_xlabel("epoch")
     figure.suptitle(f"{title}\n{notice}" if notice else title)
-    buffer = BytesIO()
-    canvas.print_png(buffer)
-    write_whole(folder / "losses.png", lambda file: file.write(buffer.getvalue()))
+    save_png(figure, folder / "losses.png")
     return folder / "losses.png"
 
 
