@@ -16,7 +16,7 @@ from distgan.benchmark.plan import run as plan
 from distgan.benchmark.scaling import run
 from distgan.benchmark.scaling_report import all_reduces
 from distgan.config.schema import Config, DataConfig
-from distgan.utils.child_process import ChildFailed
+from distgan.utils.child_process import ChildFailed, kill_tree
 
 
 def test_real_processes_are_measured(tmp_path: Path, capsys: Capture) -> None:
@@ -78,7 +78,7 @@ def test_the_processes_of_a_launcher_end_with_it() -> None:
     assert launcher.stdout is not None
     rank = psutil.Process(int(launcher.stdout.readline()))
     try:
-        scaling._end(launcher)
+        kill_tree(launcher)
         assert not psutil.wait_procs([rank], timeout=5)[1], "outlives its launcher"
     finally:
         with suppress(psutil.NoSuchProcess):

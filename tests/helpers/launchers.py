@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +11,23 @@ import pytest
 
 from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
-from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, Start, checkpoint, distance, losses, quick, ranks_of, wait_for
+from helpers.resume_matrix import HALVES
+from helpers.runs import (
+    BIN,
+    ROOT,
+    SCRIPT,
+    TESTS,
+    TINY,
+    Run,
+    Start,
+    assert_same_run,
+    checkpoint,
+    distance,
+    losses,
+    quick,
+    ranks_of,
+    wait_for,
+)
 
 LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--sample-epochs", "9")
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
@@ -122,3 +139,12 @@ def assert_resume_on_other_numbers(distgan: Run, run: Run, tmp_path: Path, flags
     assert [ours[0] for ours, _ in lines] == list(range(1, 10))
     for ours_line, theirs_line in lines:
         assert ours_line[1:] == pytest.approx(theirs_line[1:], rel=1e-4, abs=1e-5)
+
+
+def assert_recipes_resume(run: Run, folder: Path, half: int) -> None:
+    """Train half of the recipes straight, and stopped and resumed in another process: the same bits."""
+    for part in ("first", "second"):
+        run.ok(sys.executable, TESTS / "helpers" / "resume_matrix.py", part, folder, half)
+    for name in HALVES[half]:
+        assert_same_run(folder / f"{name}-straight", folder / f"{name}-broken")
+    assert len(HALVES[half]) == 30

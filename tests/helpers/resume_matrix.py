@@ -15,6 +15,10 @@ CASES = {
     f"{model}-{loss}-{order}-{schedule}": (model, loss, order, schedule)
     for model, loss, order, schedule in product(MODELS, LOSSES, ORDERS, ("constant", "linear"))
 }
+LEVELS = product(*map(range, (len(MODELS), len(LOSSES), len(ORDERS), 2)))
+PARITY = {name: sum(levels) % 2 for name, levels in zip(CASES, LEVELS, strict=True)}
+# Each model, loss and order with one of the schedules, and then with the other.
+HALVES = [[name for name in CASES if PARITY[name] == half] for half in (0, 1)]
 
 
 def train(index: int, folder: str, *more: str) -> None:
@@ -34,8 +38,10 @@ if __name__ == "__main__":
     # Made once for all the runs of this process, and no curves drawn: two thirds of the time.
     data.load_digits = functools.cache(data.load_digits)
     outputs.save_curves = lambda *_: None
-    part, place, start, end = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    for index, name in list(enumerate(CASES))[start:end]:
+    part, place, half = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    for index, name in enumerate(CASES):
+        if name not in HALVES[half]:
+            continue
         if part == "first":
             train(index, f"{place}/{name}-straight")
             train(index, f"{place}/{name}-broken", "--max-steps", str(STOPS[index % len(STOPS)]))

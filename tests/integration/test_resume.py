@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.resume_matrix import CASES
+from helpers.launchers import assert_recipes_resume
 from helpers.runs import (
     BIN,
     ON_CPU,
-    TESTS,
     TINY,
     Run,
     Start,
@@ -46,16 +45,9 @@ def steps_of(run: Path) -> list[int]:
 # -- exactly -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", range(2))
-def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path, part: int) -> None:
-    """Each model, loss, order of updates and schedule, and stops in the middle of an epoch."""
-    num = len(CASES) // 2
-    names = list(CASES)[part * num : (part + 1) * num]
-    for half in ("first", "second"):
-        run.ok(sys.executable, TESTS / "helpers" / "resume_matrix.py", half, tmp_path, part * num, (part + 1) * num)
-    for name in names:
-        assert_same_run(tmp_path / f"{name}-straight", tmp_path / f"{name}-broken")
-    assert len(names) == 30
+def test_every_recipe_goes_on_to_the_same_bits(run: Run, tmp_path: Path) -> None:
+    """Each model, loss and order, stopped in the middle of an epoch; tests/slow has the other schedules."""
+    assert_recipes_resume(run, tmp_path, 0)
 
 
 @pytest.mark.parametrize("stop", [3, 71])

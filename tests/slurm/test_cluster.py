@@ -124,10 +124,12 @@ def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_
         assert done.returncode == 2, done.stdout
         assert f"distgan: {message}" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    dry = distgan.ok("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--dry-run")
+    dry = distgan("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
     assert "to start at" in dry.stderr
     assert not slurm.run("squeue", "--noheader").stdout
-    done = distgan.ok("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--job-name", "mine")
+    done = distgan("--nodes", 2, "--gpus-per-node", 1, "--time", "20", "--job-name", "mine")
+    assert done.returncode == 0, done.stderr
     match = re.fullmatch(r"job (\d+): log mine-\1\.out, run runs/mine-\1; squeue --job \1, scancel \1\n", done.stdout)
     assert match, done.stdout
     job = Job(slurm, match[1])

@@ -32,6 +32,7 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return refuse
 
+    monkeypatch.setenv("PATH", "")  # and finds none, whatever this machine has
     monkeypatch.setattr(provenance, "git_revision", lambda: None)
     monkeypatch.setattr(platform, "platform", lambda: "a platform")  # asks uname
     for owner, names in STARTERS.items():
