@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch import nn
 
+from distgan.config.registry import ORDERS
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, exit_code_of
@@ -128,7 +129,7 @@ def messages(gan: Gan, order: str, is_cuda: bool) -> dict[str, list[int]]:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             num = layer.num_features
             forward, backward = ([2 * num + 1], [2 * num]) if is_cuda else ([num, num], [num, num])
-            batch_norm += forward * (2 if order == "fresh" else 1) + backward
+            batch_norm += forward * ORDERS[order].g_forwards + backward
     return {
         "tiny": [4],
         "generator": [grads[0]],

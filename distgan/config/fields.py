@@ -169,7 +169,3 @@ def shown(default: Any) -> str:
         case list():
             return ",".join(map(str, default))
     return str(default)
-
-
-def extra(field: FieldInfo) -> dict[str, Any]:
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
