@@ -1,4 +1,4 @@
-"""A network in training, with its optimizer: alone, in DDP, in a graph, or (in zero.py) in an engine of DeepSpeed."""
+"""A network in training, with its optimizer: alone, in DDP, in a graph, or (deepspeed.py) in an engine of DeepSpeed."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
