@@ -32,7 +32,7 @@ class Pace(NamedTuple):
 
 
 class CellSpec(Section):
-    """What a process of cell.py does: a training, its gate, its pace, and where it is to leave a trace."""
+    """What a process of throughput_worker.py does: a training, its gate, its pace, and where it is to leave a trace."""
 
     config: Config
     gate_steps: int

@@ -120,7 +120,7 @@ def messages(gan: Gan, order: str, is_cuda: bool) -> dict[str, list[int]]:
     """Bytes of each message that a step sends to all ranks, in float32, whether there are others or not.
 
     G's and D's gradients, as one message each; those of BatchNorm over all ranks, by layer of C channels: on CPUs
-    two sums of C in the forward pass and two in the backward (batchnorm.py), on GPUs 2 C + 1 there, an all-gather
+    two sums of C in the forward pass and two in the backward (sync_batchnorm.py), on GPUs 2 C + 1 there, an all-gather
     that counts as a sum here, and 2 C back (torch's SyncBatchNorm). `tiny` is a single number, for the latency.
     """
     grads = [sum(4 * p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator)]
@@ -183,5 +183,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    # As in cli.py: threads of gloo may abort an interpreter that ends in good order.
+    # As in cli/__init__.py: threads of gloo may abort an interpreter that ends in good order.
     os._exit(code)
