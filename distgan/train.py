@@ -34,7 +34,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
 
     Raises UserError, TrainingFailed for a non-finite number, Stopped for a signal or the time limit. After each of
     them the run's folder holds a checkpoint to resume from. Signal handlers, environment variables, the process group
-    and all else that training changes in the process are put back.
+    and torch's settings are put back (`utils/process_state.py`).
     """
     with open_session(config, startup=startup) as session:
         gan, runtime = session.gan, session.runtime

@@ -22,6 +22,7 @@ from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 import distgan
+from distgan.config.registry import LOSSES
 from distgan.config.schema import Config
 from distgan.distributed import env
 from distgan.distributed.wrappers import Trained
@@ -62,9 +63,10 @@ def chosen(
         )
     settings = read_config(env.deepspeed_file(), env.zero_stage() if stage is None else stage)
     if settings["zero_optimization"]["stage"] == 3 and has_penalty:
+        plain = ", ".join(name for name, loss in LOSSES.items() if loss.penalty is None)
         raise UserError(
             f"--loss {config.optim.loss}: the second derivative of its penalty needs weights of D that ZeRO 3 "
-            "has shared out again; allowed: ZeRO 0, 1 or 2, or --loss bce, hinge"
+            f"has shared out again; allowed: ZeRO 0, 1 or 2, or --loss {plain}"
         )
     return settings
 

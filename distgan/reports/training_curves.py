@@ -20,13 +20,12 @@ class Curves(NamedTuple):
     training: list[Chart]
     quality: list[Chart]
     alarms: list[Alarm]
-    num_evaluations: int
 
 
 def curves_of(run: Run) -> Curves:
     measured = [line for line in run.lines if is_evaluated(line)]
     alarms = _alarms(measured)
-    return Curves(_training(run), _quality(run, measured, alarms), alarms, len(measured))
+    return Curves(_training(run), _quality(run, measured, alarms), alarms)
 
 
 def is_evaluated(line: dict[str, Any]) -> bool:

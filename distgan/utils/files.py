@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from distgan.errors import UserError
@@ -165,12 +164,6 @@ def append_lines(path: Path, lines: list[str]) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file. Serialised here and written by us, for safetensors neither syncs nor names ENOSPC."""
-    on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_whole(path, save(on_cpu, metadata))
 
 
 def not_writable(path: object, error: OSError) -> UserError:

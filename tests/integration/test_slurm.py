@@ -1,4 +1,4 @@
-"""`distgan slurm` and the batch scripts without a SLURM; tests/test_slurm_cluster.py has what a real one does."""
+"""`distgan slurm` and the batch scripts without a SLURM; tests/slurm/ has what a real one does."""
 
 import subprocess
 import sys

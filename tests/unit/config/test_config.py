@@ -10,6 +10,7 @@ from distgan.config.command_settings import SampleConfig
 from distgan.config.fields import allowed
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
 from distgan.config.presets import config_folder, preset_path
+from distgan.config.registry import DATASETS
 from distgan.config.schema import Config
 from distgan.errors import UserError
 
@@ -121,7 +122,7 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
             "[optim]\nbeta1 = 1.0",
             "my.toml: [optim] beta1: 1.0 is not allowed; allowed: a number, 0 or more, less than 1",
         ),
-        ("[data]\nname = 'mnst'", "my.toml: [data] name: 'mnst' is not allowed; allowed: auto, mnist, fashion-mnist"),
+        ("[data]\nname = 'mnst'", f"my.toml: [data] name: 'mnst' is not allowed; allowed: auto, {', '.join(DATASETS)}"),
         ("[data]\ndrop_last = 'no'", "my.toml: [data] drop_last: 'no' is not allowed; allowed: true or false"),
         ("[run]\nsample_epochs = [1, -2]", "my.toml: [run] sample_epochs: -2 is not allowed; allowed: whole numbers"),
         ("[run]\nsample_epochs = '1,2'", "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers"),

@@ -15,7 +15,8 @@ SEED_G = 100 * 12_544 + 2 * 12_544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 
 SEED_D = 64 * 25 + 64 + 64 * 128 * 25 + 128 + 10 * 10 * 128 + 1
 
 
-PLAIN = [name for name, family in FAMILIES.items() if not family.takes_clusters]
+# Families that take both models and no clusters.
+PLAIN = [name for name, entry in FAMILIES.items() if not entry.takes_clusters and set(entry.models) == set(MODELS)]
 CLUSTERS = {"vanilla": 250, "cgan": 25}  # those of the fast presets
 
 
