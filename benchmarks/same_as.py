@@ -17,13 +17,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,12 @@ class Tree:
         assert Path(where.stdout.strip()).is_relative_to(self.root), where.stdout
 
 
-@contextmanager
-def checkout(rev: str, folder: Path) -> Iterator[Path]:
-    """A worktree of an older revision, removed at the end."""
-    git = partial(subprocess.run, cwd=ROOT, check=True, capture_output=True)
-    git(["git", "worktree", "add", "--detach", str(folder), rev])
-    try:
-        yield folder
-    finally:
-        git(["git", "worktree", "remove", "--force", str(folder)])
+def checkout(rev: str, folder: Path) -> Path:
+    """The files of an older revision in a new folder; the repository knows nothing of it, however this ends."""
+    archive = subprocess.run(["git", "archive", rev], cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    return folder
 
 
 # -- comparing ----------------------------------------------------------------------------------------
@@ -251,30 +249,30 @@ def main() -> int:
     start, failed = time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        with checkout(arguments.rev, scratch / "older") as older:
-            old, new = Tree(older), Tree(ROOT)
-            for tree in (old, new):
-                tree.check_import(scratch)
-            print(f"{arguments.rev} against {ROOT.name}, {steps} steps, {common}", flush=True)
-            parts: list[tuple[str, Callable[[], list[str]]]] = [
-                (recipe.name, partial(train_both, recipe, old, new, scratch, common, steps))
-                for recipe in RECIPES
-                if arguments.only in recipe.name
-            ]
-            if not arguments.only:
-                parts.append(("commands on older runs", lambda: read_both(old, new, scratch)))
-            for name, part in parts:
-                since = time.perf_counter()
-                try:
-                    found = part()
-                except (RuntimeError, subprocess.TimeoutExpired) as error:
-                    found = [str(error)]
-                failed += bool(found)
-                print(f"{'DIFFERS' if found else 'same':8}{name:26}{time.perf_counter() - since:6.1f} s", flush=True)
-                for line in found[:12]:
-                    print(f"        {line}", flush=True)
-            if arguments.keep:
-                shutil.copytree(scratch, arguments.keep, ignore=shutil.ignore_patterns("older"))
+        older = checkout(arguments.rev, scratch / "older")
+        old, new = Tree(older), Tree(ROOT)
+        for tree in (old, new):
+            tree.check_import(scratch)
+        print(f"{arguments.rev} against {ROOT.name}, {steps} steps, {common}", flush=True)
+        parts: list[tuple[str, Callable[[], list[str]]]] = [
+            (recipe.name, partial(train_both, recipe, old, new, scratch, common, steps))
+            for recipe in RECIPES
+            if arguments.only in recipe.name
+        ]
+        if not arguments.only:
+            parts.append(("commands on older runs", lambda: read_both(old, new, scratch)))
+        for name, part in parts:
+            since = time.perf_counter()
+            try:
+                found = part()
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                found = [str(error)]
+            failed += bool(found)
+            print(f"{'DIFFERS' if found else 'same':8}{name:26}{time.perf_counter() - since:6.1f} s", flush=True)
+            for line in found[:12]:
+                print(f"        {line}", flush=True)
+        if arguments.keep:
+            shutil.copytree(scratch, arguments.keep, ignore=shutil.ignore_patterns("older"))
     print(f"{failed} of {len(parts)} differ; {time.perf_counter() - start:.0f} s")
     return 1 if failed else 0
 
