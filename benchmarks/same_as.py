@@ -90,8 +90,10 @@ class Tree:
 
 def checkout(rev: str, folder: Path) -> Path:
     """The files of an older revision in a new folder; the repository knows nothing of it, however this ends."""
-    archive = subprocess.run(["git", "archive", rev], cwd=ROOT, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as files:
+    archive = subprocess.run(["git", "archive", rev], cwd=ROOT, capture_output=True)
+    if archive.returncode:
+        sys.exit(f"REV {rev}: {archive.stderr.decode().splitlines()[0]}. Expected: a revision of this repository")
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
     return folder
 

@@ -1,19 +1,18 @@
 """`make gpu-report`, as far as a CPU can show it: what is cut off, fails or finds no time leaves a whole report."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import gpu_report
 import psutil
 import pytest
 import torch
 from gpu_report import MARK
+from helpers.gpu_reports import read, statuses
 from helpers.runs import ROOT, MonkeyPatch, Run, Start, wait_for
 
 SCRIPT = ROOT / "benchmarks" / "gpu_report.py"
@@ -55,16 +54,6 @@ def driver(**parts: str) -> tuple[str, ...]:
     """`main` with parts from their source."""
     shown = ", ".join(f"{name.replace('_', '-')!r}: {source}" for name, source in parts.items())
     return sys.executable, "-c", DRIVER.format(folder=str(SCRIPT.parent), parts=shown)
-
-
-def read(folder: Path) -> dict[str, Any]:
-    report = json.loads((folder / "report.json").read_text())
-    assert "# GPU report" in (folder / "report.md").read_text()
-    return report
-
-
-def statuses(folder: Path) -> dict[str, str]:
-    return {name: part["status"] for name, part in read(folder)["parts"].items()}
 
 
 def pid_in(path: Path) -> int:

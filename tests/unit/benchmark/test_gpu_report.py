@@ -9,21 +9,12 @@ import gpu_report
 import pytest
 import torch
 from gpu_report import Part, Report
+from helpers.gpu_reports import read, statuses
 from helpers.runs import Capture, MonkeyPatch
 
 from distgan.benchmark import results
 
 CPU = ("--device", "cpu", "--quick")
-
-
-def read(folder: Path) -> dict[str, Any]:
-    report = json.loads((folder / "report.json").read_text())
-    assert "# GPU report" in (folder / "report.md").read_text()
-    return report
-
-
-def statuses(folder: Path) -> dict[str, str]:
-    return {name: part["status"] for name, part in read(folder)["parts"].items()}
 
 
 def report_of(tmp_path: Path, *, quick: bool = False) -> Report:
