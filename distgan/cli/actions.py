@@ -26,14 +26,14 @@ def train(parser: "Parser", argv: list[str]) -> None:
     base, preset = base_of(namespace)
     config = from_flags(Config, namespace, base)
 
-    from distgan.distributed import env as launcher
+    from distgan.distributed import env
     from distgan.launch import local
     from distgan.utils.provenance import Startup
 
     num = config.processes.num or 1
-    if launcher.is_launched():
+    if env.is_launched():
         if "processes.num" in namespace:
-            launcher.refuse_other_number(num)
+            env.refuse_other_number(num)
     elif num > 1 and not namespace.dry_run:
         from distgan.data.loader import fewest_rows, global_batch_size, refuse_small
 
@@ -58,13 +58,13 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
 
     namespace, config = parse_settings(parser, argv, EvalConfig)
 
-    from distgan.distributed import env as launcher
+    from distgan.distributed import env
     from distgan.launch import local
 
     num = config.processes or 1
-    if launcher.is_launched():
+    if env.is_launched():
         if config.processes is not None:
-            launcher.refuse_other_number(num)
+            env.refuse_other_number(num)
     elif num > 1:
         raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
     from distgan.evaluation.evaluate import evaluate, start_runtime
