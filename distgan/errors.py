@@ -32,8 +32,30 @@ _USER_ERRNO = {
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+# What kind of mistake a UserError is, for scripts: the message may be reworded, its code stays.
+CODES = {
+    "bad-value": "a flag, setting, argument or environment variable has a value that is not allowed",
+    "bad-data": "a file that was named does not hold what it should, or is damaged",
+    "not-found": "a file, a folder, a run or a checkpoint is not there",
+    "exists": "what would be written is there already, or another process works in it",
+    "mismatch": "two things that must agree do not: a run and its resume, two ranks, two results",
+    "unreadable": "a file is there and the system does not let it be read",
+    "unwritable": "the system does not let a file be written: a full or read-only disk, permissions",
+    "unavailable": "this machine lacks it: a package, a GPU, a way of computing, a download",
+    "launch": "processes do not come together: launchers, ports, ranks, SLURM",
+}
+
+
 class UserError(Exception):
-    """A mistake of the user's: one or a few lines that name the thing, its value and what is allowed."""
+    """A mistake of the user's: one or a few lines that name the thing, its value and what is allowed.
+
+    `code`: one of CODES, which is printed after the message.
+    """
+
+    def __init__(self, message: str, *, code: str = "bad-value"):
+        assert code in CODES, code
+        super().__init__(message)
+        self.code = code
 
 
 class CommonError(UserError):
@@ -68,25 +90,32 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
-def user_message(error: Exception) -> str | None:
-    """The words for a mistake of the user's, which a full or forbidden disk is too; None for any other."""
+def not_readable(what: object, error: OSError, then: str = "") -> UserError:
+    """Return what to raise where `what`, a file that the user named, can't be read; `then`: what to do about it."""
+    code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
+    return UserError(f"{what}: can't be read ({error.strerror or error}){then}", code=code)
+
+
+def user_error(error: Exception) -> UserError | None:
+    """Return the mistake of the user's that `error` is, a full or forbidden disk included; None for any other."""
     if isinstance(error, UserError):
-        return str(error)
+        return error
     if isinstance(error, OSError) and error.errno in _USER_ERRNO:
         mend = "make room or name another place" if error.errno in _FULL else "name another place"
-        return f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; {mend}"
+        words = f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; {mend}"
+        return UserError(words, code="not-found" if error.errno == errno.ENOENT else "unwritable")
     return None
 
 
-def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, str | None]:
-    """The result, or the words of a user's mistake."""
+def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
+    """Return what `attempt` gives, or the mistake of the user's that ended it."""
     try:
         return attempt(), None
     except (UserError, OSError) as error:
-        message = user_message(error)
-        if message is None:
+        mistake = user_error(error)
+        if mistake is None:
             raise
-        return None, message
+        return None, mistake
 
 
 class WriteErrorPolicy:
@@ -105,10 +134,10 @@ class WriteErrorPolicy:
 
     def __call__(self, error: OSError, what: str) -> None:
         """Takes an error as a warning that `what` is not written. Raises it again if it may not."""
-        message = user_message(error)
-        if message is None or self.stops:
+        mistake = user_error(error)
+        if mistake is None or self.stops:
             raise error
-        self.warn(f"{what} not written, and training goes on: {message}")
+        self.warn(f"{what} not written, and training goes on: {mistake}")
 
     def warnings(self) -> list[str]:
         """What there is to say since the last call."""
@@ -138,9 +167,10 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         return FAILED
     except Exception as error:
         is_failure = isinstance(error, TrainingFailed | CommandFailed)
-        message = str(error) if is_failure else user_message(error)
-        if message is None:
+        mistake = user_error(error)
+        if not is_failure and mistake is None:
             return _unforeseen(error)
+        message = str(error) if mistake is None else f"{mistake} [{mistake.code}]"
         if debug:
             traceback.print_exc()
         # In torchrun's report each has its own words.

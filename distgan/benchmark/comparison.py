@@ -36,7 +36,10 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
     if not shared:
         if set(speeds_a) & set(new):
             _refuse_regressions({}, list(speeds_a), config.fail_above)
-        raise UserError(f"{a}, {b}: have no cell in common that has a speed in both; allowed: two of the same matrix")
+        raise UserError(
+            f"{a}, {b}: have no cell in common that has a speed in both; allowed: two of the same matrix",
+            code="bad-data",
+        )
     rng = np.random.default_rng(0)
     ratios = {key: ratio(speeds_a[key], speeds_b[key], rng, config.resamples) for key in shared}
     console = Console()
@@ -82,9 +85,9 @@ def _cells(found: results.Results, path: Path) -> dict[str, dict[str, Any]]:
     for index, cell in enumerate(found.cells):
         key = cell.get("id")
         if not isinstance(key, str) or key in cells:
-            raise UserError(f"{path}: is damaged: cell {index} has no id of its own")
+            raise UserError(f"{path}: is damaged: cell {index} has no id of its own", code="bad-data")
         if "step_s" in cell and not _is_times(cell["step_s"]):
-            raise UserError(f"{path}: is damaged: step_s of {key} is no table of seconds above 0")
+            raise UserError(f"{path}: is damaged: step_s of {key} is no table of seconds above 0", code="bad-data")
         cells[key] = cell
     return cells
 

@@ -68,10 +68,13 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
     gpus, each = _gpus(), config.processes
     most = len(gpus) // each
     if not most:
-        raise UserError(f"--processes {each}: there are {len(gpus)} GPUs here; allowed: at most {len(gpus)}")
+        raise UserError(
+            f"--processes {each}: there are {len(gpus)} GPUs here; allowed: at most {len(gpus)}", code="unavailable"
+        )
     if config.jobs and config.jobs > most:
         raise UserError(
-            f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here; allowed: at most {most}"
+            f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here; allowed: at most {most}",
+            code="unavailable",
         )
     return [
         {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * each : (slot + 1) * each])} for slot in range(config.jobs or most)

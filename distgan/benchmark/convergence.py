@@ -35,7 +35,9 @@ def run(config: ConvergenceConfig) -> None:
     trainings did so in good order, as before the limit of a SLURM job.
     """
     if is_launched():
-        raise UserError("bench convergence: starts trainings of its own; allowed: without a launcher around it")
+        raise UserError(
+            "bench convergence: starts trainings of its own; allowed: without a launcher around it", code="launch"
+        )
     if config.join is not None:
         join(Path(config.join).expanduser(), config)
         return
@@ -91,16 +93,18 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
     bench of its own there; CommandFailed as `run`.
     """
     if not folder.is_dir():
-        raise UserError(f"--join {folder}: is no folder; allowed: the folder above some benches")
+        raise UserError(f"--join {folder}: is no folder; allowed: the folder above some benches", code="not-found")
     paths = sorted(folder.glob(f"*/{results.FILE}"))
     if not paths:
         raise UserError(
-            f"--join {folder}: there is no results.json in a folder below it; allowed: the folder above some benches"
+            f"--join {folder}: there is no results.json in a folder below it; allowed: the folder above some benches",
+            code="not-found",
         )
     target = folder / results.FILE
     if target.exists() and "joined" not in results.read(target).facts:
         raise UserError(
-            f"--join {folder}: has a bench of its own, which is not overwritten; allowed: another folder above"
+            f"--join {folder}: has a bench of its own, which is not overwritten; allowed: another folder above",
+            code="exists",
         )
     found = [read(path) for path in paths]
     owners: dict[str, Path] = {}
@@ -109,11 +113,15 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
         first, own = (one.facts["identity"] | {"device": None} for one in (found[0], each))
         if difference := difference_of(first, own):
             raise UserError(
-                f"--join {folder}: {path} has {difference} than {paths[0]}; allowed: the same but for seeds"
+                f"--join {folder}: {path} has {difference} than {paths[0]}; allowed: the same but for seeds",
+                code="mismatch",
             )
         for cell in each.cells:
             if (owner := owners.setdefault(cell["id"], path)) != path:
-                raise UserError(f"--join {folder}: both {owner} and {path} have {cell['id']}; allowed: each run once")
+                raise UserError(
+                    f"--join {folder}: both {owner} and {path} have {cell['id']}; allowed: each run once",
+                    code="mismatch",
+                )
     cells = _sorted([cell for each in found for cell in each.cells])
     facts = found[0].facts | results.facts(device_named(config.device))
     devices = ", ".join(sorted({str(each.facts["device"]) for each in found}))

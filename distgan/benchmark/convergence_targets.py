@@ -64,7 +64,7 @@ def read_targets(path: Path) -> Targets:
     try:
         values = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not TOML ({error})") from error
+        raise UserError(f"{path}: is not TOML ({error})", code="bad-data") from error
     check_format(path, values, FORMAT)
     return parse_model(Targets, values, str(path), strict=True)
 

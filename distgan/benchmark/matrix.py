@@ -83,7 +83,9 @@ def _id(cell: Cell) -> str:
 def _refuse_peers(config: ThroughputConfig) -> None:
     """Raises UserError where the plain loops would train something else, or are not there."""
     if not PEERS_FOLDER.is_dir():
-        raise UserError("--peers: the plain loops are not installed; allowed: in a checkout, from its root")
+        raise UserError(
+            "--peers: the plain loops are not installed; allowed: in a checkout, from its root", code="unavailable"
+        )
     same = {"family": "seed", "width": 1.0, "data": "mnist"}
     for name, value in same.items():
         if (found := getattr(config, name)) != value:

@@ -165,7 +165,9 @@ def run(where: Path, config: PlanConfig) -> None:
         predicted = predictions(model, points, cells, all_reduce, measured.facts["config"], config)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{where}: is damaged, or not by this distgan's bench scaling ({reason})") from error
+        raise UserError(
+            f"{where}: is damaged, or not by this distgan's bench scaling ({reason})", code="bad-data"
+        ) from error
     folder = results.new_folder(config.out, "plan")
     facts = results.facts(torch.device("cpu")) | {
         "config": config.model_dump(mode="json"),
@@ -187,7 +189,7 @@ def base_cells(measured: Results, where: Path) -> list[Cell]:
     """Those that were measured at the width of the scaling. Raises UserError for a file that lacks something."""
     for what, needed, tables in (("facts", _FACTS, [measured.facts]), ("cells", _CELL, measured.cells)):
         if lacking := [key for table in tables for key in needed if key not in table]:
-            raise UserError(f"{where}: is damaged: its {what} lack {lacking[0]}")
+            raise UserError(f"{where}: is damaged: its {what} lack {lacking[0]}", code="bad-data")
     width = measured.facts["config"]["width"]
     return [cell for cell in measured.cells if cell["runs"] and cell["width"] == width]
 
@@ -202,7 +204,8 @@ def one_process(cells: list[Cell], where: Path) -> dict[int, float]:
     if len(points) < _FEWEST:
         raise UserError(
             f"{where}: has {len(points)} batch sizes on one process; allowed: {_FEWEST} or more, as a fit has two "
-            "constants and one has to be held out (distgan bench scaling --batch-sizes 64,128,256)"
+            "constants and one has to be held out (distgan bench scaling --batch-sizes 64,128,256)",
+            code="bad-data",
         )
     return points
 

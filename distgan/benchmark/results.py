@@ -54,17 +54,21 @@ def read(path: Path, *kinds: str) -> Results:
     """
     path = path / FILE if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"{path}: is not there; allowed: a {FILE} of distgan bench, or the folder that holds it")
+        raise UserError(
+            f"{path}: is not there; allowed: a {FILE} of distgan bench, or the folder that holds it", code="not-found"
+        )
     content = read_json(path, _MAX_BYTES, only_finite=True)
     if content.get("kind") not in KINDS or "format" not in content:
-        raise UserError(f"{path}: holds no results of distgan bench")
+        raise UserError(f"{path}: holds no results of distgan bench", code="not-found")
     check_format(path, content, FORMAT)
     if kinds and content["kind"] not in kinds:
-        raise UserError(f"{path}: holds the results of bench {content['kind']}; allowed: of {', '.join(kinds)}")
+        raise UserError(
+            f"{path}: holds the results of bench {content['kind']}; allowed: of {', '.join(kinds)}", code="bad-data"
+        )
     match content:
         case {"facts": dict(facts), "cells": list(cells)} if all(isinstance(cell, dict) for cell in cells):
             return Results(content["kind"], facts, cells)
-    raise UserError(f"{path}: is damaged: its facts are no table, or its cells no list of tables")
+    raise UserError(f"{path}: is damaged: its facts are no table, or its cells no list of tables", code="bad-data")
 
 
 def new_folder(out: str | None, kind: str) -> Path:
@@ -73,7 +77,9 @@ def new_folder(out: str | None, kind: str) -> Path:
         if out is not None:
             folder = Path(out).expanduser()
             if folder.is_dir() and any(folder.iterdir()):
-                raise UserError(f"--out {out}: is there already and is not overwritten; allowed: a new folder")
+                raise UserError(
+                    f"--out {out}: is there already and is not overwritten; allowed: a new folder", code="exists"
+                )
             folder.mkdir(parents=True, exist_ok=True)
             return folder
         Path("bench").mkdir(exist_ok=True)
@@ -130,7 +136,7 @@ def refuse_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> Non
     for value in chosen:
         if modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))
-            raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: {allowed}")
+            raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: {allowed}", code="unavailable")
 
 
 # -- The folder of a bench that can go on: held by one process at a time, and only with the same settings --
@@ -148,7 +154,8 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
         if foreign := sorted(path.name for path in folder.iterdir() if not path.name.startswith(own)):
             raise UserError(
                 f"--out {out}: holds {foreign[0]} and no {FILE} of bench {kind}; allowed: a new folder, or one "
-                "to go on with"
+                "to go on with",
+                code="exists",
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +163,9 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
     except OSError as error:
         raise not_writable(error.filename, error) from error
     except UserError as error:
-        raise UserError(f"--out {out}: another bench {kind} is at work in it; allowed: another folder") from error
+        raise UserError(
+            f"--out {out}: another bench {kind} is at work in it; allowed: another folder", code="exists"
+        ) from error
     try:
         yield folder
     finally:
@@ -174,7 +183,8 @@ def taken_up(
         path, old, new = difference
         raise UserError(
             f"--out {out}: was begun with {_named(path)} {shown(old)}, now {shown(new)}; allowed: the same, or a new "
-            "folder"
+            "folder",
+            code="mismatch",
         )
     return found.cells
 

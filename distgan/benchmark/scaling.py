@@ -38,7 +38,9 @@ def run(config: ScalingConfig) -> None:
     Raises UserError, and CommandFailed at the end where a setting could not be measured.
     """
     if env.is_launched():
-        raise UserError("bench scaling: starts processes of its own; allowed: without a launcher around it")
+        raise UserError(
+            "bench scaling: starts processes of its own; allowed: without a launcher around it", code="launch"
+        )
     device = device_named(config.device)
     if device.type == "cpu":
         results.refuse_on_cpu("--engine", [config.engine], ENGINES)
@@ -102,7 +104,9 @@ def world_sizes(config: ScalingConfig, device: torch.device) -> list[int]:
         return [2**exponent for exponent in range(here.bit_length())]
     sizes = sorted(set(config.processes))
     if device.type == "cuda" and sizes[-1] > here:
-        raise UserError(f"--processes {sizes[-1]}: there are {here} GPUs here; allowed: at most {here}")
+        raise UserError(
+            f"--processes {sizes[-1]}: there are {here} GPUs here; allowed: at most {here}", code="unavailable"
+        )
     env.refuse_more_than_memory_has(sizes[-1])
     return sizes
 

@@ -103,7 +103,7 @@ def run(config: ThroughputConfig) -> None:
     results.json is whole after each turn. Raises UserError, and CommandFailed where a cell has no speed.
     """
     if is_launched():
-        raise UserError("bench throughput: measures one process; allowed: without a launcher")
+        raise UserError("bench throughput: measures one process; allowed: without a launcher", code="launch")
     device = device_named(config.device)
     is_cuda = device.type == "cuda"
     if not is_cuda:

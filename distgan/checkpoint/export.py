@@ -53,12 +53,14 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
         if not found:
             raise UserError(
                 f"{where}: has no weights/generator.safetensors; allowed: the folder of a run that was saved, "
-                "its weights folder, a checkpoint, or a generator's .safetensors file"
+                "its weights folder, a checkpoint, or a generator's .safetensors file",
+                code="not-found",
             )
         path = found[0]
     elif not path.exists():
         raise UserError(
-            f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a .safetensors file"
+            f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a .safetensors file",
+            code="not-found",
         )
     config_path = path.parent / "config.json"
     config = Config.model_validate(read_file(config_path, str(config_path)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, Damaged, State, random_states, read_state, remove, write_checkpoint
 from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
-from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, user_message
+from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, user_error
 from distgan.training.gan import check_ranks_equal
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
@@ -180,12 +180,12 @@ class CheckpointManager:
         self.join()
         self._thread, error, self._error = None, self._error, None
         if error is not None:
-            if not isinstance(error, OSError) or (message := user_message(error)) is None:
+            if not isinstance(error, OSError) or (mistake := user_error(error)) is None:
                 raise error
             last = f"the last checkpoint is of step {self.saved[0]:,}" if self.saved else "there is no other"
             if must or self.tolerance.stops:
-                raise UserError(f"{message}; the checkpoint was not written, {last}")
-            self.tolerance.warn(f"a checkpoint was not written, and training goes on ({last}): {message}")
+                raise UserError(f"{mistake}; the checkpoint was not written, {last}", code=mistake.code)
+            self.tolerance.warn(f"a checkpoint was not written, and training goes on ({last}): {mistake}")
         return self.saved[0] if self.saved else None
 
     def _prune(self) -> None:

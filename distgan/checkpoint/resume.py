@@ -56,7 +56,10 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
     if damaged:
         lines = [reason for _, reason in damaged]
         raise UserError(
-            "\n".join([*lines, f"{folder}: holds no whole checkpoint; put a copy of one there, or start anew by --out"])
+            "\n".join(
+                [*lines, f"{folder}: holds no whole checkpoint; put a copy of one there, or start anew by --out"]
+            ),
+            code="not-found",
         )
     return None
 
@@ -76,7 +79,8 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
                 if (folder / "weights").exists() or read_metrics(folder / "metrics.jsonl"):
                     raise UserError(
                         f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
-                        "there, or start anew by --out"
+                        "there, or start anew by --out",
+                        code="not-found",
                     )
                 before = Config.model_validate(read_file(path, str(path)))
                 _refuse(before, config, f"the run in {folder}")
@@ -94,7 +98,8 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         if (others and not is_own) or any(other.name > path.name for other in others):
             raise UserError(
                 f"--resume {config.run.resume}: the run in {folder} has checkpoints of its own, as {others[0].name}; "
-                "allowed: --resume auto, or a new folder by --out"
+                "allowed: --resume auto, or a new folder by --out",
+                code="mismatch",
             )
         where = str(path)
     is_changed = _refuse(checkpoint.config, config, where)
@@ -107,7 +112,8 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         if theirs != ours:
             raise UserError(
                 f"{path}: {what} is {theirs}, here it is {ours}; allowed on resume: the same data and the same "
-                "batch over all processes"
+                "batch over all processes",
+                code="mismatch",
             )
     epochs = checkpoint.config.run.epochs
     if config.optim.lr_schedule == "linear" and epochs != config.run.epochs:
@@ -128,7 +134,10 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     if found := newest_valid(path):
         return found
     if not path.is_dir() or path.name == "checkpoints":
-        raise UserError(f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one")
+        raise UserError(
+            f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one",
+            code="not-found",
+        )
     return path, read_checkpoint(path), []
 
 
@@ -148,5 +157,5 @@ def _refuse(before: Config, now: Config, where: str) -> bool:
             rule = "the same" if is_fixed else "the same, or another by --allow-config-change"
             mistakes.append(f"[{table}] {key}: {new!r}, but {where} has {old!r}; allowed on resume: {rule}")
     if mistakes:
-        raise UserError("\n".join(mistakes))
+        raise UserError("\n".join(mistakes), code="mismatch")
     return bool(changes)

@@ -116,10 +116,13 @@ def _page(out: str | None) -> Path | None:
         raise UserError(f"--out {out}: is a folder; allowed: a file that ends in .html")
     if path.exists() and _MARK not in path.read_bytes()[:2000]:
         raise UserError(
-            f"--out {out}: is there already, and no page of distgan's; allowed: a new file, or one of those"
+            f"--out {out}: is there already, and no page of distgan's; allowed: a new file, or one of those",
+            code="exists",
         )
     if not path.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there")
+        raise UserError(
+            f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there", code="not-found"
+        )
     return path
 
 

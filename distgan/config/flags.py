@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from distgan.config.fields import allowed, help_text, metavar, rules, shown
 from distgan.config.schema import Config
-from distgan.errors import UserError
+from distgan.errors import UserError, not_readable
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -142,16 +142,16 @@ def read_file(path: Path, name: str) -> dict[str, Any]:
         with path.open("rb") as file:
             data = file.read(_MAX_CONFIG + 1)
         if len(data) > _MAX_CONFIG:
-            raise UserError(f"{name}: is larger than {_MAX_CONFIG:,} bytes, too large for settings")
+            raise UserError(f"{name}: is larger than {_MAX_CONFIG:,} bytes, too large for settings", code="bad-data")
         text = data.decode("utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise UserError(f"{name}: can't be read ({error.strerror})") from error
+        raise not_readable(name, error) from error
     except (ValueError, RecursionError) as error:  # both decoders and the text's encoding
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UserError(f"{name}: is not {kind} ({error})") from error
+        raise UserError(f"{name}: is not {kind} ({error})", code="bad-data") from error
     if not isinstance(values, dict):
-        raise UserError(f"{name}: is no table of settings")
+        raise UserError(f"{name}: is no table of settings", code="bad-data")
     # Whether the settings fit together is asked when the flags are in.
     checked = _validate(Config, values, f"{name}: ")
     return checked.model_dump(mode="json", exclude_unset=True)

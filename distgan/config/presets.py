@@ -72,7 +72,8 @@ def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
     if is_named and not path.is_file():
         raise UserError(
             f"--resume {resume}: there is no config.json in it; allowed: auto, never, or the folder of a checkpoint "
-            "or of a run"
+            "or of a run",
+            code="not-found",
         )
     return path if path.is_file() else None
 

@@ -51,9 +51,9 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
     if find(source, folder) is None:
         try:
             if not config.download:
-                raise UserError("not downloaded, by --no-download")
+                raise UserError("not downloaded, by --no-download", code="unavailable")
             if not may_download:
-                raise UserError("the first process of this machine could not download it")
+                raise UserError("the first process of this machine could not download it", code="unavailable")
             download(source.folder, folder, config, split)
         except UserError as error:
             if config.name == "auto":
@@ -62,7 +62,8 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
                 f"{'--data-dir' if config.dir else 'data'} {folder}: no {name} there (looked for "
                 f"{folder / source.folder / 'raw' / source.images} and {source.labels}), and {error}; put the "
                 "files in place, "
-                "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits"
+                "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits",
+                code="not-found",
             ) from error
     accept_md5 = config.md5 == "accept" or (config.md5 == "auto" and is_named)
     return read(name, source, folder, accept_md5, config.md5)
@@ -93,7 +94,9 @@ def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -
     images = read_idx(raw / source.images, (count, 28, 28), mend)
     labels = read_idx(raw / source.labels, (len(images.values), *columns), mend)
     if len(images.values) < 2:
-        raise UserError(f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}")
+        raise UserError(
+            f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}", code="bad-data"
+        )
 
     warning = None
     files = (source.images, source.labels), (images.md5, labels.md5), source.md5 or (None, None)
@@ -101,13 +104,14 @@ def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -
         if published and md5 != published:
             differs = f"{raw / file}: its md5 {md5} is not the published {published}"
             if not accept_md5:
-                raise UserError(f"{differs}; {mend}, or take it as it is with --data-md5 accept")
+                raise UserError(f"{differs}; {mend}, or take it as it is with --data-md5 accept", code="bad-data")
             warning = f"{differs}; taken as it is (--data-md5 require refuses it)"
 
     classes = labels.values[:, 0] if columns else labels.values
     if classes.min() < 0 or classes.max() > 9:
         raise UserError(
-            f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {mend}"
+            f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {mend}",
+            code="bad-data",
         )
     pixels = torch.from_numpy(images.values.copy())
     if source.is_transposed:

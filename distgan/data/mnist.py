@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distgan.config.schema import DataConfig
-from distgan.errors import UserError
+from distgan.errors import UserError, not_readable
 
 DOWNLOAD_TIMEOUT_S = 20
 
@@ -72,7 +72,7 @@ def download(name: str, folder: Path, config: DataConfig, split: str = "train") 
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        raise UserError(f"torchvision, which downloads it, does not import ({error})") from error
+        raise UserError(f"torchvision, which downloads it, does not import ({error})", code="unavailable") from error
 
     with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeout():
         arguments: dict[str, Any] = {"QMNIST": {"what": split}, "EMNIST": {"split": "digits"}}.get(name, {})
@@ -80,7 +80,7 @@ def download(name: str, folder: Path, config: DataConfig, split: str = "train") 
             _from_mirror(getattr(datasets, name), config)(temporary, download=True, **arguments)
         except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"the download failed ({reason})") from error
+            raise UserError(f"the download failed ({reason})", code="unavailable") from error
         raw = folder / name / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         for file in (Path(temporary) / name / "raw").iterdir():
@@ -118,7 +118,7 @@ def _made(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(f"{folder} can't be written to ({error.strerror or error})") from error
+        raise UserError(f"{folder} can't be written to ({error.strerror or error})", code="unwritable") from error
     finally:
         if is_new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -162,24 +162,29 @@ def read_idx(path: Path, shape: tuple[int | None, ...], mend: str) -> IdxFile:
             with gzip.open(found) as file:
                 raw = file.read(limit + 1)
     except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{found}: damaged ({error}); {mend}") from error
+        raise UserError(f"{found}: damaged ({error}); {mend}", code="bad-data") from error
     except OSError as error:
-        raise UserError(f"{found}: can't be read ({error.strerror or error}); {mend}") from error
+        raise not_readable(found, error, f"; {mend}") from error
 
     header = 4 + 4 * len(shape)
     dtype = _TYPES.get(raw[2]) if len(raw) >= 4 else None
     if len(raw) < header or raw[:2] != b"\0\0" or dtype is None or raw[3] != len(shape):
         raise UserError(
             f"{found}: starts with 0x{raw[:4].hex() or '(nothing)'}, which is no idx magic number for "
-            f"{len(shape)} dimensions (0x000008{len(shape):02x}); {mend}"
+            f"{len(shape)} dimensions (0x000008{len(shape):02x}); {mend}",
+            code="bad-data",
         )
     stated = tuple(int(size) for size in np.frombuffer(raw, ">u4", count=len(shape), offset=4))
     if any(want is not None and want != size for want, size in zip(shape, stated, strict=True)):
         wanted = " x ".join("any" if size is None else f"{size}" for size in shape)
-        raise UserError(f"{found}: holds {' x '.join(map(str, stated))} values, expected {wanted}; {mend}")
+        raise UserError(
+            f"{found}: holds {' x '.join(map(str, stated))} values, expected {wanted}; {mend}", code="bad-data"
+        )
     promised = header + dtype.itemsize * math.prod(stated)
     if len(raw) != promised:
         fault = "cut short" if len(raw) < promised else "too long"
-        raise UserError(f"{found}: {fault}: {len(raw):,} bytes where its header promises {promised:,}; {mend}")
+        raise UserError(
+            f"{found}: {fault}: {len(raw):,} bytes where its header promises {promised:,}; {mend}", code="bad-data"
+        )
     values = np.frombuffer(raw, dtype, offset=header).reshape(stated)
     return IdxFile(values, hashlib.md5(raw, usedforsecurity=False).hexdigest())

@@ -26,7 +26,7 @@ from distgan.config.registry import LOSSES
 from distgan.config.schema import Config
 from distgan.distributed import env
 from distgan.distributed.wrappers import Trained
-from distgan.errors import UserError
+from distgan.errors import UserError, not_readable
 
 # What a DeepSpeed config may not say, as it is said elsewhere, and where.
 _ELSEWHERE = {
@@ -52,7 +52,10 @@ def chosen(
     if stage is None and not env.wants_deepspeed():
         return None
     if importlib.util.find_spec("deepspeed") is None:
-        raise UserError("DeepSpeed: is not installed; allowed: pip install 'distgan[deepspeed]', or DDP without it")
+        raise UserError(
+            "DeepSpeed: is not installed; allowed: pip install 'distgan[deepspeed]', or DDP without it",
+            code="unavailable",
+        )
     if precision == "fp16":
         raise UserError(
             "--precision fp16: its loss scaler does not reach DeepSpeed's engines; allowed with DeepSpeed: no, bf16"
@@ -80,11 +83,11 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
         try:
             config = json.loads(found.read_text())
         except OSError as error:
-            raise UserError(f"deepspeed_config_file {path}: can't be read ({error.strerror})") from error
+            raise not_readable(f"deepspeed_config_file {path}", error) from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"deepspeed_config_file {path}: is not JSON ({error})") from error
+            raise UserError(f"deepspeed_config_file {path}: is not JSON ({error})", code="bad-data") from error
         if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
-            raise UserError(f"deepspeed_config_file {path}: is no table of DeepSpeed's settings")
+            raise UserError(f"deepspeed_config_file {path}: is no table of DeepSpeed's settings", code="bad-data")
         for key, place in _ELSEWHERE.items():
             if key in config and config[key] != "auto":
                 raise UserError(f"deepspeed_config_file {path}: {key}: is set by {place}; allowed: leave it out")

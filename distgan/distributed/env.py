@@ -34,11 +34,13 @@ def refuse_broken_environment() -> None:
     _number("LOCAL_RANK", 0)
     _number("LOCAL_WORLD_SIZE", 1, low=1)
     if rank >= size:
-        raise UserError(f"RANK={rank}: with WORLD_SIZE={size}; allowed: 0 to {size - 1}")
+        raise UserError(f"RANK={rank}: with WORLD_SIZE={size}; allowed: 0 to {size - 1}", code="launch")
     if size > 1:
         for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
             if not os.environ.get(name):
-                raise UserError(f"{name}: is not set, with WORLD_SIZE={size}; allowed: what a launcher sets")
+                raise UserError(
+                    f"{name}: is not set, with WORLD_SIZE={size}; allowed: what a launcher sets", code="launch"
+                )
         _number("MASTER_PORT", 0, low=1, high=65_535)
 
 
@@ -48,7 +50,7 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
         return default
     if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
         limit = f"{low} or more" if high is None else f"{low} to {high:,}"
-        raise UserError(f"{name}={text}: allowed in the environment: a whole number, {limit}")
+        raise UserError(f"{name}={text}: allowed in the environment: a whole number, {limit}", code="launch")
     return int(text)
 
 
@@ -100,7 +102,10 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
     if PRECISIONS[value].needs_cuda and is_cpu:
         source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
         allowed = ", ".join(names_on_cpu(PRECISIONS))
-        raise UserError(f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: {allowed}")
+        raise UserError(
+            f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: {allowed}",
+            code="unavailable",
+        )
     return value
 
 
@@ -130,7 +135,8 @@ def refuse_other_number(num: int) -> None:
     if world_size() != num:
         raise UserError(
             f"--processes {num}: this process is one of {world_size()} of a launcher already; allowed: the same "
-            "number, or leave it out"
+            "number, or leave it out",
+            code="launch",
         )
 
 
@@ -140,5 +146,6 @@ def refuse_more_than_memory_has(num: int) -> None:
     if num * _PROCESS_GIB * 2**30 > available:
         raise UserError(
             f"--processes {num}: a process takes {_PROCESS_GIB} GiB and more, and {available / 2**30:.1f} GiB are "
-            f"free; allowed here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}"
+            f"free; allowed here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}",
+            code="launch",
         )

@@ -58,14 +58,16 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
         try:
             facts.append(json.loads(store.get(f"facts/{other}")))
         except RuntimeError:
-            raise UserError(f"rank {other}: did not come within --timeout {config.processes.timeout:g} s") from None
+            raise UserError(
+                f"rank {other}: did not come within --timeout {config.processes.timeout:g} s", code="launch"
+            ) from None
     if difference := _difference(facts):
         # The store may be the first rank's: that one stays until the others have read what they need.
         store.set(f"read/{rank}", "")
         if rank == 0:
             with suppress(RuntimeError):
                 store.wait([f"read/{other}" for other in range(world_size)], timeout)
-        raise CommonError(difference)
+        raise CommonError(difference, code="mismatch")
     dist.init_process_group(
         backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size, timeout=timeout
     )
@@ -83,13 +85,16 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
         if "EADDRINUSE" in text:
             raise UserError(
                 f"MASTER_PORT {where}: another program uses this port; allowed: a free one (accelerate launch "
-                "--main_process_port, torchrun --master-port or --standalone)"
+                "--main_process_port, torchrun --master-port or --standalone)",
+                code="launch",
             ) from None
         if came := re.search(r"(\d+)/(\d+) clients joined", text):
             raise UserError(
-                f"{came[1]} of {came[2]} processes came to {where} within --timeout {timeout.seconds} s"
+                f"{came[1]} of {came[2]} processes came to {where} within --timeout {timeout.seconds} s", code="launch"
             ) from None
-        raise UserError(f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({text.splitlines()[0]})") from None
+        raise UserError(
+            f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({text.splitlines()[0]})", code="launch"
+        ) from None
 
 
 def _await_answer(address: str, port: int, timeout_s: float) -> None:
@@ -104,11 +109,12 @@ def _await_answer(address: str, port: int, timeout_s: float) -> None:
             return
         except OSError as error:
             if os.getppid() != PARENT:
-                raise UserError("the launcher is gone; nothing was begun") from None
+                raise UserError("the launcher is gone; nothing was begun", code="launch") from None
             if time.monotonic() > end:
                 raise UserError(
                     f"MASTER_ADDR, MASTER_PORT: rank 0 does not answer at {address}:{port} within --timeout "
-                    f"{timeout_s:g} s ({error.strerror or error})"
+                    f"{timeout_s:g} s ({error.strerror or error})",
+                    code="launch",
                 ) from None
             time.sleep(0.2)
 

@@ -57,13 +57,14 @@ class Runtime:
         env.refuse_broken_environment()
         use_cuda = torch.cuda.is_available() and not env.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
-            raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
+            raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto", code="unavailable")
         is_cpu = config.run.device == "cpu" or not use_cuda
         engine = ENGINES[config.run.engine]
         if engine.needs_cuda and is_cpu:
             allowed = ", ".join(names_on_cpu(ENGINES))
             raise UserError(
-                f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: {allowed}"
+                f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: {allowed}",
+                code="unavailable",
             )
         self.precision: str = env.precision(config.run.precision, is_cpu=is_cpu)
         mixed_precision = "no" if self.precision == "tf32" else self.precision
@@ -111,7 +112,8 @@ class Runtime:
         if launched != self.world_size:
             raise UserError(
                 f"WORLD_SIZE={launched}: the launcher started {launched} processes, but Accelerate joined "
-                f"{self.world_size} of them; start with torchrun or accelerate launch --multi_gpu"
+                f"{self.world_size} of them; start with torchrun or accelerate launch --multi_gpu",
+                code="launch",
             )
 
     # -- networks -------------------------------------------------------------------------------------
@@ -142,12 +144,12 @@ class Runtime:
         """
         turn = rendezvous.in_turn(self.rank, self.local_rank) if local_main_first else nullcontext()
         with turn:
-            result, message = outcome_of(attempt)
-        messages = self.all_gather_object(message)
-        failed = [(rank, text) for rank, text in enumerate(messages) if text is not None]
+            result, mistake = outcome_of(attempt)
+        failed = [(rank, each) for rank, each in enumerate(self.all_gather_object(mistake)) if each is not None]
         if failed:
-            rank, text = failed[0]
-            raise CommonError(text if len(failed) == self.world_size else f"rank {rank}: {text}")
+            rank, first = failed[0]
+            is_common = len(failed) == self.world_size
+            raise CommonError(str(first) if is_common else f"rank {rank}: {first}", code=first.code)
         return result  # type: ignore[return-value]  # no error, so it is a T
 
     def run_on_rank0(self, attempt: Callable[[], T]) -> T:
@@ -156,9 +158,9 @@ class Runtime:
         if self.world_size > 1:
             broadcast_object_list(outcome, from_process=0)
         assert outcome[0] is not None
-        result, message = outcome[0]
-        if message is not None:
-            raise CommonError(message)
+        result, mistake = outcome[0]
+        if mistake is not None:
+            raise CommonError(str(mistake), code=mistake.code)
         return result  # type: ignore[return-value]
 
     def refuse_difference(self, what: str, value: str) -> None:
@@ -166,7 +168,9 @@ class Runtime:
         first, *others = self.all_gather_object(value)
         for rank, other in enumerate(others, 1):
             if other != first:
-                raise CommonError(f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same")
+                raise CommonError(
+                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same", code="mismatch"
+                )
 
     def all_reduce_max(self, reason: int, step: int) -> int:
         """The highest number that some rank has, 0 while none has any. All ranks take part.
@@ -206,7 +210,7 @@ class Runtime:
             if "cuda" in states and self.device.type == "cuda":
                 torch.cuda.set_rng_state(states["cuda"], self.device)
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"{where}: is no state of torch's generators ({error})") from error
+            raise UserError(f"{where}: is no state of torch's generators ({error})", code="bad-data") from error
 
     def grad_scaler_state(self) -> dict[str, Any] | None:
         """The numbers of fp16's loss scaler; None in any other precision."""
@@ -218,7 +222,7 @@ class Runtime:
             if state is not None and self._accelerator.scaler is not None:
                 self._accelerator.scaler.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
-            raise UserError(f"{where}: is no state of torch's gradient scaler ({error})") from error
+            raise UserError(f"{where}: is no state of torch's gradient scaler ({error})", code="bad-data") from error
 
     # -- what is told about a run ---------------------------------------------------------------------
 

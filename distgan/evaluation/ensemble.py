@@ -129,7 +129,8 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
         return SHIPPED, f"the judges were trained on MNIST, not on {data}"
     raise UserError(
         f"judges of {data}: there are none in {cache_folder(data)}; allowed: train them by distgan judge train "
-        f"--data {data}, or name a folder by --judges"
+        f"--data {data}, or name a folder by --judges",
+        code="not-found",
     )
 
 
@@ -139,10 +140,10 @@ def read_record(folder: Path) -> Record:
     record = read_model(path, Record, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
     names = [judge.name for judge in record.judges]
     if names != list(NETWORKS):
-        raise UserError(f"{path}: names the judges {', '.join(names)}; allowed: {', '.join(NETWORKS)}")
+        raise UserError(f"{path}: names the judges {', '.join(names)}; allowed: {', '.join(NETWORKS)}", code="bad-data")
     for judge in record.judges:
         if [len(row) for row in judge.matrix] != [10] * 10 or min(map(min, judge.matrix)) < 0:
-            raise UserError(f"{path}: the matrix of {judge.name} is no table of 10 x 10 counts")
+            raise UserError(f"{path}: the matrix of {judge.name} is no table of 10 x 10 counts", code="bad-data")
     return record
 
 
@@ -152,7 +153,8 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
         raise UserError(
             f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}...; what it would "
             "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or train "
-            "others by distgan judge train and name them by --judges)"
+            "others by distgan judge train and name them by --judges)",
+            code="bad-data",
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training goes on with
         judge = NETWORKS[record.name]()
@@ -160,7 +162,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
         judge.load_state_dict(load(data), assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(
-            f"{path}: holds no weights of the judge {record.name} ({str(error).splitlines()[0]})"
+            f"{path}: holds no weights of the judge {record.name} ({str(error).splitlines()[0]})", code="bad-data"
         ) from error
     return judge.eval()
 

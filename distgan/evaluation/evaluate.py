@@ -115,7 +115,9 @@ def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
     try:
         return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
     except UserError as error:  # in the words of the flag that names it here
-        raise UserError(str(error).replace("--data-dir", "--reference").partition(", or train on")[0]) from error
+        raise UserError(
+            str(error).replace("--data-dir", "--reference").partition(", or train on")[0], code=error.code
+        ) from error
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:

@@ -46,17 +46,21 @@ def read_npz(path: Path, num: int) -> Arrays:
     """
     if not path.is_file():  # of a pipe a reader would wait for ever
         found = "is no regular file" if path.exists() else "is not there"
-        raise UserError(f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file")
+        raise UserError(
+            f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
+            code="bad-data",
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             images, labels, notice = (_of(archive, wanted) for wanted in (_IMAGES, _LABELS, ("notice",)))
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise UserError(f"{path}: is no .npz of numbers that can be read ({reason})") from error
+        raise UserError(f"{path}: is no .npz of numbers that can be read ({reason})", code="bad-data") from error
     if images is None:
         raise UserError(
-            f"{path}: has no array of images, only {', '.join(names)[:200] or 'nothing'}; allowed: {_IMAGES[0]}"
+            f"{path}: has no array of images, only {', '.join(names)[:200] or 'nothing'}; allowed: {_IMAGES[0]}",
+            code="bad-data",
         )
     pixels, scale = _pixels(images, path)
     digits = None if labels is None else _labels(labels, len(pixels), path)
@@ -99,21 +103,24 @@ def _pixels(images: np.ndarray, path: Path) -> tuple[Tensor, str | None]:
     if len(shape) == 4 and 1 in (shape[1], shape[3]):
         images = images.reshape(shape[0], *(size for size in shape[1:] if size != 1))
     if images.ndim != 3 or images.shape[1:] != (28, 28):
-        raise UserError(f"{path}: its images have the shape {shape}; allowed: {_ALLOWED}")
+        raise UserError(f"{path}: its images have the shape {shape}; allowed: {_ALLOWED}", code="bad-data")
     if not len(images):
-        raise UserError(f"{path}: holds no images; allowed: {_ALLOWED}")
+        raise UserError(f"{path}: holds no images; allowed: {_ALLOWED}", code="bad-data")
     if kind == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(images)), None
     if kind not in (np.float16, np.float32, np.float64):
-        raise UserError(f"{path}: its images are of the type {kind}; allowed: {_ALLOWED}")
+        raise UserError(f"{path}: its images are of the type {kind}; allowed: {_ALLOWED}", code="bad-data")
     images = images.astype(np.float64)
     if num_bad := int((~np.isfinite(images)).any(axis=(1, 2)).sum()):
         raise UserError(
-            f"{path}: {num_bad:,} of {len(images):,} images have pixels that are no numbers (NaN or infinite)"
+            f"{path}: {num_bad:,} of {len(images):,} images have pixels that are no numbers (NaN or infinite)",
+            code="bad-data",
         )
     low, high = float(images.min()), float(images.max())
     if low < -1 or high > 1:
-        raise UserError(f"{path}: its images have values from {low:g} to {high:g}; allowed: {_ALLOWED}")
+        raise UserError(
+            f"{path}: its images have values from {low:g} to {high:g}; allowed: {_ALLOWED}", code="bad-data"
+        )
     scale = "-1 to 1" if low < 0 else "0 to 1"
     fractions = (images + 1) / 2 if low < 0 else images
     return torch.from_numpy((fractions * 255).round().astype(np.uint8)), scale
@@ -121,11 +128,17 @@ def _pixels(images: np.ndarray, path: Path) -> tuple[Tensor, str | None]:
 
 def _labels(labels: np.ndarray, num_images: int, path: Path) -> Tensor:
     if labels.shape != (num_images,):
-        raise UserError(f"{path}: its labels have the shape {labels.shape}; allowed: ({num_images},), one an image")
+        raise UserError(
+            f"{path}: its labels have the shape {labels.shape}; allowed: ({num_images},), one an image", code="bad-data"
+        )
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{path}: its labels are of the type {labels.dtype}; allowed: whole numbers from 0 to 9")
+        raise UserError(
+            f"{path}: its labels are of the type {labels.dtype}; allowed: whole numbers from 0 to 9", code="bad-data"
+        )
     if labels.min() < 0 or labels.max() > 9:
-        raise UserError(f"{path}: its labels are from {labels.min()} to {labels.max()}; allowed: 0 to 9")
+        raise UserError(
+            f"{path}: its labels are from {labels.min()} to {labels.max()}; allowed: 0 to 9", code="bad-data"
+        )
     return torch.from_numpy(labels.astype(np.int64))
 
 
@@ -173,10 +186,13 @@ def out_folder(where: str, config: EvalConfig) -> Path:
     folder = path / "eval" if is_run else Path(f"eval-{path.stem}")
     folder = Path(config.out).expanduser() if config.out else folder
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval")
+        raise UserError(
+            f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval", code="not-found"
+        )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
         raise UserError(
-            f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval"
+            f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval",
+            code="exists",
         )
     return folder
 

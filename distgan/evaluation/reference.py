@@ -70,7 +70,9 @@ def build_reference(
     refuse_few(n)
     for each in (train, test):
         if missing := [digit for digit in range(10) if not (each.labels == digit).any()]:
-            raise UserError(f"{each.source}: has no image of {missing[0]}; allowed: data with all ten classes")
+            raise UserError(
+                f"{each.source}: has no image of {missing[0]}; allowed: data with all ten classes", code="bad-data"
+            )
     # MNIST's test images are not in random order: the second half is harder.
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(0))
     test = test._replace(images=test.images[order], labels=test.labels[order])
@@ -100,7 +102,8 @@ def refuse_few(n: int, what: str = "--num") -> None:
     """Raises UserError for fewer images than a covariance of the features needs."""
     if n < FEWEST:
         raise UserError(
-            f"{what} {n}: too few for the covariance of {FEWEST - 1} features; allowed: {FEWEST} images or more"
+            f"{what} {n}: too few for the covariance of {FEWEST - 1} features; allowed: {FEWEST} images or more",
+            code="bad-data",
         )
 
 

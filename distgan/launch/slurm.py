@@ -28,7 +28,9 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
         print(text, end="", flush=True)
     if not shutil.which("sbatch"):
         if not is_dry:
-            raise UserError("sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run")
+            raise UserError(
+                "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run", code="launch"
+            )
         print("distgan: sbatch is not on PATH: SLURM was not asked", file=sys.stderr)
         return
     # What it would do with the job, if it takes it.
@@ -58,7 +60,8 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
     if training.processes.num not in (None, processes):
         raise UserError(
             f"--processes {training.processes.num}: the job has {processes}, by --nodes, --gpus-per-node or, without "
-            "GPUs, DISTGAN_PROCESSES_PER_NODE; allowed: the same, or leave it out"
+            "GPUs, DISTGAN_PROCESSES_PER_NODE; allowed: the same, or leave it out",
+            code="launch",
         )
     refuse_small(global_batch_size(training.data, processes), fewest_rows(training, processes))
     return "\n".join(
@@ -89,7 +92,7 @@ def _processes_per_node() -> int:
     """On CPUs, as _run.sh reads it. Raises UserError."""
     value = os.environ.get("DISTGAN_PROCESSES_PER_NODE") or "1"
     if not re.fullmatch(r"\d{1,6}", value) or not int(value):
-        raise UserError(f"DISTGAN_PROCESSES_PER_NODE={value}: allowed: a whole number, 1 or more")
+        raise UserError(f"DISTGAN_PROCESSES_PER_NODE={value}: allowed: a whole number, 1 or more", code="launch")
     return int(value)
 
 
@@ -99,7 +102,8 @@ def _refuse_short(limit: str, signal: str) -> None:
     if _seconds(limit) <= lead:
         raise UserError(
             f"--time {limit}: the job would be asked to save as soon as it begins, {lead} s before its end; allowed: a "
-            "longer limit, or a shorter lead by --signal"
+            "longer limit, or a shorter lead by --signal",
+            code="launch",
         )
 
 
@@ -125,10 +129,14 @@ def _sbatch(flag: str, config: SlurmConfig, text: str, asked: str) -> str:
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SBATCH_S)
     except subprocess.TimeoutExpired:
-        raise UserError(f"sbatch: no answer within {_SBATCH_S} s; try again when SLURM is well") from None
+        raise UserError(
+            f"sbatch: no answer within {_SBATCH_S} s; try again when SLURM is well", code="launch"
+        ) from None
     except OSError as error:
-        raise UserError(f"sbatch: does not start ({error.strerror})") from error
+        raise UserError(f"sbatch: does not start ({error.strerror})", code="launch") from error
     said = [re.sub(r"^\w+: (error: )?", "", line) for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode:
-        raise UserError(f"{asked}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}")
+        raise UserError(
+            f"{asked}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}", code="launch"
+        )
     return "; ".join(said)

@@ -82,14 +82,14 @@ def read_run(where: str, options: PagesConfig) -> Run:
     folder = Path(where).expanduser()
     rule = "allowed: the folder of a run"
     if not folder.exists():
-        raise UserError(f"{where}: is not there; {rule}")
+        raise UserError(f"{where}: is not there; {rule}", code="not-found")
     if not folder.is_dir():
-        raise UserError(f"{where}: is no folder; {rule}")
+        raise UserError(f"{where}: is no folder; {rule}", code="not-found")
     if (folder / "manifest.json").exists() or folder.name == "weights":
-        raise UserError(f"{where}: is a part of a run; {rule} itself")
+        raise UserError(f"{where}: is a part of a run; {rule} itself", code="not-found")
     path = folder / "config.json"
     if not path.exists():
-        raise UserError(f"{where}: holds no run (no config.json); {rule}")
+        raise UserError(f"{where}: holds no run (no config.json); {rule}", code="not-found")
     config = Config.model_validate(read_file(path, str(path)))
     problems: list[str] = []
     run = Run(
@@ -115,7 +115,8 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         except UserError as error:
             if options.evaluate:
                 raise UserError(
-                    f"{error}; measure it anew by distgan eval {run.where}, or leave it out by --no-eval"
+                    f"{error}; measure it anew by distgan eval {run.where}, or leave it out by --no-eval",
+                    code="bad-data",
                 ) from error
             run.problems.append(f"{error}; distgan eval {run.where} measures it anew")
             return run
@@ -128,7 +129,9 @@ def _measured(run: Run, options: PagesConfig) -> Run:
     try:
         found, folder = evaluate(run.where, asked)
     except UserError as error:
-        raise UserError(f"{error}\n{run.where}: could not be measured; allowed: --no-eval, without it") from error
+        raise UserError(
+            f"{error}\n{run.where}: could not be measured; allowed: --no-eval, without it", code=error.code
+        ) from error
     return run._replace(quality=found, eval_folder=Path(folder))
 
 

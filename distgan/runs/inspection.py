@@ -69,7 +69,9 @@ def diff(where: Path, other: Path | None) -> None:
     if other is None:
         found = _found(where)
         if len(found) < 2:
-            raise UserError(f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder")
+            raise UserError(
+                f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder", code="not-found"
+            )
         other, where = found[0], found[1]
     console = _console()
     (one_path, one, _), (two_path, two, _) = read_named(where), read_named(other)
@@ -100,7 +102,7 @@ def _found(where: Path) -> list[Path]:
         return [where]
     found = checkpoints_in(where / "checkpoints") or checkpoints_in(where)
     if not found:
-        raise UserError(f"{where}: holds no checkpoint; allowed: a run's folder, or a checkpoint's")
+        raise UserError(f"{where}: holds no checkpoint; allowed: a run's folder, or a checkpoint's", code="not-found")
     return found
 
 

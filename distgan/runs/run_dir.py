@@ -42,7 +42,7 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
         probe.unlink()
         return folder
     except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})") from error
+        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})", code="unwritable") from error
 
 
 def _before_restart(preset: str) -> Path | None:
@@ -72,10 +72,13 @@ def refuse_used_folder(out: str, *, may_hold_run: bool) -> None:
     if not may_hold_run:
         raise UserError(
             f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the run by "
-            "--resume auto"
+            "--resume auto",
+            code="exists",
         )
     if not holds_run(folder):
-        raise UserError(f"--out {out}: holds no run to go on with (no config.json); name a new folder")
+        raise UserError(
+            f"--out {out}: holds no run to go on with (no config.json); name a new folder", code="not-found"
+        )
 
 
 def holds_run(folder: Path) -> bool:
@@ -110,7 +113,8 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:
                 status = read_status(folder)
                 holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
                 raise UserError(
-                    f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder"
+                    f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder",
+                    code="exists",
                 ) from None
             time.sleep(0.1)
         except OSError:  # a file system without locks

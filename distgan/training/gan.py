@@ -117,7 +117,8 @@ class Gan:
         if found is not None and theirs is not None and found.any() and not torch.equal(found.cpu(), theirs):
             raise UserError(
                 f"{where}: knows other clusters of the training images than this version of distgan finds; allowed on "
-                "resume: the version that began the run"
+                "resume: the version that began the run",
+                code="bad-data",
             )
         for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
             own = below(tensors, name)
@@ -185,15 +186,18 @@ def refuse_other_weights(network: nn.Module, tensors: dict[str, Tensor], where: 
     expected = network.state_dict()
     for key, value in expected.items():
         if key not in tensors:
-            raise UserError(f"{where}: lacks the tensor {key}; allowed: the weights of the network in its config")
+            raise UserError(
+                f"{where}: lacks the tensor {key}; allowed: the weights of the network in its config", code="bad-data"
+            )
         if tensors[key].shape != value.shape:
             raise UserError(
                 f"{where}: {key} has the shape {list(tensors[key].shape)}; the network in its config has "
-                f"{list(value.shape)}"
+                f"{list(value.shape)}",
+                code="bad-data",
             )
     for key in tensors:
         if key not in expected:
-            raise UserError(f"{where}: {key} is no tensor of the network in its config")
+            raise UserError(f"{where}: {key} is no tensor of the network in its config", code="bad-data")
 
 
 def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list[dict[str, Tensor]]:
@@ -205,7 +209,9 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
         for key, shape in shapes.items():
             if key not in own or own[key].shape != shape:
                 found = list(own[key].shape) if key in own else "not there"
-                raise UserError(f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}")
+                raise UserError(
+                    f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}", code="bad-data"
+                )
         moments.append(own)
     return moments
 

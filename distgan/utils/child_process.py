@@ -77,7 +77,7 @@ def last_words(code: int, stderr: bytes) -> str:
     text = re.sub(r"^\[rank\d+\]: ?", "", stderr.decode(errors="replace"), flags=re.M)  # torch's own prefix
     lines = [line for line in text.splitlines() if line.strip()]
     if ours := [line for line in lines if line.startswith("distgan: ")]:
-        return ours[0].removeprefix("distgan: ")
+        return re.sub(r" \[[a-z-]+\]$", "", ours[0].removeprefix("distgan: "))  # without its code
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     words = (errors or lines or [f"exit code {code}"])[-1]
     if code < 0:

@@ -14,7 +14,7 @@ from distgan.errors import UserError
 def device_named(name: str) -> torch.device:
     """The device of a command that runs alone and outside Accelerate."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto")
+        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto", code="unavailable")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -24,7 +24,8 @@ def take_gpu() -> None:
     if local_rank >= here:
         raise UserError(
             f"LOCAL_RANK={local_rank}: more processes than the {here} GPUs of {platform.node()}; allowed: at most "
-            f"{here}, or --device cpu"
+            f"{here}, or --device cpu",
+            code="launch",
         )
     torch.cuda.set_device(local_rank)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distgan.errors import UserError
+from distgan.errors import UserError, not_readable
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -73,19 +73,20 @@ def read_within(path: Path, limit: int) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        reason = "is a link" if error.errno == errno.ELOOP else f"can't be read ({error.strerror})"
-        raise UserError(f"{path}: {reason}") from error
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: is a link", code="unreadable") from error
+        raise not_readable(path, error) from error
     facts = os.fstat(handle)
     if not stat.S_ISREG(facts.st_mode):  # a folder can't even be opened as a file
         os.close(handle)
-        raise UserError(f"{path}: is no regular file")
+        raise UserError(f"{path}: is no regular file", code="unreadable")
     with open(handle, "rb") as file:
         if facts.st_size > limit:
-            raise UserError(f"{path}: has {facts.st_size:,} bytes; allowed: at most {limit:,}")
+            raise UserError(f"{path}: has {facts.st_size:,} bytes; allowed: at most {limit:,}", code="bad-data")
         try:
             return file.read(limit)
         except OSError as error:
-            raise UserError(f"{path}: can't be read ({error.strerror})") from error
+            raise not_readable(path, error) from error
 
 
 def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str, Any]:
@@ -97,9 +98,9 @@ def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str,
     try:
         value = json.loads(data, parse_constant=parse, parse_float=parse)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+        raise UserError(f"{path}: is not JSON ({error})", code="bad-data") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: is no JSON object")
+        raise UserError(f"{path}: is no JSON object", code="bad-data")
     return value
 
 
@@ -119,7 +120,9 @@ def read_model(path: Path, kind: type[M], limit: int, *, version: int, rule: str
 def check_format(path: Path, values: dict[str, Any], version: int) -> None:
     """Raise UserError unless `format` in a file is the version that is read here."""
     if (found := values.get("format")) != version:
-        raise UserError(f"{path}: has the format {str(found)[:20]}; allowed: {version} (update distgan)")
+        raise UserError(
+            f"{path}: has the format {str(found)[:20]}; allowed: {version} (update distgan)", code="bad-data"
+        )
 
 
 def parse_model(
@@ -129,7 +132,9 @@ def parse_model(
     try:
         return kind.model_validate(values, strict=strict)
     except ValidationError as error:
-        raise UserError(f"{name}: {first_mistake(error, at)}{f'; allowed: {rule}' if rule else ''}") from error
+        raise UserError(
+            f"{name}: {first_mistake(error, at)}{f'; allowed: {rule}' if rule else ''}", code="bad-data"
+        ) from error
 
 
 def first_mistake(error: ValidationError, at: str = "") -> str:
@@ -168,7 +173,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 def not_writable(path: object, error: OSError) -> UserError:
     """Return what to raise where --out can't be written to."""
-    return UserError(f"--out {path}: can't be written to ({error.strerror})")
+    return UserError(f"--out {path}: can't be written to ({error.strerror})", code="unwritable")
 
 
 def make_folder(folder: Path) -> None:
@@ -199,9 +204,9 @@ def _safetensors(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
+        raise not_readable(path, error) from error
     except SafetensorError as error:
-        raise UserError(f"{path}: is no whole safetensors file ({error})") from error
+        raise UserError(f"{path}: is no whole safetensors file ({error})", code="bad-data") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -60,23 +60,24 @@ def has_mnist(part: str = "train") -> bool:
     return (MNIST / "MNIST" / "raw" / f"{part}-images-idx3-ubyte").exists()
 
 
-def assert_user_error(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
-    """Exit code 2, no traceback, and one message that has all the fragments."""
+def assert_user_error(result: subprocess.CompletedProcess[str], *fragments: str, code: str = "") -> None:
+    """Exit code 2, no traceback, and one message that has all the fragments, and the error's code if it is given."""
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
     assert 1 <= len(lines) <= 4, result.stderr
     assert len(lines) == len(set(lines)), "a message is repeated: " + result.stderr
-    for fragment in fragments:
+    for fragment in (*fragments, f"[{code}]" if code else ""):
         assert fragment in result.stderr, f"{fragment!r} is not in: {result.stderr}"
 
 
 @contextmanager
-def refused(*fragments: str) -> Iterator[None]:
-    """A UserError of one line that has all the fragments."""
+def refused(*fragments: str, code: str = "") -> Iterator[None]:
+    """A UserError of one line that has all the fragments, and the code if it is given."""
     with pytest.raises(UserError) as error:
         yield
     assert "\n" not in str(error.value)
+    assert code in ("", error.value.code)
     for fragment in fragments:
         assert fragment in str(error.value)
 

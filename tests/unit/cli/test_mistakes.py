@@ -19,8 +19,12 @@ MISTAKES: dict[str, list[str]] = {
     "--verison": ["--verison: unknown flag"],
     # -- train
     "train": ["names no network; allowed: --model vanilla, --model cgan"],
-    "train --preset cgan-quik": ["--preset cgan-quik: unknown preset, did you mean cgan-quick?", "vanilla"],
-    "train --config my.toml": ["my.toml: can't be read (No such file or directory)"],
+    "train --preset cgan-quik": [
+        "--preset cgan-quik: unknown preset, did you mean cgan-quick?",
+        "vanilla",
+        "[bad-value]",
+    ],
+    "train --config my.toml": ["my.toml: can't be read (No such file or directory) [not-found]"],
     "train --preset cgan --config my.toml": ["allowed: one of the two"],
     "train --model cgan --preset vanilla-quick": ["--model cgan", "trains vanilla"],
     "train --model dcgan": ["--model dcgan: unknown network; allowed: vanilla, cgan"],
