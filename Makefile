@@ -3,15 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL ?= cgan
-PRESET ?= $(MODEL)-quick
-ARGS ?=
+PRESET ?= $(MODEL)-fast
+ARGS ?= --epochs 3
 OUT ?= stress
 REV ?= main
 FULL ?=
 
 .PHONY: same-as train unit test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-report clean
 
-train: $(VENV)/.installed  ## train a small network of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
+train: $(VENV)/.installed  ## train the fast preset of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
 unit: $(VENV)/.installed-dev  ## the tests to work with: they start no process, need no data, and take a minute

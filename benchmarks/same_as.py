@@ -50,8 +50,8 @@ class Recipe:
 RECIPES = (
     Recipe("vanilla", "--preset vanilla", resumed=True),
     Recipe("cgan", "--preset cgan"),
-    Recipe("vanilla-fast", "--preset vanilla-fast"),
-    Recipe("cgan-fast", "--preset cgan-fast", resumed=True),
+    Recipe("vanilla-fast", "--preset vanilla-fast --precision no"),
+    Recipe("cgan-fast", "--preset cgan-fast --precision no", resumed=True),
     Recipe("cgan-quick", "--preset cgan-quick"),
     Recipe("vanilla-r1", "--preset vanilla --loss r1 --order simultaneous"),
     Recipe("cgan-wgan-gp", "--preset cgan --loss wgan-gp --order fresh --accumulate 2"),

@@ -76,7 +76,7 @@ def _take_steps(
     gan, runtime, log, checkpoints = session.gan, session.runtime, artifacts.log, artifacts.checkpoints
     cadence = Cadence.of(session.config, session.steps_per_epoch, session.last_step)
     if gan.step == 0 and 0 in cadence.sample_epochs:
-        artifacts.sample()
+        display.say(artifacts.sample())
     log.start_clock()
     while gan.step < session.last_step:
         # One step, or several as a CUDA graph, up to the next at which anything may be due. Losses stay on the device.
@@ -100,7 +100,7 @@ def _take_steps(
             with log.paused():
                 check_ranks_equal(gan, runtime)
         if due.sample:  # before the checkpoint: a run that is killed between the two draws it again
-            artifacts.sample()
+            display.say(artifacts.sample())
         if due.save:
             checkpoints.save(wait=due.is_last)
             request.save_s = checkpoints.last_s  # time to keep free before a time limit

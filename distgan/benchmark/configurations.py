@@ -142,7 +142,8 @@ def _arm(
     training, name = training_of(words)
     if not is_cuda:
         refuse_on_cpu("--engine", [training.run.engine], ENGINES)
-        refuse_on_cpu("--precision", [training.run.precision or "no"], PRECISIONS)
+        if (precision := training.run.precision) not in (None, "auto"):
+            refuse_on_cpu("--precision", [str(precision)], PRECISIONS)
     dataset = load(training.data)
     size = global_batch_size(training.data, processes)
     steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest_rows(training, processes))

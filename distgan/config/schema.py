@@ -17,6 +17,7 @@ LossName = Annotated[str, OneOf(LOSSES)]
 OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
+PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 where it is the faster one, else no"),))]
 DataName = Annotated[str, OneOf(DATASETS)]
 DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
 Device = Literal["auto", "cpu", "cuda"]
@@ -68,7 +69,7 @@ class RunConfig(Section):
     seed: int = seed_setting()
     engine: EngineName = free("auto", "{names}")
     # What it comes to on each rank is compared, and not what was asked for.
-    precision: PrecisionName | None = setting(
+    precision: PrecisionNameOrAuto | None = setting(
         None, "{names}. Unset: what the launcher said, else float32", may_differ_per_rank=True
     )
     device: Device = device_setting(on_resume="free")
@@ -288,7 +289,7 @@ class Config(Section):
     processes: ProcessesConfig = ProcessesConfig()
 
     def resolved(self, data: str, precision: str) -> "Config":
-        """This config with the data that `auto` came to, and the precision that the launcher chose."""
+        """Return this config with the data set and the precision that `auto`, or the launcher, came to."""
         return self.model_copy(
             update={
                 "data": self.data.model_copy(update={"name": data}),

@@ -6,7 +6,7 @@ import psutil
 
 from distgan.config.registry import PRECISIONS, names_on_cpu
 from distgan.errors import OUR_LAUNCHER, UserError
-from distgan.utils.hardware import cpu_name, imitates_bf16
+from distgan.utils.hardware import cpu_name, has_fast_bf16, imitates_bf16
 
 # What accelerate launch and torchrun leave in the environment of a process of theirs.
 _MARKS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}
@@ -94,8 +94,13 @@ def zero_stage() -> int | None:
 
 
 def precision(chosen: str | None, *, is_cpu: bool) -> str:
-    """The chosen one, else the launcher's, else float32. Raises UserError for one that can't be had."""
+    """Return the chosen one, else the launcher's, else float32. Raises UserError for one that can't be had.
+
+    "auto" is the launcher's if that names one, else bf16 where it is faster than float32, else float32.
+    """
     said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if chosen == "auto":
+        chosen = said if said != "no" else "bf16" if has_fast_bf16(is_cpu=is_cpu) else "no"
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
     if value not in PRECISIONS:
         raise UserError(f"{flag} {value}: unknown here; allowed: {', '.join(PRECISIONS)}")

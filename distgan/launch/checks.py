@@ -146,21 +146,18 @@ def gloo() -> Finding:
 
 
 def bf16() -> Finding:
-    """Whether --precision bf16 may be faster than float32. avx512_bf16 alone was not (README, Figures)."""
-    import torch
-
-    from distgan.utils.hardware import cpu_flags, imitates_bf16
+    """Whether --precision bf16 is faster than float32."""
+    from distgan.utils.hardware import has_fast_bf16, imitates_bf16
 
     leave = "--precision bf16 will be slower than float32 here; leave it unset"
-    if count_gpus():
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Finding("bf16", "ok", "by the GPU")
+    has_gpu = count_gpus() > 0
+    if has_fast_bf16(is_cpu=not has_gpu):
+        return Finding("bf16", "ok", "by the GPU" if has_gpu else "by the CPU")
+    if has_gpu:
         return Finding("bf16", "note", f"only emulated by the GPU: {leave}")
-    if "amx_bf16" in cpu_flags():
-        return Finding("bf16", "ok", "by the CPU (amx_bf16)")
     if imitates_bf16():
         return Finding("bf16", "note", f"only imitated by the CPU: {leave.replace('slower', 'many times slower')}")
-    return Finding("bf16", "note", f"by the CPU, without amx_bf16: {leave.replace('will be', 'may well be')}")
+    return Finding("bf16", "note", f"by the CPU, slowly or not measured: {leave.replace('will be', 'may well be')}")
 
 
 def _said(*command: str) -> tuple[bool, str]:

@@ -191,10 +191,11 @@ class RunArtifacts:
 
     # -- on the way -----------------------------------------------------------------------------------
 
-    def sample(self) -> None:
-        """A grid from the fixed z by G's averaged weights: the C-GAN's has a column for each digit.
+    def sample(self) -> str:
+        """Draw a grid from the fixed z by G's averaged weights, and return what to tell of it, "" if nothing.
 
-        One that an unbroken run would not draw has its step in its name, and goes when the run goes on.
+        The C-GAN's has a column for each digit. One that an unbroken run would not draw has its step in its name, and
+        is deleted when the run goes on.
         """
         gan = self.gan
         epoch, into_epoch = divmod(gan.step, self.steps_per_epoch)
@@ -214,6 +215,8 @@ class RunArtifacts:
         with self.log.paused():
             weights = gan.sampling_state()
             self._try(lambda: write(weights), "a sample is")
+        path = self.folder / "samples" / f"{name}.png"
+        return f"to look at: {path}" if self.runtime.is_main and path.exists() else ""
 
     def export_last_good(self, advice: str) -> str:
         """Exports the state before the numbers went wrong; says which, and what to do."""

@@ -46,8 +46,9 @@ class ProgressDisplay:
         self._bar.stop()
 
     def say(self, text: str, style: str = "") -> None:
-        """A line above the bar."""
-        self._bar.console.print(text, style=style, markup=False)
+        """Print a line above the bar, if there is one."""
+        if text:
+            self._bar.console.print(text, style=style, markup=False)
 
     def warn(self, messages: list[str]) -> None:
         for message in messages:

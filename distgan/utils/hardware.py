@@ -27,6 +27,19 @@ def imitates_bf16() -> bool:
     return bool(flags) and not flags & {"amx_bf16", "avx512_bf16", "bf16"}  # the last is what Arm's are called
 
 
+def has_fast_bf16(*, is_cpu: bool) -> bool:
+    """Whether bf16 is faster than float32 here: on GPUs that have it, on CPUs with AMX and on AMD's (README, Figures).
+
+    An Intel CPU with avx512_bf16 and without AMX was slower; others were not measured.
+    """
+    if is_cpu:
+        flags = cpu_flags()
+        return "amx_bf16" in flags or {"avx512_bf16", "AuthenticAMD"} <= flags
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def count_gpus() -> int:
     import torch
 

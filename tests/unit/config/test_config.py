@@ -1,6 +1,7 @@
 """Presets and flags: what they resolve to, and what a mistake is told."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from helpers.runs import refused
 from distgan.config.command_settings import SampleConfig
 from distgan.config.fields import allowed
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
-from distgan.config.presets import config_folder, preset_path
+from distgan.config.presets import config_folder, preset_path, training_of
 from distgan.config.registry import DATASETS
 from distgan.config.schema import Config
 from distgan.errors import UserError
@@ -86,6 +87,16 @@ def test_weakest_first_default_preset_flag(tmp_path: Path) -> None:
     assert (config.optim.d_lr, config.optim.g_lr, config.run.epochs) == (2e-4, 0.5, 9)
 
 
+def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path) -> None:
+    """Where `auto` comes to another one on this machine as well."""
+    words = ["--preset", "cgan-fast", "--out", str(tmp_path)]
+    assert training_of(words)[0].run.precision == "auto"
+    for begun in ("no", "bf16"):
+        (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "cgan"}, "run": {"precision": begun}}))
+        assert training_of(words)[0].run.precision == begun
+        assert training_of([*words, "--precision", "tf32"])[0].run.precision == "tf32"
+
+
 def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
     base = toml(tmp_path, "[data]\nbatch_size = 64\n")
     assert parse("--per-rank-batch-size", "8", base=base).data.batch_size is None
@@ -160,7 +171,7 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
         (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
         (["stray"], "stray: belongs to no flag"),
         (["--g-lr", "inf"], "--g-lr: 'inf' is not allowed; allowed: a number, more than 0"),
-        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: no, tf32, fp16, bf16"),
+        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: auto, no, tf32, fp16, bf16"),
         (["--order", "random"], "--order: 'random' is not allowed; allowed: simultaneous, reuse, fresh"),
         (["--model", "dcgan"], "--model: 'dcgan' is not allowed; allowed: vanilla, cgan"),
         (["--sample-epochs", "1,x"], "--sample-epochs: 'x' is not allowed; allowed: whole numbers from 0"),

@@ -4,6 +4,9 @@ import pytest
 import torch
 from helpers.runs import MonkeyPatch
 
+from distgan.distributed import env
+from distgan.utils import hardware
+
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None:
     from distgan.errors import UserError
@@ -13,3 +16,22 @@ def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"LOCAL_RANK=2: more processes than the 2 GPUs of .*; allowed: at most 2"):
         take_gpu()
+
+
+@pytest.mark.parametrize(
+    ("flags", "launcher", "expected"),
+    [
+        ({"amx_bf16"}, "no", "bf16"),
+        ({"avx512_bf16", "AuthenticAMD"}, "no", "bf16"),
+        ({"avx512_bf16", "GenuineIntel"}, "no", "no"),  # was slower than float32
+        (set(), "no", "no"),
+        (set(), "bf16", "bf16"),  # somebody asked for it
+    ],
+)
+def test_auto_precision_is_bf16_where_it_is_faster(
+    monkeypatch: MonkeyPatch, flags: set[str], launcher: str, expected: str
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    assert env.precision("auto", is_cpu=True) == expected
+    assert env.precision("no", is_cpu=True) == "no"
