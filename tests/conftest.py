@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from helpers import forkserver
+from helpers.forkserver import Ranks
 from helpers.runs import MNIST, ROOT, TESTS, Run, Start, end_strays, has_mnist, quick
 from torch import nn
 
@@ -112,6 +113,12 @@ def run(start: Start) -> Run:
 def distgan(tmp_path: Path) -> Run:
     """`distgan ...` as a user calls it, in a process of its own."""
     return Run(lambda words, timeout: forkserver.call(words, tmp_path, timeout))
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> Ranks:
+    """`distgan ...` in several ranks without a launcher: for what launchers have no part in."""
+    return Ranks(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The images of a run: found in a folder, downloaded by torchvision, or scikit-learn's digits."""
 
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -130,11 +131,9 @@ def load_digits(reason: str | None = None) -> Dataset:
     The images are the same on every call: 20x20 of the 28x28 hold the digit, as in MNIST, and a
     distortion turns it by up to 12 degrees, scales by up to 10 % and shifts by up to 2 pixels.
     """
-    from sklearn.datasets import load_digits as load
-
-    bunch = load()
-    small = torch.from_numpy(bunch.images).float().div(16).unsqueeze(1).repeat_interleave(10, 0)
-    labels = torch.from_numpy(bunch.target).long().repeat_interleave(10)
+    rows = torch.from_numpy(_small_digits())
+    small = rows[:, :64].float().div(16).view(-1, 1, 8, 8).repeat_interleave(10, 0)
+    labels = rows[:, 64].long().repeat_interleave(10)
     digit = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
     # 8x8 enlarged is a blur: a steeper grey curve gives strokes with an edge.
     images = F.pad(((digit - 0.5) * 2.5 + 0.5).clamp(0, 1), (4, 4, 4, 4))
@@ -145,6 +144,22 @@ def load_digits(reason: str | None = None) -> Dataset:
     images = distorted(images, amounts).squeeze(1)
     pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
     return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason)
+
+
+def _small_digits() -> np.ndarray:
+    """Return scikit-learn's digits, uint8 (1797, 65): 8x8 pixels from 0 to 16 and the label.
+
+    Read from its file where it lies as it did, as importing scikit-learn for it takes most of a second.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    for place in spec.submodule_search_locations or () if spec else ():
+        path = Path(place) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, np.uint8, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target]).astype(np.uint8)
 
 
 def distorted(images: Tensor, amounts: Tensor) -> Tensor:

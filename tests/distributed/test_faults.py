@@ -18,6 +18,7 @@ from helpers.runs import (
     Start,
     assert_user_error,
     checkpoint,
+    free_port,
     losses,
     ranks_of,
     wait_for,
@@ -52,25 +53,16 @@ def test_torchrun_resumes_after_a_restart(run: Run, distgan: Run, tmp_path: Path
         assert ours == pytest.approx(theirs, rel=1e-3), "each step once"
 
 
-@pytest.mark.parametrize(("checks", "saves", "last_good"), [(3, 100, 0), (1000, 2, 4)])
-def test_diverging_rank_is_named(
-    run: Run, tmp_path: Path, inject_fault: InjectFault, checks: int, saves: int, last_good: int
-) -> None:
-    """By the cadence, and before a checkpoint whatever the cadence."""
+def test_diverging_rank_is_named(run: Run, tmp_path: Path, inject_fault: InjectFault) -> None:
+    """Before a checkpoint, whatever the cadence (which tests/unit/training/test_cadence.py has)."""
     inject_fault("1,5,diverge")
-    flags = (*fault("run"), "--check-ranks-every", checks, "--save-every-steps", saves)
+    flags = (*fault("run"), "--check-ranks-every", 1000)
     result = run(BIN / "distgan", "train", *flags, "--processes", 2)
     assert result.returncode == 1, result.stderr
     words = "distgan: rank 1: discriminator.features.0.weight is not that of rank 0 after step 6"
     assert words in result.stderr.splitlines()[-1]
-    assert f"the last good state, of step {last_good}, is kept in run" in result.stderr
-    assert checkpoint(tmp_path / "run")[1] == last_good, "what came after is not saved"
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    assert "the last good state, of step 4, is kept in run" in result.stderr
+    assert checkpoint(tmp_path / "run")[1] == 4, "what came after is not saved"
 
 
 def rank_of(start: Start, rank: int, port: int, *flags: object, world_size: int = 2) -> subprocess.Popen[str]:

@@ -1,14 +1,12 @@
 """The doors for several processes: the files of launch/, `--processes N`, and what accelerate's own config may hold."""
 
 import signal
-import socket
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers.launchers import accelerate, assert_launch_file_starts, assert_signal_to_our_launcher_saves, world_size
-from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, Start, assert_user_error, checkpoint, losses, quick
+from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, Start, assert_user_error, checkpoint, free_port, losses, quick
 
 
 def test_launch_file_starts(run: Run, tmp_path: Path) -> None:
@@ -18,9 +16,7 @@ def test_launch_file_starts(run: Run, tmp_path: Path) -> None:
 
 def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
     """Two launchers with a process each meet by c10d, here on one machine."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     both = [
         start(*accelerate("multi_node", "--machine_rank", rank, "--main_process_port", port), *quick("run"))
         for rank in (0, 1)

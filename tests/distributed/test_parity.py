@@ -1,14 +1,13 @@
 """W processes end where one does: both models, each order, in parts, with batches that no number of ranks divides."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.parity import SCRIPT, assert_ends_alike, train_matrix, weights_difference
+from helpers.forkserver import Ranks
+from helpers.parity import assert_ends_alike, train_matrix, weights_difference
 from helpers.parity_matrix import RECIPES, Recipe, train
-from helpers.runs import BIN, ON_CPU, MonkeyPatch, Run, checkpoint, quick
+from helpers.runs import ON_CPU, MonkeyPatch, checkpoint, quick
 from safetensors.torch import load_file
 
 from distgan.distributed.runtime import Runtime
@@ -17,19 +16,18 @@ from distgan.distributed.runtime import Runtime
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    subprocess.run([sys.executable, SCRIPT, folder, "1", "none", ",".join(RECIPES)], check=True, timeout=240)
+    train_matrix(folder, 1, list(RECIPES))
     return folder
 
 
-def test_two_processes_end_where_one_does(run: Run, one_process: Path, tmp_path: Path) -> None:
-    launcher = (BIN / "accelerate", "launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0)
-    run.ok(*launcher, SCRIPT, tmp_path, 2, "none", ",".join(RECIPES))
+def test_two_processes_end_where_one_does(one_process: Path, tmp_path: Path) -> None:
+    train_matrix(tmp_path, 2, list(RECIPES))
     assert_ends_alike(one_process, tmp_path, list(RECIPES))
 
 
-def test_three_processes_end_where_one_does(run: Run, one_process: Path, tmp_path: Path) -> None:
+def test_three_processes_end_where_one_does(one_process: Path, tmp_path: Path) -> None:
     names = list(RECIPES)[::3]
-    train_matrix(run, tmp_path, 3, names)
+    train_matrix(tmp_path, 3, names)
     assert_ends_alike(one_process, tmp_path, names)
 
 
@@ -48,19 +46,16 @@ def test_parts_give_the_update_of_the_whole_batch(one_process: Path) -> None:
 GRAPHED = ["cgan-fresh-1", "cgan-reuse-3", "float64-vanilla"]
 
 
-def test_two_processes_of_graphs_end_there_too(
-    run: Run, one_process: Path, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_two_processes_of_graphs_end_there_too(one_process: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """By graphs that have an all-reduce of all gradients in them, where the eager engine has DDP; short batches too."""
     monkeypatch.setenv("PARITY_ENGINE", "fake-graph")
-    train_matrix(run, tmp_path, 2, GRAPHED)
+    train_matrix(tmp_path, 2, GRAPHED)
     assert_ends_alike(one_process, tmp_path, GRAPHED)
 
 
-def test_batch_norm_of_its_own_share_is_another_training(run: Run, trained: Path, tmp_path: Path) -> None:
+def test_batch_norm_of_its_own_share_is_another_training(ranks: Ranks, trained: Path, tmp_path: Path) -> None:
     """And no divergence of the ranks, whose running statistics are meant to differ then."""
-    flags = ("--no-sync-batch-norm", "--check-ranks-every", 1, "--processes", 2)
-    run.ok(BIN / "distgan", "train", *quick("own", *flags))
+    ranks.ok(2, "train", *quick("own", "--no-sync-batch-norm", "--check-ranks-every", 1))
     (ours, _), (theirs, _) = checkpoint(tmp_path / "own"), checkpoint(trained)
     theirs = {key: theirs[key] for key in theirs if key in ours}
     assert weights_difference(theirs, {key: ours[key] for key in theirs}, set()) > 1e-2

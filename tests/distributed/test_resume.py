@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.launchers import TWO, assert_resume_on_other_numbers
+from helpers.forkserver import Ranks
+from helpers.launchers import assert_resume_on_other_numbers
 from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, quick
 
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 
 
-def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None:
-    run.ok(*TWO, *quick("run"))
+def test_random_states_of_every_rank_come_back(ranks: Ranks, tmp_path: Path) -> None:
+    ranks.ok(2, "train", *quick("run"))
     tensors, _ = checkpoint(tmp_path / "run")
     assert {key for key in tensors if key.startswith("random.")} == {"random.rank0.cpu", "random.rank1.cpu"}
     runtime = Runtime(ON_CPU)
@@ -35,15 +36,15 @@ def test_random_states_of_every_rank_come_back(run: Run, tmp_path: Path) -> None
     ],
 )
 def test_one_two_one_process_is_the_unbroken_run(
-    distgan: Run, run: Run, tmp_path: Path, data_flags: tuple[str, ...], flags: tuple[object, ...]
+    distgan: Run, ranks: Ranks, tmp_path: Path, data_flags: tuple[str, ...], flags: tuple[object, ...]
 ) -> None:
-    assert_resume_on_other_numbers(distgan, run, tmp_path, (*data_flags, *flags))
+    assert_resume_on_other_numbers(distgan, ranks, tmp_path, (*data_flags, *flags))
 
 
-def test_resume_refuses_another_batch_over_all_processes(distgan: Run, run: Run) -> None:
+def test_resume_refuses_another_batch_over_all_processes(distgan: Run, ranks: Ranks) -> None:
     flags = [*quick("run", "--per-rank-batch-size", 16)]
     del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
-    run.ok(*TWO, *flags)
+    ranks.ok(2, "train", *flags)
     assert_user_error(distgan("train", *flags), "its batch over all processes is 32, here it is 16")
     distgan.ok("train", *quick("run"))  # --batch-size 32 is the same batch
 

@@ -1,9 +1,9 @@
 """Whole runs by every launcher."""
 
 import json
-import os
 from pathlib import Path
 
+from helpers.forkserver import Ranks
 from helpers.runs import BIN, SCRIPT, Run, assert_same_run, quick
 
 from distgan.utils.files import read_metrics
@@ -23,21 +23,12 @@ def test_every_door_trains_the_same_run(run: Run, tmp_path: Path) -> None:
         assert len(list((tmp_path / name / "weights").glob("*.safetensors"))) == 3
 
 
-def test_two_processes_train_one_run(run: Run, tmp_path: Path) -> None:
+def test_two_processes_train_one_run(run: Run, ranks: Ranks, tmp_path: Path) -> None:
     door = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
     result = run.ok(*door, *quick("two"))
     environment = json.loads((tmp_path / "two" / "environment.json").read_text())
     assert environment["world_size"] == 2
     assert [line["step"] for line in read_metrics(tmp_path / "two" / "metrics.jsonl")] == [2, 4, 6]
     assert result.stderr.count("writing to two") == 1, "one process speaks"
-    run.ok(*door, *quick("again"))
+    ranks.ok(2, "train", *quick("again"))
     assert_same_run(tmp_path / "two", tmp_path / "again")
-
-
-def test_launchers_do_not_take_the_threads_away(run: Run, tmp_path: Path) -> None:
-    """accelerate launch sets OMP_NUM_THREADS=1, which would halve the speed on two cores."""
-    flags = [*quick("run", "--max-steps", 2)]
-    del flags[flags.index("--threads") : flags.index("--threads") + 2]
-    run.ok(BIN / "accelerate", "launch", "--num_processes", 1, SCRIPT, *flags)
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["threads"] == len(os.sched_getaffinity(0))

@@ -1,15 +1,14 @@
 """DeepSpeed: every ZeRO stage ends where plain training does, and leaves and takes the same checkpoints."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.forkserver import Ranks
 from helpers.launchers import assert_zero_launch_file_starts, needs_deepspeed
-from helpers.parity import SCRIPT, ZERO_NAMES, ZERO_WITHOUT_PENALTY, train_matrix, weights_difference
-from helpers.runs import BIN, Run, assert_same_run, checkpoint, quick
+from helpers.parity import ZERO_NAMES, ZERO_WITHOUT_PENALTY, train_matrix, weights_difference
+from helpers.runs import Run, assert_same_run, checkpoint, quick
 from safetensors.torch import load_file
 
 
@@ -25,16 +24,16 @@ def _sums_do_not_depend_on_addresses() -> Iterator[None]:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process without DeepSpeed ends with."""
     folder = tmp_path_factory.mktemp("plain")
-    subprocess.run([sys.executable, SCRIPT, folder, "1", "none", ",".join(ZERO_NAMES)], check=True, timeout=240)
+    train_matrix(folder, 1, ZERO_NAMES)
     return folder
 
 
 @needs_deepspeed
 @pytest.mark.parametrize("num", [1, 2])
-def test_every_stage_ends_where_plain_training_does(run: Run, plain: Path, tmp_path: Path, num: int) -> None:
+def test_every_stage_ends_where_plain_training_does(plain: Path, tmp_path: Path, num: int) -> None:
     """One process to the bit, two to rounding: weights, Adam's state, moving average, and the losses of each step."""
     for stages, names in (("0,1,2", ZERO_NAMES[-3:] if num == 2 else ZERO_NAMES), ("3", ZERO_WITHOUT_PENALTY[-2:])):
-        train_matrix(run, tmp_path, num, names, stages)
+        train_matrix(tmp_path, num, names, stages)
         for stage in stages.split(","):
             for name in names:
                 ours = load_file(plain / f"{name}.safetensors")
@@ -53,7 +52,7 @@ def test_launch_file_of_a_stage_starts(run: Run, tmp_path: Path) -> None:
 
 
 @needs_deepspeed
-def test_a_stopped_run_goes_on_with_and_without_deepspeed(run: Run, distgan: Run, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_with_and_without_deepspeed(ranks: Ranks, distgan: Run, tmp_path: Path) -> None:
     """On one process with the same bits; on others, sharded or not, to rounding."""
     rates = ("--g-lr", "2e-4", "--d-lr", "2e-4")
     distgan.ok("train", *quick("plain", *rates))
@@ -64,8 +63,7 @@ def test_a_stopped_run_goes_on_with_and_without_deepspeed(run: Run, distgan: Run
 
     distgan.ok("train", *quick("mixed", *rates, "--max-steps", 2))
     for stage in (3, 2):
-        flags = ("--processes", 2, "--zero-stage", stage, "--max-steps", 6 - stage)
-        run.ok(BIN / "distgan", "train", *quick("mixed", *rates, *flags))
+        ranks.ok(2, "train", *quick("mixed", *rates, "--zero-stage", stage, "--max-steps", 6 - stage))
     assert "on 1 processes instead of 2" in distgan.ok("train", *quick("mixed", *rates)).stderr
     (ours, _), (theirs, _) = checkpoint(tmp_path / "mixed"), checkpoint(tmp_path / "plain")
     assert weights_difference(ours, theirs, set()) < 1e-5

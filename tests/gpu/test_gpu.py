@@ -30,7 +30,7 @@ def _on_the_gpu(monkeypatch: MonkeyPatch) -> None:
 
 @needs_deepspeed
 def test_zero_stages_end_where_plain_training_does(run: Run, tmp_path: Path) -> None:
-    train_matrix(run, tmp_path, 1, ZERO_WITHOUT_PENALTY, "none,0,1,2,3")
+    train_matrix(tmp_path, 1, ZERO_WITHOUT_PENALTY, "none,0,1,2,3")
     for stage in range(4):
         for name in ZERO_WITHOUT_PENALTY:
             ours = load_file(tmp_path / f"{name}.safetensors")
@@ -45,7 +45,7 @@ def test_two_gpus_end_where_one_does(run: Run, tmp_path: Path, engine: str, monk
     monkeypatch.setenv("PARITY_ENGINE", engine)
     names = [name for name in RECIPES if engine == "eager" or RECIPES[name].batch_size % 2 == 0]
     for num in (1, 2):
-        train_matrix(run, tmp_path / str(num), num, names)
+        train_matrix(tmp_path / str(num), num, names)
     assert_ends_alike(tmp_path / "1", tmp_path / "2", names, factor=10)
 
 

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -11,12 +10,13 @@ import pytest
 
 from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
+from helpers import forkserver
+from helpers.forkserver import Ranks
 from helpers.resume_matrix import HALVES
 from helpers.runs import (
     BIN,
     ROOT,
     SCRIPT,
-    TESTS,
     TINY,
     Run,
     Start,
@@ -118,7 +118,7 @@ def assert_signal_to_our_launcher_saves(start: Start, tmp_path: Path, signum: si
     assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"]
 
 
-def assert_resume_on_other_numbers(distgan: Run, run: Run, tmp_path: Path, flags: tuple[object, ...]) -> None:
+def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, flags: tuple[object, ...]) -> None:
     """One, two and one process end where one does: the same images, z, dropout masks and BatchNorm statistics.
 
     At the report's rates: at 1e-3 a change of 1e-8 grows to 2e-3 in 20 steps on one process too (LOG.md).
@@ -127,8 +127,7 @@ def assert_resume_on_other_numbers(distgan: Run, run: Run, tmp_path: Path, flags
               "--sample-epochs", "9", "--dropout", 0.3, "--g-lr", 2e-4, "--d-lr", 2e-4, *flags)  # fmt: skip
     assert distgan("train", *common, "--max-steps", 9, "--out", "straight").returncode == 0
     assert distgan("train", *common, "--max-steps", 3, "--out", "broken").returncode == 0
-    result = run(*TWO, *common, "--max-steps", 7, "--out", "broken")
-    assert result.returncode == 0, result.stderr
+    result = ranks.ok(2, "train", *common, "--max-steps", 7, "--out", "broken")
     assert "going on at step 3 (from broken/checkpoints/step-00000003), on 2 processes instead of 1" in result.stderr
     assert json.loads((tmp_path / "broken" / "environment.json").read_text())["world_size"] == 2
     assert distgan("train", *common, "--max-steps", 9, "--out", "broken").returncode == 0
@@ -141,10 +140,11 @@ def assert_resume_on_other_numbers(distgan: Run, run: Run, tmp_path: Path, flags
         assert ours_line[1:] == pytest.approx(theirs_line[1:], rel=1e-4, abs=1e-5)
 
 
-def assert_recipes_resume(run: Run, folder: Path, half: int) -> None:
+def assert_recipes_resume(folder: Path, half: int) -> None:
     """Train half of the recipes straight, and stopped and resumed in another process: the same bits."""
     for part in ("first", "second"):
-        run.ok(sys.executable, TESTS / "helpers" / "resume_matrix.py", part, folder, half)
+        result = forkserver.call([part, str(folder), str(half)], folder, 240, "helpers.resume_matrix")
+        assert result.returncode == 0, result.stderr
     for name in HALVES[half]:
         assert_same_run(folder / f"{name}-straight", folder / f"{name}-broken")
     assert len(HALVES[half]) == 30

@@ -1,15 +1,14 @@
 """Starts parity_matrix.py in one process or several, and compares what they end with."""
 
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from helpers import forkserver
+from helpers.forkserver import Ranks
 from helpers.parity_matrix import RECIPES
-from helpers.runs import BIN, TESTS, Run
 
-SCRIPT = TESTS / "helpers" / "parity_matrix.py"
 ZERO_NAMES = ["vanilla-simultaneous-1", "cgan-reuse-3", "cgan-fresh-3", "odd-batch", "odd-batch-accumulate"]
 ZERO_WITHOUT_PENALTY = [name for name in ZERO_NAMES if RECIPES[name].loss == "bce"]
 
@@ -35,12 +34,15 @@ def limit(name: str) -> float:
     return 1e-12 if RECIPES[name].dtype == torch.float64 else 1e-5
 
 
-def train_matrix(run: Run, folder: Path, num: int, names: list[str], stages: str = "none") -> None:
+def train_matrix(folder: Path, num: int, names: list[str], stages: str = "none") -> None:
     """Into `folder`, by `num` processes."""
-    launcher = (sys.executable,) if num == 1 else (BIN / "torchrun", "--standalone", "--nproc-per-node", num)
     folder.mkdir(exist_ok=True)
-    result = run(*launcher, SCRIPT, folder, num, stages, ",".join(names))
-    assert result.returncode == 0, result.stderr
+    words = (folder, num, stages, ",".join(names))
+    if num > 1:
+        Ranks(folder).ok(num, *words, program="helpers.parity_matrix")
+    else:
+        result = forkserver.call([str(word) for word in words], folder, 240, "helpers.parity_matrix")
+        assert result.returncode == 0, result.stderr
 
 
 def assert_ends_alike(one: Path, other: Path, names: list[str], factor: float = 1) -> None:

@@ -1,12 +1,10 @@
 """Half of many runs: `first` trains them straight and up to a stop, `second`, in a new process, from there on."""
 
-import functools
 import sys
 from itertools import product
 
-from distgan.cli import main
+from distgan import cli
 from distgan.config.registry import LOSSES, MODELS, ORDERS
-from distgan.data import base as data
 from distgan.runs import artifacts as outputs
 
 STEPS = 7
@@ -25,7 +23,7 @@ def train(index: int, folder: str, *more: str) -> None:
     model, loss, order, schedule = list(CASES.values())[index]
     # Every other case has the report's networks, and every third no moving average.
     family = ["--family", "seed", "--width", "0.02"] if index % 2 else ["--family", "small", "--width", "0.05"]
-    code = main([
+    code = cli.main([
         *("train", "--preset", f"{model}-quick", *family, "--dropout", "0.3", "--loss", loss, "--order", order),
         *("--lr-schedule", schedule, "--ema-decay", "0" if index % 3 == 0 else "0.9", "--data", "digits"),
         *("--batch-size", "32", "--epochs", "1", "--log-every", "5", "--sample-epochs", "9", "--tracker", "none"),
@@ -34,9 +32,9 @@ def train(index: int, folder: str, *more: str) -> None:
     assert code == 0, folder
 
 
-if __name__ == "__main__":
-    # Made once for all the runs of this process, and no curves drawn: two thirds of the time.
-    data.load_digits = functools.cache(data.load_digits)
+def main() -> None:
+    """Words: first or second, the folder, which half."""
+    # No curves drawn: half of the time.
     outputs.save_curves = lambda *_: None
     part, place, half = sys.argv[1], sys.argv[2], int(sys.argv[3])
     for index, name in enumerate(CASES):

@@ -1,11 +1,12 @@
 """What the tests share: the paths, the flags of a short run, and what a run has left."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -133,6 +134,12 @@ def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
                 environ = Path(f"/proc/{pid}/environ").read_text().split("\0")
                 found[next((e[5:] for e in environ if e.startswith("RANK=")), "0")] = pid
     return [found[rank] for rank in sorted(found)]
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import forkserver
+from helpers.forkserver import Ranks
 from helpers.runs import MNIST, MonkeyPatch, Run, assert_same_run, assert_user_error, quick
 
 from distgan.data.base import load_digits
@@ -23,7 +24,7 @@ FEW = ("--num", 300, "--no-gan-train", "--threads", 1)
 
 
 # Three epochs of nine steps.
-EPOCHS = ("--batch-size", 2000, "--epochs", 3, "--max-steps", 27)
+EPOCHS = ("--batch-size", 2000, "--epochs", 3, "--max-steps", 27, "--width", 0.02, "--latent-dim", 4)
 # The largest distance is that of the first epoch, whose checkpoint only --keep-best lets stay.
 WATCHED = ("--eval-every", 1, "--eval-num", 400, "--keep-best", "max:raw_fcd")
 
@@ -254,10 +255,9 @@ def test_watched_run_goes_on_to_the_same_lines(distgan: Run, runs: Path, tmp_pat
     assert judgements(runs / "watched") == judgements(tmp_path / "broken")
 
 
-def test_two_ranks_write_the_same_judgement(distgan: Run, runs: Path, tmp_path: Path) -> None:
+def test_two_ranks_write_the_same_judgement(ranks: Ranks, runs: Path, tmp_path: Path) -> None:
     """Of weights that differ by rounding alone."""
-    flags = quick("two", *EPOCHS, *WATCHED, "--max-steps", 9, "--processes", 2)
-    distgan.ok("train", *flags)
+    ranks.ok(2, "train", *quick("two", *EPOCHS, *WATCHED, "--max-steps", 9))
     one, two = judgements(runs / "watched")[0], judgements(tmp_path / "two")[0]
     assert one.keys() == two.keys()
     assert one["raw_fcd"] == pytest.approx(two["raw_fcd"], rel=0.02)

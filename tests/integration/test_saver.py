@@ -18,11 +18,11 @@ from distgan.utils.files import read_metrics
 
 def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_path: Path) -> None:
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--latent-dim", 4)
-    flags += ("--batch-size", 6000, "--epochs", 4)
+    flags += ("--batch-size", 6000, "--epochs", 2)
     distgan.ok("train", *flags, "--keep", 9, "--save-every-steps", 5, "--out", "all")
-    assert [int(name[5:]) for name in checkpoint_names(tmp_path / "all")] == [12, 10, 9, 6, 5, 3, 0]
+    assert [int(name[5:]) for name in checkpoint_names(tmp_path / "all")] == [6, 5, 3, 0]
     distgan.ok("train", *flags, "--out", "kept")
-    assert [int(name[5:]) for name in checkpoint_names(tmp_path / "kept")] == [12, 9], (
+    assert [int(name[5:]) for name in checkpoint_names(tmp_path / "kept")] == [6, 3], (
         "two, unless --keep says otherwise"
     )
 

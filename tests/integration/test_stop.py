@@ -17,10 +17,7 @@ from distgan.training.stop import seconds_left
 from distgan.utils.files import read_metrics
 
 
-@pytest.mark.parametrize(
-    ("signum", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140), (signal.SIGHUP, 129)],
-)
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)])
 def test_a_signal_leaves_a_usable_run(
     start: Start, distgan: Run, tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
@@ -44,8 +41,8 @@ def test_a_signal_leaves_a_usable_run(
         return
     distgan.ok("sample", "run")
     # The command that it names goes on, and ends where an unbroken run does.
-    distgan.ok("train", "--out", "run")
-    distgan.ok("train", *LONG, "--out", "straight")
+    distgan.ok("train", "--out", "run", "--max-steps", step + 40)
+    distgan.ok("train", *LONG, "--out", "straight", "--max-steps", step + 40)
     ours, theirs = checkpoint(run)[0], checkpoint(tmp_path / "straight")[0]
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert sorted(os.listdir(run / "samples")) == sorted(os.listdir(tmp_path / "straight" / "samples"))

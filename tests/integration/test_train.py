@@ -74,13 +74,13 @@ def image_tags(folder: Path) -> list[str]:
 
 def test_samples_come_at_the_named_epochs_and_at_the_end(distgan: Run, tmp_path: Path) -> None:
     distgan.ok(
-        "train", "--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--batch-size", 6000,
-        "--epochs", 4, "--sample-epochs", "1,3,99", "--out", "run",
+        "train", "--preset", "cgan-quick", "--data", "digits", *TINY, "--width", 0.02, "--latent-dim", 4,
+        "--batch-size", 6000, "--epochs", 3, "--sample-epochs", "1,99", "--out", "run",
     )  # fmt: skip
     names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
-    assert names == ["epoch-0001.png", "epoch-0003.png", "epoch-0004.png"]
+    assert names == ["epoch-0001.png", "epoch-0003.png"]
     epochs = [line["epoch"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
-    assert [epoch for epoch in epochs if epoch % 1 == 0] == [1, 2, 3, 4]
+    assert [epoch for epoch in epochs if epoch % 1 == 0] == [1, 2, 3]
 
 
 def test_digits_are_called_not_mnist_in_every_output(distgan: Run, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from helpers.runs import Run, Start
     ("launcher", "signum"),
     [
         ("torchrun", signal.SIGTERM),
+        ("torchrun", signal.SIGUSR1),
         ("torchrun", signal.SIGINT),
+        ("accelerate", signal.SIGINT),
         ("accelerate", signal.SIGUSR1),
         ("accelerate", signal.SIGKILL),
     ],

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from helpers.forkserver import Ranks
 from helpers.launchers import assert_recipes_resume, assert_resume_on_other_numbers
 from helpers.runs import Run
 
 
 def test_one_two_one_process_is_the_unbroken_run(
-    distgan: Run, run: Run, tmp_path: Path, data_flags: tuple[str, ...]
+    distgan: Run, ranks: Ranks, tmp_path: Path, data_flags: tuple[str, ...]
 ) -> None:
     flags = ("--preset", "vanilla-quick", "--loss", "wgan-gp", "--order", "fresh", "--ema-decay", 0.9)
-    assert_resume_on_other_numbers(distgan, run, tmp_path, (*data_flags, *flags))
+    assert_resume_on_other_numbers(distgan, ranks, tmp_path, (*data_flags, *flags))
 
 
-def test_every_recipe_with_the_other_schedule_goes_on_to_the_same_bits(run: Run, tmp_path: Path) -> None:
-    assert_recipes_resume(run, tmp_path, 1)
+def test_every_recipe_with_the_other_schedule_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    assert_recipes_resume(tmp_path, 1)

@@ -47,6 +47,16 @@ def test_a_press_that_a_launcher_hands_on_is_not_a_second_one(monkeypatch: Monke
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP"])
+def test_each_signal_stops_the_run_with_its_own_code(name: str) -> None:
+    signum = signal.Signals[name]
+    before = signal.getsignal(signum)
+    with StopRequest(None, is_launched=False) as request:
+        signal.raise_signal(signum)
+        assert (request.reason(), exit_code(request.reason())) == (signum, 128 + signum)
+    assert signal.getsignal(signum) == before
+
+
 def test_reasons_in_words_and_codes() -> None:
     assert (describe(signal.SIGUSR1), exit_code(signal.SIGUSR1)) == ("by SIGUSR1", 138)
     assert (describe(TIME_LIMIT), exit_code(TIME_LIMIT)) == ("before its time limit", 75)

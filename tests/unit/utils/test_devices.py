@@ -1,5 +1,7 @@
 """Devices and who gets which."""
 
+import os
+
 import pytest
 import torch
 from helpers.runs import MonkeyPatch
@@ -35,3 +37,14 @@ def test_auto_precision_is_bf16_where_it_is_faster(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     assert env.precision("auto", is_cpu=True) == expected
     assert env.precision("no", is_cpu=True) == "no"
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(None, None), (1, 6), (2, 3), (8, 1)])
+def test_launched_processes_share_the_cores(
+    monkeypatch: MonkeyPatch, processes: int | None, expected: int | None
+) -> None:
+    """accelerate launch sets OMP_NUM_THREADS=1, which would halve the speed on two cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert env.shared_cores() == expected
