@@ -6,6 +6,7 @@ registers its own before it builds a `Config`; flags, help, validation, benchmar
     LOSSES.register("softplus", Loss("softplus of both logits", d_loss=my_d_loss, g_loss=my_g_loss))
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,9 +51,27 @@ class Registry(dict[str, E]):
 
 @dataclass(frozen=True)
 class Mode(Entry):
-    """A precision or an engine. `records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: it always does."""
+    """A way of computing."""
 
     needs_cuda: bool = False
+
+
+@dataclass(frozen=True)
+class Precision(Mode):
+    """`tolerance`: how far an engine's steps may be from the eager ones.
+
+    The largest relative difference of a loss or a mean logit, and of what the steps added to a network's weights
+    (0: the same, 1: one of the two stood still). Rounding differs, and Adam's first steps have the sign of a gradient
+    that may be no more than rounding.
+    """
+
+    tolerance: tuple[float, float] = (1e-1, 0.6)
+
+
+@dataclass(frozen=True)
+class Engine(Mode):
+    """`records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: it always compiles the networks."""
+
     records_graphs: bool = False
     compiles: bool = False
 
@@ -70,12 +89,14 @@ class Loss(Entry):
 
     Both take logits (N, 1) and return a scalar; `g_loss` gets the real logits of D's own step, detached. The scalar
     `penalty(D, real, fake, labels, uniform)` may call `uniform()` for a number between 0 and 1 per image, (N,).
+    `undecided_d_loss`: D's loss in nats where all its logits are 0, for a line in the report.
     """
 
     d_loss: Callable[..., Any]
     g_loss: Callable[..., Any]
     penalty: Callable[..., Any] | None = None
     penalty_weight: float = 0.0
+    undecided_d_loss: float | None = None
 
     def describe(self) -> str:
         return self.help + (f", weight {self.penalty_weight:g} unless set" if self.penalty else "")
@@ -113,18 +134,18 @@ def names_on_cpu(modes: Registry[Any]) -> list[str]:
 MODELS = Registry({"vanilla": Entry("no labels"), "cgan": Entry("both networks see the label")})
 
 PRECISIONS = Registry({
-    "no": Mode("float32"),
-    "tf32": Mode("float32 with TF32 products, on GPUs", needs_cuda=True),
-    "fp16": Mode("autocast to float16 with a loss scaler, on GPUs", needs_cuda=True),
-    "bf16": Mode("autocast to bfloat16"),
+    "no": Precision("float32", tolerance=(1e-3, 0.1)),
+    "tf32": Precision("float32 with TF32 products, on GPUs", needs_cuda=True, tolerance=(2e-2, 0.3)),
+    "fp16": Precision("autocast to float16 with a loss scaler, on GPUs", needs_cuda=True),
+    "bf16": Precision("autocast to bfloat16"),
 })  # fmt: skip
 
 ENGINES = Registry({
-    "auto": Mode("graph on a GPU, else eager", records_graphs=True),
-    "eager": Mode("torch, one operator at a time"),
-    "compile": Mode("the networks by torch.compile", compiles=True),
-    "graph": Mode("steps as CUDA graphs, compiled inside where that pays", True, records_graphs=True),
-    "graph-compiled": Mode("the same, always compiled inside", True, records_graphs=True, compiles=True),
+    "auto": Engine("graph on a GPU, else eager", records_graphs=True),
+    "eager": Engine("torch, one operator at a time"),
+    "compile": Engine("the networks by torch.compile", compiles=True),
+    "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, records_graphs=True),
+    "graph-compiled": Engine("the same, always compiled inside", True, records_graphs=True, compiles=True),
 })  # fmt: skip
 
 ORDERS = Registry({
@@ -137,11 +158,11 @@ _L = "training.losses:"
 _BCE, _MINUS_MEAN, _PAIRS = (Lazy(_L + "bce_d"), Lazy(_L + "bce_g")), Lazy(_L + "minus_mean"), Lazy(_L + "relativistic")
 
 LOSSES = Registry({
-    "bce": Loss("cross-entropy on logits, G non-saturating", *_BCE),
+    "bce": Loss("cross-entropy on logits, G non-saturating", *_BCE, undecided_d_loss=2 * math.log(2)),
     "hinge": Loss("hinge on logits", Lazy(_L + "hinge_d"), _MINUS_MEAN),
     "wgan-gp": Loss("Wasserstein, and a penalty on the gradient between real and fake",
                     Lazy(_L + "wasserstein_d"), _MINUS_MEAN, Lazy(_L + "gradient_penalty"), 10.0),
-    "r1": Loss("bce and a gradient penalty on real images", *_BCE, Lazy(_L + "r1"), 10.0),
+    "r1": Loss("bce and a gradient penalty on real images", *_BCE, Lazy(_L + "r1"), 10.0, 2 * math.log(2)),
     "r3gan": Loss("each fake against a real image of its label, and the penalty on both",
                   _PAIRS, _PAIRS, Lazy(_L + "r1_r2"), 0.3),
 })  # fmt: skip

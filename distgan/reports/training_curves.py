@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from distgan.config.registry import LOSSES
 from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
 from distgan.reports.number_format import epochs
 from distgan.reports.run_data import Run, number
@@ -51,10 +52,10 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[list[Poin
 
 
 def _training(run: Run) -> list[Chart]:
-    lines, loss = run.lines, run.config.optim.loss
-    levels = [Level("D can't tell real from fake", 1.3863)] if loss == "bce" else []
+    lines, undecided = run.lines, LOSSES[run.config.optim.loss].undecided_d_loss
+    levels = [Level("D can't tell real from fake", undecided)] if undecided else []
     wanted = (
-        ("losses", "Losses", "loss" + (" (nats)" if loss in ("bce", "r1") else ""), levels,
+        ("losses", "Losses", "loss (nats)" if undecided else "loss", levels,
          {"d_loss": "D's loss", "g_loss": "G's loss"}),
         ("logits", "What D says", "mean logit", [Level("undecided", 0.0)],
          {"real_logits": "on real images", "fake_logits": "on generated images"}),

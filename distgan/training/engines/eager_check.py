@@ -7,19 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distgan.config.registry import PRECISIONS
 from distgan.data.loader import Batches
 from distgan.training.gan import Gan
-
-# The largest relative differences of a loss or a mean logit, and of what the steps added to a network's weights
-# (0: the same, 1: one of the two stood still). Rounding differs, and Adam's first steps have the sign of a gradient
-# that may be no more than rounding.
-TOLERANCES = {"no": (1e-3, 0.1), "tf32": (2e-2, 0.3), "bf16": (1e-1, 0.6), "fp16": (1e-1, 0.6)}
 
 Advance = Callable[[int], tuple[Tensor, int]]
 
 
 class Parity(NamedTuple):
-    """`losses` and `weights` are differences as TOLERANCES has them, over so many `steps`."""
+    """`losses` and `weights` are differences as `Precision.tolerance` has them, over so many `steps`."""
 
     steps: int
     losses: float
@@ -90,7 +86,7 @@ def measure_parity(
         _norm([x - y for x, y in zip(a, b, strict=True)]) / (_norm(a) + 1e-12)
         for a, b in zip(_by_network(gan, updates[0]), _by_network(gan, updates[1]), strict=True)
     ]).max()  # fmt: skip
-    return Parity(steps, float(loss), float(weight), TOLERANCES[precision])
+    return Parity(steps, float(loss), float(weight), PRECISIONS[precision].tolerance)
 
 
 def _weights(gan: Gan) -> list[Tensor]:
