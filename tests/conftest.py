@@ -19,7 +19,6 @@ from accelerate.state import AcceleratorState
 from helpers import forkserver
 from helpers.forkserver import Ranks
 from helpers.runs import MNIST, ROOT, TESTS, Run, Start, end_strays, has_mnist, quick
-from torch import nn
 
 torch.set_num_threads(1)  # the tests themselves run side by side
 
@@ -151,8 +150,8 @@ def inject_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.fixture
 def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and partitioned as always, but run by torch's own operators: no minutes of a C++ compiler."""
-    whole = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: whole(self, backend="aot_eager", **kwargs))
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: whole(function, backend="aot_eager", **kwargs))
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ class Share:
     def __init__(self, rank: int = 0, world_size: int = 1):
         self.rank, self.world_size = rank, world_size
         self.rows = range(0)
+        self._numbers: dict[tuple[int, int], Tensor] = {}
 
     @property
     def num(self) -> int:
@@ -39,10 +40,16 @@ class Share:
         return num * len(self.rows) // self.num if self.rows else num
 
     def numbers(self, device: torch.device) -> Tensor:
-        """This rank's rows as numbers in the batch, (num,) int32."""
+        """Return this rank's rows as numbers in the batch, (num,) int32, not to be written to.
+
+        They are kept, as there are few: the whole batch, its parts, the short last one.
+        """
         first = (self.rank - self.rows.start) % self.world_size
         end = max(first, len(self.rows))  # of a batch of fewer rows than ranks, some have none
-        return torch.arange(first, end, self.world_size, dtype=torch.int32, device=device)
+        if (first, end) not in self._numbers:
+            rows = torch.arange(first, end, self.world_size, dtype=torch.int32, device=device)
+            self._numbers[first, end] = rows
+        return self._numbers[first, end]
 
     def parts(self, num_parts: int) -> Iterator[tuple[slice, float]]:
         """The batch in parts: this rank's rows of each, and the part of `weight` that they have.

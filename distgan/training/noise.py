@@ -25,6 +25,13 @@ class Noise:
         self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
         self.rows = torch.zeros(1, dtype=torch.int32, device=device)
         self._passes = self._draws = 0
+        self._counts: dict[int, Tensor] = {}
+
+    def _count(self, num: int) -> Tensor:
+        """Return 0, 1, ... num - 1 as int32, made once: a graph would otherwise make it in every step."""
+        if num not in self._counts:
+            self._counts[num] = torch.arange(num, dtype=torch.int32, device=self.device)
+        return self._counts[num]
 
     def start(self, key: Tensor) -> None:
         """Makes what is drawn from here on that of the step with this `step_key`, (2,) int32 on the device."""
@@ -40,8 +47,7 @@ class Noise:
         """The next numbers between 0 and 1 for this rank's rows, (N, num)."""
         self._draws += 1
         key = self._step_key + _signed((2 * self._draws + 1) * _FIRST)
-        columns = torch.arange(num, dtype=torch.int32, device=self.device)
-        return unit(hashed(self.share.numbers(self.device), columns, num, key))
+        return unit(hashed(self.share.numbers(self.device), self._count(num), num, key))
 
     def z(self) -> Tensor:
         """The next z of this step for this rank's rows, (N, *latent_shape)."""
@@ -64,16 +70,16 @@ class Noise:
         num, per_row = shape[0], math.prod(shape[1:])
         words = -(-per_row // 2)
         blocks = num // len(self.rows)
-        block = torch.arange(blocks, dtype=torch.int32, device=self.device)
+        is_compiled = torch.compiler.is_compiling()
+        block = torch.arange(blocks, dtype=torch.int32, device=self.device) if is_compiled else self._count(blocks)
         rows = (self.rows * blocks + block[:, None]).view(-1)
-        if torch.compiler.is_compiling():
+        if is_compiled:
             # The same bits element by element, so that they are made in registers and never written.
             index = torch.arange(per_row, dtype=torch.int32, device=self.device)
             word = hashed(rows, index >> 1, words, self.key, salt)
             drawn = torch.where(index & 1 == 1, word >> 16, (word << 16) >> 16)
         else:
-            column = torch.arange(words, dtype=torch.int32, device=self.device)
-            drawn = hashed(rows, column, words, self.key, salt).view(torch.int16)[:, :per_row]
+            drawn = hashed(rows, self._count(words), words, self.key, salt).view(torch.int16)[:, :per_row]
         if len(shape) == 2:
             return drawn
         channels, *space = shape[1:]

@@ -1,7 +1,9 @@
 """What a run says and writes about its engine."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +54,25 @@ def test_graph_compiled_inside(
 
 def test_compiled_networks_take_the_eager_steps(quick_compiler: None) -> None:
     assert_compiled_takes_eager_steps("cgan")
+
+
+def test_each_block_is_compiled_whole(monkeypatch: MonkeyPatch) -> None:
+    """As one graph from its first layer to its last: torch 2.11 took apart what it was given as a module."""
+    graphs = []
+
+    def backend(module: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        graphs.append(sum(node.op.startswith("call") for node in module.graph.nodes))
+        return module.forward
+
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: whole(function, backend=backend, **kwargs))
+    run = Training("vanilla", "compile")
+    compiling.start(run.gan)
+    torch._dynamo.reset()
+    noise = torch.zeros(4, *run.gan.generator.latent_shape), torch.zeros(4, dtype=torch.int64)
+    run.gan.generator(*noise)
+    assert len(graphs) == len(compiling._blocks(run.gan)) - len(list(run.gan.discriminator.children())) == 2
+    assert min(graphs) >= 3, graphs
 
 
 def test_a_second_derivative_is_left_to_the_eager_engine(quick_compiler: None) -> None:

@@ -1,6 +1,8 @@
 """Whole training steps as CUDA graphs: from the images that a counter names to the moving average."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -38,9 +40,23 @@ class CudaRecorder:
         torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads, NCCL's watchdog for one, may ask the device what they like meanwhile.
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+        capture = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
+        with no_garbage_collection(), capture:
             work()
         return graph.replay
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collect before the block and not within: an older graph that is freed during a capture would break it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class Graphs:

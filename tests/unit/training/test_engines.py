@@ -1,5 +1,6 @@
 """The engines against the eager one, as far as a CPU can show it: graphs by fake_cuda_graph.py, with their rules."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
 from distgan.training.engines.eager_check import Parity, measure_parity, untouched
+from distgan.training.engines.graphs import no_garbage_collection
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
 
@@ -84,7 +86,7 @@ def unrecordable(work: Callable[[], None], before: Callable[[], object]) -> Call
     ("capturer", "reason"),
     [
         (unrecordable, "RuntimeError: operation not permitted when stream is capturing"),
-        (rotten, "its steps are not the eager ones: over 3 steps"),
+        (rotten, "its steps are not the eager ones: over 20 steps"),
     ],
 )
 def test_an_engine_that_fails_gives_way(capturer: Any, reason: str) -> None:
@@ -175,6 +177,38 @@ def test_untouched_puts_everything_back_when_steps_fail() -> None:
         fail()
     assert run.gan.step == run.batches.step == 3
     assert largest_difference(before, run.gan.state()) == 0
+
+
+def test_a_check_that_fails_is_asked_once_more_over_more_steps(monkeypatch: MonkeyPatch) -> None:
+    """Rounding may turn Adam's very first steps round, which is no reason to train several times slower."""
+    asked = []
+
+    def parity(*arguments: Any) -> Parity:
+        asked.append(arguments[-1])
+        return Parity(asked[-1], 0.0, 0.9 if len(asked) == 1 else 0.0, (1e-3, 0.1))
+
+    monkeypatch.setattr(engines, "measure_parity", parity)
+    assert Training("cgan", "graph", capture=capture).build().choice.name == "graph"
+    assert asked == [3, 20]
+
+
+def test_compiled_graphs_give_way_to_graphs(monkeypatch: MonkeyPatch) -> None:
+    """As they do where a loss has a penalty, whose second derivative torch.compile lacks."""
+
+    def fail(gan: Any) -> None:
+        raise RuntimeError("no double backward")
+
+    monkeypatch.setattr(compiling, "start", fail)
+    choice = Training("r1", "graph-compiled", capture=capture).build().choice
+    assert (choice.asked, choice.name, choice.is_fallback) == ("graph-compiled", "graph", True)
+    assert "not compiled inside (RuntimeError: no double backward)" in choice.why
+
+
+def test_an_older_graph_is_not_freed_during_a_capture() -> None:
+    gc.enable()
+    with no_garbage_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_a_short_run_is_not_compiled_inside(monkeypatch: MonkeyPatch) -> None:
