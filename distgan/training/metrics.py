@@ -15,7 +15,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
 from distgan.utils.devices import Reading
-from distgan.utils.files import append_lines, read_metrics, write_whole
+from distgan.utils.files import append_lines, read_metrics, set_aside, write_whole
 
 
 class Record(NamedTuple):
@@ -101,6 +101,10 @@ class MetricLog:
             if is_over:
                 kept += [line for line in lines if state.logged_step < line["step"] == state.step]
         if self.runtime.is_main:
+            until = math.inf if state is None else state.logged_step
+            if any(line["step"] <= until and line not in kept for line in read_metrics(self.path)):
+                aside = set_aside(self.path, "old")
+                self.tolerance.warn(f"{self.path}: had lines that the run goes on without; they are kept in {aside}")
             text = "".join(json.dumps(line) + "\n" for line in kept)
             write_whole(self.path, lambda file: file.write(text.encode()))
 
@@ -189,9 +193,12 @@ class MetricLog:
             if self.runtime.is_main:
                 self._unwritten.append(json.dumps(values | self.notice))
                 self.flush()
-            self.runtime.track(_scalars(values), line.step)
         except OSError as error:
             self.tolerance(error, "metrics are")
+        try:
+            self.runtime.track(_scalars(values), line.step)
+        except OSError as error:
+            self.tolerance(error, "the tracker's curves are")
 
     def flush(self) -> None:
         """Raises OSError while the disk does not take the lines."""
