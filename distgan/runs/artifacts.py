@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
 import os
+import re
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -147,7 +148,7 @@ class RunArtifacts:
 
         def write() -> None:
             self._write_environment()
-            for picture in (self.folder / "samples").glob("*-step-*.png"):
+            for picture in (self.folder / "samples").glob("epoch-*-step-*.png"):
                 picture.unlink()
 
         if not self._is_recorded:
@@ -209,7 +210,7 @@ class RunArtifacts:
             picture = grid(images, self.columns, heads=heads, caption=self.dataset.notice)
             (self.folder / "samples").mkdir(exist_ok=True)
             save_picture(self.folder / "samples" / f"{name}.png", picture)
-            self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), epoch)
+            self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), gan.step)
 
         with self.log.paused():
             weights = gan.sampling_state()
@@ -244,12 +245,12 @@ class RunArtifacts:
             self.runtime.run_on_rank0(self._pictures)
 
     def _pictures(self) -> None:
-        paths = sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stem)
         frames = []
-        for path in paths:
-            _, epoch, *step = path.stem.split("-")
-            with Image.open(path) as picture:
-                frames.append((f"step {int(step[1]):,}" if step else f"epoch {int(epoch)}", picture.copy()))
+        for path in sorted((self.folder / "samples").glob("epoch-*.png"), key=lambda path: path.stem):
+            if drawn := re.fullmatch(r"epoch-(\d+)(?:-step-(\d+))?", path.stem):  # others are not the run's
+                epoch, step = drawn.groups()
+                with Image.open(path) as picture:
+                    frames.append((f"step {int(step):,}" if step else f"epoch {int(epoch)}", picture.copy()))
         if frames:
             strip = timeline(frames)
             save_picture(self.folder / "timeline.png", strip)
