@@ -255,7 +255,7 @@ class Runtime:
     def close(self) -> None:
         """End the tracker and its thread."""
         self._accelerator.trackers, trackers = [], self._accelerator.trackers
-        for tracker in trackers:
+        for tracker in trackers if self._tracker else ():  # else it has failed to start
             with suppress(OSError):  # its curves are for people, who were told when they stopped
                 tracker.finish()
 

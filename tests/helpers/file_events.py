@@ -1,5 +1,6 @@
 """What this process is about to change on the disk, file by file: to look at, to count, or to make fail."""
 
+import errno
 import os
 import re
 import sys
@@ -8,6 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# A full disk, one that fails or is read-only, rights, and what network disks answer.
+DISK_ERRORS = [
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO,
+    errno.ENODEV, errno.EBUSY, errno.ENOLCK, errno.EAGAIN, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ECONNRESET, errno.EREMOTEIO, errno.EBADF,
+]  # fmt: skip
 
 _CHANGES = ("os.mkdir", "os.rename", "os.symlink", "os.link", "os.remove", "os.rmdir", "os.truncate", "os.chmod")
 _listener: Callable[[str, str], None] | None = None
@@ -20,16 +28,17 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     is_change = event in _CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
     if not is_change or isinstance(arguments[0], int):
         return
+    path = arguments[1] if event in ("os.rename", "os.symlink", "os.link") else arguments[0]
     _is_inside.value = True
     try:
-        _listener(event, os.fsdecode(arguments[0]))
+        _listener(event, os.fsdecode(path))
     finally:
         _is_inside.value = False
 
 
 @contextmanager
 def before_each_change(listener: Callable[[str, str], None]) -> Iterator[None]:
-    """Call it with what happens and the path, in whichever thread; what it raises, the change raises.
+    """Call it with what happens and the path, the new one of two, in whichever thread. What it raises, the change does.
 
     A path is a mere name where a folder is removed with all that is in it.
     """
