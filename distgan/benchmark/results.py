@@ -76,7 +76,7 @@ def new_folder(out: str | None, kind: str) -> Path:
     try:
         if out is not None:
             folder = Path(out).expanduser()
-            if folder.is_dir() and any(folder.iterdir()):
+            if folder.is_dir() and not all(is_leftover(path.name) for path in folder.iterdir()):
                 raise UserError(
                     f"--out {out}: is there already and is not overwritten; allowed: a new folder", code="exists"
                 )

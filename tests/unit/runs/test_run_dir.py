@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from helpers.file_events import before_each_change, photograph
 from helpers.runs import checkpoint, checkpoint_names, losses, refused
 from helpers.small_runs import make_cheap, small_config, train_small
 
-from distgan.config.command_settings import SampleConfig
+from distgan.benchmark import results
+from distgan.config.command_settings import EvalConfig, SampleConfig
 from distgan.config.schema import Config
+from distgan.evaluation.inputs import out_folder
 from distgan.runs.run_dir import read_status, refuse_used_folder
 from distgan.sample import sample
 from distgan.utils.files import make_folder
@@ -77,6 +80,26 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
     (tmp_path / "other" / "metrics.jsonl").write_text('{"step": 1}\n')
     with refused("--out", "other", code="not-found"):
         train_small(tmp_path / "other", max_steps=1)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        lambda out: refuse_used_folder(out, may_hold_run=True),
+        lambda out: out_folder("images.npz", EvalConfig(out=out)),
+        lambda out: results.new_folder(out, "throughput"),
+        lambda out: results.claimed(out, "convergence").__enter__(),
+    ],
+    ids=["train", "eval", "bench", "bench that goes on"],
+)
+def test_what_a_killed_command_left_is_no_foreign_file(tmp_path: Path, claim: Callable[[str], object]) -> None:
+    (tmp_path / "out").mkdir()
+    for name in (".writable", ".tmp-0a1b2c3d", ".eval.json-abcd1234.json", ".results.json-abcd1234.json"):
+        (tmp_path / "out" / name).touch()
+    claim(str(tmp_path / "out"))
+    (tmp_path / "out" / "mine").touch()
+    with refused(f"--out {tmp_path}/out"):
+        claim(str(tmp_path / "out"))
 
 
 def test_settings_of_a_run_without_a_checkpoint_bind_nobody(tmp_path: Path) -> None:
