@@ -210,8 +210,8 @@ class CheckpointManager:
             for path in found:
                 if path not in kept:
                     remove(path)
-        except OSError as error:
-            self.tolerance.warn(f"{error.filename}: {error.strerror}; older checkpoints may stay")
+        except (OSError, UserError) as error:
+            self.tolerance.warn(f"older checkpoints may stay beyond --keep: {user_error(error) or error}")
 
     def _link(self, name: str, path: Path) -> None:
         """A name for people; no resume depends on it, so a file system without links is no error."""

@@ -210,13 +210,16 @@ def _in_place_of(copy: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
 
 
 def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
-    """Return the checkpoint with the best value of `--keep-best`, the newest of equal ones; None if none has one."""
+    """Return the checkpoint with the best value of `--keep-best`, the newest of equal ones; None if none has one.
+
+    Raises UserError where the disk does not give one to read now, which may be the best.
+    """
     if keep_best is None:
         return None
     order, _, name = keep_best.partition(":")
     values = {}
     for path in paths:
-        with suppress(UserError):
+        with suppress(Damaged):
             if name in (metrics := read_state(path).metrics):
                 values[path] = metrics[name]
     return (min if order == "min" else max)(values, key=lambda path: values[path]) if values else None

@@ -30,6 +30,17 @@ def fail_with(number: int) -> Callable[..., None]:
     return fail
 
 
+def refuse_to_open(ending: str) -> Callable[..., int]:
+    opened = os.open
+
+    def fail(path: object, *arguments: object) -> int:
+        if str(path).endswith(ending):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, *arguments)  # type: ignore[arg-type]
+
+    return fail
+
+
 def make_saver(folder: Path, **settings: object) -> CheckpointManager:
     config = Config(
         model=ModelConfig(name="cgan", family="small", width=0.05),
@@ -130,6 +141,21 @@ def test_an_older_checkpoint_that_can_not_be_removed_is_a_warning(tmp_path: Path
     assert made.last() == (3, tmp_path / "checkpoints" / "step-00000003")
     (warning,) = made.tolerance.warnings()
     assert "older checkpoints may stay" in warning
+
+
+def test_nothing_is_removed_while_the_best_can_not_be_read(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """It would be taken for one without a value, and be lost."""
+    made = make_saver(tmp_path, keep=2, keep_best="min:g_loss")
+    for step in (1, 2, 3, 4):
+        at(made, step)
+        made.log.last = type("Record", (), {"_asdict": lambda self, step=step: {"g_loss": float(step)}})()
+        if step == 4:
+            monkeypatch.setattr(os, "open", refuse_to_open("step-00000001/state.json"))
+        made.save(wait=True)
+    assert checkpoint_names(tmp_path) == [f"step-{step:08}" for step in (4, 3, 2, 1)]
+    (warning,) = made.tolerance.warnings()
+    assert "state.json" in warning
+    assert os.strerror(errno.ESTALE) in warning
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
