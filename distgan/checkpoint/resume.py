@@ -61,18 +61,16 @@ def copies_in(folder: Path) -> dict[Path, int | None]:
     for path in (folder / "latest", folder / "best"):
         if path.is_dir() and not path.is_symlink():
             copies[path] = None
-            with suppress(UserError):
+            with suppress(Damaged):
                 copies[path] = read_manifest(path).step
     return copies
 
 
 def by_step(folder: Path) -> list[tuple[int, Path]]:
-    """Return the checkpoints of a run, the newest first: by their names, and copies of a step that is not there."""
-    found = {int(path.name[5:]): path for path in checkpoints_in(folder)}
-    for path, step in copies_in(folder).items():
-        if step is not None:
-            found.setdefault(step, path)
-    return sorted(found.items(), reverse=True)
+    """Return the checkpoints of a run, the newest first: each by its name, and after it a copy of the same step."""
+    found = [(int(path.name[5:]), path) for path in checkpoints_in(folder)]
+    found += [(step, path) for path, step in copies_in(folder).items() if step is not None]
+    return sorted(found, key=lambda pair: -pair[0])
 
 
 def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:

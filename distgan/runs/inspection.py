@@ -84,7 +84,7 @@ def verify(where: Path) -> None:
 def diff(where: Path, other: Path | None) -> None:
     """How two checkpoints differ; of one run, its newest two. Raises CommandFailed if they do."""
     if other is None:
-        found = _found(where)
+        found = [path for path in _found(where) if path.name not in ("latest", "best")]
         if len(found) < 2:
             raise UserError(
                 f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder", code="not-found"

@@ -140,6 +140,16 @@ def test_latest_alone_is_a_run_to_go_on_with(run: Path, distgan: Run) -> None:
     assert (checkpoints / "latest").is_symlink()
 
 
+def test_a_copy_stands_in_for_a_damaged_checkpoint(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    newest = copy / "checkpoints" / "step-00000002"
+    (newest / "g_optim.safetensors").write_bytes(b"")
+    train_steps(copy, 3)
+    assert steps(copy) == [1, 2, 3]
+    assert (copy / "checkpoints" / "step-00000002.damaged").is_dir()
+    assert read_checkpoint(newest).state.step == 2
+
+
 # -- foreign files -----------------------------------------------------------------------------------------
 
 
