@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
-from distgan.utils.files import is_leftover, read_json, write_json
+from distgan.utils.files import is_ignorable, is_leftover, read_json, write_json
 
 STATUS = "status.json"
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
@@ -63,7 +63,7 @@ def _made(folder: Path) -> bool:
 def refuse_used_folder(out: str, *, may_hold_run: bool) -> None:
     """Raises UserError for a folder that holds something, unless that is a run to go on with."""
     folder = Path(out).expanduser()
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):
         return
     if not may_hold_run:
         raise UserError(
@@ -83,7 +83,7 @@ def holds_run(folder: Path) -> bool:
         return True
     return all(
         path.name in ("lock", STATUS)
-        or is_leftover(path.name)
+        or is_ignorable(path.name)
         or (path.name == "metrics.jsonl" and path.stat().st_size == 0)
         for path in folder.iterdir()
     )

@@ -27,6 +27,8 @@ TEMPORARY = ".tmp-"
 
 # What a killed process may have left: unfinished files and folders, those of older versions and of checkpoints too.
 _LEFTOVER = re.compile(r"\.writable|\..+-[a-z0-9_]{8}(\.\w+)?|\.removed-.+|\.link-.+")
+# What systems put into folders of their own accord.
+_SYSTEM = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-f]+|\.ipynb_checkpoints|Thumbs\.db|desktop\.ini")
 
 # How file systems say that they can't put a folder on the disk, or nothing at all: FUSE, 9p, shared folders.
 _NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -44,6 +46,11 @@ def _naming(path: Path) -> Iterator[None]:
 def is_leftover(name: str) -> bool:
     """True if that is a name which only what is not finished has."""
     return _LEFTOVER.fullmatch(name) is not None
+
+
+def is_ignorable(name: str) -> bool:
+    """True if a folder that holds a file of that name may still be called empty."""
+    return is_leftover(name) or _SYSTEM.fullmatch(name) is not None
 
 
 def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:

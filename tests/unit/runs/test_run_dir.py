@@ -92,9 +92,21 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
     ],
     ids=["train", "eval", "bench", "bench that goes on"],
 )
-def test_what_a_killed_command_left_is_no_foreign_file(tmp_path: Path, claim: Callable[[str], object]) -> None:
+def test_what_systems_and_killed_commands_leave_is_no_foreign_file(
+    tmp_path: Path, claim: Callable[[str], object]
+) -> None:
     (tmp_path / "out").mkdir()
-    for name in (".writable", ".tmp-0a1b2c3d", ".eval.json-abcd1234.json", ".results.json-abcd1234.json"):
+    for name in (
+        ".DS_Store",
+        "._x",
+        ".nfs0000000001",
+        "Thumbs.db",
+        ".ipynb_checkpoints",
+        ".writable",
+        ".tmp-0a1b2c3d",
+        ".eval.json-abcd1234.json",
+        ".results.json-abcd1234.json",
+    ):
         (tmp_path / "out" / name).touch()
     claim(str(tmp_path / "out"))
     (tmp_path / "out" / "mine").touch()
