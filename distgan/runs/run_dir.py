@@ -94,7 +94,8 @@ def clear_leftovers(folder: Path) -> None:
     for place in (folder, *(folder / name for name in ("checkpoints", "samples", "weights"))):
         for path in place.iterdir() if place.is_dir() else ():
             if is_leftover(path.name):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                with suppress(OSError):  # as of a .nfs file, which another process has open
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:

@@ -70,6 +70,21 @@ def test_status_json_is_for_people_and_stops_nothing(tmp_path: Path) -> None:
     assert read_status(tmp_path / "run") == {}
 
 
+def test_a_leftover_that_can_not_be_removed_stops_nothing(tmp_path: Path) -> None:
+    """As a .nfs file, which stays while some process has it open."""
+    (tmp_path / "run" / ".removed-step-00000000").mkdir(parents=True)
+    for name in (".removed-step-00000000/.nfs000001", ".tmp-0a1b2c3d"):
+        (tmp_path / "run" / name).touch()
+
+    def look(event: str, path: str) -> None:
+        if event == "os.remove" and path.endswith((".nfs000001", ".tmp-0a1b2c3d")):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+
+    with before_each_change(look):
+        train_small(tmp_path / "run", max_steps=1)
+    assert checkpoint(tmp_path / "run")[1] == 1
+
+
 @pytest.mark.parametrize("name", ["run$", "config.json", "metrics.jsonl", "checkpoints", "environment", "tensorboard"])
 def test_a_disk_that_is_away_at_the_start_is_one_line(tmp_path: Path, name: str) -> None:
     with failing_disk(errno.ESTALE, name):
