@@ -15,7 +15,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
 from distgan.utils.devices import Reading
-from distgan.utils.files import append_lines, read_metrics, set_aside, write_whole
+from distgan.utils.files import append_lines, read_metrics, write_whole
 
 
 class Record(NamedTuple):
@@ -101,12 +101,21 @@ class MetricLog:
             if is_over:
                 kept += [line for line in lines if state.logged_step < line["step"] == state.step]
         if self.runtime.is_main:
-            until = math.inf if state is None else state.logged_step
-            if any(line["step"] <= until and line not in kept for line in read_metrics(self.path)):
-                aside = set_aside(self.path, "old")
-                self.tolerance.warn(f"{self.path}: had lines that the run goes on without; they are kept in {aside}")
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            write_whole(self.path, lambda file: file.write(text.encode()))
+            texts = [json.dumps(line) for line in kept]
+            self._keep_dropped({*texts}, math.inf if state is None else state.logged_step)
+            write_whole(self.path, "".join(f"{line}\n" for line in texts).encode())
+
+    def _keep_dropped(self, kept: set[str], until: float) -> None:
+        """Add the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
+
+        After a kill they are those of the steps that will be taken again; one up to step `until` will not come again.
+        """
+        found = {json.dumps(line): line["step"] for line in read_metrics(self.path)}
+        if dropped := [line for line in found if line not in kept]:
+            old = self.path.with_name(f"{self.path.name}.old")
+            append_lines(old, dropped)
+            if any(found[line] <= until for line in dropped):
+                self.tolerance.warn(f"{self.path}: had lines that the run goes on without; they are kept in {old}")
 
     def start_clock(self) -> None:
         self._since = self._record_since = time.perf_counter()

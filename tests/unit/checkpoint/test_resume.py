@@ -67,6 +67,19 @@ def test_a_resume_that_lacks_lines_keeps_the_old_file(run: Path, tmp_path: Path,
     assert steps(run) == [3]
 
 
+def test_lines_of_steps_that_are_taken_again_are_kept_without_a_word(run: Path, capfd: Capture) -> None:
+    """As after a kill, or where newer checkpoints were taken away."""
+    shutil.rmtree(run / "checkpoints" / "step-00000002")
+    first, second = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 700, "d_lo')
+    train_steps(run, 3)
+    assert steps(run) == [1, 2, 3]
+    assert (run / "metrics.jsonl").read_text().startswith(first)
+    assert (run / "metrics.jsonl.old").read_text() == second
+    assert "metrics.jsonl.old" not in capfd.readouterr().err
+
+
 # -- copied with its links followed ------------------------------------------------------------------------
 
 
