@@ -46,8 +46,10 @@ def list_checkpoints(where: Path) -> None:
         losses = [f"{state.metrics[key]:.3f}" if key in state.metrics else "" for key in ("d_loss", "g_loss")]
         warnings += foreign_files(path)
         marks = [name for name in ("latest", "best") if (path.parent / name).resolve() == path.resolve()]
-        if path == found[0] and path.parent / "latest" in copies:
-            marks = ["latest", *(name for name in marks if name != "latest")]
+        if path in copies:
+            marks = ["a copy"]
+        elif path == found[0] and path.parent / "latest" in copies:
+            marks.insert(0, "latest")
         table.add_row(
             path.name, f"{state.step / state.steps_per_epoch:.2f}", f"{saved_at:%Y-%m-%d %H:%M:%S}",
             f"{size / 2**20:.1f}", str(state.world_size), *losses, ", ".join(marks),
