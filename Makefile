@@ -56,7 +56,7 @@ gpu-report:  ## all that a GPU has to show, in 8 minutes, into OUT (new); DISTGA
 same-as: $(VENV)/.installed-dev  ## prove that this tree trains as REV does, to the bit; FULL=1 at full width
 	$(BIN)/python benchmarks/same_as.py $(REV) $(if $(FULL),--full)
 
-stress: $(VENV)/.installed-dev  ## 200 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about 25 minutes on two cores
+stress: $(VENV)/.installed-dev  ## 300 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about half an hour on two cores
 	$(BIN)/python benchmarks/stress.py --out $(OUT)
 
 install: $(VENV)/.installed-dev

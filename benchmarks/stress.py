@@ -5,6 +5,7 @@ with those of a run that was never killed. Writes stress.txt and stress.json int
 """
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from rich.table import Table
 
 from distgan.checkpoint.format import Damaged, read_checkpoint
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
+from distgan.cli import main as main_of_distgan
 from distgan.errors import UserError
 from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
@@ -201,6 +204,70 @@ def kill_runs(kind: str, num: int, data: list[str], num_steps: int, place: Path,
     return result
 
 
+# -- the first moments -------------------------------------------------------------------------------------
+
+# Of a process that has imported everything and is forked, so that a start takes a second.
+CONTEXT = multiprocessing.get_context("forkserver")
+CHANGES = ("open", "os.mkdir", "os.rename", "os.symlink", "os.remove")
+NUM_CHANGES = 45  # of files, up to the first lines of metrics.jsonl
+
+
+def start(words: list[str], out: Path, change: int = 0, delay_s: float = 0.0) -> None:
+    """Train, and be killed before the n-th change of a file in the run's folder, or that long after it; 0: not."""
+    left, silence = [change], os.open(os.devnull, os.O_RDWR)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+
+    def die() -> None:
+        time.sleep(delay_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def look(event: str, arguments: tuple) -> None:
+        if event in CHANGES and str(out) in str(arguments[:2]):
+            left[0] -= 1
+            if left[0] == 0:
+                threading.Thread(target=die, daemon=True).start() if delay_s else die()
+
+    sys.addaudithook(look)
+    sys.exit(main_of_distgan(["train", *words, "--out", str(out)]))
+
+
+def exit_code_of(*arguments: object) -> int | None:
+    process = CONTEXT.Process(target=start, args=arguments)
+    process.start()
+    process.join(300)
+    process.kill()
+    return process.exitcode
+
+
+def kill_starts(num: int, data: list[str], place: Path, workers: int, rng: random.Random) -> dict:
+    """Kill as many runs before they have taken a step, and start each again with the same command."""
+    words, reference = [*RUN, *data, "--max-steps", "9"], place / "start, unbroken"
+    if exit_code_of(words, reference):
+        raise RuntimeError("the unbroken run of a few steps ended badly")
+
+    def kill_one(index: int, delay_s: float) -> tuple[int, int, list[str]]:
+        run = place / f"start-{index}"
+        if exit_code_of(words, run, 1 + index % NUM_CHANGES, delay_s) != -signal.SIGKILL:
+            raise RuntimeError("a run ended before it was killed")
+        lost = int(exit_code_of(words, run) != 0)
+        apart = ["does not start again"] if lost else differences(run, reference)
+        shutil.rmtree(run)
+        return lost, int(not apart), apart[:3]
+
+    # Each change once, at its very instant; then a little later.
+    delays = [0.0 if index < NUM_CHANGES else rng.uniform(0, 0.004) for index in range(num)]
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(kill_one, range(num), delays))
+    equal = sum(row[1] for row in found)
+    print(f"the process, at start-up: {num} kills, {equal} of {num} runs equal", flush=True)
+    return {
+        "kind": "the process, at start-up", "kills": num, "runs": num, "equal_runs": equal, "equal_kills": equal,
+        "lost": sum(row[0] for row in found), "damaged": 0, "repeated": [], "instants": {"start-up": num},
+        "differences": [text for row in found for text in row[2]][:9],
+    }  # fmt: skip
+
+
 # -- damage ------------------------------------------------------------------------------------------------
 
 
@@ -238,10 +305,6 @@ def delete(path: Path, rng: random.Random) -> None:
     path.unlink()
 
 
-def foreign(path: Path, rng: random.Random) -> None:
-    path.with_name(rng.choice(["extra.pt", "generator2.safetensors", ".hidden", "manifest.json~"])).write_bytes(b"x")
-
-
 def swap_names(path: Path, rng: random.Random) -> None:
     newer, older = checkpoints_in(path.parent.parent)[:2]
     aside = newer.with_name("aside")
@@ -256,8 +319,7 @@ DAMAGES = {
     "a tail of zeros": (zero_tail, 0.1),
     "two files swapped": (swap_inside, 0.1),
     "a file of an older checkpoint": (from_older, 0.1),
-    "a file missing": (delete, 0.05),
-    "a foreign file": (foreign, 0.05),
+    "a file missing": (delete, 0.1),
     "two folders' names swapped": (swap_names, 0.05),
 }
 
@@ -368,6 +430,7 @@ def _sum(rows: list[dict]) -> dict:
 def main() -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--start-kills", type=int, default=100, help="kills before the first step, file by file")
     parser.add_argument("--damages", type=int, default=2000)
     parser.add_argument("--commands", type=int, default=2, help="damages of each kind that `checkpoint verify` sees")
     parser.add_argument("--steps", type=int, default=24, help="steps to take the cost of a save from; 0: none")
@@ -377,6 +440,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("stress"))
     args = parser.parse_args()
+    CONTEXT.set_forkserver_preload(["distgan.train", "matplotlib.backends.backend_agg", "torch._dynamo"])
     facts, rng = harness.machine(), random.Random(args.seed)
     has_mnist = (Path(args.data_dir) / "MNIST").exists()
     data = ["--data", "mnist", "--data-dir", str(Path(args.data_dir).resolve())] if has_mnist else ["--data", "digits"]
@@ -393,6 +457,8 @@ def main() -> int:
                 if args.kills and kind in args.kinds
             ]  # fmt: skip
             kills = [future.result() for future in futures]
+        if args.start_kills:
+            kills.append(kill_starts(args.start_kills, data, place, args.workers or 1, rng))
         source = next(place.glob("unbroken, *"), None)
         if source is None:
             source = place / "unbroken"

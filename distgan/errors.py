@@ -22,7 +22,8 @@ PARENT = os.getppid()
 # In the environment of the processes that `--processes N` starts: its own number.
 OUR_LAUNCHER = "DISTGAN_LAUNCHER"
 
-# A disk or a folder that can't be written to is for the user to mend; any other OSError is ours.
+# A disk or a folder that can't be written to is for the user to mend, and so is whatever a named file is refused for;
+# any other OSError is ours.
 _USER_ERRNO = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EIO, errno.ELOOP,
@@ -30,6 +31,13 @@ _USER_ERRNO = {
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+
+# What a network disk answers while it is away, and a system that is short of something: later it may work.
+TRANSIENT = {
+    errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ECONNRESET, errno.EAGAIN, errno.EBUSY, errno.ENOLCK, errno.ENOMEM, errno.EMFILE,
+    errno.ENFILE,
+}  # fmt: skip
 
 
 # What kind of mistake a UserError is, for scripts: the message may be reworded, its code stays.
@@ -100,11 +108,20 @@ def user_error(error: Exception) -> UserError | None:
     """Return the mistake of the user's that `error` is, a full or forbidden disk included; None for any other."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError) and error.errno in _USER_ERRNO:
-        mend = "make room or name another place" if error.errno in _FULL else "name another place"
-        words = f"{error.filename or 'a file of the run'}: {os.strerror(error.errno)}; {mend}"
-        return UserError(words, code="not-found" if error.errno == errno.ENOENT else "unwritable")
+    if isinstance(error, OSError) and error.errno and (error.filename or error.errno in _USER_ERRNO):
+        return _of_the_disk(error)
     return None
+
+
+def _of_the_disk(error: OSError) -> UserError:
+    remedy = "name another place"
+    if error.errno in _FULL:
+        remedy = "make room or name another place"
+    elif error.errno in TRANSIENT:
+        remedy = "try again when the disk answers, or name another place"
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    message = f"{error.filename or 'a file of the run'}: {reason}; {remedy}"
+    return UserError(message, code="not-found" if error.errno == errno.ENOENT else "unwritable")
 
 
 def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
@@ -133,10 +150,10 @@ class WriteErrorPolicy:
             self._new.append(message)
 
     def __call__(self, error: OSError, what: str) -> None:
-        """Takes an error as a warning that `what` is not written. Raises it again if it may not."""
-        mistake = user_error(error)
-        if mistake is None or self.stops:
-            raise error
+        """Take an error of a write as a warning that `what` is not written. Raises UserError if it may not."""
+        mistake = _of_the_disk(error)
+        if self.stops:
+            raise mistake from error
         self.warn(f"{what} not written, and training goes on: {mistake}")
 
     def warnings(self) -> list[str]:

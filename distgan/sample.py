@@ -1,5 +1,6 @@
 """`distgan sample`: images of a trained generator, as a grid, an animation or arrays."""
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def sample(where: str, config: SampleConfig) -> str:
     if out.suffix == ".gif" and not config.interpolate:
         raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
     device = device_named(config.device)
-    generator, run, notice, path, _ = load_generator(where, ema=config.ema)
+    generator, run, notice, path, _, warnings = load_generator(where, ema=config.ema)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
         raise UserError("--digits: these weights know no labels; allowed: without --digits, or a cgan's weights")

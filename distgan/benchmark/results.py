@@ -19,7 +19,7 @@ from distgan.config.registry import Registry, names_on_cpu
 from distgan.errors import UserError
 from distgan.runs.run_dir import lock
 from distgan.utils.child_process import tool_output
-from distgan.utils.files import check_format, not_writable, read_json, write_whole
+from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_whole
 from distgan.utils.hardware import cores, cpu_name
 from distgan.utils.provenance import describe_environment
 
@@ -76,7 +76,7 @@ def new_folder(out: str | None, kind: str) -> Path:
     try:
         if out is not None:
             folder = Path(out).expanduser()
-            if folder.is_dir() and any(folder.iterdir()):
+            if folder.is_dir() and not all(is_ignorable(path.name) for path in folder.iterdir()):
                 raise UserError(
                     f"--out {out}: is there already and is not overwritten; allowed: a new folder", code="exists"
                 )
@@ -150,8 +150,8 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
     folder = new_folder(None, kind) if out is None else Path(out).expanduser()
     if folder.is_dir() and not (folder / FILE).exists():
         # A bench that was killed in its first moments may have left these.
-        own = (_LOCK, f".{FILE}-")
-        if foreign := sorted(path.name for path in folder.iterdir() if not path.name.startswith(own)):
+        names = sorted(path.name for path in folder.iterdir())
+        if foreign := [name for name in names if name != _LOCK and not is_ignorable(name)]:
             raise UserError(
                 f"--out {out}: holds {foreign[0]} and no {FILE} of bench {kind}; allowed: a new folder, or one "
                 "to go on with",

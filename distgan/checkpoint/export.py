@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from distgan.checkpoint.format import MANIFEST, NETWORKS, read_checkpoint
-from distgan.checkpoint.resume import newest_valid
+from distgan.checkpoint.format import MANIFEST, NETWORKS, Checkpoint, foreign_files
+from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
@@ -20,7 +20,8 @@ class Loaded(NamedTuple):
     config: Config
     notice: str | None  # what the data was not
     path: Path
-    step: int | None = None  # of the training; unknown to a file of another origin
+    step: int | None  # of the training; unknown to a file of another origin
+    warnings: list[str]  # what the checkpoint is not, or its folder holds besides
 
 
 def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
@@ -44,12 +45,12 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     path = Path(where).expanduser()
     names = ["generator_ema", "generator"] if ema else ["generator"]
     if (path / MANIFEST).exists():
-        return _of_checkpoint(path, names)
+        return _of_checkpoint(*read_named(path), names)
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path
         found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
         if not found and (newest := newest_valid(path / "checkpoints")):
-            return _of_checkpoint(newest[0], names)
+            return _of_checkpoint(*newest, names)
         if not found:
             raise UserError(
                 f"{where}: has no weights/generator.safetensors; allowed: the folder of a run that was saved, "
@@ -66,18 +67,20 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     config = Config.model_validate(read_file(config_path, str(config_path)))
     tensors, metadata = read_tensors(path)
     step = metadata.get("step", "")
-    return _loaded(tensors, config, metadata.get("notice"), path, int(step) if step.isdecimal() else None)
+    return _loaded(tensors, config, metadata.get("notice"), path, int(step) if step.isdecimal() else None, [])
 
 
-def _of_checkpoint(path: Path, names: list[str]) -> Loaded:
-    checkpoint = read_checkpoint(path)
+def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:
     name = next(name for name in names if below(checkpoint.tensors, name))
     tensors = below(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
-    return _loaded(tensors, checkpoint.config, state.notice, file, state.step)
+    warnings = [f"{reason}; taking {path.name}" for _, reason in passed] + foreign_files(path)
+    return _loaded(tensors, checkpoint.config, state.notice, file, state.step, warnings)
 
 
-def _loaded(tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path, step: int | None) -> Loaded:
+def _loaded(
+    tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path, step: int | None, warnings: list[str]
+) -> Loaded:
     generator = build_generator(config.model)
     load_weights(generator, tensors, str(path))
-    return Loaded(generator, config, notice, path, step)
+    return Loaded(generator, config, notice, path, step, warnings)

@@ -10,10 +10,10 @@
 Nothing in it is executed, and no file is looked into before its size and hash are those of the manifest.
 """
 
+import errno
 import hashlib
 import json
 import shutil
-import tempfile
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,14 +22,22 @@ from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from distgan import __version__
 from distgan.config.schema import Config
-from distgan.errors import UserError
+from distgan.errors import TRANSIENT, UserError
 from distgan.models.base import layouts
-from distgan.utils.files import first_mistake, read_within, sync, write_synced
+from distgan.utils.files import (
+    first_mistake,
+    read_within,
+    set_aside,
+    sync,
+    temporary_beside,
+    tensor_bytes,
+    write_synced,
+)
 
 FORMAT = 1
 
@@ -108,6 +116,8 @@ FILES = {*(f"{name}.safetensors" for name in TENSOR_FILES), "state.json", "confi
 _MAX_JSON = 2**20
 _MAX_HEADER = 2**20
 _MAX_RANDOM = 2**26  # 16 KiB for each of 4,096 ranks
+# Says nothing about the file itself, which must not be set aside for it.
+_UNREADABLE_NOW = TRANSIENT | {errno.EACCES, errno.EPERM}
 
 
 class Checkpoint(NamedTuple):
@@ -137,9 +147,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
     """
     state, config = checkpoint.state, checkpoint.config
     target = folder / folder_name(state.step)
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{target.name}-"))
+    temporary = temporary_beside(target, f".{target.name}-")
     try:
-        temporary.chmod(0o755)  # a temporary folder is its owner's alone
+        temporary.mkdir()
         entries = {}
         for name in TENSOR_FILES:
             start = f"{name}."
@@ -147,7 +157,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
             if own or f"{name}.safetensors" not in OPTIONAL:
                 metadata = {"format": "pt", "step": str(state.step)}
                 metadata |= {"notice": state.notice} if state.notice else {}
-                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", save(own, metadata))
+                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", tensor_bytes(own, metadata))
         for name, value in (("state", state), ("config", config)):
             text = json.dumps(value.model_dump(mode="json"), indent=2) + "\n"
             entries[f"{name}.json"] = _write(temporary / f"{name}.json", text.encode())
@@ -160,7 +170,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
         ).to_bytes()
         write_synced(temporary / MANIFEST, manifest)
         sync(temporary)
-        set_aside(target)
+        set_aside(target, "damaged")
         temporary.rename(target)
         sync(folder)
     finally:
@@ -173,23 +183,11 @@ def _write(path: Path, data: bytes) -> Entry:
     return Entry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def set_aside(path: Path) -> Path | None:
-    """Renames a folder that is there to `<name>.damaged`, which no resume looks at; its new path."""
-    if not path.exists():
-        return None
-    aside = path.with_name(f"{path.name}.damaged")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.damaged-{number}")
-    return path.rename(aside)
-
-
 # -- reading -----------------------------------------------------------------------------------------------
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint, which lists every file of its folder and no other. Raises Damaged."""
+    """The manifest of a checkpoint, which lists every file of its format that is there. Raises Damaged."""
     data = _read(path / MANIFEST, _MAX_JSON)
     try:
         version = json.loads(data).get("format")
@@ -205,10 +203,16 @@ def read_manifest(path: Path) -> Manifest:
         raise Damaged(f"{path / MANIFEST}: names {name[:80]!r}; allowed: {', '.join(sorted(FILES))}")
     for name in sorted(FILES - OPTIONAL - manifest.files.keys()):
         raise Damaged(f"{path / MANIFEST}: does not name {name}")
-    there = {entry.name for entry in islice(path.iterdir(), 2 * len(FILES))}
-    for name in sorted(there - manifest.files.keys() - {MANIFEST}):
+    for name in sorted(name for name in FILES - manifest.files.keys() if (path / name).exists()):
         raise Damaged(f"{path / name}: is no part of the checkpoint (the manifest does not name it)")
     return manifest
+
+
+def foreign_files(path: Path) -> list[str]:
+    """Return a warning if the folder of a checkpoint holds what is none of its own: nothing else looks at it."""
+    names = sorted(entry.name[:80] for entry in islice(path.iterdir(), 100) if entry.name not in FILES | {MANIFEST})
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{path}: holds {', '.join(names[:3])}{more}, no part of a checkpoint; ignored"] if names else []
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -264,6 +268,8 @@ def _read(path: Path, limit: int) -> bytes:
     try:
         return read_within(path, limit)
     except UserError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNREADABLE_NOW:
+            raise  # it may well be whole
         raise Damaged(str(error)) from error
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from distgan.checkpoint.format import Checkpoint, Damaged, State, random_states, read_state, remove, write_checkpoint
-from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_start
+from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
+from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, user_error
 from distgan.training.gan import check_ranks_equal
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
-from distgan.utils.files import sync
+from distgan.utils.files import sync, write_json
 
 
 class CheckpointManager:
@@ -45,7 +45,7 @@ class CheckpointManager:
         The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
         functions of seed and step; so another number of ranks goes on with the same ones.
         """
-        start = self.runtime.run_on_rank0(lambda: find_start(self.config, self.run_folder, self.identity))
+        start = self.runtime.run_on_rank0(self._find_start)
         if start is None:
             self.runtime.run_on_all_ranks(lambda: self.log.restore(self.log.path, None))
             return None
@@ -66,6 +66,13 @@ class CheckpointManager:
             self.tolerance.warn(warning)
         # What tells of the start outlives it; its tensors, twice the networks' own size and more, need not.
         return start._replace(checkpoint=start.checkpoint._replace(tensors={}))
+
+    def _find_start(self) -> Start | None:
+        start = find_start(self.config, self.run_folder, self.identity)
+        # Before any other file: by it a run that is killed in its first moments is known, and is started again.
+        if start is None or not (self.run_folder / "config.json").exists():
+            write_json(self.run_folder / "config.json", self.config.model_dump(mode="json"))
+        return start
 
     def save(self, *, wait: bool = False) -> None:
         """A checkpoint of the run as it stands, unless there is one; on the disk before this returns if `wait`.
@@ -169,8 +176,7 @@ class CheckpointManager:
             self.folder.mkdir(exist_ok=True)
             path, self.num_bytes = write_checkpoint(self.folder, checkpoint)
             self.saved = checkpoint.state.step, path
-            self._link("latest", path)
-            self._prune()
+            self._tidy(path)
         except BaseException as error:  # handed to the thread that waits
             self._error = error
         self.write_s.append(time.perf_counter() - began)
@@ -188,32 +194,24 @@ class CheckpointManager:
             self.tolerance.warn(f"a checkpoint was not written, and training goes on ({last}): {mistake}")
         return self.saved[0] if self.saved else None
 
-    def _prune(self) -> None:
-        """Keeps the newest `keep` and the best."""
-        found = checkpoints_in(self.folder)
-        kept = found[: self.config.run.keep]
-        best = self._best(found)
-        if best is None:
-            (self.folder / "best").unlink(missing_ok=True)
-        else:
-            self._link("best", best)
-            kept.append(best)
-        for path in found:
-            if path not in kept:
-                remove(path)
-
-    def _best(self, found: list[Path]) -> Path | None:
-        if self.config.run.keep_best is None:
-            return None
-        order, _, name = self.config.run.keep_best.partition(":")
-        values = {}
-        for path in found:
-            with suppress(Damaged):
-                if name in (metrics := read_state(path).metrics):
-                    values[path] = metrics[name]
-        if not values:
-            return None
-        return (min if order == "min" else max)(values, key=lambda path: values[path])
+    def _tidy(self, newest: Path) -> None:
+        """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
+        try:
+            adopt_copies(self.folder, self.tolerance.warn)
+            self._link("latest", newest)
+            found = checkpoints_in(self.folder)
+            kept = found[: self.config.run.keep]
+            best = best_of(found, self.config.run.keep_best)
+            if best is None:
+                (self.folder / "best").unlink(missing_ok=True)
+            else:
+                self._link("best", best)
+                kept.append(best)
+            for path in found:
+                if path not in kept:
+                    remove(path)
+        except (OSError, UserError) as error:
+            self.tolerance.warn(f"older checkpoints may stay beyond --keep: {user_error(error) or error}")
 
     def _link(self, name: str, path: Path) -> None:
         """A name for people; no resume depends on it, so a file system without links is no error."""

@@ -1,14 +1,27 @@
 """Where a run starts: anew, at its newest whole checkpoint, or at a named one; and whether it may."""
 
+import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from distgan.checkpoint.format import Checkpoint, Damaged, folder_name, read_checkpoint, set_aside
+from distgan.checkpoint.format import (
+    Checkpoint,
+    Damaged,
+    folder_name,
+    foreign_files,
+    read_checkpoint,
+    read_manifest,
+    read_state,
+)
 from distgan.config.flags import paths_by, read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.utils.files import read_metrics
+from distgan.utils.files import read_metrics, set_aside
+
+_COPY = "is a folder, where a run has a link; the run was copied"
 
 
 class Identity(NamedTuple):
@@ -38,16 +51,48 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
+def copies_in(folder: Path) -> dict[Path, int | None]:
+    """Return the folders `latest` and `best`, and the step of each if it can be read.
+
+    A run has links of these names. A copy of it has folders where links were followed: cp -L, zip, object storage.
+    Nothing moves them on, so that they stay at their step while the run goes on.
+    """
+    copies: dict[Path, int | None] = {}
+    for path in (folder / "latest", folder / "best"):
+        if path.is_dir() and not path.is_symlink():
+            copies[path] = None
+            with suppress(Damaged):
+                copies[path] = read_manifest(path).step
+    return copies
+
+
+def by_step(folder: Path) -> list[tuple[int, Path]]:
+    """Return the checkpoints of a run, the newest first: each by its name, and after it a copy of the same step."""
+    found = [(int(path.name[5:]), path) for path in checkpoints_in(folder)]
+    found += [(step, path) for path, step in copies_in(folder).items() if step is not None]
+    return sorted(found, key=lambda pair: -pair[0])
+
+
+def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
+    """Rename the folders `latest` and `best` of a copied run to make room for the links; nothing is deleted."""
+    for path, step in copies_in(folder).items():
+        target = None if step is None else folder / folder_name(step)
+        is_missing = target is not None and not target.exists()
+        new = path.rename(target) if target is not None and is_missing else set_aside(path, "copy")
+        rest = "" if is_missing else ", which nothing uses"
+        warn(f"{path}: {_COPY}; renamed to {new}{rest}")
+
+
 def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
     """The newest checkpoint that is whole, and what is wrong with each newer one; None where there is none at all.
 
     Raises UserError where there are some and all of them are damaged.
     """
     damaged: list[tuple[Path, str]] = []
-    for path in checkpoints_in(folder):
+    for step, path in by_step(folder):
         try:
             checkpoint = read_checkpoint(path)
-            if folder_name(checkpoint.state.step) != path.name:
+            if checkpoint.state.step != step:
                 raise Damaged(f"{path}: holds step {checkpoint.state.step}, which its name does not say")
             return path, checkpoint, damaged
         except Damaged as error:
@@ -74,21 +119,22 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     if config.run.resume in ("auto", "never"):
         found = newest_valid(own)
         if found is None:
-            path = folder / "config.json"
-            if path.exists():  # stopped before its first checkpoint
-                if (folder / "weights").exists() or read_metrics(folder / "metrics.jsonl"):
-                    raise UserError(
-                        f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
-                        "there, or start anew by --out",
-                        code="not-found",
-                    )
-                before = Config.model_validate(read_file(path, str(path)))
-                _refuse(before, config, f"the run in {folder}")
+            if (folder / "weights").exists() or read_metrics(folder / "metrics.jsonl"):
+                raise UserError(
+                    f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
+                    "there, or start anew by --out",
+                    code="not-found",
+                )
+            if (path := folder / "config.json").exists():
+                # Killed before its first checkpoint: any settings may start it, but over no file of another program.
+                Config.model_validate(read_file(path, str(path)))
             return None
         path, checkpoint, damaged = found
         for bad, reason in damaged:
-            aside = set_aside(bad)
+            aside = set_aside(bad, "damaged")
             warnings.append(f"{reason}; going on from {path.name}, and the damaged one is now {aside}")
+        adopt_copies(own, warnings.append)
+        path = path if path.exists() else own / folder_name(checkpoint.state.step)
         where = f"the run in {folder}"
     else:
         path, checkpoint, damaged = read_named(Path(config.run.resume).expanduser())
@@ -102,6 +148,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
                 code="mismatch",
             )
         where = str(path)
+    warnings += foreign_files(path)
     is_changed = _refuse(checkpoint.config, config, where)
     state = checkpoint.state
     for what, theirs, ours in (
@@ -120,8 +167,13 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         warnings.append(
             f"the rates fall to 0 over {config.run.epochs} epochs now, not {epochs}: no longer the same run"
         )
-    metrics = path.resolve().parent.parent / "metrics.jsonl"
-    return Start(checkpoint, path, metrics, is_changed, warnings)
+    return Start(checkpoint, path, _run_of(path) / "metrics.jsonl", is_changed, warnings)
+
+
+def _run_of(path: Path) -> Path:
+    """Return the folder of the run that a checkpoint is from: `checkpoints` in it may be a link to another disk."""
+    named = Path(os.path.abspath(path)).parent
+    return (named if named.name == "checkpoints" else path.resolve().parent).parent
 
 
 def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
@@ -129,6 +181,8 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
 
     Raises UserError.
     """
+    if path in (copies := copies_in(path.parent)) and copies[path] is not None:
+        return _in_place_of(path)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if found := newest_valid(path):
@@ -139,6 +193,34 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
             code="not-found",
         )
     return path, read_checkpoint(path), []
+
+
+def _in_place_of(copy: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
+    """Return where the link that a copied run lacks would lead, as read_named does, with what is said of the copy."""
+    said = [(copy, f"{copy}: {_COPY}")]
+    if copy.name == "best":
+        keep_best = read_checkpoint(copy).config.run.keep_best
+        path = best_of([path for _, path in by_step(copy.parent)], keep_best) or copy
+        return path, read_checkpoint(path), said
+    found = newest_valid(copy.parent)
+    assert found is not None  # the copy is one of them
+    return found[0], found[1], [*said, *found[2]]
+
+
+def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
+    """Return the checkpoint with the best value of `--keep-best`, the newest of equal ones; None if none has one.
+
+    Raises UserError where the disk does not give one to read now, which may be the best.
+    """
+    if keep_best is None:
+        return None
+    order, _, name = keep_best.partition(":")
+    values = {}
+    for path in paths:
+        with suppress(Damaged):
+            if name in (metrics := read_state(path).metrics):
+                values[path] = metrics[name]
+    return (min if order == "min" else max)(values, key=lambda path: values[path]) if values else None
 
 
 def differences(before: Config, now: Config) -> list[tuple[str, str, object, object]]:

@@ -3,7 +3,7 @@
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -255,8 +255,9 @@ class Runtime:
     def close(self) -> None:
         """End the tracker and its thread."""
         self._accelerator.trackers, trackers = [], self._accelerator.trackers
-        for tracker in trackers:
-            tracker.finish()
+        for tracker in trackers if self._tracker else ():  # else it has failed to start
+            with suppress(OSError):  # its curves are for people, who were told when they stopped
+                tracker.finish()
 
     def peak_memory_gib(self) -> float:
         """Of the device, or on a CPU of this process."""

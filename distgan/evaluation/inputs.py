@@ -21,7 +21,7 @@ from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError
 from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.schema import Source
-from distgan.utils.files import read_json
+from distgan.utils.files import is_ignorable, read_json
 
 _IMAGES, _LABELS = (("images", "arr_0"), ("labels", "arr_1"))  # ours, then those that np.savez gives without names
 _ALLOWED = (
@@ -169,7 +169,7 @@ def load_subject(where: str, config: EvalConfig) -> Subject:
         return Subject(where, digest, is_conditional, arrays.notices, images=arrays.images, labels=arrays.labels)
     loaded = load_generator(where, ema=config.ema)
     digest = hashlib.sha256(loaded.path.read_bytes()).hexdigest()
-    notices = [f"trained on {loaded.notice}"] if loaded.notice else []
+    notices = ([f"trained on {loaded.notice}"] if loaded.notice else []) + loaded.warnings
     return Subject(where, digest, loaded.config.model.is_conditional, notices, loaded.generator, loaded)
 
 
@@ -189,7 +189,7 @@ def out_folder(where: str, config: EvalConfig) -> Path:
         raise UserError(
             f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval", code="not-found"
         )
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FILE).exists():
+    if folder.is_dir() and not (folder / FILE).exists() and not all(is_ignorable(e.name) for e in folder.iterdir()):
         raise UserError(
             f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval",
             code="exists",

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
 import os
+import re
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -116,7 +117,8 @@ class RunArtifacts:
         """Writes what describes this run, which goes on from `start` if that is one, and starts the tracker."""
         self.start = start
         self.runtime.run_on_rank0(self._describe)
-        self.runtime.start_tracker(self.config.run.tracker, str(self.folder), self.gan.step)
+        start_tracker = self.runtime.start_tracker
+        self.runtime.run_on_all_ranks(lambda: start_tracker(self.config.run.tracker, str(self.folder), self.gan.step))
 
     def _describe(self) -> None:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
@@ -147,7 +149,7 @@ class RunArtifacts:
 
         def write() -> None:
             self._write_environment()
-            for picture in (self.folder / "samples").glob("*-step-*.png"):
+            for picture in (self.folder / "samples").glob("epoch-*-step-*.png"):
                 picture.unlink()
 
         if not self._is_recorded:
@@ -210,7 +212,7 @@ class RunArtifacts:
             picture = grid(images, self.columns, heads=heads, caption=self.dataset.notice)
             (self.folder / "samples").mkdir(exist_ok=True)
             save_picture(self.folder / "samples" / f"{name}.png", picture)
-            self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), epoch)
+            self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), gan.step)
 
         with self.log.paused():
             weights = gan.sampling_state()
@@ -247,12 +249,12 @@ class RunArtifacts:
             self.runtime.run_on_rank0(self._pictures)
 
     def _pictures(self) -> None:
-        paths = sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stem)
         frames = []
-        for path in paths:
-            _, epoch, *step = path.stem.split("-")
-            with Image.open(path) as picture:
-                frames.append((f"step {int(step[1]):,}" if step else f"epoch {int(epoch)}", picture.copy()))
+        for path in sorted((self.folder / "samples").glob("epoch-*.png"), key=lambda path: path.stem):
+            if drawn := re.fullmatch(r"epoch-(\d+)(?:-step-(\d+))?", path.stem):  # others are not the run's
+                epoch, step = drawn.groups()
+                with Image.open(path) as picture:
+                    frames.append((f"step {int(step):,}" if step else f"epoch {int(epoch)}", picture.copy()))
         if frames:
             strip = timeline(frames)
             save_picture(self.folder / "timeline.png", strip)

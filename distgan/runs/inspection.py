@@ -9,8 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distgan.checkpoint.format import MANIFEST, TENSOR_FILES, Checkpoint, Damaged, read_checkpoint, read_manifest
-from distgan.checkpoint.resume import checkpoints_in, read_named
+from distgan.checkpoint.format import (
+    MANIFEST,
+    TENSOR_FILES,
+    Checkpoint,
+    Damaged,
+    foreign_files,
+    read_checkpoint,
+    read_manifest,
+)
+from distgan.checkpoint.resume import by_step, copies_in, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
@@ -23,7 +31,9 @@ def list_checkpoints(where: Path) -> None:
     table = Table(box=None)
     for head in ("checkpoint", "epoch", "saved (UTC)", "MiB", "ranks", "d_loss", "g_loss", ""):
         table.add_column(head, no_wrap=True)
-    damaged = []
+    damaged: list[str] = []
+    copies = copies_in(where / "checkpoints") | copies_in(where)
+    warnings = [f"{path}: is a folder of step {step}, not a link: the run was copied" for path, step in copies.items()]
     for path in found:
         try:
             manifest, state = read_manifest(path), read_checkpoint(path).state
@@ -34,7 +44,12 @@ def list_checkpoints(where: Path) -> None:
             damaged.append(str(error))
             continue
         losses = [f"{state.metrics[key]:.3f}" if key in state.metrics else "" for key in ("d_loss", "g_loss")]
+        warnings += foreign_files(path)
         marks = [name for name in ("latest", "best") if (path.parent / name).resolve() == path.resolve()]
+        if path in copies:
+            marks = ["a copy"]
+        elif path == found[0] and path.parent / "latest" in copies:
+            marks.insert(0, "latest")
         table.add_row(
             path.name, f"{state.step / state.steps_per_epoch:.2f}", f"{saved_at:%Y-%m-%d %H:%M:%S}",
             f"{size / 2**20:.1f}", str(state.world_size), *losses, ", ".join(marks),
@@ -42,6 +57,8 @@ def list_checkpoints(where: Path) -> None:
     console.print(table)
     for reason in damaged:
         console.print(f"damaged: {reason}", style="red", markup=False)
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
     if status := read_status(where):
         what = f"the run is {status.get('state')}, step {status.get('step')}, {status.get('at')}"
         console.print(f"{what}{': ' + str(status['reason']) if status.get('reason') else ''}", markup=False)
@@ -55,6 +72,8 @@ def verify(where: Path) -> None:
         try:
             read_checkpoint(path)
             console.print(f"{path}: whole", markup=False)
+            for warning in foreign_files(path):
+                console.print(f"warning: {warning}", style="yellow", markup=False)
         except Damaged as error:
             if not path.exists():  # removed by its run just now
                 continue
@@ -67,7 +86,7 @@ def verify(where: Path) -> None:
 def diff(where: Path, other: Path | None) -> None:
     """How two checkpoints differ; of one run, its newest two. Raises CommandFailed if they do."""
     if other is None:
-        found = _found(where)
+        found = [path for path in _found(where) if path.name not in ("latest", "best")]
         if len(found) < 2:
             raise UserError(
                 f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder", code="not-found"
@@ -100,7 +119,7 @@ def _found(where: Path) -> list[Path]:
     """The checkpoints of a run, or the one at `where`."""
     if (where / MANIFEST).exists():
         return [where]
-    found = checkpoints_in(where / "checkpoints") or checkpoints_in(where)
+    found = [path for _, path in by_step(where / "checkpoints") or by_step(where)]
     if not found:
         raise UserError(f"{where}: holds no checkpoint; allowed: a run's folder, or a checkpoint's", code="not-found")
     return found

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import platform
-import re
 import shutil
 import signal
 import time
@@ -15,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
-from distgan.utils.files import read_json, write_json
+from distgan.utils.files import is_ignorable, is_leftover, read_json, write_json
 
 STATUS = "status.json"
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
-
-# The names that `files` and `checkpoint` give to what is not finished.
-_LEFTOVER = re.compile(r"\.writable|\..+-[a-z0-9_]{8}(\.\w+)?|\.removed-.+|\.link-.+")
 
 
 def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
@@ -67,7 +63,7 @@ def _made(folder: Path) -> bool:
 def refuse_used_folder(out: str, *, may_hold_run: bool) -> None:
     """Raises UserError for a folder that holds something, unless that is a run to go on with."""
     folder = Path(out).expanduser()
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):
         return
     if not may_hold_run:
         raise UserError(
@@ -82,18 +78,24 @@ def refuse_used_folder(out: str, *, may_hold_run: bool) -> None:
 
 
 def holds_run(folder: Path) -> bool:
+    """True if a run may go on there, or start again: one that was killed before its config.json has nothing to lose."""
     if (folder / "config.json").exists() or (folder / "checkpoints").is_dir():
         return True
-    # A run that was killed in its first moments has left its lock at most, and nothing to lose.
-    return all(path.name in ("lock", STATUS) or _LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
+    return all(
+        path.name in ("lock", STATUS)
+        or is_ignorable(path.name)
+        or (path.name == "metrics.jsonl" and path.stat().st_size == 0)
+        for path in folder.iterdir()
+    )
 
 
 def clear_leftovers(folder: Path) -> None:
     """Takes away what a killed process was writing or removing; only who holds the lock may."""
     for place in (folder, *(folder / name for name in ("checkpoints", "samples", "weights"))):
         for path in place.iterdir() if place.is_dir() else ():
-            if _LEFTOVER.fullmatch(path.name):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if is_leftover(path.name):
+                with suppress(OSError):  # as of a .nfs file, which another process has open
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:
@@ -101,7 +103,7 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:
 
     Returns the handle that holds the lock. Raises UserError that names the holder after `wait_s`.
     """
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     end = time.monotonic() + wait_s
     while True:
         try:

@@ -101,8 +101,21 @@ class MetricLog:
             if is_over:
                 kept += [line for line in lines if state.logged_step < line["step"] == state.step]
         if self.runtime.is_main:
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            write_whole(self.path, lambda file: file.write(text.encode()))
+            texts = [json.dumps(line) for line in kept]
+            self._keep_dropped({*texts}, math.inf if state is None else state.logged_step)
+            write_whole(self.path, "".join(f"{line}\n" for line in texts).encode())
+
+    def _keep_dropped(self, kept: set[str], until: float) -> None:
+        """Add the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
+
+        After a kill they are those of the steps that will be taken again; one up to step `until` will not come again.
+        """
+        found = {json.dumps(line): line["step"] for line in read_metrics(self.path)}
+        if dropped := [line for line in found if line not in kept]:
+            old = self.path.with_name(f"{self.path.name}.old")
+            append_lines(old, dropped)
+            if any(found[line] <= until for line in dropped):
+                self.tolerance.warn(f"{self.path}: had lines that the run goes on without; they are kept in {old}")
 
     def start_clock(self) -> None:
         self._since = self._record_since = time.perf_counter()
@@ -189,9 +202,12 @@ class MetricLog:
             if self.runtime.is_main:
                 self._unwritten.append(json.dumps(values | self.notice))
                 self.flush()
-            self.runtime.track(_scalars(values), line.step)
         except OSError as error:
             self.tolerance(error, "metrics are")
+        try:
+            self.runtime.track(_scalars(values), line.step)
+        except OSError as error:
+            self.tolerance(error, "the tracker's curves are")
 
     def flush(self) -> None:
         """Raises OSError while the disk does not take the lines."""

@@ -4,20 +4,58 @@ import errno
 import json
 import math
 import os
+import re
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from distgan.errors import UserError, not_readable
 
 M = TypeVar("M", bound=BaseModel)
+
+
+# A file whose name starts so is not finished yet.
+TEMPORARY = ".tmp-"
+
+# What a killed process may have left: unfinished files and folders, those of older versions and of checkpoints too.
+_LEFTOVER = re.compile(r"\.writable|\..+-[a-z0-9_]{8}(\.\w+)?|\.removed-.+|\.link-.+")
+# What systems put into folders of their own accord.
+_SYSTEM = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-f]+|\.ipynb_checkpoints|Thumbs\.db|desktop\.ini")
+
+# How file systems say that they can't put a folder on the disk, or nothing at all: FUSE, 9p, shared folders.
+_NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block anew with the name of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def is_leftover(name: str) -> bool:
+    """True if that is a name which only what is not finished has."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def is_ignorable(name: str) -> bool:
+    """True if a folder that holds a file of that name may still be called empty."""
+    return is_leftover(name) or _SYSTEM.fullmatch(name) is not None
+
+
+def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:
+    """Return a name in the folder of `path` that nothing has. Opened or made, it gets the modes of the user's umask."""
+    return path.with_name(f"{start}{token_hex(4)}")
 
 
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -26,43 +64,63 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
     A reader sees the old file or the new one. An OSError names `path`, and leaves neither a part of it nor the
     temporary file.
     """
-    temporary = None
+    temporary = temporary_beside(path)
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix, delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content) if isinstance(content, bytes) else content(file)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # a temporary file is its owner's alone
-        temporary.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        with _naming(path):
+            with temporary.open("xb") as file:
+                file.write(content) if isinstance(content, bytes) else content(file)
+                file.flush()
+                _fsync(file.fileno())
+            temporary.replace(path)
+            sync(path.parent)
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_synced(path: Path, data: bytes) -> None:
     """A new file whose bytes are on the disk when this returns. An OSError names `path`."""
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with _naming(path), path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        _fsync(file.fileno())
 
 
 def sync(path: Path) -> None:
-    """Waits until what was written to a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until what was written to a file, or the names in a folder, are on the disk. An OSError names `path`."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # opens no folders
+        return
+    with _naming(path):
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            _fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _fsync(handle: int) -> None:
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
+
+
+# Windows has no pipes among its files, and no flags for them.
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def set_aside(path: Path, ending: str) -> Path | None:
+    """Rename what is at `path` to `<name>.<ending>`, or with a number where that is taken. Return its new path."""
+    if not path.exists():
+        return None
+    aside = path.with_name(f"{path.name}.{ending}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{ending}-{number}")
+    return path.rename(aside)
 
 
 def read_within(path: Path, limit: int) -> bytes:
@@ -71,7 +129,7 @@ def read_within(path: Path, limit: int) -> bytes:
     A link is not followed, and a pipe, a device or a larger file is not read at all.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, _READ_ONLY)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: is a link", code="unreadable") from error
@@ -161,14 +219,11 @@ def write_json(path: Path, value: Any) -> None:
 def append_lines(path: Path, lines: list[str]) -> None:
     """Adds lines, or on a full disk none of them. An OSError names `path`."""
     data = "".join(f"{line}\n" for line in lines).encode()
-    try:
-        with path.open("ab", buffering=0) as file:
-            size = file.tell()
-            if file.write(data) != len(data):
-                file.truncate(size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with _naming(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        if file.write(data) != len(data):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def not_writable(path: object, error: OSError) -> UserError:
@@ -184,6 +239,20 @@ def make_folder(folder: Path) -> None:
         (folder / ".writable").unlink()
     except OSError as error:
         raise not_writable(folder, error) from error
+
+
+def tensor_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file. The same tensors and metadata give the same bytes.
+
+    The library writes the metadata in the order of a hash map, another one each time: the header is written again.
+    """
+    data = memoryview(save(tensors, metadata))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:start]))
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # aligns the tensors
+    return b"".join((len(text).to_bytes(8, "little"), text, data[start:]))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

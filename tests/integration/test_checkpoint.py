@@ -6,15 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from helpers.checkpoints import CONFIG, assert_equal, declare, make
+from helpers.file_events import before_each_change
 from helpers.runs import newest
 
 from distgan.checkpoint.format import MANIFEST, read_checkpoint, write_checkpoint
 from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.schema import RunConfig
+from distgan.errors import WriteErrorPolicy
 
 
 def killed_at(operation: int, act: Callable[[], object]) -> bool:
@@ -26,20 +27,20 @@ def killed_at(operation: int, act: Callable[[], object]) -> bool:
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
     try:
-        left = [operation]
+        left, fsync = [operation], os.fsync
 
-        def deadly(function: Any) -> Any:
-            def call(*arguments: Any, **options: Any) -> Any:
-                left[0] -= 1
-                if left[0] < 0:
-                    os._exit(9)
-                return function(*arguments, **options)
+        def look(*_: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
 
-            return call
+        def deadly_fsync(handle: int) -> None:
+            look()
+            fsync(handle)
 
-        for name in ("open", "mkdir", "fsync", "rename", "replace", "symlink", "unlink", "rmdir", "chmod"):
-            setattr(os, name, deadly(getattr(os, name)))
-        act()
+        os.fsync = deadly_fsync
+        with before_each_change(look):
+            act()
         os._exit(0)
     finally:
         os._exit(1)
@@ -61,7 +62,7 @@ def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Pa
         saver.folder, saver.write_s, saver.saved = folder / "checkpoints", [], None
         saver.config = CONFIG.model_copy(update={"run": RunConfig(keep_best="min:d_loss")})
         saver.log = type("Log", (), {"path": folder / "metrics.jsonl"})()  # type: ignore[assignment]
-        saver._error = None
+        saver._error, saver.tolerance = None, WriteErrorPolicy(stops=False)
         was_killed = killed_at(operation, lambda saver=saver: saver._write(new))
         found = newest(folder / "checkpoints")
         assert found[2] == [], f"killed before operation {operation}: a half is taken for a checkpoint"

@@ -11,11 +11,11 @@ from helpers.runs import MNIST, ROOT, Run
 @pytest.mark.timeout(600)
 def test_kills_and_damage_lose_nothing(run: Run, tmp_path: Path) -> None:
     run.ok(
-        sys.executable, ROOT / "benchmarks" / "stress.py", "--data-dir", MNIST, "--kills", 6, "--damages", 200,
-        "--commands", 0, "--steps", 0, "--run-steps", 120, "--out", tmp_path / "stress", timeout=580,
+        sys.executable, ROOT / "benchmarks" / "stress.py", "--data-dir", MNIST, "--kills", 6, "--start-kills", 9,
+        "--damages", 200, "--commands", 0, "--steps", 0, "--run-steps", 120, "--out", tmp_path / "stress", timeout=580,
     )  # fmt: skip
     (found,) = json.loads((tmp_path / "stress" / "stress.json").read_text())["runs"]
-    assert len(found["kills"]) == 4
+    assert len(found["kills"]) == 5
     for row in found["kills"]:
         assert row["kills"] >= 1
         assert row["equal_runs"] == row["runs"] >= 1, row

@@ -51,3 +51,10 @@ def test_no_pickle() -> None:
         text = path.read_text()
         assert "pickle" not in text, path
         assert "torch.load" not in text, path
+
+
+def test_files_and_folders_are_made_by_plain_open_and_mkdir() -> None:
+    """So they have the modes that the user's umask says. What tempfile makes is its owner's alone."""
+    for path in FILES:
+        text = path.read_text()
+        assert not [name for name in ("NamedTemporaryFile", "mkstemp", "mkdtemp", "chmod") if name in text], path

@@ -1,10 +1,12 @@
 """The format of a checkpoint: what is in it, in which order it reaches the disk, and what is not believed."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,18 @@ from helpers.checkpoints import CONFIG, MODEL, assert_equal, declare, make
 from helpers.runs import ON_CPU, TESTS, MonkeyPatch, newest, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from distgan.checkpoint.format import (
     FILES,
     MANIFEST,
     Checkpoint,
     Damaged,
+    Manifest,
     folder_name,
+    foreign_files,
     read_checkpoint,
     read_manifest,
-    set_aside,
     write_checkpoint,
 )
 from distgan.checkpoint.resume import newest_valid
@@ -33,6 +36,7 @@ from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.training.gan import build_gan
 from distgan.training.step import build_step
+from distgan.utils.files import set_aside, tensor_bytes
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +149,7 @@ def test_a_folder_in_the_way_is_set_aside_and_not_deleted(made: Checkpoint, save
     assert again == saved
     assert_equal(read_checkpoint(again), made)
     assert (saved.parent / "step-00000003.damaged" / "state.json").read_text() == "damaged"
-    assert set_aside(again) == saved.parent / "step-00000003.damaged-2"
+    assert set_aside(again, "damaged") == saved.parent / "step-00000003.damaged-2"
 
 
 # -- damage ------------------------------------------------------------------------------------------------
@@ -322,6 +326,13 @@ def link(path: Path) -> None:
     (path / "state.json").symlink_to(path.parent / "secret")
 
 
+def undeclared(path: Path) -> None:
+    """generator_ema.safetensors may be missing, in the folder or in the manifest, but not in one of them."""
+    manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    files = {name: entry for name, entry in manifest.files.items() if "ema" not in name}
+    (path / MANIFEST).write_bytes(manifest.model_copy(update={"files": files}).to_bytes())
+
+
 def newer(path: Path) -> None:
     (path / MANIFEST).write_bytes((path / MANIFEST).read_bytes().replace(b'"format": 1', b'"format": 2'))
 
@@ -333,8 +344,7 @@ def counted(change: dict[str, Any]) -> Callable[[Path], None]:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "foreign file": (lambda path: (path / "x.pt").write_bytes(b"\x80\x04K\x01."), "x.pt: is no part of the checkpoint"),
-    "hundred files": (lambda path: [(path / f"{i}").touch() for i in range(100)], "is no part of the checkpoint"),
+    "a file of its own that the manifest does not name": (undeclared, "generator_ema.safetensors: is no part of the"),
     "newer format": (newer, "format '2'; this distgan reads format 1"),
     "pipe": (pipe, "random.safetensors: is no regular file"),
     "link": (link, "state.json: is a link"),
@@ -368,6 +378,54 @@ def test_invalid_checkpoint_is_refused(saved: Path, name: str) -> None:
     tamper, words = REFUSED[name]
     tamper(saved)
     assert_refused(saved, words)
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._state.json", ".nfs000000000001", "Thumbs.db", "x.pt", ".ipynb_checkpoints/"]
+)
+def test_foreign_files_are_ignored_with_a_warning(made: Checkpoint, saved: Path, name: str) -> None:
+    """What systems and people leave in folders is never read, and no reason to lose a checkpoint."""
+    (saved / name).mkdir() if name.endswith("/") else (saved / name).write_bytes(b"\x80\x04K\x01.")
+    assert_equal(read_checkpoint(saved), made)
+    (warning,) = foreign_files(saved)
+    assert str(saved) in warning
+    assert name.removesuffix("/") in warning
+
+
+def test_many_foreign_files_are_one_short_warning(saved: Path) -> None:
+    assert foreign_files(saved) == []
+    for index in range(1000):
+        (saved / f"{index:0200}").touch()
+    (warning,) = foreign_files(saved)
+    assert len(warning) < 500
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EMFILE])
+def test_what_can_not_be_read_now_is_not_called_damaged(saved: Path, monkeypatch: MonkeyPatch, number: int) -> None:
+    """A checkpoint that is called so is set aside, and its steps are lost."""
+    opened = os.open
+
+    def fail(path: object, *arguments: Any) -> int:
+        if str(path).endswith("g_optim.safetensors"):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", fail)
+    with refused("g_optim.safetensors", os.strerror(number), code="unreadable"):
+        newest_valid(saved.parent)
+
+
+def test_the_same_tensors_are_the_same_bytes() -> None:
+    """The library alone writes the metadata in another order nearly each time."""
+    tensors = {"b": torch.arange(3), "a": torch.ones(2, 2), "ü": torch.zeros(0)}
+    metadata = {"format": "pt", "step": "3", "notice": 'NOT "MNIST" ü', "z": "1", "a": "2"}
+    files = {tensor_bytes(tensors, dict(order)) for order in permutations(metadata.items())}
+    assert len(files) == 1
+    (data,) = files
+    assert int.from_bytes(data[:8], "little") % 8 == 0, "aligned, as the library aligns them"
+    loaded = load(data)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in tensors.items())
 
 
 def test_numbers_come_back_as_they_were(made: Checkpoint, saved: Path) -> None:

@@ -1,22 +1,44 @@
 """Which checkpoints stay, and what becomes of a save that fails."""
 
+import errno
 import os
+import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.file_events import DISK_ERRORS
 from helpers.noise_images import noise_images
-from helpers.runs import ON_CPU, MonkeyPatch, checkpoint_names
+from helpers.runs import ON_CPU, MonkeyPatch, checkpoint_names, refused
 
-from distgan.checkpoint import manager as saver_module
+from distgan.checkpoint import manager
 from distgan.checkpoint.format import read_checkpoint
 from distgan.checkpoint.manager import CheckpointManager
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.distributed.runtime import Runtime
-from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy
+from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
+
+
+def fail_with(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def refuse_to_open(ending: str) -> Callable[..., int]:
+    opened = os.open
+
+    def fail(path: object, *arguments: object) -> int:
+        if str(path).endswith(ending):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, *arguments)  # type: ignore[arg-type]
+
+    return fail
 
 
 def make_saver(folder: Path, **settings: object) -> CheckpointManager:
@@ -57,13 +79,13 @@ def test_a_full_epochs_save_holds_weights_of_one_step(tmp_path: Path) -> None:
     weight = made.gan.generator.stem[0].weight
     before = weight.detach().clone()
     lock = threading.Event()
-    write = saver_module.write_checkpoint
+    write = manager.write_checkpoint
 
     def slow_write(*arguments: object) -> object:
         assert lock.wait(10)
         return write(*arguments)  # type: ignore[arg-type]
 
-    saver_module.write_checkpoint = slow_write  # type: ignore[assignment]
+    manager.write_checkpoint = slow_write  # type: ignore[assignment]
     try:
         at(made, 1)
         began = time.perf_counter()
@@ -74,38 +96,89 @@ def test_a_full_epochs_save_holds_weights_of_one_step(tmp_path: Path) -> None:
         lock.set()
         saved = made.last()
     finally:
-        saver_module.write_checkpoint = write
+        manager.write_checkpoint = write
     assert saved is not None
     assert (read_checkpoint(saved[1]).tensors["generator.stem.0.weight"] == before).all()
 
 
-def test_a_run_stops_at_once_if_it_shall(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    for setting in ("stop", "continue"):
-        made = make_saver(
-            tmp_path / setting if (tmp_path / setting).mkdir() is None else tmp_path, on_save_error=setting
-        )
-        at(made, 1)
-        made.save(wait=True)
+@pytest.mark.parametrize("setting", ["stop", "continue"])
+def test_a_disk_that_takes_no_checkpoint_is_a_warning_or_the_end(
+    tmp_path: Path, monkeypatch: MonkeyPatch, setting: str
+) -> None:
+    """Whatever its error is: a full disk, one that fails, one across a network that is away."""
+    made = make_saver(tmp_path, on_save_error=setting)
+    at(made, 1)
+    made.save(wait=True)
+    for step, number in enumerate(DISK_ERRORS, start=2):
+        reason = os.strerror(number)
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left", "the file")))
-            at(made, 2)
+            patch.setattr(os, "fsync", fail_with(number))
+            at(made, step)
             made.save()
-            at(made, 3)
             if setting == "stop":
-                with pytest.raises(UserError, match=r"No space left on device.*the last checkpoint is of step 1"):
-                    made.save()
-                continue
-            made.save()
-            made.last()
-        assert "a checkpoint was not written, and training goes on" in made.tolerance.warnings()[0]
-        at(made, 4)
+                with refused("metrics.jsonl", reason, "the last checkpoint is of step 1", code="unwritable"):
+                    made.last()
+            else:
+                assert made.last() == (1, tmp_path / "checkpoints" / "step-00000001")
+                (warning,) = made.tolerance.warnings()
+                assert "a checkpoint was not written, and training goes on" in warning
+                assert f"metrics.jsonl: {reason}" in warning
+            with refused("metrics.jsonl", reason, code="unwritable"):  # nothing comes after the last one
+                made.save(wait=True)
+    at(made, 99)
+    made.save(wait=True)
+    assert checkpoint_names(tmp_path) == ["step-00000099", "step-00000001"]
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_an_older_checkpoint_that_can_not_be_removed_is_a_warning(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """The new one is there: it must not be said that it was not written."""
+    made = make_saver(tmp_path, keep=2)
+    monkeypatch.setattr(manager, "remove", lambda path: fail_with(errno.EBUSY)(path))
+    for step in (1, 2, 3):
+        at(made, step)
         made.save(wait=True)
-        assert checkpoint_names(tmp_path / setting) == ["step-00000004", "step-00000001"]
+    assert made.last() == (3, tmp_path / "checkpoints" / "step-00000003")
+    (warning,) = made.tolerance.warnings()
+    assert "older checkpoints may stay" in warning
+
+
+def test_nothing_is_removed_while_the_best_can_not_be_read(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """It would be taken for one without a value, and be lost."""
+    made = make_saver(tmp_path, keep=2, keep_best="min:g_loss")
+    for step in (1, 2, 3, 4):
+        at(made, step)
+        made.log.last = type("Record", (), {"_asdict": lambda self, step=step: {"g_loss": float(step)}})()
+        if step == 4:
+            monkeypatch.setattr(os, "open", refuse_to_open("step-00000001/state.json"))
+        made.save(wait=True)
+    assert checkpoint_names(tmp_path) == [f"step-{step:08}" for step in (4, 3, 2, 1)]
+    (warning,) = made.tolerance.warnings()
+    assert "state.json" in warning
+    assert os.strerror(errno.ESTALE) in warning
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_that_can_not_sync_folders_takes_checkpoints(
+    tmp_path: Path, monkeypatch: MonkeyPatch, number: int
+) -> None:
+    """As FUSE, 9p and the shared folders of virtual machines; some refuse chmod too."""
+    sync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: fail_with(number)() if stat.S_ISDIR(os.fstat(handle).st_mode) else sync(handle)
+    )
+    for name in ("chmod", "fchmod", "lchmod"):
+        monkeypatch.setattr(os, name, fail_with(errno.EPERM), raising=False)
+    made = make_saver(tmp_path)
+    at(made, 1)
+    made.save(wait=True)
+    assert read_checkpoint(tmp_path / "checkpoints" / "latest").state.step == 1
+    assert made.tolerance.warnings() == []
 
 
 def test_an_error_of_ours_in_the_thread_is_not_swallowed(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     made = make_saver(tmp_path)
-    monkeypatch.setattr(saver_module, "write_checkpoint", lambda *_: 1 / 0)
+    monkeypatch.setattr(manager, "write_checkpoint", lambda *_: 1 / 0)
     at(made, 1)
     made.save()
     with pytest.raises(ZeroDivisionError):

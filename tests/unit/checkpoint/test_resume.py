@@ -1,9 +1,17 @@
-"""Folders from which no run can be resumed."""
+"""Which checkpoint a run is resumed from, whatever has become of its folder: moved, linked, copied, damaged."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from helpers.runs import Run, assert_user_error, quick
+from helpers.runs import Capture, MonkeyPatch, Run, assert_user_error, checkpoint, checkpoint_names, losses, quick
+from helpers.small_runs import make_cheap, train_small
+
+from distgan.checkpoint.export import load_generator
+from distgan.checkpoint.format import read_checkpoint
+from distgan.config.command_settings import EvalConfig
+from distgan.evaluation.inputs import load_subject
+from distgan.utils.files import read_metrics
 
 
 @pytest.mark.parametrize("text", ["[]", '{"run": 5}', "{", '{"model": {"wdth": 1}}'])
@@ -11,3 +19,186 @@ def test_resume_refuses_a_damaged_config(distgan: Run, tmp_path: Path, text: str
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(text)
     assert_user_error(distgan("train", *quick("run")), "run/config.json")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
+    """Two steps, a line and a checkpoint of each."""
+    make_cheap(monkeypatch)
+    train_steps(tmp_path / "run", 2)
+    return tmp_path / "run"
+
+
+def train_steps(folder: Path, num: int, **settings: object) -> None:
+    train_small(
+        folder, max_steps=num, log_every=1, save_every_steps=1, keep_best="max:g_loss", tracker="none", **settings
+    )
+
+
+def steps(folder: Path) -> list[int]:
+    return [int(line["step"]) for line in read_metrics(folder / "metrics.jsonl")]
+
+
+# -- moved to another disk ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["big/checkpoints", "big/run-1"])
+def test_checkpoints_may_be_a_link_to_another_disk(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "metrics.jsonl").write_text('{"step": 1}\n')  # of another run
+    (run / "checkpoints").rename(tmp_path / name)
+    (run / "checkpoints").symlink_to(tmp_path / name)
+    for start in ("run", "run/checkpoints", "run/checkpoints/latest", "run/checkpoints/step-00000002"):
+        train_steps(branch := tmp_path / f"branch-{start.replace('/', '-')}", 3, resume=str(tmp_path / start))
+        assert steps(branch) == [1, 2, 3]
+    train_steps(run, 4)
+    assert steps(run) == [1, 2, 3, 4]
+    assert (run / "checkpoints").is_symlink()
+    assert not list(run.glob("metrics.jsonl.*"))
+
+
+def test_a_resume_that_lacks_lines_keeps_the_old_file(run: Path, tmp_path: Path, capfd: Capture) -> None:
+    """From a checkpoint that was saved elsewhere, say, without the metrics.jsonl of its run."""
+    (run / "checkpoints").rename(tmp_path / "saved")
+    before = (run / "metrics.jsonl").read_bytes()
+    train_steps(run, 3, resume=str(tmp_path / "saved" / "step-00000002"))
+    assert (run / "metrics.jsonl.old").read_bytes() == before
+    assert "metrics.jsonl.old" in capfd.readouterr().err
+    assert steps(run) == [3]
+
+
+def test_lines_of_steps_that_are_taken_again_are_kept_without_a_word(run: Path, capfd: Capture) -> None:
+    """As after a kill, or where newer checkpoints were taken away."""
+    shutil.rmtree(run / "checkpoints" / "step-00000002")
+    first, second = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 700, "d_lo')
+    train_steps(run, 3)
+    assert steps(run) == [1, 2, 3]
+    assert (run / "metrics.jsonl").read_text().startswith(first)
+    assert (run / "metrics.jsonl.old").read_text() == second
+    assert "metrics.jsonl.old" not in capfd.readouterr().err
+
+
+# -- copied with its links followed ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    """A copy whose `latest` and `best` are folders, of step 2, that an older version went on with to step 3."""
+    copy = Path(shutil.copytree(run, tmp_path / "copied"))
+    train_steps(run, 3)
+    shutil.copytree(run / "checkpoints" / "step-00000003", copy / "checkpoints" / "step-00000003")
+    shutil.copy(run / "metrics.jsonl", copy / "metrics.jsonl")
+    assert read_checkpoint(copy / "checkpoints" / "latest").state.step == 2
+    assert (copy / "checkpoints" / "best").is_dir()
+    return copy
+
+
+def test_a_copied_run_goes_on_from_its_newest_step(copied: Path, run: Path, capfd: Capture) -> None:
+    for folder in (run, copied):
+        train_steps(folder, 4)
+        checkpoints = folder / "checkpoints"
+        assert (checkpoints / "latest").is_symlink()
+        assert read_checkpoint((checkpoints / "latest").resolve()).state.step == 4
+    assert checkpoint(copied)[1] == 4
+    assert losses(copied) == losses(run)
+    assert (copied / "checkpoints" / "best").resolve().name == (run / "checkpoints" / "best").resolve().name
+    said = capfd.readouterr().err
+    for name in ("latest", "best"):
+        assert f"warning: {copied}/checkpoints/{name}: is a folder" in said
+    assert (copied / "checkpoints" / "latest.copy").is_dir(), "nothing is deleted"
+
+
+def test_latest_of_a_copied_run_is_its_newest_step(copied: Path, tmp_path: Path, distgan: Run, capfd: Capture) -> None:
+    """To sample, eval and resume from; `best` the best."""
+    latest = copied / "checkpoints" / "latest"
+    loaded = load_generator(str(latest), ema=True)
+    assert loaded.step == 3
+    assert loaded.path.parent.name == "step-00000003"
+    (warning,) = loaded.warnings
+    assert str(latest) in warning
+    assert warning in load_subject(str(latest), EvalConfig()).notices
+    assert f"warning: {warning}" in distgan.ok("sample", latest, "--num", 4, "--out", "a.png").stderr
+    capfd.readouterr()
+    train_steps(tmp_path / "branch", 4, resume=str(latest))
+    said = capfd.readouterr().err
+    assert "going on at step 3" in said
+    assert f"warning: {latest}: is a folder" in said
+    best = load_generator(str(copied / "checkpoints" / "best"), ema=True)
+    values = {line["step"]: line["g_loss"] for line in read_metrics(copied / "metrics.jsonl")}
+    assert best.step == max((2, 3), key=lambda step: values[step])
+    assert best.warnings
+
+
+def test_checkpoint_ls_tells_of_a_copied_run(copied: Path, distgan: Run) -> None:
+    listed = distgan.ok("checkpoint", "ls", copied).stdout
+    (newest,) = (line for line in listed.splitlines() if line.strip().startswith("step-00000003"))
+    assert "latest" in newest
+    assert f"warning: {copied}/checkpoints/latest: is a folder of step 2" in listed
+
+
+def test_latest_alone_is_a_run_to_go_on_with(run: Path, distgan: Run) -> None:
+    """All that was copied, say."""
+    checkpoints = run / "checkpoints"
+    shutil.copytree(checkpoints / "latest", run / "aside")
+    shutil.rmtree(checkpoints)
+    checkpoints.mkdir()
+    (run / "aside").rename(checkpoints / "latest")
+    assert "step 2" in distgan.ok("train", "--out", run, "--dry-run").stdout
+    assert "latest" in distgan.ok("checkpoint", "ls", run).stdout
+    train_steps(run, 3)
+    assert steps(run) == [1, 2, 3]
+    assert checkpoint_names(run) == ["step-00000003", "step-00000002"]
+    assert (checkpoints / "latest").is_symlink()
+
+
+def test_a_copy_stands_in_for_a_damaged_checkpoint(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    newest = copy / "checkpoints" / "step-00000002"
+    (newest / "g_optim.safetensors").write_bytes(b"")
+    train_steps(copy, 3)
+    assert steps(copy) == [1, 2, 3]
+    assert (copy / "checkpoints" / "step-00000002.damaged").is_dir()
+    assert read_checkpoint(newest).state.step == 2
+
+
+# -- foreign files -----------------------------------------------------------------------------------------
+
+
+def test_foreign_files_cost_no_checkpoint(run: Path, distgan: Run, capfd: Capture) -> None:
+    newest = run / "checkpoints" / "step-00000002"
+    (newest / ".DS_Store").touch()
+    (run / "checkpoints" / "._step-00000002").touch()
+    (run / "samples" / "._epoch-0000.png").write_bytes(b"not a picture")
+    (run / "samples" / "a-step-by-step.png").write_bytes(b"mine")
+    assert "holds .DS_Store" in distgan.ok("checkpoint", "verify", run).stdout
+    assert "holds .DS_Store" in distgan.ok("sample", newest, "--num", 4, "--out", "a.png").stderr
+    capfd.readouterr()
+    train_steps(run, 3)
+    said = capfd.readouterr().err
+    assert "going on at step 2" in said
+    assert "holds .DS_Store" in said
+    assert not list(run.rglob("*.damaged"))
+    assert (run / "samples" / "a-step-by-step.png").read_bytes() == b"mine"
+
+
+# -- equal runs --------------------------------------------------------------------------------------------
+
+
+def test_weights_of_equal_runs_are_equal_bytes(run: Path, tmp_path: Path) -> None:
+    train_steps(tmp_path / "again", 2)
+    for path in sorted((run / "weights").glob("*.safetensors")):
+        assert path.read_bytes() == (tmp_path / "again" / "weights" / path.name).read_bytes()
+
+
+def test_samples_stand_at_their_step_in_tensorboard(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    make_cheap(monkeypatch)
+    for num in (2, 5, 8):
+        train_small(tmp_path / "run", max_steps=num, epochs=2, sample_epochs=[0, 1])
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    (tag,) = events.Tags()["images"]
+    assert [event.step for event in events.Images(tag)] == [0, 2, 5, 6, 8]

@@ -12,9 +12,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from helpers.noise_images import noise_images
+from helpers.small_runs import make_cheap, small_config
 
 from distgan.checkpoint.resume import newest_valid
-from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.config.schema import ProcessesConfig
 from distgan.distributed import rendezvous
 from distgan.errors import Stopped, TrainingFailed, UserError
 from distgan.runs import artifacts
@@ -50,24 +51,9 @@ def _open_files() -> list[str]:
     return [name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
 
 
-def config(out: Path, **run: Any) -> Config:
-    settings: dict[str, Any] = {
-        "device": "cpu", "out": str(out), "epochs": 1, "log_every": 2, "sample_epochs": [1], "tracker": "tensorboard",
-        "threads": 1,
-    }  # fmt: skip
-    return Config(
-        model=ModelConfig(name="cgan", family="small", width=0.05),
-        data=DataConfig(name="digits", batch_size=20),
-        optim=OptimConfig(ema_decay=0.9),
-        run=RunConfig(**(settings | run)),
-    )
-
-
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six steps an epoch, and no curves, which take half of the time."""
-    monkeypatch.setattr(session, "load_dataset", lambda *_, **__: noise_images(120))
-    monkeypatch.setattr(artifacts, "save_curves", lambda *_: None)
+    make_cheap(monkeypatch)
 
 
 def final_state(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,13 +63,13 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_trainings_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
-    train(config(tmp_path / "warm-up", max_steps=1), "cgan", Startup())  # libraries may keep what they load
+    train(small_config(tmp_path / "warm-up", max_steps=1), "cgan", Startup())  # libraries may keep what they load
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     before = process_state()
     try:
         for name in ("first", "second"):
-            train(config(tmp_path / name), "cgan", Startup())
+            train(small_config(tmp_path / name), "cgan", Startup())
             after = process_state()
             for what, value in before.items():
                 assert after[what] == value, what
@@ -96,9 +82,9 @@ def test_two_trainings_in_one_process_leave_nothing_behind(tmp_path: Path) -> No
 
 def test_a_folder_can_be_taken_up_again_by_the_same_process(tmp_path: Path) -> None:
     """The lock is released at the end: half of a run, then the rest."""
-    train(config(tmp_path / "whole"), "cgan", Startup())
+    train(small_config(tmp_path / "whole"), "cgan", Startup())
     for steps in (3, None):
-        train(config(tmp_path / "halves", max_steps=steps), "cgan", Startup())
+        train(small_config(tmp_path / "halves", max_steps=steps), "cgan", Startup())
     whole, halves = final_state(tmp_path / "whole"), final_state(tmp_path / "halves")
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
 
@@ -107,7 +93,7 @@ def test_a_folder_can_be_taken_up_again_by_the_same_process(tmp_path: Path) -> N
 def test_a_training_that_ends_early_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    train(config(tmp_path / "warm-up", max_steps=1), "cgan", Startup())
+    train(small_config(tmp_path / "warm-up", max_steps=1), "cgan", Startup())
     before = process_state()
     settings: dict[str, Any] = {}
     match how:
@@ -125,7 +111,7 @@ def test_a_training_that_ends_early_leaves_nothing_behind(
             error = ZeroDivisionError
             monkeypatch.setattr(artifacts.RunArtifacts, "sample", lambda _: 1 / 0)
     with pytest.raises(error):
-        train(config(tmp_path / "run", **settings), "cgan", Startup())
+        train(small_config(tmp_path / "run", **settings), "cgan", Startup())
     after = process_state()
     for what, value in before.items():
         assert after[what] == value, what
@@ -140,7 +126,7 @@ def test_one_zero_training_after_another(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     states = []
     for name in ("one", "two"):
-        settings = config(tmp_path / name).model_copy(update={"processes": ProcessesConfig(zero=2)})
+        settings = small_config(tmp_path / name).model_copy(update={"processes": ProcessesConfig(zero=2)})
         before = dict(os.environ)
         train(settings, "cgan", Startup())
         assert dict(os.environ) == before

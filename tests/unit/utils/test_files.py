@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distgan.errors import UserError
-from distgan.utils.files import read_json, read_model
+from distgan.utils.files import read_json, read_model, write_whole
 
 
 class Inner(BaseModel):
@@ -72,6 +72,14 @@ def test_a_whole_model_is_read(tmp_path: Path) -> None:
     assert read_model(path, Outer, 1000, version=1, rule="ours").parts[0].share == 0.5
     with pytest.raises(UserError, match="can't be read"):
         read_model(tmp_path / "none.json", Outer, 1000, version=1, rule="ours")
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    """The temporary name beside it is not longer."""
+    write_whole(path := tmp_path / f"{'x' * 251}.png", b"1")
+    write_whole(path, lambda file: file.write(b"2"))
+    assert path.read_bytes() == b"2"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999"])
