@@ -32,7 +32,6 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from rich.console import Console  # noqa: E402
 
 from distgan.benchmark import results  # noqa: E402
 from distgan.benchmark import throughput_report as tables  # noqa: E402
@@ -41,6 +40,7 @@ from distgan.errors import UserError  # noqa: E402
 from distgan.utils.child_process import last_words  # noqa: E402
 from distgan.utils.files import read_metrics, write_whole  # noqa: E402
 from distgan.utils.hardware import count_gpus  # noqa: E402
+from distgan.utils.terminal import TerminalConsole  # noqa: E402
 
 MARK, RUNNING = "GPU_REPORT_CHILD", "running, or killed with all"
 TICK_S, RESERVE_S, MAX_TRACE = 5.0, 4.0, 10 * 2**20
@@ -257,7 +257,7 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
     if not cells:
         return {}
     shown, every = io.StringIO(), list(cells.values())
-    tables.show(facts, every, Console(file=shown, width=120))
+    tables.show(facts, every, TerminalConsole(file=shown, width=120))
     if shown.getvalue() != report.parts[name]["text"]:
         results.write(report.out / "throughput.json", "throughput", facts, every)
         tables.save_plot(report.out / tables.PLOT, facts, every)

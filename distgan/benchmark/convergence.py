@@ -19,7 +19,7 @@ from distgan.benchmark.results import claimed, difference_of, say, taken_up
 from distgan.benchmark.trial import OVER, Trial
 from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, Stopped, UserError
+from distgan.errors import CommandFailed, Stopped, UserError, print_line
 from distgan.utils.child_process import own_modules
 from distgan.utils.devices import device_named
 
@@ -135,7 +135,7 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
 def _tell(folder: Path, facts: dict[str, Any], cells: list[dict[str, Any]]) -> None:
     save_plot(folder / PLOT, facts, cells)
     show(facts, cells)
-    print(", ".join(str(each) for each in (folder / results.FILE, folder / PLOT) if each.exists()))
+    print_line(", ".join(str(each) for each in (folder / results.FILE, folder / PLOT) if each.exists()))
 
 
 def _sorted(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

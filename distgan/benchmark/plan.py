@@ -13,28 +13,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rich import box
 from rich.table import Table
 
 from distgan.benchmark import results
 from distgan.benchmark.interconnects import FABRICS, AllReduce, measured_ring, nccl, refuse_nodes
 from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.results import Results
-from distgan.benchmark.scaling_report import Cell, all_reduces, save_panels, wide_console
-from distgan.errors import UserError
+from distgan.benchmark.scaling_report import Cell, all_reduces, save_panels
+from distgan.errors import UserError, print_line
+from distgan.utils.terminal import TerminalConsole
 
 
 def print_tables(found: Results) -> None:
     """The fit, its errors where it can be checked, and what it predicts."""
-    facts, print_here = found.facts, wide_console().print
-    print_here(_held_out_table(_rows(found, "held out")))
-    print_here(_predicted_table(found))
+    facts, console = found.facts, TerminalConsole()
+    console.print_table(_held_out_table(_rows(found, "held out")))
+    console.print_table(_predicted_table(found))
     batches = [int(size) for size in facts["points"]]
-    print_here(
+    console.print(
         f"predicted by {facts['formula']};\na = {facts['a_s'] * 1e3:.3g} ms, b = {facts['b_s_per_image'] * 1e6:.3g} "
         f"microseconds an image, fitted on 1 process of {facts['measured']['device']} at {len(batches)} batch sizes "
         f"from {min(batches)} to {max(batches)}.\nall-reduce, predicted by {facts['all_reduce']}.\noverlap: "
-        f"{facts['config']['overlap']:g} microseconds. * batch size per rank beyond those measured.",
-        markup=False,
+        f"{facts['config']['overlap']:g} microseconds. * batch size per rank beyond those measured."
     )
 
 
@@ -44,7 +45,7 @@ def _rows(found: Results, what: str, mode: str | None = None) -> list[Cell]:
 
 def _held_out_table(rows: list[Cell]) -> Table:
     table = Table("processes", "images a step", "predicted ms/step", "measured ms/step", "error %", "held out",
-                  title="held out: predicted against measured")  # fmt: skip
+                  title="held out: predicted against measured", box=box.SIMPLE_HEAD)  # fmt: skip
     for row in rows:
         table.add_row(
             str(row["world_size"]),
@@ -59,7 +60,7 @@ def _held_out_table(rows: list[Cell]) -> Table:
 
 def _predicted_table(found: Results) -> Table:
     table = Table("scaling", "nodes x each", "images a step", "per rank", "predicted ms/step", "predicted images/s",
-                  "predicted s/epoch", "predicted efficiency", title=_title(found))  # fmt: skip
+                  "predicted s/epoch", "predicted efficiency", box=box.SIMPLE_HEAD, title=_title(found))  # fmt: skip
     for row in _rows(found, "predicted"):
         table.add_row(
             row["mode"],
@@ -182,7 +183,7 @@ def run(where: Path, config: PlanConfig) -> None:
     results.write(path, "plan", facts, held_out + predicted)
     found = results.read(path, "plan")
     print_tables(found)
-    print(f"predicted results: {path}, {plot(found, folder)}")
+    print_line(f"predicted results: {path}, {plot(found, folder)}")
 
 
 def base_cells(measured: Results, where: Path) -> list[Cell]:

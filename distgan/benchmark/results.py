@@ -16,7 +16,7 @@ import torch
 
 from distgan.config.fields import shown
 from distgan.config.registry import Registry, names_on_cpu
-from distgan.errors import UserError
+from distgan.errors import UserError, print_line
 from distgan.runs.run_dir import lock
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, not_writable, read_json, write_whole
@@ -128,7 +128,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def say(text: str) -> None:
     """Tell on stderr how a benchmark is getting on."""
-    print(text, file=sys.stderr, flush=True)
+    print_line(text, error=True)
 
 
 def refuse_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:

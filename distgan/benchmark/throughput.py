@@ -15,7 +15,7 @@ from distgan.benchmark.results import refuse_on_cpu, say, summary
 from distgan.benchmark.throughput_report import PLOT, save_plot, show
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed, UserError, print_line
 from distgan.utils.child_process import ChildFailed, own_modules, run_json
 from distgan.utils.devices import device_named
 
@@ -144,7 +144,7 @@ def run(config: ThroughputConfig) -> None:
         if path.exists():
             save_plot(folder / PLOT, facts, cells)
             show(facts, cells)
-            print(", ".join(str(each) for each in (path, folder / PLOT) if each.exists()))
+            print_line(", ".join(str(each) for each in (path, folder / PLOT) if each.exists()))
     if failed := [cell["id"] for cell in cells if cell["status"] != "ok"]:
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells have no speed: {', '.join(failed)}")
 

@@ -1,9 +1,10 @@
 """What lies between the flags of a command and the function that does its work. Imports that function last."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distgan.errors import UserError
+from distgan.errors import UserError, print_line
 
 if TYPE_CHECKING:
     from distgan.config.command_settings import DoctorConfig, JudgeConfig
@@ -44,7 +45,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
         from distgan.runs.dry_run import plan
 
         if text := plan(config, preset):
-            print(text)
+            print_line(text)
         return
     from distgan.train import train
 
@@ -73,7 +74,7 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
     with start_runtime(config) as runtime:
         quality, folder = evaluate(namespace.where, config, runtime)
         if runtime.is_main and config.as_json:
-            print(quality.model_dump_json(indent=1))
+            print(json.dumps(quality.model_dump(mode="json"), indent=1))  # all ASCII, whatever stdout can encode
         elif runtime.is_main:
             show(quality, folder)
 

@@ -2,26 +2,20 @@
 
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distgan.training.metrics import Record
+from distgan.utils.terminal import TerminalConsole
 
 PLAIN_EVERY_S = 10.0
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Who read has left, a launcher that was killed for one: training is silent from here on, and goes on."""
-        self.quiet = True
 
 
 class ProgressDisplay:
     """Epoch, time left, losses and images/s of a run of `total_steps`. Silent unless `is_main`."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, step: int, is_main: bool):
-        # Plain lines are for files and other programs: no colours, no wrapping at some width.
-        self.console = _Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
+        # Plain lines are for files and other programs: no wrapping at some width.
+        self.console = TerminalConsole(stderr=True, quiet=not is_main, soft_wrap=True)
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self._first_step, self._started, self._said = step, time.perf_counter(), -PLAIN_EVERY_S
         self._bar = Progress(
@@ -34,7 +28,7 @@ class ProgressDisplay:
             console=self.console,
             expand=True,
         )
-        self._is_live = self.console.is_terminal
+        self._is_live = self.console.is_screen and not self.console.is_dumb_terminal
         self._task = self._bar.add_task("", total=total_steps, completed=step, epoch=self._epoch(step), numbers="")
 
     def __enter__(self) -> "ProgressDisplay":
@@ -47,7 +41,7 @@ class ProgressDisplay:
 
     def say(self, text: str, style: str = "") -> None:
         """A line above the bar."""
-        self._bar.console.print(text, style=style, markup=False)
+        self._bar.console.print(text, style=style)
 
     def warn(self, messages: list[str]) -> None:
         for message in messages:

@@ -18,6 +18,7 @@ from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, Tra
 from distgan.utils.files import read_json, write_json
 
 STATUS = "status.json"
+SAMPLE = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?")  # the name of a grid in samples/, without .png
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
 
 # The names that `files` and `checkpoint` give to what is not finished.

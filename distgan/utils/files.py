@@ -218,3 +218,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
                 if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
                     lines.append(values)
     return lines
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number of a file, or None."""
+    if type(value) not in (int, float) or abs(value) > 1e300 or not math.isfinite(value):
+        return None
+    return float(value)

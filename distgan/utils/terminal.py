@@ -1,0 +1,99 @@
+"""Tables and lines on a terminal: as wide as it is, with nothing cut, and text that is never taken for markup."""
+
+import os
+import sys
+from collections.abc import Iterable
+from textwrap import wrap
+from typing import IO, Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.table import Column, Table
+from rich.text import Text
+
+from distgan.errors import printable
+from distgan.utils.output import GuardedStream
+
+_WIDTH_OF_FILES = 160
+_ONE_LINE, _SEVERAL_LINES = 16, 12  # entries up to the first stay on a line; longer ones wrap at the second or more
+
+
+class TerminalConsole(Console):
+    """A console for text of any origin: no markup, no highlights, control characters made visible.
+
+    A file or a pipe has no width to wrap at, whatever $FORCE_COLOR says of colours; $COLUMNS gives it one.
+    """
+
+    def __init__(
+        self,
+        *,
+        file: IO[str] | None = None,
+        width: int | None = None,
+        stderr: bool = False,
+        quiet: bool = False,
+        soft_wrap: bool | None = None,
+    ):
+        stream: Any = file or (sys.stderr if stderr else sys.stdout)
+        if stderr and stream is not None:  # no command guards it where a program calls train() itself
+            file = GuardedStream("stderr", stream)  # type: ignore[assignment]
+        self.is_screen = stream is not None and stream.isatty()
+        has_width = self.is_screen or width is not None or "COLUMNS" in os.environ
+        super().__init__(
+            file=file,
+            stderr=stderr,
+            quiet=quiet,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=not has_width if soft_wrap is None else soft_wrap,
+            width=width if has_width else _WIDTH_OF_FILES,
+        )
+
+    def on_broken_pipe(self) -> None:
+        """Be silent from here on: that nobody reads any more is no reason to stop."""
+        self.quiet = True
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    def print_table(self, table: Table) -> None:
+        """Print a table; where the screen is too narrow for it, each of its rows as a paragraph."""
+        unlimited = self.options.update(max_width=10_000)
+        if Measurement.get(self, unlimited, table).maximum > self.width:
+            for column in table.columns:
+                _narrow(column)
+            if Measurement.get(self, unlimited, table).minimum > self.width:
+                self._print_paragraphs(table)
+                return
+        self.print(table, soft_wrap=False, crop=False)
+
+    def _print_paragraphs(self, table: Table) -> None:
+        if table.title:
+            self.print(table.title, style="italic")
+        heads = [" ".join(str(column.header).split()) for column in table.columns]
+        for row, entries in zip(table.rows, zip(*(column.cells for column in table.columns), strict=True), strict=True):
+            named = [(head, entry) for head, entry in zip(heads, entries, strict=True) if str(entry)]
+            for number, (head, entry) in enumerate(named):
+                self.print("  " * (number > 0) + (f"{head}: " if head else "") + str(entry), style=row.style)
+        if table.caption:
+            self.print(table.caption, style="dim")
+
+
+def _narrow(column: Column) -> None:
+    """Give a column the least width that cuts nothing: short entries stay on one line, its head takes several."""
+    entries = [line for entry in column.cells for line in str(entry).splitlines()]
+    words = [cell_len(word) for word in str(column.header).split()]
+    longest = max(map(cell_len, entries), default=0)
+    if longest <= _ONE_LINE:
+        width = max([longest, *words])
+        column.header, column.no_wrap = "\n".join(wrap(str(column.header), max(width, 1))), True
+    else:
+        width = max([_SEVERAL_LINES, *words])
+        column.no_wrap, column.overflow = False, "fold"
+    column.min_width = width
