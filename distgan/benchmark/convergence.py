@@ -133,9 +133,9 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
 
 
 def _tell(folder: Path, facts: dict[str, Any], cells: list[dict[str, Any]]) -> None:
-    save_plot(folder / PLOT, facts, cells)
     show(facts, cells)
-    print_line(", ".join(str(each) for each in (folder / results.FILE, folder / PLOT) if each.exists()))
+    pictures = results.drawn(lambda: save_plot(folder / PLOT, facts, cells), folder / PLOT)
+    print_line(", ".join(map(str, [folder / results.FILE, *pictures])))
 
 
 def _sorted(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

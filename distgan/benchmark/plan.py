@@ -24,6 +24,8 @@ from distgan.benchmark.scaling_report import Cell, all_reduces, save_panels
 from distgan.errors import UserError, print_line
 from distgan.utils.terminal import TerminalConsole
 
+PLOT = "plan.png"
+
 
 def print_tables(found: Results) -> None:
     """The fit, its errors where it can be checked, and what it predicts."""
@@ -83,9 +85,8 @@ def _title(found: Results) -> str:
     )
 
 
-def plot(found: Results, folder: Path) -> Path:
-    """plan.png: rates and efficiencies, predicted, and the held-out errors."""
-    path = folder / "plan.png"
+def plot(found: Results, path: Path) -> None:
+    """Rates and efficiencies, predicted, and the held-out errors."""
     panels = [
         partial(_draw, found=found, key="predicted_images_per_s", label="images/s, predicted"),
         partial(_draw, found=found, key="predicted_efficiency", label="efficiency, predicted"),
@@ -93,7 +94,6 @@ def plot(found: Results, folder: Path) -> Path:
         partial(_draw_errors, rows=_rows(found, "held out")),
     ]
     save_panels(path, panels, _title(found))
-    return path
 
 
 def _draw(axes: Any, found: Results, key: str, label: str) -> None:
@@ -183,7 +183,8 @@ def run(where: Path, config: PlanConfig) -> None:
     results.write(path, "plan", facts, held_out + predicted)
     found = results.read(path, "plan")
     print_tables(found)
-    print_line(f"predicted results: {path}, {plot(found, folder)}")
+    pictures = results.drawn(lambda: plot(found, folder / PLOT), folder / PLOT)
+    print_line(f"predicted results: {', '.join(map(str, [path, *pictures]))}")
 
 
 def base_cells(measured: Results, where: Path) -> list[Cell]:

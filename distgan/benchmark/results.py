@@ -16,7 +16,7 @@ import torch
 
 from distgan.config.fields import shown
 from distgan.config.registry import Registry, names_on_cpu
-from distgan.errors import UserError, print_line
+from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import lock
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, not_writable, read_json, write_whole
@@ -129,6 +129,15 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 def say(text: str) -> None:
     """Tell on stderr how a benchmark is getting on."""
     print_line(text, error=True)
+
+
+def drawn(draw: Callable[[], object], path: Path) -> list[Path]:
+    """Return `path` if `draw` writes it. What fails there is a warning: the numbers stand without their picture."""
+    policy = WriteErrorPolicy(stops=False)
+    policy.illustrate(draw, f"{path} is")
+    for warning in policy.warnings():
+        say(f"warning: {warning}")
+    return [path] if path.exists() else []
 
 
 def refuse_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:

@@ -12,7 +12,18 @@ from distgan.benchmark import results
 from distgan.benchmark.flops import FORMULA, flops_per_image
 from distgan.benchmark.options import ScalingConfig
 from distgan.benchmark.results import summary
-from distgan.benchmark.scaling_report import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, derive, name_of, plot, print_tables
+from distgan.benchmark.scaling_report import (
+    BATCH_SIZE,
+    PLOT,
+    STRONG,
+    WEAK,
+    WIDTH,
+    Cell,
+    derive,
+    name_of,
+    plot,
+    print_tables,
+)
 from distgan.config.registry import ENGINES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.loader import refuse_small
@@ -72,7 +83,8 @@ def run(config: ScalingConfig) -> None:
             results.write(path, "scaling", facts, cells)
     found_all = results.read(path, "scaling")
     print_tables(found_all)
-    print_line(f"results: {', '.join(str(each) for each in (path, plot(found_all, folder)) if each)}")
+    pictures = results.drawn(lambda: plot(found_all, folder / PLOT), folder / PLOT)
+    print_line(f"results: {', '.join(map(str, [path, *pictures]))}")
     if failed := [cell["error"] for cell in cells if cell["error"]]:
         raise CommandFailed(f"{len(failed)} of {len(cells)} settings failed; the first: {failed[0]}")
 

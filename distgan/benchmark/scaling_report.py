@@ -203,10 +203,13 @@ def seconds_per_epoch(cell: Cell) -> float:
 # -- Picture --
 
 
-def plot(found: Results, folder: Path) -> Path | None:
-    """scaling.png: a panel for each axis of more than one cell, with p5 to p95 as bars and the ideal as a line.
+PLOT = "scaling.png"
 
-    None where no axis has more than one.
+
+def plot(found: Results, path: Path) -> None:
+    """A panel for each axis of more than one cell, with p5 to p95 as bars and the ideal as a line.
+
+    Nothing where no axis has more than one.
     """
     chains = {axis: of_axis(found.cells, axis) for axis in _TITLES}
     panels = [
@@ -215,12 +218,10 @@ def plot(found: Results, folder: Path) -> Path | None:
         if len(chain) > 1
     ]
     if not panels:
-        return None
+        return
     config = found.facts["config"]
     title = f"{config['model']} ({config['family']}, {config['order']}), measured on {found.facts['device']}"
-    path = folder / "scaling.png"
     save_panels(path, panels, f"{title}\n{found.facts['note']}; bars: p5 to p95")
-    return path
 
 
 def save_panels(path: Path, panels: Sequence[Callable[[Any], None]], title: str) -> None:

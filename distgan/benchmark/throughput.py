@@ -142,9 +142,9 @@ def run(config: ThroughputConfig) -> None:
                 say(f"round {turn}/{config.rounds}, {cell['id']}: {_said(cell)}")
     finally:  # after a Ctrl-C too
         if path.exists():
-            save_plot(folder / PLOT, facts, cells)
             show(facts, cells)
-            print_line(", ".join(str(each) for each in (path, folder / PLOT) if each.exists()))
+            pictures = results.drawn(lambda: save_plot(folder / PLOT, facts, cells), folder / PLOT)
+            print_line(", ".join(map(str, [path, *pictures])))
     if failed := [cell["id"] for cell in cells if cell["status"] != "ok"]:
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells have no speed: {', '.join(failed)}")
 
