@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich import box
 from rich.table import Table
 
 from distgan.benchmark import results
 from distgan.benchmark.interconnects import FABRICS, AllReduce, measured_ring, nccl, refuse_nodes
 from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.results import Results
-from distgan.benchmark.scaling_report import Cell, all_reduces, save_panels
+from distgan.benchmark.scaling_report import STYLE, Cell, all_reduces, save_panels
 from distgan.errors import UserError, print_line
 from distgan.utils.terminal import TerminalConsole
 
@@ -47,7 +46,7 @@ def _rows(found: Results, what: str, mode: str | None = None) -> list[Cell]:
 
 def _held_out_table(rows: list[Cell]) -> Table:
     table = Table("processes", "images a step", "predicted ms/step", "measured ms/step", "error %", "held out",
-                  title="held out: predicted against measured", box=box.SIMPLE_HEAD)  # fmt: skip
+                  title="held out: predicted against measured", **STYLE)  # fmt: skip
     for row in rows:
         table.add_row(
             str(row["world_size"]),
@@ -62,7 +61,7 @@ def _held_out_table(rows: list[Cell]) -> Table:
 
 def _predicted_table(found: Results) -> Table:
     table = Table("scaling", "nodes x each", "images a step", "per rank", "predicted ms/step", "predicted images/s",
-                  "predicted s/epoch", "predicted efficiency", box=box.SIMPLE_HEAD, title=_title(found))  # fmt: skip
+                  "predicted s/epoch", "predicted efficiency", title=_title(found), **STYLE)  # fmt: skip
     for row in _rows(found, "predicted"):
         table.add_row(
             row["mode"],

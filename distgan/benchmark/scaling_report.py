@@ -18,6 +18,9 @@ Cell = dict[str, Any]
 
 STRONG, WEAK, BATCH_SIZE, WIDTH = "strong", "weak", "batch_size", "width"
 
+# Of the tables: narrow enough for 80 columns.
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False, "padding": (0, 1, 0, 0)}
+
 
 def name_of(cell: Cell) -> str:
     processes = "1 process" if cell["world_size"] == 1 else f"{cell['world_size']} processes"
@@ -144,7 +147,7 @@ def print_tables(found: Results) -> None:
 
 def _scaling_table(found: Results, axis: str) -> Table:
     table = Table("processes", "images a step", "images/s", "s/epoch", "efficiency", "all-reduce's share", "GiB",
-                  title=_TITLES[axis], box=box.SIMPLE_HEAD)  # fmt: skip
+                  title=_TITLES[axis], **STYLE)  # fmt: skip
     for cell in of_axis(found.cells, axis):
         shares = [run["all_reduce_share"] for run in cell["runs"] if run["all_reduce_share"] is not None]
         table.add_row(
@@ -161,7 +164,7 @@ def _scaling_table(found: Results, axis: str) -> Table:
 
 def _all_reduce_table(cells: list[Cell]) -> Table:
     table = Table("processes", "message", "bytes", "microseconds", "GB/s", "part of a weak step",
-                  title="all-reduce alone, float32", box=box.SIMPLE_HEAD)  # fmt: skip
+                  title="all-reduce alone, float32", **STYLE)  # fmt: skip
     steps = {cell["world_size"]: cell["step_s"]["median"] for cell in of_axis(cells, WEAK)}
     for size in sorted({cell["world_size"] for cell in cells}):
         for kind, (seconds, total) in all_reduces(cells, size).items():
@@ -179,7 +182,7 @@ def _all_reduce_table(cells: list[Cell]) -> Table:
 
 def _growth_table(found: Results, axis: str) -> Table:
     table = Table(axis.replace("_", " "), "ms/step", "s/epoch", "work x", "cost x", "cost for the work, to the first",
-                  "faster than the work?", title=_TITLES[axis], box=box.SIMPLE_HEAD)  # fmt: skip
+                  "faster than the work?", title=_TITLES[axis], **STYLE)  # fmt: skip
     for cell in of_axis(found.cells, axis):
         grown: dict[str, Any] = cell["growth"].get(axis, {})
         verdict = {True: "YES", False: "no", None: "-"}[grown.get("is_faster_than_work")]
