@@ -1,7 +1,6 @@
 """`distgan sample`: images of a trained generator, as a grid, an animation or arrays."""
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from distgan.models.sampling import generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import grid, save_gif
 from distgan.utils.files import write_whole
+from distgan.utils.paths import user_path
 
 WALK_STEPS = 10
 
@@ -26,7 +26,7 @@ def sample(where: str, config: SampleConfig) -> str:
 
     Raises UserError for weights that can't be used, and for what these weights can't draw.
     """
-    out = Path(config.out).expanduser()
+    out = user_path(config.out, "--out")
     if out.suffix not in (".png", ".gif", ".npz"):
         raise UserError(f"--out {config.out}: ends in {out.suffix or 'nothing'}; allowed: .png, .gif, .npz")
     if out.suffix == ".gif" and not config.interpolate:

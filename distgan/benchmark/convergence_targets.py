@@ -61,7 +61,7 @@ def read_targets(path: Path) -> Targets:
     """Raises UserError with one line for a file that is missing, damaged, newer, or has a number that can't be."""
     data = read_within(path, _MAX_BYTES)
     try:
-        values = tomllib.loads(data.decode())
+        values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML ({error})", code="bad-data") from error
     check_format(path, values, FORMAT)

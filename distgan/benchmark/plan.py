@@ -205,7 +205,7 @@ def one_process(cells: list[Cell], where: Path) -> dict[int, float]:
     if len(points) < _FEWEST:
         raise UserError(
             f"{where}: has {len(points)} batch sizes on one process; allowed: {_FEWEST} or more, as a fit has two "
-            "constants and one has to be held out (distgan bench scaling --batch-sizes 64,128,256)",
+            "constants and one has to be held out (distgan bench scaling --work-batch-size 64,128,256)",
             code="bad-data",
         )
     return points

@@ -21,6 +21,7 @@ from distgan.runs.run_dir import lock
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, not_writable, read_json, write_whole
 from distgan.utils.hardware import cores, cpu_name
+from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
 FORMAT = 1
@@ -75,7 +76,7 @@ def new_folder(out: str | None, kind: str) -> Path:
     """Makes --out, or else bench/<kind>-<number>. Raises UserError for one that holds something."""
     try:
         if out is not None:
-            folder = Path(out).expanduser()
+            folder = user_path(out, "--out")
             if folder.is_dir() and any(folder.iterdir()):
                 raise UserError(
                     f"--out {out}: is there already and is not overwritten; allowed: a new folder", code="exists"
@@ -156,7 +157,7 @@ _LOCK = "lock"
 @contextmanager
 def claimed(out: str | None, kind: str) -> Iterator[Path]:
     """--out, new or with results of that kind, or else bench/<kind>-<number>. Raises UserError for any other."""
-    folder = new_folder(None, kind) if out is None else Path(out).expanduser()
+    folder = new_folder(None, kind) if out is None else user_path(out, "--out")
     if folder.is_dir() and not (folder / FILE).exists():
         # A bench that was killed in its first moments may have left these.
         own = (_LOCK, f".{FILE}-")

@@ -107,8 +107,8 @@ def run(config: ThroughputConfig) -> None:
     device = device_named(config.device)
     is_cuda = device.type == "cuda"
     if not is_cuda:
-        refuse_on_cpu("--engines", config.engines, ENGINES)
-        refuse_on_cpu("--precisions", config.precisions, PRECISIONS)
+        refuse_on_cpu("--engine", config.engines, ENGINES)
+        refuse_on_cpu("--precision", config.precisions, PRECISIONS)
     cells = plan(config)
     pace = Pace(
         (30 if is_cuda else 2) if config.warmup is None else config.warmup,

@@ -114,10 +114,8 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
     try:
         return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
-    except UserError as error:  # in the words of the flag that names it here
-        raise UserError(
-            str(error).replace("--data-dir", "--reference").partition(", or train on")[0], code=error.code
-        ) from error
+    except UserError as error:  # without the advice for a training
+        raise UserError(str(error).partition(", or train on")[0], code=error.code) from error
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:

@@ -6,7 +6,6 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -21,6 +20,7 @@ from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.devices import device_named
 from distgan.utils.files import make_folder, write_whole
 from distgan.utils.hardware import cpu_name
+from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
 # Of MNIST's test images, for a judge that is to be relied on.
@@ -32,7 +32,7 @@ def train_judges(config: JudgeConfig) -> None:
     device = device_named(config.device)
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
     train, test = splits(load_dataset(data), data)
-    folder = Path(config.out).expanduser() if config.out else cache_folder(train.name)
+    folder = user_path(config.out, "--out") if config.out else cache_folder(train.name)
     make_folder(folder)
     print_line(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
     # By the order of their names: another one as the reference changes no weights.

@@ -17,6 +17,7 @@ from distgan.launch.all_reduce_check import all_reduce
 from distgan.launch.checks import PAIR, Finding, bf16, cores, data, disk, gloo, gpus, memory, nccl, shared_memory, slurm
 from distgan.utils.child_process import last_words, own_modules
 from distgan.utils.hardware import count_gpus
+from distgan.utils.paths import user_path
 
 # Without these `distgan train` could not run.
 _ESSENTIAL = {"python", "torch", "torchvision", "packages", "GPUs", "disk", "all-reduce, nccl"}
@@ -198,7 +199,7 @@ def deepspeed() -> Finding:
 def accelerate_config() -> Finding:
     """Where accelerate itself looks for it."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = Path(os.environ.get("HF_HOME", Path(cache, "huggingface"))).expanduser()
+    home = user_path(os.environ.get("HF_HOME", Path(cache, "huggingface")))
     path = home / "accelerate" / "default_config.yaml"
     if not path.is_file():
         return Finding("accelerate config", "ok", "no default one")

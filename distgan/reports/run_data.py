@@ -13,6 +13,7 @@ from distgan.evaluation.schema import Quality, read_quality
 from distgan.reports.options import PagesConfig
 from distgan.runs.run_dir import SAMPLE, read_status
 from distgan.utils.files import finite, read_json, read_metrics, read_within
+from distgan.utils.paths import user_path
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26
@@ -77,7 +78,7 @@ class Run(NamedTuple):
 
 def read_run(where: str, options: PagesConfig) -> Run:
     """The run, measured first where that is wanted and it was not. Raises UserError."""
-    folder = Path(where).expanduser()
+    folder = user_path(where)
     rule = "allowed: the folder of a run"
     if not folder.exists():
         raise UserError(f"{where}: is not there; {rule}", code="not-found")
@@ -146,7 +147,7 @@ def pictures(run: Run) -> list[tuple[str, Picture]]:
 
 def read_picture(path: Path, problems: list[str]) -> Picture | None:
     """A PNG; None where it is missing or, with a problem more, damaged."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if not path.exists():
         return None
@@ -159,6 +160,9 @@ def read_picture(path: Path, problems: list[str]) -> Picture | None:
             image.load()
     except UserError as error:
         problems.append(str(error))
+        return None
+    except UnidentifiedImageError:  # whose words name an object of Python's
+        problems.append(f"{path}: is no whole PNG")
         return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         problems.append(f"{path}: is no whole PNG ({error})")

@@ -19,6 +19,8 @@ from distgan.errors import UserError, not_readable
 
 M = TypeVar("M", bound=BaseModel)
 
+_SHORT_NAME = 100  # bytes
+
 
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
@@ -27,9 +29,11 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
     temporary file.
     """
     temporary = None
+    # No longer than the name itself, where that is near what file systems take.
+    kept = os.fsencode(path.name)[: max(_SHORT_NAME, len(os.fsencode(path.name)) - len(".-12345678"))]
     try:
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix, delete=False
+            dir=path.parent, prefix=f".{kept.decode(errors='ignore')}-", delete=False
         ) as file:
             temporary = Path(file.name)
             file.write(content) if isinstance(content, bytes) else content(file)  # type: ignore[arg-type]

@@ -501,6 +501,13 @@ def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeyp
         run_command("report", str(make_run(tmp_path / "run")))
 
 
+def test_a_part_of_an_epoch_has_two_digits(tmp_path: Path) -> None:
+    quality = quality_of()
+    source = quality.source.model_copy(update={"epoch": 0.255864})
+    text = page(make_run(tmp_path / "run", quality=quality.model_copy(update={"source": source})))
+    assert "after epoch 0.26" in text
+
+
 @pytest.mark.parametrize("name", ["environment.json", "status.json", "metrics.jsonl", "samples/epoch-0001.png"])
 @pytest.mark.parametrize(
     "contents", [b"", b"\xff\xfe\x00", b'{"a": ', b"[1, 2]", b"[" * 100_000, b"null", b'{"data": 3, "git": [1]}']
@@ -512,6 +519,7 @@ def test_a_damaged_file_leaves_a_page(tmp_path: Path, name: str, contents: bytes
     assert "Digit by digit" in text
     if name == "samples/epoch-0001.png":
         assert "is no whole PNG" in text
+        assert "object at 0x" not in text
     run_command("compare", str(run), str(make_run(tmp_path / "other")), "--no-eval")
 
 
@@ -600,7 +608,7 @@ def test_flags_and_runs_in_any_order_that_help_shows(tmp_path: Path, distgan: Co
     for command in ("report", "compare"):
         shown = distgan(command, "--help").stdout
         assert "exit codes: 0 done" in shown
-        for flag in ("--out", "--eval, --no-eval", "--num", "--reference", "--device", "--debug"):
+        for flag in ("--out", "--eval, --no-eval", "--num", "--data-dir", "--device", "--debug"):
             assert flag in shown
 
 
