@@ -119,7 +119,9 @@ class RunArtifacts:
         """Writes what describes this run, which goes on from `start` if that is one, and starts the tracker."""
         self.start = start
         self.runtime.run_on_rank0(self._describe)
-        self.runtime.start_tracker(self.config.run.tracker, str(self.folder), self.gan.step)
+        self.runtime.run_on_all_ranks(
+            lambda: self.runtime.start_tracker(self.config.run.tracker, str(self.folder), self.gan.step)
+        )
 
     def _describe(self) -> None:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
