@@ -1,10 +1,14 @@
 """Presets and flags: what they resolve to, and what a mistake is told."""
 
 import argparse
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from helpers.runs import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distgan.config.command_settings import SampleConfig
 from distgan.config.fields import allowed
@@ -250,3 +254,56 @@ def test_negative_numbers_are_values_not_flags() -> None:
     assert isinstance(parser.parse(["--seed", "3"]), argparse.Namespace)
     with pytest.raises(UserError, match="--d-lr: '-1' is not allowed"):
         parse("--d-lr", "-1")
+
+
+# What a file may hold instead of what belongs there. TOML knows no null.
+ANY = st.recursive(
+    st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(2**63), 0, 1, 3])
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["a\x00b", "~nosuch-user/x", "cgan", "mnist", "", "1h", "min:g_loss", "../x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+PATHS = [flag.path for flag in flags_of(Config)]
+SETTINGS = st.lists(
+    st.tuples(st.sampled_from(PATHS) | st.tuples(st.text(max_size=6), st.text(max_size=6)), ANY), max_size=4
+)
+
+
+def as_toml(value: object) -> str:
+    """A value on one line."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return repr(value)
+        case str() | int():
+            return json.dumps(value)
+        case list():
+            return f"[{', '.join(map(as_toml, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{json.dumps(key)} = {as_toml(each)}' for key, each in value.items())}}}"
+    raise AssertionError(value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=SETTINGS, kind=st.sampled_from(["toml", "json"]), raw=st.none() | st.binary(max_size=30))
+def test_any_file_is_a_config_or_a_mistake(
+    tmp_path_factory: pytest.TempPathFactory, values: list[tuple[tuple[str, str], object]], kind: str, raw: bytes | None
+) -> None:
+    tables: dict[str, dict[str, object]] = {"model": {"name": "cgan"}}
+    for (table, key), value in values:
+        tables.setdefault(table, {})[key] = value
+    path = tmp_path_factory.getbasetemp() / f"any.{kind}"
+    text = (
+        json.dumps(tables)
+        if kind == "json"
+        else "\n".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in tables.items())
+    )
+    path.write_bytes(text.encode("utf-8", "surrogatepass") if raw is None else raw)
+    with suppress(UserError):
+        config, _ = training_of(["--config", str(path)])
+        assert Config.model_validate_json(config.model_dump_json()) == config
