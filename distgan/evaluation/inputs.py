@@ -18,7 +18,7 @@ from distgan.config.flags import flags_of, paths_by
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
-from distgan.errors import UserError
+from distgan.errors import UserError, printable
 from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.schema import Source
 from distgan.utils.files import read_json
@@ -216,15 +216,16 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
         if not isinstance(value, bool) and value not in (None, 0)
     ]
     flags += [f"--no-{name[2:]}" for name, value in values.items() if value is False]
-    return Source(
-        what=where,
-        sha256=subject.sha256,
-        data=train.name,
-        reference=f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",
-        judged_by=f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
-        command=" ".join(["distgan eval", shlex.quote(where), *flags]),
-        **facts,
-    )
+    facts |= {
+        "what": where,
+        "sha256": subject.sha256,
+        "data": train.name,
+        "reference": f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",
+        "judged_by": f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
+        "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
+    }
+    # The name of a folder may hold bytes that are no text, which JSON does not take.
+    return Source(**{key: printable(value) if isinstance(value, str) else value for key, value in facts.items()})
 
 
 def _preset(loaded: Loaded) -> str:

@@ -290,7 +290,7 @@ class RunArtifacts:
                 f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
                 f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"
             )
-        display.say(f"more images: distgan sample {self.folder}")
+        display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}")
         if self.dataset.notice:
             display.say(f"!! Trained on {self.dataset.notice}. !!", "bold yellow")
 

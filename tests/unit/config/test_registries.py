@@ -274,3 +274,8 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
     command = source_of("a b", subject, config, data, data, jury).command
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
+    moved = config.model_copy(update={"reference": "d"})
+    assert " --data-dir d " in source_of("run", subject, moved, data, data, jury).command, "by the name that is shown"
+    source = source_of("run\udcff\x1b", subject, config, data, data, jury)
+    assert source.what == r"run\udcff\x1b", "a name that is no text"
+    assert source.model_dump_json()
