@@ -272,11 +272,12 @@ class OptimConfig(Section):
 
     loss: LossName = setting("bce", "{names}")
     penalty_weight: Real | None = setting(
-        None, "weight of the gradient penalty; unset: the loss's own, as --loss has it", ge=0
+        None, "weight of the gradient penalty; unset: the loss's own, as --loss has it", ge=0, le=1_000_000
     )
     order: OrderName = setting("reuse", "{names}")
-    g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0)
-    d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0)
+    # Adam divides them by 1 - beta1 at first, which float32 has to hold.
+    g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0, le=1_000_000)
+    d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0, le=1_000_000)
     accumulate: int = setting(
         1,
         "parts in which a step takes its batch through D, one after the other, so that D needs less memory; the "

@@ -60,7 +60,7 @@ def _tables(subjects: Sequence[Subject], rows: Sequence[Row], console: Console) 
     for start in range(0, len(subjects), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True, padding=(0, 1), expand=False)
-        table.add_column("", no_wrap=False, min_width=9, max_width=10, style="bold")
+        table.add_column("", min_width=9, max_width=10, overflow="fold", style="bold")
         for subject in subjects[some]:
             table.add_column(Text(f"{subject.name} ({subject.run.kind})"), overflow="fold", ratio=1)
         for row in rows:

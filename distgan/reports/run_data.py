@@ -183,7 +183,7 @@ def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = read_metrics(path)
     kept = [line for line in lines if finite(line.get("epoch")) is not None and finite(line["step"]) is not None]
     if path.is_file():
-        num = sum(1 for text in path.read_text(errors="replace").splitlines() if text.strip())
+        num = sum(1 for text in path.read_text("utf-8-sig", "replace").splitlines() if text.strip())
         if num > len(kept):
             problems.append(f"{path}: {num - len(kept)} of its {num} lines are no whole lines, and left out")
     return sorted(kept, key=lambda line: line["step"])

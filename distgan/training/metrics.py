@@ -189,9 +189,9 @@ class MetricLog:
             if self.runtime.is_main:
                 self._unwritten.append(json.dumps(values | self.notice))
                 self.flush()
-            self.runtime.track(_scalars(values), line.step)
         except OSError as error:
             self.tolerance(error, "metrics are")
+        self.tolerance.illustrate(lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are")
 
     def flush(self) -> None:
         """Raises OSError while the disk does not take the lines."""

@@ -217,7 +217,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl; one that was cut short is left out."""
     lines = []
     if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
+        for line in path.read_text("utf-8-sig", "replace").splitlines():
             with suppress(ValueError, RecursionError):
                 if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
                     lines.append(values)

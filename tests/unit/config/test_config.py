@@ -133,10 +133,7 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
         ("[run]\nsample_epochs = '1,2'", "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers"),
         ("optim = 1", "my.toml: optim: 1 is no table; allowed: [optim] and keys below it"),
         ("[run", "my.toml: is not TOML (Expected ']'"),
-        (
-            "[optim]\ng_lr = 1e39",
-            "my.toml: [optim] g_lr: 1e+39 is not allowed; allowed: a number, more than 0, neither",
-        ),
+        ("[optim]\ng_lr = 1e39", "my.toml: [optim] g_lr: 1e+39 is not allowed; allowed: a number, more than 0, at"),
         (
             '[run]\nout = "a\\u0000b"',
             r"my.toml: [run] out: 'a\x00b' is not allowed; allowed: text, not empty, without NUL",
@@ -170,11 +167,11 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
             ["--threads", "100000000"],
             "--threads: '100000000' is not allowed; allowed: a whole number, 1 or more, at most 1,024",
         ),
+        (["--g-lr", "1e39"], "--g-lr: '1e39' is not allowed; allowed: a number, more than 0, at most 1,000,000"),
         (
-            ["--g-lr", "1e39"],
-            "--g-lr: '1e39' is not allowed; allowed: a number, more than 0, neither 0 nor infinite in",
+            ["--d-lr", "1e-50"],
+            "--d-lr: '1e-50' is not allowed; allowed: a number, more than 0, at most 1,000,000, neither 0",
         ),
-        (["--d-lr", "1e-50"], "--d-lr: '1e-50' is not allowed"),
         (["--penalty-weight", "3.5e38"], "--penalty-weight: '3.5e38' is not allowed"),
         (["--epochs", "1" + "0" * 400], "--epochs: '1000"),
         (["--sample-epochs", "1,,2"], "--sample-epochs: '1,,2' is not allowed; allowed: whole numbers from 0"),

@@ -264,13 +264,17 @@ def test_one_that_was_not_measured_does_not_hide_the_others(pair: tuple[Path, Pa
 # -- on the screen ----------------------------------------------------------------------------------------
 
 
-def test_the_table_fits_80_columns(pair: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_table_fits_a_screen(pair: tuple[Path, Path], width: int) -> None:
     subjects, rows = table_of(*pair)
     text = io.StringIO()
-    console = Console(file=text, width=80, force_terminal=True, color_system=None)
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
     show(subjects, list(rows.values()), ["a note"], console)
     lines = text.getvalue().splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= width
+    assert "…" not in text.getvalue()
+    if width < 80:  # words are folded
+        return
     for row in rows.values():
         for cell in row.cells:
             assert cell.value.split()[0] in text.getvalue()
