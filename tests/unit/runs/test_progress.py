@@ -47,6 +47,22 @@ def test_a_screen_has_a_bar(monkeypatch: MonkeyPatch) -> None:
     assert "━" in screen.getvalue()
 
 
+@pytest.mark.parametrize(("columns", "numbers"), [(40, "d_loss 1.400"), (80, "D 1.400"), (100, "d_loss 1.400")])
+def test_no_screen_cuts_the_numbers(monkeypatch: MonkeyPatch, columns: int, numbers: str) -> None:
+    """Short words at 80 columns; lines without a bar where even those have no room."""
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with ProgressDisplay(35250, 235, 0, is_main=True) as display:
+        display.advance(20_000)
+        display.show(RECORD._replace(step=20_000, images_per_s=12345.0))
+    text = Text.from_ansi(screen.getvalue().replace("\r", "\n")).plain
+    assert "…" not in text
+    for words in ("epoch 86/150", "20,000/35,250", numbers, "12,345", "left"):
+        assert words in text
+    assert ("━" in text) is (columns >= 80)
+
+
 def test_names_are_shown_as_they_are(capsys: Capture) -> None:
     go("tr[/b]\x1b[2J")
     assert capsys.readouterr().err.count(r"tr[/b]\x1b[2J") == 2
