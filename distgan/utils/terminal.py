@@ -17,7 +17,7 @@ from distgan.errors import printable
 from distgan.utils.output import GuardedStream
 
 _WIDTH_OF_FILES = 160
-_ONE_LINE, _SEVERAL_LINES = 16, 12  # entries up to the first stay on a line; longer ones wrap at the second or more
+_ONE_LINE, _SEVERAL_LINES = 16, 12  # entries up to the first stay on a line; others wrap
 
 
 class TerminalConsole(Console):
@@ -64,11 +64,12 @@ class TerminalConsole(Console):
 
     def print_table(self, table: Table) -> None:
         """Print a table; where the screen is too narrow for it, each of its rows as a paragraph."""
-        unlimited = self.options.update(max_width=10_000)
-        if Measurement.get(self, unlimited, table).maximum > self.width:
+        natural = Measurement.get(self, self.options.update(max_width=10_000), table).maximum
+        if natural > self.width:
+            lines = natural - sum(map(_natural, table.columns))  # between the columns
             for column in table.columns:
                 _narrow(column)
-            if Measurement.get(self, unlimited, table).minimum > self.width:
+            if lines + sum(column.min_width or 0 for column in table.columns) > self.width:
                 self._print_paragraphs(table)
                 return
         self.print(table, soft_wrap=False, crop=False)
@@ -85,12 +86,18 @@ class TerminalConsole(Console):
             self.print(table.caption, style="dim")
 
 
+def _natural(column: Column) -> int:
+    """Return the width with nothing wrapped."""
+    lines = [line for entry in (column.header, *column.cells) for line in str(entry).splitlines()]
+    return max([column.min_width or 0, *map(cell_len, lines)])
+
+
 def _narrow(column: Column) -> None:
     """Give a column the least width that cuts nothing: short entries stay on one line, its head takes several."""
     entries = [line for entry in column.cells for line in str(entry).splitlines()]
     words = [cell_len(word) for word in str(column.header).split()]
     longest = max(map(cell_len, entries), default=0)
-    if longest <= _ONE_LINE:
+    if longest <= _ONE_LINE or column.no_wrap:
         width = max([longest, *words])
         column.header, column.no_wrap = "\n".join(wrap(str(column.header), max(width, 1))), True
     else:

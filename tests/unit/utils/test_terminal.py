@@ -5,6 +5,9 @@ import sys
 
 import pytest
 from helpers.runs import Capture, MonkeyPatch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -77,6 +80,36 @@ def test_no_table_is_cut(monkeypatch: MonkeyPatch, columns: int) -> None:
         assert word in text, (word, text)
     if columns >= 50:
         assert max(map(len, text.splitlines())) <= columns
+
+
+WORDS = st.lists(st.text("abcdefgh-0123", min_size=1, max_size=12), max_size=6).map(" ".join)
+TABLES = st.integers(1, 7).flatmap(
+    lambda num: st.tuples(st.lists(WORDS, min_size=num, max_size=num), st.lists(st.tuples(*[WORDS] * num), max_size=3))
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=TABLES, width=st.integers(20, 120), kept=st.sets(st.integers(0, 6)))
+def test_any_table_is_whole_at_any_width(
+    content: tuple[list[str], list[tuple[str, ...]]], width: int, kept: set[int]
+) -> None:
+    heads, rows = content
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, no_wrap=number in kept)
+    for row in rows:
+        table.add_row(*row)
+    out = io.StringIO()
+    TerminalConsole(file=out, width=width).print_table(table)
+    text = out.getvalue()
+    assert "…" not in text
+    for row in rows:
+        for word in " ".join(row).split():
+            assert word in text
+    if "─" in text:
+        assert max(map(len, text.splitlines())) <= width
+        for word in " ".join(heads).split():
+            assert word in text
 
 
 def test_a_file_has_a_width_of_its_own_and_no_bars(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
