@@ -20,6 +20,7 @@ from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.devices import device_named
 from distgan.utils.files import make_folder, write_whole
 from distgan.utils.hardware import cpu_name
+from distgan.utils.output import guarded_output
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
@@ -80,6 +81,7 @@ def _start() -> None:
     torch.set_num_threads(1)
 
 
+@guarded_output()  # in a process of its own, which `| head` may leave without a reader
 def _train(
     name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device
 ) -> tuple[JudgeRecord, bytes]:
