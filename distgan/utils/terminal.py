@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import IO, Any
 
@@ -65,13 +65,9 @@ class TerminalConsole(Console):
     def print_table(self, table: Table) -> None:
         """Print a table; where the screen is too narrow for it, each of its rows as a paragraph."""
         natural = Measurement.get(self, self.options.update(max_width=10_000), table).maximum
-        if natural > self.width:
-            lines = natural - sum(map(_natural, table.columns))  # between the columns
-            for column in table.columns:
-                _narrow(column)
-            if lines + sum(column.min_width or 0 for column in table.columns) > self.width:
-                self._print_paragraphs(table)
-                return
+        if natural > self.width and not _narrow(table.columns, natural - self.width):
+            self._print_paragraphs(table)
+            return
         self.print(table, soft_wrap=False, crop=False)
 
     def _print_paragraphs(self, table: Table) -> None:
@@ -92,15 +88,35 @@ def _natural(column: Column) -> int:
     return max([column.min_width or 0, *map(cell_len, lines)])
 
 
-def _narrow(column: Column) -> None:
-    """Give a column the least width that cuts nothing: short entries stay on one line, its head takes several."""
+def _narrow(columns: Sequence[Column], excess: int) -> bool:
+    """Set the widths of columns that are `excess` too wide all together; False where they can't but be cut.
+
+    Short entries stay on one line, under a head of several.
+    """
+    most = [_natural(column) for column in columns]
+    least = [_set_wrapping(column) for column in columns]
+    spare = sum(most) - excess - sum(least)
+    if spare < 0:
+        return False
+    left = sum(not column.no_wrap for column in columns)  # of those that take a share of it
+    for column, low, high in zip(columns, least, most, strict=True):
+        column.width = low
+        if not column.no_wrap:
+            column.width += min(spare // left, max(0, high - low))
+            spare, left = spare - column.width + low, left - 1
+    return True
+
+
+def _set_wrapping(column: Column) -> int:
+    """Return the least width that cuts nothing of a column, which wraps in it from here on."""
     entries = [line for entry in column.cells for line in str(entry).splitlines()]
     words = [cell_len(word) for word in str(column.header).split()]
     longest = max(map(cell_len, entries), default=0)
     if longest <= _ONE_LINE or column.no_wrap:
         width = max([longest, *words])
-        column.header, column.no_wrap = "\n".join(wrap(str(column.header), max(width, 1))), True
-    else:
-        width = max([_SEVERAL_LINES, *words])
-        column.no_wrap, column.overflow = False, "fold"
-    column.min_width = width
+        # Its head alone takes several lines.
+        column.header = "\n".join(wrap(str(column.header), max(width, 1), break_on_hyphens=False))
+        column.no_wrap = True
+        return width
+    column.overflow = "fold"
+    return max([_SEVERAL_LINES, *words])

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distgan.errors import UserError
 from distgan.runs.run_dir import _LEFTOVER
-from distgan.utils.files import read_json, read_model, write_whole
+from distgan.utils.files import read_json, read_metrics, read_model, write_whole
 
 
 class Inner(BaseModel):
@@ -95,3 +95,9 @@ def test_a_name_may_have_the_length_that_the_disk_allows(tmp_path: Path, name: s
     assert _LEFTOVER.fullmatch(temporary), "which a run clears away that was killed"
     with pytest.raises(OSError, match=r"name too long"):
         write_whole(tmp_path / ("x" * 256), b"")
+
+
+def test_lines_of_other_editors_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n{"step": 2, "a": "\xff"}\r\n{"step": 3')
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
