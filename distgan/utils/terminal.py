@@ -84,8 +84,11 @@ class TerminalConsole(Console):
 
 def _natural(column: Column) -> int:
     """Return the width with nothing wrapped."""
-    lines = [line for entry in (column.header, *column.cells) for line in str(entry).splitlines()]
-    return max([column.min_width or 0, *map(cell_len, lines)])
+    return max([column.min_width or 0, *map(cell_len, _lines([column.header, *column.cells]))])
+
+
+def _lines(entries: Iterable[RenderableType]) -> list[str]:
+    return [line for entry in entries for line in printable(entry).splitlines()]
 
 
 def _narrow(columns: Sequence[Column], excess: int) -> bool:
@@ -109,13 +112,12 @@ def _narrow(columns: Sequence[Column], excess: int) -> bool:
 
 def _set_wrapping(column: Column) -> int:
     """Return the least width that cuts nothing of a column, which wraps in it from here on."""
-    entries = [line for entry in column.cells for line in str(entry).splitlines()]
-    words = [cell_len(word) for word in str(column.header).split()]
-    longest = max(map(cell_len, entries), default=0)
+    words = [cell_len(word) for word in printable(column.header).split()]
+    longest = max(map(cell_len, _lines(column.cells)), default=0)
     if longest <= _ONE_LINE or column.no_wrap:
         width = max([longest, *words])
         # Its head alone takes several lines.
-        column.header = "\n".join(wrap(str(column.header), max(width, 1), break_on_hyphens=False))
+        column.header = "\n".join(wrap(printable(column.header), max(width, 1), break_on_hyphens=False))
         column.no_wrap = True
         return width
     column.overflow = "fold"
