@@ -32,7 +32,6 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from rich.console import Console  # noqa: E402
 
 from distgan.benchmark import results  # noqa: E402
 from distgan.benchmark import throughput_report as tables  # noqa: E402
@@ -41,6 +40,7 @@ from distgan.errors import UserError  # noqa: E402
 from distgan.utils.child_process import last_words  # noqa: E402
 from distgan.utils.files import read_metrics, write_whole  # noqa: E402
 from distgan.utils.hardware import count_gpus  # noqa: E402
+from distgan.utils.terminal import TerminalConsole  # noqa: E402
 
 MARK, RUNNING = "GPU_REPORT_CHILD", "running, or killed with all"
 TICK_S, RESERVE_S, MAX_TRACE = 5.0, 4.0, 10 * 2**20
@@ -195,7 +195,7 @@ RUNS = ("run-vanilla", "run-cgan")
 def _judge(report: Report) -> list[list[str]]:
     """The digit tables of both runs: those that there are."""
     quick = ["--num", "100", "--no-gan-train", "--threads", "1"]
-    data = quick if report.args.quick else ["--reference", str(report.args.data_dir)]
+    data = quick if report.args.quick else ["--data-dir", str(report.args.data_dir)]
     words = [PYTHON, "-m", "distgan", "eval", "--device", report.args.device, "--no-download", *data]
     return [[*words, str(report.work / name)] for name in RUNS if (report.work / name / "weights").is_dir()]
 
@@ -216,10 +216,11 @@ def _judged(report: Report, name: str) -> dict[str, Any]:
 
 
 def _bench(report: Report, *several: str, kind: str, name: str) -> list[list[str]]:
-    quick = "--data digits --width 0.1 --batch-sizes 32 --rounds 1 --steps 1 --warmup 1 --threads 1"
-    quick += {"throughput": " --models cgan --precisions no --gate-steps 1", "scaling": " --processes 1 --repeats 1"}[
-        kind
-    ]
+    quick = "--data digits --width 0.1 --rounds 1 --steps 1 --warmup 1 --threads 1"
+    quick += {
+        "throughput": " --batch-size 32 --model cgan --precision no --gate-steps 1",
+        "scaling": " --work-batch-size 32 --processes 1 --repeats 1",
+    }[kind]
     full = "--data mnist --rounds 1 --repeats 5 --timeout 150"
     data = [] if report.args.quick else ["--data-dir", str(report.args.data_dir)]
     chosen = ["--profile" if name == "profile" else ""] if report.args.quick else several
@@ -232,14 +233,14 @@ def _bench(report: Report, *several: str, kind: str, name: str) -> list[list[str
 
 
 MATRIX = (  # what the figures need comes first
-    "--models vanilla,cgan --engines graph --precisions bf16 --peers --steps 20 --warmup 10",
-    "--models vanilla --engines graph --precisions bf16 --batch-sizes 2048 --steps 120",
-    "--models vanilla,cgan --engines eager,graph --precisions no,tf32,bf16 --steps 235",
-    "--models vanilla,cgan --engines graph-compiled --precisions bf16 --batch-sizes 256,2048 --steps 120",
+    "--model vanilla,cgan --engine graph --precision bf16 --peers --steps 20 --warmup 10",
+    "--model vanilla --engine graph --precision bf16 --batch-size 2048 --steps 120",
+    "--model vanilla,cgan --engine eager,graph --precision no,tf32,bf16 --steps 235",
+    "--model vanilla,cgan --engine graph-compiled --precision bf16 --batch-size 256,2048 --steps 120",
 )
-PROFILE = "--models vanilla,cgan --engines graph --precisions bf16 --steps 20 --profile"
+PROFILE = "--model vanilla,cgan --engine graph --precision bf16 --steps 20 --profile"
 SCALING = "--processes 1 --precision bf16 --engine graph --steps 50 "
-SCALING += "--batch-sizes 64,128,256,512,1024,2048,4096 --widths 0.25,0.5,1,2,4"
+SCALING += "--work-batch-size 64,128,256,512,1024,2048,4096 --work-width 0.25,0.5,1,2,4"
 
 
 def _speeds(report: Report, name: str) -> dict[str, Any]:
@@ -257,7 +258,7 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
     if not cells:
         return {}
     shown, every = io.StringIO(), list(cells.values())
-    tables.show(facts, every, Console(file=shown, width=120))
+    tables.show(facts, every, TerminalConsole(file=shown, width=120))
     if shown.getvalue() != report.parts[name]["text"]:
         results.write(report.out / "throughput.json", "throughput", facts, every)
         tables.save_plot(report.out / tables.PLOT, facts, every)

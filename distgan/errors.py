@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -149,6 +150,13 @@ class WriteErrorPolicy:
             self._said.add(message)
             self._new.append(message)
 
+    def illustrate(self, draw: Callable[[], object], what: str) -> None:
+        """Call `draw`. Whatever it raises is a warning that `what` is missing: a run can do without its pictures."""
+        try:
+            draw()
+        except Exception as error:
+            self.warn(f"{what} not written, and nothing else is lost: {user_error(error) or _named(error)}")
+
     def __call__(self, error: OSError, what: str) -> None:
         """Take an error of a write as a warning that `what` is not written. Raises UserError if it may not."""
         mistake = _of_the_disk(error)
@@ -166,9 +174,6 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
     """Runs a command and turns its end into an exit code, with a traceback only under `debug`."""
     try:
         command()
-        return OK
-    except BrokenPipeError:  # the reader of `distgan ... | head` has left
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the interpreter flushes it at exit
         return OK
     except KeyboardInterrupt:
         _say("interrupted")
@@ -189,7 +194,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
             return _unforeseen(error)
         message = str(error) if mistake is None else f"{mistake} [{mistake.code}]"
         if debug:
-            traceback.print_exc()
+            print_line(traceback.format_exc(), error=True)
         # In torchrun's report each has its own words.
         is_said = isinstance(error, TrainingFailed | CommonError) or "TORCHELASTIC_ERROR_FILE" in os.environ
         _end(message, speaks=not is_said)
@@ -198,14 +203,18 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
 
 def _unforeseen(error: Exception) -> int:
     """A traceback; and of one process among several, a line that says which."""
+    print_line("".join(traceback.format_exception(error)), error=True)
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        raise error
-    traceback.print_exception(error)
-    message = f"rank {os.environ.get('RANK')}: {type(error).__name__}: {error}"
+        return FAILED
+    message = f"rank {os.environ.get('RANK')}: {_named(error)}"
     if "memory" in f"{type(error).__name__} {error}".lower():
         message += " (allowed: a smaller --batch-size, a higher --accumulate, or more processes)"
     _end(message, speaks=True)
     return FAILED
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _end(message: str, *, speaks: bool = False) -> None:
@@ -226,6 +235,34 @@ def _tell_launcher(message: str) -> None:
 def _say(message: str, *, speaks: bool = False) -> None:
     """To stderr; by one process where all have met the same end, unless this one `speaks` for itself."""
     if speaks or os.environ.get("RANK", "0") == "0":
-        with suppress(BrokenPipeError):  # nobody reads any more
-            for line in message.splitlines():
-                print(f"distgan: {line}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody reads any more, or the disk of a log is full
+            print_message(message)
+
+
+# -- Text on a terminal --
+
+
+def printable(text: object) -> str:
+    r"""Return text for a terminal: control characters as `\x1b`, so that none is obeyed; line ends and tabs stay.
+
+    Names, files and the environment may hold any. All that is shown comes by here: `print_line`, `utils/terminal.py`.
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs" else _visible(char)
+        for char in str(text)
+    )
+
+
+def _visible(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def print_line(text: object, *, error: bool = False) -> None:
+    """Print text for people to read, on stderr if `error`."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def print_message(message: str) -> None:
+    """Print each line of a message on stderr under the program's name."""
+    for line in printable(message).split("\n"):
+        print_line(f"distgan: {line}", error=True)

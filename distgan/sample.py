@@ -1,8 +1,6 @@
 """`distgan sample`: images of a trained generator, as a grid, an animation or arrays."""
 
-import sys
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,13 @@ from torch import Tensor
 
 from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
-from distgan.errors import UserError
+from distgan.errors import UserError, print_line
 from distgan.models.base import labels_for
 from distgan.models.sampling import generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import grid, save_gif
 from distgan.utils.files import write_whole
+from distgan.utils.paths import user_path
 
 WALK_STEPS = 10
 
@@ -27,7 +26,7 @@ def sample(where: str, config: SampleConfig) -> str:
 
     Raises UserError for weights that can't be used, and for what these weights can't draw.
     """
-    out = Path(config.out).expanduser()
+    out = user_path(config.out, "--out")
     if out.suffix not in (".png", ".gif", ".npz"):
         raise UserError(f"--out {config.out}: ends in {out.suffix or 'nothing'}; allowed: .png, .gif, .npz")
     if out.suffix == ".gif" and not config.interpolate:
@@ -35,7 +34,7 @@ def sample(where: str, config: SampleConfig) -> str:
     device = device_named(config.device)
     generator, run, notice, path, _, warnings = load_generator(where, ema=config.ema)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print_line(f"warning: {warning}", error=True)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
         raise UserError("--digits: these weights know no labels; allowed: without --digits, or a cgan's weights")

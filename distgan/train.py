@@ -106,6 +106,7 @@ def _take_steps(
             request.save_s = checkpoints.last_s  # time to keep free before a time limit
         if reason:
             artifacts.finish()
+            display.warn(artifacts.tolerance.warnings())
             raise stopped(reason, gan.step, artifacts.how_to_go_on())
 
 

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from distgan.benchmark import results
 from distgan.benchmark.options import CompareConfig
 from distgan.errors import CommandFailed, UserError
+from distgan.utils.terminal import TerminalConsole
 
 _DRAWN = 2_000_000  # numbers at a time
 _STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
@@ -42,12 +42,12 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
         )
     rng = np.random.default_rng(0)
     ratios = {key: ratio(speeds_a[key], speeds_b[key], rng, config.resamples) for key in shared}
-    console = Console()
-    console.print(_table(speeds_a, speeds_b, ratios, config.fail_above))
+    console = TerminalConsole(soft_wrap=True)
+    console.print_table(_table(speeds_a, speeds_b, ratios, config.fail_above))
     mean = float(np.exp(np.mean([np.log(each.ratio) for each in ratios.values()])))
-    console.print(f"geometric mean of B / A: {mean:.3f} over {len(ratios)} cells", highlight=False)
+    console.print(f"geometric mean of B / A: {mean:.3f} over {len(ratios)} cells")
     for line in _differences(before, after, old, new, shared):
-        console.print(f"note: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {line}", style="yellow")
     _refuse_regressions(ratios, [key for key in speeds_a if key not in speeds_b], config.fail_above)
 
 

@@ -19,9 +19,10 @@ from distgan.benchmark.results import claimed, difference_of, say, taken_up
 from distgan.benchmark.trial import OVER, Trial
 from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, Stopped, UserError
+from distgan.errors import CommandFailed, Stopped, UserError, print_line
 from distgan.utils.child_process import own_modules
 from distgan.utils.devices import device_named
+from distgan.utils.paths import user_path
 
 PLOT = "convergence.png"
 
@@ -39,9 +40,9 @@ def run(config: ConvergenceConfig) -> None:
             "bench convergence: starts trainings of its own; allowed: without a launcher around it", code="launch"
         )
     if config.join is not None:
-        join(Path(config.join).expanduser(), config)
+        join(user_path(config.join, "--join"), config)
         return
-    targets = read_targets(Path(config.targets).expanduser() if config.targets else SHIPPED)
+    targets = read_targets(user_path(config.targets, "--targets") if config.targets else SHIPPED)
     protocol = targets.protocol.model_copy(update={"num": config.num} if config.num else {})
     device = device_named(config.device)
     environments = slots(config, is_cuda=device.type == "cuda")
@@ -133,9 +134,9 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
 
 
 def _tell(folder: Path, facts: dict[str, Any], cells: list[dict[str, Any]]) -> None:
-    save_plot(folder / PLOT, facts, cells)
     show(facts, cells)
-    print(", ".join(str(each) for each in (folder / results.FILE, folder / PLOT) if each.exists()))
+    pictures = results.drawn(lambda: save_plot(folder / PLOT, facts, cells), folder / PLOT)
+    print_line(", ".join(map(str, [folder / results.FILE, *pictures])))
 
 
 def _sorted(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from distgan.benchmark.convergence_statistics import MEASURES, evaluations_of
 from distgan.benchmark.convergence_targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
-from distgan.benchmark.scaling_report import wide_console
-from distgan.utils.figures import new_figure, save_png
+from distgan.utils.figures import figure_text, new_figure, save_png
+from distgan.utils.terminal import TerminalConsole
 
 Cell = dict[str, Any]
 
@@ -41,24 +40,24 @@ def short(value: float | None, unknown: str = "never") -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def show(facts: dict[str, Any], cells: list[Cell], console: Console | None = None) -> None:
+def show(facts: dict[str, Any], cells: list[Cell]) -> None:
     """Each run, what those of an arm say together, the tests, and what was asked of the runs."""
-    print_here = (console or wide_console()).print
+    console = TerminalConsole()
     measured = [cell for cell in cells if cell["outcome"] not in ("unfinished", "error")]
     if measured:
-        print_here(_runs(facts, measured))
-        print_here(_summary(facts))
+        console.print_table(_runs(facts, measured))
+        console.print_table(_summary(facts))
     for cell in cells:
         if cell["outcome"] not in ("converged", "unfinished"):
             style = "red" if cell["outcome"] == "error" else "yellow"
-            print_here(f"{name(cell)}: {outcome(cell)}", style=style, markup=False)
+            console.print(f"{name(cell)}: {outcome(cell)}", style=style)
     if left := sum(cell["outcome"] == "unfinished" for cell in cells):
-        print_here(f"{left} of {len(cells)} runs are left: the same command goes on with them", style="yellow")
+        console.print(f"{left} of {len(cells)} runs are left: the same command goes on with them", style="yellow")
     if facts["tests"]:
-        print_here(_tests(facts["tests"]))
-    print_here(f"{asked(facts)}; on {facts['device']}", markup=False)
+        console.print_table(_tests(facts["tests"]))
+    console.print(f"{asked(facts)}; on {facts['device']}")
     if facts["notice"]:
-        print_here(f"!! Trained on {facts['notice']}. !!", style="bold yellow", markup=False)
+        console.print(f"!! Trained on {facts['notice']}. !!", style="bold yellow")
 
 
 def asked(facts: dict[str, Any]) -> str:
@@ -194,7 +193,7 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     figure.align_ylabels(panels[:, 0])
     about_data = f"{facts['identity']['arms'][0]['data']['name']} on {facts['device']}"
     lines = [*asked(facts).split("; "), about_data, *filter(None, [facts["notice"]])]
-    figure.suptitle("\n".join(lines), fontsize=9)
+    figure.suptitle(figure_text("\n".join(lines)), fontsize=9)
     save_png(figure, path)
 
 
@@ -264,7 +263,7 @@ def _legend(facts: dict[str, Any], colours: dict[str, str]) -> list[Any]:
         middle = of.get("epochs", {}).get("median")
         median = f", median {short(middle)} epochs" if middle is not None else ""
         words = f"{arm}: {of['converged']} of {of['num']} runs converged{median}"
-        handles.append(Line2D([], [], color=colour, linewidth=2, label=words))
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=figure_text(words)))
     grey = "#666666"
     return [
         *handles,

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from distgan.config.fields import Real, Section
 from distgan.errors import UserError
-from distgan.reports.run_data import number
-from distgan.utils.files import check_format, parse_model, read_within
+from distgan.utils.files import check_format, finite, parse_model, read_within
 
 FORMAT = 1
 SHIPPED = Path(__file__).with_name("convergence_targets.toml")
@@ -62,7 +61,7 @@ def read_targets(path: Path) -> Targets:
     """Raises UserError with one line for a file that is missing, damaged, newer, or has a number that can't be."""
     data = read_within(path, _MAX_BYTES)
     try:
-        values = tomllib.loads(data.decode())
+        values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML ({error})", code="bad-data") from error
     check_format(path, values, FORMAT)
@@ -127,7 +126,7 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
     found = {}
     for line in judged:
         step = line["step"]
-        epoch, elapsed_s, eval_s = (number(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
+        epoch, elapsed_s, eval_s = (finite(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
         if epoch is None or elapsed_s is None or eval_s is None:
             continue
         found[step] = Evaluation(
@@ -135,8 +134,8 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
             epoch,
             elapsed_s,
             eval_s,
-            number(line.get(f"{prefix}_fcd")),
-            number(line.get(f"{prefix}_recognisable")),
+            finite(line.get(f"{prefix}_fcd")),
+            finite(line.get(f"{prefix}_recognisable")),
             _numbers(line.get(f"{prefix}_digits")),
             _numbers(line.get(f"{prefix}_coverage_digits")),
         )
@@ -144,7 +143,7 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
 
 
 def _numbers(value: Any) -> list[float | None]:
-    return [number(each) for each in value] if isinstance(value, list) else []
+    return [finite(each) for each in value] if isinstance(value, list) else []
 
 
 def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:

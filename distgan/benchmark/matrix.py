@@ -91,7 +91,7 @@ def _refuse_peers(config: ThroughputConfig) -> None:
         if (found := getattr(config, name)) != value:
             raise UserError(f"--{name} {found}: with --peers, whose loops know no other; allowed: {value}")
     if "reuse" not in config.orders:
-        raise UserError(f"--orders {','.join(config.orders)}: the loops of --peers take reuse; allowed: with reuse")
+        raise UserError(f"--order {','.join(config.orders)}: the loops of --peers take reuse; allowed: with reuse")
     folder = _data_folder(config)
     if not (folder / "MNIST" / "raw").is_dir():
         raise UserError(f"--peers: its loops need MNIST in {folder}/MNIST/raw; allowed: --data-dir DIR that has it")
@@ -117,7 +117,7 @@ def command(cell: Cell, config: ThroughputConfig, device_type: str, pace: Pace, 
 
 def _training(cell: Cell, config: ThroughputConfig, device_type: str) -> Config:
     """The preset of the cell's model, changed where the cell says so."""
-    path = preset_path(cell["model"], "--models")
+    path = preset_path(cell["model"], "--model")
     sections = read_file(path, str(path))
     changes: dict[str, dict[str, Any]] = {
         "model": {"family": config.family, "width": config.width},

@@ -36,11 +36,29 @@ Orders = Annotated[list[OrderName], _COMMAS]
 class ThroughputConfig(Section):
     """What `distgan bench throughput` measures: each model with each engine, precision, batch and order."""
 
-    models: Models = setting(list(MODELS), "the presets to take", min_length=1)
-    engines: Engines = setting(["auto"], "who takes the steps; what ran in its place is named", min_length=1)
-    precisions: Precisions = setting(names_on_cpu(PRECISIONS), "no: float32; tf32 and fp16 on a GPU", min_length=1)
-    batch_sizes: Sizes = setting([256], "images per step", min_length=1)
-    orders: Orders = setting(["reuse"], "orders of the two updates, each an algorithm of its own", min_length=1)
+    models: Models = setting(list(MODELS), "the presets to take", min_length=1, flag="model", old_flags=("models",))
+    engines: Engines = setting(
+        ["auto"],
+        "who takes the steps; what ran in its place is named",
+        min_length=1,
+        flag="engine",
+        old_flags=("engines",),
+    )
+    precisions: Precisions = setting(
+        names_on_cpu(PRECISIONS),
+        "no: float32; tf32 and fp16 on a GPU",
+        min_length=1,
+        flag="precision",
+        old_flags=("precisions",),
+    )
+    batch_sizes: Sizes = setting([256], "images per step", min_length=1, flag="batch-size", old_flags=("batch-sizes",))
+    orders: Orders = setting(
+        ["reuse"],
+        "orders of the two updates, each an algorithm of its own",
+        min_length=1,
+        flag="order",
+        old_flags=("orders",),
+    )
     family: PlainFamily = setting("seed", "family of the networks")
     width: Real = width_setting()
     rounds: int = setting(
@@ -161,11 +179,15 @@ class ScalingConfig(Section):
         "growing work, on one process: images per step",
         allowed="whole numbers from 2, as 64,128,256",
         min_length=1,
+        flag="work-batch-size",
+        old_flags=("batch-sizes",),
     )
     widths: Factors | None = setting(
         None,
         "growing work, on one process: factors on every hidden width, as 0.25,0.5,1,2,4; unset: none",
         allowed="numbers above 0 and at most 16, as 0.25,0.5,1,2,4",
+        flag="work-width",
+        old_flags=("widths",),
     )
     steps: int | None = setting(None, "steps of a repeat; unset: 200 on a GPU, 3 on a CPU", ge=1, le=1_000_000)
     warmup: int | None = setting(

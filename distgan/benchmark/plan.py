@@ -19,22 +19,24 @@ from distgan.benchmark import results
 from distgan.benchmark.interconnects import FABRICS, AllReduce, measured_ring, nccl, refuse_nodes
 from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.results import Results
-from distgan.benchmark.scaling_report import Cell, all_reduces, save_panels, wide_console
-from distgan.errors import UserError
+from distgan.benchmark.scaling_report import STYLE, Cell, all_reduces, save_panels
+from distgan.errors import UserError, print_line
+from distgan.utils.terminal import TerminalConsole
+
+PLOT = "plan.png"
 
 
 def print_tables(found: Results) -> None:
     """The fit, its errors where it can be checked, and what it predicts."""
-    facts, print_here = found.facts, wide_console().print
-    print_here(_held_out_table(_rows(found, "held out")))
-    print_here(_predicted_table(found))
+    facts, console = found.facts, TerminalConsole()
+    console.print_table(_held_out_table(_rows(found, "held out")))
+    console.print_table(_predicted_table(found))
     batches = [int(size) for size in facts["points"]]
-    print_here(
+    console.print(
         f"predicted by {facts['formula']};\na = {facts['a_s'] * 1e3:.3g} ms, b = {facts['b_s_per_image'] * 1e6:.3g} "
         f"microseconds an image, fitted on 1 process of {facts['measured']['device']} at {len(batches)} batch sizes "
         f"from {min(batches)} to {max(batches)}.\nall-reduce, predicted by {facts['all_reduce']}.\noverlap: "
-        f"{facts['config']['overlap']:g} microseconds. * batch size per rank beyond those measured.",
-        markup=False,
+        f"{facts['config']['overlap']:g} microseconds. * batch size per rank beyond those measured."
     )
 
 
@@ -44,7 +46,7 @@ def _rows(found: Results, what: str, mode: str | None = None) -> list[Cell]:
 
 def _held_out_table(rows: list[Cell]) -> Table:
     table = Table("processes", "images a step", "predicted ms/step", "measured ms/step", "error %", "held out",
-                  title="held out: predicted against measured")  # fmt: skip
+                  title="held out: predicted against measured", **STYLE)  # fmt: skip
     for row in rows:
         table.add_row(
             str(row["world_size"]),
@@ -59,7 +61,7 @@ def _held_out_table(rows: list[Cell]) -> Table:
 
 def _predicted_table(found: Results) -> Table:
     table = Table("scaling", "nodes x each", "images a step", "per rank", "predicted ms/step", "predicted images/s",
-                  "predicted s/epoch", "predicted efficiency", title=_title(found))  # fmt: skip
+                  "predicted s/epoch", "predicted efficiency", title=_title(found), **STYLE)  # fmt: skip
     for row in _rows(found, "predicted"):
         table.add_row(
             row["mode"],
@@ -82,9 +84,8 @@ def _title(found: Results) -> str:
     )
 
 
-def plot(found: Results, folder: Path) -> Path:
-    """plan.png: rates and efficiencies, predicted, and the held-out errors."""
-    path = folder / "plan.png"
+def plot(found: Results, path: Path) -> None:
+    """Rates and efficiencies, predicted, and the held-out errors."""
     panels = [
         partial(_draw, found=found, key="predicted_images_per_s", label="images/s, predicted"),
         partial(_draw, found=found, key="predicted_efficiency", label="efficiency, predicted"),
@@ -92,7 +93,6 @@ def plot(found: Results, folder: Path) -> Path:
         partial(_draw_errors, rows=_rows(found, "held out")),
     ]
     save_panels(path, panels, _title(found))
-    return path
 
 
 def _draw(axes: Any, found: Results, key: str, label: str) -> None:
@@ -182,7 +182,8 @@ def run(where: Path, config: PlanConfig) -> None:
     results.write(path, "plan", facts, held_out + predicted)
     found = results.read(path, "plan")
     print_tables(found)
-    print(f"predicted results: {path}, {plot(found, folder)}")
+    pictures = results.drawn(lambda: plot(found, folder / PLOT), folder / PLOT)
+    print_line(f"predicted results: {', '.join(map(str, [path, *pictures]))}")
 
 
 def base_cells(measured: Results, where: Path) -> list[Cell]:
@@ -204,7 +205,7 @@ def one_process(cells: list[Cell], where: Path) -> dict[int, float]:
     if len(points) < _FEWEST:
         raise UserError(
             f"{where}: has {len(points)} batch sizes on one process; allowed: {_FEWEST} or more, as a fit has two "
-            "constants and one has to be held out (distgan bench scaling --batch-sizes 64,128,256)",
+            "constants and one has to be held out (distgan bench scaling --work-batch-size 64,128,256)",
             code="bad-data",
         )
     return points

@@ -16,11 +16,12 @@ import torch
 
 from distgan.config.fields import shown
 from distgan.config.registry import Registry, names_on_cpu
-from distgan.errors import UserError
+from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import lock
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_whole
 from distgan.utils.hardware import cores, cpu_name
+from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
 FORMAT = 1
@@ -75,7 +76,7 @@ def new_folder(out: str | None, kind: str) -> Path:
     """Makes --out, or else bench/<kind>-<number>. Raises UserError for one that holds something."""
     try:
         if out is not None:
-            folder = Path(out).expanduser()
+            folder = user_path(out, "--out")
             if folder.is_dir() and not all(is_ignorable(path.name) for path in folder.iterdir()):
                 raise UserError(
                     f"--out {out}: is there already and is not overwritten; allowed: a new folder", code="exists"
@@ -128,7 +129,16 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def say(text: str) -> None:
     """Tell on stderr how a benchmark is getting on."""
-    print(text, file=sys.stderr, flush=True)
+    print_line(text, error=True)
+
+
+def drawn(draw: Callable[[], object], path: Path) -> list[Path]:
+    """Return `path` if `draw` writes it. What fails there is a warning: the numbers stand without their picture."""
+    policy = WriteErrorPolicy(stops=False)
+    policy.illustrate(draw, f"{path} is")
+    for warning in policy.warnings():
+        say(f"warning: {warning}")
+    return [path] if path.exists() else []
 
 
 def refuse_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:
@@ -147,7 +157,7 @@ _LOCK = "lock"
 @contextmanager
 def claimed(out: str | None, kind: str) -> Iterator[Path]:
     """--out, new or with results of that kind, or else bench/<kind>-<number>. Raises UserError for any other."""
-    folder = new_folder(None, kind) if out is None else Path(out).expanduser()
+    folder = new_folder(None, kind) if out is None else user_path(out, "--out")
     if folder.is_dir() and not (folder / FILE).exists():
         # A bench that was killed in its first moments may have left these.
         names = sorted(path.name for path in folder.iterdir())

@@ -7,21 +7,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 
 from distgan.benchmark import results
 from distgan.benchmark.flops import FORMULA, flops_per_image
 from distgan.benchmark.options import ScalingConfig
 from distgan.benchmark.results import summary
-from distgan.benchmark.scaling_report import BATCH_SIZE, STRONG, WEAK, WIDTH, Cell, derive, name_of, plot, print_tables
+from distgan.benchmark.scaling_report import (
+    BATCH_SIZE,
+    PLOT,
+    STRONG,
+    WEAK,
+    WIDTH,
+    Cell,
+    derive,
+    name_of,
+    plot,
+    print_tables,
+)
 from distgan.config.registry import ENGINES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.loader import refuse_small
 from distgan.distributed import env
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed, UserError, print_line
 from distgan.utils.child_process import ChildFailed, own_modules, run_child
 from distgan.utils.devices import device_named
 from distgan.utils.hardware import cores, count_gpus
+from distgan.utils.terminal import TerminalConsole
 
 
 class Point(NamedTuple):
@@ -55,7 +66,7 @@ def run(config: ScalingConfig) -> None:
         "note": _note(device, sizes, threads),
         "flop_formula": FORMULA,
     }
-    path, console = folder / results.FILE, Console(stderr=True, highlight=False)
+    path, console = folder / results.FILE, TerminalConsole(stderr=True)
     for turn in range(config.rounds):
         for cell in cells:
             if cell["error"]:
@@ -67,12 +78,13 @@ def run(config: ScalingConfig) -> None:
             except ChildFailed as error:
                 cell["error"] = str(error)
                 said = f"failed: {error}"
-            console.print(f"round {turn + 1}/{config.rounds}: {name_of(cell)}: {said}", markup=False)
+            console.print(f"round {turn + 1}/{config.rounds}: {name_of(cell)}: {said}")
             _summarise(cells)
             results.write(path, "scaling", facts, cells)
     found_all = results.read(path, "scaling")
     print_tables(found_all)
-    print(f"results: {', '.join(str(each) for each in (path, plot(found_all, folder)) if each)}")
+    pictures = results.drawn(lambda: plot(found_all, folder / PLOT), folder / PLOT)
+    print_line(f"results: {', '.join(map(str, [path, *pictures]))}")
     if failed := [cell["error"] for cell in cells if cell["error"]]:
         raise CommandFailed(f"{len(failed)} of {len(cells)} settings failed; the first: {failed[0]}")
 

@@ -7,15 +7,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
 from distgan.benchmark.results import Results, summary
-from distgan.utils.figures import new_figure, save_png
+from distgan.utils.figures import figure_text, new_figure, save_png
+from distgan.utils.terminal import TerminalConsole
 
 Cell = dict[str, Any]
 
 STRONG, WEAK, BATCH_SIZE, WIDTH = "strong", "weak", "batch_size", "width"
+
+# Of the tables: narrow enough for 80 columns.
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False, "padding": (0, 1, 0, 0)}
 
 
 def name_of(cell: Cell) -> str:
@@ -121,37 +125,29 @@ def spread(found: dict[str, float] | None, form: str = "{:,.0f}", factor: float 
 def print_tables(found: Results) -> None:
     """All of them with median (p5 to p95), and what they were measured on."""
     facts, config = found.facts, found.facts["config"]
-    print_here = wide_console().print
+    console = TerminalConsole()
     for axis in (STRONG, WEAK):
         if len(of_axis(found.cells, axis)) > 1:
-            print_here(_scaling_table(found, axis))
+            console.print_table(_scaling_table(found, axis))
     if any(run["all_reduce_s"] for cell in found.cells for run in cell["runs"]):
-        print_here(_all_reduce_table(found.cells))
+        console.print_table(_all_reduce_table(found.cells))
     for axis in (BATCH_SIZE, WIDTH):
         if len(of_axis(found.cells, axis)) > 1:
-            print_here(_growth_table(found, axis))
+            console.print_table(_growth_table(found, axis))
     for cell in found.cells:
         if cell["error"]:
-            print_here(f"failed: {name_of(cell)}: {cell['error']}", markup=False)
+            console.print(f"failed: {name_of(cell)}: {cell['error']}")
     engines = {f"{run['engine']['name']} ({run['engine']['why']})" for cell in found.cells for run in cell["runs"]}
-    print_here(
+    console.print(
         f"{config['model']}, family {config['family']}, order {config['order']}, precision {config['precision']}, on "
         f"{facts['device']}; {facts['note']}.\nengine: {', '.join(sorted(engines)) or '-'}. Median (p5 to p95); of a "
-        f"ratio over {config['rounds']} rounds, of times over all their repeats; the slowest process counts.",
-        markup=False,
-        highlight=False,
+        f"ratio over {config['rounds']} rounds, of times over all their repeats; the slowest process counts."
     )
-
-
-def wide_console() -> Console:
-    """A screen's own width, and room for a table where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=120, highlight=False)
 
 
 def _scaling_table(found: Results, axis: str) -> Table:
     table = Table("processes", "images a step", "images/s", "s/epoch", "efficiency", "all-reduce's share", "GiB",
-                  title=_TITLES[axis])  # fmt: skip
+                  title=_TITLES[axis], **STYLE)  # fmt: skip
     for cell in of_axis(found.cells, axis):
         shares = [run["all_reduce_share"] for run in cell["runs"] if run["all_reduce_share"] is not None]
         table.add_row(
@@ -168,7 +164,7 @@ def _scaling_table(found: Results, axis: str) -> Table:
 
 def _all_reduce_table(cells: list[Cell]) -> Table:
     table = Table("processes", "message", "bytes", "microseconds", "GB/s", "part of a weak step",
-                  title="all-reduce alone, float32")  # fmt: skip
+                  title="all-reduce alone, float32", **STYLE)  # fmt: skip
     steps = {cell["world_size"]: cell["step_s"]["median"] for cell in of_axis(cells, WEAK)}
     for size in sorted({cell["world_size"] for cell in cells}):
         for kind, (seconds, total) in all_reduces(cells, size).items():
@@ -186,7 +182,7 @@ def _all_reduce_table(cells: list[Cell]) -> Table:
 
 def _growth_table(found: Results, axis: str) -> Table:
     table = Table(axis.replace("_", " "), "ms/step", "s/epoch", "work x", "cost x", "cost for the work, to the first",
-                  "faster than the work?", title=_TITLES[axis])  # fmt: skip
+                  "faster than the work?", title=_TITLES[axis], **STYLE)  # fmt: skip
     for cell in of_axis(found.cells, axis):
         grown: dict[str, Any] = cell["growth"].get(axis, {})
         verdict = {True: "YES", False: "no", None: "-"}[grown.get("is_faster_than_work")]
@@ -210,10 +206,13 @@ def seconds_per_epoch(cell: Cell) -> float:
 # -- Picture --
 
 
-def plot(found: Results, folder: Path) -> Path | None:
-    """scaling.png: a panel for each axis of more than one cell, with p5 to p95 as bars and the ideal as a line.
+PLOT = "scaling.png"
 
-    None where no axis has more than one.
+
+def plot(found: Results, path: Path) -> None:
+    """A panel for each axis of more than one cell, with p5 to p95 as bars and the ideal as a line.
+
+    Nothing where no axis has more than one.
     """
     chains = {axis: of_axis(found.cells, axis) for axis in _TITLES}
     panels = [
@@ -222,12 +221,10 @@ def plot(found: Results, folder: Path) -> Path | None:
         if len(chain) > 1
     ]
     if not panels:
-        return None
+        return
     config = found.facts["config"]
     title = f"{config['model']} ({config['family']}, {config['order']}), measured on {found.facts['device']}"
-    path = folder / "scaling.png"
     save_panels(path, panels, f"{title}\n{found.facts['note']}; bars: p5 to p95")
-    return path
 
 
 def save_panels(path: Path, panels: Sequence[Callable[[Any], None]], title: str) -> None:
@@ -240,7 +237,7 @@ def save_panels(path: Path, panels: Sequence[Callable[[Any], None]], title: str)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(figure_text(title), fontsize=10)
     save_png(figure, path)
 
 

@@ -15,7 +15,7 @@ from distgan.benchmark.results import refuse_on_cpu, say, summary
 from distgan.benchmark.throughput_report import PLOT, save_plot, show
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed, UserError, print_line
 from distgan.utils.child_process import ChildFailed, own_modules, run_json
 from distgan.utils.devices import device_named
 
@@ -107,8 +107,8 @@ def run(config: ThroughputConfig) -> None:
     device = device_named(config.device)
     is_cuda = device.type == "cuda"
     if not is_cuda:
-        refuse_on_cpu("--engines", config.engines, ENGINES)
-        refuse_on_cpu("--precisions", config.precisions, PRECISIONS)
+        refuse_on_cpu("--engine", config.engines, ENGINES)
+        refuse_on_cpu("--precision", config.precisions, PRECISIONS)
     cells = plan(config)
     pace = Pace(
         (30 if is_cuda else 2) if config.warmup is None else config.warmup,
@@ -142,9 +142,9 @@ def run(config: ThroughputConfig) -> None:
                 say(f"round {turn}/{config.rounds}, {cell['id']}: {_said(cell)}")
     finally:  # after a Ctrl-C too
         if path.exists():
-            save_plot(folder / PLOT, facts, cells)
             show(facts, cells)
-            print(", ".join(str(each) for each in (path, folder / PLOT) if each.exists()))
+            pictures = results.drawn(lambda: save_plot(folder / PLOT, facts, cells), folder / PLOT)
+            print_line(", ".join(map(str, [path, *pictures])))
     if failed := [cell["id"] for cell in cells if cell["status"] != "ok"]:
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells have no speed: {', '.join(failed)}")
 

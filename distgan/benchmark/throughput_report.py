@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from distgan.benchmark.matrix import Cell
-from distgan.utils.figures import new_figure, save_png
+from distgan.utils.figures import figure_text, new_figure, save_png
+from distgan.utils.terminal import TerminalConsole
 
 PLOT = "throughput.png"
 
@@ -18,30 +18,30 @@ _LOOPS = {"pytorch": "plain PyTorch", "accelerate": "plain Accelerate"}
 _COLOURS = {"distgan": "#1f5f8b", "pytorch": "#c4773a", "accelerate": "#d9a441"}
 
 
-def show(facts: dict[str, Any], cells: list[Cell], console: Console | None = None) -> None:
+def show(facts: dict[str, Any], cells: list[Cell], console: TerminalConsole | None = None) -> None:
     """Speeds; where the start of each went and what its gate found; ratios to the plain loops; what failed."""
-    console = console or Console()
+    console = console or TerminalConsole()
     measured = [cell for cell in cells if cell["status"] == "ok"]
     if measured:
-        console.print(_speeds(facts, cells, measured))
+        console.print_table(_speeds(facts, cells, measured))
     if ours := [cell for cell in cells if cell["runs"] and cell["contender"] == "distgan"]:
-        console.print(_starts(cells, ours))
+        console.print_table(_starts(cells, ours))
     if held := [cell for cell in measured if cell.get("against")]:
-        console.print(_ratios(cells, held))
+        console.print_table(_ratios(cells, held))
     for cell in cells:
         if cell["status"] in ("error", "gate failed"):
-            console.print(f"{name(cell, cells)}: {cell['status']}: {cell['why']}", style="red", markup=False)
+            console.print(f"{name(cell, cells)}: {cell['status']}: {cell['why']}", style="red")
         if cell["status"] == "ok" and cell["contender"] == "distgan":
             engine = cell["runs"][-1]["engine"]
             device_s, host_s = cell["epoch_s"]["median"], cell["host_epoch_s"]["median"]
             if host_s > 1.1 * device_s:
                 words = f"{_short(host_s)} s an epoch by the host's clock, {_short(device_s)} by the device's events"
-                console.print(f"{name(cell, cells)}: {words}", style="yellow", markup=False)
+                console.print(f"{name(cell, cells)}: {words}", style="yellow")
             if engine["asked"] not in ("auto", engine["name"]):
-                console.print(f"{name(cell, cells)}: {engine['why']}", style="yellow", markup=False)
+                console.print(f"{name(cell, cells)}: {engine['why']}", style="yellow")
     peaks, copied = facts["roofline"]["peak_flops"], facts["roofline"]["copy_bytes_per_s"]
     reached = ", ".join(f"{kind} {_si(value)}FLOP/s" for kind, value in peaks.items())
-    console.print(f"{facts['device']} reaches {reached}; copy {_si(copied)}B/s", markup=False, highlight=False)
+    console.print(f"{facts['device']} reaches {reached}; copy {_si(copied)}B/s")
 
 
 def name(cell: Cell, cells: list[Cell]) -> str:
@@ -178,7 +178,7 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
         panel.grid(axis="x", alpha=0.25)
         panel.set_axisbelow(True)
     panels[-1].set_xlabel("seconds an epoch: median, p5 to p95")
-    figure.suptitle(f"{facts['device']}\n{_common(cells)}", fontsize=11)
+    figure.suptitle(figure_text(f"{facts['device']}\n{_common(cells)}"), fontsize=11)
     save_png(figure, path)
 
 

@@ -13,6 +13,7 @@ from distgan.errors import UserError
 from distgan.models.base import build_generator
 from distgan.training.gan import below, load_weights
 from distgan.utils.files import read_tensors, write_json, write_whole
+from distgan.utils.paths import user_path
 
 
 class Loaded(NamedTuple):
@@ -42,7 +43,7 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     A run that has no weights yet gives those of its newest whole checkpoint. Raises UserError for what is
     missing, damaged, or weights of another network than the config beside them.
     """
-    path = Path(where).expanduser()
+    path = user_path(where)
     names = ["generator_ema", "generator"] if ema else ["generator"]
     if (path / MANIFEST).exists():
         return _of_checkpoint(*read_named(path), names)

@@ -20,6 +20,7 @@ from distgan.config.flags import paths_by, read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.utils.files import read_metrics, set_aside
+from distgan.utils.paths import user_path
 
 _COPY = "is a folder, where a run has a link; the run was copied"
 
@@ -137,7 +138,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         path = path if path.exists() else own / folder_name(checkpoint.state.step)
         where = f"the run in {folder}"
     else:
-        path, checkpoint, damaged = read_named(Path(config.run.resume).expanduser())
+        path, checkpoint, damaged = read_named(user_path(config.run.resume, "--resume"))
         warnings += [f"{reason}; taking {path.name}" for _, reason in damaged]
         others = [other for other in checkpoints_in(own) if other.resolve() != path.resolve()]
         is_own = path.resolve().parent == own.resolve()

@@ -10,17 +10,25 @@ from typing import Any
 
 import distgan
 from distgan.cli.commands import TOP, Command, Group
-from distgan.errors import UserError, exit_code_of
+from distgan.errors import UserError, exit_code_of, print_line
+from distgan.utils.output import guarded_output
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    code = exit_code_of(lambda: run_command(*arguments), debug="--debug" in arguments)
+
+    def run() -> None:
+        try:
+            run_command(*arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+
+    with guarded_output():
+        code = exit_code_of(run, debug="--debug" in arguments)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # Threads of gloo, which DDP keeps alive, may abort an interpreter that ends in good order.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     return code
 
@@ -39,7 +47,7 @@ def run_command(*words: str) -> None:
         _stop_as_by_ctrl_c()
     result = _run(" ".join(prog), entry, rest)
     if result is not None:
-        print(result)
+        print_line(result)
 
 
 def _show_group(prog: str, group: Group, rest: list[str]) -> None:

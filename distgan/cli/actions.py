@@ -1,9 +1,11 @@
 """What lies between the flags of a command and the function that does its work. Imports that function last."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distgan.errors import UserError
+from distgan.errors import UserError, print_line
+from distgan.utils.paths import user_path
 
 if TYPE_CHECKING:
     from distgan.config.command_settings import DoctorConfig, JudgeConfig
@@ -44,7 +46,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
         from distgan.runs.dry_run import plan
 
         if text := plan(config, preset):
-            print(text)
+            print_line(text)
         return
     from distgan.train import train
 
@@ -73,7 +75,7 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
     with start_runtime(config) as runtime:
         quality, folder = evaluate(namespace.where, config, runtime)
         if runtime.is_main and config.as_json:
-            print(quality.model_dump_json(indent=1))
+            print(json.dumps(quality.model_dump(mode="json"), indent=1))  # all ASCII, whatever stdout can encode
         elif runtime.is_main:
             show(quality, folder)
 
@@ -93,7 +95,7 @@ def report(where: str, config: "ReportConfig") -> str:
 
 
 def compare(runs: list[str], config: "CompareConfig") -> None:
-    places = [Path(where).expanduser().resolve() for where in runs]
+    places = [user_path(where).resolve() for where in runs]
     if len(places) < 2:
         raise UserError(f"{runs[0]}: is one run; allowed: two or more (see distgan compare --help)")
     if twice := [where for where, place in zip(runs, places, strict=True) if places.count(place) > 1]:
@@ -109,7 +111,7 @@ def _page(out: str | None) -> Path | None:
     """Return where to write, checked before minutes are spent on measuring. Raises UserError."""
     if out is None:
         return None
-    path = Path(out).expanduser()
+    path = user_path(out, "--out")
     if path.suffix not in (".html", ".htm"):
         raise UserError(f"--out {out}: ends in {path.suffix or 'nothing'}; allowed: a file that ends in .html")
     if path.is_dir():
@@ -133,7 +135,7 @@ def checkpoint(action: str, where: Path, other: str | None) -> None:
     from distgan.runs.inspection import diff, list_checkpoints, verify
 
     if action == "diff":
-        diff(where, Path(other).expanduser() if other else None)
+        diff(where, user_path(other) if other else None)
     else:
         {"ls": list_checkpoints, "verify": verify}[action](where)
 

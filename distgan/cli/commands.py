@@ -4,8 +4,9 @@ To add a command, write its settings (a Section), its function, and an entry her
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from distgan.utils.paths import user_path
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed, 2 a mistake of yours, 75 stopped before its time limit, 128 + N stopped and saved "
@@ -56,10 +57,6 @@ class Group(NamedTuple):
     commands: "dict[str, Command | Group]"
 
 
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
 _BENCHMARKS: dict[str, Command | Group] = {
     "throughput": Command(
         help="images a second of each model, engine, precision, batch and order: distgan bench throughput --peers",
@@ -77,8 +74,8 @@ _BENCHMARKS: dict[str, Command | Group] = {
         "by a\nbootstrap over rounds and the repeats within them, of each file by itself.",
         epilog=_KEPT.format("a regression over --fail-above"),
         arguments=(
-            Argument("a", "results.json of distgan bench throughput, or its folder", "A.json", type=_path),
-            Argument("b", "another, which is compared with it", "B.json", type=_path),
+            Argument("a", "results.json of distgan bench throughput, or its folder", "A.json", type=user_path),
+            Argument("b", "another, which is compared with it", "B.json", type=user_path),
         ),
         settings="distgan.benchmark.options:CompareConfig",
         run="distgan.benchmark.comparison:compare",
@@ -96,7 +93,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         usage="RESULTS.json [FLAGS]",
         description="Predicts from measured results, and says how far off it is where it was measured.",
         epilog=_KEPT.format("the results allow no prediction"),
-        arguments=(Argument("path", "of distgan bench, or its folder", "RESULTS.json", type=_path),),
+        arguments=(Argument("path", "of distgan bench, or its folder", "RESULTS.json", type=user_path),),
         settings="distgan.benchmark.options:PlanConfig",
         run="distgan.benchmark.plan:run",
     ),
@@ -197,7 +194,7 @@ _COMMANDS: dict[str, Command | Group] = {
         epilog="exit codes: 0 all whole (verify) or equal (diff), 1 damaged or different, 2 a mistake of yours",
         arguments=(
             Argument("action", "what to do", choices=("ls", "verify", "diff")),
-            Argument("where", "a run's folder, or a checkpoint's", "RUN_OR_CHECKPOINT", type=_path),
+            Argument("where", "a run's folder, or a checkpoint's", "RUN_OR_CHECKPOINT", type=user_path),
             Argument("other", "diff: what to compare with", "OTHER", nargs="?"),
         ),
         run="distgan.cli.actions:checkpoint",

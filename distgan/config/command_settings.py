@@ -70,7 +70,11 @@ class EvalConfig(Section):
         min_length=1,
     )
     reference: str | None = setting(
-        None, "folder of the real data; unset: the run's own, then $DISTGAN_DATA, then ./data", min_length=1
+        None,
+        "folder of the real data; unset: the run's own, then $DISTGAN_DATA, then ./data",
+        flag="data-dir",
+        old_flags=("reference",),
+        min_length=1,
     )
     data: DataName | None = setting(
         None, "the real data to compare with; unset: what the run was trained on, mnist for an .npz"

@@ -1,12 +1,22 @@
 """What a setting is: a field of a frozen section, with its help text, its limits, its flag and its rules."""
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AllowInfNan, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -17,13 +27,31 @@ def split_commas(value: Any, info: ValidationInfo) -> Any:
     """`1,20,42` of a command line as a list; in a file it is text, where a list belongs."""
     if info.context == "file":
         return value
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    if parts == [""]:
+        return []
+    if "" in parts:
+        raise PydanticCustomError("empty_part", "a list with nothing between two commas")
+    return parts
+
+
+def _fit_float32(value: float) -> float:
+    """Return a number that the networks can be given. Raises for one that is 0 or infinite in float32."""
+    try:
+        is_lost = value != 0 and struct.unpack("<f", struct.pack("<f", value)) == (0.0,)
+    except OverflowError:
+        is_lost = True
+    if is_lost:
+        raise PydanticCustomError("float32", "0 or infinite in float32")
+    return value
 
 
 # 90s, 1h30m, 45:00, 1:30:00 or 1-12:00:00
 DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
 
-Real = Annotated[float, AllowInfNan(False)]
+Real = Annotated[float, AllowInfNan(False), AfterValidator(_fit_float32)]
 Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_commas)]
 Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(split_commas)]
 
@@ -55,6 +83,7 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     flag: str | None = None  # where it is not the key
+    old_flags: tuple[str, ...] = ()  # which are accepted and not shown
     allowed: str | None = None  # in words, where type and limits do not say it
     # On resume, another value is allowed. fixed: never. confirm: with --allow-config-change. free: always. reset:
     # always, and the run's own is dropped. In a benchmark or an evaluation, free: it does not change the results.
@@ -81,6 +110,14 @@ def rules(field: FieldInfo) -> Rules:
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        """Raise for text that no file can have as its name, and that no program can be handed."""
+        if isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("nul", "text with NUL")
+        return value
 
 
 # -- A setting in words: what may stand in it, and how help shows it --

@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         namespace, unknown = self.parse_known_args(argv)
-        known = [option for action in self._actions for option in action.option_strings]
+        known = [each for action in self._actions if action.help != argparse.SUPPRESS for each in action.option_strings]
         mistakes = [
             f"{word.split('=')[0]}: unknown flag{did_you_mean(word.split('=')[0], known)}"
             if word.startswith("-")
@@ -108,6 +108,9 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
         else:
             options["metavar"] = metavar(flag.field)
         groups[section].add_argument(flag.name, **options)
+        for old in rules(flag.field).old_flags:
+            parser.allowed[f"--{old}"] = parser.allowed[flag.name]
+            groups[section].add_argument(f"--{old}", **options | {"help": argparse.SUPPRESS})
 
 
 def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, Any] | None = None) -> M:
@@ -143,7 +146,7 @@ def read_file(path: Path, name: str) -> dict[str, Any]:
             data = file.read(_MAX_CONFIG + 1)
         if len(data) > _MAX_CONFIG:
             raise UserError(f"{name}: is larger than {_MAX_CONFIG:,} bytes, too large for settings", code="bad-data")
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # Windows' editors begin a file with a mark
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise not_readable(name, error) from error
@@ -185,7 +188,8 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
 
 
 def _complaint(error: Any, field: FieldInfo) -> str:
-    return f"{error['input']!r} is not allowed; allowed: {allowed(field)}"
+    more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL"}
+    return f"{error['input']!r} is not allowed; allowed: {allowed(field)}{more.get(error['type'], '')}"
 
 
 def did_you_mean(word: str, known: Any) -> str:

@@ -1,6 +1,7 @@
 """Which settings the flags are laid over: a preset, a file, or those of the run to go on with."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, pa
 from distgan.config.registry import MODELS
 from distgan.config.schema import Config
 from distgan.errors import UserError
+from distgan.utils.paths import user_path
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -25,13 +27,13 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if namespace.preset:
         path, name = preset_path(namespace.preset, "--preset"), namespace.preset
     elif namespace.config:
-        path = Path(namespace.config).expanduser()
+        path = user_path(namespace.config, "--config")
         # A run's own config is that run's preset again.
-        name = path.parent.name if path.name == "config.json" else path.stem
+        name = _name_of(path.parent) if path.name == "config.json" else path.stem
     elif own := _config_to_go_on_with(out, resume):
         base = read_file(own, str(own))
         _remove(base, paths_by(Config, "on_resume", "reset"))
-        return base, Path(out or "").name or str(base.get("model", {}).get("name", "run"))
+        return base, _name_of(user_path(out)) if out else str(base.get("model", {}).get("name", "run"))
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
@@ -44,6 +46,11 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if path.suffix == ".json":
         _remove(base, paths_by(Config, "is_copied", False))
     return base, name
+
+
+def _name_of(folder: Path) -> str:
+    """Return the name of a run's folder, of `.` and `..` too."""
+    return Path(os.path.abspath(folder)).name or "run"
 
 
 def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:
@@ -73,7 +80,7 @@ def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
     name = resume if is_named else out
     if name is None or resume == "never":
         return None
-    path = Path(name).expanduser() / "config.json"
+    path = user_path(name, "--resume" if is_named else "--out") / "config.json"
     if is_named and not path.is_file():
         raise UserError(
             f"--resume {resume}: there is no config.json in it; allowed: auto, never, or the folder of a checkpoint "

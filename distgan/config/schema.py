@@ -22,6 +22,8 @@ DataName = Annotated[str, OneOf(DATASETS)]
 DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
 Device = Literal["auto", "cpu", "cuda"]
 
+_MOST = 10**12  # epochs or steps: more than any run has, and no number that overflows
+
 # Settings that several commands have.
 device_setting = partial(setting, "auto", "auto: cuda where there is one")
 data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
@@ -55,8 +57,10 @@ class RunConfig(Section):
         on_resume="reset",
         is_copied=False,
     )
-    epochs: int = free(150, "passes over the data", ge=1)
-    max_steps: int | None = setting(None, "stop after that many steps, whatever the epochs", ge=1, on_resume="reset")
+    epochs: int = free(150, "passes over the data", ge=1, le=_MOST)
+    max_steps: int | None = setting(
+        None, "stop after that many steps, whatever the epochs", ge=1, le=_MOST, on_resume="reset"
+    )
     time_limit: str | None = setting(
         None,
         "stop in time to be saved before that long after the start, as 90s, 1h30m or 1-12:00:00; unset: before "
@@ -80,9 +84,9 @@ class RunConfig(Section):
         le=1024,
         may_differ_per_rank=True,
     )
-    log_every: int = free(25, "steps between two lines of metrics.jsonl", ge=1)
-    save_every: int = free(1, "epochs between two checkpoints; the end always has one", ge=1)
-    save_every_steps: int | None = free(None, "steps between two checkpoints, besides save_every", ge=1)
+    log_every: int = free(25, "steps between two lines of metrics.jsonl", ge=1, le=_MOST)
+    save_every: int = free(1, "epochs between two checkpoints; the end always has one", ge=1, le=_MOST)
+    save_every_steps: int | None = free(None, "steps between two checkpoints, besides save_every", ge=1, le=_MOST)
     keep: int = free(2, "how many of the newest checkpoints stay", ge=2, le=1_000_000)
     keep_best: str | None = free(
         None,
@@ -97,12 +101,19 @@ class RunConfig(Section):
         "continue", "what to do while the disk takes no checkpoint; the last one has to be written in any case"
     )
     eval_every: int = free(
-        0, "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none", ge=0
+        0, "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none", ge=0, le=_MOST
     )
-    eval_every_steps: int | None = free(None, "steps between two looks of the judges, besides eval_every", ge=1)
+    eval_every_steps: int | None = free(
+        None, "steps between two looks of the judges, besides eval_every", ge=1, le=_MOST
+    )
     eval_num: int = free(2000, "images that the judges see at each of them", ge=65, le=1_000_000)
     eval_reference: str | None = free(
-        None, "folder of the real test images for that; unset: that of the data", min_length=1, may_differ_per_rank=True
+        None,
+        "folder of the real test images for that; unset: that of the data",
+        flag="eval-data-dir",
+        old_flags=("eval-reference",),
+        min_length=1,
+        may_differ_per_rank=True,
     )
     sample_epochs: Epochs = free(
         [1, 20, 42, 81, 120, 129, 149],
@@ -139,6 +150,7 @@ class ProcessesConfig(Section):
         500,
         "steps between two comparisons of the weights of all processes, besides one before each checkpoint; 0: never",
         ge=0,
+        le=_MOST,
     )
     timeout: Real = free(
         120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
@@ -261,11 +273,12 @@ class OptimConfig(Section):
 
     loss: LossName = setting("bce", "{names}")
     penalty_weight: Real | None = setting(
-        None, "weight of the gradient penalty; unset: the loss's own, as --loss has it", ge=0
+        None, "weight of the gradient penalty; unset: the loss's own, as --loss has it", ge=0, le=1_000_000
     )
     order: OrderName = setting("reuse", "{names}")
-    g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0)
-    d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0)
+    # Adam divides them by 1 - beta1 at first, which float32 has to hold.
+    g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0, le=1_000_000)
+    d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0, le=1_000_000)
     accumulate: int = setting(
         1,
         "parts in which a step takes its batch through D, one after the other, so that D needs less memory; the "

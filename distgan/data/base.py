@@ -15,6 +15,7 @@ from distgan.config.registry import DATASETS, Lazy
 from distgan.config.schema import DataConfig
 from distgan.data.mnist import Source, download, read_idx
 from distgan.errors import UserError
+from distgan.utils.paths import user_path
 
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
 
@@ -73,7 +74,7 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
 def data_folder(config: DataConfig) -> tuple[Path, bool]:
     """The folder to look in, and whether the user named it."""
     named = config.dir or os.environ.get("DISTGAN_DATA")
-    return (Path(named).expanduser(), True) if named else (Path("data"), False)
+    return (user_path(named, "--data-dir" if config.dir else "$DISTGAN_DATA"), True) if named else (Path("data"), False)
 
 
 def find(source: Source, folder: Path) -> Path | None:

@@ -227,14 +227,28 @@ class Runtime:
     # -- what is told about a run ---------------------------------------------------------------------
 
     def start_tracker(self, name: str, folder: str, step: int) -> None:
-        """Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none."""
+        """Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
+
+        Raises UserError where its package is missing or does not import.
+        """
         if name == "none":
             return
         self._accelerator.log_with = accelerate.tracking.filter_trackers([name], folder)
         self._accelerator.project_configuration = ProjectConfiguration(project_dir=folder, logging_dir=folder)
         # What an attempt that was killed wrote of the steps that are now taken again does not count.
-        self._accelerator.init_trackers(name, init_kwargs={name: {"purge_step": step + 1}} if step else {})
-        self._tracker = self._accelerator.get_tracker(name)
+        try:
+            if not self._accelerator.log_with:
+                raise ImportError("it is not installed")
+            self._accelerator.init_trackers(name, init_kwargs={name: {"purge_step": step + 1}} if step else {})
+            self._tracker = self._accelerator.get_tracker(name)
+        except OSError:
+            raise
+        except Exception as error:  # those of a package that is half installed, or no pair with another
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(
+                f"--tracker {name}: can't be started ({reason}); allowed: --tracker none, or install {name} anew",
+                code="unavailable",
+            ) from error
         # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
         hook = threading.excepthook
         threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)

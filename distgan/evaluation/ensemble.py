@@ -20,6 +20,7 @@ from distgan.evaluation.classifiers import NETWORKS, Judge, outputs_of
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.utils.files import read_model, read_within
+from distgan.utils.paths import user_path
 
 FORMAT = 1
 RECORD = "judges.json"
@@ -104,7 +105,7 @@ class Jury(NamedTuple):
 def cache_folder(data: str) -> Path:
     """Where `distgan judge train` puts judges of that data, and where they are looked for."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "distgan" / "judges" / data
+    return user_path(base) / "distgan" / "judges" / data
 
 
 def load_jury(data: str, device: torch.device, folder: str | None = None) -> Jury:
@@ -120,7 +121,7 @@ def load_jury(data: str, device: torch.device, folder: str | None = None) -> Jur
 
 def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
     if folder is not None:
-        return Path(folder).expanduser(), None
+        return user_path(folder, "--judges"), None
     if data == "mnist":
         return SHIPPED, None
     if (cache_folder(data) / RECORD).exists():

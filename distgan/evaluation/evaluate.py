@@ -12,7 +12,7 @@ from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.distributed.runtime import Runtime, open_runtime
-from distgan.errors import UserError
+from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.evaluation import measure
 from distgan.evaluation.classifiers import outputs_of, train_classifier
 from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, load_jury, read_images
@@ -105,7 +105,13 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 
     def write() -> None:
         write_whole(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
-        save_pictures(folder, quality, images, reading, labels, closest, train.images)
+        pictures = WriteErrorPolicy(stops=False)
+        pictures.illustrate(
+            lambda: save_pictures(folder, quality, images, reading, labels, closest, train.images),
+            f"a picture in {folder} is",
+        )
+        for warning in pictures.warnings():
+            print_line(f"warning: {warning}", error=True)
 
     runtime.run_on_rank0(write)
     return quality, folder
@@ -114,10 +120,8 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
     try:
         return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
-    except UserError as error:  # in the words of the flag that names it here
-        raise UserError(
-            str(error).replace("--data-dir", "--reference").partition(", or train on")[0], code=error.code
-        ) from error
+    except UserError as error:  # without the advice for a training
+        raise UserError(str(error).partition(", or train on")[0], code=error.code) from error
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from distgan.checkpoint.export import Loaded, load_generator
 from distgan.config.command_settings import EvalConfig
-from distgan.config.flags import paths_by
+from distgan.config.flags import flags_of, paths_by
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
-from distgan.errors import UserError
+from distgan.errors import UserError, printable
 from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.schema import Source
 from distgan.utils.files import is_ignorable, read_json
+from distgan.utils.paths import user_path
 
 _IMAGES, _LABELS = (("images", "arr_0"), ("labels", "arr_1"))  # ours, then those that np.savez gives without names
 _ALLOWED = (
@@ -161,7 +162,7 @@ class Subject(NamedTuple):
 
 
 def load_subject(where: str, config: EvalConfig) -> Subject:
-    path = Path(where).expanduser()
+    path = user_path(where)
     if path.suffix == ".npz":
         arrays = read_npz(path, config.num)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -181,10 +182,10 @@ def data_config(subject: Subject, config: EvalConfig) -> DataConfig:
 
 def out_folder(where: str, config: EvalConfig) -> Path:
     """Raises UserError for one that holds something else."""
-    path = Path(where).expanduser()
+    path = user_path(where)
     is_run = (path / "checkpoints").is_dir() or (path / "weights").is_dir()
     folder = path / "eval" if is_run else Path(f"eval-{path.stem}")
-    folder = Path(config.out).expanduser() if config.out else folder
+    folder = user_path(config.out, "--out") if config.out else folder
     if folder.exists() and not folder.is_dir():
         raise UserError(
             f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval", code="not-found"
@@ -207,22 +208,24 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.path.stem == "generator_ema", "seed": config.seed}
     # Those that shape the numbers.
-    values = {key: getattr(config, key) for (key,) in paths_by(EvalConfig, "on_resume", "confirm")}
+    names = {flag.path: flag.name for flag in flags_of(EvalConfig)}
+    values = {names[path]: getattr(config, path[0]) for path in paths_by(EvalConfig, "on_resume", "confirm")}
     flags = [
-        f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
-        for key, value in values.items()
+        f"{name} {shlex.quote(str(value))}"
+        for name, value in values.items()
         if not isinstance(value, bool) and value not in (None, 0)
     ]
-    flags += [f"--no-{key.replace('_', '-')}" for key, value in values.items() if value is False]
-    return Source(
-        what=where,
-        sha256=subject.sha256,
-        data=train.name,
-        reference=f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",
-        judged_by=f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
-        command=" ".join(["distgan eval", shlex.quote(where), *flags]),
-        **facts,
-    )
+    flags += [f"--no-{name[2:]}" for name, value in values.items() if value is False]
+    facts |= {
+        "what": where,
+        "sha256": subject.sha256,
+        "data": train.name,
+        "reference": f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",
+        "judged_by": f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
+        "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
+    }
+    # The name of a folder may hold bytes that are no text, which JSON does not take.
+    return Source(**{key: printable(value) if isinstance(value, str) else value for key, value in facts.items()})
 
 
 def _preset(loaded: Loaded) -> str:

@@ -5,9 +5,7 @@ import json
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import active_children, get_context
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -15,13 +13,15 @@ from safetensors.torch import save
 from distgan.config.command_settings import JudgeConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
-from distgan.errors import CommandFailed
+from distgan.errors import CommandFailed, print_line
 from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
 from distgan.evaluation.ensemble import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
 from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.devices import device_named
 from distgan.utils.files import make_folder, write_whole
 from distgan.utils.hardware import cpu_name
+from distgan.utils.output import guarded_output
+from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
 # Of MNIST's test images, for a judge that is to be relied on.
@@ -33,9 +33,9 @@ def train_judges(config: JudgeConfig) -> None:
     device = device_named(config.device)
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
     train, test = splits(load_dataset(data), data)
-    folder = Path(config.out).expanduser() if config.out else cache_folder(train.name)
+    folder = user_path(config.out, "--out") if config.out else cache_folder(train.name)
     make_folder(folder)
-    print(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
+    print_line(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
     # By the order of their names: another one as the reference changes no weights.
     seeds = [config.seed + sorted(NETWORKS).index(name) for name in NETWORKS]
     # Each in a process of its own, on one thread: the same bits however many cores there are.
@@ -67,9 +67,9 @@ def train_judges(config: JudgeConfig) -> None:
     for each, weights in trained:
         write_whole(folder / f"{each.name}.safetensors", weights)
     write_whole(folder / RECORD, _compact(text).encode())
-    print(f"written to {folder}")
+    print_line(f"written to {folder}")
     if train.name == "mnist" and folder != SHIPPED:
-        print(f"distgan eval takes those in the package; these by --judges {folder}")
+        print_line(f"distgan eval takes those in the package; these by --judges {folder}")
     poor = [each.name for each in records if each.num_right < ENOUGH * len(test.images)]
     if train.name == "mnist" and poor:
         raise CommandFailed(f"{', '.join(poor)}: under {ENOUGH:.1%} of MNIST's test images right; more --epochs")
@@ -81,12 +81,12 @@ def _start() -> None:
     torch.set_num_threads(1)
 
 
+@guarded_output()  # in a process of its own, which `| head` may leave without a reader
 def _train(
     name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device
 ) -> tuple[JudgeRecord, bytes]:
     """What is known of a judge, and its weights as a file has them."""
-    say = partial(print, flush=True)
-    judge = train_classifier(name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=say)
+    judge = train_classifier(name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=print_line)
     weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
     read = outputs_of(judge, test.images)[0].argmax(1)
     record = JudgeRecord(
@@ -95,7 +95,7 @@ def _train(
         num_parameters=sum(parameter.numel() for parameter in judge.parameters()),
         matrix=confusion_matrix(read, test.labels).tolist(),
     )
-    say(f"{name}: {_accuracy(record)} of {len(test.images):,} test images right, {len(weights):,} bytes")
+    print_line(f"{name}: {_accuracy(record)} of {len(test.images):,} test images right, {len(weights):,} bytes")
     return record, weights
 
 
@@ -104,17 +104,19 @@ def show_judges(config: JudgeConfig) -> None:
     jury = load_jury(config.data, torch.device("cpu"), config.out)
     recipe = jury.record.recipe
     for notice in [jury.notice] if jury.notice else []:
-        print(f"!! {notice} !!")
+        print_line(f"!! {notice} !!")
     for judge in jury.record.judges:
         num = sum(map(sum, judge.matrix))
-        print(f"{judge.name}: {_accuracy(judge)} of {num:,} test images right, {judge.num_parameters:,} parameters")
-        print(f"  SHA-256 {judge.sha256}")
+        print_line(
+            f"{judge.name}: {_accuracy(judge)} of {num:,} test images right, {judge.num_parameters:,} parameters"
+        )
+        print_line(f"  SHA-256 {judge.sha256}")
         for digit, row in enumerate(judge.matrix):
             wrong = {read: count for read, count in enumerate(row) if count and read != digit}
             words = ", ".join(f"{count} as {read}" for read, count in sorted(wrong.items(), key=lambda pair: -pair[1]))
-            print(f"  {digit}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
-    print(f"trained on {jury.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
-    print(f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}")
+            print_line(f"  {digit}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
+    print_line(f"trained on {jury.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
+    print_line(f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}")
 
 
 def _compact(text: str) -> str:

@@ -12,11 +12,12 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from distgan.errors import CommandFailed
+from distgan.errors import CommandFailed, print_line
 from distgan.launch.all_reduce_check import all_reduce
 from distgan.launch.checks import PAIR, Finding, bf16, cores, data, disk, gloo, gpus, memory, nccl, shared_memory, slurm
 from distgan.utils.child_process import last_words, own_modules
 from distgan.utils.hardware import count_gpus
+from distgan.utils.paths import user_path
 
 # Without these `distgan train` could not run.
 _ESSENTIAL = {"python", "torch", "torchvision", "packages", "GPUs", "disk", "all-reduce, nccl"}
@@ -70,7 +71,7 @@ def examine(data_dir: str | None, processes: int = 2) -> None:
     _show(findings)
     if broken := [found.what for found in findings if found.state == "problem" and found.what in _ESSENTIAL]:
         raise CommandFailed(f"distgan train can't run here: {', '.join(broken)}")
-    print("distgan train can run here")
+    print_line("distgan train can run here")
 
 
 def _tried(what: str, check: Callable[[], Finding]) -> Finding:
@@ -83,12 +84,13 @@ def _tried(what: str, check: Callable[[], Finding]) -> Finding:
 
 def _show(findings: list[Finding]) -> None:
     try:
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
+
+        from distgan.utils.terminal import TerminalConsole
     except ImportError:  # it is one of the packages that may be missing
         for found in findings:
-            print(*found, sep="  ")
+            print_line("  ".join(found))
         return
     colours = {"ok": "green", "note": "yellow", "problem": "red"}
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -96,8 +98,8 @@ def _show(findings: list[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for what, state, text in findings:
-        table.add_row(what, Text(state, colours[state]), Text(text))
-    Console().print(table)
+        table.add_row(what, Text(state, colours[state]), text)
+    TerminalConsole().print_table(table)
 
 
 # -- Python and packages ----------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def deepspeed() -> Finding:
 def accelerate_config() -> Finding:
     """Where accelerate itself looks for it."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = Path(os.environ.get("HF_HOME", Path(cache, "huggingface"))).expanduser()
+    home = user_path(os.environ.get("HF_HOME", Path(cache, "huggingface")))
     path = home / "accelerate" / "default_config.yaml"
     if not path.is_file():
         return Finding("accelerate config", "ok", "no default one")

@@ -13,7 +13,7 @@ import psutil
 
 import distgan
 from distgan.distributed.env import refuse_more_than_memory_has
-from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME
+from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, print_message
 
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 
@@ -64,8 +64,7 @@ def _report(rank: int, exit_code: int, message: str) -> int:
     elif message.startswith("To enable traceback"):  # torch's words for none
         message = f"rank {rank} ended with exit code {exit_code} and without a word"
     if exit_code < OUT_OF_TIME:
-        for line in message.splitlines():
-            print(f"distgan: {line}", file=sys.stderr, flush=True)
+        print_message(message)
     return exit_code
 
 

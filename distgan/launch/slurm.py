@@ -11,7 +11,7 @@ import sys
 from distgan.config.command_settings import SlurmConfig
 from distgan.config.presets import shipped, training_of
 from distgan.config.schema import Config
-from distgan.errors import UserError
+from distgan.errors import UserError, print_line, print_message
 
 _SBATCH_S = 60
 
@@ -31,18 +31,18 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
             raise UserError(
                 "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run", code="launch"
             )
-        print("distgan: sbatch is not on PATH: SLURM was not asked", file=sys.stderr)
+        print_message("sbatch is not on PATH: SLURM was not asked")
         return
     # What it would do with the job, if it takes it.
     plan = _sbatch("--test-only", config, text, asked)
     if is_dry:
-        print(f"distgan: {plan}", file=sys.stderr)
+        print_message(plan)
         return
     name = config.job_name or training.model.name
     named = config.model_copy(update={"job_name": name})
     job = _sbatch("--parsable", named, text, asked).split(";")[0]
     out = training.run.out or f"{os.environ.get('DISTGAN_RUNS', 'runs')}/{name}-{job}"
-    print(f"job {job}: log {name}-{job}.out, run {out}; squeue --job {job}, scancel {job}")
+    print_line(f"job {job}: log {name}-{job}.out, run {out}; squeue --job {job}, scancel {job}")
 
 
 def script(config: SlurmConfig, words: list[str], training: Config) -> str:

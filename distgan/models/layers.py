@@ -108,7 +108,7 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # its name in torch
         if not self.training or self.p == 0 or self.noise is None:
             return super().forward(input)
-        num_dropped = round(self.p * 2**16)
+        num_dropped = min(round(self.p * 2**16), 2**16 - 1)
         kept = self.noise.bits(input.shape, self.salt) >= num_dropped - 2**15
         return input * kept.to(input.dtype).mul_(2**16 / (2**16 - num_dropped))
 

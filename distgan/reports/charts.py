@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.reports.number_format import epochs, percent, plain
+from distgan.utils.figures import load_matplotlib
 
 SIZE = 1000.0
 _LOG_FROM = 30.0  # a range of that ratio is drawn on a logarithmic axis, where that was allowed
@@ -180,6 +181,7 @@ def _scale(low: float, high: float, is_log: bool) -> Callable[[float], float]:
 
 def _ticks(low: float, high: float, num: int, *, inside: bool = False) -> tuple[list[float], tuple[float, float]]:
     """Round numbers, and the range of the axis: up to the ticks around the values, or that of the values."""
+    load_matplotlib()
     from matplotlib.ticker import MaxNLocator
 
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):

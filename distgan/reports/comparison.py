@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from distgan.errors import print_line
 from distgan.reports.options import CompareConfig
 from distgan.reports.pairwise import Cell, Row, Subject, not_alike, subjects_of
 from distgan.reports.quality_view import view_of
 from distgan.reports.report import facts_of, notices_of, samples_of, write_page
 from distgan.reports.report2023 import NAME, rows_of
 from distgan.reports.run_data import read_run
+from distgan.utils.terminal import TerminalConsole
 
 _AT_ONCE = 3  # runs beside each other: more would leave no room for words
 _STYLES = {True: "green", False: "red", None: "yellow"}
@@ -24,7 +26,7 @@ _SIGNS = {True: "✓", False: "✗", None: "?"}
 def show(
     subjects: Sequence[Subject], rows: Sequence[Row], notes: Sequence[str], console: Console | None = None
 ) -> None:
-    console = console or Console()
+    console = console or TerminalConsole()
     if console.is_terminal:
         _tables(subjects, rows, console)
     else:
@@ -58,7 +60,7 @@ def _tables(subjects: Sequence[Subject], rows: Sequence[Row], console: Console) 
     for start in range(0, len(subjects), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=True, padding=(0, 1), expand=False)
-        table.add_column("", no_wrap=False, min_width=9, max_width=10, style="bold")
+        table.add_column("", min_width=9, max_width=10, overflow="fold", style="bold")
         for subject in subjects[some]:
             table.add_column(Text(f"{subject.name} ({subject.run.kind})"), overflow="fold", ratio=1)
         for row in rows:
@@ -97,7 +99,7 @@ def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> N
         write_page(out, "compare.html", **page_of(subjects, rows, notes))
     show(subjects, rows, [tally_of(rows), *notes])
     if out is not None:
-        print(f"report: {out}")
+        print_line(f"report: {out}")
 
 
 def notes_on(subjects: Sequence[Subject]) -> list[str]:

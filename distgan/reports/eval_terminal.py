@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from distgan.evaluation.schema import Digit, Estimate, Quality
 from distgan.reports.report2023 import NAME, claims_of
+from distgan.utils.terminal import TerminalConsole
 
 _COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red"}
 _NUM_CONFUSIONS = 8
@@ -16,10 +17,10 @@ _NUM_CONFUSIONS = 8
 
 def show(quality: Quality, folder: Path) -> None:
     """Prints what was found, to be read at 80 columns."""
-    console = Console(highlight=False)
+    console = TerminalConsole()
 
     def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False)
+        console.print(text, style=style)
 
     for notice in quality.notices:
         say(f"!! {notice} !!", "bold yellow")
@@ -29,8 +30,8 @@ def show(quality: Quality, folder: Path) -> None:
     which = {True: ", moving average", False: ", raw weights", None: ""}[source.ema]
     say(f"{quality.n:,} images of {source.weights or source.what}{step}{epoch}{which}")
     say(f"against {source.reference}", "dim")
-    console.print(_headline(quality))
-    console.print(_digits(quality))
+    console.print_table(_headline(quality))
+    console.print_table(_digits(quality))
     for each in quality.per_digit:
         if each.verdict != "made well":
             say(f"{each.digit} {each.verdict}: {each.why}")
@@ -100,7 +101,7 @@ def _digits(quality: Quality) -> Table:
         number = each.agreement or each.share
         interval = f"{number.low:.1%} to {number.high:.1%}"
         colour = _COLOURS[each.verdict]
-        row = (str(each.digit), f"{number.value:.1%}", interval, *_sample(each), f"[{colour}]{each.verdict}[/]")
+        row = (str(each.digit), f"{number.value:.1%}", interval, *_sample(each), Text(each.verdict, colour))
         table.add_row(*row)
     return table
 

@@ -16,6 +16,8 @@ class PagesConfig(Section):
     reference: str | None = setting(
         None,
         "folder of the real data, where it is measured; unset: the run's own, then $DISTGAN_DATA, then ./data",
+        flag="data-dir",
+        old_flags=("reference",),
         min_length=1,
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where it is measured; auto: cuda where there is one")

@@ -10,8 +10,8 @@ import numpy as np
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.reports.run_data import Run, number
-from distgan.utils.files import read_shapes
+from distgan.reports.run_data import Run
+from distgan.utils.files import finite, read_shapes
 
 _PIXELS, _CLASSES = 28 * 28, 10
 # What a network counts and averages, and does not learn.
@@ -74,8 +74,8 @@ def epoch_seconds(run: Run) -> tuple[Estimate, int] | None:
 
     The first line is left out: it has the warm-up in it.
     """
-    num_images = number(run.fact("data", "num_images"))
-    rates = [number(line.get("images_per_s")) for line in run.lines[1:]]
+    num_images = finite(run.fact("data", "num_images"))
+    rates = [finite(line.get("images_per_s")) for line in run.lines[1:]]
     kept = [rate for rate in rates if rate is not None and rate > 0]
     if not num_images or num_images <= 0 or not kept:
         return None

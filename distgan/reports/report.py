@@ -48,13 +48,15 @@ def data_uri(picture: Picture) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["epochs"] = epochs
+    return environment
 
 
 @cache

@@ -1,7 +1,5 @@
 """What a run's folder tells: read with care, as a run may be young, killed, damaged or of another version."""
 
-import math
-import re
 import shlex
 from io import BytesIO
 from pathlib import Path
@@ -13,8 +11,9 @@ from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
 from distgan.reports.options import PagesConfig
-from distgan.runs.run_dir import read_status
-from distgan.utils.files import read_json, read_metrics, read_within
+from distgan.runs.run_dir import SAMPLE, read_status
+from distgan.utils.files import finite, read_json, read_metrics, read_within
+from distgan.utils.paths import user_path
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26
@@ -68,7 +67,7 @@ class Run(NamedTuple):
 
     @property
     def epoch(self) -> float | None:
-        return next((e for line in reversed(self.lines) if (e := number(line.get("epoch"))) is not None), None)
+        return next((e for line in reversed(self.lines) if (e := finite(line.get("epoch"))) is not None), None)
 
     @property
     def has_weights(self) -> bool:
@@ -79,7 +78,7 @@ class Run(NamedTuple):
 
 def read_run(where: str, options: PagesConfig) -> Run:
     """The run, measured first where that is wanted and it was not. Raises UserError."""
-    folder = Path(where).expanduser()
+    folder = user_path(where)
     rule = "allowed: the folder of a run"
     if not folder.exists():
         raise UserError(f"{where}: is not there; {rule}", code="not-found")
@@ -139,7 +138,7 @@ def pictures(run: Run) -> list[tuple[str, Picture]]:
     """The sample grids by epoch and step, each with when it was drawn in words."""
     found = []
     for path in (run.folder / "samples").glob("*.png"):
-        if match := re.fullmatch(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?", path.stem):
+        if match := SAMPLE.fullmatch(path.stem):
             when = f"step {int(match[2]):,}" if match[2] else f"epoch {int(match[1])}"
             found.append((int(match[1]), int(match[2] or 0), when, path))
     read = [(when, read_picture(path, run.problems)) for _, _, when, path in sorted(found)]
@@ -148,7 +147,7 @@ def pictures(run: Run) -> list[tuple[str, Picture]]:
 
 def read_picture(path: Path, problems: list[str]) -> Picture | None:
     """A PNG; None where it is missing or, with a problem more, damaged."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if not path.exists():
         return None
@@ -162,17 +161,13 @@ def read_picture(path: Path, problems: list[str]) -> Picture | None:
     except UserError as error:
         problems.append(str(error))
         return None
+    except UnidentifiedImageError:  # whose words name an object of Python's
+        problems.append(f"{path}: is no whole PNG")
+        return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         problems.append(f"{path}: is no whole PNG ({error})")
         return None
     return Picture(path.stem, data, width, height)
-
-
-def number(value: Any) -> float | None:
-    """A finite number of a file, or None."""
-    if type(value) not in (int, float) or abs(value) > 1e300 or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _object(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -186,9 +181,9 @@ def _object(path: Path, problems: list[str]) -> dict[str, Any]:
 def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """The whole lines of metrics.jsonl that have an epoch, by step."""
     lines: list[dict[str, Any]] = read_metrics(path)
-    kept = [line for line in lines if number(line.get("epoch")) is not None and number(line["step"]) is not None]
+    kept = [line for line in lines if finite(line.get("epoch")) is not None and finite(line["step"]) is not None]
     if path.is_file():
-        num = sum(1 for text in path.read_text(errors="replace").splitlines() if text.strip())
+        num = sum(1 for text in path.read_text("utf-8-sig", "replace").splitlines() if text.strip())
         if num > len(kept):
             problems.append(f"{path}: {num - len(kept)} of its {num} lines are no whole lines, and left out")
     return sorted(kept, key=lambda line: line["step"])

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from distgan.config.registry import LOSSES
 from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
 from distgan.reports.number_format import epochs
-from distgan.reports.run_data import Run, number
+from distgan.reports.run_data import Run
+from distgan.utils.files import finite
 
 MOST_POINTS = 300
 _PREFIXES = {"raw": "G's weights", "ema": "their moving average"}
@@ -31,7 +32,7 @@ def curves_of(run: Run) -> Curves:
 
 def is_evaluated(line: dict[str, Any]) -> bool:
     """Whether quality was measured at a line of metrics.jsonl."""
-    return any(number(line.get(f"{prefix}_fcd")) is not None for prefix in _PREFIXES)
+    return any(finite(line.get(f"{prefix}_fcd")) is not None for prefix in _PREFIXES)
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[list[Point], int]:
@@ -104,7 +105,7 @@ def _quality(run: Run, lines: list[dict[str, Any]], alarms: list[Alarm]) -> list
     charts = []
     for key, title, label, floor, name, share, words in wanted:
         series = [Series(_PREFIXES[p], _estimates(shown, f"{p}_{key}")) for p in _PREFIXES]
-        floors = [value for line in lines if floor and (value := number(line.get(floor))) is not None]
+        floors = [value for line in lines if floor and (value := finite(line.get(floor))) is not None]
         levels = [Level(name, floors[-1])] if floors else []
         charts.append(
             chart(
@@ -119,10 +120,10 @@ def _quality(run: Run, lines: list[dict[str, Any]], alarms: list[Alarm]) -> list
 def _worst_digit(run: Run, lines: list[dict[str, Any]], marks: list[Mark]) -> Chart | None:
     series = []
     for prefix, name in _PREFIXES.items():
-        found = [(number(line["epoch"]), line.get(f"{prefix}_digits")) for line in lines]
+        found = [(finite(line["epoch"]), line.get(f"{prefix}_digits")) for line in lines]
         points = []
         for epoch, digits in found:
-            values = [number(value) for value in digits] if isinstance(digits, list) else []
+            values = [finite(value) for value in digits] if isinstance(digits, list) else []
             if epoch is not None and len(values) == 10 and None not in values:
                 points.append(Point(epoch, min(value for value in values if value is not None)))
         series.append(Series(name, points))
@@ -145,15 +146,15 @@ def _alarms(lines: list[dict[str, Any]]) -> list[Alarm]:
 
 
 def _points(lines: list[dict[str, Any]], key: str) -> list[Point]:
-    values = [(line["epoch"], number(line.get(key))) for line in lines]
+    values = [(line["epoch"], finite(line.get(key))) for line in lines]
     return [Point(float(epoch), value) for epoch, value in values if value is not None]
 
 
 def _estimates(lines: list[dict[str, Any]], key: str) -> list[Point]:
     points = []
     for line in lines:
-        value = number(line.get(key))
-        low, high = number(line.get(f"{key}_low")), number(line.get(f"{key}_high"))
+        value = finite(line.get(key))
+        low, high = finite(line.get(f"{key}_low")), finite(line.get(f"{key}_high"))
         if value is not None:
             has_ends = low is not None and high is not None
             points.append(Point(float(line["epoch"]), value, *((low, high) if has_ends else ())))
@@ -217,10 +218,10 @@ def evaluated(lines: Sequence[dict[str, Any]]) -> list[Evaluated]:
     for prefix in ("ema", "raw"):
         found: dict[float, Evaluated] = {}
         for line in lines:
-            epoch, fcd = number(line.get("epoch")), number(line.get(f"{prefix}_fcd"))
+            epoch, fcd = finite(line.get("epoch")), finite(line.get(f"{prefix}_fcd"))
             if epoch is None or fcd is None:
                 continue
-            low, high = number(line.get(f"{prefix}_fcd_low")), number(line.get(f"{prefix}_fcd_high"))
+            low, high = finite(line.get(f"{prefix}_fcd_low")), finite(line.get(f"{prefix}_fcd_high"))
             found[epoch] = Evaluated(epoch, fcd, fcd if low is None else low, fcd if high is None else high)
         if found:
             return [found[epoch] for epoch in sorted(found)]

@@ -1,7 +1,6 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
 import os
-import re
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,18 +18,21 @@ from distgan.errors import WriteErrorPolicy
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.runs.progress import ProgressDisplay, duration
-from distgan.runs.run_dir import LOCK_WAIT_S, claim_folder, clear_leftovers, lock, record_status
+from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, record_status
 from distgan.training.engines.engine import Choice
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
-from distgan.utils.figures import grid, named, new_figure, save_gif, save_png, timeline
-from distgan.utils.files import read_metrics, write_json, write_whole
+from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
+from distgan.utils.files import finite, read_metrics, write_json, write_whole
 from distgan.utils.provenance import Startup, describe_environment
 
 
 def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     """losses.png: both losses, and D's mean logits on real and fake, against epochs. None without numbers."""
-    lines = read_metrics(folder / "metrics.jsonl")
+    keys = ("epoch", "d_loss", "g_loss", "real_logits", "fake_logits")
+    lines = [
+        line for line in read_metrics(folder / "metrics.jsonl") if all(finite(line.get(k)) is not None for k in keys)
+    ]
     if not lines:
         return None
     figure = new_figure(9, 6.5)
@@ -49,7 +51,7 @@ def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     losses.set_ylabel("loss")
     logits.set_ylabel("D's mean logit")
     logits.set_xlabel("epoch")
-    figure.suptitle(f"{title}\n{notice}" if notice else title)
+    figure.suptitle(figure_text(f"{title}\n{notice}" if notice else title))
     save_png(figure, folder / "losses.png")
     return folder / "losses.png"
 
@@ -156,6 +158,10 @@ class RunArtifacts:
             self._try(write, "environment.json is")
             self._is_recorded = True
 
+    def _illustrate(self, draw: Callable[[], object], what: str) -> None:
+        """Draw on the first rank; whatever fails is a warning."""
+        self.runtime.run_on_rank0(lambda: self.tolerance.illustrate(draw, what))
+
     def _try(self, write: Callable[[], None], what: str) -> None:
         """What the first rank writes on the way, and what training can do without."""
 
@@ -216,7 +222,7 @@ class RunArtifacts:
 
         with self.log.paused():
             weights = gan.sampling_state()
-            self._try(lambda: write(weights), "a sample is")
+            self._illustrate(lambda: write(weights), "a sample is")
         path = self.folder / "samples" / f"{name}.png"
         return f"to look at: {path}" if self.runtime.is_main and path.exists() else ""
 
@@ -246,20 +252,21 @@ class RunArtifacts:
 
         with self.log.paused():
             self.runtime.run_on_rank0(write)
-            self.runtime.run_on_rank0(self._pictures)
+            self._illustrate(self._timeline, "timeline.png or timeline.gif is")
+            title = f"{self.preset} on {self.dataset.name}"
+            self._illustrate(lambda: save_curves(self.folder, title, self.dataset.notice), "losses.png is")
 
-    def _pictures(self) -> None:
+    def _timeline(self) -> None:
         frames = []
-        for path in sorted((self.folder / "samples").glob("epoch-*.png"), key=lambda path: path.stem):
-            if drawn := re.fullmatch(r"epoch-(\d+)(?:-step-(\d+))?", path.stem):  # others are not the run's
-                epoch, step = drawn.groups()
-                with Image.open(path) as picture:
-                    frames.append((f"step {int(step):,}" if step else f"epoch {int(epoch)}", picture.copy()))
+        for path in sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stem):
+            if not (match := SAMPLE.fullmatch(path.stem)):
+                continue
+            with Image.open(path) as picture:
+                frames.append((f"step {int(match[2]):,}" if match[2] else f"epoch {int(match[1])}", picture.copy()))
         if frames:
             strip = timeline(frames)
             save_picture(self.folder / "timeline.png", strip)
             write_whole(self.folder / "timeline.gif", lambda file: save_gif(file, named(frames), 0.7, 2.5))
-        save_curves(self.folder, f"{self.preset} on {self.dataset.name}", self.dataset.notice)
 
     def how_to_go_on(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
@@ -285,7 +292,7 @@ class RunArtifacts:
                 f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
                 f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"
             )
-        display.say(f"more images: distgan sample {self.folder}")
+        display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}")
         if self.dataset.notice:
             display.say(f"!! Trained on {self.dataset.notice}. !!", "bold yellow")
 

@@ -1,7 +1,6 @@
 """What `--dry-run` tells: the resolved config and the size of what it asks for, from a look and no more."""
 
 import json
-from pathlib import Path
 
 from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.schema import Config, RunConfig
@@ -11,6 +10,7 @@ from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import refuse_used_folder
 from distgan.training.losses import has_penalty
+from distgan.utils.paths import user_path
 
 
 def plan(config: Config, preset: str) -> str:
@@ -56,8 +56,8 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
 def _start(config: RunConfig) -> str:
     """Where the run would go on from; looks, and sets nothing aside."""
     if config.resume not in ("auto", "never"):
-        found = read_named(Path(config.resume).expanduser())
-    elif config.out is None or (own := newest_valid(Path(config.out).expanduser() / "checkpoints")) is None:
+        found = read_named(user_path(config.resume, "--resume"))
+    elif config.out is None or (own := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:
         return "at step 0"
     else:
         found = own

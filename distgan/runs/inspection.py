@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -23,14 +22,16 @@ from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
 from distgan.training.gan import below
+from distgan.utils.terminal import TerminalConsole
 
 
 def list_checkpoints(where: Path) -> None:
     """A line for each checkpoint of a run, the newest first; what is damaged in one that is."""
-    console, found = _console(), _found(where)
+    console, found = TerminalConsole(soft_wrap=True), _found(where)
+    console.print(f"{_run_of(found[0])}:", style="bold")
     table = Table(box=None)
     for head in ("checkpoint", "epoch", "saved (UTC)", "MiB", "ranks", "d_loss", "g_loss", ""):
-        table.add_column(head, no_wrap=True)
+        table.add_column(head)
     damaged: list[str] = []
     copies = copies_in(where / "checkpoints") | copies_in(where)
     warnings = [f"{path}: is a folder of step {step}, not a link: the run was copied" for path, step in copies.items()]
@@ -54,31 +55,31 @@ def list_checkpoints(where: Path) -> None:
             path.name, f"{state.step / state.steps_per_epoch:.2f}", f"{saved_at:%Y-%m-%d %H:%M:%S}",
             f"{size / 2**20:.1f}", str(state.world_size), *losses, ", ".join(marks),
         )  # fmt: skip
-    console.print(table)
+    console.print_table(table)
     for reason in damaged:
-        console.print(f"damaged: {reason}", style="red", markup=False)
+        console.print(f"damaged: {reason}", style="red")
     for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        console.print(f"warning: {warning}", style="yellow")
     if status := read_status(where):
         what = f"the run is {status.get('state')}, step {status.get('step')}, {status.get('at')}"
-        console.print(f"{what}{': ' + str(status['reason']) if status.get('reason') else ''}", markup=False)
+        console.print(f"{what}{': ' + str(status['reason']) if status.get('reason') else ''}")
 
 
 def verify(where: Path) -> None:
     """Reads every byte of each checkpoint. Raises CommandFailed if one is damaged."""
-    console, num_damaged = _console(), 0
+    console, num_damaged = TerminalConsole(soft_wrap=True), 0
     found = _found(where)
     for path in found:
         try:
             read_checkpoint(path)
-            console.print(f"{path}: whole", markup=False)
+            console.print(f"{path}: whole")
             for warning in foreign_files(path):
-                console.print(f"warning: {warning}", style="yellow", markup=False)
+                console.print(f"warning: {warning}", style="yellow")
         except Damaged as error:
             if not path.exists():  # removed by its run just now
                 continue
             num_damaged += 1
-            console.print(f"{path}: damaged: {error}", style="red", markup=False)
+            console.print(f"{path}: damaged: {error}", style="red")
     if num_damaged:
         raise CommandFailed(f"{where}: {num_damaged} of {len(found)} checkpoints damaged")
 
@@ -92,27 +93,30 @@ def diff(where: Path, other: Path | None) -> None:
                 f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder", code="not-found"
             )
         other, where = found[0], found[1]
-    console = _console()
+    console = TerminalConsole(soft_wrap=True)
     (one_path, one, _), (two_path, two, _) = read_named(where), read_named(other)
-    console.print(f"{one_path} -> {two_path}", markup=False)
+    console.print(f"{one_path} -> {two_path}")
     settings, files = [*_settings(one.config, two.config), *_counters(one, two)], list(_files(one, two))
     if settings:
         table = Table("setting or counter", "before", "after", box=None)
         for row in settings:
             table.add_row(*row)
-        console.print(table)
+        console.print_table(table)
     table = Table("file", "tensors that differ", "largest difference", "relative", "where it is largest", box=None)
     for cells in files:
         table.add_row(*cells)
-    console.print(table if files else "all tensors are equal to the bit")
+    if files:
+        console.print_table(table)
+    else:
+        console.print("all tensors are equal to the bit")
     if settings or files:
         raise CommandFailed(f"{one_path} and {two_path} differ")
 
 
-def _console() -> Console:
-    """On a terminal as wide as that; a file has no width to wrap at."""
-    console = Console(soft_wrap=True, highlight=False)
-    return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=160)
+def _run_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to, or of one that stands alone its own."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _found(where: Path) -> list[Path]:

@@ -2,39 +2,46 @@
 
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distgan.training.metrics import Record
+from distgan.utils.terminal import TerminalConsole
 
 PLAIN_EVERY_S = 10.0
 
+_LONG, _SHORT = "d_loss {:.3f}  g_loss {:.3f}  {:,.0f} images/s", "D {:.3f}  G {:.3f}  {:,.0f}/s"
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Who read has left, a launcher that was killed for one: training is silent from here on, and goes on."""
-        self.quiet = True
+
+def _room_for(form: str) -> int:
+    """Return the columns that numbers take, with a bar and the spaces beside it."""
+    return len(form.format(99.999, 99.999, 99_999)) + len("  ━━━━")
 
 
 class ProgressDisplay:
     """Epoch, time left, losses and images/s of a run of `total_steps`. Silent unless `is_main`."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, step: int, is_main: bool):
-        # Plain lines are for files and other programs: no colours, no wrapping at some width.
-        self.console = _Console(stderr=True, quiet=not is_main, highlight=False, soft_wrap=True)
+        # Plain lines are for files and other programs: no wrapping at some width.
+        self.console = TerminalConsole(stderr=True, quiet=not is_main, soft_wrap=True)
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self._first_step, self._started, self._said = step, time.perf_counter(), -PLAIN_EVERY_S
+        # Of the bar's line on a screen: its words are shorter where they would be cut, and no bar is shown in less.
+        room = self.console.width - len(
+            f"epoch {self._epoch(total_steps)} {total_steps:,}/{total_steps:,} left 0:00:00"
+        )
+        self._form, steps = (_LONG, " steps") if room >= _room_for(_LONG) + len(" steps") else (_SHORT, "")
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+            TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}}{steps}"),
             TextColumn("{task.fields[numbers]}"),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=self.console,
             expand=True,
         )
-        self._is_live = self.console.is_terminal
+        is_wide = room >= _room_for(_SHORT)
+        self._is_live = self.console.is_screen and not self.console.is_dumb_terminal and is_wide
         self._task = self._bar.add_task("", total=total_steps, completed=step, epoch=self._epoch(step), numbers="")
 
     def __enter__(self) -> "ProgressDisplay":
@@ -48,7 +55,7 @@ class ProgressDisplay:
     def say(self, text: str, style: str = "") -> None:
         """Print a line above the bar, if there is one."""
         if text:
-            self._bar.console.print(text, style=style, markup=False)
+            self._bar.console.print(text, style=style)
 
     def warn(self, messages: list[str]) -> None:
         for message in messages:
@@ -62,19 +69,17 @@ class ProgressDisplay:
         """The newest numbers, if there are any yet."""
         if record is None:
             return
-        numbers = f"d_loss {record.d_loss:.3f}  g_loss {record.g_loss:.3f}  {record.images_per_s:,.0f} images/s"
+        numbers = (record.d_loss, record.g_loss, record.images_per_s)
         if self._is_live:
-            self._bar.update(self._task, numbers=numbers)
+            self._bar.update(self._task, numbers=self._form.format(*numbers))
             return
         now = time.perf_counter()
         if now - self._said >= PLAIN_EVERY_S or record.step == self.total_steps:
             self._said = now
             done = record.step - self._first_step
             left = (now - self._started) / done * (self.total_steps - record.step) if done else 0.0
-            self.say(
-                f"epoch {self._epoch(record.step)}  step {record.step:,}/{self.total_steps:,}  {numbers}  "
-                f"left {duration(left)}"
-            )
+            counts = f"epoch {self._epoch(record.step)}  step {record.step:,}/{self.total_steps:,}"
+            self.say(f"{counts}  {_LONG.format(*numbers)}  left {duration(left)}")
 
     def _epoch(self, step: int) -> str:
         """The epoch that a step belongs to, counted from 1."""

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import platform
+import re
 import shutil
 import signal
 import time
@@ -15,8 +16,10 @@ from typing import Any
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
 from distgan.utils.files import is_ignorable, is_leftover, read_json, write_json
+from distgan.utils.paths import user_path
 
 STATUS = "status.json"
+SAMPLE = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?")  # the name of a grid in samples/, without .png
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
 
 
@@ -31,7 +34,7 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
                 folder for folder in (Path("runs", f"{preset}-{number}") for number in count(1)) if _made(folder)
             )
         refuse_used_folder(out, may_hold_run=may_hold_run)
-        folder = Path(out).expanduser()
+        folder = user_path(out, "--out")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
@@ -62,7 +65,7 @@ def _made(folder: Path) -> bool:
 
 def refuse_used_folder(out: str, *, may_hold_run: bool) -> None:
     """Raises UserError for a folder that holds something, unless that is a run to go on with."""
-    folder = Path(out).expanduser()
+    folder = user_path(out, "--out")
     if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):
         return
     if not may_hold_run:

@@ -204,10 +204,7 @@ class MetricLog:
                 self.flush()
         except OSError as error:
             self.tolerance(error, "metrics are")
-        try:
-            self.runtime.track(_scalars(values), line.step)
-        except OSError as error:
-            self.tolerance(error, "the tracker's curves are")
+        self.tolerance.illustrate(lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are")
 
     def flush(self) -> None:
         """Raises OSError while the disk does not take the lines."""

@@ -1,5 +1,6 @@
 """Pictures: grids of images, the timeline, the animation, and figures of matplotlib."""
 
+import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from distgan.errors import printable
 from distgan.utils.files import write_whole
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ SCALE = 2  # screen pixels per image pixel in a grid
 GAP = 2
 INK, PAPER, WARNING = (235, 235, 235), (48, 48, 48), (255, 196, 64)
 TEXT_HEIGHT = 22
+_MAX_TEXT = 200
 
 
 def grid(
@@ -43,6 +46,7 @@ def with_text(picture: Image.Image, above: str | None = None, below: str | None 
     """The picture with a line of text over or under it; as wide as the text needs."""
     if not above and not below:
         return picture
+    above, below = (text and _one_line(text) for text in (above, below))
     texts = [text for text in (above, below) if text]
     width = max([picture.width, *(round(_font().getlength(text)) + 2 * GAP for text in texts)])
     framed = Image.new("RGB", (width, picture.height + TEXT_HEIGHT * len(texts)), PAPER)
@@ -78,12 +82,38 @@ def save_gif(file: BinaryIO, frames: Sequence[Image.Image], frame_s: float, last
     frames[0].save(file, "gif", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0)
 
 
+def _one_line(text: str) -> str:
+    """Return what Pillow can draw of text of any origin: a line, not endless."""
+    return " ".join(printable(text).split())[:_MAX_TEXT]
+
+
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(14)
 
 
+def load_matplotlib() -> None:
+    """Import matplotlib for figures without a screen. Call it before any import of matplotlib's.
+
+    It reads $MPLBACKEND when it is imported, and fails on one that is not installed, as notebooks hand theirs on.
+    """
+    before = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        del os.environ["MPLBACKEND"]
+        if before is not None:
+            os.environ["MPLBACKEND"] = before
+
+
+def figure_text(text: str) -> str:
+    """Return text of any origin for a figure, where $ would begin a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def new_figure(width: float, height: float, **options: Any) -> "Figure":
     """Return a matplotlib figure of that many inches that needs no screen. Takes most of a second the first time."""
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", **{"dpi": 120} | options)

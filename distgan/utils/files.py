@@ -21,7 +21,6 @@ from distgan.errors import UserError, not_readable
 
 M = TypeVar("M", bound=BaseModel)
 
-
 # A file whose name starts so is not finished yet.
 TEMPORARY = ".tmp-"
 
@@ -282,8 +281,15 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl; one that was cut short is left out."""
     lines = []
     if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
+        for line in path.read_text("utf-8-sig", "replace").splitlines():
             with suppress(ValueError, RecursionError):
                 if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
                     lines.append(values)
     return lines
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number of a file, or None."""
+    if type(value) not in (int, float) or abs(value) > 1e300 or not math.isfinite(value):
+        return None
+    return float(value)

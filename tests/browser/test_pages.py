@@ -251,6 +251,26 @@ def test_no_page_is_wider_than_its_screen(tab: Any, pages: dict[str, str], name:
         assert not loose
 
 
+@pytest.mark.parametrize("name", ["cgan", "both"])
+def test_what_is_wider_than_the_screen_says_so(tab: Any, pages: dict[str, str], name: str) -> None:
+    """Each box that scrolls sideways, and none that does not; with a shadow for who has no scripts."""
+    for width in (375, 1400):
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.goto(pages[name])
+        tab.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        tab.wait_for_function(
+            "[...document.querySelectorAll('.scroll')].every((box) => { const note = box.previousElementSibling; "
+            "return note.className === 'sideways' && "
+            "note.checkVisibility() === (box.scrollWidth > box.clientWidth + 1) })"
+        )
+        wide = tab.evaluate(
+            "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+        )
+        assert width > 375 or wide >= 3
+        shadows = tab.evaluate("getComputedStyle(document.querySelector('.scroll')).backgroundImage")
+        assert shadows.count("linear-gradient") == 4
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["cgan", "gan", "both"])
 def test_every_text_stands_out_in_both_themes(tab: Any, pages: dict[str, str], name: str, scheme: str) -> None:

@@ -1,5 +1,6 @@
 """The command line in a process made from nothing: what it imports, and where it finds its files."""
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -33,3 +34,40 @@ def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Pa
     )
     result = run(sys.executable, "-c", code)
     assert result.stdout.strip() == str(site / "distgan" / "config" / "presets_toml" / "cgan.toml"), result.stderr
+
+
+SHOWS = (
+    "import sys, os\nfrom distgan import cli\nfrom distgan.utils.terminal import TerminalConsole\n"
+    "from distgan.errors import CommandFailed, print_line\n"
+    "def command(*words):\n    TerminalConsole().print('ü ' * 100)\n    print('ü ' * 100)\n    print_line('ü')\n"
+    "    raise CommandFailed('damaged')\n"
+    "cli.run_command = command\nsys.exit(cli.main())\n"
+)
+
+
+def test_a_closed_pipe_and_an_old_encoding_keep_the_exit_code(run: Run) -> None:
+    """Real ones: what the interpreter does at its end is no test's."""
+    python = shlex.join([sys.executable, "-c", SHOWS])
+    for how, code, words in (
+        (f"{python} | true; exit ${{PIPESTATUS[0]}}", 1, "distgan: damaged"),
+        (f"{python} > /dev/full", 2, "distgan: stdout: can't be written to (No space left on device)"),
+        (f"{python} >&-", 1, "distgan: damaged"),
+        (f"{python} 2> /dev/full", 1, ""),
+        (f"PYTHONIOENCODING=ascii {python}", 1, "distgan: damaged"),
+    ):
+        result = run("bash", "-c", how)
+        assert (result.returncode, words in result.stderr) == (code, True), (how, result)
+        assert "Traceback" not in result.stderr
+        assert "Exception ignored" not in result.stderr
+    result = run("bash", "-c", f"{shlex.join([sys.executable, '-m', 'distgan', '--help'])} > /dev/full")
+    assert (result.returncode, "Exception ignored" in result.stderr) == (2, False), result.stderr
+
+
+def test_pictures_need_no_backend_of_the_environments(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `!distgan` of a notebook inherits the notebook's."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    code = (
+        "from pathlib import Path; from distgan.reports.charts import _ticks; from distgan.utils.figures import *\n"
+        "_ticks(0, 1, 5); save_png(new_figure(1, 1), Path('plot.png')); import os; print(os.environ['MPLBACKEND'])"
+    )
+    assert run.ok(sys.executable, "-c", code).stdout == "module://matplotlib_inline.backend_inline\n"

@@ -78,7 +78,13 @@ def estimates(value: Any) -> list[dict[str, float]]:
 
 def test_json_has_an_interval_for_each_number(distgan: Run, run_folder: Callable[[str], Path]) -> None:
     run = run_folder("cgan")
-    found = evaluated(distgan, run, *FEW)
+    (run / "eval" / "matrix.png").unlink()
+    (run / "eval" / "matrix.png").mkdir()  # a picture that can't be written costs no number
+    result = distgan.ok("eval", run, *FEW, "--json")
+    assert "warning: a picture" in result.stderr
+    assert "matrix.png" in result.stderr
+    found = json.loads(result.stdout)
+    assert result.stdout.isascii(), "so that every stdout can encode it"
     assert numbers(found) == numbers(stored(run))
     assert found["n"] == 300
     for key in ("agreement", "fcd", "fcd_floor", "coverage", "density", "recognisable", "kl", "copies"):
@@ -173,8 +179,8 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
         ([run, "--num", 20], [f"--num {few}"]),
         ([run, "--num", 0], ["--num: '0' is not allowed; allowed: a whole number, 1 or more"]),
         ([run, "--out", "mine"], ["--out mine: holds other things", "allowed: a new folder"]),
-        ([run, "--data", "mnist", "--reference", "nothing", "--no-download"], ["nothing: no mnist there"]),
-        ([run, "--data", "fashion-mnist", "--reference", "nothing", "--no-download"], ["no fashion-mnist there"]),
+        ([run, "--data", "mnist", "--data-dir", "nothing", "--no-download"], ["nothing: no mnist there"]),
+        ([run, "--data", "fashion-mnist", "--data-dir", "nothing", "--no-download"], ["no fashion-mnist there"]),
         ([run, "--judges", "nothing"], ["nothing/judges.json: can't be read"]),
         ([run, "--device", "cuda"], ["--device cuda: there is no CUDA device here"]),
         ([run, "--numb", 3], ["--numb: unknown flag, did you mean --num?"]),

@@ -12,14 +12,14 @@ from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.options import ThroughputConfig
 from distgan.config.schema import Config, ModelConfig
 
-TINY = ("--width", "0.1", "--data", "digits", "--batch-sizes", "32", "--rounds", "1", "--steps", "1",
+TINY = ("--width", "0.1", "--data", "digits", "--batch-size", "32", "--rounds", "1", "--steps", "1",
         "--warmup", "1", "--gate-steps", "1", "--device", "cpu", "--threads", "1")  # fmt: skip
 
 
 def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Path) -> None:
-    wrong = distgan("bench", "throughput", "--precisions", "no,fp16", *TINY, "--out", "out")
-    assert_user_error(wrong, "--precisions fp16: needs a CUDA device")
-    cells = ("--models", "vanilla", "--precisions", "no", "--batch-sizes", "64,17969")
+    wrong = distgan("bench", "throughput", "--precision", "no,fp16", *TINY, "--out", "out")
+    assert_user_error(wrong, "--precision fp16: needs a CUDA device")
+    cells = ("--model", "vanilla", "--precision", "no", "--batch-size", "64,17969")
     made = distgan("bench", "throughput", *TINY, *cells, "--out", "out", "--profile")
     assert made.returncode == 1, made.stderr
     assert "1 of 2 cells have no speed" in made.stderr

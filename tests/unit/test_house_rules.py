@@ -46,11 +46,33 @@ def test_imports_are_absolute() -> None:
         assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level], path
 
 
+def test_homes_are_found_by_one_function() -> None:
+    """By `user_path`, which refuses the home of nobody."""
+    for path in FILES:
+        assert path.name == "paths.py" or ".expanduser(" not in path.read_text(), path
+
+
 def test_no_pickle() -> None:
     for path in FILES:
         text = path.read_text()
         assert "pickle" not in text, path
         assert "torch.load" not in text, path
+
+
+def test_text_reaches_a_terminal_by_one_way() -> None:
+    """By `errors.print_line` and `utils/terminal.TerminalConsole`, which let no name and no file steer it.
+
+    What is for programs may be printed: JSON, and a job's script to the byte.
+    """
+    for path in FILES:
+        if path in (PACKAGE / "errors.py", PACKAGE / "utils" / "terminal.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                shown = ast.unparse(node.args[0]) if node.args else ""
+                is_for_programs = shown.startswith("json.dumps(") or (path.name == "slurm.py" and shown == "text")
+                assert node.func.id != "Console", f"{path}:{node.lineno}"
+                assert node.func.id != "print" or is_for_programs, f"{path}:{node.lineno}: {shown}"
 
 
 def test_files_and_folders_are_made_by_plain_open_and_mkdir() -> None:

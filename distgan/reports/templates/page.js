@@ -110,6 +110,18 @@
     describe();
   }
 
+  // Without scripts, the shadows of style.css say that a box scrolls.
+  for (const box of all(".scroll")) {
+    const note = document.createElement("p");
+    note.className = "sideways";
+    note.setAttribute("aria-hidden", "true");  // the box has a name, and the keyboard reaches it
+    note.textContent = "There is more to the right: scroll sideways \u2192";
+    const update = () => { note.hidden = box.scrollWidth <= box.clientWidth + 1; };
+    new ResizeObserver(update).observe(box);
+    update();
+    box.before(note);
+  }
+
   for (const box of all("pre")) {
     if (!navigator.clipboard || !window.isSecureContext) break;
     const button = document.createElement("button");

@@ -298,8 +298,8 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
 
 def test_a_benchmark_runs_on_one_node(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit(
-        "--gpus-per-node=0", script("bench"), "--models", "cgan", "--batch-sizes", 16, "--engines", "eager",
-        "--precisions", "no", "--steps", 1, "--repeats", 5, "--rounds", 1, "--data", "digits", "--width", 0.1,
+        "--gpus-per-node=0", script("bench"), "--model", "cgan", "--batch-size", 16, "--engine", "eager",
+        "--precision", "no", "--steps", 1, "--repeats", 5, "--rounds", 1, "--data", "digits", "--width", 0.1,
     )  # fmt: skip
     assert job.end(200) == "COMPLETED", job.log()
     assert (tmp_path / "runs" / f"bench-{job.number}" / "results.json").exists()

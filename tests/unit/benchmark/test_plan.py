@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import Capture, refused
+from helpers.runs import Capture, MonkeyPatch, refused
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -119,6 +119,19 @@ def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: Capture) 
         assert all("predicted" in label or "ideal" in label for label in labels)
     assert "predicted, not measured" in prediction_report._title(found)
     assert (tmp_path / "plan" / "plan.png").is_file()
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_screen_cuts_nothing(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(prediction_report, "plot", lambda found, path: 1 / 0)
+    run(scaling(tmp_path, "cuda"), PlanConfig(out=str(tmp_path / "plan")))
+    found = capsys.readouterr()
+    assert "…" not in found.out
+    heads = [line for line in found.out.splitlines() if line.count("predicted") >= 4]
+    assert bool(heads) is (columns == 80), "a table, or paragraphs"
+    assert "plan.png" in found.err, "a plot that fails is a warning"
+    assert "ZeroDivisionError" in found.err
 
 
 def test_nccl_costs_what_its_constants_say() -> None:

@@ -145,7 +145,7 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
         return turn(passed=len(calls) < 4 or '"order":"fresh"' not in words[-1])
 
     answering(monkeypatch, answer)
-    flags = "--models vanilla --precisions no --orders reuse,fresh --rounds 3 --device cpu --out"
+    flags = "--model vanilla --precision no --order reuse,fresh --rounds 3 --device cpu --out"
     with pytest.raises(CommandFailed, match="1 of 2 cells have no speed: vanilla/auto/no/256/fresh"):
         run_command("bench", "throughput", *flags.split(), str(tmp_path / "out"))
     good, bad = results.read(tmp_path / "out").cells
@@ -167,7 +167,7 @@ def test_what_was_measured_outlives_ctrl_c(monkeypatch: MonkeyPatch, tmp_path: P
 
     answering(monkeypatch, answer)
     with pytest.raises(KeyboardInterrupt):
-        run_command("bench", "throughput", "--models", "cgan", "--device", "cpu", "--out", str(tmp_path / "out"))
+        run_command("bench", "throughput", "--model", "cgan", "--device", "cpu", "--out", str(tmp_path / "out"))
     assert [cell["status"] for cell in results.read(tmp_path / "out").cells] == ["ok", "waits"]
     assert (tmp_path / "out" / "throughput.png").exists()
 

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from helpers.runs import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distgan.config.command_settings import SampleConfig
 from distgan.config.fields import allowed
@@ -14,6 +17,7 @@ from distgan.config.presets import config_folder, preset_path, training_of
 from distgan.config.registry import DATASETS
 from distgan.config.schema import Config
 from distgan.errors import UserError
+from distgan.runs.run_dir import claim_folder
 
 PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))
 
@@ -139,6 +143,13 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
         ("[run]\nsample_epochs = '1,2'", "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers"),
         ("optim = 1", "my.toml: optim: 1 is no table; allowed: [optim] and keys below it"),
         ("[run", "my.toml: is not TOML (Expected ']'"),
+        ("[optim]\ng_lr = 1e39", "my.toml: [optim] g_lr: 1e+39 is not allowed; allowed: a number, more than 0, at"),
+        (
+            '[run]\nout = "a\\u0000b"',
+            r"my.toml: [run] out: 'a\x00b' is not allowed; allowed: text, not empty, without NUL",
+        ),
+        ('[data]\nmirror = "file://a\\u0000b"', r"my.toml: [data] mirror: 'file://a\x00b' is not allowed"),
+        ("[run]\nepochs = 1" + "0" * 400, "my.toml: [run] epochs: 1000"),
         ("[model]\nname = 'cgan'\nstem = 'noise-map'", "--stem noise-map: has no place for a label"),
     ],
 )
@@ -166,6 +177,17 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
             ["--threads", "100000000"],
             "--threads: '100000000' is not allowed; allowed: a whole number, 1 or more, at most 1,024",
         ),
+        (["--g-lr", "1e39"], "--g-lr: '1e39' is not allowed; allowed: a number, more than 0, at most 1,000,000"),
+        (
+            ["--d-lr", "1e-50"],
+            "--d-lr: '1e-50' is not allowed; allowed: a number, more than 0, at most 1,000,000, neither 0",
+        ),
+        (["--penalty-weight", "3.5e38"], "--penalty-weight: '3.5e38' is not allowed"),
+        (["--epochs", "1" + "0" * 400], "--epochs: '1000"),
+        (["--sample-epochs", "1,,2"], "--sample-epochs: '1,,2' is not allowed; allowed: whole numbers from 0"),
+        (["--sample-epochs", "1,"], "--sample-epochs: '1,' is not allowed"),
+        (["--sample-epochs", ","], "--sample-epochs: ',' is not allowed"),
+        (["--refernce", "x"], "--refernce: unknown flag"),
         (["--epcohs", "3"], "--epcohs: unknown flag, did you mean --epochs?"),
         (["--epcohs=3"], "--epcohs: unknown flag, did you mean --epochs?"),
         (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
@@ -208,9 +230,87 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
         read_file(tmp_path / "my.json", "my.json")
 
 
+def test_files_of_other_editors_are_read(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_bytes(b"\xef\xbb\xbf[run]\r\nepochs = 3\r\n")
+    (tmp_path / "my.json").write_bytes(b'\xef\xbb\xbf{"run": {"epochs": 3}}')
+    for name in ("my.toml", "my.json"):
+        assert read_file(tmp_path / name, name) == {"run": {"epochs": 3}}
+
+
+@pytest.mark.parametrize("flag", ["--out", "--resume", "--config"])
+def test_the_home_of_nobody_is_refused(flag: str) -> None:
+    with refused(f"{flag} ~nosuch-user/x: there is no such home", code="bad-value"):
+        training_of([*(("--preset", "cgan") if flag == "--out" else ()), flag, "~nosuch-user/x"])
+        claim_folder("~nosuch-user/x", "cgan", may_hold_run=True)
+
+
+@pytest.mark.parametrize("given", ["config.json", "./config.json", "../mine/config.json"])
+def test_a_runs_own_config_has_the_runs_name_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text('{"model": {"name": "cgan"}}')
+    monkeypatch.chdir(tmp_path / "mine")
+    assert training_of(["--config", given])[1] == "mine"
+    assert training_of(["--out", "."])[1] == "mine"
+
+
 def test_negative_numbers_are_values_not_flags() -> None:
     parser = Parser(prog="x")
     add_flags(parser, Config)
     assert isinstance(parser.parse(["--seed", "3"]), argparse.Namespace)
     with pytest.raises(UserError, match="--d-lr: '-1' is not allowed"):
         parse("--d-lr", "-1")
+
+
+# What a file may hold instead of what belongs there. TOML knows no null.
+ANY = st.recursive(
+    st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(2**63), 0, 1, 3])
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["a\x00b", "~nosuch-user/x", "cgan", "mnist", "", "1h", "min:g_loss", "../x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+PATHS = [flag.path for flag in flags_of(Config)]
+SETTINGS = st.lists(
+    st.tuples(st.sampled_from(PATHS) | st.tuples(st.text(max_size=6), st.text(max_size=6)), ANY), max_size=4
+)
+
+
+def as_toml(value: object) -> str:
+    """A value on one line."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return repr(value)
+        case str() | int():
+            return json.dumps(value)
+        case list():
+            return f"[{', '.join(map(as_toml, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{json.dumps(key)} = {as_toml(each)}' for key, each in value.items())}}}"
+    raise AssertionError(value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=SETTINGS, kind=st.sampled_from(["toml", "json"]), raw=st.none() | st.binary(max_size=30))
+def test_any_file_is_a_config_or_a_mistake(
+    tmp_path_factory: pytest.TempPathFactory, values: list[tuple[tuple[str, str], object]], kind: str, raw: bytes | None
+) -> None:
+    tables: dict[str, dict[str, object]] = {"model": {"name": "cgan"}}
+    for (table, key), value in values:
+        tables.setdefault(table, {})[key] = value
+    path = tmp_path_factory.getbasetemp() / f"any.{kind}"
+    text = (
+        json.dumps(tables)
+        if kind == "json"
+        else "\n".join(f"{json.dumps(k)} = {as_toml(v)}" for k, v in tables.items())
+    )
+    path.write_bytes(text.encode("utf-8", "surrogatepass") if raw is None else raw)
+    with suppress(UserError):
+        config, _ = training_of(["--config", str(path)])
+        assert Config.model_validate_json(config.model_dump_json()) == config

@@ -1,6 +1,7 @@
 """Names that settings take: said once, and open to losses, families and data sets from outside the package."""
 
 import ast
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
 from distgan.errors import UserError
 from distgan.evaluation.inputs import source_of
+from distgan.reports.options import CompareConfig, ReportConfig
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 
@@ -79,6 +81,41 @@ def test_a_new_setting_is_safe_and_a_mistyped_rule_is_an_error() -> None:
         assert (rules(field).on_resume, rules(field).may_differ_per_rank) == ("confirm", False)
     with pytest.raises(ValueError, match="on_resume"):
         setting(0, "a number", on_resume="fre")
+
+
+# Names that flags had. Each is accepted for good.
+OLD_FLAGS = {
+    EvalConfig: {"--data-dir": ["--reference"]},
+    ReportConfig: {"--data-dir": ["--reference"]},
+    CompareConfig: {"--data-dir": ["--reference"]},
+    Config: {"--eval-data-dir": ["--eval-reference"]},
+    ThroughputConfig: {
+        "--model": ["--models"],
+        "--engine": ["--engines"],
+        "--precision": ["--precisions"],
+        "--batch-size": ["--batch-sizes"],
+        "--order": ["--orders"],
+    },
+    ScalingConfig: {"--work-batch-size": ["--batch-sizes"], "--work-width": ["--widths"]},
+}
+VALUES = {"--model": "cgan", "--engine": "eager", "--precision": "bf16", "--order": "fresh"}
+
+
+@pytest.mark.parametrize("model", OLD_FLAGS)
+def test_a_flag_that_has_a_better_name_keeps_the_old_one_and_does_not_show_it(model: type[Section]) -> None:
+    found = {flag.name: [f"--{old}" for old in rules(flag.field).old_flags] for flag in flags_of(model)}
+    assert {name: old for name, old in found.items() if old} == OLD_FLAGS[model]
+    for name, old_names in OLD_FLAGS[model].items():
+        for old in old_names:
+            parser = Parser(prog="distgan")
+            add_flags(parser, model)
+            value = VALUES.get(name, "16")
+            one, other = (from_flags(model, parser.parse([flag, value])) for flag in (name, old))
+            assert one == other != model()
+            assert re.search(rf"{name}\b", parser.format_help())
+            assert not re.search(rf"{old}\b", parser.format_help())
+            with pytest.raises(UserError, match=f"^{old}: needs a value; allowed: "):
+                parser.parse([old])
 
 
 # -- names -------------------------------------------------------------------------------------------------
@@ -237,3 +274,8 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
     command = source_of("a b", subject, config, data, data, jury).command
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
+    moved = config.model_copy(update={"reference": "d"})
+    assert " --data-dir d " in source_of("run", subject, moved, data, data, jury).command, "by the name that is shown"
+    source = source_of("run\udcff\x1b", subject, config, data, data, jury)
+    assert source.what == r"run\udcff\x1b", "a name that is no text"
+    assert source.model_dump_json()

@@ -264,13 +264,17 @@ def test_one_that_was_not_measured_does_not_hide_the_others(pair: tuple[Path, Pa
 # -- on the screen ----------------------------------------------------------------------------------------
 
 
-def test_the_table_fits_80_columns(pair: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_table_fits_a_screen(pair: tuple[Path, Path], width: int) -> None:
     subjects, rows = table_of(*pair)
     text = io.StringIO()
-    console = Console(file=text, width=80, force_terminal=True, color_system=None)
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
     show(subjects, list(rows.values()), ["a note"], console)
     lines = text.getvalue().splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= width
+    assert "…" not in text.getvalue()
+    if width < 80:  # words are folded
+        return
     for row in rows.values():
         for cell in row.cells:
             assert cell.value.split()[0] in text.getvalue()
@@ -501,6 +505,13 @@ def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeyp
         run_command("report", str(make_run(tmp_path / "run")))
 
 
+def test_a_part_of_an_epoch_has_two_digits(tmp_path: Path) -> None:
+    quality = quality_of()
+    source = quality.source.model_copy(update={"epoch": 0.255864})
+    text = page(make_run(tmp_path / "run", quality=quality.model_copy(update={"source": source})))
+    assert "after epoch 0.26" in text
+
+
 @pytest.mark.parametrize("name", ["environment.json", "status.json", "metrics.jsonl", "samples/epoch-0001.png"])
 @pytest.mark.parametrize(
     "contents", [b"", b"\xff\xfe\x00", b'{"a": ', b"[1, 2]", b"[" * 100_000, b"null", b'{"data": 3, "git": [1]}']
@@ -512,6 +523,7 @@ def test_a_damaged_file_leaves_a_page(tmp_path: Path, name: str, contents: bytes
     assert "Digit by digit" in text
     if name == "samples/epoch-0001.png":
         assert "is no whole PNG" in text
+        assert "object at 0x" not in text
     run_command("compare", str(run), str(make_run(tmp_path / "other")), "--no-eval")
 
 
@@ -600,7 +612,7 @@ def test_flags_and_runs_in_any_order_that_help_shows(tmp_path: Path, distgan: Co
     for command in ("report", "compare"):
         shown = distgan(command, "--help").stdout
         assert "exit codes: 0 done" in shown
-        for flag in ("--out", "--eval, --no-eval", "--num", "--reference", "--device", "--debug"):
+        for flag in ("--out", "--eval, --no-eval", "--num", "--data-dir", "--device", "--debug"):
             assert flag in shown
 
 

@@ -377,3 +377,5 @@ def test_dropout_is_dropout() -> None:
     assert not torch.equal(once, again)
     assert torch.equal(layer.eval()(torch.ones(8, 8)), torch.ones(8, 8))
     assert torch.equal(Dropout(0.0)(torch.ones(8, 8)), torch.ones(8, 8))
+    draw_from(layer := Dropout(1 - 2**-40), noise)
+    assert layer(torch.ones(8, 8)).isfinite().all(), "the largest that 16 bits have"

@@ -1,6 +1,7 @@
 """JSON files and models: what is wrong with one is said in one line that names the file and the key."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distgan.errors import UserError
-from distgan.utils.files import read_json, read_model, write_whole
+from distgan.utils.files import is_leftover, read_json, read_metrics, read_model, write_whole
 
 
 class Inner(BaseModel):
@@ -88,3 +89,22 @@ def test_only_finite_numbers(text: str, tmp_path: Path) -> None:
     assert list(read_json(path, 100)) == ["x"]
     with pytest.raises(UserError, match=f"is not JSON .holds {text}, which is no number"):
         read_json(path, 100, only_finite=True)
+
+
+@pytest.mark.parametrize("name", ["a", "a.png", "x" * 255, "ü" * 127, "x" * 240 + ".png", "x." + "y" * 253])
+def test_a_name_may_have_the_length_that_the_disk_allows(tmp_path: Path, name: str) -> None:
+    """A long one's temporary name is no longer than itself; a reader never sees it under its own ending."""
+    names: list[str] = []
+    write_whole(tmp_path / name, lambda file: names.extend(os.listdir(tmp_path)))
+    assert os.listdir(tmp_path) == [name]
+    (temporary,) = names
+    assert len(os.fsencode(temporary)) <= max(len(os.fsencode(name)), 111)
+    assert is_leftover(temporary), "which a run clears away that was killed"
+    with pytest.raises(OSError, match=r"name too long"):
+        write_whole(tmp_path / ("x" * 256), b"")
+
+
+def test_lines_of_other_editors_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n{"step": 2, "a": "\xff"}\r\n{"step": 3')
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]

@@ -1,0 +1,69 @@
+"""The standard streams of a command: no character and no reader that has left changes what the command comes to."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from distgan.errors import UserError
+
+
+class GuardedStream:
+    """stdout or stderr. What nobody reads any more is dropped; a stdout that can't be written to is named.
+
+    On stderr no error counts: there is nobody left to tell.
+    """
+
+    def __init__(self, name: str, stream: Any):
+        self.name, self._stream, self.is_broken = name, stream, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._guarded():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._guarded():
+            self._stream.flush()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.is_broken = True
+            if self.name == "stdout" and not isinstance(error, BrokenPipeError):
+                raise UserError(
+                    f"stdout: can't be written to ({error.strerror or error}); allowed: a terminal, a pipe or a file "
+                    "with room",
+                    code="unwritable",
+                ) from error
+
+    def close_if_broken(self) -> None:
+        """Send what is left in its buffer nowhere, or the interpreter fails at it when it ends."""
+        if self.is_broken:
+            with suppress(OSError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Let stdout and stderr show what their encoding lacks in another way, and be closed by whoever reads them."""
+    before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    # One that the shell has closed (`>&-`) is None.
+    guards = [GuardedStream(name, stream) for name, stream in before.items() if stream is not None]
+    for guard in guards:
+        if getattr(guard, "errors", None) in ("strict", "surrogateescape") and hasattr(guard, "reconfigure"):
+            guard.reconfigure(errors="backslashreplace")
+        setattr(sys, guard.name, guard)
+    try:
+        yield
+    finally:
+        for guard in guards:
+            guard.close_if_broken()
+        for name, stream in before.items():
+            setattr(sys, name, stream)

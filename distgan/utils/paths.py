@@ -1,0 +1,16 @@
+"""Paths as people write them. Imports without torch."""
+
+from pathlib import Path
+
+from distgan.errors import UserError
+
+
+def user_path(text: str | Path, flag: str = "") -> Path:
+    """Return a path whose ~ is a home. Raises UserError that names the flag for the home of nobody."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        name = f"{flag} {text}".strip()
+        raise UserError(
+            f"{name}: there is no such home; allowed: a path, ~/ for your own home, ./~ for a name with ~"
+        ) from error

@@ -1,0 +1,124 @@
+"""Tables and lines on a terminal: as wide as it is, with nothing cut, and text that is never taken for markup."""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from typing import IO, Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.table import Column, Table
+from rich.text import Text
+
+from distgan.errors import printable
+from distgan.utils.output import GuardedStream
+
+_WIDTH_OF_FILES = 160
+_ONE_LINE, _SEVERAL_LINES = 16, 12  # entries up to the first stay on a line; others wrap
+
+
+class TerminalConsole(Console):
+    """A console for text of any origin: no markup, no highlights, control characters made visible.
+
+    A file or a pipe has no width to wrap at, whatever $FORCE_COLOR says of colours; $COLUMNS gives it one.
+    """
+
+    def __init__(
+        self,
+        *,
+        file: IO[str] | None = None,
+        width: int | None = None,
+        stderr: bool = False,
+        quiet: bool = False,
+        soft_wrap: bool | None = None,
+    ):
+        stream: Any = file or (sys.stderr if stderr else sys.stdout)
+        if stderr and stream is not None:  # no command guards it where a program calls train() itself
+            file = GuardedStream("stderr", stream)  # type: ignore[assignment]
+        self.is_screen = stream is not None and stream.isatty()
+        has_width = self.is_screen or width is not None or "COLUMNS" in os.environ
+        super().__init__(
+            file=file,
+            stderr=stderr,
+            quiet=quiet,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=not has_width if soft_wrap is None else soft_wrap,
+            width=width if has_width else _WIDTH_OF_FILES,
+        )
+
+    def on_broken_pipe(self) -> None:
+        """Be silent from here on: that nobody reads any more is no reason to stop."""
+        self.quiet = True
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    def print_table(self, table: Table) -> None:
+        """Print a table; where the screen is too narrow for it, each of its rows as a paragraph."""
+        natural = Measurement.get(self, self.options.update(max_width=10_000), table).maximum
+        if natural > self.width and not _narrow(table.columns, natural - self.width):
+            self._print_paragraphs(table)
+            return
+        self.print(table, soft_wrap=False, crop=False)
+
+    def _print_paragraphs(self, table: Table) -> None:
+        if table.title:
+            self.print(table.title, style="italic")
+        heads = [" ".join(str(column.header).split()) for column in table.columns]
+        for row, entries in zip(table.rows, zip(*(column.cells for column in table.columns), strict=True), strict=True):
+            named = [(head, entry) for head, entry in zip(heads, entries, strict=True) if str(entry)]
+            for number, (head, entry) in enumerate(named):
+                self.print("  " * (number > 0) + (f"{head}: " if head else "") + str(entry), style=row.style)
+        if table.caption:
+            self.print(table.caption, style="dim")
+
+
+def _natural(column: Column) -> int:
+    """Return the width with nothing wrapped."""
+    return max([column.min_width or 0, *map(cell_len, _lines([column.header, *column.cells]))])
+
+
+def _lines(entries: Iterable[RenderableType]) -> list[str]:
+    return [line for entry in entries for line in printable(entry).splitlines()]
+
+
+def _narrow(columns: Sequence[Column], excess: int) -> bool:
+    """Set the widths of columns that are `excess` too wide all together; False where they can't but be cut.
+
+    Short entries stay on one line, under a head of several.
+    """
+    most = [_natural(column) for column in columns]
+    least = [_set_wrapping(column) for column in columns]
+    spare = sum(most) - excess - sum(least)
+    if spare < 0:
+        return False
+    left = sum(not column.no_wrap for column in columns)  # of those that take a share of it
+    for column, low, high in zip(columns, least, most, strict=True):
+        column.width = low
+        if not column.no_wrap:
+            column.width += min(spare // left, max(0, high - low))
+            spare, left = spare - column.width + low, left - 1
+    return True
+
+
+def _set_wrapping(column: Column) -> int:
+    """Return the least width that cuts nothing of a column, which wraps in it from here on."""
+    words = [cell_len(word) for word in printable(column.header).split()]
+    longest = max(map(cell_len, _lines(column.cells)), default=0)
+    if longest <= _ONE_LINE or column.no_wrap:
+        width = max([longest, *words])
+        # Its head alone takes several lines.
+        column.header = "\n".join(wrap(printable(column.header), max(width, 1), break_on_hyphens=False))
+        column.no_wrap = True
+        return width
+    column.overflow = "fold"
+    return max([_SEVERAL_LINES, *words])

@@ -1,0 +1,30 @@
+"""What a run tells to other programs, and what they may get wrong."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from accelerate.tracking import TensorBoardTracker
+from helpers.runs import ON_CPU, MonkeyPatch, refused
+
+from distgan.distributed.runtime import Runtime
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("cannot import name 'x'\nfrom protobuf"), TypeError("descriptors"), AttributeError("numpy")]
+)
+def test_a_tracker_that_does_not_import_is_named_with_a_way_out(
+    tmp_path: Path, monkeypatch: MonkeyPatch, error: Exception
+) -> None:
+    def start(self: TensorBoardTracker) -> ModuleType:
+        raise error
+
+    monkeypatch.setattr(TensorBoardTracker, "start", start)
+    with refused("--tracker tensorboard: ", str(error).split("\n")[0], "--tracker none", code="unavailable"):
+        Runtime(ON_CPU).start_tracker("tensorboard", str(tmp_path), 0)
+
+
+def test_a_tracker_that_is_not_installed_is_named_too(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with refused("--tracker tensorboard: ", "--tracker none", code="unavailable"):
+        Runtime(ON_CPU).start_tracker("tensorboard", str(tmp_path), 0)

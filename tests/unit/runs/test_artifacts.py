@@ -1,0 +1,79 @@
+"""Pictures only illustrate: whatever is wrong with them is a warning, and no name or line of a file breaks them."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.runs import MonkeyPatch
+from PIL import Image
+
+from distgan.errors import WriteErrorPolicy
+from distgan.runs import artifacts
+from distgan.runs.artifacts import RunArtifacts, save_curves
+from distgan.utils.figures import grid
+
+LINE = {"step": 2, "epoch": 0.5, "d_loss": 1.4, "g_loss": 0.7, "real_logits": 0.1, "fake_logits": -0.1}
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("no such font"), MemoryError()])
+def test_a_picture_that_fails_is_a_warning(error: Exception, is_strict: bool) -> None:
+    def draw() -> None:
+        raise error
+
+    policy = WriteErrorPolicy(stops=is_strict)
+    policy.illustrate(draw, "losses.png is")
+    (warning,) = policy.warnings()
+    assert warning.startswith("losses.png is not written")
+
+
+def finish(folder: Path, monkeypatch: MonkeyPatch) -> list[str]:
+    """The pictures of a run's end; the warnings."""
+    run = RunArtifacts.__new__(RunArtifacts)
+    run.folder, run.tolerance = folder, WriteErrorPolicy(stops=True)
+    run.runtime = SimpleNamespace(run_on_rank0=lambda call: call())  # type: ignore[assignment]
+    run._illustrate(run._timeline, "timeline.png is")
+    run._illustrate(lambda: save_curves(folder, r"$\nosuch{ on [/b] \x1b[2J", "$^$\nmore"), "losses.png is")
+    return run.tolerance.warnings()
+
+
+def samples(folder: Path, *names: str) -> None:
+    (folder / "samples").mkdir()
+    for name in names:
+        Image.new("RGB", (8, 8)).save(folder / "samples" / f"{name}.png")
+
+
+def test_the_end_draws_what_can_be_drawn(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    samples(tmp_path, "epoch-0001", "epoch-0002-step-0000009", "mine", "epoch-x", "epoch-1-step")
+    lines = [LINE | {"step": 1, "epoch": "one"}, {"step": 2}, LINE, LINE | {"step": 3, "d_loss": None}]
+    lines += [LINE | {"step": 4, "g_loss": math.inf}, LINE | {"step": 5, "epoch": 10**400}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert finish(tmp_path, monkeypatch) == []
+    assert {"timeline.png", "timeline.gif", "losses.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_damaged_sample_costs_the_timeline_alone(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    samples(tmp_path, "epoch-0001")
+    (tmp_path / "samples" / "epoch-0002.png").write_bytes(b"no picture")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE))
+    (warning,) = finish(tmp_path, monkeypatch)
+    assert "timeline.png" in warning
+    assert "epoch-0002.png" in warning
+    assert (tmp_path / "losses.png").exists()
+
+
+def test_no_backend_of_any_kind_ends_a_run(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE))
+    monkeypatch.setattr(artifacts, "new_figure", lambda *_: 1 / 0)
+    (warning,) = finish(tmp_path, monkeypatch)
+    assert "losses.png" in warning
+    assert "ZeroDivisionError" in warning
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[2J\udcff\x00", "long " * 10_000, "ü 数", " "])
+def test_a_caption_may_be_any_text(text: str) -> None:
+    picture = grid(np.zeros((4, 28, 28), dtype=np.uint8), 2, caption=text)
+    assert picture.width < 5000

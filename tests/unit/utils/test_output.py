@@ -1,0 +1,131 @@
+"""stdout and stderr of a command: their encoding, and readers that leave, do not change its exit code."""
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers.runs import Capture, MonkeyPatch
+from torch import nn
+
+from distgan import cli
+from distgan.data.base import Dataset
+from distgan.errors import FAILED, OK, USER_ERROR, CommandFailed, print_line
+from distgan.evaluation import train_judges
+from distgan.utils.output import guarded_output
+
+
+class Stream(io.TextIOWrapper):
+    """Fails at each write, as a pipe without a reader or a full disk does; strict, as stdout is."""
+
+    def __init__(self, number: int = 0, encoding: str = "utf-8"):
+        super().__init__(io.BytesIO(), encoding=encoding, errors="strict")
+        self.number, self.is_used = number, False
+
+    def write(self, text: str) -> int:
+        self.is_used = True
+        return super().write(text)
+
+    def flush(self) -> None:
+        if self.number and self.is_used:
+            raise OSError(self.number, os.strerror(self.number))
+        super().flush()
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation
+
+    def text(self) -> str:
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
+
+
+def damaged() -> None:
+    print_line("run: damaged")
+    raise CommandFailed("1 of 1 checkpoints damaged")
+
+
+def commands(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run_command", lambda name: {"ok": lambda: print_line("whole"), "bad": damaged}[name]())
+
+
+@pytest.mark.parametrize(
+    ("number", "command", "code"),
+    [
+        (0, "ok", OK),
+        (0, "bad", FAILED),
+        (errno.EPIPE, "ok", OK),
+        (errno.EPIPE, "bad", FAILED),
+        (errno.ENOSPC, "ok", USER_ERROR),
+        (errno.ENOSPC, "bad", USER_ERROR),
+        (errno.EIO, "ok", USER_ERROR),
+    ],
+)
+def test_a_stdout_that_takes_nothing_keeps_the_exit_code(
+    monkeypatch: MonkeyPatch, capsys: Capture, number: int, command: str, code: int
+) -> None:
+    commands(monkeypatch)
+    monkeypatch.setattr(sys, "stdout", Stream(number))
+    assert cli.main([command]) == code
+    err = capsys.readouterr().err
+    assert ("distgan: stdout: " in err and "[unwritable]" in err) is (code == USER_ERROR)
+    assert "file of the run" not in err
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(("command", "code"), [("ok", OK), ("bad", FAILED)])
+def test_no_error_of_stderr_counts(monkeypatch: MonkeyPatch, number: int, command: str, code: int) -> None:
+    commands(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", Stream(number))
+    assert cli.main([command]) == code
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_may_be_closed(monkeypatch: MonkeyPatch, name: str) -> None:
+    commands(monkeypatch)
+    monkeypatch.setattr(sys, name, None)
+    assert cli.main(["ok"]) == OK
+    assert cli.main(["bad"]) == FAILED
+
+
+def test_help_that_nobody_can_read_is_no_success(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(sys, "stdout", Stream(errno.ENOSPC))
+    assert cli.main(["--help"]) == USER_ERROR
+    assert "stdout: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_lacks_is_shown_in_another_way(monkeypatch: MonkeyPatch, encoding: str) -> None:
+    stream = Stream(encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with guarded_output():
+        print("ü 数")
+    assert stream.text() == {"ascii": "\\xfc \\u6570\n", "latin-1": "ü \\u6570\n", "utf-8": "ü 数\n"}[encoding]
+    assert sys.stdout is stream
+
+
+def test_a_pipe_of_the_commands_own_is_no_success(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+    """That of a child or a socket, say."""
+
+    def run_command(*words: str) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "run_command", run_command)
+    assert cli.main(["train"]) == FAILED
+    assert "BrokenPipeError" in capsys.readouterr().err
+
+
+def test_a_judge_is_trained_without_a_reader(monkeypatch: MonkeyPatch) -> None:
+    def train_classifier(*_: object, say: Callable[[str], None], **__: object) -> nn.Module:
+        say("epoch 1")
+        return nn.Linear(1, 1)
+
+    monkeypatch.setattr(train_judges, "train_classifier", train_classifier)
+    monkeypatch.setattr(train_judges, "outputs_of", lambda *_: (torch.zeros(2, 10),))
+    monkeypatch.setattr(sys, "stdout", Stream(errno.EPIPE))
+    data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
+    record, weights = train_judges._train("wide", 0, data, data, 1, torch.device("cpu"))
+    assert record.num_parameters == 2
+    assert weights
