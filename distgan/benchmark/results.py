@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from distgan.config.fields import shown
@@ -105,7 +105,7 @@ def facts(device: torch.device) -> dict[str, Any]:
         "device_type": device.type,
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
+        "load": psutil.getloadavg()[0],
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "gpus": gpus() if is_cuda else [],
@@ -159,7 +159,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = lock(folder, 0.0)
+        held = lock(folder, 0.0)
     except OSError as error:
         raise not_writable(error.filename, error) from error
     except UserError as error:
@@ -169,7 +169,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        os.close(handle)
+        held.release()
 
 
 def taken_up(

@@ -1,12 +1,11 @@
 """A run's folder: how it is claimed, who holds it, and what became of the run."""
 
-import fcntl
+import errno
 import os
 import platform
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,11 +13,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
 from distgan.utils.files import read_json, write_json
 
 STATUS = "status.json"
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
+# How file systems say that they have no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}
 
 # The names that `files` and `checkpoint` give to what is not finished.
 _LEFTOVER = re.compile(r"\.writable|\..+-[a-z0-9_]{8}(\.\w+)?|\.removed-.+|\.link-.+")
@@ -96,29 +99,24 @@ def clear_leftovers(folder: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:
-    """Keeps every other process from training in the folder until this one ends, however it does.
+def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> BaseFileLock:
+    """Keep every other process from training in the folder until `release()` or the end of this process.
 
-    Returns the handle that holds the lock. Raises UserError that names the holder after `wait_s`.
+    On a file system without locks nothing is held. Raises UserError that names the holder after `wait_s`.
     """
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    end = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(handle)
-                status = read_status(folder)
-                holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
-                raise UserError(
-                    f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder",
-                    code="exists",
-                ) from None
-            time.sleep(0.1)
-        except OSError:  # a file system without locks
-            return handle
+    held = FileLock(folder / "lock", thread_local=False)
+    try:
+        held.acquire(timeout=wait_s)
+    except Timeout:
+        status = read_status(folder)
+        holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+        raise UserError(
+            f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder", code="exists"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return held
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distgan.errors import UserError, not_readable
+from distgan.utils.operating_system import open_regular, open_to_sync
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -58,7 +59,9 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Waits until what was written to a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = open_to_sync(path)
+    if handle is None:
+        return
     try:
         os.fsync(handle)
     finally:
@@ -71,7 +74,7 @@ def read_within(path: Path, limit: int) -> bytes:
     A link is not followed, and a pipe, a device or a larger file is not read at all.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = open_regular(path)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: is a link", code="unreadable") from error
