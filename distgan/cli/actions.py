@@ -30,6 +30,8 @@ def train(parser: "Parser", argv: list[str]) -> None:
     from distgan.launch import local
     from distgan.utils.provenance import Startup
 
+    if "run.precision" not in namespace:
+        env.refuse_other_precision(config.run.precision)
     num = config.processes.num or 1
     if env.is_launched():
         if "processes.num" in namespace:

@@ -1,7 +1,7 @@
 """`--processes N` before anything is started."""
 
 import yaml
-from helpers.launchers import LAUNCH
+from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
 from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
 
 
@@ -15,9 +15,10 @@ def test_every_launch_file_is_told_of_in_the_readme() -> None:
 
 
 def test_processes_under_a_launcher_are_refused(distgan: Run, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    for name, value in ACCELERATE_LAUNCH.items():
+        monkeypatch.setenv(name, value)
     result = distgan("train", *quick("run"), "--processes", 2)
-    assert_user_error(result, "--processes 2: this process is one of 1 of a launcher already")
+    assert_user_error(result, "--processes 2: this process is one of 1 of a launcher already", code="launch")
 
 
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
