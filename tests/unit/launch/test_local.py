@@ -1,5 +1,10 @@
 """`--processes N` before anything is started."""
 
+import errno
+import os
+import socket
+
+import pytest
 import yaml
 from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
 from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
@@ -19,6 +24,25 @@ def test_processes_under_a_launcher_are_refused(distgan: Run, monkeypatch: Monke
         monkeypatch.setenv(name, value)
     result = distgan("train", *quick("run"), "--processes", 2)
     assert_user_error(result, "--processes 2: this process is one of 1 of a launcher already", code="launch")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("GLOO_SOCKET_IFNAME", "nosuch0"), ("PMI_SIZE", "4"), ("OMPI_COMM_WORLD_SIZE", "2")]
+)
+def test_what_processes_could_not_meet_by_is_named_before_they_start(
+    distgan: Run, monkeypatch: MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert_user_error(distgan("train", *quick("run"), "--processes", 2), f"{name}={value}", code="launch")
+
+
+def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run, monkeypatch: MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    result = distgan("train", *quick("run"), "--processes", 2)
+    assert_user_error(result, "--processes 2: 127.0.0.1", "Network is unreachable", code="launch")
 
 
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
