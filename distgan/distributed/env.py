@@ -107,8 +107,8 @@ def refuse_mpi() -> None:
     for name in _MPI_SIZES:
         if (size := _number(name, 1, low=1)) > 1:
             raise UserError(
-                f"{name}={size}: mpirun does not start trainings; allowed: torchrun, accelerate launch or --processes "
-                f"{size} (or {name} unset, if it is an old one)",
+                f"{name}={size}: MPI's launchers are not supported; allowed: torchrun, accelerate launch or "
+                f"--processes {size} (or {name} unset, if it is an old one)",
                 code="launch",
             )
 
