@@ -20,7 +20,8 @@ from distgan.errors import UserError
 from distgan.runs.run_dir import lock
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, not_writable, read_json, write_whole
-from distgan.utils.hardware import cores, cpu_name
+from distgan.utils.hardware import cpu_name
+from distgan.utils.operating_system import cores
 from distgan.utils.provenance import describe_environment
 
 FORMAT = 1

@@ -11,7 +11,8 @@ import psutil
 
 from distgan.config.registry import PRECISIONS, names_on_cpu
 from distgan.errors import OUR_LAUNCHER, PARENT, UserError
-from distgan.utils.hardware import cores, cpu_name, imitates_bf16
+from distgan.utils.hardware import cpu_name, imitates_bf16
+from distgan.utils.operating_system import cores
 
 _PROCESS_GIB = 0.5  # of the smallest networks
 # Together, what accelerate launch leaves in a single process; one or two of them may be a user's own.

@@ -40,6 +40,11 @@ def is_parent_gone(parent: int) -> bool:
     return not psutil.pid_exists(parent)
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use; where only those of the machine are known, these."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_memory_bytes() -> int:
     """Return the most memory that this process has had; where only the present one is known, that."""
     if resource is not None:

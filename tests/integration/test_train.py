@@ -1,11 +1,12 @@
 """Whole runs through the real command lines."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, checkpoint, losses, quick
+from helpers.runs import TESTS, TINY, MonkeyPatch, Run, assert_same_run, checkpoint, losses, quick
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -165,3 +166,9 @@ def test_accelerates_other_settings_are_set_aside(
         assert f"{name}=true" in warning
     assert "ACCELERATE_DYNAMO_BACKEND=INDUCTOR" in warning
     assert losses(tmp_path / "set") == losses(trained)
+
+
+def test_a_system_that_is_not_posix_trains_resumes_and_samples(run: Run, tmp_path: Path) -> None:
+    run.ok(sys.executable, TESTS / "helpers" / "without_posix.py", tmp_path)
+    assert checkpoint(tmp_path / "run")[1] == 5
+    assert (tmp_path / "images.npz").exists()
