@@ -252,7 +252,7 @@ def _beating(meeting: _Meeting) -> Iterator[None]:
 
     def beat() -> None:
         with suppress(RuntimeError):  # the store is gone; whoever needs it says so
-            while not done.wait(_BEAT_S):
+            while not done.wait(min(_BEAT_S, meeting.timeout_s / 4)):
                 meeting.store.add(f"beat/{meeting.rank}", 1)
 
     thread = threading.Thread(target=beat, daemon=True, name="distgan-beat")

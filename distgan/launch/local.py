@@ -58,7 +58,7 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
             elastic_launch(agent, sys.executable)("-u", str(Path(distgan.__file__).with_name(script)), *arguments)
         except SignalException as error:
             if not any(Path(folder).rglob("error.json")):  # no process has said why it ends
-                _say(f"ended by {signal_name(error.sigval)} before the first step")
+                _say(f"ended by {signal_name(error.sigval)}, with nothing to save")
             return 128 + error.sigval
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()

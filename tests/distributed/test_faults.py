@@ -117,7 +117,7 @@ def test_ctrl_c_while_processes_start_ends_them_at_once(
     result = ended(process)
     assert time.monotonic() - began < 5
     assert result.returncode == 130
-    assert result.stderr.splitlines()[-1] == "distgan: ended by SIGINT before the first step"
+    assert result.stderr.splitlines()[-1] == "distgan: ended by SIGINT, with nothing to save"
 
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:

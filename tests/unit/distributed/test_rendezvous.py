@@ -21,15 +21,17 @@ TIMEOUT_S = 0.6
 
 
 @pytest.fixture
-def store(monkeypatch: MonkeyPatch) -> dist.Store:
+def store(monkeypatch: MonkeyPatch) -> Iterator[dist.Store]:
     """That of three ranks, of which this process is the second."""
     store = dist.HashStore()
     monkeypatch.setattr(rendezvous, "_meeting", rendezvous._Meeting(store, 1, 3, TIMEOUT_S))
-    monkeypatch.setattr(rendezvous, "_BEAT_S", 0.05)
     for rank in (0, 2):
         store.set(f"process/{rank}", json.dumps(own_process_id()))
         store.set(f"through/{rank}", "")
-    return store
+    yield store
+    for thread in threading.enumerate():  # one inside of torch would abort the interpreter at its end
+        if thread.name.startswith("distgan-"):
+            thread.join()
 
 
 @contextmanager
@@ -86,15 +88,15 @@ def test_a_rank_that_is_at_work_is_waited_for(store: dist.Store) -> None:
 
 
 def test_a_store_that_is_silent_is_left_after_the_timeout(store: dist.Store) -> None:
-    with within(TIMEOUT_S + 4), pytest.raises(RuntimeError, match=r"timed out after 0\.6 s"):
-        rendezvous._within(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=10))
+    with within(2.5), pytest.raises(RuntimeError, match=r"timed out after 0\.6 s"):
+        rendezvous._within(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=3))
 
 
 def test_ctrl_c_ends_a_wait_inside_of_torch(store: dist.Store) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with within(4), pytest.raises(KeyboardInterrupt):
-        rendezvous._within(30, store.wait, ["never"], timedelta(seconds=10))
+    with within(2.5), pytest.raises(KeyboardInterrupt):
+        rendezvous._within(30, store.wait, ["never"], timedelta(seconds=3))
 
 
 def test_an_error_of_the_store_is_that_of_the_caller() -> None:
