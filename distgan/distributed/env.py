@@ -16,7 +16,7 @@ from distgan.utils.operating_system import cores
 
 _PROCESS_GIB = 0.5  # of the smallest networks
 # Together, what accelerate launch leaves in a single process; one or two of them may be a user's own.
-_ACCELERATES = {
+_ACCELERATE_LAUNCH = {
     "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE",
 }  # fmt: skip
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -30,10 +30,10 @@ _FOREIGN = (
 )  # fmt: skip
 # Read above or below, so that no warning is due.
 _TAKEN = {
-    *_ACCELERATES, "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE", "ACCELERATE_DEEPSPEED_ZERO_STAGE",
-    "ACCELERATE_CONFIG_DS_FIELDS",
-} - {"ACCELERATE_DYNAMO_BACKEND"}  # fmt: skip
-# Yes or no, and without influence on the numbers.
+    "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_CONFIG_DS_FIELDS",
+}  # fmt: skip
+# Yes or no, and without influence on the numbers: they stay.
 _HARMLESS_FLAGS = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")
 # What begins like this says nothing unless another variable switches it on.
 _SWITCHES = {
@@ -45,7 +45,7 @@ _SWITCHES = {
     "FP8_": "", "ACCELERATE_FP8_": "", "PMI_": "", "OMPI_": "", "MV2_": "", "MPI_": "",
 }  # fmt: skip
 _YES, _NO = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
-# Values by which accelerate launch says that nothing was asked for; one step is one step.
+# Values by which accelerate launch says that nothing was asked for.
 _NOTHING = _NO | {"", "none", "null", "default"}
 # They make a library compute in another precision than --precision says: of a GPU, and of a CPU.
 _PRECISIONS_ON_GPU = ("NVIDIA_TF32_OVERRIDE",)
@@ -61,7 +61,7 @@ _RECORDED = (
 def is_launched() -> bool:
     """True for a process of torchrun, accelerate launch, srun or our own launcher, and not by one variable alone."""
     environ = os.environ.keys()
-    return world_size() > 1 or "TORCHELASTIC_RUN_ID" in environ or environ >= _ACCELERATES
+    return world_size() > 1 or "TORCHELASTIC_RUN_ID" in environ or environ >= _ACCELERATE_LAUNCH
 
 
 def is_ours() -> bool:
@@ -160,7 +160,7 @@ def remove_foreign(num_threads: int) -> list[str]:
             "--processes N, or accelerate launch --config_file launch/cpu.yaml"
         )
     end = os.environ.get("SLURM_JOB_END_TIME", "")
-    if end and (not end.isdecimal() or int(end) <= time.time()):
+    if end and "SLURM_JOB_ID" in os.environ and (not end.isdecimal() or int(end) <= time.time()):
         del os.environ["SLURM_JOB_END_TIME"]
         warnings.append(f"SLURM_JOB_END_TIME={end}: is over, and is ignored; it is that of an older job")
     foreign = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FOREIGN)}
@@ -170,8 +170,8 @@ def remove_foreign(num_threads: int) -> list[str]:
             f"{', '.join(ignored)}: ignored. Of Accelerate's environment the precision, the device, DeepSpeed's file "
             "and its stage are taken; for all else there are flags"
         )
-    for name in foreign:
-        if not (name in _HARMLESS_FLAGS and foreign[name].lower() in _YES):
+    for name, value in foreign.items():
+        if not _is_harmless(name, value):
             del os.environ[name]
     if world_size() == 1:  # one process needs no others, whoever has started it
         for name in _RANKS:
@@ -181,11 +181,15 @@ def remove_foreign(num_threads: int) -> list[str]:
     return warnings
 
 
+def _is_harmless(name: str, value: str) -> bool:
+    return name == "ACCELERATE_LOG_LEVEL" or (name in _HARMLESS_FLAGS and value.lower() in _YES)
+
+
 def _asks_for_something(name: str, value: str) -> bool:
     """True if a variable that is about to be ignored would have changed something."""
-    if name in _TAKEN or value.lower() in _NOTHING or (name in _HARMLESS_FLAGS and value.lower() in _YES):
+    if name in _TAKEN or value.lower() in _NOTHING or _is_harmless(name, value):
         return False
-    if name == "ACCELERATE_LOG_LEVEL" or (name == "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" and value == "1"):
+    if name == "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" and value == "1":
         return False
     switch = next((switch for prefix, switch in _SWITCHES.items() if name.startswith(prefix)), name)
     return switch == name or os.environ.get(switch, "").lower() not in _NOTHING
