@@ -3,11 +3,14 @@
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import yaml
 from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
 from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
+
+from distgan.config.schema import Config, DataConfig, ModelConfig
 
 
 def test_every_launch_file_is_told_of_in_the_readme() -> None:
@@ -55,3 +58,18 @@ def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(distgan: Run, mo
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     result = distgan("train", *quick("run"))
     assert_user_error(result, "--mixed_precision fp16 (of the launcher or accelerate's config", "allowed on a CPU: no")
+
+
+def test_the_launchers_precision_is_not_dropped_on_a_run_of_another(
+    distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    config = Config(model=ModelConfig(name="cgan"), data=DataConfig(name="digits")).resolved("digits", "no")
+    (run / "config.json").write_text(config.model_dump_json())
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    words = ("train", "--out", "run", "--dry-run")
+    assert_user_error(distgan(*words), "--mixed_precision bf16", "the run has no", code="mismatch")
+    assert "precision no" in distgan.ok(*words, "--precision", "no").stdout
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert "precision no" in distgan.ok(*words).stdout
