@@ -143,6 +143,12 @@ def _flag(name: str) -> bool:
     return value in _YES
 
 
+def refuse_before_imports() -> None:
+    """Raise UserError for variables at which the import of Accelerate itself would fail."""
+    for name in ("USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"):
+        _flag(name)
+
+
 def wants_cpu() -> bool:
     return _flag("ACCELERATE_USE_CPU")
 

@@ -39,6 +39,15 @@ def test_what_processes_could_not_meet_by_is_named_before_they_start(
     assert_user_error(distgan("train", *quick("run"), "--processes", 2), f"{name}={value}", code="launch")
 
 
+@pytest.mark.parametrize("name", ["USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"])
+@pytest.mark.parametrize("command", [("train", *quick("run")), ("eval", "run")])
+def test_what_accelerate_could_not_be_imported_with_is_named(
+    distgan: Run, monkeypatch: MonkeyPatch, command: tuple[object, ...], name: str
+) -> None:
+    monkeypatch.setenv(name, "maybe")
+    assert_user_error(distgan(*command), f"{name}=maybe", code="launch")
+
+
 def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run, monkeypatch: MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
