@@ -144,9 +144,14 @@ def _flag(name: str) -> bool:
 
 
 def refuse_before_imports() -> None:
-    """Raise UserError for variables at which the import of Accelerate itself would fail."""
+    """Raise UserError for variables at which the import of Accelerate or torch itself would fail."""
     for name in ("USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"):
         _flag(name)
+    level = os.environ.get("TORCH_DISTRIBUTED_DEBUG", "")
+    if level and level.upper() not in ("OFF", "INFO", "DETAIL"):
+        raise UserError(
+            f"TORCH_DISTRIBUTED_DEBUG={level}: allowed in the environment: OFF, INFO, DETAIL", code="launch"
+        )
 
 
 def wants_cpu() -> bool:

@@ -26,6 +26,7 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
 
     By torch's own elastic agent. It stops all when one fails, and the words of that one come last.
     """
+    os.environ.pop("LOGLEVEL", None)  # the agent's import ends where it is debug or another word in small letters
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

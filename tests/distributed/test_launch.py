@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.launchers import accelerate, assert_launch_file_starts, assert_signal_to_our_launcher_saves, world_size
-from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, Start, assert_user_error, checkpoint, losses, quick
+from helpers.runs import BIN, ROOT, SCRIPT, TINY, MonkeyPatch, Run, Start, assert_user_error, checkpoint, losses, quick
 
 
 def test_launch_file_starts(run: Run, tmp_path: Path) -> None:
@@ -31,7 +31,11 @@ def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
     assert sum("writing to run" in err for _, err in ends) == 1, "one process speaks"
 
 
-def test_processes_agree_with_one(run: Run, distgan: Run, trained: Path, tmp_path: Path) -> None:
+def test_processes_agree_with_one(
+    run: Run, distgan: Run, trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGLEVEL", "debug")  # by which torch's agent could not be imported
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,1")
     result = run.ok(BIN / "distgan", "train", *quick("three"), "--processes", 3)
     assert world_size(tmp_path / "three") == 3, "of which 32 images are no multiple"
     assert "3 x cpu" in result.stderr

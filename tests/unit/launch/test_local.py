@@ -39,9 +39,9 @@ def test_what_processes_could_not_meet_by_is_named_before_they_start(
     assert_user_error(distgan("train", *quick("run"), "--processes", 2), f"{name}={value}", code="launch")
 
 
-@pytest.mark.parametrize("name", ["USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"])
+@pytest.mark.parametrize("name", ["USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH", "TORCH_DISTRIBUTED_DEBUG"])
 @pytest.mark.parametrize("command", [("train", *quick("run")), ("eval", "run")])
-def test_what_accelerate_could_not_be_imported_with_is_named(
+def test_what_libraries_could_not_be_imported_with_is_named(
     distgan: Run, monkeypatch: MonkeyPatch, command: tuple[object, ...], name: str
 ) -> None:
     monkeypatch.setenv(name, "maybe")
