@@ -55,7 +55,7 @@ class _Meeting(NamedTuple):
         end, beat, beat_at = time.monotonic() + limit_s, -1, time.monotonic()
         while not self.ask(self.store.check, [key]):
             now = time.monotonic()
-            if self._has_ended(rank):
+            if self._has_ended(rank) and not self.ask(self.store.check, [key]):  # it may have set it just before
                 raise self._lost(f"rank {rank} is gone")
             if beats and (latest := self.ask(self.store.add, f"beat/{rank}", 0)) != beat:
                 beat, beat_at = latest, now
