@@ -80,18 +80,20 @@ def _within(limit_s: float, call: Callable[..., T], *arguments: Any) -> T:
     """Return what a call into C++ gives, made by another thread: Python heeds Ctrl-C in the first one only."""
     outcome: list[T] = []
     errors: list[BaseException] = []
+    is_done = threading.Event()
 
     def make() -> None:
         try:
             outcome.append(call(*arguments))
         except BaseException as error:
             errors.append(error)
+        is_done.set()
 
-    thread = threading.Thread(target=make, daemon=True, name="distgan-store")
-    thread.start()
+    threading.Thread(target=make, daemon=True, name="distgan-store").start()
     end = time.monotonic() + limit_s
-    while thread.is_alive() and time.monotonic() < end:
-        thread.join(_POLL_S)  # without a limit it would not be interrupted everywhere
+    # Without a limit of its own a wait would not be interrupted on every system.
+    while not is_done.wait(_POLL_S) and time.monotonic() < end:
+        pass
     if errors:
         raise errors[0]
     if not outcome:
