@@ -44,7 +44,8 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def _git(*words: str) -> str:
     command = ["git", "--no-optional-locks", *words]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # another repository's
+    return subprocess.run(command, capture_output=True, text=True, env=env).stdout.strip()
 
 
 def machine() -> dict:

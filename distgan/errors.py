@@ -32,6 +32,15 @@ _USER_ERRNO = {
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# How torch, CUDA's libraries and the system say that they get no memory.
+_NO_MEMORY = (
+    "outofmemory",
+    "out of memory",
+    "not enough memory",
+    "t allocate memory",
+    "cannot allocate",
+    "alloc_failed",
+)
 
 # What a network disk answers while it is away, and a system that is short of something: later it may work.
 TRANSIENT = {
@@ -191,7 +200,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         is_failure = isinstance(error, TrainingFailed | CommandFailed)
         mistake = user_error(error)
         if not is_failure and mistake is None:
-            return _unforeseen(error)
+            return _unforeseen(error, debug=debug)
         message = str(error) if mistake is None else f"{mistake} [{mistake.code}]"
         if debug:
             print_line(traceback.format_exc(), error=True)
@@ -201,19 +210,29 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         return FAILED if is_failure else USER_ERROR
 
 
-def _unforeseen(error: Exception) -> int:
-    """A traceback; and of one process among several, a line that says which."""
-    print_line("".join(traceback.format_exception(error)), error=True)
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+def _unforeseen(error: Exception, *, debug: bool) -> int:
+    """A traceback, unless memory was too small; and of one process among several, a line that says which."""
+    is_alone, is_full = os.environ.get("WORLD_SIZE", "1") == "1", _is_out_of_memory(error)
+    if debug or not is_full:
+        print_line("".join(traceback.format_exception(error)), error=True)
+    if is_alone and not is_full:
         return FAILED
-    message = f"rank {os.environ.get('RANK')}: {_named(error)}"
-    if "memory" in f"{type(error).__name__} {error}".lower():
-        message += " (allowed: a smaller --batch-size, a higher --accumulate, or more processes)"
+    text = str(error).partition("\n")[0] or "there is too little" if is_full else str(error)
+    words = f"{type(error).__name__}: {text}"
+    message = words if is_alone else f"rank {os.environ.get('RANK')}: {words}"
+    if is_full:
+        message += " (allowed: a smaller --batch-size or --num, a higher --accumulate, or more processes)"
     _end(message, speaks=True)
     return FAILED
 
 
-def _named(error: Exception) -> str:
+def _is_out_of_memory(error: BaseException) -> bool:
+    """True if memory was asked for that is not there: the machine's, a limit's or a GPU's."""
+    text = _named(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

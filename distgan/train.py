@@ -22,7 +22,7 @@ from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Engine
 from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session, open_session
-from distgan.training.stop import StopRequest, seconds_left, stopped
+from distgan.training.stop import SLURM_END, TIME_LIMIT, StopRequest, seconds_left, stopped
 from distgan.utils.provenance import Startup
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                 engine,
                 ProgressDisplay(session.last_step, session.steps_per_epoch, gan.step, runtime.is_main) as display,
                 artifacts.record_status(),
-                StopRequest(left_s, runtime.is_launched) as request,
+                StopRequest(left_s, runtime.is_launched, TIME_LIMIT if config.run.time_limit else SLURM_END) as request,
                 name_lost_ranks(),
             ):
                 artifacts.announce(display, engine.choice)

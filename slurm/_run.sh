@@ -223,7 +223,7 @@ if [[ $kind == train ]]; then
 fi
 set -- "$@" --out "$run"
 
-revision=$(git -c safe.directory="$root" -C "$root" describe --always --dirty 2>/dev/null)
+revision=$(unset "${!GIT_@}"; git -c safe.directory="$root" -C "$root" describe --always --dirty 2>/dev/null)
 say "$SLURM_JOB_NUM_NODES nodes ($SLURM_JOB_NODELIST) with $gpus GPUs and ${SLURM_CPUS_ON_NODE:-?} CPUs each, $((nodes * each)) processes of $cpus threads, partition ${SLURM_JOB_PARTITION:-?}, $(time_left) left"
 say "distgan ${revision:-of a wheel} in $root, ${missing% without} of ${python[*]}"
 say "command: distgan $(printf '%q ' "$@")"

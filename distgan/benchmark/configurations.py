@@ -16,7 +16,8 @@ from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.errors import UserError
-from distgan.utils.hardware import cores, count_gpus
+from distgan.utils.hardware import count_gpus
+from distgan.utils.operating_system import cores
 
 
 class Arm(NamedTuple):

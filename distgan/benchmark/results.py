@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from distgan.config.fields import shown
@@ -20,7 +20,8 @@ from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import lock
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_whole
-from distgan.utils.hardware import cores, cpu_name
+from distgan.utils.hardware import cpu_name
+from distgan.utils.operating_system import cores
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
@@ -106,7 +107,7 @@ def facts(device: torch.device) -> dict[str, Any]:
         "device_type": device.type,
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
+        "load": psutil.getloadavg()[0],
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "gpus": gpus() if is_cuda else [],
@@ -169,7 +170,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = lock(folder, 0.0)
+        held = lock(folder, 0.0)
     except OSError as error:
         raise not_writable(error.filename, error) from error
     except UserError as error:
@@ -179,7 +180,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        os.close(handle)
+        held.release()
 
 
 def taken_up(

@@ -31,7 +31,8 @@ from distgan.distributed import env
 from distgan.errors import CommandFailed, UserError, print_line
 from distgan.utils.child_process import ChildFailed, own_modules, run_child
 from distgan.utils.devices import device_named
-from distgan.utils.hardware import cores, count_gpus
+from distgan.utils.hardware import count_gpus
+from distgan.utils.operating_system import cores
 from distgan.utils.terminal import TerminalConsole
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from distgan.benchmark.convergence_targets import Evaluation, Target, Verdict, d
 from distgan.errors import FAILED, UserError
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
+from distgan.utils.operating_system import STOP_SIGNALS
 
 OVER = ("converged", "not converged", "diverged")
 # What runs as `python -m`; another in tests.
@@ -27,8 +27,6 @@ TRAINING = ("distgan", "train")
 POLL_S = 0.02
 # For a run that was asked to stop: the end of its step or evaluation, a checkpoint, pictures.
 _GRACE_S = 120.0
-# What ends a process that does not listen yet.
-_ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # The words of TrainingFailed for losses, gradients and weights.
 _NO_NUMBER = re.compile(r" is (nan|-?inf|no number)\b")
 
@@ -65,11 +63,11 @@ class Trial:
         if not self.folder.is_dir():
             return
         try:
-            handle = lock(self.folder, 0.0)
+            held = lock(self.folder, 0.0)
         except UserError:
             say(f"{self.label}: waits for the end of a training that a killed bench has left in its folder")
-            handle = lock(self.folder, _GRACE_S)
-        os.close(handle)
+            held = lock(self.folder, _GRACE_S)
+        held.release()
 
     def run(
         self, environment: dict[str, str], halted: Event, timeout_s: float, tell: Callable[["Trial"], None]
@@ -223,6 +221,6 @@ class _Lines:
 
 def _stopped(code: int, folder: Path) -> int:
     """The exit code of a training that somebody else has stopped, in its first seconds or in good order; else 0."""
-    if -code in _ASKING:
+    if -code in STOP_SIGNALS:  # which ends a process that does not listen yet
         return 128 - code
     return code if read_status(folder).get("state") == "stopped" else 0

@@ -11,12 +11,17 @@ from typing import Any
 import distgan
 from distgan.cli.commands import TOP, Command, Group
 from distgan.errors import UserError, exit_code_of, print_line
+from distgan.utils.operating_system import STOP_SIGNALS, is_ignored
 from distgan.utils.output import guarded_output
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if os.environ.get("WORLD_SIZE", "1") != "1" and not is_ignored(signal.SIGINT):
+        # Python would heed Ctrl-C only after a wait for another process, and swallow it in some callbacks. From its
+        # first step on a training catches it, and saves.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def run() -> None:
         try:
@@ -112,6 +117,6 @@ def _stop_as_by_ctrl_c() -> None:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup wants it to outlive the terminal
+    for signum in STOP_SIGNALS:
+        if signum != signal.SIGINT and not is_ignored(signum):
             signal.signal(signum, interrupt)

@@ -32,6 +32,9 @@ def train(parser: "Parser", argv: list[str]) -> None:
     from distgan.launch import local
     from distgan.utils.provenance import Startup
 
+    env.refuse_before_imports()
+    if "run.precision" not in namespace:
+        env.refuse_other_precision(config.run.precision)
     num = config.processes.num or 1
     if env.is_launched():
         if "processes.num" in namespace:
@@ -63,6 +66,7 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
     from distgan.distributed import env
     from distgan.launch import local
 
+    env.refuse_before_imports()
     num = config.processes or 1
     if env.is_launched():
         if config.processes is not None:

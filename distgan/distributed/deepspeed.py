@@ -134,7 +134,6 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     _quieten(device_type)
     _refuse_unknown(completed(config, accumulate))
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
-    os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)  # a launcher's, which a config may not stand beside
     plugins = {
         name: _Plugin(hf_ds_config=completed(config, accumulate if name == "discriminator" else 1)) for name in NAMES
     }

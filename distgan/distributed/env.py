@@ -1,35 +1,83 @@
-"""What a launcher leaves in the environment of a process; and the launcher of `--processes N`."""
+"""What a launcher or a user leaves in the environment of a process; and the launcher of `--processes N`.
+
+Of each variable that Accelerate, DeepSpeed, MPI or torch reads and that could change a training: it is taken (by the
+functions here) and recorded, or ignored with a warning (`remove_foreign`), or refused (`refuse_broken_environment`).
+"""
 
 import os
+import time
 
 import psutil
 
 from distgan.config.registry import PRECISIONS, names_on_cpu
-from distgan.errors import OUR_LAUNCHER, UserError
+from distgan.errors import OUR_LAUNCHER, PARENT, UserError
 from distgan.utils.hardware import cpu_name, has_fast_bf16, imitates_bf16
+from distgan.utils.operating_system import cores
 
-# What accelerate launch and torchrun leave in the environment of a process of theirs.
-_MARKS = {"ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"}
 _PROCESS_GIB = 0.5  # of the smallest networks
-# Settings of `accelerate config`, which may stand there for another project; we wrap the networks ourselves.
-_IGNORED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM", "ACCELERATE_USE_PARALLELISM_CONFIG")
+# Together, what accelerate launch leaves in a single process; one or two of them may be a user's own.
+_ACCELERATE_LAUNCH = {
+    "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE",
+}  # fmt: skip
+_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# Number of processes, by MPI: its launchers set neither WORLD_SIZE nor an address to meet at.
+_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+# What Accelerate and DeepSpeed read. All of it is out of the environment while they are in use.
+_FOREIGN = (
+    "ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FP8_", "FORK_LAUNCHED", "DS_ACCELERATOR",
+    "PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
+)  # fmt: skip
+# Read above or below, so that no warning is due.
+_TAKEN = {
+    "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+    "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_CONFIG_DS_FIELDS",
+}  # fmt: skip
+# Yes or no, and without influence on the numbers: they stay.
+_HARMLESS_FLAGS = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")
+# What begins like this says nothing unless another variable switches it on.
+_SWITCHES = {
+    "ACCELERATE_DYNAMO_": "ACCELERATE_DYNAMO_BACKEND",
+    "ACCELERATE_DEEPSPEED_": "ACCELERATE_USE_DEEPSPEED",
+    "FSDP_": "ACCELERATE_USE_FSDP",
+    "MEGATRON_LM_": "ACCELERATE_USE_MEGATRON_LM",
+    "PARALLELISM_CONFIG_": "ACCELERATE_USE_PARALLELISM_CONFIG",
+    "FP8_": "", "ACCELERATE_FP8_": "", "PMI_": "", "OMPI_": "", "MV2_": "", "MPI_": "",
+}  # fmt: skip
+_YES, _NO = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
+# Values by which accelerate launch says that nothing was asked for.
+_NOTHING = _NO | {"", "none", "null", "default"}
+# They make a library compute in another precision than --precision says: of a GPU, and of a CPU.
+_PRECISIONS_ON_GPU = ("NVIDIA_TF32_OVERRIDE",)
+_PRECISIONS_ON_CPU = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
+# They choose algorithms, the order of sums, or routes: another one may round otherwise. Kept with the run.
+_RECORDED = (
+    "ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "DS_", "GLOO_", "GOMP_", "KMP_", "MKL_", "NCCL_",
+    "NVIDIA_TF32_OVERRIDE", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_",
+    "TRITON_",
+)  # fmt: skip
 
 
 def is_launched() -> bool:
-    return bool(_MARKS & os.environ.keys())
+    """True for a process of torchrun, accelerate launch, srun or our own launcher, and not by one variable alone."""
+    environ = os.environ.keys()
+    return world_size() > 1 or "TORCHELASTIC_RUN_ID" in environ or environ >= _ACCELERATE_LAUNCH
 
 
 def is_ours() -> bool:
-    """Whether `--processes N` of ours started this process."""
-    return OUR_LAUNCHER in os.environ
+    """True if `--processes N` of ours started this process."""
+    return os.environ.get(OUR_LAUNCHER) == str(PARENT)
 
 
 def world_size() -> int:
     return _number("WORLD_SIZE", 1, low=1)
 
 
-def refuse_broken_environment() -> None:
-    """Raises UserError for what no launcher leaves: variables that are no numbers, missing, or contradict others."""
+def refuse_broken_environment(*, is_cpu: bool, is_tf32: bool) -> None:
+    """Raise UserError for what no launcher leaves: variables that are no numbers, missing, or contradict others.
+
+    Also for those by which a library would compute in another precision than the chosen one.
+    """
     size, rank = world_size(), _number("RANK", 0)
     _number("LOCAL_RANK", 0)
     _number("LOCAL_WORLD_SIZE", 1, low=1)
@@ -42,6 +90,39 @@ def refuse_broken_environment() -> None:
                     f"{name}: is not set, with WORLD_SIZE={size}; allowed: what a launcher sets", code="launch"
                 )
         _number("MASTER_PORT", 0, low=1, high=65_535)
+        _number("TORCHELASTIC_RESTART_COUNT", 0)
+        refuse_missing_interface()
+    else:
+        refuse_mpi()
+    for name in _PRECISIONS_ON_CPU if is_cpu else _PRECISIONS_ON_GPU:
+        value = os.environ.get(name, "")
+        if value and value.lower() not in ({"strict"} if is_cpu else {str(int(is_tf32))}):
+            raise UserError(
+                f"{name}={value}: another precision than that of --precision; allowed: unset, or "
+                + ("STRICT" if is_cpu else "1 with --precision tf32 and 0 with others")
+            )
+
+
+def refuse_mpi() -> None:
+    """Raise UserError in one of several processes of an MPI launcher: each would train for itself."""
+    for name in _MPI_SIZES:
+        if (size := _number(name, 1, low=1)) > 1:
+            raise UserError(
+                f"{name}={size}: MPI's launchers are not supported; allowed: torchrun, accelerate launch or "
+                f"--processes {size} (or {name} unset, if it is an old one)",
+                code="launch",
+            )
+
+
+def refuse_missing_interface() -> None:
+    """Raise UserError for a network interface that gloo is told to use and that is not there."""
+    names = psutil.net_if_addrs()
+    for name in filter(None, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")):
+        if name not in names:
+            raise UserError(
+                f"GLOO_SOCKET_IFNAME={name}: there is no such network interface; allowed: {', '.join(names)}, or unset",
+                code="launch",
+            )
 
 
 def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -> int:
@@ -54,43 +135,116 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
     return int(text)
 
 
-def wants_cpu() -> bool:
-    return os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+def _flag(name: str) -> bool:
+    """A variable of Accelerate's as Accelerate reads it. Raises UserError for one that is neither yes nor no."""
+    value = os.environ.get(name, "").lower()
+    if value and value not in _YES | _NO:
+        raise UserError(f"{name}={value}: allowed in the environment: true, false", code="launch")
+    return value in _YES
 
 
-def set_aside() -> list[str]:
-    """Takes what does not concern the two networks out of the environment; a warning for each."""
-    warnings = []
-    for name in _IGNORED:
-        if os.environ.pop(name, "false").lower() == "true":
-            warnings.append(f"{name}=true of accelerate's config is ignored; networks are in DDP or DeepSpeed here")
-    dynamo = os.environ.pop("ACCELERATE_DYNAMO_BACKEND", "no")
-    if dynamo.lower() not in ("", "no"):
-        warnings.append(
-            f"ACCELERATE_DYNAMO_BACKEND={dynamo} of accelerate's config is ignored; networks are not compiled by it"
+def refuse_before_imports() -> None:
+    """Raise UserError for variables at which the import of Accelerate or torch itself would fail."""
+    for name in ("USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"):
+        _flag(name)
+    level = os.environ.get("TORCH_DISTRIBUTED_DEBUG", "")
+    if level and level.upper() not in ("OFF", "INFO", "DETAIL"):
+        raise UserError(
+            f"TORCH_DISTRIBUTED_DEBUG={level}: allowed in the environment: OFF, INFO, DETAIL", code="launch"
         )
+
+
+def wants_cpu() -> bool:
+    return _flag("ACCELERATE_USE_CPU")
+
+
+def remove_foreign(num_threads: int) -> list[str]:
+    """Take out of the environment what Accelerate and DeepSpeed would read beside the settings of the run.
+
+    `num_threads` are those of torch. Returns warnings that name what asked for something. To be called after all else
+    here, and inside of `preserve_process_state`, which puts it back.
+    """
+    warnings = []
     if wants_cpu() and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         warnings.append(
             "accelerate launch was asked for several processes on a CPU and started one; for more: distgan train "
             "--processes N, or accelerate launch --config_file launch/cpu.yaml"
         )
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    if end and "SLURM_JOB_ID" in os.environ and (not end.isdecimal() or int(end) <= time.time()):
+        del os.environ["SLURM_JOB_END_TIME"]
+        warnings.append(f"SLURM_JOB_END_TIME={end}: is over, and is ignored; it is that of an older job")
+    foreign = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FOREIGN)}
+    ignored = [f"{name}={value}" for name, value in foreign.items() if _asks_for_something(name, value)]
+    if ignored:
+        warnings.append(
+            f"{', '.join(ignored)}: ignored. Of Accelerate's environment the precision, the device, DeepSpeed's file "
+            "and its stage are taken; for all else there are flags"
+        )
+    for name, value in foreign.items():
+        if not _is_harmless(name, value):
+            del os.environ[name]
+    if world_size() == 1:  # one process needs no others, whoever has started it
+        for name in _RANKS:
+            os.environ.pop(name, None)
+    # Accelerate reads a plain number, where OpenMP takes a list.
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
     return warnings
 
 
+def _is_harmless(name: str, value: str) -> bool:
+    return name == "ACCELERATE_LOG_LEVEL" or (name in _HARMLESS_FLAGS and value.lower() in _YES)
+
+
+def _asks_for_something(name: str, value: str) -> bool:
+    """True if a variable that is about to be ignored would have changed something."""
+    if name in _TAKEN or value.lower() in _NOTHING or _is_harmless(name, value):
+        return False
+    if name == "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" and value == "1":
+        return False
+    switch = next((switch for prefix, switch in _SWITCHES.items() if name.startswith(prefix)), name)
+    return switch == name or os.environ.get(switch, "").lower() not in _NOTHING
+
+
+def recorded() -> dict[str, str]:
+    """Return the variables that torch and the libraries below it read and that may change how numbers are rounded."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_RECORDED)}
+
+
 def wants_deepspeed() -> bool:
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    return _flag("ACCELERATE_USE_DEEPSPEED")
 
 
 def deepspeed_file() -> str | None:
     """The JSON file that accelerate launch was given."""
     name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    return None if name in ("", "none") else name
+    return None if name.lower() in ("", "none") else name
 
 
 def zero_stage() -> int | None:
-    """The stage that accelerate launch was given; a file has its own."""
+    """The stage that accelerate launch was given; a file has its own. Raises UserError for none of them."""
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
-    return int(stage) if stage.isdecimal() and deepspeed_file() is None else None
+    if not stage or deepspeed_file() is not None:
+        return None
+    return _number("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2, high=3)
+
+
+def _launchers_precision() -> str:
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
+
+
+def refuse_other_precision(own: str | None) -> None:
+    """Raise UserError for a precision that the launcher was given beside that of the run or preset.
+
+    Not to be called where --precision is given, which is stronger.
+    """
+    asked = _launchers_precision()
+    if own not in (None, "auto") and asked not in ("no", own):
+        raise UserError(
+            f"--mixed_precision {asked} (of the launcher, or ACCELERATE_MIXED_PRECISION): the run has {own}; allowed: "
+            f"the same, or --precision as a flag of the training",
+            code="mismatch",
+        )
 
 
 def precision(chosen: str | None, *, is_cpu: bool) -> str:
@@ -98,7 +252,7 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
 
     "auto" is the launcher's if that names one, else bf16 where it is faster than float32, else float32.
     """
-    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    said = _launchers_precision()
     if chosen == "auto":
         chosen = said if said != "no" else "bf16" if has_fast_bf16(is_cpu=is_cpu) else "no"
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
@@ -128,8 +282,7 @@ def shared_cores() -> int | None:
     """
     if not is_launched():
         return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // _number("LOCAL_WORLD_SIZE", 1, low=1))
+    return max(1, cores() // _number("LOCAL_WORLD_SIZE", 1, low=1))
 
 
 # -- distgan train|eval --processes N ----------------------------------------------------------------------

@@ -5,12 +5,13 @@ import json
 import os
 import re
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,11 @@ import torch.distributed as dist
 import distgan
 from distgan.config.flags import paths_by
 from distgan.config.schema import Config
+from distgan.distributed import env
 from distgan.errors import PARENT, CommonError, ProcessLost, UserError
+from distgan.utils.operating_system import ProcessId, has_ended, is_parent_gone, own_process_id
+
+T = TypeVar("T")
 
 # How gloo, NCCL and the store say that another process is gone or silent.
 _LOSS = re.compile(
@@ -28,6 +33,8 @@ _LOSS = re.compile(
 # to say so.
 _GRACE_S = 2.0
 _DOWNLOAD_S = 6 * 3600.0
+_POLL_S = 0.1
+_BEAT_S = 1.0
 
 
 class _Meeting(NamedTuple):
@@ -35,6 +42,63 @@ class _Meeting(NamedTuple):
     rank: int
     world_size: int
     timeout_s: float
+
+    def ask(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Call the store. Ctrl-C is heeded, and a store that is silent for --timeout is an error of the connection."""
+        return _within(self.timeout_s, call, *arguments)
+
+    def await_key(self, key: str, rank: int, limit_s: float, *, beats: bool = False) -> None:
+        """Wait until `rank` has set `key`; if `beats`, for as long as it beats (`_beating`).
+
+        Raises ProcessLost if its process is gone or, with `beats`, silent for --timeout; TimeoutError after `limit_s`.
+        """
+        end, beat, beat_at = time.monotonic() + limit_s, -1, time.monotonic()
+        while not self.ask(self.store.check, [key]):
+            now = time.monotonic()
+            if self._has_ended(rank) and not self.ask(self.store.check, [key]):  # it may have set it just before
+                raise self._lost(f"rank {rank} is gone")
+            if beats and (latest := self.ask(self.store.add, f"beat/{rank}", 0)) != beat:
+                beat, beat_at = latest, now
+            if beats and now > beat_at + self.timeout_s:
+                raise self._lost(f"rank {rank} is silent for --timeout {self.timeout_s:g} s")
+            if now > end:
+                words = f"rank {rank} is not done after {limit_s:g} s"
+                raise self._lost(words) if beats else TimeoutError(words)
+            time.sleep(_POLL_S)
+
+    def _has_ended(self, rank: int) -> bool:
+        if not self.ask(self.store.check, [f"process/{rank}"]):
+            return False  # it has not come yet
+        return has_ended(ProcessId(*json.loads(self.ask(self.store.get, f"process/{rank}")))) is True
+
+    def _lost(self, message: str) -> ProcessLost:
+        """The first rank that misses another says so, for all."""
+        return ProcessLost(message, speaks=self.ask(self.store.add, "lost", 1) == 1)
+
+
+def _within(limit_s: float, call: Callable[..., T], *arguments: Any) -> T:
+    """Return what a call into C++ gives, made by another thread: Python heeds Ctrl-C in the first one only."""
+    outcome: list[T] = []
+    errors: list[BaseException] = []
+    is_done = threading.Event()
+
+    def make() -> None:
+        try:
+            outcome.append(call(*arguments))
+        except BaseException as error:
+            errors.append(error)
+        is_done.set()
+
+    threading.Thread(target=make, daemon=True, name="distgan-store").start()
+    end = time.monotonic() + limit_s
+    # Without a limit of its own a wait would not be interrupted on every system.
+    while not is_done.wait(_POLL_S) and time.monotonic() < end:
+        pass
+    if errors:
+        raise errors[0]
+    if not outcome:
+        raise dist.DistNetworkError(f"the store of the processes: timed out after {limit_s:g} s")
+    return outcome[0]
 
 
 _meeting: _Meeting | None = None
@@ -47,26 +111,29 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
     the address is taken or one does not come.
     """
     global _meeting
-    timeout = timedelta(seconds=config.processes.timeout)
-    is_alone = "WORLD_SIZE" not in os.environ  # DeepSpeed wants a group of one as well
+    timeout_s = config.processes.timeout
+    timeout = timedelta(seconds=timeout_s)
+    is_alone = env.world_size() == 1  # DeepSpeed wants a group of one as well
     store, rank, world_size = (dist.HashStore(), 0, 1) if is_alone else _meet(timeout)
     store = dist.PrefixStore(f"distgan/{_attempt(store, rank)}", store)
-    _meeting = _Meeting(store, rank, world_size, config.processes.timeout)
-    store.set(f"facts/{rank}", json.dumps(_facts(config, backend, precision) | {"DeepSpeed config": zero}))
+    _meeting = meeting = _Meeting(store, rank, world_size, timeout_s)
+    meeting.ask(store.set, f"process/{rank}", json.dumps(own_process_id()))
+    own = _facts(config, backend, precision) | {"DeepSpeed config": zero}
+    meeting.ask(store.set, f"facts/{rank}", json.dumps(own))
     facts = []
     for other in range(world_size):
         try:
-            facts.append(json.loads(store.get(f"facts/{other}")))
-        except RuntimeError:
-            raise UserError(
-                f"rank {other}: did not come within --timeout {config.processes.timeout:g} s", code="launch"
-            ) from None
+            meeting.await_key(f"facts/{other}", other, timeout_s)
+        except TimeoutError:
+            raise UserError(f"rank {other}: did not come within --timeout {timeout_s:g} s", code="launch") from None
+        facts.append(json.loads(meeting.ask(store.get, f"facts/{other}")))
     if difference := _difference(facts):
         # The store may be the first rank's: that one stays until the others have read what they need.
-        store.set(f"read/{rank}", "")
+        meeting.ask(store.set, f"read/{rank}", "")
         if rank == 0:
-            with suppress(RuntimeError):
-                store.wait([f"read/{other}" for other in range(world_size)], timeout)
+            with suppress(TimeoutError, ProcessLost):
+                for other in range(world_size):
+                    meeting.await_key(f"read/{other}", other, timeout_s)
         raise CommonError(difference, code="mismatch")
     dist.init_process_group(
         backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size, timeout=timeout
@@ -79,7 +146,8 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         _await_answer(address, port, timeout.total_seconds())
     try:
-        return next(dist.rendezvous("env://", timeout=timeout))
+        # Its own limit comes first, and has the better words.
+        return _within(timeout.total_seconds() + _GRACE_S, lambda: next(dist.rendezvous("env://", timeout=timeout)))
     except RuntimeError as error:
         text = str(error)
         if "EADDRINUSE" in text:
@@ -108,7 +176,7 @@ def _await_answer(address: str, port: int, timeout_s: float) -> None:
             socket.create_connection((address, port), timeout=1).close()
             return
         except OSError as error:
-            if os.getppid() != PARENT:
+            if is_parent_gone(PARENT):
                 raise UserError("the launcher is gone; nothing was begun", code="launch") from None
             if time.monotonic() > end:
                 raise UserError(
@@ -160,20 +228,41 @@ def _difference(facts: list[dict[str, Any]]) -> str | None:
 def in_turn(rank: int, local_rank: int) -> Iterator[None]:
     """The first process of each machine goes ahead, for as long as it takes: it may have to download.
 
-    All are through it at its end, so that no machine that has its data waits in a collective.
+    All are through it at its end, so that no machine that has its data waits in a collective. Raises ProcessLost for
+    one that is gone, or silent for --timeout.
     """
-    if _meeting is None:
+    if _meeting is None or _meeting.world_size == 1:
         yield
         return
-    store, _, world_size, _ = _meeting
-    patience = timedelta(seconds=_DOWNLOAD_S)
-    if local_rank:
-        store.wait([f"through/{rank - local_rank}"], patience)
+    meeting = _meeting
+    with _beating(meeting):
+        if local_rank:
+            first = rank - local_rank
+            meeting.await_key(f"through/{first}", first, _DOWNLOAD_S, beats=True)
+        try:
+            yield
+        finally:
+            meeting.ask(meeting.store.set, f"through/{rank}", "")
+        for other in range(meeting.world_size):
+            meeting.await_key(f"through/{other}", other, _DOWNLOAD_S, beats=True)
+
+
+@contextmanager
+def _beating(meeting: _Meeting) -> Iterator[None]:
+    """Show the other ranks that this one is at work, while it does what may take longer than --timeout."""
+    done = threading.Event()
+
+    def beat() -> None:
+        with suppress(RuntimeError):  # the store is gone; whoever needs it says so
+            while not done.wait(min(_BEAT_S, meeting.timeout_s / 4)):
+                meeting.store.add(f"beat/{meeting.rank}", 1)
+
+    thread = threading.Thread(target=beat, daemon=True, name="distgan-beat")
+    thread.start()
     try:
         yield
     finally:
-        store.set(f"through/{rank}", "")
-        store.wait([f"through/{other}" for other in range(world_size)], patience)
+        done.set()
 
 
 @contextmanager
@@ -193,12 +282,14 @@ def name_lost_ranks() -> Iterator[None]:
     """Turns the error of a broken or silent connection into ProcessLost, which names the rank behind it."""
     try:
         yield
+    except ProcessLost:
+        raise
     except Exception as error:
         if _meeting is None or _meeting.world_size == 1:
             raise
         if not isinstance(error, RuntimeError) or not _LOSS.search(str(error)):
             with suppress(RuntimeError):
-                _meeting.store.set(f"failed/{_meeting.rank}", "")
+                _meeting.ask(_meeting.store.set, f"failed/{_meeting.rank}", "")
             raise
         raise ProcessLost(*_missing(_meeting, error)) from error
 
@@ -208,10 +299,10 @@ def _missing(meeting: _Meeting, error: Exception) -> tuple[str, bool]:
     store, rank, world_size, timeout_s = meeting
     there, failed = {rank}, []
     with suppress(RuntimeError):  # the store may be gone with its rank
-        store.set(f"there/{rank}", "")
+        meeting.ask(store.set, f"there/{rank}", "")
         time.sleep(_GRACE_S)
-        there |= {other for other in range(world_size) if store.check([f"there/{other}"])}
-        failed = [other for other in range(world_size) if store.check([f"failed/{other}"])]
+        there |= {other for other in range(world_size) if meeting.ask(store.check, [f"there/{other}"])}
+        failed = [other for other in range(world_size) if meeting.ask(store.check, [f"failed/{other}"])]
     # One that could leave word is it. Of the others some may only not have noticed yet.
     gone = failed or sorted(set(range(world_size)) - there)
     names = ", ".join(map(str, gone))

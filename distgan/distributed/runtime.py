@@ -54,7 +54,7 @@ class Runtime:
     """This process among the others. Works alike under accelerate launch, torchrun and plain python."""
 
     def __init__(self, config: Config, *, has_penalty: bool = False):
-        env.refuse_broken_environment()
+        launched = env.world_size()
         use_cuda = torch.cuda.is_available() and not env.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto", code="unavailable")
@@ -67,11 +67,10 @@ class Runtime:
                 code="unavailable",
             )
         self.precision: str = env.precision(config.run.precision, is_cpu=is_cpu)
+        env.refuse_broken_environment(is_cpu=is_cpu, is_tf32=self.precision == "tf32")
         mixed_precision = "no" if self.precision == "tf32" else self.precision
-        self.warnings = env.set_aside() + env.slow(self.precision, is_cpu=is_cpu)
         if is_cpu and (threads := config.run.threads or env.shared_cores()):
             torch.set_num_threads(threads)
-        launched = env.world_size()
         zero = deepspeed.chosen(
             config, self.precision, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
         )
@@ -79,6 +78,8 @@ class Runtime:
             if not is_cpu:
                 devices.take_gpu()
             rendezvous.join(config, "gloo" if is_cpu else "nccl", self.precision, zero)
+        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded()
+        self.warnings = env.slow(self.precision, is_cpu=is_cpu) + env.remove_foreign(torch.get_num_threads())
         self._trained: Callable[..., Trained]
         if zero:
             from distgan.distributed.deepspeed import ZeroTrained, accelerators
@@ -104,7 +105,6 @@ class Runtime:
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
-        self.is_launched, self.is_ours = env.is_launched(), env.is_ours()
         self._tracker: Any = None
         self._asked: Reading | None = None
         if not is_cpu:
@@ -286,6 +286,7 @@ class Runtime:
             "world_size": self.world_size,
             "precision": self.precision,
             "threads": torch.get_num_threads(),
+            "variables": self._variables,
             "host": platform.node(),
             "platform": platform.platform(),
         }

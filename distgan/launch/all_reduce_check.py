@@ -1,14 +1,15 @@
 """Whether processes of this machine can reach each other: a sum over a few of them, under a time limit."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 
+from distgan.errors import FAILED
 from distgan.launch.checks import Finding
 from distgan.utils.child_process import last_words, own_modules
 
@@ -58,7 +59,9 @@ def _exit_codes(ranks: list[subprocess.Popen[bytes]], end: float) -> list[int | 
 
 def _take_part(rank: int, world_size: int, path: str, backend: str) -> None:
     """One process of all_reduce(), which ends by itself should that one be killed."""
-    signal.alarm(_ALL_REDUCE_S + 5)
+    end = threading.Timer(_ALL_REDUCE_S + 5, os._exit, (FAILED,))
+    end.daemon = True
+    end.start()
     # The loopback interface, unless the user has chosen one; so that no name is looked up.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 

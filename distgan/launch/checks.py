@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from distgan.utils import hardware
+from distgan.utils import operating_system
 from distgan.utils.hardware import count_gpus
 
 _PROGRAM_S = 10
@@ -57,7 +57,7 @@ def shared_memory() -> Finding:
 
 
 def cores() -> Finding:
-    return Finding("cores", "ok", f"{hardware.cores()} for this process")
+    return Finding("cores", "ok", f"{operating_system.cores()} for this process")
 
 
 def memory() -> Finding:

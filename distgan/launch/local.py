@@ -2,8 +2,9 @@
 
 import logging
 import os
-import signal
+import socket
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -12,10 +13,12 @@ from pathlib import Path
 import psutil
 
 import distgan
-from distgan.distributed.env import refuse_more_than_memory_has
-from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, print_message
+from distgan.distributed import env
+from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError, print_message
+from distgan.utils.operating_system import STOP_SIGNALS, signal_name
 
-_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
+# Connecting to this machine itself takes no time.
+_LOOPBACK_S = 5.0
 
 
 def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float = 120.0) -> int:
@@ -23,42 +26,64 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
 
     By torch's own elastic agent. It stops all when one fails, and the words of that one come last.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    os.environ.pop("LOGLEVEL", None)  # the agent's import ends where it is debug or another word in small letters
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    refuse_more_than_memory_has(num)
+    env.refuse_mpi()
+    env.refuse_missing_interface()
+    env.refuse_more_than_memory_has(num)
+    _refuse_without_loopback(num)
     logging.disable(logging.CRITICAL)  # the agent's reports, of which ours takes the place
     os.environ[OUR_LAUNCHER] = str(os.getpid())
     # Each process takes its share of the cores; torch would warn of the one that it would set instead.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    agent = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        run_id=f"distgan-{os.getpid()}",
-        max_restarts=0,
-        signals_to_handle=_SIGNALS,
-    )
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "30"
     grace_s = max(5.0, min(30.0, timeout_s))
-    threading.Thread(target=_end_stragglers, args=(script, grace_s), daemon=True).start()
-    try:
-        elastic_launch(agent, sys.executable)("-u", str(Path(distgan.__file__).with_name(script)), *arguments)
-    except SignalException as error:
-        return 128 + error.sigval
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        return _report(rank, failure.exitcode, failure.message)
+    with tempfile.TemporaryDirectory(prefix="distgan-launch-") as folder:
+        agent = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            run_id=f"distgan-{os.getpid()}",
+            max_restarts=0,
+            signals_to_handle=",".join(signal.name for signal in STOP_SIGNALS) + ",SIGQUIT",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        threading.Thread(target=_end_stragglers, args=(script, grace_s), daemon=True).start()
+        try:
+            elastic_launch(agent, sys.executable)("-u", str(Path(distgan.__file__).with_name(script)), *arguments)
+        except SignalException as error:
+            if not any(Path(folder).rglob("error.json")):  # no process has said why it ends
+                print_message(f"ended by {signal_name(error.sigval)}, with nothing to save")
+            return 128 + error.sigval
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            return _report(rank, failure.exitcode, failure.message)
     return 0
+
+
+def _refuse_without_loopback(num: int) -> None:
+    """Raise UserError where a process of this machine can't reach another one."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=_LOOPBACK_S).close()
+    except OSError as error:
+        raise UserError(
+            f"--processes {num}: 127.0.0.1 does not answer ({error.strerror or error}); allowed: where the loopback "
+            "interface is up (ip link set lo up), or one process",
+            code="launch",
+        ) from error
 
 
 def _report(rank: int, exit_code: int, message: str) -> int:
     """Says what the first process that failed left to say, which a stop in good order has said itself."""
     if exit_code < 0:
-        name = signal.Signals(-exit_code).name
+        name = signal_name(-exit_code)
         message = f"rank {rank} was ended by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
         exit_code = FAILED
     elif message.startswith("To enable traceback"):  # torch's words for none

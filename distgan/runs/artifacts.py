@@ -1,6 +1,5 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
-import os
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import BaseFileLock
 from PIL import Image
 
 from distgan.checkpoint.export import export_weights
@@ -86,7 +86,7 @@ class RunArtifacts:
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
         self.start: Start | None = None
-        self._lock: int | None = None
+        self._lock: BaseFileLock | None = None
         self.folder = runtime.run_on_rank0(self._claim)
         self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.tolerance)
         self.checkpoints = CheckpointManager(self.folder, session, self.log, self.tolerance)
@@ -100,7 +100,7 @@ class RunArtifacts:
         if not (kind and issubclass(kind, KeyboardInterrupt)):
             self.checkpoints.join()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
 
     def record_status(self) -> AbstractContextManager[None]:
         """Write status.json, from `running` to how the block ends."""

@@ -1,18 +1,19 @@
 """A run's folder: how it is claimed, who holds it, and what became of the run."""
 
-import fcntl
+import errno
 import os
 import platform
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
 from distgan.utils.files import is_ignorable, is_leftover, read_json, write_json
@@ -21,6 +22,8 @@ from distgan.utils.paths import user_path
 STATUS = "status.json"
 SAMPLE = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?")  # the name of a grid in samples/, without .png
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
+# How file systems say that they have no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}
 
 
 def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
@@ -101,29 +104,24 @@ def clear_leftovers(folder: Path) -> None:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> int:
-    """Keeps every other process from training in the folder until this one ends, however it does.
+def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> BaseFileLock:
+    """Keep every other process from training in the folder until `release()` or the end of this process.
 
-    Returns the handle that holds the lock. Raises UserError that names the holder after `wait_s`.
+    On a file system without locks nothing is held. Raises UserError that names the holder after `wait_s`.
     """
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    end = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(handle)
-                status = read_status(folder)
-                holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
-                raise UserError(
-                    f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder",
-                    code="exists",
-                ) from None
-            time.sleep(0.1)
-        except OSError:  # a file system without locks
-            return handle
+    held = FileLock(folder / "lock", thread_local=False)
+    try:
+        held.acquire(timeout=wait_s)
+    except Timeout:
+        status = read_status(folder)
+        holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+        raise UserError(
+            f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder", code="exists"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return held
 
 
 @contextmanager

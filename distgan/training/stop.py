@@ -10,11 +10,11 @@ from types import FrameType
 
 from distgan.config.fields import DURATION
 from distgan.errors import OUT_OF_TIME, PARENT, Stopped
+from distgan.utils.operating_system import STOP_SIGNALS, is_ignored, is_parent_gone
 
 # A reason is a number, so that the ranks can agree on the highest: a signal's own, or one of these.
-TIME_LIMIT, LAUNCHER_GONE = 1001, 1002
+SLURM_END, TIME_LIMIT, LAUNCHER_GONE = 1000, 1001, 1002
 
-_ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # Left for the last pictures, after the checkpoint, before the limit.
 _PICTURES_S = 5.0
 # A launcher hands on the Ctrl-C that the terminal has sent to its processes already.
@@ -26,11 +26,12 @@ _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 class StopRequest:
     """Catches what asks this process to stop; `reason` is to be looked at after each step.
 
-    `seconds_left` is the time until the limit, None for none. A second Ctrl-C raises KeyboardInterrupt
-    wherever the process is.
+    `seconds_left` is the time until the limit, None for none, and `limit` the reason that it then has. A second Ctrl-C
+    raises KeyboardInterrupt wherever the process is.
     """
 
-    def __init__(self, seconds_left: float | None, is_launched: bool):
+    def __init__(self, seconds_left: float | None, is_launched: bool, limit: int = TIME_LIMIT):
+        self._limit = limit
         self._deadline = None if seconds_left is None else time.monotonic() + seconds_left
         self._is_launched = is_launched
         self._signum = 0
@@ -41,8 +42,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         # Whoever started the program under nohup wants it to outlive the terminal.
-        hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-        self._before = {signum: signal.signal(signum, self._catch) for signum in (*_ALWAYS, *hangup)}
+        caught = [signum for signum in STOP_SIGNALS if signum.name != "SIGHUP" or not is_ignored(signum)]
+        self._before = {signum: signal.signal(signum, self._catch) for signum in caught}
         self._looked_at = time.monotonic()
         return self
 
@@ -60,11 +61,11 @@ class StopRequest:
             self._signum, self._caught_at = signum, now
 
     def reason(self) -> int:
-        """0 for none; else a signal, TIME_LIMIT or LAUNCHER_GONE."""
+        """0 for none; else a signal, the limit or LAUNCHER_GONE."""
         if self._signum:
             return self._signum
         # Processes outlive a launcher that is killed; nobody would stop them.
-        if self._is_launched and os.getppid() != PARENT:
+        if self._is_launched and is_parent_gone(PARENT):
             return LAUNCHER_GONE
         if self._deadline is None:
             return 0
@@ -72,7 +73,7 @@ class StopRequest:
         self._longest_step_s = max(self._longest_step_s, now - self._looked_at)
         self._looked_at = now
         reserve = _PICTURES_S + 2 * (self._longest_step_s + self.save_s)
-        return TIME_LIMIT if now + reserve >= self._deadline else 0
+        return self._limit if now + reserve >= self._deadline else 0
 
 
 def stopped(reason: int, step: int, how_to_go_on: str) -> Stopped:
@@ -82,13 +83,17 @@ def stopped(reason: int, step: int, how_to_go_on: str) -> Stopped:
 
 def describe(reason: int) -> str:
     """The reason in words, as they follow "stopped"."""
-    words = {TIME_LIMIT: "before its time limit", LAUNCHER_GONE: "because its launcher is gone"}
+    words = {
+        SLURM_END: f"before the end of SLURM's job {os.environ.get('SLURM_JOB_ID')}",
+        TIME_LIMIT: "before its time limit",
+        LAUNCHER_GONE: "because its launcher is gone",
+    }
     return words[reason] if reason in words else f"by {signal.Signals(reason).name}"
 
 
 def exit_code(reason: int) -> int:
-    """128 + the signal, as a shell has it; 75 for the time limit. A launcher that is gone is a SIGTERM."""
-    if reason == TIME_LIMIT:
+    """128 + the signal, as a shell has it; 75 for a limit of time. A launcher that is gone is a SIGTERM."""
+    if reason in (SLURM_END, TIME_LIMIT):
         return OUT_OF_TIME
     return 128 + (signal.SIGTERM if reason == LAUNCHER_GONE else reason)
 

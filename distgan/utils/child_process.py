@@ -3,13 +3,14 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+
+from distgan.utils.operating_system import signal_name
 
 
 class ChildFailed(Exception):
@@ -51,10 +52,11 @@ def run_json(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]
     raise ChildFailed("exit code 0, but its last line is no JSON object")
 
 
-def tool_output(*command: str) -> str | None:
+def tool_output(*command: str, env: Mapping[str, str] | None = None) -> str | None:
     """Return what a program of the system says, stripped; None where it is missing, fails, or takes over 10 s."""
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=env)
+        return done.stdout.strip()
     return None
 
 
@@ -81,5 +83,5 @@ def last_words(code: int, stderr: bytes) -> str:
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     words = (errors or lines or [f"exit code {code}"])[-1]
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}" + (f" ({words})" if lines else "")
+        return f"ended by {signal_name(-code)}" + (f" ({words})" if lines else "")
     return words

@@ -2,13 +2,12 @@
 
 import os
 import platform
-import resource
-import sys
 
 import torch
 from torch import Tensor
 
 from distgan.errors import UserError
+from distgan.utils.operating_system import peak_memory_bytes
 
 
 def device_named(name: str) -> torch.device:
@@ -47,8 +46,7 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         # What lies in a graph's own memory counts as allocated only during its capture.
         return torch.cuda.max_memory_reserved(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_memory_bytes() / 2**30
 
 
 # -- Numbers to the device and back without making the host wait --

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from distgan.errors import UserError, not_readable
+from distgan.utils.operating_system import open_regular, open_to_sync
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -87,11 +88,10 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Wait until what was written to a file, or the names in a folder, are on the disk. An OSError names `path`."""
-    is_folder = path.is_dir()
-    if is_folder and os.name == "nt":  # opens no folders
-        return
     with _naming(path):
-        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        handle = open_to_sync(path)
+        if handle is None:
+            return
         try:
             _fsync(handle)
         finally:
@@ -104,10 +104,6 @@ def _fsync(handle: int) -> None:
     except OSError as error:
         if error.errno not in _NO_FSYNC:
             raise
-
-
-# Windows has no pipes among its files, and no flags for them.
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def set_aside(path: Path, ending: str) -> Path | None:
@@ -128,7 +124,7 @@ def read_within(path: Path, limit: int) -> bytes:
     A link is not followed, and a pipe, a device or a larger file is not read at all.
     """
     try:
-        handle = os.open(path, _READ_ONLY)
+        handle = open_regular(path)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: is a link", code="unreadable") from error

@@ -1,6 +1,5 @@
 """The CPU and the GPUs of this machine. Imports without torch."""
 
-import os
 import platform
 import warnings
 from pathlib import Path
@@ -45,7 +44,3 @@ def count_gpus() -> int:
 
     with warnings.catch_warnings(action="ignore"):  # torch's own words on a driver; gpus() asks for them
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

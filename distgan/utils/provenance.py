@@ -1,5 +1,6 @@
 """Under what circumstances a run was made: versions, machine, revision, and where its first seconds went."""
 
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -62,6 +63,9 @@ def git_revision() -> dict[str, Any] | None:
     root = Path(distgan.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
+    # A hook of git has GIT_DIR and others of that repository, which may be another one.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     git = ("git", "-C", str(root))
-    revision, changes = tool_output(*git, "rev-parse", "HEAD"), tool_output(*git, "status", "--porcelain")
+    revision = tool_output(*git, "rev-parse", "HEAD", env=env)
+    changes = tool_output(*git, "status", "--porcelain", env=env)
     return None if revision is None or changes is None else {"revision": revision, "is_dirty": bool(changes)}

@@ -1,8 +1,11 @@
 """A process that fails, hangs or does not fit: it is named, the others end, and nothing is lost."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -70,6 +73,43 @@ def rank_of(start: Start, rank: int, port: int, *flags: object, world_size: int 
     where = f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port} RANK={rank} LOCAL_RANK={rank}".split()
     world = f"WORLD_SIZE={world_size} LOCAL_WORLD_SIZE={world_size}".split()
     return start("env", *where, *world, sys.executable, SCRIPT, *flags)
+
+
+@pytest.mark.parametrize(("rank", "signum"), [(1, signal.SIGKILL), (0, signal.SIGINT)])
+def test_a_wait_before_the_first_step_ends(
+    start: Start, tmp_path: Path, inject_fault: InjectFault, rank: int, signum: signal.Signals
+) -> None:
+    """Rank 0 has its data and waits for rank 1: until that is killed, or Ctrl-C."""
+    inject_fault("1,0,load")
+    port = free_port()
+    both = [rank_of(start, each, port, *fault("run", "--timeout", 60)) for each in (0, 1)]
+    wait_for((tmp_path / "loading").exists, both[1])
+    time.sleep(1)  # for rank 0 to wait
+    both[rank].send_signal(signum)
+    began = time.monotonic()
+    first = ended(both[0])
+    assert time.monotonic() - began < 5
+    if signum == signal.SIGKILL:
+        assert first.returncode == 1
+        assert first.stderr.splitlines()[-1] == "distgan: rank 1 is gone"
+        assert "Traceback" not in first.stderr
+    else:
+        assert first.returncode == -signal.SIGINT
+
+
+def test_ctrl_c_while_processes_start_ends_them_at_once(
+    start: Start, tmp_path: Path, inject_fault: InjectFault
+) -> None:
+    inject_fault("1,0,load")
+    process = start(BIN / "distgan", "train", *fault("run"), "--processes", 2)
+    wait_for((tmp_path / "loading").exists, process)
+    time.sleep(1)  # for rank 0 to wait for the other
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    result = ended(process)
+    assert time.monotonic() - began < 5
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-1] == "distgan: ended by SIGINT, with nothing to save"
 
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:

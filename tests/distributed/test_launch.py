@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.launchers import accelerate, assert_launch_file_starts, assert_signal_to_our_launcher_saves, world_size
-from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, Start, assert_user_error, checkpoint, free_port, losses, quick
+from helpers.runs import (
+    BIN,
+    ROOT,
+    SCRIPT,
+    TINY,
+    MonkeyPatch,
+    Run,
+    Start,
+    assert_user_error,
+    checkpoint,
+    free_port,
+    losses,
+    quick,
+)
 
 
 def test_launch_file_starts(run: Run, tmp_path: Path) -> None:
@@ -27,7 +40,11 @@ def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
     assert sum("writing to run" in err for _, err in ends) == 1, "one process speaks"
 
 
-def test_processes_agree_with_one(run: Run, distgan: Run, trained: Path, tmp_path: Path) -> None:
+def test_processes_agree_with_one(
+    run: Run, distgan: Run, trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGLEVEL", "debug")  # by which torch's agent could not be imported
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,1")
     result = run.ok(BIN / "distgan", "train", *quick("three"), "--processes", 3)
     assert world_size(tmp_path / "three") == 3, "of which 32 images are no multiple"
     assert "3 x cpu" in result.stderr
@@ -77,5 +94,5 @@ def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: t
     said = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
     assert said == [
         "distgan: --batch-size 33: too few for the processes, the parts of --accumulate and BatchNorm; "
-        "allowed: at least 40"
+        "allowed: at least 40 [bad-value]"
     ]

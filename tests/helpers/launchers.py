@@ -33,6 +33,12 @@ LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--s
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
 ACCELERATE = (BIN / "accelerate", "launch", "--num_processes", 1, SCRIPT)
 LAUNCH = ROOT / "launch"
+# What accelerate launch leaves in the environment of a single process.
+ACCELERATE_LAUNCH = {
+    "ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO",
+    "ACCELERATE_DYNAMO_MODE": "default", "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False",
+    "ACCELERATE_DYNAMO_USE_DYNAMIC": "False", "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
+}  # fmt: skip
 
 
 def trains(folder: Path) -> bool:

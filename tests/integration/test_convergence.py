@@ -267,11 +267,11 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
     folder = bench.folder / "out" / "runs" / "one-seed0"
     folder.mkdir(parents=True)
     (folder / "status.json").write_text(json.dumps({"pid": 4711, "host": "here"}))
-    handle = trial.lock(folder)
+    held = trial.lock(folder)
     monkeypatch.setattr(trial, "_GRACE_S", 0.3)
     with pytest.raises(UserError, match="process 4711 on here trains in it"):
         trial_of(bench).await_folder(print)
-    os.close(handle)
+    held.release()
     trial_of(bench).await_folder(print)
     assert "waits for the end of a training" in capsys.readouterr().out
 
@@ -468,10 +468,10 @@ def test_a_folder_of_something_else_is_refused(bench: FakeBench) -> None:
     with pytest.raises(UserError, match="holds the results of bench scaling; allowed: of convergence"):
         bench()
     Path("out", "results.json").unlink()
-    handle = trial.lock(Path("out"))
+    held = trial.lock(Path("out"))
     with pytest.raises(UserError, match="--out out: another bench convergence is at work in it"):
         bench()
-    os.close(handle)
+    held.release()
     bench.play(one_seed0=BAD)
     assert bench("--seeds", 1)
 

@@ -1,6 +1,7 @@
 """Child processes: what they found, why they failed, and that nothing of them is left."""
 
 import os
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from distgan.utils.child_process import ChildFailed, last_words, run_child, run_json, tool_output
+from distgan.utils.provenance import git_revision
 
 # A grandchild in a session of its own.
 GRANDCHILD = "import subprocess as s, sys, time; p = s.Popen(['sleep', '600'], start_new_session=True); "
@@ -72,3 +74,15 @@ def test_a_tool_of_the_system_never_fails() -> None:
     assert tool_output("echo", "  words ") == "words"
     assert tool_output("false") is None
     assert tool_output("no-such-program-here") is None
+
+
+def test_another_repository_of_the_environment_is_not_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a hook of git, which has these of the repository that it belongs to."""
+    if (expected := git_revision()) is None:
+        pytest.skip("not in a checkout of git")
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    places = {"GIT_DIR": ".git", "GIT_WORK_TREE": ".", "GIT_INDEX_FILE": ".git/index", "GIT_OBJECT_DIRECTORY": "."}
+    for name, place in places.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, str(tmp_path / place))
+            assert git_revision() == expected, name

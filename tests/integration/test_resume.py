@@ -321,12 +321,12 @@ def test_a_second_run_in_the_folder_is_refused(run: Run, trained: Path) -> None:
         "from distgan.runs.run_dir import lock\n"
         "sys.exit(exit_code_of(lambda: lock(Path('run'), wait_s=0.3)))"
     )
-    handle = lock(trained)
+    held = lock(trained)
     try:
         pid = read_status(trained)["pid"]
         assert_user_error(run(sys.executable, "-c", code), f"--out run: process {pid} on ", "trains in it")
     finally:
-        os.close(handle)
+        held.release()
     run.ok(sys.executable, "-c", code)  # a lock ends with its holder
 
 

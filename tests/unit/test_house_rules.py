@@ -8,6 +8,9 @@ import sys
 from importlib.metadata import packages_distributions
 
 from helpers.runs import ROOT
+from helpers.without_posix import MODULES as POSIX_MODULES
+from helpers.without_posix import OS_NAMES as POSIX_OS
+from helpers.without_posix import SIGNAL_CALLS, WINDOWS_SIGNALS
 
 PACKAGE = ROOT / "distgan"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -80,3 +83,19 @@ def test_files_and_folders_are_made_by_plain_open_and_mkdir() -> None:
     for path in FILES:
         text = path.read_text()
         assert not [name for name in ("NamedTemporaryFile", "mkstemp", "mkdtemp", "chmod") if name in text], path
+
+
+def test_what_only_posix_has_is_named_in_one_module() -> None:
+    """So that the rest of the package imports and trains on Windows (tests/helpers/without_posix.py)."""
+    for path in FILES:
+        if path == PACKAGE / "utils" / "operating_system.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not POSIX_MODULES & set(names), f"{path}: {names}"
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owner, name = node.value.id, node.attr
+                assert owner != "os" or name not in POSIX_OS, f"{path}: os.{name}"
+                is_other = name in SIGNAL_CALLS or (name.startswith("SIG") and name not in WINDOWS_SIGNALS)
+                assert owner != "signal" or not is_other, f"{path}: signal.{name}"

@@ -65,7 +65,7 @@ def test_time_limit_comes_as_usr1_and_the_job_goes_on(slurm: Cluster, tmp_path: 
 
 def test_without_a_signal_the_run_itself_stops_before_the_limit(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit("--time=1", "--signal=B:USR1@0", script("cgan"), *TRAINING, "--epochs", 200)
-    job.await_log("stopped before its time limit at step", 90)
+    job.await_log("stopped before the end of SLURM's job", 90)
     job.await_log("going on at step", 60)
     assert job.restarts == 1
     assert attempts(tmp_path / "runs" / f"cgan-{job.number}")[0][:2] == ["0", "stopped"]

@@ -140,7 +140,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
 
 
 def test_no_launcher_around_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     with pytest.raises(UserError, match="starts processes of its own"):
         run(tiny(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

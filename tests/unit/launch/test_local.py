@@ -1,8 +1,16 @@
 """`--processes N` before anything is started."""
 
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
 import yaml
-from helpers.launchers import LAUNCH
+from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
 from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
+
+from distgan.config.schema import Config, DataConfig, ModelConfig
 
 
 def test_every_launch_file_is_told_of_in_the_readme() -> None:
@@ -15,9 +23,38 @@ def test_every_launch_file_is_told_of_in_the_readme() -> None:
 
 
 def test_processes_under_a_launcher_are_refused(distgan: Run, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    for name, value in ACCELERATE_LAUNCH.items():
+        monkeypatch.setenv(name, value)
     result = distgan("train", *quick("run"), "--processes", 2)
-    assert_user_error(result, "--processes 2: this process is one of 1 of a launcher already")
+    assert_user_error(result, "--processes 2: this process is one of 1 of a launcher already", code="launch")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("GLOO_SOCKET_IFNAME", "nosuch0"), ("PMI_SIZE", "4"), ("OMPI_COMM_WORLD_SIZE", "2")]
+)
+def test_what_processes_could_not_meet_by_is_named_before_they_start(
+    distgan: Run, monkeypatch: MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert_user_error(distgan("train", *quick("run"), "--processes", 2), f"{name}={value}", code="launch")
+
+
+@pytest.mark.parametrize("name", ["USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH", "TORCH_DISTRIBUTED_DEBUG"])
+@pytest.mark.parametrize("command", [("train", *quick("run")), ("eval", "run")])
+def test_what_libraries_could_not_be_imported_with_is_named(
+    distgan: Run, monkeypatch: MonkeyPatch, command: tuple[object, ...], name: str
+) -> None:
+    monkeypatch.setenv(name, "maybe")
+    assert_user_error(distgan(*command), f"{name}=maybe", code="launch")
+
+
+def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run, monkeypatch: MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    result = distgan("train", *quick("run"), "--processes", 2)
+    assert_user_error(result, "--processes 2: 127.0.0.1", "Network is unreachable", code="launch")
 
 
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
@@ -30,3 +67,18 @@ def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(distgan: Run, mo
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     result = distgan("train", *quick("run"))
     assert_user_error(result, "--mixed_precision fp16 (of the launcher or accelerate's config", "allowed on a CPU: no")
+
+
+def test_the_launchers_precision_is_not_dropped_on_a_run_of_another(
+    distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    config = Config(model=ModelConfig(name="cgan"), data=DataConfig(name="digits")).resolved("digits", "no")
+    (run / "config.json").write_text(config.model_dump_json())
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    words = ("train", "--out", "run", "--dry-run")
+    assert_user_error(distgan(*words), "--mixed_precision bf16", "the run has no", code="mismatch")
+    assert "precision no" in distgan.ok(*words, "--precision", "no").stdout
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert "precision no" in distgan.ok(*words).stdout

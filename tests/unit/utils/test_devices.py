@@ -47,4 +47,5 @@ def test_launched_processes_share_the_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run of torchrun")
     assert env.shared_cores() == expected

@@ -1,0 +1,114 @@
+"""What only POSIX has, with the lesser form that stands for it elsewhere. Imports without torch and psutil."""
+
+import errno
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+# What asks a program to stop, as far as this system has it: Windows has the first two.
+STOP_SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
+)
+
+
+def is_ignored(signum: int) -> bool:
+    """True if the process was started to ignore a signal: nohup wants it to outlive its terminal."""
+    return signal.getsignal(signum) is signal.SIG_IGN
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, also of one that this system does not know."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def is_parent_gone(parent: int) -> bool:
+    """True if the process that started this one has ended. Windows may give its number to another one."""
+    if os.name == "posix":  # where another process takes over as the parent
+        return os.getppid() != parent
+    import psutil
+
+    return not psutil.pid_exists(parent)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use; where only those of the machine are known, these."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has had; where only the present one is known, that."""
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))
+
+
+# -- files --
+
+
+def open_regular(path: Path) -> int:
+    """Open a file to read it. A link is an error (ELOOP), and a pipe is not waited for where that can be said."""
+    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    optional = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    return os.open(path, os.O_RDONLY | sum(optional))
+
+
+def open_to_sync(path: Path) -> int | None:
+    """Open a file or a folder for os.fsync. None for a folder on Windows, which opens none."""
+    if os.name == "posix":
+        return os.open(path, os.O_RDONLY)
+    return None if path.is_dir() else os.open(path, os.O_RDWR)
+
+
+# -- another process of this machine --
+
+
+class ProcessId(NamedTuple):
+    """A process, told from one that gets its number later. `machine` is empty where it can't be told."""
+
+    machine: str
+    pid: int
+    created: float
+
+
+def own_process_id() -> ProcessId:
+    import psutil
+
+    return ProcessId(_machine(), os.getpid(), psutil.Process().create_time())
+
+
+def has_ended(process: ProcessId) -> bool | None:
+    """True if a process of this machine has ended; None for one of another machine, or where that can't be told."""
+    if not process.machine or process.machine != _machine():
+        return None
+    import psutil
+
+    try:
+        found = psutil.Process(process.pid)
+        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - process.created) > 1
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return None
+
+
+def _machine() -> str:
+    """The kernel that runs, and the container: numbers of processes mean something within both."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

@@ -1,0 +1,229 @@
+"""Variables of the environment that could change a training: taken and recorded, ignored with a warning, or refused."""
+
+import os
+import time
+
+import pytest
+import torch
+from helpers.launchers import ACCELERATE_LAUNCH
+from helpers.runs import ON_CPU, MonkeyPatch, refused
+
+from distgan.config.schema import Config, RunConfig
+from distgan.distributed import env
+from distgan.distributed.runtime import open_runtime
+from distgan.errors import OUR_LAUNCHER, PARENT
+from distgan.training.stop import SLURM_END, StopRequest, describe, exit_code, seconds_left
+
+# Nothing of this machine, so that each test has what it sets.
+_NAMES = (*env._RANKS, *env._MPI_SIZES, "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_JOB_END_TIME", "TORCHELASTIC_RUN_ID")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: MonkeyPatch) -> None:
+    for name in os.environ:
+        if name in _NAMES or name.startswith((*env._FOREIGN, *env._RECORDED)):
+            monkeypatch.delenv(name)
+
+
+IGNORED = [
+    ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8"),
+    ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto"),
+    ("ACCELERATE_GRADIENT_CLIPPING", "1.0"),
+    ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
+    ("ACCELERATE_USE_FSDP", "true"),
+    ("ACCELERATE_USE_MEGATRON_LM", "true"),
+    ("ACCELERATE_USE_PARALLELISM_CONFIG", "true"),
+    ("ACCELERATE_TORCH_DEVICE", "meta"),
+    ("ACCELERATE_CPU_AFFINITY", "maybe"),
+    ("ACCELERATE_DEBUG_MODE", "maybe"),
+    ("ACCELERATE_A_SETTING_OF_TOMORROW", "7"),
+    ("FORK_LAUNCHED", "maybe"),
+    ("DS_ACCELERATOR", "xpu"),
+]
+SILENT = [
+    ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
+    ("ACCELERATE_DYNAMO_MODE", "max-autotune"),  # asks for nothing without a backend
+    ("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "cpu"),  # nor this without DeepSpeed
+    ("FSDP_OFFLOAD_PARAMS", "true"),
+    ("MEGATRON_LM_TP_DEGREE", "x"),
+    ("PARALLELISM_CONFIG_TP_SIZE", "x"),
+    ("FP8_BACKEND", "TE"),
+    ("PMI_SIZE", "1"),
+    ("OMPI_COMM_WORLD_RANK", "x"),
+    ("RANK", "0"),
+    ("LOCAL_RANK", "1"),
+    ("LOCAL_WORLD_SIZE", "3"),
+    ("OMP_NUM_THREADS", "4,2"),
+]
+REFUSED = [
+    ("ACCELERATE_USE_CPU", "maybe", "launch"),
+    ("ACCELERATE_USE_DEEPSPEED", "maybe", "launch"),
+    ("ACCELERATE_MIXED_PRECISION", "fp8", "bad-value"),
+    ("ACCELERATE_MIXED_PRECISION", "fp16", "unavailable"),
+    ("PMI_SIZE", "4", "launch"),
+    ("PMI_SIZE", "x", "launch"),
+    ("OMPI_COMM_WORLD_SIZE", "2", "launch"),
+    ("MV2_COMM_WORLD_SIZE", "2", "launch"),
+    ("WORLD_SIZE", "x", "launch"),
+    ("RANK", "3", "launch"),
+    ("LOCAL_RANK", "x", "launch"),
+    ("LOCAL_WORLD_SIZE", "0", "launch"),
+    ("DNNL_DEFAULT_FPMATH_MODE", "BF16", "bad-value"),
+    ("ONEDNN_DEFAULT_FPMATH_MODE", "ANY", "bad-value"),
+]
+RECORDED = [
+    ("OMP_NUM_THREADS", "1"),
+    ("MKL_CBWR", "COMPATIBLE"),
+    ("ATEN_CPU_CAPABILITY", "default"),
+    ("ONEDNN_MAX_CPU_ISA", "AVX2"),
+    ("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT"),
+    ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+    ("NVIDIA_TF32_OVERRIDE", "0"),
+    ("TORCHINDUCTOR_USE_FAST_MATH", "1"),
+    ("TORCHDYNAMO_DISABLE", "1"),
+    ("PYTORCH_TUNABLEOP_ENABLED", "1"),
+    ("NCCL_ALGO", "Ring"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [*IGNORED, *SILENT])
+def test_ignored(monkeypatch: MonkeyPatch, name: str, value: str) -> None:
+    """Nothing that Accelerate makes of it reaches the training, and the process keeps it."""
+    monkeypatch.setenv(name, value)
+    with open_runtime(ON_CPU) as runtime:
+        assert name == "OMP_NUM_THREADS" or os.environ.get(name) is None or name in env._HARMLESS_FLAGS
+        accelerator = runtime._accelerator
+        assert accelerator.gradient_accumulation_steps == 1
+        assert (str(accelerator.device), accelerator.num_processes, accelerator.mixed_precision) == ("cpu", 1, "no")
+        assert accelerator.distributed_type == "NO"
+        named = [warning for warning in runtime.warnings if f"{name}={value}" in warning]
+        assert len(named) == ((name, value) in IGNORED)
+    assert os.environ[name] == value
+
+
+@pytest.mark.parametrize(("name", "value", "code"), REFUSED)
+def test_refused(monkeypatch: MonkeyPatch, name: str, value: str, code: str) -> None:
+    monkeypatch.setenv(name, value)
+    with refused("--mixed_precision" if "PRECISION" in name else name, value, code=code), open_runtime(ON_CPU):
+        pass
+
+
+@pytest.mark.parametrize(("name", "value"), RECORDED)
+def test_taken_and_recorded(monkeypatch: MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with open_runtime(ON_CPU) as runtime:
+        assert runtime.describe()["variables"] == {name: value}
+        assert not runtime.warnings
+
+
+@pytest.mark.parametrize("value", ["bf16", "BF16"])
+def test_the_launchers_precision_is_taken_where_none_is_chosen(monkeypatch: MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", value)
+    with open_runtime(ON_CPU) as runtime:
+        assert runtime.describe()["precision"] == "bf16"
+    with open_runtime(Config(run=RunConfig(device="cpu", precision="no"))) as runtime:
+        assert runtime.describe()["precision"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "is_refused"),
+    [
+        ("bf16", "no", True),
+        ("fp16", "bf16", True),
+        ("no", "bf16", False),
+        ("bf16", "bf16", False),
+        ("bf16", None, False),
+    ],
+)
+def test_the_launchers_precision_beside_that_of_a_run(
+    monkeypatch: MonkeyPatch, asked: str, own: str | None, is_refused: bool
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+    if not is_refused:
+        env.refuse_other_precision(own)
+        return
+    with refused(f"--mixed_precision {asked}", str(own), "--precision", code="mismatch"):
+        env.refuse_other_precision(own)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_USE_CPU": "true"}, False),
+        ({"LOCAL_WORLD_SIZE": "1"}, False),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, False),
+        ({"TORCHELASTIC_RESTART_COUNT": "1"}, False),
+        ({OUR_LAUNCHER: "1"}, False),
+        (ACCELERATE_LAUNCH, True),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}, True),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, True),
+    ],
+)
+def test_no_launcher_is_guessed_from_one_variable(
+    monkeypatch: MonkeyPatch, variables: dict[str, str], expected: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert env.is_launched() == expected
+
+
+def test_our_launcher_is_the_parent(monkeypatch: MonkeyPatch) -> None:
+    for value, expected in (("1", False), (str(PARENT), True)):
+        monkeypatch.setenv(OUR_LAUNCHER, value)
+        assert env.is_ours() == expected
+
+
+def test_a_process_of_accelerate_launch_has_no_warning(monkeypatch: MonkeyPatch) -> None:
+    for name, value in ACCELERATE_LAUNCH.items():
+        monkeypatch.setenv(name, value)
+    with open_runtime(ON_CPU) as runtime:
+        assert not runtime.warnings
+        assert runtime.is_launched
+
+
+@pytest.mark.parametrize("interfaces", ["nosuch0", "lo,nosuch0"])
+def test_a_network_interface_that_is_not_there_is_named(monkeypatch: MonkeyPatch, interfaces: str) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", interfaces)
+    with refused("GLOO_SOCKET_IFNAME=nosuch0", code="launch"):
+        env.refuse_broken_environment(is_cpu=True, is_tf32=False)
+
+
+def test_tf32_of_the_driver_must_be_that_of_the_precision(monkeypatch: MonkeyPatch) -> None:
+    for value, is_tf32, is_refused in (("1", False, True), ("0", True, True), ("1", True, False), ("0", False, False)):
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+        if is_refused:
+            with refused("NVIDIA_TF32_OVERRIDE", "--precision", code="bad-value"):
+                env.refuse_broken_environment(is_cpu=False, is_tf32=is_tf32)
+        else:
+            env.refuse_broken_environment(is_cpu=False, is_tf32=is_tf32)
+
+
+@pytest.mark.parametrize("end", ["1700000000", "soon", "-1"])
+def test_the_end_of_an_older_slurm_job_is_ignored(monkeypatch: MonkeyPatch, end: str) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", end)
+    with open_runtime(ON_CPU) as runtime:
+        (warning,) = runtime.warnings
+        assert f"SLURM_JOB_END_TIME={end}" in warning
+        assert "SLURM_JOB_END_TIME" not in os.environ
+    assert os.environ["SLURM_JOB_END_TIME"] == end
+
+
+def test_a_stop_by_slurms_limit_names_slurm(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3))
+    with open_runtime(ON_CPU) as runtime, StopRequest(seconds_left(None, 0), False, SLURM_END) as request:
+        assert not runtime.warnings
+        assert request.reason() == SLURM_END
+    assert "SLURM's job 7" in describe(SLURM_END)
+    assert exit_code(SLURM_END) == 75
+
+
+def test_a_list_of_thread_numbers_reaches_accelerate_as_one(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    with open_runtime(ON_CPU):
+        assert os.environ["OMP_NUM_THREADS"] == str(torch.get_num_threads())

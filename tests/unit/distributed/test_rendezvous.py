@@ -1,0 +1,114 @@
+"""Waits of a rank for others: limited in time, over when the other is gone, and interruptible."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+from helpers.runs import MonkeyPatch
+
+from distgan.distributed import rendezvous
+from distgan.errors import ProcessLost
+from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
+
+TIMEOUT_S = 0.6
+
+
+@pytest.fixture
+def store(monkeypatch: MonkeyPatch) -> Iterator[dist.Store]:
+    """That of three ranks, of which this process is the second."""
+    store = dist.HashStore()
+    monkeypatch.setattr(rendezvous, "_meeting", rendezvous._Meeting(store, 1, 3, TIMEOUT_S))
+    for rank in (0, 2):
+        store.set(f"process/{rank}", json.dumps(own_process_id()))
+        store.set(f"through/{rank}", "")
+    yield store
+    for thread in threading.enumerate():  # one inside of torch would abort the interpreter at its end
+        if thread.name.startswith("distgan-"):
+            thread.join()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+def take_turn() -> None:
+    with rendezvous.in_turn(1, 1):
+        pass
+
+
+def test_a_rank_waits_for_the_first_of_its_machine_and_for_all(store: dist.Store) -> None:
+    take_turn()
+    assert store.check(["through/1"])
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_is_gone_is_named_at_once(store: dist.Store, rank: int) -> None:
+    store.delete_key(f"through/{rank}")
+    own = own_process_id()
+    store.set(f"process/{rank}", json.dumps(own._replace(created=own.created - 60)))  # its number has another one now
+    with pytest.raises(ProcessLost, match=f"rank {rank} is gone") as lost:
+        take_turn()
+    assert lost.value.speaks
+    with pytest.raises(ProcessLost) as lost:
+        take_turn()
+    assert not lost.value.speaks, "the first to miss it has said so"
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_silent_rank_is_named_after_the_timeout(store: dist.Store, rank: int) -> None:
+    store.delete_key(f"through/{rank}")
+    store.set(f"process/{rank}", json.dumps(ProcessId("another machine", 1, 0.0)))
+    with within(TIMEOUT_S + 4), pytest.raises(ProcessLost, match=f"rank {rank} is silent for --timeout 0.6 s"):
+        take_turn()
+
+
+def test_a_rank_that_is_at_work_is_waited_for(store: dist.Store) -> None:
+    """As one that downloads for longer than --timeout."""
+    store.delete_key("through/0")
+
+    def work() -> None:
+        with rendezvous._beating(rendezvous._Meeting(store, 0, 3, TIMEOUT_S)):
+            time.sleep(2 * TIMEOUT_S)
+            store.set("through/0", "")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    take_turn()
+    worker.join()
+
+
+def test_a_store_that_is_silent_is_left_after_the_timeout(store: dist.Store) -> None:
+    with within(2.5), pytest.raises(RuntimeError, match=r"timed out after 0\.6 s"):
+        rendezvous._within(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=3))
+
+
+def test_ctrl_c_ends_a_wait_inside_of_torch(store: dist.Store) -> None:
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with within(2.5), pytest.raises(KeyboardInterrupt):
+        rendezvous._within(30, store.wait, ["never"], timedelta(seconds=3))
+
+
+def test_an_error_of_the_store_is_that_of_the_caller() -> None:
+    with pytest.raises(ZeroDivisionError):
+        rendezvous._within(1, lambda: 1 / 0)
+    assert rendezvous._within(1, lambda: None) is None
+
+
+def test_only_a_process_of_this_machine_is_known_to_have_ended() -> None:
+    own = own_process_id()
+    assert has_ended(own) is False
+    assert has_ended(own._replace(created=own.created - 60)) is True
+    assert has_ended(own._replace(pid=2**22 + 1)) is True
+    assert has_ended(own._replace(machine="another")) is None
+    assert has_ended(own._replace(machine="")) is None

@@ -1,0 +1,56 @@
+"""How commands end."""
+
+import errno
+import os
+
+import pytest
+import torch
+from helpers.runs import Capture, MonkeyPatch
+
+from distgan.errors import FAILED, exit_code_of
+
+
+def fails(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 6.3 GiB for an array"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried\nframe #0"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+@pytest.mark.parametrize("rank", [None, "1"])
+def test_too_little_memory_is_one_line_with_advice(
+    monkeypatch: MonkeyPatch, capsys: Capture, error: Exception, rank: str | None
+) -> None:
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    assert exit_code_of(lambda: fails(error)) == FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"distgan: {f'rank {rank}: ' if rank else ''}{type(error).__name__}: ")
+    assert "--batch-size" in line
+    assert "--accumulate" in line
+
+
+def test_a_bad_address_on_a_gpu_is_no_lack_of_memory(capsys: Capture) -> None:
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    assert exit_code_of(lambda: fails(error)) == FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert "--batch-size" not in said
+
+
+def test_under_debug_too_little_memory_has_its_traceback(capsys: Capture) -> None:
+    assert exit_code_of(lambda: fails(MemoryError()), debug=True) == FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert "--batch-size" in said
