@@ -19,6 +19,7 @@ from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS, Judge, outputs_of
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
+from distgan.training.gan import check_finite, check_weights
 from distgan.utils.files import read_model, read_within
 
 FORMAT = 1
@@ -114,6 +115,8 @@ def load_jury(data: str, device: torch.device, folder: str | None = None) -> Jur
     """
     where, notice = _find(data, folder)
     record = read_record(where)
+    if folder is not None and record.data != data:
+        notice = f"the judges were trained on {record.data[:40]!r}, not on {data}"
     judges = [_load(where / f"{each.name}.safetensors", each).to(device) for each in record.judges]
     return Jury(judges, record, notice)
 
@@ -158,13 +161,15 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training goes on with
         judge = NETWORKS[record.name]()
+    where = f"{path}: holds no weights of the judge {record.name}"
     try:
-        judge.load_state_dict(load(data), assign=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: holds no weights of the judge {record.name} ({str(error).splitlines()[0]})", code="bad-data"
-        ) from error
-    return judge.eval()
+        tensors = load(data)
+    except SafetensorError as error:
+        raise UserError(f"{where} ({error})", code="bad-data") from error
+    check_weights(judge, tensors, where)
+    check_finite(tensors, where)
+    judge.load_state_dict(tensors, assign=True)
+    return judge.float().eval()
 
 
 # -- Work on many images, shared by the ranks in chunks: any number of ranks finds the same --

@@ -206,7 +206,8 @@ def _safetensors(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise not_readable(path, error) from error
     except SafetensorError as error:
-        raise UserError(f"{path}: is no whole safetensors file ({error})", code="bad-data") from error
+        reason = "".join(char for char in str(error)[:200] if char.isprintable())  # it quotes the file
+        raise UserError(f"{path}: is no whole safetensors file ({reason})", code="bad-data") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
