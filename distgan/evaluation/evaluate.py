@@ -1,5 +1,6 @@
 """`distgan eval`: draws images or takes those of a file, has them judged, and leaves eval.json and the pictures."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -47,6 +48,9 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     with _timed(seconds, "start"):
         subject = runtime.run_on_all_ranks(lambda: load_subject(where, config))
         folder = runtime.run_on_rank0(lambda: out_folder(where, config))
+        if subject.unused and runtime.is_main:
+            names = ", ".join(subject.unused)[:200]
+            print(f"warning: {where}: not used: {names}; allowed: images, labels, notice", file=sys.stderr, flush=True)
         data = data_config(subject, config)
         train, test = runtime.run_on_all_ranks(
             lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True

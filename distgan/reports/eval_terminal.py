@@ -7,10 +7,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distgan.evaluation.schema import Digit, Estimate, Quality
+from distgan.evaluation.schema import Digit, Estimate, Quality, Verdict
 from distgan.reports.report2023 import NAME, claims_of
 
-_COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red"}
+_COLOURS: dict[Verdict, str] = {
+    "made well": "green",
+    "made poorly": "yellow",
+    "missing": "bold red",
+    "not asked for": "dim",
+}
 _NUM_CONFUSIONS = 8
 
 

@@ -61,7 +61,7 @@ def test_what_may_differ_per_rank_and_what_a_copy_leaves_out() -> None:
 
 
 def test_what_shapes_the_results_of_other_commands() -> None:
-    shaping = {"num", "seed", "ema", "reference", "data", "judges", "gan_train"}
+    shaping = {"num", "seed", "ema", "reference", "data", "judges", "gan_train", "pixel_range"}
     assert dotted(paths_by(EvalConfig, "on_resume", "confirm")) == shaping
     free = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
     assert dotted(paths_by(ConvergenceConfig, "on_resume", "free")) == free
