@@ -186,6 +186,42 @@ def make_folder(folder: Path) -> None:
         raise not_writable(folder, error) from error
 
 
+def output_file(out: str | Path, mark: bytes, what: str) -> Path:
+    """Return the file that --out names, or that a link there points to. Raises UserError, before any work is done.
+
+    A file that is there is replaced only if it has `mark` in its first or last 2,000 bytes: it is `what`.
+    """
+    path = Path(out).expanduser()
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+        if path.is_symlink():
+            raise UserError(f"--out {out}: is a link to itself; allowed: a link to a file")
+    if path.is_dir():
+        raise UserError(f"--out {out}: is a folder; allowed: a file in one")
+    if path.exists() and not (path.is_file() and _has(path, mark)):
+        raise UserError(
+            f"--out {out}: is there already, and no {what}; allowed: a new file, or one of those", code="exists"
+        )
+    if not path.parent.is_dir():
+        raise UserError(
+            f"--out {out}: No such file or directory: there is no folder {path.parent}; allowed: a file in one that is "
+            "there",
+            code="not-found",
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        raise not_writable(out, error) from error
+
+
+def _has(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file:
+        head = file.read(2000)
+        file.seek(max(0, path.stat().st_size - 2000))
+        return mark in head or mark in file.read(2000)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
     with _safetensors(path) as file:

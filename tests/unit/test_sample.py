@@ -1,5 +1,7 @@
 """`distgan sample`: what it draws, and what it refuses."""
 
+import errno
+import io
 import json
 import os
 from pathlib import Path
@@ -10,12 +12,15 @@ import pytest
 import torch
 from helpers.made_up_runs import weights
 from helpers.memory import at_most
+from helpers.runs import MonkeyPatch
 from helpers.runs import refused as run_refused
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+import distgan.sample as sample_module
 from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.config.schema import ModelConfig
@@ -143,6 +148,136 @@ def test_notice_follows_the_weights(tmp_path: Path) -> None:
     run = weights(tmp_path / "run", notice="made of cheese")
     assert str(draw(run, tmp_path / "a.npz", num=2)["notice"]) == "made of cheese"
     assert "made of cheese" in sample(str(run), SampleConfig(out=str(tmp_path / "a.png")))
+
+
+# -- large requests: streamed into an .npz, and limited by what can be opened --------------------------------
+
+
+def test_arrays_are_written_while_they_are_drawn(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """30 MiB of images and 16 MiB of z, in the memory of a part of them."""
+    most = 0
+
+    def draw_black(generator: nn.Module, z: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+        nonlocal most
+        most = max(most, len(z))
+        return np.zeros((len(z), 28, 28), np.uint8)
+
+    monkeypatch.setattr("distgan.sample.generate", draw_black)
+    run = weights(tmp_path / "run")
+    with at_most(15):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=40_000))
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert {key: value.shape for key, value in arrays.items()} == {"images": (40_000, 28, 28), "labels": (40_000,)}
+    draw(run, tmp_path / "b.npz", num=100, interpolate=True)
+    assert most <= CHUNK
+
+
+def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    run, parts = weights(tmp_path / "run"), iter([np.zeros((CHUNK, 28, 28), np.uint8)])
+
+    def full(*arguments: object) -> np.ndarray:
+        for part in parts:
+            return part
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("distgan.sample.generate", full)
+    with pytest.raises(OSError, match="No space left"):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=600))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "most"),
+    [
+        ({"num": 100_000}, 11_280),
+        ({"num": 100_000, "digits": [3]}, 11_280),
+        ({"num": 100_000, "digits": [3, 4, 5]}, 10_152),
+        ({"num": 100_000, "interpolate": True}, 1_128),
+        ({"num": 100_000, "digits": [1, 2] * 5_000}, None),
+    ],
+)
+def test_picture_that_nothing_opens_is_refused_before_it_is_drawn(
+    tmp_path: Path, settings_: dict[str, Any], most: int | None
+) -> None:
+    flag = "--num 100000" if most else "--digits"
+    with run_refused(flag, f"at most {most or 1_129:,} in a .png", ".npz", code="bad-value"):
+        sample("nowhere", SampleConfig(out=str(tmp_path / "a.png"), **settings_))
+
+
+def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    assert (sample_module._MAX_SIDE, sample_module._MAX_PIXELS) <= (2**16 - 1, Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(sample_module, "_MAX_SIDE", 2_000)
+    run = weights(tmp_path / "run", notice="a notice")
+    with run_refused("--num 331", "at most 330 in a .png", code="bad-value"):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=331))
+    sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=330))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert 1_900 < max(picture.size) <= 2_000
+
+
+def test_animation_of_hours_is_refused(tmp_path: Path) -> None:
+    with run_refused("--num 100000", "at most 200 walks in a .gif", code="bad-value"):
+        sample("nowhere", SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
+
+
+# -- what may be replaced --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npz", "a.gif"])
+def test_own_files_are_replaced_and_others_are_not(tmp_path: Path, name: str) -> None:
+    run, out = weights(tmp_path / "run"), tmp_path / name
+
+    def draw_one(seed: int) -> bytes:
+        sample(str(run), SampleConfig(out=str(out), num=1, seed=seed, interpolate=name == "a.gif"))
+        return out.read_bytes()
+
+    assert draw_one(0) != draw_one(1)
+    assert draw_one(0) == draw_one(0)
+    for content in (b"", b"precious", foreign(name)):
+        out.write_bytes(content)
+        with run_refused(f"--out {out}", "is there already", code="exists"):
+            draw_one(0)
+        assert out.read_bytes() == content
+    out.unlink()
+    os.mkfifo(out)
+    with run_refused(f"--out {out}", code="exists"):
+        draw_one(0)
+
+
+def foreign(name: str) -> bytes:
+    """A file of that kind, of another program."""
+    stream = io.BytesIO()
+    if name == "a.npz":
+        np.savez(stream, images=np.zeros((3, 28, 28), np.uint8))
+    else:
+        Image.new("RGB", (28, 28)).save(stream, name[2:])
+    return stream.getvalue()
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    run, link = weights(tmp_path / "run"), tmp_path / "link.png"
+    (tmp_path / "there").mkdir()
+    link.symlink_to("there/target.png")
+    for _ in range(2):  # new, and there
+        sample(str(run), SampleConfig(out=str(link), num=1))
+        assert link.is_symlink()
+        assert (tmp_path / "there" / "target.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "there" / "target.png").write_bytes(b"precious")
+    with run_refused(f"--out {link}", code="exists"):
+        sample(str(run), SampleConfig(out=str(link), num=1))
+    link.unlink()
+    link.symlink_to(link)
+    with run_refused(f"--out {link}"):
+        sample(str(run), SampleConfig(out=str(link), num=1))
+
+
+@pytest.mark.parametrize(
+    ("out", "code"), [("nowhere/a.png", "not-found"), ("run.png", "bad-value"), ("/proc/a.png", "unwritable")]
+)
+def test_where_nothing_can_be_written_is_refused_before_anything_is_read(tmp_path: Path, out: str, code: str) -> None:
+    (tmp_path / "run.png").mkdir()
+    with run_refused("--out ", out, code=code):
+        sample("no weights", SampleConfig(out=str(tmp_path / out)))
 
 
 def refused(where: Path | str, out: Path | str = "x.png", **settings: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, training_lines
-from helpers.runs import Capture, MonkeyPatch, assert_user_error
+from helpers.runs import Capture, MonkeyPatch, assert_user_error, refused
 from helpers.runs import Run as Command
 from rich.console import Console
 from safetensors.torch import save_file
@@ -532,6 +532,35 @@ def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypat
     run_command("report", str(run))
     assert len(asked) == 1
     assert "7.77" in (run / "report.html").read_text()
+
+
+def test_page_that_can_not_be_written_is_refused_before_the_run_is_measured(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    def evaluate(where: str, config: object) -> None:
+        pytest.fail("measured first")
+
+    monkeypatch.setattr("distgan.evaluation.evaluate.evaluate", evaluate)
+    runs = [str(make_run(tmp_path / name, kind)) for name, kind in (("run", "C-GAN"), ("other", "GAN"))]
+    for words in (["report", runs[0]], ["compare", *runs]):
+        with refused("--out /proc/page.html", code="unwritable"):
+            run_command(*words, "--out", "/proc/page.html")
+    (tmp_path / "run" / "report.html").write_text("precious")
+    with refused("report.html", code="exists"):
+        run_command("report", runs[0])
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "report.html").symlink_to("/proc/page.html")
+    with refused("report.html", code="unwritable"):
+        run_command("report", runs[0])
+
+
+def test_page_is_written_behind_a_link(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "report.html").symlink_to(tmp_path / "page.html")
+    for _ in range(2):
+        page(run)
+        assert (run / "report.html").is_symlink()
+        assert (tmp_path / "page.html").read_bytes().startswith(b"<!doctype html>")
 
 
 def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
