@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -212,9 +212,10 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
     """`work(chunk)` gives tensors of CHUNK rows; all of them in their order, (num, ...), on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
     with _workers(runtime) as pool:
-        own = list(pool.map(work, range(rank, num_chunks, size)))
-    if size == 1:
-        return [torch.cat(each)[:num] for each in zip(*own, strict=True)]
+        results = pool.map(work, range(rank, num_chunks, size))
+        if size == 1:
+            return _joined(results, num)
+        own = list(results)
     # Of the last round some ranks have none, and send what nobody looks at.
     fill = own[0] if own else work(0)
     own += [fill] * (-(-num_chunks // size) - len(own))
@@ -223,6 +224,18 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
         gathered = runtime.all_gather(torch.stack(each).to(runtime.device)).cpu()  # (W, rounds, CHUNK, ...)
         found.append(gathered.transpose(0, 1).flatten(0, 2)[:num])
     return found
+
+
+def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
+    """Return the first `num` rows of all parts, each of which is let go when it is copied."""
+    whole: list[Tensor] = []
+    start = 0
+    for part in parts:
+        whole = whole or [each.new_empty(num, *each.shape[1:]) for each in part]
+        for rows, each in zip(whole, part, strict=True):
+            rows[start : start + CHUNK] = each[: num - start]
+        start += CHUNK
+    return whole
 
 
 def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:

@@ -105,8 +105,8 @@ def _digits(quality: Quality) -> Table:
         number = each.agreement or each.share
         interval = f"{number.low:.1%} to {number.high:.1%}"
         colour = _COLOURS[each.verdict]
-        row = (str(each.digit), f"{number.value:.1%}", interval, *_sample(each), f"[{colour}]{each.verdict}[/]")
-        table.add_row(*row)
+        numbers = ("", "") if each.verdict == "not asked for" else (f"{number.value:.1%}", interval)
+        table.add_row(str(each.digit), *numbers, *_sample(each), f"[{colour}]{each.verdict}[/]")
     return table
 
 
