@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from distgan.checkpoint.export import Loaded, load_generator
 from distgan.config.command_settings import EvalConfig
-from distgan.config.flags import paths_by
+from distgan.config.fields import rules
+from distgan.config.flags import flags_of
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
@@ -126,13 +127,14 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.path.stem == "generator_ema", "seed": config.seed}
     # Those that shape the numbers.
-    values = {key: getattr(config, key) for (key,) in paths_by(EvalConfig, "on_resume", "confirm")}
+    shaping = [flag for flag in flags_of(EvalConfig) if rules(flag.field).on_resume == "confirm"]
+    values = {flag.name: getattr(config, flag.path[0]) for flag in shaping}
     flags = [
-        f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
-        for key, value in values.items()
+        f"{name} {shlex.quote(str(value))}"
+        for name, value in values.items()
         if not isinstance(value, bool) and value not in (None, 0)
     ]
-    flags += [f"--no-{key.replace('_', '-')}" for key, value in values.items() if value is False]
+    flags += [f"--no-{name[2:]}" for name, value in values.items() if value is False]
     return Source(
         what=where,
         sha256=subject.sha256,

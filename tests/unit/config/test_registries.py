@@ -15,7 +15,7 @@ from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, Throughp
 from distgan.config import registry
 from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import Rules, Section, rules, setting
-from distgan.config.flags import Parser, add_flags, flags_of, from_flags, paths_by, read_file
+from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_settings, paths_by, read_file
 from distgan.config.presets import training_of
 from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
@@ -237,3 +237,5 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
     command = source_of("a b", subject, config, data, data, jury).command
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
+    words = source_of("a", subject, EvalConfig(pixel_range="unit"), data, data, jury).command.split()
+    assert parse_settings(Parser(), words[3:], EvalConfig)[1] == EvalConfig(pixel_range="unit"), "its own flag"
