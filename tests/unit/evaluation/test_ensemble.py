@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import MonkeyPatch, Run, refused
+from helpers.runs import MonkeyPatch, Run, assert_user_error, refused
 from safetensors.torch import load_file, save_file
 
 from distgan.errors import UserError
@@ -89,6 +89,13 @@ def test_judges_of_other_data_that_were_named_are_told(judges: Path) -> None:
     assert notice is not None
     assert "kmnist" in notice
     assert load_jury("kmnist", torch.device("cpu"), str(judges)).notice is None
+
+
+def test_judges_of_other_data_are_not_replaced(distgan: Run, judges: Path) -> None:
+    before = {path.name: path.read_bytes() for path in judges.iterdir()}
+    result = distgan("judge", "train", "--data", "digits", "--out", judges)
+    assert_user_error(result, f"--out {judges}: holds judges of 'mnist'", code="exists")
+    assert {path.name: path.read_bytes() for path in judges.iterdir()} == before
 
 
 def test_judges_of_other_data_come_from_the_cache(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
