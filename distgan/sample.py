@@ -122,17 +122,19 @@ def _write_arrays(
     file: BinaryIO, parts: Iterable[tuple[np.ndarray, np.ndarray]], num: int, notice: str | None, *, with_labels: bool
 ) -> None:
     """Write an .npz as numpy does, but while images are drawn: of `num` only a part is in memory."""
-    labels = []
+    # In one piece: small arrays that are kept between large ones that are freed would keep the memory of these.
+    labels, start = np.empty(num, np.uint8), 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.comment = _MARK
         with _array(archive, "images", (num, 28, 28), np.uint8) as member:
             for images, digits in parts:
                 member.write(images.tobytes())
-                labels.append(digits)
+                labels[start : start + len(digits)] = digits
+                start += len(digits)
         if with_labels:
             with _array(archive, "labels", (num,), np.int64) as member:
-                for digits in labels:
-                    member.write(digits.astype(np.int64).tobytes())
+                for first in range(0, num, CHUNK):
+                    member.write(labels[first : first + CHUNK].astype(np.int64).tobytes())
         if notice:
             text = np.array(notice)
             with _array(archive, "notice", (), text.dtype) as member:

@@ -172,6 +172,14 @@ def test_arrays_are_written_while_they_are_drawn(tmp_path: Path, monkeypatch: Mo
     assert most <= CHUNK
 
 
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """By a real network, between whose large tensors nothing small may be kept."""
+    run = weights(tmp_path / "run")
+    draw(run, tmp_path / "a.npz", num=1_000)
+    with at_most(10):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=8_000))
+
+
 def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     run, parts = weights(tmp_path / "run"), iter([np.zeros((CHUNK, 28, 28), np.uint8)])
 
