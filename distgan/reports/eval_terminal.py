@@ -106,14 +106,19 @@ def _digits(quality: Quality) -> Table:
         interval = f"{number.low:.1%} to {number.high:.1%}"
         colour = _COLOURS[each.verdict]
         numbers = ("", "") if each.verdict == "not asked for" else (f"{number.value:.1%}", interval)
-        table.add_row(str(each.digit), *numbers, *_sample(each), f"[{colour}]{each.verdict}[/]")
+        verdict = each.verdict.removesuffix(" for")  # at 80 columns
+        table.add_row(str(each.digit), *numbers, *_sample(each), f"[{colour}]{verdict}[/]")
     return table
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value < 99.995 else f"{value:.0f}"
 
 
 def _sample(each: Digit) -> tuple[str, str, str]:
     if each.sample is None:
         return "", "", ""
-    fcd = "" if each.sample.fcd is None else f"{each.sample.fcd.value:.2f}"
-    floor = "" if each.real.fcd is None else f" ({each.real.fcd.value:.2f})"
+    fcd, floor = ("" if fcd is None else _short(fcd.value) for fcd in (each.sample.fcd, each.real.fcd))
+    floor = floor and f" ({floor})"
     coverage = f"{each.sample.coverage.value:.2f} ({each.real.coverage.value:.2f})"
     return f"{each.sample.recognisable.value:.1%}", fcd + floor, coverage

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, training_lines
+from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, sample_of, training_lines
 from helpers.runs import Capture, MonkeyPatch, assert_user_error, refused
 from helpers.runs import Run as Command
 from rich.console import Console
@@ -195,14 +195,19 @@ def test_a_cluster_is_no_label(tmp_path: Path, name: str, family: str, target: s
 
 
 @pytest.mark.parametrize("verdict", get_args(Verdict))
-def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Capture) -> None:
+def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
     """Of digits that nobody asked for too: the images of an .npz are what they are."""
     each = quality_of().per_digit[3]
     unasked = {"agreement": share(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
     digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | unasked)]
-    found = quality_of(per_digit=digits + quality_of().per_digit[4:])
+    wide = {"sample": sample_of(113.44), "real": sample_of(12.345), "agreement": about(0.953, 0.02)}
+    rest = [digit.model_copy(update=wide) for digit in quality_of().per_digit[4:]]
+    found = quality_of(per_digit=digits + rest)
+    monkeypatch.setenv("COLUMNS", "80")
     show_evaluation(found, tmp_path)
-    assert capsys.readouterr().out.count(verdict) > (verdict != "made well")
+    text = capsys.readouterr().out
+    assert verdict in text
+    assert "…" not in text
     run = make_run(tmp_path / "run", quality=found)
     assert verdict in page(run)
     assert table_of(run, make_run(tmp_path / "other", "GAN"))[1]
