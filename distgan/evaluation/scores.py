@@ -110,8 +110,9 @@ def measure_fcd(features: Tensor, other: Moments, *, num_draws: int, seed: int =
     rng, draws = np.random.default_rng(seed), []
     for start in range(0, num_draws, _DRAWN_TOGETHER):
         num = min(_DRAWN_TOGETHER, num_draws - start)
-        rows = torch.from_numpy(rng.integers(n, size=(num, n)))
-        counts = torch.zeros(num, n).double().scatter_add_(1, rows, torch.ones(num, n).double())
+        counts = torch.empty(num, n).double()
+        for count, rows in zip(counts, rng.integers(n, size=(num, n)), strict=True):
+            count.copy_(torch.bincount(torch.from_numpy(rows), minlength=n))
         draws.append(distance(moments(features, counts), other, root).numpy())
     return redrawn(value, np.concatenate(draws))
 
