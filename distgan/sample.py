@@ -78,7 +78,7 @@ def _words(num_images: int, path: Path, out: Path, notice: str | None) -> str:
 
 
 def _check_size(suffix: str, config: SampleConfig, columns: int) -> None:
-    """Raises UserError for a picture that nobody could open."""
+    """Raise UserError for a picture that viewers do not open."""
     if suffix == ".gif" and config.num * WALK_STEPS > _MAX_FRAMES:
         most = _MAX_FRAMES // WALK_STEPS
         raise UserError(f"--num {config.num}: too many for an animation; allowed: at most {most:,} walks in a .gif")

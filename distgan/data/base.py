@@ -100,7 +100,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
         )
     warnings = [
         _check_sum(found, sums, name, is_named, rule, mend)
-        for found, (_, sums) in zip((images, labels), source.files(), strict=True)
+        for found, (_, *sums) in zip((images, labels), source.files(), strict=True)
     ]
     warning = next(filter(None, reversed(warnings)), None)
 
@@ -123,30 +123,29 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
     """
     if found.sums & set(published):
         return None
-    for other, sums in _published():
+    for other, *sums in _published():
         if found.sums & set(sums):
             raise UserError(
                 f"{found.path}: its md5 is that of {other}; allowed: the files of {name}, each in its place",
                 code="bad-data",
             )
-    # Of some sets the packed files alone have a published sum, with which an unpacked one can't be compared.
-    is_comparable = len(published) > (found.path.suffix != ".gz")
+    unpacked, packed = published
     differs = f"{found.path}: its md5 {found.md5} " + (
-        f"is not the published {published[0]}"
-        if is_comparable
-        else f"can't be compared: no sum is published but that of {found.path.name}.gz"
+        f"is not the published {unpacked}"
+        if unpacked
+        else f"can't be compared: the only published sum is {packed or 'none'}, of the packed file"
     )
-    if rule == "require" or (rule == "auto" and is_comparable and not is_named):
+    if rule == "require" or (rule == "auto" and unpacked and not is_named):
         raise UserError(f"{differs}; {mend}, or take it as it is with --data-md5 accept", code="bad-data")
     return f"{differs}; taken as it is (--data-md5 require refuses it)" if is_named or rule == "accept" else None
 
 
-def _published() -> Iterator[tuple[str, list[str]]]:
+def _published() -> Iterator[tuple[str, ...]]:
     """Each file of a published set in words, with its sums."""
     for sources in (SOURCES, TEST_SOURCES):
         for name, source in sources.items():
-            yield from ((f"{name}'s {file}", sums) for file, sums in source.files())
-    yield from ((name, sums.split()) for name, sums in OTHERS.items())
+            yield from ((f"{name}'s {file}", *sums) for file, *sums in source.files())
+    yield from ((name, *sums.split()) for name, sums in OTHERS.items())
 
 
 def digits_source(config: DataConfig, split: Split) -> Dataset:

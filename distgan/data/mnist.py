@@ -53,10 +53,9 @@ class Source(NamedTuple):
             packed_md5=self.test_packed_md5,
         )
 
-    def files(self) -> list[tuple[str, list[str]]]:
-        """Return the names of both files, each with its published sums: unpacked, packed."""
-        sums = zip(self.md5 or ("", ""), self.packed_md5, strict=True)
-        return [(name, [md5 for md5 in own if md5]) for name, own in zip((self.images, self.labels), sums, strict=True)]
+    def files(self) -> list[tuple[str, str, str]]:
+        """Return the names of both files, each with its published sums: unpacked and packed, "" where there is none."""
+        return list(zip((self.images, self.labels), self.md5 or ("", ""), self.packed_md5, strict=True))
 
 
 MNIST = Source(
@@ -189,7 +188,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 class _LocalFiles(urllib.request.FileHandler):
-    """Of a file:// address torchvision asks for the length as of any other."""
+    """Give the response to a file:// address a length, for which torchvision asks."""
 
     def file_open(self, req: urllib.request.Request) -> Any:
         response: Any = super().file_open(req)
@@ -199,7 +198,7 @@ class _LocalFiles(urllib.request.FileHandler):
 
 @contextmanager
 def _fetching() -> Iterator[None]:
-    """torchvision waits for ever for a mirror that accepts and says nothing."""
+    """Limit each wait for a mirror, which torchvision does not, and let it read file:// addresses."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     urllib.request.install_opener(urllib.request.build_opener(_LocalFiles))
