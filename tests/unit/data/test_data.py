@@ -245,6 +245,12 @@ def test_require_means_something_where_packed_files_alone_have_a_sum(tmp_path: P
         load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
     assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
     assert "can't be compared" in str(load(tmp_path / "data", name="kmnist", md5="auto").warning)
+    for file in (IMAGES, LABELS):  # packed anew: the same contents under another sum
+        (raw / f"{file}.gz").write_bytes(gzip.compress((raw / file).read_bytes(), 1))
+        (raw / file).unlink()
+    assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
+    with refused(f"KMNIST/raw/{IMAGES}.gz", "can't be compared", code="bad-data"):
+        load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
 
 
 def test_download_keeps_the_files_that_have_a_sum(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
