@@ -1,36 +1,56 @@
 """`distgan sample`: images of a trained generator, as a grid, an animation or arrays."""
 
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor, nn
 
 from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.errors import UserError, print_line
 from distgan.models.base import labels_for
-from distgan.models.sampling import generate, sample_z
+from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
-from distgan.utils.figures import grid, save_gif
-from distgan.utils.files import write_whole
-from distgan.utils.paths import user_path
+from distgan.utils.figures import GAP, SCALE, TEXT_HEIGHT, grid, save_gif
+from distgan.utils.files import output_file, write_whole
 
 WALK_STEPS = 10
+
+# In each file that is written here: another may take its place.
+_MARK = b"distgan sample"
+# Of a picture: what viewers open, browsers and Pillow among them.
+_MAX_SIDE, _MAX_PIXELS = 65_535, 89_478_485
+_MAX_FRAMES = 2_000  # of an animation, which are in memory together
 
 
 def sample(where: str, config: SampleConfig) -> str:
     """Draws and writes what `config` asks for from the run or weights at `where`; says what it wrote.
 
-    Raises UserError for weights that can't be used, and for what these weights can't draw.
+    Raises UserError for weights that can't be used, for what these weights can't draw, and for a file that is not
+    to be replaced.
     """
-    out = user_path(config.out, "--out")
-    if out.suffix not in (".png", ".gif", ".npz"):
-        raise UserError(f"--out {config.out}: ends in {out.suffix or 'nothing'}; allowed: .png, .gif, .npz")
-    if out.suffix == ".gif" and not config.interpolate:
+    suffix = Path(config.out).suffix
+    if suffix not in (".png", ".gif", ".npz"):
+        raise UserError(f"--out {config.out}: ends in {suffix or 'nothing'}; allowed: .png, .gif, .npz")
+    if suffix == ".gif" and not config.interpolate:
         raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
+    if config.digits == []:
+        raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
+    digits = torch.tensor(config.digits or list(range(10)))
+    num_images = config.num * (WALK_STEPS if config.interpolate else 1)
+    # A column for each digit, or several.
+    columns = WALK_STEPS if config.interpolate else len(digits) * max(1, 10 // len(digits))
+    columns = min(columns, num_images)
+    _check_size(suffix, config, columns)
+    out = output_file(config.out, _MARK, "image or .npz that distgan sample wrote")
     device = device_named(config.device)
     generator, run, notice, path, _, warnings = load_generator(where, ema=config.ema)
     for warning in warnings:
@@ -38,38 +58,98 @@ def sample(where: str, config: SampleConfig) -> str:
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
         raise UserError("--digits: these weights know no labels; allowed: without --digits, or a cgan's weights")
-    if config.digits == []:
-        raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
 
-    latent_shape: Any = generator.latent_shape
-    digits = torch.tensor(config.digits or list(range(10)))
-    # A walk needs a point more than it has legs.
-    num_points = config.num + config.interpolate
-    z, labels = (sample_z(num_points, latent_shape, config.seed), digits[torch.arange(num_points) % len(digits)])
-    given = labels_for(generator, z, labels)
-    if config.interpolate:
-        num_labels = run.model.num_labels or 10
-        z, given = walk(z, slerp), walk(F.one_hot(given, num_labels).float(), torch.lerp)
-        labels = walk(F.one_hot(labels, 10).float(), torch.lerp).argmax(1)
-    images = generate(generator.to(device), z, given)
-
-    if out.suffix == ".npz":
-        arrays: dict[str, Any] = {"images": images}
-        arrays |= {"labels": labels.numpy()} if is_conditional else {}
-        arrays |= {"notice": np.array(notice)} if notice else {}
-        write_whole(out, lambda file: np.savez_compressed(file, **arrays))
-    elif out.suffix == ".gif":
+    parts = _draw(generator.to(device), config, digits, run.model.num_labels or 10)
+    if suffix == ".npz":
+        write_whole(out, lambda file: _write_arrays(file, parts, num_images, notice, with_labels=is_conditional))
+        return _words(num_images, path, out, notice)
+    images, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
+    if suffix == ".gif":
         frames = [grid(image[None], 1, caption=notice, scale=8) for image in images]
-        write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1))
+        write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
-        # A column for each digit, or several.
-        columns = WALK_STEPS if config.interpolate else len(digits) * max(1, 10 // len(digits))
-        columns = min(columns, len(images))
         heads = labels[:columns].tolist() if is_conditional and not config.interpolate else ()
-        picture = grid(images, columns, heads=heads, caption=notice)
-        write_whole(out, lambda file: picture.save(file, "png"))
-    warning = f"; trained on {notice}" if notice else ""
-    return f"{len(images):,} images by {path} in {out}{warning}"
+        picture, info = grid(images, columns, heads=heads, caption=notice), PngInfo()
+        info.add_text("Software", _MARK.decode())
+        write_whole(out, lambda file: picture.save(file, "png", pnginfo=info))
+    return _words(num_images, path, out, notice)
+
+
+def _words(num_images: int, path: Path, out: Path, notice: str | None) -> str:
+    return f"{num_images:,} images by {path} in {out}{f'; trained on {notice}' if notice else ''}"
+
+
+def _check_size(suffix: str, config: SampleConfig, columns: int) -> None:
+    """Raise UserError for a picture that viewers do not open."""
+    if suffix == ".gif" and config.num * WALK_STEPS > _MAX_FRAMES:
+        most = _MAX_FRAMES // WALK_STEPS
+        raise UserError(f"--num {config.num}: too many for an animation; allowed: at most {most:,} walks in a .gif")
+    if suffix != ".png":
+        return
+    cell = 28 * SCALE + GAP
+    width = columns * cell + GAP
+    if width > _MAX_SIDE:
+        raise UserError(
+            f"--digits: names {columns:,}, a column for each; allowed: at most {_MAX_SIDE // cell:,} in a .png, or any "
+            "number in an .npz"
+        )
+    num_rows = (min(_MAX_SIDE, _MAX_PIXELS // width) - 3 * TEXT_HEIGHT) // cell
+    most = num_rows * (1 if config.interpolate else columns)
+    if config.num > most:
+        raise UserError(
+            f"--num {config.num}: too many for a picture that can be opened; allowed: at most {most:,} in a .png, or "
+            "any number in an .npz"
+        )
+
+
+def _draw(
+    generator: nn.Module, config: SampleConfig, digits: Tensor, num_labels: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield images (N, 28, 28) uint8 and their labels (N,) uint8, N at most CHUNK: all of them, in their order."""
+    latent_shape: Any = generator.latent_shape
+    size = CHUNK // WALK_STEPS if config.interpolate else CHUNK
+    for start in range(0, config.num, size):
+        # A walk needs a point more than it has legs.
+        num_points = min(size, config.num - start) + config.interpolate
+        z = sample_z(num_points, latent_shape, config.seed, start)
+        labels = digits[(start + torch.arange(num_points)) % len(digits)]
+        given = labels_for(generator, z, labels)
+        if config.interpolate:
+            z, given = walk(z, slerp), walk(F.one_hot(given, num_labels).float(), torch.lerp)
+            labels = walk(F.one_hot(labels, 10).float(), torch.lerp).argmax(1)
+        yield generate(generator, z, given), labels.to(torch.uint8).numpy()
+
+
+def _write_arrays(
+    file: BinaryIO, parts: Iterable[tuple[np.ndarray, np.ndarray]], num: int, notice: str | None, *, with_labels: bool
+) -> None:
+    """Write an .npz as numpy does, but while images are drawn: of `num` only a part is in memory."""
+    # In one piece: small arrays that are kept between large ones that are freed would keep the memory of these.
+    labels, start = np.empty(num, np.uint8), 0
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = _MARK
+        with _array(archive, "images", (num, 28, 28), np.uint8) as member:
+            for images, digits in parts:
+                member.write(images.tobytes())
+                labels[start : start + len(digits)] = digits
+                start += len(digits)
+        if with_labels:
+            with _array(archive, "labels", (num,), np.int64) as member:
+                for first in range(0, num, CHUNK):
+                    member.write(labels[first : first + CHUNK].astype(np.int64).tobytes())
+        if notice:
+            text = np.array(notice)
+            with _array(archive, "notice", (), text.dtype) as member:
+                member.write(text.tobytes())
+
+
+@contextmanager
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: Any) -> Iterator[IO[bytes]]:
+    """Open a member for the values of an array, behind its header."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        yield member
 
 
 def walk(points: Tensor, between: Any) -> Tensor:

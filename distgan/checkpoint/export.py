@@ -41,9 +41,11 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     """G of a run, a weights folder, a checkpoint or a file; the moving average where there is one and `ema`.
 
     A run that has no weights yet gives those of its newest whole checkpoint. Raises UserError for what is
-    missing, damaged, or weights of another network than the config beside them.
+    missing, damaged, non-finite, or weights of another network than the config beside them.
     """
     path = user_path(where)
+    if not ema and path.stem == "generator_ema" and path.is_file():
+        raise UserError(f"--no-ema: {where} is the moving average; allowed: generator.safetensors, or without --no-ema")
     names = ["generator_ema", "generator"] if ema else ["generator"]
     if (path / MANIFEST).exists():
         return _of_checkpoint(*read_named(path), names)
@@ -64,11 +66,14 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
             f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a .safetensors file",
             code="not-found",
         )
+    if not path.is_file():  # of a pipe a reader would wait for ever
+        raise UserError(f"{path}: is no regular file; allowed: a .safetensors file", code="bad-data")
     config_path = path.parent / "config.json"
     config = Config.model_validate(read_file(config_path, str(config_path)))
     tensors, metadata = read_tensors(path)
     step = metadata.get("step", "")
-    return _loaded(tensors, config, metadata.get("notice"), path, int(step) if step.isdecimal() else None, [])
+    is_number = step.isdecimal() and len(step) < 16
+    return _loaded(tensors, config, metadata.get("notice"), path, int(step) if is_number else None, [])
 
 
 def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from distgan.config.flags import Parser
     from distgan.reports.options import CompareConfig, ReportConfig
 
-# In the head of each page: a later one may take its place.
-_MARK = b'name="generator" content="distgan'
-
 
 def train(parser: "Parser", argv: list[str]) -> None:
     from distgan.config.flags import add_flags, from_flags
@@ -115,21 +112,12 @@ def _page(out: str | None) -> Path | None:
     """Return where to write, checked before minutes are spent on measuring. Raises UserError."""
     if out is None:
         return None
-    path = user_path(out, "--out")
-    if path.suffix not in (".html", ".htm"):
-        raise UserError(f"--out {out}: ends in {path.suffix or 'nothing'}; allowed: a file that ends in .html")
-    if path.is_dir():
-        raise UserError(f"--out {out}: is a folder; allowed: a file that ends in .html")
-    if path.exists() and _MARK not in path.read_bytes()[:2000]:
-        raise UserError(
-            f"--out {out}: is there already, and no page of distgan's; allowed: a new file, or one of those",
-            code="exists",
-        )
-    if not path.parent.is_dir():
-        raise UserError(
-            f"--out {out}: there is no folder {path.parent}; allowed: a file in one that is there", code="not-found"
-        )
-    return path
+    suffix = Path(out).suffix
+    if suffix not in (".html", ".htm"):
+        raise UserError(f"--out {out}: ends in {suffix or 'nothing'}; allowed: a file that ends in .html")
+    from distgan.reports.report import page_file
+
+    return page_file(out)
 
 
 def checkpoint(action: str, where: Path, other: str | None) -> None:

@@ -1,5 +1,7 @@
 """What can be set of the commands that are no training run."""
 
+from typing import Literal
+
 from distgan.config.fields import Digits, Section, free, setting
 from distgan.config.schema import DataName, Device, data_dir_setting, device_setting
 
@@ -80,6 +82,12 @@ class EvalConfig(Section):
         None, "the real data to compare with; unset: what the run was trained on, mnist for an .npz"
     )
     download: bool = free(True, "download real data that is missing")
+    pixel_range: Literal["unit", "signed", "byte"] | None = setting(
+        None,
+        "what the pixels of an .npz are: unit is 0 to 1, signed -1 to 1, byte 0 to 255; what lies beyond is clipped. "
+        "Unset: by their values, where these tell",
+        flag="range",
+    )
     judges: str | None = setting(None, "folder of other judges; unset: those of distgan, or of the cache", min_length=1)
     gan_train: bool = setting(
         True, "C-GAN: train a classifier on the images, and one on real ones, and test both on real ones"

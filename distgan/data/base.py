@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from distgan.config.registry import DATASETS, Lazy
 from distgan.config.schema import DataConfig
-from distgan.data.mnist import Source, download, read_idx
+from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
 
@@ -36,8 +37,8 @@ class Dataset(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """sha256 over images and labels, its first 16 digits."""
-        digest = hashlib.sha256(self.images.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data)
+        digest.update(np.ascontiguousarray(self.labels.numpy()).data)
         return digest.hexdigest()[:16]
 
 
@@ -56,7 +57,7 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
                 raise UserError("not downloaded, by --no-download", code="unavailable")
             if not may_download:
                 raise UserError("the first process of this machine could not download it", code="unavailable")
-            download(source.folder, folder, config, split)
+            download(source, folder, config, split)
         except UserError as error:
             if config.name == "auto":
                 return load_digits(f"no MNIST in {folder}, and {error}")
@@ -67,8 +68,7 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
                 "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits",
                 code="not-found",
             ) from error
-    accept_md5 = config.md5 == "accept" or (config.md5 == "auto" and is_named)
-    return read(name, source, folder, accept_md5, config.md5)
+    return read(name, source, folder, is_named, config.md5)
 
 
 def data_folder(config: DataConfig) -> tuple[Path, bool]:
@@ -85,7 +85,7 @@ def find(source: Source, folder: Path) -> Path | None:
     return None
 
 
-def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -> Dataset:
+def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> Dataset:
     """The set of a folder that holds it. Raises UserError for files that are not as they should be."""
     raw = find(source, folder)
     assert raw is not None
@@ -93,21 +93,18 @@ def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -
     # Whoever accepts other contents accepts another number of images with them.
     count = None if rule == "accept" else source.num_images
     columns = () if source.label_columns is None else (source.label_columns,)
-    images = read_idx(raw / source.images, (count, 28, 28), mend)
-    labels = read_idx(raw / source.labels, (len(images.values), *columns), mend)
+    packed = source.packed_md5 if source.md5 is None else ("", "")
+    images = read_idx(raw / source.images, (count, 28, 28), mend, packed[0])
+    labels = read_idx(raw / source.labels, (len(images.values), *columns), mend, packed[1])
     if len(images.values) < 2:
         raise UserError(
             f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}", code="bad-data"
         )
-
-    warning = None
-    files = (source.images, source.labels), (images.md5, labels.md5), source.md5 or (None, None)
-    for file, md5, published in zip(*files, strict=True):
-        if published and md5 != published:
-            differs = f"{raw / file}: its md5 {md5} is not the published {published}"
-            if not accept_md5:
-                raise UserError(f"{differs}; {mend}, or take it as it is with --data-md5 accept", code="bad-data")
-            warning = f"{differs}; taken as it is (--data-md5 require refuses it)"
+    warnings = [
+        _check_sum(found, sums, name, is_named, rule, mend)
+        for found, (_, *sums) in zip((images, labels), source.files(), strict=True)
+    ]
+    warning = next(filter(None, reversed(warnings)), None)
 
     classes = labels.values[:, 0] if columns else labels.values
     if classes.min() < 0 or classes.max() > 9:
@@ -115,10 +112,42 @@ def read(name: str, source: Source, folder: Path, accept_md5: bool, rule: str) -
             f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {mend}",
             code="bad-data",
         )
-    pixels = torch.from_numpy(images.values.copy())
+    pixels = torch.from_numpy(images.values)
     if source.is_transposed:
         pixels = pixels.mT.contiguous()
     return Dataset(name, pixels, torch.from_numpy(classes.astype(np.int64)), str(raw), warning=warning)
+
+
+def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, rule: str, mend: str) -> str | None:
+    """Return what to say of contents that are not known to be the published ones, or None.
+
+    Raises UserError for those of another set, and for unknown ones that the rule does not take.
+    """
+    if found.sums & set(published):
+        return None
+    for other, *sums in _published():
+        if found.sums & set(sums):
+            raise UserError(
+                f"{found.path}: its md5 is that of {other}; allowed: the files of {name}, each in its place",
+                code="bad-data",
+            )
+    unpacked, packed = published
+    differs = f"{found.path}: its md5 {found.md5} " + (
+        f"is not the published {unpacked}"
+        if unpacked
+        else f"can't be compared: the only published sum is {packed or 'none'}, of the packed file"
+    )
+    if rule == "require" or (rule == "auto" and unpacked and not is_named):
+        raise UserError(f"{differs}; {mend}, or take it as it is with --data-md5 accept", code="bad-data")
+    return f"{differs}; taken as it is (--data-md5 require refuses it)" if is_named or rule == "accept" else None
+
+
+def _published() -> Iterator[tuple[str, ...]]:
+    """Each file of a published set in words, with its sums."""
+    for sources in (SOURCES, TEST_SOURCES):
+        for name, source in sources.items():
+            yield from ((f"{name}'s {file}", *sums) for file, *sums in source.files())
+    yield from ((name, *sums.split()) for name, sums in OTHERS.items())
 
 
 def digits_source(config: DataConfig, split: Split) -> Dataset:

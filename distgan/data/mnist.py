@@ -6,12 +6,14 @@ import math
 import shutil
 import socket
 import tempfile
+import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -24,8 +26,8 @@ DOWNLOAD_TIMEOUT_S = 20
 class Source(NamedTuple):
     """Where torchvision's class of that name keeps its sets, and what must stand in them.
 
-    `md5`: of the unpacked files (images, labels), where they are published; torchvision knows those of the packed
-    ones, and checks them as it downloads.
+    `md5`: of the unpacked files (images, labels), where they are published; `packed_md5`: of the same with .gz behind
+    their name, which torchvision checks as it downloads (of EMNIST it checks the archive that they are in).
     """
 
     folder: str
@@ -36,23 +38,53 @@ class Source(NamedTuple):
     label_columns: int | None = None
     md5: tuple[str, str] | None = None
     test_md5: tuple[str, str] | None = None
+    packed_md5: tuple[str, str] = ("", "")
+    test_packed_md5: tuple[str, str] = ("", "")
     is_transposed: bool = False  # stored column by column, so that digits lie on their side
 
     def test(self) -> "Source":
         """Return what no network is trained on: the real images that quality is measured against."""
         files = [name.replace("train", "test" if "-train" in name else "t10k") for name in (self.images, self.labels)]
-        return self._replace(images=files[0], labels=files[1], num_images=self.num_test_images, md5=self.test_md5)
+        return self._replace(
+            images=files[0],
+            labels=files[1],
+            num_images=self.num_test_images,
+            md5=self.test_md5,
+            packed_md5=self.test_packed_md5,
+        )
+
+    def files(self) -> list[tuple[str, str, str]]:
+        """Return the names of both files, each with its published sums: unpacked and packed, "" where there is none."""
+        return list(zip((self.images, self.labels), self.md5 or ("", ""), self.packed_md5, strict=True))
 
 
 MNIST = Source(
     "MNIST",
     md5=("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
     test_md5=("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+    packed_md5=("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432"),
+    test_packed_md5=("9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
 )
-FASHION_MNIST = Source("FashionMNIST")
-KMNIST = Source("KMNIST")
+FASHION_MNIST = Source(
+    "FashionMNIST",
+    md5=("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
+    test_md5=("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
+    packed_md5=("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe"),
+    test_packed_md5=("bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
+)
+KMNIST = Source(
+    "KMNIST",
+    packed_md5=("bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344"),
+    test_packed_md5=("5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134"),
+)
 QMNIST = Source(
-    "QMNIST", "qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", num_test_images=60_000, label_columns=8
+    "QMNIST",
+    "qmnist-train-images-idx3-ubyte",
+    "qmnist-train-labels-idx2-int",
+    num_test_images=60_000,
+    label_columns=8,
+    packed_md5=("ed72d4157d28c017586c42bc6afe6370", "0058f8dd561b90ffdd0f734c6a30e5e4"),
+    test_packed_md5=("1394631089c404de565df7b7aeaf9412", "5b5b05890a5e13444e108efe57b788aa"),
 )
 EMNIST_DIGITS = Source(
     "EMNIST",
@@ -60,32 +92,63 @@ EMNIST_DIGITS = Source(
     "emnist-digits-train-labels-idx1-ubyte",
     num_images=240_000,
     num_test_images=40_000,
+    packed_md5=("d2662ecdc47895a6bbfce25de9e9a677", "2223fcfee618ac9c89ef20b6e48bcf9e"),
+    test_packed_md5=("a159b8b3bd6ab4ed4793c1cb71a2f5cc", "8afde66ea51d865689083ba6bb779fac"),
     is_transposed=True,
 )
 
+# Sets of torchvision that no name here stands for: the md5 of their packed images and labels, for training and test.
+OTHERS = {
+    "EMNIST byclass": "712dda0bd6f00690f32236ae4325c377 ee299a3ee5faf5c31e9406763eae7e43 "
+    "1435209e34070a9002867a9ab50160d7 7a0f934bd176c798ecba96b36fda6657",
+    "EMNIST bymerge": "4a792d4df261d7e1ba27979573bf53f3 491be69ef99e1ab1f5b7f9ccc908bb26 "
+    "8eb5d34c91f1759a55831c37ec2a283f c13f4cd5211cdba1b8fa992dae2be992",
+    "EMNIST balanced": "4041b0d6f15785d3fa35263901b5496b 7a35cc7b2b7ee7671eddf028570fbd20 "
+    "6818d20fe2ce1880476f747bbc80b22b acd3694070dcbf620e36670519d4b32f",
+    "EMNIST letters": "8795078f199c478165fe18db82625747 c16de4f1848ddcdddd39ab65d2a7be52 "
+    "382093a19703f68edac6d01b8dfdfcad d4108920cd86601ec7689a97f2de7f59",
+    "EMNIST mnist": "3663598a39195d030895b6304abb5065 6c092f03c9bb63e678f80f8bc605fe37 "
+    "fb51b6430fc4dd67deaada1bf25d4524 ae7f6be798a9a5d5f2bd32e078a402dd",
+}
 
-def download(name: str, folder: Path, config: DataConfig, split: str = "train") -> None:
-    """Lets torchvision's class of that name fill `folder/name/raw`. Raises UserError for whatever went wrong.
 
-    It downloads into a folder beside the final one, so that nothing half-fetched stays.
+def download(source: Source, folder: Path, config: DataConfig, split: str = "train") -> None:
+    """Let torchvision's class fill `folder/source.folder/raw`. Raises UserError for whatever went wrong.
+
+    It downloads into a folder beside the final one, so that nothing half-fetched stays. Packed files stay where
+    they alone have a published sum.
     """
+    name = source.folder
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
         raise UserError(f"torchvision, which downloads it, does not import ({error})", code="unavailable") from error
 
-    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeout():
+    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _fetching():
         arguments: dict[str, Any] = {"QMNIST": {"what": split}, "EMNIST": {"split": "digits"}}.get(name, {})
         try:
             _from_mirror(getattr(datasets, name), config)(temporary, download=True, **arguments)
-        except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, zlib.error, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"the download failed ({reason})", code="unavailable") from error
         raw = folder / name / "raw"
         raw.mkdir(parents=True, exist_ok=True)
-        for file in (Path(temporary) / name / "raw").iterdir():
-            if file.suffix not in (".gz", ".zip"):
+        fetched = Path(temporary) / name / "raw"
+        for archive in fetched.glob("*.zip"):  # EMNIST's, out of which torchvision leaves the unpacked files
+            _extract_packed(archive, source.images.partition("train")[0].partition("test")[0], fetched)
+        for file in fetched.iterdir():
+            if file.suffix != ".zip" and (file.suffix != ".gz" or source.md5 is None):
                 shutil.move(file, raw / file.name)
+
+
+def _extract_packed(archive: Path, prefix: str, folder: Path) -> None:
+    """Put the .gz members of an archive whose names start with `prefix` into `folder`."""
+    with zipfile.ZipFile(archive) as members:
+        for member in members.namelist():
+            name = member.rpartition("/")[2]
+            if name.startswith(prefix) and name.endswith(".gz"):
+                with members.open(member) as packed, (folder / name).open("wb") as file:
+                    shutil.copyfileobj(packed, file)
 
 
 def _from_mirror(dataset: type, config: DataConfig) -> type:
@@ -124,15 +187,26 @@ def _made(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
+class _LocalFiles(urllib.request.FileHandler):
+    """Give the response to a file:// address a length, for which torchvision asks."""
+
+    def file_open(self, req: urllib.request.Request) -> Any:
+        response: Any = super().file_open(req)
+        response.length = int(response.headers["Content-Length"])
+        return response
+
+
 @contextmanager
-def _timeout() -> Iterator[None]:
-    """torchvision waits for ever for a mirror that accepts and says nothing."""
+def _fetching() -> Iterator[None]:
+    """Limit each wait for a mirror, which torchvision does not, and let it read file:// addresses."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    urllib.request.install_opener(urllib.request.build_opener(_LocalFiles))
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
+        urllib.request.install_opener(None)  # the default one is made anew
 
 
 # -- MNIST's idx files, read with distrust: header, size and contents agree, or one clear error --
@@ -142,49 +216,77 @@ _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 
 
 class IdxFile(NamedTuple):
+    """`path` is the file that was read, packed or not; `sums` are its md5 and that of the unpacked bytes."""
+
     values: np.ndarray
+    path: Path
     md5: str
+    sums: set[str]
 
 
-def read_idx(path: Path, shape: tuple[int | None, ...], mend: str) -> IdxFile:
-    """The array of a file, or of its `.gz` twin, with the md5 of the unpacked bytes.
+def read_idx(path: Path, shape: tuple[int | None, ...], mend: str, packed_md5: str = "") -> IdxFile:
+    """Return the array of a file, or of its `.gz` twin: where that is the only one, or has the sum `packed_md5`.
 
     `shape` is what must stand there, None for a size that is left open; `mend` is what to do about a
-    file that does not hold it. Raises UserError. Nothing is allocated on the word of a header: the
-    bytes are read first, and a packed file is unpacked no further than `shape` allows.
+    file that does not hold it. Raises UserError. Nothing is allocated on the word of a header: a file is no
+    larger than it is, and a packed one is unpacked no further than `shape` allows.
     """
-    limit = 4 + 4 * len(shape) + 4 * math.prod(size or 1_000_000 for size in shape)
+    found = packed = path.with_name(path.name + ".gz")
     try:
-        if path.exists():
-            found, raw = path, path.read_bytes()
-        else:
-            found = path.with_name(path.name + ".gz")
-            with gzip.open(found) as file:
-                raw = file.read(limit + 1)
-    except (EOFError, gzip.BadGzipFile) as error:
+        is_there = path.exists()
+        sums = {_md5_of(packed)} if not is_there or (packed_md5 and packed.exists()) else set()
+        if is_there and packed_md5 not in sums:
+            found, sums = path, set()
+        with cast(Any, gzip.open(found) if found == packed else found.open("rb")) as file:
+            head = file.read(4 + 4 * len(shape))
+            dtype, stated = _header(head, shape, found, mend)
+            promised = dtype.itemsize * math.prod(stated)
+            most = dtype.itemsize * math.prod(size or 1_000_000 for size in shape)
+            data = _read_up_to(file, min(promised, path.stat().st_size if found == path else most))
+            num_more = len(file.read(1))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{found}: damaged ({error}); {mend}", code="bad-data") from error
     except OSError as error:
         raise not_readable(found, error, f"; {mend}") from error
+    size, due = len(head) + len(data), len(head) + promised
+    fault = f"cut short: {size:,} bytes where its header promises {due:,}" if len(data) < promised else ""
+    if num_more:
+        fault = f"too long: more than {size:,} bytes where its header promises {due:,}"
+    if fault:
+        raise UserError(f"{found}: {fault}; {mend}", code="bad-data")
+    md5 = hashlib.md5(head, usedforsecurity=False)
+    md5.update(data.data)
+    values = data.view(dtype).reshape(stated)
+    return IdxFile(values, found, md5.hexdigest(), sums | {md5.hexdigest()})
 
-    header = 4 + 4 * len(shape)
-    dtype = _TYPES.get(raw[2]) if len(raw) >= 4 else None
-    if len(raw) < header or raw[:2] != b"\0\0" or dtype is None or raw[3] != len(shape):
+
+def _header(head: bytes, shape: tuple[int | None, ...], path: Path, mend: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return the type and the shape that a header states. Raises UserError unless `shape` allows it."""
+    dtype = _TYPES.get(head[2]) if len(head) >= 4 else None
+    if len(head) < 4 + 4 * len(shape) or head[:2] != b"\0\0" or dtype is None or head[3] != len(shape):
         raise UserError(
-            f"{found}: starts with 0x{raw[:4].hex() or '(nothing)'}, which is no idx magic number for "
+            f"{path}: starts with 0x{head[:4].hex() or '(nothing)'}, which is no idx magic number for "
             f"{len(shape)} dimensions (0x000008{len(shape):02x}); {mend}",
             code="bad-data",
         )
-    stated = tuple(int(size) for size in np.frombuffer(raw, ">u4", count=len(shape), offset=4))
+    stated = tuple(int(size) for size in np.frombuffer(head, ">u4", count=len(shape), offset=4))
     if any(want is not None and want != size for want, size in zip(shape, stated, strict=True)):
         wanted = " x ".join("any" if size is None else f"{size}" for size in shape)
         raise UserError(
-            f"{found}: holds {' x '.join(map(str, stated))} values, expected {wanted}; {mend}", code="bad-data"
+            f"{path}: holds {' x '.join(map(str, stated))} values, expected {wanted}; {mend}", code="bad-data"
         )
-    promised = header + dtype.itemsize * math.prod(stated)
-    if len(raw) != promised:
-        fault = "cut short" if len(raw) < promised else "too long"
-        raise UserError(
-            f"{found}: {fault}: {len(raw):,} bytes where its header promises {promised:,}; {mend}", code="bad-data"
-        )
-    values = np.frombuffer(raw, dtype, offset=header).reshape(stated)
-    return IdxFile(values, hashlib.md5(raw, usedforsecurity=False).hexdigest())
+    return dtype, stated
+
+
+def _md5_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _read_up_to(file: Any, size: int) -> np.ndarray:
+    """Return the next `size` bytes of a file, or what there is. Memory that is not filled is never touched."""
+    data = np.empty(size, np.uint8)
+    num, view = 0, data.data
+    while num < size and (read := file.readinto(view[num : num + 2**20])):
+        num += read
+    return data[:num]

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -19,6 +19,7 @@ from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS, Judge, outputs_of
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
+from distgan.training.gan import check_finite, check_weights
 from distgan.utils.files import read_model, read_within
 from distgan.utils.paths import user_path
 
@@ -115,6 +116,8 @@ def load_jury(data: str, device: torch.device, folder: str | None = None) -> Jur
     """
     where, notice = _find(data, folder)
     record = read_record(where)
+    if folder is not None and record.data != data:
+        notice = f"the judges were trained on {record.data[:40]!r}, not on {data}"
     judges = [_load(where / f"{each.name}.safetensors", each).to(device) for each in record.judges]
     return Jury(judges, record, notice)
 
@@ -159,13 +162,15 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training goes on with
         judge = NETWORKS[record.name]()
+    where = f"{path}: holds no weights of the judge {record.name}"
     try:
-        judge.load_state_dict(load(data), assign=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: holds no weights of the judge {record.name} ({str(error).splitlines()[0]})", code="bad-data"
-        ) from error
-    return judge.eval()
+        tensors = load(data)
+    except SafetensorError as error:
+        raise UserError(f"{where} ({error})", code="bad-data") from error
+    check_weights(judge, tensors, where)
+    check_finite(tensors, where)
+    judge.load_state_dict(tensors, assign=True)
+    return judge.float().eval()
 
 
 # -- Work on many images, shared by the ranks in chunks: any number of ranks finds the same --
@@ -208,9 +213,10 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
     """`work(chunk)` gives tensors of CHUNK rows; all of them in their order, (num, ...), on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
     with _workers(runtime) as pool:
-        own = list(pool.map(work, range(rank, num_chunks, size)))
-    if size == 1:
-        return [torch.cat(each)[:num] for each in zip(*own, strict=True)]
+        results = pool.map(work, range(rank, num_chunks, size))
+        if size == 1:
+            return _joined(results, num)
+        own = list(results)
     # Of the last round some ranks have none, and send what nobody looks at.
     fill = own[0] if own else work(0)
     own += [fill] * (-(-num_chunks // size) - len(own))
@@ -219,6 +225,18 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
         gathered = runtime.all_gather(torch.stack(each).to(runtime.device)).cpu()  # (W, rounds, CHUNK, ...)
         found.append(gathered.transpose(0, 1).flatten(0, 2)[:num])
     return found
+
+
+def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
+    """Return the first `num` rows of all parts, each of which is let go when it is copied."""
+    whole: list[Tensor] = []
+    start = 0
+    for part in parts:
+        whole = whole or [each.new_empty(num, *each.shape[1:]) for each in part]
+        for rows, each in zip(whole, part, strict=True):
+            rows[start : start + CHUNK] = each[: num - start]
+        start += CHUNK
+    return whole
 
 
 def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:

@@ -47,6 +47,9 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     with _timed(seconds, "start"):
         subject = runtime.run_on_all_ranks(lambda: load_subject(where, config))
         folder = runtime.run_on_rank0(lambda: out_folder(where, config))
+        if subject.unused and runtime.is_main:
+            names = ", ".join(subject.unused)[:200]
+            print_line(f"warning: {where}: not used: {names}; allowed: images, labels, notice", error=True)
         data = data_config(subject, config)
         train, test = runtime.run_on_all_ranks(
             lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True

@@ -110,8 +110,9 @@ def measure_fcd(features: Tensor, other: Moments, *, num_draws: int, seed: int =
     rng, draws = np.random.default_rng(seed), []
     for start in range(0, num_draws, _DRAWN_TOGETHER):
         num = min(_DRAWN_TOGETHER, num_draws - start)
-        rows = torch.from_numpy(rng.integers(n, size=(num, n)))
-        counts = torch.zeros(num, n).double().scatter_add_(1, rows, torch.ones(num, n).double())
+        counts = torch.empty(num, n).double()
+        for count, rows in zip(counts, rng.integers(n, size=(num, n)), strict=True):
+            count.copy_(torch.bincount(torch.from_numpy(rows), minlength=n))
         draws.append(distance(moments(features, counts), other, root).numpy())
     return redrawn(value, np.concatenate(draws))
 
@@ -142,12 +143,13 @@ def density_and_coverage(real: Manifold, features: Tensor) -> tuple[Tensor, Tens
 
     Their means are density and coverage.
     """
-    density, covered = [], torch.zeros(len(real.radii), dtype=torch.bool)
-    for part in features.double().split(_ROWS):
-        inside = torch.cdist(part, real.features) <= real.radii
-        density.append(inside.sum(1).double() / K)
+    density, covered = torch.zeros(len(features)).double(), torch.zeros(len(real.radii), dtype=torch.bool)
+    for start in range(0, len(features), _ROWS):
+        rows = slice(start, start + _ROWS)
+        inside = torch.cdist(features[rows].double(), real.features) <= real.radii
+        density[rows] = inside.sum(1).double() / K
         covered |= inside.any(0)
-    return torch.cat(density) if density else torch.zeros(0).double(), covered
+    return density, covered
 
 
 class Nearest(NamedTuple):
@@ -161,9 +163,11 @@ def nearest(images: Tensor, others: Tensor) -> Nearest:
     """Of (M, 28, 28) among (N, 28, 28) uint8, both (M,)."""
     theirs = others.flatten(1).float()
     squares = theirs.square().sum(1)
-    found = []
-    for part in images.flatten(1).float().split(_ROWS):
+    # Not kept part by part: small tensors between large ones that are freed would keep their memory.
+    values, which = torch.empty(len(images)), torch.empty(len(images), dtype=torch.long)
+    for start in range(0, len(images), _ROWS):
+        rows = slice(start, start + _ROWS)
+        part = images[rows].flatten(1).float()
         table = (squares - 2 * part @ theirs.T) + part.square().sum(1, keepdim=True)
-        found.append(table.min(1))
-    values, which = (torch.cat(each) for each in zip(*found, strict=True))
+        values[rows], which[rows] = table.min(1)
     return Nearest((values.clamp(min=0) / theirs.shape[1]).sqrt(), which)

@@ -5,7 +5,9 @@ import json
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import active_children, get_context
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -13,9 +15,19 @@ from safetensors.torch import save
 from distgan.config.command_settings import JudgeConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
-from distgan.errors import CommandFailed, print_line
+from distgan.errors import CommandFailed, UserError, print_line
 from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
-from distgan.evaluation.ensemble import FORMAT, RECORD, SHIPPED, JudgeRecord, Recipe, Record, cache_folder, load_jury
+from distgan.evaluation.ensemble import (
+    FORMAT,
+    RECORD,
+    SHIPPED,
+    JudgeRecord,
+    Recipe,
+    Record,
+    cache_folder,
+    load_jury,
+    read_record,
+)
 from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.devices import device_named
 from distgan.utils.files import make_folder, write_whole
@@ -34,6 +46,7 @@ def train_judges(config: JudgeConfig) -> None:
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
     train, test = splits(load_dataset(data), data)
     folder = user_path(config.out, "--out") if config.out else cache_folder(train.name)
+    _check_free(folder, train.name)
     make_folder(folder)
     print_line(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
     # By the order of their names: another one as the reference changes no weights.
@@ -73,6 +86,18 @@ def train_judges(config: JudgeConfig) -> None:
     poor = [each.name for each in records if each.num_right < ENOUGH * len(test.images)]
     if train.name == "mnist" and poor:
         raise CommandFailed(f"{', '.join(poor)}: under {ENOUGH:.1%} of MNIST's test images right; more --epochs")
+
+
+def _check_free(folder: Path, data: str) -> None:
+    """Raise UserError for a folder with judges of other data."""
+    found = data
+    with suppress(UserError):  # none, or a record that nobody can read
+        found = read_record(folder).data
+    if found != data:
+        raise UserError(
+            f"--out {folder}: holds judges of {found[:40]!r}; allowed: a new folder, or one with judges of {data}",
+            code="exists",
+        )
 
 
 def _start() -> None:

@@ -10,9 +10,10 @@ from distgan.utils.counter_rng import mix
 CHUNK = 250
 
 
-def sample_z(num: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:
-    """z for samples, (num, *latent_shape) on the CPU: the same on every machine and for every `num`."""
-    return torch.cat([chunk_z(chunk, latent_shape, seed) for chunk in range(-(-num // CHUNK))])[:num]
+def sample_z(num: int, latent_shape: tuple[int, ...], seed: int, start: int = 0) -> Tensor:
+    """Return z of samples `start` to start + num, (num, *latent_shape) on the CPU: of each the same, always."""
+    first, end = start // CHUNK, -(-(start + num) // CHUNK)
+    return torch.cat([chunk_z(chunk, latent_shape, seed) for chunk in range(first, end)])[start - first * CHUNK :][:num]
 
 
 def chunk_z(chunk: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:

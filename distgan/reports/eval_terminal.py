@@ -7,11 +7,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from distgan.evaluation.schema import Digit, Estimate, Quality
+from distgan.evaluation.schema import Digit, Estimate, Quality, Verdict
 from distgan.reports.report2023 import NAME, claims_of
 from distgan.utils.terminal import TerminalConsole
 
-_COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red"}
+_COLOURS: dict[Verdict, str] = {
+    "made well": "green",
+    "made poorly": "yellow",
+    "missing": "bold red",
+    "not asked for": "dim",
+}
 _NUM_CONFUSIONS = 8
 
 
@@ -101,15 +106,20 @@ def _digits(quality: Quality) -> Table:
         number = each.agreement or each.share
         interval = f"{number.low:.1%} to {number.high:.1%}"
         colour = _COLOURS[each.verdict]
-        row = (str(each.digit), f"{number.value:.1%}", interval, *_sample(each), Text(each.verdict, colour))
-        table.add_row(*row)
+        numbers = ("", "") if each.verdict == "not asked for" else (f"{number.value:.1%}", interval)
+        verdict = each.verdict.removesuffix(" for")  # at 80 columns
+        table.add_row(str(each.digit), *numbers, *_sample(each), Text(verdict, colour))
     return table
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value < 99.995 else f"{value:.0f}"
 
 
 def _sample(each: Digit) -> tuple[str, str, str]:
     if each.sample is None:
         return "", "", ""
-    fcd = "" if each.sample.fcd is None else f"{each.sample.fcd.value:.2f}"
-    floor = "" if each.real.fcd is None else f" ({each.real.fcd.value:.2f})"
+    fcd, floor = ("" if fcd is None else _short(fcd.value) for fcd in (each.sample.fcd, each.real.fcd))
+    floor = floor and f" ({floor})"
     coverage = f"{each.sample.coverage.value:.2f} ({each.real.coverage.value:.2f})"
     return f"{each.sample.recognisable.value:.1%}", fcd + floor, coverage

@@ -15,11 +15,14 @@ from distgan.utils.files import finite, read_shapes
 
 _PIXELS, _CLASSES = 28 * 28, 10
 # What a network counts and averages, and does not learn.
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "cluster_counts")
 
 
 class Size(NamedTuple):
-    """`z` and `condition` are the numbers that G takes for an image; `d_condition` those that D takes of a label."""
+    """`z` and `condition` are the numbers that G takes for an image; `d_condition` those that D takes of a label.
+
+    `clusters`: of how many clusters of the training images both are told one: of all images, or of each digit's.
+    """
 
     z: int
     condition: int
@@ -27,10 +30,19 @@ class Size(NamedTuple):
     g_parameters: int
     d_parameters: int
     path: Path
+    clusters: int = 0
+    digits: int = 0  # whose clusters they are; 1: of all images alike
 
     @property
     def takes_labels(self) -> bool:
-        return self.condition > 0 or self.d_condition > 0
+        return self.digits > 1 if self.clusters else self.condition > 0 or self.d_condition > 0
+
+    @property
+    def told(self) -> str:
+        """What `condition` is of, in words."""
+        if not self.clusters:
+            return "the label"
+        return f"the label and one of its {self.clusters} clusters" if self.takes_labels else "a cluster of images"
 
 
 def size_of(run: Run) -> Size | None:
@@ -40,7 +52,8 @@ def size_of(run: Run) -> Size | None:
         if all(path.is_file() for path in files):
             g, d = (read_shapes(path) for path in files)
             z, condition = _inputs(run, g)
-            return Size(z, condition, _condition_of_d(d), _learnt(g), _learnt(d), folder)
+            digits, clusters = (*g.get("cluster_counts", []), 0, 0)[:2]
+            return Size(z, condition, _condition_of_d(d), _learnt(g), _learnt(d), folder, clusters, digits)
     return None
 
 
@@ -60,6 +73,8 @@ def _condition_of_d(shapes: dict[str, list[int]]) -> int:
     """A label joined to the flat image, or one with a layer of its own."""
     if "projection.weight" in shapes:
         return _CLASSES
+    if "embedding.weight" in shapes:
+        return shapes["embedding.weight"][-1]
     first = shapes.get("main.0.weight", [])
     return first[1] - _PIXELS if len(first) == 2 else 0
 

@@ -19,7 +19,8 @@ from distgan.reports.quality_view import view_of
 from distgan.reports.report2023 import claims_of
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run, train_command
 from distgan.reports.training_curves import curves_of, when
-from distgan.utils.files import write_whole
+from distgan.utils.files import output_file, write_whole
+from distgan.utils.paths import user_path
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -93,10 +94,18 @@ class Shown(NamedTuple):
     height: int
 
 
+def page_file(out: str | Path) -> Path:
+    """Return where a page is written. Raises UserError."""
+    return output_file(out, b'name="generator" content="distgan', "page of distgan's")
+
+
 def report(where: str, out: Path | None, config: ReportConfig) -> Path:
     """Writes the page; its path. Raises UserError."""
+    folder = user_path(where)
+    path = out or folder / "report.html"
+    if folder.is_dir():  # before minutes are spent on measuring
+        path = page_file(path)
     run = read_run(where, config)
-    path = out or run.folder / "report.html"
     write_page(path, "report.html", **page_of(run))
     return path
 

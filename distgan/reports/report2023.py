@@ -195,6 +195,10 @@ def _target(subject: Subject, claim: str, others: list[Subject]) -> Cell:
             return _not_measured("its weights can't be looked at", train_command(run))
         facts = f"G takes {size.z:,} numbers of noise, D the image alone"
         value, verdict = "no label enters", Verdict(True, "it trains without labels")
+        if size.clusters:
+            facts = (
+                f"G takes {size.z:,} numbers of noise, and both are told one of {size.clusters:,} clusters of images"
+            )
         if size.takes_labels:
             value, verdict = "a label enters", Verdict(False, "its weights have inputs for a label")
         return Cell(value, verdict, train_command(run, "--dry-run"), "exact", [facts])
@@ -214,7 +218,7 @@ def _input(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     run, size = subject.run, subject.size
     if size is None:
         return _not_measured("there are no whole weights yet", train_command(run))
-    value = f"{size.z:,} of noise" + (f" and {size.condition} of the label" if size.condition else "")
+    value = f"{size.z:,} of noise" + (f" and {size.condition} of {size.told}" if size.condition else "")
     more = [f"G {size.g_parameters:,} and D {size.d_parameters:,} parameters, counted in {size.path}"]
     is_so = size.takes_labels == (run.kind == "C-GAN")
     verdict = Verdict(is_so, "as the weights have it" if is_so else "the weights have it otherwise")

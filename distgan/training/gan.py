@@ -123,13 +123,15 @@ class Gan:
         for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
             own = below(tensors, name)
             with trained.whole():
-                refuse_other_weights(trained.bare, own, f"{where}: {name}")
+                _check_trained(trained.bare, own, f"{where}: {name}")
                 # Before the first step Adam has no moments, and so they are not in the file either.
                 adam = below(tensors, optim)
                 moments = _moments(adam, trained.bare, f"{where}: {optim}") if adam or step else []
             trained.load(own, moments)
         if self.ema:
-            load_weights(self.ema.network, below(tensors, "generator_ema"), f"{where}: generator_ema")
+            average = below(tensors, "generator_ema")
+            _check_trained(self.ema.network, average, f"{where}: generator_ema")
+            self.ema.network.load_state_dict(average)
         self.step = step
 
     def is_finite(self) -> bool:
@@ -176,28 +178,52 @@ def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) 
 
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Raises UserError for those of another network."""
-    refuse_other_weights(network, tensors, where)
+    """Load the weights to draw with. Raises UserError for those of another network, and for non-finite ones."""
+    check_weights(network, tensors, where)
+    check_finite(tensors, where)
     network.load_state_dict(tensors)
 
 
-def refuse_other_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Raises UserError that names the first tensor that is missing, of another shape or unknown."""
+def check_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Raise UserError that names the first tensor that is missing, unknown, or of another shape or kind of number.
+
+    Floating point numbers of another precision are taken.
+    """
     expected = network.state_dict()
     for key, value in expected.items():
         if key not in tensors:
             raise UserError(
                 f"{where}: lacks the tensor {key}; allowed: the weights of the network in its config", code="bad-data"
             )
-        if tensors[key].shape != value.shape:
+        found = tensors[key]
+        if found.shape != value.shape:
             raise UserError(
-                f"{where}: {key} has the shape {list(tensors[key].shape)}; the network in its config has "
-                f"{list(value.shape)}",
+                f"{where}: {key} has the shape {list(found.shape)}; the network in its config has {list(value.shape)}",
+                code="bad-data",
+            )
+        if found.dtype != value.dtype and not (found.is_floating_point() and value.is_floating_point()):
+            raise UserError(
+                f"{where}: {key} is of {str(found.dtype)[6:]}; the network in its config has {str(value.dtype)[6:]}",
                 code="bad-data",
             )
     for key in tensors:
         if key not in expected:
-            raise UserError(f"{where}: {key} is no tensor of the network in its config", code="bad-data")
+            raise UserError(f"{where}: {key[:80]!r} is no tensor of the network in its config", code="bad-data")
+
+
+def check_finite(tensors: dict[str, Tensor], where: str) -> None:
+    """Raise UserError that names the first tensor with a number that is NaN or infinite, in float32 too."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise UserError(
+                f"{where}: {key} has numbers that are NaN or infinite; allowed: finite ones", code="bad-data"
+            )
+
+
+def _check_trained(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Raise UserError for what no training can resume from: statistics of BatchNorm may be infinite, as in fp16."""
+    check_weights(network, tensors, where)
+    check_finite({key: tensors[key] for key, _ in network.named_parameters()}, where)
 
 
 def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list[dict[str, Tensor]]:
@@ -207,8 +233,10 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
         own = below(tensors, name)
         shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
         for key, shape in shapes.items():
-            if key not in own or own[key].shape != shape:
-                found = list(own[key].shape) if key in own else "not there"
+            if key not in own or own[key].shape != shape or not own[key].is_floating_point():
+                found = f"{list(own[key].shape)}" if key in own else "not there"
+                if key in own and not own[key].is_floating_point():
+                    found += f" of {str(own[key].dtype)[6:]}"
                 raise UserError(
                     f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}", code="bad-data"
                 )

@@ -76,10 +76,13 @@ def timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Ima
     return strip
 
 
-def save_gif(file: BinaryIO, frames: Sequence[Image.Image], frame_s: float, last_s: float) -> None:
+def save_gif(
+    file: BinaryIO, frames: Sequence[Image.Image], frame_s: float, last_s: float, comment: bytes = b""
+) -> None:
     """An endless animation that rests on its last frame."""
     durations = [round(1000 * frame_s)] * (len(frames) - 1) + [round(1000 * last_s)]
-    frames[0].save(file, "gif", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0)
+    options = {"comment": comment} if comment else {}
+    frames[0].save(file, "gif", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0, **options)
 
 
 def _one_line(text: str) -> str:

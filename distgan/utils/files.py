@@ -6,6 +6,7 @@ import math
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from distgan.errors import UserError, not_readable
 from distgan.utils.operating_system import open_regular, open_to_sync
+from distgan.utils.paths import user_path
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -250,6 +252,42 @@ def tensor_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return b"".join((len(text).to_bytes(8, "little"), text, data[start:]))
 
 
+def output_file(out: str | Path, mark: bytes, what: str) -> Path:
+    """Return the file that --out names, or that a link there points to. Raises UserError, before any work is done.
+
+    A file that is there is replaced only if it has `mark` in its first or last 2,000 bytes: it is `what`.
+    """
+    path = user_path(out, "--out")
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+        if path.is_symlink():
+            raise UserError(f"--out {out}: is a link to itself; allowed: a link to a file")
+    if path.is_dir():
+        raise UserError(f"--out {out}: is a folder; allowed: a file in one")
+    if path.exists() and not (path.is_file() and _has(path, mark)):
+        raise UserError(
+            f"--out {out}: is there already, and no {what}; allowed: a new file, or one of those", code="exists"
+        )
+    if not path.parent.is_dir():
+        raise UserError(
+            f"--out {out}: No such file or directory: there is no folder {path.parent}; allowed: a file in one that is "
+            "there",
+            code="not-found",
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        raise not_writable(out, error) from error
+
+
+def _has(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file:
+        head = file.read(2000)
+        file.seek(max(0, path.stat().st_size - 2000))
+        return mark in head or mark in file.read(2000)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
     with _safetensors(path) as file:
@@ -270,7 +308,8 @@ def _safetensors(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise not_readable(path, error) from error
     except SafetensorError as error:
-        raise UserError(f"{path}: is no whole safetensors file ({error})", code="bad-data") from error
+        reason = "".join(char for char in str(error)[:200] if char.isprintable())  # it quotes the file
+        raise UserError(f"{path}: is no whole safetensors file ({reason})", code="bad-data") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

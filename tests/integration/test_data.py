@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.runs import refused
 
 from distgan.config.schema import DataConfig
 from distgan.data.base import load_dataset
@@ -28,6 +29,15 @@ def test_real_mnist_is_what_torchvision_reads(mnist_dir: Path) -> None:
     assert torch.equal(ours.images, theirs.data)
     assert torch.equal(ours.labels, theirs.targets)
     assert ours.labels[0] == 5
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_real_mnist_is_refused_under_the_names_of_its_twins(mnist_dir: Path, name: str) -> None:
+    raw = mnist_dir / "MNIST" / "raw"
+    with refused(f"{raw}/train-", "its md5 is that of mnist's train-", name, code="bad-data"):
+        load_dataset(DataConfig(name=name, dir=str(raw), md5="accept"))
+    with refused(f"{raw}/t10k-", "its md5 is that of mnist's t10k-", name, code="bad-data"):
+        load_dataset(DataConfig(name=name, dir=str(raw)), "test")
 
 
 def test_real_test_set_is_what_torchvision_reads(mnist_dir: Path) -> None:

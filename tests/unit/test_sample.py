@@ -1,18 +1,30 @@
 """`distgan sample`: what it draws, and what it refuses."""
 
+import errno
+import io
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.made_up_runs import weights
+from helpers.memory import at_most
+from helpers.runs import MonkeyPatch
+from helpers.runs import refused as run_refused
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+import distgan.sample as sample_module
+from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.config.schema import ModelConfig
-from distgan.errors import UserError
+from distgan.errors import UserError, outcome_of
 from distgan.models.base import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
 from distgan.sample import WALK_STEPS, sample, slerp, walk
@@ -138,6 +150,144 @@ def test_notice_follows_the_weights(tmp_path: Path) -> None:
     assert "made of cheese" in sample(str(run), SampleConfig(out=str(tmp_path / "a.png")))
 
 
+# -- large requests: streamed into an .npz, and limited by what can be opened --------------------------------
+
+
+def test_arrays_are_written_while_they_are_drawn(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """30 MiB of images and 16 MiB of z, in the memory of a part of them."""
+    most = 0
+
+    def draw_black(generator: nn.Module, z: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+        nonlocal most
+        most = max(most, len(z))
+        return np.zeros((len(z), 28, 28), np.uint8)
+
+    monkeypatch.setattr("distgan.sample.generate", draw_black)
+    run = weights(tmp_path / "run")
+    with at_most(15):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=40_000))
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert {key: value.shape for key, value in arrays.items()} == {"images": (40_000, 28, 28), "labels": (40_000,)}
+    draw(run, tmp_path / "b.npz", num=100, interpolate=True)
+    assert most <= CHUNK
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """By a real network, between whose large tensors nothing small may be kept."""
+    run = weights(tmp_path / "run")
+    draw(run, tmp_path / "a.npz", num=1_000)
+    with at_most(10):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=8_000))
+
+
+def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    run, parts = weights(tmp_path / "run"), iter([np.zeros((CHUNK, 28, 28), np.uint8)])
+
+    def full(*arguments: object) -> np.ndarray:
+        for part in parts:
+            return part
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("distgan.sample.generate", full)
+    with pytest.raises(OSError, match="No space left"):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=600))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "most"),
+    [
+        ({"num": 100_000}, 11_280),
+        ({"num": 100_000, "digits": [3]}, 11_280),
+        ({"num": 100_000, "digits": [3, 4, 5]}, 10_152),
+        ({"num": 100_000, "interpolate": True}, 1_128),
+        ({"num": 100_000, "digits": [1, 2] * 5_000}, None),
+    ],
+)
+def test_picture_that_nothing_opens_is_refused_before_it_is_drawn(
+    tmp_path: Path, settings_: dict[str, Any], most: int | None
+) -> None:
+    flag = "--num 100000" if most else "--digits"
+    with run_refused(flag, f"at most {most or 1_129:,} in a .png", ".npz", code="bad-value"):
+        sample("nowhere", SampleConfig(out=str(tmp_path / "a.png"), **settings_))
+
+
+def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    assert (sample_module._MAX_SIDE, sample_module._MAX_PIXELS) <= (2**16 - 1, Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(sample_module, "_MAX_SIDE", 2_000)
+    run = weights(tmp_path / "run", notice="a notice")
+    with run_refused("--num 331", "at most 330 in a .png", code="bad-value"):
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=331))
+    sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=330))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert 1_900 < max(picture.size) <= 2_000
+
+
+def test_animation_of_hours_is_refused(tmp_path: Path) -> None:
+    with run_refused("--num 100000", "at most 200 walks in a .gif", code="bad-value"):
+        sample("nowhere", SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
+
+
+# -- what may be replaced --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npz", "a.gif"])
+def test_own_files_are_replaced_and_others_are_not(tmp_path: Path, name: str) -> None:
+    run, out = weights(tmp_path / "run"), tmp_path / name
+
+    def draw_one(seed: int) -> bytes:
+        sample(str(run), SampleConfig(out=str(out), num=1, seed=seed, interpolate=name == "a.gif"))
+        return out.read_bytes()
+
+    assert draw_one(0) != draw_one(1)
+    assert draw_one(0) == draw_one(0)
+    for content in (b"", b"precious", foreign(name)):
+        out.write_bytes(content)
+        with run_refused(f"--out {out}", "is there already", code="exists"):
+            draw_one(0)
+        assert out.read_bytes() == content
+    out.unlink()
+    os.mkfifo(out)
+    with run_refused(f"--out {out}", code="exists"):
+        draw_one(0)
+
+
+def foreign(name: str) -> bytes:
+    """A file of that kind, of another program."""
+    stream = io.BytesIO()
+    if name == "a.npz":
+        np.savez(stream, images=np.zeros((3, 28, 28), np.uint8))
+    else:
+        Image.new("RGB", (28, 28)).save(stream, name[2:])
+    return stream.getvalue()
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    run, link = weights(tmp_path / "run"), tmp_path / "link.png"
+    (tmp_path / "there").mkdir()
+    link.symlink_to("there/target.png")
+    for _ in range(2):  # new, and there
+        sample(str(run), SampleConfig(out=str(link), num=1))
+        assert link.is_symlink()
+        assert (tmp_path / "there" / "target.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "there" / "target.png").write_bytes(b"precious")
+    with run_refused(f"--out {link}", code="exists"):
+        sample(str(run), SampleConfig(out=str(link), num=1))
+    link.unlink()
+    link.symlink_to(link)
+    with run_refused(f"--out {link}"):
+        sample(str(run), SampleConfig(out=str(link), num=1))
+
+
+@pytest.mark.parametrize(
+    ("out", "code"), [("nowhere/a.png", "not-found"), ("run.png", "bad-value"), ("/proc/a.png", "unwritable")]
+)
+def test_where_nothing_can_be_written_is_refused_before_anything_is_read(tmp_path: Path, out: str, code: str) -> None:
+    (tmp_path / "run.png").mkdir()
+    with run_refused("--out ", out, code=code):
+        sample("no weights", SampleConfig(out=str(tmp_path / out)))
+
+
 def refused(where: Path | str, out: Path | str = "x.png", **settings: object) -> str:
     with pytest.raises(UserError) as error:
         sample(str(where), SampleConfig(out=str(out), **settings))
@@ -172,6 +322,104 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         assert words in message or "stem.0.weight has the shape" in message
     save_file({"stem.0.weight": torch.zeros(637, 110)}, path)
     assert "lacks the tensor" in refused(run)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "words"),
+    [
+        ("stem.0.weight", lambda t: t.index_fill(1, torch.tensor([3]), NAN), "NaN or infinite"),
+        ("stem.0.weight", lambda t: torch.full_like(t, -INF), "NaN or infinite"),
+        ("stem.0.weight", lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "NaN or infinite"),
+        ("stem.0.weight", lambda t: (t * 10).to(torch.int32), "is of int32; the network in its config has float32"),
+        ("stem.0.weight", lambda t: t > 0, "is of bool"),
+        ("stem.0.weight", lambda t: t.to(torch.complex64), "is of complex64"),
+        ("stem.1.running_var", lambda t: t / 0, "NaN or infinite"),
+        ("stem.1.num_batches_tracked", lambda t: t.float(), "is of float32; the network in its config has int64"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(tmp_path: Path, key: str, change: Any, words: str) -> None:
+    run = weights(tmp_path / "run")
+    path = run / "weights" / "generator_ema.safetensors"
+    own = load_file(path)
+    save_file(own | {key: change(own[key])}, path)
+    with run_refused(str(path), key, words, code="bad-data"):
+        sample(str(run), SampleConfig(out=str(tmp_path / "x.png")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_taken(tmp_path: Path, dtype: torch.dtype) -> None:
+    run = weights(tmp_path / "run")
+    before = draw(run, tmp_path / "a.npz", num=4)["images"].astype(float)
+    path = run / "weights" / "generator_ema.safetensors"
+    save_file({k: t.to(dtype) if t.is_floating_point() else t for k, t in load_file(path).items()}, path)
+    assert np.abs(draw(run, tmp_path / "b.npz", num=4)["images"] - before).mean() < 1
+
+
+def test_named_moving_average_is_not_taken_for_the_raw_weights(tmp_path: Path) -> None:
+    path = weights(tmp_path / "run") / "weights" / "generator_ema.safetensors"
+    with run_refused("--no-ema", str(path), code="bad-value"):
+        sample(str(path), SampleConfig(out=str(tmp_path / "x.png"), ema=False))
+
+
+def test_weights_in_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    path = weights(tmp_path / "run") / "weights" / "generator_ema.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+    for where in (path, path.parent):
+        with run_refused(f"{path}: is no regular file", code="bad-data"):
+            sample(str(where), SampleConfig(out=str(tmp_path / "x.png")))
+
+
+def test_large_file_of_other_tensors_is_not_read(tmp_path: Path) -> None:
+    path = weights(tmp_path / "run") / "weights" / "generator_ema.safetensors"
+    head = json.dumps({"a": {"dtype": "U8", "shape": [2**32], "data_offsets": [0, 2**32]}}).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head)
+    os.truncate(path, 8 + len(head) + 2**32)
+    with at_most(100), run_refused(str(path), "lacks the tensor", code="bad-data"):
+        sample(str(path), SampleConfig(out=str(tmp_path / "x.png")))
+
+
+NUMBERS = st.integers(-2, 3) | st.sampled_from([100, 637, 637 * 110 * 4, 2**31, 2**63, 2**64])
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "F64", "F16", "F8_E8M0", "F4", "I32", "U8", "BOOL", "C64", "F99", 3, None]),
+        "shape": st.lists(NUMBERS, max_size=4) | st.none(),
+        "data_offsets": st.lists(NUMBERS, min_size=1, max_size=3),
+    },
+)
+KEYS = st.sampled_from(["stem.0.weight", "stem.1.running_var", "a\x1b[1m\nb", "__metadata__"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.dictionaries(KEYS, ENTRIES | st.sampled_from([None, 3, {}, [], {"step": "9" * 5000}]), max_size=2),
+    cut=st.just(0) | st.integers(0, 500_000),
+    length=st.just(0) | st.sampled_from([-8, -1, 1, 2**32, 2**63]),
+)
+@example(changes={"__metadata__": {"step": "9" * 5000}}, cut=0, length=0)
+@example(changes={"a\x1b[1m\nb": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}, cut=0, length=0)
+def test_any_header_of_weights_is_one_clear_error(
+    tmp_path: Path, changes: dict[str, Any], cut: int, length: int
+) -> None:
+    """Of safetensors: its JSON, what it says of a tensor, its length, and the bytes behind it."""
+    path, good = tmp_path / "run" / "weights" / "generator_ema.safetensors", tmp_path / "good"
+    if not good.exists():
+        good.write_bytes((weights(tmp_path / "run") / "weights" / path.name).read_bytes())
+    raw = good.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    head = json.loads(raw[8 : 8 + size])
+    for key, change in changes.items():
+        head[key] = head.get(key, {}) | change if isinstance(change, dict) else change
+    text = json.dumps(head).encode()
+    path.write_bytes((len(text) + length).to_bytes(8, "little") + text + raw[8 + size : len(raw) - cut])
+    _, mistake = outcome_of(lambda: load_generator(str(tmp_path / "run"), ema=True))
+    assert mistake or not cut
+    if mistake:
+        assert (mistake.code, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:100], lambda raw: b"", lambda raw: b"\xff" * 8 + raw[8:]])

@@ -90,7 +90,8 @@ def test_known_predictions(tmp_path: Path) -> None:
     assert not rows["strong", 4]["is_extrapolated"], "64 images a rank were measured"
 
 
-def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: Capture) -> None:
+def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # a line is not broken at a path
     run(scaling(tmp_path, "cuda"), PlanConfig(out=str(tmp_path / "plan")))
     found = results.read(tmp_path / "plan", "plan")
     settings = {"nodes", "per_node", "world_size", "batch_size", "per_rank_batch_size"}

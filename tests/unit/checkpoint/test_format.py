@@ -296,6 +296,20 @@ def test_networks_that_do_not_fit_are_refused(saved: Path, name: str, change: di
     assert_refused(saved, f"{name}.safetensors: ", "of the network in its config it is")
 
 
+@pytest.mark.parametrize("name", ["generator", "discriminator", "generator_ema"])
+def test_non_finite_weights_are_refused_and_statistics_are_not(saved: Path, name: str) -> None:
+    """A network in fp16 may overflow in its statistics and train on; its weights are finite whenever it is saved."""
+    gan = build_gan(CONFIG.model, CONFIG.optim, 7, Runtime(ON_CPU))
+    own = load_file(saved / f"{name}.safetensors")
+    statistics = {key: value / 0 for key, value in own.items() if key.endswith("running_var")}
+    forge(saved, f"{name}.safetensors", save(own | statistics))
+    gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
+    weight = next(key for key in own if key.endswith("weight"))
+    forge(saved, f"{name}.safetensors", save(own | {weight: own[weight].fill_(float("nan"))}))
+    with refused(str(saved), name, weight, "NaN or infinite", code="bad-data"):
+        gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
+
+
 HOSTILE_JSON = {
     "deep": b"[" * 500_000 + b"]" * 500_000,
     "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,

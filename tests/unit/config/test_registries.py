@@ -16,7 +16,7 @@ from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, Throughp
 from distgan.config import registry
 from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import Rules, Section, rules, setting
-from distgan.config.flags import Parser, add_flags, flags_of, from_flags, paths_by, read_file
+from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_settings, paths_by, read_file
 from distgan.config.presets import training_of
 from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
@@ -63,7 +63,7 @@ def test_what_may_differ_per_rank_and_what_a_copy_leaves_out() -> None:
 
 
 def test_what_shapes_the_results_of_other_commands() -> None:
-    shaping = {"num", "seed", "ema", "reference", "data", "judges", "gan_train"}
+    shaping = {"num", "seed", "ema", "reference", "data", "judges", "gan_train", "pixel_range"}
     assert dotted(paths_by(EvalConfig, "on_resume", "confirm")) == shaping
     free = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
     assert dotted(paths_by(ConvergenceConfig, "on_resume", "free")) == free
@@ -279,3 +279,5 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     source = source_of("run\udcff\x1b", subject, config, data, data, jury)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()
+    words = source_of("a", subject, EvalConfig(pixel_range="unit"), data, data, jury).command.split()
+    assert parse_settings(Parser(), words[3:], EvalConfig)[1] == EvalConfig(pixel_range="unit"), "its own flag"

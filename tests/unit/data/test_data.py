@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.memory import at_most
 from helpers.runs import MonkeyPatch, refused
 
 from distgan.config.schema import DataConfig
-from distgan.data.base import NOT_MNIST, SOURCES, TEST_SOURCES, load_dataset, load_digits
+from distgan.data.base import NOT_MNIST, SOURCES, TEST_SOURCES, Dataset, load_dataset, load_digits
+from distgan.data.mnist import OTHERS
 from distgan.errors import UserError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -37,7 +40,7 @@ def small_mnist(folder: Path, num: int = 50) -> Path:
     return raw
 
 
-def load(folder: Path, **settings: object) -> object:
+def load(folder: Path, **settings: object) -> Dataset:
     return load_dataset(DataConfig(**({"dir": str(folder), "md5": "accept", "download": False} | settings)))
 
 
@@ -123,6 +126,29 @@ def test_damaged_archive_is_one_clear_error(tmp_path: Path) -> None:
             load(tmp_path)
 
 
+def test_archive_damaged_anywhere_is_one_clear_error(tmp_path: Path) -> None:
+    """In its header, its stream and its sum: not every damage has an error of gzip's own."""
+    raw = small_mnist(tmp_path)
+    packed = gzip.compress((raw / LABELS).read_bytes(), mtime=0)
+    (raw / LABELS).unlink()
+    for place in (0, *range(10, len(packed))):
+        (raw / f"{LABELS}.gz").write_bytes(packed[:place] + bytes([packed[place] ^ 0x55]) + packed[place + 1 :])
+        with refused(f"{LABELS}.gz", code="bad-data"):
+            load(tmp_path)
+
+
+def test_memory_is_that_of_the_images(tmp_path: Path) -> None:
+    """Whatever else is in the file, and without copies for sums."""
+    raw = small_mnist(tmp_path)
+    (raw / IMAGES).write_bytes(idx(np.zeros((40_000, 28, 28), np.uint8)))
+    (raw / LABELS).write_bytes(idx(np.zeros(40_000, np.uint8)))
+    with at_most(50):
+        assert load(tmp_path).fingerprint
+    os.truncate(raw / IMAGES, 2**32)
+    with at_most(50), refused("too long", code="bad-data"):
+        load(tmp_path)
+
+
 def test_packed_bomb_is_read_no_further_than_the_largest_data_set(tmp_path: Path) -> None:
     raw = small_mnist(tmp_path)
     (raw / LABELS).unlink()
@@ -151,6 +177,104 @@ def test_md5_rules(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     md5 = tuple(hashlib.md5((raw / file).read_bytes()).hexdigest() for file in (IMAGES, LABELS))
     monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(md5=md5))
     assert load("data", md5="require").warning is None
+
+
+def sums_of(raw: Path, end: str = "") -> tuple[str, ...]:
+    return tuple(hashlib.md5((raw / f"{file}{end}").read_bytes()).hexdigest() for file in (IMAGES, LABELS))
+
+
+def pack(raw: Path) -> None:
+    for name in (IMAGES, LABELS):
+        (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+
+
+def test_published_sums_are_those_that_torchvision_checks() -> None:
+    torchvision = pytest.importorskip("torchvision.datasets")
+    files = [file for sources in (SOURCES, TEST_SOURCES) for source in sources.values() for file in source.files()]
+    every = [md5 for _, *sums in files for md5 in sums if md5]
+    every += " ".join(OTHERS.values()).split()
+    assert len(set(every)) == len(every), "one sum, one file"
+    for name in ("mnist", "fashion-mnist", "kmnist"):
+        ours = (*SOURCES[name].packed_md5, *TEST_SOURCES[name].packed_md5)
+        assert ours == tuple(md5 for _, md5 in getattr(torchvision, SOURCES[name].folder).resources)
+    theirs = torchvision.QMNIST.resources
+    assert SOURCES["qmnist"].packed_md5 == tuple(md5 for _, md5 in theirs["train"])
+    assert TEST_SOURCES["qmnist"].packed_md5 == tuple(md5 for _, md5 in theirs["test"])
+
+
+@pytest.mark.parametrize("rule", ["auto", "require", "accept"])
+@pytest.mark.parametrize("file", [IMAGES, LABELS])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_of_another_set_is_refused_under_every_other_name(
+    tmp_path: Path, monkeypatch: MonkeyPatch, rule: str, file: str, packed: bool
+) -> None:
+    raw = small_mnist(tmp_path)
+    sums = list(sums_of(raw))
+    if packed:
+        pack(raw)
+        sums = list(sums_of(raw, ".gz"))
+        for name in (IMAGES, LABELS):
+            (raw / name).unlink()
+    sums[file == IMAGES] = "0" * 32  # the other file is of no set, which `require` finds before
+    words = () if rule == "require" and file == LABELS else (str(raw / file), "its md5 is that of kmnist's t10k-")
+    known = {"packed_md5" if packed else "md5": tuple(sums)}
+    for sources in (SOURCES, TEST_SOURCES):
+        for name in ("mnist", "fashion-mnist", "kmnist"):
+            monkeypatch.setitem(sources, name, sources[name]._replace(num_images=50))
+    monkeypatch.setitem(TEST_SOURCES, "kmnist", TEST_SOURCES["kmnist"]._replace(**known))
+    for name in ("mnist", "fashion-mnist", "kmnist"):  # of the last, test images in the place of training images
+        with refused(*words, code="bad-data"):
+            load(raw, name=name, md5=rule)
+
+
+def test_require_means_something_where_packed_files_alone_have_a_sum(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    raw = small_mnist(tmp_path / "data")
+    pack(raw)
+    shutil.move(raw.parent, tmp_path / "data" / "KMNIST")
+    raw = tmp_path / "data" / "KMNIST" / "raw"
+    monkeypatch.chdir(tmp_path)
+    known = {"num_images": 50, "packed_md5": sums_of(raw, ".gz")}
+    monkeypatch.setitem(SOURCES, "kmnist", SOURCES["kmnist"]._replace(**known))
+    for settings in ({}, {"dir": "data"}):
+        checked = load_dataset(DataConfig(name="kmnist", download=False, md5="require", **settings))
+        assert checked.warning is None
+        assert len(checked.images) == 50
+    for file in (IMAGES, LABELS):
+        (raw / f"{file}.gz").unlink()
+    with refused(f"KMNIST/raw/{IMAGES}", "--data-md5 accept", code="bad-data"):
+        load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
+    assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
+    assert "can't be compared" in str(load(tmp_path / "data", name="kmnist", md5="auto").warning)
+    for file in (IMAGES, LABELS):  # packed anew: the same contents under another sum
+        (raw / f"{file}.gz").write_bytes(gzip.compress((raw / file).read_bytes(), 1))
+        (raw / file).unlink()
+    assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
+    with refused(f"KMNIST/raw/{IMAGES}.gz", "can't be compared", code="bad-data"):
+        load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
+
+
+def test_download_keeps_the_files_that_have_a_sum(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """EMNIST is one archive of all its sets, of which torchvision leaves the unpacked files alone."""
+    (tmp_path / "mirror").mkdir()
+    with zipfile.ZipFile(tmp_path / "mirror" / "gzip.zip", "w") as archive:
+        for part in ("train", "test"):
+            for kind, array in (
+                ("images-idx3", np.zeros((50, 28, 28), np.uint8)),
+                ("labels-idx1", np.zeros(50, np.uint8)),
+            ):
+                for name in ("digits", "letters"):
+                    archive.writestr(f"gzip/emnist-{name}-{part}-{kind}-ubyte.gz", gzip.compress(idx(array), mtime=0))
+    mirror = f"file://{tmp_path / 'mirror'}"
+    assert len(load(tmp_path / "data", name="emnist-digits", download=True, mirror=mirror).images) == 50
+    raw = tmp_path / "data" / "EMNIST" / "raw"
+    assert {path.name for path in raw.glob("*.gz")} == {
+        f"emnist-digits-{part}-{kind}-ubyte.gz" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")
+    }
+    packed = tuple(
+        hashlib.md5((raw / f"{name}.gz").read_bytes()).hexdigest() for name, *_ in SOURCES["emnist-digits"].files()
+    )
+    monkeypatch.setitem(SOURCES, "emnist-digits", SOURCES["emnist-digits"]._replace(num_images=50, packed_md5=packed))
+    assert load(tmp_path / "data", name="emnist-digits", md5="require").warning is None
 
 
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import MonkeyPatch, Run, refused
-from safetensors.torch import save_file
+from helpers.runs import MonkeyPatch, Run, assert_user_error, refused
+from safetensors.torch import load_file, save_file
 
 from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS
@@ -65,13 +65,37 @@ def test_damaged_record_of_judges(judges: Path, change: Callable[[dict[str, Any]
         load_jury("mnist", torch.device("cpu"), str(judges))
 
 
-def test_weights_of_another_network_are_refused(judges: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"read_out.weight": torch.zeros(10, 3)},
+        {"read_out.weight": torch.full((10, 64), float("nan"))},
+        {"read_out.weight": torch.zeros(10, 64, dtype=torch.int64)},
+        {"another": torch.zeros(1)},
+    ],
+)
+def test_weights_that_are_no_judges_are_refused(judges: Path, change: dict[str, torch.Tensor]) -> None:
     path = judges / "wide.safetensors"
-    save_file({"read_out.weight": torch.zeros(10, 3)}, path)
+    save_file(load_file(path) | change, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     edit(judges / RECORD, lambda record: record["judges"][0].update(sha256=digest))
-    with pytest.raises(UserError, match="holds no weights of the judge wide"):
+    with refused(str(path), "holds no weights of the judge wide", *change, code="bad-data"):
         load_jury("mnist", torch.device("cpu"), str(judges))
+
+
+def test_judges_of_other_data_that_were_named_are_told(judges: Path) -> None:
+    edit(judges / RECORD, lambda record: record.update(data="kmnist"))
+    notice = load_jury("mnist", torch.device("cpu"), str(judges)).notice
+    assert notice is not None
+    assert "kmnist" in notice
+    assert load_jury("kmnist", torch.device("cpu"), str(judges)).notice is None
+
+
+def test_judges_of_other_data_are_not_replaced(distgan: Run, judges: Path) -> None:
+    before = {path.name: path.read_bytes() for path in judges.iterdir()}
+    result = distgan("judge", "train", "--data", "digits", "--out", judges)
+    assert_user_error(result, f"--out {judges}: holds judges of 'mnist'", code="exists")
+    assert {path.name: path.read_bytes() for path in judges.iterdir()} == before
 
 
 def test_judges_of_other_data_come_from_the_cache(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

@@ -1,17 +1,24 @@
 """Images of other programs, in .npz files: what is taken, and what is refused in one line."""
 
+import io
+import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from helpers.runs import refused
+from helpers.memory import at_most
+from helpers.runs import MonkeyPatch, Run, refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from distgan.errors import UserError
-from distgan.evaluation.inputs import read_npz
+from distgan.config.command_settings import EvalConfig
+from distgan.errors import UserError, outcome_of
+from distgan.evaluation import npz
+from distgan.evaluation.inputs import FILE, load_subject, out_folder, read_npz
 
 
 def arrays(**changes: Any) -> dict[str, np.ndarray]:
@@ -120,14 +127,211 @@ def test_cut_npz(tmp_path: Path) -> None:
             read_npz(tmp_path / "cut.npz", 1000)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("shape", [(100, 28, 28), (100, 1, 28, 28), (100, 28, 28, 1)])
 @pytest.mark.parametrize("kind", ["uint8", "0 to 1", "-1 to 1"])
-def test_every_allowed_form_is_the_same_images(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+def test_every_allowed_form_is_the_same_images(
+    tmp_path: Path, shape: tuple[int, ...], kind: str, order: Literal["C", "F"], monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "_BLOCK_BYTES", 60_000)  # several blocks
     pixels = arrays()["images"]
     pixels[0, 0, :2] = 0, 255
     floats = {"uint8": pixels, "0 to 1": pixels / 255, "-1 to 1": pixels / 127.5 - 1}[kind]
-    np.savez(tmp_path / "images.npz", floats.reshape(shape))
+    np.savez(tmp_path / "images.npz", np.asarray(floats.reshape(shape), order=order))
     found = read_npz(tmp_path / "images.npz", 1000)
     assert np.array_equal(found.images.numpy(), pixels)
     assert found.notices == ([] if kind == "uint8" else [f"its pixels are floats, taken as {kind}"])
     assert found.labels is None
+    chosen = read_npz(tmp_path / "images.npz", 7).images
+    assert len(chosen) == 7
+    assert {each.tobytes() for each in chosen.numpy()} < {each.tobytes() for each in pixels}
+
+
+# -- what the values of pixels are: told by all of them, or by --range ---------------------------------------
+
+
+def floats(low: float, high: float, *, at: float | None = None) -> np.ndarray:
+    """From black to white in a range, or one pixel as it is said."""
+    images = np.linspace(low, high, 100 * 784).reshape(100, 28, 28)
+    if at is not None:
+        images[5, 14, 14] = at
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "pixel_range", "taken", "notice"),
+    [
+        (floats(0, 1, at=-1e-6), None, floats(0, 1, at=0), "taken as 0 to 1; what lies beyond, from -1e-06 to 1"),
+        (floats(0, 1, at=-1e-3), None, floats(0, 1, at=0), "from -0.001 to 1, is clipped"),
+        (floats(0, 1, at=1 + 1e-6), None, floats(0, 1, at=1), "taken as 0 to 1"),
+        (floats(-1, 1, at=1 + 1e-6), None, floats(0, 1, at=1), "taken as -1 to 1"),
+        (floats(-1, 1, at=-1.001), None, floats(0, 1, at=0), "what lies beyond, from -1.001 to 1"),
+        (floats(0, 1).astype(np.float32), None, floats(0, 1), "taken as 0 to 1"),
+        (floats(0, 1, at=-0.5), "unit", floats(0, 1, at=0), "taken as 0 to 1; what lies beyond, from -0.5"),
+        (floats(0, 1, at=3.0), "unit", floats(0, 1, at=1), "from 0 to 3, is clipped"),
+        (floats(0, 255), "byte", floats(0, 1), "taken as 0 to 255"),
+        (floats(0, 1), "signed", floats(0.5, 1), "taken as -1 to 1"),
+        ((floats(0, 1) > 0.5).astype(np.uint8), "unit", (floats(0, 1) > 0.5) * 1.0, "uint8, taken as 0 to 1"),
+        ((floats(0, 1) > 0.5).astype(np.uint8), "byte", (floats(0, 1) > 0.5) / 255, ""),
+    ],
+)
+def test_range_of_pixels(
+    tmp_path: Path, images: np.ndarray, pixel_range: str | None, taken: np.ndarray, notice: str
+) -> None:
+    path = tmp_path / "images.npz"
+    np.savez(path, images=images)
+    found = read_npz(path, 1000, pixel_range)
+    assert np.abs(found.images.numpy() - taken * 255).max() <= 0.51
+    assert notice in " ".join(found.notices)
+    assert bool(notice) == bool(found.notices)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (floats(0, 1, at=-0.01), "values from -0.01 to 1, 0.00% of them below 0"),
+        (floats(0, 1, at=-1.0), "values from -1 to 1"),
+        (floats(0, 1, at=1.01), "values from 0 to 1.01"),
+        (floats(-1, 1, at=-1.01), "values from -1.01 to 1"),
+        (floats(0, 255), "values from 0 to 255"),
+        ((floats(0, 1) > 0.5).astype(np.uint8), "uint8 of 0 and 1 alone"),
+    ],
+)
+def test_range_that_pixels_do_not_tell_is_asked_for(tmp_path: Path, images: np.ndarray, words: str) -> None:
+    np.savez(tmp_path / "images.npz", images=images)
+    with refused(str(tmp_path / "images.npz"), words, "--range", code="bad-data"):
+        read_npz(tmp_path / "images.npz", 1000)
+
+
+def test_range_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", **arrays())
+    for where in ("images.npz", "run"):
+        with refused("--range signed", where, code="bad-value"):
+            load_subject(str(tmp_path / where), EvalConfig(pixel_range="signed"))
+
+
+def test_one_pixel_below_zero_changes_no_other(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=floats(0, 1))
+    np.savez(tmp_path / "b.npz", images=floats(0, 1, at=-1e-6))
+    one, other = (read_npz(tmp_path / name, 1000).images for name in ("a.npz", "b.npz"))
+    assert int((one != other).sum()) == 1
+
+
+def test_arrays_that_are_not_used_are_named(distgan: Run, tmp_path: Path) -> None:
+    """On stderr, before anything else is missed, and with --json too."""
+    given = arrays()
+    np.savez(tmp_path / "images.npz", images=given["images"], label=given["labels"], **{"y\x1b[1m": np.arange(3)})
+    assert read_npz(tmp_path / "images.npz", 1000).unused == ["label", "y[1m"]
+    for more in ([], ["--json"]):
+        result = distgan("eval", "images.npz", *more, "--data", "digits", "--judges", "nowhere")
+        assert "images.npz: not used: label, y[1m; allowed: images, labels" in result.stderr
+        assert "\x1b" not in result.stderr
+        assert not result.stdout
+    np.savez(tmp_path / "good.npz", **arrays(), notice=np.array("a notice"))
+    assert read_npz(tmp_path / "good.npz", 1000).unused == []
+
+
+# -- memory, and files of any kind -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "order"), [(np.uint8, "C"), (np.float16, "F"), (np.float64, "C")])
+def test_memory_is_that_of_the_chosen_images(tmp_path: Path, dtype: type, order: Literal["C", "F"]) -> None:
+    """Of at least 80 MiB of images in a file of less than 1 MiB."""
+    num = 80 * 2**20 // (784 * np.dtype(dtype).itemsize) + 1000
+    path, images = tmp_path / "images.npz", np.zeros((num, 28, 28), dtype, order=order)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, images)
+        with archive.open("notice.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<U30000000", "fortran_order": False, "shape": ()})
+            file.write(bytes(120_000_000))
+    del images
+    with at_most(60):
+        assert read_npz(path, 100).images.shape == (100, 28, 28)
+
+
+SHAPES = st.lists(st.sampled_from([28, 28, 1, 0, 3, 100, -1, 2**31, 2**62, True]), max_size=5)
+HEADERS = st.fixed_dictionaries(
+    {
+        "descr": st.sampled_from(
+            ["|u1", "<f2", "<f4", "<f8", ">f4", "<i8", "|b1", "<U3", "|O", "|V0", "<M8[ns]", "<c8", 3, "<x"]
+        ),
+        "fortran_order": st.sampled_from([True, False, None, 1]),
+        "shape": st.just((3, 28, 28)) | SHAPES.map(tuple),
+    }
+)
+BYTES = st.binary(max_size=300) | st.sampled_from([bytes(3 * 784), bytes(24), bytes(3), b"\xff" * 3 * 784 * 8])
+MEMBERS = st.tuples(HEADERS.map(repr) | st.text(max_size=60), st.sampled_from([1, 2, 3, 9]), BYTES).map(
+    lambda part: b"\x93NUMPY" + bytes([part[1], 0]) + len(part[0].encode()).to_bytes(2 * min(part[1], 2), "little")
+    + part[0].encode() + part[2]
+)  # fmt: skip
+NAMES = st.sampled_from(["images.npy", "labels.npy", "notice.npy", "arr_0.npy", "label", "\n\x1b[2J.npy"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    members=st.dictionaries(NAMES, MEMBERS | st.just(None), max_size=3),
+    damage=st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=3)),
+)
+def test_any_npz_is_read_or_is_one_clear_error(
+    tmp_path: Path, members: dict[str, bytes | None], damage: tuple[float, bytes]
+) -> None:
+    stream, good = io.BytesIO(), {"images.npy": np.zeros((3, 28, 28), np.uint8), "labels.npy": np.arange(3)}
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in {**good, **members}:
+            content = io.BytesIO(members.get(name) or b"")
+            if not members.get(name) and name in good:
+                np.lib.format.write_array(content, good[name])
+            archive.writestr(name, content.getvalue())
+    raw = bytearray(stream.getvalue())
+    start = int(damage[0] * len(raw))
+    raw[start : start + len(damage[1])] = damage[1]
+    path = tmp_path / "images.npz"
+    path.write_bytes(raw)
+    with at_most(100):
+        found, mistake = outcome_of(lambda: read_npz(path, 2))
+    if mistake:
+        assert (mistake.code, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)
+    else:
+        assert found is not None
+        assert found.images.dtype == torch.uint8
+        assert found.images.shape[1:] == (28, 28)
+
+
+# -- where the result goes ---------------------------------------------------------------------------------------
+
+
+def done(folder: Path, what: object) -> None:
+    """As an evaluation leaves it, of any version."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps({"source": {"what": str(what)}}))
+
+
+def test_results_of_different_inputs_lie_in_different_folders(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders: dict[str, Path] = {}
+    inputs = ("images.npz", "a/images.npz", "b/images.npz", "c/b/images.npz", "a-b/images.npz", "a/b/images.npz",
+              "images", "r/checkpoints/latest", "s/checkpoints/latest", "s/checkpoints/best")  # fmt: skip
+    for where in inputs:
+        folders[where] = out_folder(where, EvalConfig())
+        done(folders[where], where)
+    assert folders["images.npz"] == Path("eval-images"), "as ever"
+    assert folders["a/images.npz"].name == "eval-a-images"
+    assert folders["r/checkpoints/latest"] == Path("eval-latest")
+    assert len(set(folders.values())) == len(inputs)
+    for where in inputs:
+        assert out_folder(where, EvalConfig()) == folders[where], "the same one again"
+        assert out_folder(str(tmp_path / where), EvalConfig()) == folders[where]
+    (tmp_path / "eval-images" / FILE).write_text("{")
+    assert out_folder("images.npz", EvalConfig()) != folders["images.npz"], "of whom this is, nobody knows"
+
+
+def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done(tmp_path / "mine", "a/images.npz")
+    assert out_folder("a/images.npz", EvalConfig(out="mine")) == Path("mine")
+    with refused("--out mine", "b/images.npz", code="exists"):
+        out_folder("b/images.npz", EvalConfig(out="mine"))
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    done(tmp_path / "run" / "eval", "somewhere/else/run")  # a run that was moved
+    assert out_folder("run", EvalConfig()) == Path("run/eval")

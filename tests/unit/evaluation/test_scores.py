@@ -1,13 +1,17 @@
 """The numbers themselves: against closed forms, against torchmetrics, and whether intervals hold what they promise."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.memory import at_most
 from torch import Tensor, nn
 
 from distgan.evaluation.classifiers import NUM_FEATURES
+from distgan.evaluation.ensemble import _dealt
 from distgan.evaluation.schema import Estimate
 from distgan.evaluation.scores import (
     FEWEST,
@@ -24,6 +28,7 @@ from distgan.evaluation.scores import (
     share,
     square_root,
 )
+from distgan.models.sampling import CHUNK
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -136,6 +141,25 @@ def test_density_and_coverage_are_the_papers() -> None:
     assert float(density.mean()) == pytest.approx(expected[0])
     assert float(covered.double().mean()) == pytest.approx(expected[1])
     assert 0 < expected[1] < 1
+
+
+def test_memory_is_that_of_a_part_of_the_images() -> None:
+    real, images = manifold(normals(20, 0)), torch.ones(60_000, 28, 28, dtype=torch.uint8)
+    features = torch.ones(200_000, NUM_FEATURES)
+    nearest(images[:2000], images[:5])  # the libraries' own memory
+    density_and_coverage(real, features[:2000])
+    with at_most(60):  # in float: 180 MiB
+        assert len(nearest(images, images[:5]).which) == 60_000
+    with at_most(60):  # in double: 98 MiB
+        assert len(density_and_coverage(real, features)[0]) == 200_000
+
+
+def test_work_in_chunks_is_joined_in_its_order() -> None:
+    runtime: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
+    for num in (1, CHUNK, 4 * CHUNK + 3):
+        first, second = _dealt(num, runtime, lambda chunk: (torch.full((CHUNK, 2), chunk), torch.arange(CHUNK)))
+        assert torch.equal(first, (torch.arange(num) // CHUNK)[:, None].expand(-1, 2))
+        assert torch.equal(second, torch.arange(num) % CHUNK)
 
 
 def test_nearest_is_the_nearest() -> None:

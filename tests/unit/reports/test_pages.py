@@ -8,19 +8,24 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, training_lines
-from helpers.runs import Capture, MonkeyPatch, assert_user_error
+from helpers.made_up_runs import about, environment_of, make_run, picture, quality_of, sample_of, training_lines
+from helpers.runs import Capture, MonkeyPatch, assert_user_error, refused
 from helpers.runs import Run as Command
 from rich.console import Console
+from safetensors.torch import save_file
 
 from distgan.cli import run_command
+from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
-from distgan.evaluation.schema import Estimate
+from distgan.evaluation.schema import Estimate, Verdict
+from distgan.evaluation.scores import share
+from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.reports.charts import Level, Point, Series, chart
 from distgan.reports.comparison import notes_on, show, tally_of
+from distgan.reports.eval_terminal import show as show_evaluation
 from distgan.reports.number_format import percent, plain
 from distgan.reports.options import PagesConfig
 from distgan.reports.pairwise import Row, Subject, epoch_seconds, subjects_of, what_differs
@@ -162,6 +167,50 @@ def test_target_and_input_are_read_from_the_weights(pair: tuple[Path, Path]) -> 
     assert cgan.more[0].startswith("G 240 and D 794 parameters")
     assert gan.verdict.agrees
     assert cgan.verdict.agrees
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "target", "given"),
+    [
+        ("vanilla", "small", "no label enters", "100 of noise"),
+        ("vanilla", "clustered", "no label enters", "100 of noise and 32 of a cluster of images"),
+        ("cgan", "small", "95.3 %", "100 of noise and 10 of the label"),
+        ("cgan", "clustered", "95.3 %", "100 of noise and 32 of the label and one of its 7 clusters"),
+    ],
+)
+def test_a_cluster_is_no_label(tmp_path: Path, name: str, family: str, target: str, given: str) -> None:
+    model = {"name": name, "family": family, "width": 0.05, "clusters": 7 if family == "clustered" else None}
+    kind = "C-GAN" if name == "cgan" else "GAN"
+    run = make_run(tmp_path / "run", kind, quality=quality_of(kind), config={"model": model})
+    config = ModelConfig.model_validate(model)
+    for file, network in (("generator", build_generator(config)), ("discriminator", build_discriminator(config))):
+        save_file(network.state_dict(), run / "weights" / f"{file}.safetensors")
+    subjects, rows = table_of(run, make_run(tmp_path / "other", "GAN"))
+    assert (rows["target"].cells[0].value, rows["target"].cells[0].verdict.agrees) == (target, True)
+    assert (rows["input"].cells[0].value, rows["input"].cells[0].verdict.agrees) == (given, True)
+    if family == "clustered" and name == "vanilla":
+        assert "7 clusters" in " ".join(rows["target"].cells[0].more)
+    assert subjects[0].size is not None
+    assert subjects[0].size.g_parameters == num_parameters(build_generator(config))
+
+
+@pytest.mark.parametrize("verdict", get_args(Verdict))
+def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
+    """Of digits that nobody asked for too: the images of an .npz are what they are."""
+    each = quality_of().per_digit[3]
+    unasked = {"agreement": share(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
+    digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | unasked)]
+    wide = {"sample": sample_of(113.44), "real": sample_of(12.345), "agreement": about(0.953, 0.02)}
+    rest = [digit.model_copy(update=wide) for digit in quality_of().per_digit[4:]]
+    found = quality_of(per_digit=digits + rest)
+    monkeypatch.setenv("COLUMNS", "80")
+    show_evaluation(found, tmp_path)
+    text = capsys.readouterr().out
+    assert verdict in text
+    assert "…" not in text
+    run = make_run(tmp_path / "run", quality=found)
+    assert verdict in page(run)
+    assert table_of(run, make_run(tmp_path / "other", "GAN"))[1]
 
 
 @pytest.mark.parametrize(("low", "high", "agrees"), [(0.2, 0.3, True), (0.09, 0.12, None), (0.02, 0.08, False)])
@@ -492,6 +541,35 @@ def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypat
     run_command("report", str(run))
     assert len(asked) == 1
     assert "7.77" in (run / "report.html").read_text()
+
+
+def test_page_that_can_not_be_written_is_refused_before_the_run_is_measured(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    def evaluate(where: str, config: object) -> None:
+        pytest.fail("measured first")
+
+    monkeypatch.setattr("distgan.evaluation.evaluate.evaluate", evaluate)
+    runs = [str(make_run(tmp_path / name, kind)) for name, kind in (("run", "C-GAN"), ("other", "GAN"))]
+    for words in (["report", runs[0]], ["compare", *runs]):
+        with refused("--out /proc/page.html", code="unwritable"):
+            run_command(*words, "--out", "/proc/page.html")
+    (tmp_path / "run" / "report.html").write_text("precious")
+    with refused("report.html", code="exists"):
+        run_command("report", runs[0])
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "report.html").symlink_to("/proc/page.html")
+    with refused("report.html", code="unwritable"):
+        run_command("report", runs[0])
+
+
+def test_page_is_written_behind_a_link(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "report.html").symlink_to(tmp_path / "page.html")
+    for _ in range(2):
+        page(run)
+        assert (run / "report.html").is_symlink()
+        assert (tmp_path / "page.html").read_bytes().startswith(b"<!doctype html>")
 
 
 def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

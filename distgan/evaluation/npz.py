@@ -1,0 +1,247 @@
+"""Images of any program in an .npz file: read in blocks, and made greys of 0 to 255."""
+
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distgan.errors import UserError
+
+_IMAGES, _LABELS = (("images", "arr_0"), ("labels", "arr_1"))  # ours, then those that np.savez gives without names
+_ALLOWED = (
+    "images as uint8 of 0 to 255, or as floats of 0 to 1 or -1 to 1, with the shape (N, 28, 28), (N, 1, 28, 28) or "
+    "(N, 28, 28, 1)"
+)
+_MAX_BYTES, _MAX_NOTICE = 2**33, 2**16
+_BLOCK_BYTES = 2**23  # of an array that is read, and what is converted at once
+_SIZE = 28 * 28
+_RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
+# A range is told by all values but for errors of rounding; and -1 to 1 by many below 0, not by one that is.
+_SLACK, _MANY = 1e-3, 0.1
+
+
+class Arrays(NamedTuple):
+    """Images (N, 28, 28) uint8, labels (N,) int64 if there are any.
+
+    `notices` is what to say of them with every number, `unused` names what else is in the file.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    notices: list[str]
+    unused: list[str]
+
+
+class _Member(NamedTuple):
+    """An array in an archive, whose header promises what it holds: `entry` has the bytes, from `start` on."""
+
+    name: str
+    entry: zipfile.ZipInfo
+    start: int
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+
+    def blocks(self, archive: zipfile.ZipFile, width: int) -> Iterator[np.ndarray]:
+        """Yield the values in the order of the file, as (some, width)."""
+        with archive.open(self.entry) as file:
+            file.read(self.start)
+            size = width * self.dtype.itemsize
+            while data := file.read(max(1, _BLOCK_BYTES // size) * size):
+                yield np.frombuffer(data, self.dtype).reshape(-1, width)
+
+
+def read_npz(path: Path, num: int, pixel_range: str | None = None) -> Arrays:
+    """Return the images of a file, or a fixed random choice of `num` where it has more.
+
+    Raises UserError with one line for whatever is wrong with it. Memory: that of the chosen images, as they lie in
+    the file, and some MiB.
+    """
+    if not path.is_file():  # of a pipe a reader would wait for ever
+        found = "is no regular file" if path.exists() else "is not there"
+        raise UserError(
+            f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
+            code="bad-data",
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read(archive, path, num, pixel_range)
+    except UserError:
+        raise
+    except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
+        reason = _printable(" ".join(str(getattr(error, "strerror", None) or error).split()))[:200]
+        raise UserError(f"{path}: is no .npz of numbers that can be read ({reason})", code="bad-data") from error
+
+
+def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | None) -> Arrays:
+    names = [_printable(name.removesuffix(".npy")) for name in archive.namelist()]
+    images, labels, notice = (_member(archive, wanted) for wanted in (_IMAGES, _LABELS, ("notice",)))
+    if images is None:
+        raise UserError(
+            f"{path}: has no array of images, only {', '.join(names)[:200] or 'nothing'}; allowed: {_IMAGES[0]}",
+            code="bad-data",
+        )
+    _check_images(images, path)
+    num_images = images.shape[0]
+    digits = None if labels is None else _labels(archive, labels, num_images, path)
+    notices = [] if notice is None else [f"trained on {_notice(archive, notice)}"]
+    rows = torch.arange(num_images)
+    if num_images > num:
+        rows = torch.randperm(num_images, generator=torch.Generator().manual_seed(0))[:num]
+    values = _survey(archive, images, path)
+    if pixel_range == "signed" and values.is_uint8:
+        raise UserError(f"--range signed: the images of {path} are uint8; allowed: byte, or unit where 1 is white")
+    name = pixel_range or _range_of(values, path)
+    pixels = _greys(archive, images, rows.numpy(), *_RANGES[name])
+    notices += [f"its pixels are {words}"] if (words := _taken_as(values, *_RANGES[name])) else []
+    if num_images > num:
+        notices.append(f"{num:,} of its {num_images:,} images, a fixed random choice")
+    used = {member.name for member in (images, labels, notice) if member}
+    unused = [name for name in names if name not in used]
+    return Arrays(torch.from_numpy(pixels), None if digits is None else digits[rows], notices, unused)
+
+
+def _member(archive: zipfile.ZipFile, names: tuple[str, ...]) -> _Member | None:
+    """Return the array of the first of these names, if it is as long as its header says. None where there is none."""
+    name = next((name for name in names if f"{name}.npy" in archive.namelist()), None)
+    if name is None:
+        return None
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+        start, promised = file.tell(), math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or promised != entry.file_size - start or not 0 <= promised <= _MAX_BYTES:
+        raise ValueError(f"{name}: its header promises {promised:,} bytes; allowed: what it holds, to {_MAX_BYTES:,}")
+    return _Member(name, entry, start, shape, is_fortran, dtype)
+
+
+def _printable(text: str) -> str:
+    """A text of a file without what a terminal would obey."""
+    return "".join(char for char in text if char.isprintable())
+
+
+def _notice(archive: zipfile.ZipFile, member: _Member) -> str:
+    if member.shape != () or member.dtype.kind != "U" or not 0 < member.dtype.itemsize <= _MAX_NOTICE:
+        return "data with a notice"
+    (block,) = member.blocks(archive, 1)
+    return _printable(str(block[0, 0]))[:100]
+
+
+def _labels(archive: zipfile.ZipFile, member: _Member, num_images: int, path: Path) -> Tensor:
+    if member.shape != (num_images,):
+        raise UserError(
+            f"{path}: its labels have the shape {member.shape}; allowed: ({num_images},), one an image", code="bad-data"
+        )
+    if member.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: its labels are of the type {member.dtype}; allowed: whole numbers from 0 to 9", code="bad-data"
+        )
+    labels = np.concatenate(list(member.blocks(archive, 1)))[:, 0]
+    if labels.min() < 0 or labels.max() > 9:
+        raise UserError(
+            f"{path}: its labels are from {labels.min()} to {labels.max()}; allowed: 0 to 9", code="bad-data"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+# -- Pixels: first what all of them are, then the greys of the chosen images --
+
+
+class _Values(NamedTuple):
+    """`negative` is the share of pixels that are below 0 by more than rounding."""
+
+    is_uint8: bool
+    low: float
+    high: float
+    negative: float
+
+
+def _check_images(member: _Member, path: Path) -> None:
+    """Raise UserError for what can't be images by its header."""
+    shape = member.shape
+    sides = [size for size in shape[1:] if size != 1] if len(shape) == 4 and 1 in (shape[1], shape[3]) else shape[1:]
+    if len(shape) not in (3, 4) or list(sides) != [28, 28]:
+        raise UserError(f"{path}: its images have the shape {shape}; allowed: {_ALLOWED}", code="bad-data")
+    if not shape[0]:
+        raise UserError(f"{path}: holds no images; allowed: {_ALLOWED}", code="bad-data")
+    if member.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+        raise UserError(f"{path}: its images are of the type {member.dtype}; allowed: {_ALLOWED}", code="bad-data")
+
+
+def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
+    """Return what the values of all images are. Raises UserError for pixels that are no numbers."""
+    num = member.shape[0]
+    is_bad = np.zeros(num, bool)
+    low, high, num_negative, start = math.inf, -math.inf, 0, 0
+    for block in member.blocks(archive, num if member.is_fortran else _SIZE):
+        if member.is_fortran:  # a pixel of all images after the other
+            is_bad |= ~np.isfinite(block).all(0)
+        else:
+            is_bad[start : start + len(block)] = ~np.isfinite(block).all(1)
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+        num_negative += int((block < -_SLACK).sum())
+        start += len(block)
+    if num_bad := int(is_bad.sum()):
+        raise UserError(
+            f"{path}: {num_bad:,} of {num:,} images have pixels that are no numbers (NaN or infinite)", code="bad-data"
+        )
+    return _Values(member.dtype == np.uint8, low, high, num_negative / (num * _SIZE))
+
+
+def _range_of(values: _Values, path: Path) -> str:
+    """Return the name of the range that the values are of. Raises UserError where they do not tell."""
+    is_uint8, low, high, negative = values
+    if is_uint8 and high != 1:
+        return "byte"
+    if not is_uint8 and low >= -_SLACK and high <= 1 + _SLACK:
+        return "unit"
+    if not is_uint8 and low >= -1 - _SLACK and high <= 1 + _SLACK and negative >= _MANY:
+        return "signed"
+    found = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {low:g} to {high:g}"
+    found += f", {negative:.2%} of them below 0" if low < 0 else ""
+    raise UserError(
+        f"{path}: its images have {found}; allowed: {_ALLOWED}; or say what they are by --range unit, signed or byte",
+        code="bad-data",
+    )
+
+
+def _taken_as(values: _Values, start: float, end: float) -> str:
+    """Return as what values were taken, in words, unless they were that already."""
+    if values.is_uint8 and end == 255:
+        return ""
+    words = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"
+    if values.low < start or values.high > end:
+        words += f"; what lies beyond, from {values.low:g} to {values.high:g}, is clipped"
+    return words
+
+
+def _greys(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return the images of these rows, (n, 28, 28) uint8: `start` is black and `end` is white."""
+    num = member.shape[0]
+    greys = np.empty((len(rows), _SIZE), np.uint8)
+    places = np.full(num, -1)
+    places[rows] = np.arange(len(rows))
+
+    def rounded(values: np.ndarray) -> np.ndarray:
+        if values.dtype == np.uint8 and end == 255:
+            return values
+        fractions = (values.astype(np.float64) - start) / (end - start)
+        return (fractions.clip(0, 1) * 255).round().astype(np.uint8)
+
+    first = 0
+    for block in member.blocks(archive, num if member.is_fortran else _SIZE):
+        here = slice(first, first := first + len(block))
+        if member.is_fortran:
+            greys[:, here] = rounded(block[:, rows]).T
+        else:
+            is_chosen = places[here] >= 0
+            greys[places[here][is_chosen]] = rounded(block[is_chosen])
+    images = greys.reshape(-1, 28, 28)
+    return images.transpose(0, 2, 1).copy() if member.is_fortran else images  # its first index runs fastest

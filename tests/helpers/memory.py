@@ -1,0 +1,34 @@
+"""How much memory a block takes at its most."""
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def at_most(mib: int) -> Iterator[None]:
+    """Fail unless the block gets by with that much memory: resident, on Linux, and allocated by Python and numpy."""
+    tracemalloc.start()
+    before = _reset_peak()
+    try:
+        yield
+        allocated, resident = tracemalloc.get_traced_memory()[1], _status("VmHWM") - before
+    finally:
+        tracemalloc.stop()
+    assert max(allocated, resident) <= mib * 2**20, f"{allocated / 2**20:.0f} MiB, {resident / 2**20:.0f} MiB resident"
+
+
+def _reset_peak() -> int:
+    """Return the bytes that are resident now, from which on the kernel counts the peak anew."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: what Python allocates still counts
+        return 2**62
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int:
+    path = Path("/proc/self/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
