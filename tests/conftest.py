@@ -27,6 +27,9 @@ FOLDERS = ("slow", "gpu", "slurm", "distributed", "browser", "integration", "uni
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # nohup, and a shell's background jobs, hand on that they are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name in FOLDERS:
         config.addinivalue_line("markers", f"{name}: the tests in a folder tests/**/{name}/")
 
@@ -49,6 +52,7 @@ def _no_user_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # accelerate's default config file lies there
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the tests themselves run side by side
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist's
 
 
 @pytest.fixture

@@ -277,8 +277,8 @@ class OptimConfig(Section):
     )
     order: OrderName = setting("reuse", "{names}")
     # Adam divides them by 1 - beta1 at first, which float32 has to hold.
-    g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0, le=1_000_000)
-    d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0, le=1_000_000)
+    g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0, le=1e30)
+    d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0, le=1e30)
     accumulate: int = setting(
         1,
         "parts in which a step takes its batch through D, one after the other, so that D needs less memory; the "

@@ -84,7 +84,8 @@ def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: Capture) -> None:
     error = capsys.readouterr().err
     assert (
         error
-        == "distgan: --time=9-0: sbatch does not take it: Requested time limit is invalid; allocation failure: no\n"
+        == "distgan: --time=9-0: sbatch does not take it: Requested time limit is invalid; allocation failure: no "
+        "[launch]\n"
     )
     (sbatch / "says").write_text("")
     assert cli.main(["slurm", *CGAN]) == 2

@@ -10,7 +10,6 @@ from helpers.runs import TESTS, TINY, MonkeyPatch, Run, assert_same_run, checkpo
 from PIL import Image
 from safetensors.torch import load_file
 
-from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics, read_tensors
 from distgan.utils.hardware import imitates_bf16
 
@@ -142,17 +141,6 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(distgan: Run, tmp_path:
     assert (tmp_path / "run" / "weights" / "generator.safetensors").exists()
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         assert "NaN" not in line
-
-
-def test_weights_that_are_no_numbers_are_never_saved(distgan: Run, tmp_path: Path) -> None:
-    """The losses of a step are those of the weights before it: a last step may break them unseen."""
-    result = distgan("train", *quick("run", "--g-lr", "1e38", "--max-steps", 1))
-    assert result.returncode == 1, result.stderr
-    assert "a weight is no number after step 1; the last good state, of step 0, is kept" in result.stderr
-    assert all(value.isfinite().all() for value in checkpoint(tmp_path / "run")[0].values())
-    status = read_status(tmp_path / "run")
-    assert status["state"] == "failed"
-    assert "a weight is no number" in status["reason"]
 
 
 def test_accelerates_other_settings_are_set_aside(

@@ -12,13 +12,16 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from helpers.noise_images import noise_images
-from helpers.small_runs import make_cheap, small_config
+from helpers.runs import MonkeyPatch, checkpoint
+from helpers.small_runs import make_cheap, small_config, train_small
 
 from distgan.checkpoint.resume import newest_valid
 from distgan.config.schema import ProcessesConfig
 from distgan.distributed import rendezvous
+from distgan.distributed.wrappers import Trained
 from distgan.errors import Stopped, TrainingFailed, UserError
 from distgan.runs import artifacts
+from distgan.runs.run_dir import read_status
 from distgan.train import train
 from distgan.training import session
 from distgan.utils.provenance import Startup
@@ -133,3 +136,24 @@ def test_one_zero_training_after_another(tmp_path: Path) -> None:
         assert not torch.distributed.is_initialized()
         states.append(final_state(tmp_path / name))
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """The losses of a step are those of the weights before it: a last step may break them unseen."""
+    step = Trained.step
+
+    def overflow(self: Trained) -> None:
+        step(self)
+        if hasattr(self.bare, "latent_shape"):  # G, which takes its step after the losses
+            next(self.bare.parameters()).data.fill_(float("inf"))
+
+    make_cheap(monkeypatch)
+    monkeypatch.setattr(Trained, "step", overflow)
+    words = "a weight is no number after step 1; the last good state, of step 0, is kept"
+    with pytest.raises(TrainingFailed, match=words):
+        train_small(tmp_path / "run", max_steps=1)
+    tensors, at = checkpoint(tmp_path / "run")
+    assert at == 0
+    assert all(value.isfinite().all() for value in tensors.values())
+    status = read_status(tmp_path / "run")
+    assert (status["state"], "a weight is no number" in status["reason"]) == ("failed", True)
