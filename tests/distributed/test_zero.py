@@ -56,7 +56,7 @@ def test_a_stopped_run_goes_on_with_and_without_deepspeed(ranks: Ranks, distgan:
     """On one process with the same bits; on others, sharded or not, to rounding."""
     rates = ("--g-lr", "2e-4", "--d-lr", "2e-4")
     distgan.ok("train", *quick("plain", *rates))
-    for stage in (0, 1, 2, 3):
+    for stage in (1, 3):
         distgan.ok("train", *quick("broken", *rates, "--zero-stage", stage, "--max-steps", stage + 2))
     distgan.ok("train", *quick("broken", *rates))
     assert_same_run(tmp_path / "broken", tmp_path / "plain")

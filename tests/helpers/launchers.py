@@ -12,7 +12,7 @@ from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
 from helpers import forkserver
 from helpers.forkserver import Ranks
-from helpers.resume_matrix import HALVES
+from helpers.resume_matrix import THIRDS
 from helpers.runs import (
     BIN,
     ROOT,
@@ -146,11 +146,11 @@ def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, f
         assert ours_line[1:] == pytest.approx(theirs_line[1:], rel=1e-4, abs=1e-5)
 
 
-def assert_recipes_resume(folder: Path, half: int) -> None:
-    """Train half of the recipes straight, and stopped and resumed in another process: the same bits."""
+def assert_recipes_resume(folder: Path, third: int) -> None:
+    """Train a third of the recipes straight, and stopped and resumed in another process: the same bits."""
     for part in ("first", "second"):
-        result = forkserver.call([part, str(folder), str(half)], folder, 240, "helpers.resume_matrix")
+        result = forkserver.call([part, str(folder), str(third)], folder, 240, "helpers.resume_matrix")
         assert result.returncode == 0, result.stderr
-    for name in HALVES[half]:
+    for name in THIRDS[third]:
         assert_same_run(folder / f"{name}-straight", folder / f"{name}-broken")
-    assert len(HALVES[half]) == 30
+    assert len(THIRDS[third]) == 20

@@ -1,4 +1,4 @@
-"""Half of many runs: `first` trains them straight and up to a stop, `second`, in a new process, from there on."""
+"""A third of many runs: `first` trains them straight and up to a stop, `second`, in a new process, from there on."""
 
 import sys
 from itertools import product
@@ -14,9 +14,9 @@ CASES = {
     for model, loss, order, schedule in product(MODELS, LOSSES, ORDERS, ("constant", "linear"))
 }
 LEVELS = product(*map(range, (len(MODELS), len(LOSSES), len(ORDERS), 2)))
-PARITY = {name: sum(levels) % 2 for name, levels in zip(CASES, LEVELS, strict=True)}
-# Each model, loss and order with one of the schedules, and then with the other.
-HALVES = [[name for name in CASES if PARITY[name] == half] for half in (0, 1)]
+THIRD_OF = {name: sum(levels) % 3 for name, levels in zip(CASES, LEVELS, strict=True)}
+# Each has every pair of a model, a loss, an order and a schedule.
+THIRDS = [[name for name in CASES if THIRD_OF[name] == third] for third in range(3)]
 
 
 def train(index: int, folder: str, *more: str) -> None:
@@ -33,12 +33,12 @@ def train(index: int, folder: str, *more: str) -> None:
 
 
 def main() -> None:
-    """Words: first or second, the folder, which half."""
+    """Words: first or second, the folder, which third."""
     # No curves drawn: half of the time.
     outputs.save_curves = lambda *_: None
-    part, place, half = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    part, place, third = sys.argv[1], sys.argv[2], int(sys.argv[3])
     for index, name in enumerate(CASES):
-        if name not in HALVES[half]:
+        if name not in THIRDS[third]:
             continue
         if part == "first":
             train(index, f"{place}/{name}-straight")

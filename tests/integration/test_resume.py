@@ -46,7 +46,7 @@ def steps_of(run: Path) -> list[int]:
 
 
 def test_every_recipe_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    """Each model, loss and order, stopped in the middle of an epoch; tests/slow has the other schedules."""
+    """Each pair of a model, a loss, an order and a schedule, stopped within an epoch; tests/slow has the rest."""
     assert_recipes_resume(tmp_path, 0)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from helpers.forkserver import Ranks
 from helpers.launchers import assert_recipes_resume, assert_resume_on_other_numbers
 from helpers.runs import Run
@@ -14,5 +15,6 @@ def test_one_two_one_process_is_the_unbroken_run(
     assert_resume_on_other_numbers(distgan, ranks, tmp_path, (*data_flags, *flags))
 
 
-def test_every_recipe_with_the_other_schedule_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    assert_recipes_resume(tmp_path, 1)
+@pytest.mark.parametrize("third", [1, 2])
+def test_every_other_recipe_goes_on_to_the_same_bits(tmp_path: Path, third: int) -> None:
+    assert_recipes_resume(tmp_path, third)
