@@ -9,7 +9,7 @@ OUT ?= stress
 REV ?= main
 FULL ?=
 
-.PHONY: same-as train unit test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-report clean
+.PHONY: same-as train unit test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-wheels gpu-report clean
 
 train: $(VENV)/.installed  ## train the fast preset of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
@@ -47,6 +47,11 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and start-up; DISTGAN_DATA names the data
 	$(BIN)/distgan bench throughput --peers
 	$(BIN)/python benchmarks/startup.py
+
+gpu-wheels:  ## what a machine with a GPU, Python 3.12, torch and no network lacks for gpu-report, into .gpu-wheels (7 MB)
+	rm -rf .gpu-wheels
+	$(PYTHON) -m pip install --quiet --no-compile --no-warn-conflicts --target .gpu-wheels --only-binary=:all: --python-version 3.12 --implementation cp \
+		--platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 pydantic filelock
 
 # No prerequisite: where a GPU is, there may be a torch already and no network.
 gpu-report: OUT = gpu-report

@@ -1,7 +1,11 @@
 """All that a GPU has to show, in one command and within --budget-s: `make gpu-report OUT=DIR`.
 
 The parts stand in the order of their value. Each is written as it ends, and every few seconds until then: one that
-is cut off leaves what it had in report.json and report.md, which are whole at any instant.
+is cut off leaves what it had in report.json and report.md, which are whole at any instant. Beside them stand
+throughput.json and more.tar (pictures, a trace, logs), and no more.
+
+Only the standard library is imported before the first report is written. What a machine without a network lacks is
+taken from the folder that `make gpu-wheels` fills on another one.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import uuid
@@ -27,21 +32,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import psutil
-
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+WHEELS = ROOT / ".gpu-wheels"
+# Packages for one version of Python, of which the Makefile says which.
+PLACES = [str(ROOT), *([str(WHEELS)] if WHEELS.is_dir() and sys.version_info[:2] == (3, 12) else [])]
+sys.path[:0] = PLACES
 
-
-from distgan.benchmark import results  # noqa: E402
-from distgan.benchmark import throughput_report as tables  # noqa: E402
-from distgan.benchmark.scaling_report import print_tables  # noqa: E402
-from distgan.errors import UserError  # noqa: E402
-from distgan.utils.child_process import last_words  # noqa: E402
-from distgan.utils.files import read_metrics, write_whole  # noqa: E402
-from distgan.utils.hardware import count_gpus  # noqa: E402
-from distgan.utils.terminal import TerminalConsole  # noqa: E402
-
+BUDGET_S = 480.0  # without --budget-s
 MARK, RUNNING = "GPU_REPORT_CHILD", "running, or killed with all"
 TICK_S, RESERVE_S, MAX_TRACE = 5.0, 4.0, 10 * 2**20
 FACTS = "import json, sys, torch; from distgan.benchmark.results import facts; print(json.dumps(facts(torch.device(sys.argv[1]))))"  # noqa: E501
@@ -53,7 +50,10 @@ class Cut(BaseException):
 
 
 class Part(NamedTuple):
-    """Begun if `least_s` are left, ended after `most_s`. `collect` is asked often, and finds what there is by then."""
+    """Begun if `least_s` are left, ended after `most_s`; those of a larger budget are longer by its share.
+
+    `collect` is asked often, and finds what there is by then.
+    """
 
     least_s: float
     most_s: float
@@ -67,7 +67,10 @@ class Report:
     def __init__(self, args: argparse.Namespace, work: Path, token: str):
         self.args, self.out, self.work = args, args.out, work
         self.end = time.monotonic() + args.budget_s - RESERVE_S
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self.limits = limits(args.budget_s, args.parts)
+        self.kept = work / "kept"
+        self.kept.mkdir()
+        path = os.pathsep.join(filter(None, [*PLACES, os.environ.get("PYTHONPATH")]))
         caches = {"TMPDIR": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}  # so all compile anew
         self.env = os.environ | caches | {MARK: token, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         self.token, self.parts = token, {}
@@ -79,11 +82,23 @@ class Report:
         about = {"command": _shown([PYTHON, *sys.argv]), "budget_s": self.args.budget_s, "quick": self.args.quick}
         report = {"format": 1, **about, "figures": figures(self), "parts": self.parts}
         for name, text in (("report.json", json.dumps(report, indent=1)), ("report.md", markdown(report))):
-            write_whole(self.out / name, lambda file, text=text: file.write(f"{text}\n".encode()))
+            write(self.out / name, f"{text}\n".encode())
 
-    def keep(self, path: Path, name: str) -> None:
-        if path.is_file():
-            write_whole(self.out / name, lambda file: file.write(path.read_bytes()))
+    def keep(self, name: str, data: bytes | Path) -> None:
+        """Put a file into more.tar: who fetches the report may have room for a few files only."""
+        if isinstance(data, Path):
+            if not data.is_file():
+                return
+            data = data.read_bytes()
+        path = self.kept / name
+        if path.is_file() and path.read_bytes() == data:
+            return
+        path.write_bytes(data)
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for each in sorted(self.kept.iterdir()):
+                archive.add(each, each.name)
+        write(self.out / "more.tar", packed.getvalue())
 
     def collect(self, name: str) -> str | None:
         """What the part has by now; the reason why it is no good, if it is not."""
@@ -98,10 +113,11 @@ class Report:
 
     def take(self, name: str) -> None:
         part, entry, left = PARTS[name], self.parts[name], self.end - time.monotonic()
-        if left < part.least_s:
+        left = min(left, self.limits[name])
+        if left < part.least_s or left <= 0:
             entry["status"] = f"not run: no time left ({max(left, 0):.0f} s, and it needs {part.least_s:g})"
             return
-        limit, start, why = min(left, part.most_s), time.monotonic(), []
+        limit, start, why = left, time.monotonic(), []
         entry["status"] = RUNNING
         try:
             for number, words in enumerate(part.commands(self)):
@@ -110,6 +126,8 @@ class Report:
                 log = self.work / f"{name}-{number}"
                 code = self._run(words, log, limit - (time.monotonic() - start), command, name)
                 if code:
+                    from distgan.utils.child_process import last_words
+
                     why.append(last_words(code, log.with_suffix(".err").read_bytes()))
                 if code is None:
                     why.insert(0, f"timed out after {limit:.0f} s, in command {number + 1}")
@@ -145,21 +163,40 @@ class Report:
                 process.wait()
 
 
+def write(path: Path, data: bytes) -> None:
+    """Write a file of which a reader sees the old content or the new one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def limits(budget_s: float, chosen: list[str]) -> dict[str, float]:
+    """Return the seconds that each part may take: in their order until the budget is dealt, and then 0."""
+    share, left = max(1.0, budget_s / BUDGET_S), budget_s - RESERVE_S
+    found = {}
+    for name, part in PARTS.items():
+        most = min(part.most_s * share, left) if name in chosen else 0.0
+        found[name] = most if most >= part.least_s else 0.0
+        left -= found[name]
+    return found
+
+
 def end_all(mark: str, token: str) -> None:
-    """Kills each process with the token in its environment, whatever group it is in and whoever its parent is."""
+    """Kill each process with the token in its environment, whatever group it is in and whoever its parent is."""
     is_some, end = True, time.monotonic() + 10
     while is_some and time.monotonic() < end:
         is_some = False
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get(mark) == token and process.status() != psutil.STATUS_ZOMBIE:
-                    process.kill()
+        for path in Path("/proc").glob("[0-9]*/environ"):  # of a process that has ended it is empty
+            with suppress(OSError):
+                if f"{mark}={token}".encode() in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
                     is_some = True
         time.sleep(0.02)
 
 
 # Waits for the end of this process, of SIGKILL too, and ends and clears away what it leaves.
-GUARD = "import psutil, shutil, sys, time\nfrom contextlib import suppress\n" + inspect.getsource(end_all)
+GUARD = "import os, shutil, signal, sys, time\nfrom contextlib import suppress\nfrom pathlib import Path\n"
+GUARD += inspect.getsource(end_all)
 GUARD += "sys.stdin.read()\nend_all(*sys.argv[1:3])\nshutil.rmtree(sys.argv[3], ignore_errors=True)\n"
 
 
@@ -177,9 +214,11 @@ def _train(report: Report, model: str, name: str) -> list[list[str]]:
 
 
 def _trained(report: Report, name: str) -> dict[str, Any]:
+    from distgan.utils.files import read_metrics
+
     folder = report.work / name
     lines, facts = read_metrics(folder / "metrics.jsonl"), _read(folder / "environment.json")
-    report.keep(folder / "timeline.png", f"{name}.png")
+    report.keep(f"{name}.png", folder / "timeline.png")
     if not lines or not lines[-1]["epoch"]:
         return {}
     last, num = lines[-1], facts["data"]["num_images"]
@@ -205,9 +244,9 @@ def _judged(report: Report, name: str) -> dict[str, Any]:
     for run in RUNS:
         folder = report.work / run / "eval"
         for picture in ("digits", "matrix", "confusions", "neighbours"):
-            report.keep(folder / f"{picture}.png", f"{run}-{picture}.png")
+            report.keep(f"{run}-{picture}.png", folder / f"{picture}.png")
         if quality := _read(folder / "eval.json"):
-            report.keep(folder / "eval.json", f"{run}-eval.json")
+            report.keep(f"{run}-eval.json", folder / "eval.json")
             keys = ("n", "agreement", "recognisable", "fcd", "fcd_floor", "coverage", "gan_train", "alarms", "seconds")
             found[run] = {key: quality[key] for key in keys}
     logs = sorted(report.work.glob(f"{name}-?.out"))
@@ -232,11 +271,11 @@ def _bench(report: Report, *several: str, kind: str, name: str) -> list[list[str
     ]
 
 
+COMPILED = ("--model vanilla,cgan --engine graph-compiled --precision bf16 --steps 120",)
 MATRIX = (  # what the figures need comes first
     "--model vanilla,cgan --engine graph --precision bf16 --peers --steps 20 --warmup 10",
-    "--model vanilla --engine graph --precision bf16 --batch-size 2048 --steps 120",
+    "--model vanilla --engine graph,graph-compiled --precision bf16 --batch-size 2048 --steps 120",
     "--model vanilla,cgan --engine eager,graph --precision no,tf32,bf16 --steps 235",
-    "--model vanilla,cgan --engine graph-compiled --precision bf16 --batch-size 256,2048 --steps 120",
 )
 PROFILE = "--model vanilla,cgan --engine graph --precision bf16 --steps 20 --profile"
 SCALING = "--processes 1 --precision bf16 --engine graph --steps 50 "
@@ -244,9 +283,14 @@ SCALING += "--work-batch-size 64,128,256,512,1024,2048,4096 --work-width 0.25,0.
 
 
 def _speeds(report: Report, name: str) -> dict[str, Any]:
+    from distgan.benchmark import results
+    from distgan.benchmark import throughput_report as tables
+    from distgan.errors import UserError
+    from distgan.utils.terminal import TerminalConsole
+
     facts: dict[str, Any] = {}
     cells: dict[str, dict[str, Any]] = {}
-    for folder in sorted(report.work.glob("throughput-?")):
+    for folder in sorted([*report.work.glob("compiled-?"), *report.work.glob("throughput-?")]):
         with suppress(UserError):  # nothing there yet
             found = results.read(folder, "throughput")
             facts = facts or found.facts
@@ -261,22 +305,23 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
     tables.show(facts, every, TerminalConsole(file=shown, width=120))
     if shown.getvalue() != report.parts[name]["text"]:
         results.write(report.out / "throughput.json", "throughput", facts, every)
-        tables.save_plot(report.out / tables.PLOT, facts, every)
+        tables.save_plot(report.work / tables.PLOT, facts, every)
+        report.keep(tables.PLOT, report.work / tables.PLOT)
     for cell in every:
         cell["ran"] = next((run["engine"]["name"] for run in cell["runs"][-1:] if "engine" in run), None)
     kept = ("ran", "status", "why", "contender", "model", "precision", "batch_size", "epoch_s", "mfu", "against")
     return {"text": shown.getvalue(), "cells": {i: {key: c.get(key) for key in kept} for i, c in cells.items()}}
 
 
-def _pytest(report: Report) -> list[list[str]]:
-    words = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "tests/gpu"]
+def _pytest(report: Report, name: str, chosen: str) -> list[list[str]]:
+    words = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "tests/gpu", "-k", chosen]
     is_wide = importlib.util.find_spec("xdist") and (os.cpu_count() or 1) >= 8
     return [[PYTHON, *words, *(["-n", "4"] if is_wide else []), "--basetemp", str(report.work / "tests")]]
 
 
 def _tested(report: Report, name: str) -> dict[str, Any]:
     log = report.work / f"{name}-0.out"
-    report.keep(log, "parity.log")
+    report.keep(f"{name}.log", log)
     text = log.read_text(errors="replace") if log.is_file() else ""
     plain = re.findall(r"^(\S+::\S+) (PASSED|FAILED|ERROR|SKIPPED)\b", text, re.M)
     spread = re.findall(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::\S+)", text, re.M)
@@ -303,14 +348,20 @@ def _profiled(report: Report, name: str) -> dict[str, Any]:
         found[path.stem] = {"of": what, "us": us.total(), "span_us": span, "calls": calls.total(), "rows": rows}
         packed = gzip.compress(text, 6, mtime=0)
         if number == 0 and len(packed) < MAX_TRACE:
-            write_whole(report.out / "trace.json.gz", lambda file, packed=packed: file.write(packed))
-    lines = []
+            report.keep("trace.json.gz", packed)
+    lines, epochs = [], {}
+    for path in sorted(report.work.glob(f"{name}-?/results.json")):
+        for cell in _read(path).get("cells", []):
+            if cell.get("status") == "ok":
+                epochs[cell["id"]] = cell["epoch_s"]["median"]
+                lines.append(f"{cell['id']}: {cell['epoch_s']['median']:.3f} s an epoch, by so few steps")
     for stem, of in found.items():
         lines += [f"{stem}, {of['of']}: {of['us']:,.0f} us in {of['calls']} calls, within {of['span_us']:,.0f} us"]
         lines += [
             f"{r['us']:10,.1f} us {100 * r['share']:5.1f} % {r['calls']:5} x {r['name'][:90]}" for r in of["rows"]
         ]
-    return {"text": "\n".join(lines), "traces": found} if found else {"problem": "there is no trace"}
+    found = {"text": "\n".join(lines), "epoch_s": epochs, "traces": found}
+    return found if found["traces"] else {"problem": "there is no trace"}
 
 
 def _forms(report: Report) -> list[list[str]]:
@@ -320,6 +371,9 @@ def _forms(report: Report) -> list[list[str]]:
 
 
 def _scaled(report: Report, name: str) -> dict[str, Any]:
+    from distgan.benchmark import results
+    from distgan.benchmark.scaling_report import print_tables
+
     found, shown = results.read(report.work / f"{name}-0", "scaling"), io.StringIO()
     with redirect_stdout(shown):
         print_tables(found)
@@ -330,16 +384,19 @@ def _said(report: Report, name: str) -> str:
     return (report.work / f"{name}-0.out").read_text(errors="replace")
 
 
-PARTS = {
-    "facts": Part(0, 60, lambda r: [[PYTHON, "-c", FACTS, r.args.device]], lambda r, n: json.loads(_said(r, n))),
-    "run-vanilla": Part(20, 120, lambda r: _train(r, "vanilla", "run-vanilla"), _trained),
-    "run-cgan": Part(20, 90, lambda r: _train(r, "cgan", "run-cgan"), _trained),
-    "quality": Part(10, 60, _judge, _judged),
-    "throughput": Part(30, 230, lambda r: _bench(r, *MATRIX, kind="throughput", name="throughput"), _speeds),
-    "parity": Part(20, 130, _pytest, _tested),
-    "profile": Part(20, 45, lambda r: _bench(r, PROFILE, kind="throughput", name="profile"), _profiled),
-    "transposed": Part(10, 45, _forms, lambda r, n: _read(r.work / f"{n}.json") | {"text": _said(r, n)}),
-    "scaling": Part(20, 120, lambda r: _bench(r, SCALING, kind="scaling", name="scaling"), _scaled),
+GRAPHS = "graph and not compile and not launch"  # of the tests of GPUs, those that a run by the graph engine stands on
+PARTS = {  # in the order of what they tell, if all is cut off; together BUDGET_S
+    "facts": Part(0, 16, lambda r: [[PYTHON, "-c", FACTS, r.args.device]], lambda r, n: json.loads(_said(r, n))),
+    "profile": Part(20, 40, lambda r: _bench(r, PROFILE, kind="throughput", name="profile"), _profiled),
+    "parity": Part(20, 50, lambda r: _pytest(r, "parity", GRAPHS), _tested),
+    "compiled": Part(30, 80, lambda r: _bench(r, *COMPILED, kind="throughput", name="compiled"), _speeds),
+    "run-vanilla": Part(20, 70, lambda r: _train(r, "vanilla", "run-vanilla"), _trained),
+    "run-cgan": Part(20, 55, lambda r: _train(r, "cgan", "run-cgan"), _trained),
+    "throughput": Part(20, 80, lambda r: _bench(r, *MATRIX, kind="throughput", name="throughput"), _speeds),
+    "quality": Part(10, 25, _judge, _judged),
+    "scaling": Part(15, 25, lambda r: _bench(r, SCALING, kind="scaling", name="scaling"), _scaled),
+    "transposed": Part(5, 10, _forms, lambda r, n: _read(r.work / f"{n}.json") | {"text": _said(r, n)}),
+    "other-tests": Part(15, 25, lambda r: _pytest(r, "other-tests", f"not ({GRAPHS})"), _tested),
 }
 
 
@@ -367,7 +424,8 @@ def figures(report: Report) -> list[dict[str, Any]]:
         add(f"{name}, an epoch of the run", found.get("s_per_epoch"), aim, "s", by, limit)
         is_whole = part["status"] == "done" and epochs >= 150
         add(f"{name}, the whole command", part["commands"][0]["seconds"] if is_whole else None, whole, "s", by)
-    cells = report.parts["throughput"]["found"].get("cells", {})
+    parts = [report.parts[name]["found"].get("cells", {}) for name in ("compiled", "throughput")]
+    cells: dict[str, Any] = parts[0] | parts[1]
     ours = {i: c for i, c in cells.items() if c["status"] == "ok" and c["contender"] == "distgan"}
     large = [i for i in ours if i.startswith("vanilla/") and i.endswith("/bf16/2048/reuse")]
     best = min(large, key=lambda i: ours[i]["epoch_s"]["median"], default="-")
@@ -422,7 +480,7 @@ def refusal(args: argparse.Namespace) -> str | None:
         return f"--parts {','.join(unknown)}: unknown; allowed: {','.join(PARTS)}"
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         return f"--out {args.out}: is there already and is not overwritten; allowed: a new folder, or an empty one"
-    if args.device == "cuda" and not count_gpus():
+    if args.device == "cuda" and not _count_gpus():
         return "--device cuda: there is no CUDA device here; allowed here: --device cpu --quick"
     if args.device == "cpu" and not args.quick:
         return "--device cpu: would take hours; allowed: with --quick"
@@ -431,12 +489,33 @@ def refusal(args: argparse.Namespace) -> str | None:
     return None
 
 
+def _count_gpus() -> int:
+    """Return how many there are; some, where torch can't be asked, whose own error then stands in the report."""
+    with suppress(ImportError):
+        import torch
+
+        return torch.cuda.device_count()
+    return 1
+
+
+def unpacked(data_dir: Path, scratch: Path) -> Path:
+    """Return a folder with MNIST's files unpacked, which the plain loops need: `data_dir`, or copies in `scratch`."""
+    packed = sorted((data_dir / "MNIST" / "raw").glob("*-ubyte.gz"))
+    if all(path.with_suffix("").is_file() for path in packed):
+        return data_dir
+    raw = scratch / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in packed:
+        (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    return scratch
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=lambda text: Path(text).absolute(), required=True, help="a new folder")
     data = os.environ.get("DISTGAN_DATA", "data")
     parser.add_argument("--data-dir", type=lambda text: Path(text).absolute(), default=data, help="holds MNIST/raw")
-    parser.add_argument("--budget-s", type=float, default=480.0, help="seconds for all of it")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds for all of it")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny networks: shows that it works, gives no figure")
     parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
@@ -460,6 +539,10 @@ def main(argv: list[str] | None = None) -> int:
     report = Report(args, work, token)
     try:
         report.save()
+        plan = ", ".join(f"{name} {report.limits[name]:.0f} s" for name in PARTS if name in args.parts)
+        print(f"gpu_report: within {args.budget_s:g} s, each at most: {plan}", file=sys.stderr, flush=True)
+        if not args.quick:
+            args.data_dir = unpacked(args.data_dir, work / "data")
         for name in PARTS:
             if name in args.parts:
                 report.take(name)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def is_gone(pid: int) -> bool:
 def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:
     run.ok(sys.executable, SCRIPT, *CPU, "--out", "out", "--parts", "facts,run-cgan")
     report, out = read(tmp_path / "out"), tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "run-cgan.png"}
+    assert {path.name for path in out.iterdir()} == {"report.json", "report.md", "more.tar"}
+    with tarfile.open(out / "more.tar") as archive:
+        assert archive.getnames() == ["run-cgan.png"]
     trained = report["parts"]["run-cgan"]
     assert trained["status"] == "done"
     assert trained["found"]["engine"]["name"] == "eager"
@@ -84,6 +87,17 @@ def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:
     # Tiny networks are no figure.
     assert {row["value"] for row in report["figures"]} == {None}
     assert not list(tmp_path.glob("gpu-report-*"))
+
+
+def test_without_any_package_there_is_help_and_a_report_of_what_fails(run: Run, tmp_path: Path) -> None:
+    """On a machine that lacks some of them: -S hides all. The parts have their own processes."""
+    alone = (sys.executable, "-S", SCRIPT)
+    assert "--budget-s" in run.ok(*alone, "--help").stdout
+    ended = run(*alone, *CPU, "--out", "out", "--parts", "facts,run-cgan", "--budget-s", 60)
+    assert "Traceback" not in ended.stderr
+    found = statuses(tmp_path / "out")
+    assert found["facts"] == "done"
+    assert found["run-cgan"].startswith("failed: ModuleNotFoundError: No module named")
 
 
 def test_parts_without_time_are_named(tmp_path: Path, run: Run) -> None:

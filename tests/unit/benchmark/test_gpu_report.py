@@ -1,7 +1,10 @@
 """`make gpu-report`: what parts find becomes a report."""
 
 import argparse
+import ast
+import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,12 @@ def report_of(tmp_path: Path, *, quick: bool = False) -> Report:
     for name in ("out", "work"):
         (tmp_path / name).mkdir()
     args = argparse.Namespace(
-        out=tmp_path / "out", budget_s=100.0, quick=quick, parts=[], device="cuda", data_dir=tmp_path
+        out=tmp_path / "out",
+        budget_s=100.0,
+        quick=quick,
+        parts=list(gpu_report.PARTS),
+        device="cuda",
+        data_dir=tmp_path,
     )
     return Report(args, tmp_path / "work", "token")
 
@@ -135,7 +143,7 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     merged = {each["id"]: each for each in results.read(tmp_path / "out" / "throughput.json", "throughput").cells}
     assert len(merged) == 4
     assert merged["vanilla/graph/bf16/256/reuse"]["epoch_s"]["median"] == 0.15
-    assert (tmp_path / "out" / "throughput.png").read_bytes().startswith(b"\x89PNG")
+    assert (report.kept / "throughput.png").read_bytes().startswith(b"\x89PNG")
 
 
 A, B = "tests/gpu/test_gpu.py::test_a[x]", "tests/gpu/test_gpu.py::test_b"
@@ -155,7 +163,7 @@ def test_parity_is_what_pytest_says(tmp_path: Path, log: str, problem: str | Non
     report = report_of(tmp_path)
     (report.work / "parity-0.out").write_text(log)
     assert report.collect("parity") == problem
-    assert (tmp_path / "out" / "parity.log").read_text() == log
+    assert (report.kept / "parity.log").read_text() == log
 
 
 def test_a_profile_counts_kernels(tmp_path: Path) -> None:
@@ -176,7 +184,7 @@ def test_a_profile_counts_kernels(tmp_path: Path) -> None:
         {"name": "fill", "calls": 1, "us": 4.0, "share": 0.25},
     ]
     assert of["span_us"] == 24
-    assert (tmp_path / "out" / "trace.json.gz").exists()
+    assert (report.kept / "trace.json.gz").exists()
 
 
 def test_commands_of_the_full_report_are_known_to_distgan(tmp_path: Path) -> None:
@@ -197,4 +205,30 @@ def test_commands_of_the_full_report_are_known_to_distgan(tmp_path: Path) -> Non
             add_flags(parser, section)
             from_flags(section, parser.parse(words[words.index("bench") + 2 :]))
             seen += 1
-    assert seen == len(gpu_report.MATRIX) + 2
+    assert seen == len(gpu_report.MATRIX) + 3
+
+
+@pytest.mark.parametrize(("budget_s", "without_time"), [(180, 7), (480, 0), (840, 0)])
+def test_the_parts_keep_to_the_budget(budget_s: float, without_time: int) -> None:
+    found = gpu_report.limits(budget_s, list(gpu_report.PARTS))
+    assert sum(found.values()) == pytest.approx(budget_s - gpu_report.RESERVE_S, rel=0.01)
+    assert list(found.values()).count(0.0) == without_time
+    assert min(found["facts"], found["profile"], found["parity"]) > 0, "what tells most comes first"
+
+
+def test_nothing_but_the_standard_library_is_imported_at_its_top() -> None:
+    tree = ast.parse(Path(gpu_report.__file__).read_text())
+    names = [each.name for node in tree.body if isinstance(node, ast.Import) for each in node.names]
+    names += [str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_packed_files_of_mnist_are_unpacked_beside(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"1"))
+    found = gpu_report.unpacked(tmp_path / "data", tmp_path / "scratch")
+    assert (found / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").read_bytes() == b"1"
+    assert found == tmp_path / "scratch"
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"1")
+    assert gpu_report.unpacked(tmp_path / "data", tmp_path / "scratch") == tmp_path / "data"
