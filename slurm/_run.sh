@@ -98,7 +98,7 @@ attempts=$(realpath -m -- "$run").attempts
 unwritable="$attempts: can't be written; allowed: a place that can, by DISTGAN_RUNS or --out"
 
 newest() { # its last checkpoint; the one before the first step is nothing to go on from
-  find "$run" -type d -regex '.*/checkpoints/step-[0-9]*[1-9][0-9]*' -printf '%T@ %f\n' 2>/dev/null | sort -n | tail -n 1 | cut -d ' ' -f 2
+  find -L "$run" -type d -regex '.*/checkpoints/step-[0-9]*[1-9][0-9]*' -printf '%T@ %f\n' 2>/dev/null | sort -n | tail -n 1 | cut -d ' ' -f 2
 }
 record() {
   local now moved=idle

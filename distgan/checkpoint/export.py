@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from distgan.checkpoint.format import MANIFEST, NETWORKS, Checkpoint, foreign_files
-from distgan.checkpoint.resume import newest_valid, read_named
+from distgan.checkpoint.resume import by_step, newest_valid, read_named
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
@@ -52,6 +52,10 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path
         found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
+        if found and path != folder and (newest := _newer_than(found[0], path / "checkpoints")):
+            loaded = _of_checkpoint(*newest, names)
+            loaded.warnings.insert(0, f"{folder}: is of an earlier step than {newest[0]}, which is taken")
+            return loaded
         if not found and (newest := newest_valid(path / "checkpoints")):
             return _of_checkpoint(*newest, names)
         if not found:
@@ -74,6 +78,16 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     step = metadata.get("step", "")
     is_number = step.isdecimal() and len(step) < 16
     return _loaded(tensors, config, metadata.get("notice"), path, int(step) if is_number else None, [])
+
+
+def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
+    """Return the newest whole checkpoint if it is of a later step than the weights: the run was killed, or goes on."""
+    step = read_tensors(weights)[1].get("step", "")
+    steps = [step for step, _ in by_step(checkpoints)]
+    if not step.isdecimal() or not steps or max(steps) <= int(step):
+        return None
+    newest = newest_valid(checkpoints)
+    return newest if newest and newest[1].state.step > int(step) else None
 
 
 def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def train(parser: "Parser", argv: list[str]) -> None:
-    from distgan.config.flags import add_flags, from_flags
-    from distgan.config.presets import base_of, config_folder
+    from distgan.config.flags import add_flags
+    from distgan.config.presets import base_of, config_folder, config_from
     from distgan.config.schema import Config
 
     presets = ", ".join(path.stem for path in sorted(config_folder().glob("*.toml")))
@@ -23,7 +23,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
     add_flags(parser, Config)
     namespace = parser.parse(argv)
     base, preset = base_of(namespace)
-    config = from_flags(Config, namespace, base)
+    config = config_from(namespace, base)
 
     from distgan.distributed import env
     from distgan.launch import local

@@ -112,7 +112,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
 
 _COMMANDS: dict[str, Command | Group] = {
     "train": Command(
-        help="train a GAN: distgan train --preset cgan-quick",
+        help="train a GAN: distgan train --preset cgan-fast",
         usage="(--model NAME | --preset NAME | --config FILE) [FLAGS]",
         description="Trains a GAN. The same program starts by accelerate launch distgan/train.py.",
         epilog=f"Weakest first: the defaults above, the preset, flags.\n{EXIT_CODES}",

@@ -66,12 +66,19 @@ def training_of(words: list[str]) -> tuple[Config, str]:
     add_flags(parser, Config)
     namespace = parser.parse(words)
     base, name = base_of(namespace)
+    return config_from(namespace, base), name
+
+
+def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
+    """Return the config of the flags over their base. Raises UserError.
+
+    A run goes on in the precision that it began with, where `auto` comes to another one on this machine too.
+    """
     config = from_flags(Config, namespace, base)
     if config.run.precision == "auto" and (own := _config_to_go_on_with(config.run.out, config.run.resume)):
-        # A run goes on in the precision that it began with, on a machine where another one is faster too.
         begun = read_file(own, str(own)).get("run", {}).get("precision")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": begun})})
-    return config, name
+    return config
 
 
 def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:

@@ -4,6 +4,7 @@ Of each variable that Accelerate, DeepSpeed, MPI or torch reads and that could c
 functions here) and recorded, or ignored with a warning (`remove_foreign`), or refused (`refuse_broken_environment`).
 """
 
+import logging
 import os
 import time
 
@@ -19,6 +20,7 @@ _PROCESS_GIB = 0.5  # of the smallest networks
 _ACCELERATE_LAUNCH = {
     "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE",
 }  # fmt: skip
+_TORCHRUN = {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # Number of processes, by MPI: its launchers set neither WORLD_SIZE nor an address to meet at.
 _MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -61,7 +63,7 @@ _RECORDED = (
 def is_launched() -> bool:
     """True for a process of torchrun, accelerate launch, srun or our own launcher, and not by one variable alone."""
     environ = os.environ.keys()
-    return world_size() > 1 or "TORCHELASTIC_RUN_ID" in environ or environ >= _ACCELERATE_LAUNCH
+    return world_size() > 1 or environ >= _TORCHRUN or environ >= _ACCELERATE_LAUNCH
 
 
 def is_ours() -> bool:
@@ -193,7 +195,9 @@ def remove_foreign(num_threads: int) -> list[str]:
 
 
 def _is_harmless(name: str, value: str) -> bool:
-    return name == "ACCELERATE_LOG_LEVEL" or (name in _HARMLESS_FLAGS and value.lower() in _YES)
+    if name == "ACCELERATE_LOG_LEVEL":
+        return value.upper() in logging.getLevelNamesMapping()  # of another one Accelerate makes an error
+    return name in _HARMLESS_FLAGS and value.lower() in _YES
 
 
 def _asks_for_something(name: str, value: str) -> bool:

@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 # How gloo, NCCL and the store say that another process is gone or silent.
 _LOSS = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|timed out|timeout|remote process|gloo|nccl|socket", re.I
+    r"connection (was likely )?(closed|reset|refused)|broken pipe|timed out|timeout|remote process|gloo|nccl|socket",
+    re.I,
 )
 # For the launcher to see the one that failed before those that only miss it, and for a rank that still runs
 # to say so.

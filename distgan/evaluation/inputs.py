@@ -113,8 +113,8 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
     if not os.path.exists(folder / FILE):  # which a name that is too long is not either
         return False
     with suppress(UserError, KeyError, TypeError, ValueError):
-        what = read_json(folder / FILE, _MAX_RESULT)["source"]["what"]
-        return os.path.abspath(user_path(what)) != os.path.abspath(path)
+        source = read_json(folder / FILE, _MAX_RESULT)["source"]
+        return os.path.abspath(user_path(source.get("path") or source["what"])) != os.path.abspath(path)
     return True
 
 
@@ -138,6 +138,7 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
     flags += [f"--no-{name[2:]}" for name, value in values.items() if value is False]
     facts |= {
         "what": where,
+        "path": os.path.abspath(user_path(where)),
         "sha256": subject.sha256,
         "data": train.name,
         "reference": f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",

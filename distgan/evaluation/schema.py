@@ -96,6 +96,7 @@ class Source(_Frozen):
     """What was measured, and against what."""
 
     what: str  # the path that was named
+    path: str | None = None  # where that is, which older versions do not say
     weights: str | None  # the file, for a generator
     sha256: str  # of the weights, or of the images
     preset: str | None

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distgan.errors import UserError
 from distgan.utils.counter_rng import mix
 
 # Samples are drawn in chunks of this many, so that image i is the same whatever number is asked for.
@@ -27,7 +28,8 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
     """uint8 (N, 28, 28) from z (N, *latent_shape) and labels as the generator takes them.
 
     The generator is put into eval mode. Chunks have one size, the last one filled up, so that an image
-    comes out of the same arithmetic, to the bit, whatever stands beside it.
+    comes out of the same arithmetic, to the bit, whatever stands beside it. Raises UserError for images that are no
+    numbers, which finite weights too can draw.
     """
     generator.eval()
     device = next(generator.parameters()).device
@@ -35,6 +37,11 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
     for start in range(0, len(z), CHUNK):
         rows = slice(start, start + CHUNK)
         images = generator(_filled(z[rows]).to(device), _filled(labels[rows]).to(device))
+        if not images.isfinite().all():
+            raise UserError(
+                "generator: draws images with pixels that are NaN or infinite; allowed: weights that draw finite ones",
+                code="bad-data",
+            )
         chunks.append(to_uint8(images)[: len(z[rows])].cpu().numpy())
     return np.concatenate(chunks)
 

@@ -1,5 +1,6 @@
 """What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
 
+import os
 import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -224,7 +225,7 @@ class RunArtifacts:
             weights = gan.sampling_state()
             self._illustrate(lambda: write(weights), "a sample is")
         path = self.folder / "samples" / f"{name}.png"
-        return f"to look at: {path}" if self.runtime.is_main and path.exists() else ""
+        return f"to look at: {path}" if self.runtime.is_main and os.path.exists(path) else ""
 
     def export_last_good(self, advice: str) -> str:
         """Exports the state before the numbers went wrong; says which, and what to do."""
@@ -284,7 +285,7 @@ class RunArtifacts:
             ("metrics.jsonl", "the numbers"),
             ("checkpoints/", "what the run can go on from (distgan checkpoint ls)"),
         ):
-            if (self.folder / name).exists():
+            if os.path.exists(self.folder / name):  # False, too, where a network disk is away
                 display.say(f"  {self.folder / name!s:<40} {what}")
         if self.checkpoints.stall_s and self.checkpoints.write_s:
             facts = self.checkpoints.facts()

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -63,8 +64,8 @@ def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
 
-    A reader sees the old file or the new one. An OSError names `path`, and leaves neither a part of it nor the
-    temporary file.
+    A reader sees the old file or the new one, which has its mode. An OSError names `path`, and leaves neither a part of
+    it nor the temporary file.
     """
     temporary = temporary_beside(path)
     try:
@@ -73,6 +74,8 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
                 file.write(content) if isinstance(content, bytes) else content(file)
                 file.flush()
                 _fsync(file.fileno())
+            with suppress(OSError):  # there is none yet, or the file system has no modes
+                shutil.copymode(path, temporary)
             temporary.replace(path)
             sync(path.parent)
     finally:

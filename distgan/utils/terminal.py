@@ -1,6 +1,7 @@
 """Tables and lines on a terminal: as wide as it is, with nothing cut, and text that is never taken for markup."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
@@ -39,7 +40,10 @@ class TerminalConsole(Console):
         if stderr and stream is not None:  # no command guards it where a program calls train() itself
             file = GuardedStream("stderr", stream)  # type: ignore[assignment]
         self.is_screen = stream is not None and stream.isatty()
-        has_width = self.is_screen or width is not None or "COLUMNS" in os.environ
+        columns = os.environ.get("COLUMNS", "")
+        if self.is_screen and width is None and columns.isdecimal() and not int(columns):  # no width to print in
+            width = shutil.get_terminal_size().columns
+        has_width = self.is_screen or width is not None or (columns.isdecimal() and int(columns) > 0)
         super().__init__(
             file=file,
             stderr=stderr,

@@ -349,6 +349,16 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path: Path, key: str
         sample(str(run), SampleConfig(out=str(tmp_path / "x.png")))
 
 
+def test_finite_weights_that_draw_no_numbers_are_refused(tmp_path: Path) -> None:
+    run = weights(tmp_path / "run")
+    path = run / "weights" / "generator_ema.safetensors"
+    own = load_file(path)
+    save_file(own | {"stem.1.running_var": -torch.ones_like(own["stem.1.running_var"])}, path)
+    with run_refused("NaN or infinite", code="bad-data"):
+        sample(str(run), SampleConfig(out=str(tmp_path / "x.npz")))
+    assert not (tmp_path / "x.npz").exists()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_another_precision_are_taken(tmp_path: Path, dtype: torch.dtype) -> None:
     run = weights(tmp_path / "run")

@@ -202,3 +202,18 @@ def test_samples_stand_at_their_step_in_tensorboard(tmp_path: Path, monkeypatch:
     events.Reload()
     (tag,) = events.Tags()["images"]
     assert [event.step for event in events.Images(tag)] == [0, 2, 5, 6, 8]
+
+
+def test_weights_older_than_the_newest_checkpoint_are_not_drawn_from(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """As a run that went on and was killed has them."""
+    make_cheap(monkeypatch)
+    run = tmp_path / "run"
+    train_small(run, max_steps=2)
+    shutil.copytree(run / "weights", tmp_path / "old")
+    assert load_generator(str(run), ema=True)[4:] == (2, [])
+    train_small(run, max_steps=4)
+    shutil.rmtree(run / "weights")
+    (tmp_path / "old").rename(run / "weights")
+    step, (warning,) = load_generator(str(run), ema=True)[4:]
+    assert step == 4
+    assert "weights: is of an earlier step than " in warning

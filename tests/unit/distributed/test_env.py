@@ -157,7 +157,13 @@ def test_the_launchers_precision_beside_that_of_a_run(
         ({"TORCHELASTIC_RESTART_COUNT": "1"}, False),
         ({OUR_LAUNCHER: "1"}, False),
         (ACCELERATE_LAUNCH, True),
-        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}, True),
+        ({"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "1"}, False),
+        (
+            dict.fromkeys(("RANK", "LOCAL_RANK"), "0")
+            | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1")
+            | {"TORCHELASTIC_RUN_ID": "x"},
+            True,
+        ),
         ({"WORLD_SIZE": "2", "RANK": "1"}, True),
     ],
 )

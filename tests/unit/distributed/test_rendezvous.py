@@ -112,3 +112,8 @@ def test_only_a_process_of_this_machine_is_known_to_have_ended() -> None:
     assert has_ended(own._replace(pid=2**22 + 1)) is True
     assert has_ended(own._replace(machine="another")) is None
     assert has_ended(own._replace(machine="")) is None
+
+
+@pytest.mark.parametrize("words", ["Failed to recv, got 0 bytes. Connection was likely closed.", "Broken pipe"])
+def test_the_words_of_a_lost_connection_are_known(words: str) -> None:
+    assert rendezvous._LOSS.search(words)

@@ -330,6 +330,13 @@ def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     done(tmp_path / "mine", "a/images.npz")
     assert out_folder("a/images.npz", EvalConfig(out="mine")) == Path("mine")
+    known = json.dumps({"source": {"what": "images.npz", "path": str(tmp_path / "a" / "images.npz")}})
+    (tmp_path / "mine" / FILE).write_text(known)
+    assert out_folder("a/images.npz", EvalConfig(out="mine")) == Path("mine"), "named from another folder"
+    with refused("mine", code="exists"):
+        out_folder("images.npz", EvalConfig(out="mine"))
+    (tmp_path / "mine" / FILE).unlink()
+    done(tmp_path / "mine", "a/images.npz")
     with refused("--out mine", "b/images.npz", code="exists"):
         out_folder("b/images.npz", EvalConfig(out="mine"))
     (tmp_path / "run" / "weights").mkdir(parents=True)

@@ -11,6 +11,7 @@ from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
 from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
 
 from distgan.config.schema import Config, DataConfig, ModelConfig
+from distgan.distributed import env
 
 
 def test_every_launch_file_is_told_of_in_the_readme() -> None:
@@ -81,4 +82,16 @@ def test_the_launchers_precision_is_not_dropped_on_a_run_of_another(
     assert_user_error(distgan(*words), "--mixed_precision bf16", "the run has no", code="mismatch")
     assert "precision no" in distgan.ok(*words, "--precision", "no").stdout
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert "precision no" in distgan.ok(*words).stdout
+
+
+def test_a_run_goes_on_in_its_own_precision_where_auto_comes_to_another(
+    distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """As on another machine of a cluster, by the command that began it."""
+    monkeypatch.setattr(env, "has_fast_bf16", lambda *, is_cpu: True)
+    words = ("train", "--preset", "cgan-fast", "--data", "digits", "--out", "run", "--dry-run")
+    assert "precision bf16" in distgan.ok(*words).stdout
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"model": {"name": "cgan"}, "run": {"precision": "no"}}')
     assert "precision no" in distgan.ok(*words).stdout

@@ -46,6 +46,7 @@ def test_launched_processes_share_the_cores(
     """accelerate launch sets OMP_NUM_THREADS=1, which would halve the speed on two cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     if processes:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        for name, value in {"LOCAL_WORLD_SIZE": processes, "WORLD_SIZE": processes, "RANK": 0, "LOCAL_RANK": 0}.items():
+            monkeypatch.setenv(name, str(value))
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run of torchrun")
     assert env.shared_cores() == expected

@@ -108,3 +108,10 @@ def test_lines_of_other_editors_are_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n{"step": 2, "a": "\xff"}\r\n{"step": 3')
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+def test_a_file_keeps_its_mode_when_it_is_written_anew(tmp_path: Path) -> None:
+    path = written(tmp_path / "private", "1")
+    path.chmod(0o600)
+    write_whole(path, b"2")
+    assert path.stat().st_mode & 0o777 == 0o600

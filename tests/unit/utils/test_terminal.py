@@ -132,3 +132,10 @@ def test_a_reader_that_has_left_ends_nothing(monkeypatch: MonkeyPatch) -> None:
     console = TerminalConsole(stderr=True)
     console.print("one")
     console.print("two")
+
+
+@pytest.mark.parametrize("columns", ["0", "", "-1", "wide"])
+def test_columns_that_are_no_width_silence_nothing(monkeypatch: MonkeyPatch, capsys: Capture, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    TerminalConsole().print("words")
+    assert capsys.readouterr().out == "words\n"
