@@ -117,7 +117,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     """
     warnings: list[str] = []
     own = folder / "checkpoints"
-    if config.run.resume in ("auto", "never"):
+    if config.run.resume in ("auto", "never") or _was_begun_by(config.run.resume, folder):
         found = newest_valid(own)
         if found is None:
             if (folder / "weights").exists() or read_metrics(folder / "metrics.jsonl"):
@@ -169,6 +169,15 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
             f"the rates fall to 0 over {config.run.epochs} epochs now, not {epochs}: no longer the same run"
         )
     return Start(checkpoint, path, _run_of(path) / "metrics.jsonl", is_changed, warnings)
+
+
+def _was_begun_by(resume: str, folder: Path) -> bool:
+    """True if the run in `folder` began with this --resume and has a checkpoint since: the same command goes on."""
+    if not checkpoints_in(folder / "checkpoints"):
+        return False
+    with suppress(UserError, AttributeError):
+        return read_file(path := folder / "config.json", str(path)).get("run", {}).get("resume") == resume
+    return False
 
 
 def _run_of(path: Path) -> Path:

@@ -4,7 +4,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.runs import Capture, MonkeyPatch, Run, assert_user_error, checkpoint, checkpoint_names, losses, quick
+from helpers.runs import (
+    Capture,
+    MonkeyPatch,
+    Run,
+    assert_user_error,
+    checkpoint,
+    checkpoint_names,
+    losses,
+    quick,
+    refused,
+)
 from helpers.small_runs import make_cheap, train_small
 
 from distgan.checkpoint.export import load_generator
@@ -217,3 +227,14 @@ def test_weights_older_than_the_newest_checkpoint_are_not_drawn_from(tmp_path: P
     step, (warning,) = load_generator(str(run), ema=True)[4:]
     assert step == 4
     assert "weights: is of an earlier step than " in warning
+
+
+def test_a_run_that_began_from_another_goes_on_by_the_same_command(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """A job that is requeued has the command that it began with."""
+    make_cheap(monkeypatch)
+    train_small(tmp_path / "first", max_steps=2)
+    for steps in (4, 6):
+        train_small(tmp_path / "second", max_steps=steps, resume=str(tmp_path / "first"))
+    assert checkpoint(tmp_path / "second")[1] == 6
+    with refused("--resume", "has checkpoints of its own", code="mismatch"):
+        train_small(tmp_path / "second", max_steps=8, resume=str(tmp_path / "first" / "checkpoints" / "latest"))
