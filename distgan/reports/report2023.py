@@ -108,7 +108,8 @@ def _confused(quality: Quality, asked: int, read: int) -> Claim:
 
 def _worst(quality: Quality, digits: tuple[int, ...]) -> Claim:
     """Holds where they are the two that are read as asked least often."""
-    order = sorted(quality.per_digit, key=lambda each: each.agreement.value if each.agreement else 0.0)
+    asked = [each for each in quality.per_digit if each.verdict != "not asked for"]
+    order = sorted(asked, key=lambda each: each.agreement.value if each.agreement else 0.0)
     worst = order[: len(digits)]
     words = ", ".join(f"{each.digit} {each.agreement.value:.1%}" if each.agreement else "" for each in worst)
     return Claim(
