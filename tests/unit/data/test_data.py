@@ -402,3 +402,8 @@ def test_digits_are_real_varied_and_the_same_each_time() -> None:
     # Of each digit's ten images no two are the same.
     ten = first.images[:10].flatten(1).float()
     assert (torch.cdist(ten, ten) + 1e9 * torch.eye(10)).min() > 0
+
+
+def test_digits_do_not_stand_in_where_a_published_sum_is_required(tmp_path: Path) -> None:
+    with refused("mnist", code="not-found"):
+        load(tmp_path, name="auto", md5="require")
