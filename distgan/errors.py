@@ -23,7 +23,7 @@ PARENT = os.getppid()
 # In the environment of the processes that `--processes N` starts: its own number.
 OUR_LAUNCHER = "DISTGAN_LAUNCHER"
 
-# A disk or a folder that can't be written to is for the user to mend, and so is whatever a named file is refused for;
+# A disk or a folder that can't be written to is for the user to remedy, and so is whatever a named file is refused for;
 # any other OSError is ours.
 _USER_ERRNO = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
@@ -154,13 +154,13 @@ class WriteErrorPolicy:
         self._new: list[str] = []
 
     def warn(self, message: str) -> None:
-        """Said once, however often it is true."""
+        """Queue a warning, unless the same message was queued before."""
         if message not in self._said:
             self._said.add(message)
             self._new.append(message)
 
     def illustrate(self, draw: Callable[[], object], what: str) -> None:
-        """Call `draw`. Whatever it raises is a warning that `what` is missing: a run can do without its pictures."""
+        """Call `draw` and turn any exception into a warning: plots and samples never fail a run."""
         try:
             draw()
         except Exception as error:
@@ -174,7 +174,7 @@ class WriteErrorPolicy:
         self.warn(f"{what} not written, and training goes on: {mistake}")
 
     def warnings(self) -> list[str]:
-        """What there is to say since the last call."""
+        """Return the warnings queued since the last call."""
         new, self._new = self._new, []
         return new
 
@@ -211,7 +211,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
 
 
 def _unforeseen(error: Exception, *, debug: bool) -> int:
-    """A traceback, unless memory was too small; and of one process among several, a line that says which."""
+    """Print a traceback, or for lack of memory one line with advice; in a multi-process run, a line with the rank."""
     is_alone, is_full = os.environ.get("WORLD_SIZE", "1") == "1", _is_out_of_memory(error)
     if debug or not is_full:
         print_line("".join(traceback.format_exception(error)), error=True)
@@ -262,7 +262,7 @@ def _say(message: str, *, speaks: bool = False) -> None:
 
 
 def printable(text: object) -> str:
-    r"""Return text for a terminal: control characters as `\x1b`, so that none is obeyed; line ends and tabs stay.
+    r"""Return text with control characters escaped, as `\x1b`, so that no terminal interprets them; keep \n and \t.
 
     Names, files and the environment may hold any. All that is shown comes by here: `print_line`, `utils/terminal.py`.
     """

@@ -35,7 +35,7 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
     shared = [key for key in speeds_a if key in speeds_b]
     if not shared:
         if set(speeds_a) & set(new):
-            _refuse_regressions({}, list(speeds_a), config.fail_above)
+            _check_regressions({}, list(speeds_a), config.fail_above)
         raise UserError(
             f"{a}, {b}: have no cell in common that has a speed in both; allowed: two of the same matrix",
             code="bad-data",
@@ -48,7 +48,7 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
     console.print(f"geometric mean of B / A: {mean:.3f} over {len(ratios)} cells")
     for line in _differences(before, after, old, new, shared):
         console.print(f"note: {line}", style="yellow")
-    _refuse_regressions(ratios, [key for key in speeds_a if key not in speeds_b], config.fail_above)
+    _check_regressions(ratios, [key for key in speeds_a if key not in speeds_b], config.fail_above)
 
 
 def ratio(a: list[list[float]], b: list[list[float]], rng: np.random.Generator, resamples: int) -> Ratio:
@@ -145,7 +145,7 @@ def _why(cell: dict[str, Any]) -> str:
     return ": ".join(str(cell[key]) for key in ("status", "why") if cell.get(key))
 
 
-def _refuse_regressions(ratios: dict[str, Ratio], lost: list[str], limit: float | None) -> None:
+def _check_regressions(ratios: dict[str, Ratio], lost: list[str], limit: float | None) -> None:
     """Raises CommandFailed for cells that are slower than the limit allows, or have lost their speed."""
     if limit is None:
         return

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from distgan.benchmark.convergence_targets import Protocol
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.results import refuse_on_cpu
+from distgan.benchmark.results import check_runs_on_cpu
 from distgan.config.flags import paths_by
 from distgan.config.presets import preset_path, training_of
 from distgan.config.registry import ENGINES, PRECISIONS
@@ -142,9 +142,9 @@ def _arm(
     words += ["--processes", str(processes), "--tracker", "none"]
     training, name = training_of(words)
     if not is_cuda:
-        refuse_on_cpu("--engine", [training.run.engine], ENGINES)
+        check_runs_on_cpu("--engine", [training.run.engine], ENGINES)
         if (precision := training.run.precision) not in (None, "auto"):
-            refuse_on_cpu("--precision", [str(precision)], PRECISIONS)
+            check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
     dataset = load(training.data)
     size = global_batch_size(training.data, processes)
     steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest_rows(training, processes))

@@ -99,7 +99,7 @@ def compared(a: str, b: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         rows.append(
             {"measure": measure, "a": a, "b": b, "alternative": "two-sided", "p": p}
             | ratio(ours, theirs)
-            | {"words": _words(verdict, "no difference can be told", p)}
+            | {"words": _words(verdict, "no significant difference", p)}
         )
     return rows
 
@@ -111,7 +111,7 @@ def more_processes(one: str, many: str, cells: Sequence[Cell]) -> dict[str, Any]
         return None
     p = p_value(ours, theirs, "less")
     words = _words(
-        f"{many} needs more epochs than on 1", f"{many} needs no more epochs than on 1, as far as can be told", p
+        f"{many} needs more epochs than on 1", f"{many}: no significant increase in epochs over 1 process", p
     )
     return (
         {"measure": "epochs", "a": one, "b": many, "alternative": "less", "p": p}
@@ -126,7 +126,7 @@ def of_arm(cells: Sequence[Cell], name: str) -> list[Cell]:
 
 def _words(difference: str, none: str, p: float | None) -> str:
     if p is None:
-        return "no difference can be told (of fewer than 2 runs)"
+        return "not tested (fewer than 2 runs)"
     return f"{difference if p < LEVEL else none} (p = {p:.2g})"
 
 

@@ -76,7 +76,7 @@ FABRICS = {
 }
 
 
-def refuse_nodes(name: str, nodes: int) -> None:
+def check_nodes(name: str, nodes: int) -> None:
     """Raises UserError for several nodes with a fabric that ends with the machine."""
     fabric = FABRICS[name]
     if nodes > 1 and not (fabric.per_gpu_gbs or fabric.per_node_gbs):

@@ -16,7 +16,7 @@ import torch
 from rich.table import Table
 
 from distgan.benchmark import results
-from distgan.benchmark.interconnects import FABRICS, AllReduce, measured_ring, nccl, refuse_nodes
+from distgan.benchmark.interconnects import FABRICS, AllReduce, check_nodes, measured_ring, nccl
 from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.results import Results
 from distgan.benchmark.scaling_report import STYLE, Cell, all_reduces, save_panels
@@ -154,7 +154,7 @@ def run(where: Path, config: PlanConfig) -> None:
 
     Raises UserError for other results, too few points, and a fabric that does not fit.
     """
-    refuse_nodes(config.fabric, config.nodes)
+    check_nodes(config.fabric, config.nodes)
     measured = results.read(where, "scaling")
     try:
         cells = base_cells(measured, where)

@@ -142,8 +142,8 @@ def drawn(draw: Callable[[], object], path: Path) -> list[Path]:
     return [path] if path.exists() else []
 
 
-def refuse_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:
-    """Raises UserError for what every turn would refuse by itself."""
+def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:
+    """Raise UserError if a precision or an engine among `chosen` needs a CUDA device."""
     for value in chosen:
         if modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))

@@ -26,7 +26,7 @@ from distgan.benchmark.scaling_report import (
 )
 from distgan.config.registry import ENGINES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
-from distgan.data.loader import refuse_small
+from distgan.data.loader import check_batch_size
 from distgan.distributed import env
 from distgan.errors import CommandFailed, UserError, print_line
 from distgan.utils.child_process import ChildFailed, own_modules, run_child
@@ -55,7 +55,7 @@ def run(config: ScalingConfig) -> None:
         )
     device = device_named(config.device)
     if device.type == "cpu":
-        results.refuse_on_cpu("--engine", [config.engine], ENGINES)
+        results.check_runs_on_cpu("--engine", [config.engine], ENGINES)
     sizes = world_sizes(config, device)
     threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
     cells = [_cell(config, point, axes, threads) for point, axes in points(config, sizes).items()]
@@ -92,7 +92,7 @@ def run(config: ScalingConfig) -> None:
 
 def points(config: ScalingConfig, sizes: list[int]) -> dict[Point, list[str]]:
     """Each setting to measure, once, and the axes that it is on. Raises UserError for a batch that is too small."""
-    refuse_small(config.batch_size, max(2, *sizes))
+    check_batch_size(config.batch_size, max(2, *sizes))
     found: dict[Point, list[str]] = {}
 
     def add(axis: str, *point: Any) -> None:
@@ -120,7 +120,7 @@ def world_sizes(config: ScalingConfig, device: torch.device) -> list[int]:
         raise UserError(
             f"--processes {sizes[-1]}: there are {here} GPUs here; allowed: at most {here}", code="unavailable"
         )
-    env.refuse_more_than_memory_has(sizes[-1])
+    env.check_memory(sizes[-1])
     return sizes
 
 

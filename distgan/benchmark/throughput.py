@@ -11,7 +11,7 @@ from distgan.benchmark import results
 from distgan.benchmark.flops import FORMULA
 from distgan.benchmark.matrix import PEERS_FOLDER, Cell, Pace, command, plan
 from distgan.benchmark.options import ThroughputConfig
-from distgan.benchmark.results import refuse_on_cpu, say, summary
+from distgan.benchmark.results import check_runs_on_cpu, say, summary
 from distgan.benchmark.throughput_report import PLOT, save_plot, show
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.distributed.env import is_launched
@@ -107,8 +107,8 @@ def run(config: ThroughputConfig) -> None:
     device = device_named(config.device)
     is_cuda = device.type == "cuda"
     if not is_cuda:
-        refuse_on_cpu("--engine", config.engines, ENGINES)
-        refuse_on_cpu("--precision", config.precisions, PRECISIONS)
+        check_runs_on_cpu("--engine", config.engines, ENGINES)
+        check_runs_on_cpu("--precision", config.precisions, PRECISIONS)
     cells = plan(config)
     pace = Pace(
         (30 if is_cuda else 2) if config.warmup is None else config.warmup,

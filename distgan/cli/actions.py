@@ -29,17 +29,17 @@ def train(parser: "Parser", argv: list[str]) -> None:
     from distgan.launch import local
     from distgan.utils.provenance import Startup
 
-    env.refuse_before_imports()
+    env.check_before_imports()
     if "run.precision" not in namespace:
-        env.refuse_other_precision(config.run.precision)
+        env.check_launcher_precision(config.run.precision)
     num = config.processes.num or 1
     if env.is_launched():
         if "processes.num" in namespace:
-            env.refuse_other_number(num)
+            env.check_num_processes(num)
     elif num > 1 and not namespace.dry_run:
-        from distgan.data.loader import fewest_rows, global_batch_size, refuse_small
+        from distgan.data.loader import check_batch_size, fewest_rows, global_batch_size
 
-        refuse_small(global_batch_size(config.data, num), fewest_rows(config, num))
+        check_batch_size(global_batch_size(config.data, num), fewest_rows(config, num))
         raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:
@@ -63,11 +63,11 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
     from distgan.distributed import env
     from distgan.launch import local
 
-    env.refuse_before_imports()
+    env.check_before_imports()
     num = config.processes or 1
     if env.is_launched():
         if config.processes is not None:
-            env.refuse_other_number(num)
+            env.check_num_processes(num)
     elif num > 1:
         raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
     from distgan.evaluation.evaluate import evaluate, start_runtime

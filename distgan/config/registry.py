@@ -51,7 +51,7 @@ class Registry(dict[str, E]):
 
 @dataclass(frozen=True)
 class Mode(Entry):
-    """A way of computing."""
+    """A precision or an engine, which may need a GPU."""
 
     needs_cuda: bool = False
 

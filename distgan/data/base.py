@@ -89,19 +89,19 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     """The set of a folder that holds it. Raises UserError for files that are not as they should be."""
     raw = find(source, folder)
     assert raw is not None
-    mend = "delete it to have it downloaded again, or put the right file in its place"
+    remedy = "delete it to have it downloaded again, or put the right file in its place"
     # Whoever accepts other contents accepts another number of images with them.
     count = None if rule == "accept" else source.num_images
     columns = () if source.label_columns is None else (source.label_columns,)
     packed = source.packed_md5 if source.md5 is None else ("", "")
-    images = read_idx(raw / source.images, (count, 28, 28), mend, packed[0])
-    labels = read_idx(raw / source.labels, (len(images.values), *columns), mend, packed[1])
+    images = read_idx(raw / source.images, (count, 28, 28), remedy, packed[0])
+    labels = read_idx(raw / source.labels, (len(images.values), *columns), remedy, packed[1])
     if len(images.values) < 2:
         raise UserError(
-            f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {mend}", code="bad-data"
+            f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {remedy}", code="bad-data"
         )
     warnings = [
-        _check_sum(found, sums, name, is_named, rule, mend)
+        _check_sum(found, sums, name, is_named, rule, remedy)
         for found, (_, *sums) in zip((images, labels), source.files(), strict=True)
     ]
     warning = next(filter(None, reversed(warnings)), None)
@@ -109,7 +109,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     classes = labels.values[:, 0] if columns else labels.values
     if classes.min() < 0 or classes.max() > 9:
         raise UserError(
-            f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {mend}",
+            f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {remedy}",
             code="bad-data",
         )
     pixels = torch.from_numpy(images.values)
@@ -118,7 +118,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     return Dataset(name, pixels, torch.from_numpy(classes.astype(np.int64)), str(raw), warning=warning)
 
 
-def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, rule: str, mend: str) -> str | None:
+def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, rule: str, remedy: str) -> str | None:
     """Return what to say of contents that are not known to be the published ones, or None.
 
     Raises UserError for those of another set, and for unknown ones that the rule does not take.
@@ -138,7 +138,7 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
         else f"can't be compared: the only published sum is {packed or 'none'}, of the packed file"
     )
     if rule == "require" or (rule == "auto" and unpacked and not is_named):
-        raise UserError(f"{differs}; {mend}, or take it as it is with --data-md5 accept", code="bad-data")
+        raise UserError(f"{differs}; {remedy}, or take it as it is with --data-md5 accept", code="bad-data")
     return f"{differs}; taken as it is (--data-md5 require refuses it)" if is_named or rule == "accept" else None
 
 

@@ -35,7 +35,7 @@ def fewest_rows(config: Config, world_size: int) -> int:
     return max(world_size * config.optim.accumulate, 2 * separate)
 
 
-def refuse_small(size: int, fewest: int) -> None:
+def check_batch_size(size: int, fewest: int) -> None:
     """Raises UserError for a batch of which some rank, or some part of a step, would have nothing."""
     if size < fewest:
         raise UserError(
@@ -50,7 +50,7 @@ def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int =
     Raises UserError for a batch that can't be trained on, or one of fewer than `fewest` images: what the
     ranks, the parts that a step is taken in, and BatchNorm need.
     """
-    refuse_small(size, fewest)
+    check_batch_size(size, fewest)
     steps, left = divmod(num_images, size)
     if drop_last:
         if not steps:

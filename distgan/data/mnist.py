@@ -224,10 +224,10 @@ class IdxFile(NamedTuple):
     sums: set[str]
 
 
-def read_idx(path: Path, shape: tuple[int | None, ...], mend: str, packed_md5: str = "") -> IdxFile:
+def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5: str = "") -> IdxFile:
     """Return the array of a file, or of its `.gz` twin: where that is the only one, or has the sum `packed_md5`.
 
-    `shape` is what must stand there, None for a size that is left open; `mend` is what to do about a
+    `shape` is what must stand there, None for a size that is left open; `remedy` is what to do about a
     file that does not hold it. Raises UserError. Nothing is allocated on the word of a header: a file is no
     larger than it is, and a packed one is unpacked no further than `shape` allows.
     """
@@ -239,41 +239,43 @@ def read_idx(path: Path, shape: tuple[int | None, ...], mend: str, packed_md5: s
             found, sums = path, set()
         with cast(Any, gzip.open(found) if found == packed else found.open("rb")) as file:
             head = file.read(4 + 4 * len(shape))
-            dtype, stated = _header(head, shape, found, mend)
+            dtype, stated = _header(head, shape, found, remedy)
             promised = dtype.itemsize * math.prod(stated)
             most = dtype.itemsize * math.prod(size or 1_000_000 for size in shape)
             data = _read_up_to(file, min(promised, path.stat().st_size if found == path else most))
             num_more = len(file.read(1))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{found}: damaged ({error}); {mend}", code="bad-data") from error
+        raise UserError(f"{found}: damaged ({error}); {remedy}", code="bad-data") from error
     except OSError as error:
-        raise not_readable(found, error, f"; {mend}") from error
+        raise not_readable(found, error, f"; {remedy}") from error
     size, due = len(head) + len(data), len(head) + promised
     fault = f"cut short: {size:,} bytes where its header promises {due:,}" if len(data) < promised else ""
     if num_more:
         fault = f"too long: more than {size:,} bytes where its header promises {due:,}"
     if fault:
-        raise UserError(f"{found}: {fault}; {mend}", code="bad-data")
+        raise UserError(f"{found}: {fault}; {remedy}", code="bad-data")
     md5 = hashlib.md5(head, usedforsecurity=False)
     md5.update(data.data)
     values = data.view(dtype).reshape(stated)
     return IdxFile(values, found, md5.hexdigest(), sums | {md5.hexdigest()})
 
 
-def _header(head: bytes, shape: tuple[int | None, ...], path: Path, mend: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _header(
+    head: bytes, shape: tuple[int | None, ...], path: Path, remedy: str
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Return the type and the shape that a header states. Raises UserError unless `shape` allows it."""
     dtype = _TYPES.get(head[2]) if len(head) >= 4 else None
     if len(head) < 4 + 4 * len(shape) or head[:2] != b"\0\0" or dtype is None or head[3] != len(shape):
         raise UserError(
             f"{path}: starts with 0x{head[:4].hex() or '(nothing)'}, which is no idx magic number for "
-            f"{len(shape)} dimensions (0x000008{len(shape):02x}); {mend}",
+            f"{len(shape)} dimensions (0x000008{len(shape):02x}); {remedy}",
             code="bad-data",
         )
     stated = tuple(int(size) for size in np.frombuffer(head, ">u4", count=len(shape), offset=4))
     if any(want is not None and want != size for want, size in zip(shape, stated, strict=True)):
         wanted = " x ".join("any" if size is None else f"{size}" for size in shape)
         raise UserError(
-            f"{path}: holds {' x '.join(map(str, stated))} values, expected {wanted}; {mend}", code="bad-data"
+            f"{path}: holds {' x '.join(map(str, stated))} values, expected {wanted}; {remedy}", code="bad-data"
         )
     return dtype, stated
 

@@ -132,7 +132,7 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
     `accumulate` is the number of D's backward passes to a step of D.
     """
     _quieten(device_type)
-    _refuse_unknown(completed(config, accumulate))
+    _check_known(completed(config, accumulate))
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
     plugins = {
         name: _Plugin(hf_ds_config=completed(config, accumulate if name == "discriminator" else 1)) for name in NAMES
@@ -160,7 +160,7 @@ def leave_process_group() -> None:
     comm.cdb = None
 
 
-def _refuse_unknown(config: dict[str, Any]) -> None:
+def _check_known(config: dict[str, Any]) -> None:
     """Raises UserError for settings by which DeepSpeed would end later, and with a traceback."""
     from deepspeed.runtime.config import DeepSpeedConfig
 

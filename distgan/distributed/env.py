@@ -1,7 +1,7 @@
-"""What a launcher or a user leaves in the environment of a process; and the launcher of `--processes N`.
+"""Environment variables set by launchers and users, and checks for `--processes N`.
 
 Of each variable that Accelerate, DeepSpeed, MPI or torch reads and that could change a training: it is taken (by the
-functions here) and recorded, or ignored with a warning (`remove_foreign`), or refused (`refuse_broken_environment`).
+functions here) and recorded, or ignored with a warning (`remove_foreign`), or refused (`check_environment`).
 """
 
 import logging
@@ -75,7 +75,7 @@ def world_size() -> int:
     return _number("WORLD_SIZE", 1, low=1)
 
 
-def refuse_broken_environment(*, is_cpu: bool, is_tf32: bool) -> None:
+def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
     """Raise UserError for what no launcher leaves: variables that are no numbers, missing, or contradict others.
 
     Also for those by which a library would compute in another precision than the chosen one.
@@ -93,9 +93,9 @@ def refuse_broken_environment(*, is_cpu: bool, is_tf32: bool) -> None:
                 )
         _number("MASTER_PORT", 0, low=1, high=65_535)
         _number("TORCHELASTIC_RESTART_COUNT", 0)
-        refuse_missing_interface()
+        check_network_interface()
     else:
-        refuse_mpi()
+        check_no_mpi()
     for name in _PRECISIONS_ON_CPU if is_cpu else _PRECISIONS_ON_GPU:
         value = os.environ.get(name, "")
         if value and value.lower() not in ({"strict"} if is_cpu else {str(int(is_tf32))}):
@@ -105,7 +105,7 @@ def refuse_broken_environment(*, is_cpu: bool, is_tf32: bool) -> None:
             )
 
 
-def refuse_mpi() -> None:
+def check_no_mpi() -> None:
     """Raise UserError in one of several processes of an MPI launcher: each would train for itself."""
     for name in _MPI_SIZES:
         if (size := _number(name, 1, low=1)) > 1:
@@ -116,7 +116,7 @@ def refuse_mpi() -> None:
             )
 
 
-def refuse_missing_interface() -> None:
+def check_network_interface() -> None:
     """Raise UserError for a network interface that gloo is told to use and that is not there."""
     names = psutil.net_if_addrs()
     for name in filter(None, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")):
@@ -138,14 +138,14 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
 
 
 def _flag(name: str) -> bool:
-    """A variable of Accelerate's as Accelerate reads it. Raises UserError for one that is neither yes nor no."""
+    """Return a boolean variable of Accelerate, parsed as Accelerate does. Raise UserError for other values."""
     value = os.environ.get(name, "").lower()
     if value and value not in _YES | _NO:
         raise UserError(f"{name}={value}: allowed in the environment: true, false", code="launch")
     return value in _YES
 
 
-def refuse_before_imports() -> None:
+def check_before_imports() -> None:
     """Raise UserError for variables at which the import of Accelerate or torch itself would fail."""
     for name in ("USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"):
         _flag(name)
@@ -226,7 +226,7 @@ def deepspeed_file() -> str | None:
 
 
 def zero_stage() -> int | None:
-    """The stage that accelerate launch was given; a file has its own. Raises UserError for none of them."""
+    """Return the ZeRO stage given to accelerate launch, None if a config file sets it. Raise UserError if invalid."""
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
     if not stage or deepspeed_file() is not None:
         return None
@@ -237,7 +237,7 @@ def _launchers_precision() -> str:
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
 
 
-def refuse_other_precision(own: str | None) -> None:
+def check_launcher_precision(own: str | None) -> None:
     """Raise UserError for a precision that the launcher was given beside that of the run or preset.
 
     Not to be called where --precision is given, which is stronger.
@@ -292,7 +292,7 @@ def shared_cores() -> int | None:
 # -- distgan train|eval --processes N ----------------------------------------------------------------------
 
 
-def refuse_other_number(num: int) -> None:
+def check_num_processes(num: int) -> None:
     """Raises UserError for a --processes that the launcher around this process did not start."""
     if world_size() != num:
         raise UserError(
@@ -302,7 +302,7 @@ def refuse_other_number(num: int) -> None:
         )
 
 
-def refuse_more_than_memory_has(num: int) -> None:
+def check_memory(num: int) -> None:
     """Raises UserError for processes that would take the machine down before they could complain."""
     available = psutil.virtual_memory().available
     if num * _PROCESS_GIB * 2**30 > available:

@@ -73,7 +73,7 @@ class _Meeting(NamedTuple):
         return has_ended(ProcessId(*json.loads(self.ask(self.store.get, f"process/{rank}")))) is True
 
     def _lost(self, message: str) -> ProcessLost:
-        """The first rank that misses another says so, for all."""
+        """Return the error to raise; only the first rank that reports a lost rank prints its message."""
         return ProcessLost(message, speaks=self.ask(self.store.add, "lost", 1) == 1)
 
 

@@ -67,7 +67,7 @@ class Runtime:
                 code="unavailable",
             )
         self.precision: str = env.precision(config.run.precision, is_cpu=is_cpu)
-        env.refuse_broken_environment(is_cpu=is_cpu, is_tf32=self.precision == "tf32")
+        env.check_environment(is_cpu=is_cpu, is_tf32=self.precision == "tf32")
         mixed_precision = "no" if self.precision == "tf32" else self.precision
         if is_cpu and (threads := config.run.threads or env.shared_cores()):
             torch.set_num_threads(threads)
@@ -163,7 +163,7 @@ class Runtime:
             raise CommonError(str(mistake), code=mistake.code)
         return result  # type: ignore[return-value]
 
-    def refuse_difference(self, what: str, value: str) -> None:
+    def check_same_on_ranks(self, what: str, value: str) -> None:
         """Raises UserError where a rank has another value than the first. All ranks take part."""
         first, *others = self.all_gather_object(value)
         for rank, other in enumerate(others, 1):

@@ -33,7 +33,7 @@ class QualityMonitor:
         train, test = runtime.run_on_all_ranks(
             lambda: splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
         )
-        runtime.refuse_difference("test data's fingerprint", test.fingerprint)
+        runtime.check_same_on_ranks("test data's fingerprint", test.fingerprint)
         jury = runtime.run_on_all_ranks(lambda: load_jury(dataset.name, runtime.device))
         num = config.run.eval_num
         self._labels = asked_digits(num) if config.model.is_conditional else None

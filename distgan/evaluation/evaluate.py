@@ -18,7 +18,7 @@ from distgan.evaluation.classifiers import outputs_of, train_classifier
 from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, load_jury, read_images
 from distgan.evaluation.inputs import FILE, data_config, load_subject, out_folder, source_of
 from distgan.evaluation.pictures import save_pictures
-from distgan.evaluation.reference import Reference, build_reference, refuse_few
+from distgan.evaluation.reference import Reference, build_reference, check_enough_images
 from distgan.evaluation.schema import Estimate, Quality
 from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.files import make_folder, write_whole
@@ -54,10 +54,10 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         train, test = runtime.run_on_all_ranks(
             lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
         )
-        runtime.refuse_difference("real data's fingerprint", test.fingerprint)
+        runtime.check_same_on_ranks("real data's fingerprint", test.fingerprint)
         jury = runtime.run_on_all_ranks(lambda: load_jury(train.name, runtime.device, config.judges))
         n = config.num if subject.images is None else len(subject.images)
-        refuse_few(n, "--num" if subject.images is None else f"{where}: images")
+        check_enough_images(n, "--num" if subject.images is None else f"{where}: images")
         source = source_of(where, subject, config, train, test, jury)
     labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
     runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent

@@ -30,7 +30,7 @@ _MAX_RESULT = 2**24
 
 
 class Subject(NamedTuple):
-    """What is judged: a generator, or images (N, 28, 28) uint8 that are there already; `unused` is left aside."""
+    """Evaluation input: a generator, or images (N, 28, 28) uint8; `unused` names the arrays that are ignored."""
 
     what: str
     sha256: str

@@ -38,7 +38,7 @@ class Arrays(NamedTuple):
 
 
 class _Member(NamedTuple):
-    """An array in an archive, whose header promises what it holds: `entry` has the bytes, from `start` on."""
+    """An array member of a zip archive: its header's shape and dtype; its data begin at byte `start` of `entry`."""
 
     name: str
     entry: zipfile.ZipInfo
@@ -62,11 +62,11 @@ def read_npz(path: Path, num: int, pixel_range: str | None = None) -> Arrays:
     Raises UserError with one line for whatever is wrong with it. Memory: that of the chosen images, as they lie in
     the file, and some MiB.
     """
-    if not path.is_file():  # of a pipe a reader would wait for ever
+    if not path.is_file():  # reading a pipe would block
         found = "is no regular file" if path.exists() else "is not there"
         raise UserError(
             f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
-            code="bad-data",
+            code="bad-data" if path.exists() else "not-found",
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -123,7 +123,7 @@ def _member(archive: zipfile.ZipFile, names: tuple[str, ...]) -> _Member | None:
 
 
 def _printable(text: str) -> str:
-    """A text of a file without what a terminal would obey."""
+    """Return text from a file without control characters."""
     return "".join(char for char in text if char.isprintable())
 
 

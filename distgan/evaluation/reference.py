@@ -67,7 +67,7 @@ def build_reference(
 
     Raises UserError for too few of them, and for real images without some digit. All ranks call it.
     """
-    refuse_few(n)
+    check_enough_images(n)
     for each in (train, test):
         if missing := [digit for digit in range(10) if not (each.labels == digit).any()]:
             raise UserError(
@@ -98,7 +98,7 @@ def build_reference(
     )
 
 
-def refuse_few(n: int, what: str = "--num") -> None:
+def check_enough_images(n: int, what: str = "--num") -> None:
     """Raises UserError for fewer images than a covariance of the features needs."""
     if n < FEWEST:
         raise UserError(

@@ -114,7 +114,7 @@ def _no_gpu() -> Finding:
     if "no devices" in said.lower():
         return Finding("GPUs", "note", f"none, says nvidia-smi: {on_cpu}")
     if not is_well:
-        return Finding("GPU driver", "problem", f"{on_cpu}; nvidia-smi fails ({said}): mend the driver")
+        return Finding("GPU driver", "problem", f"{on_cpu}; nvidia-smi fails ({said}): fix the driver")
     if not torch.version.cuda:
         return Finding("GPU driver", "problem", f"{on_cpu}, as torch is no CUDA build, beside {said}: {PAIR}")
     reason = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}; "
@@ -146,7 +146,7 @@ def gloo() -> Finding:
 
 
 def bf16() -> Finding:
-    """Whether --precision bf16 is faster than float32."""
+    """Report whether --precision bf16 is faster than float32 on this machine."""
     from distgan.utils.hardware import has_fast_bf16, imitates_bf16
 
     leave = "--precision bf16 will be slower than float32 here; leave it unset"

@@ -31,10 +31,10 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    env.refuse_mpi()
-    env.refuse_missing_interface()
-    env.refuse_more_than_memory_has(num)
-    _refuse_without_loopback(num)
+    env.check_no_mpi()
+    env.check_network_interface()
+    env.check_memory(num)
+    _check_loopback(num)
     logging.disable(logging.CRITICAL)  # the agent's reports, of which ours takes the place
     os.environ[OUR_LAUNCHER] = str(os.getpid())
     # Each process takes its share of the cores; torch would warn of the one that it would set instead.
@@ -67,7 +67,7 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
     return 0
 
 
-def _refuse_without_loopback(num: int) -> None:
+def _check_loopback(num: int) -> None:
     """Raise UserError where a process of this machine can't reach another one."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -38,8 +38,8 @@ class Size(NamedTuple):
         return self.digits > 1 if self.clusters else self.condition > 0 or self.d_condition > 0
 
     @property
-    def told(self) -> str:
-        """What `condition` is of, in words."""
+    def condition_name(self) -> str:
+        """Return what the condition is, as shown in the report."""
         if not self.clusters:
             return "the label"
         return f"the label and one of its {self.clusters} clusters" if self.takes_labels else "a cluster of images"

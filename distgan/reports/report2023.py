@@ -219,7 +219,7 @@ def _input(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     run, size = subject.run, subject.size
     if size is None:
         return _not_measured("there are no whole weights yet", train_command(run))
-    value = f"{size.z:,} of noise" + (f" and {size.condition} of {size.told}" if size.condition else "")
+    value = f"{size.z:,} of noise" + (f" and {size.condition} of {size.condition_name}" if size.condition else "")
     more = [f"G {size.g_parameters:,} and D {size.d_parameters:,} parameters, counted in {size.path}"]
     is_so = size.takes_labels == (run.kind == "C-GAN")
     verdict = Verdict(is_so, "as the weights have it" if is_so else "the weights have it otherwise")

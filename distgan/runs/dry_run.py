@@ -8,7 +8,7 @@ from distgan.data.base import SOURCES, data_folder, find, load_dataset
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
-from distgan.runs.run_dir import refuse_used_folder
+from distgan.runs.run_dir import check_unused_folder
 from distgan.training.losses import has_penalty
 from distgan.utils.paths import user_path
 
@@ -21,7 +21,7 @@ def plan(config: Config, preset: str) -> str:
 
 def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     if config.run.out is not None:
-        refuse_used_folder(config.run.out, may_hold_run=config.run.resume != "never")
+        check_unused_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
     if name not in SOURCES or find(SOURCES[name], folder):

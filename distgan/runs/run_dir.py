@@ -36,7 +36,7 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
             return next(
                 folder for folder in (Path("runs", f"{preset}-{number}") for number in count(1)) if _made(folder)
             )
-        refuse_used_folder(out, may_hold_run=may_hold_run)
+        check_unused_folder(out, may_hold_run=may_hold_run)
         folder = user_path(out, "--out")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -66,7 +66,7 @@ def _made(folder: Path) -> bool:
     return True
 
 
-def refuse_used_folder(out: str, *, may_hold_run: bool) -> None:
+def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
     """Raises UserError for a folder that holds something, unless that is a run to go on with."""
     folder = user_path(out, "--out")
     if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):

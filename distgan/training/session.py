@@ -31,7 +31,7 @@ class Session:
         self.dataset = dataset or runtime.run_on_all_ranks(
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
         )
-        runtime.refuse_difference("data's fingerprint", self.dataset.fingerprint)
+        runtime.check_same_on_ranks("data's fingerprint", self.dataset.fingerprint)
         self.config = config = config.resolved(self.dataset.name, runtime.precision)
         startup.mark("data")
         self.gan = build_gan(

@@ -27,7 +27,7 @@ def imitates_bf16() -> bool:
 
 
 def has_fast_bf16(*, is_cpu: bool) -> bool:
-    """Whether bf16 is faster than float32 here: on GPUs that have it, on CPUs with AMX and on AMD's (README, Figures).
+    """True if bf16 is faster than float32: on GPUs and CPUs with native bf16 (AMX, or avx512_bf16 on AMD; README).
 
     An Intel CPU with avx512_bf16 and without AMX was slower; others were not measured.
     """

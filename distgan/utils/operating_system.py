@@ -1,4 +1,4 @@
-"""What only POSIX has, with the lesser form that stands for it elsewhere. Imports without torch and psutil."""
+"""POSIX-only functions, each with a fallback for other systems. Imports without torch and psutil."""
 
 import errno
 import os
@@ -78,7 +78,7 @@ def open_to_sync(path: Path) -> int | None:
 
 
 class ProcessId(NamedTuple):
-    """A process, told from one that gets its number later. `machine` is empty where it can't be told."""
+    """A process id with its creation time, as ids are reused. `machine` is empty where it is unknown."""
 
     machine: str
     pid: int
@@ -92,7 +92,7 @@ def own_process_id() -> ProcessId:
 
 
 def has_ended(process: ProcessId) -> bool | None:
-    """True if a process of this machine has ended; None for one of another machine, or where that can't be told."""
+    """True if a process of this machine has ended; None if it is on another machine, or the state is unknown."""
     if not process.machine or process.machine != _machine():
         return None
     import psutil
@@ -107,7 +107,7 @@ def has_ended(process: ProcessId) -> bool | None:
 
 
 def _machine() -> str:
-    """The kernel that runs, and the container: numbers of processes mean something within both."""
+    """Return an id of this boot and PID namespace, within which process ids are unique; "" if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:

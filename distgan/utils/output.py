@@ -1,4 +1,4 @@
-"""The standard streams of a command: no character and no reader that has left changes what the command comes to."""
+"""Standard streams whose encoding errors and closed pipes do not change a command's exit code."""
 
 import os
 import sys

@@ -22,7 +22,7 @@ _ONE_LINE, _SEVERAL_LINES = 16, 12  # entries up to the first stay on a line; ot
 
 
 class TerminalConsole(Console):
-    """A console for text of any origin: no markup, no highlights, control characters made visible.
+    """Console for untrusted text: no markup, no highlighting, control characters escaped.
 
     A file or a pipe has no width to wrap at, whatever $FORCE_COLOR says of colours; $COLUMNS gives it one.
     """

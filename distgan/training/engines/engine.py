@@ -168,7 +168,7 @@ def build_engine(
 
     graphs, advance, reason = None, take, None
     try:
-        _refuse_unfit(gan, batches, runtime)
+        _check_supported(gan, batches, runtime)
         if not ENGINES[wanted].records_graphs:
             _compile(gan, batches, runtime, take, choice)
         else:
@@ -264,7 +264,7 @@ def _seconds_a_step(gan: Gan, batches: Batches, runtime: Runtime, advance: Advan
     return float(runtime.all_gather(own).max()) if runtime.world_size > 1 else float(own)
 
 
-def _refuse_unfit(gan: Gan, batches: Batches, runtime: Runtime) -> None:
+def _check_supported(gan: Gan, batches: Batches, runtime: Runtime) -> None:
     if runtime.strategy != "DDP":
         raise Unfit(f"{runtime.strategy} takes its own way through the networks")
     if runtime.precision == "fp16":

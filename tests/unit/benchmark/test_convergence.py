@@ -230,7 +230,7 @@ def test_two_presets_in_words() -> None:
     assert compared("quick", "slow", found)[0]["words"] == words[0]
     assert compared("quick", "slow", found)[0]["ratio"] == pytest.approx(7 / 3)
     alike = compared("a", "b", cells("a", 1, 3, 5) + cells("b", 2, 3, 4))
-    assert alike[0]["words"] == "no difference can be told (p = 1)"
+    assert alike[0]["words"] == "no significant difference (p = 1)"
     assert not compared("a", "b", cells("a", 1, 2))
 
 

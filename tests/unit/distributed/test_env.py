@@ -140,10 +140,10 @@ def test_the_launchers_precision_beside_that_of_a_run(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
     if not is_refused:
-        env.refuse_other_precision(own)
+        env.check_launcher_precision(own)
         return
     with refused(f"--mixed_precision {asked}", str(own), "--precision", code="mismatch"):
-        env.refuse_other_precision(own)
+        env.check_launcher_precision(own)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_network_interface_that_is_not_there_is_named(monkeypatch: MonkeyPatch
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", interfaces)
     with refused("GLOO_SOCKET_IFNAME=nosuch0", code="launch"):
-        env.refuse_broken_environment(is_cpu=True, is_tf32=False)
+        env.check_environment(is_cpu=True, is_tf32=False)
 
 
 def test_tf32_of_the_driver_must_be_that_of_the_precision(monkeypatch: MonkeyPatch) -> None:
@@ -203,9 +203,9 @@ def test_tf32_of_the_driver_must_be_that_of_the_precision(monkeypatch: MonkeyPat
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
         if is_refused:
             with refused("NVIDIA_TF32_OVERRIDE", "--precision", code="bad-value"):
-                env.refuse_broken_environment(is_cpu=False, is_tf32=is_tf32)
+                env.check_environment(is_cpu=False, is_tf32=is_tf32)
         else:
-            env.refuse_broken_environment(is_cpu=False, is_tf32=is_tf32)
+            env.check_environment(is_cpu=False, is_tf32=is_tf32)
 
 
 @pytest.mark.parametrize("end", ["1700000000", "soon", "-1"])

@@ -196,7 +196,7 @@ def test_gpus(monkeypatch: MonkeyPatch) -> None:
         (None, "13.0", None, ("GPUs", "note"), "none: trains on the CPU"),
         ((True, "GPU 0: A card"), "13.0", "", ("GPUs", "note"), "hidden by CUDA_VISIBLE_DEVICES"),
         ((False, "No devices were found"), "13.0", None, ("GPUs", "note"), "none"),
-        ((False, "can't reach the driver"), "13.0", None, ("GPU driver", "problem"), "mend the driver"),
+        ((False, "can't reach the driver"), "13.0", None, ("GPU driver", "problem"), "fix the driver"),
         ((True, "GPU 0: A card"), None, None, ("GPU driver", "problem"), "--force-reinstall"),
         ((True, "GPU 0: A card"), "13.0", "7", ("GPU driver", "problem"), "VISIBLE_DEVICES=7; too old): update"),
     ],

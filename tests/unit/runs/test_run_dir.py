@@ -15,7 +15,7 @@ from distgan.benchmark import results
 from distgan.config.command_settings import EvalConfig, SampleConfig
 from distgan.config.schema import Config
 from distgan.evaluation.inputs import out_folder
-from distgan.runs.run_dir import read_status, refuse_used_folder
+from distgan.runs.run_dir import check_unused_folder, read_status
 from distgan.sample import sample
 from distgan.utils.files import make_folder
 
@@ -65,7 +65,7 @@ def test_a_branch_killed_at_any_file_of_its_start_starts_again(tmp_path: Path) -
     settings = {"log_every": 1, "max_steps": 3, "resume": str(tmp_path / "source")}
     copies = killed_at_start(tmp_path / "branch", **settings)
     for copy in copies:
-        refuse_used_folder(str(copy), may_hold_run=True)
+        check_unused_folder(str(copy), may_hold_run=True)
     copy = next(c for c in copies if losses(c) and not (c / "checkpoints").exists())
     train_small(copy, **settings)
     assert_same(copy, tmp_path / "branch")
@@ -85,7 +85,7 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
 @pytest.mark.parametrize(
     "claim",
     [
-        lambda out: refuse_used_folder(out, may_hold_run=True),
+        lambda out: check_unused_folder(out, may_hold_run=True),
         lambda out: out_folder("images.npz", EvalConfig(out=out)),
         lambda out: results.new_folder(out, "throughput"),
         lambda out: results.claimed(out, "convergence").__enter__(),
