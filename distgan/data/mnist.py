@@ -251,7 +251,8 @@ def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5:
     size, due = len(head) + len(data), len(head) + promised
     fault = f"cut short: {size:,} bytes where its header promises {due:,}" if len(data) < promised else ""
     if num_more:
-        fault = f"too long: more than {size:,} bytes where its header promises {due:,}"
+        what = "too long, or damaged" if found == packed else "too long"
+        fault = f"{what}: more than {size:,} bytes where its header promises {due:,}"
     if fault:
         raise UserError(f"{found}: {fault}; {remedy}", code="bad-data")
     md5 = hashlib.md5(head, usedforsecurity=False)
