@@ -1,7 +1,9 @@
 """Which settings the flags are laid over: a preset, a file, or those of the run to go on with."""
 
 import argparse
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from distgan.config.registry import MODELS
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
+
+_MAX_ENVIRONMENT = 2**20  # bytes of environment.json; larger files are not a run's
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -33,7 +37,8 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     elif own := _config_to_go_on_with(out, resume):
         base = read_file(own, str(own))
         _remove(base, paths_by(Config, "on_resume", "reset"))
-        return base, _name_of(user_path(out)) if out else str(base.get("model", {}).get("name", "run"))
+        fallback = _name_of(user_path(out)) if out else str(base.get("model", {}).get("name", "run"))
+        return base, _preset_of(own.parent) or fallback
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
@@ -46,6 +51,14 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if path.suffix == ".json":
         _remove(base, paths_by(Config, "is_copied", False))
     return base, name
+
+
+def _preset_of(run: Path) -> str:
+    """Return the name of the preset that a run was started with, "" if its environment.json does not have it."""
+    with suppress(OSError, ValueError, AttributeError), (run / "environment.json").open("rb") as file:
+        preset = json.loads(file.read(_MAX_ENVIRONMENT)).get("preset")
+        return preset if isinstance(preset, str) else ""
+    return ""
 
 
 def _name_of(folder: Path) -> str:

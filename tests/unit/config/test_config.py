@@ -101,6 +101,14 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path) -> No
         assert training_of([*words, "--precision", "tf32"])[0].run.precision == "tf32"
 
 
+def test_a_resumed_run_keeps_the_name_of_its_preset(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "cgan"}}))
+    assert training_of(["--out", str(tmp_path)])[1] == tmp_path.name, "what older runs have"
+    for content, expected in (({"preset": "cgan-fast"}, "cgan-fast"), ({"preset": 3}, tmp_path.name)):
+        (tmp_path / "environment.json").write_text(json.dumps(content))
+        assert training_of(["--out", str(tmp_path)])[1] == expected
+
+
 def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
     base = toml(tmp_path, "[data]\nbatch_size = 64\n")
     assert parse("--per-rank-batch-size", "8", base=base).data.batch_size is None
