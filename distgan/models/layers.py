@@ -1,5 +1,6 @@
 """torch's layers in the exact form that is quickest for these networks: the same weights, the same result."""
 
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -128,8 +129,14 @@ def one_hot(labels: Tensor, like: Tensor, num: int = NUM_CLASSES) -> Tensor:
     """Classes (N,) as (N, num) in the type of `like`; weights over the classes (N, num) stay as they are."""
     if labels.ndim == 1:
         # F.one_hot looks at its numbers on the host, which then waits for the device.
-        labels = labels.unsqueeze(1) == torch.arange(num, device=labels.device)
+        labels = labels.unsqueeze(1) == _classes(num, labels.device)
     return labels.to(like.dtype)
+
+
+@cache
+def _classes(num: int, device: torch.device) -> Tensor:
+    """Return 0, 1, ... num - 1, made once: a graph would otherwise make it in every step."""
+    return torch.arange(num, device=device)
 
 
 def join(flat: Tensor, labels: Tensor, is_conditional: bool) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distgan.distributed.sharding import Share
-from distgan.utils.counter_rng import _FIRST, _signed, hashed, unit
+from distgan.utils.counter_rng import _FIRST, _signed, counters, hashed, unit
 
 
 class Noise:
@@ -25,13 +25,20 @@ class Noise:
         self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
         self.rows = torch.zeros(1, dtype=torch.int32, device=device)
         self._passes = self._draws = 0
-        self._counts: dict[int, Tensor] = {}
+        self._kept: dict[tuple[Tensor, int, int] | int, Tensor] = {}
 
-    def _count(self, num: int) -> Tensor:
-        """Return 0, 1, ... num - 1 as int32, made once: a graph would otherwise make it in every step."""
-        if num not in self._counts:
-            self._counts[num] = torch.arange(num, dtype=torch.int32, device=self.device)
-        return self._counts[num]
+    def _column_counters(self, num: int) -> Tensor:
+        """Return those of `num` columns, (num,). Made once: a graph would otherwise make them in every step."""
+        if num not in self._kept:
+            self._kept[num] = counters(torch.arange(num, dtype=torch.int32, device=self.device), 1)
+        return self._kept[num]
+
+    def _row_counters(self, rows: Tensor, blocks: int, per_row: int) -> Tensor:
+        """Return those of each block's `rows` (N,) in turn, (blocks * N,). Kept likewise, as `Share` keeps `rows`."""
+        if (rows, blocks, per_row) not in self._kept:
+            block = torch.arange(blocks, dtype=torch.int32, device=self.device)
+            self._kept[rows, blocks, per_row] = counters(_rows_of_blocks(rows, block), per_row)
+        return self._kept[rows, blocks, per_row]
 
     def start(self, key: Tensor) -> None:
         """Makes what is drawn from here on that of the step with this `step_key`, (2,) int32 on the device."""
@@ -47,7 +54,8 @@ class Noise:
         """The next numbers between 0 and 1 for this rank's rows, (N, num)."""
         self._draws += 1
         key = self._step_key + _signed((2 * self._draws + 1) * _FIRST)
-        return unit(hashed(self.share.numbers(self.device), self._count(num), num, key))
+        rows = self._row_counters(self.share.numbers(self.device), 1, num)
+        return unit(hashed(rows, self._column_counters(num), key))
 
     def z(self) -> Tensor:
         """The next z of this step for this rank's rows, (N, *latent_shape)."""
@@ -70,17 +78,22 @@ class Noise:
         num, per_row = shape[0], math.prod(shape[1:])
         words = -(-per_row // 2)
         blocks = num // len(self.rows)
-        is_compiled = torch.compiler.is_compiling()
-        block = torch.arange(blocks, dtype=torch.int32, device=self.device) if is_compiled else self._count(blocks)
-        rows = (self.rows * blocks + block[:, None]).view(-1)
-        if is_compiled:
+        if torch.compiler.is_compiling():
             # The same bits element by element, so that they are made in registers and never written.
-            index = torch.arange(per_row, dtype=torch.int32, device=self.device)
-            word = hashed(rows, index >> 1, words, self.key, salt)
+            block, index = (torch.arange(n, dtype=torch.int32, device=self.device) for n in (blocks, per_row))
+            rows = counters(_rows_of_blocks(self.rows, block), words)
+            word = hashed(rows, counters(index >> 1, 1), self.key, salt)
             drawn = torch.where(index & 1 == 1, word >> 16, (word << 16) >> 16)
         else:
-            drawn = hashed(rows, self._count(words), words, self.key, salt).view(torch.int16)[:, :per_row]
+            rows = self._row_counters(self.rows, blocks, words)
+            words_drawn = hashed(rows, self._column_counters(words), self.key, salt)
+            drawn = words_drawn.view(torch.int16)[:, :per_row]
         if len(shape) == 2:
             return drawn
         channels, *space = shape[1:]
         return drawn.view(num, *space, channels).movedim(-1, 1)
+
+
+def _rows_of_blocks(rows: Tensor, block: Tensor) -> Tensor:
+    """Return a number of its own for each row (N,) of each block (B,), (B * N,)."""
+    return (rows * len(block) + block[:, None]).view(-1)

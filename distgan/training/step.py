@@ -67,11 +67,11 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
                     noise.next_pass()
                     penalty = loss.penalty(D.bare, *inputs, partial(_rows, uniform, own))
                     total = d_loss + weight * penalty
-                D.backward(total * part)
+                D.backward(_weighted(total, part))
             means = [d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()]
-            stats.append(torch.stack(means) * part)
+            stats.append(_weighted(torch.stack(means), part))
             said.append(real_logits.detach())
-        return torch.stack(stats).sum(0), said
+        return stats[0] if len(stats) == 1 else torch.stack(stats).sum(0), said
 
     def g_backward(fake: Tensor, labels: Tensor, said: list[Tensor]) -> Tensor:
         """G's gradients through a frozen D, whose own would be computed only to be thrown away.
@@ -82,7 +82,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         D.bare.requires_grad_(False)
         if config.accumulate == 1:
             noise.next_pass()
-            g_loss = loss.g_loss(D.bare(fake, labels), said[0]) * share.weight
+            g_loss = _weighted(loss.g_loss(D.bare(fake, labels), said[0]), share.weight)
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
@@ -135,6 +135,11 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         return torch.stack([d_loss, g_loss, real_logits, fake_logits])
 
     return step
+
+
+def _weighted(loss: Tensor, weight: float) -> Tensor:
+    """Return `loss * weight`. The weight of one process that has the whole batch is 1, and costs no kernel."""
+    return loss if weight == 1 else loss * weight
 
 
 def _rows(draw: Callable[[], Tensor], own: slice) -> Tensor:

@@ -27,12 +27,15 @@ def _signed(number: int) -> int:
     return (number + 2**31) % 2**32 - 2**31
 
 
-def hashed(rows: Tensor, columns: Tensor, per_row: int, key: Tensor, salt: int = 0) -> Tensor:
-    """Random int32, (R, C), of the counters row * per_row + column: (R,) and (C,) int32. `key` is (2,) int32."""
-    # Integers of 32 bits wrap, so the counter's product is made of two short vectors.
-    first = rows * _signed(per_row * _GOLDEN)
-    second = columns * _signed(_GOLDEN) + (key[0] + _signed(salt))
-    x = first[:, None] + second
+def counters(indices: Tensor, stride: int) -> Tensor:
+    """Return the part of a counter that `indices` (int32) times `stride` make, as `hashed` takes it, int32."""
+    # Integers of 32 bits wrap, so the product of a long counter is the sum of those of two short vectors.
+    return indices * _signed(stride * _GOLDEN)
+
+
+def hashed(rows: Tensor, columns: Tensor, key: Tensor, salt: int = 0) -> Tensor:
+    """Return random int32, (R, C), of the counters row + column: (R,) and (C,) by `counters`. `key` is (2,) int32."""
+    x = rows[:, None] + (columns + (key[0] + _signed(salt)))
     x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))  # >> keeps the sign: the bits that it draws in are taken out
     x.mul_(_FIRST)
     # With the other half of the key here, two steps whose counters overlap have nothing in common.

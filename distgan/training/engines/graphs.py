@@ -73,6 +73,9 @@ class Graphs:
         self.schedule = Schedule(config.optim, config.run.seed, total_steps, gan.device, num)
         self.cursor = torch.zeros((), dtype=torch.int64, device=gan.device)
         self.stats = torch.zeros(PER_REPLAY, len(STATS), device=gan.device)
+        # Of a full batch: those before the one in hand are full, so its first row lies at cursor * width.
+        self.width = gan.share.places(range(batches.size)).stop
+        self.row_indices = torch.arange(self.width, device=gan.device)
         self._at = -1  # the step that the cursor stands at
         is_short = len(batches.rows(num - 1)) < batches.size
         self.num_full = num - is_short
@@ -107,11 +110,9 @@ class Graphs:
         rows = self.batches.rows(index)
         share = self.gan.share
         places = share.places(rows)
-        # Where a batch begins among this rank's images: all before it are full, and alike.
-        width = share.places(range(self.batches.size)).stop
-        places_here = torch.arange(places.stop - places.start, device=self.gan.device)
+        row_indices = self.row_indices[: places.stop - places.start]
         for slot in range(count):
-            own = self.batches.order.index_select(0, places_here + self.cursor * width)
+            own = self.batches.order.index_select(0, row_indices + self.cursor * self.width)
             line = self.cursor.view(1)
             now = Now(
                 self.schedule.keys.index_select(0, line).squeeze(0),

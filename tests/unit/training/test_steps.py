@@ -21,7 +21,7 @@ from distgan.training.gan import Gan, build_gan
 from distgan.training.lr_schedule import Ema, Schedule
 from distgan.training.noise import Noise
 from distgan.training.step import build_step
-from distgan.utils.counter_rng import hashed, step_key
+from distgan.utils.counter_rng import counters, hashed, step_key
 
 CPU = torch.device("cpu")
 
@@ -260,7 +260,7 @@ def test_noise_is_what_its_counters_and_key_say() -> None:
 
     for key in ((5, 7), (-(2**31), 2**31 - 1), step_key(3, 4)):
         rows, columns = torch.tensor([0, 1, 250_000], dtype=torch.int32), torch.arange(5, dtype=torch.int32)
-        words = hashed(rows, columns, 90_001, torch.tensor(key, dtype=torch.int32), salt=77)
+        words = hashed(counters(rows, 90_001), counters(columns, 1), torch.tensor(key, dtype=torch.int32), salt=77)
         for row, drawn in zip(rows.tolist(), words.tolist(), strict=True):
             assert drawn == [expected(row * 90_001 + column, key, 77) for column in range(5)]
 
