@@ -13,13 +13,12 @@ Uniform = Callable[[], Tensor]
 
 def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Cross-entropy with real = 1 and fake = 0, the two means added (Goodfellow et al. 2014, eq. 1)."""
-    real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
-    return real + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
 def bce_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     """The non-saturating loss: D's logits on fakes against 1 (Goodfellow et al. 2014, section 3)."""
-    return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
+    return F.softplus(-fake_logits).mean()
 
 
 def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

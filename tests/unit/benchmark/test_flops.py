@@ -12,7 +12,7 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
-from distgan.models.layers import TransposedConv2d
+from distgan.models.layers import Conv2d, TransposedConv2d
 from distgan.training.engines.engine import build_engine
 from distgan.training.gan import build_gan
 
@@ -29,8 +29,9 @@ NETWORKS = [
 
 @pytest.fixture(autouse=True)
 def _by_torchs_own_layers(monkeypatch: MonkeyPatch) -> None:
-    """Ours reach the same result by other multiplications, some of them with zeros, which are none of the model."""
+    """Ours reach the same result by other multiplications, more or fewer of them with zeros, which are none of the model."""
     monkeypatch.setattr(TransposedConv2d, "forward", nn.ConvTranspose2d.forward)
+    monkeypatch.setattr(Conv2d, "forward", nn.Conv2d.forward)
 
 
 def counted(config: Config) -> int:

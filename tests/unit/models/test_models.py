@@ -8,7 +8,7 @@ from torch import nn
 from distgan.config.registry import FAMILIES, MODELS
 from distgan.config.schema import ModelConfig
 from distgan.models.base import build_discriminator, build_generator, num_parameters
-from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, ReadOut, TransposedConv2d, channels_last
+from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, Conv2d, ReadOut, TransposedConv2d, channels_last
 
 # The report's layers, counted by hand: D pads by 5, so its last layer has 10 * 10 * 128 inputs.
 SEED_G = 100 * 12_544 + 2 * 12_544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 2 * 64 + 64 * 25
@@ -129,7 +129,7 @@ def test_linear_stem_has_no_bias_and_a_batch_norm() -> None:
      (5, 2, 0, True), (3, 0, 0, False)],
 )  # fmt: skip
 def test_transposed_convolution_is_torchs(kernel: int, padding: int, output_padding: int, bias: bool) -> None:
-    """RunArtifacts and gradients, in float64; the last two do not double the size, and are torch's own."""
+    """Outputs and gradients, in float64; the last two do not double the size, and are torch's own."""
     layer = TransposedConv2d(6, 1, kernel, stride=2, padding=padding, output_padding=output_padding, bias=bias).double()
     images = torch.randn(3, 6, 7, 9, dtype=torch.float64, requires_grad=True)
     results = []
@@ -150,6 +150,36 @@ def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: M
     TransposedConv2d(6, 2, 5, stride=2, padding=2, output_padding=1)(torch.zeros(1, 6, 7, 7))
     TransposedConv2d(6, 1, 5, stride=1, padding=2)(torch.zeros(1, 6, 7, 7))
     assert taken == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "size"),
+    [(5, 2, 5, (14, 14)), (5, 2, 5, (15, 12)), (3, 1, 4, (6, 6)), (3, 3, 5, (7, 9)), (4, 2, 7, (5, 5)), (1, 1, 2, (3, 4))],
+)  # fmt: skip
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolution_without_its_empty_border_is_torchs(
+    kernel: int, stride: int, padding: int, size: tuple[int, int], bias: bool, monkeypatch: MonkeyPatch
+) -> None:
+    layer = Conv2d(3, 6, kernel, stride=stride, padding=padding, bias=bias)
+    images = torch.randn(4, 3, *size, requires_grad=True)
+    results = []
+    for forward in (layer.forward, lambda x: nn.Conv2d.forward(layer, x)):
+        output = forward(images)
+        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+        results.append([output, *torch.autograd.grad((output * weights).sum(), [images, *layer.parameters()])])
+    for name, ours, theirs in zip(("output", "images", "weight", "bias"), *results, strict=False):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-4), name
+    taken = []
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda *_: taken.append("torch's"))
+    layer(images)
+    assert not taken
+    # Nothing is gained for the input's gradient alone, in bfloat16, or where each output sees some input.
+    layer.requires_grad_(False)(images)
+    layer.requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(images)
+    Conv2d(3, 6, 5, padding=4)(images)
+    assert len(taken) == 3
 
 
 def test_read_out_is_a_linear_layer_on_what_torch_flattens() -> None:
