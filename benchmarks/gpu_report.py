@@ -26,7 +26,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -41,7 +41,27 @@ sys.path[:0] = PLACES
 BUDGET_S = 480.0  # without --budget-s
 MARK, RUNNING = "GPU_REPORT_CHILD", "running, or killed with all"
 TICK_S, RESERVE_S, MAX_TRACE = 5.0, 4.0, 10 * 2**20
-FACTS = "import json, sys, torch; from distgan.benchmark.results import facts; print(json.dumps(facts(torch.device(sys.argv[1]))))"  # noqa: E501
+# Needs torch alone, so that it is known where a run fails for want of a package.
+FACTS = """
+import json, platform, subprocess, sys, torch
+def said(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except Exception:
+        return None
+is_cuda = sys.argv[1] == "cuda"
+facts = {
+    "device": torch.cuda.get_device_name() if is_cuda else platform.processor() or platform.machine(),
+    "gpus": said("nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,memory.total",
+                 "--format=csv,noheader") if is_cuda else None,
+    "capability": torch.cuda.get_device_capability() if is_cuda else None,
+    "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+    "python": platform.python_version(),
+    "revision": said("git", "-C", sys.argv[2], "rev-parse", "HEAD"),
+    "is_dirty": bool(said("git", "-C", sys.argv[2], "status", "--porcelain", "--untracked-files=no")),
+}
+print(json.dumps(facts))
+"""
 PYTHON = sys.executable
 
 
@@ -214,10 +234,8 @@ def _train(report: Report, model: str, name: str) -> list[list[str]]:
 
 
 def _trained(report: Report, name: str) -> dict[str, Any]:
-    from distgan.utils.files import read_metrics
-
     folder = report.work / name
-    lines, facts = read_metrics(folder / "metrics.jsonl"), _read(folder / "environment.json")
+    lines, facts = _read_lines(folder / "metrics.jsonl"), _read(folder / "environment.json")
     report.keep(f"{name}.png", folder / "timeline.png")
     if not lines or not lines[-1]["epoch"]:
         return {}
@@ -283,34 +301,38 @@ SCALING += "--work-batch-size 64,128,256,512,1024,2048,4096 --work-width 0.25,0.
 
 
 def _speeds(report: Report, name: str) -> dict[str, Any]:
-    from distgan.benchmark import results
-    from distgan.benchmark import throughput_report as tables
-    from distgan.errors import UserError
-    from distgan.utils.terminal import TerminalConsole
-
     facts: dict[str, Any] = {}
     cells: dict[str, dict[str, Any]] = {}
     for folder in sorted([*report.work.glob("compiled-?"), *report.work.glob("throughput-?")]):
-        with suppress(UserError):  # nothing there yet
-            found = results.read(folder, "throughput")
-            facts = facts or found.facts
-            for cell in found.cells:
-                old = cells.get(cell["id"], {})
-                is_worse = cell["status"] != "ok" and old.get("status") == "ok"
-                if cell["status"] != "waits" and not is_worse:
-                    cells[cell["id"]] = cell | {"against": cell.get("against") or old.get("against") or {}}
+        found = _read(folder / "results.json")
+        facts = facts or found.get("facts", {})
+        for cell in found.get("cells", []):
+            old = cells.get(cell["id"], {})
+            is_worse = cell["status"] != "ok" and old.get("status") == "ok"
+            if cell["status"] != "waits" and not is_worse:
+                cells[cell["id"]] = cell | {"against": cell.get("against") or old.get("against") or {}}
+        report.keep(f"{folder.name}.png", folder / "throughput.png")
     if not cells:
         return {}
-    shown, every = io.StringIO(), list(cells.values())
-    tables.show(facts, every, TerminalConsole(file=shown, width=120))
-    if shown.getvalue() != report.parts[name]["text"]:
-        results.write(report.out / "throughput.json", "throughput", facts, every)
-        tables.save_plot(report.work / tables.PLOT, facts, every)
-        report.keep(tables.PLOT, report.work / tables.PLOT)
-    for cell in every:
+    # In the form of one `distgan bench throughput`, which `distgan bench compare` and `plan` read.
+    merged = {"format": 1, "kind": "throughput", "facts": facts, "cells": list(cells.values())}
+    write(report.out / "throughput.json", f"{json.dumps(merged, indent=1)}\n".encode())
+    for cell in cells.values():
         cell["ran"] = next((run["engine"]["name"] for run in cell["runs"][-1:] if "engine" in run), None)
-    kept = ("ran", "status", "why", "contender", "model", "precision", "batch_size", "epoch_s", "mfu", "against")
-    return {"text": shown.getvalue(), "cells": {i: {key: c.get(key) for key in kept} for i, c in cells.items()}}
+        cell["start_s"] = next((run.get("start_s") for run in cell["runs"][-1:]), None)
+    kept = "ran status why contender model precision batch_size epoch_s mfu against start_s".split()  # noqa: SIM905
+    shown = {i: {key: cell.get(key) for key in kept} for i, cell in cells.items()}
+    return {"text": "\n".join(_cell_line(i, cell) for i, cell in shown.items()), "cells": shown}
+
+
+def _cell_line(name: str, cell: dict[str, Any]) -> str:
+    if cell["status"] != "ok":
+        return f"{name}: {cell['status']}: {cell['why']}"
+    of = cell["epoch_s"]
+    text = f"{name}: {of['median']:.4f} s per epoch ({of['p5']:.4f} to {of['p95']:.4f})"
+    text += f", ran {cell['ran']}" if cell["ran"] else ""
+    text += f", MFU {100 * cell['mfu']:.1f} %" if cell["mfu"] else ""
+    return text + "".join(f"; {loop} / it: {ratio['median']:.2f}" for loop, ratio in cell["against"].items())
 
 
 def _pytest(report: Report, name: str, chosen: str) -> list[list[str]]:
@@ -371,13 +393,12 @@ def _forms(report: Report) -> list[list[str]]:
 
 
 def _scaled(report: Report, name: str) -> dict[str, Any]:
-    from distgan.benchmark import results
-    from distgan.benchmark.scaling_report import print_tables
+    found = _read(report.work / f"{name}-0" / "results.json")
+    return {"text": _said(report, name), "cells": found["cells"]} if found else {}
 
-    found, shown = results.read(report.work / f"{name}-0", "scaling"), io.StringIO()
-    with redirect_stdout(shown):
-        print_tables(found)
-    return {"text": shown.getvalue(), "cells": found.cells}
+
+def _facts(report: Report) -> list[list[str]]:
+    return [[PYTHON, "-c", FACTS, report.args.device, str(ROOT)]]
 
 
 def _said(report: Report, name: str) -> str:
@@ -386,7 +407,9 @@ def _said(report: Report, name: str) -> str:
 
 GRAPHS = "graph and not compile and not launch"  # of the tests of GPUs, those that a run by the graph engine stands on
 PARTS = {  # in the order of what they tell, if all is cut off; together BUDGET_S
-    "facts": Part(0, 16, lambda r: [[PYTHON, "-c", FACTS, r.args.device]], lambda r, n: json.loads(_said(r, n))),
+    "facts": Part(
+        0, 16, lambda r: [[PYTHON, "-c", FACTS, r.args.device, str(ROOT)]], lambda r, n: json.loads(_said(r, n))
+    ),
     "profile": Part(20, 40, lambda r: _bench(r, PROFILE, kind="throughput", name="profile"), _profiled),
     "parity": Part(20, 50, lambda r: _pytest(r, "parity", GRAPHS), _tested),
     "compiled": Part(30, 80, lambda r: _bench(r, *COMPILED, kind="throughput", name="compiled"), _speeds),
@@ -442,13 +465,12 @@ def figures(report: Report) -> list[dict[str, Any]]:
 
 def markdown(report: dict[str, Any]) -> str:
     facts = report["parts"]["facts"]["found"]
-    git = facts.get("git") or {}
     lines = [
         "# GPU report",
         "",
-        f"{facts.get('device', 'device not known')}; revision {git.get('revision', 'not known')}",
+        f"{facts.get('device', 'device not known')}; revision {facts.get('revision') or 'not known'}",
     ]
-    lines[-1] += " with changes" if git.get("is_dirty") else ""
+    lines[-1] += " with changes" if facts.get("is_dirty") else ""
     lines += ["", "Quick: tiny networks, which give no figure."] if report["quick"] else []
     lines += ["", f"`{report['command']}`", "", "| figure | measured | by | aim | reached |", "|---|---|---|---|---|"]
     for row in report["figures"]:
@@ -469,6 +491,15 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one in each line, of which the last may be half-written."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            lines.append(json.loads(text))
+    return lines
 
 
 def _shown(words: list[str]) -> str:

@@ -82,22 +82,19 @@ def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:
     assert trained["found"]["last"]["step"] == 6
     assert trained["commands"][0]["command"].startswith("python -m distgan train --model cgan")
     assert trained["commands"][0]["seconds"] > trained["found"]["last"]["elapsed_s"] > 0
-    assert report["parts"]["facts"]["found"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert report["parts"]["facts"]["found"]["torch"] == torch.__version__
     assert report["parts"]["parity"]["status"] == "not run: not asked for"
     # Tiny networks are no figure.
     assert {row["value"] for row in report["figures"]} == {None}
     assert not list(tmp_path.glob("gpu-report-*"))
 
 
-def test_without_any_package_there_is_help_and_a_report_of_what_fails(run: Run, tmp_path: Path) -> None:
-    """On a machine that lacks some of them: -S hides all. The parts have their own processes."""
+def test_the_script_itself_needs_no_package(run: Run, tmp_path: Path) -> None:
+    """-S hides all that is installed, from the script; the parts have their own processes."""
     alone = (sys.executable, "-S", SCRIPT)
     assert "--budget-s" in run.ok(*alone, "--help").stdout
-    ended = run(*alone, *CPU, "--out", "out", "--parts", "facts,run-cgan", "--budget-s", 60)
-    assert "Traceback" not in ended.stderr
-    found = statuses(tmp_path / "out")
-    assert found["facts"] == "done"
-    assert found["run-cgan"].startswith("failed: ModuleNotFoundError: No module named")
+    run.ok(*alone, *CPU, "--out", "out", "--parts", "facts,run-cgan", "--budget-s", 60)
+    assert read(tmp_path / "out")["parts"]["run-cgan"]["found"]["last"]["step"] == 6
 
 
 def test_parts_without_time_are_named(tmp_path: Path, run: Run) -> None:

@@ -29,7 +29,7 @@ NETWORKS = [
 
 @pytest.fixture(autouse=True)
 def _by_torchs_own_layers(monkeypatch: MonkeyPatch) -> None:
-    """Ours reach the same result by other multiplications, more or fewer of them with zeros, which are none of the model."""
+    """Ours reach the same result by other multiplications, more or fewer with zeros, which are none of the model."""
     monkeypatch.setattr(TransposedConv2d, "forward", nn.ConvTranspose2d.forward)
     monkeypatch.setattr(Conv2d, "forward", nn.Conv2d.forward)
 

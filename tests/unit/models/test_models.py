@@ -154,7 +154,8 @@ def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: M
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "size"),
-    [(5, 2, 5, (14, 14)), (5, 2, 5, (15, 12)), (3, 1, 4, (6, 6)), (3, 3, 5, (7, 9)), (4, 2, 7, (5, 5)), (1, 1, 2, (3, 4))],
+    [(5, 2, 5, (14, 14)), (5, 2, 5, (15, 12)), (3, 1, 4, (6, 6)), (3, 3, 5, (7, 9)), (4, 2, 7, (5, 5)),
+     (1, 1, 2, (3, 4))],
 )  # fmt: skip
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolution_without_its_empty_border_is_torchs(
