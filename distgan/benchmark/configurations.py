@@ -6,7 +6,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distgan.benchmark.convergence_targets import Protocol
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import check_runs_on_cpu
 from distgan.config.flags import paths_by
@@ -16,6 +15,7 @@ from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.errors import UserError
+from distgan.evaluation.targets import Protocol
 from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import cores
 

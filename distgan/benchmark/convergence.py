@@ -13,13 +13,13 @@ from distgan.benchmark import results
 from distgan.benchmark.configurations import Arm, arms, slots
 from distgan.benchmark.convergence_report import outcome, save_plot, show, wanted_by
 from distgan.benchmark.convergence_statistics import KIND, LEVEL, compared, more_processes, of_arm, read, summarise
-from distgan.benchmark.convergence_targets import SHIPPED, Targets, read_targets
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import claimed, difference_of, say, taken_up
 from distgan.benchmark.trial import OVER, Trial
 from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, Stopped, UserError, print_line
+from distgan.evaluation.targets import SHIPPED, Targets, read_targets
 from distgan.utils.child_process import own_modules
 from distgan.utils.devices import device_named
 from distgan.utils.paths import user_path

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from distgan.benchmark.convergence_statistics import MEASURES, evaluations_of
-from distgan.benchmark.convergence_targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
+from distgan.evaluation.targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
 from distgan.utils.figures import figure_text, new_figure, save_png
 from distgan.utils.terminal import TerminalConsole
 

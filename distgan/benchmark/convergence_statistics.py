@@ -10,10 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from scipy import stats
 
 from distgan.benchmark import results
-from distgan.benchmark.convergence_targets import CganTargets, Evaluation, Protocol, VanillaTargets
 from distgan.benchmark.trial import OVER
 from distgan.config.schema import ModelName
 from distgan.evaluation.scores import share
+from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, VanillaTargets
 from distgan.utils.files import parse_model
 
 # What is measured of a run, and what it is called after "fewer".

@@ -14,8 +14,8 @@ from threading import Event
 from typing import Any
 
 from distgan.benchmark.configurations import Arm
-from distgan.benchmark.convergence_targets import Evaluation, Target, Verdict, detect, evaluations
 from distgan.errors import FAILED, UserError
+from distgan.evaluation.targets import Evaluation, Target, Verdict, detect, evaluations
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
 from distgan.utils.operating_system import STOP_SIGNALS

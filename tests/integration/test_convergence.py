@@ -19,10 +19,10 @@ from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, re
 
 from distgan.benchmark import configurations as arms
 from distgan.benchmark import results, trial
-from distgan.benchmark.convergence_targets import SHIPPED, CganTargets, read_targets, targets_of
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
 from distgan.errors import CommandFailed, Stopped, UserError
+from distgan.evaluation.targets import SHIPPED, CganTargets, read_targets, targets_of
 
 # -- what is run ----------------------------------------------------------------------------
 

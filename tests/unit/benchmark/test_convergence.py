@@ -16,7 +16,10 @@ from distgan.benchmark import configurations as arms
 from distgan.benchmark import trial
 from distgan.benchmark.convergence_report import over_runs
 from distgan.benchmark.convergence_statistics import compared, more_processes, p_value, ratio, spread, summarise
-from distgan.benchmark.convergence_targets import (
+from distgan.benchmark.options import ConvergenceConfig
+from distgan.cli import run_command
+from distgan.errors import UserError
+from distgan.evaluation.targets import (
     SHIPPED,
     CganTargets,
     Evaluation,
@@ -26,9 +29,6 @@ from distgan.benchmark.convergence_targets import (
     read_targets,
     targets_of,
 )
-from distgan.benchmark.options import ConvergenceConfig
-from distgan.cli import run_command
-from distgan.errors import UserError
 from distgan.utils.files import append_lines, write_whole
 
 INF, NAN = math.inf, math.nan

@@ -10,8 +10,8 @@ from helpers.made_up_runs import make_run, training_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distgan.benchmark.convergence_targets import SHIPPED, detect, evaluations, read_targets, targets_of
 from distgan.errors import WriteErrorPolicy
+from distgan.evaluation.targets import SHIPPED, detect, evaluations, read_targets, targets_of
 from distgan.reports.options import PagesConfig
 from distgan.reports.pairwise import subjects_of
 from distgan.reports.report import page_of, render

@@ -12,7 +12,7 @@ from distgan.errors import UserError
 from distgan.utils.files import check_format, finite, parse_model, read_within
 
 FORMAT = 1
-SHIPPED = Path(__file__).with_name("convergence_targets.toml")
+SHIPPED = Path(__file__).parent / "target_sets" / "mnist.toml"
 
 _MAX_BYTES = 2**20
 
