@@ -18,7 +18,6 @@ from distgan.distributed.rendezvous import name_lost_ranks
 from distgan.errors import TrainingFailed
 from distgan.runs.artifacts import RunArtifacts
 from distgan.runs.progress import ProgressDisplay
-from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Engine
 from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session, open_session
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, preset: str, startup: Startup) -> None:
-    """Train to the last step. All ranks call it.
+    """Train to the last step, or until the targets of `--stop-at` are met. All ranks call it.
 
     Raises UserError, TrainingFailed for a non-finite number, Stopped for a signal or the time limit. After each of
     them the run's folder holds a checkpoint to resume from. Signal handlers, environment variables, the process group
@@ -60,8 +59,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                     _take_steps(session, engine, artifacts, monitor, display, request)
                 except TrainingFailed as error:
                     raise TrainingFailed(f"{error}; {artifacts.export_last_good(error.advice)}") from error
-                artifacts.finish()
-                display.warn(artifacts.tolerance.warnings())
+                artifacts.finish(display)
             artifacts.summarise(display)
 
 
@@ -74,11 +72,13 @@ def _take_steps(
     request: StopRequest,
 ) -> None:
     gan, runtime, log, checkpoints = session.gan, session.runtime, artifacts.log, artifacts.checkpoints
-    cadence = Cadence.of(session.config, session.steps_per_epoch, session.last_step)
+    cadence = session.cadence(monitor.every_steps if monitor else 0)
+    if monitor:
+        monitor.resume(log.path)
     if gan.step == 0 and 0 in cadence.sample_epochs:
         display.say(artifacts.sample())
     log.start_clock()
-    while gan.step < session.last_step:
+    while gan.step < session.last_step and not (monitor and monitor.reason_to_stop):
         # One step, or several as a CUDA graph, up to the next at which anything may be due. Losses stay on the device.
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
@@ -90,7 +90,9 @@ def _take_steps(
         quality = {}
         if due.evaluate and monitor:
             with log.paused():
-                quality = monitor.look(gan, gan.step / session.steps_per_epoch, display.say)
+                quality = monitor.look(gan, gan.step / session.steps_per_epoch, log.elapsed_s, display.say)
+            if monitor.reason_to_stop:
+                due, reason = cadence.due(gan.step, is_stopping=True), 0
         if due.log:
             display.show(log.write(gan.step, is_kept=due.log_is_kept, quality=quality))
             checkpoints.check_skipped_updates()  # like every check here, raises TrainingFailed
@@ -105,16 +107,14 @@ def _take_steps(
             checkpoints.save(wait=due.is_last)
             request.save_s = checkpoints.last_s  # time to keep free before a time limit
         if reason:
-            artifacts.finish()
-            display.warn(artifacts.tolerance.warnings())
+            artifacts.finish(display)
             raise stopped(reason, gan.step, artifacts.how_to_go_on())
+    artifacts.done_why = monitor.reason_to_stop if monitor else ""
 
 
 def _build_monitor(session: Session, startup: Startup) -> "QualityMonitor | None":
-    if not (session.config.run.eval_every or session.config.run.eval_every_steps):
+    if not session.config.run.is_judged:
         return None
     from distgan.evaluation.during_training import QualityMonitor  # imports scipy: seconds
 
-    monitor = QualityMonitor(session)
-    startup.mark("judges")
-    return monitor
+    return QualityMonitor(session, startup)

@@ -106,7 +106,18 @@ class RunConfig(Section):
     eval_every_steps: int | None = free(
         None, "steps between two looks of the judges, besides eval_every", ge=1, le=_MOST
     )
-    eval_num: int = free(2000, "images that the judges see at each of them", ge=65, le=1_000_000)
+    eval_num: int | None = free(
+        None,
+        "images that the judges see at each of them; unset: 2000, or as many as the targets of --stop-at are for",
+        ge=65,
+        le=1_000_000,
+    )
+    stop_at: str | None = free(
+        None,
+        "end the run when the judges find that these targets are met: mnist, or a TOML file of targets; unset: run on",
+        min_length=1,
+        may_differ_per_rank=True,
+    )
     eval_reference: str | None = free(
         None,
         "folder of the real test images for that; unset: that of the data",
@@ -121,13 +132,17 @@ class RunConfig(Section):
     )
     tracker: Literal["tensorboard", "none"] = free("tensorboard", "where Accelerate's tracker writes")
 
+    @property
+    def is_judged(self) -> bool:
+        """True if the judges look at the samples during training."""
+        return bool(self.eval_every or self.eval_every_steps or self.stop_at)
+
     @model_validator(mode="after")
     def _judged_best_needs_judges(self) -> "RunConfig":
-        is_judged = self.eval_every or self.eval_every_steps
-        if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not is_judged:
+        if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not self.is_judged:
             raise ValueError(
                 f"--keep-best {self.keep_best}: is a number of the judges, who are not asked; allowed with "
-                "--eval-every 1 or more"
+                "--eval-every 1 or more, or --stop-at"
             )
         return self
 

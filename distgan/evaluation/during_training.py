@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +11,14 @@ from distgan.data.base import splits
 from distgan.evaluation.ensemble import asked_digits, draw_and_read, load_jury
 from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
 from distgan.evaluation.reference import build_reference
+from distgan.evaluation.targets import EarlyStop, find_targets, read_targets
 from distgan.models.base import build_generator
 from distgan.training.gan import Gan
 from distgan.training.session import Session
+from distgan.utils.files import read_metrics
+from distgan.utils.provenance import Startup
 
+DEFAULT_NUM = 2000  # images, without --eval-num and --stop-at
 # Bootstrap draws of an interval: fewer than an evaluation takes, for each costs training time.
 _NUM_DRAWS = 50
 
@@ -22,10 +27,13 @@ class QualityMonitor:
     """Looks at the moving average of G (`ema_...`) where there is one, and at G as it is trained (`raw_...`).
 
     The same images as `distgan eval --seed 0` would draw, and no random number of the training is taken. Every public
-    method is called by all ranks. Raises UserError for judges or test images that can't be had.
+    method is called by all ranks. Raises UserError for judges, test images or targets that can't be had.
+
+    With `--stop-at`, `reason_to_stop` says so once the targets are met. `every_steps`: steps between two looks, where
+    only the targets say how often; else 0.
     """
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, startup: Startup):
         config, dataset, runtime = session.config, session.dataset, session.runtime
         self.runtime = runtime
         reference = config.run.eval_reference
@@ -35,7 +43,17 @@ class QualityMonitor:
         )
         runtime.check_same_on_ranks("test data's fingerprint", test.fingerprint)
         jury = runtime.run_on_all_ranks(lambda: load_jury(dataset.name, runtime.device))
-        num = config.run.eval_num
+        self._started = startup.born
+        self._early_stop: EarlyStop | None = None
+        self.reason_to_stop = ""
+        self.every_steps = 0
+        if name := config.run.stop_at:
+            targets = runtime.run_on_all_ranks(lambda: read_targets(find_targets(name, "--stop-at")))
+            runtime.check_same_on_ranks("targets", targets.model_dump_json())
+            self._early_stop = EarlyStop(targets, is_conditional=config.model.is_conditional)
+            if not (config.run.eval_every or config.run.eval_every_steps):
+                self.every_steps = max(1, session.steps_per_epoch // targets.protocol.evaluations_per_epoch)
+        num = config.run.eval_num or (self._early_stop.protocol.num if self._early_stop else DEFAULT_NUM)
         self._labels = asked_digits(num) if config.model.is_conditional else None
         self.reference = build_reference(jury, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)
         self.notices = [jury.notice] if jury.notice else []
@@ -43,11 +61,22 @@ class QualityMonitor:
             self._generator = build_generator(config.model)
         self._generator.to_empty(device=runtime.device)
         self._alarms: list[str] = []
+        startup.mark("judges")
 
-    def look(self, gan: Gan, epoch: float, say: Callable[[str, str], None]) -> dict[str, Any]:
-        """What a line of metrics.jsonl has of it, beside the numbers of training.
+    def resume(self, metrics: Path) -> None:
+        """Count the evaluations that a run had before this process took it up."""
+        if self._early_stop:
+            self._count(self._early_stop, self.runtime.run_on_rank0(lambda: read_metrics(metrics)))
 
-        Says what it found, and which alarms have begun or ended with it.
+    def _count(self, early_stop: EarlyStop, lines: list[dict[str, Any]]) -> None:
+        early_stop.add(*lines)
+        # By the first rank's numbers, so that all ranks stop alike.
+        self.reason_to_stop = self.runtime.run_on_rank0(lambda: early_stop.describe() if early_stop.is_met else "")
+
+    def look(self, gan: Gan, epoch: float, elapsed_s: float, say: Callable[[str, str], None]) -> dict[str, Any]:
+        """Return what a line of metrics.jsonl has of it, beside the numbers of training.
+
+        Says what it found, and which alarms have begun or ended with it. `elapsed_s`: of training so far.
         """
         start = time.perf_counter()
         floor = self.reference.floor
@@ -65,7 +94,12 @@ class QualityMonitor:
                 values["alarms"] = overview.alarms
         for name in ("fcd", "recognisable", "density", "coverage"):
             values[f"{name}_floor"] = round(getattr(floor, name).value, 6)
-        return values | {"eval_s": round(time.perf_counter() - start, 3)}
+        values["eval_s"] = round(time.perf_counter() - start, 3)
+        values["since_start_s"] = round(time.time() - self._started, 3)
+        if self._early_stop:
+            self._count(self._early_stop, [{"step": gan.step, "epoch": epoch, "elapsed_s": elapsed_s} | values])
+            say(self._early_stop.describe(), "")
+        return values
 
     def _tell(self, overview: Overview, epoch: float, say: Callable[[str, str], None]) -> None:
         floor, sample = self.reference.floor, overview.sample

@@ -1,4 +1,4 @@
-"""The targets of `distgan bench convergence`: the quality that a run has to reach and hold, and how it is asked."""
+"""Targets of quality, for `--stop-at` and `distgan bench convergence`: a run that meets and holds them converged."""
 
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -10,9 +10,11 @@ from pydantic import Field
 from distgan.config.fields import Real, Section
 from distgan.errors import UserError
 from distgan.utils.files import check_format, finite, parse_model, read_within
+from distgan.utils.paths import user_path
 
 FORMAT = 1
-SHIPPED = Path(__file__).parent / "target_sets" / "mnist.toml"
+SETS = {path.stem: path for path in sorted((Path(__file__).parent / "target_sets").glob("*.toml"))}
+SHIPPED = SETS["mnist"]
 
 _MAX_BYTES = 2**20
 
@@ -55,6 +57,17 @@ class Targets(Section):
     cgan: CganTargets
     vanilla: VanillaTargets
     runs: list[dict[str, bool | int | Real | str]]
+
+
+def find_targets(name: str, flag: str) -> Path:
+    """Return the file of a named set, or the path itself. Raises UserError, with `flag`, for what is neither."""
+    path = SETS.get(name) or user_path(name, flag)
+    if not path.exists():
+        raise UserError(
+            f"{flag} {name}: is no file and no set of targets; allowed: {', '.join(SETS)}, or a TOML file of targets",
+            code="not-found",
+        )
+    return path
 
 
 def read_targets(path: Path) -> Targets:
@@ -194,6 +207,35 @@ def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) ->
         return Verdict(None, f"met at epoch {found[starts[-1]].epoch:.4g}, too late to be confirmed", [])
     end = next(names for names in missed[starts[0] :] if names)
     return Verdict(None, f"met at epoch {found[starts[0]].epoch:.4g} but not held", end)
+
+
+class EarlyStop:
+    """Whether a run has met its targets, by its evaluations so far."""
+
+    def __init__(self, targets: Targets, *, is_conditional: bool):
+        self.protocol = targets.protocol
+        self.wanted = targets_of(targets.cgan if is_conditional else targets.vanilla)
+        self._lines: list[dict[str, Any]] = []
+        self.verdict = detect([], self.wanted, self.protocol.hold)
+        self._evaluations: list[Evaluation] = []
+
+    def add(self, *lines: dict[str, Any]) -> None:
+        """Take lines of metrics.jsonl; those without an evaluation do not count."""
+        self._lines += lines
+        self._evaluations = evaluations(self._lines)
+        self.verdict = detect(self._evaluations, self.wanted, self.protocol.hold)
+
+    @property
+    def is_met(self) -> bool:
+        return self.verdict.reached is not None
+
+    def describe(self) -> str:
+        """Return `targets met at step 470`, with the steps over which they were held, or what the last one misses."""
+        if self.verdict.reached is not None:
+            first, last = (self._evaluations[self.verdict.reached + more].step for more in (0, self.protocol.hold))
+            return f"targets met at step {first:,}" + (f" and held to step {last:,}" if last > first else "")
+        missed = [target.name for each in self._evaluations[-1:] for target in self.wanted if not target.is_met(each)]
+        return f"targets missed: {', '.join(missed)}" if missed else "all targets met; not held long enough yet"
 
 
 def _met_last(missed: list[list[str]], start: int, targets: Sequence[Target]) -> list[str]:

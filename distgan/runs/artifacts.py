@@ -87,6 +87,7 @@ class RunArtifacts:
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
         self.start: Start | None = None
+        self.done_why = ""  # why the run is done before its last step
         self._lock: BaseFileLock | None = None
         self.folder = runtime.run_on_rank0(self._claim)
         self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.tolerance)
@@ -105,7 +106,9 @@ class RunArtifacts:
 
     def record_status(self) -> AbstractContextManager[None]:
         """Write status.json, from `running` to how the block ends."""
-        return record_status(self.folder, lambda: self.gan.step) if self.runtime.is_main else nullcontext()
+        if not self.runtime.is_main:
+            return nullcontext()
+        return record_status(self.folder, lambda: self.gan.step, lambda: self.done_why)
 
     def _claim(self) -> Path:
         folder = claim_folder(self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never")
@@ -241,8 +244,8 @@ class RunArtifacts:
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Weights and pictures of the run as its last checkpoint has it."""
+    def finish(self, display: ProgressDisplay) -> None:
+        """Write weights and pictures of the run as its last checkpoint has it, and show the warnings left."""
 
         def write() -> None:
             saved = self.checkpoints.last()
@@ -256,6 +259,7 @@ class RunArtifacts:
             self._illustrate(self._timeline, "timeline.png or timeline.gif is")
             title = f"{self.preset} on {self.dataset.name}"
             self._illustrate(lambda: save_curves(self.folder, title, self.dataset.notice), "losses.png is")
+        display.warn(self.tolerance.warnings())
 
     def _timeline(self) -> None:
         frames = []
@@ -276,7 +280,8 @@ class RunArtifacts:
         return f"go on with: distgan train {flags}"
 
     def summarise(self, display: ProgressDisplay) -> None:
-        display.say(f"done in {duration(self.log.elapsed_s)} of training; look at", "bold")
+        why = f": {self.done_why}" if self.done_why else ""
+        display.say(f"done in {duration(self.log.elapsed_s)} of training{why}; look at", "bold")
         for name, what in (
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),
             ("losses.png", "both losses and D's logits"),

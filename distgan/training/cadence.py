@@ -34,7 +34,7 @@ class Cadence(NamedTuple):
     sample_epochs: tuple[int, ...]
 
     @classmethod
-    def of(cls, config: Config, steps_per_epoch: int, last_step: int) -> "Cadence":
+    def of(cls, config: Config, steps_per_epoch: int, last_step: int, eval_every_steps: int = 0) -> "Cadence":
         run = config.run
         return cls(
             steps_per_epoch=steps_per_epoch,
@@ -43,7 +43,7 @@ class Cadence(NamedTuple):
             log_every=run.log_every,
             check_ranks_every=config.processes.check_ranks_every,
             eval_every=run.eval_every,
-            eval_every_steps=run.eval_every_steps or 0,
+            eval_every_steps=run.eval_every_steps or eval_every_steps,
             save_every=run.save_every,
             save_every_steps=run.save_every_steps or 0,
             sample_epochs=tuple(run.sample_epochs),

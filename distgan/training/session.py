@@ -10,6 +10,7 @@ from distgan.config.schema import Config
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Engine, build_engine
 from distgan.training.engines.graphs import Record
 from distgan.training.gan import build_gan
@@ -52,6 +53,10 @@ class Session:
         self.total_steps = config.run.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.run.max_steps or self.total_steps)
         startup.mark("networks")
+
+    def cadence(self, eval_every_steps: int = 0) -> Cadence:
+        """Return when what is slow is due; `eval_every_steps` counts where the config has none."""
+        return Cadence.of(self.config, self.steps_per_epoch, self.last_step, eval_every_steps)
 
     def build_engine(self, *, total_steps: int | None = None, record: Record | None = None) -> Engine:
         """Return what takes the steps, from `gan.step` on: call it after a resume.
