@@ -58,7 +58,8 @@ class Arm(NamedTuple):
             "processes": self.processes,
             "steps_per_epoch": self.steps_per_epoch,
             "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
-            "config": self.config.model_dump(mode="json"),
+            # What the targets are is compared by itself, and older benches did not have their path here.
+            "config": self.config.model_dump(mode="json", exclude={"run": {"stop_at"}}),
         }
 
 
@@ -88,11 +89,13 @@ def _gpus() -> list[str]:
     return visible.split(",")[: count_gpus()] if visible else [str(index) for index in range(count_gpus())]
 
 
-def arms(config: ConvergenceConfig, protocol: Protocol, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
+def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
     """Each preset on each number of processes. Raises UserError for what can't be run, or not compared."""
     if config.preset is None:
         raise UserError("names no preset; allowed: --preset NAME, or --preset FILE.toml")
-    build = partial(_arm, config=config, protocol=protocol, num_jobs=num_jobs, is_cuda=is_cuda, load=cache(_load))
+    build = partial(
+        _arm, config=config, protocol=protocol, targets=targets, num_jobs=num_jobs, is_cuda=is_cuda, load=cache(_load)
+    )
     own = [build("--preset", config.preset, num) for num in dict.fromkeys((config.processes, 1))]
     if config.against is None:
         return own
@@ -127,6 +130,7 @@ def _arm(
     *,
     config: ConvergenceConfig,
     protocol: Protocol,
+    targets: Path,
     num_jobs: int,
     is_cuda: bool,
     load: Any,
@@ -151,6 +155,7 @@ def _arm(
     # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its epoch.
     every = max(1, steps // protocol.evaluations_per_epoch)
     words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
+    words += ["--stop-at", str(targets)]
     if config.epochs is not None:
         words += _cap(config.epochs, training, steps)
     return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)

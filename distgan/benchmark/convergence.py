@@ -11,7 +11,7 @@ from typing import Any
 
 from distgan.benchmark import results
 from distgan.benchmark.configurations import Arm, arms, slots
-from distgan.benchmark.convergence_report import outcome, save_plot, show, wanted_by
+from distgan.benchmark.convergence_report import outcome, save_plot, show
 from distgan.benchmark.convergence_statistics import KIND, LEVEL, compared, more_processes, of_arm, read, summarise
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import claimed, difference_of, say, taken_up
@@ -19,7 +19,7 @@ from distgan.benchmark.trial import OVER, Trial
 from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, Stopped, UserError, print_line
-from distgan.evaluation.targets import SHIPPED, Targets, read_targets
+from distgan.evaluation.targets import Targets, find_targets, read_targets
 from distgan.utils.child_process import own_modules
 from distgan.utils.devices import device_named
 from distgan.utils.paths import user_path
@@ -42,11 +42,12 @@ def run(config: ConvergenceConfig) -> None:
     if config.join is not None:
         join(user_path(config.join, "--join"), config)
         return
-    targets = read_targets(user_path(config.targets, "--targets") if config.targets else SHIPPED)
+    path = find_targets(config.targets, "--targets")
+    targets = read_targets(path)
     protocol = targets.protocol.model_copy(update={"num": config.num} if config.num else {})
     device = device_named(config.device)
     environments = slots(config, is_cuda=device.type == "cuda")
-    chosen = arms(config, protocol, len(environments), is_cuda=device.type == "cuda")
+    chosen = arms(config, protocol, path, len(environments), is_cuda=device.type == "cuda")
     facts = results.facts(device)
     identity = _identity(config, targets, chosen) | {"device": facts["device"], "jobs": len(environments)}
     facts |= {
@@ -57,9 +58,8 @@ def run(config: ConvergenceConfig) -> None:
     }
     with claimed(config.out, KIND) as folder:
         before = {cell["id"]: cell for cell in taken_up(folder, read, identity, config.out)}
-        wanted = wanted_by(facts)
         seeds = range(config.first_seed, config.first_seed + config.seeds)
-        trials = [Trial(arm, seed, folder, wanted, protocol.hold) for seed in seeds for arm in chosen]
+        trials = [Trial(arm, seed, folder, targets) for seed in seeds for arm in chosen]
         for trial in trials:
             if (cell := before.pop(trial.cell["id"], {})).get("outcome") in OVER:
                 trial.cell = cell
@@ -199,9 +199,9 @@ def _teller() -> Callable[[Trial], None]:
     def tell(trial: Trial) -> None:
         nonlocal said_at
         with lock:
-            if time.monotonic() - said_at > _TELL_EVERY_S:
+            if time.monotonic() - said_at > _TELL_EVERY_S and (progress := trial.progress()):
                 said_at = time.monotonic()
-                say(f"{trial.label}: {trial.progress()}")
+                say(f"{trial.label}: {progress}")
 
     return tell
 

@@ -122,7 +122,7 @@ class ConvergenceConfig(Section):
     )
     epochs: int | None = setting(None, "after which a run is given up; unset: the preset's", ge=1, le=1_000_000)
     # The targets themselves are compared, not the name of their file.
-    targets: str | None = free(None, "a file of targets; unset: the frozen ones", min_length=1)
+    targets: str = free("mnist", "mnist: the frozen ones; or a TOML file of targets", min_length=1)
     num: int | None = setting(None, "images an evaluation; unset: as many as the targets are for", ge=65, le=1_000_000)
     out: str | None = free(
         None, "a new folder, or that of a bench to go on with; unset: bench/convergence-<number>", min_length=1

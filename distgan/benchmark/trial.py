@@ -1,7 +1,5 @@
-"""One training of `distgan bench convergence`: started, watched from outside, and stopped once it has converged."""
+"""One training of `distgan bench convergence`: `distgan train --stop-at`, and what it came to."""
 
-import json
-import os
 import re
 import shlex
 import subprocess
@@ -15,16 +13,17 @@ from typing import Any
 
 from distgan.benchmark.configurations import Arm
 from distgan.errors import FAILED, UserError
-from distgan.evaluation.targets import Evaluation, Target, Verdict, detect, evaluations
+from distgan.evaluation.targets import EarlyStop, Evaluation, Targets
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
+from distgan.utils.files import read_metrics
 from distgan.utils.operating_system import STOP_SIGNALS
 
 OVER = ("converged", "not converged", "diverged")
 # What runs as `python -m`; another in tests.
 TRAINING = ("distgan", "train")
 
-POLL_S = 0.02
+_POLL_S = 0.1
 # For a run that was asked to stop: the end of its step or evaluation, a checkpoint, pictures.
 _GRACE_S = 120.0
 # The words of TrainingFailed for losses, gradients and weights.
@@ -34,8 +33,8 @@ _NO_NUMBER = re.compile(r" is (nan|-?inf|no number)\b")
 class Trial:
     """`cell` is what results.json has of it; `outcome` there is `unfinished`, one of OVER, or `error`."""
 
-    def __init__(self, arm: Arm, seed: int, out: Path, targets: list[Target], hold: int):
-        self.arm, self.targets, self.hold = arm, targets, hold
+    def __init__(self, arm: Arm, seed: int, out: Path, targets: Targets):
+        self.arm, self.targets = arm, targets
         self.folder = out / "runs" / f"{arm.id}-seed{seed}"
         self.label = f"{arm.name}, seed {seed}"
         self.words = [*arm.words, "--seed", str(seed), "--out", str(self.folder)]
@@ -46,10 +45,7 @@ class Trial:
             "command": shlex.join(["distgan", "train", *self.words]),
             "outcome": "unfinished",
         }
-        self.verdict: Verdict = detect([], targets, hold)
         self.stopped = 0  # the exit code of a training that another has stopped: a signal's sender, a time limit
-        self._lines = _Lines(self.folder / "metrics.jsonl")
-        self._seen_s: dict[int, float] = {}  # by step, since the start of the process
         self._process: subprocess.Popen[bytes] | None = None
         # The run's first state is saved before its first step.
         self._is_resumed = (self.folder / "checkpoints").is_dir()
@@ -72,17 +68,15 @@ class Trial:
     def run(
         self, environment: dict[str, str], halted: Event, timeout_s: float, tell: Callable[["Trial"], None]
     ) -> None:
-        """Trains until it has converged, has ended, or `halted` is set; no process of it is left then.
+        """Train until the run has ended, or `halted` is set; no process of it is left then. The cell has what came.
 
-        Calls `tell` after each evaluation. The cell has what was found. Sets `halted` if it was stopped by another.
+        Calls `tell` all the time. Sets `halted` if the run was stopped by another.
         """
-        self._look(0.0)
-        if self.has_converged or read_status(self.folder).get("state") == "done":
-            self._conclude(0, "")  # it had ended before the bench could say so
-            return
         if halted.is_set():
             return
-        began = time.monotonic()
+        if read_status(self.folder).get("state") == "done":
+            self._conclude(0, "")  # it had ended before the bench could say so
+            return
         # In a session of its own a Ctrl-C of the terminal does not reach it: it is asked to stop once, by us.
         with self.log.open("wb") as log:
             self._process = process = subprocess.Popen(
@@ -93,59 +87,48 @@ class Trial:
                 env=environment,
                 start_new_session=True,
             )
-        is_asked, end, why = False, began + timeout_s, f"not done after --timeout {timeout_s:g} s"
+        code, end, why = None, time.monotonic() + timeout_s, f"not done after --timeout {timeout_s:g} s"
+        is_asked = False
         try:
-            while (code := process.poll()) is None and time.monotonic() < end:
-                if self._look(began):
-                    tell(self)
-                if not is_asked and (halted.is_set() or self.has_converged):
+            while code is None and time.monotonic() < end:
+                if halted.is_set() and not is_asked:
                     process.terminate()
                     is_asked, end, why = True, time.monotonic() + _GRACE_S, "did not stop when asked to"
-                time.sleep(POLL_S)
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(_POLL_S)
+                tell(self)
         finally:
             self.kill()
             assert process.stdin is not None
             process.stdin.close()
-        self._look(began)
         if code is not None:
             why = last_words(code, self.log.read_bytes())
         if code and not is_asked and (own := _stopped(code, self.folder)):
             self.stopped = own
             halted.set()
-        if self.has_converged or not halted.is_set():
+        if code == 0 or not halted.is_set():
             self._conclude(code, why)
 
     def kill(self) -> None:
         if self._process is not None:
             kill_tree(self._process)
 
-    @property
-    def has_converged(self) -> bool:
-        return self.verdict.reached is not None
-
     def progress(self) -> str:
-        """Of a run that goes on."""
-        last = self.evaluations[-1]
-        missed = ", ".join(target.name for target in self.targets if not target.is_met(last))
-        where = f"epoch {last.epoch:.4g} of at most {self.arm.max_epochs:g}"
-        return f"{where}, {f'misses {missed}' if missed else 'meets all targets'}"
+        """Return where a run that trains is, and which targets it misses; "" before its first evaluation."""
+        progress = self._early_stop()
+        if not progress.evaluations:
+            return ""
+        where = f"epoch {progress.evaluations[-1].epoch:.4g} of at most {self.arm.max_epochs:g}"
+        return f"{where}, {progress.describe()}"
 
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        return self._lines.evaluations
-
-    def _look(self, began: float) -> bool:
-        """Whether there is a new evaluation."""
-        if not self._lines.read():
-            return False
-        self.verdict = detect(self.evaluations, self.targets, self.hold)
-        seen_s = time.monotonic() - began
-        for each in self.evaluations:
-            self._seen_s.setdefault(each.step, seen_s)
-        return True
+    def _early_stop(self) -> EarlyStop:
+        found = EarlyStop(self.targets, is_conditional=self.arm.config.model.is_conditional)
+        found.add(*read_metrics(self.folder / "metrics.jsonl"))
+        return found
 
     def _conclude(self, code: int | None, why: str) -> None:
-        found, verdict = self.evaluations, self.verdict
+        progress = self._early_stop()
+        found, verdict = progress.evaluations, progress.verdict
         if verdict.reached is not None:
             outcome, why = "converged", ""
         elif code == 0 and not found:
@@ -163,8 +146,8 @@ class Trial:
             "why": why,
             "targets": verdict.targets,
             "resumed": self._is_resumed,
-            "evaluations": [each._asdict() | {"seen_s": self._seen(each)} for each in found],
-            "last": {target.name: target.of(last) if last else None for target in self.targets},
+            "evaluations": [each._asdict() for each in found],
+            "last": {target.name: target.of(last) if last else None for target in progress.wanted},
             **self._clocks(found, verdict.reached),
         }
 
@@ -178,45 +161,10 @@ class Trial:
             "epochs": at.epoch,
             "train_s": at.elapsed_s,
             "mlperf_s": at.elapsed_s + sum(each.eval_s for each in found[: reached + 1]),
-            "cold_s": self._seen(at),
+            # Nobody knows what a run that went on has taken from its start.
+            "cold_s": None if self._is_resumed else at.since_start_s,
             "images": self.arm.images(at.step),
         }
-
-    def _seen(self, evaluation: Evaluation) -> float | None:
-        """Nobody knows what a run that went on has taken from its start."""
-        return None if self._is_resumed else self._seen_s.get(evaluation.step)
-
-
-class _Lines:
-    """The evaluations in a metrics.jsonl, of which each look reads only what is new."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.evaluations: list[Evaluation] = []
-        self._inode, self._offset, self._judged = -1, 0, list[dict[str, Any]]()
-
-    def read(self) -> bool:
-        """Whether there are other ones than before."""
-        before = len(self._judged)
-        try:
-            with self.path.open("rb") as file:
-                # A run that goes on writes the file anew, without what it takes again.
-                if (inode := os.fstat(file.fileno()).st_ino) != self._inode:
-                    self._inode, self._offset, self._judged = inode, 0, []
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return False
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            with suppress(ValueError, RecursionError):
-                values = json.loads(line)
-                if isinstance(values, dict) and "eval_s" in values and isinstance(values.get("step"), int):
-                    self._judged.append(values)
-        if is_other := len(self._judged) != before:
-            self.evaluations = evaluations(self._judged)
-        return is_other
 
 
 def _stopped(code: int, folder: Path) -> int:

@@ -88,7 +88,8 @@ class Evaluation(NamedTuple):
     """What the judges found after `step`; None where that is no finite number.
 
     `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
-    (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (10,) each.
+    (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (10,) each. `since_start_s`: of
+    all since the start of the process that trained it.
     """
 
     step: int
@@ -99,6 +100,7 @@ class Evaluation(NamedTuple):
     recognisable: float | None
     digits: list[float | None]
     coverages: list[float | None]
+    since_start_s: float | None = None
 
 
 class Target(NamedTuple):
@@ -151,6 +153,7 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
             finite(line.get(f"{prefix}_recognisable")),
             _numbers(line.get(f"{prefix}_digits")),
             _numbers(line.get(f"{prefix}_coverage_digits")),
+            finite(line.get("since_start_s")),
         )
     return [found[step] for step in sorted(found)]
 
@@ -217,13 +220,13 @@ class EarlyStop:
         self.wanted = targets_of(targets.cgan if is_conditional else targets.vanilla)
         self._lines: list[dict[str, Any]] = []
         self.verdict = detect([], self.wanted, self.protocol.hold)
-        self._evaluations: list[Evaluation] = []
+        self.evaluations: list[Evaluation] = []
 
     def add(self, *lines: dict[str, Any]) -> None:
         """Take lines of metrics.jsonl; those without an evaluation do not count."""
         self._lines += lines
-        self._evaluations = evaluations(self._lines)
-        self.verdict = detect(self._evaluations, self.wanted, self.protocol.hold)
+        self.evaluations = evaluations(self._lines)
+        self.verdict = detect(self.evaluations, self.wanted, self.protocol.hold)
 
     @property
     def is_met(self) -> bool:
@@ -232,9 +235,9 @@ class EarlyStop:
     def describe(self) -> str:
         """Return `targets met at step 470`, with the steps over which they were held, or what the last one misses."""
         if self.verdict.reached is not None:
-            first, last = (self._evaluations[self.verdict.reached + more].step for more in (0, self.protocol.hold))
+            first, last = (self.evaluations[self.verdict.reached + more].step for more in (0, self.protocol.hold))
             return f"targets met at step {first:,}" + (f" and held to step {last:,}" if last > first else "")
-        missed = [target.name for each in self._evaluations[-1:] for target in self.wanted if not target.is_met(each)]
+        missed = [target.name for each in self.evaluations[-1:] for target in self.wanted if not target.is_met(each)]
         return f"targets missed: {', '.join(missed)}" if missed else "all targets met; not held long enough yet"
 
 

@@ -5,6 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from helpers.fake_bench import write_presets
+from helpers.forkserver import Ranks
 from helpers.launchers import LONG, TWO, assert_signal_to_launcher_saves, trains
 from helpers.runs import Start, checkpoint, ranks_of, wait_for
 
@@ -24,6 +26,14 @@ def test_one_signalled_rank_stops_both(start: Start, tmp_path: Path) -> None:
     status = read_status(tmp_path / "run")
     assert (status["state"], status["exit_code"]) == ("stopped", 128 + signum)
     assert checkpoint(tmp_path / "run")[1] == read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] > 0
+
+
+def test_two_ranks_stop_at_their_targets(ranks: Ranks, tmp_path: Path) -> None:
+    write_presets(tmp_path)
+    ranks.ok(2, "train", "--config", "tiny.toml", "--threads", 1, "--tracker", "none", "--stop-at", "easy.toml",
+             "--out", "run")  # fmt: skip
+    assert read_status(tmp_path / "run")["reason"] == "targets met at step 9 and held to step 18"
+    assert checkpoint(tmp_path / "run")[1] == 18
 
 
 def test_a_terminals_ctrl_c_saves_under_torchrun(start: Start, tmp_path: Path) -> None:

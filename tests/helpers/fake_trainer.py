@@ -25,6 +25,7 @@ def line(index: int, fcd: float | None) -> str:
     """Of metrics.jsonl: four evaluations an epoch, a second of training and half a second of judging each."""
     values = {
         "step": 5 * (index + 1), "epoch": (index + 1) / 4, "elapsed_s": index + 1.0, "eval_s": 0.5,
+        "since_start_s": index + 7.0,
         "raw_fcd": fcd, "raw_recognisable": 0.99, "raw_digits": [0.99] * 10, "raw_coverage_digits": [0.9] * 10,
     }  # fmt: skip
     return json.dumps(values) + "\n"
@@ -57,6 +58,9 @@ def main() -> None:
         time.sleep(run.get("pause", 0.03))
         with metrics.open("a") as file:
             file.write(line(index, run["fcd"][index]))
+        last_two = [json.loads(text)["raw_fcd"] for text in metrics.read_text().splitlines()[-2:]]
+        if len(last_two) == 2 and all(fcd is not None and fcd <= 1 for fcd in last_two):  # as --stop-at does
+            leave("done", "targets met", 0)
     end = run.get("end", "done")
     if end == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

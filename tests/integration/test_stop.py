@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.fake_bench import EASY, write_presets
 from helpers.launchers import LONG, trains
-from helpers.runs import BIN, MonkeyPatch, Run, Start, checkpoint, quick, wait_for
+from helpers.runs import BIN, MonkeyPatch, Run, Start, assert_same_run, checkpoint, quick, wait_for
 
 from distgan.runs.run_dir import read_status
 from distgan.training.stop import seconds_left
@@ -46,6 +47,27 @@ def test_a_signal_leaves_a_usable_run(
     ours, theirs = checkpoint(run)[0], checkpoint(tmp_path / "straight")[0]
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert sorted(os.listdir(run / "samples")) == sorted(os.listdir(tmp_path / "straight" / "samples"))
+
+
+def test_a_run_stops_at_its_targets_and_after_a_resume_at_the_same_step(distgan: Run, tmp_path: Path) -> None:
+    """They are missed at first, which a run that forgets its evaluations in a resume would not know."""
+    write_presets(tmp_path)
+    # 36 steps an epoch, of which every ninth is judged; met from step 0 on but held only in the third evaluation.
+    (tmp_path / "easy.toml").write_text(EASY.replace("hold = 1", "hold = 2"))
+    words = ("train", "--config", "tiny.toml", "--threads", 1, "--tracker", "none", "--stop-at", "easy.toml")
+    done = distgan.ok(*words, "--out", "one")
+    assert "done in" in done.stderr
+    assert "targets met at step 9 and held to step 27; look at" in done.stderr
+    status = read_status(tmp_path / "one")
+    assert (status["state"], status["step"], status["exit_code"]) == ("done", 27, 0)
+    assert status["reason"] == "targets met at step 9 and held to step 27"
+    distgan.ok(*words, "--out", "two", "--max-steps", 20)
+    assert read_status(tmp_path / "two")["reason"] is None
+    distgan.ok("train", "--out", "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    again = distgan.ok("train", "--out", "one")
+    assert "held to step 27; look at" in again.stderr
+    assert checkpoint(tmp_path / "one")[1] == 27
 
 
 def test_slurms_two_sigterms_are_one(start: Start, tmp_path: Path) -> None:

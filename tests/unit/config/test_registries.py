@@ -38,13 +38,13 @@ ON_RESUME = {
     "processes.sync_batch_norm",
     "free": "data.dir data.download data.mirror data.md5 data.batch_size data.per_rank_batch_size run.epochs "
     "run.engine run.device run.threads run.log_every run.save_every run.save_every_steps run.keep run.keep_best "
-    "run.on_save_error run.eval_every run.eval_every_steps run.eval_num run.eval_reference run.sample_epochs "
-    "run.tracker processes.num processes.check_ranks_every processes.timeout processes.zero",
+    "run.on_save_error run.eval_every run.eval_every_steps run.eval_num run.stop_at run.eval_reference "
+    "run.sample_epochs run.tracker processes.num processes.check_ranks_every processes.timeout processes.zero",
     "reset": "run.out run.resume run.allow_config_change run.max_steps run.time_limit",
 }
 PER_RANK = (
-    "data.dir data.download data.mirror run.out run.time_limit run.precision run.threads run.eval_reference "
-    "processes.num"
+    "data.dir data.download data.mirror run.out run.time_limit run.precision run.threads run.stop_at "
+    "run.eval_reference processes.num"
 )
 
 
