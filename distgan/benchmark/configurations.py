@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import check_runs_on_cpu
 from distgan.config.flags import paths_by
-from distgan.config.presets import preset_path, training_of
+from distgan.config.presets import preset_words, training_of
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset, splits
@@ -135,7 +135,7 @@ def _arm(
     is_cuda: bool,
     load: Any,
 ) -> Arm:
-    words = _named(flag, preset)
+    words = preset_words(flag, preset)
     for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
         if (value := getattr(config, key)) is not None:
             words += [f"--{key.replace('_', '-')}", value]
@@ -159,14 +159,6 @@ def _arm(
     if config.epochs is not None:
         words += _cap(config.epochs, training, steps)
     return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)
-
-
-def _named(flag: str, preset: str) -> list[str]:
-    """Of a preset's name or of a file, as train takes them. Raises UserError for a name that is none."""
-    if Path(preset).suffix in (".toml", ".json"):
-        return ["--config", preset]
-    preset_path(preset, flag)
-    return ["--preset", preset]
 
 
 def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from distgan.config.fields import OneOf, Real, Section, free, setting, split_commas
-from distgan.config.registry import FAMILIES, MODELS, PRECISIONS, names_on_cpu
+from distgan.config.registry import FAMILIES, MODELS
 from distgan.config.schema import (
     DataName,
     DataNameOrAuto,
@@ -24,7 +24,7 @@ _COMMAS = BeforeValidator(split_commas)
 
 # The benchmarks take each model, and have no setting for clusters.
 PlainFamily = Annotated[str, OneOf(FAMILIES, only=lambda f: not f.takes_clusters and set(f.models) >= set(MODELS))]
-Models = Annotated[list[ModelName], _COMMAS]
+Presets = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), _COMMAS]
 Engines = Annotated[list[EngineName], _COMMAS]
 Precisions = Annotated[list[PrecisionName], _COMMAS]
 Sizes = Annotated[list[Annotated[int, Field(ge=2, le=1_000_000)]], _COMMAS]
@@ -34,9 +34,16 @@ Orders = Annotated[list[OrderName], _COMMAS]
 
 
 class ThroughputConfig(Section):
-    """What `distgan bench throughput` measures: each model with each engine, precision, batch and order."""
+    """What `distgan bench throughput` measures: each preset with each engine, precision, batch and order."""
 
-    models: Models = setting(list(MODELS), "the presets to take", min_length=1, flag="model", old_flags=("models",))
+    presets: Presets = setting(
+        list(MODELS),
+        "presets by their names, or TOML files; may be repeated",
+        allowed="one or more names of presets, or TOML files",
+        flag="preset",
+        old_flags=("model", "models"),
+        may_be_repeated=True,
+    )
     engines: Engines = setting(
         ["auto"],
         "who takes the steps; what ran in its place is named",
@@ -44,23 +51,25 @@ class ThroughputConfig(Section):
         flag="engine",
         old_flags=("engines",),
     )
-    precisions: Precisions = setting(
-        names_on_cpu(PRECISIONS),
-        "no: float32; tf32 and fp16 on a GPU",
+    precisions: Precisions | None = setting(
+        None,
+        "no: float32; tf32 and fp16 on a GPU; unset: no, and bf16 where the device has it",
         min_length=1,
         flag="precision",
         old_flags=("precisions",),
     )
-    batch_sizes: Sizes = setting([256], "images per step", min_length=1, flag="batch-size", old_flags=("batch-sizes",))
-    orders: Orders = setting(
-        ["reuse"],
-        "orders of the two updates, each an algorithm of its own",
+    batch_sizes: Sizes | None = setting(
+        None, "images per step; unset: the preset's", min_length=1, flag="batch-size", old_flags=("batch-sizes",)
+    )
+    orders: Orders | None = setting(
+        None,
+        "orders of the two updates, each an algorithm of its own; unset: the preset's",
         min_length=1,
         flag="order",
         old_flags=("orders",),
     )
-    family: PlainFamily = setting("seed", "family of the networks")
-    width: Real = width_setting()
+    family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
+    width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
     rounds: int = setting(
         3, "turns of each cell, in a fresh process each; ratios are taken within a round", ge=1, le=1000
     )
@@ -72,9 +81,7 @@ class ThroughputConfig(Section):
     gate_steps: int = setting(
         3, "steps after which the engine must have the losses and weights of the eager one", ge=1, le=1000
     )
-    peers: bool = setting(
-        False, "the plain PyTorch and Accelerate loops of benchmarks/peers/ take turns too (in a checkout)"
-    )
+    peers: bool = setting(False, "plain PyTorch and Accelerate loops of the same networks and losses take turns too")
     profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
     out: str | None = setting(None, "a new folder; unset: bench/throughput-<number>", min_length=1)
     data: DataName = setting("mnist", "the images; digits needs no network")

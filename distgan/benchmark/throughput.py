@@ -1,7 +1,6 @@
 """`distgan bench throughput`: the cells of a matrix and plain loops take turns, each turn in a fresh process."""
 
 import json
-import os
 import shlex
 import sys
 from statistics import median
@@ -9,7 +8,7 @@ from typing import Any
 
 from distgan.benchmark import results
 from distgan.benchmark.flops import FORMULA
-from distgan.benchmark.matrix import PEERS_FOLDER, Cell, Pace, command, plan
+from distgan.benchmark.matrix import Cell, Pace, command, plan
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.results import check_runs_on_cpu, say, summary
 from distgan.benchmark.throughput_report import PLOT, save_plot, show
@@ -108,8 +107,8 @@ def run(config: ThroughputConfig) -> None:
     is_cuda = device.type == "cuda"
     if not is_cuda:
         check_runs_on_cpu("--engine", config.engines, ENGINES)
-        check_runs_on_cpu("--precision", config.precisions, PRECISIONS)
-    cells = plan(config)
+        check_runs_on_cpu("--precision", config.precisions or [], PRECISIONS)
+    cells = plan(config, is_cuda=is_cuda)
     pace = Pace(
         (30 if is_cuda else 2) if config.warmup is None else config.warmup,
         (200 if is_cuda else 8) if config.steps is None else config.steps,
@@ -164,8 +163,6 @@ def _add(cell: Cell, words: list[str], found: dict[str, Any]) -> None:
 def _outcome(words: list[str], config: ThroughputConfig, *, is_cuda: bool) -> dict[str, Any]:
     """What a fresh process says in its last line of JSON, or {"error": why there is none}."""
     environment = own_modules()
-    # A plain loop is a script, whose folder PYTHONSAFEPATH would hide from it.
-    environment["PYTHONPATH"] += f"{os.pathsep}{PEERS_FOLDER}"
     if not is_cuda:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if config.threads:

@@ -59,7 +59,7 @@ class Group(NamedTuple):
 
 _BENCHMARKS: dict[str, Command | Group] = {
     "throughput": Command(
-        help="images a second of each model, engine, precision, batch and order: distgan bench throughput --peers",
+        help="images a second of each preset, engine, precision, batch and order: distgan bench throughput --peers",
         usage="[FLAGS]",
         description="Speed of training. Each cell has to end a few steps as the eager engine does, or has no speed; "
         "lists\nare written with commas.",

@@ -90,6 +90,7 @@ class Rules(BaseModel):
     on_resume: Literal["fixed", "confirm", "free", "reset"] = "confirm"
     may_differ_per_rank: bool = False
     is_copied: bool = True  # taken over by `--config RUN/config.json`
+    may_be_repeated: bool = False  # the flag of a list: its values are joined
     replaces: str | None = None  # the key of its section that a flag of this setting unsets
     is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
 

@@ -107,6 +107,8 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["metavar"] = metavar(flag.field)
+        if rules(flag.field).may_be_repeated:
+            options["action"] = "append"
         groups[section].add_argument(flag.name, **options)
         for old in rules(flag.field).old_flags:
             parser.allowed[f"--{old}"] = parser.allowed[flag.name]
@@ -121,6 +123,8 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
         if not hasattr(namespace, flag.dest):
             continue
         text = getattr(namespace, flag.dest)
+        if rules(flag.field).may_be_repeated:
+            text = ",".join(text)
         try:
             adapter: Any = TypeAdapter(Annotated[flag.field.annotation, flag.field])  # type: ignore[arg-type]
             value = adapter.validate_python(text)

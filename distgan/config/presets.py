@@ -82,6 +82,14 @@ def training_of(words: list[str]) -> tuple[Config, str]:
     return config_from(namespace, base), name
 
 
+def preset_words(flag: str, preset: str) -> list[str]:
+    """Return how `distgan train` is given a preset's name or a file. Raises UserError for a name that is none."""
+    if Path(preset).suffix in (".toml", ".json"):
+        return ["--config", preset]
+    preset_path(preset, flag)
+    return ["--preset", preset]
+
+
 def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
     """Return the config of the flags over their base. Raises UserError.
 

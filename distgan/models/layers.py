@@ -65,7 +65,7 @@ class Conv2d(nn.Conv2d):
         size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
         assert isinstance(padding, int)
         num_empty = -(-(padding + 1 - size) // stride)
-        is_float32 = input.dtype == torch.float32 and not torch.is_autocast_enabled(input.device.type)
+        is_float32 = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         if num_empty < 1 or not (self.weight.requires_grad and is_float32 and input.device.type == "cpu"):
             return super().forward(input)
         before = padding - num_empty * stride

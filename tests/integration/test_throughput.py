@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.runs import ROOT, Run, assert_user_error
+from helpers.runs import Run, assert_user_error
 
 from distgan.benchmark import results, throughput
 from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.options import ThroughputConfig
+from distgan.config.presets import training_of
 from distgan.config.schema import Config, ModelConfig
 
 TINY = ("--width", "0.1", "--data", "digits", "--batch-size", "32", "--rounds", "1", "--steps", "1",
@@ -19,7 +20,7 @@ TINY = ("--width", "0.1", "--data", "digits", "--batch-size", "32", "--rounds", 
 def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Path) -> None:
     wrong = distgan("bench", "throughput", "--precision", "no,fp16", *TINY, "--out", "out")
     assert_user_error(wrong, "--precision fp16: needs a CUDA device")
-    cells = ("--model", "vanilla", "--precision", "no", "--batch-size", "64,17969")
+    cells = ("--preset", "vanilla", "--precision", "no", "--batch-size", "64,17969")
     made = distgan("bench", "throughput", *TINY, *cells, "--out", "out", "--profile")
     assert made.returncode == 1, made.stderr
     assert "1 of 2 cells have no speed" in made.stderr
@@ -52,11 +53,23 @@ def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Pat
     assert_user_error(distgan("bench", "throughput", *TINY, "--out", "out"), "--out out", "not overwritten")
 
 
-def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path) -> None:
+@pytest.mark.parametrize("loop", ["pytorch", "accelerate"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--preset", "cgan"),
+        # With a penalty, clusters and a moving average, as in the fast presets.
+        ("--preset", "vanilla-fast", "--clusters", "1", "--precision", "no"),
+    ],
+)
+def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path, loop: str, words: tuple[str, ...]) -> None:
+    more = ("--data", "mnist", "--data-dir", str(mnist_dir), "--batch-size", "4", "--width", "0.1")
+    config = training_of([*words, *more])[0]
     made = run(
-        sys.executable, ROOT / "benchmarks/peers/pytorch_loop.py", "--data-dir", mnist_dir, "--steps", 2,
-        "--repeats", 5, "--warmup", 1, "--batch-size", 4, "--model", "cgan",
+        sys.executable, "-m", f"distgan.benchmark.peers.{loop}_loop", config.model_dump_json(), "--steps", 2,
+        "--repeats", 5, "--warmup", 1,
     )  # fmt: skip
+    assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout.splitlines()[-1])
     assert [(each["steps"], each["images"]) for each in found["repeats"]] == [(2, 8)] * 5
     assert all(each["seconds"] > 0 for each in found["repeats"])

@@ -1,50 +1,85 @@
-"""What the plain loops share: arguments, data, and the clock around their steps."""
+"""What the plain loops share: arguments, networks, losses, data, and the clock around their steps."""
 
 import argparse
 import json
-import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from distgan.config.schema import ModelConfig
+from distgan.config.registry import LOSSES
+from distgan.config.schema import Config
+from distgan.data.base import data_folder
+from distgan.data.clustering import cluster_within
 from distgan.models.base import build_discriminator, build_generator
-
-
-def build_networks(name: str) -> tuple[nn.Module, nn.Module]:
-    """distgan's networks in torch's own layers: its Dropout is quicker on a CPU than the one a plain loop has."""
-    config = ModelConfig(name=name)
-    generator, discriminator = build_generator(config), build_discriminator(config)
-    for parent in discriminator.modules():
-        for key, layer in parent.named_children():
-            if isinstance(layer, nn.Dropout):
-                setattr(parent, key, nn.Dropout(layer.p))
-    return generator, discriminator
+from distgan.models.layers import Conv2d, Dropout
 
 
 def parse_args(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", choices=["vanilla", "cgan"], default="vanilla")
-    parser.add_argument("--data-dir", default=os.environ.get("DISTGAN_DATA", "data"), help="holds MNIST/raw")
+    parser.add_argument("config", type=Config.model_validate_json, help="a Config as JSON, for MNIST")
     parser.add_argument("--steps", type=int, default=20, help="counted steps of a repeat")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=3, help="steps before them that are not counted")
-    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
-    parser.add_argument("--batch-size", type=int, default=256)
     return parser.parse_args()
 
 
-def load_mnist(args: argparse.Namespace) -> DataLoader:
+def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
+    """Return distgan's networks with torch's own layers in place of two that are quicker on a CPU."""
+    generator, discriminator = build_generator(config.model), build_discriminator(config.model)
+    for parent in discriminator.modules():
+        for key, layer in parent.named_children():
+            if isinstance(layer, Dropout):
+                setattr(parent, key, nn.Dropout(layer.p))
+            elif isinstance(layer, Conv2d):
+                layer.forward = partial(nn.Conv2d.forward, layer)  # type: ignore[method-assign]
+    return generator, discriminator
+
+
+def build_average(generator: nn.Module, config: Config) -> Callable[[nn.Module], None]:
+    """Return what takes a step of the moving average of G's weights: nothing without one."""
+    if not config.optim.ema_decay:
+        return lambda _: None
+    return AveragedModel(
+        generator, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema_decay), use_buffers=True
+    ).update_parameters
+
+
+def d_loss(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, config: Config
+) -> tuple[Tensor, Tensor]:
+    """Return D's loss with its penalty, and its logits on the real images, detached."""
+    loss = LOSSES[config.optim.loss]
+    real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
+    total = loss.d_loss(real_logits, fake_logits)
+    if loss.penalty is not None:
+        own = config.optim.penalty_weight
+        weight = loss.penalty_weight if own is None else own
+        uniform = lambda: torch.rand(len(real), device=real.device)  # noqa: E731
+        total = total + weight * loss.penalty(discriminator, real, fake, labels, uniform)
+    return total, real_logits.detach()
+
+
+def draw_z(num: int, generator: nn.Module, device: torch.device) -> Tensor:
+    shape: tuple[int, ...] = generator.latent_shape  # type: ignore[assignment]  # Module's attributes have no types
+    return torch.randn(num, *shape, device=device)
+
+
+def load_mnist(config: Config) -> DataLoader:
     to_unit = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
-    images = datasets.MNIST(args.data_dir, download=False, transform=to_unit)
-    return DataLoader(images, batch_size=args.batch_size, shuffle=True, num_workers=2)
+    images = datasets.MNIST(str(data_folder(config.data)[0]), download=False, transform=to_unit)
+    if config.model.clusters:
+        digits = images.targets if config.model.is_conditional else torch.zeros_like(images.targets)
+        images.targets = cluster_within(images.data, digits, config.model.clusters)
+    return DataLoader(images, batch_size=config.data.batch_size, shuffle=True, num_workers=2)
 
 
 class Clock:
@@ -61,7 +96,7 @@ class Clock:
 
     def batches(self, loader: DataLoader) -> Iterator[tuple[int, list[Tensor]]]:
         """Numbered batches, epoch after epoch."""
-        self.epoch_images = len(loader.dataset)
+        self.epoch_images = len(loader.dataset)  # type: ignore[arg-type]  # its type has no length
         endless = chain.from_iterable(repeat(loader))
         start, images = self._now(), 0
         for number, batch in enumerate(islice(endless, self.total), start=1):
@@ -80,7 +115,7 @@ class Clock:
         return time.perf_counter()
 
     def report(self) -> None:
-        """The result as one JSON object on the last line."""
+        """Print the result as one JSON object on the last line."""
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         result = {
             "repeats": self.repeats,

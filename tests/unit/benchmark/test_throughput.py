@@ -17,6 +17,7 @@ from distgan.benchmark.matrix import CellSpec, plan
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.throughput import digest, hold_against_peers
 from distgan.cli import run_command
+from distgan.config.presets import training_of
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
 from distgan.training import session
@@ -90,21 +91,53 @@ def test_summary_is_of_all_repeats() -> None:
 
 def test_the_matrix_has_each_cell_once() -> None:
     config = ThroughputConfig(
-        models=["cgan", "cgan"], engines=["eager", "compile"], precisions=["no", "bf16"], batch_sizes=[64, 32],
+        presets=["cgan", "cgan"], engines=["eager", "compile"], precisions=["no", "bf16"], batch_sizes=[64, 32],
         orders=["fresh", "reuse"],
     )  # fmt: skip
-    ids = [cell["id"] for cell in plan(config)]
+    ids = [cell["id"] for cell in plan(config, is_cuda=False)]
     assert len(ids) == len(set(ids)) == 16
     assert ids[0] == "cgan/eager/no/64/fresh"
 
 
 def test_peers_stand_beside_their_model(tmp_path: Path) -> None:
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    cells = plan(ThroughputConfig(peers=True, data_dir=str(tmp_path), precisions=["no", "bf16"]))
+    cells = plan(ThroughputConfig(peers=True, data_dir=str(tmp_path), precisions=["no", "bf16"]), is_cuda=False)
     assert [(cell["model"], cell["contender"]) for cell in cells[:7]] == [
         ("vanilla", "distgan"), ("vanilla", "distgan"), ("vanilla", "pytorch"), ("vanilla", "accelerate"),
         ("vanilla", "pytorch"), ("vanilla", "accelerate"), ("cgan", "distgan"),
     ]  # fmt: skip
+
+
+def test_any_preset_and_file_is_a_cell_that_trains_as_it_does(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[model]\nname = "cgan"\n[data]\nbatch_size = 64\n[optim]\norder = "fresh"\n')
+    config = ThroughputConfig(presets=["cgan-fast", "vanilla", str(tmp_path / "mine.toml")], precisions=["no"])
+    cells = plan(config, is_cuda=False)
+    assert [each["id"] for each in cells] == [
+        "cgan-fast/auto/no/128/reuse", "vanilla/auto/no/256/reuse", "mine/auto/no/64/fresh"
+    ]  # fmt: skip
+    fast = matrix._training(cells[0], config, "cpu")
+    own = training_of(["--preset", "cgan-fast", "--data", "mnist", "--precision", "no", "--device", "cpu"])[0]
+    assert fast == own
+    # An axis of the matrix replaces the preset's own.
+    small = ThroughputConfig(presets=["vanilla"], family="small", width=0.5, batch_sizes=[32], data="digits")
+    (cell,) = [each for each in plan(small, is_cuda=False) if each["precision"] == "no"]
+    assert cell["id"] == "vanilla/auto/no/32/reuse/small/width 0.5/digits"
+    assert matrix._training(cell, small, "cpu").model.width == 0.5
+
+
+def test_presets_are_repeated_or_joined_and_precisions_are_what_the_device_has(
+    monkeypatch: MonkeyPatch, capsys: Capture
+) -> None:
+    planned = []
+    monkeypatch.setattr(throughput, "plan", lambda config, **_: planned.append(config) or 1 / 0)
+    for words in (["--preset", "cgan,vanilla-fast"], ["--preset", "cgan", "--preset", "vanilla-fast"]):
+        with pytest.raises(ZeroDivisionError):
+            run_command("bench", "throughput", *words, "--device", "cpu")
+        assert planned.pop().presets == ["cgan", "vanilla-fast"]
+    for imitates, expected in ((True, ["no"]), (False, ["no", "bf16"])):
+        monkeypatch.setattr(matrix, "imitates_bf16", lambda imitates=imitates: imitates)
+        cells = plan(ThroughputConfig(presets=["cgan"]), is_cuda=False)
+        assert [cell["precision"] for cell in cells] == expected
 
 
 # -- the gate -------------------------------------------------------------------------------
@@ -233,12 +266,6 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
 
 
 # -- mistakes -------------------------------------------------------------------------------
-
-
-def test_peers_need_a_checkout(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(matrix, "PEERS_FOLDER", tmp_path / "none")
-    with pytest.raises(UserError, match=r"--peers: .* in a checkout"):
-        plan(ThroughputConfig(peers=True))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ OLD_FLAGS = {
     CompareConfig: {"--data-dir": ["--reference"]},
     Config: {"--eval-data-dir": ["--eval-reference"]},
     ThroughputConfig: {
-        "--model": ["--models"],
+        "--preset": ["--model", "--models"],
         "--engine": ["--engines"],
         "--precision": ["--precisions"],
         "--batch-size": ["--batch-sizes"],
@@ -98,7 +98,7 @@ OLD_FLAGS = {
     },
     ScalingConfig: {"--work-batch-size": ["--batch-sizes"], "--work-width": ["--widths"]},
 }
-VALUES = {"--model": "cgan", "--engine": "eager", "--precision": "bf16", "--order": "fresh"}
+VALUES = {"--preset": "cgan", "--engine": "eager", "--precision": "bf16", "--order": "fresh"}
 
 
 @pytest.mark.parametrize("model", OLD_FLAGS)
