@@ -146,4 +146,4 @@ def doctor(config: "DoctorConfig | None" = None) -> None:
     """Without settings where pydantic, which reads them, is what is missing."""
     from distgan.launch.doctor import examine
 
-    examine(config.data_dir, config.processes) if config else examine(None)
+    examine(config.data_dir, config.processes, as_json=config.as_json) if config else examine(None)

@@ -24,7 +24,8 @@ class DoctorConfig(Section):
     """What `distgan doctor` looks at."""
 
     data_dir: str | None = data_dir_setting()
-    processes: int = setting(2, "how many try a sum together", ge=2, le=64)
+    processes: int = setting(2, "how many try a sum together; 0: none, which saves seconds", ge=0, le=64)
+    as_json: bool = setting(False, "print one JSON object on stdout instead of a table", flag="json")
 
 
 class SlurmConfig(Section):

@@ -8,18 +8,33 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from distgan.errors import FAILED
-from distgan.launch.checks import Finding
 from distgan.utils.child_process import last_words, own_modules
 
 _ALL_REDUCE_S = 60
 _RANK = (sys.executable, "-m", "distgan.launch.all_reduce_check")
 
 
+State = Literal["ok", "note", "problem"]
+
+
+class Finding(NamedTuple):
+    """A line of `distgan doctor`."""
+
+    what: str
+    state: State
+    text: str
+    remedy: str = ""
+
+
 def all_reduce(backend: str, processes: int) -> Finding:
-    """A sum over processes of this machine that meet in a file. When it returns, they are gone."""
-    what, started = f"all-reduce, {backend}", time.monotonic()
+    """Sum over processes of this machine that meet in a file. When it returns, they are gone."""
+    what, started = "processes", time.monotonic()
+    remedy = "train on one process, or look for what blocks the loopback interface (GLOO_SOCKET_IFNAME, a firewall)"
+    if backend == "nccl":
+        remedy = "train on one GPU by CUDA_VISIBLE_DEVICES=0, and look at NCCL_DEBUG=INFO"
     ranks: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="distgan-doctor-") as folder:
         errors = [Path(folder, f"stderr-{rank}") for rank in range(processes)]
@@ -41,11 +56,13 @@ def all_reduce(backend: str, processes: int) -> Finding:
             f"rank {rank}: {last_words(code, errors[rank].read_bytes())}" for rank, code in enumerate(codes) if code
         ]
     if failed:
-        return Finding(what, "problem", "; ".join(failed))
+        return Finding(what, "problem", f"{backend}: {'; '.join(failed)}", remedy)
     if silent := [str(rank) for rank, code in enumerate(codes) if code is None]:
-        return Finding(what, "problem", f"not done after {_ALL_REDUCE_S} s by rank {', '.join(silent)}")
+        return Finding(
+            what, "problem", f"{backend}: not done after {_ALL_REDUCE_S} s by rank {', '.join(silent)}", remedy
+        )
     seconds = time.monotonic() - started
-    return Finding(what, "ok", f"a sum over {processes} processes here is right; {seconds:.1f} s with their start")
+    return Finding(what, "ok", f"{backend}: a sum over {processes} is right; {seconds:.1f} s with their start")
 
 
 def _exit_codes(ranks: list[subprocess.Popen[bytes]], end: float) -> list[int | None]:

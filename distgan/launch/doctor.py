@@ -1,27 +1,30 @@
-"""`distgan doctor`: what this machine has for training. Downloads nothing, and asks no other machine.
+"""`distgan doctor`: eight checks of what `distgan train` needs here, each with what to do about it.
 
-What may crash or hang is tried in processes of its own; torch is imported in this one only after that went well.
+Downloads nothing, and asks no other machine. What may crash or hang is tried in processes of its own; torch is imported
+in this one only after that went well.
 """
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
 from distgan.errors import CommandFailed, print_line
-from distgan.launch.all_reduce_check import all_reduce
-from distgan.launch.checks import PAIR, Finding, bf16, cores, data, disk, gloo, gpus, memory, nccl, shared_memory, slurm
-from distgan.utils.child_process import last_words, own_modules
+from distgan.launch.all_reduce_check import Finding, State, all_reduce
+from distgan.utils import operating_system
+from distgan.utils.child_process import last_words, own_modules, tool_output
 from distgan.utils.hardware import count_gpus
-from distgan.utils.paths import user_path
 
-# Without these `distgan train` could not run.
-_ESSENTIAL = {"python", "torch", "torchvision", "packages", "GPUs", "disk", "all-reduce, nccl"}
-_WITH_TORCH = ("GPUs", "bf16", "NCCL", "gloo", "all-reduce, gloo", "data")
+_PAIR = (
+    "pip install --force-reinstall torch torchvision, both by one command; for a CPU build both from PyTorch's own "
+    "index of CPU builds (pytorch.org, Get Started)"
+)
 _MODULES = ("torch", "torchvision", "distgan.train")
 _IMPORTS_S = 120
 
@@ -33,8 +36,8 @@ class Failure(NamedTuple):
     words: str
 
 
-def examine(data_dir: str | None, processes: int = 2) -> None:
-    """Prints a line for each thing that training needs or can use, and what to do about those in trouble.
+def examine(data_dir: str | None, processes: int = 2, *, as_json: bool = False) -> None:
+    """Print a line for each check, or all as JSON. `processes` try a sum together; with fewer than 2 none do.
 
     Raises CommandFailed where `distgan train` could not run: by its Python, by a package that it imports, by a GPU
     that it would take and that does not compute, or by its disk. Processes that can't reach each other over gloo
@@ -45,41 +48,38 @@ def examine(data_dir: str | None, processes: int = 2) -> None:
     num_gpus = count_gpus() if has_torch else 0
     checks: dict[str, Callable[[], Finding]] = {
         "python": python,
-        "torch": lambda: torch_build(failure),
-        "torchvision": lambda: torchvision_pair(failure),
+        "torch": lambda: torch_and_torchvision(failure),
         "packages": lambda: packages(failure),
-        "GPUs": gpus,
-        "bf16": bf16,
-        "NCCL": nccl,
-        "gloo": gloo,
-        "all-reduce, gloo": lambda: all_reduce("gloo", processes),
-        "all-reduce, nccl": lambda: all_reduce("nccl", min(processes, num_gpus)),
-        "cores": cores,
+        "device": (gpus if num_gpus else no_gpu) if has_torch else lambda: _needs_torch("device"),
+        "processes": lambda: reach_each_other(processes, num_gpus) if has_torch else _needs_torch("processes"),
         "memory": memory,
-        "shared memory": shared_memory,
         "disk": disk,
-        "data": lambda: data(data_dir),
-        "DeepSpeed": deepspeed,
-        "accelerate config": accelerate_config,
-        "SLURM": slurm,
+        "data": lambda: data(data_dir) if has_torch else _needs_torch("data"),
     }
-    if num_gpus < 2:
-        del checks["all-reduce, nccl"]
-    if not has_torch:
-        checks |= {what: partial(Finding, what, "note", "needs torch") for what in _WITH_TORCH}
+    essential = {"python", "torch", "packages", "disk", *(("device", "processes") if num_gpus else ())}
     findings = [_tried(what, check) for what, check in checks.items()]
-    _show(findings)
-    if broken := [found.what for found in findings if found.state == "problem" and found.what in _ESSENTIAL]:
+    broken = [found.what for found in findings if found.state == "problem" and found.what in essential]
+    if as_json:
+        report = {"can_train": not broken, "checks": [found._asdict() for found in findings]}
+        print_line(json.dumps(report, indent=1))
+    else:
+        _show(findings)
+    if broken:
         raise CommandFailed(f"distgan train can't run here: {', '.join(broken)}")
-    print_line("distgan train can run here")
+    if not as_json:
+        print_line("distgan train can run here")
 
 
 def _tried(what: str, check: Callable[[], Finding]) -> Finding:
-    """A check that fails itself is a line like any other."""
+    """Return what a check finds; one that fails itself is a problem like any other."""
     try:
         return check()
     except Exception as error:
         return Finding(what, "problem", f"can't be looked at ({type(error).__name__}: {error})")
+
+
+def _needs_torch(what: str) -> Finding:
+    return Finding(what, "note", "needs torch")
 
 
 def _show(findings: list[Finding]) -> None:
@@ -90,30 +90,30 @@ def _show(findings: list[Finding]) -> None:
         from distgan.utils.terminal import TerminalConsole
     except ImportError:  # it is one of the packages that may be missing
         for found in findings:
-            print_line("  ".join(found))
+            print_line("  ".join(filter(None, found)))
         return
     colours = {"ok": "green", "note": "yellow", "problem": "red"}
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for what, state, text in findings:
-        table.add_row(what, Text(state, colours[state]), text)
+    for what, state, text, remedy in findings:
+        table.add_row(what, Text(state, colours[state]), f"{text}; {remedy}" if remedy else text)
     TerminalConsole().print_table(table)
 
 
-# -- Python and packages ----------------------------------------------------------------------------------
+# -- Python and packages --
 
 
 def python() -> Finding:
     text = sys.version.split()[0]
     if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Finding("python", "ok", text)
-    return Finding("python", "problem", f"{text}; allowed: 3.11 to 3.13, in a new virtual environment")
+    return Finding("python", "problem", text, "take Python 3.11 to 3.13, in a new virtual environment")
 
 
 def failed_import() -> Failure | None:
-    """Imports what training does, in a process of its own."""
+    """Import what training does, in a process of its own."""
     code = "".join(f"import {module}\nprint('{module}', flush=True)\n" for module in _MODULES)
     try:
         process = subprocess.run(
@@ -126,56 +126,49 @@ def failed_import() -> Failure | None:
     return Failure(missing[0], words) if missing else None
 
 
-def torch_build(failure: Failure | None) -> Finding:
+def torch_and_torchvision(failure: Failure | None) -> Finding:
+    """A torchvision that was built for another torch does not import beside it."""
     if failure and failure.module == "torch":
-        return Finding("torch", "problem", f"does not import ({failure.words}): {PAIR}")
+        return Finding("torch", "problem", f"does not import ({failure.words})", _PAIR)
     import torch
 
     gpus_of = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
-    builds = [f"{name} {number}" for name, number in gpus_of.items() if number]
-    return Finding("torch", "ok", f"{torch.__version__}, a build for {' '.join(builds) or 'CPUs'}")
-
-
-def torchvision_pair(failure: Failure | None) -> Finding:
-    """A torchvision that was built for another torch does not import beside it."""
-    pair = f"torchvision {_version('torchvision')} with torch {_version('torch')}"
+    builds = " ".join(f"{name} {number}" for name, number in gpus_of.items() if number)
+    text = f"{_version('torch')}, a build for {builds or 'CPUs'}, with torchvision {_version('torchvision')}"
     if failure is None or failure.module == "distgan.train":
-        return Finding("torchvision", "ok", f"{pair}, they import together")
-    if failure.module == "torch":
-        return Finding("torchvision", "note", "needs torch")
+        return Finding("torch", "ok", text)
     is_mismatch = "operator torchvision::nms does not exist" in failure.words
-    reason = "they are no pair; install both in one command, from one index" if is_mismatch else "reinstall"
-    return Finding("torchvision", "problem", f"{pair}: {failure.words}; {reason}: {PAIR}")
+    reason = "; they are no pair" if is_mismatch else ""
+    return Finding("torch", "problem", f"{text}: {failure.words}{reason}", _PAIR)
 
 
 def packages(failure: Failure | None) -> Finding:
     """Those that distgan requires, by their versions; and whether the training itself imports."""
     try:
-        asked = _asked("")
+        asked = _required()
     except ImportError:
-        return Finding("packages", "problem", "packaging is missing: pip install packaging")
+        return Finding("packages", "problem", "packaging is missing", "pip install packaging")
     wrong = {name: fault for name, _, fault in asked if fault}
     if wrong:
         pair = {"torch", "torchvision"}  # one of them alone, from another index, would not fit the other
         names = wrong.keys() | (pair if wrong.keys() & pair else set())
         command = " ".join(f"'{requirement}'" for name, requirement, _ in asked if name in names)
-        return Finding("packages", "problem", f"{', '.join(wrong.values())}: pip install {command}")
+        return Finding("packages", "problem", ", ".join(wrong.values()), f"pip install {command}")
     if failure and failure.module == "distgan.train":
         return Finding("packages", "problem", f"import distgan.train fails: {failure.words}")
     if not asked:
-        return Finding("packages", "note", "unknown, since distgan is not installed: pip install .")
+        return Finding("packages", "note", "unknown, since distgan is not installed", "pip install .")
     return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name, _, _ in asked))
 
 
-def _asked(extra: str) -> list[tuple[str, str, str]]:
-    """What distgan itself ("") or an extra of it asks for: name, requirement, and what is wrong with it here."""
+def _required() -> list[tuple[str, str, str]]:
+    """Return what distgan asks for: name, requirement, and what is wrong with it here."""
     from packaging.requirements import Requirement
 
     asked = []
     for requirement in map(Requirement, (_version("distgan") and requires("distgan")) or []):
-        name, marker, found = requirement.name, requirement.marker, _version(requirement.name)
-        is_main = marker is None or marker.evaluate({"extra": ""})
-        if is_main == (extra == "") and (marker is None or marker.evaluate({"extra": extra})):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            name, found = requirement.name, _version(requirement.name)
             fault = f"{name} is missing" if found is None else f"{name} {found} is not {requirement.specifier}"
             is_right = found is not None and requirement.specifier.contains(found, prereleases=True)
             asked.append((name, f"{name}{requirement.specifier}", "" if is_right else fault))
@@ -189,18 +182,110 @@ def _version(name: str) -> str | None:
         return None
 
 
-def deepspeed() -> Finding:
-    found = _version("deepspeed")
-    if found is None or any(fault for *_, fault in _asked("deepspeed")):
-        return Finding("DeepSpeed", "note", f"optional, here {found or 'none'}: pip install 'distgan[deepspeed]'")
-    return Finding("DeepSpeed", "ok", found)
+# -- What computes --
 
 
-def accelerate_config() -> Finding:
-    """Where accelerate itself looks for it."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = user_path(os.environ.get("HF_HOME", Path(cache, "huggingface")))
-    path = home / "accelerate" / "default_config.yaml"
-    if not path.is_file():
-        return Finding("accelerate config", "ok", "no default one")
-    return Finding("accelerate config", "note", f"{path}: accelerate launch reads it, unless told --config_file")
+def gpus() -> Finding:
+    """Each GPU has to compute something."""
+    import torch
+
+    found = []
+    for index in range(count_gpus()):
+        of = torch.cuda.get_device_properties(index)
+        found.append(f"{of.name}, {_size(of.total_memory)}, compute capability {of.major}.{of.minor}")
+        try:
+            torch.ones(2, device=f"cuda:{index}").sum().item()
+        except RuntimeError as error:
+            text = f"{found[-1]}; GPU {index} does not compute: {str(error).splitlines()[0]}"
+            return Finding("device", "problem", text, "hide it by CUDA_VISIBLE_DEVICES")
+    text = "; ".join(f"{found.count(each)} x {each}" for each in dict.fromkeys(found))
+    return _with_bf16(text, is_cpu=False)
+
+
+def no_gpu() -> Finding:
+    """Say why torch has none, and what the CPU has."""
+    import torch
+
+    text, visible = (
+        f"no GPU; trains on the CPU, {operating_system.cores()} cores",
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
+    listed = tool_output("nvidia-smi", "-L") if shutil.which("nvidia-smi") else ""
+    if visible in ("", "-1"):
+        return _with_bf16(f"{text}; GPUs are hidden by CUDA_VISIBLE_DEVICES={visible}", is_cpu=True)
+    if listed == "" or (listed and "no devices" in listed.lower()):
+        return _with_bf16(text, is_cpu=True)
+    if listed is None:
+        return Finding("device", "problem", f"{text}; nvidia-smi fails", "fix the driver")
+    card = listed.splitlines()[0]
+    if not torch.version.cuda:
+        return Finding("device", "problem", f"{text}: torch is no CUDA build, beside {card}", _PAIR)
+    reason = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}; "
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        reason += str(error).splitlines()[0]
+    advice = "update the driver, or take a torch for its CUDA (https://pytorch.org/get-started)"
+    return Finding("device", "problem", f"{text}: torch can't use {card} ({reason})", advice)
+
+
+def _with_bf16(text: str, *, is_cpu: bool) -> Finding:
+    from distgan.utils.hardware import has_fast_bf16, imitates_bf16
+
+    if has_fast_bf16(is_cpu=is_cpu):
+        return Finding("device", "ok", f"{text}; bf16 is native")
+    how = "imitated, many times slower" if is_cpu and imitates_bf16() else "slow, or not measured on this kind"
+    return Finding("device", "ok", f"{text}; bf16 is {how}: leave --precision unset")
+
+
+def reach_each_other(processes: int, num_gpus: int) -> Finding:
+    """A sum over several processes: over NCCL where there are several GPUs, else over gloo."""
+    if processes < 2:
+        return Finding("processes", "note", "not tried")
+    return all_reduce("nccl", min(processes, num_gpus)) if num_gpus > 1 else all_reduce("gloo", processes)
+
+
+# -- Room --
+
+
+def memory() -> Finding:
+    import psutil
+
+    found = psutil.virtual_memory()
+    text = f"{_size(found.available)} free of {_size(found.total)}"
+    if found.available < 2 * 2**30:
+        return Finding("memory", "note", text, "a process of --model vanilla takes about 1.3 GiB: end other programs")
+    shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None
+    if shared is not None and shared < 64 * 2**20:  # NCCL passes data through it
+        return Finding(
+            "memory", "note", f"{text}; /dev/shm {_size(shared)}", "for several GPUs in Docker: --shm-size 1g"
+        )
+    return Finding("memory", "ok", text)
+
+
+def disk() -> Finding:
+    """Where runs/ is, or would be."""
+    folder = Path("runs") if Path("runs").is_dir() else Path()
+    advice = "make room, or start in another folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+        free, where = shutil.disk_usage(folder).free, folder.absolute()
+    except OSError as error:
+        return Finding("disk", "problem", f"{folder}/: {error.strerror}", advice)
+    state: State = "problem" if free < 100 * 2**20 else "note" if free < 2**30 else "ok"
+    return Finding("disk", state, f"{_size(free)} free in {where}", "" if state == "ok" else advice)
+
+
+def data(data_dir: str | None) -> Finding:
+    from distgan.config.schema import DataConfig
+    from distgan.data.base import SOURCES, data_folder, find
+
+    folder, _ = data_folder(DataConfig(dir=data_dir))
+    if raw := find(SOURCES["mnist"], folder):
+        return Finding("data", "ok", f"MNIST in {raw}")
+    return Finding("data", "note", f"no MNIST in {folder}/", "train downloads it; --data digits needs none")
+
+
+def _size(num: float) -> str:
+    return f"{num / 2**30:,.1f} GiB" if num >= 2**30 else f"{num / 2**20:,.0f} MiB"

@@ -1,7 +1,7 @@
 """`distgan doctor`: on this machine as it is, and on machines where one thing is amiss."""
 
+import json
 import re
-import runpy
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -16,17 +16,17 @@ from helpers.runs import Capture, MonkeyPatch
 from distgan.distributed import env as launcher
 from distgan.errors import CommandFailed
 from distgan.launch import all_reduce_check, doctor
-from distgan.launch import checks as machine
-from distgan.launch.checks import Finding
-from distgan.launch.doctor import Failure
+from distgan.launch.doctor import Failure, Finding
 from distgan.utils import hardware
+
+CHECKS = ["python", "torch", "packages", "device", "processes", "memory", "disk", "data"]
 
 
 @pytest.fixture
 def well(monkeypatch: MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose packages import and whose processes reach each other, without the seconds that it takes."""
     monkeypatch.setattr(doctor, "failed_import", lambda: None)
-    monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding(f"all-reduce, {name}", "ok", "right"))
+    monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding("processes", "ok", name))
     return monkeypatch
 
 
@@ -41,14 +41,32 @@ def gpus(monkeypatch: MonkeyPatch, num: int) -> None:
 def test_exit_code_by_what_is_essential(well: MonkeyPatch, capsys: Capture) -> None:
     """Without gloo one process trains; several GPUs have to reach each other."""
     doctor.examine(None)
-    well.setattr(doctor, "all_reduce", lambda name, _: Finding(f"all-reduce, {name}", "problem", "lost"))
+    well.setattr(doctor, "all_reduce", lambda name, _: Finding("processes", "problem", f"{name}: lost", "look"))
     doctor.examine(None)
-    assert states(capsys.readouterr().out)["all-reduce, gloo"] == "problem"
+    out = capsys.readouterr().out
+    assert states(out)["processes"] == "problem"
+    assert "gloo: lost; look" in out
     gpus(well, 2)
     well.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    with pytest.raises(CommandFailed, match="can't run here: all-reduce, nccl"):
+    with pytest.raises(CommandFailed, match="can't run here: processes"):
         doctor.examine(None)
-    assert states(capsys.readouterr().out)["GPUs"] == "ok"
+    out = capsys.readouterr().out
+    assert states(out)["device"] == "ok"
+    assert "nccl: lost" in out
+
+
+def test_a_script_reads_json(well: MonkeyPatch, capsys: Capture) -> None:
+    doctor.examine(None, 0, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["can_train"]
+    assert [each["what"] for each in report["checks"]] == CHECKS
+    assert {each["what"]: each["text"] for each in report["checks"]}["processes"] == "not tried"
+    well.setattr(doctor, "disk", lambda: Finding("disk", "problem", "full", "make room"))
+    with pytest.raises(CommandFailed, match="can't run here: disk"):
+        doctor.examine(None, 0, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert not report["can_train"]
+    assert {"what": "disk", "state": "problem", "text": "full", "remedy": "make room"} in report["checks"]
 
 
 def test_a_check_that_fails_is_a_line(well: MonkeyPatch, capsys: Capture) -> None:
@@ -57,10 +75,10 @@ def test_a_check_that_fails_is_a_line(well: MonkeyPatch, capsys: Capture) -> Non
     def fail() -> None:
         raise ValueError("[red]")
 
-    well.setattr(doctor, "slurm", fail)
+    well.setattr(doctor, "memory", fail)
     doctor.examine(None)
     out = capsys.readouterr().out
-    assert states(out)["SLURM"] == "problem"
+    assert states(out)["memory"] == "problem"
     assert "(ValueError: [red])" in out
 
 
@@ -83,47 +101,21 @@ def test_packages(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "requires", lambda _: asked)
     found = doctor.packages(None)
     assert found.state == "problem"
-    assert found.text.endswith("absent-one is missing: pip install 'accelerate>=999' 'absent-one>=1'")
-    assert re.match(r"accelerate [\d.]+ is not >=999, ", found.text)
+    assert re.fullmatch(r"accelerate [\d.]+ is not >=999, absent-one is missing", found.text)
+    assert found.remedy == "pip install 'accelerate>=999' 'absent-one>=1'"
 
     # One of the pair is not installed without the other.
     monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=999", "torchvision>=0.1", "rich>=13.7"])
-    assert doctor.packages(None).text.endswith("pip install 'torch>=999' 'torchvision>=0.1'")
+    assert doctor.packages(None).remedy == "pip install 'torch>=999' 'torchvision>=0.1'"
 
     monkeypatch.setattr(doctor, "requires", lambda _: ["rich>=13.7"])
     assert doctor.packages(None).state == "ok"
     found = doctor.packages(Failure("distgan.train", "ImportError: no numpy"))
-    assert found == ("packages", "problem", "import distgan.train fails: ImportError: no numpy")
+    assert found[:3] == ("packages", "problem", "import distgan.train fails: ImportError: no numpy")
     monkeypatch.setattr(doctor, "_version", lambda _: None)
     assert doctor.packages(None).state == "note"
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
-    assert doctor.packages(None).text == "packaging is missing: pip install packaging"
-
-
-def test_deepspeed(monkeypatch: MonkeyPatch) -> None:
-    found = {"deepspeed": "0.19.8"}
-    monkeypatch.setattr(doctor, "_version", lambda name: found.get(name, "9"))
-    assert doctor.deepspeed() == ("DeepSpeed", "ok", "0.19.8")
-    for old in ("0.1", None):
-        found["deepspeed"] = old
-        assert doctor.deepspeed().state == "note"
-        assert f"optional, here {old or 'none'}: pip install 'distgan[deepspeed]'" in doctor.deepspeed().text
-
-
-@pytest.mark.filterwarnings("ignore:.*config_args:RuntimeWarning")
-@pytest.mark.parametrize("name", ["HF_HOME", "XDG_CACHE_HOME", "HOME"])
-def test_accelerate_config_is_found(monkeypatch: MonkeyPatch, tmp_path: Path, name: str) -> None:
-    for other in ("HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv(name, str(tmp_path / "here"))
-    assert doctor.accelerate_config().state == "ok"
-    theirs = runpy.run_module("accelerate.commands.config.config_args")["default_config_file"]
-    Path(theirs).parent.mkdir(parents=True)
-    Path(theirs).touch()
-    found = doctor.accelerate_config()
-    assert found.state == "note"
-    assert found.text.startswith(theirs)
+    assert doctor.packages(None).remedy == "pip install packaging"
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -131,10 +123,10 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.mark.parametrize(("free", "state"), [(2**30, "ok"), (2**30 - 1, "note"), (99 * 2**20, "problem")])
 def test_disk(monkeypatch: MonkeyPatch, free: int, state: str) -> None:
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(2**40, 0, free))
-    found = machine.disk()
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(2**40, 0, free))
+    found = doctor.disk()
     assert found.state == state
-    assert ("make room" in found.text) == (state != "ok")
+    assert ("make room" in found.remedy) == (state != "ok")
 
 
 def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
@@ -147,7 +139,7 @@ def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture)
 
     well.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    well.setattr(machine.tempfile, "TemporaryFile", refuse)
+    well.setattr(doctor.tempfile, "TemporaryFile", refuse)
     with pytest.raises(CommandFailed, match="can't run here: disk"):
         doctor.examine(None)
     assert asked == ["runs"]
@@ -155,29 +147,33 @@ def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture)
 
 
 def test_little_memory(monkeypatch: MonkeyPatch) -> None:
-    assert machine.shared_memory().state == "ok"
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(63 * 2**20, 0, 0))
-    assert machine.shared_memory().text.startswith("63 MiB")
-    assert machine.shared_memory().state == "note"
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**34, available=2**33))
+    assert doctor.memory().state == "ok"
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(63 * 2**20, 0, 0))
+    assert doctor.memory()[1:3] == ("note", "8.0 GiB free of 16.0 GiB; /dev/shm 63 MiB")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**32, available=2**30))
-    assert machine.memory().text.startswith("1.0 GiB free of 4.0 GiB; ")
-    assert machine.memory().state == "note"
+    assert doctor.memory()[1:3] == ("note", "1.0 GiB free of 4.0 GiB")
 
 
 def test_data(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    assert machine.data(str(tmp_path)).state == "note"
+    assert doctor.data(str(tmp_path)).state == "note"
     for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"):
         (raw / name).touch()
-    assert machine.data(str(tmp_path)) == ("data", "ok", f"MNIST in {raw}")
+    assert doctor.data(str(tmp_path))[1:3] == ("ok", f"MNIST in {raw}")
     monkeypatch.setenv("DISTGAN_DATA", str(tmp_path))
-    assert machine.data(None).state == "ok"
+    assert doctor.data(None).state == "ok"
 
 
 def test_gpus(monkeypatch: MonkeyPatch) -> None:
     gpus(monkeypatch, 2)
-    assert machine.gpus() == ("GPUs", "ok", "2 x A card, 80.0 GiB, compute capability 9.0")
+    for is_native, words in ((True, "bf16 is native"), (False, "leave --precision unset")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda is_native=is_native, **_: is_native)
+        found = doctor.gpus()
+        assert found.state == "ok"
+        assert found.text.startswith("2 x A card, 80.0 GiB, compute capability 9.0; bf16 is ")
+        assert words in found.text
 
     def refuse(*_: object, device: str) -> torch.Tensor:
         if device == "cuda:1":
@@ -185,67 +181,59 @@ def test_gpus(monkeypatch: MonkeyPatch) -> None:
         return torch.zeros(2)
 
     monkeypatch.setattr(torch, "ones", refuse)
-    found = machine.gpus()
-    assert (found.what, found.state) == ("GPUs", "problem")
-    assert "GPU 1 does not compute: no kernel image is available; " in found.text
+    found = doctor.gpus()
+    assert (found.what, found.state) == ("device", "problem")
+    assert found.text.endswith("GPU 1 does not compute: no kernel image is available")
+    assert "CUDA_VISIBLE_DEVICES" in found.remedy
 
 
 @pytest.mark.parametrize(
-    ("smi", "cuda", "visible", "expected", "text"),
+    ("listed", "cuda", "visible", "state", "text", "remedy"),
     [
-        (None, "13.0", None, ("GPUs", "note"), "none: trains on the CPU"),
-        ((True, "GPU 0: A card"), "13.0", "", ("GPUs", "note"), "hidden by CUDA_VISIBLE_DEVICES"),
-        ((False, "No devices were found"), "13.0", None, ("GPUs", "note"), "none"),
-        ((False, "can't reach the driver"), "13.0", None, ("GPU driver", "problem"), "fix the driver"),
-        ((True, "GPU 0: A card"), None, None, ("GPU driver", "problem"), "--force-reinstall"),
-        ((True, "GPU 0: A card"), "13.0", "7", ("GPU driver", "problem"), "VISIBLE_DEVICES=7; too old): update"),
+        (None, "13.0", None, "ok", "no GPU", ""),
+        ("GPU 0: A card", "13.0", "", "ok", "hidden by CUDA_VISIBLE_DEVICES=", ""),
+        ("No devices were found", "13.0", None, "ok", "no GPU", ""),
+        ("fails", "13.0", None, "problem", "nvidia-smi fails", "fix the driver"),
+        ("GPU 0: A card", None, None, "problem", "no CUDA build, beside GPU 0: A card", "--force-reinstall"),
+        ("GPU 0: A card", "13.0", "7", "problem", "(CUDA_VISIBLE_DEVICES=7; too old)", "update the driver"),
     ],
 )  # fmt: skip
 def test_no_gpu(
-    monkeypatch: MonkeyPatch,
-    smi: tuple[bool, str] | None,
-    cuda: str | None,
-    visible: str | None,
-    expected: tuple[str, str],
-    text: str,
-) -> None:
+    monkeypatch: MonkeyPatch, listed: str | None, cuda: str | None, visible: str | None, state: str, text: str,
+    remedy: str,
+) -> None:  # fmt: skip
     gpus(monkeypatch, 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(machine.shutil, "which", lambda _: smi and "here")
-    monkeypatch.setattr(machine, "_said", lambda *_: smi)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: listed and "here")
+    monkeypatch.setattr(doctor, "tool_output", lambda *_: None if listed == "fails" else listed)
     monkeypatch.setattr(torch.version, "cuda", cuda)
 
     def init() -> None:
         raise RuntimeError("too old")
 
     monkeypatch.setattr(torch.cuda, "init", init)
-    found = machine.gpus()
-    assert (found.what, found.state) == expected
+    found = doctor.no_gpu()
+    assert found.state == state
     assert text in found.text
     assert "trains on the CPU" in found.text
-
-
-def test_backends(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
-    monkeypatch.setattr(torch.distributed, "is_gloo_available", lambda: False)
-    assert machine.gloo().state == "problem"
-    gpus(monkeypatch, 1)
-    assert machine.nccl().state == "note"
-    gpus(monkeypatch, 2)
-    assert machine.nccl().state == "problem"
+    assert remedy in found.remedy
 
 
 @pytest.mark.parametrize(
-    ("flags", "state"), [({"amx_bf16", "avx512_bf16"}, "ok"), ({"avx512_bf16"}, "note"), (set(), "note")]
+    ("flags", "words"),
+    [
+        ({"amx_bf16", "avx512_bf16"}, "bf16 is native"),
+        ({"avx512_bf16"}, "slow, or not measured"),
+        ({"fpu"}, "imitated, many times slower"),
+    ],
 )
-def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], state: str) -> None:
+def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], words: str) -> None:
     gpus(monkeypatch, 0)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
-    found = machine.bf16()
-    assert found.state == state
-    assert ("leave it unset" in found.text) == (state == "note")
+    assert words in doctor.no_gpu().text
 
 
 @pytest.mark.parametrize(
