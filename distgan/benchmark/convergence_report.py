@@ -1,5 +1,6 @@
 """The tables of `distgan bench convergence`, and its runs in words."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich import box
 from rich.table import Table
+from scipy.stats import ecdf
 
-from distgan.benchmark.convergence_statistics import MEASURES, evaluations_of
+from distgan.benchmark.convergence_statistics import MEASURES, NEVER, evaluations_of, of_arm, times
 from distgan.evaluation.targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
 from distgan.utils.figures import figure_text, new_figure, save_png
 from distgan.utils.terminal import TerminalConsole
@@ -117,10 +119,10 @@ def _names(cell: Cell, wanted: list[Target]) -> str:
 
 
 def _summary(facts: dict[str, Any]) -> Table:
-    table = _table("runs together; a run that never converged is infinite")
+    table = _table("runs together, by Kaplan and Meier: a run that ended without is a censored time")
     for column in ("preset", "converged (95%)", "until then"):
         table.add_column(column, no_wrap=True)
-    for column in ("median (95%)", "olympic mean", "min to max"):
+    for column in ("median (95%)", "min to max"):
         table.add_column(column, justify="right", no_wrap=True)
     for arm, of in facts["summary"].items():
         rate = of["rate"]
@@ -132,7 +134,6 @@ def _summary(facts: dict[str, Any]) -> Table:
                 *first,
                 words,
                 f"{short(found['median'])} ({short(found['low'])} to {short(found['high'])})",
-                short(found["olympic_mean"]) if "olympic_mean" in found else "-",
                 f"{short(found['min'])} to {short(found['max'])}",
             )
             first = ("", "")
@@ -140,14 +141,12 @@ def _summary(facts: dict[str, Any]) -> Table:
 
 
 def _tests(tests: list[dict[str, Any]]) -> Table:
-    table = _table("one against the other: ratios of medians, and tests by Mann and Whitney")
-    for column in ("of", "", "ratio (95%)", "verdict"):
+    table = _table("one against the other: ratio of medians, and log-rank test")
+    for column in ("of", "", "ratio", "verdict"):
         table.add_column(column)
     for test in tests:
-        ratio, low, high = ("?" if test[key] is None else f"{test[key]:.2f}" for key in ("ratio", "low", "high"))
-        table.add_row(
-            MEASURES[test["measure"]], f"{test['b']} / {test['a']}", f"{ratio} ({low} to {high})", test["words"]
-        )
+        ratio = "?" if test["ratio"] is None else f"{test['ratio']:.2f}"
+        table.add_row(MEASURES[test["measure"]], f"{test['b']} / {test['a']}", ratio, test["words"])
     return table
 
 
@@ -174,9 +173,10 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     for target in wanted_by(facts):
         rows.setdefault(target.about, []).append(target)
     colours = dict(zip(facts["summary"], _COLOURS, strict=False))
-    figure = new_figure(11, 2.5 * len(rows) + 2, facecolor="white")
-    panels = figure.subplots(len(rows), len(_CLOCKS), squeeze=False, sharex="col", sharey="row")
-    for row, (about, targets) in zip(panels, rows.items(), strict=True):
+    figure = new_figure(11, 2.5 * (len(rows) + 1) + 2, facecolor="white")
+    panels = figure.subplots(len(rows) + 1, len(_CLOCKS), squeeze=False, sharex="col", sharey="row")
+    _draw_shares(panels[0], cells, colours)
+    for row, (about, targets) in zip(panels[1:], rows.items(), strict=True):
         for axes, clock in zip(row, _CLOCKS.values(), strict=True):
             for target in targets:
                 for arm, colour in colours.items():
@@ -195,6 +195,27 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
     lines = [*asked(facts).split("; "), about_data, *filter(None, [facts["notice"]])]
     figure.suptitle(figure_text("\n".join(lines)), fontsize=9)
     save_png(figure, path)
+
+
+def _draw_shares(panels: Any, cells: list[Cell], colours: dict[str, str]) -> None:
+    """Draw the share of the runs of each arm that have converged, by Kaplan and Meier, with its 95 % interval."""
+    for axes, measure in zip(panels, ("epochs", "train_s"), strict=True):
+        for arm, colour in colours.items():
+            if (found := times(of_arm(cells, arm), measure)) is None:
+                continue
+            distribution = ecdf(found.data).cdf
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # where none is left it has no interval
+                interval = distribution.confidence_interval(method="log-log")
+            is_seen = distribution.quantiles < NEVER
+            ends = [0, *distribution.quantiles[is_seen]]
+            axes.step(ends, [0, *distribution.probabilities[is_seen]], where="post", color=colour, linewidth=2)
+            low, high = ([0, *each.probabilities[is_seen]] for each in (interval.low, interval.high))
+            axes.fill_between(ends, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
+        axes.set_ylim(-0.04, 1.04)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("share of runs\nthat have converged")
 
 
 def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:

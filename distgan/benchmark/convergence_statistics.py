@@ -1,9 +1,12 @@
-"""What runs of a bench say together: medians with intervals, and tests. One that never converged is infinite."""
+"""What runs of a bench say together: survival analysis of the time to the targets, by scipy.
 
-import math
+A run that ended without is a right-censored time: its last evaluation's. One whose loss diverged never gets there.
+"""
+
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -25,130 +28,167 @@ MEASURES = {
 }
 LEVEL = 0.05
 
-_NUM_DRAWS = 10_000
-# Up to 10 runs against 10 each way to share them out is looked at, and p is exact.
-_NUM_PERMUTATIONS = 200_000
+_NUM_PERMUTATIONS = 2000
+NEVER = 1e300  # later than any time; scipy takes no infinity
 
 Cell = dict[str, Any]
 
 
-def values(cells: Sequence[Cell], measure: str) -> list[float]:
-    """Of the runs that are over. One that converged and whose number nobody knows is left out."""
-    found = []
+class Times(NamedTuple):
+    """Those at which runs have met the targets, and those up to which others had not."""
+
+    reached: list[float]
+    censored: list[float]
+
+    @property
+    def data(self) -> stats.CensoredData:
+        return stats.CensoredData(uncensored=self.reached, right=self.censored)
+
+    @property
+    def num(self) -> int:
+        return len(self.reached) + len(self.censored)
+
+
+def times(cells: Sequence[Cell], measure: str) -> Times | None:
+    """Return those of the runs that are over, None if there are none. One whose time nobody knows is left out."""
+    reached, censored = list[float](), list[float]()
     for cell in cells:
-        if cell["outcome"] == "converged":
-            found += [] if cell[measure] is None else [cell[measure]]
-        elif cell["outcome"] in OVER:
-            found.append(math.inf)
-    return found
+        if cell["outcome"] == "converged" and cell[measure] is not None:
+            reached.append(cell[measure])
+        elif cell["outcome"] == "diverged":
+            censored.append(NEVER)
+        elif cell["outcome"] == "not converged" and (end := _last_time(cell, measure)) is not None:
+            censored.append(end)
+    return Times(reached, censored) if reached or censored else None
+
+
+def _last_time(cell: Cell, measure: str) -> float | None:
+    """Return the time of the last evaluation of a run, 0 of one that had none."""
+    if not (found := evaluations_of(cell)):
+        return 0.0
+    last = found[-1]
+    known = {
+        "epochs": last.epoch,
+        "train_s": last.elapsed_s,
+        "mlperf_s": last.elapsed_s + sum(each.eval_s for each in found),
+        "cold_s": None if cell["resumed"] else last.since_start_s,
+    }
+    return known[measure]
 
 
 def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Of the runs of an arm: how many converged, by Wilson 1927, and each measure. None is infinite."""
+    """Of the runs of an arm: how many converged, by Wilson 1927, and each measure."""
     over = [cell for cell in cells if cell["outcome"] in OVER]
     num = sum(cell["outcome"] == "converged" for cell in over)
     return {"num": len(over), "converged": num, "rate": share(num, len(over)).model_dump()} | {
-        measure: spread(found) for measure in MEASURES if (found := values(cells, measure))
+        measure: summarise_times(found) for measure in MEASURES if (found := times(cells, measure)) is not None
     }
 
 
-def spread(found: Sequence[float]) -> dict[str, float | None]:
-    """`low` and `high`: the 95 % interval of the median by a bootstrap. `olympic_mean` is absent of fewer than 3.
+def summarise_times(found: Times) -> dict[str, float | int | None]:
+    """Return the median by Kaplan and Meier 1958 with its 95 % interval `low` to `high`, and the ends.
 
-    None is infinite.
+    The median is the first time at which half of the runs have converged. Its interval is that of Brookmeyer and
+    Crowley 1982, of the log-log interval of the survival function. None is beyond the last run.
     """
-    low, high = _interval(_medians(found, np.random.default_rng(0)))
-    numbers = {"median": float(np.median(found)), "low": low, "high": high, "min": min(found), "max": max(found)}
-    if len(found) > 2:
-        numbers["olympic_mean"] = float(np.mean(sorted(found)[1:-1]))
-    return {key: _or_none(value) for key, value in numbers.items()} | {"num": len(found)}
+    survival = stats.ecdf(found.data).sf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        interval = survival.confidence_interval(method="log-log")
+    # It has none where all are left, or none is.
+    low = np.where(np.isnan(interval.low.probabilities), survival.probabilities, interval.low.probabilities)
+    high = np.nan_to_num(interval.high.probabilities, nan=1)
+    return {
+        "median": _first(survival.quantiles, survival.probabilities),
+        "low": _first(survival.quantiles, low),
+        "high": _first(survival.quantiles, high),
+        "min": min(found.reached, default=None),
+        "max": None if found.censored else max(found.reached),
+        "num": found.num,
+    }
 
 
-def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float | None]:
-    """Of the medians, B over A, and its 95 % interval by a bootstrap of each side. None is infinite, or unknown."""
-    rng = np.random.default_rng(0)
-    with np.errstate(invalid="ignore"):
-        draws = _medians(b, rng) / _medians(a, rng)
-        middle = float(np.median(b) / np.median(a))
-    # Infinite over infinite could be anything.
-    low, _ = _interval(np.nan_to_num(draws, nan=0.0, posinf=math.inf))
-    _, high = _interval(np.nan_to_num(draws, nan=math.inf, posinf=math.inf))
-    return {"ratio": _or_none(middle), "low": _or_none(low), "high": _or_none(high)}
+def _first(times: np.ndarray, survival: np.ndarray) -> float | None:
+    """Return the first time at which at most half are left."""
+    reached = times[survival <= 0.5]
+    return float(reached[0]) if len(reached) and reached[0] < NEVER else None
 
 
-def p_value(a: Sequence[float], b: Sequence[float], alternative: Literal["two-sided", "less"]) -> float | None:
-    """By Mann and Whitney's test, over permutations; `less`: that A's are smaller. None of fewer than 2 on a side."""
-    if min(len(a), len(b)) < 2:
+def p_value(a: Times, b: Times, alternative: Literal["two-sided", "less"]) -> float | None:
+    """Return that of a log-rank test by permutations; `less`: that A's times are smaller. None of under 2 on a side.
+
+    Up to 6 runs against 6 each way to share them out is looked at, and p is exact: the test's own, of large samples,
+    would be too small.
+    """
+    if min(a.num, b.num) < 2:
         return None
-    # Ranks, in which all that never came are alike: the test can't compute with infinities.
-    ranks = stats.rankdata([*a, *b])
-    method = stats.PermutationMethod(_NUM_PERMUTATIONS, random_state=np.random.default_rng(0))
-    return float(stats.mannwhitneyu(ranks[: len(a)], ranks[len(a) :], alternative=alternative, method=method).pvalue)
+    runs = [(time, is_censored) for side in (a, b) for is_censored in (False, True) for time in side[is_censored]]
+
+    def statistic(ours: np.ndarray, theirs: np.ndarray) -> float:
+        sides = (np.array([runs[index] for index in side]).T for side in (ours, theirs))
+        return _logrank(*(stats.CensoredData.right_censored(*side) for side in sides))
+
+    samples = np.arange(a.num), np.arange(a.num, len(runs))
+    found = stats.permutation_test(
+        samples, statistic, vectorized=False, n_resamples=_NUM_PERMUTATIONS, random_state=np.random.default_rng(0),
+        alternative="greater" if alternative == "less" else alternative,
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
+    """Return the statistic; 0 where no run has converged, or all have at the same time."""
+    with np.errstate(invalid="ignore"):
+        return float(np.nan_to_num(stats.logrank(a, b).statistic, nan=0.0))
 
 
 def compared(a: str, b: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Two presets by each measure, in numbers and words."""
     rows = []
     for measure, words in MEASURES.items():
-        ours, theirs = (values(of_arm(cells, name), measure) for name in (a, b))
-        if not ours or not theirs:
+        ours, theirs = (times(of_arm(cells, name), measure) for name in (a, b))
+        if ours is None or theirs is None:
             continue
         p = p_value(ours, theirs, "two-sided")
-        fewer, more = (b, a) if _mean_rank(theirs, ours) < _mean_rank(ours, theirs) else (a, b)
+        # An earlier time is a greater hazard, and a greater statistic.
+        fewer, more = (a, b) if _logrank(ours.data, theirs.data) > 0 else (b, a)
         verdict = f"{fewer} needs fewer {words} than {more}"
         rows.append(
             {"measure": measure, "a": a, "b": b, "alternative": "two-sided", "p": p}
-            | ratio(ours, theirs)
-            | {"words": _words(verdict, "no significant difference", p)}
+            | {"ratio": _ratio(ours, theirs), "words": _words(verdict, "no significant difference", p)}
         )
     return rows
 
 
 def more_processes(one: str, many: str, cells: Sequence[Cell]) -> dict[str, Any] | None:
-    """Whether a preset needs more epochs on `many` processes than on `one`; None without runs of both."""
-    ours, theirs = (values(of_arm(cells, name), "epochs") for name in (one, many))
-    if not ours or not theirs:
+    """Test if a preset needs more epochs on `many` processes than on `one`; None without runs of both."""
+    ours, theirs = (times(of_arm(cells, name), "epochs") for name in (one, many))
+    if ours is None or theirs is None:
         return None
     p = p_value(ours, theirs, "less")
     words = _words(
         f"{many} needs more epochs than on 1", f"{many}: no significant increase in epochs over 1 process", p
     )
-    return (
-        {"measure": "epochs", "a": one, "b": many, "alternative": "less", "p": p}
-        | ratio(ours, theirs)
-        | {"words": words}
-    )
+    return {"measure": "epochs", "a": one, "b": many, "alternative": "less", "p": p} | {
+        "ratio": _ratio(ours, theirs),
+        "words": words,
+    }
 
 
 def of_arm(cells: Sequence[Cell], name: str) -> list[Cell]:
     return [cell for cell in cells if cell["arm"] == name]
 
 
+def _ratio(a: Times, b: Times) -> float | None:
+    """Return the median of B over that of A; None where one of them has none."""
+    ours, theirs = summarise_times(a)["median"], summarise_times(b)["median"]
+    return theirs / ours if ours and theirs is not None else None
+
+
 def _words(difference: str, none: str, p: float | None) -> str:
     if p is None:
         return "not tested (fewer than 2 runs)"
     return f"{difference if p < LEVEL else none} (p = {p:.2g})"
-
-
-def _mean_rank(own: Sequence[float], others: Sequence[float]) -> float:
-    """Of the first among all."""
-    return float(stats.rankdata([*own, *others])[: len(own)].mean())
-
-
-def _medians(found: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Of each bootstrap sample, (draws,)."""
-    return np.median(np.array(found)[rng.integers(len(found), size=(_NUM_DRAWS, len(found)))], axis=1)
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    """The 2.5th and the 97.5th percentile: draws themselves, as nothing lies between a number and infinity."""
-    low, high = np.sort(draws)[[int(0.025 * len(draws)), int(0.975 * len(draws)) - 1]]
-    return float(low), float(high)
-
-
-def _or_none(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
 
 
 # -- What results.json has of the runs of `distgan bench convergence`, checked when it is read --
@@ -160,7 +200,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-# In a cell one has `seen_s` besides.
+# Those of older benches have `seen_s` besides.
 _Evaluation = Annotated[Evaluation, BeforeValidator(lambda each: _fields(each))]
 
 

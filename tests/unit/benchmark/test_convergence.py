@@ -1,71 +1,95 @@
 """When a run has converged, and what runs say together."""
 
 import json
-import math
 import signal
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers.runs import MonkeyPatch
+from scipy.stats import logrank
 
 from distgan.benchmark import configurations as arms
 from distgan.benchmark.convergence_report import over_runs
-from distgan.benchmark.convergence_statistics import compared, more_processes, p_value, ratio, spread, summarise
+from distgan.benchmark.convergence_statistics import (
+    compared,
+    more_processes,
+    p_value,
+    summarise,
+    summarise_times,
+    times,
+)
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
 from distgan.errors import UserError
-
-INF, NAN = math.inf, math.nan
+from distgan.evaluation.targets import Evaluation
 
 
 def cells(arm: str, *epochs: float, outcome: str = "not converged", **changes: Any) -> list[dict[str, Any]]:
-    """Of runs that converged after so many epochs, or ended otherwise."""
+    """Of runs that converged after so many epochs or, below 0, ended otherwise after so many."""
     found = []
     for each in epochs:
-        number = each if each < INF else None
-        clocks = dict.fromkeys(("epochs", "train_s", "mlperf_s", "cold_s"), number)
-        kind = outcome if number is None else "converged"
-        found.append({"arm": arm, "outcome": kind} | clocks | changes)
+        clocks = dict.fromkeys(("epochs", "train_s", "mlperf_s", "cold_s"), each if each > 0 else None)
+        last = Evaluation(1, abs(each), abs(each), 0.0, 9.0, 0.5, [], [], abs(each))._asdict()
+        kind = "converged" if each > 0 else outcome
+        found.append({"arm": arm, "outcome": kind, "resumed": False, "evaluations": [last]} | clocks | changes)
     return found
 
 
-def test_a_run_that_never_converged_is_infinite() -> None:
-    assert spread([3, 1, 2]) | {"low": 0, "high": 0} == {
-        "median": 2, "low": 0, "high": 0, "min": 1, "max": 3, "olympic_mean": 2, "num": 3
-    }  # fmt: skip
-    one = spread([5, 1, 2, INF])
-    assert (one["median"], one["olympic_mean"], one["min"], one["max"]) == (3.5, 3.5, 1, None)
-    two = spread([1, 2, INF, INF])
-    assert (two["median"], two["olympic_mean"]) == (None, None)
-    assert spread([1, 2, 4, INF, INF])["median"] == 4
-    assert "olympic_mean" not in spread([1, INF])
-    assert spread([INF]) == {"median": None, "low": None, "high": None, "min": None, "max": None, "num": 1}
-    assert spread([7]) == {"median": 7, "low": 7, "high": 7, "min": 7, "max": 7, "num": 1}
+# Weeks in remission of 42 patients (Freireich et al. 1963), of which those below 0 are censored.
+TREATED = [6, 6, 6, 7, 10, 13, 16, 22, 23, -6, -9, -10, -11, -17, -19, -20, -25, -32, -32, -34, -35]
+PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23]
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_interval_of_a_median() -> None:
-    """Of 3 values the bootstrap's median is the smallest in 7 of 27 samples, and so the smallest is the lower end."""
-    found = spread([1, 2, 3])
-    assert (found["low"], found["high"]) == (1, 3)
-    found = spread([1, 2, INF])
-    assert (found["low"], found["high"]) == (1, None)
-    # About 95 of 100 intervals hold what they are of.
-    draw, inside = np.random.default_rng(3), 0
-    for _ in range(100):
-        found = spread(draw.normal(10, 1, 30).tolist())
-        inside += found["low"] <= 10 <= found["high"]  # type: ignore[operator]
-    assert 88 <= inside <= 100
+def test_medians_and_the_test_are_those_of_a_published_study() -> None:
+    """As R's survfit (conf.type = "log-log") and survdiff have them: 23 (13 to NA), 8 (4 to 11), chi-square 16.8."""
+    treated, placebo = (times(cells("a", *weeks), "epochs") for weeks in (TREATED, PLACEBO))
+    assert treated is not None
+    assert placebo is not None
+    assert summarise_times(treated) == {"median": 23, "low": 13, "high": None, "min": 6, "max": None, "num": 21}
+    assert summarise_times(placebo) == {"median": 8, "low": 4, "high": 11, "min": 1, "max": 23, "num": 21}
+    assert logrank(treated.data, placebo.data).statistic ** 2 == pytest.approx(16.793, abs=1e-3)
+    assert p_value(placebo, treated, "less") < 2e-3  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_test_on_few_runs_is_exact() -> None:
+    """Of 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
+    low, high = (times(cells("a", *epochs), "epochs") for epochs in ((1, 2, 3, 4), (5, 6, -9, -9)))
+    assert low is not None
+    assert high is not None
+    assert p_value(low, high, "two-sided") == pytest.approx(2 / 70)
+    assert p_value(low, high, "less") == pytest.approx(1 / 70)
+    assert p_value(high, low, "less") == 1
+    assert p_value(low, low, "two-sided") == 1
+
+
+def test_few_runs_and_runs_that_never_converged() -> None:
+    def summary(*epochs: float, **changes: Any) -> dict[str, Any]:
+        found = times(cells("a", *epochs, **changes), "epochs")
+        assert found is not None
+        return summarise_times(found)
+
+    assert summary(7) == {"median": 7, "low": 7, "high": None, "min": 7, "max": 7, "num": 1}
+    assert summary(-7) == {"median": None, "low": None, "high": None, "min": None, "max": None, "num": 1}
+    assert summary(1, 2, -3, -3)["median"] == 2
+    assert summary(1, -3, -3)["median"] is None
+    # A run that diverged never gets there; one that was given up early might have.
+    assert summary(2, 3, -1)["median"] == 2
+    assert summary(2, 3, -1, outcome="diverged")["median"] == 3
+    one, other = times(cells("a", 1, 2), "epochs"), times(cells("a", 1), "epochs")
+    assert p_value(one, other, "two-sided") is None  # type: ignore[arg-type]
+    never = times(cells("a", -1, -2), "epochs")
+    assert p_value(never, never, "two-sided") == 1  # type: ignore[arg-type]
 
 
 def test_runs_that_crashed_count_nowhere() -> None:
-    found = cells("a", 1, 2, INF) + cells("a", INF, outcome="diverged") + cells("a", INF, outcome="error")
-    summary = summarise(found + cells("a", INF, outcome="unfinished"))
+    found = cells("a", 1, 2, -9) + cells("a", -9, outcome="diverged") + cells("a", -9, outcome="error")
+    summary = summarise(found + cells("a", -9, outcome="unfinished"))
     assert (summary["num"], summary["converged"]) == (4, 2)
     # By hand, from Wilson's formula with z = 1.96.
     assert summary["rate"] == pytest.approx({"value": 0.5, "low": 0.15004, "high": 0.84996}, abs=1e-4)
-    assert (summary["epochs"]["num"], summary["epochs"]["median"]) == (4, None)
+    assert (summary["epochs"]["num"], summary["epochs"]["median"]) == (4, 2)
 
 
 def test_a_time_that_nobody_knows_is_left_out() -> None:
@@ -76,35 +100,15 @@ def test_a_time_that_nobody_knows_is_left_out() -> None:
     json.dumps(summary, allow_nan=False)
 
 
-def test_ratios_of_medians() -> None:
-    assert ratio([2, 2, 2], [1, 1, 1]) == {"ratio": 0.5, "low": 0.5, "high": 0.5}
-    assert ratio([1, 1], [INF, INF]) == {"ratio": None, "low": None, "high": None}
-    assert ratio([INF, INF], [1, 1]) == {"ratio": 0, "low": 0, "high": 0}
-    # Both may be infinite at once, and then the ratio could be anything.
-    assert ratio([INF, INF], [INF, INF]) == {"ratio": None, "low": 0, "high": None}
-    assert ratio([1, 2, INF], [1, 2, INF])["low"] == 0
-
-
-def test_the_tests_on_known_samples() -> None:
-    """Of 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
-    low, high = [1.0, 2, 3, 4], [5.0, 6, INF, INF]
-    assert p_value(low, high, "two-sided") == pytest.approx(2 / 70)
-    assert p_value(low, high, "less") == pytest.approx(1 / 70)
-    assert p_value(high, low, "less") == 1
-    assert p_value([1, 1, 1], [1, 1, 1], "two-sided") == 1
-    assert p_value([INF] * 3, [INF] * 3, "two-sided") == 1
-    assert p_value([1], [2, 3], "less") is None
-
-
 def test_two_presets_in_words() -> None:
-    found = cells("slow", 5, 6, 7, 8, INF) + cells("quick", 1, 2, 3, 4, 4)
+    found = cells("slow", 5, 6, 7, -9) + cells("quick", 1, 2, 3, 4)
     words = [row["words"] for row in compared("slow", "quick", found)]
-    assert words[0] == "quick needs fewer epochs than slow (p = 0.0079)"
-    assert words[1] == "quick needs fewer seconds of training than slow (p = 0.0079)"
+    assert words[0] == "quick needs fewer epochs than slow (p = 0.029)"
+    assert words[1] == "quick needs fewer seconds of training than slow (p = 0.029)"
     assert compared("quick", "slow", found)[0]["words"] == words[0]
-    assert compared("quick", "slow", found)[0]["ratio"] == pytest.approx(7 / 3)
+    assert compared("quick", "slow", found)[0]["ratio"] == pytest.approx(6 / 2)
     alike = compared("a", "b", cells("a", 1, 3, 5) + cells("b", 2, 3, 4))
-    assert alike[0]["words"] == "no significant difference (p = 1)"
+    assert alike[0]["words"] == "no significant difference (p = 0.9)"
     assert not compared("a", "b", cells("a", 1, 2))
 
 
