@@ -11,13 +11,11 @@ from distgan.config.schema import (
     DataNameOrAuto,
     Device,
     EngineName,
-    ModelName,
     OrderName,
     PrecisionName,
     data_dir_setting,
     device_setting,
     seed_setting,
-    width_setting,
 )
 
 _COMMAS = BeforeValidator(split_commas)
@@ -165,10 +163,10 @@ class ConvergenceConfig(Section):
 class ScalingConfig(Section):
     """What `distgan bench scaling` measures, each setting in fresh processes."""
 
-    model: ModelName = setting("vanilla", "which of the two GANs")
-    family: PlainFamily = setting("seed", "the networks of the 2023 report, or the small pair")
-    width: Real = width_setting()
-    order: OrderName = setting("reuse", "as of distgan train")
+    preset: str = setting("vanilla", "a preset by its name, or a TOML file", min_length=1, old_flags=("model",))
+    family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
+    width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
+    order: OrderName | None = setting(None, "as of distgan train; unset: the preset's")
     precision: PrecisionName = setting("no", "no: float32. tf32, fp16: on GPUs")
     engine: EngineName = setting("auto", "who takes the steps")
     data: DataName = setting("mnist", "digits: scikit-learn's, which need no network")

@@ -24,8 +24,9 @@ from distgan.benchmark.scaling_report import (
     plot,
     print_tables,
 )
+from distgan.config.presets import preset_words, training_of
 from distgan.config.registry import ENGINES
-from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
+from distgan.config.schema import Config
 from distgan.data.loader import check_batch_size
 from distgan.distributed import env
 from distgan.errors import CommandFailed, UserError, print_line
@@ -58,10 +59,18 @@ def run(config: ScalingConfig) -> None:
         results.check_runs_on_cpu("--engine", [config.engine], ENGINES)
     sizes = world_sizes(config, device)
     threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
-    cells = [_cell(config, point, axes, threads) for point, axes in points(config, sizes).items()]
+    training, name = training_of(preset_words("--preset", config.preset))
+    width = config.width or training.model.width
+    of_preset = {
+        "model": name,
+        "width": width,
+        "family": config.family or training.model.family,
+        "order": config.order or training.optim.order,
+    }
+    cells = [_cell(training, config, point, axes, threads) for point, axes in points(config, sizes, width).items()]
     folder = results.new_folder(config.out, "scaling")
     facts = results.facts(device) | {
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json") | of_preset,
         "threads": threads,
         "is_oversubscribed": device.type == "cpu" and max(sizes) * (threads or 1) > cores(),
         "note": _note(device, sizes, threads),
@@ -90,7 +99,7 @@ def run(config: ScalingConfig) -> None:
         raise CommandFailed(f"{len(failed)} of {len(cells)} settings failed; the first: {failed[0]}")
 
 
-def points(config: ScalingConfig, sizes: list[int]) -> dict[Point, list[str]]:
+def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point, list[str]]:
     """Each setting to measure, once, and the axes that it is on. Raises UserError for a batch that is too small."""
     check_batch_size(config.batch_size, max(2, *sizes))
     found: dict[Point, list[str]] = {}
@@ -101,12 +110,12 @@ def points(config: ScalingConfig, sizes: list[int]) -> dict[Point, list[str]]:
             axes.append(axis)
 
     for size in sizes:
-        add(STRONG, size, config.batch_size, config.width)
-        add(WEAK, size, size * config.per_rank_batch_size, config.width)
+        add(STRONG, size, config.batch_size, width)
+        add(WEAK, size, size * config.per_rank_batch_size, width)
     for batch_size in sorted(set(config.batch_sizes)):
-        add(BATCH_SIZE, 1, batch_size, config.width)
-    for width in sorted(set(config.widths or [])):
-        add(WIDTH, 1, config.batch_size, width)
+        add(BATCH_SIZE, 1, batch_size, width)
+    for each in sorted(set(config.widths or [])):
+        add(WIDTH, 1, config.batch_size, each)
     return found
 
 
@@ -132,19 +141,25 @@ def _note(device: torch.device, sizes: list[int], threads: int | None) -> str:
     return note + ("; more threads than cores, so the ideal is out of reach" if is_more else "")
 
 
-def _cell(config: ScalingConfig, point: Point, axes: list[str], threads: int | None) -> Cell:
-    model = ModelConfig(name=config.model, family=config.family, width=point.width)
-    optim = OptimConfig(order=config.order)
-    whole = Config(
-        model=model,
-        data=DataConfig(name=config.data, dir=config.data_dir, batch_size=point.batch_size, drop_last=True),
-        optim=optim,
-        run=RunConfig(
-            engine=config.engine, precision=config.precision, device=config.device, threads=threads, seed=config.seed
-        ),
-        processes=ProcessesConfig(timeout=min(config.timeout, 120.0)),
-    )
-    flops = flops_per_image(model, optim)
+def _cell(training: Config, config: ScalingConfig, point: Point, axes: list[str], threads: int | None) -> Cell:
+    """`training`: that of the preset, which is changed as `config` and the point say."""
+    sections = training.model_dump(mode="json", exclude_unset=True)
+    changes: dict[str, dict[str, Any]] = {
+        "model": {"width": point.width} | ({"family": config.family} if config.family else {}),
+        "data": {"name": config.data, "dir": config.data_dir, "batch_size": point.batch_size, "drop_last": True},
+        "optim": {"order": config.order} if config.order else {},
+        "run": {
+            "engine": config.engine,
+            "precision": config.precision,
+            "device": config.device,
+            "threads": threads,
+            "seed": config.seed,
+        },
+        "processes": {"timeout": min(config.timeout, 120.0)},
+    }
+    sections.get("data", {}).pop("per_rank_batch_size", None)
+    whole = Config.model_validate({name: sections.get(name, {}) | changes[name] for name in changes})
+    flops = flops_per_image(whole.model, whole.optim)
     return {
         **point._asdict(),
         "per_rank_batch_size": point.batch_size / point.world_size,

@@ -12,8 +12,9 @@ from helpers.scaling import cell_of, tiny
 from distgan.benchmark import results, scaling
 from distgan.benchmark import scaling_report as efficiency
 from distgan.benchmark.options import ScalingConfig
-from distgan.benchmark.scaling import Point, points, run, world_sizes
+from distgan.benchmark.scaling import Point, _cell, points, run, world_sizes
 from distgan.benchmark.scaling_worker import Clock, messages
+from distgan.config.presets import training_of
 from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import Share
@@ -26,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def test_each_setting_is_measured_once() -> None:
-    found = points(tiny(widths=[0.1, 0.2]), [1, 2])
+    found = points(tiny(widths=[0.1, 0.2]), [1, 2], 0.1)
     assert found == {
         Point(1, 32, 0.1): ["strong", "batch_size", "width"],
         Point(1, 16, 0.1): ["weak", "batch_size"],
@@ -34,6 +35,14 @@ def test_each_setting_is_measured_once() -> None:
         Point(1, 64, 0.1): ["batch_size"],
         Point(1, 32, 0.2): ["width"],
     }
+
+
+def test_a_cell_trains_as_its_preset_does_but_for_what_is_measured() -> None:
+    training, point = training_of(["--preset", "cgan-fast"])[0], Point(2, 64, 0.5)
+    made = Config.model_validate(_cell(training, ScalingConfig(preset="cgan-fast"), point, [], 1)["config"])
+    assert made.optim == training.optim
+    assert made.model == training.model.model_copy(update={"width": 0.5})
+    assert (made.data.batch_size, made.data.drop_last, made.run.threads) == (64, True, 1)
 
 
 def made_up(axis: str, seconds: list[list[float]], **more: Any) -> dict[str, Any]:
@@ -136,7 +145,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
     assert world_sizes(tiny(processes=None), torch.device("cuda")) == [1, 2]
     assert world_sizes(tiny(processes=[2, 1, 2]), CPU) == [1, 2]
     with pytest.raises(UserError, match="--batch-size 2: too few"):
-        points(tiny(batch_size=2), [1, 4])
+        points(tiny(batch_size=2), [1, 4], 0.1)
 
 
 def test_no_launcher_around_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ OLD_FLAGS = {
         "--batch-size": ["--batch-sizes"],
         "--order": ["--orders"],
     },
-    ScalingConfig: {"--work-batch-size": ["--batch-sizes"], "--work-width": ["--widths"]},
+    ScalingConfig: {"--preset": ["--model"], "--work-batch-size": ["--batch-sizes"], "--work-width": ["--widths"]},
 }
 VALUES = {"--preset": "cgan", "--engine": "eager", "--precision": "bf16", "--order": "fresh"}
 
