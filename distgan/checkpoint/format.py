@@ -305,6 +305,7 @@ def random_states(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 
 def remove(path: Path) -> None:
-    """Takes a checkpoint away in one step: what a kill leaves of it has no checkpoint's name."""
+    """Remove a checkpoint in one step: what a kill leaves of it has no checkpoint's name. Of a link, only the link."""
     with suppress(FileNotFoundError):
-        shutil.rmtree(path.rename(path.with_name(f".removed-{path.name}")), ignore_errors=True)
+        removed = path.rename(path.with_name(f".removed-{path.name}"))
+        removed.unlink() if removed.is_symlink() else shutil.rmtree(removed, ignore_errors=True)

@@ -44,12 +44,29 @@ class Start(NamedTuple):
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a run's `checkpoints/`, by their names, the newest first; none is looked into."""
+    """Return the checkpoints of a run's `checkpoints/`, by their names, the newest first; none is looked into.
+
+    One may be a link to another disk, also one that leads nowhere.
+    """
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if re.fullmatch(r"step-[0-9]{8,12}", path.name)]
-    found = [path for path in found if path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def is_in(path: Path, folder: Path) -> bool:
+    """True if the checkpoint at `path` is one of those of `folder`, whatever links lead to it."""
+    return any(os.path.realpath(own) == os.path.realpath(path) for own in checkpoints_in(folder))
+
+
+def check_link(path: Path) -> None:
+    """Raise UserError for a link that leads nowhere: its disk may be away for now, so that it is not damaged."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path}: is a link to {os.path.realpath(path)}, which is not there; allowed: that disk in its place or, to "
+            "resume from the checkpoint before it, the link deleted",
+            code="not-found",
+        )
 
 
 def copies_in(folder: Path) -> dict[Path, int | None]:
@@ -97,6 +114,7 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
                 raise Damaged(f"{path}: holds step {checkpoint.state.step}, which its name does not say")
             return path, checkpoint, damaged
         except Damaged as error:
+            check_link(path)
             if path.exists():  # and not removed by its run just now
                 damaged.append((path, str(error)))
     if damaged:
@@ -140,9 +158,9 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     else:
         path, checkpoint, damaged = read_named(user_path(config.run.resume, "--resume"))
         warnings += [f"{reason}; taking {path.name}" for _, reason in damaged]
-        others = [other for other in checkpoints_in(own) if other.resolve() != path.resolve()]
-        is_own = path.resolve().parent == own.resolve()
-        if (others and not is_own) or any(other.name > path.name for other in others):
+        others = [other for other in checkpoints_in(own) if os.path.realpath(other) != os.path.realpath(path)]
+        is_newer = any(int(other.name[5:]) > checkpoint.state.step for other in others)
+        if others and (is_newer or not is_in(path, own)):
             raise UserError(
                 f"--resume {config.run.resume}: the run in {folder} has checkpoints of its own, as {others[0].name}; "
                 "allowed: --resume auto, or a new folder by --out",
@@ -197,6 +215,7 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
         path = path / "checkpoints"
     if found := newest_valid(path):
         return found
+    check_link(path)
     if not path.is_dir() or path.name == "checkpoints":
         raise UserError(
             f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one",

@@ -17,7 +17,7 @@ from distgan.checkpoint.format import (
     read_checkpoint,
     read_manifest,
 )
-from distgan.checkpoint.resume import by_step, copies_in, read_named
+from distgan.checkpoint.resume import by_step, check_link, copies_in, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
@@ -76,6 +76,7 @@ def verify(where: Path) -> None:
             for warning in foreign_files(path):
                 console.print(f"warning: {warning}", style="yellow")
         except Damaged as error:
+            check_link(path)
             if not path.exists():  # removed by its run just now
                 continue
             num_damaged += 1

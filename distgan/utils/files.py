@@ -64,9 +64,11 @@ def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
 
-    A reader sees the old file or the new one, which has its mode. An OSError names `path`, and leaves neither a part of
-    it nor the temporary file.
+    A reader sees the old file or the new one, which has its mode. A link stays, and its target is written. An OSError
+    names `path`, and leaves neither a part of it nor the temporary file.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     temporary = temporary_beside(path)
     try:
         with _naming(path):
@@ -113,11 +115,11 @@ def _fsync(handle: int) -> None:
 
 def set_aside(path: Path, ending: str) -> Path | None:
     """Rename what is at `path` to `<name>.<ending>`, or with a number where that is taken. Return its new path."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     aside = path.with_name(f"{path.name}.{ending}")
     number = 1
-    while aside.exists():
+    while os.path.lexists(aside):
         number += 1
         aside = path.with_name(f"{path.name}.{ending}-{number}")
     return path.rename(aside)

@@ -67,6 +67,53 @@ def test_checkpoints_may_be_a_link_to_another_disk(run: Path, tmp_path: Path, na
     assert not list(run.glob("metrics.jsonl.*"))
 
 
+@pytest.mark.parametrize("resume", ["auto", "step-00000002", "latest"])
+def test_a_checkpoint_may_be_a_link_to_another_disk(run: Path, tmp_path: Path, resume: str, distgan: Run) -> None:
+    link, moved = run / "checkpoints" / "step-00000002", tmp_path / "big" / "a-checkpoint"
+    moved.parent.mkdir()
+    link.rename(moved)
+    link.symlink_to(moved)
+    before = {path.name: path.read_bytes() for path in moved.iterdir()}
+    listed = distgan.ok("checkpoint", "ls", run).stdout
+    assert [line.split()[0] for line in listed.splitlines() if "latest" in line] == ["step-00000002"]
+    train_steps(run, 3, resume=resume if resume == "auto" else str(link.with_name(resume)))
+    assert steps(run) == [1, 2, 3]
+    assert not list(run.rglob("*.damaged*"))
+    assert checkpoint_names(run)[:2] == ["step-00000003", "step-00000002"]
+    assert link.is_symlink()
+    train_steps(run, 5)  # --keep 2: of a link, the link alone goes
+    assert not link.is_symlink()
+    assert {path.name: path.read_bytes() for path in moved.iterdir()} == before
+
+
+def test_a_checkpoint_whose_disk_is_away_is_not_passed_over(run: Path, tmp_path: Path, distgan: Run) -> None:
+    link = run / "checkpoints" / "step-00000002"
+    link.rename(tmp_path / "away")
+    link.symlink_to(tmp_path / "big" / link.name)
+    for resume in ("auto", str(run)):
+        with refused(str(link), str(tmp_path / "big"), code="not-found"):
+            train_steps(run, 3, resume=resume)
+    assert_user_error(distgan("checkpoint", "verify", run), str(link), code="not-found")
+    assert link.is_symlink()
+    link.unlink()
+    link.write_text("/big/step-00000002")  # a link in an archive that has none
+    train_steps(run, 3)
+    assert steps(run) == [1, 2, 3]
+    assert link.with_name("step-00000002.damaged").read_text() == "/big/step-00000002"
+
+
+def test_files_of_a_run_may_be_links_to_another_disk(run: Path, tmp_path: Path) -> None:
+    names = ("metrics.jsonl", "config.json", "environment.json", "status.json", "timeline.png")
+    for name in names:
+        (run / name).rename(tmp_path / name)
+        (run / name).symlink_to(tmp_path / name)
+    train_steps(run, 3)
+    assert steps(run) == [1, 2, 3]
+    for name in names:
+        assert (run / name).is_symlink(), name
+    assert steps(tmp_path) == [1, 2, 3]
+
+
 def test_a_resume_that_lacks_lines_keeps_the_old_file(run: Path, tmp_path: Path, capfd: Capture) -> None:
     """From a checkpoint that was saved elsewhere, say, without the metrics.jsonl of its run."""
     (run / "checkpoints").rename(tmp_path / "saved")
