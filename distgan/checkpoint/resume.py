@@ -19,10 +19,14 @@ from distgan.checkpoint.format import (
 from distgan.config.flags import paths_by, read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.utils.files import read_metrics, set_aside
+from distgan.utils.files import read_metrics, read_within, set_aside
 from distgan.utils.paths import user_path
 
 _COPY = "is a folder, where a run has a link; the run was copied"
+_POINTER = "is a file, where a run has a link; the run was copied"
+_LINKS = ("latest", "best")
+_NAME = r"step-[0-9]{8,12}"
+_MAX_POINTER = 4096  # bytes, the longest path of a link
 
 
 class Identity(NamedTuple):
@@ -50,7 +54,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if re.fullmatch(r"step-[0-9]{8,12}", path.name)]
+    found = [path for path in folder.iterdir() if re.fullmatch(_NAME, path.name)]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
@@ -76,12 +80,28 @@ def copies_in(folder: Path) -> dict[Path, int | None]:
     Nothing moves them on, so that they stay at their step while the run goes on.
     """
     copies: dict[Path, int | None] = {}
-    for path in (folder / "latest", folder / "best"):
+    for path in (folder / name for name in _LINKS):
         if path.is_dir() and not path.is_symlink():
             copies[path] = None
             with suppress(Damaged):
                 copies[path] = read_manifest(path).step
     return copies
+
+
+def pointers_in(folder: Path) -> dict[Path, Path]:
+    """Return the files `latest` and `best`, each with the checkpoint that its text names, which may be missing.
+
+    A copy of a run has them where links become text: zip, git on Windows, object storage. As a copied folder, one stays
+    at its step while the run goes on.
+    """
+    pointers: dict[Path, Path] = {}
+    for path in (folder / name for name in _LINKS):
+        if path.is_file() and not path.is_symlink():
+            with suppress(UserError):
+                text = read_within(path, _MAX_POINTER).decode(errors="replace").strip()
+                if match := re.fullmatch(rf"(?:.*[/\\])?({_NAME})", text):
+                    pointers[path] = folder / match[1]
+    return pointers
 
 
 def by_step(folder: Path) -> list[tuple[int, Path]]:
@@ -97,7 +117,7 @@ def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
         target = None if step is None else folder / folder_name(step)
         is_missing = target is not None and not target.exists()
         new = path.rename(target) if target is not None and is_missing else set_aside(path, "copy")
-        rest = "" if is_missing else ", which nothing uses"
+        rest = "" if is_missing else ", which nothing uses: it can be deleted"
         warn(f"{path}: {_COPY}; renamed to {new}{rest}")
 
 
@@ -210,7 +230,9 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     Raises UserError.
     """
     if path in (copies := copies_in(path.parent)) and copies[path] is not None:
-        return _in_place_of(path)
+        return _in_place_of(path, path, _COPY)
+    if target := pointers_in(path.parent).get(path):
+        return _in_place_of(path, target, _POINTER)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if found := newest_valid(path):
@@ -224,16 +246,16 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     return path, read_checkpoint(path), []
 
 
-def _in_place_of(copy: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
-    """Return where the link that a copied run lacks would lead, as read_named does, with what is said of the copy."""
-    said = [(copy, f"{copy}: {_COPY}")]
-    if copy.name == "best":
-        keep_best = read_checkpoint(copy).config.run.keep_best
-        path = best_of([path for _, path in by_step(copy.parent)], keep_best) or copy
+def _in_place_of(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
+    """Return where the link that a copied run lacks would lead, as read_named does. It led to `target` once."""
+    said = [(link, f"{link}: {reason}")]
+    if link.name == "best" and target.is_dir():
+        keep_best = read_checkpoint(target).config.run.keep_best
+        path = best_of([path for _, path in by_step(link.parent)], keep_best) or target
         return path, read_checkpoint(path), said
-    found = newest_valid(copy.parent)
-    assert found is not None  # the copy is one of them
-    return found[0], found[1], [*said, *found[2]]
+    if found := newest_valid(link.parent):
+        return found[0], found[1], [*said, *found[2]]
+    raise UserError(f"{link}: names {target.name}, which is not there, nor is another checkpoint", code="not-found")
 
 
 def best_of(paths: list[Path], keep_best: str | None) -> Path | None:

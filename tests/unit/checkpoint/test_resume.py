@@ -164,6 +164,7 @@ def test_a_copied_run_goes_on_from_its_newest_step(copied: Path, run: Path, capf
     said = capfd.readouterr().err
     for name in ("latest", "best"):
         assert f"warning: {copied}/checkpoints/{name}: is a folder" in said
+    assert "latest.copy, which nothing uses: it can be deleted" in said
     assert (copied / "checkpoints" / "latest.copy").is_dir(), "nothing is deleted"
 
 
@@ -186,6 +187,46 @@ def test_latest_of_a_copied_run_is_its_newest_step(copied: Path, tmp_path: Path,
     values = {line["step"]: line["g_loss"] for line in read_metrics(copied / "metrics.jsonl")}
     assert best.step == max((2, 3), key=lambda step: values[step])
     assert best.warnings
+
+
+@pytest.mark.parametrize("text", ["step-00000001", "/run/checkpoints/step-00000001\n", "step-00000009"])
+def test_latest_may_be_a_file_with_the_text_of_the_link(
+    run: Path, tmp_path: Path, distgan: Run, capfd: Capture, text: str
+) -> None:
+    """Whatever step it names, the newest counts: the run may have gone on since."""
+    checkpoints = run / "checkpoints"
+    latest, best = checkpoints / "latest", checkpoints / "best"
+    for link in (latest, best):
+        best_step = link.resolve().name
+        link.unlink()
+        link.write_text(text)
+    loaded = load_generator(str(latest), ema=True)
+    assert loaded.step == 2
+    assert f"{latest}: is a file" in loaded.warnings[0]
+    if not text.endswith("9"):
+        assert load_generator(str(best), ema=True).path.parent.name == best_step
+    listed = distgan.ok("checkpoint", "ls", run).stdout
+    assert [line.split()[0] for line in listed.splitlines() if line.endswith("latest ")] == ["step-00000002"]
+    assert f"warning: {latest}: is a file that names step-0000000" in listed
+    if not text.endswith("9"):
+        assert "step-00000001: whole" in distgan.ok("checkpoint", "verify", latest).stdout
+    capfd.readouterr()
+    train_steps(tmp_path / "branch", 3, resume=str(latest))
+    said = capfd.readouterr().err
+    assert "going on at step 2" in said
+    assert f"warning: {latest}: is a file" in said
+    train_steps(run, 3)
+    assert latest.resolve().name == "step-00000003"
+    assert best.is_symlink()
+
+
+@pytest.mark.parametrize("text", ["", "latest", "\0", "step-1", "../../other"])
+def test_another_file_called_latest_is_no_checkpoint(run: Path, distgan: Run, text: str) -> None:
+    latest = run / "checkpoints" / "latest"
+    latest.unlink()
+    latest.write_text(text)
+    for words in (("sample", latest), ("checkpoint", "verify", latest), ("train", "--resume", latest, *quick("new"))):
+        assert_user_error(distgan(*words), str(latest.parent))
 
 
 def test_checkpoint_ls_tells_of_a_copied_run(copied: Path, distgan: Run) -> None:
