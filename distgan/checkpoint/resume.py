@@ -67,8 +67,8 @@ def check_link(path: Path) -> None:
     """Raise UserError for a link that leads nowhere: its disk may be away for now, so that it is not damaged."""
     if path.is_symlink() and not path.exists():
         raise UserError(
-            f"{path}: is a link to {os.path.realpath(path)}, which is not there; allowed: that disk in its place or, to "
-            "resume from the checkpoint before it, the link deleted",
+            f"{path}: is a link to {os.path.realpath(path)}, which is not there; allowed: that disk in its place or, "
+            "to resume from the checkpoint before it, the link deleted",
             code="not-found",
         )
 

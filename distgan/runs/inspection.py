@@ -36,7 +36,7 @@ def list_checkpoints(where: Path) -> None:
     copies = copies_in(where / "checkpoints") | copies_in(where)
     warnings = [f"{path}: is a folder of step {step}, not a link: the run was copied" for path, step in copies.items()]
     pointers = pointers_in(found[0].parent)
-    warnings += [f"{path}: is a file that names {to.name}, not a link: the run was copied" for path, to in pointers.items()]
+    warnings += [f"{path}: is a file that names {to.name}, not a link: it was copied" for path, to in pointers.items()]
     for path in found:
         try:
             manifest, state = read_manifest(path), read_checkpoint(path).state

@@ -220,7 +220,8 @@ def test_a_file_of_another_set_is_refused_under_every_other_name(
             small_mnist(tmp_path / "twin", seed=1)
             shutil.copytree(tmp_path / "twin" / "MNIST", tmp_path / "MNIST", dirs_exist_ok=True)
     sums[file == IMAGES] = "0" * 32  # the other file is of no set, which `require` finds before
-    words = () if rule == "require" and file == LABELS else (f"{raw / file}{'.gz' if packed else ''}: its md5 is that of kmnist's t10k-",)
+    bad = f"{raw / file}{'.gz' if packed else ''}: its md5 is that of kmnist's t10k-"
+    words = () if rule == "require" and file == LABELS else (bad,)
     known = {"packed_md5" if packed else "md5": tuple(sums)}
     for sources in (SOURCES, TEST_SOURCES):
         for name in ("mnist", "fashion-mnist", "kmnist"):
