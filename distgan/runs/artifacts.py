@@ -148,15 +148,15 @@ class RunArtifacts:
         write_json(self.folder / "environment.json", environment)
 
     def record_startup(self) -> None:
-        """Once, after the first steps: what start-up took. A grid of the stop that is now past is taken away."""
+        """Once, after the first steps: write what start-up took, and delete the grid of a stop that is now past."""
 
-        def write() -> None:
-            self._write_environment()
+        def tidy() -> None:
             for picture in (self.folder / "samples").glob("epoch-*-step-*.png"):
                 picture.unlink()
 
         if not self._is_recorded:
-            self._try(write, "environment.json is")
+            self._try(self._write_environment, "environment.json is")
+            self._illustrate(tidy, "an old sample is not deleted, and a new one is")
             self._is_recorded = True
 
     def _illustrate(self, draw: Callable[[], object], what: str) -> None:
