@@ -131,6 +131,9 @@ class Checkpoint(NamedTuple):
 class Damaged(UserError):
     """What is wrong with which file of a checkpoint."""
 
+    def __init__(self, message: str):
+        super().__init__(message, code="bad-data")
+
 
 def folder_name(step: int) -> str:
     return f"step-{step:08}"

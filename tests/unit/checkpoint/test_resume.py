@@ -264,6 +264,12 @@ def test_a_copy_stands_in_for_a_damaged_checkpoint(run: Path, tmp_path: Path) ->
 # -- foreign files -----------------------------------------------------------------------------------------
 
 
+def test_a_damaged_checkpoint_is_bad_data(run: Path, distgan: Run) -> None:
+    newest = run / "checkpoints" / "step-00000002"
+    (newest / "g_optim.safetensors").write_bytes(b"")
+    assert_user_error(distgan("sample", newest), "g_optim.safetensors", code="bad-data")
+
+
 def test_foreign_files_cost_no_checkpoint(run: Path, distgan: Run, capfd: Capture) -> None:
     newest = run / "checkpoints" / "step-00000002"
     (newest / ".DS_Store").touch()
