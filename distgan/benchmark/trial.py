@@ -204,16 +204,16 @@ class _Lines:
                 if (inode := os.fstat(file.fileno()).st_ino) != self._inode:
                     self._inode, self._offset, self._judged = inode, 0, []
                 file.seek(self._offset)
-                data = file.read()
+                for line in file:
+                    if not line.endswith(b"\n"):  # it is being written
+                        break
+                    self._offset += len(line)
+                    with suppress(ValueError, RecursionError):
+                        values = json.loads(line)
+                        if isinstance(values, dict) and "eval_s" in values and isinstance(values.get("step"), int):
+                            self._judged.append(values)
         except FileNotFoundError:
             return False
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            with suppress(ValueError, RecursionError):
-                values = json.loads(line)
-                if isinstance(values, dict) and "eval_s" in values and isinstance(values.get("step"), int):
-                    self._judged.append(values)
         if is_other := len(self._judged) != before:
             self.evaluations = evaluations(self._judged)
         return is_other

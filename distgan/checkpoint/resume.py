@@ -19,7 +19,7 @@ from distgan.checkpoint.format import (
 from distgan.config.flags import paths_by, read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.utils.files import read_metrics, read_within, set_aside
+from distgan.utils.files import metric_lines, read_within, set_aside
 from distgan.utils.paths import user_path
 
 _COPY = "is a folder, where a run has a link; the run was copied"
@@ -158,7 +158,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     if config.run.resume in ("auto", "never") or _was_begun_by(config.run.resume, folder):
         found = newest_valid(own)
         if found is None:
-            if (folder / "weights").exists() or read_metrics(folder / "metrics.jsonl"):
+            if (folder / "weights").exists() or any(metric_lines(folder / "metrics.jsonl")):
                 raise UserError(
                     f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
                     "there, or start anew by --out",

@@ -25,6 +25,8 @@ from distgan.utils.paths import user_path
 
 M = TypeVar("M", bound=BaseModel)
 
+_MAX_LINE = 2**20  # bytes of a line of metrics.jsonl; ours have at most some thousands
+
 # A file whose name starts so is not finished yet.
 TEMPORARY = ".tmp-"
 
@@ -317,15 +319,28 @@ def _safetensors(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: is no whole safetensors file ({reason})", code="bad-data") from error
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; one that was cut short is left out."""
-    lines = []
-    if path.is_file():
-        for line in path.read_text("utf-8-sig", "replace").splitlines():
+def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield each line of a metrics.jsonl of any length in turn, None for one that is not whole."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        encoding = "utf-8-sig"  # of the first line
+        while data := file.readline(_MAX_LINE):
+            is_cut = len(data) == _MAX_LINE and not data.endswith(b"\n")
+            while is_cut and (rest := file.readline(_MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            text, encoding = data.decode(encoding, "replace"), "utf-8"
+            if not text.strip():
+                continue
+            values = None
             with suppress(ValueError, RecursionError):
-                if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
-                    lines.append(values)
-    return lines
+                values = None if is_cut else json.loads(text)
+            yield values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a metrics.jsonl, all together: of a short one."""
+    return [line for line in metric_lines(path) if line is not None]
 
 
 def finite(value: Any) -> float | None:
