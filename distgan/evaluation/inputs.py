@@ -126,7 +126,8 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
         return False
     with suppress(UserError, KeyError, TypeError, ValueError):
         source = read_json(folder / FILE, _MAX_RESULT)["source"]
-        return os.path.abspath(user_path(source.get("path") or source["what"])) != os.path.abspath(path)
+        known = os.path.abspath(user_path(source.get("path") or source["what"]))
+        return printable(known) != printable(os.path.abspath(path))  # as source_of records it
     return True
 
 
@@ -157,8 +158,7 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
         "judged_by": f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
         "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
     }
-    # The name of a folder may hold bytes that are no text, which JSON does not take.
-    return Source(**{key: printable(value) if isinstance(value, str) else value for key, value in facts.items()})
+    return Source(**facts)
 
 
 def _preset(loaded: Loaded) -> str:

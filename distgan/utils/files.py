@@ -308,9 +308,20 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
 
 
 @contextmanager
+def _name_in_utf8(path: Path) -> Iterator[Path]:
+    """Yield the path, or that of a link to it if it is not UTF-8, which safetensors does not open."""
+    if not any("\udc80" <= char <= "\udcff" for char in str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (link := Path(folder) / "link").symlink_to(path.absolute())
+        yield link
+
+
+@contextmanager
 def _safetensors(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with _name_in_utf8(path) as name, safe_open(name, framework="pt") as file:
             yield file
     except OSError as error:
         raise not_readable(path, error) from error

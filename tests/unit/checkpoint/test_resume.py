@@ -20,6 +20,8 @@ from helpers.small_runs import make_cheap, train_small
 from distgan.checkpoint.export import load_generator
 from distgan.checkpoint.format import read_checkpoint
 from distgan.config.command_settings import EvalConfig
+from distgan.config.schema import DataConfig
+from distgan.data.base import load_dataset
 from distgan.evaluation.inputs import load_subject
 from distgan.utils.files import read_metrics
 
@@ -135,6 +137,39 @@ def test_lines_of_steps_that_are_taken_again_are_kept_without_a_word(run: Path, 
     assert (run / "metrics.jsonl").read_text().startswith(first)
     assert (run / "metrics.jsonl.old").read_text() == second
     assert "metrics.jsonl.old" not in capfd.readouterr().err
+
+
+# -- a name that is not UTF-8 ------------------------------------------------------------------------------
+
+
+def test_a_run_may_have_a_name_that_is_not_utf8(
+    run: Path, tmp_path: Path, distgan: Run, monkeypatch: MonkeyPatch
+) -> None:
+    """As an old archive may give it. What a setting names must be UTF-8, as settings are kept in files."""
+    odd = run.rename(tmp_path / "run\udcff")
+    (odd / "checkpoints" / "step-00000002" / "foreign").touch()
+    (other := tmp_path / "other").mkdir()
+    shutil.copytree(odd, other / "run")
+    for words in (
+        ("sample", odd, "--num", 4, "--out", "a.png"),
+        ("sample", odd / "checkpoints" / "latest", "--num", 4, "--out", "a.png"),
+        ("report", odd, "--no-eval"),
+        ("compare", odd, other / "run", "--no-eval"),
+        ("checkpoint", "ls", odd),
+        ("checkpoint", "verify", odd),
+    ):
+        result = distgan.ok(*words)
+        assert "no whole" not in result.stdout
+        assert "Traceback" not in result.stderr
+    for flag in ("--out", "--data-dir", "--resume"):
+        words = ("train", *quick("new"), flag, odd)
+        assert_user_error(distgan(*words), f"{flag}: ", r"run\udcff", "in UTF-8", code="bad-value")
+    monkeypatch.setenv("DISTGAN_DATA", str(odd))
+    with refused("run\udcff: no mnist there", code="not-found"):
+        load_dataset(DataConfig(name="mnist", download=False))
+    monkeypatch.chdir(odd)
+    train_small(Path("inner"), max_steps=2)
+    assert checkpoint(Path("inner"))[1] == 2
 
 
 # -- copied with its links followed ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distgan.config.command_settings import EvalConfig
-from distgan.errors import UserError, outcome_of
+from distgan.errors import UserError, outcome_of, printable
 from distgan.evaluation import npz
 from distgan.evaluation.inputs import FILE, load_subject, out_folder, read_npz
 
@@ -319,14 +319,15 @@ def test_any_npz_is_read_or_is_one_clear_error(
 def done(folder: Path, what: object) -> None:
     """As an evaluation leaves it, of any version."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"source": {"what": str(what)}}))
+    (folder / FILE).write_text(json.dumps({"source": {"what": printable(what)}}))
 
 
 def test_results_of_different_inputs_lie_in_different_folders(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folders: dict[str, Path] = {}
     inputs = ("images.npz", "a/images.npz", "b/images.npz", "c/b/images.npz", "a-b/images.npz", "a/b/images.npz",
-              "images", "r/checkpoints/latest", "s/checkpoints/latest", "s/checkpoints/best")  # fmt: skip
+              "im\udcff.npz", "images", "r/checkpoints/latest", "s/checkpoints/latest",
+              "s/checkpoints/best")  # fmt: skip
     for where in inputs:
         folders[where] = out_folder(where, EvalConfig())
         done(folders[where], where)
