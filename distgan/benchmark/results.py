@@ -17,7 +17,7 @@ import torch
 from distgan.config.fields import shown
 from distgan.config.registry import Registry, names_on_cpu
 from distgan.errors import UserError, WriteErrorPolicy, print_line
-from distgan.runs.run_dir import lock
+from distgan.runs.run_dir import LOCKS, lock
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_whole
 from distgan.utils.hardware import cpu_name
@@ -152,8 +152,6 @@ def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) ->
 
 # -- The folder of a bench that can go on: held by one process at a time, and only with the same settings --
 
-_LOCK = "lock"
-
 
 @contextmanager
 def claimed(out: str | None, kind: str) -> Iterator[Path]:
@@ -162,7 +160,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
     if folder.is_dir() and not (folder / FILE).exists():
         # A bench that was killed in its first moments may have left these.
         names = sorted(path.name for path in folder.iterdir())
-        if foreign := [name for name in names if name != _LOCK and not is_ignorable(name)]:
+        if foreign := [name for name in names if name not in LOCKS and not is_ignorable(name)]:
             raise UserError(
                 f"--out {out}: holds {foreign[0]} and no {FILE} of bench {kind}; allowed: a new folder, or one "
                 "to go on with",
@@ -170,13 +168,9 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = lock(folder, 0.0)
+        held = lock(folder, 0.0, f"--out {out}: another bench {kind} is at work in it")
     except OSError as error:
         raise not_writable(error.filename, error) from error
-    except UserError as error:
-        raise UserError(
-            f"--out {out}: another bench {kind} is at work in it; allowed: another folder", code="exists"
-        ) from error
     try:
         yield folder
     finally:

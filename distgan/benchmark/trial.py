@@ -13,10 +13,9 @@ from typing import Any
 
 from distgan.benchmark.configurations import Arm
 from distgan.errors import FAILED, UserError
-from distgan.evaluation.targets import EarlyStop, Evaluation, Targets
+from distgan.evaluation.targets import EarlyStop, Evaluation, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
-from distgan.utils.files import read_metrics
 from distgan.utils.operating_system import STOP_SIGNALS
 
 OVER = ("converged", "not converged", "diverged")
@@ -123,7 +122,7 @@ class Trial:
 
     def _early_stop(self) -> EarlyStop:
         found = EarlyStop(self.targets, is_conditional=self.arm.config.model.is_conditional)
-        found.add(*read_metrics(self.folder / "metrics.jsonl"))
+        found.add(*judged_lines(self.folder / "metrics.jsonl"))
         return found
 
     def _conclude(self, code: int | None, why: str) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from distgan.checkpoint.format import MANIFEST, NETWORKS, Checkpoint, foreign_files
-from distgan.checkpoint.resume import by_step, newest_valid, read_named
+from distgan.checkpoint.resume import by_step, newest_valid, pointers_in, read_named
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
@@ -47,7 +47,7 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     if not ema and path.stem == "generator_ema" and path.is_file():
         raise UserError(f"--no-ema: {where} is the moving average; allowed: generator.safetensors, or without --no-ema")
     names = ["generator_ema", "generator"] if ema else ["generator"]
-    if (path / MANIFEST).exists():
+    if (path / MANIFEST).exists() or path in pointers_in(path.parent):
         return _of_checkpoint(*read_named(path), names)
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path

@@ -131,6 +131,9 @@ class Checkpoint(NamedTuple):
 class Damaged(UserError):
     """What is wrong with which file of a checkpoint."""
 
+    def __init__(self, message: str):
+        super().__init__(message, code="bad-data")
+
 
 def folder_name(step: int) -> str:
     return f"step-{step:08}"
@@ -305,6 +308,7 @@ def random_states(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 
 def remove(path: Path) -> None:
-    """Takes a checkpoint away in one step: what a kill leaves of it has no checkpoint's name."""
+    """Remove a checkpoint in one step: what a kill leaves of it has no checkpoint's name. Of a link, only the link."""
     with suppress(FileNotFoundError):
-        shutil.rmtree(path.rename(path.with_name(f".removed-{path.name}")), ignore_errors=True)
+        removed = path.rename(path.with_name(f".removed-{path.name}"))
+        removed.unlink() if removed.is_symlink() else shutil.rmtree(removed, ignore_errors=True)

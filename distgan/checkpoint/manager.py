@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
-from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start
+from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start, is_in
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, user_error
 from distgan.training.gan import check_ranks_equal
 from distgan.training.metrics import MetricLog
@@ -60,7 +60,7 @@ class CheckpointManager:
             self.log.restore(start.metrics, state, is_over=state.step >= self.last_step)
 
         self.runtime.run_on_all_ranks(load)
-        if start.path.resolve().parent == self.folder.resolve() and not start.is_changed:
+        if is_in(start.path, self.folder) and not start.is_changed:
             self.saved = state.step, start.path
         for warning in start.warnings:
             self.tolerance.warn(warning)

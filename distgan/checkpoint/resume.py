@@ -19,10 +19,14 @@ from distgan.checkpoint.format import (
 from distgan.config.flags import paths_by, read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.utils.files import read_metrics, set_aside
+from distgan.utils.files import metric_lines, read_within, set_aside
 from distgan.utils.paths import user_path
 
 _COPY = "is a folder, where a run has a link; the run was copied"
+_POINTER = "is a file, where a run has a link; the run was copied"
+_LINKS = ("latest", "best")
+_NAME = r"step-[0-9]{8,12}"
+_MAX_POINTER = 4096  # bytes, the longest path of a link
 
 
 class Identity(NamedTuple):
@@ -44,12 +48,29 @@ class Start(NamedTuple):
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a run's `checkpoints/`, by their names, the newest first; none is looked into."""
+    """Return the checkpoints of a run's `checkpoints/`, by their names, the newest first; none is looked into.
+
+    One may be a link to another disk, also one that leads nowhere.
+    """
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if re.fullmatch(r"step-[0-9]{8,12}", path.name)]
-    found = [path for path in found if path.is_dir() and not path.is_symlink()]
+    found = [path for path in folder.iterdir() if re.fullmatch(_NAME, path.name)]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def is_in(path: Path, folder: Path) -> bool:
+    """True if the checkpoint at `path` is one of those of `folder`, whatever links lead to it."""
+    return any(os.path.realpath(own) == os.path.realpath(path) for own in checkpoints_in(folder))
+
+
+def check_link(path: Path) -> None:
+    """Raise UserError for a link that leads nowhere: its disk may be away for now, so that it is not damaged."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path}: is a link to {os.path.realpath(path)}, which is not there; allowed: that disk in its place or, "
+            "to resume from the checkpoint before it, the link deleted",
+            code="not-found",
+        )
 
 
 def copies_in(folder: Path) -> dict[Path, int | None]:
@@ -59,12 +80,28 @@ def copies_in(folder: Path) -> dict[Path, int | None]:
     Nothing moves them on, so that they stay at their step while the run goes on.
     """
     copies: dict[Path, int | None] = {}
-    for path in (folder / "latest", folder / "best"):
+    for path in (folder / name for name in _LINKS):
         if path.is_dir() and not path.is_symlink():
             copies[path] = None
             with suppress(Damaged):
                 copies[path] = read_manifest(path).step
     return copies
+
+
+def pointers_in(folder: Path) -> dict[Path, Path]:
+    """Return the files `latest` and `best`, each with the checkpoint that its text names, which may be missing.
+
+    A copy of a run has them where links become text: zip, git on Windows, object storage. As a copied folder, one stays
+    at its step while the run goes on.
+    """
+    pointers: dict[Path, Path] = {}
+    for path in (folder / name for name in _LINKS):
+        if path.is_file() and not path.is_symlink():
+            with suppress(UserError):
+                text = read_within(path, _MAX_POINTER).decode(errors="replace").strip()
+                if match := re.fullmatch(rf"(?:.*[/\\])?({_NAME})", text):
+                    pointers[path] = folder / match[1]
+    return pointers
 
 
 def by_step(folder: Path) -> list[tuple[int, Path]]:
@@ -80,7 +117,7 @@ def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
         target = None if step is None else folder / folder_name(step)
         is_missing = target is not None and not target.exists()
         new = path.rename(target) if target is not None and is_missing else set_aside(path, "copy")
-        rest = "" if is_missing else ", which nothing uses"
+        rest = "" if is_missing else ", which nothing uses: it can be deleted"
         warn(f"{path}: {_COPY}; renamed to {new}{rest}")
 
 
@@ -97,6 +134,7 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
                 raise Damaged(f"{path}: holds step {checkpoint.state.step}, which its name does not say")
             return path, checkpoint, damaged
         except Damaged as error:
+            check_link(path)
             if path.exists():  # and not removed by its run just now
                 damaged.append((path, str(error)))
     if damaged:
@@ -120,7 +158,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     if config.run.resume in ("auto", "never") or _was_begun_by(config.run.resume, folder):
         found = newest_valid(own)
         if found is None:
-            if (folder / "weights").exists() or read_metrics(folder / "metrics.jsonl"):
+            if (folder / "weights").exists() or any(metric_lines(folder / "metrics.jsonl")):
                 raise UserError(
                     f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
                     "there, or start anew by --out",
@@ -140,9 +178,9 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     else:
         path, checkpoint, damaged = read_named(user_path(config.run.resume, "--resume"))
         warnings += [f"{reason}; taking {path.name}" for _, reason in damaged]
-        others = [other for other in checkpoints_in(own) if other.resolve() != path.resolve()]
-        is_own = path.resolve().parent == own.resolve()
-        if (others and not is_own) or any(other.name > path.name for other in others):
+        others = [other for other in checkpoints_in(own) if os.path.realpath(other) != os.path.realpath(path)]
+        is_newer = any(int(other.name[5:]) > checkpoint.state.step for other in others)
+        if others and (is_newer or not is_in(path, own)):
             raise UserError(
                 f"--resume {config.run.resume}: the run in {folder} has checkpoints of its own, as {others[0].name}; "
                 "allowed: --resume auto, or a new folder by --out",
@@ -192,11 +230,14 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     Raises UserError.
     """
     if path in (copies := copies_in(path.parent)) and copies[path] is not None:
-        return _in_place_of(path)
+        return _in_place_of(path, path, _COPY)
+    if target := pointers_in(path.parent).get(path):
+        return _in_place_of(path, target, _POINTER)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if found := newest_valid(path):
         return found
+    check_link(path)
     if not path.is_dir() or path.name == "checkpoints":
         raise UserError(
             f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one",
@@ -205,16 +246,16 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     return path, read_checkpoint(path), []
 
 
-def _in_place_of(copy: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
-    """Return where the link that a copied run lacks would lead, as read_named does, with what is said of the copy."""
-    said = [(copy, f"{copy}: {_COPY}")]
-    if copy.name == "best":
-        keep_best = read_checkpoint(copy).config.run.keep_best
-        path = best_of([path for _, path in by_step(copy.parent)], keep_best) or copy
+def _in_place_of(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
+    """Return where the link that a copied run lacks would lead, as read_named does. It led to `target` once."""
+    said = [(link, f"{link}: {reason}")]
+    if link.name == "best" and target.is_dir():
+        keep_best = read_checkpoint(target).config.run.keep_best
+        path = best_of([path for _, path in by_step(link.parent)], keep_best) or target
         return path, read_checkpoint(path), said
-    found = newest_valid(copy.parent)
-    assert found is not None  # the copy is one of them
-    return found[0], found[1], [*said, *found[2]]
+    if found := newest_valid(link.parent):
+        return found[0], found[1], [*said, *found[2]]
+    raise UserError(f"{link}: names {target.name}, which is not there, nor is another checkpoint", code="not-found")
 
 
 def best_of(paths: list[Path], keep_best: str | None) -> Path | None:

@@ -192,7 +192,7 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
 
 
 def _complaint(error: Any, field: FieldInfo) -> str:
-    more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL"}
+    more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL", "string_unicode": ", in UTF-8"}
     return f"{error['input']!r} is not allowed; allowed: {allowed(field)}{more.get(error['type'], '')}"
 
 

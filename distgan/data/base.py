@@ -123,14 +123,15 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
 
     Raises UserError for those of another set, and for unknown ones that the rule does not take.
     """
-    if found.sums & set(published):
+    if found.sums[found.path] & set(published):
         return None
-    for other, *sums in _published():
-        if found.sums & set(sums):
-            raise UserError(
-                f"{found.path}: its md5 is that of {other}; allowed: the files of {name}, each in its place",
-                code="bad-data",
-            )
+    for other, *known in _published():
+        for path, sums in found.sums.items():
+            if sums & set(known):
+                raise UserError(
+                    f"{path}: its md5 is that of {other}; allowed: the files of {name}, each in its place",
+                    code="bad-data",
+                )
     unpacked, packed = published
     differs = f"{found.path}: its md5 {found.md5} " + (
         f"is not the published {unpacked}"

@@ -216,12 +216,15 @@ _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype("u1"), 0x0C: np.dtype(">i4")}
 
 
 class IdxFile(NamedTuple):
-    """`path` is the file that was read, packed or not; `sums` are its md5 and that of the unpacked bytes."""
+    """`path` is the file that was read, packed or not, and `md5` that of its unpacked bytes.
+
+    `sums` are the md5s of that file, and of a packed twin that was not read.
+    """
 
     values: np.ndarray
     path: Path
     md5: str
-    sums: set[str]
+    sums: dict[Path, set[str]]
 
 
 def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5: str = "") -> IdxFile:
@@ -233,10 +236,9 @@ def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5:
     """
     found = packed = path.with_name(path.name + ".gz")
     try:
-        is_there = path.exists()
-        sums = {_md5_of(packed)} if not is_there or (packed_md5 and packed.exists()) else set()
-        if is_there and packed_md5 not in sums:
-            found, sums = path, set()
+        sums = {packed: {_md5_of(packed)}} if packed.is_file() else {}
+        if path.is_file() and not (packed_md5 and packed_md5 in sums.get(packed, ())):
+            found, sums[path] = path, set()
         with cast(Any, gzip.open(found) if found == packed else found.open("rb")) as file:
             head = file.read(4 + 4 * len(shape))
             dtype, stated = _header(head, shape, found, remedy)
@@ -258,7 +260,8 @@ def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5:
     md5 = hashlib.md5(head, usedforsecurity=False)
     md5.update(data.data)
     values = data.view(dtype).reshape(stated)
-    return IdxFile(values, found, md5.hexdigest(), sums | {md5.hexdigest()})
+    sums[found].add(md5.hexdigest())
+    return IdxFile(values, found, md5.hexdigest(), sums)
 
 
 def _header(

@@ -11,11 +11,10 @@ from distgan.data.base import splits
 from distgan.evaluation.ensemble import asked_digits, draw_and_read, load_jury
 from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
 from distgan.evaluation.reference import build_reference
-from distgan.evaluation.targets import EarlyStop, find_targets, read_targets
+from distgan.evaluation.targets import EarlyStop, find_targets, judged_lines, read_targets
 from distgan.models.base import build_generator
 from distgan.training.gan import Gan
 from distgan.training.session import Session
-from distgan.utils.files import read_metrics
 from distgan.utils.provenance import Startup
 
 DEFAULT_NUM = 2000  # images, without --eval-num and --stop-at
@@ -66,7 +65,7 @@ class QualityMonitor:
     def resume(self, metrics: Path) -> None:
         """Count the evaluations that a run had before this process took it up."""
         if self._early_stop:
-            self._count(self._early_stop, self.runtime.run_on_rank0(lambda: read_metrics(metrics)))
+            self._count(self._early_stop, self.runtime.run_on_rank0(lambda: judged_lines(metrics)))
 
     def _count(self, early_stop: EarlyStop, lines: list[dict[str, Any]]) -> None:
         early_stop.add(*lines)

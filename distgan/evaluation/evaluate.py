@@ -57,7 +57,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         runtime.check_same_on_ranks("real data's fingerprint", test.fingerprint)
         jury = runtime.run_on_all_ranks(lambda: load_jury(train.name, runtime.device, config.judges))
         n = config.num if subject.images is None else len(subject.images)
-        check_enough_images(n, "--num" if subject.images is None else f"{where}: images")
+        check_enough_images(n, "--num" if n == config.num else f"{where}: images")
         source = source_of(where, subject, config, train, test, jury)
     labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
     runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent

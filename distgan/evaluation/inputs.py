@@ -18,7 +18,7 @@ from distgan.config.flags import flags_of
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
-from distgan.errors import UserError, printable
+from distgan.errors import UserError, print_line, printable
 from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.npz import read_npz
 from distgan.evaluation.schema import Source
@@ -81,6 +81,8 @@ def out_folder(where: str, config: EvalConfig) -> Path:
         folder = path / "eval"
     else:
         folder = next(name for name in _names_for(path) if not _has_result_of_another(name, path))
+        if path.stem not in folder.name:
+            print_line(f"warning: the name of {path} is too long for one of a result: {folder}", error=True)
     if folder.exists() and not folder.is_dir():
         raise UserError(
             f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval", code="not-found"
@@ -100,21 +102,32 @@ def out_folder(where: str, config: EvalConfig) -> Path:
 
 
 def _names_for(path: Path) -> Iterator[Path]:
-    """Yield eval-images, eval-a-images, ...: with one folder more of its path each time, and then with numbers."""
+    """Yield eval-images, eval-a-images, ...: with one folder more of its path each time, and then with numbers.
+
+    Each is cut to what the file system takes.
+    """
     place = Path(os.path.abspath(path))
     parts = [*place.parts[1:-1], path.stem]
     for start in range(len(parts) - 1, -1, -1):
-        yield Path("-".join(["eval", *parts[start:]]))
-    yield from (Path("-".join(["eval", *parts, str(number)])) for number in count(2))
+        yield _cut("-".join(["eval", *parts[start:]]), "")
+    yield from (_cut("-".join(["eval", *parts]), f"-{number}") for number in count(2))
+
+
+def _cut(name: str, end: str) -> Path:
+    """Return the start of a name that the file system takes with `end` behind it."""
+    most = os.pathconf(".", "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    data = os.fsencode(name)
+    return Path((name if len(data) + len(end) <= most else data[: most - len(end)].decode(errors="ignore")) + end)
 
 
 def _has_result_of_another(folder: Path, path: Path) -> bool:
     """True if the result in a folder is not known to be of the input at `path`."""
-    if not os.path.exists(folder / FILE):  # which a name that is too long is not either
+    if not (folder / FILE).exists():
         return False
     with suppress(UserError, KeyError, TypeError, ValueError):
         source = read_json(folder / FILE, _MAX_RESULT)["source"]
-        return os.path.abspath(user_path(source.get("path") or source["what"])) != os.path.abspath(path)
+        known = os.path.abspath(user_path(source.get("path") or source["what"]))
+        return printable(known) != printable(os.path.abspath(path))  # as source_of records it
     return True
 
 
@@ -145,8 +158,7 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
         "judged_by": f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
         "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
     }
-    # The name of a folder may hold bytes that are no text, which JSON does not take.
-    return Source(**{key: printable(value) if isinstance(value, str) else value for key, value in facts.items()})
+    return Source(**facts)
 
 
 def _preset(loaded: Loaded) -> str:

@@ -171,7 +171,7 @@ def _check_images(member: _Member, path: Path) -> None:
         raise UserError(f"{path}: its images have the shape {shape}; allowed: {_ALLOWED}", code="bad-data")
     if not shape[0]:
         raise UserError(f"{path}: holds no images; allowed: {_ALLOWED}", code="bad-data")
-    if member.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+    if member.dtype.newbyteorder("=") not in (np.uint8, np.float16, np.float32, np.float64):
         raise UserError(f"{path}: its images are of the type {member.dtype}; allowed: {_ALLOWED}", code="bad-data")
 
 

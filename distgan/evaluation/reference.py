@@ -99,11 +99,11 @@ def build_reference(
 
 
 def check_enough_images(n: int, what: str = "--num") -> None:
-    """Raises UserError for fewer images than a covariance of the features needs."""
+    """Raise UserError for fewer images than a covariance of the features needs."""
     if n < FEWEST:
         raise UserError(
             f"{what} {n}: too few for the covariance of {FEWEST - 1} features; allowed: {FEWEST} images or more",
-            code="bad-data",
+            code="bad-value" if what.startswith("--") else "bad-data",
         )
 
 

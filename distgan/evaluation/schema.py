@@ -1,11 +1,11 @@
 """What an evaluation found: every number with its 95 % interval, and what it is to be read beside."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from distgan.errors import UserError
+from distgan.errors import UserError, printable
 from distgan.utils.files import read_model
 
 FORMAT = 1
@@ -16,6 +16,14 @@ Verdict = Literal["made well", "made poorly", "missing", "not asked for"]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _escape(cls, value: Any) -> Any:
+        """Return text as it is printed: a file's name may hold bytes that are no text, which JSON does not take."""
+        if isinstance(value, list):
+            return [printable(item) if isinstance(item, str) else item for item in value]
+        return printable(value) if isinstance(value, str) else value
 
 
 class Estimate(_Frozen):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from distgan.config.fields import Real, Section
 from distgan.errors import UserError
-from distgan.utils.files import check_format, finite, parse_model, read_within
+from distgan.utils.files import check_format, finite, metric_lines, parse_model, read_within
 from distgan.utils.paths import user_path
 
 FORMAT = 1
@@ -129,6 +129,11 @@ class Verdict(NamedTuple):
     reached: int | None
     why: str
     targets: list[str]
+
+
+def judged_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl that have an evaluation."""
+    return [line for line in metric_lines(path) if line is not None and "eval_s" in line]
 
 
 def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:

@@ -85,20 +85,16 @@ _RESAMPLES = 2000
 
 
 def epoch_seconds(run: Run) -> tuple[Estimate, int] | None:
-    """The median over the lines of metrics.jsonl with its bootstrap 95 % interval, and how many lines; or None.
-
-    The first line is left out: it has the warm-up in it.
-    """
-    num_images = finite(run.fact("data", "num_images"))
-    rates = [finite(line.get("images_per_s")) for line in run.lines[1:]]
-    kept = [rate for rate in rates if rate is not None and rate > 0]
-    if not num_images or num_images <= 0 or not kept:
+    """Return the median over the lines of metrics.jsonl with its bootstrap 95 % interval, and of how many; or None."""
+    num_images, speeds = finite(run.fact("data", "num_images")), run.history.speeds
+    if not num_images or num_images <= 0 or not speeds:
         return None
-    seconds = num_images / np.array(kept)
-    draws = np.random.default_rng(0).integers(len(seconds), size=(_RESAMPLES, len(seconds)))
-    medians = np.median(seconds[draws], axis=1)
+    seconds = num_images / np.array(speeds)
+    rng = np.random.default_rng(0)
+    # One draw after the other gives the numbers of all at once, without their memory.
+    medians = [np.median(seconds[rng.integers(len(seconds), size=len(seconds))]) for _ in range(_RESAMPLES)]
     low, high = np.quantile(medians, [0.025, 0.975])
-    return Estimate(value=float(np.median(seconds)), low=float(low), high=float(high)), len(kept)
+    return Estimate(value=float(np.median(seconds)), low=float(low), high=float(high)), len(speeds)
 
 
 def conditions(run: Run) -> dict[str, str]:

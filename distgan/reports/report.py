@@ -119,8 +119,8 @@ def page_of(run: Run) -> dict[str, Any]:
         "notices": notices_of(run),
         "frames": frames,
         "num_pictures": num_pictures,
-        "curves": (curves := curves_of(run)),
-        "alarms": when(curves.alarms),
+        "curves": curves_of(run),
+        "alarms": when(run.history.alarms),
         "view": view_of(run.quality) if run.quality else None,
         "quality": run.quality,
         "evaluation": pictures_of_evaluation(run),
@@ -145,8 +145,8 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
         ("data", f"{run.fact('data', 'name') or config.data.name}{images}"),
         ("state", _STATES.get(state, "unknown") if isinstance(state, str) else "unknown"),
     ]
-    if run.epoch is not None:
-        facts.append(("epoch", f"{epochs(run.epoch)} of {config.run.epochs:,}"))
+    if run.history.epoch is not None:
+        facts.append(("epoch", f"{epochs(run.history.epoch)} of {config.run.epochs:,}"))
     if run.step is not None:
         facts.append(("step", f"{run.step:,}"))
     if state in ("stopped", "failed") and isinstance(reason := run.status.get("reason"), str):

@@ -251,7 +251,7 @@ def _speed(subject: Subject, claim: str, others: list[Subject]) -> Cell:
 
 def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     run, command = subject.run, train_command(subject.run, "--eval-every", "1")
-    found = convergence(evaluated(run.lines))
+    found = convergence(evaluated(run.history.evaluations))
     if found is None:
         is_due = bool(run.config.run.eval_every or run.config.run.eval_every_steps)
         return _not_measured("it was not evaluated yet" if is_due else "it was trained without --eval-every", command)

@@ -10,9 +10,10 @@ from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
+from distgan.reports.history import History, read_history
 from distgan.reports.options import PagesConfig
 from distgan.runs.run_dir import SAMPLE, read_status
-from distgan.utils.files import finite, read_json, read_metrics, read_within
+from distgan.utils.files import read_json, read_within
 from distgan.utils.paths import user_path
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
@@ -37,7 +38,7 @@ class Run(NamedTuple):
     config: Config
     environment: dict[str, Any]
     status: dict[str, Any]
-    lines: list[dict[str, Any]]
+    history: History
     quality: Quality | None
     eval_folder: Path
     problems: list[str]
@@ -56,18 +57,14 @@ class Run(NamedTuple):
     @property
     def notice(self) -> str | None:
         """What the data was instead of MNIST."""
-        said = [self.fact("data", "notice"), *(line.get("data") for line in self.lines)]
+        said = [self.fact("data", "notice"), self.history.notice]
         return next((text for text in said if isinstance(text, str) and text), None)
 
     @property
     def step(self) -> int | None:
         """The last step that is known of."""
-        steps = [self.status.get("step"), *(line["step"] for line in self.lines[-1:])]
+        steps = [self.status.get("step"), self.history.step]
         return max((step for step in steps if type(step) is int), default=None)
-
-    @property
-    def epoch(self) -> float | None:
-        return next((e for line in reversed(self.lines) if (e := finite(line.get("epoch"))) is not None), None)
 
     @property
     def has_weights(self) -> bool:
@@ -98,7 +95,7 @@ def read_run(where: str, options: PagesConfig) -> Run:
         config,
         _object(folder / "environment.json", problems),
         read_status(folder),
-        _lines(folder / "metrics.jsonl", problems),
+        _history(folder / "metrics.jsonl", problems),
         None,
         folder / "eval",
         problems,
@@ -178,15 +175,11 @@ def _object(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl that have an epoch, by step."""
-    lines: list[dict[str, Any]] = read_metrics(path)
-    kept = [line for line in lines if finite(line.get("epoch")) is not None and finite(line["step"]) is not None]
-    if path.is_file():
-        num = sum(1 for text in path.read_text("utf-8-sig", "replace").splitlines() if text.strip())
-        if num > len(kept):
-            problems.append(f"{path}: {num - len(kept)} of its {num} lines are no whole lines, and left out")
-    return sorted(kept, key=lambda line: line["step"])
+def _history(path: Path, problems: list[str]) -> History:
+    history = read_history(path)
+    if num := history.num_lines - history.num:
+        problems.append(f"{path}: {num} of its {history.num_lines} lines are no whole lines, and left out")
+    return history
 
 
 def eval_command(run: Run) -> str:

@@ -1,16 +1,17 @@
 """The curves of a run: its losses and logits, its quality while it trained, and when it had converged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distgan.config.registry import LOSSES
 from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
+from distgan.reports.history import PREFIXES, alarms_of
 from distgan.reports.number_format import epochs
 from distgan.reports.run_data import Run
 from distgan.utils.files import finite
+from distgan.utils.thinning import Group
 
 MOST_POINTS = 300
-_PREFIXES = {"raw": "G's weights", "ema": "their moving average"}
 
 
 class Alarm(NamedTuple):
@@ -25,35 +26,13 @@ class Curves(NamedTuple):
 
 
 def curves_of(run: Run) -> Curves:
-    measured = [line for line in run.lines if is_evaluated(line)]
+    measured = run.history.evaluations
     alarms = _alarms(measured)
     return Curves(_training(run), _quality(run, measured, alarms), alarms)
 
 
-def is_evaluated(line: dict[str, Any]) -> bool:
-    """Whether quality was measured at a line of metrics.jsonl."""
-    return any(finite(line.get(f"{prefix}_fcd")) is not None for prefix in _PREFIXES)
-
-
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[list[Point], int]:
-    """At most so many points, each the mean of K neighbours with the smallest and largest of them; and K."""
-    every = -(-len(points) // most)
-    if every <= 1:
-        return list(points), 1
-    parts = [points[start : start + every] for start in range(0, len(points), every)]
-    return [
-        Point(
-            part[-1].x,
-            sum(point.y for point in part) / len(part),
-            min(point.y for point in part),
-            max(point.y for point in part),
-        )
-        for part in parts
-    ], every
-
-
 def _training(run: Run) -> list[Chart]:
-    lines, undecided = run.lines, LOSSES[run.config.optim.loss].undecided_d_loss
+    num, undecided = run.history.num, LOSSES[run.config.optim.loss].undecided_d_loss
     levels = [Level("D can't tell real from fake", undecided)] if undecided else []
     wanted = (
         ("losses", "Losses", "loss (nats)" if undecided else "loss", levels,
@@ -65,24 +44,30 @@ def _training(run: Run) -> list[Chart]:
     for key, title, label, own_levels, names in wanted:
         series, every = [], 1
         for column, name in names.items():
-            points, every = thinned(_points(lines, column))
-            series.append(Series(name, points))
+            groups = run.history.curves[column].groups(MOST_POINTS)
+            every = max([every, *(group.num for group in groups)])
+            series.append(Series(name, [_point(group) for group in groups]))
         note = "Each point is the mean of the steps since the point before it."
         if every > 1:
             note = (
-                f"Each point is the mean of {every} lines of metrics.jsonl ({len(lines):,} in all); the band runs from "
+                f"Each point is the mean of {every} lines of metrics.jsonl ({num:,} in all); the band runs from "
                 "the smallest to the largest of them."
             )
         charts.append(chart(key, title, label, series, levels=own_levels, note=note))
     return [each for each in charts if each]
 
 
+def _point(group: Group) -> Point:
+    """Return the mean of a group, with its range if it has more than one point."""
+    return Point(group.x, group.mean, *((group.low, group.high) if group.num > 1 else ()))
+
+
 def _quality(run: Run, lines: list[dict[str, Any]], alarms: list[Alarm]) -> list[Chart]:
     if not lines:
         return []
     # Of very many evaluations some are shown; the last always.
-    every = -(-len(lines) // MOST_POINTS)
-    shown = lines[::-1][::every][::-1]
+    shown = lines[::-1][:: -(-len(lines) // MOST_POINTS)][::-1]
+    every = -(-run.history.num_evaluations // len(shown))
     marks = [Mark(alarm.epoch, "; ".join(alarm.texts)) for alarm in alarms]
     sizes = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
     counts = " or ".join(f"{size:,}" for size in sizes)
@@ -104,7 +89,7 @@ def _quality(run: Run, lines: list[dict[str, Any]], alarms: list[Alarm]) -> list
     ]  # fmt: skip
     charts = []
     for key, title, label, floor, name, share, words in wanted:
-        series = [Series(_PREFIXES[p], _estimates(shown, f"{p}_{key}")) for p in _PREFIXES]
+        series = [Series(PREFIXES[p], _estimates(shown, f"{p}_{key}")) for p in PREFIXES]
         floors = [value for line in lines if floor and (value := finite(line.get(floor))) is not None]
         levels = [Level(name, floors[-1])] if floors else []
         charts.append(
@@ -119,7 +104,7 @@ def _quality(run: Run, lines: list[dict[str, Any]], alarms: list[Alarm]) -> list
 
 def _worst_digit(run: Run, lines: list[dict[str, Any]], marks: list[Mark]) -> Chart | None:
     series = []
-    for prefix, name in _PREFIXES.items():
+    for prefix, name in PREFIXES.items():
         found = [(finite(line["epoch"]), line.get(f"{prefix}_digits")) for line in lines]
         points = []
         for epoch, digits in found:
@@ -137,17 +122,7 @@ def _worst_digit(run: Run, lines: list[dict[str, Any]], marks: list[Mark]) -> Ch
 
 
 def _alarms(lines: list[dict[str, Any]]) -> list[Alarm]:
-    found = []
-    for line in lines:
-        texts = line.get("alarms")
-        if isinstance(texts, list) and texts:
-            found.append(Alarm(line["epoch"], [str(text) for text in texts]))
-    return found
-
-
-def _points(lines: list[dict[str, Any]], key: str) -> list[Point]:
-    values = [(line["epoch"], finite(line.get(key))) for line in lines]
-    return [Point(float(epoch), value) for epoch, value in values if value is not None]
+    return [Alarm(line["epoch"], texts) for line in lines if (texts := alarms_of(line))]
 
 
 def _estimates(lines: list[dict[str, Any]], key: str) -> list[Point]:
@@ -161,16 +136,9 @@ def _estimates(lines: list[dict[str, Any]], key: str) -> list[Point]:
     return points
 
 
-def when(alarms: Sequence[Alarm]) -> list[tuple[str, str]]:
-    """Each alarm once, with the epochs at which it was raised.
-
-    What stands before the colon says what it is about; the numbers behind it change all the time.
-    """
-    by_text: dict[str, list[float]] = {}
-    for alarm in alarms:
-        for text in alarm.texts:
-            by_text.setdefault(text.partition(":")[0], []).append(alarm.epoch)
-    return [(text, _listed(sorted(set(at)))) for text, at in by_text.items()]
+def when(alarms: Mapping[str, Iterable[float]]) -> list[tuple[str, str]]:
+    """Return each alarm once, with the epochs at which it was raised in words."""
+    return [(text, _listed(sorted(set(at)))) for text, at in alarms.items()]
 
 
 def _listed(at: list[float]) -> str:

@@ -24,28 +24,32 @@ from distgan.training.engines.engine import Choice
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
-from distgan.utils.files import finite, read_metrics, write_json, write_whole
+from distgan.utils.files import finite, metric_lines, write_json, write_whole
 from distgan.utils.provenance import Startup, describe_environment
+from distgan.utils.thinning import Curve
 
 
 def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     """losses.png: both losses, and D's mean logits on real and fake, against epochs. None without numbers."""
-    keys = ("epoch", "d_loss", "g_loss", "real_logits", "fake_logits")
-    lines = [
-        line for line in read_metrics(folder / "metrics.jsonl") if all(finite(line.get(k)) is not None for k in keys)
-    ]
-    if not lines:
+    kinds = {"d_loss": "D", "g_loss": "G"}, {"real_logits": "real", "fake_logits": "fake"}
+    drawn = {key: Curve() for curves in kinds for key in curves}
+    num = 0
+    for line in metric_lines(folder / "metrics.jsonl"):
+        values = {key: finite((line or {}).get(key)) for key in ("epoch", *drawn)}
+        if None not in values.values():
+            num += 1
+            for key, curve in drawn.items():
+                curve.add(values["epoch"], values[key])  # type: ignore[arg-type]
+    if not num:
         return None
     figure = new_figure(9, 6.5)
     losses, logits = figure.subplots(2, 1, sharex=True)
-    epochs = [line["epoch"] for line in lines]
-    marker = "o" if len(lines) == 1 else ""
-    for axes, curves in (
-        (losses, {"d_loss": "D", "g_loss": "G"}),
-        (logits, {"real_logits": "real", "fake_logits": "fake"}),
-    ):
+    marker = "o" if num == 1 else ""
+    for axes, curves in zip((losses, logits), kinds, strict=True):
         for key, name in curves.items():
-            axes.plot(epochs, [line[key] for line in lines], label=name, linewidth=1.3, marker=marker)
+            groups = drawn[key].groups()
+            x, y = [group.x for group in groups], [group.mean for group in groups]
+            axes.plot(x, y, label=name, linewidth=1.3, marker=marker)
         axes.legend(frameon=False, ncols=2)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -151,15 +155,15 @@ class RunArtifacts:
         write_json(self.folder / "environment.json", environment)
 
     def record_startup(self) -> None:
-        """Once, after the first steps: what start-up took. A grid of the stop that is now past is taken away."""
+        """Once, after the first steps: write what start-up took, and delete the grid of a stop that is now past."""
 
-        def write() -> None:
-            self._write_environment()
+        def tidy() -> None:
             for picture in (self.folder / "samples").glob("epoch-*-step-*.png"):
                 picture.unlink()
 
         if not self._is_recorded:
-            self._try(write, "environment.json is")
+            self._try(self._write_environment, "environment.json is")
+            self._illustrate(tidy, "an old sample is not deleted, and a new one is")
             self._is_recorded = True
 
     def _illustrate(self, draw: Callable[[], object], what: str) -> None:

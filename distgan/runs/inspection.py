@@ -17,7 +17,7 @@ from distgan.checkpoint.format import (
     read_checkpoint,
     read_manifest,
 )
-from distgan.checkpoint.resume import by_step, copies_in, read_named
+from distgan.checkpoint.resume import by_step, check_link, copies_in, pointers_in, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
@@ -35,6 +35,8 @@ def list_checkpoints(where: Path) -> None:
     damaged: list[str] = []
     copies = copies_in(where / "checkpoints") | copies_in(where)
     warnings = [f"{path}: is a folder of step {step}, not a link: the run was copied" for path, step in copies.items()]
+    pointers = pointers_in(found[0].parent)
+    warnings += [f"{path}: is a file that names {to.name}, not a link: it was copied" for path, to in pointers.items()]
     for path in found:
         try:
             manifest, state = read_manifest(path), read_checkpoint(path).state
@@ -49,7 +51,7 @@ def list_checkpoints(where: Path) -> None:
         marks = [name for name in ("latest", "best") if (path.parent / name).resolve() == path.resolve()]
         if path in copies:
             marks = ["a copy"]
-        elif path == found[0] and path.parent / "latest" in copies:
+        elif path == found[0] and path.parent / "latest" in copies | pointers:
             marks.insert(0, "latest")
         table.add_row(
             path.name, f"{state.step / state.steps_per_epoch:.2f}", f"{saved_at:%Y-%m-%d %H:%M:%S}",
@@ -76,6 +78,7 @@ def verify(where: Path) -> None:
             for warning in foreign_files(path):
                 console.print(f"warning: {warning}", style="yellow")
         except Damaged as error:
+            check_link(path)
             if not path.exists():  # removed by its run just now
                 continue
             num_damaged += 1
@@ -123,6 +126,8 @@ def _found(where: Path) -> list[Path]:
     """The checkpoints of a run, or the one at `where`."""
     if (where / MANIFEST).exists():
         return [where]
+    if target := pointers_in(where.parent).get(where):
+        return [target]
     found = [path for _, path in by_step(where / "checkpoints") or by_step(where)]
     if not found:
         raise UserError(f"{where}: holds no checkpoint; allowed: a run's folder, or a checkpoint's", code="not-found")

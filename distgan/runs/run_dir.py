@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
 from distgan.utils.files import is_ignorable, is_leftover, read_json, write_json
@@ -21,6 +21,7 @@ from distgan.utils.paths import user_path
 
 STATUS = "status.json"
 SAMPLE = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?")  # the name of a grid in samples/, without .png
+LOCKS = ("lock", "lock.marker")  # the second on a file system without locks
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
 # How file systems say that they have no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}
@@ -88,7 +89,7 @@ def holds_run(folder: Path) -> bool:
     if (folder / "config.json").exists() or (folder / "checkpoints").is_dir():
         return True
     return all(
-        path.name in ("lock", STATUS)
+        path.name in (*LOCKS, STATUS)
         or is_ignorable(path.name)
         or (path.name == "metrics.jsonl" and path.stat().st_size == 0)
         for path in folder.iterdir()
@@ -104,24 +105,40 @@ def clear_leftovers(folder: Path) -> None:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def lock(folder: Path, wait_s: float = LOCK_WAIT_S) -> BaseFileLock:
-    """Keep every other process from training in the folder until `release()` or the end of this process.
+def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFileLock:
+    """Keep every other process from working in the folder until `release()` or the end of this process.
 
-    On a file system without locks nothing is held. Raises UserError that names the holder after `wait_s`.
+    On a file system without locks a file marks the holder. Where that is a process of this machine that has ended, the
+    marker is taken over; of one of another machine nobody can tell. Raises UserError that names the holder, and the
+    marker to delete, after `wait_s`; `holder`: in these words, unset: by status.json.
     """
-    held = FileLock(folder / "lock", thread_local=False)
+    if not issubclass(FileLock, SoftFileLock):
+        held = FileLock(folder / LOCKS[0], thread_local=False, fallback_to_soft=False)
+        try:
+            held.acquire(timeout=wait_s)
+            return held
+        except Timeout:
+            words = "wait for its end, stop it, or name another folder"
+            raise UserError(f"{holder or _holder(folder)}; {words}", code="exists") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+    marker = SoftFileLock(folder / LOCKS[1], thread_local=False)
     try:
-        held.acquire(timeout=wait_s)
+        marker.acquire(timeout=wait_s)
     except Timeout:
-        status = read_status(folder)
-        holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
         raise UserError(
-            f"--out {folder}: {holder} trains in it; wait for its end, stop it, or name another folder", code="exists"
+            f"{holder or _holder(folder)}, by {folder / LOCKS[1]}: wait for its end or, if it has ended, delete that "
+            "file (this file system has no locks, by which that could be told)",
+            code="exists",
         ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return held
+    return marker
+
+
+def _holder(folder: Path) -> str:
+    """Return who trains in the folder, in words."""
+    status = read_status(folder)
+    return f"--out {folder}: process {status.get('pid', '?')} on {status.get('host', '?')} trains in it"
 
 
 @contextmanager

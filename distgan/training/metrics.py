@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
 from distgan.utils.devices import Reading
-from distgan.utils.files import append_lines, read_metrics, write_whole
+from distgan.utils.files import append_lines, metric_lines, write_whole
+
+_MOST_PENDING = 1000  # lines that are moved to metrics.jsonl.old together
 
 
 class Record(NamedTuple):
@@ -84,38 +86,60 @@ class MetricLog:
         self._unwritten: list[str] = []
 
     def restore(self, source: Path, state: LogPosition | None, *, is_over: bool = False) -> None:
-        """Goes on after the lines of `source` that the state counts; what else is there will be taken again.
+        """Continue after the lines of `source` that the state counts; what else is there will be taken again.
 
         But for the line that a run ended with, where it is over and no step will be taken.
         """
-        kept = []
         if state is not None:
             self.logged_step, self.num_lines = state.logged_step, state.num_lines
             self._elapsed_s, self._rows = state.elapsed_s, [list(row) for row in state.unlogged]
-            lines = read_metrics(source)
-            kept = [line for line in lines if line["step"] <= state.logged_step]
-            if len(kept) != state.num_lines:
-                self.tolerance.warn(
-                    f"{source}: has {len(kept)} of the {state.num_lines} lines before step {state.step}"
-                )
-            if is_over:
-                kept += [line for line in lines if state.logged_step < line["step"] == state.step]
-        if self.runtime.is_main:
-            texts = [json.dumps(line) for line in kept]
-            self._keep_dropped({*texts}, math.inf if state is None else state.logged_step)
-            write_whole(self.path, "".join(f"{line}\n" for line in texts).encode())
+        if not self.runtime.is_main:
+            return
+        num = 0
 
-    def _keep_dropped(self, kept: set[str], until: float) -> None:
+        def kept() -> Iterator[tuple[str, int]]:
+            """Yield each line that stays, and its step."""
+            if state is None:
+                return
+            for line in metric_lines(source):
+                if line and (line["step"] <= state.logged_step or (is_over and line["step"] == state.step)):
+                    yield json.dumps(line), line["step"]
+
+        def write(file: BinaryIO) -> None:
+            nonlocal num
+            for text, step in kept():
+                num += step <= self.logged_step
+                file.write(f"{text}\n".encode())
+
+        self._keep_dropped((text for text, _ in kept()), math.inf if state is None else state.logged_step)
+        write_whole(self.path, write)
+        if num != self.num_lines:
+            self.tolerance.warn(f"{source}: has {num} of the {self.num_lines} lines before step {self.logged_step}")
+
+    def _keep_dropped(self, kept: Iterator[str], until: float) -> None:
         """Add the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
 
         After a kill they are those of the steps that will be taken again; one up to step `until` will not come again.
+        `kept` are those that it will have: of the same lines, or of another file that begins with the same.
         """
-        found = {json.dumps(line): line["step"] for line in read_metrics(self.path)}
-        if dropped := [line for line in found if line not in kept]:
-            old = self.path.with_name(f"{self.path.name}.old")
+        old, is_lost = self.path.with_name(f"{self.path.name}.old"), False
+        dropped: list[str] = []
+        expected = next(kept, None)
+        for line in metric_lines(self.path):
+            if line is None:
+                continue
+            if (text := json.dumps(line)) == expected:
+                expected = next(kept, None)
+                continue
+            dropped.append(text)
+            is_lost |= line["step"] <= until
+            if len(dropped) == _MOST_PENDING:
+                append_lines(old, dropped)
+                dropped = []
+        if dropped:
             append_lines(old, dropped)
-            if any(found[line] <= until for line in dropped):
-                self.tolerance.warn(f"{self.path}: had lines that the run goes on without; they are kept in {old}")
+        if is_lost:
+            self.tolerance.warn(f"{self.path}: had lines that the run goes on without; they are kept in {old}")
 
     def start_clock(self) -> None:
         self._since = self._record_since = time.perf_counter()

@@ -25,6 +25,8 @@ from distgan.utils.paths import user_path
 
 M = TypeVar("M", bound=BaseModel)
 
+_MAX_LINE = 2**20  # bytes of a line of metrics.jsonl; ours have at most some thousands
+
 # A file whose name starts so is not finished yet.
 TEMPORARY = ".tmp-"
 
@@ -64,9 +66,11 @@ def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:
 def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
 
-    A reader sees the old file or the new one, which has its mode. An OSError names `path`, and leaves neither a part of
-    it nor the temporary file.
+    A reader sees the old file or the new one, which has its mode. A link stays, and its target is written. An OSError
+    names `path`, and leaves neither a part of it nor the temporary file.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     temporary = temporary_beside(path)
     try:
         with _naming(path):
@@ -113,11 +117,11 @@ def _fsync(handle: int) -> None:
 
 def set_aside(path: Path, ending: str) -> Path | None:
     """Rename what is at `path` to `<name>.<ending>`, or with a number where that is taken. Return its new path."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     aside = path.with_name(f"{path.name}.{ending}")
     number = 1
-    while aside.exists():
+    while os.path.lexists(aside):
         number += 1
         aside = path.with_name(f"{path.name}.{ending}-{number}")
     return path.rename(aside)
@@ -304,9 +308,20 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
 
 
 @contextmanager
+def _name_in_utf8(path: Path) -> Iterator[Path]:
+    """Yield the path, or that of a link to it if it is not UTF-8, which safetensors does not open."""
+    if not any("\udc80" <= char <= "\udcff" for char in str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (link := Path(folder) / "link").symlink_to(path.absolute())
+        yield link
+
+
+@contextmanager
 def _safetensors(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with _name_in_utf8(path) as name, safe_open(name, framework="pt") as file:
             yield file
     except OSError as error:
         raise not_readable(path, error) from error
@@ -315,15 +330,28 @@ def _safetensors(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: is no whole safetensors file ({reason})", code="bad-data") from error
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; one that was cut short is left out."""
-    lines = []
-    if path.is_file():
-        for line in path.read_text("utf-8-sig", "replace").splitlines():
+def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield each line of a metrics.jsonl of any length in turn, None for one that is not whole."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        encoding = "utf-8-sig"  # of the first line
+        while data := file.readline(_MAX_LINE):
+            is_cut = len(data) == _MAX_LINE and not data.endswith(b"\n")
+            while is_cut and (rest := file.readline(_MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            text, encoding = data.decode(encoding, "replace"), "utf-8"
+            if not text.strip():
+                continue
+            values = None
             with suppress(ValueError, RecursionError):
-                if isinstance(values := json.loads(line), dict) and isinstance(values.get("step"), int):
-                    lines.append(values)
-    return lines
+                values = None if is_cut else json.loads(text)
+            yield values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a metrics.jsonl, all together: of a short one."""
+    return [line for line in metric_lines(path) if line is not None]
 
 
 def finite(value: Any) -> float | None:

@@ -171,12 +171,14 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("")
     few = "20: too few for the covariance of 64 features; allowed: 65 images or more"
+    np.savez(tmp_path / "many.npz", images=np.zeros((90, 28, 28), np.uint8))
     for arguments, fragments in (
         (["nowhere"], ["nowhere: is not there"]),
         (["nowhere.npz"], ["nowhere.npz: is not there; allowed: an .npz"]),
         (["empty"], ["empty: has no weights/generator.safetensors"]),
-        (["few.npz", "--data", "digits"], [f"few.npz: images {few}"]),
-        ([run, "--num", 20], [f"--num {few}"]),
+        (["few.npz", "--data", "digits"], [f"few.npz: images {few}", "[bad-data]"]),
+        (["many.npz", "--data", "digits", "--num", 20], [f"--num {few}", "[bad-value]"]),
+        ([run, "--num", 20], [f"--num {few}", "[bad-value]"]),
         ([run, "--num", 0], ["--num: '0' is not allowed; allowed: a whole number, 1 or more"]),
         ([run, "--out", "mine"], ["--out mine: holds other things", "allowed: a new folder"]),
         ([run, "--data", "mnist", "--data-dir", "nothing", "--no-download"], ["nothing: no mnist there"]),

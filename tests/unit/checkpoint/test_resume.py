@@ -20,6 +20,8 @@ from helpers.small_runs import make_cheap, train_small
 from distgan.checkpoint.export import load_generator
 from distgan.checkpoint.format import read_checkpoint
 from distgan.config.command_settings import EvalConfig
+from distgan.config.schema import DataConfig
+from distgan.data.base import load_dataset
 from distgan.evaluation.inputs import load_subject
 from distgan.utils.files import read_metrics
 
@@ -67,6 +69,53 @@ def test_checkpoints_may_be_a_link_to_another_disk(run: Path, tmp_path: Path, na
     assert not list(run.glob("metrics.jsonl.*"))
 
 
+@pytest.mark.parametrize("resume", ["auto", "step-00000002", "latest"])
+def test_a_checkpoint_may_be_a_link_to_another_disk(run: Path, tmp_path: Path, resume: str, distgan: Run) -> None:
+    link, moved = run / "checkpoints" / "step-00000002", tmp_path / "big" / "a-checkpoint"
+    moved.parent.mkdir()
+    link.rename(moved)
+    link.symlink_to(moved)
+    before = {path.name: path.read_bytes() for path in moved.iterdir()}
+    listed = distgan.ok("checkpoint", "ls", run).stdout
+    assert [line.split()[0] for line in listed.splitlines() if "latest" in line] == ["step-00000002"]
+    train_steps(run, 3, resume=resume if resume == "auto" else str(link.with_name(resume)))
+    assert steps(run) == [1, 2, 3]
+    assert not list(run.rglob("*.damaged*"))
+    assert checkpoint_names(run)[:2] == ["step-00000003", "step-00000002"]
+    assert link.is_symlink()
+    train_steps(run, 5)  # --keep 2: of a link, the link alone goes
+    assert not link.is_symlink()
+    assert {path.name: path.read_bytes() for path in moved.iterdir()} == before
+
+
+def test_a_checkpoint_whose_disk_is_away_is_not_passed_over(run: Path, tmp_path: Path, distgan: Run) -> None:
+    link = run / "checkpoints" / "step-00000002"
+    link.rename(tmp_path / "away")
+    link.symlink_to(tmp_path / "big" / link.name)
+    for resume in ("auto", str(run)):
+        with refused(str(link), str(tmp_path / "big"), code="not-found"):
+            train_steps(run, 3, resume=resume)
+    assert_user_error(distgan("checkpoint", "verify", run), str(link), code="not-found")
+    assert link.is_symlink()
+    link.unlink()
+    link.write_text("/big/step-00000002")  # a link in an archive that has none
+    train_steps(run, 3)
+    assert steps(run) == [1, 2, 3]
+    assert link.with_name("step-00000002.damaged").read_text() == "/big/step-00000002"
+
+
+def test_files_of_a_run_may_be_links_to_another_disk(run: Path, tmp_path: Path) -> None:
+    names = ("metrics.jsonl", "config.json", "environment.json", "status.json", "timeline.png")
+    for name in names:
+        (run / name).rename(tmp_path / name)
+        (run / name).symlink_to(tmp_path / name)
+    train_steps(run, 3)
+    assert steps(run) == [1, 2, 3]
+    for name in names:
+        assert (run / name).is_symlink(), name
+    assert steps(tmp_path) == [1, 2, 3]
+
+
 def test_a_resume_that_lacks_lines_keeps_the_old_file(run: Path, tmp_path: Path, capfd: Capture) -> None:
     """From a checkpoint that was saved elsewhere, say, without the metrics.jsonl of its run."""
     (run / "checkpoints").rename(tmp_path / "saved")
@@ -88,6 +137,39 @@ def test_lines_of_steps_that_are_taken_again_are_kept_without_a_word(run: Path, 
     assert (run / "metrics.jsonl").read_text().startswith(first)
     assert (run / "metrics.jsonl.old").read_text() == second
     assert "metrics.jsonl.old" not in capfd.readouterr().err
+
+
+# -- a name that is not UTF-8 ------------------------------------------------------------------------------
+
+
+def test_a_run_may_have_a_name_that_is_not_utf8(
+    run: Path, tmp_path: Path, distgan: Run, monkeypatch: MonkeyPatch
+) -> None:
+    """As an old archive may give it. What a setting names must be UTF-8, as settings are kept in files."""
+    odd = run.rename(tmp_path / "run\udcff")
+    (odd / "checkpoints" / "step-00000002" / "foreign").touch()
+    (other := tmp_path / "other").mkdir()
+    shutil.copytree(odd, other / "run")
+    for words in (
+        ("sample", odd, "--num", 4, "--out", "a.png"),
+        ("sample", odd / "checkpoints" / "latest", "--num", 4, "--out", "a.png"),
+        ("report", odd, "--no-eval"),
+        ("compare", odd, other / "run", "--no-eval"),
+        ("checkpoint", "ls", odd),
+        ("checkpoint", "verify", odd),
+    ):
+        result = distgan.ok(*words)
+        assert "no whole" not in result.stdout
+        assert "Traceback" not in result.stderr
+    for flag in ("--out", "--data-dir", "--resume"):
+        words = ("train", *quick("new"), flag, odd)
+        assert_user_error(distgan(*words), f"{flag}: ", r"run\udcff", "in UTF-8", code="bad-value")
+    monkeypatch.setenv("DISTGAN_DATA", str(odd))
+    with refused("run\udcff: no mnist there", code="not-found"):
+        load_dataset(DataConfig(name="mnist", download=False))
+    monkeypatch.chdir(odd)
+    train_small(Path("inner"), max_steps=2)
+    assert checkpoint(Path("inner"))[1] == 2
 
 
 # -- copied with its links followed ------------------------------------------------------------------------
@@ -117,6 +199,7 @@ def test_a_copied_run_goes_on_from_its_newest_step(copied: Path, run: Path, capf
     said = capfd.readouterr().err
     for name in ("latest", "best"):
         assert f"warning: {copied}/checkpoints/{name}: is a folder" in said
+    assert "latest.copy, which nothing uses: it can be deleted" in said
     assert (copied / "checkpoints" / "latest.copy").is_dir(), "nothing is deleted"
 
 
@@ -139,6 +222,46 @@ def test_latest_of_a_copied_run_is_its_newest_step(copied: Path, tmp_path: Path,
     values = {line["step"]: line["g_loss"] for line in read_metrics(copied / "metrics.jsonl")}
     assert best.step == max((2, 3), key=lambda step: values[step])
     assert best.warnings
+
+
+@pytest.mark.parametrize("text", ["step-00000001", "/run/checkpoints/step-00000001\n", "step-00000009"])
+def test_latest_may_be_a_file_with_the_text_of_the_link(
+    run: Path, tmp_path: Path, distgan: Run, capfd: Capture, text: str
+) -> None:
+    """Whatever step it names, the newest counts: the run may have gone on since."""
+    checkpoints = run / "checkpoints"
+    latest, best = checkpoints / "latest", checkpoints / "best"
+    for link in (latest, best):
+        best_step = link.resolve().name
+        link.unlink()
+        link.write_text(text)
+    loaded = load_generator(str(latest), ema=True)
+    assert loaded.step == 2
+    assert f"{latest}: is a file" in loaded.warnings[0]
+    if not text.endswith("9"):
+        assert load_generator(str(best), ema=True).path.parent.name == best_step
+    listed = distgan.ok("checkpoint", "ls", run).stdout
+    assert [line.split()[0] for line in listed.splitlines() if line.endswith("latest ")] == ["step-00000002"]
+    assert f"warning: {latest}: is a file that names step-0000000" in listed
+    if not text.endswith("9"):
+        assert "step-00000001: whole" in distgan.ok("checkpoint", "verify", latest).stdout
+    capfd.readouterr()
+    train_steps(tmp_path / "branch", 3, resume=str(latest))
+    said = capfd.readouterr().err
+    assert "going on at step 2" in said
+    assert f"warning: {latest}: is a file" in said
+    train_steps(run, 3)
+    assert latest.resolve().name == "step-00000003"
+    assert best.is_symlink()
+
+
+@pytest.mark.parametrize("text", ["", "latest", "\0", "step-1", "../../other"])
+def test_another_file_called_latest_is_no_checkpoint(run: Path, distgan: Run, text: str) -> None:
+    latest = run / "checkpoints" / "latest"
+    latest.unlink()
+    latest.write_text(text)
+    for words in (("sample", latest), ("checkpoint", "verify", latest), ("train", "--resume", latest, *quick("new"))):
+        assert_user_error(distgan(*words), str(latest.parent))
 
 
 def test_checkpoint_ls_tells_of_a_copied_run(copied: Path, distgan: Run) -> None:
@@ -174,6 +297,12 @@ def test_a_copy_stands_in_for_a_damaged_checkpoint(run: Path, tmp_path: Path) ->
 
 
 # -- foreign files -----------------------------------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_bad_data(run: Path, distgan: Run) -> None:
+    newest = run / "checkpoints" / "step-00000002"
+    (newest / "g_optim.safetensors").write_bytes(b"")
+    assert_user_error(distgan("sample", newest), "g_optim.safetensors", code="bad-data")
 
 
 def test_foreign_files_cost_no_checkpoint(run: Path, distgan: Run, capfd: Capture) -> None:

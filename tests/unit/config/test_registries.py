@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import pytest
 import torch
+from helpers.made_up_runs import quality_of
 from helpers.runs import ROOT, TINY, Run, assert_same_run, assert_user_error
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
 from distgan.errors import UserError
 from distgan.evaluation.inputs import source_of
+from distgan.evaluation.schema import Quality
 from distgan.reports.options import CompareConfig, ReportConfig
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
@@ -279,5 +281,9 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     source = source_of("run\udcff\x1b", subject, config, data, data, jury)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()
+    noted = quality_of(notices=["run\udcff/checkpoints: holds a foreign file"])
+    assert Quality.model_validate_json(noted.model_dump_json()).notices == [
+        r"run\udcff/checkpoints: holds a foreign file"
+    ]
     words = source_of("a", subject, EvalConfig(pixel_range="unit"), data, data, jury).command.split()
     assert parse_settings(Parser(), words[3:], EvalConfig)[1] == EvalConfig(pixel_range="unit"), "its own flag"

@@ -30,11 +30,11 @@ def idx(array: np.ndarray, code: int = 8) -> bytes:
     return bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
-def small_mnist(folder: Path, num: int = 50) -> Path:
+def small_mnist(folder: Path, num: int = 50, seed: int = 0) -> Path:
     """A made-up training set in torchvision's layout."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     (raw / IMAGES).write_bytes(idx(rng.integers(0, 256, (num, 28, 28), dtype=np.uint8)))
     (raw / LABELS).write_bytes(idx(rng.integers(0, 10, num, dtype=np.uint8)))
     return raw
@@ -204,19 +204,24 @@ def test_published_sums_are_those_that_torchvision_checks() -> None:
 
 @pytest.mark.parametrize("rule", ["auto", "require", "accept"])
 @pytest.mark.parametrize("file", [IMAGES, LABELS])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [False, True, "both", "beside its twin"])
 def test_a_file_of_another_set_is_refused_under_every_other_name(
-    tmp_path: Path, monkeypatch: MonkeyPatch, rule: str, file: str, packed: bool
+    tmp_path: Path, monkeypatch: MonkeyPatch, rule: str, file: str, packed: bool | str
 ) -> None:
+    """Also where a twin of it, packed or not, is read in its place, whose own sum is of no set."""
     raw = small_mnist(tmp_path)
     sums = list(sums_of(raw))
     if packed:
         pack(raw)
         sums = list(sums_of(raw, ".gz"))
-        for name in (IMAGES, LABELS):
+        for name in (IMAGES, LABELS) if packed is True else ():
             (raw / name).unlink()
+        if packed == "beside its twin":  # of other contents
+            small_mnist(tmp_path / "twin", seed=1)
+            shutil.copytree(tmp_path / "twin" / "MNIST", tmp_path / "MNIST", dirs_exist_ok=True)
     sums[file == IMAGES] = "0" * 32  # the other file is of no set, which `require` finds before
-    words = () if rule == "require" and file == LABELS else (str(raw / file), "its md5 is that of kmnist's t10k-")
+    bad = f"{raw / file}{'.gz' if packed else ''}: its md5 is that of kmnist's t10k-"
+    words = () if rule == "require" and file == LABELS else (bad,)
     known = {"packed_md5" if packed else "md5": tuple(sums)}
     for sources in (SOURCES, TEST_SOURCES):
         for name in ("mnist", "fashion-mnist", "kmnist"):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.memory import at_most
-from helpers.runs import MonkeyPatch, Run, refused
+from helpers.runs import Capture, MonkeyPatch, Run, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distgan.config.command_settings import EvalConfig
-from distgan.errors import UserError, outcome_of
+from distgan.errors import UserError, outcome_of, printable
 from distgan.evaluation import npz
 from distgan.evaluation.inputs import FILE, load_subject, out_folder, read_npz
 
@@ -203,6 +203,21 @@ def test_range_that_pixels_do_not_tell_is_asked_for(tmp_path: Path, images: np.n
         read_npz(tmp_path / "images.npz", 1000)
 
 
+@pytest.mark.parametrize("dtype", [">u1", ">f2", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_values_of_the_other_byte_order_are_the_same(tmp_path: Path, dtype: str, order: Literal["C", "F"]) -> None:
+    given = arrays()
+    values = given["images"] / (1 if dtype == ">u1" else 255)
+    images = np.asarray(values.astype(dtype), order=order)
+    labels = given["labels"].astype(">i8")
+    np.savez(tmp_path / "images.npz", images=images, labels=labels, notice=np.array("other digits", ">U12"))
+    found = read_npz(tmp_path / "images.npz", 1000)
+    assert (found.images.numpy() == given["images"]).all()
+    assert found.labels is not None
+    assert (found.labels.numpy() == given["labels"]).all()
+    assert "trained on other digits" in found.notices
+
+
 def test_range_of_what_has_none_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", **arrays())
     for where in ("images.npz", "run"):
@@ -304,14 +319,15 @@ def test_any_npz_is_read_or_is_one_clear_error(
 def done(folder: Path, what: object) -> None:
     """As an evaluation leaves it, of any version."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"source": {"what": str(what)}}))
+    (folder / FILE).write_text(json.dumps({"source": {"what": printable(what)}}))
 
 
 def test_results_of_different_inputs_lie_in_different_folders(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folders: dict[str, Path] = {}
     inputs = ("images.npz", "a/images.npz", "b/images.npz", "c/b/images.npz", "a-b/images.npz", "a/b/images.npz",
-              "images", "r/checkpoints/latest", "s/checkpoints/latest", "s/checkpoints/best")  # fmt: skip
+              "im\udcff.npz", "images", "r/checkpoints/latest", "s/checkpoints/latest",
+              "s/checkpoints/best")  # fmt: skip
     for where in inputs:
         folders[where] = out_folder(where, EvalConfig())
         done(folders[where], where)
@@ -324,6 +340,23 @@ def test_results_of_different_inputs_lie_in_different_folders(tmp_path: Path, mo
         assert out_folder(str(tmp_path / where), EvalConfig()) == folders[where]
     (tmp_path / "eval-images" / FILE).write_text("{")
     assert out_folder("images.npz", EvalConfig()) != folders["images.npz"], "of whom this is, nobody knows"
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, "ü" * 125 + "x", "x" * 240])
+def test_a_name_that_is_too_long_for_a_result_is_cut(
+    tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Capture, stem: str
+) -> None:
+    """`eval-` before 251 bytes is more than a file system takes; each input still has a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    for number in range(12):
+        where = f"{number}/{stem}.npz"
+        folder = out_folder(where, EvalConfig())
+        done(folder, where)
+        folders.append(folder)
+        assert out_folder(where, EvalConfig()) == folder
+    assert len(set(folders)) == 12
+    assert (f"warning: the name of 0/{stem}.npz" in capfd.readouterr().err) == (len(stem.encode()) > 250)
 
 
 def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

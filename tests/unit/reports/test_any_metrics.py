@@ -7,19 +7,24 @@ from typing import Any
 
 import pytest
 from helpers.made_up_runs import make_run, training_lines
+from helpers.memory import at_most
+from helpers.runs import MonkeyPatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgan.errors import WriteErrorPolicy
 from distgan.evaluation.targets import SHIPPED, detect, evaluations, read_targets, targets_of
+from distgan.reports import history as history_module
+from distgan.reports.history import History
 from distgan.reports.options import PagesConfig
-from distgan.reports.pairwise import subjects_of
+from distgan.reports.pairwise import epoch_seconds, subjects_of
 from distgan.reports.report import page_of, render
 from distgan.reports.report2023 import rows_of
 from distgan.reports.run_data import read_run
+from distgan.reports.training_curves import when
 from distgan.runs.artifacts import save_curves
 from distgan.training.metrics import MetricLog
-from distgan.utils.files import read_metrics
+from distgan.utils.files import metric_lines, read_metrics
 
 # Also what Python's json writes and JSON has not, and numbers that no float and no 64 bits hold.
 VALUES = st.recursive(
@@ -92,3 +97,44 @@ def test_any_lines_can_be_gone_on_from(run: Path, rows: list[bytes], step: int) 
     state: Any = SimpleNamespace(step=step, logged_step=step, num_lines=1, elapsed_s=0.0, unlogged=[])
     log.restore(run / "metrics.jsonl", state, is_over=True)
     assert all(line["step"] <= step for line in read_metrics(run / "metrics.jsonl"))
+
+
+def test_memory_does_not_grow_with_the_log(run: Path) -> None:
+    """Of a page, a comparison, losses.png and a resume; these took four times the file, and 32 kB a line for speeds."""
+
+    def write(lines: int) -> None:
+        with (run / "metrics.jsonl").open("w") as file:
+            for line in training_lines(lines, fcd=None, per_epoch=60, note="x" * 10_000):
+                file.write(json.dumps(line) + "\n")
+
+    def read_all(lines: int) -> History:
+        found = read_run(str(run), PagesConfig(evaluate=False))
+        page_of(found)
+        epoch_seconds(found)
+        save_curves(run, "title", None)
+        policy = WriteErrorPolicy(stops=True)
+        log = MetricLog(run, SimpleNamespace(is_main=True), 6, None, policy)  # type: ignore[arg-type]
+        at: Any = SimpleNamespace(step=0, logged_step=78 * lines, num_lines=lines, elapsed_s=0.0, unlogged=[])
+        log.restore(run / "metrics.jsonl", at)
+        assert not policy.warnings()
+        assert sum(1 for line in metric_lines(run / "metrics.jsonl") if line) == lines
+        return found.history
+
+    write(3)
+    read_all(3)  # what is imported stays
+    write(4000)
+    with at_most(25):
+        history = read_all(4000)
+    assert (history.num, history.step, history.epoch) == (4000, 78 * 4000, round(4000 / 60, 4))
+    assert len(history.speeds) == 3999
+
+
+def test_a_history_of_very_many_evaluations_keeps_their_totals_and_the_last(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module, "_MOST_EVALUATIONS", 64)
+    history = History()
+    for line in training_lines(900):
+        history.add(line)
+    assert history.num_evaluations == 300
+    assert len(history.evaluations) < 66
+    assert history.evaluations[-1]["epoch"] == 300
+    assert when(history.alarms) == [("digit 8 is missing", "epochs 1, 2 and 3")]

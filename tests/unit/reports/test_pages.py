@@ -32,7 +32,7 @@ from distgan.reports.pairwise import Row, Subject, epoch_seconds, subjects_of, w
 from distgan.reports.quality_view import view_of
 from distgan.reports.report2023 import rows_of
 from distgan.reports.run_data import Run, pictures, read_run
-from distgan.reports.training_curves import Convergence, convergence, curves_of, evaluated, thinned, when
+from distgan.reports.training_curves import Convergence, convergence, curves_of, evaluated, when
 
 ATTACK = "<script>alert(1)</script>"
 AS_IT_IS = PagesConfig(evaluate=False)
@@ -385,16 +385,6 @@ def test_any_numbers_make_a_chart(values: tuple[float, ...]) -> None:
     assert chart("k", "T", "y", [Series("a", [])]) is None
 
 
-def test_a_long_series_is_thinned_to_means_with_their_range() -> None:
-    points = [Point(float(n), float(n % 4)) for n in range(1, 1201)]
-    few, every = thinned(points)
-    assert every == 4
-    assert len(few) == 300
-    assert all((point.y, point.low, point.high) == (1.5, 0, 3) for point in few)
-    assert few[-1].x == points[-1].x
-    assert thinned(points[:300]) == (points[:300], 1)
-
-
 def test_pages_of_long_runs_stay_small_and_say_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=training_lines(12_000, per_epoch=30), num_samples=1)
     text = page(run)
@@ -404,8 +394,8 @@ def test_pages_of_long_runs_stay_small_and_say_so(tmp_path: Path) -> None:
 
 
 def test_alarms_stand_on_the_charts_and_in_a_list(tmp_path: Path) -> None:
-    curves = curves_of(read(make_run(tmp_path / "run")))
-    assert when(curves.alarms) == [("digit 8 is missing", "epochs 1, 2 and 3")]
+    curves = curves_of(run := read(make_run(tmp_path / "run")))
+    assert when(run.history.alarms) == [("digit 8 is missing", "epochs 1, 2 and 3")]
     assert all(len(drawn.marks) == 3 for drawn in curves.quality)
     assert [drawn.key for drawn in curves.quality][:2] == ["q-fcd", "q-agreement"]
     assert curves.quality[0].levels[0].text == "two sets of real images: 0.210"

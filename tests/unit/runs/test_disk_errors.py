@@ -86,6 +86,25 @@ def test_a_leftover_that_can_not_be_removed_stops_nothing(tmp_path: Path) -> Non
     assert checkpoint(tmp_path / "run")[1] == 1
 
 
+def test_an_old_picture_that_stays_stops_nothing(tmp_path: Path, capfd: Capture) -> None:
+    """Also with --on-save-error stop, which is about what a run needs: one is deleted, the others are replaced."""
+    run = tmp_path / "run"
+    train_small(run, epochs=2, max_steps=4, sample_epochs=[1])
+    assert (run / "samples" / "epoch-0000-step-0000004.png").is_file()
+
+    def look(event: str, path: str) -> None:
+        if event in ("os.remove", "os.rename") and path.endswith((".png", ".gif")):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), path)
+
+    with before_each_change(look):
+        train_small(run, epochs=2, max_steps=8, sample_epochs=[1], log_every=1, on_save_error="stop")
+    assert checkpoint(run)[1] == 8
+    assert read_status(run)["state"] == "done"
+    said = capfd.readouterr().err
+    for what in ("an old sample", "a sample is", "timeline.png"):
+        assert f"warning: {what}" in said
+
+
 @pytest.mark.parametrize("name", ["run$", "config.json", "metrics.jsonl", "checkpoints", "environment", "tensorboard"])
 def test_a_disk_that_is_away_at_the_start_is_one_line(tmp_path: Path, name: str) -> None:
     with failing_disk(errno.ESTALE, name):

@@ -3,12 +3,16 @@
 import errno
 import fcntl
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from helpers.runs import MonkeyPatch, refused
 
-from distgan.runs.run_dir import lock
+from distgan.runs.run_dir import LOCKS, lock
+
+MARKER = LOCKS[1]
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -20,13 +24,36 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     lock(tmp_path, wait_s=0).release()
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO, errno.ENOSYS])
-@pytest.mark.filterwarnings("ignore:flock not supported")
-def test_a_file_system_without_locks_is_no_error(tmp_path: Path, monkeypatch: MonkeyPatch, number: int) -> None:
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO, errno.ENOSYS])
+def _no_locks(request: pytest.FixtureRequest, monkeypatch: MonkeyPatch) -> None:
     def flock(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
+        raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("_no_locks")
+@pytest.mark.parametrize("left", ["", "lock", MARKER])
+def test_a_file_system_without_locks_has_one_holder_at_a_time(tmp_path: Path, left: str) -> None:
+    """Also with the lock of a run that was copied there, or with the marker of a process that was killed."""
+    if left:
+        (tmp_path / left).write_text("" if left == "lock" else f"{2**22 + 1}\n{socket.gethostname()}\n")
+    held = lock(tmp_path, wait_s=0.2)
+    with refused(f"--out {tmp_path}", str(tmp_path / MARKER), "delete", code="exists"):
+        lock(tmp_path, wait_s=0.1)
+    held.release()
+    assert os.listdir(tmp_path) == ["lock"], "no marker stays"
+
+
+@pytest.mark.usefixtures("_no_locks")
+def test_the_marker_of_another_machine_is_named_after_a_while(tmp_path: Path) -> None:
+    (tmp_path / MARKER).write_text("7\nanother-machine\n")
+    (tmp_path / "status.json").write_text('{"pid": 7, "host": "another-machine"}')
+    began = time.monotonic()
+    with refused("process 7 on another-machine", str(tmp_path / MARKER), "delete", code="exists"):
+        lock(tmp_path, wait_s=0.2)
+    assert time.monotonic() - began < 2
+    (tmp_path / MARKER).unlink()
     lock(tmp_path, wait_s=0.2).release()
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from helpers.memory import at_most
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distgan.errors import UserError
-from distgan.utils.files import is_leftover, read_json, read_metrics, read_model, write_whole
+from distgan.utils.files import is_leftover, metric_lines, read_json, read_metrics, read_model, write_whole
 
 
 class Inner(BaseModel):
@@ -108,6 +109,17 @@ def test_lines_of_other_editors_are_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n{"step": 2, "a": "\xff"}\r\n{"step": 3')
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"step": 1}\n{"step": 2, "a": "')
+        file.writelines(b"x" * 2**20 for _ in range(64))
+        file.write(b'"}\n\n{"step": 3}\n[]\n')
+    with at_most(8):
+        found = list(metric_lines(path))
+    assert found == [{"step": 1}, None, {"step": 3}, None]
 
 
 def test_a_file_keeps_its_mode_when_it_is_written_anew(tmp_path: Path) -> None:
