@@ -10,6 +10,7 @@ import torch
 from distgan.benchmark.options import ThroughputConfig
 from distgan.config.fields import Section
 from distgan.config.presets import preset_words, training_of
+from distgan.config.registry import PLAIN_LOOP_ORDER
 from distgan.config.schema import Config
 from distgan.data.base import data_folder
 from distgan.data.loader import global_batch_size
@@ -63,7 +64,7 @@ def plan(config: ThroughputConfig, *, is_cuda: bool) -> list[Cell]:
             ]
             if config.peers:
                 known = dict.fromkeys(_PEER_PRECISION[each] for each in precisions if each in _PEER_PRECISION)
-                who += [(peer, None, precision, "reuse") for precision, peer in product(known, PEERS)]
+                who += [(peer, None, precision, PLAIN_LOOP_ORDER) for precision, peer in product(known, PEERS)]
             for contender, engine, precision, order in who:
                 cell = {
                     "contender": contender,
@@ -87,8 +88,9 @@ def _check_peers(config: ThroughputConfig, orders: list[str]) -> None:
     """Raise UserError where the plain loops would train something else, or lack their data."""
     if config.data != "mnist":
         raise UserError(f"--data {config.data}: with --peers, whose loops know no other; allowed: mnist")
-    if "reuse" not in orders:
-        raise UserError(f"--order {','.join(orders)}: the loops of --peers take reuse; allowed: with reuse")
+    if PLAIN_LOOP_ORDER not in orders:
+        order = PLAIN_LOOP_ORDER
+        raise UserError(f"--order {','.join(orders)}: the loops of --peers take {order}; allowed: with {order}")
     folder = data_folder(Config().data.model_copy(update={"dir": config.data_dir}))[0]
     if not (folder / "MNIST" / "raw").is_dir():
         raise UserError(f"--peers: its loops need MNIST in {folder}/MNIST/raw; allowed: --data-dir DIR that has it")

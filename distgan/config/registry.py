@@ -9,7 +9,7 @@ registers its own before it builds a `Config`; flags, help, validation, benchmar
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -70,17 +70,30 @@ class Precision(Mode):
 
 @dataclass(frozen=True)
 class Engine(Mode):
-    """`records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: it always compiles the networks."""
+    """`build(trial)` takes a `training.engines.engine.Trial` and returns an `Engine` of that module.
 
+    It raises `EngineUnavailable` on all ranks where it can't take the steps, for which the eager engine then stands in.
+    `records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: its steps go through compiled code.
+    """
+
+    build: Callable[[Any], Any] = field(kw_only=True)
     records_graphs: bool = False
     compiles: bool = False
 
 
 @dataclass(frozen=True)
 class Order(Entry):
-    """`g_forwards`: forward passes of G in a step."""
+    """A step takes D's gradients, then G's. `updates_d_first`: D's update is between the two, not after both.
 
-    g_forwards: int = 1
+    `draws_anew`: G's loss is of images from a new z, not of those that D has seen. `g_forwards`: passes of G in a step.
+    """
+
+    updates_d_first: bool = True
+    draws_anew: bool = False
+
+    @property
+    def g_forwards(self) -> int:
+        return 1 + self.draws_anew
 
 
 @dataclass(frozen=True)
@@ -140,19 +153,24 @@ PRECISIONS = Registry({
     "bf16": Precision("autocast to bfloat16"),
 })  # fmt: skip
 
+_R = "training.engines.recipes:"
 ENGINES = Registry({
-    "auto": Engine("graph on a GPU, else eager", records_graphs=True),
-    "eager": Engine("torch, one operator at a time"),
-    "compile": Engine("the networks by torch.compile", compiles=True),
-    "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, records_graphs=True),
-    "graph-compiled": Engine("the same, always compiled inside", True, records_graphs=True, compiles=True),
+    "auto": Engine("on a GPU the faster of eager and graph, by a race of a second; else eager",
+                   build=Lazy(_R + "fastest"), records_graphs=True),
+    "eager": Engine("torch, one operator at a time", build=Lazy(_R + "eager")),
+    "compile": Engine("the networks by torch.compile", build=Lazy(_R + "compiled"), compiles=True),
+    "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, build=Lazy(_R + "graph"),
+                    records_graphs=True),
+    "graph-compiled": Engine("the same, always compiled inside", True, build=Lazy(_R + "graph_compiled"),
+                             records_graphs=True, compiles=True),
 })  # fmt: skip
 
 ORDERS = Registry({
-    "simultaneous": Order("both gradients before either update"),
+    "simultaneous": Order("both gradients before either update", updates_d_first=False),
     "reuse": Order("G answers with the fakes that D saw"),
-    "fresh": Order("G draws a new z", g_forwards=2),
+    "fresh": Order("G draws a new z", draws_anew=True),
 })  # fmt: skip
+PLAIN_LOOP_ORDER = "reuse"  # of PyTorch's DCGAN example, and so of the loops in benchmarks/peers
 
 _L = "training.losses:"
 _BCE, _MINUS_MEAN, _PAIRS = (Lazy(_L + "bce_d"), Lazy(_L + "bce_g")), Lazy(_L + "minus_mean"), Lazy(_L + "relativistic")

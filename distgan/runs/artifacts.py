@@ -20,7 +20,7 @@ from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.runs.progress import ProgressDisplay, duration
 from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, record_status
-from distgan.training.engines.engine import Choice
+from distgan.training.engines.selection import Choice
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
@@ -184,6 +184,8 @@ class RunArtifacts:
     def announce(self, display: ProgressDisplay, choice: Choice) -> None:
         config, data, gan = self.config, self.dataset, self.gan
         self._engine = choice.describe()
+        if choice.is_fallback:
+            display.say(f"!! {choice} !!", "bold yellow")
         if data.notice:
             display.say(f"!! This run trains on {data.notice}. !!", "bold yellow")
         if data.warning:
@@ -197,7 +199,8 @@ class RunArtifacts:
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
             f"{runtime.device.type}{strategy}, precision {runtime.precision}, order {config.optim.order}"
         )
-        display.say(f"engine {choice.name}: {choice.why}", "yellow" if choice.is_fallback else "")
+        if not choice.is_fallback:
+            display.say(str(choice))
         display.say(f"writing to {self.folder}")
         if self.start:
             state = self.start.checkpoint.state

@@ -3,6 +3,7 @@
 `distgan train`, the workers of `distgan bench`, the parity checks and the tests all train through this class.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -11,7 +12,7 @@ from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import Batches, fewest_rows, global_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.training.cadence import Cadence
-from distgan.training.engines.engine import Engine, build_engine
+from distgan.training.engines.engine import Clock, Engine, build_engine
 from distgan.training.engines.graphs import Record
 from distgan.training.gan import build_gan
 from distgan.training.losses import has_penalty
@@ -58,16 +59,17 @@ class Session:
         """Return when what is slow is due; `eval_every_steps` counts where the config has none."""
         return Cadence.of(self.config, self.steps_per_epoch, self.last_step, eval_every_steps)
 
-    def build_engine(self, *, total_steps: int | None = None, record: Record | None = None) -> Engine:
+    def build_engine(
+        self, *, total_steps: int | None = None, record: Record | None = None, clock: Clock = time.perf_counter
+    ) -> Engine:
         """Return what takes the steps, from `gan.step` on: call it after a resume.
 
         `total_steps` replaces the run's own, for a benchmark that is shorter or longer. `record` replaces the capture
-        of CUDA graphs.
+        of CUDA graphs, and `clock` what races are timed by.
         """
         last_step = self.last_step if total_steps is None else total_steps
-        return build_engine(
-            self.gan, self.batches, self.config, self.runtime, total_steps or self.total_steps, record, last_step
-        )
+        total = total_steps or self.total_steps
+        return build_engine(self.gan, self.batches, self.config, self.runtime, total, record, last_step, clock)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One D step and one G step for every model and loss, and the three orders in which they are taken."""
+"""One D step and one G step for every model, loss and order of the two."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from distgan.config.registry import LOSSES
+from distgan.config.registry import LOSSES, ORDERS
 from distgan.config.schema import OptimConfig
 from distgan.training.gan import Gan
 from distgan.training.lr_schedule import Now, Schedule
@@ -38,7 +38,7 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
 def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     """The step in the order that the config names."""
     G, D, share, noise = gan.g, gan.d, gan.share, gan.noise
-    loss = LOSSES[config.loss]
+    loss, order = LOSSES[config.loss], ORDERS[config.order]
     weight = loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -96,39 +96,27 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         D.bare.requires_grad_(True)
         return g_loss.detach()
 
-    def simultaneous(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        fake = G(noise.z(), labels)
+    def update(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if order.draws_anew:  # D's fakes lead to no gradient of G
+            with torch.no_grad():
+                fake = G.bare(noise.z(), labels)
+        else:
+            fake = G(noise.z(), labels)
         d_stats, said = d_backward(real, fake.detach(), labels)
-        g_loss = g_backward(fake, labels, said)
-        D.step()
+        if order.updates_d_first:
+            D.step()
+        g_loss = g_backward(G(noise.z(), labels) if order.draws_anew else fake, labels, said)
+        if not order.updates_d_first:
+            D.step()
         G.step()
         return d_stats, g_loss
-
-    def reuse(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        fake = G(noise.z(), labels)
-        d_stats, said = d_backward(real, fake.detach(), labels)
-        D.step()
-        g_loss = g_backward(fake, labels, said)
-        G.step()
-        return d_stats, g_loss
-
-    def fresh(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            fake = G.bare(noise.z(), labels)
-        d_stats, said = d_backward(real, fake, labels)
-        D.step()
-        g_loss = g_backward(G(noise.z(), labels), labels, said)
-        G.step()
-        return d_stats, g_loss
-
-    order = {"simultaneous": simultaneous, "reuse": reuse, "fresh": fresh}[config.order]
 
     def step(real: Tensor, labels: Tensor, now: Now) -> Tensor:
         noise.start(now.key)
         if config.lr_schedule != "constant":
             G.set_lr(now.rates[0])
             D.set_lr(now.rates[1])
-        (d_loss, real_logits, fake_logits), g_loss = order(real, labels)
+        (d_loss, real_logits, fake_logits), g_loss = update(real, labels)
         if gan.ema:
             with G.whole():
                 gan.ema.update(G.bare, now.rates[2])

@@ -1,5 +1,7 @@
 """Runs of one recipe by each engine; on a CPU the graphs are fake ones (fake_cuda_graph.py), on a GPU CUDA's own."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,9 +34,12 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 class Training:
-    """A run in this process. `engine` is built when it is first asked to train."""
+    """A run in this process. `engine` is built when it is first asked to train, and raced by `clock`."""
 
-    def __init__(self, recipe: str, engine: str = "eager", *, device: str = "cpu", capture: Any = None):
+    def __init__(
+        self, recipe: str, engine: str = "eager", *, device: str = "cpu", capture: Any = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):  # fmt: skip
         model, optim, precision = RECIPES[recipe]
         width = 0.1 if "family" in model else 0.05
         self.config = Config(
@@ -52,12 +57,12 @@ class Training:
         for trained in (self.gan.g, self.gan.d):
             for group in trained.optim.param_groups:  # on a CPU too as a graph needs it
                 group["lr"], group["fused"], group["foreach"] = torch.as_tensor(group["lr"]), True, False
-        self.capture, self.total_steps = capture, 100
+        self.capture, self.clock, self.total_steps = capture, clock, 100
         self.engine: Engine | None = None
 
     def build(self) -> Engine:
         if self.engine is None:
-            self.engine = self.session.build_engine(total_steps=self.total_steps, record=self.capture)
+            self.engine = self.session.build_engine(total_steps=self.total_steps, record=self.capture, clock=self.clock)
         return self.engine
 
     def to(self, step: int, *, on_device: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether an engine takes the steps that the eager one takes, found out without leaving a trace."""
+"""Check that an engine reproduces eager steps, and restore all state bit for bit."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,8 +35,8 @@ class Parity(NamedTuple):
 
 
 @contextmanager
-def untouched(gan: Gan, batches: Batches) -> Iterator[None]:
-    """Puts back, to the bit and in the same memory, all that steps change.
+def preserve_state(gan: Gan, batches: Batches) -> Iterator[None]:
+    """Put back, to the bit and in the same memory, all that steps change within the block.
 
     Adam's state of a run that begins becomes zeros, which is where Adam itself begins.
     """
@@ -68,10 +68,10 @@ def untouched(gan: Gan, batches: Batches) -> Iterator[None]:
 def measure_parity(
     gan: Gan, batches: Batches, precision: str, reference: Advance, other: Advance, steps: int
 ) -> Parity:
-    """Takes `steps` from where the run stands by the one and by the other. All ranks call it."""
+    """Take `steps` from where the run stands by the one and by the other, and compare. All ranks call it."""
     losses, updates = [], []
     for advance in (reference, other):
-        with untouched(gan, batches):
+        with preserve_state(gan, batches):
             start = [value.clone() for value in _weights(gan)]
             end, stats = gan.step + steps, []
             while gan.step < end:

@@ -63,7 +63,7 @@ class Graphs:
     """The steps of an epoch, from `cursor` on the device. Three graphs: one step, PER_REPLAY of them, the short last.
 
     Everything that a step needs to know lies in device memory: the epoch's order, its schedule, the cursor. To be
-    built in `untouched`, after a resume: what is captured is the memory of weights and Adam's state.
+    built in `preserve_state`, after a resume: what is captured is the memory of weights and Adam's state.
     """
 
     def __init__(self, gan: Gan, batches: Batches, config: Config, total_steps: int, record: Record):
@@ -85,6 +85,10 @@ class Graphs:
             if (is_last or index + count <= self.num_full) and (is_last, count) not in self.replays:
                 enter = partial(self.cursor.fill_, index)
                 self.replays[is_last, count] = record(partial(self._work, index, count), enter)
+
+    def release(self) -> None:
+        """Let go of what was captured, and of its memory."""
+        self.replays.clear()
 
     def advance(self, limit: int) -> tuple[Tensor, int]:
         """As an engine's: one step or PER_REPLAY, none past `limit`, and no wait for the device."""

@@ -13,9 +13,8 @@ from helpers.fake_cuda_graph import FakeCudaGraph, capture
 from helpers.runs import MonkeyPatch
 
 from distgan.errors import TrainingFailed, WriteErrorPolicy
-from distgan.training.engines import engine as compiling
 from distgan.training.engines import engine as engines
-from distgan.training.engines.eager_check import Parity, measure_parity, untouched
+from distgan.training.engines.eager_check import Parity, measure_parity, preserve_state
 from distgan.training.engines.graphs import no_garbage_collection
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
@@ -158,7 +157,7 @@ def test_untouched_puts_a_rate_back_to_the_bit() -> None:
     run = Training("vanilla")
     for group in run.gan.g.optim.param_groups:
         group["lr"] = 2e-4
-    with untouched(run.gan, run.batches):
+    with preserve_state(run.gan, run.batches):
         run.gan.g.optim.param_groups[0]["lr"] = 1.0
     assert run.gan.g.optim.param_groups[0]["lr"] == 2e-4
 
@@ -169,7 +168,7 @@ def test_untouched_puts_everything_back_when_steps_fail() -> None:
     before = run.gan.state()
 
     def fail() -> None:
-        with untouched(run.gan, run.batches):
+        with preserve_state(run.gan, run.batches):
             run.to(4)
             raise ZeroDivisionError
 
@@ -192,32 +191,11 @@ def test_a_check_that_fails_is_asked_once_more_over_more_steps(monkeypatch: Monk
     assert asked == [3, 20]
 
 
-def test_compiled_graphs_give_way_to_graphs(monkeypatch: MonkeyPatch) -> None:
-    """As they do where a loss has a penalty, whose second derivative torch.compile lacks."""
-
-    def fail(gan: Any) -> None:
-        raise RuntimeError("no double backward")
-
-    monkeypatch.setattr(compiling, "start", fail)
-    choice = Training("r1", "graph-compiled", capture=capture).build().choice
-    assert (choice.asked, choice.name, choice.is_fallback) == ("graph-compiled", "graph", True)
-    assert "not compiled inside (RuntimeError: no double backward)" in choice.why
-
-
 def test_an_older_graph_is_not_freed_during_a_capture() -> None:
     gc.enable()
     with no_garbage_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
-
-
-def test_a_short_run_is_not_compiled_inside(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_seconds_a_step", lambda *_: 1e-3)
-    graph = Training("cgan", "graph", capture=capture)
-    graph.total_steps = 59_000
-    choice = graph.build().choice
-    assert choice.name == "graph"
-    assert choice.why.endswith("not compiled inside, for 59 s of steps (1000 microseconds each)")
 
 
 def test_a_run_that_is_over_captures_nothing() -> None:
@@ -229,11 +207,11 @@ def test_a_run_that_is_over_captures_nothing() -> None:
 def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: MonkeyPatch) -> None:
     """As Inductor once did with the strides of transposed convolutions: the reference is not compiled."""
 
-    def miscompiled(gan: Any) -> None:
-        block = gan.generator.main
-        block._compiled_call_impl = lambda *inputs: 0.9 * block.forward(*inputs)
+    def miscompile(blocks: list[Any]) -> None:
+        for block in blocks:
+            block._compiled_call_impl = lambda *inputs, block=block: 0.9 * block.forward(*inputs)
 
-    monkeypatch.setattr(compiling, "start", miscompiled)
+    monkeypatch.setattr(engines, "compile_blocks", miscompile)
     eager, compiled = Training("cgan"), Training("cgan", "compile")
     assert torch.equal(eager.to(10), compiled.to(10))
     assert compiled.build().choice.why.startswith("compile was not taken: its steps are not the eager ones")
