@@ -320,7 +320,8 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
     for cell in cells.values():
         cell["ran"] = next((run["engine"]["name"] for run in cell["runs"][-1:] if "engine" in run), None)
         cell["start_s"] = next((run.get("start_s") for run in cell["runs"][-1:]), None)
-    kept = "ran status why contender model precision batch_size epoch_s mfu against start_s".split()  # noqa: SIM905
+        cell["fallback"] = next(filter(None, (_fallback(run.get("engine")) for run in cell["runs"])), None)
+    kept = "ran fallback status why contender model precision batch_size epoch_s mfu against start_s".split()  # noqa: SIM905
     shown = {i: {key: cell.get(key) for key in kept} for i, cell in cells.items()}
     return {"text": "\n".join(_cell_line(i, cell) for i, cell in shown.items()), "cells": shown}
 
@@ -463,11 +464,27 @@ def figures(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
+def fallbacks(parts: dict[str, Any]) -> list[str]:
+    """Return, a line each, where another engine ran than was to: the figures are of that one."""
+    lines = []
+    for name, part in parts.items():
+        own, cells = _fallback(part["found"].get("engine")), part["found"].get("cells", {})
+        lines += [f"{name}: {own}"] if own else []
+        named = cells.items() if isinstance(cells, dict) else []
+        lines += [f"{cell_name}: {cell['fallback']}" for cell_name, cell in named if cell.get("fallback")]
+    return list(dict.fromkeys(lines))
+
+
+def _fallback(engine: dict[str, Any] | None) -> str | None:
+    return f"engine {engine['name']}: {engine['why']}" if engine and engine.get("is_fallback") else None
+
+
 def markdown(report: dict[str, Any]) -> str:
     facts = report["parts"]["facts"]["found"]
     lines = [
         "# GPU report",
         "",
+        *(f"**FALLBACK** {line}\n" for line in fallbacks(report["parts"])),
         f"{facts.get('device', 'device not known')}; revision {facts.get('revision') or 'not known'}",
     ]
     lines[-1] += " with changes" if facts.get("is_dirty") else ""

@@ -12,6 +12,7 @@ from scipy.stats import ecdf
 
 from distgan.benchmark.convergence_statistics import MEASURES, NEVER, evaluations_of, of_arm, times
 from distgan.evaluation.targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
+from distgan.training.engines.selection import fallback_notice
 from distgan.utils.figures import figure_text, new_figure, save_png
 from distgan.utils.terminal import TerminalConsole
 
@@ -45,6 +46,9 @@ def short(value: float | None, unknown: str = "never") -> str:
 def show(facts: dict[str, Any], cells: list[Cell]) -> None:
     """Each run, what those of an arm say together, the tests, and what was asked of the runs."""
     console = TerminalConsole()
+    for cell in cells:
+        if notice := fallback_notice(cell.get("engine")):
+            console.print(f"!! {name(cell)}: {notice} !!", style="bold yellow")
     measured = [cell for cell in cells if cell["outcome"] not in ("unfinished", "error")]
     if measured:
         console.print_table(_runs(facts, measured))

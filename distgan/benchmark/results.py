@@ -18,6 +18,7 @@ from distgan.config.fields import shown
 from distgan.config.registry import Registry, names_on_cpu
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import LOCKS, lock
+from distgan.training.engines.selection import fallback_notice
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_whole
 from distgan.utils.hardware import cpu_name
@@ -217,3 +218,8 @@ def _difference(old: Any, new: Any, path: tuple[str, ...]) -> tuple[tuple[str, .
         if found := _difference(old.get(key), new.get(key), (*path, str(key))):
             return found
     return None
+
+
+def fallback_in(cell: dict[str, Any]) -> str | None:
+    """Return which engine gave way to which in a cell, and why, as stands above its table; None where none did."""
+    return next(filter(None, (fallback_notice(run.get("engine")) for run in reversed(cell["runs"]))), None)

@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from distgan.benchmark.results import Results, summary
+from distgan.benchmark.results import Results, fallback_in, summary
 from distgan.utils.figures import figure_text, new_figure, save_png
 from distgan.utils.terminal import TerminalConsole
 
@@ -126,6 +126,9 @@ def print_tables(found: Results) -> None:
     """All of them with median (p5 to p95), and what they were measured on."""
     facts, config = found.facts, found.facts["config"]
     console = TerminalConsole()
+    for cell in found.cells:
+        if notice := fallback_in(cell):
+            console.print(f"!! {name_of(cell)}: {notice} !!", style="bold yellow")
     for axis in (STRONG, WEAK):
         if len(of_axis(found.cells, axis)) > 1:
             console.print_table(_scaling_table(found, axis))

@@ -105,7 +105,7 @@ def _measure(session: Session, engine: Engine, spec: Spec) -> None:
         "images_per_step": timed_images / steps,
         "num_images": len(dataset.images),
         "data": dataset.name,
-        "engine": {key: getattr(engine.choice, key) for key in ("asked", "name", "why", "start_s")},
+        "engine": engine.choice.describe(),
         "messages": sizes,
         "all_reduce_s": _all_reduces(sizes, runtime, clock),
         "all_reduce_share": _share(advance, runtime),

@@ -7,20 +7,24 @@ from rich import box
 from rich.table import Table
 
 from distgan.benchmark.matrix import Cell
+from distgan.benchmark.results import fallback_in
 from distgan.utils.figures import figure_text, new_figure, save_png
 from distgan.utils.terminal import TerminalConsole
 
 PLOT = "throughput.png"
 
 _AXES = ("engine", "precision", "batch_size", "order")
-_PHASES = ("compile", "capture", "check")
+_PHASES = ("compile", "capture", "check", "race")
 _LOOPS = {"pytorch": "plain PyTorch", "accelerate": "plain Accelerate"}
 _COLOURS = {"distgan": "#1f5f8b", "pytorch": "#c4773a", "accelerate": "#d9a441"}
 
 
 def show(facts: dict[str, Any], cells: list[Cell], console: TerminalConsole | None = None) -> None:
-    """Speeds; where the start of each went and what its gate found; ratios to the plain loops; what failed."""
+    """Print which engines gave way, speeds, where each start went and what its gate found, ratios, what failed."""
     console = console or TerminalConsole()
+    for cell in cells:
+        if notice := fallback_in(cell):
+            console.print(f"!! {name(cell, cells)}: {notice} !!", style="bold yellow")
     measured = [cell for cell in cells if cell["status"] == "ok"]
     if measured:
         console.print_table(_speeds(facts, cells, measured))
@@ -32,13 +36,10 @@ def show(facts: dict[str, Any], cells: list[Cell], console: TerminalConsole | No
         if cell["status"] in ("error", "gate failed"):
             console.print(f"{name(cell, cells)}: {cell['status']}: {cell['why']}", style="red")
         if cell["status"] == "ok" and cell["contender"] == "distgan":
-            engine = cell["runs"][-1]["engine"]
             device_s, host_s = cell["epoch_s"]["median"], cell["host_epoch_s"]["median"]
             if host_s > 1.1 * device_s:
                 words = f"{_short(host_s)} s an epoch by the host's clock, {_short(device_s)} by the device's events"
                 console.print(f"{name(cell, cells)}: {words}", style="yellow")
-            if engine["asked"] not in ("auto", engine["name"]):
-                console.print(f"{name(cell, cells)}: {engine['why']}", style="yellow")
     peaks, copied = facts["roofline"]["peak_flops"], facts["roofline"]["copy_bytes_per_s"]
     reached = ", ".join(f"{kind} {_si(value)}FLOP/s" for kind, value in peaks.items())
     console.print(f"{facts['device']} reaches {reached}; copy {_si(copied)}B/s")

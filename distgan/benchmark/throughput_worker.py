@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.matrix import CellSpec
 from distgan.benchmark.results import gpus
+from distgan.config.registry import ENGINES
 from distgan.errors import TrainingFailed, UserError
 from distgan.training.engines.eager_check import measure_parity
 from distgan.training.session import Session, open_session
@@ -87,7 +88,7 @@ def _measure(turn: Turn, spec: CellSpec) -> dict[str, Any]:
         turn.gan, turn.batches, turn.runtime.precision, engine.reference, engine.advance, spec.gate_steps
     )
     found: dict[str, Any] = {
-        "engine": {"asked": choice.asked, "name": choice.name, "why": choice.why},
+        "engine": choice.describe(),
         "build_s": turn.build_s,
         "start_s": dict(choice.start_s),
         "gate": {
@@ -128,11 +129,11 @@ def _measure(turn: Turn, spec: CellSpec) -> dict[str, Any]:
 def _launches(turn: Turn, trace: Path | None) -> dict[str, float | None]:
     """Kernels a step on a GPU, by torch's profiler; operators a step that reach the CPU below autograd.
 
-    Compiled code is no operator, so on a CPU only the eager engine has a number.
+    Compiled code is no operator, so on a CPU an engine that compiles has no number.
     """
     is_cuda = turn.runtime.device.type == "cuda"
     result: dict[str, float | None] = {"kernels_per_step": None, "operators_per_step": None}
-    if not is_cuda and turn.engine.choice.name == "eager":
+    if not is_cuda and not ENGINES[turn.engine.choice.name].compiles:
         with _Counter() as counter:
             turn.advance(_COUNTED_STEPS)
         result["operators_per_step"] = counter.num / _COUNTED_STEPS

@@ -16,6 +16,7 @@ from distgan.errors import FAILED, UserError
 from distgan.evaluation.targets import EarlyStop, Evaluation, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
+from distgan.utils.files import read_json
 from distgan.utils.operating_system import STOP_SIGNALS
 
 OVER = ("converged", "not converged", "diverged")
@@ -25,6 +26,7 @@ TRAINING = ("distgan", "train")
 _POLL_S = 0.1
 # For a run that was asked to stop: the end of its step or evaluation, a checkpoint, pictures.
 _GRACE_S = 120.0
+_MAX_ENVIRONMENT = 2**20
 # The words of TrainingFailed for losses, gradients and weights.
 _NO_NUMBER = re.compile(r" is (nan|-?inf|no number)\b")
 
@@ -145,10 +147,18 @@ class Trial:
             "why": why,
             "targets": verdict.targets,
             "resumed": self._is_resumed,
+            **self._ran(),
             "evaluations": [each._asdict() for each in found],
             "last": {target.name: target.of(last) if last else None for target in progress.wanted},
             **self._clocks(found, verdict.reached),
         }
+
+    def _ran(self) -> dict[str, Any]:
+        """Return what the run recorded of its engine and its precision, which `auto` finds out anew in each."""
+        facts: dict[str, Any] = {}
+        with suppress(UserError):
+            facts = read_json(self.folder / "environment.json", _MAX_ENVIRONMENT)
+        return {key: facts.get(key) for key in ("engine", "precision")}
 
     def _clocks(self, found: list[Evaluation], reached: int | None) -> dict[str, float | None]:
         """None of all but `images` where it has not converged; images are those up to the last evaluation then."""

@@ -22,6 +22,7 @@ from distgan.errors import UserError, print_line, printable
 from distgan.evaluation.ensemble import Jury
 from distgan.evaluation.npz import read_npz
 from distgan.evaluation.schema import Source
+from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import is_ignorable, read_json
 from distgan.utils.paths import user_path
 
@@ -53,7 +54,9 @@ def load_subject(where: str, config: EvalConfig) -> Subject:
         raise UserError(f"--range {config.pixel_range}: {where} is no .npz; allowed: with the images of an .npz")
     loaded = load_generator(where, ema=config.ema)
     digest = _sha256(loaded.path)
-    notices = ([f"trained on {loaded.notice}"] if loaded.notice else []) + loaded.warnings
+    fallback = fallback_notice(_environment(loaded).get("engine"))
+    notices = [f"trained on {loaded.notice}"] if loaded.notice else []
+    notices += ([fallback] if fallback else []) + loaded.warnings
     return Subject(where, digest, loaded.config.model.is_conditional, notices, loaded.generator, loaded)
 
 
@@ -163,8 +166,12 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
 
 def _preset(loaded: Loaded) -> str:
     """What the run was called, or else its model."""
+    return str(_environment(loaded).get("preset") or loaded.config.model.name)
+
+
+def _environment(loaded: Loaded) -> dict[str, Any]:
+    """Return environment.json of the run that the weights are of, {} for weights that are not in a run."""
     for folder in list(loaded.path.parents)[:3]:
         with suppress(UserError):
-            if preset := read_json(folder / "environment.json", 2**20).get("preset"):
-                return str(preset)
-    return loaded.config.model.name
+            return read_json(folder / "environment.json", 2**20)
+    return {}

@@ -19,6 +19,7 @@ from distgan.reports.quality_view import view_of
 from distgan.reports.report2023 import claims_of
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run, train_command
 from distgan.reports.training_curves import curves_of, when
+from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import output_file, write_whole
 from distgan.utils.paths import user_path
 
@@ -160,6 +161,8 @@ def notices_of(run: Run) -> list[str]:
     name = run.fact("data", "name") or run.config.data.name
     if not run.notice and name != "mnist":
         notices.append(f"This run was trained on {name}, not on MNIST.")
+    if fallback := fallback_notice(run.fact("engine")):
+        notices.append(fallback)
     quality = run.quality
     if quality and quality.source.step is not None and run.step is not None and quality.source.step < run.step:
         notices.append(

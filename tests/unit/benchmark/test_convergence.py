@@ -5,11 +5,12 @@ import signal
 from typing import Any
 
 import pytest
-from helpers.runs import MonkeyPatch
+from helpers.runs import Capture, MonkeyPatch
 from scipy.stats import logrank
 
 from distgan.benchmark import configurations as arms
-from distgan.benchmark.convergence_report import over_runs
+from distgan.benchmark import convergence_report
+from distgan.benchmark.convergence_report import over_runs, show
 from distgan.benchmark.convergence_statistics import (
     compared,
     more_processes,
@@ -22,6 +23,7 @@ from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
 from distgan.errors import UserError
 from distgan.evaluation.targets import Evaluation
+from distgan.training.engines.selection import Choice
 
 
 def cells(arm: str, *epochs: float, outcome: str = "not converged", **changes: Any) -> list[dict[str, Any]]:
@@ -157,3 +159,16 @@ def test_under_nohup_a_bench_outlives_its_terminal() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_fallback_stands_above_the_tables(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+    eager = Choice("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
+    monkeypatch.setattr(convergence_report, "asked", lambda _: "targets")
+    cells = [
+        {"arm": "cgan", "seed": 3, "outcome": "error", "why": "killed", "engine": eager},
+        {"arm": "cgan", "seed": 4, "outcome": "unfinished"},
+    ]
+    show({"tests": [], "device": "here", "notice": None}, cells)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "!! cgan, seed 3: engine eager: graph was not taken: it differs !!"
+    assert sum("!!" in line for line in lines) == 1

@@ -16,6 +16,7 @@ from helpers.gpu_reports import read, statuses
 from helpers.runs import Capture, MonkeyPatch
 
 from distgan.benchmark import results
+from distgan.training.engines.selection import Choice
 
 CPU = ("--device", "cpu", "--quick")
 
@@ -103,13 +104,16 @@ def test_a_figure_is_held_against_its_aim(
     assert "| cgan, the whole command | not measured | - | at most 22 s | - |" in text
 
 
-def cell(report: Report, number: int, name: str, epoch_s: float, **more: Any) -> None:
-    model, engine, precision, size, _ = name.split("/")
+def cell(
+    report: Report, number: int, name: str, epoch_s: float, *, engine: dict[str, Any] | None = None, **more: Any
+) -> None:
+    model, asked, precision, size, _ = name.split("/")
+    ran = engine or {"asked": asked, "name": asked, "why": "as asked"}
     spread = {"median": epoch_s, "p5": epoch_s, "p95": epoch_s, "num": 5}
     gate = {"losses": 0.0, "weights": 0.0, "passed": True, "seconds": 1.0}
-    run = {"engine": {"asked": engine, "name": engine, "why": "as asked"}, "gate": gate, "build_s": {}, "start_s": {}}
+    run = {"engine": ran, "gate": gate, "build_s": {}, "start_s": {}}
     made = {
-        "id": name, "contender": "distgan", "model": model, "engine": engine, "precision": precision, "order": "reuse",
+        "id": name, "contender": "distgan", "model": model, "engine": asked, "precision": precision, "order": "reuse",
         "batch_size": int(size), "status": "ok", "why": None, "runs": [run], "epoch_s": spread, "host_epoch_s": spread,
         "images_per_s": spread, "step_ms": spread, "mfu": 0.1, "peak_memory_gib": 1.0, "against": {},
     }  # fmt: skip
@@ -119,6 +123,24 @@ def cell(report: Report, number: int, name: str, epoch_s: float, **more: Any) ->
     roofline = {"peak_flops": {"bf16": 1e12}, "copy_bytes_per_s": 1e10}
     facts = {"device": "this one", "device_type": "cuda", "roofline": roofline, "pace": {"steps": 1}}
     results.write(folder / results.FILE, "throughput", facts, [*cells, made | more])
+
+
+def test_a_fallback_stands_at_the_head_of_the_report(tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    lines_of(report, 150.0, 0.5)
+    eager = Choice("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
+    facts = {"engine": eager, "precision": "bf16", "data": {"num_images": 60_000}}
+    (report.work / "run-vanilla" / "environment.json").write_text(json.dumps(facts))
+    cell(report, 0, "vanilla/graph/bf16/256/reuse", 0.2, engine=eager | {"asked": "graph"})
+    cell(report, 0, "cgan/graph/bf16/256/reuse", 0.2)
+    for name in ("run-vanilla", "throughput"):
+        assert report.collect(name) is None
+    head = [line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if line][1:4]
+    assert head == [
+        "**FALLBACK** run-vanilla: engine eager: graph was not taken: it differs",
+        "**FALLBACK** vanilla/graph/bf16/256/reuse: engine eager: graph was not taken: it differs",
+        "device not known; revision not known",
+    ]
 
 
 def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:

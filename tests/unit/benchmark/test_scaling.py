@@ -124,7 +124,8 @@ def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPat
             raise ChildFailed("out of memory")
         return {
             "step_s": [0.5], "images_per_step": whole.data.batch_size, "all_reduce_s": {}, "num_images": 100,
-            "all_reduce_share": None, "peak_memory_gib": 1.0, "engine": {"name": "eager", "why": "a test"},
+            "all_reduce_share": None, "peak_memory_gib": 1.0,
+            "engine": {"name": "eager", "why": "a test", "is_fallback": whole.data.batch_size == 32},
         }  # fmt: skip
 
     monkeypatch.setattr(scaling, "_take_turn", turn)
@@ -133,7 +134,11 @@ def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPat
     found = results.read(tmp_path, "scaling")
     assert cell_of(found, 1, 64)["error"] == "out of memory"
     assert cell_of(found, 2, 32)["images_per_s"]["median"] == 64
-    assert "failed: 1 process, 64 images, width 0.1: out of memory" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "failed: 1 process, 64 images, width 0.1: out of memory" in out
+    notices = [line for line in out.splitlines() if line.startswith("!! ")]
+    assert [line.endswith("engine eager: a test !!") for line in notices] == [True, True], "of 1 and 2 processes"
+    assert out.index(notices[-1]) < out.index("efficiency"), "above the tables"
 
 
 def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None:

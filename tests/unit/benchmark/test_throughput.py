@@ -21,6 +21,7 @@ from distgan.config.presets import training_of
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
 from distgan.training import session
+from distgan.training.engines.selection import Choice
 
 ROOFLINE = {"matmul_flops": {"fp32": 1e11}, "peak_flops": {"fp32": 1e11}, "copy_bytes_per_s": 1e10, "how": ""}
 TIMES = {"seconds": 0.5, "host_s": 0.6, "steps": 2, "images": 64}
@@ -190,6 +191,16 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
     out = capsys.readouterr().out
     assert "vanilla fresh: gate failed: the losses differ by 5e-01" in " ".join(out.split())
     assert sum("128" in line for line in out.splitlines()) == 1
+
+
+def test_a_fallback_stands_above_the_tables(monkeypatch: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
+    eager = Choice("compile", "eager", "compile was not taken: no compiler", is_fallback=True).describe()
+    answering(monkeypatch, lambda words: turn() | ({"engine": eager} if '"engine":"compile"' in words[-1] else {}))
+    flags = "--model vanilla --engine eager,compile --precision no --device cpu --out"
+    run_command("bench", "throughput", *flags.split(), str(tmp_path / "out"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0].startswith("!! vanilla compile: engine eager: compile was not taken: no compiler"), lines
+    assert sum("!!" in line for line in lines) == 1
 
 
 def test_what_was_measured_outlives_ctrl_c(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:

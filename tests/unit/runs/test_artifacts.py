@@ -7,12 +7,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.runs import MonkeyPatch
+from helpers.runs import Capture, MonkeyPatch
+from helpers.small_runs import make_cheap, train_small
 from PIL import Image
 
+from distgan.config.command_settings import EvalConfig
 from distgan.errors import WriteErrorPolicy
+from distgan.evaluation.inputs import load_subject
+from distgan.reports.options import ReportConfig
+from distgan.reports.report import notices_of
+from distgan.reports.run_data import read_run
 from distgan.runs import artifacts
 from distgan.runs.artifacts import RunArtifacts, save_curves
+from distgan.training.engines import engine
 from distgan.utils.figures import grid
 
 LINE = {"step": 2, "epoch": 0.5, "d_loss": 1.4, "g_loss": 0.7, "real_logits": 0.1, "fake_logits": -0.1}
@@ -77,3 +84,38 @@ def test_no_backend_of_any_kind_ends_a_run(tmp_path: Path, monkeypatch: MonkeyPa
 def test_a_caption_may_be_any_text(text: str) -> None:
     picture = grid(np.zeros((4, 28, 28), dtype=np.uint8), 2, caption=text)
     assert picture.width < 5000
+
+
+# -- what is told of the engine ----------------------------------------------------------------------------
+
+
+def test_an_engine_that_gave_way_is_named_at_the_head_of_every_output(
+    tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture
+) -> None:
+    """On the terminal, in environment.json, in an evaluation, and on a page before its contents."""
+    make_cheap(monkeypatch)
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(engine, "compile_blocks", fail)
+    train_small(tmp_path / "run", engine="compile", tracker="none")
+    notice = "engine eager: compile was not taken: RuntimeError: no compiler"
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == f"!! {notice} !!"
+    assert not [line for line in rest if line.startswith("engine ")], "said once"
+    facts = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
+    assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("compile", "eager", True)
+    for part in ("", "weights/generator_ema.safetensors", "checkpoints/step-00000006"):
+        assert notice in load_subject(str(tmp_path / "run" / part), EvalConfig()).notices, part
+    assert notices_of(read_run(str(tmp_path / "run"), ReportConfig(evaluate=False)))[-1] == notice
+
+
+def test_an_engine_that_was_chosen_is_one_line(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+    make_cheap(monkeypatch)
+    train_small(tmp_path / "run", tracker="none")
+    lines = capsys.readouterr().err.splitlines()
+    assert "engine eager: on a CPU compiling takes long and gains nothing" in lines[1:]
+    facts = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
+    assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("auto", "eager", False)
+    assert load_subject(str(tmp_path / "run"), EvalConfig()).notices == []
