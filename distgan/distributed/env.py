@@ -11,8 +11,9 @@ import time
 import psutil
 
 from distgan.config.registry import PRECISIONS, names_on_cpu
+from distgan.distributed.precision import AUTO
 from distgan.errors import OUR_LAUNCHER, PARENT, UserError
-from distgan.utils.hardware import cpu_name, has_fast_bf16, imitates_bf16
+from distgan.utils.hardware import cpu_name, imitates_bf16
 from distgan.utils.operating_system import cores
 
 _PROCESS_GIB = 0.5  # of the smallest networks
@@ -243,7 +244,7 @@ def check_launcher_precision(own: str | None) -> None:
     Not to be called where --precision is given, which is stronger.
     """
     asked = _launchers_precision()
-    if own not in (None, "auto") and asked not in ("no", own):
+    if own not in (None, AUTO) and asked not in ("no", own):
         raise UserError(
             f"--mixed_precision {asked} (of the launcher, or ACCELERATE_MIXED_PRECISION): the run has {own}; allowed: "
             f"the same, or --precision as a flag of the training",
@@ -254,11 +255,13 @@ def check_launcher_precision(own: str | None) -> None:
 def precision(chosen: str | None, *, is_cpu: bool) -> str:
     """Return the chosen one, else the launcher's, else float32. Raises UserError for one that can't be had.
 
-    "auto" is the launcher's if that names one, else bf16 where it is faster than float32, else float32.
+    "auto" is the launcher's if that names one, else "auto": it takes a race of all ranks (`precision.py`).
     """
     said = _launchers_precision()
-    if chosen == "auto":
-        chosen = said if said != "no" else "bf16" if has_fast_bf16(is_cpu=is_cpu) else "no"
+    if chosen == AUTO:
+        if said == "no":
+            return AUTO
+        chosen = said
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
     if value not in PRECISIONS:
         raise UserError(f"{flag} {value}: unknown here; allowed: {', '.join(PRECISIONS)}")

@@ -20,6 +20,7 @@ import distgan
 from distgan.config.flags import paths_by
 from distgan.config.schema import Config
 from distgan.distributed import env
+from distgan.distributed.precision import AUTO
 from distgan.errors import PARENT, CommonError, ProcessLost, UserError
 from distgan.utils.operating_system import ProcessId, has_ended, is_parent_gone, own_process_id
 
@@ -220,7 +221,9 @@ def _difference(facts: list[dict[str, Any]]) -> str | None:
     """What the first process that is unlike rank 0 has otherwise."""
     for rank, theirs in enumerate(facts):
         for what in facts[0] | theirs:
-            if (own := theirs.get(what)) != (first := facts[0].get(what)):
+            own, first = theirs.get(what), facts[0].get(what)
+            # One that reads the run's folder knows the precision that the run began with, which the others take on.
+            if own != first and not (what == "precision" and AUTO in (own, first)):
                 return f"rank {rank}: its {what} is {own}, that of rank 0 is {first}; allowed: the same on all ranks"
     return None
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from distgan.config.registry import ENGINES, names_on_cpu
 from distgan.config.schema import Config
 from distgan.distributed import deepspeed, env, rendezvous
+from distgan.distributed.precision import choose_precision
 from distgan.distributed.wrappers import FlatTrained, Trained
 from distgan.errors import CommonError, UserError, outcome_of
 from distgan.utils import devices
@@ -66,18 +67,21 @@ class Runtime:
                 f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: {allowed}",
                 code="unavailable",
             )
-        self.precision: str = env.precision(config.run.precision, is_cpu=is_cpu)
-        env.check_environment(is_cpu=is_cpu, is_tf32=self.precision == "tf32")
-        mixed_precision = "no" if self.precision == "tf32" else self.precision
+        wanted = env.precision(config.run.precision, is_cpu=is_cpu)
+        env.check_environment(is_cpu=is_cpu, is_tf32=wanted == "tf32")
         if is_cpu and (threads := config.run.threads or env.shared_cores()):
             torch.set_num_threads(threads)
         zero = deepspeed.chosen(
-            config, self.precision, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
+            config, wanted, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
         )
         if launched > 1 or zero:
             if not is_cpu:
                 devices.take_gpu()
-            rendezvous.join(config, "gloo" if is_cpu else "nccl", self.precision, zero)
+            rendezvous.join(config, "gloo" if is_cpu else "nccl", wanted, zero)
+        self.precision, self.precision_note = choose_precision(
+            wanted, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
+        )
+        mixed_precision = "no" if self.precision == "tf32" else self.precision
         self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded()
         self.warnings = env.slow(self.precision, is_cpu=is_cpu) + env.remove_foreign(torch.get_num_threads())
         self._trained: Callable[..., Trained]
@@ -277,6 +281,10 @@ class Runtime:
         """Of the device, or on a CPU of this process."""
         return devices.peak_memory_gib(self.device)
 
+    def precision_in_words(self) -> str:
+        """Return the precision for a line of text, with what there is to say of it."""
+        return f"precision {self.precision}" + (f" ({self.precision_note})" if self.precision_note else "")
+
     def describe(self) -> dict[str, Any]:
         """The machine and the processes, for environment.json."""
         is_cuda = self.device.type == "cuda"
@@ -285,6 +293,7 @@ class Runtime:
             "device_type": self.device.type,
             "world_size": self.world_size,
             "precision": self.precision,
+            "precision_note": self.precision_note,
             "threads": torch.get_num_threads(),
             "variables": self._variables,
             "host": platform.node(),

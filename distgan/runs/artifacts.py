@@ -197,7 +197,7 @@ class RunArtifacts:
         display.say(
             f"{self.preset}: G {g_size:,} and D {d_size:,} parameters, {data.name} ({len(data.images):,} images), "
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
-            f"{runtime.device.type}{strategy}, precision {runtime.precision}, order {config.optim.order}"
+            f"{runtime.device.type}{strategy}, {runtime.precision_in_words()}, order {config.optim.order}"
         )
         if not choice.is_fallback:
             display.say(str(choice))

@@ -4,6 +4,8 @@ import platform
 import warnings
 from pathlib import Path
 
+_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # of a CPU's flags; the last is what Arm's are called
+
 
 def cpu_name() -> str:
     """The processor's own name where the system tells it."""
@@ -23,17 +25,13 @@ def cpu_flags() -> set[str]:
 def imitates_bf16() -> bool:
     """Whether this CPU has no arithmetic in bfloat16: torch's is 17 times slower than float32 then (LOG.md)."""
     flags = cpu_flags()
-    return bool(flags) and not flags & {"amx_bf16", "avx512_bf16", "bf16"}  # the last is what Arm's are called
+    return bool(flags) and not flags & _BF16
 
 
-def has_fast_bf16(*, is_cpu: bool) -> bool:
-    """True if bf16 is faster than float32: on GPUs and CPUs with native bf16 (AMX, or avx512_bf16 on AMD; README).
-
-    An Intel CPU with avx512_bf16 and without AMX was slower; others were not measured.
-    """
+def has_native_bf16(*, is_cpu: bool) -> bool:
+    """True if the CPU, or the GPU of this process, computes in bfloat16 itself, be it fast or slow."""
     if is_cpu:
-        flags = cpu_flags()
-        return "amx_bf16" in flags or {"avx512_bf16", "AuthenticAMD"} <= flags
+        return bool(cpu_flags() & _BF16)
     import torch
 
     return torch.cuda.is_bf16_supported(including_emulation=False)

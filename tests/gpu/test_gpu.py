@@ -71,6 +71,13 @@ def test_a_graph_of_compiled_networks_takes_the_eager_steps(recipe: str) -> None
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[ENGINE_RECIPES[recipe][2]]
 
 
+def test_auto_races_eager_and_graph() -> None:
+    choice = Training("cgan", "auto", device="cuda").build().choice
+    assert choice.step_s.keys() == {"eager", "graph"}
+    assert choice.name == min(choice.step_s, key=lambda name: choice.step_s[name])
+    assert choice.start_s["race"] < 5, "a second, and the first start of each"
+
+
 def test_graphs_leave_no_trace_of_their_warm_up() -> None:
     before, graph = Training("cgan", device="cuda"), Training("cgan", "graph", device="cuda")
     graph.build()

@@ -14,6 +14,7 @@ from helpers.doctor import states
 from helpers.runs import Capture, MonkeyPatch
 
 from distgan.distributed import env as launcher
+from distgan.distributed import precision
 from distgan.errors import CommandFailed
 from distgan.launch import all_reduce_check, doctor
 from distgan.launch.doctor import Failure, Finding
@@ -168,7 +169,8 @@ def test_data(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
 
 def test_gpus(monkeypatch: MonkeyPatch) -> None:
     gpus(monkeypatch, 2)
-    for is_native, words in ((True, "bf16 is native"), (False, "leave --precision unset")):
+    monkeypatch.setattr(precision, "race", lambda _: (2.0, 1.0))
+    for is_native, words in ((True, "bf16 is native, 2.0 times"), (False, "leave --precision unset")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda is_native=is_native, **_: is_native)
         found = doctor.gpus()
         assert found.state == "ok"
@@ -222,18 +224,20 @@ def test_no_gpu(
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "bf16_s", "words"),
     [
-        ({"amx_bf16", "avx512_bf16"}, "bf16 is native"),
-        ({"avx512_bf16"}, "slow, or not measured"),
-        ({"fpu"}, "imitated, many times slower"),
+        ({"amx_bf16", "avx512_bf16"}, 1.0, "bf16 is native, 2.0 times as fast as float32 in a probe"),
+        ({"avx512_bf16"}, 4.0, "bf16 is native, 0.5 times as fast as float32 in a probe: leave --precision unset"),
+        ({"fpu"}, 1.0, "imitated, many times slower: leave --precision unset"),
+        (set(), 1.0, "not known of this CPU: leave --precision unset"),
     ],
 )
-def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], words: str) -> None:
+def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], bf16_s: float, words: str) -> None:
     gpus(monkeypatch, 0)
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
-    assert words in doctor.no_gpu().text
+    monkeypatch.setattr(precision, "race", lambda _: (2.0, bf16_s))
+    assert doctor.no_gpu().text.endswith(words)
 
 
 @pytest.mark.parametrize(

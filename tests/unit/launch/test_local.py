@@ -11,7 +11,7 @@ from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
 from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
 
 from distgan.config.schema import Config, DataConfig, ModelConfig
-from distgan.distributed import env
+from distgan.distributed import precision
 
 
 def test_every_launch_file_is_told_of_in_the_readme() -> None:
@@ -89,7 +89,7 @@ def test_a_run_goes_on_in_its_own_precision_where_auto_comes_to_another(
     distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """As on another machine of a cluster, by the command that began it."""
-    monkeypatch.setattr(env, "has_fast_bf16", lambda *, is_cpu: True)
+    monkeypatch.setattr(precision, "race", lambda _: (2.0, 1.0))
     words = ("train", "--preset", "cgan-fast", "--data", "digits", "--out", "run", "--dry-run")
     assert "precision bf16" in distgan.ok(*words).stdout
     (tmp_path / "run").mkdir()

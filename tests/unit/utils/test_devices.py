@@ -1,12 +1,17 @@
 """Devices and who gets which."""
 
+import math
 import os
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from helpers.runs import MonkeyPatch
 
-from distgan.distributed import env
+from distgan.config.schema import Config, RunConfig
+from distgan.distributed import env, precision, rendezvous
+from distgan.distributed.runtime import open_runtime
 from distgan.utils import hardware
 
 
@@ -20,23 +25,89 @@ def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None
         take_gpu()
 
 
+# -- --precision auto --------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("flags", "launcher", "expected"),
+    ("flags", "launcher", "bf16_ms", "expected", "note"),
     [
-        ({"amx_bf16"}, "no", "bf16"),
-        ({"avx512_bf16", "AuthenticAMD"}, "no", "bf16"),
-        ({"avx512_bf16", "GenuineIntel"}, "no", "no"),  # was slower than float32
-        (set(), "no", "no"),
-        (set(), "bf16", "bf16"),  # somebody asked for it
+        ({"amx_bf16"}, "no", 1, "bf16", "auto: a probe takes bf16 1 ms, float32 2 ms"),
+        ({"avx512_bf16"}, "no", 3, "no", "auto: a probe takes bf16 3 ms, float32 2 ms"),  # as an Intel Xeon without AMX
+        (set(), "no", 1, "no", "auto: no bf16 arithmetic here"),
+        (set(), "bf16", 3, "bf16", ""),  # somebody asked for it
     ],
 )
 def test_auto_precision_is_bf16_where_it_is_faster(
-    monkeypatch: MonkeyPatch, flags: set[str], launcher: str, expected: str
+    monkeypatch: MonkeyPatch, flags: set[str], launcher: str, bf16_ms: float, expected: str, note: str
 ) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    assert env.precision("auto", is_cpu=True) == expected
-    assert env.precision("no", is_cpu=True) == "no"
+    race = partial(precision.race, **pretended(2, bf16_ms))
+    monkeypatch.setattr(precision, "race", race)
+    with open_runtime(Config(run=RunConfig(device="cpu", precision="auto"))) as runtime:
+        assert runtime.describe()["precision"] == expected
+        assert runtime.describe()["precision_note"] == note
+        words = f"precision {expected} ({note})" if note else f"precision {expected}"
+        assert runtime.precision_in_words() == words
+
+
+def pretended(float32_ms: float, bf16_ms: float) -> dict[str, Any]:
+    """A clock, and work that takes so long by it but for the first time, when it takes hours."""
+    spent = [0.0]
+    slow = {False, True}
+
+    def work(is_bf16: bool) -> None:
+        spent[0] += 3600 if is_bf16 in slow else (bf16_ms if is_bf16 else float32_ms) / 1e3
+        slow.discard(is_bf16)
+
+    return {"clock": lambda: spent[0], "work": work}
+
+
+def test_a_precision_that_is_asked_for_is_not_raced(monkeypatch: MonkeyPatch) -> None:
+    """Nor does the race of one that is not draw from the generators that a training has."""
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx512_bf16"})
+    before = torch.get_rng_state()
+    float32_s, bf16_s = precision.race(torch.device("cpu"))
+    assert 0 < float32_s < math.inf
+    assert 0 < bf16_s < math.inf
+    assert torch.equal(before, torch.get_rng_state())
+    monkeypatch.setattr(precision, "race", lambda _: pytest.fail("a race"))
+    for asked in ("no", "bf16", None):
+        with open_runtime(Config(run=RunConfig(device="cpu", precision=asked))) as runtime:
+            assert (runtime.precision, runtime.precision_note) == (asked or "no", "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "times", "expected"),
+    [
+        (["auto", "auto"], [(2.0, 1.0), (2.0, 1.5)], "bf16"),
+        (["auto", "auto"], [(2.0, 1.0), (2.0, 2.5)], "no"),  # the slowest decides
+        (["auto", "auto"], [(2.0, 1.0), (0.0, math.inf)], "no"),  # which has none
+        (["auto", "bf16"], None, "bf16"),  # of the rank that has read the run's folder
+        (["no", "auto"], None, "no"),
+    ],
+)
+def test_all_ranks_take_one_precision(
+    monkeypatch: MonkeyPatch, wanted: list[str], times: list[tuple[float, float]] | None, expected: str
+) -> None:
+    assert rendezvous._difference([{"precision": name} for name in wanted]) is None
+    for rank in range(2):
+        monkeypatch.setattr(precision, "race", lambda _, rank=rank: times[rank] if times else pytest.fail("a race"))
+        monkeypatch.setattr(precision, "_gathered", lambda own: wanted if own in wanted else times)
+        assert precision.choose_precision(wanted[rank], torch.device("cpu"), is_unset=False).name == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "is_native", "is_told"),
+    [("cuda", None, True, True), ("cuda", "no", True, False), ("cuda", None, False, False), ("cpu", None, True, False)],
+)
+def test_float32_that_nobody_asked_for_names_the_faster_flag_on_a_gpu(
+    monkeypatch: MonkeyPatch, device: str, asked: str | None, is_native: bool, is_told: bool
+) -> None:
+    monkeypatch.setattr(precision, "has_native_bf16", lambda *, is_cpu: is_native)
+    wanted = env.precision(asked, is_cpu=device == "cpu")
+    chosen = precision.choose_precision(wanted, torch.device(device), is_unset=asked is None)
+    assert chosen == ("no", "several times slower here than --precision bf16" if is_told else "")
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(None, None), (1, 6), (2, 3), (8, 1)])
