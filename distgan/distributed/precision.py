@@ -18,7 +18,7 @@ from distgan.utils.devices import choose_arithmetic, wait
 from distgan.utils.hardware import has_native_bf16
 
 AUTO = "auto"
-# The first is a warm-up, in which libraries choose their algorithms; of the others the fastest counts.
+# Of which the fastest counts: in the first libraries choose their algorithms.
 _ROUNDS = 6
 # Images of a pass, and passes of a round: a fraction of a second on one core, a few milliseconds on a GPU.
 _SIZES = {"cpu": (8, 1), "cuda": (256, 10)}
@@ -62,12 +62,12 @@ def race(
         return 0.0, math.inf
     work = work or _build_probe(device)
     best = {False: math.inf, True: math.inf}
-    for index in range(_ROUNDS):
+    for _ in range(_ROUNDS):
         for is_bf16 in best:  # in turn, so that what slows the machine down slows both
             began = clock()
             work(is_bf16)
             wait(device)
-            best[is_bf16] = min(best[is_bf16], clock() - began) if index else math.inf
+            best[is_bf16] = min(best[is_bf16], clock() - began)
     return best[False], best[True]
 
 

@@ -219,7 +219,9 @@ def environment_of(run: Run) -> list[tuple[str, str]]:
         "precision": {"no": "float32"}.get(run.fact("precision"), run.fact("precision"))
         if isinstance(run.fact("precision"), str)
         else None,
+        "about the precision": run.fact("precision_note") or None,
         "engine": run.fact("engine", "name"),
+        "why that engine": run.fact("engine", "why"),
         "started": run.fact("started_at"),
         "distgan": run.fact("distgan"),
         "python": run.fact("python"),

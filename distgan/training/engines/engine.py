@@ -158,6 +158,7 @@ class Trial:
     def compile_smallest(self) -> float:
         """Compile one block for one shape. Return the seconds that the rest takes by its measure, on the slowest rank.
 
+        An estimate by the number of layers, too low where torch has this block in its cache on the disk and no other.
         Raises EngineUnavailable.
         """
 

@@ -143,6 +143,17 @@ def test_no_list_of_names_stands_elsewhere() -> None:
                     assert len(words & set(names)) < 2, f"{place}:{node.lineno} repeats {name}"
 
 
+def test_no_engine_and_no_order_is_known_by_its_name() -> None:
+    """What one does differently is a field of its entry, or its function there: no comparison, no table of names."""
+    known = (set(registry.ENGINES) | set(registry.ORDERS)) - {"auto"}
+    for path in (ROOT / "distgan").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            parts += node.keys if isinstance(node, ast.Dict) and path.name != "registry.py" else []
+            words = {part.value for part in parts if isinstance(part, ast.Constant)}
+            assert not words & known, f"{path}:{node.lineno} {words & known}"  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("name", ["bce", "auto", "", "Upper", "a,b", "a b", "-x", "a/b", "a--b"])
 def test_names_that_a_flag_can_not_carry_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="expected: a new name"):
