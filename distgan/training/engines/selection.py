@@ -65,8 +65,8 @@ def compiling_pays(steps_left: int, step_s: float, compile_s: float) -> tuple[bo
     """
     left_s = steps_left * step_s
     saved_s = left_s * COMPILED_GAIN
-    words = f"of {left_s:.0f} s of steps left it may save {saved_s:.0f} s, and takes about {compile_s:.0f} s"
-    return saved_s > compile_s, words
+    left, saved, taken = (f"{each:.2g} s" if each < 10 else f"{each:.0f} s" for each in (left_s, saved_s, compile_s))
+    return saved_s > compile_s, f"of {left} of steps left it may save {saved}, and takes about {taken}"
 
 
 def steps_to_race(step_s: float, taken: int, multiple: int) -> int:

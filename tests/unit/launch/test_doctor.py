@@ -37,6 +37,8 @@ def gpus(monkeypatch: MonkeyPatch, num: int) -> None:
     card = SimpleNamespace(name="A card", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(2))
+    if num:
+        monkeypatch.setattr(precision, "race", lambda _: (2.0, 1.0))
 
 
 def test_exit_code_by_what_is_essential(well: MonkeyPatch, capsys: Capture) -> None:
@@ -169,7 +171,6 @@ def test_data(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
 
 def test_gpus(monkeypatch: MonkeyPatch) -> None:
     gpus(monkeypatch, 2)
-    monkeypatch.setattr(precision, "race", lambda _: (2.0, 1.0))
     for is_native, words in ((True, "bf16 is native, 2.0 times"), (False, "leave --precision unset")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda is_native=is_native, **_: is_native)
         found = doctor.gpus()
