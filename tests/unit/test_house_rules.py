@@ -65,10 +65,10 @@ def test_no_pickle() -> None:
 def test_text_reaches_a_terminal_by_one_way() -> None:
     """By `errors.print_line` and `utils/terminal.TerminalConsole`, which let no name and no file steer it.
 
-    What is for programs may be printed: JSON, and a job's script to the byte.
+    What is for programs may be printed: JSON, and a job's script to the byte. The plain loops are as others write them.
     """
     for path in FILES:
-        if path in (PACKAGE / "errors.py", PACKAGE / "utils" / "terminal.py"):
+        if path in (PACKAGE / "errors.py", PACKAGE / "utils" / "terminal.py") or path.parent.name == "peers":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
