@@ -32,6 +32,8 @@ _USER_ERRNO = {
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# Between an error for lack of memory and what to do about it.
+LESS_MEMORY = "; to need less: "
 # How torch, CUDA's libraries and the system say that they get no memory.
 _NO_MEMORY = (
     "outofmemory",
@@ -179,8 +181,11 @@ class WriteErrorPolicy:
         return new
 
 
-def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
-    """Runs a command and turns its end into an exit code, with a traceback only under `debug`."""
+def exit_code_of(command: Callable[[], None], *, debug: bool = False, less_memory: str = "") -> int:
+    """Run a command and return the exit code for its end, with a traceback only under `debug`.
+
+    `less_memory`: how to call the command where it finds too little.
+    """
     try:
         command()
         return OK
@@ -200,7 +205,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         is_failure = isinstance(error, TrainingFailed | CommandFailed)
         mistake = user_error(error)
         if not is_failure and mistake is None:
-            return _unforeseen(error, debug=debug)
+            return _unforeseen(error, less_memory, debug=debug)
         message = str(error) if mistake is None else f"{mistake} [{mistake.code}]"
         if debug:
             print_line(traceback.format_exc(), error=True)
@@ -210,7 +215,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         return FAILED if is_failure else USER_ERROR
 
 
-def _unforeseen(error: Exception, *, debug: bool) -> int:
+def _unforeseen(error: Exception, less_memory: str, *, debug: bool) -> int:
     """Print a traceback, or for lack of memory one line with advice; in a multi-process run, a line with the rank."""
     is_alone, is_full = os.environ.get("WORLD_SIZE", "1") == "1", _is_out_of_memory(error)
     if debug or not is_full:
@@ -220,8 +225,8 @@ def _unforeseen(error: Exception, *, debug: bool) -> int:
     text = str(error).partition("\n")[0] or "there is too little" if is_full else str(error)
     words = f"{type(error).__name__}: {text}"
     message = words if is_alone else f"rank {os.environ.get('RANK')}: {words}"
-    if is_full:
-        message += " (allowed: a smaller --batch-size or --num, a higher --accumulate, or more processes)"
+    if is_full and less_memory:
+        message += f"{LESS_MEMORY}{less_memory}"
     _end(message, speaks=True)
     return FAILED
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from distgan.utils.output import guarded_output
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    _, entry, _ = _find(arguments)
     if os.environ.get("WORLD_SIZE", "1") != "1" and not is_ignored(signal.SIGINT):
         # Python would heed Ctrl-C only after a wait for another process, and swallow it in some callbacks. From its
         # first step on a training catches it, and saves.
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
                 sys.stdout.flush()
 
     with guarded_output():
-        code = exit_code_of(run, debug="--debug" in arguments)
+        code = exit_code_of(run, debug="--debug" in arguments, less_memory=getattr(entry, "less_memory", ""))
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # Threads of gloo, which DDP keeps alive, may abort an interpreter that ends in good order.
         os._exit(code)
@@ -40,11 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(*words: str) -> None:
     """Run the command that the words name, with those behind it. Raises UserError and what the command raises."""
-    entry: Command | Group = TOP
-    prog, rest = ["distgan"], list(words)
-    while isinstance(entry, Group) and rest and rest[0] in entry.commands:
-        entry = entry.commands[rest[0]]
-        prog.append(rest.pop(0))
+    prog, entry, rest = _find(words)
     if isinstance(entry, Group):
         _show_group(" ".join(prog), entry, rest)
         return
@@ -53,6 +51,16 @@ def run_command(*words: str) -> None:
     result = _run(" ".join(prog), entry, rest)
     if result is not None:
         print_line(result)
+
+
+def _find(words: Sequence[str]) -> tuple[list[str], Command | Group, list[str]]:
+    """Return the words that name a command or a group, that one, and the words behind them."""
+    entry: Command | Group = TOP
+    prog, rest = ["distgan"], list(words)
+    while isinstance(entry, Group) and rest and rest[0] in entry.commands:
+        entry = entry.commands[rest[0]]
+        prog.append(rest.pop(0))
+    return prog, entry, rest
 
 
 def _show_group(prog: str, group: Group, rest: list[str]) -> None:

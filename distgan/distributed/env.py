@@ -100,8 +100,8 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
         value = os.environ.get(name, "")
         if value and value.lower() not in ({"strict"} if is_cpu else {str(int(is_tf32))}):
             raise UserError(
-                f"{name}={value}: another precision than that of --precision; allowed: unset, or "
-                + ("STRICT" if is_cpu else "1 with --precision tf32 and 0 with others")
+                f"{name}={value}: another precision than the chosen one; allowed: unset, or "
+                + ("STRICT" if is_cpu else str(int(is_tf32)))
             )
 
 

@@ -21,7 +21,7 @@ from distgan.utils.operating_system import STOP_SIGNALS, signal_name
 _LOOPBACK_S = 5.0
 
 
-def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float = 120.0) -> int:
+def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float) -> int:
     """Runs a script of ours with these arguments in `num` processes of this machine; the exit code for all of them.
 
     By torch's own elastic agent. It stops all when one fails, and the words of that one come last.

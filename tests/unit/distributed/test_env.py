@@ -202,7 +202,7 @@ def test_tf32_of_the_driver_must_be_that_of_the_precision(monkeypatch: MonkeyPat
     for value, is_tf32, is_refused in (("1", False, True), ("0", True, True), ("1", True, False), ("0", False, False)):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
         if is_refused:
-            with refused("NVIDIA_TF32_OVERRIDE", "--precision", code="bad-value"):
+            with refused("NVIDIA_TF32_OVERRIDE", f"or {int(is_tf32)}", code="bad-value"):
                 env.check_environment(is_cpu=False, is_tf32=is_tf32)
         else:
             env.check_environment(is_cpu=False, is_tf32=is_tf32)
