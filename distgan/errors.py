@@ -17,11 +17,24 @@ T = TypeVar("T")
 # 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
 OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
 
-# Who started this process: taken before the slow imports, during which a launcher may be killed.
-PARENT = os.getppid()
-
-# In the environment of the processes that `--processes N` starts: its own number.
+# In the environment of the processes that `--processes N` starts: its own number, which is in the run's id as well.
 OUR_LAUNCHER = "DISTGAN_LAUNCHER"
+
+
+def launch_id(launcher: int | str) -> str:
+    """Return the id that `--processes N` gives to torch's agent."""
+    return f"distgan-{launcher}"
+
+
+def _parent() -> int:
+    """Return the process that started this one; a launcher of ours by its own word, as it may be gone by now."""
+    launcher = os.environ.get(OUR_LAUNCHER, "")
+    is_rank = launcher.isdecimal() and os.environ.get("TORCHELASTIC_RUN_ID") == launch_id(launcher)
+    return int(launcher) if is_rank else os.getppid()
+
+
+# Taken before the slow imports, during which a launcher may be killed.
+PARENT = _parent()
 
 # A disk or a folder that can't be written to is for the user to remedy, and so is whatever a named file is refused for;
 # any other OSError is ours.

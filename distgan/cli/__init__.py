@@ -4,26 +4,33 @@ import argparse
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any
 
 import distgan
 from distgan.cli.commands import TOP, Command, Group
-from distgan.errors import UserError, exit_code_of, print_line
-from distgan.utils.operating_system import STOP_SIGNALS, is_ignored
+from distgan.errors import PARENT, UserError, exit_code_of, print_line, print_message
+from distgan.utils.operating_system import STOP_SIGNALS, is_ignored, is_parent_gone
 from distgan.utils.output import guarded_output
+
+_WATCH_S = 0.2  # between two looks whether the launcher is there
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     _, entry, _ = _find(arguments)
-    if os.environ.get("WORLD_SIZE", "1") != "1" and not is_ignored(signal.SIGINT):
-        # Python would heed Ctrl-C only after a wait for another process, and swallow it in some callbacks. From its
-        # first step on a training catches it, and saves.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        threading.Thread(target=_end_with_launcher, daemon=True, name="distgan-launcher").start()
+        if not is_ignored(signal.SIGINT):
+            # Python would heed Ctrl-C only after a wait for another process, and swallow it in some callbacks. From
+            # its first step on a training catches it, and saves.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def run() -> None:
         try:
@@ -38,6 +45,21 @@ def main(argv: list[str] | None = None) -> int:
         # Threads of gloo, which DDP keeps alive, may abort an interpreter that ends in good order.
         os._exit(code)
     return code
+
+
+def _end_with_launcher() -> None:
+    """End this process when its launcher is gone, which nobody else would, until a training heeds signals itself.
+
+    At any instant: also while libraries are imported, and in a wait for another rank.
+    """
+    while not is_parent_gone(PARENT):
+        time.sleep(_WATCH_S)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            return
+    if os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):
+            print_message("the launcher is gone; nothing is left to save")
+    os._exit(128 + signal.SIGTERM)
 
 
 def run_command(*words: str) -> None:

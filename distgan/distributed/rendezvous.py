@@ -20,8 +20,8 @@ import distgan
 from distgan.config.flags import paths_by
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.errors import PARENT, CommonError, ProcessLost, UserError
-from distgan.utils.operating_system import ProcessId, has_ended, is_parent_gone, own_process_id
+from distgan.errors import CommonError, ProcessLost, UserError
+from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
 T = TypeVar("T")
 
@@ -169,7 +169,7 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
 def _await_answer(address: str, port: int, timeout_s: float) -> None:
     """Until somebody listens there. torch would try for several times as long, and fill the screen.
 
-    Raises UserError when nobody does in time, or the launcher, which is to stop this process, is gone.
+    Raises UserError when nobody does in time.
     """
     end = time.monotonic() + timeout_s
     while True:
@@ -177,8 +177,6 @@ def _await_answer(address: str, port: int, timeout_s: float) -> None:
             socket.create_connection((address, port), timeout=1).close()
             return
         except OSError as error:
-            if is_parent_gone(PARENT):
-                raise UserError("the launcher is gone; nothing was begun", code="launch") from None
             if time.monotonic() > end:
                 raise UserError(
                     f"MASTER_ADDR, MASTER_PORT: rank 0 does not answer at {address}:{port} within --timeout "

@@ -14,7 +14,7 @@ import psutil
 
 import distgan
 from distgan.distributed import env
-from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError, print_message
+from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError, launch_id, print_message
 from distgan.utils.operating_system import STOP_SIGNALS, signal_name
 
 # Connecting to this machine itself takes no time.
@@ -49,7 +49,7 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
             rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0",
             local_addr="127.0.0.1",
-            run_id=f"distgan-{os.getpid()}",
+            run_id=launch_id(os.getpid()),
             max_restarts=0,
             signals_to_handle=",".join(signal.name for signal in STOP_SIGNALS) + ",SIGQUIT",
             logs_specs=DefaultLogsSpecs(log_dir=folder),

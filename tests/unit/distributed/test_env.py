@@ -8,6 +8,7 @@ import torch
 from helpers.launchers import ACCELERATE_LAUNCH
 from helpers.runs import ON_CPU, MonkeyPatch, refused
 
+from distgan import errors
 from distgan.config.schema import Config, RunConfig
 from distgan.distributed import env
 from distgan.distributed.runtime import open_runtime
@@ -173,6 +174,16 @@ def test_no_launcher_is_guessed_from_one_variable(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert env.is_launched() == expected
+
+
+@pytest.mark.parametrize(("run_id", "parent"), [("distgan-77", 77), ("distgan-7", os.getppid()), ("", os.getppid())])
+def test_a_rank_knows_its_launcher_by_its_word_and_not_by_who_is_the_parent_now(
+    monkeypatch: MonkeyPatch, run_id: str, parent: int
+) -> None:
+    """It may have been killed before this process could look."""
+    monkeypatch.setenv(OUR_LAUNCHER, "77")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+    assert errors._parent() == parent
 
 
 def test_our_launcher_is_the_parent(monkeypatch: MonkeyPatch) -> None:
