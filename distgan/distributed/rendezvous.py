@@ -296,11 +296,14 @@ def name_lost_ranks() -> Iterator[None]:
 def _missing(meeting: _Meeting, error: Exception) -> tuple[str, bool]:
     """The words, and whether this rank is the one to say them: the lowest of those that are left."""
     store, rank, world_size, timeout_s = meeting
+    meeting = meeting._replace(timeout_s=_GRACE_S)  # no second --timeout for the store, which may be the silent rank's
     there, failed = {rank}, []
     with suppress(RuntimeError):  # the store may be gone with its rank
         meeting.ask(store.set, f"there/{rank}", "")
-        time.sleep(_GRACE_S)
-        there |= {other for other in range(world_size) if meeting.ask(store.check, [f"there/{other}"])}
+        end = time.monotonic() + _GRACE_S
+        while time.monotonic() < end and len(there) < world_size:
+            there |= {other for other in range(world_size) if meeting.ask(store.check, [f"there/{other}"])}
+            time.sleep(_POLL_S)
         failed = [other for other in range(world_size) if meeting.ask(store.check, [f"failed/{other}"])]
     # One that could leave word is it. Of the others some may only not have noticed yet.
     gone = failed or sorted(set(range(world_size)) - there)

@@ -92,6 +92,22 @@ def test_a_store_that_is_silent_is_left_after_the_timeout(store: dist.Store) -> 
         rendezvous._within(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=3))
 
 
+def test_a_lost_connection_is_named_without_a_second_timeout(monkeypatch: MonkeyPatch) -> None:
+    """Where the store is that of the rank which is silent, it is so too."""
+
+    class SilentStore(dist.HashStore):
+        def check(self, keys: list[str]) -> bool:
+            time.sleep(3)
+            return False
+
+    monkeypatch.setattr(rendezvous, "_GRACE_S", 0.3)
+    meeting = rendezvous._Meeting(SilentStore(), 1, 2, 60.0)
+    with within(2):
+        message, speaks = rendezvous._missing(meeting, RuntimeError("Timed out waiting 60000ms for recv"))
+    assert message.startswith("rank 0 is silent for --timeout 60 s")
+    assert speaks
+
+
 def test_ctrl_c_ends_a_wait_inside_of_torch(store: dist.Store) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
