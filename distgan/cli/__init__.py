@@ -35,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> None:
         try:
             run_command(*arguments)
+        except Exception as error:
+            if mistake := _import_mistake(error):
+                raise mistake from error
+            raise
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -132,7 +136,17 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
     for each, value in zip(command.arguments, values, strict=True):
         if each.choices and value not in each.choices:
             raise UserError(f"{value}: unknown {each.name}; allowed: {', '.join(each.choices)}")
+    if command.needs_pydantic:  # else it is there to tell what is missing
+        _load("distgan.distributed.env:check_before_imports")()
     return _load(command.run)(*values, *settings)
+
+
+def _import_mistake(error: Exception) -> UserError | None:
+    """Return the user's mistake in a variable at which torch's import failed, None for any other error."""
+    with suppress(ImportError):
+        mistake: UserError | None = _load("distgan.distributed.env:import_mistake")(error)
+        return mistake
+    return None
 
 
 def _load(name: str) -> Any:

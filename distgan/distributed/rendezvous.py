@@ -25,11 +25,11 @@ from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
 T = TypeVar("T")
 
-# How gloo, NCCL and the store say that another process is gone or silent.
-_LOSS = re.compile(
-    r"connection (was likely )?(closed|reset|refused)|broken pipe|timed out|timeout|remote process|gloo|nccl|socket",
-    re.I,
+# How gloo, NCCL and the store say that another process is gone or silent; all that they say, once ranks have met.
+_CONNECTION = re.compile(
+    r"connection (was likely )?(closed|reset|refused)|broken pipe|timed out|timeout|remote process|socket", re.I
 )
+_LOSS = re.compile(rf"{_CONNECTION.pattern}|gloo|nccl", re.I)
 # For the launcher to see the one that failed before those that only miss it, and for a rank that still runs
 # to say so.
 _GRACE_S = 2.0
@@ -136,9 +136,13 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
                 for other in range(world_size):
                     meeting.await_key(f"read/{other}", other, timeout_s)
         raise CommonError(difference, code="mismatch")
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size, timeout=timeout
-    )
+    group_store = dist.PrefixStore("group", store)
+    try:
+        dist.init_process_group(backend, store=group_store, rank=rank, world_size=world_size, timeout=timeout)
+    except Exception as error:
+        if _CONNECTION.search(str(error)):
+            raise
+        raise env.group_mistake(error) from error
 
 
 def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:

@@ -1,6 +1,7 @@
 """Who takes the steps: eagerly, compiled, or replayed from CUDA graphs; the same step behind each."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -196,6 +197,9 @@ def build_engine(
 
 def _compile(gan: Gan, batches: Batches, runtime: Runtime, take: Advance, choice: Choice) -> None:
     """Makes the same steps go through compiled networks. Raises what a compiler raises."""
+    for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):
+        if os.environ.get(name) == "1":
+            raise Unfit(f"{name}=1 switches torch.compile off")
     with choice.timed("compile"), untouched(gan, batches):
         start(gan)
         for index in _one_of_each_shape(batches):

@@ -82,6 +82,11 @@ RECORDED = [
     ("NVIDIA_TF32_OVERRIDE", "0"),
     ("TORCHINDUCTOR_USE_FAST_MATH", "1"),
     ("TORCHDYNAMO_DISABLE", "1"),
+    ("TORCH_COMPILE_DISABLE", "1"),
+    ("TORCH_SHOW_CPP_STACKTRACES", "1"),
+    ("TORCH_CPP_LOG_LEVEL", "INFO"),
+    ("PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+    ("NCCL_P2P_DISABLE", "1"),
     ("PYTORCH_TUNABLEOP_ENABLED", "1"),
     ("NCCL_ALGO", "Ring"),
 ]

@@ -11,9 +11,10 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
-from helpers.runs import MonkeyPatch
+from helpers.runs import MonkeyPatch, refused
 
-from distgan.distributed import rendezvous
+from distgan.config.schema import Config
+from distgan.distributed import env, rendezvous
 from distgan.errors import ProcessLost
 from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
@@ -113,6 +114,13 @@ def test_ctrl_c_ends_a_wait_inside_of_torch(store: dist.Store) -> None:
     timer.start()
     with within(2.5), pytest.raises(KeyboardInterrupt):
         rendezvous._within(30, store.wait, ["never"], timedelta(seconds=3))
+
+
+def test_variables_by_which_no_group_can_be_made_are_named(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_DEVICE_TRANSPORT", "nosuch")
+    monkeypatch.setattr(env, "world_size", lambda: 1)  # DeepSpeed wants a group of one as well
+    with rendezvous.process_group_scope(), refused("GLOO_DEVICE_TRANSPORT=nosuch", code="launch"):
+        rendezvous.join(Config(), "gloo", "no", None)
 
 
 def test_an_error_of_the_store_is_that_of_the_caller() -> None:
