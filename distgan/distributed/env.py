@@ -7,6 +7,7 @@ functions here) and recorded, or ignored with a warning (`remove_foreign`), or r
 import logging
 import os
 import re
+import socket
 import time
 import traceback
 
@@ -17,6 +18,7 @@ from distgan.errors import OUR_LAUNCHER, PARENT, CommonError, UserError
 from distgan.utils.hardware import cpu_name, has_fast_bf16, imitates_bf16
 from distgan.utils.operating_system import cores
 
+_CONNECT_S = 5.0  # connecting to this machine itself takes no time
 _PROCESS_GIB = 0.5  # of the smallest networks
 # Together, what accelerate launch leaves in a single process; one or two of them may be a user's own.
 _ACCELERATE_LAUNCH = {
@@ -122,6 +124,19 @@ def check_no_mpi() -> None:
                 f"--processes {size} (or {name} unset, if it is an old one)",
                 code="launch",
             )
+
+
+def check_address(address: str, setting: str) -> None:
+    """Raise UserError where a process of this machine can't reach another one of it at its own `address`."""
+    try:
+        with socket.create_server((address, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"{setting}: {address} does not answer ({error.strerror or error}); allowed: where its network interface "
+            "is up (of 127.0.0.1: ip link set lo up), or one process",
+            code="launch",
+        ) from error
 
 
 def check_network_interface() -> None:

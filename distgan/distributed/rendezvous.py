@@ -33,6 +33,7 @@ _LOSS = re.compile(rf"{_CONNECTION.pattern}|gloo|nccl", re.I)
 # For the launcher to see the one that failed before those that only miss it, and for a rank that still runs
 # to say so.
 _GRACE_S = 2.0
+_LOOPBACK = ("127.0.0.1", "localhost")
 _DOWNLOAD_S = 6 * 3600.0
 _POLL_S = 0.1
 _BEAT_S = 1.0
@@ -150,6 +151,8 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     where = f"{address}:{port}"
     if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         _await_answer(address, port, timeout.total_seconds())
+    elif address in _LOOPBACK:  # without it torch tries for minutes, and fills the screen
+        env.check_address(address, "MASTER_ADDR")
     try:
         # Its own limit comes first, and has the better words.
         return _within(timeout.total_seconds() + _GRACE_S, lambda: next(dist.rendezvous("env://", timeout=timeout)))

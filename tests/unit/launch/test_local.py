@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
-from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
+from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick, refused
 
 from distgan.config.schema import Config, DataConfig, ModelConfig
-from distgan.distributed import env
+from distgan.distributed import env, rendezvous
 
 
 def test_every_launch_file_is_told_of_in_the_readme() -> None:
@@ -92,6 +92,10 @@ def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run,
     monkeypatch.setattr(socket, "create_connection", unreachable)
     result = distgan("train", *quick("run"), "--processes", 2)
     assert_user_error(result, "--processes 2: 127.0.0.1", "Network is unreachable", code="launch")
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with refused("MASTER_ADDR: 127.0.0.1", "Network is unreachable", code="launch"):
+        rendezvous.join(Config(), "gloo", "no", None)
 
 
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
