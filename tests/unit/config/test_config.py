@@ -275,6 +275,12 @@ def test_the_config_of_a_part_of_a_run_has_the_runs_name(tmp_path: Path, part: s
     assert training_of(["--resume", str(folder)])[1] == "cgan-fast"
 
 
+def test_text_that_the_locale_can_not_encode_is_named() -> None:
+    """As a name with ü under LC_ALL=C, and one in Latin-1 under UTF-8."""
+    with refused(r"--out: '\udcfc.png'", "encoding of the locale", "LC_ALL=C.UTF-8", code="bad-value"):
+        training_of(["--preset", "cgan", "--out", "\udcfc.png"])
+
+
 def test_negative_numbers_are_values_not_flags() -> None:
     parser = Parser(prog="x")
     add_flags(parser, Config)
