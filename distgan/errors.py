@@ -17,11 +17,24 @@ T = TypeVar("T")
 # 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
 OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
 
-# Who started this process: taken before the slow imports, during which a launcher may be killed.
-PARENT = os.getppid()
-
-# In the environment of the processes that `--processes N` starts: its own number.
+# In the environment of the processes that `--processes N` starts: its own number, which is in the run's id as well.
 OUR_LAUNCHER = "DISTGAN_LAUNCHER"
+
+
+def launch_id(launcher: int | str) -> str:
+    """Return the id that `--processes N` gives to torch's agent."""
+    return f"distgan-{launcher}"
+
+
+def _parent() -> int:
+    """Return the process that started this one; a launcher of ours by its own word, as it may be gone by now."""
+    launcher = os.environ.get(OUR_LAUNCHER, "")
+    is_rank = launcher.isdecimal() and os.environ.get("TORCHELASTIC_RUN_ID") == launch_id(launcher)
+    return int(launcher) if is_rank else os.getppid()
+
+
+# Taken before the slow imports, during which a launcher may be killed.
+PARENT = _parent()
 
 # A disk or a folder that can't be written to is for the user to remedy, and so is whatever a named file is refused for;
 # any other OSError is ours.
@@ -32,6 +45,8 @@ _USER_ERRNO = {
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# Between an error for lack of memory and what to do about it.
+LESS_MEMORY = "; to need less: "
 # How torch, CUDA's libraries and the system say that they get no memory.
 _NO_MEMORY = (
     "outofmemory",
@@ -179,8 +194,11 @@ class WriteErrorPolicy:
         return new
 
 
-def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
-    """Runs a command and turns its end into an exit code, with a traceback only under `debug`."""
+def exit_code_of(command: Callable[[], None], *, debug: bool = False, less_memory: str = "") -> int:
+    """Run a command and return the exit code for its end, with a traceback only under `debug`.
+
+    `less_memory`: how to call the command where it finds too little.
+    """
     try:
         command()
         return OK
@@ -200,7 +218,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         is_failure = isinstance(error, TrainingFailed | CommandFailed)
         mistake = user_error(error)
         if not is_failure and mistake is None:
-            return _unforeseen(error, debug=debug)
+            return _unforeseen(error, less_memory, debug=debug)
         message = str(error) if mistake is None else f"{mistake} [{mistake.code}]"
         if debug:
             print_line(traceback.format_exc(), error=True)
@@ -210,7 +228,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         return FAILED if is_failure else USER_ERROR
 
 
-def _unforeseen(error: Exception, *, debug: bool) -> int:
+def _unforeseen(error: Exception, less_memory: str, *, debug: bool) -> int:
     """Print a traceback, or for lack of memory one line with advice; in a multi-process run, a line with the rank."""
     is_alone, is_full = os.environ.get("WORLD_SIZE", "1") == "1", _is_out_of_memory(error)
     if debug or not is_full:
@@ -220,8 +238,8 @@ def _unforeseen(error: Exception, *, debug: bool) -> int:
     text = str(error).partition("\n")[0] or "there is too little" if is_full else str(error)
     words = f"{type(error).__name__}: {text}"
     message = words if is_alone else f"rank {os.environ.get('RANK')}: {words}"
-    if is_full:
-        message += " (allowed: a smaller --batch-size or --num, a higher --accumulate, or more processes)"
+    if is_full and less_memory:
+        message += f"{LESS_MEMORY}{less_memory}"
     _end(message, speaks=True)
     return FAILED
 

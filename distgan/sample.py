@@ -52,8 +52,9 @@ def sample(where: str, config: SampleConfig) -> str:
     _check_size(suffix, config, columns)
     out = output_file(config.out, _MARK, "image or .npz that distgan sample wrote")
     device = device_named(config.device)
-    generator, run, notice, path, _, warnings = load_generator(where, ema=config.ema)
-    for warning in warnings:
+    loaded = load_generator(where, ema=config.ema)
+    generator, run, notice, path = loaded.generator, loaded.config, loaded.notice, loaded.path
+    for warning in loaded.warnings:
         print_line(f"warning: {warning}", error=True)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:

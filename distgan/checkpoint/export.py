@@ -21,6 +21,7 @@ class Loaded(NamedTuple):
     config: Config
     notice: str | None  # what the data was not
     path: Path
+    is_ema: bool | None  # True for the moving average; None where neither the file nor its name says so
     step: int | None  # of the training; unknown to a file of another origin
     warnings: list[str]  # what the checkpoint is not, or its folder holds besides
 
@@ -41,11 +42,9 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     """G of a run, a weights folder, a checkpoint or a file; the moving average where there is one and `ema`.
 
     A run that has no weights yet gives those of its newest whole checkpoint. Raises UserError for what is
-    missing, damaged, non-finite, or weights of another network than the config beside them.
+    missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average.
     """
     path = user_path(where)
-    if not ema and path.stem == "generator_ema" and path.is_file():
-        raise UserError(f"--no-ema: {where} is the moving average; allowed: generator.safetensors, or without --no-ema")
     names = ["generator_ema", "generator"] if ema else ["generator"]
     if (path / MANIFEST).exists() or path in pointers_in(path.parent):
         return _of_checkpoint(*read_named(path), names)
@@ -77,7 +76,18 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     tensors, metadata = read_tensors(path)
     step = metadata.get("step", "")
     is_number = step.isdecimal() and len(step) < 16
-    return _loaded(tensors, config, metadata.get("notice"), path, int(step) if is_number else None, [])
+    is_ema, warnings = _is_ema(path, metadata), []
+    if is_ema and not ema:
+        raise UserError(f"--no-ema: {path} is the moving average; allowed: generator.safetensors, or without --no-ema")
+    if is_ema is None and not ema:
+        warnings = [f"--no-ema: {path} does not say whether it is the moving average; it is taken as it is"]
+    return _loaded(tensors, config, metadata.get("notice"), path, is_ema, int(step) if is_number else None, warnings)
+
+
+def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
+    """True for a moving average, by what the file says, or else by its name or that of the file it links to."""
+    names = (metadata.get("network"), path.resolve().stem, path.stem)
+    return next((name == "generator_ema" for name in names if name in NETWORKS), None)
 
 
 def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
@@ -95,12 +105,18 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, 
     tensors = below(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
     warnings = [f"{reason}; taking {path.name}" for _, reason in passed] + foreign_files(path)
-    return _loaded(tensors, checkpoint.config, state.notice, file, state.step, warnings)
+    return _loaded(tensors, checkpoint.config, state.notice, file, name == "generator_ema", state.step, warnings)
 
 
 def _loaded(
-    tensors: dict[str, Tensor], config: Config, notice: str | None, path: Path, step: int | None, warnings: list[str]
+    tensors: dict[str, Tensor],
+    config: Config,
+    notice: str | None,
+    path: Path,
+    is_ema: bool | None,
+    step: int | None,
+    warnings: list[str],
 ) -> Loaded:
     generator = build_generator(config.model)
     load_weights(generator, tensors, str(path))
-    return Loaded(generator, config, notice, path, step, warnings)
+    return Loaded(generator, config, notice, path, is_ema, step, warnings)

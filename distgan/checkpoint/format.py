@@ -158,7 +158,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
             start = f"{name}."
             own = {key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)}
             if own or f"{name}.safetensors" not in OPTIONAL:
-                metadata = {"format": "pt", "step": str(state.step)}
+                metadata = {"format": "pt", "network": name, "step": str(state.step)}
                 metadata |= {"notice": state.notice} if state.notice else {}
                 entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", tensor_bytes(own, metadata))
         for name, value in (("state", state), ("config", config)):

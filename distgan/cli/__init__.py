@@ -4,47 +4,71 @@ import argparse
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any
 
 import distgan
 from distgan.cli.commands import TOP, Command, Group
-from distgan.errors import UserError, exit_code_of, print_line
-from distgan.utils.operating_system import STOP_SIGNALS, is_ignored
+from distgan.errors import PARENT, UserError, exit_code_of, print_line, print_message
+from distgan.utils.operating_system import STOP_SIGNALS, is_ignored, is_parent_gone
 from distgan.utils.output import guarded_output
+
+_WATCH_S = 0.2  # between two looks whether the launcher is there
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    if os.environ.get("WORLD_SIZE", "1") != "1" and not is_ignored(signal.SIGINT):
-        # Python would heed Ctrl-C only after a wait for another process, and swallow it in some callbacks. From its
-        # first step on a training catches it, and saves.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _, entry, _ = _find(arguments)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        threading.Thread(target=_end_with_launcher, daemon=True, name="distgan-launcher").start()
+        if not is_ignored(signal.SIGINT):
+            # Python would heed Ctrl-C only after a wait for another process, and swallow it in some callbacks. From
+            # its first step on a training catches it, and saves.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def run() -> None:
         try:
             run_command(*arguments)
+        except Exception as error:
+            if mistake := _import_mistake(error):
+                raise mistake from error
+            raise
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
 
     with guarded_output():
-        code = exit_code_of(run, debug="--debug" in arguments)
+        code = exit_code_of(run, debug="--debug" in arguments, less_memory=getattr(entry, "less_memory", ""))
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # Threads of gloo, which DDP keeps alive, may abort an interpreter that ends in good order.
         os._exit(code)
     return code
 
 
+def _end_with_launcher() -> None:
+    """End this process when its launcher is gone, which nobody else would, until a training heeds signals itself.
+
+    At any instant: also while libraries are imported, and in a wait for another rank.
+    """
+    while not is_parent_gone(PARENT):
+        time.sleep(_WATCH_S)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            return
+    if os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):
+            print_message("the launcher is gone; nothing is left to save")
+    os._exit(128 + signal.SIGTERM)
+
+
 def run_command(*words: str) -> None:
     """Run the command that the words name, with those behind it. Raises UserError and what the command raises."""
-    entry: Command | Group = TOP
-    prog, rest = ["distgan"], list(words)
-    while isinstance(entry, Group) and rest and rest[0] in entry.commands:
-        entry = entry.commands[rest[0]]
-        prog.append(rest.pop(0))
+    prog, entry, rest = _find(words)
     if isinstance(entry, Group):
         _show_group(" ".join(prog), entry, rest)
         return
@@ -53,6 +77,16 @@ def run_command(*words: str) -> None:
     result = _run(" ".join(prog), entry, rest)
     if result is not None:
         print_line(result)
+
+
+def _find(words: Sequence[str]) -> tuple[list[str], Command | Group, list[str]]:
+    """Return the words that name a command or a group, that one, and the words behind them."""
+    entry: Command | Group = TOP
+    prog, rest = ["distgan"], list(words)
+    while isinstance(entry, Group) and rest and rest[0] in entry.commands:
+        entry = entry.commands[rest[0]]
+        prog.append(rest.pop(0))
+    return prog, entry, rest
 
 
 def _show_group(prog: str, group: Group, rest: list[str]) -> None:
@@ -102,7 +136,17 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
     for each, value in zip(command.arguments, values, strict=True):
         if each.choices and value not in each.choices:
             raise UserError(f"{value}: unknown {each.name}; allowed: {', '.join(each.choices)}")
+    if command.needs_pydantic:  # else it is there to tell what is missing
+        _load("distgan.distributed.env:check_before_imports")()
     return _load(command.run)(*values, *settings)
+
+
+def _import_mistake(error: Exception) -> UserError | None:
+    """Return the user's mistake in a variable at which torch's import failed, None for any other error."""
+    with suppress(ImportError):
+        mistake: UserError | None = _load("distgan.distributed.env:import_mistake")(error)
+        return mistake
+    return None
 
 
 def _load(name: str) -> Any:

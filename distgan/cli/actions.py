@@ -69,7 +69,7 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
         if config.processes is not None:
             env.check_num_processes(num)
     elif num > 1:
-        raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py"))
+        raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py", timeout_s=config.timeout))
     from distgan.evaluation.evaluate import evaluate, start_runtime
     from distgan.reports.eval_terminal import show
 

@@ -43,6 +43,7 @@ class Command(NamedTuple):
     arguments: tuple[Argument, ...] = ()
     reads_flags: bool = False
     needs_pydantic: bool = True
+    less_memory: str = ""  # what to change where there is too little: a smaller --num, say
 
 
 class Group(NamedTuple):
@@ -66,6 +67,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         epilog=_KEPT.format("a cell failed, or was not right"),
         settings="distgan.benchmark.options:ThroughputConfig",
         run="distgan.benchmark.throughput:run",
+        less_memory="a smaller --batch-size or --width",
     ),
     "compare": Command(
         help="ratios of two results of throughput, with intervals: distgan bench compare A.json B.json",
@@ -87,6 +89,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         epilog=_KEPT.format("a number of processes failed"),
         settings="distgan.benchmark.options:ScalingConfig",
         run="distgan.benchmark.scaling:run",
+        less_memory="a smaller --batch-size, --per-rank-batch-size or --width",
     ),
     "plan": Command(
         help="predict from measurements what more processes would gain: distgan bench plan RESULTS.json",
@@ -107,6 +110,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         + "; that of\na training that stops of itself (75: before the time limit of a SLURM job)",
         settings="distgan.benchmark.options:ConvergenceConfig",
         run="distgan.benchmark.convergence:run",
+        less_memory="fewer --jobs",
     ),
 }
 
@@ -124,6 +128,7 @@ _COMMANDS: dict[str, Command | Group] = {
         ),
         reads_flags=True,
         run="distgan.cli.actions:train",
+        less_memory="a smaller --batch-size, a higher --accumulate, or more --processes",
     ),
     "sample": Command(
         help="draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png",
@@ -133,6 +138,7 @@ _COMMANDS: dict[str, Command | Group] = {
         arguments=(Argument("where", "a run's folder, its weights/, or a .safetensors file", "RUN_OR_WEIGHTS"),),
         settings="distgan.config.command_settings:SampleConfig",
         run="distgan.sample:sample",
+        less_memory="a smaller --num",
     ),
     "eval": Command(
         help="have images judged, digit by digit, with intervals: distgan eval runs/cgan-1",
@@ -151,6 +157,7 @@ _COMMANDS: dict[str, Command | Group] = {
         ),
         reads_flags=True,
         run="distgan.cli.actions:evaluate",
+        less_memory="a smaller --num, or more --processes",
     ),
     "judge": Command(
         help="train the judges of a data set, or show what they err in: distgan judge show",
@@ -175,6 +182,7 @@ _COMMANDS: dict[str, Command | Group] = {
         ),
         settings="distgan.reports.options:CompareConfig",
         run="distgan.cli.actions:compare",
+        less_memory="a smaller --num",
     ),
     "report": Command(
         help="one HTML page about a run: distgan report runs/cgan-1",
@@ -185,6 +193,7 @@ _COMMANDS: dict[str, Command | Group] = {
         arguments=(Argument("where", "a run's folder, of one that still trains too", "RUN"),),
         settings="distgan.reports.options:ReportConfig",
         run="distgan.cli.actions:report",
+        less_memory="a smaller --num",
     ),
     "checkpoint": Command(
         help="look at the checkpoints of a run: distgan checkpoint ls|verify|diff RUN",

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from distgan.config.fields import Digits, Section, free, setting
-from distgan.config.schema import DataName, Device, data_dir_setting, device_setting
+from distgan.config.fields import Digits, Real, Section, free, setting
+from distgan.config.schema import DataName, Device, data_dir_setting, device_setting, timeout_setting
 
 
 class SampleConfig(Section):
@@ -98,6 +98,7 @@ class EvalConfig(Section):
     threads: int | None = free(
         None, "CPU threads of each process; unset: the cores, shared by the processes", ge=1, le=1024
     )
+    timeout: Real = timeout_setting()
 
 
 class JudgeConfig(Section):

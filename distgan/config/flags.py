@@ -8,6 +8,7 @@ import argparse
 import difflib
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,7 +193,12 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
 
 
 def _complaint(error: Any, field: FieldInfo) -> str:
-    more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL", "string_unicode": ", in UTF-8"}
+    encoding = sys.getfilesystemencoding()  # of what it lacks the bytes are kept, and are no text
+    more = {
+        "float32": ", neither 0 nor infinite in float32",
+        "nul": ", without NUL",
+        "string_unicode": f", in the encoding of the locale, {encoding} (with LC_ALL=C.UTF-8 all characters)",
+    }
     return f"{error['input']!r} is not allowed; allowed: {allowed(field)}{more.get(error['type'], '')}"
 
 

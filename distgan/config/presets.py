@@ -33,12 +33,12 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     elif namespace.config:
         path = user_path(namespace.config, "--config")
         # A run's own config is that run's preset again.
-        name = _name_of(path.parent) if path.name == "config.json" else path.stem
+        name = _name_of(_run_of(path.parent)) if path.name == "config.json" else path.stem
     elif own := _config_to_go_on_with(out, resume):
         base = read_file(own, str(own))
         _remove(base, paths_by(Config, "on_resume", "reset"))
         fallback = _name_of(user_path(out)) if out else str(base.get("model", {}).get("name", "run"))
-        return base, _preset_of(own.parent) or fallback
+        return base, _preset_of(_run_of(own.parent)) or fallback
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
@@ -64,6 +64,14 @@ def _preset_of(run: Path) -> str:
 def _name_of(folder: Path) -> str:
     """Return the name of a run's folder, of `.` and `..` too."""
     return Path(os.path.abspath(folder)).name or "run"
+
+
+def _run_of(folder: Path) -> Path:
+    """Return the folder of the run that `folder`, its `weights/` or one of its `checkpoints/`, is a part of."""
+    path = Path(os.path.abspath(folder))
+    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    is_part = path.parent.name == "checkpoints" or path.name == "weights"
+    return run if is_part and (run / "config.json").exists() else folder
 
 
 def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:

@@ -140,6 +140,9 @@ class DataSource(Entry):
     has_mnist_digits: bool = False
 
 
+AUTO = "auto"  # of a precision or an engine: what is found to be the best here
+
+
 def names_on_cpu(modes: Registry[Any]) -> list[str]:
     return [name for name, mode in modes.items() if not mode.needs_cuda]
 

@@ -29,6 +29,9 @@ device_setting = partial(setting, "auto", "auto: cuda where there is one")
 data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
 width_setting = partial(setting, 1.0, "factor on every hidden width", gt=0, le=16)
 seed_setting = partial(setting, 0, "of weights, order, z and dropout", ge=0, lt=2**31)
+timeout_setting = partial(
+    free, 120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
+)
 
 
 class RunConfig(Section):
@@ -167,9 +170,7 @@ class ProcessesConfig(Section):
         ge=0,
         le=_MOST,
     )
-    timeout: Real = free(
-        120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
-    )
+    timeout: Real = timeout_setting()
     zero: int | None = free(
         None,
         "DeepSpeed with that ZeRO stage instead of DDP; unset: what the launcher said",

@@ -139,8 +139,9 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
         else f"can't be compared: the only published sum is {packed or 'none'}, of the packed file"
     )
     if rule == "require" or (rule == "auto" and unpacked and not is_named):
-        raise UserError(f"{differs}; {remedy}, or take it as it is with --data-md5 accept", code="bad-data")
-    return f"{differs}; taken as it is (--data-md5 require refuses it)" if is_named or rule == "accept" else None
+        other = "" if rule == "require" else ", or name its folder by --data-dir to take it as it is"
+        raise UserError(f"{differs}; {remedy}{other}", code="bad-data")
+    return f"{differs}; taken as it is" if is_named or rule == "accept" else None
 
 
 def _published() -> Iterator[tuple[str, ...]]:

@@ -6,16 +6,19 @@ functions here) and recorded, or ignored with a warning (`remove_foreign`), or r
 
 import logging
 import os
+import re
+import socket
 import time
+import traceback
 
 import psutil
 
-from distgan.config.registry import PRECISIONS, names_on_cpu
-from distgan.distributed.precision import AUTO
-from distgan.errors import OUR_LAUNCHER, PARENT, UserError
+from distgan.config.registry import AUTO, PRECISIONS, names_on_cpu
+from distgan.errors import OUR_LAUNCHER, PARENT, CommonError, UserError
 from distgan.utils.hardware import cpu_name, imitates_bf16
 from distgan.utils.operating_system import cores
 
+_CONNECT_S = 5.0  # connecting to this machine itself takes no time
 _PROCESS_GIB = 0.5  # of the smallest networks
 # Together, what accelerate launch leaves in a single process; one or two of them may be a user's own.
 _ACCELERATE_LAUNCH = {
@@ -53,6 +56,12 @@ _NOTHING = _NO | {"", "none", "null", "default"}
 # They make a library compute in another precision than --precision says: of a GPU, and of a CPU.
 _PRECISIONS_ON_GPU = ("NVIDIA_TF32_OVERRIDE",)
 _PRECISIONS_ON_CPU = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
+# Where these are no numbers, torch hangs when ranks meet.
+_TORCH_NUMBERS = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
+# What is not of this form aborts its import.
+_ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_ALLOCATOR = re.compile(r"\s*\w+\s*:\s*(\[[^][]*\]|[^][,:]+)(,\s*\w+\s*:\s*(\[[^][]*\]|[^][,:]+))*")
+_READ_AT_IMPORT = ("TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "PYTORCH_")
 # They choose algorithms, the order of sums, or routes: another one may round otherwise. Kept with the run.
 _RECORDED = (
     "ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "DS_", "GLOO_", "GOMP_", "KMP_", "MKL_", "NCCL_",
@@ -101,8 +110,8 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
         value = os.environ.get(name, "")
         if value and value.lower() not in ({"strict"} if is_cpu else {str(int(is_tf32))}):
             raise UserError(
-                f"{name}={value}: another precision than that of --precision; allowed: unset, or "
-                + ("STRICT" if is_cpu else "1 with --precision tf32 and 0 with others")
+                f"{name}={value}: another precision than the chosen one; allowed: unset, or "
+                + ("STRICT" if is_cpu else str(int(is_tf32)))
             )
 
 
@@ -115,6 +124,19 @@ def check_no_mpi() -> None:
                 f"--processes {size} (or {name} unset, if it is an old one)",
                 code="launch",
             )
+
+
+def check_address(address: str, setting: str) -> None:
+    """Raise UserError where a process of this machine can't reach another one of it at its own `address`."""
+    try:
+        with socket.create_server((address, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"{setting}: {address} does not answer ({error.strerror or error}); allowed: where its network interface "
+            "is up (of 127.0.0.1: ip link set lo up), or one process",
+            code="launch",
+        ) from error
 
 
 def check_network_interface() -> None:
@@ -147,14 +169,58 @@ def _flag(name: str) -> bool:
 
 
 def check_before_imports() -> None:
-    """Raise UserError for variables at which the import of Accelerate or torch itself would fail."""
+    """Raise UserError for variables at which the import of Accelerate or torch would fail, or torch abort or hang."""
     for name in ("USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"):
         _flag(name)
+    for name in _TORCH_NUMBERS:
+        _number(name, 0)
     level = os.environ.get("TORCH_DISTRIBUTED_DEBUG", "")
-    if level and level.upper() not in ("OFF", "INFO", "DETAIL"):
+    if level and level.upper() not in ("OFF", "INFO"):
+        reason = " (with it torch's DDP crashes)" if level.upper() == "DETAIL" else ""
         raise UserError(
-            f"TORCH_DISTRIBUTED_DEBUG={level}: allowed in the environment: OFF, INFO, DETAIL", code="launch"
+            f"TORCH_DISTRIBUTED_DEBUG={level}{reason}: allowed in the environment: OFF, INFO", code="launch"
         )
+    for name in _ALLOCATORS:
+        value = os.environ.get(name, "")
+        if value and not _ALLOCATOR.fullmatch(value):
+            raise UserError(
+                f"{name}={value}: allowed in the environment: key:value,key:value, as expandable_segments:True",
+                code="launch",
+            )
+
+
+def import_mistake(error: BaseException) -> UserError | None:
+    """Return the user's mistake if the import of a module of torch ended in `error` by variables that torch reads.
+
+    Only torch's own words tell which one it was. None for a torch that is not installed, and for any other error.
+    """
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    is_import = any(
+        frame.f_code.co_name == "<module>" and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch"
+        for frame in frames
+    )
+    named = _set_variables(_READ_AT_IMPORT)
+    if not is_import or not named or isinstance(error, ImportError):
+        return None
+    return UserError(f"{named}: torch can't be imported ({_first_line(error)}); allowed: unset", code="launch")
+
+
+def group_mistake(error: Exception) -> UserError:
+    """Return what to raise for a process group that can't be made, though all ranks are there."""
+    named = _set_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
+    return CommonError(
+        f"{named or 'the processes'}: no process group ({_first_line(error)}); allowed: what this torch knows",
+        code="launch",
+    )
+
+
+def _set_variables(prefixes: tuple[str, ...]) -> str:
+    """Return the variables that are set and begin so, for a message."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes))[:300]
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def wants_cpu() -> bool:

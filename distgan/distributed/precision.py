@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from distgan.config.registry import AUTO
 from distgan.utils.devices import choose_arithmetic, wait
 from distgan.utils.hardware import has_native_bf16
 
-AUTO = "auto"
 # Of which the fastest counts: in the first libraries choose their algorithms.
 _ROUNDS = 6
 # Images of a pass, and passes of a round: a fraction of a second on one core, a few milliseconds on a GPU.

@@ -18,22 +18,23 @@ import torch.distributed as dist
 
 import distgan
 from distgan.config.flags import paths_by
+from distgan.config.registry import AUTO
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.distributed.precision import AUTO
-from distgan.errors import PARENT, CommonError, ProcessLost, UserError
-from distgan.utils.operating_system import ProcessId, has_ended, is_parent_gone, own_process_id
+from distgan.errors import CommonError, ProcessLost, UserError
+from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
 T = TypeVar("T")
 
-# How gloo, NCCL and the store say that another process is gone or silent.
-_LOSS = re.compile(
-    r"connection (was likely )?(closed|reset|refused)|broken pipe|timed out|timeout|remote process|gloo|nccl|socket",
-    re.I,
+# How gloo, NCCL and the store say that another process is gone or silent; all that they say, once ranks have met.
+_CONNECTION = re.compile(
+    r"connection (was likely )?(closed|reset|refused)|broken pipe|timed out|timeout|remote process|socket", re.I
 )
+_LOSS = re.compile(rf"{_CONNECTION.pattern}|gloo|nccl", re.I)
 # For the launcher to see the one that failed before those that only miss it, and for a rank that still runs
 # to say so.
 _GRACE_S = 2.0
+_LOOPBACK = ("127.0.0.1", "localhost")
 _DOWNLOAD_S = 6 * 3600.0
 _POLL_S = 0.1
 _BEAT_S = 1.0
@@ -137,9 +138,13 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
                 for other in range(world_size):
                     meeting.await_key(f"read/{other}", other, timeout_s)
         raise CommonError(difference, code="mismatch")
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size, timeout=timeout
-    )
+    group_store = dist.PrefixStore("group", store)
+    try:
+        dist.init_process_group(backend, store=group_store, rank=rank, world_size=world_size, timeout=timeout)
+    except Exception as error:
+        if _CONNECTION.search(str(error)):
+            raise
+        raise env.group_mistake(error) from error
 
 
 def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
@@ -147,6 +152,8 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     where = f"{address}:{port}"
     if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         _await_answer(address, port, timeout.total_seconds())
+    elif address in _LOOPBACK:  # without it torch tries for minutes, and fills the screen
+        env.check_address(address, "MASTER_ADDR")
     try:
         # Its own limit comes first, and has the better words.
         return _within(timeout.total_seconds() + _GRACE_S, lambda: next(dist.rendezvous("env://", timeout=timeout)))
@@ -170,7 +177,7 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
 def _await_answer(address: str, port: int, timeout_s: float) -> None:
     """Until somebody listens there. torch would try for several times as long, and fill the screen.
 
-    Raises UserError when nobody does in time, or the launcher, which is to stop this process, is gone.
+    Raises UserError when nobody does in time.
     """
     end = time.monotonic() + timeout_s
     while True:
@@ -178,8 +185,6 @@ def _await_answer(address: str, port: int, timeout_s: float) -> None:
             socket.create_connection((address, port), timeout=1).close()
             return
         except OSError as error:
-            if is_parent_gone(PARENT):
-                raise UserError("the launcher is gone; nothing was begun", code="launch") from None
             if time.monotonic() > end:
                 raise UserError(
                     f"MASTER_ADDR, MASTER_PORT: rank 0 does not answer at {address}:{port} within --timeout "
@@ -301,11 +306,14 @@ def name_lost_ranks() -> Iterator[None]:
 def _missing(meeting: _Meeting, error: Exception) -> tuple[str, bool]:
     """The words, and whether this rank is the one to say them: the lowest of those that are left."""
     store, rank, world_size, timeout_s = meeting
+    meeting = meeting._replace(timeout_s=_GRACE_S)  # no second --timeout for the store, which may be the silent rank's
     there, failed = {rank}, []
     with suppress(RuntimeError):  # the store may be gone with its rank
         meeting.ask(store.set, f"there/{rank}", "")
-        time.sleep(_GRACE_S)
-        there |= {other for other in range(world_size) if meeting.ask(store.check, [f"there/{other}"])}
+        end = time.monotonic() + _GRACE_S
+        while time.monotonic() < end and len(there) < world_size:
+            there |= {other for other in range(world_size) if meeting.ask(store.check, [f"there/{other}"])}
+            time.sleep(_POLL_S)
         failed = [other for other in range(world_size) if meeting.ask(store.check, [f"failed/{other}"])]
     # One that could leave word is it. Of the others some may only not have noticed yet.
     gone = failed or sorted(set(range(world_size)) - there)

@@ -133,7 +133,7 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
         return SHIPPED, f"the judges were trained on MNIST, not on {data}"
     raise UserError(
         f"judges of {data}: there are none in {cache_folder(data)}; allowed: train them by distgan judge train "
-        f"--data {data}, or name a folder by --judges",
+        f"--data {data}, or name a folder by distgan eval --judges",
         code="not-found",
     )
 
@@ -157,7 +157,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
         raise UserError(
             f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}...; what it would "
             "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or train "
-            "others by distgan judge train and name them by --judges)",
+            "others by distgan judge train and name them by distgan eval --judges)",
             code="bad-data",
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training goes on with

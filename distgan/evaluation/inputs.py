@@ -142,7 +142,7 @@ def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, 
         if loaded.step is not None and batch is not None and train.name == loaded.config.data.name != "digits":
             epoch = loaded.step / steps_in_epoch(len(train.images), batch, loaded.config.data.drop_last)
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
-        facts |= {"ema": loaded.path.stem == "generator_ema", "seed": config.seed}
+        facts |= {"ema": loaded.is_ema, "seed": config.seed}
     # Those that shape the numbers.
     shaping = [flag for flag in flags_of(EvalConfig) if rules(flag.field).on_resume == "confirm"]
     values = {flag.name: getattr(config, flag.path[0]) for flag in shaping}

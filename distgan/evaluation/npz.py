@@ -204,7 +204,7 @@ def _range_of(values: _Values, path: Path) -> str:
         return "unit"
     if not is_uint8 and low >= -1 - _SLACK and high <= 1 + _SLACK and negative >= _MANY:
         return "signed"
-    found = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {low:g} to {high:g}"
+    found = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_shown(low)} to {_shown(high)}"
     found += f", {negative:.2%} of them below 0" if low < 0 else ""
     raise UserError(
         f"{path}: its images have {found}; allowed: {_ALLOWED}; or say what they are by --range unit, signed or byte",
@@ -218,8 +218,14 @@ def _taken_as(values: _Values, start: float, end: float) -> str:
         return ""
     words = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"
     if values.low < start or values.high > end:
-        words += f"; what lies beyond, from {values.low:g} to {values.high:g}, is clipped"
+        words += f"; what lies beyond, from {_shown(values.low)} to {_shown(values.high)}, is clipped"
     return words
+
+
+def _shown(value: float) -> str:
+    """Return a number with 6 digits, or with as many as show that it is beyond the end of a range, a whole number."""
+    texts = (f"{value + 0.0:.{digits}g}" for digits in range(6, 18))  # + 0.0: there is no -0
+    return next(text for text in texts if float(text).is_integer() == value.is_integer())
 
 
 def _greys(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: float, end: float) -> np.ndarray:

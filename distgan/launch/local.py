@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import sys
 import tempfile
 import threading
@@ -14,14 +13,11 @@ import psutil
 
 import distgan
 from distgan.distributed import env
-from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, UserError, print_message
+from distgan.errors import FAILED, OUR_LAUNCHER, OUT_OF_TIME, launch_id, print_message
 from distgan.utils.operating_system import STOP_SIGNALS, signal_name
 
-# Connecting to this machine itself takes no time.
-_LOOPBACK_S = 5.0
 
-
-def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float = 120.0) -> int:
+def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float) -> int:
     """Runs a script of ours with these arguments in `num` processes of this machine; the exit code for all of them.
 
     By torch's own elastic agent. It stops all when one fails, and the words of that one come last.
@@ -34,7 +30,7 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
     env.check_no_mpi()
     env.check_network_interface()
     env.check_memory(num)
-    _check_loopback(num)
+    env.check_address("127.0.0.1", f"--processes {num}")
     logging.disable(logging.CRITICAL)  # the agent's reports, of which ours takes the place
     os.environ[OUR_LAUNCHER] = str(os.getpid())
     # Each process takes its share of the cores; torch would warn of the one that it would set instead.
@@ -49,7 +45,7 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
             rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0",
             local_addr="127.0.0.1",
-            run_id=f"distgan-{os.getpid()}",
+            run_id=launch_id(os.getpid()),
             max_restarts=0,
             signals_to_handle=",".join(signal.name for signal in STOP_SIGNALS) + ",SIGQUIT",
             logs_specs=DefaultLogsSpecs(log_dir=folder),
@@ -65,19 +61,6 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
             rank, failure = error.get_first_failure()
             return _report(rank, failure.exitcode, failure.message)
     return 0
-
-
-def _check_loopback(num: int) -> None:
-    """Raise UserError where a process of this machine can't reach another one."""
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            socket.create_connection(server.getsockname(), timeout=_LOOPBACK_S).close()
-    except OSError as error:
-        raise UserError(
-            f"--processes {num}: 127.0.0.1 does not answer ({error.strerror or error}); allowed: where the loopback "
-            "interface is up (ip link set lo up), or one process",
-            code="launch",
-        ) from error
 
 
 def _report(rank: int, exit_code: int, message: str) -> int:

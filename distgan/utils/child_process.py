@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from distgan.errors import LESS_MEMORY
 from distgan.utils.operating_system import signal_name
 
 
@@ -79,7 +80,8 @@ def last_words(code: int, stderr: bytes) -> str:
     text = re.sub(r"^\[rank\d+\]: ?", "", stderr.decode(errors="replace"), flags=re.M)  # torch's own prefix
     lines = [line for line in text.splitlines() if line.strip()]
     if ours := [line for line in lines if line.startswith("distgan: ")]:
-        return re.sub(r" \[[a-z-]+\]$", "", ours[0].removeprefix("distgan: "))  # without its code
+        # Without its code, and without flags that this command may not have.
+        return re.sub(r" \[[a-z-]+\]$", "", ours[0].removeprefix("distgan: ")).partition(LESS_MEMORY)[0]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     words = (errors or lines or [f"exit code {code}"])[-1]
     if code < 0:

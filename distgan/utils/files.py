@@ -262,7 +262,7 @@ def tensor_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 def output_file(out: str | Path, mark: bytes, what: str) -> Path:
     """Return the file that --out names, or that a link there points to. Raises UserError, before any work is done.
 
-    A file that is there is replaced only if it has `mark` in its first or last 2,000 bytes: it is `what`.
+    A file that is there is replaced only if it is empty or has `mark` in its first or last 2,000 bytes: it is `what`.
     """
     path = user_path(out, "--out")
     if path.is_symlink():
@@ -271,7 +271,7 @@ def output_file(out: str | Path, mark: bytes, what: str) -> Path:
             raise UserError(f"--out {out}: is a link to itself; allowed: a link to a file")
     if path.is_dir():
         raise UserError(f"--out {out}: is a folder; allowed: a file in one")
-    if path.exists() and not (path.is_file() and _has(path, mark)):
+    if path.exists() and not (path.is_file() and _may_be_replaced(path, mark)):
         raise UserError(
             f"--out {out}: is there already, and no {what}; allowed: a new file, or one of those", code="exists"
         )
@@ -288,11 +288,11 @@ def output_file(out: str | Path, mark: bytes, what: str) -> Path:
         raise not_writable(out, error) from error
 
 
-def _has(path: Path, mark: bytes) -> bool:
+def _may_be_replaced(path: Path, mark: bytes) -> bool:
     with path.open("rb") as file:
         head = file.read(2000)
         file.seek(max(0, path.stat().st_size - 2000))
-        return mark in head or mark in file.read(2000)
+        return not head or mark in head or mark in file.read(2000)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,5 +1,6 @@
 """Standard streams whose encoding errors and closed pipes do not change a command's exit code."""
 
+import codecs
 import os
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,23 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from distgan.errors import UserError
+
+_ERRORS = "distgan.stand-ins"
+# Of our own signs where an encoding lacks them.
+_STAND_INS = {"–": "-", "✓": "+", "✗": "x", "△": "~"}
+
+
+def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    """Return what to write for characters that an encoding lacks, and where to go on: a handler for `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(
+        _STAND_INS.get(char) or char.encode("ascii", "backslashreplace").decode() for char in text
+    ), error.end
+
+
+codecs.register_error(_ERRORS, _stand_in)
 
 
 class GuardedStream:
@@ -58,7 +76,7 @@ def guarded_output() -> Iterator[None]:
     guards = [GuardedStream(name, stream) for name, stream in before.items() if stream is not None]
     for guard in guards:
         if getattr(guard, "errors", None) in ("strict", "surrogateescape") and hasattr(guard, "reconfigure"):
-            guard.reconfigure(errors="backslashreplace")
+            guard.reconfigure(errors=_ERRORS)
         setattr(sys, guard.name, guard)
     try:
         yield

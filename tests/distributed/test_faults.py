@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import forkserver
 from helpers.launchers import assert_first_culprit_has_last_word, fault
 from helpers.runs import (
     BIN,
@@ -179,6 +180,27 @@ def test_invalid_environment_is_one_line(distgan: Run, monkeypatch: MonkeyPatch,
     for name, value in (variable.split("=") for variable in variables.split()):
         monkeypatch.setenv(name, value)
     assert_user_error(distgan("train", *fault("run")), words)
+
+
+def test_no_rank_outlives_a_launcher_that_is_killed_at_any_instant(tmp_path: Path) -> None:
+    """From the start of the first one on; --timeout is the time after which they would end anyhow."""
+    words = [str(word) for word in ("train", *fault("run", "--timeout", 60), "--processes", 2)]
+
+    def there() -> list[psutil.Process]:
+        return [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(tmp_path)]
+
+    for instant in range(12):
+        launcher = forkserver.start("distgan.cli", words, tmp_path, {}, "").process
+        end = time.monotonic() + 60
+        while not ranks_of(launcher):
+            assert time.monotonic() < end
+        time.sleep(instant * 0.5 / 11)
+        launcher.kill()
+        launcher.join()
+        end = time.monotonic() + 15
+        while left := there():
+            assert time.monotonic() < end, f"{left}, of a launcher that was killed after {instant * 0.5 / 11:.2f} s"
+            time.sleep(0.1)
 
 
 def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(start: Start) -> None:

@@ -38,7 +38,7 @@ def call(
     words: list[str], folder: Path, timeout: float, program: str = "distgan.cli"
 ) -> subprocess.CompletedProcess[str]:
     """Run `program`'s main with these words in `folder`, with this process's environment, to its end."""
-    return _ended([_start(program, words, folder, {}, "")], words, timeout)
+    return _ended([start(program, words, folder, {}, "")], words, timeout)
 
 
 class Ranks:
@@ -56,7 +56,7 @@ class Ranks:
         said = [str(word) for word in words]
         world = {"WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         started = [
-            _start(program, said, self.folder, world | {"RANK": rank, "LOCAL_RANK": rank}, f".{rank}")
+            start(program, said, self.folder, world | {"RANK": rank, "LOCAL_RANK": rank}, f".{rank}")
             for rank in range(num)
         ]
         return _ended(started, said, timeout)
@@ -67,7 +67,8 @@ class Ranks:
         return result
 
 
-def _start(program: str, words: list[str], folder: Path, more: Mapping[str, object], suffix: str) -> Started:
+def start(program: str, words: list[str], folder: Path, more: Mapping[str, object], suffix: str) -> Started:
+    """Run `program`'s main; it is not waited for."""
     out, err = (folder.with_name(f"{folder.name}{suffix}.{stream}") for stream in ("stdout", "stderr"))
     environment = dict(os.environ) | {name: str(value) for name, value in more.items()}
     process = CONTEXT.Process(target=_run, args=(program, words, folder, environment, out, err))
@@ -103,6 +104,6 @@ def _run(program: str, words: list[str], folder: Path, environment: dict[str, st
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
     sys.argv = ["distgan", *words]
-    for module in ("distgan.errors", "distgan.distributed.rendezvous", "distgan.training.stop"):
+    for module in ("distgan.errors", "distgan.training.stop"):
         sys.modules[module].PARENT = os.getppid()  # type: ignore[attr-defined]  # who started this one
     sys.exit(importlib.import_module(program).main())

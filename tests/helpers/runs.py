@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -124,7 +125,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], time
         time.sleep(0.02)
 
 
-def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+def ranks_of(launcher: subprocess.Popen[str] | BaseProcess) -> list[int]:
     """The process ids of the ranks that a launcher has started, in their order."""
     children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True)
     found = {}

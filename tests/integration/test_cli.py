@@ -63,6 +63,27 @@ def test_a_closed_pipe_and_an_old_encoding_keep_the_exit_code(run: Run) -> None:
     assert (result.returncode, "Exception ignored" in result.stderr) == (2, False), result.stderr
 
 
+@pytest.mark.skipif(shutil.which("script") is None, reason="no util-linux: script makes a terminal")
+def test_an_ascii_terminal_shows_tables_and_messages(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one, of a system without a locale: Python's own remedies are switched off."""
+    for name in ("LANG", "LC_CTYPE", "PYTHONIOENCODING", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    shutil.copytree(trained, trained.parent / "other", symlinks=True)
+    program = shlex.join([sys.executable, "-m", "distgan"])
+    for words, shown in (
+        ("compare run run/../other --no-eval", "disagree"),
+        ("checkpoint ls run", "step-00000006"),
+        ("sample run --num 10 --out ü.png", "encoding of the locale, ascii"),
+    ):
+        result = run("script", "--quiet", "--command", f"{program} {words}", "/dev/null")
+        assert result.stdout.isascii()
+        assert shown in " ".join(result.stdout.split()), result.stdout
+        assert "Traceback" not in result.stdout
+        assert "\\u27" not in result.stdout, "our own signs have others in their place"
+
+
 def test_pictures_need_no_backend_of_the_environments(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `!distgan` of a notebook inherits the notebook's."""
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")

@@ -8,6 +8,7 @@ import torch
 from helpers.runs import Capture, MonkeyPatch
 
 from distgan.errors import FAILED, exit_code_of
+from distgan.utils.child_process import last_words
 
 
 def fails(error: Exception) -> None:
@@ -34,23 +35,23 @@ def test_too_little_memory_is_one_line_with_advice(
     if rank:
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
-    assert exit_code_of(lambda: fails(error)) == FAILED
+    assert exit_code_of(lambda: fails(error), less_memory="a smaller --num") == FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"distgan: {f'rank {rank}: ' if rank else ''}{type(error).__name__}: ")
-    assert "--batch-size" in line
-    assert "--accumulate" in line
+    assert line.endswith("; to need less: a smaller --num")
+    assert "--num" not in last_words(FAILED, line.encode()), "of a child, whose flags are others"
 
 
 def test_a_bad_address_on_a_gpu_is_no_lack_of_memory(capsys: Capture) -> None:
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
-    assert exit_code_of(lambda: fails(error)) == FAILED
+    assert exit_code_of(lambda: fails(error), less_memory="a smaller --num") == FAILED
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
-    assert "--batch-size" not in said
+    assert "to need less" not in said
 
 
 def test_under_debug_too_little_memory_has_its_traceback(capsys: Capture) -> None:
-    assert exit_code_of(lambda: fails(MemoryError()), debug=True) == FAILED
+    assert exit_code_of(lambda: fails(MemoryError()), debug=True, less_memory="a smaller --num") == FAILED
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
-    assert "--batch-size" in said
+    assert "--num" in said

@@ -4,6 +4,7 @@ The order of the wings, and that only distributed/ imports Accelerate, are impor
 """
 
 import ast
+import re
 import sys
 from importlib.metadata import packages_distributions
 
@@ -12,6 +13,10 @@ from helpers.without_posix import MODULES as POSIX_MODULES
 from helpers.without_posix import OS_NAMES as POSIX_OS
 from helpers.without_posix import SIGNAL_CALLS, WINDOWS_SIGNALS
 
+# How text would reach a terminal without `errors.print_line`.
+RAW_OUTPUT = re.compile(
+    r"\b(stdout|stderr)\.(buffer\.)?(write|writelines)$|^traceback\.print_|^warnings\.warn$|^os\.write$"
+)
 PACKAGE = ROOT / "distgan"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -76,6 +81,12 @@ def test_text_reaches_a_terminal_by_one_way() -> None:
                 is_for_programs = shown.startswith("json.dumps(") or (path.name == "slurm.py" and shown == "text")
                 assert node.func.id != "Console", f"{path}:{node.lineno}"
                 assert node.func.id != "print" or is_for_programs, f"{path}:{node.lineno}: {shown}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                called = ast.unparse(node.func)
+                assert not RAW_OUTPUT.search(called), f"{path}:{node.lineno}: {called}"
+                is_text = bool(node.args) and isinstance(node.args[0], ast.JoinedStr | ast.BinOp)
+                is_child = path.name == "all_reduce_check.py"  # whose stderr the parent reads
+                assert called != "sys.exit" or not is_text or is_child, f"{path}:{node.lineno}: {called}"
 
 
 def test_files_and_folders_are_made_by_plain_open_and_mkdir() -> None:

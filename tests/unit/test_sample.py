@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from helpers.made_up_runs import weights
 from helpers.memory import at_most
-from helpers.runs import MonkeyPatch
+from helpers.runs import Capture, MonkeyPatch
 from helpers.runs import refused as run_refused
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -241,11 +242,13 @@ def test_own_files_are_replaced_and_others_are_not(tmp_path: Path, name: str) ->
 
     assert draw_one(0) != draw_one(1)
     assert draw_one(0) == draw_one(0)
-    for content in (b"", b"precious", foreign(name)):
+    for content in (b"precious", foreign(name)):
         out.write_bytes(content)
         with run_refused(f"--out {out}", "is there already", code="exists"):
             draw_one(0)
         assert out.read_bytes() == content
+    out.write_bytes(b"")  # as mktemp makes one: there is nothing to lose
+    assert draw_one(0)
     out.unlink()
     os.mkfifo(out)
     with run_refused(f"--out {out}", code="exists"):
@@ -368,10 +371,28 @@ def test_weights_of_another_precision_are_taken(tmp_path: Path, dtype: torch.dty
     assert np.abs(draw(run, tmp_path / "b.npz", num=4)["images"] - before).mean() < 1
 
 
-def test_named_moving_average_is_not_taken_for_the_raw_weights(tmp_path: Path) -> None:
-    path = weights(tmp_path / "run") / "weights" / "generator_ema.safetensors"
+@pytest.mark.parametrize("name", ["generator_ema", "generator", "mine"])
+@pytest.mark.parametrize("by", ["link", "copy"])
+def test_the_moving_average_is_not_taken_for_the_raw_weights(
+    tmp_path: Path, capsys: Capture, name: str, by: str
+) -> None:
+    """Under no name: a link is known by its target, a copy by its metadata, which those of older versions lack."""
+    run = weights(tmp_path / "run")
+    average, path = run / "weights" / "generator_ema.safetensors", tmp_path / "run" / f"{name}.safetensors"
+    path.symlink_to(average) if by == "link" else shutil.copy(average, path)
+    out = SampleConfig(out=str(tmp_path / "x.png"), num=1, ema=False)
+    if name == "generator_ema" or by == "link":
+        with run_refused("--no-ema", str(path), code="bad-value"):
+            sample(str(path), out)
+    elif name == "mine":
+        sample(str(path), out)
+        assert f"--no-ema: {path} does not say" in capsys.readouterr().err
+    save_file(load_file(average), average, {"network": "generator_ema"})
+    if by == "copy":
+        shutil.copy(average, path)
     with run_refused("--no-ema", str(path), code="bad-value"):
-        sample(str(path), SampleConfig(out=str(tmp_path / "x.png"), ema=False))
+        sample(str(path), out)
+    assert load_generator(str(path), ema=True).is_ema is True
 
 
 def test_weights_in_a_pipe_are_not_waited_for(tmp_path: Path) -> None:

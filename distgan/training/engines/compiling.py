@@ -1,19 +1,27 @@
 """The blocks of both networks by torch.compile, each as one graph: inside autocast and DDP, which stay as they are."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from distgan.training.engines.selection import EngineUnavailable
 from distgan.training.gan import Gan
 
 _MOST_KINDS = 256
 
 
 def compile_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Let the blocks run as compiled code, in place. Each is compiled when it is first called with a new shape."""
+    """Let the blocks run as compiled code, in place. Each is compiled when it is first called with a new shape.
+
+    Raises EngineUnavailable where torch.compile is switched off, and would run them eagerly without a word.
+    """
+    for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):
+        if os.environ.get(name) == "1":
+            raise EngineUnavailable(f"{name}=1 switches torch.compile off")
     # All blocks of a process count as one function there; beyond the limit they would be eager without a word.
     torch._dynamo.config.recompile_limit = _MOST_KINDS
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"

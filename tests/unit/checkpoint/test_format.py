@@ -36,7 +36,7 @@ from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.training.gan import build_gan
 from distgan.training.step import build_step
-from distgan.utils.files import set_aside, tensor_bytes
+from distgan.utils.files import read_tensors, set_aside, tensor_bytes
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_files_are_safetensors_and_json_that_anyone_reads(made: Checkpoint, save
     for name, build in builders.items():
         network = build(MODEL)
         network.load_state_dict(load_file(saved / f"{name}.safetensors"))
+        assert read_tensors(saved / f"{name}.safetensors")[1]["network"] == name
         assert torch.equal(network.state_dict()[key := next(iter(network.state_dict()))], made.tensors[f"{name}.{key}"])
     adams = {f"main.0.weight.{key}" for key in ("exp_avg", "exp_avg_sq", "step")}
     assert adams <= set(load_file(saved / "g_optim.safetensors"))

@@ -1,13 +1,19 @@
 """The table of commands: each entry can be run, has help, and is listed."""
 
+import ast
+import re
 from collections.abc import Iterator
 
 import pytest
+from helpers.runs import ROOT
 
 from distgan.cli import _load, run_command
 from distgan.cli.commands import TOP, Command, Group
 from distgan.config.fields import Section
 from distgan.errors import UserError
+
+FLAG = re.compile(r"--[a-z0-9][a-z0-9-]*")
+OTHER_PROGRAM = re.compile(r"(distgan [a-z]+|accelerate launch|torchrun)[^,;]*")
 
 
 def entries(group: Group = TOP, prog: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
@@ -33,6 +39,50 @@ def test_help_of_a_command(words: tuple[str, ...], capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert text.startswith(f"usage: distgan {' '.join(words)} ")
     assert "exit codes: 0" in text
+
+
+ENTRIES = dict(entries())
+ON_DATA = [("train",), ("eval",), ("judge",), *(("bench", name) for name in ("throughput", "scaling", "convergence"))]
+# The commands that each module speaks in. Flags that only a value of themselves leads to are no advice.
+SPEAKERS = {
+    "data/base.py": (ON_DATA, {"--no-download"}),
+    "data/mnist.py": (ON_DATA, set()),
+    "evaluation/ensemble.py": ([("train",), ("eval",)], set()),
+    "evaluation/reference.py": ([("eval",), ("report",), ("compare",)], set()),
+    "distributed/rendezvous.py": ([("train",), ("eval",)], set()),
+    "utils/devices.py": ([("train",), ("sample",), ("eval",), ("judge",), ("report",), ("compare",)], set()),
+}
+
+
+def flags_of_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> set[str]:
+    with pytest.raises(SystemExit):
+        run_command(*words, "--help")
+    return set(FLAG.findall(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("words", ENTRIES, ids="-".join)
+def test_flags_that_need_less_memory_are_the_commands(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    advice = ENTRIES[words].less_memory
+    assert set(FLAG.findall(advice)) <= flags_of_help(words, capsys)
+    assert bool(advice) == (words[-1] in {"train", "sample", "eval", "report", "throughput", "scaling", "convergence"}
+                            or words == ("compare",))  # fmt: skip
+
+
+@pytest.mark.parametrize("module", SPEAKERS)
+def test_flags_in_a_message_are_those_of_each_command_that_says_it(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But for those behind the name of a program, which are that one's."""
+    commands, exempt = SPEAKERS[module]
+    tree = ast.parse((ROOT / "distgan" / module).read_text())
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [node.value for node in strings if id(node) not in docstrings and not FLAG.fullmatch(node.value)]
+    named = {flag for text in texts for flag in FLAG.findall(OTHER_PROGRAM.sub("", text))} - exempt
+    for words in commands:
+        assert named <= flags_of_help(words, capsys), words
 
 
 @pytest.mark.parametrize(

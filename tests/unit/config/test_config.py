@@ -263,6 +263,24 @@ def test_a_runs_own_config_has_the_runs_name_wherever_one_stands(
     assert training_of(["--out", "."])[1] == "mine"
 
 
+@pytest.mark.parametrize("part", ["weights", "checkpoints/step-00000004", "checkpoints/latest"])
+def test_the_config_of_a_part_of_a_run_has_the_runs_name(tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "mine" / part
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model": {"name": "cgan"}}')
+    assert training_of(["--config", str(folder / "config.json")])[1] == folder.name, "which is a part of nothing"
+    (tmp_path / "mine" / "config.json").write_text('{"model": {"name": "cgan"}}')
+    assert training_of(["--config", str(folder / "config.json")])[1] == "mine"
+    (tmp_path / "mine" / "environment.json").write_text('{"preset": "cgan-fast"}')
+    assert training_of(["--resume", str(folder)])[1] == "cgan-fast"
+
+
+def test_text_that_the_locale_can_not_encode_is_named() -> None:
+    """As a name with ü under LC_ALL=C, and one in Latin-1 under UTF-8."""
+    with refused(r"--out: '\udcfc.png'", "encoding of the locale", "LC_ALL=C.UTF-8", code="bad-value"):
+        training_of(["--preset", "cgan", "--out", "\udcfc.png"])
+
+
 def test_negative_numbers_are_values_not_flags() -> None:
     parser = Parser(prog="x")
     add_flags(parser, Config)

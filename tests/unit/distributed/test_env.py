@@ -8,6 +8,7 @@ import torch
 from helpers.launchers import ACCELERATE_LAUNCH
 from helpers.runs import ON_CPU, MonkeyPatch, refused
 
+from distgan import errors
 from distgan.config.schema import Config, RunConfig
 from distgan.distributed import env
 from distgan.distributed.runtime import open_runtime
@@ -81,6 +82,11 @@ RECORDED = [
     ("NVIDIA_TF32_OVERRIDE", "0"),
     ("TORCHINDUCTOR_USE_FAST_MATH", "1"),
     ("TORCHDYNAMO_DISABLE", "1"),
+    ("TORCH_COMPILE_DISABLE", "1"),
+    ("TORCH_SHOW_CPP_STACKTRACES", "1"),
+    ("TORCH_CPP_LOG_LEVEL", "INFO"),
+    ("PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+    ("NCCL_P2P_DISABLE", "1"),
     ("PYTORCH_TUNABLEOP_ENABLED", "1"),
     ("NCCL_ALGO", "Ring"),
 ]
@@ -175,6 +181,16 @@ def test_no_launcher_is_guessed_from_one_variable(
     assert env.is_launched() == expected
 
 
+@pytest.mark.parametrize(("run_id", "parent"), [("distgan-77", 77), ("distgan-7", os.getppid()), ("", os.getppid())])
+def test_a_rank_knows_its_launcher_by_its_word_and_not_by_who_is_the_parent_now(
+    monkeypatch: MonkeyPatch, run_id: str, parent: int
+) -> None:
+    """It may have been killed before this process could look."""
+    monkeypatch.setenv(OUR_LAUNCHER, "77")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+    assert errors._parent() == parent
+
+
 def test_our_launcher_is_the_parent(monkeypatch: MonkeyPatch) -> None:
     for value, expected in (("1", False), (str(PARENT), True)):
         monkeypatch.setenv(OUR_LAUNCHER, value)
@@ -202,7 +218,7 @@ def test_tf32_of_the_driver_must_be_that_of_the_precision(monkeypatch: MonkeyPat
     for value, is_tf32, is_refused in (("1", False, True), ("0", True, True), ("1", True, False), ("0", False, False)):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
         if is_refused:
-            with refused("NVIDIA_TF32_OVERRIDE", "--precision", code="bad-value"):
+            with refused("NVIDIA_TF32_OVERRIDE", f"or {int(is_tf32)}", code="bad-value"):
                 env.check_environment(is_cpu=False, is_tf32=is_tf32)
         else:
             env.check_environment(is_cpu=False, is_tf32=is_tf32)

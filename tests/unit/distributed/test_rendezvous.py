@@ -11,9 +11,10 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
-from helpers.runs import MonkeyPatch
+from helpers.runs import MonkeyPatch, refused
 
-from distgan.distributed import rendezvous
+from distgan.config.schema import Config
+from distgan.distributed import env, rendezvous
 from distgan.errors import ProcessLost
 from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
@@ -92,11 +93,39 @@ def test_a_store_that_is_silent_is_left_after_the_timeout(store: dist.Store) -> 
         rendezvous._within(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=3))
 
 
+def test_a_lost_connection_is_named_without_a_second_timeout(monkeypatch: MonkeyPatch) -> None:
+    """Where the store is that of the rank which is silent, it is so too."""
+
+    class SilentStore(dist.HashStore):
+        def check(self, keys: list[str]) -> bool:
+            time.sleep(3)
+            return False
+
+    monkeypatch.setattr(rendezvous, "_GRACE_S", 0.3)
+    meeting = rendezvous._Meeting(SilentStore(), 1, 2, 60.0)
+    with within(2):
+        message, speaks = rendezvous._missing(meeting, RuntimeError("Timed out waiting 60000ms for recv"))
+    assert message.startswith("rank 0 is silent for --timeout 60 s")
+    assert speaks
+
+
 def test_ctrl_c_ends_a_wait_inside_of_torch(store: dist.Store) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with within(2.5), pytest.raises(KeyboardInterrupt):
         rendezvous._within(30, store.wait, ["never"], timedelta(seconds=3))
+
+
+def test_variables_by_which_no_group_can_be_made_are_named(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_DEVICE_TRANSPORT", "nosuch")
+    monkeypatch.setattr(env, "world_size", lambda: 1)  # DeepSpeed wants a group of one as well
+
+    def unsupported(*_: object, **__: object) -> None:  # torch reads the variable once in a process
+        raise RuntimeError("makeDeviceForHostname(): unsupported gloo device")
+
+    monkeypatch.setattr(dist, "init_process_group", unsupported)
+    with rendezvous.process_group_scope(), refused("GLOO_DEVICE_TRANSPORT=nosuch", code="launch"):
+        rendezvous.join(Config(), "gloo", "no", None)
 
 
 def test_an_error_of_the_store_is_that_of_the_caller() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
-from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick
+from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick, refused
 
 from distgan.config.schema import Config, DataConfig, ModelConfig
-from distgan.distributed import precision
+from distgan.distributed import env, precision, rendezvous
 
 
 def test_every_launch_file_is_told_of_in_the_readme() -> None:
@@ -40,13 +40,49 @@ def test_what_processes_could_not_meet_by_is_named_before_they_start(
     assert_user_error(distgan("train", *quick("run"), "--processes", 2), f"{name}={value}", code="launch")
 
 
-@pytest.mark.parametrize("name", ["USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH", "TORCH_DISTRIBUTED_DEBUG"])
-@pytest.mark.parametrize("command", [("train", *quick("run")), ("eval", "run")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("USE_TORCH_XLA", "maybe"),
+        ("ACCELERATE_ENABLE_RICH", "maybe"),
+        ("TORCH_DISTRIBUTED_DEBUG", "maybe"),
+        ("TORCH_DISTRIBUTED_DEBUG", "DETAIL"),
+        ("PYTORCH_ALLOC_CONF", "nonsense"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:"),
+        ("TORCH_FR_BUFFER_SIZE", "x"),
+    ],
+)
+@pytest.mark.parametrize("command", [("train", *quick("run")), ("eval", "run"), ("sample", "run"), ("judge", "show")])
 def test_what_libraries_could_not_be_imported_with_is_named(
-    distgan: Run, monkeypatch: MonkeyPatch, command: tuple[object, ...], name: str
+    distgan: Run, monkeypatch: MonkeyPatch, command: tuple[object, ...], name: str, value: str
 ) -> None:
-    monkeypatch.setenv(name, "maybe")
-    assert_user_error(distgan(*command), f"{name}=maybe", code="launch")
+    monkeypatch.setenv(name, value)
+    assert_user_error(distgan(*command), f"{name}={value}", code="launch")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TORCH_DISTRIBUTED_DEBUG", "info"),
+        ("PYTORCH_ALLOC_CONF", "expandable_segments:True, roundup_power2_divisions:[256:1,512:2,>:8]"),
+        ("TORCH_FR_BUFFER_SIZE", "2000"),
+    ],
+)
+def test_what_torch_takes_is_taken(monkeypatch: MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    env.check_before_imports()
+
+
+def test_variables_at_which_torchs_import_fails_are_named(distgan: Run, monkeypatch: MonkeyPatch) -> None:
+    """Torch is imported here already: a module of its name stands for it."""
+    failing = compile('raise ValueError("Invalid log settings: nonsense,\\n valid settings: all")', "torch", "exec")
+    monkeypatch.setenv("TORCH_LOGS", "nonsense")
+    monkeypatch.setattr("distgan.runs.inspection.verify", lambda where: exec(failing, {"__name__": "torch._logging"}))
+    result = distgan("checkpoint", "verify", "run")
+    assert_user_error(result, "TORCH_LOGS=nonsense", "(Invalid log settings: nonsense,)", code="launch")
+    for name in [name for name in os.environ if name.startswith(env._READ_AT_IMPORT)]:  # torch sets some itself
+        monkeypatch.delenv(name)
+    assert "Traceback" in distgan("checkpoint", "verify", "run").stderr
 
 
 def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run, monkeypatch: MonkeyPatch) -> None:
@@ -56,6 +92,10 @@ def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run,
     monkeypatch.setattr(socket, "create_connection", unreachable)
     result = distgan("train", *quick("run"), "--processes", 2)
     assert_user_error(result, "--processes 2: 127.0.0.1", "Network is unreachable", code="launch")
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with refused("MASTER_ADDR: 127.0.0.1", "Network is unreachable", code="launch"):
+        rendezvous.join(Config(), "gloo", "no", None)
 
 
 def test_dry_run_starts_no_processes(distgan: Run) -> None:

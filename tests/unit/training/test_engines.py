@@ -98,6 +98,14 @@ def test_an_engine_that_fails_gives_way(capturer: Any, reason: str) -> None:
     assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
 
 
+@pytest.mark.parametrize("name", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
+def test_eager_steps_are_not_called_compiled_ones(monkeypatch: MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    choice = Training("vanilla", "compile").build().choice
+    assert (choice.name, choice.is_fallback) == ("eager", True)
+    assert f"{name}=1" in choice.why
+
+
 def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: MonkeyPatch) -> None:
     """The fake graph sees what a GPU would wait for: so the steps that it takes have none."""
     graph = Training("cgan", "graph", capture=capture)

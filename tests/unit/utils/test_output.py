@@ -101,8 +101,10 @@ def test_what_an_encoding_lacks_is_shown_in_another_way(monkeypatch: MonkeyPatch
     stream = Stream(encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
     with guarded_output():
-        print("ü 数")
-    assert stream.text() == {"ascii": "\\xfc \\u6570\n", "latin-1": "ü \\u6570\n", "utf-8": "ü 数\n"}[encoding]
+        print("ü 数 1–2 ✓✗")
+    shown = {"ascii": "\\xfc \\u6570 1-2 +x\n", "latin-1": "ü \\u6570 1-2 +x\n", "utf-8": "ü 数 1–2 ✓✗\n"}
+    assert stream.text() == shown[encoding]
+
     assert sys.stdout is stream
 
 
