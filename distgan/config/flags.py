@@ -193,12 +193,9 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
 
 
 def _complaint(error: Any, field: FieldInfo) -> str:
-    encoding = sys.getfilesystemencoding()  # of what it lacks the bytes are kept, and are no text
-    more = {
-        "float32": ", neither 0 nor infinite in float32",
-        "nul": ", without NUL",
-        "string_unicode": f", in the encoding of the locale, {encoding} (with LC_ALL=C.UTF-8 all characters)",
-    }
+    encoding = sys.getfilesystemencoding()  # what it lacks is kept as bytes, which are no text
+    text = "UTF-8" if encoding == "utf-8" else f"the encoding of the locale, {encoding} (LC_ALL=C.UTF-8 has all)"
+    more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL", "string_unicode": f", in {text}"}
     return f"{error['input']!r} is not allowed; allowed: {allowed(field)}{more.get(error['type'], '')}"
 
 
