@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers.runs import refused
+from helpers.runs import MonkeyPatch, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -275,9 +276,13 @@ def test_the_config_of_a_part_of_a_run_has_the_runs_name(tmp_path: Path, part: s
     assert training_of(["--resume", str(folder)])[1] == "cgan-fast"
 
 
-def test_text_that_the_locale_can_not_encode_is_named() -> None:
+@pytest.mark.parametrize(
+    ("encoding", "words"), [("utf-8", "in UTF-8"), ("ascii", "in the encoding of the locale, ascii (LC_ALL=C.UTF-8")]
+)
+def test_text_that_the_locale_can_not_encode_is_named(monkeypatch: MonkeyPatch, encoding: str, words: str) -> None:
     """As a name with ü under LC_ALL=C, and one in Latin-1 under UTF-8."""
-    with refused(r"--out: '\udcfc.png'", "encoding of the locale", "LC_ALL=C.UTF-8", code="bad-value"):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    with refused(r"--out: '\udcfc.png'", words, code="bad-value"):
         training_of(["--preset", "cgan", "--out", "\udcfc.png"])
 
 
