@@ -122,6 +122,16 @@ def test_terminal_fits_80_columns(distgan: Run, run_folder: Callable[[str], Path
     assert {FILE, "digits.png", "neighbours.png", "matrix.png"} <= names
 
 
+def test_a_result_of_more_images_stays(distgan: Run, run_folder: Callable[[str], Path]) -> None:
+    run = run_folder("cgan")
+    before = stored(run)
+    result = distgan.ok("eval", run, *FEW, "--num", 100, "--no-gan-train", "--json")
+    assert json.loads(result.stdout)["n"] == 100
+    assert f"eval has a result of {before['n']} images, which stays; see" in result.stderr
+    assert stored(run) == before
+    assert json.loads((run / "eval-100" / FILE).read_text())["n"] == 100
+
+
 def test_two_processes_find_the_same(distgan: Run, runs: Path, tmp_path: Path) -> None:
     together = evaluated(distgan, runs / "cgan", *FEW, "--processes", 2, "--out", "two")
     assert numbers(stored(runs / "cgan")) == numbers(together)
