@@ -9,7 +9,7 @@ OUT ?= stress
 REV ?= main
 FULL ?=
 
-.PHONY: same-as train unit test browser cluster test-slurm test-gpu test-slow stress lint install bench gpu-wheels gpu-report clean
+.PHONY: same-as train unit test browser cluster test-slurm cuda-check test-gpu test-slow stress lint install bench gpu-wheels gpu-report clean
 
 train: $(VENV)/.installed  ## train the fast preset of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
@@ -30,6 +30,9 @@ cluster:  ## a SLURM for the tests of jobs: CI gets Debian's where it has none; 
 test-slurm: $(VENV)/.installed-dev  ## jobs on a SLURM of two machines, made of this one; as root, which installs what is missing; 12 minutes on two cores
 	@test "$$(id -u)" != 0 || tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/slurm
+
+cuda-check: $(VENV)/.installed-dev  ## CUDA's engines without a GPU, by a stand-in for its driver: `nodes PRESET PRECISION ENGINE N`, and what breaks a rule
+	$(BIN)/python -m pytest -n auto --dist load tests/integration/test_cuda_stand_in.py tests/slow/test_cuda_stand_in.py
 
 test-gpu: $(VENV)/.installed-dev  ## what only a GPU can show
 	$(BIN)/python -m pytest tests/gpu

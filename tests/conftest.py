@@ -44,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (FOLDERS.index(folders(item)[0]), len(folders(item))))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What cuda_stand_in/nodes.py has counted, from whichever worker."""
+    reports = [report for status in ("passed", "failed") for report in terminalreporter.getreports(status)]
+    for line in [text for report in reports for name, text in report.user_properties if name == "nodes"]:
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(autouse=True)
 def _no_user_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A clean environment: no data folder of the user's, no download, and no leftover of a launcher."""
