@@ -179,6 +179,8 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
         return ", ".join(map(str, get_args(annotation)))
     if origin is list and choices(get_args(annotation)[0]):
         return _SOME + _kind(get_args(annotation)[0])
+    if origin is list and _kind(get_args(annotation)[0]) == "text":
+        return "texts"
     if origin is list:
         limits = getattr(get_args(annotation)[0], "__metadata__", ())
         numbers = [bound for item in limits for bound in getattr(item, "metadata", [])]
@@ -190,7 +192,7 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
 
 def metavar(field: FieldInfo) -> str:
     kind = _kind(field.annotation, field.metadata)
-    short = {"a whole number": "N", "a number": "X", "text": "TEXT"}
+    short = {"a whole number": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
     if kind.startswith("whole numbers"):
         return "N,N,..."
     if kind.startswith(_SOME):
