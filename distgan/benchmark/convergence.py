@@ -22,6 +22,7 @@ from distgan.errors import CommandFailed, Stopped, UserError, print_line
 from distgan.evaluation.targets import Targets, find_targets, read_targets
 from distgan.utils.child_process import own_modules
 from distgan.utils.devices import device_named
+from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
 
 PLOT = "convergence.png"
@@ -164,9 +165,12 @@ def _run_all(
     """
     for trial in trials:
         trial.await_folder(say)
-    halted, tell, free = Event(), _teller(), SimpleQueue[dict[str, str]]()
+    halted, free = Event(), SimpleQueue[dict[str, str]]()
     for environment in environments:
         free.put(environment)
+
+    progress = PartsProgress(len(trials), "runs")
+    tell = _teller(progress.say)
 
     def take(trial: Trial) -> Trial:
         environment = free.get()
@@ -178,10 +182,11 @@ def _run_all(
 
     pool = ThreadPoolExecutor(len(environments))
     try:
-        for future in as_completed([pool.submit(take, trial) for trial in trials]):
-            trial = future.result()
-            say(f"{trial.label}: {outcome(trial.cell)}")
-            write()
+        with progress:
+            for future in as_completed([pool.submit(take, trial) for trial in trials]):
+                trial = future.result()
+                progress.finish(f"{trial.label}: {outcome(trial.cell)}")
+                write()
     finally:
         halted.set()
         try:
@@ -192,8 +197,8 @@ def _run_all(
             raise
 
 
-def _teller() -> Callable[[Trial], None]:
-    """Says now and then how a run is getting on."""
+def _teller(say: Callable[[str], None]) -> Callable[[Trial], None]:
+    """Return what says now and then where a run is."""
     lock, said_at = Lock(), time.monotonic()
 
     def tell(trial: Trial) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from distgan.utils.child_process import ChildFailed, own_modules, run_child
 from distgan.utils.devices import device_named
 from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import cores
-from distgan.utils.terminal import TerminalConsole
+from distgan.utils.parts_progress import PartsProgress
 
 
 class Point(NamedTuple):
@@ -76,10 +77,11 @@ def run(config: ScalingConfig) -> None:
         "note": _note(device, sizes, threads),
         "flop_formula": FORMULA,
     }
-    path, console = folder / results.FILE, TerminalConsole(stderr=True)
-    for turn in range(config.rounds):
-        for cell in cells:
+    path = folder / results.FILE
+    with PartsProgress(config.rounds * len(cells), "turns") as progress:
+        for turn, cell in product(range(config.rounds), cells):
             if cell["error"]:
+                progress.finish(f"round {turn + 1}/{config.rounds}: {name_of(cell)}: left out")
                 continue
             try:
                 found = _take_turn(Config.model_validate(cell["config"]), cell["world_size"], config)
@@ -88,7 +90,7 @@ def run(config: ScalingConfig) -> None:
             except ChildFailed as error:
                 cell["error"] = str(error)
                 said = f"failed: {error}"
-            console.print(f"round {turn + 1}/{config.rounds}: {name_of(cell)}: {said}")
+            progress.finish(f"round {turn + 1}/{config.rounds}: {name_of(cell)}: {said}")
             _summarise(cells)
             results.write(path, "scaling", facts, cells)
     found_all = results.read(path, "scaling")

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -17,6 +18,7 @@ from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError, print_line
 from distgan.utils.child_process import ChildFailed, own_modules, run_json
 from distgan.utils.devices import device_named
+from distgan.utils.parts_progress import PartsProgress
 
 # For the reader of results.json.
 NOTES = {
@@ -128,9 +130,10 @@ def run(config: ThroughputConfig) -> None:
         raise CommandFailed(f"roofline: {facts['roofline']['error']}")
     path = folder / results.FILE
     try:
-        for turn in range(1, config.rounds + 1):
-            for cell in cells:
+        with PartsProgress(config.rounds * len(cells), "turns") as progress:
+            for turn, cell in product(range(1, config.rounds + 1), cells):
                 if cell["status"] not in ("waits", "ok"):
+                    progress.finish(f"round {turn}/{config.rounds}, {cell['id']}: left out")
                     continue
                 trace = folder / f"trace-{cell['id'].replace('/', '-')}.json" if config.profile else None
                 words = command(cell, config, device.type, pace, trace)
@@ -138,7 +141,7 @@ def run(config: ThroughputConfig) -> None:
                 digest(cell, facts["roofline"])
                 hold_against_peers(cells)
                 results.write(path, "throughput", facts, cells)
-                say(f"round {turn}/{config.rounds}, {cell['id']}: {_said(cell)}")
+                progress.finish(f"round {turn}/{config.rounds}, {cell['id']}: {_said(cell)}")
     finally:  # after a Ctrl-C too
         if path.exists():
             show(facts, cells)

@@ -18,13 +18,14 @@ from distgan.checkpoint.resume import Start
 from distgan.errors import WriteErrorPolicy
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
-from distgan.runs.progress import ProgressDisplay, duration
+from distgan.runs.progress import ProgressDisplay
 from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, record_status
 from distgan.training.engines.selection import Choice
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
 from distgan.utils.files import finite, metric_lines, write_json, write_whole
+from distgan.utils.parts_progress import duration
 from distgan.utils.provenance import Startup, describe_environment
 from distgan.utils.thinning import Curve
 

@@ -5,6 +5,7 @@ import time
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distgan.training.metrics import Record
+from distgan.utils.parts_progress import duration
 from distgan.utils.terminal import TerminalConsole
 
 PLAIN_EVERY_S = 10.0
@@ -85,10 +86,3 @@ class ProgressDisplay:
         """The epoch that a step belongs to, counted from 1."""
         epochs = -(-self.total_steps // self.steps_per_epoch)
         return f"{max(1, min(epochs, -(-step // self.steps_per_epoch)))}/{epochs}"
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`, or `2:03` under an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

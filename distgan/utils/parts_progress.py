@@ -1,0 +1,49 @@
+"""Progress of a command that works through parts: a bar with the time left on a terminal, lines elsewhere."""
+
+import time
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from distgan.utils.terminal import TerminalConsole
+
+
+class PartsProgress:
+    """`num` parts of about the same length, each called a `what`. It writes to stderr."""
+
+    def __init__(self, num: int, what: str):
+        self.num, self.num_done = num, 0
+        self._console = TerminalConsole(stderr=True, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn(what), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"),
+            TimeRemainingColumn(compact=True), console=self._console, expand=True, transient=True,
+        )  # fmt: skip
+        self._is_live = self._console.is_screen and not self._console.is_dumb_terminal
+        self._task = self._bar.add_task("", total=num)
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "PartsProgress":
+        if self._is_live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_live:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, if there is one."""
+        self._console.print(text)
+
+    def finish(self, text: str) -> None:
+        """Count a part as done, and say what came of it; where there is no bar, with the time that is left."""
+        self.num_done += 1
+        self._bar.update(self._task, completed=self.num_done)
+        left_s = (time.monotonic() - self._start) / self.num_done * (self.num - self.num_done)
+        self.say(text if self._is_live or not left_s else f"{text}; about {duration(left_s)} left")
+
+
+def duration(seconds: float) -> str:
+    """Return `1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

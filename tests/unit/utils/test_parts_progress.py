@@ -1,0 +1,47 @@
+"""How long a command of many parts still takes, on a terminal and elsewhere."""
+
+import os
+import pty
+import sys
+import time
+from itertools import count
+
+import pytest
+from helpers.runs import Capture, MonkeyPatch
+
+from distgan.utils.parts_progress import PartsProgress, duration
+
+
+@pytest.fixture(autouse=True)
+def _ten_seconds_each_look(monkeypatch: MonkeyPatch) -> None:
+    ticks = count(0, 10)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+
+
+def test_a_line_for_each_part_with_the_time_left(capsys: Capture) -> None:
+    with PartsProgress(3, "turns") as progress:
+        progress.finish("one [red]")
+        progress.say("between")
+        progress.finish("two")
+        progress.finish("three")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["one [red]; about 0:20 left", "between", "two; about 0:10 left", "three"]
+
+
+def test_a_bar_on_a_terminal(monkeypatch: MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        with PartsProgress(2, "turns") as progress:
+            progress.finish("one")
+        shown = os.read(ours, 65_536).decode()
+    os.close(ours)
+    assert "one" in shown
+    assert "1/2" in shown
+    assert "about" not in shown
+
+
+def test_durations() -> None:
+    assert [duration(seconds) for seconds in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
