@@ -8,7 +8,7 @@ from torch.utils.data import DistributedSampler
 
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset
-from distgan.distributed.sharding import Share
+from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.utils.devices import upload
 
@@ -80,7 +80,7 @@ class Batches:
         self,
         dataset: Dataset,
         size: int,
-        share: Share,
+        share: BatchShard,
         *,
         drop_last: bool,
         seed: int,
@@ -116,7 +116,7 @@ class Batches:
         self.load(epoch)
         self.step += 1
         rows = self.rows(index)
-        return Batch(*self.take(self.order[self.share.places(rows)]), rows)
+        return Batch(*self.take(self.order[self.share.local_slice(rows)]), rows)
 
     def rows(self, index: int) -> range:
         """Those of a batch of the epoch, over all ranks."""

@@ -25,7 +25,7 @@ import distgan
 from distgan.config.registry import LOSSES
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.distributed.wrappers import Trained
+from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import UserError, not_readable
 
 # What a DeepSpeed config may not say, as it is said elsewhere, and where.
@@ -190,8 +190,8 @@ def _quieten(device_type: str) -> None:
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
-class ZeroTrained(Trained):
-    """A network in an engine. The face is that of Trained; all ranks call each method."""
+class DeepSpeedNetwork(DDPNetwork):
+    """A network in an engine. The face is that of DDPNetwork; all ranks call each method."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class ZeroTrained(Trained):
         self._stage = int(self._engine.zero_optimization_stage())
         self._num_parts = int(self._engine.gradient_accumulation_steps())
         self.is_sharded = self._stage > 0
-        self.bare = self._engine.module
+        self.module = self._engine.module
         self.optim = self._engine.basic_optimizer
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class ZeroTrained(Trained):
     # -- what a checkpoint keeps ----------------------------------------------------------------------
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
+    def full_params(self) -> Iterator[None]:
         with self._gathered(modifier_rank=None):
             yield
 
@@ -257,7 +257,7 @@ class ZeroTrained(Trained):
             return
         from deepspeed.runtime.zero import GatheredParameters
 
-        with GatheredParameters(list(self.bare.parameters()), modifier_rank=modifier_rank):
+        with GatheredParameters(list(self.module.parameters()), modifier_rank=modifier_rank):
             yield
 
     def adam_state(self) -> dict[str, Tensor]:
@@ -267,7 +267,7 @@ class ZeroTrained(Trained):
         if not all(state.get(master) for master in masters):
             return {}
         tensors = {}
-        for name, parameter in self.bare.named_parameters():
+        for name, parameter in self.module.named_parameters():
             own = state[parameter] if self._stage == 0 else None
             for key in MOMENTS:
                 value = own[key] if own else safe_get_full_optimizer_state(parameter, key)
@@ -277,7 +277,7 @@ class ZeroTrained(Trained):
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
         with self._gathered(modifier_rank=0):
-            self.bare.load_state_dict(weights)
+            self.module.load_state_dict(weights)
         if self._stage:
             self._engine.optimizer.refresh_fp32_params()
         state = self.optim.state
@@ -291,7 +291,7 @@ class ZeroTrained(Trained):
             # What an engine does after its first update: each parameter's part of the flat moments.
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-        for parameter, own in zip(self.bare.parameters(), adam, strict=True):
+        for parameter, own in zip(self.module.parameters(), adam, strict=True):
             for key in MOMENTS:
                 self._set_moment(parameter, key, own[key].to(parameter.device))
             if self._stage == 0:
@@ -315,7 +315,7 @@ class ZeroTrained(Trained):
     def _masters(self) -> list[Tensor]:
         """The tensors that the optimizer updates: the parameters, or this rank's flat parts of them."""
         if self._stage == 0:
-            return list(self.bare.parameters())
+            return list(self.module.parameters())
         optimizer = self._engine.optimizer
         return optimizer.single_partition_of_fp32_groups if self._stage < 3 else optimizer.fp32_partitioned_groups_flat
 

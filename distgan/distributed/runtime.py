@@ -18,10 +18,10 @@ from distgan.config.registry import ENGINES, names_on_cpu
 from distgan.config.schema import Config
 from distgan.distributed import deepspeed, env, rendezvous
 from distgan.distributed.precision import choose_precision
-from distgan.distributed.wrappers import FlatTrained, Trained
+from distgan.distributed.wrappers import DDPNetwork, FlatAllReduceNetwork
 from distgan.errors import CommonError, UserError, outcome_of
 from distgan.utils import devices
-from distgan.utils.devices import Reading
+from distgan.utils.devices import AsyncHostCopy
 from distgan.utils.hardware import cpu_name
 from distgan.utils.process_state import preserve_process_state
 
@@ -84,21 +84,21 @@ class Runtime:
         mixed_precision = "no" if self.precision == "tf32" else self.precision
         self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded()
         self.warnings = env.slow(self.precision, is_cpu=is_cpu) + env.remove_foreign(torch.get_num_threads())
-        self._trained: Callable[..., Trained]
+        self._trained: Callable[..., DDPNetwork]
         if zero:
-            from distgan.distributed.deepspeed import ZeroTrained, accelerators
+            from distgan.distributed.deepspeed import DeepSpeedNetwork, accelerators
 
             device_type = "cpu" if is_cpu else "cuda"
             pair = accelerators(zero, config.optim.accumulate, device_type)
             self._accelerator = pair["generator"]
-            self._trained = partial(ZeroTrained, accelerators=pair, is_bf16=self.precision == "bf16")
+            self._trained = partial(DeepSpeedNetwork, accelerators=pair, is_bf16=self.precision == "bf16")
         else:
             # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
             self._accelerator = accelerate.Accelerator(
                 cpu=is_cpu, mixed_precision=mixed_precision, step_scheduler_with_optimizer=False
             )
             # A graph can hold an all-reduce, but not what DDP does around it on the host.
-            own = FlatTrained if launched > 1 and not is_cpu and engine.records_graphs else Trained
+            own = FlatAllReduceNetwork if launched > 1 and not is_cpu and engine.records_graphs else DDPNetwork
             self._trained = partial(own, accelerator=self._accelerator)
         self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
         # Of weights. On a GPU they are not put into another order at each pass then; DeepSpeed takes none that are.
@@ -110,7 +110,7 @@ class Runtime:
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
         self._tracker: Any = None
-        self._asked: Reading | None = None
+        self._asked: AsyncHostCopy | None = None
         if not is_cpu:
             devices.choose_arithmetic(is_tf32=self.precision == "tf32")
         if launched != self.world_size:
@@ -122,7 +122,7 @@ class Runtime:
 
     # -- networks -------------------------------------------------------------------------------------
 
-    def trained(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> Trained:
+    def trained(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
         """The network on the device, under autocast, and in DDP where there are several ranks, or DeepSpeed."""
         return self._trained(name, network, optim)
 
@@ -189,7 +189,7 @@ class Runtime:
             return 0
         highest = torch.full((), reason, device=self.device)
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
-        asked, self._asked = self._asked, Reading(highest)
+        asked, self._asked = self._asked, AsyncHostCopy(highest)
         answer = asked if is_cuda else self._asked
         return int(answer.wait()) if answer else 0
 

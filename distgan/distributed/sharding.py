@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Share:
+class BatchShard:
     """Row p of an epoch belongs to rank p mod W, which is how torch's DistributedSampler deals images.
 
     `rows` are those of the batch in hand over all ranks, as positions in the epoch; the last batch of an epoch
@@ -23,7 +23,7 @@ class Share:
     @property
     def num(self) -> int:
         """How many rows of the batch are this rank's."""
-        own = self.places(self.rows)
+        own = self.local_slice(self.rows)
         return own.stop - own.start
 
     @property
@@ -31,7 +31,7 @@ class Share:
         """What makes the ranks' mean of their own means the mean of all rows."""
         return self.num * self.world_size / len(self.rows)
 
-    def places(self, rows: range) -> slice:
+    def local_slice(self, rows: range) -> slice:
         """Where those of `rows` that are this rank's stand in the list of its own rows."""
         return slice(*(-((self.rank - bound) // self.world_size) for bound in (rows.start, rows.stop)))
 
@@ -39,7 +39,7 @@ class Share:
         """The rows that all ranks have in a pass where this one has `num`, a multiple of its own."""
         return num * len(self.rows) // self.num if self.rows else num
 
-    def numbers(self, device: torch.device) -> Tensor:
+    def row_indices(self, device: torch.device) -> Tensor:
         """Return this rank's rows as numbers in the batch, (num,) int32, not to be written to.
 
         They are kept, as there are few: the whole batch, its parts, the short last one.
@@ -51,21 +51,21 @@ class Share:
             self._numbers[first, end] = rows
         return self._numbers[first, end]
 
-    def parts(self, num_parts: int) -> Iterator[tuple[slice, float]]:
+    def microbatches(self, num_parts: int) -> Iterator[tuple[slice, float]]:
         """The batch in parts: this rank's rows of each, and the part of `weight` that they have.
 
         While one is in hand it is the whole batch to everything that draws for it.
         """
-        whole, first = self.rows, self.places(self.rows).start
+        whole, first = self.rows, self.local_slice(self.rows).start
         bounds = [whole.start + len(whole) * part // num_parts for part in range(num_parts + 1)]
         for start, stop in pairwise(bounds):
-            with self.holding(range(start, stop)):
-                own = self.places(self.rows)
+            with self.bind(range(start, stop)):
+                own = self.local_slice(self.rows)
                 weight = (own.stop - own.start) * self.world_size / len(whole)
                 yield slice(own.start - first, own.stop - first), weight
 
     @contextmanager
-    def holding(self, rows: range) -> Iterator[None]:
+    def bind(self, rows: range) -> Iterator[None]:
         before, self.rows = self.rows, rows
         try:
             yield

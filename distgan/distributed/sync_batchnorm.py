@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from distgan.distributed.sharding import Share
+from distgan.distributed.sharding import BatchShard
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -34,7 +34,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     would be one, but loses digits where the mean is large. In eval mode it is torch's own BatchNorm.
     """
 
-    share = Share()
+    share = BatchShard()
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # its name in torch
         pass
@@ -63,7 +63,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def synchronised(network: nn.Module, share: Share, device: torch.device) -> nn.Module:
+def synchronised(network: nn.Module, share: BatchShard, device: torch.device) -> nn.Module:
     """The network with its BatchNorms over all ranks. Its parameters stay the same objects."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)

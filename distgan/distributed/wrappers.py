@@ -10,7 +10,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 
-class Trained:
+class DDPNetwork:
     """`trained(...)` is a pass that collects gradients of all ranks; `bare` is the network itself.
 
     Under Accelerate's autocast and, where there are several ranks, in DDP. All ranks call each method.
@@ -25,7 +25,7 @@ class Trained:
         self._accelerator = accelerator
         self._wrapped, self.optim = accelerator.prepare(network, optim)
         is_ddp = isinstance(self._wrapped, DistributedDataParallel)
-        self.bare: nn.Module = self._wrapped.module if is_ddp else self._wrapped
+        self.module: nn.Module = self._wrapped.module if is_ddp else self._wrapped
         # Of a kernel of one channel, whose stride over channels means nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
 
@@ -68,14 +68,14 @@ class Trained:
 
     # -- what a checkpoint keeps ----------------------------------------------------------------------
 
-    def whole(self) -> AbstractContextManager:
+    def full_params(self) -> AbstractContextManager:
         """Within it every rank holds all of the weights, to read."""
         return nullcontext()
 
     def adam_state(self) -> dict[str, Tensor]:
         """`<parameter>.exp_avg`, `.exp_avg_sq` and `.step`; nothing before the first step."""
         state = self.optim.state_dict()["state"]
-        names = [name for name, _ in self.bare.named_parameters()]
+        names = [name for name, _ in self.module.named_parameters()]
         return {
             f"{name}.{key}": value
             for name, index in zip(names, sorted(state), strict=False)
@@ -84,17 +84,17 @@ class Trained:
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
         """Weights, and Adam's state of each parameter in turn (none before the first step)."""
-        self.bare.load_state_dict(weights)
+        self.module.load_state_dict(weights)
         groups = self.optim.state_dict()["param_groups"]
         # A fused Adam walks through memory: moments have to lie in it as their parameter does.
         laid_out = [
             {key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in own.items()}
-            for parameter, own in zip(self.bare.parameters(), adam, strict=False)
+            for parameter, own in zip(self.module.parameters(), adam, strict=False)
         ]
         self.optim.load_state_dict({"state": dict(enumerate(laid_out)), "param_groups": groups})
 
 
-class FlatTrained(Trained):
+class FlatAllReduceNetwork(DDPNetwork):
     """Without DDP: one all-reduce a network, of all gradients in one buffer, as a part of its step.
 
     What DDP does besides (events, buckets, hooks that look at a count of steps) is the host's, and is not in a graph.
@@ -102,7 +102,7 @@ class FlatTrained(Trained):
 
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
         self._accelerator = accelerator
-        self._wrapped = self.bare = accelerator.prepare_model(network, evaluation_mode=True)  # under autocast
+        self._wrapped = self.module = accelerator.prepare_model(network, evaluation_mode=True)  # under autocast
         self.optim = accelerator.prepare_optimizer(optim)
         self._parameters = list(network.parameters())
         num = sum(parameter.numel() for parameter in self._parameters)

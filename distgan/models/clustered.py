@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distgan.config.schema import ModelConfig
 from distgan.models.dcgan import channels, convolutions, upsampling
 from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last, one_hot
-from distgan.utils.counter_rng import counters, hashed, unit
+from distgan.utils.counter_rng import counter_hash, counters, to_uniform
 
 _EMBEDDING = 32  # numbers that stand for a cluster in each network
 
@@ -49,7 +49,7 @@ class Generator(nn.Module):
         # The last bits of a normal are as good as independent of its value.
         bits = z.flatten(1)[:, 0].contiguous().view(torch.int32)
         nothing = torch.zeros(2, dtype=torch.int32, device=z.device)
-        uniform = unit(hashed(counters(bits, 1), nothing[:1], nothing)).double()
+        uniform = to_uniform(counter_hash(counters(bits, 1), nothing[:1], nothing)).double()
         ends = counts.cumsum(1)[rows]
         clusters = torch.searchsorted(ends, uniform * ends[:, -1:], right=True).squeeze(1)
         return rows * counts.shape[1] + clusters.clamp(max=counts.shape[1] - 1)

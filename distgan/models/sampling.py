@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from distgan.errors import UserError
-from distgan.utils.counter_rng import mix
+from distgan.utils.counter_rng import derive_seed
 
 # Samples are drawn in chunks of this many, so that image i is the same whatever number is asked for.
 CHUNK = 250
@@ -19,7 +19,7 @@ def sample_z(num: int, latent_shape: tuple[int, ...], seed: int, start: int = 0)
 
 def chunk_z(chunk: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:
     """The z of samples CHUNK * chunk to CHUNK * (chunk + 1), (CHUNK, *latent_shape) on the CPU."""
-    generator = torch.Generator().manual_seed(mix(seed, "sample", chunk))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "sample", chunk))
     return torch.randn((CHUNK, *latent_shape), generator=generator)
 
 

@@ -20,7 +20,7 @@ from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.runs.progress import ProgressDisplay
 from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, record_status
-from distgan.training.engines.selection import Choice
+from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
@@ -182,7 +182,7 @@ class RunArtifacts:
 
         self.runtime.run_on_rank0(attempt)
 
-    def announce(self, display: ProgressDisplay, choice: Choice) -> None:
+    def announce(self, display: ProgressDisplay, choice: EngineSelection) -> None:
         config, data, gan = self.config, self.dataset, self.gan
         self._engine = choice.describe()
         if choice.is_fallback:
@@ -191,7 +191,7 @@ class RunArtifacts:
             display.say(f"!! This run trains on {data.notice}. !!", "bold yellow")
         if data.warning:
             display.say(f"warning: {data.warning}", "yellow")
-        with gan.g.whole(), gan.d.whole():
+        with gan.g.full_params(), gan.d.full_params():
             g_size, d_size = num_parameters(gan.generator), num_parameters(gan.discriminator)
         runtime = self.runtime
         strategy = f" in {runtime.strategy}" if runtime.strategy != "DDP" else ""

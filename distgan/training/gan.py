@@ -10,9 +10,9 @@ from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.data.base import Dataset
 from distgan.data.clustering import cluster_within
 from distgan.distributed.runtime import Runtime
-from distgan.distributed.sharding import Share
+from distgan.distributed.sharding import BatchShard
 from distgan.distributed.sync_batchnorm import synchronised
-from distgan.distributed.wrappers import Trained
+from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import draw_from
@@ -27,21 +27,21 @@ class Gan:
     `noise` is what both draw from. `is_replicated`: whether BatchNorm's statistics too are the same on all ranks.
     """
 
-    g: Trained
-    d: Trained
+    g: DDPNetwork
+    d: DDPNetwork
     ema: Ema | None
-    share: Share
+    share: BatchShard
     noise: Noise
     is_replicated: bool = True
     step: int = 0
 
     @property
     def generator(self) -> nn.Module:
-        return self.g.bare
+        return self.g.module
 
     @property
     def discriminator(self) -> nn.Module:
-        return self.d.bare
+        return self.d.module
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +59,7 @@ class Gan:
         """The weights to draw samples with: the moving average where there is one, or G's own. All ranks call it."""
         if self.ema and not is_raw:
             return self.ema.network.state_dict()
-        with self.g.whole():
+        with self.g.full_params():
             weights = self.generator.state_dict()
             # Outside of `whole` the parts of other ranks are gone.
             return {key: value.clone() for key, value in weights.items()} if self.is_sharded else weights
@@ -92,7 +92,7 @@ class Gan:
 
         All ranks call it where `is_sharded`.
         """
-        with self.g.whole(), self.d.whole():
+        with self.g.full_params(), self.d.full_params():
             tensors = {
                 f"{name}.{key}": value.detach().to("cpu", copy=True).contiguous()
                 for name, network in self.networks().items()
@@ -122,11 +122,11 @@ class Gan:
             )
         for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
             own = below(tensors, name)
-            with trained.whole():
-                _check_trained(trained.bare, own, f"{where}: {name}")
+            with trained.full_params():
+                _check_trained(trained.module, own, f"{where}: {name}")
                 # Before the first step Adam has no moments, and so they are not in the file either.
                 adam = below(tensors, optim)
-                moments = _moments(adam, trained.bare, f"{where}: {optim}") if adam or step else []
+                moments = _moments(adam, trained.module, f"{where}: {optim}") if adam or step else []
             trained.load(own, moments)
         if self.ema:
             average = below(tensors, "generator_ema")
@@ -136,7 +136,7 @@ class Gan:
 
     def is_finite(self) -> bool:
         """Whether every weight is a number. Waits for the device. All ranks call it."""
-        with self.g.whole(), self.d.whole():
+        with self.g.full_params(), self.d.full_params():
             weights: list[Tensor] = [p for n in self.networks().values() for p in n.parameters()]
             return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())
 
@@ -150,7 +150,7 @@ def build_gan(
         network.to(runtime.device).to(memory_format=runtime.memory_format)
         for network in (build_generator(model), build_discriminator(model))
     )
-    share = Share(runtime.rank, runtime.world_size)
+    share = BatchShard(runtime.rank, runtime.world_size)
     noise = Noise(generator.latent_shape, runtime.device, share)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
         generator = synchronised(generator, share, runtime.device)
@@ -258,7 +258,7 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
     """Raises TrainingFailed that names the first tensor that is not the same everywhere. All ranks call it."""
     if runtime.world_size == 1:
         return
-    with gan.g.whole(), gan.d.whole():
+    with gan.g.full_params(), gan.d.full_params():
         tensors = {
             f"{name}.{key}": value
             for name, network in gan.networks().items()

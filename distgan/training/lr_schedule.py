@@ -11,7 +11,7 @@ from distgan.utils.counter_rng import step_key
 from distgan.utils.devices import upload
 
 
-class Now(NamedTuple):
+class StepScalars(NamedTuple):
     """The numbers of one step, on the device: `key` (2,) int32, `rates` (3,) float64: of G, of D, of the average."""
 
     key: Tensor
@@ -30,10 +30,10 @@ class Schedule:
         self.rates = torch.zeros(num, 3, dtype=torch.float64, device=device)
         self._first = -1
 
-    def at(self, step: int) -> Now:
+    def at(self, step: int) -> StepScalars:
         line = step % self.num
         self.load(step - line)
-        return Now(self.keys[line], self.rates[line])
+        return StepScalars(self.keys[line], self.rates[line])
 
     def load(self, first: int) -> None:
         """Makes the table that of the steps from `first` on."""

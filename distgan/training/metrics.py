@@ -14,7 +14,7 @@ from torch import Tensor
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
-from distgan.utils.devices import Reading
+from distgan.utils.devices import AsyncHostCopy
 from distgan.utils.files import append_lines, metric_lines, write_whole
 
 _MOST_PENDING = 1000  # lines that are moved to metrics.jsonl.old together
@@ -55,7 +55,7 @@ class Pending(NamedTuple):
     step: int
     images: int
     is_kept: bool
-    stats: Reading
+    stats: AsyncHostCopy
     quality: dict[str, Any]
 
 
@@ -185,12 +185,12 @@ class MetricLog:
         self._finish(1 if is_kept and self.runtime.device.type == "cuda" else 0)
         return self.last
 
-    def _reading(self) -> Reading:
+    def _reading(self) -> AsyncHostCopy:
         """Sends for the numbers of the steps since the last line."""
         stats, self._stats = self._stats, []
-        return Reading(self.runtime.mean(torch.cat(stats)) if stats else torch.empty(0, len(STATS)))
+        return AsyncHostCopy(self.runtime.mean(torch.cat(stats)) if stats else torch.empty(0, len(STATS)))
 
-    def _checked(self, stats: Reading, step: int) -> list[list[float]]:
+    def _checked(self, stats: AsyncHostCopy, step: int) -> list[list[float]]:
         rows: list[list[float]] = stats.wait().tolist()
         for index, row in enumerate(rows):
             for name, value in zip(STATS, row, strict=True):

@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from distgan.distributed.sharding import Share
-from distgan.utils.counter_rng import _FIRST, _signed, counters, hashed, unit
+from distgan.distributed.sharding import BatchShard
+from distgan.utils.counter_rng import _FIRST, _signed, counter_hash, counters, to_uniform
 
 
 class Noise:
@@ -20,7 +20,7 @@ class Noise:
     masks of dropout have streams of their own: how many passes a step has does not change the next z.
     """
 
-    def __init__(self, latent_shape: tuple[int, ...], device: torch.device, share: Share):
+    def __init__(self, latent_shape: tuple[int, ...], device: torch.device, share: BatchShard):
         self.latent_shape, self.device, self.share = latent_shape, device, share
         self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
         self.rows = torch.zeros(1, dtype=torch.int32, device=device)
@@ -34,28 +34,28 @@ class Noise:
         return self._kept[num]
 
     def _row_counters(self, rows: Tensor, blocks: int, per_row: int) -> Tensor:
-        """Return those of each block's `rows` (N,) in turn, (blocks * N,). Kept likewise, as `Share` keeps `rows`."""
+        """Return those of each block's `rows` (N,) in turn, (blocks * N,). Kept likewise."""
         if (rows, blocks, per_row) not in self._kept:
             block = torch.arange(blocks, dtype=torch.int32, device=self.device)
             self._kept[rows, blocks, per_row] = counters(_rows_of_blocks(rows, block), per_row)
         return self._kept[rows, blocks, per_row]
 
-    def start(self, key: Tensor) -> None:
+    def begin_step(self, key: Tensor) -> None:
         """Makes what is drawn from here on that of the step with this `step_key`, (2,) int32 on the device."""
         self._step_key, self._passes, self._draws = key, 0, 0
 
-    def next_pass(self) -> None:
+    def begin_forward(self) -> None:
         """Before each pass through a network with dropout: other masks from here on."""
         self._passes += 1
         self.key = self._step_key + _signed(2 * self._passes * _FIRST)
-        self.rows = self.share.numbers(self.device)
+        self.rows = self.share.row_indices(self.device)
 
     def _draw(self, num: int) -> Tensor:
         """The next numbers between 0 and 1 for this rank's rows, (N, num)."""
         self._draws += 1
         key = self._step_key + _signed((2 * self._draws + 1) * _FIRST)
-        rows = self._row_counters(self.share.numbers(self.device), 1, num)
-        return unit(hashed(rows, self._column_counters(num), key))
+        rows = self._row_counters(self.share.row_indices(self.device), 1, num)
+        return to_uniform(counter_hash(rows, self._column_counters(num), key))
 
     def z(self) -> Tensor:
         """The next z of this step for this rank's rows, (N, *latent_shape)."""
@@ -82,11 +82,11 @@ class Noise:
             # The same bits element by element, so that they are made in registers and never written.
             block, index = (torch.arange(n, dtype=torch.int32, device=self.device) for n in (blocks, per_row))
             rows = counters(_rows_of_blocks(self.rows, block), words)
-            word = hashed(rows, counters(index >> 1, 1), self.key, salt)
+            word = counter_hash(rows, counters(index >> 1, 1), self.key, salt)
             drawn = torch.where(index & 1 == 1, word >> 16, (word << 16) >> 16)
         else:
             rows = self._row_counters(self.rows, blocks, words)
-            words_drawn = hashed(rows, self._column_counters(words), self.key, salt)
+            words_drawn = counter_hash(rows, self._column_counters(words), self.key, salt)
             drawn = words_drawn.view(torch.int16)[:, :per_row]
         if len(shape) == 2:
             return drawn

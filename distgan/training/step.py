@@ -9,14 +9,14 @@ from torch import Tensor
 from distgan.config.registry import LOSSES, ORDERS
 from distgan.config.schema import OptimConfig
 from distgan.training.gan import Gan
-from distgan.training.lr_schedule import Now, Schedule
+from distgan.training.lr_schedule import Schedule, StepScalars
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 
 # (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.share` holds. Tensors in, tensors out,
 # all on the device, and no look at `gan.step`: so a graph may take this step for any other.
 # They are this rank's part of the whole batch's: the ranks' mean is that of all its images.
-DeviceStep = Callable[[Tensor, Tensor, Now], Tensor]
+DeviceStep = Callable[[Tensor, Tensor, StepScalars], Tensor]
 
 # (real, labels, rows) of a Batch -> the same, and `gan.step` is the next one.
 Step = Callable[[Tensor, Tensor, range], Tensor]
@@ -27,7 +27,7 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
     take, schedule = build_device_step(gan, config), Schedule(config, seed, total_steps, gan.device)
 
     def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
-        with gan.share.holding(rows):
+        with gan.share.bind(rows):
             stats = take(real, labels, schedule.at(gan.step))
         gan.step += 1
         return stats
@@ -52,20 +52,20 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         @cache
         def uniform() -> Tensor:
             """Drawn for all parts at once, and only if the penalty asks."""
-            with share.holding(whole):
+            with share.bind(whole):
                 return noise.uniform()
 
-        for index, (own, part) in enumerate(share.parts(config.accumulate)):
+        for index, (own, part) in enumerate(share.microbatches(config.accumulate)):
             with D.accumulating(is_last=index == config.accumulate - 1):
                 joined = torch.cat([real[own], fake[own]]), torch.cat([labels[own], labels[own]])
-                noise.next_pass()
+                noise.begin_forward()
                 real_logits, fake_logits = D(*joined).chunk(2)
                 d_loss = total = loss.d_loss(real_logits, fake_logits)
                 if loss.penalty is not None and weight:
                     # On the bare D: DDP adds up all gradients of a backward, but expects one forward before it.
                     inputs = real[own], fake[own], labels[own]
-                    noise.next_pass()
-                    penalty = loss.penalty(D.bare, *inputs, partial(_rows, uniform, own))
+                    noise.begin_forward()
+                    penalty = loss.penalty(D.module, *inputs, partial(_rows, uniform, own))
                     total = d_loss + weight * penalty
                 D.backward(_weighted(total, part))
             means = [d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()]
@@ -79,27 +79,27 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         In parts through D as well; G itself has the whole batch at once, as its BatchNorm needs.
         """
         G.zero_grad()
-        D.bare.requires_grad_(False)
+        D.module.requires_grad_(False)
         if config.accumulate == 1:
-            noise.next_pass()
-            g_loss = _weighted(loss.g_loss(D.bare(fake, labels), said[0]), share.weight)
+            noise.begin_forward()
+            g_loss = _weighted(loss.g_loss(D.module(fake, labels), said[0]), share.weight)
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
-            for (own, part), real_logits in zip(share.parts(config.accumulate), said, strict=True):
-                noise.next_pass()
-                losses.append(loss.g_loss(D.bare(leaf[own], labels[own]), real_logits) * part)
+            for (own, part), real_logits in zip(share.microbatches(config.accumulate), said, strict=True):
+                noise.begin_forward()
+                losses.append(loss.g_loss(D.module(leaf[own], labels[own]), real_logits) * part)
                 G.backward_to_leaf(losses[-1])
             assert leaf.grad is not None
             G.backward_from(fake, leaf.grad)
             g_loss = torch.stack(losses).sum()
-        D.bare.requires_grad_(True)
+        D.module.requires_grad_(True)
         return g_loss.detach()
 
     def update(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if order.draws_anew:  # D's fakes lead to no gradient of G
             with torch.no_grad():
-                fake = G.bare(noise.z(), labels)
+                fake = G.module(noise.z(), labels)
         else:
             fake = G(noise.z(), labels)
         d_stats, said = d_backward(real, fake.detach(), labels)
@@ -111,15 +111,15 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         G.step()
         return d_stats, g_loss
 
-    def step(real: Tensor, labels: Tensor, now: Now) -> Tensor:
-        noise.start(now.key)
+    def step(real: Tensor, labels: Tensor, now: StepScalars) -> Tensor:
+        noise.begin_step(now.key)
         if config.lr_schedule != "constant":
             G.set_lr(now.rates[0])
             D.set_lr(now.rates[1])
         (d_loss, real_logits, fake_logits), g_loss = update(real, labels)
         if gan.ema:
-            with G.whole():
-                gan.ema.update(G.bare, now.rates[2])
+            with G.full_params():
+                gan.ema.update(G.module, now.rates[2])
         return torch.stack([d_loss, g_loss, real_logits, fake_logits])
 
     return step

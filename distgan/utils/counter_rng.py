@@ -10,7 +10,7 @@ from torch import Tensor
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
 
 
-def mix(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A seed from a run's seed and whatever else it shall depend on, 63 bits."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -18,7 +18,7 @@ def mix(*parts: int | str) -> int:
 
 def step_key(seed: int, step: int) -> tuple[int, int]:
     """What everything that is drawn in a step comes from: two numbers of 32 bits, signed as int32 has them."""
-    mixed = mix(seed, "noise", step)
+    mixed = derive_seed(seed, "noise", step)
     return _signed(mixed), _signed(mixed >> 31)
 
 
@@ -28,12 +28,12 @@ def _signed(number: int) -> int:
 
 
 def counters(indices: Tensor, stride: int) -> Tensor:
-    """Return the part of a counter that `indices` (int32) times `stride` make, as `hashed` takes it, int32."""
+    """Return the part of a counter that `indices` (int32) times `stride` make, as `counter_hash` takes it, int32."""
     # Integers of 32 bits wrap, so the product of a long counter is the sum of those of two short vectors.
     return indices * _signed(stride * _GOLDEN)
 
 
-def hashed(rows: Tensor, columns: Tensor, key: Tensor, salt: int = 0) -> Tensor:
+def counter_hash(rows: Tensor, columns: Tensor, key: Tensor, salt: int = 0) -> Tensor:
     """Return random int32, (R, C), of the counters row + column: (R,) and (C,) by `counters`. `key` is (2,) int32."""
     x = rows[:, None] + (columns + (key[0] + _signed(salt)))
     x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))  # >> keeps the sign: the bits that it draws in are taken out
@@ -45,6 +45,6 @@ def hashed(rows: Tensor, columns: Tensor, key: Tensor, salt: int = 0) -> Tensor:
     return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
-def unit(x: Tensor) -> Tensor:
+def to_uniform(x: Tensor) -> Tensor:
     """int32 as floats between 0 and 1, neither included: 24 bits, the middles of as many equal parts."""
     return ((x >> 8).bitwise_and_(0xFFFFFF).to(torch.get_default_dtype()) + 0.5) * 2.0**-24

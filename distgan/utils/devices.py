@@ -57,7 +57,7 @@ def upload(values: Tensor, into: Tensor) -> None:
     into.copy_(values.pin_memory() if into.is_cuda else values, non_blocking=True)
 
 
-class Reading:
+class AsyncHostCopy:
     """Numbers on their way from the device; `wait` gives them as a tensor on the CPU."""
 
     def __init__(self, values: Tensor):

@@ -21,7 +21,7 @@ from distgan.config.registry import MODELS, ORDERS
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.distributed import rendezvous
 from distgan.distributed.runtime import Runtime
-from distgan.distributed.wrappers import FlatTrained
+from distgan.distributed.wrappers import FlatAllReduceNetwork
 from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session
 from helpers import fake_cuda_graph
@@ -86,7 +86,7 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     )
     optim = OptimConfig(order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema)
     if ENGINE == "fake-graph":  # what a graph has instead of DDP, and on GPUs by itself
-        runtime._trained = partial(FlatTrained, accelerator=runtime._accelerator)
+        runtime._trained = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)
     config = Config(
         model=model,
         data=DataConfig(batch_size=recipe.batch_size),

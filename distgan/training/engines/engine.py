@@ -22,7 +22,7 @@ from distgan.training.engines.compiling import (
 )
 from distgan.training.engines.eager_check import Advance, Parity, measure_parity, preserve_state
 from distgan.training.engines.graphs import PER_REPLAY, CudaRecorder, Graphs, Record
-from distgan.training.engines.selection import Choice, EngineUnavailable, steps_to_race
+from distgan.training.engines.selection import EngineSelection, EngineUnavailable, steps_to_race
 from distgan.training.gan import Gan
 from distgan.training.step import build_step
 
@@ -41,7 +41,7 @@ class Engine:
     `reference` does the same eagerly. Left as a context it lets go of its graphs, before which NCCL does not end.
     """
 
-    def __init__(self, choice: Choice, reference: Advance, advance: Advance, graphs: Graphs | None = None):
+    def __init__(self, choice: EngineSelection, reference: Advance, advance: Advance, graphs: Graphs | None = None):
         self.choice, self.reference, self.advance = choice, reference, advance
         self._graphs = graphs
 
@@ -129,9 +129,9 @@ class Trial:
         advance = self.take if graphs is None else graphs.advance
         return Engine(self._choice(name, why, is_fallback), self.eager, advance, graphs)
 
-    def _choice(self, name: str, why: str, is_fallback: bool) -> Choice:
+    def _choice(self, name: str, why: str, is_fallback: bool) -> EngineSelection:
         asked, parity = self.config.run.engine, self._parities.get(name)
-        return Choice(asked, name, why, is_fallback, self._start_s, self._step_s, parity)
+        return EngineSelection(asked, name, why, is_fallback, self._start_s, self._step_s, parity)
 
     # -- attempts, each of all ranks or of none -------------------------------------------------------
 

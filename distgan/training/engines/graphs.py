@@ -11,7 +11,7 @@ from torch import Tensor
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.training.gan import Gan
-from distgan.training.lr_schedule import Now, Schedule
+from distgan.training.lr_schedule import Schedule, StepScalars
 from distgan.training.step import STATS, build_device_step
 
 # Steps in one replay, where nothing is due between them; what a replay costs the host is shared by them.
@@ -74,7 +74,7 @@ class Graphs:
         self.cursor = torch.zeros((), dtype=torch.int64, device=gan.device)
         self.stats = torch.zeros(PER_REPLAY, len(STATS), device=gan.device)
         # Of a full batch: those before the one in hand are full, so its first row lies at cursor * width.
-        self.width = gan.share.places(range(batches.size)).stop
+        self.width = gan.share.local_slice(range(batches.size)).stop
         self.row_indices = torch.arange(self.width, device=gan.device)
         self._at = -1  # the step that the cursor stands at
         is_short = len(batches.rows(num - 1)) < batches.size
@@ -113,15 +113,15 @@ class Graphs:
         """Steps from the cursor on, with the rows of the batch at `index`."""
         rows = self.batches.rows(index)
         share = self.gan.share
-        places = share.places(rows)
+        places = share.local_slice(rows)
         row_indices = self.row_indices[: places.stop - places.start]
         for slot in range(count):
             own = self.batches.order.index_select(0, row_indices + self.cursor * self.width)
             line = self.cursor.view(1)
-            now = Now(
+            now = StepScalars(
                 self.schedule.keys.index_select(0, line).squeeze(0),
                 self.schedule.rates.index_select(0, line).squeeze(0),
             )
-            with share.holding(rows):
+            with share.bind(rows):
                 self.stats[slot].copy_(self.take(*self.batches.take(own), now))
             self.cursor.add_(1)

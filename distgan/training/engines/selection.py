@@ -21,7 +21,7 @@ class EngineUnavailable(Exception):
 
 
 @dataclass
-class Choice:
+class EngineSelection:
     """`asked` by the config, `name` that runs, and `why` that one; `is_fallback` where that is for want of another.
 
     `start_s`: seconds that "compile", "capture", "check" and "race" took. `step_s`: seconds a step of each engine that
@@ -49,7 +49,7 @@ class Choice:
 def fallback_notice(described: Any) -> str | None:
     """Return what stands at the head of every output of a run whose engine gave way to another, else None.
 
-    `described` is what `Choice.describe` has returned, or whatever a file has in its place.
+    `described` is what `EngineSelection.describe` has returned, or whatever a file has in its place.
     """
     match described:
         case {"is_fallback": True, "name": str(name), "why": str(why)}:

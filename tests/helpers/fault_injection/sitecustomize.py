@@ -26,7 +26,7 @@ def _go_wrong(gan):
             os._exit(7)
         case "diverge":
             with torch.no_grad():
-                next(gan.d.bare.parameters()).view(-1)[3] += 1e-3
+                next(gan.d.module.parameters()).view(-1)[3] += 1e-3
 
 
 if os.environ.get("RANK") == _RANK and _HOW == "version":

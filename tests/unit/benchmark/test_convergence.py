@@ -23,7 +23,7 @@ from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
 from distgan.errors import UserError
 from distgan.evaluation.targets import Evaluation
-from distgan.training.engines.selection import Choice
+from distgan.training.engines.selection import EngineSelection
 
 
 def cells(arm: str, *epochs: float, outcome: str = "not converged", **changes: Any) -> list[dict[str, Any]]:
@@ -162,7 +162,7 @@ def test_under_nohup_a_bench_outlives_its_terminal() -> None:
 
 
 def test_a_fallback_stands_above_the_tables(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
-    eager = Choice("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
+    eager = EngineSelection("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
     monkeypatch.setattr(convergence_report, "asked", lambda _: "targets")
     cells = [
         {"arm": "cgan", "seed": 3, "outcome": "error", "why": "killed", "engine": eager},

@@ -16,7 +16,7 @@ from helpers.gpu_reports import read, statuses
 from helpers.runs import Capture, MonkeyPatch
 
 from distgan.benchmark import results
-from distgan.training.engines.selection import Choice
+from distgan.training.engines.selection import EngineSelection
 
 CPU = ("--device", "cpu", "--quick")
 
@@ -128,7 +128,7 @@ def cell(
 def test_a_fallback_stands_at_the_head_of_the_report(tmp_path: Path) -> None:
     report = report_of(tmp_path)
     lines_of(report, 150.0, 0.5)
-    eager = Choice("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
+    eager = EngineSelection("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
     facts = {"engine": eager, "precision": "bf16", "data": {"num_images": 60_000}}
     (report.work / "run-vanilla" / "environment.json").write_text(json.dumps(facts))
     cell(report, 0, "vanilla/graph/bf16/256/reuse", 0.2, engine=eager | {"asked": "graph"})

@@ -21,7 +21,7 @@ from distgan.config.presets import training_of
 from distgan.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from distgan.errors import CommandFailed, UserError
 from distgan.training import session
-from distgan.training.engines.selection import Choice
+from distgan.training.engines.selection import EngineSelection
 
 ROOFLINE = {"matmul_flops": {"fp32": 1e11}, "peak_flops": {"fp32": 1e11}, "copy_bytes_per_s": 1e10, "how": ""}
 TIMES = {"seconds": 0.5, "host_s": 0.6, "steps": 2, "images": 64}
@@ -194,7 +194,7 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
 
 
 def test_a_fallback_stands_above_the_tables(monkeypatch: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
-    eager = Choice("compile", "eager", "compile was not taken: no compiler", is_fallback=True).describe()
+    eager = EngineSelection("compile", "eager", "compile was not taken: no compiler", is_fallback=True).describe()
     answering(monkeypatch, lambda words: turn() | ({"engine": eager} if '"engine":"compile"' in words[-1] else {}))
     flags = "--model vanilla --engine eager,compile --precision no --device cpu --out"
     run_command("bench", "throughput", *flags.split(), str(tmp_path / "out"))

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from distgan.config.schema import Config, DataConfig, OptimConfig, ProcessesConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
-from distgan.distributed.sharding import Share
+from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def test_order_is_distributed_samplers(num: int, size: int, world_size: int, dro
     for rank in range(world_size):
         sampler = DistributedSampler(range(num), num_replicas=world_size, rank=rank, seed=seed)
         batches = Batches(
-            dataset, size, Share(rank, world_size), drop_last=drop_last, seed=seed, device=CPU, fewest=world_size
+            dataset, size, BatchShard(rank, world_size), drop_last=drop_last, seed=seed, device=CPU, fewest=world_size
         )
         for epoch in range(3):
             sampler.set_epoch(epoch)
@@ -60,7 +60,7 @@ def test_one_process_is_the_data_loader() -> None:
     """Batch by batch, against torch's DataLoader."""
     sampler = DistributedSampler(range(100), num_replicas=1, rank=0, seed=4)
     loader = DataLoader(TensorDataset(torch.arange(100)), 32, sampler=sampler)
-    batches = Batches(numbered(100), 32, Share(), drop_last=False, seed=4, device=CPU)
+    batches = Batches(numbered(100), 32, BatchShard(), drop_last=False, seed=4, device=CPU)
     assert [batch.tolist() for (batch,) in loader] == [indices(next(batches).real) for _ in range(4)]
 
 
@@ -70,23 +70,23 @@ def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: 
     """The short last batch too, and batches that do not divide: each image once, where the noise has its row."""
     dataset = numbered(num)
     try:
-        whole = Batches(dataset, size, Share(), drop_last=False, seed=3, device=CPU, fewest=world_size)
+        whole = Batches(dataset, size, BatchShard(), drop_last=False, seed=3, device=CPU, fewest=world_size)
     except UserError:
         return
     whole.seek(step)
     real, _, rows = next(whole)
     for rank in range(world_size):
-        share = Share(rank, world_size)
+        share = BatchShard(rank, world_size)
         part = Batches(dataset, size, share, drop_last=False, seed=3, device=CPU, fewest=world_size)
         part.seek(step)
         batch = next(part)
         assert batch.rows == rows
         share.rows = rows
-        assert indices(batch.real) == torch.tensor(indices(real))[share.numbers(CPU)].tolist()
+        assert indices(batch.real) == torch.tensor(indices(real))[share.row_indices(CPU)].tolist()
 
 
 def test_seek_lands_where_walking_does() -> None:
-    walked, sought = (Batches(numbered(100), 32, Share(), drop_last=False, seed=1, device=CPU) for _ in range(2))
+    walked, sought = (Batches(numbered(100), 32, BatchShard(), drop_last=False, seed=1, device=CPU) for _ in range(2))
     for step in range(9):
         real, _, _ = next(walked)
         sought.seek(step)

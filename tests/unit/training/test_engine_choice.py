@@ -15,7 +15,7 @@ from distgan.training.engines.selection import (
     COMPILED_GAIN,
     FIRST_BLOCK_S,
     RACE_S,
-    Choice,
+    EngineSelection,
     compiling_pays,
     fallback_notice,
     steps_to_race,
@@ -237,9 +237,9 @@ def test_compiled_graphs_give_way_to_graphs(monkeypatch: MonkeyPatch, engine: st
 @pytest.mark.parametrize(
     ("described", "expected"),
     [
-        (Choice("graph", "eager", "graph was not taken: x", is_fallback=True).describe(),
+        (EngineSelection("graph", "eager", "graph was not taken: x", is_fallback=True).describe(),
          "engine eager: graph was not taken: x"),
-        (Choice("auto", "graph", "the faster one").describe(), None),
+        (EngineSelection("auto", "graph", "the faster one").describe(), None),
         ({"asked": "graph", "name": "eager", "why": "written by an older version"}, None),
         ({"is_fallback": True, "name": 3}, None),
         (None, None),

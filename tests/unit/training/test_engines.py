@@ -129,9 +129,9 @@ def test_an_engine_that_fits_not_is_named(monkeypatch: MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "breaks",
     [
-        lambda run: run.gan.d.bare.eval(),  # no dropout
+        lambda run: run.gan.d.module.eval(),  # no dropout
         lambda run: run.gan.d.optim.param_groups[0].update(betas=(0.0, 0.9)),
-        lambda run: setattr(run.gan.noise, "next_pass", lambda: None),  # one noise for all
+        lambda run: setattr(run.gan.noise, "begin_forward", lambda: None),  # one noise for all
         lambda run: setattr(run.gan.ema, "update", lambda *_: None),
         lambda run: run.batches.labels.copy_(9 - run.batches.labels),
         lambda run: run.batches.images.copy_(255 - run.batches.images),

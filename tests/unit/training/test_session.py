@@ -18,7 +18,7 @@ from helpers.small_runs import make_cheap, small_config, train_small
 from distgan.checkpoint.resume import newest_valid
 from distgan.config.schema import ProcessesConfig
 from distgan.distributed import rendezvous
-from distgan.distributed.wrappers import Trained
+from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import Stopped, TrainingFailed, UserError
 from distgan.runs import artifacts
 from distgan.runs.run_dir import read_status
@@ -140,15 +140,15 @@ def test_one_zero_training_after_another(tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """The losses of a step are those of the weights before it: a last step may break them unseen."""
-    step = Trained.step
+    step = DDPNetwork.step
 
-    def overflow(self: Trained) -> None:
+    def overflow(self: DDPNetwork) -> None:
         step(self)
-        if hasattr(self.bare, "latent_shape"):  # G, which takes its step after the losses
-            next(self.bare.parameters()).data.fill_(float("inf"))
+        if hasattr(self.module, "latent_shape"):  # G, which takes its step after the losses
+            next(self.module.parameters()).data.fill_(float("inf"))
 
     make_cheap(monkeypatch)
-    monkeypatch.setattr(Trained, "step", overflow)
+    monkeypatch.setattr(DDPNetwork, "step", overflow)
     words = "a weight is no number after step 1; the last good state, of step 0, is kept"
     with pytest.raises(TrainingFailed, match=words):
         train_small(tmp_path / "run", max_steps=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distgan.config.registry import LOSSES, MODELS, ORDERS
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
-from distgan.distributed.sharding import Share
+from distgan.distributed.sharding import BatchShard
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Dropout, draw_from
 from distgan.models.sampling import sample_z
@@ -21,7 +21,7 @@ from distgan.training.gan import Gan, build_gan
 from distgan.training.lr_schedule import Ema, Schedule
 from distgan.training.noise import Noise
 from distgan.training.step import build_step
-from distgan.utils.counter_rng import counters, hashed, step_key
+from distgan.utils.counter_rng import counter_hash, counters, step_key
 
 CPU = torch.device("cpu")
 
@@ -31,9 +31,9 @@ def runtime() -> Runtime:
     return Runtime(ON_CPU)
 
 
-def holding(num: int, rank: int = 0, world_size: int = 1, start: int = 0) -> Share:
+def holding(num: int, rank: int = 0, world_size: int = 1, start: int = 0) -> BatchShard:
     """A share of a batch of that many rows."""
-    share = Share(rank, world_size)
+    share = BatchShard(rank, world_size)
     share.rows = range(start, start + num)
     return share
 
@@ -59,7 +59,7 @@ def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
     for index, (real, labels) in enumerate(batches(num_steps)):
-        noise.start(torch.tensor(step_key(7, index), dtype=torch.int32))
+        noise.begin_step(torch.tensor(step_key(7, index), dtype=torch.int32))
         fake = G(noise.z(), labels)
         d_loss = bce(D(real, labels), 1) + bce(D(fake.detach(), labels), 0)
         d_grads = torch.autograd.grad(d_loss, list(D.parameters()))
@@ -185,11 +185,11 @@ def test_shares_together_are_the_batch(num: int, start: int, world_size: int, bl
     """Each row once, where the images of that row are: what the rank's own list of images has at `places`."""
     for rank in range(world_size):
         share = holding(num, rank, world_size, start)
-        own = list(range(rank, start + num, world_size))[share.places(share.rows)]
+        own = list(range(rank, start + num, world_size))[share.local_slice(share.rows)]
         assert all(start <= row < start + num for row in own)
         assert share.num == len(own)
         assert share.weight == len(own) * world_size / num
-        assert [start + number for number in share.numbers(CPU).tolist()] == own
+        assert [start + number for number in share.row_indices(CPU).tolist()] == own
         if own:
             assert share.num_all(blocks * len(own)) == blocks * num
     assert sum(holding(num, rank, world_size, start).num for rank in range(world_size)) == num
@@ -201,9 +201,9 @@ def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(num: int, start: int, w
     everyones: list[set[int]] = [set() for _ in range(parts)]
     for rank in range(world_size):
         share = holding(num, rank, world_size, start)
-        own = share.numbers(CPU)
+        own = share.row_indices(CPU)
         weights, rows = [], []
-        for index, (places, weight) in enumerate(share.parts(parts)):
+        for index, (places, weight) in enumerate(share.microbatches(parts)):
             weights.append(weight)
             rows += own[places].tolist()
             everyones[index] |= set(own[places].tolist())
@@ -214,9 +214,9 @@ def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(num: int, start: int, w
     assert everyones == [set(range(a, b)) for a, b in pairwise(bounds)]
 
 
-def started(seed: int, step: int, share: Share, latent_shape: tuple[int, ...] = (5,)) -> Noise:
+def started(seed: int, step: int, share: BatchShard, latent_shape: tuple[int, ...] = (5,)) -> Noise:
     noise = Noise(latent_shape, CPU, share)
-    noise.start(torch.tensor(step_key(seed, step), dtype=torch.int32))
+    noise.begin_step(torch.tensor(step_key(seed, step), dtype=torch.int32))
     return noise
 
 
@@ -235,7 +235,7 @@ def test_noise_depends_on_step_seed_pass_and_row() -> None:
     def draw(seed: int, step: int, rank: int) -> list[Tensor]:
         noise = started(seed, step, holding(8, rank, 2))
         drawn = [noise.z(), noise.z()]
-        noise.next_pass()
+        noise.begin_forward()
         return [*drawn, noise.bits(torch.Size([4, 6]), 0), noise.bits(torch.Size([4, 6]), 9)]
 
     drawn, again = draw(1, 2, 0), draw(1, 2, 0)
@@ -260,7 +260,8 @@ def test_noise_is_what_its_counters_and_key_say() -> None:
 
     for key in ((5, 7), (-(2**31), 2**31 - 1), step_key(3, 4)):
         rows, columns = torch.tensor([0, 1, 250_000], dtype=torch.int32), torch.arange(5, dtype=torch.int32)
-        words = hashed(counters(rows, 90_001), counters(columns, 1), torch.tensor(key, dtype=torch.int32), salt=77)
+        counter = counters(rows, 90_001), counters(columns, 1)
+        words = counter_hash(*counter, torch.tensor(key, dtype=torch.int32), salt=77)
         for row, drawn in zip(rows.tolist(), words.tolist(), strict=True):
             assert drawn == [expected(row * 90_001 + column, key, 77) for column in range(5)]
 
@@ -268,7 +269,7 @@ def test_noise_is_what_its_counters_and_key_say() -> None:
 def test_noise_is_normal_uniform_and_without_pattern() -> None:
     """Means, spreads, tails and correlations of half a million numbers, within five standard errors."""
     noise = started(1, 2, holding(5000), (101,))
-    noise.next_pass()
+    noise.begin_forward()
     z = noise.z()
     assert z.shape == (5000, 101)
     num = z.numel()
@@ -295,7 +296,7 @@ def test_noise_is_normal_uniform_and_without_pattern() -> None:
 def test_bits_are_the_same_however_they_are_made(shape: tuple[int, ...], monkeypatch: MonkeyPatch) -> None:
     """A compiler makes them element by element."""
     noise = started(1, 2, holding(shape[0] // 2 if shape[0] % 2 == 0 else shape[0]))
-    noise.next_pass()
+    noise.begin_forward()
     eager = noise.bits(torch.Size(shape), 5)
     assert eager.shape == shape
     assert shape[1] != 6 or eager.is_contiguous(memory_format=torch.channels_last)
@@ -307,7 +308,7 @@ def test_bits_are_the_same_however_they_are_made(shape: tuple[int, ...], monkeyp
 
 def test_real_and_fake_of_one_pass_have_masks_of_their_own() -> None:
     noise = started(1, 2, holding(16))
-    noise.next_pass()
+    noise.begin_forward()
     real, fake = noise.bits(torch.Size([32, 64]), 3).chunk(2)
     assert (real == fake).float().mean() < 0.01
 
@@ -334,11 +335,11 @@ def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...], world_size
     """Real and fake images joined in one pass as well, and where the ranks have unlike numbers of rows."""
     x = torch.rand(shape) + 1
 
-    def dropped(share: Share) -> Tensor:
+    def dropped(share: BatchShard) -> Tensor:
         module, noise = nn.Sequential(Dropout(0.4)), started(3, 1, share)
         draw_from(module, noise)
-        noise.next_pass()
-        return module(x[share.numbers(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
+        noise.begin_forward()
+        return module(x[share.row_indices(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
 
     whole = dropped(holding(len(x)))
     assert 0 < (whole == 0).sum() < whole.numel()
@@ -363,7 +364,7 @@ def test_dropout_is_dropout() -> None:
                 continue
             images = torch.ones(shape).to(memory_format=memory).requires_grad_()
             noise.share.rows = range(shape[0])
-            noise.next_pass()
+            noise.begin_forward()
             output = layer(images)
             kept = output != 0
             assert output[kept].unique().tolist() == pytest.approx([1 / 0.7] * len(output[kept].unique()), rel=1e-4)
@@ -373,7 +374,7 @@ def test_dropout_is_dropout() -> None:
                 assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
                 assert kept.flatten(1).float().mean(1).std() < 0.05, "no row is favoured"
     noise.share.rows = range(8)
-    once, again = (noise.next_pass() or layer(torch.ones(8, 8)) for _ in range(2))
+    once, again = (noise.begin_forward() or layer(torch.ones(8, 8)) for _ in range(2))
     assert not torch.equal(once, again)
     assert torch.equal(layer.eval()(torch.ones(8, 8)), torch.ones(8, 8))
     assert torch.equal(Dropout(0.0)(torch.ones(8, 8)), torch.ones(8, 8))
