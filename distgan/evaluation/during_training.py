@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from distgan.data.base import splits
-from distgan.evaluation.ensemble import asked_digits, draw_and_read, load_jury
+from distgan.evaluation.ensemble import asked_digits, draw_and_read, load_ensemble
 from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
 from distgan.evaluation.reference import build_reference
 from distgan.evaluation.targets import EarlyStop, find_targets, judged_lines, read_targets
@@ -41,7 +41,7 @@ class QualityMonitor:
             lambda: splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.check_same_on_ranks("test data's fingerprint", test.fingerprint)
-        jury = runtime.run_on_all_ranks(lambda: load_jury(dataset.name, runtime.device))
+        jury = runtime.run_on_all_ranks(lambda: load_ensemble(dataset.name, runtime.device))
         self._started = startup.born
         self._early_stop: EarlyStop | None = None
         self.reason_to_stop = ""

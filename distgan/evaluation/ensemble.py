@@ -89,7 +89,7 @@ class Reading(NamedTuple):
         return Reading(*(each[rows] for each in self))
 
 
-class Jury(NamedTuple):
+class ClassifierEnsemble(NamedTuple):
     """Its probabilities are the mean of the judges', so that one of them alone does not carry a reading."""
 
     judges: list[Judge]
@@ -109,7 +109,7 @@ def cache_folder(data: str) -> Path:
     return user_path(base) / "distgan" / "judges" / data
 
 
-def load_jury(data: str, device: torch.device, folder: str | None = None) -> Jury:
+def load_ensemble(data: str, device: torch.device, folder: str | None = None) -> ClassifierEnsemble:
     """The judges of that data: of `folder` if named, those in the package, or in the cache.
 
     Raises UserError where there are none, and for weights that are not those of their record.
@@ -119,7 +119,7 @@ def load_jury(data: str, device: torch.device, folder: str | None = None) -> Jur
     if folder is not None and record.data != data:
         notice = f"the judges were trained on {record.data[:40]!r}, not on {data}"
     judges = [_load(where / f"{each.name}.safetensors", each).to(device) for each in record.judges]
-    return Jury(judges, record, notice)
+    return ClassifierEnsemble(judges, record, notice)
 
 
 def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
@@ -178,7 +178,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
 T = TypeVar("T")
 
 
-def read_images(jury: Jury, images: Tensor, runtime: Runtime) -> Reading:
+def read_images(jury: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
     """The jury's reading of (N, 28, 28) uint8, on all ranks. All take part."""
 
     def work(chunk: int) -> tuple[Tensor, ...]:
@@ -188,7 +188,9 @@ def read_images(jury: Jury, images: Tensor, runtime: Runtime) -> Reading:
     return Reading(*_dealt(len(images), runtime, work))
 
 
-def draw_and_read(generator: nn.Module, jury: Jury, num: int, seed: int, runtime: Runtime) -> tuple[Tensor, Reading]:
+def draw_and_read(
+    generator: nn.Module, jury: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
+) -> tuple[Tensor, Reading]:
     """`num` images (N, 28, 28) uint8 of a generator and the jury's reading of them, on all ranks. All take part.
 
     Image i depends on `seed` and i alone, and is asked to be the digit i % 10: it is the one of `distgan sample`.

@@ -15,8 +15,8 @@ from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.evaluation import measure
 from distgan.evaluation.classifiers import outputs_of, train_classifier
-from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, load_jury, read_images
-from distgan.evaluation.inputs import FILE, data_config, load_subject, out_folder, source_of
+from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, load_ensemble, read_images
+from distgan.evaluation.inputs import FILE, data_config, load_input, out_folder, source_of
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.reference import Reference, build_reference, check_enough_images
 from distgan.evaluation.schema import Estimate, Quality, read_quality
@@ -45,7 +45,7 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
 def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality, Path]:
     seconds: dict[str, float] = {}
     with _timed(seconds, "start"):
-        subject = runtime.run_on_all_ranks(lambda: load_subject(where, config))
+        subject = runtime.run_on_all_ranks(lambda: load_input(where, config))
         folder = runtime.run_on_rank0(lambda: out_folder(where, config))
         if subject.unused and runtime.is_main:
             names = ", ".join(subject.unused)[:200]
@@ -55,7 +55,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
             lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.check_same_on_ranks("real data's fingerprint", test.fingerprint)
-        jury = runtime.run_on_all_ranks(lambda: load_jury(train.name, runtime.device, config.judges))
+        jury = runtime.run_on_all_ranks(lambda: load_ensemble(train.name, runtime.device, config.judges))
         n = config.num if subject.images is None else len(subject.images)
         check_enough_images(n, "--num" if n == config.num else f"{where}: images")
         folder = folder if config.out else runtime.run_on_rank0(lambda: _beside_larger(folder, n))

@@ -19,7 +19,7 @@ from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError, print_line, printable
-from distgan.evaluation.ensemble import Jury
+from distgan.evaluation.ensemble import ClassifierEnsemble
 from distgan.evaluation.npz import read_npz
 from distgan.evaluation.schema import Source
 from distgan.training.engines.selection import fallback_notice
@@ -30,7 +30,7 @@ FILE = "eval.json"
 _MAX_RESULT = 2**24
 
 
-class Subject(NamedTuple):
+class EvalInput(NamedTuple):
     """Evaluation input: a generator, or images (N, 28, 28) uint8; `unused` names the arrays that are ignored."""
 
     what: str
@@ -44,12 +44,12 @@ class Subject(NamedTuple):
     unused: Sequence[str] = ()
 
 
-def load_subject(where: str, config: EvalConfig) -> Subject:
+def load_input(where: str, config: EvalConfig) -> EvalInput:
     path = user_path(where)
     if path.suffix == ".npz":
         images, labels, notices, unused = read_npz(path, config.num, config.pixel_range)
         is_conditional = labels is not None
-        return Subject(where, _sha256(path), is_conditional, notices, images=images, labels=labels, unused=unused)
+        return EvalInput(where, _sha256(path), is_conditional, notices, images=images, labels=labels, unused=unused)
     if config.pixel_range is not None:
         raise UserError(f"--range {config.pixel_range}: {where} is no .npz; allowed: with the images of an .npz")
     loaded = load_generator(where, ema=config.ema)
@@ -57,7 +57,7 @@ def load_subject(where: str, config: EvalConfig) -> Subject:
     fallback = fallback_notice(_environment(loaded).get("engine"))
     notices = [f"trained on {loaded.notice}"] if loaded.notice else []
     notices += ([fallback] if fallback else []) + loaded.warnings
-    return Subject(where, digest, loaded.config.model.is_conditional, notices, loaded.generator, loaded)
+    return EvalInput(where, digest, loaded.config.model.is_conditional, notices, loaded.generator, loaded)
 
 
 def _sha256(path: Path) -> str:
@@ -65,7 +65,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def data_config(subject: Subject, config: EvalConfig) -> DataConfig:
+def data_config(subject: EvalInput, config: EvalConfig) -> DataConfig:
     trained = subject.loaded.config.data if subject.loaded else DataConfig()
     changes = {"name": config.data or trained.name, "download": config.download}
     return trained.model_copy(update=changes | ({"dir": config.reference} if config.reference else {}))
@@ -134,7 +134,9 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
     return True
 
 
-def source_of(where: str, subject: Subject, config: EvalConfig, train: Dataset, test: Dataset, jury: Jury) -> Source:
+def source_of(
+    where: str, subject: EvalInput, config: EvalConfig, train: Dataset, test: Dataset, jury: ClassifierEnsemble
+) -> Source:
     loaded = subject.loaded
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.evaluation.ensemble import SURE, Jury, Reading, read_images
+from distgan.evaluation.ensemble import SURE, ClassifierEnsemble, Reading, read_images
 from distgan.evaluation.schema import Estimate, Sample
 from distgan.evaluation.scores import (
     FEWEST,
@@ -41,7 +41,7 @@ class Reference(NamedTuple):
     """
 
     n: int
-    jury: Jury
+    jury: ClassifierEnsemble
     train: Dataset
     test: Dataset
     real: RealSet
@@ -54,7 +54,7 @@ class Reference(NamedTuple):
 
 
 def build_reference(
-    jury: Jury,
+    jury: ClassifierEnsemble,
     train: Dataset,
     test: Dataset,
     n: int,

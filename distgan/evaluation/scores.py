@@ -37,7 +37,7 @@ def mean(values: Tensor) -> Estimate:
     return Estimate(value=value, low=value - half, high=value + half)
 
 
-def redrawn(value: float, draws: np.ndarray) -> Estimate:
+def bootstrap_ci(value: float, draws: np.ndarray) -> Estimate:
     """The interval by `draws` of the number from bootstrap samples, about its own mean instead of theirs.
 
     A distance of N images is a little too large, and that of a bootstrap sample too large twice over: what is
@@ -51,7 +51,7 @@ def kl_from_uniform(counts: np.ndarray, num_draws: int = 1000, seed: int = 0) ->
     """Kullback-Leibler divergence of counts (K,) from equal ones, in nats; 0: all alike, log K: one alone."""
     n, equal = int(counts.sum()), np.full(len(counts), 1 / len(counts))
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=num_draws) / n
-    return redrawn(float(stats.entropy(counts / n, equal)), stats.entropy(drawn, equal[None], axis=1))
+    return bootstrap_ci(float(stats.entropy(counts / n, equal)), stats.entropy(drawn, equal[None], axis=1))
 
 
 # -- The Frechet distance of two sets of features, taken as normal distributions (Heusel et al. 2017, eq. 6) --
@@ -114,7 +114,7 @@ def measure_fcd(features: Tensor, other: Moments, *, num_draws: int, seed: int =
         for count, rows in zip(counts, rng.integers(n, size=(num, n)), strict=True):
             count.copy_(torch.bincount(torch.from_numpy(rows), minlength=n))
         draws.append(distance(moments(features, counts), other, root).numpy())
-    return redrawn(value, np.concatenate(draws))
+    return bootstrap_ci(value, np.concatenate(draws))
 
 
 # -- Nearest neighbours: density and coverage (Naeem et al. 2020), and copies of training images --

@@ -25,7 +25,7 @@ from distgan.evaluation.ensemble import (
     Recipe,
     Record,
     cache_folder,
-    load_jury,
+    load_ensemble,
     read_record,
 )
 from distgan.evaluation.scores import confusion_matrix, share
@@ -126,7 +126,7 @@ def _train(
 
 def show_judges(config: JudgeConfig) -> None:
     """Prints what the judges that `distgan eval` would take for that data get wrong. Raises UserError."""
-    jury = load_jury(config.data, torch.device("cpu"), config.out)
+    jury = load_ensemble(config.data, torch.device("cpu"), config.out)
     recipe = jury.record.recipe
     for notice in [jury.notice] if jury.notice else []:
         print_line(f"!! {notice} !!")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from distgan.errors import print_line
 from distgan.reports.options import CompareConfig
-from distgan.reports.pairwise import Cell, Row, Subject, not_alike, subjects_of
+from distgan.reports.pairwise import Cell, ComparedRun, Row, compared_runs, not_alike
 from distgan.reports.quality_view import view_of
 from distgan.reports.report import facts_of, notices_of, samples_of, write_page
 from distgan.reports.report2023 import NAME, rows_of
@@ -24,7 +24,7 @@ _SIGNS = {True: "✓", False: "✗", None: "?"}
 
 
 def show(
-    subjects: Sequence[Subject], rows: Sequence[Row], notes: Sequence[str], console: Console | None = None
+    subjects: Sequence[ComparedRun], rows: Sequence[Row], notes: Sequence[str], console: Console | None = None
 ) -> None:
     console = console or TerminalConsole()
     if console.is_terminal:
@@ -36,7 +36,7 @@ def show(
         console.print(note, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
-def plain_lines(subjects: Sequence[Subject], rows: Sequence[Row]) -> list[str]:
+def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[str]:
     """A paragraph for each row, a line for each thing: for a file, or for grep."""
     lines = []
     for row in rows:
@@ -55,7 +55,7 @@ def measured(cell: Cell) -> str:
     return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
 
 
-def _tables(subjects: Sequence[Subject], rows: Sequence[Row], console: Console) -> None:
+def _tables(subjects: Sequence[ComparedRun], rows: Sequence[Row], console: Console) -> None:
     commands: list[str] = []
     for start in range(0, len(subjects), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
@@ -92,7 +92,7 @@ def _cell(cell: Cell, commands: list[str]) -> Text:
 
 def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> None:
     """Shows the table, and writes the page if `out` names one. Raises UserError."""
-    subjects = subjects_of([read_run(where, config) for where in places])
+    subjects = compared_runs([read_run(where, config) for where in places])
     rows = rows_of(subjects)
     notes = notes_on(subjects)
     if out is not None:
@@ -102,7 +102,7 @@ def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> N
         print_line(f"report: {out}")
 
 
-def notes_on(subjects: Sequence[Subject]) -> list[str]:
+def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
     """What limits the comparison, a line each."""
     notes = []
     kinds = {subject.run.kind for subject in subjects}
@@ -126,7 +126,7 @@ def tally_of(rows: Sequence[Row]) -> str:
     return f"Of {both} cells, {yes} agree with the report, {no} disagree, and of {both - yes - no} it can't be told."
 
 
-def page_of(subjects: Sequence[Subject], rows: Sequence[Row], notes: Sequence[str]) -> dict[str, Any]:
+def page_of(subjects: Sequence[ComparedRun], rows: Sequence[Row], notes: Sequence[str]) -> dict[str, Any]:
     parts = []
     for number, subject in enumerate(subjects, 1):
         frames, _ = samples_of(subject.run)

@@ -126,7 +126,7 @@ def what_differs(one: Run, other: Run) -> list[str]:
     ]
 
 
-class Subject(NamedTuple):
+class ComparedRun(NamedTuple):
     """A run of the table, under a name that no other has."""
 
     name: str
@@ -134,7 +134,7 @@ class Subject(NamedTuple):
     size: Size | None
 
 
-def subjects_of(runs: Sequence[Run]) -> list[Subject]:
+def compared_runs(runs: Sequence[Run]) -> list[ComparedRun]:
     """A damaged weights file is told as a problem of its run."""
     names = [run.name for run in runs]
     labels = names if len(set(names)) == len(names) else [run.where for run in runs]
@@ -145,7 +145,7 @@ def subjects_of(runs: Sequence[Run]) -> list[Subject]:
             size = size_of(run)
         except UserError as error:
             run.problems.append(str(error))
-        found.append(Subject(label, run, size))
+        found.append(ComparedRun(label, run, size))
     return found
 
 

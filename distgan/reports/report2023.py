@@ -10,8 +10,8 @@ from distgan.evaluation.schema import Digit, Estimate, Quality
 from distgan.reports.number_format import epochs, interval, percent, plain, whole
 from distgan.reports.pairwise import (
     Cell,
+    ComparedRun,
     Row,
-    Subject,
     Verdict,
     epoch_seconds,
     no_partner,
@@ -157,9 +157,9 @@ _STAMPS = (
 )
 
 
-def rows_of(subjects: Sequence[Subject]) -> list[Row]:
+def rows_of(subjects: Sequence[ComparedRun]) -> list[Row]:
     """Return the rows of the table, with a cell for each run."""
-    table: list[tuple[str, str, tuple[str, str], Callable[[Subject, str, list[Subject]], Cell], str]] = [
+    table: list[tuple[str, str, tuple[str, str], Callable[[ComparedRun, str, list[ComparedRun]], Cell], str]] = [
         ("target", "what it is for", ("unsupervised tasks", "supervised or semi-supervised tasks"), _target, ""),
         ("input", "what G starts from", ("noise", "noise and a condition"), _input, ""),
         ("image quality", "fcd is a distance to real images", ("usually better", "recognisable but noisier"),
@@ -189,7 +189,7 @@ def _needs_eval(run: Run) -> Cell:
     return _not_measured("its quality was not measured", eval_command(run))
 
 
-def _target(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+def _target(subject: ComparedRun, claim: str, others: list[ComparedRun]) -> Cell:
     run, quality, size = subject.run, subject.run.quality, subject.size
     if run.kind == "GAN":
         if size is None:
@@ -215,7 +215,7 @@ def _target(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     return Cell(percent(found.value), verdict, quality.source.command, interval(found, share=True), more)
 
 
-def _input(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+def _input(subject: ComparedRun, claim: str, others: list[ComparedRun]) -> Cell:
     run, size = subject.run, subject.size
     if size is None:
         return _not_measured("there are no whole weights yet", train_command(run))
@@ -226,7 +226,7 @@ def _input(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     return Cell(value, verdict, train_command(run, "--dry-run"), "exact", more)
 
 
-def _image_quality(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+def _image_quality(subject: ComparedRun, claim: str, others: list[ComparedRun]) -> Cell:
     run, quality = subject.run, subject.run.quality
     if quality is None:
         return _needs_eval(run)
@@ -239,7 +239,7 @@ def _image_quality(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     return Cell(f"fcd {plain(quality.fcd.value)}", verdict, quality.source.command, interval(quality.fcd), more)
 
 
-def _speed(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+def _speed(subject: ComparedRun, claim: str, others: list[ComparedRun]) -> Cell:
     run, own = subject.run, epoch_seconds(subject.run)
     if own is None:
         return _not_measured("its log has too few lines, or no number of images", train_command(run))
@@ -249,7 +249,7 @@ def _speed(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     return Cell(f"{plain(found.value)} s", verdict, train_command(run), f"{interval(found)} s", more)
 
 
-def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+def _epochs(subject: ComparedRun, claim: str, others: list[ComparedRun]) -> Cell:
     run, command = subject.run, train_command(subject.run, "--eval-every", "1")
     found = convergence(evaluated(run.history.evaluations))
     if found is None:
@@ -267,7 +267,7 @@ def _epochs(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     return Cell(value, _reached(found, int(claim)), command, ends, more)
 
 
-def _diversity(subject: Subject, claim: str, others: list[Subject]) -> Cell:
+def _diversity(subject: ComparedRun, claim: str, others: list[ComparedRun]) -> Cell:
     run, quality = subject.run, subject.run.quality
     if quality is None:
         return _needs_eval(run)
@@ -287,7 +287,7 @@ def _diversity(subject: Subject, claim: str, others: list[Subject]) -> Cell:
     return Cell(f"{10 - len(missing)} of 10 digits", verdict, quality.source.command, ends, more)
 
 
-def _better(run: Run, quality: Quality, others: list[Subject]) -> Verdict:
+def _better(run: Run, quality: Quality, others: list[ComparedRun]) -> Verdict:
     """Of a GAN: better than each C-GAN. Of a C-GAN: most images recognisable, and each GAN better."""
     if run.kind == "C-GAN" and quality.recognisable.high < 0.5:
         return Verdict(False, "fewer than half of its images are recognisable")
@@ -310,7 +310,7 @@ def _better(run: Run, quality: Quality, others: list[Subject]) -> Verdict:
     return verdict
 
 
-def _faster(run: Run, own: Estimate, others: list[Subject]) -> Verdict:
+def _faster(run: Run, own: Estimate, others: list[ComparedRun]) -> Verdict:
     if not others:
         return no_partner(run)
     theirs, reasons = [], []

@@ -15,7 +15,7 @@ from helpers.forkserver import Ranks
 from helpers.runs import MNIST, MonkeyPatch, Run, assert_same_run, assert_user_error, quick
 
 from distgan.data.base import load_digits
-from distgan.evaluation.ensemble import SHIPPED, cache_folder, load_jury
+from distgan.evaluation.ensemble import SHIPPED, cache_folder, load_ensemble
 from distgan.evaluation.inputs import FILE
 from distgan.evaluation.reference import Reference
 from distgan.utils.files import read_metrics
@@ -225,7 +225,7 @@ def reference() -> Reference:
         DataConfig(dir=str(MNIST)),
         cast(Any, SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))),
     )
-    jury = load_jury("mnist", torch.device("cpu"))
+    jury = load_ensemble("mnist", torch.device("cpu"))
     return build_reference(jury, load_dataset(config), load_dataset(config, "test"), 500, None, alone, num_draws=2)
 
 

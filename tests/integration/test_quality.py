@@ -12,7 +12,7 @@ from torch import Tensor
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.evaluation import measure
-from distgan.evaluation.ensemble import Reading, load_jury, read_images
+from distgan.evaluation.ensemble import Reading, load_ensemble, read_images
 from distgan.evaluation.reference import Reference, build_reference
 
 ALONE: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
@@ -28,7 +28,7 @@ def real() -> tuple[Reference, Dataset]:
     train, test = load_dataset(config), load_dataset(config, "test")
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(7))
     known, unseen = order[:4000], order[4000 : 4000 + NUM]
-    jury = load_jury("mnist", torch.device("cpu"))
+    jury = load_ensemble("mnist", torch.device("cpu"))
     part = test._replace(images=test.images[known], labels=test.labels[known])
     reference = build_reference(jury, train, part, NUM, None, ALONE, num_draws=100)
     return reference, test._replace(images=test.images[unseen], labels=test.labels[unseen])

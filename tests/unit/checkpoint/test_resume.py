@@ -22,7 +22,7 @@ from distgan.checkpoint.format import read_checkpoint
 from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import DataConfig
 from distgan.data.base import load_dataset
-from distgan.evaluation.inputs import load_subject
+from distgan.evaluation.inputs import load_input
 from distgan.utils.files import read_metrics
 
 
@@ -211,7 +211,7 @@ def test_latest_of_a_copied_run_is_its_newest_step(copied: Path, tmp_path: Path,
     assert loaded.path.parent.name == "step-00000003"
     (warning,) = loaded.warnings
     assert str(latest) in warning
-    assert warning in load_subject(str(latest), EvalConfig()).notices
+    assert warning in load_input(str(latest), EvalConfig()).notices
     assert f"warning: {warning}" in distgan.ok("sample", latest, "--num", 4, "--out", "a.png").stderr
     capfd.readouterr()
     train_steps(tmp_path / "branch", 4, resume=str(latest))

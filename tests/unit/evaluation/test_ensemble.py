@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS
-from distgan.evaluation.ensemble import RECORD, SHIPPED, cache_folder, load_jury
+from distgan.evaluation.ensemble import RECORD, SHIPPED, cache_folder, load_ensemble
 
 
 def test_shipped_judges_are_small_good_and_unlike_one_another() -> None:
-    record = load_jury("mnist", torch.device("cpu")).record
+    record = load_ensemble("mnist", torch.device("cpu")).record
     assert [judge.name for judge in record.judges] == list(NETWORKS)
     for judge in record.judges:
         assert (SHIPPED / f"{judge.name}.safetensors").stat().st_size < 10**6
@@ -40,7 +40,7 @@ def test_judge_whose_hash_does_not_match_is_refused(judges: Path) -> None:
     path.write_bytes(content)
     found = hashlib.sha256(content).hexdigest()[:16]
     with refused("residual.safetensors: its SHA-256 is", found, "could not be compared", "allowed: "):
-        load_jury("mnist", torch.device("cpu"), str(judges))
+        load_ensemble("mnist", torch.device("cpu"), str(judges))
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -62,7 +62,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_damaged_record_of_judges(judges: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
     edit(judges / RECORD, change)
     with refused(words):
-        load_jury("mnist", torch.device("cpu"), str(judges))
+        load_ensemble("mnist", torch.device("cpu"), str(judges))
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_weights_that_are_no_judges_are_refused(judges: Path, change: dict[str, 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     edit(judges / RECORD, lambda record: record["judges"][0].update(sha256=digest))
     with refused(str(path), "holds no weights of the judge wide", *change, code="bad-data"):
-        load_jury("mnist", torch.device("cpu"), str(judges))
+        load_ensemble("mnist", torch.device("cpu"), str(judges))
 
 
 def test_judges_of_other_data_that_were_named_are_told(judges: Path) -> None:
     edit(judges / RECORD, lambda record: record.update(data="kmnist"))
-    notice = load_jury("mnist", torch.device("cpu"), str(judges)).notice
+    notice = load_ensemble("mnist", torch.device("cpu"), str(judges)).notice
     assert notice is not None
     assert "kmnist" in notice
-    assert load_jury("kmnist", torch.device("cpu"), str(judges)).notice is None
+    assert load_ensemble("kmnist", torch.device("cpu"), str(judges)).notice is None
 
 
 def test_judges_of_other_data_are_not_replaced(distgan: Run, judges: Path) -> None:
@@ -101,10 +101,10 @@ def test_judges_of_other_data_are_not_replaced(distgan: Run, judges: Path) -> No
 def test_judges_of_other_data_come_from_the_cache(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"judges of kmnist: there are none .* distgan judge train --data kmnist"):
-        load_jury("kmnist", torch.device("cpu"))
-    assert load_jury("digits", torch.device("cpu")).notice == "the judges were trained on MNIST, not on digits"
+        load_ensemble("kmnist", torch.device("cpu"))
+    assert load_ensemble("digits", torch.device("cpu")).notice == "the judges were trained on MNIST, not on digits"
     shutil.copytree(SHIPPED, cache_folder("kmnist"))
     shutil.copytree(SHIPPED, cache_folder("digits"))
-    assert load_jury("kmnist", torch.device("cpu")).notice is None
-    assert load_jury("digits", torch.device("cpu")).notice is None
+    assert load_ensemble("kmnist", torch.device("cpu")).notice is None
+    assert load_ensemble("digits", torch.device("cpu")).notice is None
     assert "distgan judge train --data mnist" in distgan.ok("judge", "show").stdout

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from distgan.config.command_settings import EvalConfig
 from distgan.errors import UserError, outcome_of, printable
 from distgan.evaluation import npz
-from distgan.evaluation.inputs import FILE, load_subject, out_folder, read_npz
+from distgan.evaluation.inputs import FILE, load_input, out_folder, read_npz
 
 
 def arrays(**changes: Any) -> dict[str, np.ndarray]:
@@ -225,7 +225,7 @@ def test_range_of_what_has_none_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", **arrays())
     for where in ("images.npz", "run"):
         with refused("--range signed", where, code="bad-value"):
-            load_subject(str(tmp_path / where), EvalConfig(pixel_range="signed"))
+            load_input(str(tmp_path / where), EvalConfig(pixel_range="signed"))
 
 
 def test_one_pixel_below_zero_changes_no_other(tmp_path: Path) -> None:

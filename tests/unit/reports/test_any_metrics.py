@@ -17,7 +17,7 @@ from distgan.evaluation.targets import SHIPPED, detect, evaluations, read_target
 from distgan.reports import history as history_module
 from distgan.reports.history import History
 from distgan.reports.options import PagesConfig
-from distgan.reports.pairwise import epoch_seconds, subjects_of
+from distgan.reports.pairwise import compared_runs, epoch_seconds
 from distgan.reports.report import page_of, render
 from distgan.reports.report2023 import rows_of
 from distgan.reports.run_data import read_run
@@ -74,7 +74,7 @@ def test_any_lines_leave_a_page_and_a_comparison(run: Path, rows: list[bytes]) -
     (run / "metrics.jsonl").write_bytes(b"\n".join(rows))
     found = read_run(str(run), PagesConfig(evaluate=False))
     render("report.html", **page_of(found))
-    rows_of(subjects_of([found, found]))
+    rows_of(compared_runs([found, found]))
     targets = read_targets(SHIPPED)
     for of in (targets.cgan, targets.vanilla):
         detect(evaluations(read_metrics(run / "metrics.jsonl")), targets_of(of), hold=1)

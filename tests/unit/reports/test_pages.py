@@ -28,7 +28,7 @@ from distgan.reports.comparison import notes_on, show, tally_of
 from distgan.reports.eval_terminal import show as show_evaluation
 from distgan.reports.number_format import percent, plain
 from distgan.reports.options import PagesConfig
-from distgan.reports.pairwise import Row, Subject, epoch_seconds, subjects_of, what_differs
+from distgan.reports.pairwise import ComparedRun, Row, compared_runs, epoch_seconds, what_differs
 from distgan.reports.quality_view import view_of
 from distgan.reports.report2023 import rows_of
 from distgan.reports.run_data import Run, pictures, read_run
@@ -42,8 +42,8 @@ def read(folder: Path) -> Run:
     return read_run(str(folder), AS_IT_IS)
 
 
-def table_of(*folders: Path) -> tuple[list[Subject], dict[str, Row]]:
-    subjects = subjects_of([read(folder) for folder in folders])
+def table_of(*folders: Path) -> tuple[list[ComparedRun], dict[str, Row]]:
+    subjects = compared_runs([read(folder) for folder in folders])
     return subjects, {row.name: row for row in rows_of(subjects)}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from distgan.config.command_settings import EvalConfig
 from distgan.errors import WriteErrorPolicy
-from distgan.evaluation.inputs import load_subject
+from distgan.evaluation.inputs import load_input
 from distgan.reports.options import ReportConfig
 from distgan.reports.report import notices_of
 from distgan.reports.run_data import read_run
@@ -107,7 +107,7 @@ def test_an_engine_that_gave_way_is_named_at_the_head_of_every_output(
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
     assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("compile", "eager", True)
     for part in ("", "weights/generator_ema.safetensors", "checkpoints/step-00000006"):
-        assert notice in load_subject(str(tmp_path / "run" / part), EvalConfig()).notices, part
+        assert notice in load_input(str(tmp_path / "run" / part), EvalConfig()).notices, part
     assert notices_of(read_run(str(tmp_path / "run"), ReportConfig(evaluate=False)))[-1] == notice
 
 
@@ -118,4 +118,4 @@ def test_an_engine_that_was_chosen_is_one_line(tmp_path: Path, monkeypatch: Monk
     assert "engine eager: on a CPU compiling takes long and gains nothing" in lines[1:]
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
     assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("auto", "eager", False)
-    assert load_subject(str(tmp_path / "run"), EvalConfig()).notices == []
+    assert load_input(str(tmp_path / "run"), EvalConfig()).notices == []
