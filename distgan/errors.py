@@ -145,6 +145,11 @@ def _of_the_disk(error: OSError) -> UserError:
     elif error.errno in TRANSIENT:
         remedy = "try again when the disk answers, or name another place"
     reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.filename and os.path.islink(error.filename) and not os.path.exists(error.filename):
+        reason, remedy = (
+            f"is a link to {os.path.realpath(error.filename)}, which is not there",
+            "put that in its place, or delete the link",
+        )
     message = f"{error.filename or 'a file of the run'}: {reason}; {remedy}"
     return UserError(message, code="not-found" if error.errno == errno.ENOENT else "unwritable")
 

@@ -206,7 +206,8 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         warnings.append(
             f"the rates fall to 0 over {config.run.epochs} epochs now, not {epochs}: no longer the same run"
         )
-    return Start(checkpoint, path, _run_of(path) / "metrics.jsonl", is_changed, warnings)
+    run = folder if is_in(path, own) else _run_of(path)  # its own may be named by where a link leads
+    return Start(checkpoint, path, run / "metrics.jsonl", is_changed, warnings)
 
 
 def _was_begun_by(resume: str, folder: Path) -> bool:

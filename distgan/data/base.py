@@ -104,7 +104,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
         _check_sum(found, sums, name, is_named, rule, remedy)
         for found, (_, *sums) in zip((images, labels), source.files(), strict=True)
     ]
-    warning = next(filter(None, reversed(warnings)), None)
+    warning = "; ".join(filter(None, warnings)) or None
 
     classes = labels.values[:, 0] if columns else labels.values
     if classes.min() < 0 or classes.max() > 9:

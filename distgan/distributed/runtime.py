@@ -233,12 +233,15 @@ class Runtime:
     def start_tracker(self, name: str, folder: str, step: int) -> None:
         """Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
 
-        Raises UserError where its package is missing or does not import.
+        Raises UserError where its package is missing or does not import, and OSError of a disk.
         """
         if name == "none":
             return
         self._accelerator.log_with = accelerate.tracking.filter_trackers([name], folder)
         self._accelerator.project_configuration = ProjectConfiguration(project_dir=folder, logging_dir=folder)
+        # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
+        hook = threading.excepthook
+        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
         # What an attempt that was killed wrote of the steps that are now taken again does not count.
         try:
             if not self._accelerator.log_with:
@@ -253,9 +256,6 @@ class Runtime:
                 f"--tracker {name}: can't be started ({reason}); allowed: --tracker none, or install {name} anew",
                 code="unavailable",
             ) from error
-        # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
-        hook = threading.excepthook
-        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
 
     def track(self, values: dict[str, float], step: int) -> None:
         if self._tracker is not None:

@@ -15,7 +15,7 @@ from PIL import Image
 from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start
-from distgan.errors import WriteErrorPolicy
+from distgan.errors import WriteErrorPolicy, user_error
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, sample_z
 from distgan.runs.progress import ProgressDisplay
@@ -128,8 +128,17 @@ class RunArtifacts:
         """Writes what describes this run, which goes on from `start` if that is one, and starts the tracker."""
         self.start = start
         self.runtime.run_on_rank0(self._describe)
-        start_tracker = self.runtime.start_tracker
-        self.runtime.run_on_all_ranks(lambda: start_tracker(self.config.run.tracker, str(self.folder), self.gan.step))
+        self.runtime.run_on_all_ranks(self._start_tracker)
+
+    def _start_tracker(self) -> None:
+        """A disk that does not take the tracker's files costs a warning: they only illustrate."""
+        name = self.config.run.tracker
+        try:
+            self.runtime.start_tracker(name, str(self.folder), self.gan.step)
+        except OSError as error:
+            self.tolerance.warn(
+                f"{name}'s files are not written, and nothing else is lost: {user_error(error) or error}"
+            )
 
     def _describe(self) -> None:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))

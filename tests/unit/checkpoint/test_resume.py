@@ -116,6 +116,13 @@ def test_files_of_a_run_may_be_links_to_another_disk(run: Path, tmp_path: Path) 
     assert steps(tmp_path) == [1, 2, 3]
 
 
+def test_a_checkpoint_of_its_own_may_be_named_by_where_its_link_leads(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints").rename(tmp_path / "moved")
+    (run / "checkpoints").symlink_to(tmp_path / "moved")
+    train_steps(run, 3, resume=str(tmp_path / "moved" / "step-00000002"))
+    assert steps(run) == [1, 2, 3]
+
+
 def test_a_resume_that_lacks_lines_keeps_the_old_file(run: Path, tmp_path: Path, capfd: Capture) -> None:
     """From a checkpoint that was saved elsewhere, say, without the metrics.jsonl of its run."""
     (run / "checkpoints").rename(tmp_path / "saved")

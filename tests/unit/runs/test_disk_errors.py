@@ -105,7 +105,7 @@ def test_an_old_picture_that_stays_stops_nothing(tmp_path: Path, capfd: Capture)
         assert f"warning: {what}" in said
 
 
-@pytest.mark.parametrize("name", ["run$", "config.json", "metrics.jsonl", "checkpoints", "environment", "tensorboard"])
+@pytest.mark.parametrize("name", ["run$", "config.json", "metrics.jsonl", "checkpoints", "environment"])
 def test_a_disk_that_is_away_at_the_start_is_one_line(tmp_path: Path, name: str) -> None:
     with failing_disk(errno.ESTALE, name):
         _, mistake = outcome_of(lambda: train_small(tmp_path / "run", max_steps=1))
@@ -113,6 +113,17 @@ def test_a_disk_that_is_away_at_the_start_is_one_line(tmp_path: Path, name: str)
     assert mistake.code == "unwritable"
     assert os.strerror(errno.ESTALE) in str(mistake)
     train_small(tmp_path / "run", max_steps=1)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_is_away_from_the_tracker_stops_nothing(tmp_path: Path, capfd: Capture, number: int) -> None:
+    with failing_disk(number, "tensorboard"):
+        train_small(tmp_path / "run", max_steps=2, log_every=1)
+    assert read_status(tmp_path / "run")["state"] == "done"
+    said = capfd.readouterr().err
+    assert "warning: tensorboard's files are not written" in said
+    assert os.strerror(number) in said
+    assert "Traceback" not in said
 
 
 def test_a_disk_that_takes_no_weights_is_one_line(tmp_path: Path) -> None:
