@@ -4,7 +4,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # As a script this folder heads sys.path, where our modules would hide libraries of the same name.
+    # Python puts a script's folder first on sys.path, where our modules would shadow libraries of the same name.
     here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.path.dirname(here), *(path for path in sys.path if os.path.realpath(path or ".") != here)]
     from distgan.cli import main
@@ -21,7 +21,7 @@ from distgan.runs.progress import ProgressDisplay
 from distgan.training.engines.engine import Engine
 from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session, open_session
-from distgan.training.stop import SLURM_END, TIME_LIMIT, StopRequest, seconds_left, stopped
+from distgan.training.stop import SLURM_END, TIME_LIMIT, StopRequest, seconds_left, stop_error
 from distgan.utils.provenance import Startup
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, preset: str, startup: Startup) -> None:
-    """Train to the last step, or until the targets of `--stop-at` are met. All ranks call it.
+    """Train to the last step, or until the targets of `--stop-at` are met (exit code 0). All ranks call it.
 
-    Raises UserError, TrainingFailed for a non-finite number, Stopped for a signal or the time limit. After each of
-    them the run's folder holds a checkpoint to resume from. Signal handlers, environment variables, the process group
-    and torch's settings are put back (`utils/process_state.py`).
+    Raises UserError (exit code 2), TrainingFailed for a non-finite number (1), Stopped for a signal (128 + its number)
+    or a time limit (75). From the first step on the run's folder holds a checkpoint to resume from. Signal handlers,
+    environment variables, the process group and torch's settings are put back (`utils/process_state.py`).
     """
     with open_session(config, startup=startup) as session:
         gan, runtime = session.gan, session.runtime
@@ -79,18 +79,18 @@ def _take_steps(
         display.say(artifacts.sample())
     log.start_clock()
     while gan.step < session.last_step and not (monitor and monitor.reason_to_stop):
-        # One step, or several as a CUDA graph, up to the next at which anything may be due. Losses stay on the device.
+        # One step, or several as a CUDA graph, up to the next that logs, saves or draws. Losses stay on the device.
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
-        # 0, or the signal or limit that asks some rank to stop: the maximum, so that all ranks stop after this step.
+        # Non-zero if any rank was asked to stop: the maximum over ranks, so that all stop after the same step.
         reason = runtime.all_reduce_max(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
         artifacts.startup.finish()
-        # What follows is slow and seldom due. All ranks take part: rank 0 draws and writes, the others wait for it.
+        # What follows is slow and rare. All ranks call it: rank 0 draws and writes, the others wait for its result.
         quality = {}
         if due.evaluate and monitor:
             with log.paused():
-                quality = monitor.look(gan, gan.step / session.steps_per_epoch, log.elapsed_s, display.say)
+                quality = monitor.evaluate(gan, gan.step / session.steps_per_epoch, log.elapsed_s, display.say)
             if monitor.reason_to_stop:
                 due, reason = cadence.due(gan.step, is_stopping=True), 0
         if due.log:
@@ -101,19 +101,19 @@ def _take_steps(
         if due.check_ranks:
             with log.paused():
                 check_ranks_equal(gan, runtime)
-        if due.sample:  # before the checkpoint: a run that is killed between the two draws it again
+        if due.sample:  # before the checkpoint: a run that is killed between the two redraws it on resume
             display.say(artifacts.sample())
         if due.save:
             checkpoints.save(wait=due.is_last)
             request.save_s = checkpoints.last_s  # time to keep free before a time limit
         if reason:
             artifacts.finish(display)
-            raise stopped(reason, gan.step, artifacts.how_to_go_on())
-    artifacts.done_why = monitor.reason_to_stop if monitor else ""
+            raise stop_error(reason, gan.step, artifacts.resume_hint())
+    artifacts.end_reason = monitor.reason_to_stop if monitor else ""
 
 
 def _build_monitor(session: Session, startup: Startup) -> "QualityMonitor | None":
-    if not session.config.run.is_judged:
+    if not session.config.run.evaluates_quality:
         return None
     from distgan.evaluation.during_training import QualityMonitor  # imports scipy: seconds
 

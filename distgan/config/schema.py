@@ -136,13 +136,13 @@ class RunConfig(Section):
     tracker: Literal["tensorboard", "none"] = free("tensorboard", "where Accelerate's tracker writes")
 
     @property
-    def is_judged(self) -> bool:
+    def evaluates_quality(self) -> bool:
         """True if the judges look at the samples during training."""
         return bool(self.eval_every or self.eval_every_steps or self.stop_at)
 
     @model_validator(mode="after")
     def _judged_best_needs_judges(self) -> "RunConfig":
-        if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not self.is_judged:
+        if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not self.evaluates_quality:
             raise ValueError(
                 f"--keep-best {self.keep_best}: is a number of the judges, who are not asked; allowed with "
                 "--eval-every 1 or more, or --stop-at"

@@ -72,7 +72,7 @@ class QualityMonitor:
         # By the first rank's numbers, so that all ranks stop alike.
         self.reason_to_stop = self.runtime.run_on_rank0(lambda: early_stop.describe() if early_stop.is_met else "")
 
-    def look(self, gan: Gan, epoch: float, elapsed_s: float, say: Callable[[str, str], None]) -> dict[str, Any]:
+    def evaluate(self, gan: Gan, epoch: float, elapsed_s: float, say: Callable[[str, str], None]) -> dict[str, Any]:
         """Return what a line of metrics.jsonl has of it, beside the numbers of training.
 
         Says what it found, and which alarms have begun or ended with it. `elapsed_s`: of training so far.

@@ -92,7 +92,7 @@ class RunArtifacts:
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
         self.start: Start | None = None
-        self.done_why = ""  # why the run is done before its last step
+        self.end_reason = ""  # why the run is done before its last step
         self._lock: BaseFileLock | None = None
         self.folder = runtime.run_on_rank0(self._claim)
         self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.tolerance)
@@ -113,7 +113,7 @@ class RunArtifacts:
         """Write status.json, from `running` to how the block ends."""
         if not self.runtime.is_main:
             return nullcontext()
-        return record_status(self.folder, lambda: self.gan.step, lambda: self.done_why)
+        return record_status(self.folder, lambda: self.gan.step, lambda: self.end_reason)
 
     def _claim(self) -> Path:
         folder = claim_folder(self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never")
@@ -290,14 +290,14 @@ class RunArtifacts:
             save_picture(self.folder / "timeline.png", strip)
             write_whole(self.folder / "timeline.gif", lambda file: save_gif(file, named(frames), 0.7, 2.5))
 
-    def how_to_go_on(self) -> str:
+    def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
         if self.runtime.world_size > 1 and not self.runtime.is_ours:
             return f"go on with the same launcher and: {flags}"
         return f"go on with: distgan train {flags}"
 
     def summarise(self, display: ProgressDisplay) -> None:
-        why = f": {self.done_why}" if self.done_why else ""
+        why = f": {self.end_reason}" if self.end_reason else ""
         display.say(f"done in {duration(self.log.elapsed_s)} of training{why}; look at", "bold")
         for name, what in (
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),

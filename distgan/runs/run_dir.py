@@ -142,10 +142,10 @@ def _holder(folder: Path) -> str:
 
 
 @contextmanager
-def record_status(folder: Path, step: Callable[[], int], done_why: Callable[[], str]) -> Iterator[None]:
+def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[], str]) -> Iterator[None]:
     """status.json, from `running` to how the run ends: `done`, `stopped` (it can go on) or `failed`.
 
-    `done_why` is the reason of a run that is done before its last step, "" for another.
+    `end_reason` is the reason of a run that is done before its last step, "" for another.
     Of a run that was killed it stays `running`. No resume depends on it, and so no full disk stops a run here.
     """
 
@@ -177,7 +177,7 @@ def record_status(folder: Path, step: Callable[[], int], done_why: Callable[[], 
         exit_code = USER_ERROR if isinstance(error, UserError) else FAILED
         write("failed", str(error) if is_ours else f"{type(error).__name__}: {error}"[:500], exit_code)
         raise
-    write("done", done_why() or None, 0)
+    write("done", end_reason() or None, 0)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

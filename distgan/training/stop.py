@@ -76,9 +76,9 @@ class StopRequest:
         return self._limit if now + reserve >= self._deadline else 0
 
 
-def stopped(reason: int, step: int, how_to_go_on: str) -> Stopped:
+def stop_error(reason: int, step: int, resume_hint: str) -> Stopped:
     """Return the exception that ends a run which has been saved after `step`."""
-    return Stopped(exit_code(reason), f"stopped {describe(reason)} at step {step:,}; {how_to_go_on}")
+    return Stopped(exit_code(reason), f"stopped {describe(reason)} at step {step:,}; {resume_hint}")
 
 
 def describe(reason: int) -> str:
