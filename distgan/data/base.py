@@ -153,7 +153,9 @@ def _published() -> Iterator[tuple[str, ...]]:
 
 
 def digits_source(config: DataConfig, split: Split) -> Dataset:
-    """scikit-learn's digits are not split: whoever asks for their test set gets all of them."""
+    """Return scikit-learn's digits, which are not split: their test set is all of them. Raises UserError."""
+    if config.md5 == "require":
+        raise UserError("--data-md5 require: the digits have no published sum; allowed with them: auto, accept")
     return load_digits()
 
 

@@ -53,13 +53,12 @@ def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Pat
     assert_user_error(distgan("bench", "throughput", *TINY, "--out", "out"), "--out out", "not overwritten")
 
 
-@pytest.mark.parametrize("loop", ["pytorch", "accelerate"])
 @pytest.mark.parametrize(
-    "words",
+    ("loop", "words"),
     [
-        ("--preset", "cgan"),
+        ("pytorch", ("--preset", "cgan")),
         # With a penalty, clusters and a moving average, as in the fast presets.
-        ("--preset", "vanilla-fast", "--clusters", "1", "--precision", "no"),
+        ("accelerate", ("--preset", "vanilla-fast", "--clusters", "1", "--precision", "no")),
     ],
 )
 def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path, loop: str, words: tuple[str, ...]) -> None:

@@ -163,6 +163,12 @@ def test_wrong_number_of_images_is_refused_unless_accepted(tmp_path: Path) -> No
         load(tmp_path, md5="auto")
 
 
+def test_require_refuses_digits_which_have_no_published_sum() -> None:
+    with refused("--data-md5 require", "digits", "auto, accept", code="bad-value"):
+        load_dataset(DataConfig(name="digits", md5="require"))
+    assert len(load_dataset(DataConfig(name="digits")).images) == 17_970
+
+
 def test_md5_rules(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """auto takes other contents from a folder that was named, and refuses them in ./data."""
     raw = small_mnist(tmp_path / "data", 50)
