@@ -24,10 +24,11 @@ import tarfile
 import tempfile
 import time
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ WHEELS = ROOT / ".gpu-wheels"
 PLACES = [str(ROOT), *([str(WHEELS)] if WHEELS.is_dir() and sys.version_info[:2] == (3, 12) else [])]
 sys.path[:0] = PLACES
 
+START = time.monotonic()  # the budget counts from here, and has torch's first import in it
 BUDGET_S = 480.0  # without --budget-s
 MARK, RUNNING = "GPU_REPORT_CHILD", "running, or killed with all"
 TICK_S, RESERVE_S, MAX_TRACE = 5.0, 4.0, 10 * 2**20
@@ -86,8 +88,11 @@ class Report:
 
     def __init__(self, args: argparse.Namespace, work: Path, token: str):
         self.args, self.out, self.work = args, args.out, work
-        self.end = time.monotonic() + args.budget_s - RESERVE_S
         self.limits = limits(args.budget_s, args.parts)
+        # What a part leaves over is for those behind it: each has until the limits before it and its own are over.
+        self.ends = dict(zip(self.limits, accumulate(self.limits.values(), initial=START), strict=False))
+        for name, limit in self.limits.items():
+            self.ends[name] += limit
         self.kept = work / "kept"
         self.kept.mkdir()
         path = os.pathsep.join(filter(None, [*PLACES, os.environ.get("PYTHONPATH")]))
@@ -132,8 +137,7 @@ class Report:
         return found.get("problem")
 
     def take(self, name: str) -> None:
-        part, entry, left = PARTS[name], self.parts[name], self.end - time.monotonic()
-        left = min(left, self.limits[name])
+        part, entry, left = PARTS[name], self.parts[name], self.ends[name] - time.monotonic()
         if left < part.least_s or left <= 0:
             entry["status"] = f"not run: no time left ({max(left, 0):.0f} s, and it needs {part.least_s:g})"
             return
@@ -291,11 +295,11 @@ def _bench(report: Report, *several: str, kind: str, name: str) -> list[list[str
 
 COMPILED = ("--model vanilla,cgan --engine graph-compiled --precision bf16 --steps 120",)
 MATRIX = (  # what the figures need comes first
-    "--model vanilla,cgan --engine graph --precision bf16 --peers --steps 20 --warmup 10",
-    "--model vanilla --engine graph,graph-compiled --precision bf16 --batch-size 2048 --steps 120",
-    "--model vanilla,cgan --engine eager,graph --precision no,tf32,bf16 --steps 235",
+    "--model vanilla,cgan --engine graph --precision bf16 --peers --steps 20 --warmup 10 --no-whole-run",
+    "--model vanilla --engine graph,graph-compiled --precision bf16 --batch-size 2048 --steps 120 --no-whole-run",
+    "--model vanilla,cgan --engine eager,graph --precision no,tf32,bf16 --steps 235 --no-whole-run",
 )
-PROFILE = "--model vanilla,cgan --engine graph --precision bf16 --steps 20 --profile"
+PROFILE = "--model vanilla,cgan --engine graph --precision bf16 --steps 20 --profile --no-whole-run"
 SCALING = "--processes 1 --precision bf16 --engine graph --steps 50 "
 SCALING += "--work-batch-size 64,128,256,512,1024,2048,4096 --work-width 0.25,0.5,1,2,4"
 
@@ -372,18 +376,21 @@ def _profiled(report: Report, name: str) -> dict[str, Any]:
         packed = gzip.compress(text, 6, mtime=0)
         if number == 0 and len(packed) < MAX_TRACE:
             report.keep("trace.json.gz", packed)
-    lines, epochs = [], {}
+    lines, epochs, ran = [], {}, {}
     for path in sorted(report.work.glob(f"{name}-?/results.json")):
         for cell in _read(path).get("cells", []):
             if cell.get("status") == "ok":
                 epochs[cell["id"]] = cell["epoch_s"]["median"]
-                lines.append(f"{cell['id']}: {cell['epoch_s']['median']:.3f} s an epoch, by so few steps")
+                engine = cell["runs"][-1].get("engine", {})
+                ran[cell["id"]] = {"engine": engine, "fallback": _fallback(engine)}
+                seconds = f"{cell['epoch_s']['median']:.3f} s an epoch, by so few steps"
+                lines.append(f"{cell['id']}: {seconds}; ran {engine.get('name')}: {engine.get('why')}")
     for stem, of in found.items():
         lines += [f"{stem}, {of['of']}: {of['us']:,.0f} us in {of['calls']} calls, within {of['span_us']:,.0f} us"]
         lines += [
             f"{r['us']:10,.1f} us {100 * r['share']:5.1f} % {r['calls']:5} x {r['name'][:90]}" for r in of["rows"]
         ]
-    found = {"text": "\n".join(lines), "epoch_s": epochs, "traces": found}
+    found = {"text": "\n".join(lines), "epoch_s": epochs, "cells": ran, "traces": found}
     return found if found["traces"] else {"problem": "there is no trace"}
 
 
@@ -396,10 +403,6 @@ def _forms(report: Report) -> list[list[str]]:
 def _scaled(report: Report, name: str) -> dict[str, Any]:
     found = _read(report.work / f"{name}-0" / "results.json")
     return {"text": _said(report, name), "cells": found["cells"]} if found else {}
-
-
-def _facts(report: Report) -> list[list[str]]:
-    return [[PYTHON, "-c", FACTS, report.args.device, str(ROOT)]]
 
 
 def _said(report: Report, name: str) -> str:
@@ -470,8 +473,11 @@ def fallbacks(parts: dict[str, Any]) -> list[str]:
     for name, part in parts.items():
         own, cells = _fallback(part["found"].get("engine")), part["found"].get("cells", {})
         lines += [f"{name}: {own}"] if own else []
-        named = cells.items() if isinstance(cells, dict) else []
-        lines += [f"{cell_name}: {cell['fallback']}" for cell_name, cell in named if cell.get("fallback")]
+        if isinstance(cells, dict):
+            lines += [f"{cell_name}: {cell['fallback']}" for cell_name, cell in cells.items() if cell.get("fallback")]
+        else:  # of scaling: what its last turns ran
+            engines = [cell["runs"][-1].get("engine") for cell in cells if cell.get("runs")]
+            lines += [f"{name}: {reason}" for engine in engines if (reason := _fallback(engine))]
     return list(dict.fromkeys(lines))
 
 
@@ -539,7 +545,7 @@ def refusal(args: argparse.Namespace) -> str | None:
 
 def _count_gpus() -> int:
     """Return how many there are; some, where torch can't be asked, whose own error then stands in the report."""
-    with suppress(ImportError):
+    with suppress(Exception):  # a driver or a library that is broken
         import torch
 
         return torch.cuda.device_count()
@@ -553,8 +559,11 @@ def unpacked(data_dir: Path, scratch: Path) -> Path:
         return data_dir
     raw = scratch / "MNIST" / "raw"
     raw.mkdir(parents=True)
+    for path in (data_dir / "MNIST" / "raw").glob("*-ubyte"):
+        (raw / path.name).symlink_to(path)
     for path in packed:
-        (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        if not (raw / path.stem).exists():
+            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
     return scratch
 
 
@@ -590,7 +599,10 @@ def main(argv: list[str] | None = None) -> int:
         plan = ", ".join(f"{name} {report.limits[name]:.0f} s" for name in PARTS if name in args.parts)
         print(f"gpu_report: within {args.budget_s:g} s, each at most: {plan}", file=sys.stderr, flush=True)
         if not args.quick:
-            args.data_dir = unpacked(args.data_dir, work / "data")
+            try:
+                args.data_dir = unpacked(args.data_dir, work / "data")
+            except (OSError, EOFError, zlib.error) as error:  # the parts that need the files say so too
+                print(f"gpu_report: --data-dir {args.data_dir}: can't be unpacked ({error})", file=sys.stderr)
         for name in PARTS:
             if name in args.parts:
                 report.take(name)

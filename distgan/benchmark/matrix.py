@@ -41,6 +41,7 @@ class CellSpec(Section):
     warmup: int
     steps: int
     repeats: int
+    whole_run: bool = True
     trace: str | None = None
 
 
@@ -101,7 +102,11 @@ def command(cell: Cell, config: ThroughputConfig, device_type: str, pace: Pace, 
     training = _training(cell, config, device_type)
     if cell["contender"] == "distgan":
         spec = CellSpec(
-            config=training, gate_steps=config.gate_steps, trace=str(trace) if trace else None, **pace._asdict()
+            config=training,
+            gate_steps=config.gate_steps,
+            whole_run=config.whole_run,
+            trace=str(trace) if trace else None,
+            **pace._asdict(),
         )
         return [sys.executable, "-m", "distgan.benchmark.throughput_worker", spec.model_dump_json(exclude_unset=True)]
     words = f"--warmup {pace.warmup} --steps {pace.steps} --repeats {pace.repeats}"

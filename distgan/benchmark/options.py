@@ -80,6 +80,9 @@ class ThroughputConfig(Section):
         3, "steps after which the engine must have the losses and weights of the eager one", ge=1, le=1000
     )
     peers: bool = setting(False, "plain PyTorch and Accelerate loops of the same networks and losses take turns too")
+    whole_run: bool = setting(
+        True, "an engine chooses as for all epochs of the preset; off: as for the measured steps alone"
+    )
     profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
     out: str | None = setting(None, "a new folder; unset: bench/throughput-<number>", min_length=1)
     data: DataName = setting("mnist", "the images; digits needs no network")

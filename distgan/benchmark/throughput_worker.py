@@ -35,9 +35,10 @@ class Turn:
     def __init__(self, session: Session, spec: CellSpec, startup: Startup):
         self.session, self.config, self.runtime = session, session.config, session.runtime
         self.gan, self.batches = session.gan, session.batches
-        # Those of the run that the config describes: an engine may take its time where there are many.
         own_steps = spec.gate_steps + spec.warmup + spec.steps * spec.repeats + 2 * _COUNTED_STEPS
-        self.engine = session.build_engine(total_steps=max(own_steps, session.total_steps))
+        # An engine may take its time to start where there are many steps to take.
+        total_steps = max(own_steps, session.total_steps) if spec.whole_run else own_steps
+        self.engine = session.build_engine(total_steps=total_steps)
         startup.mark("engine")
         self.build_s, self.fingerprint = startup.phases, session.dataset.fingerprint
         drops, num = self.config.data.drop_last, len(session.dataset.images)

@@ -155,7 +155,7 @@ def _published() -> Iterator[tuple[str, ...]]:
 def digits_source(config: DataConfig, split: Split) -> Dataset:
     """Return scikit-learn's digits, which are not split: their test set is all of them. Raises UserError."""
     if config.md5 == "require":
-        raise UserError("--data-md5 require: the digits have no published sum; allowed with them: auto, accept")
+        raise UserError("digits: they have no published sum, which is required; allowed: a data set that has one")
     return load_digits()
 
 

@@ -28,7 +28,11 @@ def fastest(trial: Trial) -> Engine:
     if reason := trial.why_no_engine():
         return trial.eager_engine(f"no graph can take the steps: {reason}")
     graphs = _graphs(trial, "graph")
-    eager_s, graph_s = trial.race("eager", trial.take), trial.race("graph", graphs.advance)
+    try:
+        eager_s, graph_s = trial.race("eager", trial.take), trial.race("graph", graphs.advance)
+    except EngineUnavailable:
+        graphs.release()
+        raise
     times = f"{_us(graph_s)} a step, eager {_us(eager_s)}"
     if eager_s < graph_s:
         graphs.release()
@@ -82,15 +86,18 @@ def _compiled_where_it_pays(trial: Trial, plain: Graphs, plain_s: float, why: st
     pays, words = compiling_pays(trial.steps_left, plain_s, FIRST_BLOCK_S)
     if not pays:
         return stay(words)
+    graphs = None
     try:
         pays, words = compiling_pays(trial.steps_left, plain_s, trial.compile_smallest())
         if not pays:
             return stay(f"{words}, by the time that its smallest block took")
         trial.compile()
         graphs = _graphs(trial, "graph-compiled")
+        compiled_s = trial.race("graph-compiled", graphs.advance)
     except EngineUnavailable as error:
+        if graphs is not None:
+            graphs.release()
         return stay(str(error))
-    compiled_s = trial.race("graph-compiled", graphs.advance)
     if compiled_s < plain_s:
         plain.release()
         return trial.engine("graph-compiled", f"{why}, compiled inside {_us(compiled_s)}", graphs)

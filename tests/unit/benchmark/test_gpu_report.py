@@ -240,6 +240,34 @@ def test_the_parts_keep_to_the_budget(budget_s: float, without_time: int) -> Non
     assert min(found["facts"], found["profile"], found["parity"]) > 0, "what tells most comes first"
 
 
+def test_what_a_part_leaves_over_is_for_those_behind_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report, "BUDGET_S", 100.0)  # that of report_of
+    for name, part in list(gpu_report.PARTS.items()):
+        most = {"facts": 60.0, "profile": 36.0}.get(name, 5.0)
+        monkeypatch.setitem(gpu_report.PARTS, name, part._replace(least_s=5.0, most_s=most))
+    report = report_of(tmp_path)
+    assert report.limits["parity"] == 0
+    left = report.ends["parity"] - gpu_report.time.monotonic()
+    assert 5 < left <= 96, "nothing is done yet, so all that is left may be its"
+    assert report.ends["facts"] < report.ends["profile"] == report.ends["parity"]
+
+
+def test_a_profile_of_another_engine_is_said_first(tmp_path: Path) -> None:
+    report = report_of(tmp_path)
+    cell(report, 0, "vanilla/graph/bf16/256/reuse", 1.5)
+    folder = (report.work / "throughput-0").rename(report.work / "profile-0")
+    content = json.loads((folder / "results.json").read_text())
+    engine = {"asked": "graph", "name": "eager", "why": "graph was not taken: no memory", "is_fallback": True}
+    content["cells"][0]["runs"][0]["engine"] = engine
+    (folder / "results.json").write_text(json.dumps(content))
+    event = {"ph": "X", "cat": "kernel", "name": "gemm", "ts": 0, "dur": 6.0}
+    (folder / "trace-vanilla-graph.json").write_text(json.dumps({"traceEvents": [event]}))
+    assert report.collect("profile") is None
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.index("graph was not taken: no memory") < text.index("| figure |")
+    assert "ran eager" in report.parts["profile"]["text"]
+
+
 def test_nothing_but_the_standard_library_is_imported_at_its_top() -> None:
     tree = ast.parse(Path(gpu_report.__file__).read_text())
     names = [each.name for node in tree.body if isinstance(node, ast.Import) for each in node.names]
@@ -259,3 +287,13 @@ def test_packed_files_of_mnist_are_unpacked_beside(tmp_path: Path) -> None:
     assert found == tmp_path / "scratch"
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"1")
     assert gpu_report.unpacked(tmp_path / "data", tmp_path / "scratch") == tmp_path / "data"
+
+
+def test_files_that_are_unpacked_already_are_used_as_well(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-labels-idx1-ubyte").write_bytes(b"2")
+    (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"1"))
+    found = gpu_report.unpacked(tmp_path / "data", tmp_path / "scratch") / "MNIST" / "raw"
+    assert (found / "train-labels-idx1-ubyte").read_bytes() == b"2"
+    assert (found / "t10k-labels-idx1-ubyte").read_bytes() == b"1"

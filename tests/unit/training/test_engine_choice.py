@@ -90,6 +90,22 @@ class Machine:
                 block._compiled_call_impl = first(block)
 
 
+def test_a_race_that_fails_leaves_the_graph_that_was_right(monkeypatch: MonkeyPatch) -> None:
+    """As for want of memory beside the first graphs, whose steps were checked and were the fastest."""
+    run = Machine(monkeypatch, eager=5, graph=2, layer=20).training(total_steps=15_000)
+    race = engines.Trial.race
+
+    def fail(trial: Any, name: str, advance: Any) -> float:
+        if name == "graph-compiled":
+            raise selection.EngineUnavailable("CUDA out of memory")
+        return race(trial, name, advance)
+
+    monkeypatch.setattr(engines.Trial, "race", fail)
+    choice = run.build().choice
+    assert (choice.name, choice.is_fallback) == ("graph", False)
+    assert "not compiled inside: CUDA out of memory" in choice.why
+
+
 @pytest.mark.parametrize(
     ("times", "total_steps", "name", "why"),
     [
