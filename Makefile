@@ -51,7 +51,7 @@ bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and sta
 	$(BIN)/distgan bench throughput --peers
 	$(BIN)/python benchmarks/startup.py
 
-gpu-wheels:  ## what a machine with a GPU, Python 3.12, torch and no network lacks for gpu-report, into .gpu-wheels (7 MB)
+gpu-wheels:  ## what a machine with a GPU, Python 3.12, torch and no network lacks for gpu-report, into .gpu-wheels (under 10 MB)
 	rm -rf .gpu-wheels
 	$(PYTHON) -m pip install --quiet --no-compile --no-warn-conflicts --target .gpu-wheels --only-binary=:all: --python-version 3.12 --implementation cp \
 		--platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 pydantic filelock
