@@ -74,6 +74,8 @@ class Cut(BaseException):
 class Part(NamedTuple):
     """Begun if `least_s` are left, ended after `most_s`; those of a larger budget are longer by its share.
 
+    Where parts before it left time over, it may take up to twice that.
+
     `collect` is asked often, and finds what there is by then.
     """
 
@@ -137,7 +139,10 @@ class Report:
         return found.get("problem")
 
     def take(self, name: str) -> None:
-        part, entry, left = PARTS[name], self.parts[name], self.ends[name] - time.monotonic()
+        part, entry = PARTS[name], self.parts[name]
+        # One that hangs does not take all that others left over.
+        most_s = 2 * part.most_s * max(1.0, self.args.budget_s / BUDGET_S)
+        left = min(self.ends[name] - time.monotonic(), most_s)
         if left < part.least_s or left <= 0:
             entry["status"] = f"not run: no time left ({max(left, 0):.0f} s, and it needs {part.least_s:g})"
             return
