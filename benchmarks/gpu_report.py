@@ -88,11 +88,11 @@ class Part(NamedTuple):
 class Report:
     """What is known, and where: `out` for what stays, `work` for what does not."""
 
-    def __init__(self, args: argparse.Namespace, work: Path, token: str):
+    def __init__(self, args: argparse.Namespace, work: Path, token: str, start: float):
         self.args, self.out, self.work = args, args.out, work
         self.limits = limits(args.budget_s, args.parts)
         # What a part leaves over is for those behind it: each has until the limits before it and its own are over.
-        self.ends = dict(zip(self.limits, accumulate(self.limits.values(), initial=START), strict=False))
+        self.ends = dict(zip(self.limits, accumulate(self.limits.values(), initial=start), strict=False))
         for name, limit in self.limits.items():
             self.ends[name] += limit
         self.kept = work / "kept"
@@ -598,7 +598,7 @@ def main(argv: list[str] | None = None) -> int:
 
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, cut)
-    report = Report(args, work, token)
+    report = Report(args, work, token, START)
     try:
         report.save()
         plan = ", ".join(f"{name} {report.limits[name]:.0f} s" for name in PARTS if name in args.parts)
