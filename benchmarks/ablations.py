@@ -3,7 +3,7 @@
     python benchmarks/ablations.py --preset vanilla-fast --out ablations [--seeds 2] [--epochs 3] [--arms whole ...]
 
 Each arm trains for the same number of epochs, over which falling rates fall, and has a folder in --out; the same
-command goes on where it was. Other flags are those of the bench. Prints a table of what the judges found last: the fcd
+command resumes where it was. Other flags are those of the bench. Prints a table of what the judges found last: the fcd
 of each seed, and the mean of what else there is. DISTGAN_DATA names the data.
 """
 

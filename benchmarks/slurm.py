@@ -57,7 +57,7 @@ def one_round(slurm: Cluster) -> dict[str, float]:
     slurm.preempt()
     wait_until(lambda: job.log().count("stopped by SIG") == 2, 60, job.log)
     stopped = int(re.findall(r"stopped by \w+ at step ([\d,]+)", job.log())[-1].replace(",", ""))
-    wait_until(lambda: job.log().count("going on at step") == 2, 120, job.log)
+    wait_until(lambda: job.log().count("resuming at step") == 2, 120, job.log)
     found["steps repeated after preemption"] = stopped - resumed(job)
     assert stopped >= reached
 
@@ -67,14 +67,14 @@ def one_round(slurm: Cluster) -> dict[str, float]:
     wait_until(lambda: job.state in ("PENDING", "REQUEUED"), 120, job.log)
     found["node killed to requeued by SLURM, s"] = since(began)
     slurm.heal()
-    wait_until(lambda: job.log().count("going on at step") == 3, 120, job.log)
+    wait_until(lambda: job.log().count("resuming at step") == 3, 120, job.log)
     found["steps repeated after a node was killed (at most 50)"] = reached - resumed(job)
     slurm.quiet()
     return found
 
 
 def resumed(job: Job) -> int:
-    return int(re.findall(r"going on at step ([\d,]+)", job.log())[-1].replace(",", ""))
+    return int(re.findall(r"resuming at step ([\d,]+)", job.log())[-1].replace(",", ""))
 
 
 def main() -> None:

@@ -166,7 +166,7 @@ def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 
 class WriteErrorPolicy:
-    """What it costs that a disk takes no more while a run goes on: a warning, or the run if `stops`."""
+    """What it costs that a disk takes no more while a run continues: a warning, or the run if `stops`."""
 
     def __init__(self, *, stops: bool):
         self.stops = stops
@@ -191,7 +191,7 @@ class WriteErrorPolicy:
         mistake = _of_the_disk(error)
         if self.stops:
             raise mistake from error
-        self.warn(f"{what} not written, and training goes on: {mistake}")
+        self.warn(f"{what} not written, and training continues: {mistake}")
 
     def warnings(self) -> list[str]:
         """Return the warnings queued since the last call."""

@@ -97,14 +97,14 @@ esac
 attempts=$(realpath -m -- "$run").attempts
 unwritable="$attempts: can't be written; allowed: a place that can, by DISTGAN_RUNS or --out"
 
-newest() { # its last checkpoint; the one before the first step is nothing to go on from
+newest() { # its last checkpoint; the one before the first step is nothing to resume from
   find -L "$run" -type d -regex '.*/checkpoints/step-[0-9]*[1-9][0-9]*' -printf '%T@ %f\n' 2>/dev/null | sort -n | tail -n 1 | cut -d ' ' -f 2
 }
 record() {
   local now moved=idle
   now=$(newest)
   [[ $now != "$before" ]] && moved=moved
-  # What is not counted could go on for ever.
+  # What is not counted could continue for ever.
   printf '%(%FT%T)T\t%s\t%s\t%s\t%s\t%s\n' -1 "$job" "$start" "$1" "${now:--}" $moved >>"$attempts" || fail "$unwritable"
 }
 mine() { # what is recorded of this job, and of none that had its number before
@@ -134,7 +134,7 @@ summarise() { # what there is of the array's seeds; the last task that ends has 
 requeue() { # ends this script
   say "requeue: $1"
   scontrol requeue "$job" && exec sleep 60 # until SLURM ends it
-  say "SLURM did not requeue the job; to go on by hand: the same sbatch with --out ${together:-$run}"
+  say "SLURM did not requeue the job; to resume by hand: the same sbatch with --out ${together:-$run}"
   exit 75
 }
 crash() { # CODE of this attempt: tries again, or says why not
@@ -142,7 +142,7 @@ crash() { # CODE of this attempt: tries again, or says why not
   if [[ $start == 0 && $1 == 2 ]]; then
     say "not requeued: a mistake, told above"
   elif [[ $start == 0 && $(newest) == "$before" ]]; then
-    say "not requeued: it failed before it had anything to go on from"
+    say "not requeued: it failed before it had anything to resume from"
   elif (($(crashes) <= DISTGAN_MAX_CRASHES)); then
     requeue "crash $(crashes) of $DISTGAN_MAX_CRASHES that are tried again"
   else
@@ -170,7 +170,7 @@ if [[ $owner != "$job" ]]; then
   record refused
   fail "--out $run: job $owner writes in it; allowed: another folder, or this one when that job has ended"
 fi
-# Of the benchmarks only convergence can go on where it was.
+# Of the benchmarks only convergence can be resumed.
 [[ $kind == bench && $what != convergence && $start != 0 ]] && run=$run-$start
 
 # -- python --------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ if ((asked + ended == 0)); then
       ((SECONDS - began > 1)) && kill -USR1 $step 2>/dev/null
       if ((SECONDS >= asked + DISTGAN_GRACE)); then
         record stuck
-        (($(idle) < DISTGAN_MAX_IDLE)) && requeue "nothing was saved within $DISTGAN_GRACE s, it goes on from the checkpoint before"
+        (($(idle) < DISTGAN_MAX_IDLE)) && requeue "nothing was saved within $DISTGAN_GRACE s, it resumes from the checkpoint before"
         say "not requeued: the last $(idle) attempts left no new checkpoint"
         kill $step # srun ends all tasks
         summarise

@@ -51,7 +51,7 @@ class Arm(NamedTuple):
         return epochs * (whole if self.config.data.drop_last else len(self.dataset.images)) + steps * self.batch_size
 
     def facts(self) -> dict[str, Any]:
-        """What results.json has of it, and what stays the same where a bench goes on."""
+        """What results.json has of it, and what stays the same where a bench is resumed."""
         return {
             "name": self.name,
             "preset": self.preset,
@@ -64,7 +64,7 @@ class Arm(NamedTuple):
 
 
 def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
-    """For each of the runs that go on at a time: what is its own in the environment, its GPUs. Raises UserError."""
+    """Return the environment of each of the runs at a time: its GPUs. Raises UserError."""
     if not is_cuda:
         return [{} for _ in range(config.jobs or 1)]
     gpus, each = _gpus(), config.processes

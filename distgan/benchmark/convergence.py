@@ -82,9 +82,7 @@ def run(config: ConvergenceConfig) -> None:
             write()
             _tell(folder, facts, cells())
     if stopped := next((trial for trial in trials if trial.stopped), None):
-        raise Stopped(
-            stopped.stopped, f"{stopped.label}: stopped; the same command goes on with it (see {stopped.log})"
-        )
+        raise Stopped(stopped.stopped, f"{stopped.label}: stopped; the same command resumes it (see {stopped.log})")
     _refuse_failures(facts, [trial.cell for trial in trials], lambda cell: folder)
 
 

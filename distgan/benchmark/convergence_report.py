@@ -58,7 +58,7 @@ def show(facts: dict[str, Any], cells: list[Cell]) -> None:
             style = "red" if cell["outcome"] == "error" else "yellow"
             console.print(f"{name(cell)}: {outcome(cell)}", style=style)
     if left := sum(cell["outcome"] == "unfinished" for cell in cells):
-        console.print(f"{left} of {len(cells)} runs are left: the same command goes on with them", style="yellow")
+        console.print(f"{left} of {len(cells)} runs are left: the same command resumes them", style="yellow")
     if facts["tests"]:
         console.print_table(_tests(facts["tests"]))
     console.print(f"{asked(facts)}; on {facts['device']}")
@@ -100,7 +100,7 @@ def _runs(facts: dict[str, Any], measured: list[Cell]) -> Table:
     wanted = wanted_by(facts)
     table = _table("epochs and seconds until the targets were met; the last evaluation")
     if any(cell["resumed"] for cell in measured):
-        table.caption = "* went on after an interruption: nobody knows its seconds from the start"
+        table.caption = "* resumed after an interruption: its seconds from the start are not known"
     table.add_column("preset, seed", no_wrap=True)
     for column in ("epochs", "training", "with\nevals", "from\nstart"):
         table.add_column(column, justify="right", no_wrap=True)

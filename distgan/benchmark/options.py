@@ -133,7 +133,7 @@ class ConvergenceConfig(Section):
     targets: str = free("mnist", "mnist: the frozen ones; or a TOML file of targets", min_length=1)
     num: int | None = setting(None, "images an evaluation; unset: as many as the targets are for", ge=65, le=1_000_000)
     out: str | None = free(
-        None, "a new folder, or that of a bench to go on with; unset: bench/convergence-<number>", min_length=1
+        None, "a new folder, or that of a bench to resume; unset: bench/convergence-<number>", min_length=1
     )
     join: str | None = free(
         None,

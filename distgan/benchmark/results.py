@@ -151,7 +151,7 @@ def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) ->
             raise UserError(f"{flag} {value}: needs a CUDA device; allowed on a CPU: {allowed}", code="unavailable")
 
 
-# -- The folder of a bench that can go on: held by one process at a time, and only with the same settings --
+# -- The folder of a bench that can be resumed: held by one process at a time, and only with the same settings --
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def claimed(out: str | None, kind: str) -> Iterator[Path]:
         if foreign := [name for name in names if name not in LOCKS and not is_ignorable(name)]:
             raise UserError(
                 f"--out {out}: holds {foreign[0]} and no {FILE} of bench {kind}; allowed: a new folder, or one "
-                "to go on with",
+                "to resume",
                 code="exists",
             )
     try:

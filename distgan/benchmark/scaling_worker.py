@@ -95,7 +95,7 @@ def _measure(session: Session, engine: Engine, spec: Spec) -> None:
     seconds = clock.time(lambda: advance(steps))
     timed_images = images
     if not advance(1).isfinite().all():
-        raise TrainingFailed("a loss is no number, so what was timed is no training")
+        raise TrainingFailed("a loss is non-finite: what was timed is not a training")
     check_ranks_equal(gan, runtime)
     sizes = messages(gan, config.optim.order, is_cuda)
     found = {

@@ -67,7 +67,7 @@ class Turn:
         self.runtime.wait()
         host_s = time.perf_counter() - start
         if not bool(stats.isfinite().all()):
-            raise TrainingFailed(f"a loss is no number at step {self.gan.step}")
+            raise TrainingFailed(f"non-finite loss at step {self.gan.step}")
         device_s = events[0].elapsed_time(events[1]) / 1e3 if events else host_s
         return {"seconds": device_s, "host_s": host_s, "steps": steps, "images": images}
 
@@ -130,7 +130,7 @@ def _measure(turn: Turn, spec: CellSpec) -> dict[str, Any]:
 def _launches(turn: Turn, trace: Path | None) -> dict[str, float | None]:
     """Kernels a step on a GPU, by torch's profiler; operators a step that reach the CPU below autograd.
 
-    Compiled code is no operator, so on a CPU an engine that compiles has no number.
+    Operators inside compiled code are not seen, so on a CPU an engine that compiles is not counted.
     """
     is_cuda = turn.runtime.device.type == "cuda"
     result: dict[str, float | None] = {"kernels_per_step": None, "operators_per_step": None}
@@ -163,7 +163,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _finite(value: float) -> float | str:
-    """In words what JSON has no number for: a broken engine may end at none."""
+    """Return a number as it is, and NaN or infinity as text, which JSON lacks."""
     return value if isfinite(value) else str(value)
 
 

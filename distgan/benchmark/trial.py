@@ -28,7 +28,7 @@ _POLL_S = 0.1
 _GRACE_S = 120.0
 _MAX_ENVIRONMENT = 2**20
 # The words of TrainingFailed for losses, gradients and weights.
-_NO_NUMBER = re.compile(r" is (nan|-?inf|no number)\b")
+_NON_FINITE = re.compile(r" is (nan|-?inf)\b|\bnon-finite\b")
 
 
 class Trial:
@@ -56,7 +56,7 @@ class Trial:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def await_folder(self, say: Callable[[str], None]) -> None:
-        """Until no training that a killed bench has left goes on in it. Raises UserError that names one that does."""
+        """Wait for a training that a killed bench has left running there. Raises UserError if it stays."""
         if not self.folder.is_dir():
             return
         try:
@@ -136,7 +136,7 @@ class Trial:
             outcome, why = ("error", f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done")
         elif code == 0:
             outcome, why = "not converged", verdict.why
-        elif code == FAILED and _NO_NUMBER.search(why):
+        elif code == FAILED and _NON_FINITE.search(why):
             outcome, why = "diverged", why.partition(";")[0]
         else:
             outcome = "error"
@@ -170,7 +170,7 @@ class Trial:
             "epochs": at.epoch,
             "train_s": at.elapsed_s,
             "mlperf_s": at.elapsed_s + sum(each.eval_s for each in found[: reached + 1]),
-            # Nobody knows what a run that went on has taken from its start.
+            # The seconds since its start are not known of a run that was resumed.
             "cold_s": None if self._is_resumed else at.since_start_s,
             "images": self.arm.images(at.step),
         }

@@ -91,7 +91,7 @@ def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
 
 
 def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
-    """Return the newest whole checkpoint if it is of a later step than the weights: the run was killed, or goes on."""
+    """Return the newest valid checkpoint if it is newer than the weights: the run was killed or still trains."""
     step = read_tensors(weights)[1].get("step", "")
     steps = [step for step, _ in by_step(checkpoints)]
     if not step.isdecimal() or not steps or max(steps) <= int(step):

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: taken between two steps, written while training goes on, the newest few kept."""
+"""The checkpoints of a run: taken between two steps, written while training continues, the newest few kept."""
 
 import os
 import threading
@@ -43,7 +43,7 @@ class CheckpointManager:
         """Takes up the run that the config names; None for one that begins. Raises UserError.
 
         The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
-        functions of seed and step; so another number of ranks goes on with the same ones.
+        functions of seed and step; so another number of ranks continues with the same ones.
         """
         start = self.runtime.run_on_rank0(self._find_start)
         if start is None:
@@ -78,7 +78,7 @@ class CheckpointManager:
         """A checkpoint of the run as it stands, unless there is one; on the disk before this returns if `wait`.
 
         Raises TrainingFailed for numbers that are none, before anything is saved over good ones, and
-        UserError for a disk that takes it not, if the run may not go on or has to `wait` for it.
+        UserError for a disk that takes it not, if the run may not continue or has to `wait` for it.
         """
         began = time.perf_counter()
         with self.log.paused():
@@ -103,15 +103,15 @@ class CheckpointManager:
                 self.runtime.run_on_rank0(lambda: self._written(must=True))
 
     def check_skipped_updates(self) -> None:
-        """Raises TrainingFailed where updates were left out for gradients that are no numbers. Waits for nothing."""
+        """Raises TrainingFailed where updates were left out for non-finite gradients. Waits for nothing."""
         if self.gan.num_skipped:
-            raise TrainingFailed(f"a gradient is no number up to step {self.gan.step}")
+            raise TrainingFailed(f"non-finite gradient at or before step {self.gan.step}")
 
     def check_finite(self) -> None:
-        """Raises TrainingFailed for weights or gradients that are no numbers. Waits for the device. All ranks call."""
+        """Raises TrainingFailed for non-finite weights or gradients. Waits for the device. All ranks call."""
         self.check_skipped_updates()
         if not self.gan.is_finite():
-            raise TrainingFailed(f"a weight is no number after step {self.gan.step}")
+            raise TrainingFailed(f"non-finite weight after step {self.gan.step}")
 
     def last(self) -> tuple[int, Path] | None:
         """The step and the folder of the last whole checkpoint, on the first rank alone."""
@@ -191,7 +191,7 @@ class CheckpointManager:
             last = f"the last checkpoint is of step {self.saved[0]:,}" if self.saved else "there is no other"
             if must or self.tolerance.stops:
                 raise UserError(f"{mistake}; the checkpoint was not written, {last}", code=mistake.code)
-            self.tolerance.warn(f"a checkpoint was not written, and training goes on ({last}): {mistake}")
+            self.tolerance.warn(f"a checkpoint was not written, and training continues ({last}): {mistake}")
         return self.saved[0] if self.saved else None
 
     def _tidy(self, newest: Path) -> None:

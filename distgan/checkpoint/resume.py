@@ -77,7 +77,7 @@ def copies_in(folder: Path) -> dict[Path, int | None]:
     """Return the folders `latest` and `best`, and the step of each if it can be read.
 
     A run has links of these names. A copy of it has folders where links were followed: cp -L, zip, object storage.
-    Nothing moves them on, so that they stay at their step while the run goes on.
+    Nothing moves them on, so that they stay at their step while the run continues.
     """
     copies: dict[Path, int | None] = {}
     for path in (folder / name for name in _LINKS):
@@ -92,7 +92,7 @@ def pointers_in(folder: Path) -> dict[Path, Path]:
     """Return the files `latest` and `best`, each with the checkpoint that its text names, which may be missing.
 
     A copy of a run has them where links become text: zip, git on Windows, object storage. As a copied folder, one stays
-    at its step while the run goes on.
+    at its step while the run continues.
     """
     pointers: dict[Path, Path] = {}
     for path in (folder / name for name in _LINKS):
@@ -149,7 +149,7 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
 
 
 def find_start(config: Config, folder: Path, identity: Identity) -> Start | None:
-    """The checkpoint to go on from, or None for a run that begins. Damaged newer ones are set aside.
+    """The checkpoint to resume from, or None for a run that begins. Damaged newer ones are set aside.
 
     Raises UserError for a checkpoint that is damaged or of another run, with the list of what differs.
     """
@@ -171,7 +171,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         path, checkpoint, damaged = found
         for bad, reason in damaged:
             aside = set_aside(bad, "damaged")
-            warnings.append(f"{reason}; going on from {path.name}, and the damaged one is now {aside}")
+            warnings.append(f"{reason}; resuming from {path.name}, and the damaged one is now {aside}")
         adopt_copies(own, warnings.append)
         path = path if path.exists() else own / folder_name(checkpoint.state.step)
         where = f"the run in {folder}"
@@ -211,7 +211,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
 
 
 def _was_begun_by(resume: str, folder: Path) -> bool:
-    """True if the run in `folder` began with this --resume and has a checkpoint since: the same command goes on."""
+    """True if the run in `folder` began with this --resume and has a checkpoint since: the same command resumes it."""
     if not checkpoints_in(folder / "checkpoints"):
         return False
     with suppress(UserError, AttributeError):

@@ -104,7 +104,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         help="epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-fast",
         usage="--preset NAME [--against NAME] [FLAGS]",
         description="Trains a preset with several seeds, each until it meets frozen targets of quality and holds them, "
-        "and tells\nthe epochs and seconds that this takes. The same command with --out goes on with a bench that was "
+        "and tells\nthe epochs and seconds that this takes. The same command with --out resumes a bench that was "
         "killed.",
         epilog=_KEPT.format("a run crashed, or more processes need more epochs")
         + "; that of\na training that stops of itself (75: before the time limit of a SLURM job)",

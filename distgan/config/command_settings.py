@@ -38,7 +38,7 @@ class SlurmConfig(Section):
     cpus_per_task: int | None = setting(None, "cores of each machine", ge=1)
     time: str | None = setting(
         None,
-        "limit of an attempt, as 30, 04:00:00 or 1-12; what is not done then goes on in the next",
+        "limit of an attempt, as 30, 04:00:00 or 1-12; what is not done is then resumed in the next",
         allowed="minutes, or minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds",
         pattern=r"^\d+(:\d\d){0,2}$|^\d+-\d+(:\d\d){0,2}$",
     )

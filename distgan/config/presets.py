@@ -1,4 +1,4 @@
-"""Which settings the flags are laid over: a preset, a file, or those of the run to go on with."""
+"""Which settings the flags are laid over: a preset, a file, or those of the run to resume."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if model is not None and model not in MODELS:
         raise UserError(f"--model {model}: unknown network; allowed: {', '.join(MODELS)} (see also --preset)")
     if resume == "auto" and not out:
-        raise UserError("--resume auto: goes on with the run in --out, which is not given; allowed: with --out DIR")
+        raise UserError("--resume auto: resumes the run in --out, which is not given; allowed: with --out DIR")
     if namespace.preset and namespace.config:
         raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
     if namespace.preset:
@@ -101,7 +101,7 @@ def preset_words(flag: str, preset: str) -> list[str]:
 def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
     """Return the config of the flags over their base. Raises UserError.
 
-    A run goes on in the precision that it began with, where `auto` comes to another one on this machine too.
+    A resumed run keeps the precision that it began with, where `auto` comes to another one on this machine too.
     """
     config = from_flags(Config, namespace, base)
     if config.run.precision == "auto" and (own := _config_to_go_on_with(config.run.out, config.run.resume)):

@@ -47,8 +47,8 @@ class RunConfig(Section):
     )
     resume: str = setting(
         "auto",
-        "auto: go on from the newest whole checkpoint of the run in --out, if it holds one. never: only a new "
-        "folder. Or the folder of a checkpoint, or of a run, to go on from in a new folder",
+        "auto: resume from the newest whole checkpoint of the run in --out, if it holds one. never: only a new "
+        "folder. Or the folder of a checkpoint, or of a run, to resume from in a new folder",
         allowed="auto, never, or the folder of a checkpoint or of a run that has one",
         min_length=1,
         on_resume="reset",
@@ -56,7 +56,7 @@ class RunConfig(Section):
     )
     allow_config_change: bool = setting(
         False,
-        "let a run go on with other settings, but for those that shape the networks and the batch",
+        "let a run be resumed with other settings, but for those that shape the networks and the batch",
         on_resume="reset",
         is_copied=False,
     )

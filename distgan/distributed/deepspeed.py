@@ -240,7 +240,7 @@ class DeepSpeedNetwork(DDPNetwork):
 
     @property
     def num_skipped(self) -> int:  # type: ignore[override]
-        """ZeRO 1 to 3 leave out, without a word, an update by a gradient that is no number."""
+        """ZeRO 1 to 3 leave out, without a word, an update with a non-finite gradient."""
         return int(self._engine.skipped_steps)
 
     # -- what a checkpoint keeps ----------------------------------------------------------------------

@@ -56,7 +56,7 @@ _NOTHING = _NO | {"", "none", "null", "default"}
 # They make a library compute in another precision than --precision says: of a GPU, and of a CPU.
 _PRECISIONS_ON_GPU = ("NVIDIA_TF32_OVERRIDE",)
 _PRECISIONS_ON_CPU = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
-# Where these are no numbers, torch hangs when ranks meet.
+# Where these are not numeric, torch hangs when ranks meet.
 _TORCH_NUMBERS = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 # What is not of this form aborts its import.
 _ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
@@ -86,7 +86,7 @@ def world_size() -> int:
 
 
 def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
-    """Raise UserError for what no launcher leaves: variables that are no numbers, missing, or contradict others.
+    """Raise UserError for what no launcher leaves: variables that are not numeric, missing, or contradict others.
 
     Also for those by which a library would compute in another precision than the chosen one.
     """

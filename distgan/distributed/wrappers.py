@@ -18,7 +18,7 @@ class DDPNetwork:
 
     # Whether each rank holds only its part of the weights or of Adam's state.
     is_sharded = False
-    # Updates left out for a gradient that is no number: none, as such a gradient breaks the weights here.
+    # Updates left out for a non-finite gradient: none, as such a gradient breaks the weights here.
     num_skipped = 0
 
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
@@ -48,7 +48,7 @@ class DDPNetwork:
         self._accelerator.backward(loss)
 
     def backward_from(self, output: Tensor, gradient: Tensor) -> None:
-        """Goes on from an output of this network, whose gradient `backward_to_leaf` has found."""
+        """Continue from an output of this network, whose gradient `backward_to_leaf` has found."""
         output.backward(gradient)
 
     def step(self) -> None:

@@ -160,7 +160,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
             "others by distgan judge train and name them by distgan eval --judges)",
             code="bad-data",
         )
-    with torch.device("meta"):  # not drawn first, from the generator that a training goes on with
+    with torch.device("meta"):  # not drawn first, from the generator that a training continues with
         judge = NETWORKS[record.name]()
     where = f"{path}: holds no weights of the judge {record.name}"
     try:

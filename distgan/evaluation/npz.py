@@ -176,7 +176,7 @@ def _check_images(member: _Member, path: Path) -> None:
 
 
 def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
-    """Return what the values of all images are. Raises UserError for pixels that are no numbers."""
+    """Return what the values of all images are. Raises UserError for non-finite pixels."""
     num = member.shape[0]
     is_bad = np.zeros(num, bool)
     low, high, num_negative, start = math.inf, -math.inf, 0, 0
@@ -190,7 +190,7 @@ def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
         start += len(block)
     if num_bad := int(is_bad.sum()):
         raise UserError(
-            f"{path}: {num_bad:,} of {num:,} images have pixels that are no numbers (NaN or infinite)", code="bad-data"
+            f"{path}: {num_bad:,} of {num:,} images have pixels that are not finite (NaN or infinite)", code="bad-data"
         )
     return _Values(member.dtype == np.uint8, low, high, num_negative / (num * _SIZE))
 

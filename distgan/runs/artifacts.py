@@ -125,7 +125,7 @@ class RunArtifacts:
     # -- the beginning --------------------------------------------------------------------------------
 
     def describe(self, start: Start | None) -> None:
-        """Writes what describes this run, which goes on from `start` if that is one, and starts the tracker."""
+        """Writes what describes this run, which resumes from `start` if that is one, and starts the tracker."""
         self.start = start
         self.runtime.run_on_rank0(self._describe)
         self.runtime.run_on_all_ranks(self._start_tracker)
@@ -216,7 +216,7 @@ class RunArtifacts:
             state = self.start.checkpoint.state
             before, now = state.world_size, self.runtime.world_size
             ranks = f", on {now} processes instead of {before}" if before != now else ""
-            display.say(f"going on at step {state.step:,} (from {self.start.path}){ranks}")
+            display.say(f"resuming at step {state.step:,} (from {self.start.path}){ranks}")
 
     # -- on the way -----------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class RunArtifacts:
         """Draw a grid from the fixed z by G's averaged weights, and return what to tell of it, "" if nothing.
 
         The C-GAN's has a column for each digit. One that an unbroken run would not draw has its step in its name, and
-        is deleted when the run goes on.
+        is deleted when the run is resumed.
         """
         gan = self.gan
         epoch, into_epoch = divmod(gan.step, self.steps_per_epoch)
@@ -293,8 +293,8 @@ class RunArtifacts:
     def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
         if self.runtime.world_size > 1 and not self.runtime.is_ours:
-            return f"go on with the same launcher and: {flags}"
-        return f"go on with: distgan train {flags}"
+            return f"resume with the same launcher and: {flags}"
+        return f"resume with: distgan train {flags}"
 
     def summarise(self, display: ProgressDisplay) -> None:
         why = f": {self.end_reason}" if self.end_reason else ""
@@ -305,7 +305,7 @@ class RunArtifacts:
             ("samples/", "each grid by itself"),
             ("weights/", "each network as safetensors"),
             ("metrics.jsonl", "the numbers"),
-            ("checkpoints/", "what the run can go on from (distgan checkpoint ls)"),
+            ("checkpoints/", "what the run can be resumed from (distgan checkpoint ls)"),
         ):
             if os.path.exists(self.folder / name):  # False, too, where a network disk is away
                 display.say(f"  {self.folder / name!s:<40} {what}")

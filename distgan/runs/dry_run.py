@@ -54,7 +54,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
 
 
 def _start(config: RunConfig) -> str:
-    """Where the run would go on from; looks, and sets nothing aside."""
+    """Where the run would be resumed from; looks, and sets nothing aside."""
     if config.resume not in ("auto", "never"):
         found = read_named(user_path(config.resume, "--resume"))
     elif config.out is None or (own := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:

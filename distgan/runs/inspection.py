@@ -1,4 +1,4 @@
-"""`distgan checkpoint ls|verify|diff`: what a run could go on from. Only looks."""
+"""`distgan checkpoint ls|verify|diff`: what a run could be resumed from. Only looks."""
 
 from collections.abc import Iterator
 from datetime import datetime

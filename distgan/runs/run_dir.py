@@ -28,7 +28,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 
 def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
-    """Makes the folder of a new run, or takes one to go on with. Raises UserError; never overwrites."""
+    """Make the folder of a new run, or take that of a run to resume. Raises UserError; never overwrites."""
     try:
         if out is None and (folder := _before_restart(preset)):
             return folder
@@ -68,24 +68,22 @@ def _made(folder: Path) -> bool:
 
 
 def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
-    """Raises UserError for a folder that holds something, unless that is a run to go on with."""
+    """Raises UserError for a folder that holds something, unless that is a run to resume."""
     folder = user_path(out, "--out")
     if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):
         return
     if not may_hold_run:
         raise UserError(
-            f"--out {out}: is there already and is not overwritten; name a new folder, or go on with the run by "
+            f"--out {out}: is there already and is not overwritten; name a new folder, or resume the run by "
             "--resume auto",
             code="exists",
         )
     if not holds_run(folder):
-        raise UserError(
-            f"--out {out}: holds no run to go on with (no config.json); name a new folder", code="not-found"
-        )
+        raise UserError(f"--out {out}: holds no run to resume (no config.json); name a new folder", code="not-found")
 
 
 def holds_run(folder: Path) -> bool:
-    """True if a run may go on there, or start again: one that was killed before its config.json has nothing to lose."""
+    """True if a run may be resumed or started there: one killed before its config.json has nothing to lose."""
     if (folder / "config.json").exists() or (folder / "checkpoints").is_dir():
         return True
     return all(
@@ -143,7 +141,7 @@ def _holder(folder: Path) -> str:
 
 @contextmanager
 def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[], str]) -> Iterator[None]:
-    """status.json, from `running` to how the run ends: `done`, `stopped` (it can go on) or `failed`.
+    """status.json, from `running` to how the run ends: `done`, `stopped` (it can be resumed) or `failed`.
 
     `end_reason` is the reason of a run that is done before its last step, "" for another.
     Of a run that was killed it stays `running`. No resume depends on it, and so no full disk stops a run here.
@@ -170,7 +168,7 @@ def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[]
         write("stopped", str(error), error.exit_code)
         raise
     except KeyboardInterrupt:
-        write("stopped", "interrupted; it goes on from the last checkpoint", 128 + signal.SIGINT)
+        write("stopped", "interrupted; it resumes from the last checkpoint", 128 + signal.SIGINT)
         raise
     except BaseException as error:
         is_ours = isinstance(error, TrainingFailed | UserError | ProcessLost)

@@ -276,7 +276,7 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
         raise TrainingFailed(
             f"rank {rank}: {list(tensors)[index]} is not that of rank 0 after step {gan.step}: the processes no longer "
             "train one network",
-            advice="go on from a checkpoint, and look for what made them differ: memory, a library, a GPU",
+            advice="resume from a checkpoint, and look for what made them differ: memory, a library, a GPU",
         )
 
 

@@ -139,7 +139,7 @@ class MetricLog:
         if dropped:
             append_lines(old, dropped)
         if is_lost:
-            self.tolerance.warn(f"{self.path}: had lines that the run goes on without; they are kept in {old}")
+            self.tolerance.warn(f"{self.path}: had lines that the resumed run does not have; they are kept in {old}")
 
     def start_clock(self) -> None:
         self._since = self._record_since = time.perf_counter()

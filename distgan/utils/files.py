@@ -168,7 +168,7 @@ def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str,
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"holds {text}, which is no number")
+        raise ValueError(f"holds {text}, which is not a finite number")
     return value
 
 

@@ -15,7 +15,7 @@ _STAND_INS = {"–": "-", "✓": "+", "✗": "x", "△": "~"}
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
-    """Return what to write for characters that an encoding lacks, and where to go on: a handler for `codecs`."""
+    """Return what to write for characters that an encoding lacks, and where to continue: a handler for `codecs`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

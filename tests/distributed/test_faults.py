@@ -50,7 +50,7 @@ def test_torchrun_resumes_after_a_restart(run: Run, distgan: Run, tmp_path: Path
     inject_fault("1,5,kill")
     flags = [word for word in fault("x") if word not in ("--out", "x")]
     result = run.ok(BIN / "torchrun", "--nproc-per-node", 2, "--standalone", "--max-restarts", 1, SCRIPT, *flags)
-    assert "going on at step 4" in result.stderr
+    assert "resuming at step 4" in result.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     distgan.ok("train", *fault("unbroken"))
     for ours, theirs in zip(losses(folder), losses(tmp_path / "unbroken"), strict=True):

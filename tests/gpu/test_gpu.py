@@ -132,7 +132,7 @@ def test_memory_does_not_grow_over_replays() -> None:
 
 
 def test_a_signal_stops_a_graphed_run_within_a_second(start: Start, tmp_path: Path) -> None:
-    """And it goes on from there, with the numbers of the unbroken run."""
+    """And it resumes from there, with the numbers of the unbroken run."""
     flags = ("--engine", "graph", "--max-steps", 60_000, "--epochs", 2000)
     process = start(sys.executable, "-m", "distgan", "train", *quick("run"), *flags)
     wait_for(lambda: len(losses(tmp_path / "run")) > 3 if (tmp_path / "run/metrics.jsonl").exists() else False, process)

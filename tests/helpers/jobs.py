@@ -25,4 +25,4 @@ def attempts(run: Path) -> list[list[str]]:
 def assert_resumed_where_it_stopped(job: Job, times: int) -> None:
     stopped = re.findall(r"stopped by \w+ at step ([\d,]+)", job.log())
     assert len(stopped) == times, job.log()
-    assert re.findall(r"going on at step ([\d,]+)", job.log()) == stopped, job.log()
+    assert re.findall(r"resuming at step ([\d,]+)", job.log()) == stopped, job.log()

@@ -134,7 +134,7 @@ def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, f
     assert distgan("train", *common, "--max-steps", 9, "--out", "straight").returncode == 0
     assert distgan("train", *common, "--max-steps", 3, "--out", "broken").returncode == 0
     result = ranks.ok(2, "train", *common, "--max-steps", 7, "--out", "broken")
-    assert "going on at step 3 (from broken/checkpoints/step-00000003), on 2 processes instead of 1" in result.stderr
+    assert "resuming at step 3 (from broken/checkpoints/step-00000003), on 2 processes instead of 1" in result.stderr
     assert json.loads((tmp_path / "broken" / "environment.json").read_text())["world_size"] == 2
     assert distgan("train", *common, "--max-steps", 9, "--out", "broken").returncode == 0
     (ours, step), (theirs, _) = checkpoint(tmp_path / "broken"), checkpoint(tmp_path / "straight")

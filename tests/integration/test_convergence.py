@@ -229,7 +229,7 @@ def test_a_stopped_bench_keeps_what_it_has(signum: int, bench: FakeBench, interr
     assert [cell["outcome"] for cell in bench.cells().values()] == ["converged", "unfinished", "unfinished"]
     assert json.loads((bench.folder / "out/runs/one-seed1/status.json").read_text())["exit_code"] == 143
     said = (bench.folder / "said").read_text()
-    assert "2 of 3 runs are left: the same command goes on with them" in said
+    assert "2 of 3 runs are left: the same command resumes them" in said
     assert "Traceback" not in said
 
 
@@ -321,7 +321,7 @@ def test_more_seeds_and_other_seeds_go_on_in_the_same_folder(bench: FakeBench) -
 @pytest.mark.parametrize(("end", "code"), [("limit", 75), ("usr1", 138)])
 def test_a_training_that_stops_stops_the_bench(bench: FakeBench, end: str, code: int) -> None:
     bench.play(one_seed0={"fcd": [3, 2], "end": end}, one_seed1=GOOD)
-    with pytest.raises(Stopped, match="one, seed 0: stopped; the same command goes on with it") as stopped:
+    with pytest.raises(Stopped, match="one, seed 0: stopped; the same command resumes it") as stopped:
         bench("--seeds", 2)
     assert stopped.value.exit_code == code
     assert [cell["outcome"] for cell in bench.cells().values()] == ["unfinished", "unfinished"]

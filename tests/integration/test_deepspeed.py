@@ -38,7 +38,7 @@ print(before, gan.num_skipped > 0, gan.is_finite())
 
 @needs_deepspeed
 def test_an_update_that_zero_leaves_out_is_seen(run: Run) -> None:
-    """A gradient that is no number: the weights stay finite, so they do not tell."""
+    """A non-finite gradient: the weights stay finite, so they do not tell."""
     result = run(sys.executable, "-c", SKIPPED)
     assert result.stdout.split() == ["0", "True", "True"], result.stderr
 

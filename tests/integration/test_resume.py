@@ -61,7 +61,7 @@ def test_resume_is_bitwise_equal(distgan: Run, tmp_path: Path) -> None:
         assert checkpoint(tmp_path / out)[1] == stop
         assert steps_of(tmp_path / out)[-1] == stop, "a person sees the last step"
         result = distgan.ok("train", "--out", out, "--max-steps", 25)
-        assert f"going on at step {stop} (from {out}/checkpoints/step-{stop:08})" in result.stderr
+        assert f"resuming at step {stop} (from {out}/checkpoints/step-{stop:08})" in result.stderr
         assert_same_run(tmp_path / "straight", tmp_path / out)
 
 
@@ -81,7 +81,7 @@ def test_metrics_have_each_step_once_after_a_kill(start: Start, distgan: Run, tm
     step = checkpoint(run)[1]
     assert step % 25 == 0
     assert step <= steps_of(run)[-1]
-    assert f"going on at step {step}" in distgan.ok("train", "--out", "run").stderr
+    assert f"resuming at step {step}" in distgan.ok("train", "--out", "run").stderr
     assert steps_of(run) == list(range(1, 563))
     assert read_status(run)["state"] == "done"
     assert not list(run.rglob(".*"))
@@ -119,7 +119,7 @@ def test_grad_scaler_comes_back(trained: Path) -> None:
 
 
 def test_a_checkpoint_has_nothing_of_its_engine(distgan: Run, tmp_path: Path) -> None:
-    """Networks that are compiled go on from it, to rounding, and leave a checkpoint of the same names."""
+    """Networks that are compiled resume from it, to rounding, and leave a checkpoint of the same names."""
     distgan.ok("train", *quick("run", "--dropout", 0))
     results = []
     for is_compiled in (False, True):
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path
     result = distgan.ok("train", *quick("run", "--max-steps", 8))
     assert "Traceback" not in result.stderr
     assert f"warning: run/checkpoints/{SIX}/g_optim.safetensors: its contents do not match" in result.stderr
-    assert "going on at step 4" in result.stderr
+    assert "resuming at step 4" in result.stderr
     assert (folder / f"{SIX}.damaged").is_dir(), "it is not deleted"
     assert_same_run(tmp_path / "straight", tmp_path / "run")
 

@@ -1,4 +1,4 @@
-"""Saving while training goes on: which checkpoints stay, and what a disk that takes no more does."""
+"""Saving while training continues: which checkpoints stay, and what a disk that takes no more does."""
 
 import ctypes
 import json
@@ -112,7 +112,7 @@ def test_a_run_goes_on_while_the_disk_takes_nothing(start: Start, small_disk: Pa
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert ("No space left on device" if how == "full" else "Read-only file system") in err
-    assert "warning: a checkpoint was not written, and training goes on (the last checkpoint is of step" in err
+    assert "warning: a checkpoint was not written, and training continues (the last checkpoint is of step" in err
     assert err.count("warning: metrics are not written") <= 1
     assert "Traceback" not in err
     assert [line["step"] for line in read_metrics(out / "metrics.jsonl")] == [*range(5, 561, 5), 562]

@@ -30,7 +30,7 @@ def test_a_signal_leaves_a_usable_run(
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert f"stopped by {signum.name} at step" in err
-    assert "go on with: distgan train --out run" in err
+    assert "resume with: distgan train --out run" in err
     step = checkpoint(run)[1]
     assert 0 < step < 562
     assert read_metrics(run / "metrics.jsonl")[-1]["step"] == step

@@ -24,7 +24,7 @@ class Parity(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        # Written so that a difference that is no number does not pass.
+        # Written so that a non-finite difference does not pass.
         return self.losses <= self.tolerance[0] and self.weights <= self.tolerance[1]
 
     def __str__(self) -> str:

@@ -251,7 +251,7 @@ class Trial:
     def _on_all_ranks(self, phase: str, attempt: Callable[[], T]) -> T:
         """Return what `attempt` returns. Raises EngineUnavailable on all ranks where it fails on one.
 
-        No rank may go on alone: the others' sums would wait for it.
+        No rank may continue alone: the others' sums would wait for it.
         """
         reason = None
         with self._timed(phase):

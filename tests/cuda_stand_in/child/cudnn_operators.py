@@ -7,12 +7,12 @@ import ctypes
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._prims_common import suggest_memory_format
 
 STAND_IN = ctypes.CDLL(None)  # what is preloaded
 STAND_IN.stand_in_work.argtypes = (ctypes.c_char_p, ctypes.c_void_p)
-_LIBRARY = torch.library.Library("aten", "IMPL")
+_OVERRIDES = library.Library("aten", "IMPL")
 
 
 def install() -> None:
@@ -26,7 +26,7 @@ def install() -> None:
     )
     for operator in operators:
         # Compiled networks call them too, and are not to be compiled into them.
-        _LIBRARY.impl(operator.__name__, torch._disable_dynamo(operator), "CUDA", allow_override=True)
+        _OVERRIDES.impl(operator.__name__, torch._disable_dynamo(operator), "CUDA", allow_override=True)
 
 
 def cudnn_convolution(

@@ -24,7 +24,7 @@ def test_three_preemptions_give_the_bits_of_the_unbroken_run(slurm: Cluster, tmp
     training = ("--model", "cgan", *TRAINING, "--epochs", 5)
     job = slurm.submit(script("cgan"), *training[2:])
     for times in range(3):
-        job.await_log("going on at step" if times else "step 5/", 90, times or 1)
+        job.await_log("resuming at step" if times else "step 5/", 90, times or 1)
         slurm.preempt()
         job.await_log(f"#{times}] the step ended with 0")
     assert job.end(240) == "COMPLETED", job.log()
@@ -52,7 +52,7 @@ def test_time_limit_comes_as_usr1_and_the_job_goes_on(slurm: Cluster, tmp_path: 
         "--time=1", "--signal=B:USR1@30", script("cgan"), *TRAINING, "--epochs", 200, "--max-steps", 6000
     )
     job.await_log("USR1, ", 90)
-    job.await_log("going on at step", 60)
+    job.await_log("resuming at step", 60)
     assert_resumed_where_it_stopped(job, 1)
     assert job.restarts == 1
     run = tmp_path / "runs" / f"cgan-{job.number}"
@@ -66,7 +66,7 @@ def test_time_limit_comes_as_usr1_and_the_job_goes_on(slurm: Cluster, tmp_path: 
 def test_without_a_signal_the_run_itself_stops_before_the_limit(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit("--time=1", "--signal=B:USR1@0", script("cgan"), *TRAINING, "--epochs", 200)
     job.await_log("stopped before the end of SLURM's job", 90)
-    job.await_log("going on at step", 60)
+    job.await_log("resuming at step", 60)
     assert job.restarts == 1
     assert attempts(tmp_path / "runs" / f"cgan-{job.number}")[0][:2] == ["0", "stopped"]
 
@@ -87,7 +87,7 @@ def test_scontrol_requeue_by_hand_repeats_no_step(slurm: Cluster) -> None:
     job = slurm.submit(script("cgan"), *TRAINING, "--epochs", 3)
     job.await_log("step 5/")
     assert slurm.run("scontrol", "requeue", job.number).returncode == 0
-    job.await_log("going on at step", 90)
+    job.await_log("resuming at step", 90)
     assert_resumed_where_it_stopped(job, 1)
 
 
@@ -100,8 +100,8 @@ def test_lost_node_costs_no_step_before_the_checkpoint(slurm: Cluster, tmp_path:
     slurm.kill_node("node2")
     wait_until(lambda: job.state in ("PENDING", "COMPLETING", "REQUEUED"), 90, job.log)
     slurm.heal()
-    job.await_log("going on at step", 120)
-    resumed = int(re.findall(r"going on at step ([\d,]+)", job.log())[0].replace(",", ""))
+    job.await_log("resuming at step", 120)
+    resumed = int(re.findall(r"resuming at step ([\d,]+)", job.log())[0].replace(",", ""))
     assert resumed >= 60
     assert before - resumed <= 60 + 5
     assert job.end(240) == "COMPLETED", job.log()
@@ -141,7 +141,7 @@ def test_a_crash_before_the_first_checkpoint_is_not_tried_again(slurm: Cluster, 
     kill_rank(slurm, job, "node1")
     assert job.end() == "FAILED", job.log()
     assert job.restarts == 0
-    assert "not requeued: it failed before it had anything to go on from" in job.log()
+    assert "not requeued: it failed before it had anything to resume from" in job.log()
 
 
 def test_attempts_that_get_nowhere_come_to_an_end(slurm: Cluster, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_usr1_during_the_imports_is_sent_again(slurm: Cluster) -> None:
     job.await_log("command:")
     job.signal("USR1")
     job.await_log("stopped by SIGUSR1 at step", 60)
-    job.await_log("going on at step", 60)
+    job.await_log("resuming at step", 60)
     assert_resumed_where_it_stopped(job, 1)
 
 
@@ -179,7 +179,7 @@ def test_what_does_not_save_in_time_is_requeued_from_the_checkpoint_before(slurm
         os.kill(int(pid), 19)  # SIGSTOP: it hears nothing any more
     job.signal("USR1")
     job.await_log("requeue: nothing was saved within 5 s", 60)
-    job.await_log("going on at step", 90)
+    job.await_log("resuming at step", 90)
     assert job.restarts == 1
     assert attempts(run)[0][:2] == ["0", "stuck"]
 
@@ -195,7 +195,7 @@ def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path)
     assert f"job {first.number} writes in it" in same.log()
     # That others looked does not make the first one done when it stops, nor not the owner when it comes back.
     slurm.run("scancel", "--signal=USR1", first.number)
-    first.await_log("going on at step", 60)
+    first.await_log("resuming at step", 60)
     assert_resumed_where_it_stopped(first, 1)
     slurm.run("scancel", first.number)
     first.end()

@@ -90,7 +90,7 @@ def test_a_full_epochs_save_holds_weights_of_one_step(tmp_path: Path) -> None:
         at(made, 1)
         began = time.perf_counter()
         made.save()
-        assert made.saved is None, "it is not written yet, and training goes on"
+        assert made.saved is None, "it is not written yet, and training continues"
         assert time.perf_counter() - began < 5
         weight.data.add_(1)
         lock.set()
@@ -121,7 +121,7 @@ def test_a_disk_that_takes_no_checkpoint_is_a_warning_or_the_end(
             else:
                 assert made.last() == (1, tmp_path / "checkpoints" / "step-00000001")
                 (warning,) = made.tolerance.warnings()
-                assert "a checkpoint was not written, and training goes on" in warning
+                assert "a checkpoint was not written, and training continues" in warning
                 assert f"metrics.jsonl: {reason}" in warning
             with refused("metrics.jsonl", reason, code="unwritable"):  # nothing comes after the last one
                 made.save(wait=True)
@@ -189,5 +189,5 @@ def test_an_update_that_was_left_out_ends_the_run(tmp_path: Path) -> None:
     made = make_saver(tmp_path)
     made.check_finite()
     made.gan.d.num_skipped = 1
-    with pytest.raises(TrainingFailed, match="a gradient is no number up to step 0"):
+    with pytest.raises(TrainingFailed, match="non-finite gradient at or before step 0"):
         made.check_finite()

@@ -223,7 +223,7 @@ def test_latest_of_a_copied_run_is_its_newest_step(copied: Path, tmp_path: Path,
     capfd.readouterr()
     train_steps(tmp_path / "branch", 4, resume=str(latest))
     said = capfd.readouterr().err
-    assert "going on at step 3" in said
+    assert "resuming at step 3" in said
     assert f"warning: {latest}: is a folder" in said
     best = load_generator(str(copied / "checkpoints" / "best"), ema=True)
     values = {line["step"]: line["g_loss"] for line in read_metrics(copied / "metrics.jsonl")}
@@ -255,7 +255,7 @@ def test_latest_may_be_a_file_with_the_text_of_the_link(
     capfd.readouterr()
     train_steps(tmp_path / "branch", 3, resume=str(latest))
     said = capfd.readouterr().err
-    assert "going on at step 2" in said
+    assert "resuming at step 2" in said
     assert f"warning: {latest}: is a file" in said
     train_steps(run, 3)
     assert latest.resolve().name == "step-00000003"
@@ -323,7 +323,7 @@ def test_foreign_files_cost_no_checkpoint(run: Path, distgan: Run, capfd: Captur
     capfd.readouterr()
     train_steps(run, 3)
     said = capfd.readouterr().err
-    assert "going on at step 2" in said
+    assert "resuming at step 2" in said
     assert "holds .DS_Store" in said
     assert not list(run.rglob("*.damaged"))
     assert (run / "samples" / "a-step-by-step.png").read_bytes() == b"mine"

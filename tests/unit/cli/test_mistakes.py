@@ -35,7 +35,7 @@ MISTAKES: dict[str, list[str]] = {
     "train --model vanilla --data-dir no --data-mirror http://127.0.0.1:9 --out run": ["the download failed"],
     "train --preset cgan-quick --data digits --out /proc/run": ["--out", "can't be written to"],
     "train --preset cgan-quick --data digits --out one.toml/run": ["--out", "can't be written to"],
-    f"{SIX.removesuffix(' --out run')} --dry-run --resume auto": ["--resume auto: goes on with the run in --out"],
+    f"{SIX.removesuffix(' --out run')} --dry-run --resume auto": ["--resume auto: resumes the run in --out"],
     f"{SIX} --keep 1": ["--keep: '1' is not allowed", "2 or more"],
     f"{SIX} --keep-best min:fid": ["--keep-best: 'min:fid' is not allowed; allowed: min: or max: and one of d_loss"],
     f"{SIX} --keep-best min:raw_fcd": ["--keep-best min:raw_fcd", "allowed with --eval-every 1 or more"],
@@ -140,8 +140,8 @@ def test_folder_in_use_is_never_overwritten(distgan: Run, tmp_path: Path) -> Non
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
     for more, words in (
-        ((), ["--out run: holds no run to go on with", "name a new folder"]),
-        (("--dry-run",), ["--out run: holds no run to go on with"]),
+        ((), ["--out run: holds no run to resume", "name a new folder"]),
+        (("--dry-run",), ["--out run: holds no run to resume"]),
         (("--resume", "never"), ["--out run: is there already and is not overwritten", "--resume auto"]),
     ):
         assert_user_error(distgan(*SIX.split(), *more), *words)

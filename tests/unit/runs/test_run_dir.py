@@ -115,7 +115,7 @@ def test_what_systems_and_killed_commands_leave_is_no_foreign_file(
 
 
 def test_settings_of_a_run_without_a_checkpoint_bind_nobody(tmp_path: Path) -> None:
-    """It was killed, or its disk was full, before there was anything to go on from."""
+    """It was killed, or its disk was full, before there was anything to resume from."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(small_config(tmp_path, seed=5).model_dump_json())
     train_small(tmp_path / "run", seed=6, max_steps=1)

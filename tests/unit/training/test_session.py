@@ -138,7 +138,7 @@ def test_one_zero_training_after_another(tmp_path: Path) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_non_finite_weights_are_never_saved(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """The losses of a step are those of the weights before it: a last step may break them unseen."""
     step = DDPNetwork.step
 
@@ -149,11 +149,11 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, monkeypatch
 
     make_cheap(monkeypatch)
     monkeypatch.setattr(DDPNetwork, "step", overflow)
-    words = "a weight is no number after step 1; the last good state, of step 0, is kept"
+    words = "non-finite weight after step 1; the last good state, of step 0, is kept"
     with pytest.raises(TrainingFailed, match=words):
         train_small(tmp_path / "run", max_steps=1)
     tensors, at = checkpoint(tmp_path / "run")
     assert at == 0
     assert all(value.isfinite().all() for value in tensors.values())
     status = read_status(tmp_path / "run")
-    assert (status["state"], "a weight is no number" in status["reason"]) == ("failed", True)
+    assert (status["state"], "non-finite weight" in status["reason"]) == ("failed", True)

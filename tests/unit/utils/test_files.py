@@ -88,7 +88,7 @@ def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
 def test_only_finite_numbers(text: str, tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", f'{{"x": {text}}}')
     assert list(read_json(path, 100)) == ["x"]
-    with pytest.raises(UserError, match=f"is not JSON .holds {text}, which is no number"):
+    with pytest.raises(UserError, match=f"is not JSON .holds {text}, which is not a finite number"):
         read_json(path, 100, only_finite=True)
 
 
