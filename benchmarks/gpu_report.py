@@ -388,7 +388,7 @@ def _profiled(report: Report, name: str) -> dict[str, Any]:
                 epochs[cell["id"]] = cell["epoch_s"]["median"]
                 engine = cell["runs"][-1].get("engine", {})
                 ran[cell["id"]] = {"engine": engine, "fallback": _fallback(engine)}
-                seconds = f"{cell['epoch_s']['median']:.3f} s an epoch, by so few steps"
+                seconds = f"{cell['epoch_s']['median']:.3f} s per epoch, by so few steps"
                 lines.append(f"{cell['id']}: {seconds}; ran {engine.get('name')}: {engine.get('why')}")
     for stem, of in found.items():
         lines += [f"{stem}, {of['of']}: {of['us']:,.0f} us in {of['calls']} calls, within {of['span_us']:,.0f} us"]

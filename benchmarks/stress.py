@@ -36,7 +36,7 @@ from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-# Networks of a few milliseconds a step; a line of metrics.jsonl and a checkpoint seldom fall together.
+# Networks of a few milliseconds per step; a line of metrics.jsonl and a checkpoint seldom fall together.
 RUN = [
     *("--preset", "cgan-quick", "--width", "0.05", "--batch-size", "128", "--threads", "1", "--tracker", "none"),
     *("--dropout", "0.3", "--log-every", "3", "--save-every-steps", "7", "--sample-epochs", "0,1"),

@@ -123,6 +123,11 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not empty, or its type's name, for a message of one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
 def not_readable(what: object, error: OSError, then: str = "") -> UserError:
     """Return what to raise where `what`, a file that the user named, can't be read; `then`: what to do about it."""
     code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"

@@ -72,7 +72,7 @@ def _take_steps(
     request: StopRequest,
 ) -> None:
     gan, runtime, log, checkpoints = session.gan, session.runtime, artifacts.log, artifacts.checkpoints
-    cadence = session.cadence(monitor.every_steps if monitor else 0)
+    cadence = session.cadence(monitor.eval_every_steps if monitor else 0)
     if monitor:
         monitor.resume(log.path)
     if gan.step == 0 and 0 in cadence.sample_epochs:

@@ -1,4 +1,4 @@
-"""`distgan bench compare A.json B.json`: ratios of seconds a step, cell by cell, with intervals."""
+"""`distgan bench compare A.json B.json`: ratios of seconds per step, cell by cell, with intervals."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ _STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
 
 
 class Ratio(NamedTuple):
-    """Seconds a step of B over those of A: of the medians, and the 95% interval of a bootstrap."""
+    """Seconds per step of B over those of A: of the medians, and the 95% interval of a bootstrap."""
 
     ratio: float
     low: float
@@ -52,7 +52,7 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
 
 
 def ratio(a: list[list[float]], b: list[list[float]], rng: np.random.Generator, resamples: int) -> Ratio:
-    """Of the seconds a step of two cells, (rounds, repeats) each.
+    """Of the seconds per step of two cells, (rounds, repeats) each.
 
     Rounds of two runs are no pairs, so each side is drawn by itself: rounds with replacement, and within
     each its repeats, as those of a round are more alike than those of two.
@@ -101,7 +101,7 @@ def _is_times(value: Any) -> bool:
 
 
 def _table(a: dict[str, Any], b: dict[str, Any], ratios: dict[str, Ratio], limit: float | None) -> Table:
-    title = "B / A of milliseconds a step; above 1, B is slower"
+    title = "B / A of milliseconds per step; above 1, B is slower"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("cell", overflow="fold")
     for column in ("A", "B", "B / A (95%)", ""):
@@ -150,7 +150,7 @@ def _check_regressions(ratios: dict[str, Ratio], lost: list[str], limit: float |
     if limit is None:
         return
     lines = [
-        f"{key}: {each.ratio:.3f} times the seconds a step ({each.low:.3f} to {each.high:.3f}); allowed: {limit:g}"
+        f"{key}: {each.ratio:.3f} times the seconds per step ({each.low:.3f} to {each.high:.3f}); allowed: {limit:g}"
         for key, each in ratios.items()
         if each.is_regression(limit)
     ] + [f"{key}: has no speed any more" for key in lost]

@@ -27,7 +27,7 @@ from distgan.utils.paths import user_path
 
 PLOT = "convergence.png"
 
-_TELL_EVERY_S = 10.0
+_LOG_EVERY_S = 10.0
 
 
 def run(config: ConvergenceConfig) -> None:
@@ -83,7 +83,7 @@ def run(config: ConvergenceConfig) -> None:
             _tell(folder, facts, cells())
     if stopped := next((trial for trial in trials if trial.stopped), None):
         raise Stopped(stopped.stopped, f"{stopped.label}: stopped; the same command resumes it (see {stopped.log})")
-    _refuse_failures(facts, [trial.cell for trial in trials], lambda cell: folder)
+    _check_failures(facts, [trial.cell for trial in trials], lambda cell: folder)
 
 
 def join(folder: Path, config: ConvergenceConfig) -> None:
@@ -129,7 +129,7 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
     facts |= _together(facts["identity"]["arms"], cells)
     results.write(target, KIND, facts, cells)
     _tell(folder, facts, cells)
-    _refuse_failures(facts, cells, lambda cell: owners[cell["id"]].parent)
+    _check_failures(facts, cells, lambda cell: owners[cell["id"]].parent)
 
 
 def _tell(folder: Path, facts: dict[str, Any], cells: list[dict[str, Any]]) -> None:
@@ -168,12 +168,12 @@ def _run_all(
         free.put(environment)
 
     progress = PartsProgress(len(trials), "runs")
-    tell = _teller(progress.say)
+    log_progress = _progress_logger(progress.say)
 
     def take(trial: Trial) -> Trial:
         environment = free.get()
         try:
-            trial.run(own_modules() | environment, halted, timeout_s, tell)
+            trial.run(own_modules() | environment, halted, timeout_s, log_progress)
         finally:
             free.put(environment)
         return trial
@@ -195,18 +195,19 @@ def _run_all(
             raise
 
 
-def _teller(say: Callable[[str], None]) -> Callable[[Trial], None]:
-    """Return what says now and then where a run is."""
-    lock, said_at = Lock(), time.monotonic()
+def _progress_logger(say: Callable[[str], None]) -> Callable[[Trial], None]:
+    """Return a function that logs where a run is, at most every _LOG_EVERY_S seconds."""
+    lock, logged_at = Lock(), time.monotonic()
 
-    def tell(trial: Trial) -> None:
-        nonlocal said_at
+    def log_progress(trial: Trial) -> None:
+        nonlocal logged_at
         with lock:
-            if time.monotonic() - said_at > _TELL_EVERY_S and (progress := trial.progress()):
-                said_at = time.monotonic()
-                say(f"{trial.label}: {progress}")
+            if time.monotonic() - logged_at > _LOG_EVERY_S:
+                logged_at = time.monotonic()
+                if progress := trial.progress():
+                    say(f"{trial.label}: {progress}")
 
-    return tell
+    return log_progress
 
 
 def _together(chosen: list[dict[str, Any]], cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def _together(chosen: list[dict[str, Any]], cells: list[dict[str, Any]]) -> dict
     return {"summary": summary, "tests": tests}
 
 
-def _refuse_failures(
+def _check_failures(
     facts: dict[str, Any], cells: list[dict[str, Any]], folder_of: Callable[[dict[str, Any]], Path]
 ) -> None:
     """Raises CommandFailed where a run crashed, or more processes need more epochs."""

@@ -1,6 +1,5 @@
 """The tables of `distgan bench convergence`, and its runs in words."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich import box
 from rich.table import Table
-from scipy.stats import ecdf
 
-from distgan.benchmark.convergence_statistics import MEASURES, NEVER, evaluations_of, of_arm, times
+from distgan.benchmark.convergence_statistics import MEASURES, NEVER, evaluations_of, of_arm, survival_of, times
+from distgan.benchmark.results import print_fallbacks
 from distgan.evaluation.targets import CganTargets, Evaluation, Target, VanillaTargets, targets_of
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.figures import figure_text, new_figure, save_png
@@ -36,8 +35,8 @@ def outcome(cell: Cell) -> str:
     return f"{kind}: {cell['why']}" if cell.get("why") else kind
 
 
-def short(value: float | None, unknown: str = "never") -> str:
-    """Three digits, or all before the point."""
+def short(value: float | None, unknown: str = "NR") -> str:
+    """Return three digits, or all before the point."""
     if value is None:
         return unknown
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -46,9 +45,7 @@ def short(value: float | None, unknown: str = "never") -> str:
 def show(facts: dict[str, Any], cells: list[Cell]) -> None:
     """Each run, what those of an arm say together, the tests, and what was asked of the runs."""
     console = TerminalConsole()
-    for cell in cells:
-        if notice := fallback_notice(cell.get("engine")):
-            console.print(f"!! {name(cell)}: {notice} !!", style="bold yellow")
+    print_fallbacks(console, ((name(cell), fallback_notice(cell.get("engine"))) for cell in cells))
     measured = [cell for cell in cells if cell["outcome"] not in ("unfinished", "error")]
     if measured:
         console.print_table(_runs(facts, measured))
@@ -74,7 +71,7 @@ def asked(facts: dict[str, Any]) -> str:
     )
     text = (
         f"targets of {own['frozen']}: {limits}; met {protocol['hold'] + 1} times in a row, "
-        f"{protocol['evaluations_per_epoch']} evaluations an epoch, {protocol['num']:,} images each"
+        f"{protocol['evaluations_per_epoch']} evaluations per epoch, {protocol['num']:,} images each"
     )
     if protocol["num"] != own["protocol"]["num"]:
         text += f" (another measure: the targets are for {own['protocol']['num']:,})"
@@ -123,7 +120,7 @@ def _names(cell: Cell, wanted: list[Target]) -> str:
 
 
 def _summary(facts: dict[str, Any]) -> Table:
-    table = _table("runs together, by Kaplan and Meier: a run that ended without is a censored time")
+    table = _table("runs together, by Kaplan and Meier: a run that ended without is censored; NR: not reached")
     for column in ("preset", "converged (95%)", "until then"):
         table.add_column(column, no_wrap=True)
     for column in ("median (95%)", "min to max"):
@@ -154,7 +151,7 @@ def _tests(tests: list[dict[str, Any]]) -> Table:
     return table
 
 
-# -- Picture: each number that has a target, against epochs and seconds --
+# -- Picture: the share of converged runs and each number that has a target, against epochs and seconds --
 
 _COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 _CLOCKS: dict[str, Callable[[Evaluation], float]] = {
@@ -169,7 +166,10 @@ class _Run(NamedTuple):
 
 
 def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
-    """A row for each number, a column for each clock. Nothing where no run has an evaluation."""
+    """Plot the share of converged runs, and each number that has a target, against each clock.
+
+    Nothing where no run has an evaluation.
+    """
     runs = [_Run(cell, evaluations_of(cell)) for cell in cells if cell.get("evaluations")]
     if not runs:
         return
@@ -207,14 +207,11 @@ def _draw_shares(panels: Any, cells: list[Cell], colours: dict[str, str]) -> Non
         for arm, colour in colours.items():
             if (found := times(of_arm(cells, arm), measure)) is None:
                 continue
-            distribution = ecdf(found.data).cdf
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # where none is left it has no interval
-                interval = distribution.confidence_interval(method="log-log")
-            is_seen = distribution.quantiles < NEVER
-            ends = [0, *distribution.quantiles[is_seen]]
-            axes.step(ends, [0, *distribution.probabilities[is_seen]], where="post", color=colour, linewidth=2)
-            low, high = ([0, *each.probabilities[is_seen]] for each in (interval.low, interval.high))
+            curve = survival_of(found)
+            is_seen = curve.times < NEVER
+            ends = [0, *curve.times[is_seen]]
+            share, low, high = ([0, *1 - each[is_seen]] for each in (curve.share, curve.high, curve.low))
+            axes.step(ends, share, where="post", color=colour, linewidth=2)
             axes.fill_between(ends, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
         axes.set_ylim(-0.04, 1.04)
         axes.grid(alpha=0.25)
@@ -296,5 +293,9 @@ def _legend(facts: dict[str, Any], colours: dict[str, str]) -> list[Any]:
         Line2D([], [], color=grey, linestyle="", marker="o", markersize=5, label="a run has converged"),
         Line2D([], [], color=grey, linestyle="", marker="x", markersize=6, label="a run has ended without"),
         Line2D([], [], color=grey, linewidth=0.8, alpha=0.6, label="one run (a seed)"),
-        Patch(color=grey, alpha=0.2, label="10th to 90th percentile and median of the runs (an ended one: its last)"),
+        Patch(
+            color=grey,
+            alpha=0.2,
+            label="share: its 95 % interval; below: median, 10th to 90th percentile (ended runs: their last)",
+        ),
     ]

@@ -1,6 +1,6 @@
-"""What runs of a bench say together: survival analysis of the time to the targets, by scipy.
+"""Statistics over the runs of a bench, one for each seed: survival analysis of the time to the targets, by scipy.
 
-A run that ended without is a right-censored time: its last evaluation's. One whose loss diverged never gets there.
+A run that ended without meeting them is right-censored at its last evaluation; one that diverged, at NEVER.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from scipy import stats
 
 from distgan.benchmark import results
-from distgan.benchmark.trial import OVER
+from distgan.benchmark.trial import OVER, clocks_at
 from distgan.config.schema import ModelName
 from distgan.evaluation.scores import share
 from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, VanillaTargets
@@ -35,7 +35,7 @@ Cell = dict[str, Any]
 
 
 class Times(NamedTuple):
-    """Those at which runs have met the targets, and those up to which others had not."""
+    """Times at which runs converged, and times up to which the others had not (right-censored)."""
 
     reached: list[float]
     censored: list[float]
@@ -50,7 +50,7 @@ class Times(NamedTuple):
 
 
 def times(cells: Sequence[Cell], measure: str) -> Times | None:
-    """Return those of the runs that are over, None if there are none. One whose time nobody knows is left out."""
+    """Return the times of the runs that are over, None if there are none. Runs whose time is not known are left out."""
     reached, censored = list[float](), list[float]()
     for cell in cells:
         if cell["outcome"] == "converged" and cell[measure] is not None:
@@ -66,18 +66,11 @@ def _last_time(cell: Cell, measure: str) -> float | None:
     """Return the time of the last evaluation of a run, 0 of one that had none."""
     if not (found := evaluations_of(cell)):
         return 0.0
-    last = found[-1]
-    known = {
-        "epochs": last.epoch,
-        "train_s": last.elapsed_s,
-        "mlperf_s": last.elapsed_s + sum(each.eval_s for each in found),
-        "cold_s": None if cell["resumed"] else last.since_start_s,
-    }
-    return known[measure]
+    return clocks_at(found, len(found) - 1, is_resumed=cell["resumed"])[measure]
 
 
 def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Of the runs of an arm: how many converged, by Wilson 1927, and each measure."""
+    """Return how many runs of an arm converged, with an interval by Wilson 1927, and each measure of them."""
     over = [cell for cell in cells if cell["outcome"] in OVER]
     num = sum(cell["outcome"] == "converged" for cell in over)
     return {"num": len(over), "converged": num, "rate": share(num, len(over)).model_dump()} | {
@@ -86,26 +79,41 @@ def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def summarise_times(found: Times) -> dict[str, float | int | None]:
-    """Return the median by Kaplan and Meier 1958 with its 95 % interval `low` to `high`, and the ends.
+    """Return the median with its 95 % interval `low` to `high`, and the smallest and largest time.
 
     The median is the first time at which half of the runs have converged. Its interval is that of Brookmeyer and
-    Crowley 1982, of the log-log interval of the survival function. None is beyond the last run.
+    Crowley 1982, of the interval of the survival function. None is beyond the last run.
     """
-    survival = stats.ecdf(found.data).sf
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        interval = survival.confidence_interval(method="log-log")
-    # It has none where all are left, or none is.
-    low = np.where(np.isnan(interval.low.probabilities), survival.probabilities, interval.low.probabilities)
-    high = np.nan_to_num(interval.high.probabilities, nan=1)
+    curve = survival_of(found)
     return {
-        "median": _first(survival.quantiles, survival.probabilities),
-        "low": _first(survival.quantiles, low),
-        "high": _first(survival.quantiles, high),
+        "median": _first(curve.times, curve.share),
+        "low": _first(curve.times, curve.low),
+        "high": _first(curve.times, curve.high),
         "min": min(found.reached, default=None),
         "max": None if found.censored else max(found.reached),
         "num": found.num,
     }
+
+
+class Survival(NamedTuple):
+    """The share of runs that have not converged after each of `times`, all (T,), with its 95 % interval."""
+
+    times: np.ndarray
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def survival_of(found: Times) -> Survival:
+    """Return the estimate of Kaplan and Meier 1958, with its log-log interval."""
+    survival = stats.ecdf(found.data).sf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        interval = survival.confidence_interval(method="log-log")
+    # It is NaN where all runs are left, or none is.
+    low = np.where(np.isnan(interval.low.probabilities), survival.probabilities, interval.low.probabilities)
+    high = np.nan_to_num(interval.high.probabilities, nan=1)
+    return Survival(survival.quantiles, survival.probabilities, low, high)
 
 
 def _first(times: np.ndarray, survival: np.ndarray) -> float | None:
@@ -115,25 +123,24 @@ def _first(times: np.ndarray, survival: np.ndarray) -> float | None:
 
 
 def p_value(a: Times, b: Times, alternative: Literal["two-sided", "less"]) -> float | None:
-    """Return that of a log-rank test by permutations; `less`: that A's times are smaller. None of under 2 on a side.
+    """Return p of a log-rank permutation test; `less`: A's times are smaller. None with fewer than 2 runs on a side.
 
-    Up to 6 runs against 6 each way to share them out is looked at, and p is exact: the test's own, of large samples,
-    would be too small.
+    With up to 6 runs against 6 all permutations are taken and p is exact; the asymptotic p would be too small.
     """
     if min(a.num, b.num) < 2:
         return None
-    runs = [(time, is_censored) for side in (a, b) for is_censored in (False, True) for time in side[is_censored]]
+    runs = [(time, is_censored) for side in (a, b) for is_censored, found in enumerate(side) for time in found]
 
     def statistic(ours: np.ndarray, theirs: np.ndarray) -> float:
         sides = (np.array([runs[index] for index in side]).T for side in (ours, theirs))
         return _logrank(*(stats.CensoredData.right_censored(*side) for side in sides))
 
     samples = np.arange(a.num), np.arange(a.num, len(runs))
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         samples, statistic, vectorized=False, n_resamples=_NUM_PERMUTATIONS, random_state=np.random.default_rng(0),
         alternative="greater" if alternative == "less" else alternative,
     )  # fmt: skip
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
@@ -143,7 +150,7 @@ def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
 
 
 def compared(a: str, b: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Two presets by each measure, in numbers and words."""
+    """Compare two presets by each measure, in numbers and words."""
     rows = []
     for measure, words in MEASURES.items():
         ours, theirs = (times(of_arm(cells, name), measure) for name in (a, b))
@@ -266,7 +273,7 @@ class _Facts(_Strict):
 
 
 def read(path: Path) -> results.Results:
-    """Raises UserError that names the file, and the key where something is missing or is no such thing."""
+    """Read a results.json. Raises UserError that names the file, and the key of a value that is missing or damaged."""
     found = results.read(path, KIND)
     parse_model(_Facts, found.facts, f"{path}: is damaged", at="facts")
     for index, cell in enumerate(found.cells):
@@ -276,5 +283,5 @@ def read(path: Path) -> results.Results:
 
 
 def evaluations_of(cell: dict[str, Any]) -> list[Evaluation]:
-    """Those of a run that has ended, in their order."""
+    """Return the evaluations of a run that has ended, by step."""
     return [Evaluation(**_fields(each)) for each in cell["evaluations"]]

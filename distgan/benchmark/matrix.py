@@ -5,17 +5,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from distgan.benchmark.options import ThroughputConfig
 from distgan.config.fields import Section
-from distgan.config.presets import preset_words, training_of
+from distgan.config.presets import preset_words, training_of, with_changes
 from distgan.config.registry import PLAIN_LOOP_ORDER
 from distgan.config.schema import Config
 from distgan.data.base import data_folder
 from distgan.data.loader import global_batch_size
 from distgan.errors import UserError
-from distgan.utils.hardware import imitates_bf16
+from distgan.utils.hardware import has_native_bf16, imitates_bf16
 
 PEERS = ("pytorch", "accelerate")
 
@@ -47,15 +45,17 @@ class CellSpec(Section):
 
 def plan(config: ThroughputConfig, *, is_cuda: bool) -> list[Cell]:
     """Return the cells, a preset's and batch's after one another, its plain loops last. Raises UserError."""
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if is_cuda else not imitates_bf16()
+    has_bf16 = has_native_bf16(is_cpu=False) if is_cuda else not imitates_bf16()
     precisions = list(dict.fromkeys(config.precisions or ["no", *(["bf16"] if has_bf16 else [])]))
     cells: list[Cell] = []
     for preset in dict.fromkeys(config.presets):
         own, name = training_of(preset_words("--preset", preset))
         orders = list(dict.fromkeys(config.orders or [own.optim.order]))
         family, width = config.family or own.model.family, config.width or own.model.width
-        more = [family] if family not in ("seed", own.model.family) else []
-        more += [f"width {width:g}"] if width not in (1, own.model.width) else []
+        if any(cell["model"] == name for cell in cells):
+            raise UserError(f"--preset {preset}: has the name of another preset, {name}; allowed: another name")
+        more = [family] if family != own.model.family else []
+        more += [f"width {width:g}"] if width != own.model.width else []
         more += [config.data] if config.data != "mnist" else []
         if config.peers:
             _check_peers(config, orders)
@@ -82,6 +82,8 @@ def plan(config: ThroughputConfig, *, is_cuda: bool) -> list[Cell]:
                 # By which results are compared: what was asked for, not what ran.
                 words = [name, engine or f"plain {contender}", precision, str(size), order, *more]
                 cells.append({"id": "/".join(words)} | cell | {"status": "waits", "why": None, "runs": []})
+    for cell in cells:
+        _training(cell, config, "cuda" if is_cuda else "cpu")  # raises for settings that do not fit together
     return cells
 
 
@@ -116,7 +118,7 @@ def command(cell: Cell, config: ThroughputConfig, device_type: str, pace: Pace, 
 
 def _training(cell: Cell, config: ThroughputConfig, device_type: str) -> Config:
     """Return the config of the cell's preset, changed where the cell says so."""
-    sections = training_of(preset_words("--preset", cell["preset"]))[0].model_dump(mode="json", exclude_unset=True)
+    training, _ = training_of(preset_words("--preset", cell["preset"]))
     changes: dict[str, dict[str, Any]] = {
         "model": {"family": cell["family"], "width": cell["width"]},
         "data": {"name": config.data, "dir": config.data_dir, "batch_size": cell["batch_size"]},
@@ -129,5 +131,4 @@ def _training(cell: Cell, config: ThroughputConfig, device_type: str) -> Config:
             "seed": config.seed,
         },
     }
-    sections.get("data", {}).pop("per_rank_batch_size", None)
-    return Config.model_validate({name: sections.get(name, {}) | changes[name] for name in changes})
+    return with_changes(training, changes, f"--preset {cell['preset']}")

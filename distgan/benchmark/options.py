@@ -98,7 +98,7 @@ class CompareConfig(Section):
 
     fail_above: Real | None = setting(
         None,
-        "exit 1 if a cell's ratio of seconds a step, B / A, is above that and its 95% interval excludes 1, or if a "
+        "exit 1 if a cell's ratio of seconds per step, B / A, is above that and its 95% interval excludes 1, or if a "
         "cell of A has no speed in B; unset: never",
         gt=0,
         le=1000,

@@ -1,6 +1,6 @@
 """`distgan bench plan`: a model of the step fitted on one process, held against what it was not fitted on, and beyond.
 
-T(W) = a + b B + sum over G and D of max(0, all-reduce - overlap) + the all-reduces of BatchNorm: seconds a step, for
+T(W) = a + b B + sum over G and D of max(0, all-reduce - overlap) + the all-reduces of BatchNorm: seconds per step, for
 B images a process. `a` and `b` (neither negative) have the least relative squares over the batch sizes that were
 measured on one process. The all-reduces are as measured alone where they were; else interconnects.py predicts them.
 """
@@ -45,7 +45,7 @@ def _rows(found: Results, what: str, mode: str | None = None) -> list[Cell]:
 
 
 def _held_out_table(rows: list[Cell]) -> Table:
-    table = Table("processes", "images a step", "predicted ms/step", "measured ms/step", "error %", "held out",
+    table = Table("processes", "images per step", "predicted ms/step", "measured ms/step", "error %", "held out",
                   title="held out: predicted against measured", **STYLE)  # fmt: skip
     for row in rows:
         table.add_row(
@@ -60,7 +60,7 @@ def _held_out_table(rows: list[Cell]) -> Table:
 
 
 def _predicted_table(found: Results) -> Table:
-    table = Table("scaling", "nodes x each", "images a step", "per rank", "predicted ms/step", "predicted images/s",
+    table = Table("scaling", "nodes x each", "images per step", "per rank", "predicted ms/step", "predicted images/s",
                   "predicted s/epoch", "predicted efficiency", title=_title(found), **STYLE)  # fmt: skip
     for row in _rows(found, "predicted"):
         table.add_row(
@@ -119,7 +119,7 @@ def _draw_fit(axes: Any, found: Results) -> None:
     axes.plot(list(points), [1e3 * each for each in points.values()], "o", label="measured, 1 process")
     line = [1e3 * (found.facts["a_s"] + found.facts["b_s_per_image"] * size) for size in points]
     axes.plot(list(points), line, "--", color="gray", label="fit: a + b B")
-    axes.set(title="the fit, on 1 process", xlabel="batch size", ylabel="ms a step")
+    axes.set(title="the fit, on 1 process", xlabel="batch size", ylabel="ms per step")
     axes.set_ylim(bottom=0)
 
 
@@ -140,7 +140,7 @@ _CELL = ("world_size", "batch_size", "width", "runs")
 
 
 class Model(NamedTuple):
-    """Seconds a step on one process: `a_s`, and `b_s` for each image."""
+    """Seconds per step on one process: `a_s`, and `b_s` for each image."""
 
     a_s: float
     b_s: float
@@ -196,7 +196,7 @@ def base_cells(measured: Results, where: Path) -> list[Cell]:
 
 
 def one_process(cells: list[Cell], where: Path) -> dict[int, float]:
-    """Median seconds a step by batch size. Raises UserError where there are too few to fit and hold one out."""
+    """Median seconds per step by batch size. Raises UserError where there are too few to fit and hold one out."""
     points = {
         cell["batch_size"]: median(each for run in cell["runs"] for each in run["step_s"])
         for cell in sorted(cells, key=lambda cell: cell["batch_size"])

@@ -4,7 +4,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,7 @@ from distgan.utils.hardware import cpu_name
 from distgan.utils.operating_system import cores
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
+from distgan.utils.terminal import TerminalConsole
 
 FORMAT = 1
 KINDS = ("throughput", "scaling", "plan", "convergence")
@@ -220,6 +221,13 @@ def _difference(old: Any, new: Any, path: tuple[str, ...]) -> tuple[tuple[str, .
     return None
 
 
+def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str | None]]) -> None:
+    """Print above the tables which cells, by name, ran another engine than requested, and why."""
+    for name, notice in notices:
+        if notice:
+            console.print(f"!! {name}: {notice} !!", style="bold yellow")
+
+
 def fallback_in(cell: dict[str, Any]) -> str | None:
-    """Return which engine gave way to which in a cell, and why, as stands above its table; None where none did."""
+    """Return the engine that a cell ran in place of the requested one, and why; None where it ran that one."""
     return next(filter(None, (fallback_notice(run.get("engine")) for run in reversed(cell["runs"]))), None)

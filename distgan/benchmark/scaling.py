@@ -1,4 +1,4 @@
-"""`distgan bench scaling`: seconds a step over processes, batch sizes and widths, and the all-reduce alone."""
+"""`distgan bench scaling`: seconds per step over processes, batch sizes and widths, and the all-reduce alone."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ from distgan.benchmark.scaling_report import (
     plot,
     print_tables,
 )
-from distgan.config.presets import preset_words, training_of
+from distgan.config.presets import preset_words, training_of, with_changes
 from distgan.config.registry import ENGINES
 from distgan.config.schema import Config
 from distgan.data.loader import check_batch_size
@@ -145,7 +145,6 @@ def _note(device: torch.device, sizes: list[int], threads: int | None) -> str:
 
 def _cell(training: Config, config: ScalingConfig, point: Point, axes: list[str], threads: int | None) -> Cell:
     """`training`: that of the preset, which is changed as `config` and the point say."""
-    sections = training.model_dump(mode="json", exclude_unset=True)
     changes: dict[str, dict[str, Any]] = {
         "model": {"width": point.width} | ({"family": config.family} if config.family else {}),
         "data": {"name": config.data, "dir": config.data_dir, "batch_size": point.batch_size, "drop_last": True},
@@ -159,8 +158,7 @@ def _cell(training: Config, config: ScalingConfig, point: Point, axes: list[str]
         },
         "processes": {"timeout": min(config.timeout, 120.0)},
     }
-    sections.get("data", {}).pop("per_rank_batch_size", None)
-    whole = Config.model_validate({name: sections.get(name, {}) | changes[name] for name in changes})
+    whole = with_changes(training, changes, f"--preset {config.preset}")
     flops = flops_per_image(whole.model, whole.optim)
     return {
         **point._asdict(),

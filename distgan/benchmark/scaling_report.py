@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from distgan.benchmark.results import Results, fallback_in, summary
+from distgan.benchmark.results import Results, fallback_in, print_fallbacks, summary
 from distgan.utils.figures import figure_text, new_figure, save_png
 from distgan.utils.terminal import TerminalConsole
 
@@ -52,7 +52,7 @@ def derive(cells: list[Cell]) -> None:
 def efficiency(first: Cell, cell: Cell, *, is_strong: bool) -> dict[str, float] | None:
     """How much of what W times the processes could do they do, relative to the `first` cell's; 1: all of it.
 
-    Strong, W0 T(W0) / (W T(W)) at one batch; weak, T(W0) / T(W) at one batch per process; T: seconds a step.
+    Strong, W0 T(W0) / (W T(W)) at one batch; weak, T(W0) / T(W) at one batch per process; T: seconds per step.
     """
     factor = first["world_size"] / cell["world_size"] if is_strong else 1.0
     return _paired(lambda one, other: factor * one / other, first, cell)
@@ -61,7 +61,7 @@ def efficiency(first: Cell, cell: Cell, *, is_strong: bool) -> dict[str, float] 
 def growth(first: Cell, before: Cell, cell: Cell) -> dict[str, Any] | None:
     """By what factor work and cost have grown since the cell `before`.
 
-    `work`: FLOP of a step; None where they have no formula. `cost`: seconds a step. `cost_per_work` is relative
+    `work`: FLOP of a step; None where they have no formula. `cost`: seconds per step. `cost_per_work` is relative
     to the `first` cell. `is_faster_than_work`: whether cost grew more than work in all of cost's interval;
     None where one round leaves it none.
     """
@@ -82,7 +82,7 @@ def growth(first: Cell, before: Cell, cell: Cell) -> dict[str, Any] | None:
 
 
 def _paired(ratio: Callable[[float, float], float], one: Cell, other: Cell) -> dict[str, float] | None:
-    """The summary of a ratio of both cells' seconds a step over the rounds that both have; None without one."""
+    """The summary of a ratio of both cells' seconds per step over the rounds that both have; None without one."""
     ours, theirs = ({run["round"]: median(run["step_s"]) for run in cell["runs"]} for cell in (one, other))
     values = [ratio(ours[turn], theirs[turn]) for turn in ours if turn in theirs]
     return summary(values) if values else None
@@ -126,9 +126,7 @@ def print_tables(found: Results) -> None:
     """All of them with median (p5 to p95), and what they were measured on."""
     facts, config = found.facts, found.facts["config"]
     console = TerminalConsole()
-    for cell in found.cells:
-        if notice := fallback_in(cell):
-            console.print(f"!! {name_of(cell)}: {notice} !!", style="bold yellow")
+    print_fallbacks(console, ((name_of(cell), fallback_in(cell)) for cell in found.cells))
     for axis in (STRONG, WEAK):
         if len(of_axis(found.cells, axis)) > 1:
             console.print_table(_scaling_table(found, axis))
@@ -149,7 +147,7 @@ def print_tables(found: Results) -> None:
 
 
 def _scaling_table(found: Results, axis: str) -> Table:
-    table = Table("processes", "images a step", "images/s", "s/epoch", "efficiency", "all-reduce's share", "GiB",
+    table = Table("processes", "images per step", "images/s", "s/epoch", "efficiency", "all-reduce's share", "GiB",
                   title=_TITLES[axis], **STYLE)  # fmt: skip
     for cell in of_axis(found.cells, axis):
         shares = [run["all_reduce_share"] for run in cell["runs"] if run["all_reduce_share"] is not None]
@@ -270,7 +268,7 @@ def _draw_growth(axes: Any, chain: list[Cell], axis: str) -> None:
         scale = first["step_s"]["median"] / first["flops_per_step"]
         line = [scale * cell["flops_per_step"] for cell in chain]
         axes.plot(places, line, "--", color="gray", linewidth=1, label="as the work (FLOP)")
-    axes.set(title=_TITLES[axis], xlabel=axis.replace("_", " "), ylabel="s a step", xscale="log", yscale="log")
+    axes.set(title=_TITLES[axis], xlabel=axis.replace("_", " "), ylabel="s per step", xscale="log", yscale="log")
     axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
     axes.minorticks_off()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

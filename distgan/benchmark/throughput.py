@@ -31,7 +31,8 @@ NOTES = {
     "(roofline.peak_flops, in mfu_peak's); what a convolution multiplies with padding counts, though libraries skip it",
     "gate": "losses and weights: the largest relative differences to the eager engine after `steps`",
     "peak_memory_gib": "on a GPU of torch's allocator, after the gate; on a CPU of the whole process, gate included",
-    "operators_per_step": "what reaches a CPU below autograd, views among them; compiled code is no operator",
+    "operators_per_step": "those that reach a CPU below autograd, views among them; not known of an engine that "
+    "compiles",
     "against": "seconds an image of the plain loop / those of the cell: medians of a round, over the rounds; the plain "
     "loops leave TF32 as torch has it, on in cuDNN's convolutions and off in matmuls",
 }
@@ -180,4 +181,4 @@ def _said(cell: Cell) -> str:
     if cell["status"] != "ok":
         return f"{cell['status']}: {cell['why']}"
     last = results.summary([1e3 * each for each in cell["step_s"][-1]])
-    return f"{last['median']:,.2f} ms a step ({last['p5']:,.2f} to {last['p95']:,.2f})"
+    return f"{last['median']:,.2f} ms per step ({last['p5']:,.2f} to {last['p95']:,.2f})"

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from distgan.benchmark.matrix import Cell
-from distgan.benchmark.results import fallback_in
+from distgan.benchmark.results import fallback_in, print_fallbacks
 from distgan.utils.figures import figure_text, new_figure, save_png
 from distgan.utils.terminal import TerminalConsole
 
@@ -20,11 +20,9 @@ _COLOURS = {"distgan": "#1f5f8b", "pytorch": "#c4773a", "accelerate": "#d9a441"}
 
 
 def show(facts: dict[str, Any], cells: list[Cell], console: TerminalConsole | None = None) -> None:
-    """Print which engines gave way, speeds, where each start went and what its gate found, ratios, what failed."""
+    """Print engine fallbacks, speeds, start-up times with gate results, ratios to the plain loops, and failures."""
     console = console or TerminalConsole()
-    for cell in cells:
-        if notice := fallback_in(cell):
-            console.print(f"!! {name(cell, cells)}: {notice} !!", style="bold yellow")
+    print_fallbacks(console, ((name(cell, cells), fallback_in(cell)) for cell in cells))
     measured = [cell for cell in cells if cell["status"] == "ok"]
     if measured:
         console.print_table(_speeds(facts, cells, measured))
@@ -38,7 +36,7 @@ def show(facts: dict[str, Any], cells: list[Cell], console: TerminalConsole | No
         if cell["status"] == "ok" and cell["contender"] == "distgan":
             device_s, host_s = cell["epoch_s"]["median"], cell["host_epoch_s"]["median"]
             if host_s > 1.1 * device_s:
-                words = f"{_short(host_s)} s an epoch by the host's clock, {_short(device_s)} by the device's events"
+                words = f"{_short(host_s)} s per epoch by the host's clock, {_short(device_s)} by the device's events"
                 console.print(f"{name(cell, cells)}: {words}", style="yellow")
     peaks, copied = facts["roofline"]["peak_flops"], facts["roofline"]["copy_bytes_per_s"]
     reached = ", ".join(f"{kind} {_si(value)}FLOP/s" for kind, value in peaks.items())
@@ -149,7 +147,7 @@ def _si(value: float) -> str:
 
 
 def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
-    """Seconds an epoch, a bar for each cell with its p5 to p95, a panel for each model. Nothing where none has any."""
+    """Seconds per epoch, a bar for each cell with its p5 to p95, a panel for each model. Nothing where none has any."""
     models = [m for m in dict.fromkeys(cell["model"] for cell in cells) if any(_has(cell, m) for cell in cells)]
     if not models:
         return
@@ -178,7 +176,7 @@ def save_plot(path: Path, facts: dict[str, Any], cells: list[Cell]) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="x", alpha=0.25)
         panel.set_axisbelow(True)
-    panels[-1].set_xlabel("seconds an epoch: median, p5 to p95")
+    panels[-1].set_xlabel("seconds per epoch: median, p5 to p95")
     figure.suptitle(figure_text(f"{facts['device']}\n{_common(cells)}"), fontsize=11)
     save_png(figure, path)
 

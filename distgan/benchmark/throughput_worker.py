@@ -128,9 +128,9 @@ def _measure(turn: Turn, spec: CellSpec) -> dict[str, Any]:
 
 
 def _launches(turn: Turn, trace: Path | None) -> dict[str, float | None]:
-    """Kernels a step on a GPU, by torch's profiler; operators a step that reach the CPU below autograd.
+    """Kernels per step on a GPU, by torch's profiler; operators per step that reach the CPU below autograd.
 
-    Operators inside compiled code are not seen, so on a CPU an engine that compiles is not counted.
+    Operators inside compiled code are not seen: on a CPU they are None for an engine that compiles.
     """
     is_cuda = turn.runtime.device.type == "cuda"
     result: dict[str, float | None] = {"kernels_per_step": None, "operators_per_step": None}
@@ -163,7 +163,7 @@ class _Counter(TorchDispatchMode):
 
 
 def _finite(value: float) -> float | str:
-    """Return a number as it is, and NaN or infinity as text, which JSON lacks."""
+    """Return a finite number unchanged, and NaN or infinity as text: JSON has neither."""
     return value if isfinite(value) else str(value)
 
 

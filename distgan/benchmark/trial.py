@@ -16,7 +16,7 @@ from distgan.errors import FAILED, UserError
 from distgan.evaluation.targets import EarlyStop, Evaluation, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
-from distgan.utils.files import read_json
+from distgan.utils.files import read_environment
 from distgan.utils.operating_system import STOP_SIGNALS
 
 OVER = ("converged", "not converged", "diverged")
@@ -26,7 +26,6 @@ TRAINING = ("distgan", "train")
 _POLL_S = 0.1
 # For a run that was asked to stop: the end of its step or evaluation, a checkpoint, pictures.
 _GRACE_S = 120.0
-_MAX_ENVIRONMENT = 2**20
 # The words of TrainingFailed for losses, gradients and weights.
 _NON_FINITE = re.compile(r" is (nan|-?inf)\b|\bnon-finite\b")
 
@@ -67,11 +66,11 @@ class Trial:
         held.release()
 
     def run(
-        self, environment: dict[str, str], halted: Event, timeout_s: float, tell: Callable[["Trial"], None]
+        self, environment: dict[str, str], halted: Event, timeout_s: float, log_progress: Callable[["Trial"], None]
     ) -> None:
-        """Train until the run has ended, or `halted` is set; no process of it is left then. The cell has what came.
+        """Train until the run ends or `halted` is set, and store the outcome in `cell`. No process of it is left then.
 
-        Calls `tell` all the time. Sets `halted` if the run was stopped by another.
+        Calls `log_progress` about every 0.1 s. Sets `halted` if something else stopped the run: a signal, a time limit.
         """
         if halted.is_set():
             return
@@ -97,7 +96,7 @@ class Trial:
                     is_asked, end, why = True, time.monotonic() + _GRACE_S, "did not stop when asked to"
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(_POLL_S)
-                tell(self)
+                log_progress(self)
         finally:
             self.kill()
             assert process.stdin is not None
@@ -155,9 +154,7 @@ class Trial:
 
     def _ran(self) -> dict[str, Any]:
         """Return what the run recorded of its engine and its precision, which `auto` finds out anew in each."""
-        facts: dict[str, Any] = {}
-        with suppress(UserError):
-            facts = read_json(self.folder / "environment.json", _MAX_ENVIRONMENT)
+        facts = read_environment(self.folder)
         return {key: facts.get(key) for key in ("engine", "precision")}
 
     def _clocks(self, found: list[Evaluation], reached: int | None) -> dict[str, float | None]:
@@ -165,15 +162,19 @@ class Trial:
         if reached is None:
             images = self.arm.images(found[-1].step) if found else 0
             return dict.fromkeys(("epochs", "train_s", "mlperf_s", "cold_s")) | {"images": images}
-        at = found[reached]
-        return {
-            "epochs": at.epoch,
-            "train_s": at.elapsed_s,
-            "mlperf_s": at.elapsed_s + sum(each.eval_s for each in found[: reached + 1]),
-            # The seconds since its start are not known of a run that was resumed.
-            "cold_s": None if self._is_resumed else at.since_start_s,
-            "images": self.arm.images(at.step),
-        }
+        clocks = clocks_at(found, reached, is_resumed=self._is_resumed)
+        return clocks | {"images": self.arm.images(found[reached].step)}
+
+
+def clocks_at(found: list[Evaluation], index: int, *, is_resumed: bool) -> dict[str, float | None]:
+    """Return each clock at an evaluation. `cold_s` is None for a resumed run: its first start is not known."""
+    at = found[index]
+    return {
+        "epochs": at.epoch,
+        "train_s": at.elapsed_s,
+        "mlperf_s": at.elapsed_s + sum(each.eval_s for each in found[: index + 1]),
+        "cold_s": None if is_resumed else at.since_start_s,
+    }
 
 
 def _stopped(code: int, folder: Path) -> int:

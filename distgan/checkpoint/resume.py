@@ -193,7 +193,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     for what, theirs, ours in (
         ("the fingerprint of its data", state.data, identity.data),
         ("its batch over all processes", state.batch_size, identity.batch_size),
-        ("its number of steps an epoch", state.steps_per_epoch, identity.steps_per_epoch),
+        ("its number of steps per epoch", state.steps_per_epoch, identity.steps_per_epoch),
     ):
         if theirs != ours:
             raise UserError(

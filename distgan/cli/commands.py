@@ -72,8 +72,8 @@ _BENCHMARKS: dict[str, Command | Group] = {
     "compare": Command(
         help="ratios of two results of throughput, with intervals: distgan bench compare A.json B.json",
         usage="A.json B.json [FLAGS]",
-        description="Seconds a step of B over those of A, cell by cell: the ratio of the medians, and its 95% interval "
-        "by a\nbootstrap over rounds and the repeats within them, of each file by itself.",
+        description="Seconds per step of B over those of A, cell by cell: the ratio of the medians, and its 95% "
+        "interval by a\nbootstrap over rounds and the repeats within them, of each file by itself.",
         epilog=_KEPT.format("a regression over --fail-above"),
         arguments=(
             Argument("a", "results.json of distgan bench throughput, or its folder", "A.json", type=user_path),

@@ -1,9 +1,7 @@
 """Which settings the flags are laid over: a preset, a file, or those of the run to resume."""
 
 import argparse
-import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,8 @@ from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, pa
 from distgan.config.registry import MODELS
 from distgan.config.schema import Config
 from distgan.errors import UserError
+from distgan.utils.files import parse_model, read_environment
 from distgan.utils.paths import user_path
-
-_MAX_ENVIRONMENT = 2**20  # bytes of environment.json; larger files are not a run's
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -34,7 +31,7 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         path = user_path(namespace.config, "--config")
         # A run's own config is that run's preset again.
         name = _name_of(_run_of(path.parent)) if path.name == "config.json" else path.stem
-    elif own := _config_to_go_on_with(out, resume):
+    elif own := _config_to_resume(out, resume):
         base = read_file(own, str(own))
         _remove(base, paths_by(Config, "on_resume", "reset"))
         fallback = _name_of(user_path(out)) if out else str(base.get("model", {}).get("name", "run"))
@@ -55,10 +52,8 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _preset_of(run: Path) -> str:
     """Return the name of the preset that a run was started with, "" if its environment.json does not have it."""
-    with suppress(OSError, ValueError, AttributeError), (run / "environment.json").open("rb") as file:
-        preset = json.loads(file.read(_MAX_ENVIRONMENT)).get("preset")
-        return preset if isinstance(preset, str) else ""
-    return ""
+    preset = read_environment(run).get("preset")
+    return preset if isinstance(preset, str) else ""
 
 
 def _name_of(folder: Path) -> str:
@@ -98,19 +93,29 @@ def preset_words(flag: str, preset: str) -> list[str]:
     return ["--preset", preset]
 
 
+def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str) -> Config:
+    """Return the `changes`' sections of a preset's config, with these settings in place of its own.
+
+    Its batch size per rank is dropped. Raises UserError that begins with `name` for settings that do not fit together.
+    """
+    sections = training.model_dump(mode="json", exclude_unset=True)
+    sections.get("data", {}).pop("per_rank_batch_size", None)
+    return parse_model(Config, {key: sections.get(key, {}) | own for key, own in changes.items()}, name)
+
+
 def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
     """Return the config of the flags over their base. Raises UserError.
 
     A resumed run keeps the precision that it began with, where `auto` comes to another one on this machine too.
     """
     config = from_flags(Config, namespace, base)
-    if config.run.precision == "auto" and (own := _config_to_go_on_with(config.run.out, config.run.resume)):
+    if config.run.precision == "auto" and (own := _config_to_resume(config.run.out, config.run.resume)):
         begun = read_file(own, str(own)).get("run", {}).get("precision")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": begun})})
     return config
 
 
-def _config_to_go_on_with(out: str | None, resume: str | None) -> Path | None:
+def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
     """The config.json of the run or the checkpoint that the flags name, if they do."""
     is_named = resume not in (None, "auto", "never")
     name = resume if is_named else out

@@ -159,12 +159,12 @@ PRECISIONS = Registry({
 _R = "training.engines.recipes:"
 ENGINES = Registry({
     "auto": Engine("on a GPU the faster of eager and graph, by a race of a second; else eager",
-                   build=Lazy(_R + "fastest"), records_graphs=True),
-    "eager": Engine("torch, one operator at a time", build=Lazy(_R + "eager")),
-    "compile": Engine("the networks by torch.compile", build=Lazy(_R + "compiled"), compiles=True),
-    "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, build=Lazy(_R + "graph"),
+                   build=Lazy(_R + "build_fastest"), records_graphs=True),
+    "eager": Engine("torch, one operator at a time", build=Lazy(_R + "build_eager")),
+    "compile": Engine("the networks by torch.compile", build=Lazy(_R + "build_compiled"), compiles=True),
+    "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, build=Lazy(_R + "build_graph"),
                     records_graphs=True),
-    "graph-compiled": Engine("the same, always compiled inside", True, build=Lazy(_R + "graph_compiled"),
+    "graph-compiled": Engine("the same, always compiled inside", True, build=Lazy(_R + "build_graph_compiled"),
                              records_graphs=True, compiles=True),
 })  # fmt: skip
 
@@ -173,7 +173,7 @@ ORDERS = Registry({
     "reuse": Order("G answers with the fakes that D saw"),
     "fresh": Order("G draws a new z", draws_anew=True),
 })  # fmt: skip
-PLAIN_LOOP_ORDER = "reuse"  # of PyTorch's DCGAN example, and so of the loops in benchmarks/peers
+PLAIN_LOOP_ORDER = "reuse"  # of PyTorch's DCGAN example, and so of the loops in distgan/benchmark/peers
 
 _L = "training.losses:"
 _BCE, _MINUS_MEAN, _PAIRS = (Lazy(_L + "bce_d"), Lazy(_L + "bce_g")), Lazy(_L + "minus_mean"), Lazy(_L + "relativistic")

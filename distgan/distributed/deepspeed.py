@@ -191,7 +191,7 @@ def _quieten(device_type: str) -> None:
 
 
 class DeepSpeedNetwork(DDPNetwork):
-    """A network in an engine. The face is that of DDPNetwork; all ranks call each method."""
+    """A network in a DeepSpeed engine, with the interface of DDPNetwork; all ranks call each method."""
 
     def __init__(
         self,

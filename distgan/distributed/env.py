@@ -14,7 +14,7 @@ import traceback
 import psutil
 
 from distgan.config.registry import AUTO, PRECISIONS, names_on_cpu
-from distgan.errors import OUR_LAUNCHER, PARENT, CommonError, UserError
+from distgan.errors import OUR_LAUNCHER, PARENT, CommonError, UserError, first_line
 from distgan.utils.hardware import cpu_name, imitates_bf16
 from distgan.utils.operating_system import cores
 
@@ -202,14 +202,14 @@ def import_mistake(error: BaseException) -> UserError | None:
     named = _set_variables(_READ_AT_IMPORT)
     if not is_import or not named or isinstance(error, ImportError):
         return None
-    return UserError(f"{named}: torch can't be imported ({_first_line(error)}); allowed: unset", code="launch")
+    return UserError(f"{named}: torch can't be imported ({first_line(error)}); allowed: unset", code="launch")
 
 
 def group_mistake(error: Exception) -> UserError:
     """Return what to raise for a process group that can't be made, though all ranks are there."""
     named = _set_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
     return CommonError(
-        f"{named or 'the processes'}: no process group ({_first_line(error)}); allowed: what this torch knows",
+        f"{named or 'the processes'}: no process group ({first_line(error)}); allowed: what this torch knows",
         code="launch",
     )
 
@@ -217,10 +217,6 @@ def group_mistake(error: Exception) -> UserError:
 def _set_variables(prefixes: tuple[str, ...]) -> str:
     """Return the variables that are set and begin so, for a message."""
     return ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes))[:300]
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def wants_cpu() -> bool:

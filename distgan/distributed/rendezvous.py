@@ -21,7 +21,7 @@ from distgan.config.flags import paths_by
 from distgan.config.registry import AUTO
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.errors import CommonError, ProcessLost, UserError
+from distgan.errors import CommonError, ProcessLost, UserError, first_line
 from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
                 f"{came[1]} of {came[2]} processes came to {where} within --timeout {timeout.seconds} s", code="launch"
             ) from None
         raise UserError(
-            f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({text.splitlines()[0]})", code="launch"
+            f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({first_line(error)})", code="launch"
         ) from None
 
 
@@ -322,5 +322,5 @@ def _missing(meeting: _Meeting, error: Exception) -> tuple[str, bool]:
     is_silent = re.search(r"timed out|timeout", str(error), re.I)
     what = f"silent for --timeout {timeout_s:g} s" if is_silent else "gone"
     # gloo's words begin with a place in its source, and end with advice.
-    reason = re.sub(r"^\[\S+\]\s*", "", str(error).splitlines()[0]).partition(" This is typically")[0]
+    reason = re.sub(r"^\[\S+\]\s*", "", first_line(error)).partition(" This is typically")[0]
     return f"{who} is {what} ({reason})", rank == min(there)

@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class DDPNetwork:
-    """`trained(...)` is a pass that collects gradients of all ranks; `bare` is the network itself.
+    """A network, prepared by Accelerate: under its autocast and, where there are several ranks, in DDP.
 
-    Under Accelerate's autocast and, where there are several ranks, in DDP. All ranks call each method.
+    Calling it is a forward pass whose backward averages gradients over the ranks; `module` is the network itself,
+    without DDP. All ranks call each method.
     """
 
     # Whether each rank holds only its part of the weights or of Adam's state.

@@ -28,8 +28,8 @@ class QualityMonitor:
     The same images as `distgan eval --seed 0` would draw, and no random number of the training is taken. Every public
     method is called by all ranks. Raises UserError for judges, test images or targets that can't be had.
 
-    With `--stop-at`, `reason_to_stop` says so once the targets are met. `every_steps`: steps between two looks, where
-    only the targets say how often; else 0.
+    With `--stop-at`, `reason_to_stop` says so once the targets are met. `eval_every_steps`: steps between evaluations
+    where only the targets set the interval, else 0.
     """
 
     def __init__(self, session: Session, startup: Startup):
@@ -45,13 +45,13 @@ class QualityMonitor:
         self._started = startup.born
         self._early_stop: EarlyStop | None = None
         self.reason_to_stop = ""
-        self.every_steps = 0
+        self.eval_every_steps = 0
         if name := config.run.stop_at:
             targets = runtime.run_on_all_ranks(lambda: read_targets(find_targets(name, "--stop-at")))
             runtime.check_same_on_ranks("targets", targets.model_dump_json())
             self._early_stop = EarlyStop(targets, is_conditional=config.model.is_conditional)
             if not (config.run.eval_every or config.run.eval_every_steps):
-                self.every_steps = max(1, session.steps_per_epoch // targets.protocol.evaluations_per_epoch)
+                self.eval_every_steps = max(1, session.steps_per_epoch // targets.protocol.evaluations_per_epoch)
         num = config.run.eval_num or (self._early_stop.protocol.num if self._early_stop else DEFAULT_NUM)
         self._labels = asked_digits(num) if config.model.is_conditional else None
         self.reference = build_reference(jury, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, l
 from distgan.evaluation.inputs import FILE, data_config, load_input, out_folder, source_of
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.reference import Reference, build_reference, check_enough_images
-from distgan.evaluation.schema import Estimate, Quality, read_quality
+from distgan.evaluation.schema import Estimate, Quality
 from distgan.evaluation.scores import confusion_matrix, share
 from distgan.utils.files import make_folder, write_whole
 
@@ -46,7 +46,8 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     seconds: dict[str, float] = {}
     with _timed(seconds, "start"):
         subject = runtime.run_on_all_ranks(lambda: load_input(where, config))
-        folder = runtime.run_on_rank0(lambda: out_folder(where, config))
+        n = config.num if subject.images is None else len(subject.images)
+        folder = runtime.run_on_rank0(lambda: out_folder(where, config, n))
         if subject.unused and runtime.is_main:
             names = ", ".join(subject.unused)[:200]
             print_line(f"warning: {where}: not used: {names}; allowed: images, labels, notice", error=True)
@@ -56,9 +57,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         )
         runtime.check_same_on_ranks("real data's fingerprint", test.fingerprint)
         jury = runtime.run_on_all_ranks(lambda: load_ensemble(train.name, runtime.device, config.judges))
-        n = config.num if subject.images is None else len(subject.images)
         check_enough_images(n, "--num" if n == config.num else f"{where}: images")
-        folder = folder if config.out else runtime.run_on_rank0(lambda: _beside_larger(folder, n))
         source = source_of(where, subject, config, train, test, jury)
     labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
     runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
@@ -119,16 +118,6 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 
     runtime.run_on_rank0(write)
     return quality, folder
-
-
-def _beside_larger(folder: Path, n: int) -> Path:
-    """Return the folder, or another one beside it where it has the result of more than `n` images, which stays."""
-    with suppress(UserError):
-        if (before := read_quality(folder / FILE).n) > n:
-            other = folder.with_name(f"{folder.name}-{n}")
-            print_line(f"warning: {folder} has a result of {before:,} images, which stays; see {other}", error=True)
-            return other
-    return folder
 
 
 def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:

@@ -23,7 +23,7 @@ from distgan.evaluation.ensemble import ClassifierEnsemble
 from distgan.evaluation.npz import read_npz
 from distgan.evaluation.schema import Source
 from distgan.training.engines.selection import fallback_notice
-from distgan.utils.files import is_ignorable, read_json
+from distgan.utils.files import is_ignorable, read_environment, read_json
 from distgan.utils.paths import user_path
 
 FILE = "eval.json"
@@ -71,11 +71,11 @@ def data_config(subject: EvalInput, config: EvalConfig) -> DataConfig:
     return trained.model_copy(update=changes | ({"dir": config.reference} if config.reference else {}))
 
 
-def out_folder(where: str, config: EvalConfig) -> Path:
-    """Return the folder for the result. Raises UserError for one that holds something else, or that of another input.
+def out_folder(where: str, config: EvalConfig, num: int) -> Path:
+    """Return the folder for the result of `num` images. Raises UserError for one that holds anything else.
 
     Unless named it is eval/ in a run, and else eval-NAME here, with more of the input's path in its name where that
-    has the result of another input.
+    has the result of another input. A result of more images stays: this one goes into a new folder beside it.
     """
     path = user_path(where)
     if config.out:
@@ -90,7 +90,7 @@ def out_folder(where: str, config: EvalConfig) -> Path:
         raise UserError(
             f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval", code="not-found"
         )
-    if folder.is_dir() and not (folder / FILE).exists() and not all(is_ignorable(e.name) for e in folder.iterdir()):
+    if folder.is_dir() and not (folder / FILE).exists() and not _is_free(folder):
         raise UserError(
             f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval",
             code="exists",
@@ -101,7 +101,32 @@ def out_folder(where: str, config: EvalConfig) -> Path:
             "same input",
             code="exists",
         )
+    if not config.out and (before := _num_images(folder)) > num:
+        ends = (f"-{num}{more}" for more in ("", *(f"-{number}" for number in range(2, 1000))))
+        beside = (folder.with_name(_cut(folder.name, end).name) for end in ends)
+        other = next(
+            each
+            for each in beside
+            if _is_free(each) or ((each / FILE).exists() and not _has_result_of_another(each, path))
+        )
+        print_line(f"warning: {folder} has a result of {before:,} images, which stays; see {other}", error=True)
+        return other
     return folder
+
+
+def _is_free(folder: Path) -> bool:
+    """True if a result may be written there: nothing is there, or a folder without files."""
+    return not os.path.lexists(folder) or (
+        folder.is_dir() and all(is_ignorable(each.name) for each in folder.iterdir())
+    )
+
+
+def _num_images(folder: Path) -> int:
+    """Return how many images the result in a folder is of, 0 where there is none or it can't be read."""
+    with suppress(UserError, KeyError):
+        num = read_json(folder / FILE, _MAX_RESULT)["n"]
+        return num if isinstance(num, int) else 0
+    return 0
 
 
 def _names_for(path: Path) -> Iterator[Path]:
@@ -173,7 +198,4 @@ def _preset(loaded: Loaded) -> str:
 
 def _environment(loaded: Loaded) -> dict[str, Any]:
     """Return environment.json of the run that the weights are of, {} for weights that are not in a run."""
-    for folder in list(loaded.path.parents)[:3]:
-        with suppress(UserError):
-            return read_json(folder / "environment.json", 2**20)
-    return {}
+    return next(filter(None, map(read_environment, list(loaded.path.parents)[:3])), {})

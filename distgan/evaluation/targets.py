@@ -14,7 +14,6 @@ from distgan.utils.paths import user_path
 
 FORMAT = 1
 SETS = {path.stem: path for path in sorted((Path(__file__).parent / "target_sets").glob("*.toml"))}
-SHIPPED = SETS["mnist"]
 
 _MAX_BYTES = 2**20
 
@@ -49,7 +48,7 @@ class VanillaTargets(Section):
 
 
 class Targets(Section):
-    """A file of them. `runs` tell of the runs that the numbers were taken from, and bind nobody."""
+    """A file of targets. `runs`: those that the numbers were taken from, for information only."""
 
     format: int
     frozen: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
@@ -71,7 +70,7 @@ def find_targets(name: str, flag: str) -> Path:
 
 
 def read_targets(path: Path) -> Targets:
-    """Raises UserError with one line for a file that is missing, damaged, newer, or has a number that can't be."""
+    """Read a file of targets. Raise UserError for one that is missing, damaged, newer, or out of range."""
     data = read_within(path, _MAX_BYTES)
     try:
         values = tomllib.loads(data.decode("utf-8-sig"))
@@ -104,7 +103,7 @@ class Evaluation(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A number of an evaluation that has to be at most, or at least, `limit`; what `about` is on an axis."""
+    """A bound on a number of an evaluation: at most or at least `limit`. `about`: its label on an axis."""
 
     name: str
     about: str
@@ -132,12 +131,12 @@ class Verdict(NamedTuple):
 
 
 def judged_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl that have an evaluation."""
+    """Return the lines of a metrics.jsonl that have an evaluation, which are few."""
     return [line for line in metric_lines(path) if line is not None and "eval_s" in line]
 
 
 def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
-    """Those in lines of metrics.jsonl, by step: of the moving average of G where the run has one.
+    """Return the evaluations in lines of metrics.jsonl, by step: of G's moving average where the run has one.
 
     Of two of one step, as a resume may leave them, the later line counts.
     """
@@ -202,7 +201,7 @@ def _extreme(choose: Callable[[list[float]], float], values: list[float | None])
 
 
 def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> Verdict:
-    """Of evaluations in the order of their steps."""
+    """Return when a run had converged by evaluations `found`, which are in the order of their steps."""
     missed = [[target.name for target in targets if not target.is_met(each)] for each in found]
     starts = [i for i, names in enumerate(missed) if not names and (i == 0 or missed[i - 1])]
     for start in starts:
@@ -218,14 +217,13 @@ def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) ->
 
 
 class EarlyStop:
-    """Whether a run has met its targets, by its evaluations so far."""
+    """Whether a run has met its targets (`verdict`), by its `evaluations` so far."""
 
     def __init__(self, targets: Targets, *, is_conditional: bool):
         self.protocol = targets.protocol
         self.wanted = targets_of(targets.cgan if is_conditional else targets.vanilla)
         self._lines: list[dict[str, Any]] = []
-        self.verdict = detect([], self.wanted, self.protocol.hold)
-        self.evaluations: list[Evaluation] = []
+        self.add()
 
     def add(self, *lines: dict[str, Any]) -> None:
         """Take lines of metrics.jsonl; those without an evaluation do not count."""
@@ -247,5 +245,5 @@ class EarlyStop:
 
 
 def _met_last(missed: list[list[str]], start: int, targets: Sequence[Target]) -> list[str]:
-    """Those that the evaluation before `start` still missed; where there is none, all."""
+    """Return the names that the evaluation before `start` still missed; all where there is none."""
     return missed[start - 1] if start else [target.name for target in targets]

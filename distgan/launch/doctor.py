@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
-from distgan.errors import CommandFailed, print_line
+from distgan.errors import CommandFailed, first_line, print_line
 from distgan.launch.all_reduce_check import Finding, State, all_reduce
 from distgan.utils import operating_system
-from distgan.utils.child_process import last_words, own_modules, tool_output
+from distgan.utils.child_process import last_words, own_modules
 from distgan.utils.hardware import count_gpus
 
 _PAIR = (
@@ -56,7 +56,8 @@ def examine(data_dir: str | None, processes: int = 2, *, as_json: bool = False) 
         "disk": disk,
         "data": lambda: data(data_dir) if has_torch else _needs_torch("data"),
     }
-    essential = {"python", "torch", "packages", "disk", *(("device", "processes") if num_gpus else ())}
+    essential = {"python", "torch", "packages", "disk", *(["device"] if num_gpus else [])}
+    essential |= {"processes"} if num_gpus > 1 else set()
     findings = [_tried(what, check) for what, check in checks.items()]
     broken = [found.what for found in findings if found.state == "problem" and found.what in essential]
     if as_json:
@@ -196,7 +197,7 @@ def gpus() -> Finding:
         try:
             torch.ones(2, device=f"cuda:{index}").sum().item()
         except RuntimeError as error:
-            text = f"{found[-1]}; GPU {index} does not compute: {str(error).splitlines()[0]}"
+            text = f"{found[-1]}; GPU {index} does not compute: {first_line(error)}"
             return Finding("device", "problem", text, "hide it by CUDA_VISIBLE_DEVICES")
     text = "; ".join(f"{found.count(each)} x {each}" for each in dict.fromkeys(found))
     return _with_bf16(text, is_cpu=False)
@@ -206,27 +207,36 @@ def no_gpu() -> Finding:
     """Say why torch has none, and what the CPU has."""
     import torch
 
-    text, visible = (
-        f"no GPU; trains on the CPU, {operating_system.cores()} cores",
-        os.environ.get("CUDA_VISIBLE_DEVICES"),
-    )
-    listed = tool_output("nvidia-smi", "-L") if shutil.which("nvidia-smi") else ""
+    text = f"no GPU; trains on the CPU, {operating_system.cores()} cores"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1"):
         return _with_bf16(f"{text}; GPUs are hidden by CUDA_VISIBLE_DEVICES={visible}", is_cpu=True)
-    if listed == "" or (listed and "no devices" in listed.lower()):
+    if not shutil.which("nvidia-smi"):
         return _with_bf16(text, is_cpu=True)
-    if listed is None:
-        return Finding("device", "problem", f"{text}; nvidia-smi fails", "fix the driver")
-    card = listed.splitlines()[0]
+    has_ended_well, card = _first_gpu()
+    if "no devices" in card.lower():
+        return _with_bf16(text, is_cpu=True)
+    if not has_ended_well:
+        return Finding("device", "problem", f"{text}; nvidia-smi fails ({card})", "fix the driver")
     if not torch.version.cuda:
         return Finding("device", "problem", f"{text}: torch is no CUDA build, beside {card}", _PAIR)
     reason = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}; "
     try:
         torch.cuda.init()
     except RuntimeError as error:
-        reason += str(error).splitlines()[0]
+        reason += first_line(error)
     advice = "update the driver, or take a torch for its CUDA (https://pytorch.org/get-started)"
     return Finding("device", "problem", f"{text}: torch can't use {card} ({reason})", advice)
+
+
+def _first_gpu() -> tuple[bool, str]:
+    """Return whether nvidia-smi succeeds, and the first line that it prints; without a GPU its exit code is 6."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError) as error:
+        return False, first_line(error)
+    lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+    return done.returncode == 0, lines[0] if lines else f"exit code {done.returncode}"
 
 
 def _with_bf16(text: str, *, is_cpu: bool) -> Finding:

@@ -79,7 +79,7 @@ def _condition_of_d(shapes: dict[str, list[int]]) -> int:
     return first[1] - _PIXELS if len(first) == 2 else 0
 
 
-# -- Seconds an epoch of a run, from its own log, and whether two runs may be compared by them --
+# -- Seconds per epoch of a run, from its own log, and whether two runs may be compared by them --
 
 _RESAMPLES = 2000
 

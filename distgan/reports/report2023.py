@@ -153,7 +153,7 @@ def _list(digits: list[int] | tuple[int, ...]) -> str:
 
 CHANCE = 0.1
 _STAMPS = (
-    "The 2023 report's own time stamps contradict its sentence: 21.2 s an epoch for its GAN, 13.6 s for its C-GAN."
+    "The 2023 report's own time stamps contradict its sentence: 21.2 s per epoch for its GAN, 13.6 s for its C-GAN."
 )
 
 
@@ -164,7 +164,7 @@ def rows_of(subjects: Sequence[ComparedRun]) -> list[Row]:
         ("input", "what G starts from", ("noise", "noise and a condition"), _input, ""),
         ("image quality", "fcd is a distance to real images", ("usually better", "recognisable but noisier"),
          _image_quality, ""),
-        ("training speed", "seconds an epoch by the run's own log, with whatever else the machine did",
+        ("training speed", "seconds per epoch by the run's own log, with whatever else the machine did",
          ("usually faster", "slower"), _speed, _STAMPS),
         ("epochs to converge", "fcd within 5 % of the run's own best, for good", ("60", "80"), _epochs, ""),
         ("diversity", "digits that are there", ("does not hold all digits", "holds all digits"), _diversity, ""),
@@ -327,7 +327,7 @@ def _faster(run: Run, own: Estimate, others: list[ComparedRun]) -> Verdict:
     def seconds(estimate: Estimate) -> str:
         return f"{plain(estimate.value)} s, {interval(estimate)}"
 
-    return versus(own, theirs, expects_lower=run.kind == "GAN", thing="seconds an epoch", shown=seconds)
+    return versus(own, theirs, expects_lower=run.kind == "GAN", thing="seconds per epoch", shown=seconds)
 
 
 def _reached(found: Convergence, claimed: int) -> Verdict:

@@ -22,13 +22,11 @@ class Alarm(NamedTuple):
 class Curves(NamedTuple):
     training: list[Chart]
     quality: list[Chart]
-    alarms: list[Alarm]
 
 
 def curves_of(run: Run) -> Curves:
     measured = run.history.evaluations
-    alarms = _alarms(measured)
-    return Curves(_training(run), _quality(run, measured, alarms), alarms)
+    return Curves(_training(run), _quality(run, measured, _alarms(measured)))
 
 
 def _training(run: Run) -> list[Chart]:

@@ -21,7 +21,7 @@ from distgan.utils.paths import user_path
 
 STATUS = "status.json"
 SAMPLE = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?")  # the name of a grid in samples/, without .png
-LOCKS = ("lock", "lock.marker")  # the second on a file system without locks
+LOCKS = _LOCK, _MARKER = "lock", "lock.marker"  # the second on a file system without locks
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
 # How file systems say that they have no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}
@@ -106,12 +106,12 @@ def clear_leftovers(folder: Path) -> None:
 def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFileLock:
     """Keep every other process from working in the folder until `release()` or the end of this process.
 
-    On a file system without locks a file marks the holder. Where that is a process of this machine that has ended, the
-    marker is taken over; of one of another machine nobody can tell. Raises UserError that names the holder, and the
-    marker to delete, after `wait_s`; `holder`: in these words, unset: by status.json.
+    On a file system without locks a marker file names the holder. The marker of a process of this machine that has
+    ended is taken over; one of another machine can't be checked. Raises UserError after `wait_s`, which names the
+    holder (`holder`, unset: by status.json) and the marker to delete.
     """
     if not issubclass(FileLock, SoftFileLock):
-        held = FileLock(folder / LOCKS[0], thread_local=False, fallback_to_soft=False)
+        held = FileLock(folder / _LOCK, thread_local=False, fallback_to_soft=False)
         try:
             held.acquire(timeout=wait_s)
             return held
@@ -121,13 +121,13 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-    marker = SoftFileLock(folder / LOCKS[1], thread_local=False)
+    marker = SoftFileLock(folder / _MARKER, thread_local=False)
     try:
         marker.acquire(timeout=wait_s)
     except Timeout:
         raise UserError(
-            f"{holder or _holder(folder)}, by {folder / LOCKS[1]}: wait for its end or, if it has ended, delete that "
-            "file (this file system has no locks, by which that could be told)",
+            f"{holder or _holder(folder)}, by {folder / _MARKER}: wait for its end or, if it has ended, delete that "
+            "file (this file system has no locks: a holder that has ended can't be recognised)",
             code="exists",
         ) from None
     return marker

@@ -61,7 +61,7 @@ class Gan:
             return self.ema.network.state_dict()
         with self.g.full_params():
             weights = self.generator.state_dict()
-            # Outside of `whole` the parts of other ranks are gone.
+            # Outside of `full_params` the shards of other ranks are gone.
             return {key: value.clone() for key, value in weights.items()} if self.is_sharded else weights
 
     def labelled(self, dataset: Dataset) -> Dataset:
@@ -135,7 +135,7 @@ class Gan:
         self.step = step
 
     def is_finite(self) -> bool:
-        """Whether every weight is a number. Waits for the device. All ranks call it."""
+        """Return whether every weight is finite. Waits for the device. All ranks call it."""
         with self.g.full_params(), self.d.full_params():
             weights: list[Tensor] = [p for n in self.networks().values() for p in n.parameters()]
             return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())
@@ -249,7 +249,7 @@ def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
 
 
-# -- Whether all ranks hold the same weights to the bit, which DDP relies on and does not look  --
+# -- Check that all ranks hold bit-identical weights, which DDP relies on and does not verify --
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distgan.config.registry import LOSSES
+from distgan.config.schema import OptimConfig
 
 Uniform = Callable[[], Tensor]
 
@@ -64,6 +65,14 @@ def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, 
     """|dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
     images, both = torch.cat([real, fake]), torch.cat([labels, labels])
     return _squared_gradient_norms(discriminator, images, both).mean()
+
+
+def penalty_weight(config: OptimConfig) -> float:
+    """Return the weight of the loss's gradient penalty, 0 for a loss without one."""
+    loss = LOSSES[config.loss]
+    if loss.penalty is None:
+        return 0.0
+    return loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
 
 
 def has_penalty(name: str) -> bool:

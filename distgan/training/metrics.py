@@ -17,7 +17,7 @@ from distgan.training.step import STATS
 from distgan.utils.devices import AsyncHostCopy
 from distgan.utils.files import append_lines, metric_lines, write_whole
 
-_MOST_PENDING = 1000  # lines that are moved to metrics.jsonl.old together
+_LINES_PER_APPEND = 1000  # to metrics.jsonl.old, so that memory stays bounded
 
 
 class Record(NamedTuple):
@@ -114,7 +114,7 @@ class MetricLog:
         self._keep_dropped((text for text, _ in kept()), math.inf if state is None else state.logged_step)
         write_whole(self.path, write)
         if num != self.num_lines:
-            self.tolerance.warn(f"{source}: has {num} of the {self.num_lines} lines before step {self.logged_step}")
+            self.tolerance.warn(f"{source}: has {num} of the {self.num_lines} lines up to step {self.logged_step}")
 
     def _keep_dropped(self, kept: Iterator[str], until: float) -> None:
         """Add the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
@@ -133,7 +133,7 @@ class MetricLog:
                 continue
             dropped.append(text)
             is_lost |= line["step"] <= until
-            if len(dropped) == _MOST_PENDING:
+            if len(dropped) == _LINES_PER_APPEND:
                 append_lines(old, dropped)
                 dropped = []
         if dropped:

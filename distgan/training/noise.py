@@ -25,20 +25,21 @@ class Noise:
         self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
         self.rows = torch.zeros(1, dtype=torch.int32, device=device)
         self._passes = self._draws = 0
-        self._kept: dict[tuple[Tensor, int, int] | int, Tensor] = {}
+        self._kept_columns: dict[int, Tensor] = {}
+        self._kept_rows: dict[tuple[Tensor, int, int], Tensor] = {}
 
     def _column_counters(self, num: int) -> Tensor:
-        """Return those of `num` columns, (num,). Made once: a graph would otherwise make them in every step."""
-        if num not in self._kept:
-            self._kept[num] = counters(torch.arange(num, dtype=torch.int32, device=self.device), 1)
-        return self._kept[num]
+        """Return the counters of `num` columns, (num,). Cached: a graph would otherwise make them in every step."""
+        if num not in self._kept_columns:
+            self._kept_columns[num] = counters(torch.arange(num, dtype=torch.int32, device=self.device), 1)
+        return self._kept_columns[num]
 
     def _row_counters(self, rows: Tensor, blocks: int, per_row: int) -> Tensor:
-        """Return those of each block's `rows` (N,) in turn, (blocks * N,). Kept likewise."""
-        if (rows, blocks, per_row) not in self._kept:
+        """Return the counters of `rows` (N,) for each block in turn, (blocks * N,). Cached likewise."""
+        if (rows, blocks, per_row) not in self._kept_rows:
             block = torch.arange(blocks, dtype=torch.int32, device=self.device)
-            self._kept[rows, blocks, per_row] = counters(_rows_of_blocks(rows, block), per_row)
-        return self._kept[rows, blocks, per_row]
+            self._kept_rows[rows, blocks, per_row] = counters(_rows_of_blocks(rows, block), per_row)
+        return self._kept_rows[rows, blocks, per_row]
 
     def begin_step(self, key: Tensor) -> None:
         """Makes what is drawn from here on that of the step with this `step_key`, (2,) int32 on the device."""

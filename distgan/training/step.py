@@ -9,6 +9,7 @@ from torch import Tensor
 from distgan.config.registry import LOSSES, ORDERS
 from distgan.config.schema import OptimConfig
 from distgan.training.gan import Gan
+from distgan.training.losses import penalty_weight
 from distgan.training.lr_schedule import Schedule, StepScalars
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
@@ -23,7 +24,7 @@ Step = Callable[[Tensor, Tensor, range], Tensor]
 
 
 def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> Step:
-    """The step that a Batch and the count of steps make."""
+    """Return a function that takes one step on a Batch, and counts it in `gan.step`."""
     take, schedule = build_device_step(gan, config), Schedule(config, seed, total_steps, gan.device)
 
     def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
@@ -36,18 +37,18 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
 
 
 def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
-    """The step in the order that the config names."""
+    """Return the device-only step of the configured loss and update order."""
     G, D, share, noise = gan.g, gan.d, gan.share, gan.noise
     loss, order = LOSSES[config.loss], ORDERS[config.order]
-    weight = loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
+    weight = penalty_weight(config)
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """D's gradients. D has no BatchNorm, so real and fake joined in one pass are two passes.
+        """Accumulate D's gradients. D has no BatchNorm, so one pass of real and fake joined equals two passes.
 
-        What it says of the real images, part by part, is given back for G's loss.
+        Also returns D's logits on the real images of each microbatch, for G's loss.
         """
         D.zero_grad()
-        stats, said, whole = [], [], share.rows
+        stats, all_real_logits, whole = [], [], share.rows
 
         @cache
         def uniform() -> Tensor:
@@ -62,7 +63,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
                 real_logits, fake_logits = D(*joined).chunk(2)
                 d_loss = total = loss.d_loss(real_logits, fake_logits)
                 if loss.penalty is not None and weight:
-                    # On the bare D: DDP adds up all gradients of a backward, but expects one forward before it.
+                    # On D's module: DDP averages all gradients of a backward, but expects one forward before it.
                     inputs = real[own], fake[own], labels[own]
                     noise.begin_forward()
                     penalty = loss.penalty(D.module, *inputs, partial(_rows, uniform, own))
@@ -70,11 +71,11 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
                 D.backward(_weighted(total, part))
             means = [d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()]
             stats.append(_weighted(torch.stack(means), part))
-            said.append(real_logits.detach())
-        return stats[0] if len(stats) == 1 else torch.stack(stats).sum(0), said
+            all_real_logits.append(real_logits.detach())
+        return stats[0] if len(stats) == 1 else torch.stack(stats).sum(0), all_real_logits
 
-    def g_backward(fake: Tensor, labels: Tensor, said: list[Tensor]) -> Tensor:
-        """G's gradients through a frozen D, whose own would be computed only to be thrown away.
+    def g_backward(fake: Tensor, labels: Tensor, all_real_logits: list[Tensor]) -> Tensor:
+        """Accumulate G's gradients through a frozen D, whose own would be computed only to be thrown away.
 
         In parts through D as well; G itself has the whole batch at once, as its BatchNorm needs.
         """
@@ -82,11 +83,11 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         D.module.requires_grad_(False)
         if config.accumulate == 1:
             noise.begin_forward()
-            g_loss = _weighted(loss.g_loss(D.module(fake, labels), said[0]), share.weight)
+            g_loss = _weighted(loss.g_loss(D.module(fake, labels), all_real_logits[0]), share.weight)
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
-            for (own, part), real_logits in zip(share.microbatches(config.accumulate), said, strict=True):
+            for (own, part), real_logits in zip(share.microbatches(config.accumulate), all_real_logits, strict=True):
                 noise.begin_forward()
                 losses.append(loss.g_loss(D.module(leaf[own], labels[own]), real_logits) * part)
                 G.backward_to_leaf(losses[-1])
@@ -102,10 +103,10 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
                 fake = G.module(noise.z(), labels)
         else:
             fake = G(noise.z(), labels)
-        d_stats, said = d_backward(real, fake.detach(), labels)
+        d_stats, all_real_logits = d_backward(real, fake.detach(), labels)
         if order.updates_d_first:
             D.step()
-        g_loss = g_backward(G(noise.z(), labels) if order.draws_anew else fake, labels, said)
+        g_loss = g_backward(G(noise.z(), labels) if order.draws_anew else fake, labels, all_real_logits)
         if not order.updates_d_first:
             D.step()
         G.step()

@@ -187,6 +187,13 @@ def check_format(path: Path, values: dict[str, Any], version: int) -> None:
         )
 
 
+def read_environment(run: Path) -> dict[str, Any]:
+    """Return environment.json of a run, {} where it is missing or damaged."""
+    with suppress(UserError):
+        return read_json(run / "environment.json", 2**20)
+    return {}
+
+
 def parse_model(
     kind: type[M], values: dict[str, Any], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
 ) -> M:

@@ -3,7 +3,7 @@
 A preloaded library stands in for CUDA's runtime, cuBLAS and NCCL, another for the driver, and Python for the five
 operators of cuDNN. Memory is the host's, and a kernel is no more than a line of the log. All else is torch's: caching
 allocator, streams, CUDA graphs, autograd, autocast, Adam, Inductor and Triton. So it shows which engine runs, how many
-kernels a step has, and whether one waits, allocates, or breaks a rule of stream capture. It shows no number and no
+kernels per step has, and whether one waits, allocates, or breaks a rule of stream capture. It shows no number and no
 time.
 """
 

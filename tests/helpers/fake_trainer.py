@@ -22,7 +22,7 @@ REASONS = {
 
 
 def line(index: int, fcd: float | None) -> str:
-    """Of metrics.jsonl: four evaluations an epoch, a second of training and half a second of judging each."""
+    """Of metrics.jsonl: four evaluations per epoch, a second of training and half a second of judging each."""
     values = {
         "step": 5 * (index + 1), "epoch": (index + 1) / 4, "elapsed_s": index + 1.0, "eval_s": 0.5,
         "since_start_s": index + 7.0,

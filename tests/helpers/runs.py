@@ -31,7 +31,7 @@ Start = Callable[..., subprocess.Popen[str]]
 InjectFault = Callable[[str], None]
 MonkeyPatch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 
-# Networks that take milliseconds a step.
+# Networks that take milliseconds per step.
 TINY = (
     *("--family", "small", "--width", "0.1", "--batch-size", "32", "--log-every", "2"),
     *("--tracker", "none", "--threads", "1"),

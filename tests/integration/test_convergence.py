@@ -22,7 +22,7 @@ from distgan.benchmark import results, trial
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
 from distgan.errors import CommandFailed, Stopped, UserError
-from distgan.evaluation.targets import SHIPPED, read_targets
+from distgan.evaluation.targets import SETS, read_targets
 
 # -- what is run ----------------------------------------------------------------------------
 
@@ -122,16 +122,16 @@ def test_the_words_of_a_training(bench: FakeBench, monkeypatch: MonkeyPatch) -> 
 
     def words(num_jobs: int = 1, **settings: Any) -> str:
         config = ConvergenceConfig(preset="one.toml", **settings)
-        return " ".join(arms.arms(config, protocol, SHIPPED, num_jobs, is_cuda=False)[0].words)
+        return " ".join(arms.arms(config, protocol, SETS["mnist"], num_jobs, is_cuda=False)[0].words)
 
-    # Of 2 steps an epoch 4 evaluations can't be: each step has one.
+    # Of 2 steps per epoch 4 evaluations can't be: each step has one.
     assert "--eval-every 0 --eval-every-steps 1 --eval-num 100" in words()
     assert "--threads" not in words()
     assert "--threads 4" in words(2)
     assert "--threads 2" in words(2, processes=2)
     assert "--threads 1" in words(30)
     assert "--threads 3" in words(2, threads=3)
-    assert f"--stop-at {SHIPPED}" in words()
+    assert f"--stop-at {SETS['mnist']}" in words()
     # A cap leaves the schedule of the rates as it is.
     assert words(epochs=1).endswith("--max-steps 2")
     assert words(epochs=5).endswith("--epochs 5")
@@ -151,13 +151,15 @@ def test_no_two_presets_share_a_folder(bench: FakeBench) -> None:
     Path("one-processes2.toml").write_text(TINY)
     config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
     with pytest.raises(UserError, match=r"--against one-processes2\.toml: has the name of --preset one\.toml"):
-        arms.arms(config, protocol, SHIPPED, 1, is_cuda=False)
+        arms.arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
 
 
 def test_an_odd_number_of_steps(bench: FakeBench) -> None:
-    Path("one.toml").write_text(TINY.replace("512", "91"))  # 11 steps an epoch, the last of 90 images
+    Path("one.toml").write_text(TINY.replace("512", "91"))  # 11 steps per epoch, the last of 90 images
     bench.play(one_seed0=BAD)
-    arm = arms.arms(ConvergenceConfig(preset="one.toml"), read_targets(SHIPPED).protocol, SHIPPED, 1, is_cuda=False)[0]
+    arm = arms.arms(
+        ConvergenceConfig(preset="one.toml"), read_targets(SETS["mnist"]).protocol, SETS["mnist"], 1, is_cuda=False
+    )[0]
     assert arm.steps_per_epoch == 11
     assert "--eval-every-steps 5" in " ".join(arm.words)
     assert [arm.images(step) for step in (5, 11, 12, 22)] == [455, 1000, 1091, 2000]
@@ -278,7 +280,7 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
 
 def trial_of(bench: FakeBench) -> trial.Trial:
     protocol = read_targets(Path("easy.toml")).protocol
-    arm = arms.arms(ConvergenceConfig(preset="one.toml"), protocol, SHIPPED, 1, is_cuda=False)[0]
+    arm = arms.arms(ConvergenceConfig(preset="one.toml"), protocol, SETS["mnist"], 1, is_cuda=False)[0]
     return trial.Trial(arm, 0, Path("out"), read_targets(Path("easy.toml")))
 
 

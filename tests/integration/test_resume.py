@@ -203,7 +203,7 @@ def test_hostile_metrics_beside_a_checkpoint_are_left_out(distgan: Run, trained:
     metrics.unlink()
     os.mkfifo(metrics)
     result = distgan.ok("train", "--resume", "run", "--max-steps", 8, "--out", "pipe", timeout=60)
-    assert "metrics.jsonl: has 0 of the 3 lines before step 6" in result.stderr
+    assert "metrics.jsonl: has 0 of the 3 lines up to step 6" in result.stderr
 
 
 def test_a_named_checkpoint_is_gone_on_from_in_a_new_folder(distgan: Run, tmp_path: Path) -> None:

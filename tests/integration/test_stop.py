@@ -52,7 +52,7 @@ def test_a_signal_leaves_a_usable_run(
 def test_a_run_stops_at_its_targets_and_after_a_resume_at_the_same_step(distgan: Run, tmp_path: Path) -> None:
     """They are missed at first, which a run that forgets its evaluations in a resume would not know."""
     write_presets(tmp_path)
-    # 36 steps an epoch, of which every ninth is judged; met from step 0 on but held only in the third evaluation.
+    # 36 steps per epoch, of which every ninth is judged; met from step 0 on but held only in the third evaluation.
     (tmp_path / "easy.toml").write_text(EASY.replace("hold = 1", "hold = 2"))
     words = ("train", "--config", "tiny.toml", "--threads", 1, "--tracker", "none", "--stop-at", "easy.toml")
     done = distgan.ok(*words, "--out", "one")

@@ -21,6 +21,7 @@ from distgan.data.base import data_folder
 from distgan.data.clustering import cluster_within
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Conv2d, Dropout
+from distgan.training.losses import penalty_weight
 
 
 def parse_args(description: str) -> argparse.Namespace:
@@ -45,7 +46,7 @@ def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
 
 
 def build_average(generator: nn.Module, config: Config) -> Callable[[nn.Module], None]:
-    """Return what takes a step of the moving average of G's weights: nothing without one."""
+    """Return a function that updates the moving average of G's weights; it does nothing if the preset has none."""
     if not config.optim.ema_decay:
         return lambda _: None
     return AveragedModel(
@@ -60,9 +61,7 @@ def d_loss(
     loss = LOSSES[config.optim.loss]
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
     total = loss.d_loss(real_logits, fake_logits)
-    if loss.penalty is not None:
-        own = config.optim.penalty_weight
-        weight = loss.penalty_weight if own is None else own
+    if loss.penalty is not None and (weight := penalty_weight(config.optim)):
         uniform = lambda: torch.rand(len(real), device=real.device)  # noqa: E731
         total = total + weight * loss.penalty(discriminator, real, fake, labels, uniform)
     return total, real_logits.detach()

@@ -1,1 +1,1 @@
-"""Eager, compiled, or CUDA graphs: one step behind each."""
+"""Eager, compiled, or CUDA graphs: the same training step behind each."""

@@ -1,4 +1,4 @@
-"""The blocks of both networks by torch.compile, each as one graph: inside autocast and DDP, which stay as they are."""
+"""Compile the blocks of both networks by torch.compile, one graph each; autocast and DDP around them stay eager."""
 
 import logging
 import os
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from distgan.training.engines.selection import EngineUnavailable
 from distgan.training.gan import Gan
 
-_MOST_KINDS = 256
+_RECOMPILE_LIMIT = 256
 
 
 def compile_blocks(blocks: Sequence[nn.Module]) -> None:
     """Let the blocks run as compiled code, in place. Each is compiled when it is first called with a new shape.
 
-    Raises EngineUnavailable where torch.compile is switched off, and would run them eagerly without a word.
+    Raises EngineUnavailable where torch.compile is switched off, and would silently run them eagerly.
     """
     for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):
         if os.environ.get(name) == "1":
             raise EngineUnavailable(f"{name}=1 switches torch.compile off")
-    # All blocks of a process count as one function there; beyond the limit they would be eager without a word.
-    torch._dynamo.config.recompile_limit = _MOST_KINDS
+    # All blocks of a process count as one function there; beyond the limit they would silently be eager.
+    torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     for block in blocks:
         if block._compiled_call_impl is None:
@@ -66,7 +66,7 @@ def uncompiled(gan: Gan) -> Iterator[None]:
 def blocks_of(gan: Gan) -> list[nn.Module]:
     """Return the blocks that can be compiled.
 
-    Not those in which the ranks talk to each other: their numbers of rows change from batch to batch.
+    Not those with SyncBatchNorm: their numbers of rows over the ranks change from batch to batch.
     """
     return [
         block
@@ -82,6 +82,6 @@ def num_operators(block: nn.Module) -> int:
 
 
 def smallest_block(gan: Gan) -> nn.Module | None:
-    """Return the one with the fewest operators, of those that have weights; None where there is nothing to compile."""
+    """Return the block with weights that has the fewest layers; None where there is nothing to compile."""
     blocks = [block for block in blocks_of(gan) if any(True for _ in block.parameters())]
     return min(blocks, key=num_operators, default=None)

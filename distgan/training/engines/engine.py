@@ -1,4 +1,4 @@
-"""An engine takes the steps of a run. It is built by its entry in `config.registry.ENGINES`, on trial beside eager."""
+"""An engine takes the steps of a run: eagerly, compiled, or as CUDA graphs. Each is checked against eager steps."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,10 +7,11 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from distgan.config.registry import ENGINES, LOSSES
+from distgan.config.registry import ENGINES
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
+from distgan.errors import first_line
 from distgan.training.engines.compiling import (
     blocks_of,
     compile_blocks,
@@ -119,7 +120,7 @@ class Trial:
         with uncompiled(self.gan):
             return self.take(limit)
 
-    # -- what comes of it -----------------------------------------------------------------------------
+    # -- results --------------------------------------------------------------------------------------
 
     def eager_engine(self, why: str, *, is_fallback: bool = False) -> Engine:
         return Engine(self._choice("eager", why, is_fallback), self.take, self.take)
@@ -133,27 +134,22 @@ class Trial:
         asked, parity = self.config.run.engine, self._parities.get(name)
         return EngineSelection(asked, name, why, is_fallback, self._start_s, self._step_s, parity)
 
-    # -- attempts, each of all ranks or of none -------------------------------------------------------
+    # -- attempts, which succeed on all ranks or raise on all -----------------------------------------
 
-    def why_no_engine(self) -> str | None:
-        """Return why such a run can be taken by no engine but the eager one, if that is so."""
+    def unsupported_reason(self) -> str | None:
+        """Return why only the eager engine can take the steps of this run; None if others can."""
         if self.runtime.strategy != "DDP":
-            return f"{self.runtime.strategy} takes its own way through the networks"
+            return f"{self.runtime.strategy} wraps the forward and backward passes itself"
         if self.runtime.precision == "fp16":
-            return "the scaler of fp16 decides on the host"
+            return "the gradient scaler of fp16 decides on the host"
         if self.batches.size % self.runtime.world_size:
-            return f"the ranks' parts of {self.batches.size} images are not of one size"
+            return f"a batch of {self.batches.size} images does not divide evenly among the ranks"
         return None
 
     def check_supported(self) -> None:
         """Raise EngineUnavailable for a run that only the eager engine can take."""
-        if reason := self.why_no_engine():
+        if reason := self.unsupported_reason():
             raise EngineUnavailable(reason)
-
-    def has_second_derivative(self) -> bool:
-        """True if the loss has a penalty on a gradient: torch.compile can't differentiate twice."""
-        optim, loss = self.config.optim, LOSSES[self.config.optim.loss]
-        return loss.penalty is not None and optim.penalty_weight != 0
 
     def compile_smallest(self) -> float:
         """Compile one block for one shape. Return the seconds that the rest takes by its measure, on the slowest rank.
@@ -216,10 +212,11 @@ class Trial:
 
         for steps in CHECK_STEPS:
             parity = self._on_all_ranks("check", lambda steps=steps: attempt(steps))  # type: ignore[misc]
-            if all(self.runtime.all_gather_object(parity.passed)):
+            failed = [each for each in self.runtime.all_gather_object(parity) if not each.passed]
+            if not failed:
                 self._parities[name] = parity
                 return
-        raise EngineUnavailable(f"its steps are not the eager ones: {parity}")
+        raise EngineUnavailable(f"its steps are not the eager ones: {failed[0]}")
 
     def race(self, name: str, advance: Advance) -> float:
         """Return the seconds of a step, on the slowest rank: so all ranks decide alike. It takes about RACE_S / 2.
@@ -258,9 +255,13 @@ class Trial:
             try:
                 result = attempt()
             except Exception as error:  # compilers, drivers and libraries raise what they like
-                reason = _in_a_line(error)
-        if not all(self.runtime.all_gather_object(reason is None)):
-            raise EngineUnavailable(reason or "it failed on another rank")
+                reason, kind = first_line(error), type(error).__name__
+                if not isinstance(error, EngineUnavailable) and reason != kind:
+                    reason = f"{kind}: {reason}"
+        reasons = self.runtime.all_gather_object(reason)
+        for rank, why in enumerate(reasons):
+            if why is not None:
+                raise EngineUnavailable(f"rank {rank}: {why}" if len(reasons) > 1 else why)
         return result
 
     @contextmanager
@@ -268,8 +269,3 @@ class Trial:
         began = self.clock()
         yield
         self._start_s[phase] = round(self._start_s.get(phase, 0.0) + self.clock() - began, 3)
-
-
-def _in_a_line(error: Exception) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")[:200]
-    return line if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {line}"

@@ -113,8 +113,8 @@ class Graphs:
         """Steps from the cursor on, with the rows of the batch at `index`."""
         rows = self.batches.rows(index)
         share = self.gan.share
-        places = share.local_slice(rows)
-        row_indices = self.row_indices[: places.stop - places.start]
+        local = share.local_slice(rows)
+        row_indices = self.row_indices[: local.stop - local.start]
         for slot in range(count):
             own = self.batches.order.index_select(0, row_indices + self.cursor * self.width)
             line = self.cursor.view(1)

@@ -22,10 +22,10 @@ class EngineUnavailable(Exception):
 
 @dataclass
 class EngineSelection:
-    """`asked` by the config, `name` that runs, and `why` that one; `is_fallback` where that is for want of another.
+    """`asked` by the config, `name` that runs, and `why` that one; `is_fallback` if the one asked for is unavailable.
 
-    `start_s`: seconds that "compile", "capture", "check" and "race" took. `step_s`: seconds a step of each engine that
-    was raced, on the slowest rank. `parity`: how near the steps of the one that runs are to the eager ones.
+    `start_s`: seconds that "compile", "capture", "check" and "race" took. `step_s`: seconds per step of each engine
+    that was raced, on the slowest rank. `parity`: how near the steps of the one that runs are to the eager ones.
     """
 
     asked: str
@@ -37,7 +37,7 @@ class EngineSelection:
     parity: "Parity | None" = None
 
     def __str__(self) -> str:
-        return f"engine {self.name}: {self.why}"
+        return _sentence(self.name, self.why)
 
     def describe(self) -> dict[str, Any]:
         """For environment.json and the results of a benchmark."""
@@ -53,8 +53,12 @@ def fallback_notice(described: Any) -> str | None:
     """
     match described:
         case {"is_fallback": True, "name": str(name), "why": str(why)}:
-            return f"engine {name}: {why}"
+            return _sentence(name, why)
     return None
+
+
+def _sentence(name: str, why: str) -> str:
+    return f"engine {name}: {why}"
 
 
 def compiling_pays(steps_left: int, step_s: float, compile_s: float) -> tuple[bool, str]:

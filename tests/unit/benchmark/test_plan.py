@@ -103,7 +103,7 @@ def test_nothing_is_predicted_without_the_word(tmp_path: Path, capsys: Capture, 
     assert [str(column.header) for column in table.columns if "predicted" not in str(column.header)] == [
         "scaling",
         "nodes x each",
-        "images a step",
+        "images per step",
         "per rank",
     ]
     said = capsys.readouterr().out

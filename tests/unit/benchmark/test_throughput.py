@@ -62,7 +62,7 @@ def answering(monkeypatch: MonkeyPatch, answer: Callable[[list[str]], dict[str, 
 
 
 def saved(path: Path, **times: list[list[float]]) -> Path:
-    """Results of throughput with a cell for each list of seconds a step."""
+    """Results of throughput with a cell for each list of seconds per step."""
     cells = [
         {"id": key, "status": "ok", "step_s": step_s, "runs": [{"engine": {"name": "eager"}}]}
         for key, step_s in times.items()
@@ -124,6 +124,24 @@ def test_any_preset_and_file_is_a_cell_that_trains_as_it_does(tmp_path: Path) ->
     (cell,) = [each for each in plan(small, is_cuda=False) if each["precision"] == "no"]
     assert cell["id"] == "vanilla/auto/no/32/reuse/small/width 0.5/digits"
     assert matrix._training(cell, small, "cpu").model.width == 0.5
+    # A cell's id tells other networks than the preset's from its own.
+    seed = ThroughputConfig(presets=["cgan-quick"], family="seed", precisions=["no"])
+    assert [each["id"] for each in plan(seed, is_cuda=False)] == ["cgan-quick/auto/no/128/reuse/seed"]
+
+
+def test_a_matrix_that_can_not_be_trained_ends_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "x.toml").write_text('[model]\nname = "cgan"\n')
+    for command in ("throughput", "scaling"):
+        with pytest.raises(UserError, match=r"--preset cgan-fast: model: .*clusters"):
+            run_command("bench", command, "--preset", "cgan-fast", "--family", "small", "--device", "cpu")
+    with pytest.raises(UserError, match=r"--preset b/x\.toml: has the name of another preset, x"):
+        run_command("bench", "throughput", "--preset", "a/x.toml,b/x.toml", "--device", "cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_presets_are_repeated_or_joined_and_precisions_are_what_the_device_has(
@@ -249,7 +267,7 @@ def test_a_regression_ends_in_1(tmp_path: Path, factor: float, limit: float | No
     if not is_failure:
         run_command("bench", *map(str, words))
         return
-    with pytest.raises(CommandFailed, match=r"x: 1\.200 times the seconds a step"):
+    with pytest.raises(CommandFailed, match=r"x: 1\.200 times the seconds per step"):
         run_command("bench", *map(str, words))
 
 

@@ -319,10 +319,10 @@ def test_any_npz_is_read_or_is_one_clear_error(
 # -- where the result goes ---------------------------------------------------------------------------------------
 
 
-def done(folder: Path, what: object) -> None:
+def done(folder: Path, what: object, num: int = 100) -> None:
     """As an evaluation leaves it, of any version."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"source": {"what": printable(what)}}))
+    (folder / FILE).write_text(json.dumps({"n": num, "source": {"what": printable(what)}}))
 
 
 def test_results_of_different_inputs_lie_in_different_folders(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -332,17 +332,42 @@ def test_results_of_different_inputs_lie_in_different_folders(tmp_path: Path, mo
               "im\udcff.npz", "images", "r/checkpoints/latest", "s/checkpoints/latest",
               "s/checkpoints/best")  # fmt: skip
     for where in inputs:
-        folders[where] = out_folder(where, EvalConfig())
+        folders[where] = out_folder(where, EvalConfig(), 100)
         done(folders[where], where)
     assert folders["images.npz"] == Path("eval-images"), "as ever"
     assert folders["a/images.npz"].name == "eval-a-images"
     assert folders["r/checkpoints/latest"] == Path("eval-latest")
     assert len(set(folders.values())) == len(inputs)
     for where in inputs:
-        assert out_folder(where, EvalConfig()) == folders[where], "the same one again"
-        assert out_folder(str(tmp_path / where), EvalConfig()) == folders[where]
+        assert out_folder(where, EvalConfig(), 100) == folders[where], "the same one again"
+        assert out_folder(str(tmp_path / where), EvalConfig(), 100) == folders[where]
     (tmp_path / "eval-images" / FILE).write_text("{")
-    assert out_folder("images.npz", EvalConfig()) != folders["images.npz"], "of whom this is, nobody knows"
+    assert out_folder("images.npz", EvalConfig(), 100) != folders["images.npz"], "of whom this is, nobody knows"
+
+
+def test_a_result_of_more_images_stays_and_nothing_else_is_overwritten(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """A smaller one goes beside it: not over that of another input, nor into a folder or over a file of the user's."""
+    monkeypatch.chdir(tmp_path)
+    done(Path("eval-a"), "a.npz", 1000)
+    assert out_folder("a.npz", EvalConfig(), 1000) == Path("eval-a")
+    assert out_folder("a.npz", EvalConfig(), 500) == Path("eval-a-500")
+    done(Path("eval-a-500"), "a-500.npz", 500)
+    assert out_folder("a.npz", EvalConfig(), 500) == Path("eval-a-500-2")
+    Path("eval-a-500-2").mkdir()
+    assert out_folder("a.npz", EvalConfig(), 500) == Path("eval-a-500-2"), "an empty one"
+    Path("eval-a-500-2", "mine.txt").touch()
+    Path("eval-a-500-3").touch()
+    assert out_folder("a.npz", EvalConfig(), 500) == Path("eval-a-500-4")
+    done(Path("eval-a-500-4"), "a.npz", 500)
+    assert out_folder("a.npz", EvalConfig(), 500) == Path("eval-a-500-4"), "its own again"
+    assert out_folder("a.npz", EvalConfig(out="eval-a"), 500) == Path("eval-a"), "as --out says"
+    long = f"{'x' * 250}.npz"
+    done(Path(f"eval-{'x' * 250}"), long, 100_000)
+    other = out_folder(long, EvalConfig(), 10_000)
+    other.mkdir()
+    assert other.name.endswith("-10000")
 
 
 @pytest.mark.parametrize("stem", ["x" * 251, "ü" * 125 + "x", "x" * 240])
@@ -354,10 +379,10 @@ def test_a_name_that_is_too_long_for_a_result_is_cut(
     folders = []
     for number in range(12):
         where = f"{number}/{stem}.npz"
-        folder = out_folder(where, EvalConfig())
+        folder = out_folder(where, EvalConfig(), 100)
         done(folder, where)
         folders.append(folder)
-        assert out_folder(where, EvalConfig()) == folder
+        assert out_folder(where, EvalConfig(), 100) == folder
     assert len(set(folders)) == 12
     assert (f"warning: the name of 0/{stem}.npz" in capfd.readouterr().err) == (len(stem.encode()) > 250)
 
@@ -365,16 +390,16 @@ def test_a_name_that_is_too_long_for_a_result_is_cut(
 def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done(tmp_path / "mine", "a/images.npz")
-    assert out_folder("a/images.npz", EvalConfig(out="mine")) == Path("mine")
+    assert out_folder("a/images.npz", EvalConfig(out="mine"), 100) == Path("mine")
     known = json.dumps({"source": {"what": "images.npz", "path": str(tmp_path / "a" / "images.npz")}})
     (tmp_path / "mine" / FILE).write_text(known)
-    assert out_folder("a/images.npz", EvalConfig(out="mine")) == Path("mine"), "named from another folder"
+    assert out_folder("a/images.npz", EvalConfig(out="mine"), 100) == Path("mine"), "named from another folder"
     with refused("mine", code="exists"):
-        out_folder("images.npz", EvalConfig(out="mine"))
+        out_folder("images.npz", EvalConfig(out="mine"), 100)
     (tmp_path / "mine" / FILE).unlink()
     done(tmp_path / "mine", "a/images.npz")
     with refused("--out mine", "b/images.npz", code="exists"):
-        out_folder("b/images.npz", EvalConfig(out="mine"))
+        out_folder("b/images.npz", EvalConfig(out="mine"), 100)
     (tmp_path / "run" / "weights").mkdir(parents=True)
     done(tmp_path / "run" / "eval", "somewhere/else/run")  # a run that was moved
-    assert out_folder("run", EvalConfig()) == Path("run/eval")
+    assert out_folder("run", EvalConfig(), 100) == Path("run/eval")

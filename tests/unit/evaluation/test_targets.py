@@ -10,7 +10,7 @@ from helpers.runs import refused
 
 from distgan.errors import UserError
 from distgan.evaluation.targets import (
-    SHIPPED,
+    SETS,
     CganTargets,
     EarlyStop,
     Evaluation,
@@ -34,7 +34,7 @@ def evaluation(fcd: float | None, step: int = 0, **changes: Any) -> Evaluation:
 
 
 def curve(*fcds: float | None) -> list[Evaluation]:
-    """Four evaluations an epoch, from epoch 1/4 on."""
+    """Four evaluations per epoch, from epoch 1/4 on."""
     return [evaluation(fcd, index + 1) for index, fcd in enumerate(fcds)]
 
 
@@ -159,7 +159,7 @@ def test_an_early_stop_says_where_it_was_met_and_held(tmp_path: Path) -> None:
 
 
 def test_a_set_of_targets_is_found_by_its_name_or_as_a_file(tmp_path: Path) -> None:
-    assert find_targets("mnist", "--stop-at") == SHIPPED
+    assert find_targets("mnist", "--stop-at") == SETS["mnist"]
     (tmp_path / "mine.toml").write_text(EASY)
     assert find_targets(str(tmp_path / "mine.toml"), "--stop-at") == tmp_path / "mine.toml"
     with refused("--stop-at moon: ", "mnist", code="not-found"):
@@ -167,7 +167,7 @@ def test_a_set_of_targets_is_found_by_its_name_or_as_a_file(tmp_path: Path) -> N
 
 
 def test_the_shipped_targets() -> None:
-    found = read_targets(SHIPPED)
+    found = read_targets(SETS["mnist"])
     assert (found.frozen, found.protocol.num, found.protocol.hold) == ("2026-11-26", 5000, 3)
     assert found.protocol.evaluations_per_epoch == 2
 

@@ -5,6 +5,7 @@ import re
 import sys
 from collections import namedtuple
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import psutil
@@ -49,8 +50,11 @@ def test_exit_code_by_what_is_essential(well: MonkeyPatch, capsys: Capture) -> N
     out = capsys.readouterr().out
     assert states(out)["processes"] == "problem"
     assert "gloo: lost; look" in out
-    gpus(well, 2)
     well.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    gpus(well, 1)
+    doctor.examine(None)
+    assert "gloo: lost" in capsys.readouterr().out
+    gpus(well, 2)
     with pytest.raises(CommandFailed, match="can't run here: processes"):
         doctor.examine(None)
     out = capsys.readouterr().out
@@ -191,26 +195,27 @@ def test_gpus(monkeypatch: MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listed", "cuda", "visible", "state", "text", "remedy"),
+    ("nvidia_smi", "cuda", "visible", "state", "text", "remedy"),
     [
         (None, "13.0", None, "ok", "no GPU", ""),
-        ("GPU 0: A card", "13.0", "", "ok", "hidden by CUDA_VISIBLE_DEVICES=", ""),
-        ("No devices were found", "13.0", None, "ok", "no GPU", ""),
-        ("fails", "13.0", None, "problem", "nvidia-smi fails", "fix the driver"),
-        ("GPU 0: A card", None, None, "problem", "no CUDA build, beside GPU 0: A card", "--force-reinstall"),
-        ("GPU 0: A card", "13.0", "7", "problem", "(CUDA_VISIBLE_DEVICES=7; too old)", "update the driver"),
+        ((0, "GPU 0: A card\n", ""), "13.0", "", "ok", "hidden by CUDA_VISIBLE_DEVICES=", ""),
+        ((6, "No devices were found\n", ""), "13.0", None, "ok", "no GPU", ""),
+        ((9, "", "no driver\n"), "13.0", None, "problem", "nvidia-smi fails (no driver)", "fix the driver"),
+        ((9, "", ""), "13.0", None, "problem", "nvidia-smi fails (exit code 9)", "fix the driver"),
+        ((0, "GPU 0: A card\nGPU 1\n", ""), None, None, "problem", "beside GPU 0: A card", "--force-reinstall"),
+        ((0, "GPU 0: A card\n", ""), "13.0", "7", "problem", "(CUDA_VISIBLE_DEVICES=7; too old)", "update the driver"),
     ],
 )  # fmt: skip
 def test_no_gpu(
-    monkeypatch: MonkeyPatch, listed: str | None, cuda: str | None, visible: str | None, state: str, text: str,
-    remedy: str,
+    monkeypatch: MonkeyPatch, nvidia_smi: tuple[int, str, str] | None, cuda: str | None, visible: str | None,
+    state: str, text: str, remedy: str,
 ) -> None:  # fmt: skip
     gpus(monkeypatch, 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: listed and "here")
-    monkeypatch.setattr(doctor, "tool_output", lambda *_: None if listed == "fails" else listed)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: nvidia_smi and "here")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: CompletedProcess([], *(nvidia_smi or ())))
     monkeypatch.setattr(torch.version, "cuda", cuda)
 
     def init() -> None:

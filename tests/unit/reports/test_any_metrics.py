@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgan.errors import WriteErrorPolicy
-from distgan.evaluation.targets import SHIPPED, detect, evaluations, read_targets, targets_of
+from distgan.evaluation.targets import SETS, detect, evaluations, read_targets, targets_of
 from distgan.reports import history as history_module
 from distgan.reports.history import History
 from distgan.reports.options import PagesConfig
@@ -75,7 +75,7 @@ def test_any_lines_leave_a_page_and_a_comparison(run: Path, rows: list[bytes]) -
     found = read_run(str(run), PagesConfig(evaluate=False))
     render("report.html", **page_of(found))
     rows_of(compared_runs([found, found]))
-    targets = read_targets(SHIPPED)
+    targets = read_targets(SETS["mnist"])
     for of in (targets.cgan, targets.vanilla):
         detect(evaluations(read_metrics(run / "metrics.jsonl")), targets_of(of), hold=1)
 

@@ -86,7 +86,7 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
     "claim",
     [
         lambda out: check_unused_folder(out, may_hold_run=True),
-        lambda out: out_folder("images.npz", EvalConfig(out=out)),
+        lambda out: out_folder("images.npz", EvalConfig(out=out), 100),
         lambda out: results.new_folder(out, "throughput"),
         lambda out: results.claimed(out, "convergence").__enter__(),
     ],

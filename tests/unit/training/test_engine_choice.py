@@ -109,16 +109,16 @@ def test_a_race_that_fails_leaves_the_graph_that_was_right(monkeypatch: MonkeyPa
 @pytest.mark.parametrize(
     ("times", "total_steps", "name", "why"),
     [
-        ({"eager": 2, "graph": 5}, 10**6, "eager", "the faster one: 2,000 microseconds a step, graph 5,000"),
-        ({"eager": 5, "graph": 2}, 8_000, "graph", "the faster one: 2,000 microseconds a step, eager 5,000 "
+        ({"eager": 2, "graph": 5}, 10**6, "eager", "the faster one: 2,000 microseconds per step, graph 5,000"),
+        ({"eager": 5, "graph": 2}, 8_000, "graph", "the faster one: 2,000 microseconds per step, eager 5,000 "
          "microseconds; not compiled inside: of 16 s of steps left it may save 4 s, and takes about 5 s"),
         # 30 s of steps: half of what the rule asked for when it knew no times.
-        ({"eager": 5, "graph": 2, "layer": 20}, 15_000, "graph-compiled", "the faster one: 2,000 microseconds a step, "
-         "eager 5,000 microseconds, compiled inside 1,000 microseconds"),
+        ({"eager": 5, "graph": 2, "layer": 20}, 15_000, "graph-compiled", "the faster one: 2,000 microseconds per "
+         "step, eager 5,000 microseconds, compiled inside 1,000 microseconds"),
         ({"eager": 5, "graph": 2, "layer": 1000}, 15_000, "graph", "not compiled inside: of 30 s of steps left it may "
          "save 7.5 s, and takes about 37 s, by the time that its smallest block took"),
         ({"eager": 5, "graph": 2, "compiled": 3}, 15_000, "graph", "not compiled inside: no faster, 3,000 "
-         "microseconds a step"),
+         "microseconds per step"),
     ],
 )  # fmt: skip
 def test_auto_takes_what_a_race_shows_to_be_the_fastest(
@@ -179,10 +179,10 @@ def test_the_slowest_rank_decides_for_all(monkeypatch: MonkeyPatch, factor: floa
 
 def test_a_rank_that_fails_is_followed_by_all(monkeypatch: MonkeyPatch) -> None:
     run = Machine(monkeypatch, eager=4, graph=2).training()
-    other_rank(run, monkeypatch, {bool: False})
+    other_rank(run, monkeypatch, {type(None): "RuntimeError: out of memory"})
     choice = run.build().choice
     assert (choice.name, choice.is_fallback) == ("eager", True)
-    assert choice.why == "graph was not taken: it failed on another rank"
+    assert choice.why == "graph was not taken: rank 1: RuntimeError: out of memory"
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: MonkeyPatch) -
 
 def test_an_engine_that_fits_not_is_named(monkeypatch: MonkeyPatch) -> None:
     for attribute, value, reason in (
-        ("strategy", "ZeRO 2", "ZeRO 2 takes its own way through the networks"),
-        ("precision", "fp16", "the scaler of fp16 decides on the host"),
+        ("strategy", "ZeRO 2", "ZeRO 2 wraps the forward and backward passes itself"),
+        ("precision", "fp16", "the gradient scaler of fp16 decides on the host"),
     ):
         graph = Training("vanilla", "graph", capture=capture)
         monkeypatch.setattr(graph.runtime, attribute, value)
