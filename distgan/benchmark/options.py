@@ -51,7 +51,7 @@ class ThroughputConfig(Section):
     )
     precisions: Precisions | None = setting(
         None,
-        "no: float32; tf32 and fp16 on a GPU; unset: no, and bf16 where the device has it",
+        "{names}; unset: fp32, and bf16 where the device has it",
         min_length=1,
         flag="precision",
         old_flags=("precisions",),
@@ -147,9 +147,7 @@ class ConvergenceConfig(Section):
         None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1, is_passed_on=True
     )
     device: Device = device_setting(is_passed_on=True)
-    precision: PrecisionName | None = setting(
-        None, "no: float32; tf32 and fp16 on a GPU; unset: the preset's", is_passed_on=True
-    )
+    precision: PrecisionName | None = setting(None, "{names}; unset: the preset's", is_passed_on=True)
     engine: EngineName | None = setting(None, "who takes the steps; unset: the preset's", is_passed_on=True)
     threads: int | None = setting(
         None,
@@ -170,7 +168,7 @@ class ScalingConfig(Section):
     family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
     width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
     order: OrderName | None = setting(None, "as of distgan train; unset: the preset's")
-    precision: PrecisionName = setting("no", "no: float32. tf32, fp16: on GPUs")
+    precision: PrecisionName = setting("fp32", "{names}")
     engine: EngineName = setting("auto", "who takes the steps")
     data: DataName = setting("mnist", "digits: scikit-learn's, which need no network")
     data_dir: str | None = data_dir_setting()

@@ -128,7 +128,7 @@ _COMMANDS: dict[str, Command | Group] = {
         ),
         reads_flags=True,
         run="distgan.cli.actions:train",
-        less_memory="a smaller --batch-size, a higher --accumulate, or more --processes",
+        less_memory="a smaller --batch-size, a higher --d-microbatches, or more --processes",
     ),
     "sample": Command(
         help="draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png",

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
@@ -66,12 +67,18 @@ class OneOf:
 
     def names(self) -> dict[str, str]:
         """Return the names that are registered now, each with its help text."""
-        return dict(self.also) | {name: entry.describe() for name, entry in self.registry.items() if self.only(entry)}
+        entries = {name: entry for name, entry in self.registry.items() if self.only(entry)}
+        return dict(self.also) | {
+            name: entry.describe() + (f" (deprecated name: {', '.join(entry.old_names)})" if entry.old_names else "")
+            for name, entry in entries.items()
+        }
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, name: str) -> str:
+        """Return the current name for `name`, which may be an old one. Raises for one that is not allowed."""
+        name = self.registry.current(name)
         if name not in (names := self.names()):
             raise PydanticCustomError("unknown_name", "Input should be one of {names}", {"names": ", ".join(names)})
         return name
@@ -83,7 +90,8 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     flag: str | None = None  # where it is not the key
-    old_flags: tuple[str, ...] = ()  # which are accepted and not shown
+    old_flags: tuple[str, ...] = ()  # which are accepted, and named in the help as deprecated
+    old_keys: tuple[str, ...] = ()  # likewise in files
     allowed: str | None = None  # in words, where type and limits do not say it
     # On resume, another value is allowed. fixed: never. confirm: with --allow-config-change. free: always. reset:
     # always, and the run's own is dropped. In a benchmark or an evaluation, free: it does not change the results.
@@ -111,6 +119,17 @@ def rules(field: FieldInfo) -> Rules:
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_old_keys(cls, values: Any) -> Any:
+        """Return `values` with the key that a setting has now in place of one that it had."""
+        for key, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            for old in rules(field).old_keys:
+                if old in values and key in values:
+                    raise ValueError(f"{old}: is the old name of {key}, which is set too. Expected: one of the two")
+                values = {key if each == old else each: value for each, value in values.items()}
+        return values
 
     @field_validator("*")
     @classmethod
@@ -157,14 +176,25 @@ def help_text(field: FieldInfo) -> str:
 
 def choices(annotation: Any, metadata: Any = ()) -> dict[str, str]:
     """Return the registered names that a setting takes, each with its help text; empty for any other setting."""
+    found = _one_of(annotation, metadata)
+    return found.names() if found else {}
+
+
+def registry_of(field: FieldInfo) -> Registry[Any] | None:
+    """Return the registry whose names a setting takes; None for any other setting."""
+    found = _one_of(field.annotation, field.metadata)
+    return found.registry if found else None
+
+
+def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:
     for item in metadata:
         if isinstance(item, OneOf):
-            return item.names()
+            return item
     if get_origin(annotation) is Annotated:
-        return choices(None, get_args(annotation)[1:])
+        return _one_of(None, get_args(annotation)[1:])
     if get_origin(annotation) in (Union, UnionType):
-        return {name: text for part in get_args(annotation) for name, text in choices(part).items()}
-    return {}
+        return next(filter(None, map(_one_of, get_args(annotation))), None)
+    return None
 
 
 def _kind(annotation: Any, metadata: Any = ()) -> str:

@@ -102,7 +102,9 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
             groups[section] = parser.add_argument_group(title)
         parser.allowed[flag.name] = allowed(flag.field)
         # argparse reads % in a help text as a format.
-        text = f"{help_text(flag.field)} (default: {shown(flag.field.default)})".replace("%", "%%")
+        old_flags = [f"--{old}" for old in rules(flag.field).old_flags]
+        deprecated = f"; deprecated: {', '.join(old_flags)}" if old_flags else ""
+        text = f"{help_text(flag.field)} (default: {shown(flag.field.default)}{deprecated})".replace("%", "%%")
         options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": text}
         if flag.field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -111,9 +113,9 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
         if rules(flag.field).may_be_repeated:
             options["action"] = "append"
         groups[section].add_argument(flag.name, **options)
-        for old in rules(flag.field).old_flags:
-            parser.allowed[f"--{old}"] = parser.allowed[flag.name]
-            groups[section].add_argument(f"--{old}", **options | {"help": argparse.SUPPRESS})
+        for old in old_flags:
+            parser.allowed[old] = parser.allowed[flag.name]
+            groups[section].add_argument(old, **options | {"help": argparse.SUPPRESS})
 
 
 def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, Any] | None = None) -> M:

@@ -17,7 +17,7 @@ LossName = Annotated[str, OneOf(LOSSES)]
 OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
-PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else no"),))]
+PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else fp32"),))]
 DataName = Annotated[str, OneOf(DATASETS)]
 DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
 Device = Literal["auto", "cpu", "cuda"]
@@ -189,7 +189,7 @@ class ModelConfig(Section):
     name: ModelName = fixed(
         "vanilla", "{names}. Without --preset or --config it also picks the preset of that name", flag="model"
     )
-    family: FamilyName = fixed("seed", "{names}")
+    family: FamilyName = fixed("report2023", "{names}")
     clusters: int | None = fixed(
         None, "clusters (k-means, of each digit for cgan), clustered family only", ge=1, le=10_000
     )
@@ -197,11 +197,11 @@ class ModelConfig(Section):
     latent_dim: int = fixed(100, "normals per image that G starts from", ge=1, le=4096)
     stem: Literal["linear", "noise-map"] = fixed(
         "linear",
-        "seed family: linear maps z to 7x7 channels; noise-map takes a 7x7 map of noise instead, the "
+        "report2023 family: linear maps z to 7x7 channels; noise-map takes a 7x7 map of noise instead, the "
         "literal reading of the report (vanilla only; latent_dim is then unused)",
     )
     logit_tail: bool = fixed(
-        True, "seed family, cgan: LeakyReLU and dropout on D's logit itself, as the report lists them"
+        True, "report2023 family, cgan: LeakyReLU and dropout on D's logit itself, as the report lists them"
     )
     leaky_slope: Real = setting(0.2, "slope of LeakyReLU below zero", ge=0, le=1)
     dropout: Real = setting(0.3, "dropout in D", ge=0, lt=1)
@@ -231,7 +231,7 @@ class ModelConfig(Section):
         if self.stem == "noise-map" and (self.is_conditional or not family.takes_noise_map):
             others = ", ".join(name for name, other in FAMILIES.items() if other.takes_noise_map)
             raise ValueError(
-                f"--stem noise-map: has no place for a label and belongs to the seed's GAN; allowed with "
+                f"--stem noise-map: has no place for a label and belongs to the report's GAN; allowed with "
                 f"--model vanilla --family {others}, not with {self.name}, {self.family}"
             )
         return self
@@ -291,14 +291,16 @@ class OptimConfig(Section):
     penalty_weight: Real | None = setting(
         None, "weight of the gradient penalty; unset: the loss's own, as --loss has it", ge=0, le=1_000_000
     )
-    order: OrderName = setting("reuse", "{names}")
+    order: OrderName = setting("alternating", "{names}")
     # Adam divides them by 1 - beta1 at first, which float32 has to hold.
     g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0, le=1e30)
     d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0, le=1e30)
-    accumulate: int = setting(
+    d_microbatches: int = setting(
         1,
-        "parts in which a step takes its batch through D, one after the other, so that D needs less memory; the "
-        "update is that of the whole batch",
+        "microbatches in which a step takes its batch through D, one after the other, so that D needs less memory; "
+        "the update is that of the full batch",
+        old_flags=("accumulate",),
+        old_keys=("accumulate",),
         ge=1,
         le=1024,
     )

@@ -32,14 +32,14 @@ def global_batch_size(config: DataConfig, world_size: int) -> int:
 def fewest_rows(config: Config, world_size: int) -> int:
     """What a batch needs over all ranks, so that each has a row in each part, and BatchNorm two."""
     separate = 1 if config.processes.sync_batch_norm else world_size
-    return max(world_size * config.optim.accumulate, 2 * separate)
+    return max(world_size * config.optim.d_microbatches, 2 * separate)
 
 
 def check_batch_size(size: int, fewest: int) -> None:
     """Raises UserError for a batch of which some rank, or some part of a step, would have nothing."""
     if size < fewest:
         raise UserError(
-            f"--batch-size {size}: too few for the processes, the parts of --accumulate and BatchNorm; "
+            f"--batch-size {size}: too few for the processes, the --d-microbatches and BatchNorm; "
             f"allowed: at least {fewest}"
         )
 
@@ -62,7 +62,7 @@ def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int =
     if 0 < left < fewest:
         raise UserError(
             f"--batch-size {size}: leaves a last batch of {left} of {num_images:,} images, too few for the "
-            f"processes, the parts of --accumulate and BatchNorm, which need {fewest}; allowed: another size, or "
+            f"processes, the --d-microbatches and BatchNorm, which need {fewest}; allowed: another size, or "
             "--drop-last"
         )
     return steps + (left > 0)

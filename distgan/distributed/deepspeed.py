@@ -35,7 +35,7 @@ _ELSEWHERE = {
     "fp16": "no flag: --precision bf16 is autocast here",
     "bf16": "--precision bf16, which is autocast: weights and Adam stay float32",
     "amp": "--precision bf16",
-    "gradient_accumulation_steps": "--accumulate",
+    "gradient_accumulation_steps": "--d-microbatches",
     "train_batch_size": "--batch-size",
     "train_micro_batch_size_per_gpu": "--batch-size",
 }
@@ -58,7 +58,7 @@ def chosen(
         )
     if precision == "fp16":
         raise UserError(
-            "--precision fp16: its loss scaler does not reach DeepSpeed's engines; allowed with DeepSpeed: no, bf16"
+            "--precision fp16: its loss scaler does not reach DeepSpeed's engines; allowed with DeepSpeed: fp32, bf16"
         )
     if is_cpu and has_cuda:
         raise UserError(

@@ -297,7 +297,8 @@ def zero_stage() -> int | None:
 
 
 def _launchers_precision() -> str:
-    return os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
+    """Return the precision that the launcher was given, float32 if none, by its name in PRECISIONS where it has one."""
+    return PRECISIONS.current(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no")
 
 
 def check_launcher_precision(own: str | None) -> None:
@@ -306,7 +307,7 @@ def check_launcher_precision(own: str | None) -> None:
     Not to be called where --precision is given, which is stronger.
     """
     asked = _launchers_precision()
-    if own not in (None, AUTO) and asked not in ("no", own):
+    if own not in (None, AUTO) and asked not in (PRECISIONS.current("no"), own):
         raise UserError(
             f"--mixed_precision {asked} (of the launcher, or ACCELERATE_MIXED_PRECISION): the run has {own}; allowed: "
             f"the same, or --precision as a flag of the training",
@@ -321,7 +322,7 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
     """
     said = _launchers_precision()
     if chosen == AUTO:
-        if said == "no":
+        if said == PRECISIONS.current("no"):
             return AUTO
         chosen = said
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")

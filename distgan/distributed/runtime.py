@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from distgan.config.registry import ENGINES, names_on_cpu
+from distgan.config.registry import ENGINES, PRECISIONS, names_on_cpu
 from distgan.config.schema import Config
 from distgan.distributed import deepspeed, env, rendezvous
 from distgan.distributed.precision import choose_precision
@@ -81,7 +81,7 @@ class Runtime:
         self.precision, self.precision_note = choose_precision(
             wanted, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
         )
-        mixed_precision = "no" if self.precision == "tf32" else self.precision
+        mixed_precision = PRECISIONS[self.precision].mixed_precision
         self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded()
         self.warnings = env.slow(self.precision, is_cpu=is_cpu) + env.remove_foreign(torch.get_num_threads())
         self._trained: Callable[..., DDPNetwork]
@@ -89,7 +89,7 @@ class Runtime:
             from distgan.distributed.deepspeed import DeepSpeedNetwork, accelerators
 
             device_type = "cpu" if is_cpu else "cuda"
-            pair = accelerators(zero, config.optim.accumulate, device_type)
+            pair = accelerators(zero, config.optim.d_microbatches, device_type)
             self._accelerator = pair["generator"]
             self._trained = partial(DeepSpeedNetwork, accelerators=pair, is_bf16=self.precision == "bf16")
         else:

@@ -29,7 +29,7 @@ _GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2
 
 def start_runtime(config: EvalConfig) -> AbstractContextManager[Runtime]:
     """The processes of an evaluation, in float32 whatever a launcher says."""
-    run = RunConfig(device=config.device, threads=config.threads, precision="no", engine="eager")
+    run = RunConfig(device=config.device, threads=config.threads, precision="fp32", engine="eager")
     return open_runtime(Config(run=run, processes=ProcessesConfig(num=config.processes, timeout=config.timeout)))
 
 

@@ -216,9 +216,7 @@ def environment_of(run: Run) -> list[tuple[str, str]]:
         "platform": run.fact("platform"),
         "processes": run.fact("world_size"),
         "threads": run.fact("threads"),
-        "precision": {"no": "float32"}.get(run.fact("precision"), run.fact("precision"))
-        if isinstance(run.fact("precision"), str)
-        else None,
+        "precision": run.fact("precision") if isinstance(run.fact("precision"), str) else None,
         "about the precision": run.fact("precision_note") or None,
         "engine": run.fact("engine", "name"),
         "why that engine": run.fact("engine", "why"),

@@ -56,8 +56,8 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
             with share.bind(whole):
                 return noise.uniform()
 
-        for index, (own, part) in enumerate(share.microbatches(config.accumulate)):
-            with D.accumulating(is_last=index == config.accumulate - 1):
+        for index, (own, part) in enumerate(share.microbatches(config.d_microbatches)):
+            with D.accumulating(is_last=index == config.d_microbatches - 1):
                 joined = torch.cat([real[own], fake[own]]), torch.cat([labels[own], labels[own]])
                 noise.begin_forward()
                 real_logits, fake_logits = D(*joined).chunk(2)
@@ -81,13 +81,15 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         """
         G.zero_grad()
         D.module.requires_grad_(False)
-        if config.accumulate == 1:
+        if config.d_microbatches == 1:
             noise.begin_forward()
             g_loss = _weighted(loss.g_loss(D.module(fake, labels), all_real_logits[0]), share.weight)
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
-            for (own, part), real_logits in zip(share.microbatches(config.accumulate), all_real_logits, strict=True):
+            for (own, part), real_logits in zip(
+                share.microbatches(config.d_microbatches), all_real_logits, strict=True
+            ):
                 noise.begin_forward()
                 losses.append(loss.g_loss(D.module(leaf[own], labels[own]), real_logits) * part)
                 G.backward_to_leaf(losses[-1])

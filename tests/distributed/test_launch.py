@@ -88,11 +88,11 @@ def test_a_default_file_for_many_cpus_trains_on_one_and_says_so(run: Run, tmp_pa
 def test_too_small_a_batch_is_said_once_by_two_processes(run: Run, data_flags: tuple[str, ...]) -> None:
     result = run(
         BIN / "torchrun", "--nproc-per-node", 2, ROOT / "distgan" / "train.py",
-        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--accumulate", "20", "--out", "run",
+        "--preset", "cgan-quick", *data_flags, *TINY, "--batch-size", "33", "--d-microbatches", "20", "--out", "run",
     )  # fmt: skip
     assert result.returncode != 0
     said = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
     assert said == [
-        "distgan: --batch-size 33: too few for the processes, the parts of --accumulate and BatchNorm; "
+        "distgan: --batch-size 33: too few for the processes, the parts of --d-microbatches and BatchNorm; "
         "allowed: at least 40 [bad-value]"
     ]

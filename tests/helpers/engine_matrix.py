@@ -19,16 +19,16 @@ STEPS = 50
 # 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
 NUM_IMAGES, BATCH = 70, 8
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "vanilla": ({"name": "vanilla"}, {}, "no"),
-    "cgan": ({"name": "cgan"}, {"ema_decay": 0.9, "lr_schedule": "linear"}, "no"),
-    "simultaneous": ({"name": "cgan"}, {"order": "simultaneous", "lr_schedule": "linear"}, "no"),
-    "fresh": ({"name": "vanilla"}, {"order": "fresh", "ema_decay": 0.9}, "no"),
-    "r1": ({"name": "vanilla", "family": "small"}, {"loss": "r1"}, "no"),
-    "wgan-gp": ({"name": "cgan", "family": "small"}, {"loss": "wgan-gp", "order": "fresh"}, "no"),
+    "vanilla": ({"name": "vanilla"}, {}, "fp32"),
+    "cgan": ({"name": "cgan"}, {"ema_decay": 0.9, "lr_schedule": "linear"}, "fp32"),
+    "simultaneous": ({"name": "cgan"}, {"order": "simultaneous", "lr_schedule": "linear"}, "fp32"),
+    "fresh": ({"name": "vanilla"}, {"order": "alternating-fresh", "ema_decay": 0.9}, "fp32"),
+    "r1": ({"name": "vanilla", "family": "dcgan"}, {"loss": "r1"}, "fp32"),
+    "wgan-gp": ({"name": "cgan", "family": "dcgan"}, {"loss": "wgan-gp", "order": "alternating-fresh"}, "fp32"),
     "clustered": (
-        {"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan", "ema_decay": 0.9}, "no"
+        {"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan", "ema_decay": 0.9}, "fp32"
     ),
-    "parts": ({"name": "cgan", "family": "small"}, {"accumulate": 2, "ema_decay": 0.9}, "no"),
+    "parts": ({"name": "cgan", "family": "dcgan"}, {"d_microbatches": 2, "ema_decay": 0.9}, "fp32"),
     "bf16": ({"name": "vanilla"}, {"ema_decay": 0.9}, "bf16"),
 }  # fmt: skip
 

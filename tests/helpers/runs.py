@@ -33,7 +33,7 @@ MonkeyPatch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
 
 # Networks that take milliseconds per step.
 TINY = (
-    *("--family", "small", "--width", "0.1", "--batch-size", "32", "--log-every", "2"),
+    *("--family", "dcgan", "--width", "0.1", "--batch-size", "32", "--log-every", "2"),
     *("--tracker", "none", "--threads", "1"),
 )
 

@@ -60,7 +60,7 @@ def test_images_are_the_generators(tmp_path: Path) -> None:
 
     run = weights(tmp_path / "run")
     arrays = draw(run, tmp_path / "a.npz", num=4, seed=5)
-    generator = build_generator(ModelConfig(name="cgan", family="small", width=0.1)).eval()
+    generator = build_generator(ModelConfig(name="cgan", family="dcgan", width=0.1)).eval()
     generator.load_state_dict(load_file(run / "weights" / "generator_ema.safetensors"))
     images = generator(sample_z(4, (100,), 5), torch.arange(4)).detach().numpy()[:, 0]
     assert np.abs(arrays["images"].astype(float) - (images + 1) * 127.5).max() <= 0.51
@@ -316,9 +316,9 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     for change, words in (
         ({"width": 0.2}, r"stem.0.weight has the shape [1274, 110]; the network in its config has [637, 110]"),
         ({"name": "vanilla"}, r"stem.0.weight has the shape [637, 100]; the network in its config has [637, 110]"),
-        ({"family": "seed"}, "main.0.weight has the shape"),
+        ({"family": "report2023"}, "main.0.weight has the shape"),
     ):
-        settings = {"name": "cgan", "family": "small", "width": 0.1} | change
+        settings = {"name": "cgan", "family": "dcgan", "width": 0.1} | change
         save_file(build_generator(ModelConfig(**settings)).state_dict(), path)
         message = refused(run)
         assert str(path) in message

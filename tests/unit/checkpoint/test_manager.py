@@ -43,7 +43,7 @@ def refuse_to_open(ending: str) -> Callable[..., int]:
 
 def make_saver(folder: Path, **settings: object) -> CheckpointManager:
     config = Config(
-        model=ModelConfig(name="cgan", family="small", width=0.05),
+        model=ModelConfig(name="cgan", family="dcgan", width=0.05),
         data=DataConfig(name="digits", batch_size=4),
         run=RunConfig(**settings),
     )

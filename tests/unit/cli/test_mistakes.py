@@ -8,10 +8,10 @@ from helpers.fake_bench import TINY, fake_training
 from helpers.made_up_runs import weights
 from helpers.runs import MonkeyPatch, Run, assert_user_error
 
-SIX = "train --preset cgan-quick --data digits --family small --width 0.1 --batch-size 32 --max-steps 6 --out run"
+SIX = "train --preset cgan-quick --data digits --family dcgan --width 0.1 --batch-size 32 --max-steps 6 --out run"
 FAST = "train --preset cgan-fast --data digits --width 0.1 --max-steps 2"
 BENCH = "bench convergence --preset cgan"
-FP16_ON_CPU = ["--precision fp16", "allowed on a CPU: no, bf16"]
+FP16_ON_CPU = ["--precision fp16", "allowed on a CPU: fp32, bf16"]
 
 MISTAKES: dict[str, list[str]] = {
     "": ["names no command; allowed: train, sample"],
@@ -54,7 +54,7 @@ MISTAKES: dict[str, list[str]] = {
     },
     f"{FAST} --clusters 5000": ["--clusters 5000: of 17,970 images; allowed: at most 1797"],
     f"{FAST} --clusters 0": ["--clusters: '0' is not allowed", "1 or more"],
-    f"{FAST} --family small": ["--clusters 25: with --family small", "allowed:"],
+    f"{FAST} --family dcgan": ["--clusters 25: with --family dcgan", "allowed:"],
     "train --model cgan --family clustered": ["--clusters unset: with --family clustered"],
     f"{SIX} --batch-size 2048 --processes 1024": ["--processes 1024: a process takes 0.5 GiB", "here: at most "],
     f"{SIX} --processes 33": ["--batch-size 32: too few for the processes", "allowed: at least 33"],
@@ -97,9 +97,9 @@ MISTAKES: dict[str, list[str]] = {
     "bench throughput --repeats 4": ["--repeats: '4'", "5 or more"],
     "bench throughput --device tpu": ["--device: 'tpu'", "auto, cpu, cuda"],
     "bench throughput --peers --data digits": ["--data digits", "--peers", "allowed: mnist"],
-    "bench throughput --peers --order fresh": ["--order fresh", "reuse"],
+    "bench throughput --peers --order alternating-fresh": ["--order alternating-fresh", "take alternating;"],
     "bench throughput --peers --data-dir nowhere": ["nowhere/MNIST/raw", "--data-dir"],
-    "bench throughput --precision no,fp16 --device cpu --out out": ["--precision fp16: needs a CUDA device"],
+    "bench throughput --precision fp32,fp16 --device cpu --out out": ["--precision fp16: needs a CUDA device"],
     "bench compare nowhere.json nowhere.json": ["nowhere.json: is not there", "results.json"],
     "bench compare one.json": ["B.json"],
     "bench compare a b --fail-above -1": ["--fail-above: '-1'", "more than 0"],

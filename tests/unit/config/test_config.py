@@ -67,7 +67,7 @@ def test_seed_presets_are_the_reports() -> None:
     for name, epochs in (("vanilla", [1, 20, 42, 81, 120, 129, 149]), ("cgan", [13, 42, 81, 120, 129, 149])):
         config = Config.model_validate(read_file(preset_path(name, "--preset"), name))
         assert (config.run.epochs, config.data.batch_size, config.data.name) == (150, 256, "mnist")
-        assert (config.model.family, config.model.width, config.model.stem) == ("seed", 1.0, "linear")
+        assert (config.model.family, config.model.width, config.model.stem) == ("report2023", 1.0, "linear")
         assert (config.optim.loss, config.optim.ema_decay, config.data.drop_last) == ("bce", 0.0, False)
         assert config.run.sample_epochs == epochs
         assert config.model.logit_tail
@@ -80,9 +80,9 @@ def test_fast_presets_are_those_that_were_measured(name: str, clusters: int, epo
     model, optim = config.model, config.optim
     assert (model.family, model.clusters, model.latent_dim, model.dropout) == ("clustered", clusters, 64, 0.0)
     assert (optim.loss, optim.order, optim.g_lr, optim.d_lr, optim.lr_schedule) == (
-        "r3gan", "reuse", 1e-3, 1e-3, "constant"
+        "r3gan", "alternating", 1e-3, 1e-3, "constant"
     )  # fmt: skip
-    assert (optim.beta1, optim.beta2, optim.ema_decay, optim.accumulate) == (0.0, 0.99, 0.998, 1)
+    assert (optim.beta1, optim.beta2, optim.ema_decay, optim.d_microbatches) == (0.0, 0.99, 0.998, 1)
     assert (config.data.batch_size, config.run.epochs) == (128, epochs)
 
 
@@ -96,7 +96,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path) -> No
     """Where `auto` comes to another one on this machine as well."""
     words = ["--preset", "cgan-fast", "--out", str(tmp_path)]
     assert training_of(words)[0].run.precision == "auto"
-    for begun in ("no", "bf16"):
+    for begun in ("fp32", "bf16"):
         (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "cgan"}, "run": {"precision": begun}}))
         assert training_of(words)[0].run.precision == begun
         assert training_of([*words, "--precision", "tf32"])[0].run.precision == "tf32"
@@ -130,7 +130,7 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[optim]\ng_lrr = 1", "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: accumulate, beta1, "),
+        ("[optim]\ng_lrr = 1", "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: beta1, "),
         (
             "[optm]\ng_lr = 1",
             "my.toml: optm: unknown table, did you mean optim?; allowed: data, model, optim, processes, run",
@@ -202,8 +202,11 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
         (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
         (["stray"], "stray: belongs to no flag"),
         (["--g-lr", "inf"], "--g-lr: 'inf' is not allowed; allowed: a number, more than 0"),
-        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: auto, no, tf32, fp16, bf16"),
-        (["--order", "random"], "--order: 'random' is not allowed; allowed: simultaneous, reuse, fresh"),
+        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: auto, fp32, tf32, fp16, bf16"),
+        (
+            ["--order", "random"],
+            "--order: 'random' is not allowed; allowed: simultaneous, alternating, alternating-fresh",
+        ),
         (["--model", "dcgan"], "--model: 'dcgan' is not allowed; allowed: vanilla, cgan"),
         (["--sample-epochs", "1,x"], "--sample-epochs: 'x' is not allowed; allowed: whole numbers from 0"),
         (["--seed", "-1"], "--seed: '-1' is not allowed; allowed: a whole number, 0 or more"),

@@ -131,7 +131,7 @@ def test_generator_draws_clusters_as_often_as_the_images_have_them(name: str, cl
 
 
 def test_other_families_take_the_digits_themselves() -> None:
-    generator, digits = build_generator(ModelConfig(name="cgan", family="small", width=0.1)), torch.arange(10)
+    generator, digits = build_generator(ModelConfig(name="cgan", family="dcgan", width=0.1)), torch.arange(10)
     assert labels_for(generator, torch.zeros(10, 100), digits) is digits
 
 

@@ -115,7 +115,7 @@ def test_batch_size_is_global() -> None:
     [(1, 1, True, 2), (4, 1, True, 4), (4, 3, True, 12), (4, 1, False, 8), (1, 3, True, 3)],
 )
 def test_fewest_rows(world_size: int, accumulate: int, sync: bool, expected: int) -> None:
-    config = Config(optim=OptimConfig(accumulate=accumulate), processes=ProcessesConfig(sync_batch_norm=sync))
+    config = Config(optim=OptimConfig(d_microbatches=accumulate), processes=ProcessesConfig(sync_batch_norm=sync))
     assert fewest_rows(config, world_size) == expected
 
 

@@ -14,15 +14,15 @@ from distgan.errors import UserError
 def test_without_deepspeed_there_is_a_hint(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"DeepSpeed: is not installed; allowed: pip install 'distgan\[deepspeed\]'"):
-        zero_config.chosen(Config(processes=ProcessesConfig(zero=2)), "no", is_cpu=True, has_cuda=False)
+        zero_config.chosen(Config(processes=ProcessesConfig(zero=2)), "fp32", is_cpu=True, has_cuda=False)
 
 
 @pytest.mark.parametrize(
     ("config", "precision", "has_cuda", "words"),
     [
         ({}, "fp16", False, "--precision fp16: its loss scaler does not reach"),
-        ({}, "no", True, "--device cpu: DeepSpeed takes the GPUs that it sees"),
-        ({"loss": "wgan-gp"}, "no", False, "--loss wgan-gp: the second derivative of its penalty"),
+        ({}, "fp32", True, "--device cpu: DeepSpeed takes the GPUs that it sees"),
+        ({"loss": "wgan-gp"}, "fp32", False, "--loss wgan-gp: the second derivative of its penalty"),
     ],
 )
 def test_impossible_combinations(

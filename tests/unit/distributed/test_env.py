@@ -127,8 +127,8 @@ def test_the_launchers_precision_is_taken_where_none_is_chosen(monkeypatch: Monk
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", value)
     with open_runtime(ON_CPU) as runtime:
         assert runtime.describe()["precision"] == "bf16"
-    with open_runtime(Config(run=RunConfig(device="cpu", precision="no"))) as runtime:
-        assert runtime.describe()["precision"] == "no"
+    with open_runtime(Config(run=RunConfig(device="cpu", precision="fp32"))) as runtime:
+        assert runtime.describe()["precision"] == "fp32"
 
 
 @pytest.mark.parametrize(

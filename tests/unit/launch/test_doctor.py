@@ -254,7 +254,7 @@ def test_bf16_that_a_cpu_has_not_is_told(monkeypatch: MonkeyPatch, flags: set[st
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     told = launcher.slow("bf16", is_cpu=True)
     assert [each.partition(":")[0] for each in told] == ["--precision bf16"] * is_told
-    assert launcher.slow("bf16", is_cpu=False) == launcher.slow("no", is_cpu=True) == []
+    assert launcher.slow("bf16", is_cpu=False) == launcher.slow("fp32", is_cpu=True) == []
 
 
 def test_last_words() -> None:

@@ -172,9 +172,9 @@ def test_target_and_input_are_read_from_the_weights(pair: tuple[Path, Path]) -> 
 @pytest.mark.parametrize(
     ("name", "family", "target", "given"),
     [
-        ("vanilla", "small", "no label enters", "100 of noise"),
+        ("vanilla", "dcgan", "no label enters", "100 of noise"),
         ("vanilla", "clustered", "no label enters", "100 of noise and 32 of a cluster of images"),
-        ("cgan", "small", "95.3 %", "100 of noise and 10 of the label"),
+        ("cgan", "dcgan", "95.3 %", "100 of noise and 10 of the label"),
         ("cgan", "clustered", "95.3 %", "100 of noise and 32 of the label and one of its 7 clusters"),
     ],
 )

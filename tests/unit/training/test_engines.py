@@ -149,9 +149,9 @@ def test_parity_sees_what_is_different(breaks: Callable[[Training], object]) -> 
             breaks(run)
         return result
 
-    same = measure_parity(run.gan, run.batches, "no", advance, advance, 5)
+    same = measure_parity(run.gan, run.batches, "fp32", advance, advance, 5)
     assert (same.losses, same.weights, same.passed) == (0, 0, True)
-    assert not measure_parity(run.gan, run.batches, "no", advance, other, 5).passed
+    assert not measure_parity(run.gan, run.batches, "fp32", advance, other, 5).passed
     assert run.gan.step == 2
 
 
