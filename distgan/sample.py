@@ -20,7 +20,7 @@ from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import GAP, SCALE, TEXT_HEIGHT, grid, save_gif
-from distgan.utils.files import output_file, write_whole
+from distgan.utils.files import output_file, write_atomic
 
 WALK_STEPS = 10
 
@@ -62,17 +62,17 @@ def sample(where: str, config: SampleConfig) -> str:
 
     parts = _draw(generator.to(device), config, digits, run.model.num_labels or 10)
     if suffix == ".npz":
-        write_whole(out, lambda file: _write_arrays(file, parts, num_images, notice, with_labels=is_conditional))
+        write_atomic(out, lambda file: _write_arrays(file, parts, num_images, notice, with_labels=is_conditional))
         return _words(num_images, path, out, notice)
     images, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
     if suffix == ".gif":
         frames = [grid(image[None], 1, caption=notice, scale=8) for image in images]
-        write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
+        write_atomic(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
         heads = labels[:columns].tolist() if is_conditional and not config.interpolate else ()
         picture, info = grid(images, columns, heads=heads, caption=notice), PngInfo()
         info.add_text("Software", _MARK.decode())
-        write_whole(out, lambda file: picture.save(file, "png", pnginfo=info))
+        write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
     return _words(num_images, path, out, notice)
 
 

@@ -21,7 +21,7 @@ from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import LOCKS, lock
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.child_process import tool_output
-from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_whole
+from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_atomic
 from distgan.utils.hardware import cpu_name
 from distgan.utils.operating_system import cores
 from distgan.utils.paths import user_path
@@ -49,7 +49,7 @@ def write(path: Path, kind: str, facts: dict[str, Any], cells: Sequence[dict[str
     assert kind in KINDS
     content = {"format": FORMAT, "kind": kind, "facts": facts, "cells": list(cells)}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_whole(path, text.encode())
+    write_atomic(path, text.encode())
 
 
 def read(path: Path, *kinds: str) -> Results:

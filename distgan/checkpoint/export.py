@@ -12,7 +12,7 @@ from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
 from distgan.training.gan import below, load_weights
-from distgan.utils.files import read_tensors, write_json, write_whole
+from distgan.utils.files import read_tensors, write_atomic, write_json
 from distgan.utils.paths import user_path
 
 
@@ -34,7 +34,7 @@ def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
         source = checkpoint / f"{name}.safetensors"
         if source.exists():
             data = source.read_bytes()
-            write_whole(weights / source.name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+            write_atomic(weights / source.name, lambda file, data=data: file.write(data))  # type: ignore[misc]
     write_json(weights / "config.json", config.model_dump(mode="json"))
 
 

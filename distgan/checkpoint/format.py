@@ -237,7 +237,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if (file := f"{name}.safetensors") in manifest.files:
             own = _tensors(_content(path, manifest, file, limits[name] + _MAX_HEADER), path / file)
             if name in networks:
-                _refuse_misfit(own, networks[name], path / file)
+                _check_layout(own, networks[name], path / file)
             tensors |= {f"{name}.{key}": value for key, value in own.items()}
     return Checkpoint(tensors, state, config)
 
@@ -283,7 +283,7 @@ def _parse(model: type[M], data: bytes, path: Path) -> M:
         raise Damaged(f"{path}: {first_mistake(error)}") from error
 
 
-def _refuse_misfit(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:
+def _check_layout(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:
     """Raises Damaged for tensors that are not those of the network in the config beside them."""
     for key in sorted(tensors.keys() | layout.keys()):
         found, expected = (

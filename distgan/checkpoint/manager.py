@@ -26,12 +26,12 @@ class CheckpointManager:
     then took to be on the disk; `num_bytes` is the size of the last.
     """
 
-    def __init__(self, folder: Path, session: Session, log: MetricLog, tolerance: WriteErrorPolicy):
+    def __init__(self, folder: Path, session: Session, log: MetricLog, write_errors: WriteErrorPolicy):
         self.run_folder, self.folder = folder, folder / "checkpoints"
         self.config, self.runtime, self.gan = session.config, session.runtime, session.gan
         self.last_step, self.notice = session.last_step, session.dataset.notice
         self.identity = Identity(session.dataset.fingerprint, session.steps_per_epoch, session.batch_size)
-        self.log, self.tolerance = log, tolerance
+        self.log, self.write_errors = log, write_errors
         self.saved: tuple[int, Path] | None = None  # the last one that is whole; known to the first rank
         self.stall_s: list[float] = []
         self.write_s: list[float] = []
@@ -63,7 +63,7 @@ class CheckpointManager:
         if is_in(start.path, self.folder) and not start.is_changed:
             self.saved = state.step, start.path
         for warning in start.warnings:
-            self.tolerance.warn(warning)
+            self.write_errors.warn(warning)
         # What tells of the start outlives it; its tensors, twice the networks' own size and more, need not.
         return start._replace(checkpoint=start.checkpoint._replace(tensors={}))
 
@@ -189,15 +189,15 @@ class CheckpointManager:
             if not isinstance(error, OSError) or (mistake := user_error(error)) is None:
                 raise error
             last = f"the last checkpoint is of step {self.saved[0]:,}" if self.saved else "there is no other"
-            if must or self.tolerance.stops:
+            if must or self.write_errors.stops:
                 raise UserError(f"{mistake}; the checkpoint was not written, {last}", code=mistake.code)
-            self.tolerance.warn(f"a checkpoint was not written, and training continues ({last}): {mistake}")
+            self.write_errors.warn(f"a checkpoint was not written, and training continues ({last}): {mistake}")
         return self.saved[0] if self.saved else None
 
     def _tidy(self, newest: Path) -> None:
         """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
         try:
-            adopt_copies(self.folder, self.tolerance.warn)
+            adopt_copies(self.folder, self.write_errors.warn)
             self._link("latest", newest)
             found = checkpoints_in(self.folder)
             kept = found[: self.config.run.keep]
@@ -211,7 +211,7 @@ class CheckpointManager:
                 if path not in kept:
                     remove(path)
         except (OSError, UserError) as error:
-            self.tolerance.warn(f"older checkpoints may stay beyond --keep: {user_error(error) or error}")
+            self.write_errors.warn(f"older checkpoints may stay beyond --keep: {user_error(error) or error}")
 
     def _link(self, name: str, path: Path) -> None:
         """A name for people; no resume depends on it, so a file system without links is no error."""

@@ -188,7 +188,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
             )
         where = str(path)
     warnings += foreign_files(path)
-    is_changed = _refuse(checkpoint.config, config, where)
+    is_changed = _check_settings(checkpoint.config, config, where)
     state = checkpoint.state
     for what, theirs, ours in (
         ("the fingerprint of its data", state.data, identity.data),
@@ -282,7 +282,7 @@ def differences(before: Config, now: Config) -> list[tuple[str, str, object, obj
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
 
 
-def _refuse(before: Config, now: Config, where: str) -> bool:
+def _check_settings(before: Config, now: Config, where: str) -> bool:
     """Raises UserError with a line for each setting that may not differ; tells whether an allowed one does."""
     changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:

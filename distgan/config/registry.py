@@ -81,11 +81,11 @@ class Engine(Mode):
     """`build(trial)` takes a `training.engines.engine.Trial` and returns an `Engine` of that module.
 
     It raises `EngineUnavailable` on all ranks where it can't take the steps, for which the eager engine then stands in.
-    `records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: its steps go through compiled code.
+    `captures_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: its steps go through compiled code.
     """
 
     build: Callable[[Any], Any] = field(kw_only=True)
-    records_graphs: bool = False
+    captures_graphs: bool = False
     compiles: bool = False
 
 
@@ -167,13 +167,13 @@ PRECISIONS = Registry({
 _R = "training.engines.recipes:"
 ENGINES = Registry({
     "auto": Engine("on a GPU the faster of eager and graph, by a race of a second; else eager",
-                   build=Lazy(_R + "build_fastest"), records_graphs=True),
+                   build=Lazy(_R + "build_fastest"), captures_graphs=True),
     "eager": Engine("torch, one operator at a time", build=Lazy(_R + "build_eager")),
     "compile": Engine("the networks by torch.compile", build=Lazy(_R + "build_compiled"), compiles=True),
     "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, build=Lazy(_R + "build_graph"),
-                    records_graphs=True),
+                    captures_graphs=True),
     "graph-compiled": Engine("the same, always compiled inside", True, build=Lazy(_R + "build_graph_compiled"),
-                             records_graphs=True, compiles=True),
+                             captures_graphs=True, compiles=True),
 })  # fmt: skip
 
 ORDERS = Registry({

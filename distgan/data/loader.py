@@ -80,7 +80,7 @@ class Batches:
         self,
         dataset: Dataset,
         size: int,
-        share: BatchShard,
+        shard: BatchShard,
         *,
         drop_last: bool,
         seed: int,
@@ -89,12 +89,12 @@ class Batches:
     ):
         self.images = dataset.images.to(device)
         self.labels = dataset.labels.to(device)
-        self.share = share
+        self.shard = shard
         # The sampler repeats images until the ranks have the same number: beyond the rows of any batch.
         self.sampler: DistributedSampler = DistributedSampler(
             range(len(dataset.images)),  # type: ignore[arg-type]  # only its length is looked at
-            num_replicas=share.world_size,
-            rank=share.rank,
+            num_replicas=shard.world_size,
+            rank=shard.rank,
             seed=seed,
         )
         self.size = size
@@ -116,7 +116,7 @@ class Batches:
         self.load(epoch)
         self.step += 1
         rows = self.rows(index)
-        return Batch(*self.take(self.order[self.share.local_slice(rows)]), rows)
+        return Batch(*self.take(self.order[self.shard.local_slice(rows)]), rows)
 
     def rows(self, index: int) -> range:
         """Those of a batch of the epoch, over all ranks."""

@@ -41,7 +41,7 @@ _ELSEWHERE = {
 }
 
 
-def chosen(
+def choose_config(
     config: Config, precision: str, *, is_cpu: bool, has_cuda: bool, has_penalty: bool = False
 ) -> dict[str, Any] | None:
     """The DeepSpeed config of a run, None for one without DeepSpeed.
@@ -103,14 +103,14 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
     return config | {"zero_optimization": zero}
 
 
-def completed(config: dict[str, Any], accumulate: int) -> dict[str, Any]:
-    """With what an engine of ours needs. `accumulate`: its backward passes to a step."""
+def complete_config(config: dict[str, Any], d_microbatches: int) -> dict[str, Any]:
+    """With what an engine of ours needs. `d_microbatches`: its backward passes to a step."""
     return {
         "gradient_clipping": 0.0,  # Accelerate would fill in 1.0
         "zero_allow_untested_optimizer": True,
         **{key: value for key, value in config.items() if key not in _ELSEWHERE},
         "train_micro_batch_size_per_gpu": 1,  # for its own statistics only
-        "gradient_accumulation_steps": accumulate,
+        "gradient_accumulation_steps": d_microbatches,
         "steps_per_print": 2**31 - 1,
     }
 
@@ -126,16 +126,17 @@ class _Plugin(DeepSpeedPlugin):
         """Tells transformers about the config, and fails where transformers is not installed."""
 
 
-def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> dict[str, Accelerator]:
+def build_accelerators(config: dict[str, Any], d_microbatches: int, device_type: str) -> dict[str, Accelerator]:
     """An Accelerator for each network, by NAMES; torch.distributed is initialised before.
 
-    `accumulate` is the number of D's backward passes to a step of D.
+    `d_microbatches` is the number of D's backward passes to a step of D.
     """
     _quieten(device_type)
-    _check_known(completed(config, accumulate))
+    _check_known(complete_config(config, d_microbatches))
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
     plugins = {
-        name: _Plugin(hf_ds_config=completed(config, accumulate if name == "discriminator" else 1)) for name in NAMES
+        name: _Plugin(hf_ds_config=complete_config(config, d_microbatches if name == "discriminator" else 1))
+        for name in NAMES
     }
     # Without its backend each rank of a CPU counts itself alone.
     group = InitProcessGroupKwargs(backend=dist.get_backend())
@@ -146,7 +147,7 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[group],
     )
-    second = Accelerator(mixed_precision="no", gradient_accumulation_steps=accumulate)
+    second = Accelerator(mixed_precision="no", gradient_accumulation_steps=d_microbatches)
     return dict(zip(NAMES, (first, second), strict=True))
 
 

@@ -273,7 +273,7 @@ def _asks_for_something(name: str, value: str) -> bool:
     return switch == name or os.environ.get(switch, "").lower() not in _NOTHING
 
 
-def recorded() -> dict[str, str]:
+def recorded_variables() -> dict[str, str]:
     """Return the variables that torch and the libraries below it read and that may change how numbers are rounded."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_RECORDED)}
 
@@ -338,7 +338,7 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
     return value
 
 
-def slow(precision: str, *, is_cpu: bool) -> list[str]:
+def precision_warnings(precision: str, *, is_cpu: bool) -> list[str]:
     """A warning where the precision that somebody chose for speed costs it."""
     if precision == "bf16" and is_cpu and imitates_bf16():
         return [f"--precision bf16: {cpu_name()} imitates it, and is many times slower so; leave it unset"]

@@ -40,15 +40,15 @@ _POLL_S = 0.1
 _BEAT_S = 1.0
 
 
-class _Meeting(NamedTuple):
+class _Rendezvous(NamedTuple):
     store: dist.Store
     rank: int
     world_size: int
     timeout_s: float
 
-    def ask(self, call: Callable[..., T], *arguments: Any) -> T:
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call the store. Ctrl-C is heeded, and a store that is silent for --timeout is an error of the connection."""
-        return _within(self.timeout_s, call, *arguments)
+        return _within(self.timeout_s, function, *arguments)
 
     def await_key(self, key: str, rank: int, limit_s: float, *, beats: bool = False) -> None:
         """Wait until `rank` has set `key`; if `beats`, for as long as it beats (`_beating`).
@@ -56,11 +56,11 @@ class _Meeting(NamedTuple):
         Raises ProcessLost if its process is gone or, with `beats`, silent for --timeout; TimeoutError after `limit_s`.
         """
         end, beat, beat_at = time.monotonic() + limit_s, -1, time.monotonic()
-        while not self.ask(self.store.check, [key]):
+        while not self.call(self.store.check, [key]):
             now = time.monotonic()
-            if self._has_ended(rank) and not self.ask(self.store.check, [key]):  # it may have set it just before
+            if self._has_ended(rank) and not self.call(self.store.check, [key]):  # it may have set it just before
                 raise self._lost(f"rank {rank} is gone")
-            if beats and (latest := self.ask(self.store.add, f"beat/{rank}", 0)) != beat:
+            if beats and (latest := self.call(self.store.add, f"beat/{rank}", 0)) != beat:
                 beat, beat_at = latest, now
             if beats and now > beat_at + self.timeout_s:
                 raise self._lost(f"rank {rank} is silent for --timeout {self.timeout_s:g} s")
@@ -70,13 +70,13 @@ class _Meeting(NamedTuple):
             time.sleep(_POLL_S)
 
     def _has_ended(self, rank: int) -> bool:
-        if not self.ask(self.store.check, [f"process/{rank}"]):
+        if not self.call(self.store.check, [f"process/{rank}"]):
             return False  # it has not come yet
-        return has_ended(ProcessId(*json.loads(self.ask(self.store.get, f"process/{rank}")))) is True
+        return has_ended(ProcessId(*json.loads(self.call(self.store.get, f"process/{rank}")))) is True
 
     def _lost(self, message: str) -> ProcessLost:
         """Return the error to raise; only the first rank that reports a lost rank prints its message."""
-        return ProcessLost(message, speaks=self.ask(self.store.add, "lost", 1) == 1)
+        return ProcessLost(message, speaks=self.call(self.store.add, "lost", 1) == 1)
 
 
 def _within(limit_s: float, call: Callable[..., T], *arguments: Any) -> T:
@@ -104,7 +104,7 @@ def _within(limit_s: float, call: Callable[..., T], *arguments: Any) -> T:
     return outcome[0]
 
 
-_meeting: _Meeting | None = None
+_rendezvous: _Rendezvous | None = None
 
 
 def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
@@ -113,30 +113,30 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
     Raises UserError on all ranks where one has another version, device or setting, and on those that wait where
     the address is taken or one does not come.
     """
-    global _meeting
+    global _rendezvous
     timeout_s = config.processes.timeout
     timeout = timedelta(seconds=timeout_s)
     is_alone = env.world_size() == 1  # DeepSpeed wants a group of one as well
-    store, rank, world_size = (dist.HashStore(), 0, 1) if is_alone else _meet(timeout)
+    store, rank, world_size = (dist.HashStore(), 0, 1) if is_alone else _connect(timeout)
     store = dist.PrefixStore(f"distgan/{_attempt(store, rank)}", store)
-    _meeting = meeting = _Meeting(store, rank, world_size, timeout_s)
-    meeting.ask(store.set, f"process/{rank}", json.dumps(own_process_id()))
+    _rendezvous = rendezvous = _Rendezvous(store, rank, world_size, timeout_s)
+    rendezvous.call(store.set, f"process/{rank}", json.dumps(own_process_id()))
     own = _facts(config, backend, precision) | {"DeepSpeed config": zero}
-    meeting.ask(store.set, f"facts/{rank}", json.dumps(own))
+    rendezvous.call(store.set, f"facts/{rank}", json.dumps(own))
     facts = []
     for other in range(world_size):
         try:
-            meeting.await_key(f"facts/{other}", other, timeout_s)
+            rendezvous.await_key(f"facts/{other}", other, timeout_s)
         except TimeoutError:
             raise UserError(f"rank {other}: did not come within --timeout {timeout_s:g} s", code="launch") from None
-        facts.append(json.loads(meeting.ask(store.get, f"facts/{other}")))
+        facts.append(json.loads(rendezvous.call(store.get, f"facts/{other}")))
     if difference := _difference(facts):
         # The store may be the first rank's: that one stays until the others have read what they need.
-        meeting.ask(store.set, f"read/{rank}", "")
+        rendezvous.call(store.set, f"read/{rank}", "")
         if rank == 0:
             with suppress(TimeoutError, ProcessLost):
                 for other in range(world_size):
-                    meeting.await_key(f"read/{other}", other, timeout_s)
+                    rendezvous.await_key(f"read/{other}", other, timeout_s)
         raise CommonError(difference, code="mismatch")
     group_store = dist.PrefixStore("group", store)
     try:
@@ -147,7 +147,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
         raise env.group_mistake(error) from error
 
 
-def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
+def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     where = f"{address}:{port}"
     if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -170,7 +170,7 @@ def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
                 f"{came[1]} of {came[2]} processes came to {where} within --timeout {timeout.seconds} s", code="launch"
             ) from None
         raise UserError(
-            f"MASTER_ADDR, MASTER_PORT {where}: no meeting there ({first_line(error)})", code="launch"
+            f"MASTER_ADDR, MASTER_PORT {where}: no rendezvous there ({first_line(error)})", code="launch"
         ) from None
 
 
@@ -234,37 +234,37 @@ def _difference(facts: list[dict[str, Any]]) -> str | None:
 
 
 @contextmanager
-def in_turn(rank: int, local_rank: int) -> Iterator[None]:
+def local_rank0_first(rank: int, local_rank: int) -> Iterator[None]:
     """The first process of each machine goes ahead, for as long as it takes: it may have to download.
 
     All are through it at its end, so that no machine that has its data waits in a collective. Raises ProcessLost for
     one that is gone, or silent for --timeout.
     """
-    if _meeting is None or _meeting.world_size == 1:
+    if _rendezvous is None or _rendezvous.world_size == 1:
         yield
         return
-    meeting = _meeting
-    with _beating(meeting):
+    rendezvous = _rendezvous
+    with _beating(rendezvous):
         if local_rank:
             first = rank - local_rank
-            meeting.await_key(f"through/{first}", first, _DOWNLOAD_S, beats=True)
+            rendezvous.await_key(f"through/{first}", first, _DOWNLOAD_S, beats=True)
         try:
             yield
         finally:
-            meeting.ask(meeting.store.set, f"through/{rank}", "")
-        for other in range(meeting.world_size):
-            meeting.await_key(f"through/{other}", other, _DOWNLOAD_S, beats=True)
+            rendezvous.call(rendezvous.store.set, f"through/{rank}", "")
+        for other in range(rendezvous.world_size):
+            rendezvous.await_key(f"through/{other}", other, _DOWNLOAD_S, beats=True)
 
 
 @contextmanager
-def _beating(meeting: _Meeting) -> Iterator[None]:
+def _beating(rendezvous: _Rendezvous) -> Iterator[None]:
     """Show the other ranks that this one is at work, while it does what may take longer than --timeout."""
     done = threading.Event()
 
     def beat() -> None:
         with suppress(RuntimeError):  # the store is gone; whoever needs it says so
-            while not done.wait(min(_BEAT_S, meeting.timeout_s / 4)):
-                meeting.store.add(f"beat/{meeting.rank}", 1)
+            while not done.wait(min(_BEAT_S, rendezvous.timeout_s / 4)):
+                rendezvous.store.add(f"beat/{rendezvous.rank}", 1)
 
     thread = threading.Thread(target=beat, daemon=True, name="distgan-beat")
     thread.start()
@@ -277,13 +277,13 @@ def _beating(meeting: _Meeting) -> Iterator[None]:
 @contextmanager
 def process_group_scope() -> Iterator[None]:
     """Leaves the process group however the run ends: its threads would abort a process that ends with them."""
-    global _meeting
+    global _rendezvous
     try:
         yield
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        _meeting = None
+        _rendezvous = None
 
 
 @contextmanager
@@ -294,27 +294,29 @@ def name_lost_ranks() -> Iterator[None]:
     except ProcessLost:
         raise
     except Exception as error:
-        if _meeting is None or _meeting.world_size == 1:
+        if _rendezvous is None or _rendezvous.world_size == 1:
             raise
         if not isinstance(error, RuntimeError) or not _LOSS.search(str(error)):
             with suppress(RuntimeError):
-                _meeting.ask(_meeting.store.set, f"failed/{_meeting.rank}", "")
+                _rendezvous.call(_rendezvous.store.set, f"failed/{_rendezvous.rank}", "")
             raise
-        raise ProcessLost(*_missing(_meeting, error)) from error
+        raise ProcessLost(*_missing(_rendezvous, error)) from error
 
 
-def _missing(meeting: _Meeting, error: Exception) -> tuple[str, bool]:
+def _missing(rendezvous: _Rendezvous, error: Exception) -> tuple[str, bool]:
     """The words, and whether this rank is the one to say them: the lowest of those that are left."""
-    store, rank, world_size, timeout_s = meeting
-    meeting = meeting._replace(timeout_s=_GRACE_S)  # no second --timeout for the store, which may be the silent rank's
+    store, rank, world_size, timeout_s = rendezvous
+    rendezvous = rendezvous._replace(
+        timeout_s=_GRACE_S
+    )  # no second --timeout for the store, which may be the silent rank's
     there, failed = {rank}, []
     with suppress(RuntimeError):  # the store may be gone with its rank
-        meeting.ask(store.set, f"there/{rank}", "")
+        rendezvous.call(store.set, f"there/{rank}", "")
         end = time.monotonic() + _GRACE_S
         while time.monotonic() < end and len(there) < world_size:
-            there |= {other for other in range(world_size) if meeting.ask(store.check, [f"there/{other}"])}
+            there |= {other for other in range(world_size) if rendezvous.call(store.check, [f"there/{other}"])}
             time.sleep(_POLL_S)
-        failed = [other for other in range(world_size) if meeting.ask(store.check, [f"failed/{other}"])]
+        failed = [other for other in range(world_size) if rendezvous.call(store.check, [f"failed/{other}"])]
     # One that could leave word is it. Of the others some may only not have noticed yet.
     gone = failed or sorted(set(range(world_size)) - there)
     names = ", ".join(map(str, gone))

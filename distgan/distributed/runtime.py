@@ -71,7 +71,7 @@ class Runtime:
         env.check_environment(is_cpu=is_cpu, is_tf32=wanted == "tf32")
         if is_cpu and (threads := config.run.threads or env.shared_cores()):
             torch.set_num_threads(threads)
-        zero = deepspeed.chosen(
+        zero = deepspeed.choose_config(
             config, wanted, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
         )
         if launched > 1 or zero:
@@ -82,24 +82,26 @@ class Runtime:
             wanted, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
         )
         mixed_precision = PRECISIONS[self.precision].mixed_precision
-        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded()
-        self.warnings = env.slow(self.precision, is_cpu=is_cpu) + env.remove_foreign(torch.get_num_threads())
-        self._trained: Callable[..., DDPNetwork]
+        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded_variables()
+        self.warnings = env.precision_warnings(self.precision, is_cpu=is_cpu) + env.remove_foreign(
+            torch.get_num_threads()
+        )
+        self._network_type: Callable[..., DDPNetwork]
         if zero:
-            from distgan.distributed.deepspeed import DeepSpeedNetwork, accelerators
+            from distgan.distributed.deepspeed import DeepSpeedNetwork, build_accelerators
 
             device_type = "cpu" if is_cpu else "cuda"
-            pair = accelerators(zero, config.optim.d_microbatches, device_type)
+            pair = build_accelerators(zero, config.optim.d_microbatches, device_type)
             self._accelerator = pair["generator"]
-            self._trained = partial(DeepSpeedNetwork, accelerators=pair, is_bf16=self.precision == "bf16")
+            self._network_type = partial(DeepSpeedNetwork, accelerators=pair, is_bf16=self.precision == "bf16")
         else:
             # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
             self._accelerator = accelerate.Accelerator(
                 cpu=is_cpu, mixed_precision=mixed_precision, step_scheduler_with_optimizer=False
             )
             # A graph can hold an all-reduce, but not what DDP does around it on the host.
-            own = FlatAllReduceNetwork if launched > 1 and not is_cpu and engine.records_graphs else DDPNetwork
-            self._trained = partial(own, accelerator=self._accelerator)
+            own = FlatAllReduceNetwork if launched > 1 and not is_cpu and engine.captures_graphs else DDPNetwork
+            self._network_type = partial(own, accelerator=self._accelerator)
         self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
         # Of weights. On a GPU they are not put into another order at each pass then; DeepSpeed takes none that are.
         self.memory_format = torch.contiguous_format if is_cpu or zero else torch.channels_last
@@ -110,7 +112,7 @@ class Runtime:
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
         self._tracker: Any = None
-        self._asked: AsyncHostCopy | None = None
+        self._stop_request: AsyncHostCopy | None = None
         if not is_cpu:
             devices.choose_arithmetic(is_tf32=self.precision == "tf32")
         if launched != self.world_size:
@@ -122,9 +124,9 @@ class Runtime:
 
     # -- networks -------------------------------------------------------------------------------------
 
-    def trained(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
+    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
         """The network on the device, under autocast, and in DDP where there are several ranks, or DeepSpeed."""
-        return self._trained(name, network, optim)
+        return self._network_type(name, network, optim)
 
     # -- all ranks together ---------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class Runtime:
         All ranks take part, so that none waits for one that has given up. `local_main_first` lets the
         first process of each machine go ahead.
         """
-        turn = rendezvous.in_turn(self.rank, self.local_rank) if local_main_first else nullcontext()
+        turn = rendezvous.local_rank0_first(self.rank, self.local_rank) if local_main_first else nullcontext()
         with turn:
             result, mistake = outcome_of(attempt)
         failed = [(rank, each) for rank, each in enumerate(self.all_gather_object(mistake)) if each is not None]
@@ -189,8 +191,8 @@ class Runtime:
             return 0
         highest = torch.full((), reason, device=self.device)
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
-        asked, self._asked = self._asked, AsyncHostCopy(highest)
-        answer = asked if is_cuda else self._asked
+        before, self._stop_request = self._stop_request, AsyncHostCopy(highest)
+        answer = before if is_cuda else self._stop_request
         return int(answer.wait()) if answer else 0
 
     def wait(self) -> None:

@@ -59,7 +59,7 @@ class Recipe(_Strict):
     device: str
 
 
-class Record(_Strict):
+class EnsembleRecord(_Strict):
     """judges.json, beside the weights that it names."""
 
     format: int
@@ -93,7 +93,7 @@ class ClassifierEnsemble(NamedTuple):
     """Its probabilities are the mean of the judges', so that one of them alone does not carry a reading."""
 
     judges: list[Judge]
-    record: Record
+    record: EnsembleRecord
     notice: str | None
 
     def read(self, images: Tensor) -> Reading:
@@ -138,10 +138,10 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
     )
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path) -> EnsembleRecord:
     """Raises UserError for one that is missing, damaged, or of judges that this version does not know."""
     path = folder / RECORD
-    record = read_model(path, Record, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
+    record = read_model(path, EnsembleRecord, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
     names = [judge.name for judge in record.judges]
     if names != list(NETWORKS):
         raise UserError(f"{path}: names the judges {', '.join(names)}; allowed: {', '.join(NETWORKS)}", code="bad-data")
@@ -178,18 +178,18 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
 T = TypeVar("T")
 
 
-def read_images(jury: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
+def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
     """The jury's reading of (N, 28, 28) uint8, on all ranks. All take part."""
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         part = images[chunk * CHUNK : (chunk + 1) * CHUNK]
-        return jury.read(torch.cat([part, part[:1].expand(CHUNK - len(part), -1, -1)]))
+        return ensemble.read(torch.cat([part, part[:1].expand(CHUNK - len(part), -1, -1)]))
 
     return Reading(*_dealt(len(images), runtime, work))
 
 
 def draw_and_read(
-    generator: nn.Module, jury: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
+    generator: nn.Module, ensemble: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
 ) -> tuple[Tensor, Reading]:
     """`num` images (N, 28, 28) uint8 of a generator and the jury's reading of them, on all ranks. All take part.
 
@@ -198,15 +198,15 @@ def draw_and_read(
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         z = chunk_z(chunk, generator.latent_shape, seed)  # type: ignore[arg-type]  # Module's have no types
-        labels = labels_for(generator, z, asked_digits(CHUNK, CHUNK * chunk))
+        labels = labels_for(generator, z, requested_digits(CHUNK, CHUNK * chunk))
         images = torch.from_numpy(generate(generator, z, labels))
-        return images, *jury.read(images)
+        return images, *ensemble.read(images)
 
     images, *reading = _dealt(num, runtime, work)
     return images, Reading(*reading)
 
 
-def asked_digits(num: int, start: int = 0) -> Tensor:
+def requested_digits(num: int, start: int = 0) -> Tensor:
     """The labels of drawn images from number `start` on, (num,)."""
     return torch.arange(start, start + num) % 10
 

@@ -65,8 +65,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def data_config(subject: EvalInput, config: EvalConfig) -> DataConfig:
-    trained = subject.loaded.config.data if subject.loaded else DataConfig()
+def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
+    trained = eval_input.loaded.config.data if eval_input.loaded else DataConfig()
     changes = {"name": config.data or trained.name, "download": config.download}
     return trained.model_copy(update=changes | ({"dir": config.reference} if config.reference else {}))
 
@@ -160,9 +160,9 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
 
 
 def source_of(
-    where: str, subject: EvalInput, config: EvalConfig, train: Dataset, test: Dataset, jury: ClassifierEnsemble
+    where: str, eval_input: EvalInput, config: EvalConfig, train: Dataset, test: Dataset, ensemble: ClassifierEnsemble
 ) -> Source:
-    loaded = subject.loaded
+    loaded = eval_input.loaded
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:
         batch, epoch = loaded.config.data.batch_size, None
@@ -182,10 +182,10 @@ def source_of(
     facts |= {
         "what": where,
         "path": os.path.abspath(user_path(where)),
-        "sha256": subject.sha256,
+        "sha256": eval_input.sha256,
         "data": train.name,
         "reference": f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",
-        "judged_by": f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
+        "judged_by": f"{ensemble.record.data}, fingerprint {ensemble.record.recipe.train}",
         "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
     }
     return Source(**facts)

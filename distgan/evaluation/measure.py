@@ -10,7 +10,7 @@ from torch import Tensor
 from distgan.evaluation.ensemble import SURE, Reading
 from distgan.evaluation.reference import Reference, measure_coverage, measure_sample
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
-from distgan.evaluation.scores import confusion_matrix, kl_from_uniform, nearest, share
+from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_from_uniform, nearest
 
 # Of a digit that is made well: as much as this of what was asked for reads as it, is recognisable, and (of what as many
 # real ones cover) is covered. Agreement alone would praise one typical image, a hundred times over.
@@ -59,7 +59,7 @@ def _is_unasked(agreement: Estimate | None) -> bool:
     return agreement is not None and (agreement.low, agreement.high) == (0.0, 1.0)
 
 
-def alarms_of(
+def find_alarms(
     missing: Sequence[int],
     agreements: Sequence[Estimate] | None,
     shares: Sequence[Estimate],
@@ -108,16 +108,18 @@ def measure_overview(reading: Reading, labels: Tensor | None, reference: Referen
     """Of N images that were asked to be `labels` (N,), or of which nothing was asked."""
     read, n = reading.digits, len(reading.digits)
     counts = torch.bincount(read, minlength=10)
-    shares = [share(int(count), n) for count in counts]
+    shares = [estimate_proportion(int(count), n) for count in counts]
     agreement, agreements = None, None
     if labels is not None:
         is_right = read == labels
-        agreement = share(int(is_right.sum()), n)
-        agreements = [share(int(is_right[labels == d].sum()), int((labels == d).sum())) for d in range(10)]
+        agreement = estimate_proportion(int(is_right.sum()), n)
+        agreements = [
+            estimate_proportion(int(is_right[labels == d].sum()), int((labels == d).sum())) for d in range(10)
+        ]
     sample = measure_sample(reading, reference.real, reference.num_draws)
     assert sample is not None
     missing = [d for d in range(10) if is_missing(agreements[d] if agreements else None, shares[d])]
-    alarms = alarms_of(missing, agreements, shares, sample.coverage, reference.floor.coverage)
+    alarms = find_alarms(missing, agreements, shares, sample.coverage, reference.floor.coverage)
     kl = kl_from_uniform(counts.numpy())
     return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
 
@@ -161,7 +163,7 @@ def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, 
                 share=overview.shares[digit],
                 sample=sample,
                 real=real,
-                jury=share(int(row[digit]), int(row.sum())),
+                jury=estimate_proportion(int(row[digit]), int(row.sum())),
                 verdict=verdict,
                 why=why,
             )
@@ -175,8 +177,8 @@ def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -
     by_judge = [confusion_matrix(votes, labels) for votes in reading.votes.unbind(1)]
 
     def exceeds(counts: Tensor, own: Tensor, asked: int, read: int) -> tuple[bool, Estimate, Estimate]:
-        here = share(int(counts[asked, read]), int(counts[asked].sum()))
-        there = share(int(own[asked, read]), int(own[asked].sum()))
+        here = estimate_proportion(int(counts[asked, read]), int(counts[asked].sum()))
+        there = estimate_proportion(int(own[asked, read]), int(own[asked].sum()))
         return here.low > there.high, here, there
 
     found = []
@@ -198,7 +200,7 @@ def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
     order = counts.argsort(descending=True, stable=True)[:_NUM_AMBIGUITIES].tolist()
     n = len(reading.confidence)
     return [
-        Ambiguity(first=pair // 10, second=pair % 10, share=share(int(counts[pair]), n))
+        Ambiguity(first=pair // 10, second=pair % 10, share=estimate_proportion(int(counts[pair]), n))
         for pair in order
         if counts[pair]
     ]
@@ -210,11 +212,11 @@ def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference
         JudgeFacts(
             name=record.name,
             sha256=record.sha256,
-            accuracy=share(int(own.diagonal().sum()), num),
-            agreement=None if labels is None else share(int((votes == labels).sum()), len(labels)),
+            accuracy=estimate_proportion(int(own.diagonal().sum()), num),
+            agreement=None if labels is None else estimate_proportion(int((votes == labels).sum()), len(labels)),
         )
         for record, own, votes in zip(
-            reference.jury.record.judges, reference.judge_matrices, reading.votes.unbind(1), strict=True
+            reference.ensemble.record.judges, reference.judge_matrices, reading.votes.unbind(1), strict=True
         )
     ]
 
@@ -241,4 +243,4 @@ def measure_copies(images: Tensor, digits: Tensor, reference: Reference) -> Clos
         unseen = nearest(reference.test.images[reference.test.labels == digit], trained)
         greys[own], which[own] = found.greys, rows[found.which]
         is_near[own] = found.greys < float(np.quantile(unseen.greys.numpy(), 0.01))
-    return Closest(greys, which, share(int(is_near.sum()), len(images)))
+    return Closest(greys, which, estimate_proportion(int(is_near.sum()), len(images)))

@@ -12,7 +12,7 @@ from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality
 from distgan.utils.figures import GAP, INK, PAPER, SCALE, new_figure, save_png, with_text
-from distgan.utils.files import write_whole
+from distgan.utils.files import write_atomic
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
 _TEXT_WIDTH, _CELL = 190, 28 * SCALE + GAP
@@ -37,7 +37,7 @@ def save_pictures(
     _save_matrix(folder / "matrix.png", quality)
     for name, picture in pictures.items():
         shown = with_text(picture, below=notice)
-        write_whole(folder / name, lambda file, shown=shown: shown.save(file, "png"))  # type: ignore[misc]
+        write_atomic(folder / name, lambda file, shown=shown: shown.save(file, "png"))  # type: ignore[misc]
     (folder / "confusions.png").unlink(missing_ok=True) if "confusions.png" not in pictures else None
     return ["matrix.png", *pictures]
 

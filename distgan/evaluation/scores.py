@@ -13,14 +13,14 @@ from distgan.evaluation.schema import Estimate
 LEVEL = 0.95
 
 
-def share(num: int, of: int) -> Estimate:
-    """`num` of `of` as a share, with its interval by Wilson 1927 (no share at all of nothing: 0 to 1)."""
-    if of == 0:
+def estimate_proportion(num: int, total: int) -> Estimate:
+    """Return num / total with its interval by Wilson 1927; 0, between 0 and 1, where `total` is 0."""
+    if total == 0:
         return Estimate(value=0.0, low=0.0, high=1.0)
-    interval = stats.binomtest(num, of).proportion_ci(LEVEL, method="wilson")
+    interval = stats.binomtest(num, total).proportion_ci(LEVEL, method="wilson")
     # Its ends may miss 0 and 1 by rounding.
-    low, high = min(interval.low, num / of), max(interval.high, num / of)
-    return Estimate(value=num / of, low=float(low), high=float(high))
+    low, high = min(interval.low, num / total), max(interval.high, num / total)
+    return Estimate(value=num / total, low=float(low), high=float(high))
 
 
 def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ SETS = {path.stem: path for path in sorted((Path(__file__).parent / "target_sets
 
 _MAX_BYTES = 2**20
 
-Share = Annotated[Real, Field(ge=0, le=1)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
 Distance = Annotated[Real, Field(gt=0)]
 
 
@@ -33,8 +33,8 @@ class CganTargets(Section):
     """Agreement (the share read as asked) and coverage are those of the worst digit."""
 
     max_fcd: Distance
-    min_agreement: Share
-    min_coverage: Share
+    min_agreement: Fraction
+    min_coverage: Fraction
 
 
 class VanillaTargets(Section):
@@ -43,8 +43,8 @@ class VanillaTargets(Section):
     max_fcd: Distance
     min_share: Annotated[Real, Field(ge=0, le=0.1)]
     max_share: Annotated[Real, Field(ge=0.1, le=1)]
-    min_recognisable: Share
-    min_coverage: Share
+    min_recognisable: Fraction
+    min_coverage: Fraction
 
 
 class Targets(Section):

@@ -21,16 +21,16 @@ from distgan.evaluation.ensemble import (
     FORMAT,
     RECORD,
     SHIPPED,
+    EnsembleRecord,
     JudgeRecord,
     Recipe,
-    Record,
     cache_folder,
     load_ensemble,
     read_record,
 )
-from distgan.evaluation.scores import confusion_matrix, share
+from distgan.evaluation.scores import confusion_matrix, estimate_proportion
 from distgan.utils.devices import device_named
-from distgan.utils.files import make_folder, write_whole
+from distgan.utils.files import make_folder, write_atomic
 from distgan.utils.hardware import cpu_name
 from distgan.utils.output import guarded_output
 from distgan.utils.paths import user_path
@@ -75,11 +75,11 @@ def train_judges(config: JudgeConfig) -> None:
         versions={"python": environment["python"], **environment["versions"]},
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
     )
-    text = Record(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
+    text = EnsembleRecord(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
     # All at once, when all are there: no older judges are lost to a training that is stopped.
     for each, weights in trained:
-        write_whole(folder / f"{each.name}.safetensors", weights)
-    write_whole(folder / RECORD, _compact(text).encode())
+        write_atomic(folder / f"{each.name}.safetensors", weights)
+    write_atomic(folder / RECORD, _compact(text).encode())
     print_line(f"written to {folder}")
     if train.name == "mnist" and folder != SHIPPED:
         print_line(f"distgan eval takes those in the package; these by --judges {folder}")
@@ -126,11 +126,11 @@ def _train(
 
 def show_judges(config: JudgeConfig) -> None:
     """Prints what the judges that `distgan eval` would take for that data get wrong. Raises UserError."""
-    jury = load_ensemble(config.data, torch.device("cpu"), config.out)
-    recipe = jury.record.recipe
-    for notice in [jury.notice] if jury.notice else []:
+    ensemble = load_ensemble(config.data, torch.device("cpu"), config.out)
+    recipe = ensemble.record.recipe
+    for notice in [ensemble.notice] if ensemble.notice else []:
         print_line(f"!! {notice} !!")
-    for judge in jury.record.judges:
+    for judge in ensemble.record.judges:
         num = sum(map(sum, judge.matrix))
         print_line(
             f"{judge.name}: {_accuracy(judge)} of {num:,} test images right, {judge.num_parameters:,} parameters"
@@ -140,7 +140,7 @@ def show_judges(config: JudgeConfig) -> None:
             wrong = {read: count for read, count in enumerate(row) if count and read != digit}
             words = ", ".join(f"{count} as {read}" for read, count in sorted(wrong.items(), key=lambda pair: -pair[1]))
             print_line(f"  {digit}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
-    print_line(f"trained on {jury.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
+    print_line(f"trained on {ensemble.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
     print_line(f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}")
 
 
@@ -159,4 +159,4 @@ def _compact(text: str) -> str:
 
 
 def _accuracy(record: JudgeRecord) -> str:
-    return f"{share(record.num_right, sum(map(sum, record.matrix))):.2%}"
+    return f"{estimate_proportion(record.num_right, sum(map(sum, record.matrix))):.2%}"

@@ -1,4 +1,4 @@
-"""`distgan slurm`: the batch script of a training, asked of SLURM before it waits, and submitted."""
+"""`distgan slurm`: the batch script of a training, requested of SLURM before it waits, and submitted."""
 
 import math
 import os
@@ -23,7 +23,7 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
     """
     training, _ = training_of(words)
     text = script(config, words, training)
-    asked = " ".join(_options(config)) or "the job"
+    requested = " ".join(_options(config)) or "the job"
     if is_dry:
         print(text, end="", flush=True)
     if not shutil.which("sbatch"):
@@ -34,13 +34,13 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
         print_message("sbatch is not on PATH: SLURM was not asked")
         return
     # What it would do with the job, if it takes it.
-    plan = _sbatch("--test-only", config, text, asked)
+    plan = _sbatch("--test-only", config, text, requested)
     if is_dry:
         print_message(plan)
         return
     name = config.job_name or training.model.name
     named = config.model_copy(update={"job_name": name})
-    job = _sbatch("--parsable", named, text, asked).split(";")[0]
+    job = _sbatch("--parsable", named, text, requested).split(";")[0]
     out = training.run.out or f"{os.environ.get('DISTGAN_RUNS', 'runs')}/{name}-{job}"
     print_line(f"job {job}: log {name}-{job}.out, run {out}; squeue --job {job}, scancel {job}")
 
@@ -55,7 +55,7 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
     folder = shipped("slurm", "launch/batch_scripts")
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
     heads = _heads((folder / f"{training.model.name}.sh").read_text()) | chosen
-    _refuse_short(heads["time"], heads["signal"])
+    _check_time_limit(heads["time"], heads["signal"])
     processes = int(heads["nodes"]) * (int(heads["gpus-per-node"]) or _processes_per_node())
     if training.processes.num not in (None, processes):
         raise UserError(
@@ -96,12 +96,12 @@ def _processes_per_node() -> int:
     return int(value)
 
 
-def _refuse_short(limit: str, signal: str) -> None:
-    """A job that is asked to save as soon as it begins would do little else. Raises UserError."""
+def _check_time_limit(limit: str, signal: str) -> None:
+    """A job that is requested to save as soon as it begins would do little else. Raises UserError."""
     lead = int(signal.partition("@")[2])
     if _seconds(limit) <= lead:
         raise UserError(
-            f"--time {limit}: the job would be asked to save as soon as it begins, {lead} s before its end; allowed: a "
+            f"--time {limit}: the job would have to save as soon as it begins, {lead} s before its end; allowed: a "
             "longer limit, or a shorter lead by --signal",
             code="launch",
         )
@@ -122,7 +122,7 @@ def _heads(text: str) -> dict[str, str]:
     return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
 
 
-def _sbatch(flag: str, config: SlurmConfig, text: str, asked: str) -> str:
+def _sbatch(flag: str, config: SlurmConfig, text: str, requested: str) -> str:
     """What sbatch says about a script. Raises UserError with its words where it refuses."""
     # Once more beside the script: variables as SBATCH_PARTITION are stronger than its head.
     command = ["sbatch", flag, *_options(config)]
@@ -137,6 +137,6 @@ def _sbatch(flag: str, config: SlurmConfig, text: str, asked: str) -> str:
     said = [re.sub(r"^\w+: (error: )?", "", line) for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode:
         raise UserError(
-            f"{asked}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}", code="launch"
+            f"{requested}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}", code="launch"
         )
     return "; ".join(said)

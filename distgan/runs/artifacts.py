@@ -24,7 +24,7 @@ from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
-from distgan.utils.files import finite, metric_lines, write_json, write_whole
+from distgan.utils.files import finite, metric_lines, write_atomic, write_json
 from distgan.utils.parts_progress import duration
 from distgan.utils.provenance import Startup, describe_environment
 from distgan.utils.thinning import Curve
@@ -80,9 +80,9 @@ class RunArtifacts:
         )  # fmt: skip
         self.steps_per_epoch, self.preset, self.startup = session.steps_per_epoch, preset, startup
         config, runtime = session.config, session.runtime
-        self.tolerance = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
+        self.write_errors = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
         for warning in runtime.warnings:
-            self.tolerance.warn(warning)
+            self.write_errors.warn(warning)
         self._environment = describe_environment() | runtime.describe()
         conditional = config.model.is_conditional
         num, self.columns = (100, 10) if conditional else (64, 8)
@@ -95,8 +95,8 @@ class RunArtifacts:
         self.end_reason = ""  # why the run is done before its last step
         self._lock: BaseFileLock | None = None
         self.folder = runtime.run_on_rank0(self._claim)
-        self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.tolerance)
-        self.checkpoints = CheckpointManager(self.folder, session, self.log, self.tolerance)
+        self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.write_errors)
+        self.checkpoints = CheckpointManager(self.folder, session, self.log, self.write_errors)
 
     def __enter__(self) -> "RunArtifacts":
         return self
@@ -136,7 +136,7 @@ class RunArtifacts:
         try:
             self.runtime.start_tracker(name, str(self.folder), self.gan.step)
         except OSError as error:
-            self.tolerance.warn(
+            self.write_errors.warn(
                 f"{name}'s files are not written, and nothing else is lost: {user_error(error) or error}"
             )
 
@@ -178,7 +178,7 @@ class RunArtifacts:
 
     def _illustrate(self, draw: Callable[[], object], what: str) -> None:
         """Draw on the first rank; whatever fails is a warning."""
-        self.runtime.run_on_rank0(lambda: self.tolerance.illustrate(draw, what))
+        self.runtime.run_on_rank0(lambda: self.write_errors.illustrate(draw, what))
 
     def _try(self, write: Callable[[], None], what: str) -> None:
         """What the first rank writes on the way, and what training can do without."""
@@ -187,15 +187,15 @@ class RunArtifacts:
             try:
                 write()
             except OSError as error:
-                self.tolerance(error, what)
+                self.write_errors(error, what)
 
         self.runtime.run_on_rank0(attempt)
 
-    def announce(self, display: ProgressDisplay, choice: EngineSelection) -> None:
+    def announce(self, display: ProgressDisplay, selection: EngineSelection) -> None:
         config, data, gan = self.config, self.dataset, self.gan
-        self._engine = choice.describe()
-        if choice.is_fallback:
-            display.say(f"!! {choice} !!", "bold yellow")
+        self._engine = selection.describe()
+        if selection.is_fallback:
+            display.say(f"!! {selection} !!", "bold yellow")
         if data.notice:
             display.say(f"!! This run trains on {data.notice}. !!", "bold yellow")
         if data.warning:
@@ -209,8 +209,8 @@ class RunArtifacts:
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
             f"{runtime.device.type}{strategy}, {runtime.precision_in_words()}, order {config.optim.order}"
         )
-        if not choice.is_fallback:
-            display.say(str(choice))
+        if not selection.is_fallback:
+            display.say(str(selection))
         display.say(f"writing to {self.folder}")
         if self.start:
             state = self.start.checkpoint.state
@@ -276,7 +276,7 @@ class RunArtifacts:
             self._illustrate(self._timeline, "timeline.png or timeline.gif is")
             title = f"{self.preset} on {self.dataset.name}"
             self._illustrate(lambda: save_curves(self.folder, title, self.dataset.notice), "losses.png is")
-        display.warn(self.tolerance.warnings())
+        display.warn(self.write_errors.warnings())
 
     def _timeline(self) -> None:
         frames = []
@@ -288,7 +288,7 @@ class RunArtifacts:
         if frames:
             strip = timeline(frames)
             save_picture(self.folder / "timeline.png", strip)
-            write_whole(self.folder / "timeline.gif", lambda file: save_gif(file, named(frames), 0.7, 2.5))
+            write_atomic(self.folder / "timeline.gif", lambda file: save_gif(file, named(frames), 0.7, 2.5))
 
     def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
@@ -321,4 +321,4 @@ class RunArtifacts:
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
-    write_whole(path, lambda file: picture.save(file, path.suffix[1:]))
+    write_atomic(path, lambda file: picture.save(file, path.suffix[1:]))

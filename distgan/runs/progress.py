@@ -4,7 +4,7 @@ import time
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from distgan.training.metrics import Record
+from distgan.training.metrics import MetricRecord
 from distgan.utils.parts_progress import duration
 from distgan.utils.terminal import TerminalConsole
 
@@ -66,7 +66,7 @@ class ProgressDisplay:
         if self._is_live:
             self._bar.update(self._task, completed=step, epoch=self._epoch(step))
 
-    def show(self, record: Record | None) -> None:
+    def show(self, record: MetricRecord | None) -> None:
         """The newest numbers, if there are any yet."""
         if record is None:
             return

@@ -22,7 +22,7 @@ from distgan.training.noise import Noise
 
 @dataclass
 class Gan:
-    """`g` and `d` are the two networks in training; `share` is what this rank has of each batch.
+    """`g` and `d` are the two networks in training; `shard` is what this rank has of each batch.
 
     `noise` is what both draw from. `is_replicated`: whether BatchNorm's statistics too are the same on all ranks.
     """
@@ -30,7 +30,7 @@ class Gan:
     g: DDPNetwork
     d: DDPNetwork
     ema: Ema | None
-    share: BatchShard
+    shard: BatchShard
     noise: Noise
     is_replicated: bool = True
     step: int = 0
@@ -150,17 +150,17 @@ def build_gan(
         network.to(runtime.device).to(memory_format=runtime.memory_format)
         for network in (build_generator(model), build_discriminator(model))
     )
-    share = BatchShard(runtime.rank, runtime.world_size)
-    noise = Noise(generator.latent_shape, runtime.device, share)  # type: ignore[arg-type]  # Module's have no types
+    shard = BatchShard(runtime.rank, runtime.world_size)
+    noise = Noise(generator.latent_shape, runtime.device, shard)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
-        generator = synchronised(generator, share, runtime.device)
+        generator = synchronised(generator, shard, runtime.device)
     draw_from(discriminator, noise)
     # Copied before it is wrapped, which puts autocast around the forward.
     ema = Ema(generator) if optim.ema_decay else None
-    g = runtime.trained("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
-    d = runtime.trained("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
+    g = runtime.wrap_network("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
+    d = runtime.wrap_network("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
     is_replicated = sync_batch_norm or runtime.world_size == 1
-    return Gan(g, d, ema, share, noise, is_replicated=is_replicated)
+    return Gan(g, d, ema, shard, noise, is_replicated=is_replicated)
 
 
 def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) -> Adam:

@@ -15,12 +15,12 @@ from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
 from distgan.utils.devices import AsyncHostCopy
-from distgan.utils.files import append_lines, metric_lines, write_whole
+from distgan.utils.files import append_lines, metric_lines, write_atomic
 
 _LINES_PER_APPEND = 1000  # to metrics.jsonl.old, so that memory stays bounded
 
 
-class Record(NamedTuple):
+class MetricRecord(NamedTuple):
     """A line of metrics.jsonl: means since the line before it, over all ranks."""
 
     step: int
@@ -68,13 +68,13 @@ class MetricLog:
     """
 
     def __init__(
-        self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, tolerance: WriteErrorPolicy
+        self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, write_errors: WriteErrorPolicy
     ):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
         self.notice = {"data": notice} if notice else {}
-        self.tolerance = tolerance
+        self.write_errors = write_errors
         self.logged_step, self.num_lines = 0, 0  # up to and with the last line that a resume keeps
-        self.last: Record | None = None
+        self.last: MetricRecord | None = None
         self.quality: dict[str, Any] = {}  # what the judges found, of the last line
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
@@ -112,9 +112,9 @@ class MetricLog:
                 file.write(f"{text}\n".encode())
 
         self._keep_dropped((text for text, _ in kept()), math.inf if state is None else state.logged_step)
-        write_whole(self.path, write)
+        write_atomic(self.path, write)
         if num != self.num_lines:
-            self.tolerance.warn(f"{source}: has {num} of the {self.num_lines} lines up to step {self.logged_step}")
+            self.write_errors.warn(f"{source}: has {num} of the {self.num_lines} lines up to step {self.logged_step}")
 
     def _keep_dropped(self, kept: Iterator[str], until: float) -> None:
         """Add the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
@@ -139,7 +139,7 @@ class MetricLog:
         if dropped:
             append_lines(old, dropped)
         if is_lost:
-            self.tolerance.warn(f"{self.path}: had lines that the resumed run does not have; they are kept in {old}")
+            self.write_errors.warn(f"{self.path}: had lines that the resumed run does not have; they are kept in {old}")
 
     def start_clock(self) -> None:
         self._since = self._record_since = time.perf_counter()
@@ -174,7 +174,7 @@ class MetricLog:
             self._rows += self._checked(self._reading(), step)
         return self._rows
 
-    def write(self, step: int, *, is_kept: bool = True, quality: dict[str, Any] | None = None) -> Record | None:
+    def write(self, step: int, *, is_kept: bool = True, quality: dict[str, Any] | None = None) -> MetricRecord | None:
         """A line with the means since the last one; the last that is written, if any. All ranks take part.
 
         A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
@@ -209,7 +209,7 @@ class MetricLog:
         now = time.perf_counter()
         seconds = max(now - self._record_since, 1e-9)
         means = {name: sum(column) / len(rows) for name, column in zip(STATS, zip(*rows, strict=True), strict=True)}
-        record = Record(
+        record = MetricRecord(
             step=line.step,
             epoch=round(line.step / self.steps_per_epoch, 4),
             **means,
@@ -227,8 +227,10 @@ class MetricLog:
                 self._unwritten.append(json.dumps(values | self.notice))
                 self.flush()
         except OSError as error:
-            self.tolerance(error, "metrics are")
-        self.tolerance.illustrate(lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are")
+            self.write_errors(error, "metrics are")
+        self.write_errors.illustrate(
+            lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are"
+        )
 
     def flush(self) -> None:
         """Raises OSError while the disk does not take the lines."""

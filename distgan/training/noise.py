@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distgan.distributed.sharding import BatchShard
-from distgan.utils.counter_rng import _FIRST, _signed, counter_hash, counters, to_uniform
+from distgan.utils.counter_rng import counter_hash, counters, stream_key, to_uniform
 
 
 class Noise:
@@ -20,8 +20,8 @@ class Noise:
     masks of dropout have streams of their own: how many passes a step has does not change the next z.
     """
 
-    def __init__(self, latent_shape: tuple[int, ...], device: torch.device, share: BatchShard):
-        self.latent_shape, self.device, self.share = latent_shape, device, share
+    def __init__(self, latent_shape: tuple[int, ...], device: torch.device, shard: BatchShard):
+        self.latent_shape, self.device, self.shard = latent_shape, device, shard
         self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
         self.rows = torch.zeros(1, dtype=torch.int32, device=device)
         self._passes = self._draws = 0
@@ -48,14 +48,14 @@ class Noise:
     def begin_forward(self) -> None:
         """Before each pass through a network with dropout: other masks from here on."""
         self._passes += 1
-        self.key = self._step_key + _signed(2 * self._passes * _FIRST)
-        self.rows = self.share.row_indices(self.device)
+        self.key = stream_key(self._step_key, 2 * self._passes)
+        self.rows = self.shard.row_indices(self.device)
 
     def _draw(self, num: int) -> Tensor:
         """The next numbers between 0 and 1 for this rank's rows, (N, num)."""
         self._draws += 1
-        key = self._step_key + _signed((2 * self._draws + 1) * _FIRST)
-        rows = self._row_counters(self.share.row_indices(self.device), 1, num)
+        key = stream_key(self._step_key, 2 * self._draws + 1)
+        rows = self._row_counters(self.shard.row_indices(self.device), 1, num)
         return to_uniform(counter_hash(rows, self._column_counters(num), key))
 
     def z(self) -> Tensor:

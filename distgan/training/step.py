@@ -14,7 +14,7 @@ from distgan.training.lr_schedule import Schedule, StepScalars
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 
-# (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.share` holds. Tensors in, tensors out,
+# (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.shard` holds. Tensors in, tensors out,
 # all on the device, and no look at `gan.step`: so a graph may take this step for any other.
 # They are this rank's part of the whole batch's: the ranks' mean is that of all its images.
 DeviceStep = Callable[[Tensor, Tensor, StepScalars], Tensor]
@@ -28,7 +28,7 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
     take, schedule = build_device_step(gan, config), Schedule(config, seed, total_steps, gan.device)
 
     def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
-        with gan.share.bind(rows):
+        with gan.shard.bind(rows):
             stats = take(real, labels, schedule.at(gan.step))
         gan.step += 1
         return stats
@@ -38,7 +38,7 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
 
 def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     """Return the device-only step of the configured loss and update order."""
-    G, D, share, noise = gan.g, gan.d, gan.share, gan.noise
+    G, D, shard, noise = gan.g, gan.d, gan.shard, gan.noise
     loss, order = LOSSES[config.loss], ORDERS[config.order]
     weight = penalty_weight(config)
 
@@ -48,15 +48,15 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         Also returns D's logits on the real images of each microbatch, for G's loss.
         """
         D.zero_grad()
-        stats, all_real_logits, whole = [], [], share.rows
+        stats, all_real_logits, whole = [], [], shard.rows
 
         @cache
         def uniform() -> Tensor:
             """Drawn for all parts at once, and only if the penalty asks."""
-            with share.bind(whole):
+            with shard.bind(whole):
                 return noise.uniform()
 
-        for index, (own, part) in enumerate(share.microbatches(config.d_microbatches)):
+        for index, (own, part) in enumerate(shard.microbatches(config.d_microbatches)):
             with D.accumulating(is_last=index == config.d_microbatches - 1):
                 joined = torch.cat([real[own], fake[own]]), torch.cat([labels[own], labels[own]])
                 noise.begin_forward()
@@ -83,12 +83,12 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         D.module.requires_grad_(False)
         if config.d_microbatches == 1:
             noise.begin_forward()
-            g_loss = _weighted(loss.g_loss(D.module(fake, labels), all_real_logits[0]), share.weight)
+            g_loss = _weighted(loss.g_loss(D.module(fake, labels), all_real_logits[0]), shard.weight)
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
             for (own, part), real_logits in zip(
-                share.microbatches(config.d_microbatches), all_real_logits, strict=True
+                shard.microbatches(config.d_microbatches), all_real_logits, strict=True
             ):
                 noise.begin_forward()
                 losses.append(loss.g_loss(D.module(leaf[own], labels[own]), real_logits) * part)

@@ -27,6 +27,11 @@ def _signed(number: int) -> int:
     return (number + 2**31) % 2**32 - 2**31
 
 
+def stream_key(key: Tensor, stream: int) -> Tensor:
+    """Return the key, (2,) int32, of a stream of its own: what is drawn by it has nothing in common with another's."""
+    return key + _signed(stream * _FIRST)
+
+
 def counters(indices: Tensor, stride: int) -> Tensor:
     """Return the part of a counter that `indices` (int32) times `stride` make, as `counter_hash` takes it, int32."""
     # Integers of 32 bits wrap, so the product of a long counter is the sum of those of two short vectors.

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from distgan.errors import printable
-from distgan.utils.files import write_whole
+from distgan.utils.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,4 +128,4 @@ def save_png(figure: "Figure", path: Path) -> None:
 
     buffer = BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())

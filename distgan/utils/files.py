@@ -63,7 +63,7 @@ def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:
     return path.with_name(f"{start}{token_hex(4)}")
 
 
-def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
 
     A reader sees the old file or the new one, which has its mode. A link stays, and its target is written. An OSError
@@ -224,7 +224,7 @@ def first_mistake(error: ValidationError, at: str = "") -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def append_lines(path: Path, lines: list[str]) -> None:

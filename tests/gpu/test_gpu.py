@@ -56,7 +56,7 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
     eager, other = Training(recipe, device="cuda"), Training(recipe, engine, device="cuda")
     ours, theirs = eager.to(STEPS), other.to(STEPS)
     if not (engine == "compile" and recipe in ("r1", "wgan-gp", "clustered")):  # second derivatives
-        assert other.build().choice.name == engine, other.build().choice.why
+        assert other.build().selection.name == engine, other.build().selection.why
     precision = ENGINE_RECIPES[recipe][2]
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[precision]
     assert largest_difference(eager.gan.state(), other.gan.state()) < WEIGHTS[precision]
@@ -67,12 +67,12 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
 def test_a_graph_of_compiled_networks_takes_the_eager_steps(recipe: str) -> None:
     eager, graph = Training(recipe, device="cuda"), Training(recipe, "graph-compiled", device="cuda")
     ours, theirs = eager.to(STEPS), graph.to(STEPS)
-    assert graph.build().choice.name == "graph-compiled", graph.build().choice.why
+    assert graph.build().selection.name == "graph-compiled", graph.build().selection.why
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[ENGINE_RECIPES[recipe][2]]
 
 
 def test_auto_races_eager_and_graph() -> None:
-    choice = Training("cgan", "auto", device="cuda").build().choice
+    choice = Training("cgan", "auto", device="cuda").build().selection
     assert choice.step_s.keys() == {"eager", "graph"}
     assert choice.name == min(choice.step_s, key=lambda name: choice.step_s[name])
     assert choice.start_s["race"] < 5, "a second, and the first start of each"

@@ -62,7 +62,9 @@ class Training:
 
     def build(self) -> Engine:
         if self.engine is None:
-            self.engine = self.session.build_engine(total_steps=self.total_steps, record=self.capture, clock=self.clock)
+            self.engine = self.session.build_engine(
+                total_steps=self.total_steps, capture=self.capture, clock=self.clock
+            )
         return self.engine
 
     def to(self, step: int, *, on_device: bool = False) -> Tensor:
@@ -90,7 +92,7 @@ def assert_graph_takes_eager_steps(recipe: str) -> None:
     """To the bit over 50 steps and five short last batches, dropout, moving average and schedule included."""
     eager, graph = Training(recipe), Training(recipe, "graph", capture=capture)
     ours, theirs = eager.to(STEPS), graph.to(STEPS)
-    assert graph.build().choice.name == "graph", graph.build().choice.why
+    assert graph.build().selection.name == "graph", graph.build().selection.why
     assert torch.equal(ours, theirs)
     assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
     assert len({tuple(row) for row in theirs.tolist()}) == STEPS, "no two replays are alike"
@@ -99,7 +101,7 @@ def assert_graph_takes_eager_steps(recipe: str) -> None:
 def assert_compiled_takes_eager_steps(recipe: str) -> None:
     eager, compiled = Training(recipe), Training(recipe, "compile")
     ours, theirs = eager.to(STEPS), compiled.to(STEPS)
-    assert compiled.build().choice.name == "compile", compiled.build().choice.why
+    assert compiled.build().selection.name == "compile", compiled.build().selection.why
     assert torch.allclose(ours, theirs, atol=1e-3)
     assert largest_difference(eager.gan.state(), compiled.gan.state()) < 1e-2
     assert not [key for key in compiled.gan.state() if "_orig_mod" in key]

@@ -100,8 +100,8 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
         record = fake_cuda_graph.capture
         for group in gan.g.optim.param_groups + gan.d.optim.param_groups:
             group["lr"], group["fused"], group["foreach"] = torch.tensor(group["lr"]), True, False
-    engine = session.build_engine(total_steps=recipe.steps, record=record)
-    assert engine.choice.name == config.run.engine, engine.choice.why
+    engine = session.build_engine(total_steps=recipe.steps, capture=record)
+    assert engine.selection.name == config.run.engine, engine.selection.why
     stats = []
     while gan.step < recipe.steps:
         stats += runtime.mean(engine.advance(recipe.steps)[0])

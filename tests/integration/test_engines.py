@@ -47,7 +47,7 @@ def test_graph_compiled_inside(
     )
     graph.total_steps = eager.total_steps = 1_000_000
     assert torch.allclose(eager.to(20), graph.to(20), atol=1e-4)
-    choice = graph.build().choice
+    choice = graph.build().selection
     assert choice.name == name
     assert "2,000 microseconds per step" in choice.why
     assert f"{times[1] * 1e6:,.0f} microseconds" in choice.why
@@ -87,15 +87,15 @@ def test_a_second_derivative_is_left_to_the_eager_engine(quick_compiler: None) -
     """torch.compile has none."""
     eager, compiled = Training("r1"), Training("r1", "compile")
     assert torch.equal(eager.to(10), compiled.to(10))
-    assert compiled.build().choice.why.startswith("compile was not taken: RuntimeError")
+    assert compiled.build().selection.why.startswith("compile was not taken: RuntimeError")
 
 
 def test_a_second_derivative_is_left_to_graphs(quick_compiler: None) -> None:
     """What the compiler can't do is no reason to do without graphs, several times faster than the eager engine."""
     eager, compiled = Training("r1"), Training("r1", "graph-compiled", capture=capture)
     assert torch.equal(eager.to(10), compiled.to(10))
-    choice = compiled.build().choice
-    assert (choice.asked, choice.name, choice.is_fallback) == ("graph-compiled", "graph", True)
+    choice = compiled.build().selection
+    assert (choice.requested, choice.name, choice.is_fallback) == ("graph-compiled", "graph", True)
     assert choice.why.startswith("graph-compiled was not taken: RuntimeError")
 
 

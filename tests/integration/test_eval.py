@@ -207,7 +207,7 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
 
 def test_shipped_judges_read_as_their_record_says(reference: Reference) -> None:
     """To a digit or two, which another processor may round otherwise."""
-    for judge, found in zip(reference.jury.record.judges, reference.judge_matrices, strict=True):
+    for judge, found in zip(reference.ensemble.record.judges, reference.judge_matrices, strict=True):
         assert (found - torch.tensor(judge.matrix)).abs().sum() <= 6
 
 

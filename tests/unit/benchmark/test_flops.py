@@ -39,7 +39,7 @@ def counted(config: Config) -> int:
     runtime = Runtime(config)
     gan = build_gan(config.model, config.optim, 0, runtime)
     dataset = Dataset("random", torch.randint(256, (12, 28, 28)).byte(), torch.arange(12) % 10, "here")
-    batches = Batches(dataset, BATCH, gan.share, drop_last=False, seed=0, device=runtime.device)
+    batches = Batches(dataset, BATCH, gan.shard, drop_last=False, seed=0, device=runtime.device)
     engine = build_engine(gan, batches, config, runtime, 10)
     with FlopCounterMode(display=False) as counter:
         engine.advance(1)

@@ -120,7 +120,7 @@ def test_a_disk_that_takes_no_checkpoint_is_a_warning_or_the_end(
                     made.last()
             else:
                 assert made.last() == (1, tmp_path / "checkpoints" / "step-00000001")
-                (warning,) = made.tolerance.warnings()
+                (warning,) = made.write_errors.warnings()
                 assert "a checkpoint was not written, and training continues" in warning
                 assert f"metrics.jsonl: {reason}" in warning
             with refused("metrics.jsonl", reason, code="unwritable"):  # nothing comes after the last one
@@ -139,7 +139,7 @@ def test_an_older_checkpoint_that_can_not_be_removed_is_a_warning(tmp_path: Path
         at(made, step)
         made.save(wait=True)
     assert made.last() == (3, tmp_path / "checkpoints" / "step-00000003")
-    (warning,) = made.tolerance.warnings()
+    (warning,) = made.write_errors.warnings()
     assert "older checkpoints may stay" in warning
 
 
@@ -153,7 +153,7 @@ def test_nothing_is_removed_while_the_best_can_not_be_read(tmp_path: Path, monke
             monkeypatch.setattr(os, "open", refuse_to_open("step-00000001/state.json"))
         made.save(wait=True)
     assert checkpoint_names(tmp_path) == [f"step-{step:08}" for step in (4, 3, 2, 1)]
-    (warning,) = made.tolerance.warnings()
+    (warning,) = made.write_errors.warnings()
     assert "state.json" in warning
     assert os.strerror(errno.ESTALE) in warning
 
@@ -173,7 +173,7 @@ def test_a_disk_that_can_not_sync_folders_takes_checkpoints(
     at(made, 1)
     made.save(wait=True)
     assert read_checkpoint(tmp_path / "checkpoints" / "latest").state.step == 1
-    assert made.tolerance.warnings() == []
+    assert made.write_errors.warnings() == []
 
 
 def test_an_error_of_ours_in_the_thread_is_not_swallowed(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

@@ -76,13 +76,13 @@ def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: 
     whole.seek(step)
     real, _, rows = next(whole)
     for rank in range(world_size):
-        share = BatchShard(rank, world_size)
-        part = Batches(dataset, size, share, drop_last=False, seed=3, device=CPU, fewest=world_size)
+        shard = BatchShard(rank, world_size)
+        part = Batches(dataset, size, shard, drop_last=False, seed=3, device=CPU, fewest=world_size)
         part.seek(step)
         batch = next(part)
         assert batch.rows == rows
-        share.rows = rows
-        assert indices(batch.real) == torch.tensor(indices(real))[share.row_indices(CPU)].tolist()
+        shard.rows = rows
+        assert indices(batch.real) == torch.tensor(indices(real))[shard.row_indices(CPU)].tolist()
 
 
 def test_seek_lands_where_walking_does() -> None:

@@ -14,7 +14,7 @@ from distgan.errors import UserError
 def test_without_deepspeed_there_is_a_hint(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"DeepSpeed: is not installed; allowed: pip install 'distgan\[deepspeed\]'"):
-        zero_config.chosen(Config(processes=ProcessesConfig(zero=2)), "fp32", is_cpu=True, has_cuda=False)
+        zero_config.choose_config(Config(processes=ProcessesConfig(zero=2)), "fp32", is_cpu=True, has_cuda=False)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_impossible_combinations(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     chosen = Config(optim=OptimConfig(**config), processes=ProcessesConfig(zero=3))
     with pytest.raises(UserError, match=words):
-        zero_config.chosen(chosen, precision, is_cpu=True, has_cuda=has_cuda, has_penalty="loss" in config)
+        zero_config.choose_config(chosen, precision, is_cpu=True, has_cuda=has_cuda, has_penalty="loss" in config)
 
 
 @pytest.mark.parametrize(

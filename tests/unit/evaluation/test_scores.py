@@ -19,13 +19,13 @@ from distgan.evaluation.scores import (
     Moments,
     density_and_coverage,
     distance,
+    estimate_proportion,
     kl_from_uniform,
     manifold,
     mean,
     measure_fcd,
     moments,
     nearest,
-    share,
     square_root,
 )
 from distgan.models.sampling import CHUNK
@@ -41,7 +41,7 @@ def normals(n: int, seed: int, shift: float = 0.0, num: int = NUM_FEATURES) -> T
 
 def test_interval_of_a_share_is_wilsons() -> None:
     """Wilson 1927: the shares p for which |k / n - p| is at most z sqrt(p (1 - p) / n)."""
-    found, z = share(81, 263), 1.959964
+    found, z = estimate_proportion(81, 263), 1.959964
     for end in (found.low, found.high):
         assert abs(81 / 263 - end) == pytest.approx(z * math.sqrt(end * (1 - end) / 263), rel=1e-5)
     assert found.low < 81 / 263 < found.high
@@ -49,7 +49,7 @@ def test_interval_of_a_share_is_wilsons() -> None:
 
 @pytest.mark.parametrize(("num", "of"), [(0, 10), (10, 10), (0, 10_000), (10_000, 10_000), (0, 0)])
 def test_share_stays_between_0_and_1_and_holds_its_value(num: int, of: int) -> None:
-    found = share(num, of)
+    found = estimate_proportion(num, of)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.high > found.low
 

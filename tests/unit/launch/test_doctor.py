@@ -252,9 +252,9 @@ def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], bf16_s: float,
 )
 def test_bf16_that_a_cpu_has_not_is_told(monkeypatch: MonkeyPatch, flags: set[str], is_told: bool) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
-    told = launcher.slow("bf16", is_cpu=True)
+    told = launcher.precision_warnings("bf16", is_cpu=True)
     assert [each.partition(":")[0] for each in told] == ["--precision bf16"] * is_told
-    assert launcher.slow("bf16", is_cpu=False) == launcher.slow("fp32", is_cpu=True) == []
+    assert launcher.precision_warnings("bf16", is_cpu=False) == launcher.precision_warnings("fp32", is_cpu=True) == []
 
 
 def test_last_words() -> None:

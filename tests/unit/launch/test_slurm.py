@@ -25,10 +25,10 @@ CGAN = ["--model", "cgan", "--epochs", "20"]
         (["--time", "10h"], "--time: '10h' is not allowed; allowed: minutes, or minutes:seconds"),
         (
             ["--time", "3"],
-            "--time 3: the job would be asked to save as soon as it begins, 180 s before its end; allowed: a longer "
+            "--time 3: the job would have to save as soon as it begins, 180 s before its end; allowed: a longer "
             "limit, or a shorter lead by --signal",
         ),
-        (["--time", "0-0:10", "--signal", "B:USR1@600"], "--time 0-0:10: the job would be asked to save as soon as"),
+        (["--time", "0-0:10", "--signal", "B:USR1@600"], "--time 0-0:10: the job would have to save as soon as"),
         (["--signal", "USR1"], "--signal: 'USR1' is not allowed; allowed: as B:USR1@180"),
         (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: a line without /"),
         (["--partition", ""], "--partition: '' is not allowed"),

@@ -33,9 +33,9 @@ def runtime() -> Runtime:
 
 def holding(num: int, rank: int = 0, world_size: int = 1, start: int = 0) -> BatchShard:
     """A share of a batch of that many rows."""
-    share = BatchShard(rank, world_size)
-    share.rows = range(start, start + num)
-    return share
+    shard = BatchShard(rank, world_size)
+    shard.rows = range(start, start + num)
+    return shard
 
 
 def batches(num: int) -> list[tuple[Tensor, Tensor]]:
@@ -184,14 +184,14 @@ def test_state_goes_there_and_back(runtime: Runtime) -> None:
 def test_shares_together_are_the_batch(num: int, start: int, world_size: int, blocks: int) -> None:
     """Each row once, where the images of that row are: what the rank's own list of images has at `places`."""
     for rank in range(world_size):
-        share = holding(num, rank, world_size, start)
-        own = list(range(rank, start + num, world_size))[share.local_slice(share.rows)]
+        shard = holding(num, rank, world_size, start)
+        own = list(range(rank, start + num, world_size))[shard.local_slice(shard.rows)]
         assert all(start <= row < start + num for row in own)
-        assert share.num == len(own)
-        assert share.weight == len(own) * world_size / num
-        assert [start + number for number in share.row_indices(CPU).tolist()] == own
+        assert shard.num == len(own)
+        assert shard.weight == len(own) * world_size / num
+        assert [start + number for number in shard.row_indices(CPU).tolist()] == own
         if own:
-            assert share.num_all(blocks * len(own)) == blocks * num
+            assert shard.num_all(blocks * len(own)) == blocks * num
     assert sum(holding(num, rank, world_size, start).num for rank in range(world_size)) == num
 
 
@@ -200,22 +200,22 @@ def test_shares_together_are_the_batch(num: int, start: int, world_size: int, bl
 def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(num: int, start: int, world_size: int, parts: int) -> None:
     everyones: list[set[int]] = [set() for _ in range(parts)]
     for rank in range(world_size):
-        share = holding(num, rank, world_size, start)
-        own = share.row_indices(CPU)
+        shard = holding(num, rank, world_size, start)
+        own = shard.row_indices(CPU)
         weights, rows = [], []
-        for index, (places, weight) in enumerate(share.microbatches(parts)):
+        for index, (places, weight) in enumerate(shard.microbatches(parts)):
             weights.append(weight)
             rows += own[places].tolist()
             everyones[index] |= set(own[places].tolist())
         assert rows == own.tolist()
-        assert sum(weights) == pytest.approx(share.weight)
-        assert share.rows == range(start, start + num), "and afterwards the whole batch again"
+        assert sum(weights) == pytest.approx(shard.weight)
+        assert shard.rows == range(start, start + num), "and afterwards the whole batch again"
     bounds = [num * index // parts for index in range(parts + 1)]
     assert everyones == [set(range(a, b)) for a, b in pairwise(bounds)]
 
 
-def started(seed: int, step: int, share: BatchShard, latent_shape: tuple[int, ...] = (5,)) -> Noise:
-    noise = Noise(latent_shape, CPU, share)
+def started(seed: int, step: int, shard: BatchShard, latent_shape: tuple[int, ...] = (5,)) -> Noise:
+    noise = Noise(latent_shape, CPU, shard)
     noise.begin_step(torch.tensor(step_key(seed, step), dtype=torch.int32))
     return noise
 
@@ -335,11 +335,11 @@ def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...], world_size
     """Real and fake images joined in one pass as well, and where the ranks have unlike numbers of rows."""
     x = torch.rand(shape) + 1
 
-    def dropped(share: BatchShard) -> Tensor:
-        module, noise = nn.Sequential(Dropout(0.4)), started(3, 1, share)
+    def dropped(shard: BatchShard) -> Tensor:
+        module, noise = nn.Sequential(Dropout(0.4)), started(3, 1, shard)
         draw_from(module, noise)
         noise.begin_forward()
-        return module(x[share.row_indices(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
+        return module(x[shard.row_indices(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
 
     whole = dropped(holding(len(x)))
     assert 0 < (whole == 0).sum() < whole.numel()
@@ -363,7 +363,7 @@ def test_dropout_is_dropout() -> None:
             if memory is torch.channels_last and len(shape) != 4:
                 continue
             images = torch.ones(shape).to(memory_format=memory).requires_grad_()
-            noise.share.rows = range(shape[0])
+            noise.shard.rows = range(shape[0])
             noise.begin_forward()
             output = layer(images)
             kept = output != 0
@@ -373,7 +373,7 @@ def test_dropout_is_dropout() -> None:
             if images.numel() > 1000:
                 assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
                 assert kept.flatten(1).float().mean(1).std() < 0.05, "no row is favoured"
-    noise.share.rows = range(8)
+    noise.shard.rows = range(8)
     once, again = (noise.begin_forward() or layer(torch.ones(8, 8)) for _ in range(2))
     assert not torch.equal(once, again)
     assert torch.equal(layer.eval()(torch.ones(8, 8)), torch.ones(8, 8))

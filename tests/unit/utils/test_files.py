@@ -10,7 +10,7 @@ from helpers.memory import at_most
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distgan.errors import UserError
-from distgan.utils.files import is_leftover, metric_lines, read_json, read_metrics, read_model, write_whole
+from distgan.utils.files import is_leftover, metric_lines, read_json, read_metrics, read_model, write_atomic
 
 
 class Inner(BaseModel):
@@ -78,8 +78,8 @@ def test_a_whole_model_is_read(tmp_path: Path) -> None:
 
 def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
     """The temporary name beside it is not longer."""
-    write_whole(path := tmp_path / f"{'x' * 251}.png", b"1")
-    write_whole(path, lambda file: file.write(b"2"))
+    write_atomic(path := tmp_path / f"{'x' * 251}.png", b"1")
+    write_atomic(path, lambda file: file.write(b"2"))
     assert path.read_bytes() == b"2"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -96,13 +96,13 @@ def test_only_finite_numbers(text: str, tmp_path: Path) -> None:
 def test_a_name_may_have_the_length_that_the_disk_allows(tmp_path: Path, name: str) -> None:
     """A long one's temporary name is no longer than itself; a reader never sees it under its own ending."""
     names: list[str] = []
-    write_whole(tmp_path / name, lambda file: names.extend(os.listdir(tmp_path)))
+    write_atomic(tmp_path / name, lambda file: names.extend(os.listdir(tmp_path)))
     assert os.listdir(tmp_path) == [name]
     (temporary,) = names
     assert len(os.fsencode(temporary)) <= max(len(os.fsencode(name)), 111)
     assert is_leftover(temporary), "which a run clears away that was killed"
     with pytest.raises(OSError, match=r"name too long"):
-        write_whole(tmp_path / ("x" * 256), b"")
+        write_atomic(tmp_path / ("x" * 256), b"")
 
 
 def test_lines_of_other_editors_are_read(tmp_path: Path) -> None:
@@ -125,5 +125,5 @@ def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path) -> None:
 def test_a_file_keeps_its_mode_when_it_is_written_anew(tmp_path: Path) -> None:
     path = written(tmp_path / "private", "1")
     path.chmod(0o600)
-    write_whole(path, b"2")
+    write_atomic(path, b"2")
     assert path.stat().st_mode & 0o777 == 0o600
