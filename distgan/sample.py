@@ -39,11 +39,16 @@ def sample(where: str, config: SampleConfig) -> str:
     """
     suffix = Path(config.out).suffix
     if suffix not in (".png", ".gif", ".npz"):
-        raise UserError(f"--out {config.out}: ends in {suffix or 'nothing'}; allowed: .png, .gif, .npz")
+        raise UserError(
+            f"--out: ends in {suffix or 'nothing'} ({config.out}). Expected: .png, .gif, .npz", code="bad-path"
+        )
     if suffix == ".gif" and not config.interpolate:
-        raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
+        raise UserError(
+            f"--out: a .gif shows a walk ({config.out}). Expected: .gif together with --interpolate",
+            code="conflicting-settings",
+        )
     if config.digits == []:
-        raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
+        raise UserError("--digits: empty. Expected: digits from 0 to 9, as 0,3,7")
     digits = torch.tensor(config.digits or list(range(10)))
     num_images = config.num * (WALK_STEPS if config.interpolate else 1)
     # A column for each digit, or several.
@@ -58,7 +63,10 @@ def sample(where: str, config: SampleConfig) -> str:
         print_line(f"warning: {warning}", error=True)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
-        raise UserError("--digits: these weights know no labels; allowed: without --digits, or a cgan's weights")
+        raise UserError(
+            "--digits: these weights are of an unconditional GAN. Expected: no --digits, or a cgan's weights",
+            code="setting-not-applicable",
+        )
 
     parts = _draw(generator.to(device), config, digits, run.model.num_labels or 10)
     if suffix == ".npz":
@@ -84,22 +92,29 @@ def _check_size(suffix: str, config: SampleConfig, columns: int) -> None:
     """Raise UserError for a picture that viewers do not open."""
     if suffix == ".gif" and config.num * WALK_STEPS > _MAX_FRAMES:
         most = _MAX_FRAMES // WALK_STEPS
-        raise UserError(f"--num {config.num}: too many for an animation; allowed: at most {most:,} walks in a .gif")
+        raise UserError(
+            f"--num: too many for an animation ({config.num}). Expected: at most {most:,} walks in a .gif",
+            code="image-count",
+        )
     if suffix != ".png":
         return
     cell = 28 * SCALE + GAP
     width = columns * cell + GAP
     if width > _MAX_SIDE:
         raise UserError(
-            f"--digits: names {columns:,}, a column for each; allowed: at most {_MAX_SIDE // cell:,} in a .png, or any "
-            "number in an .npz"
+            f"--digits: a column for each is too many ({columns:,}). Expected: at most {_MAX_SIDE // cell:,} in a "
+            ".png, or "
+            "any number in an .npz",
+            code="image-count",
         )
     num_rows = (min(_MAX_SIDE, _MAX_PIXELS // width) - 3 * TEXT_HEIGHT) // cell
     most = num_rows * (1 if config.interpolate else columns)
     if config.num > most:
         raise UserError(
-            f"--num {config.num}: too many for a picture that can be opened; allowed: at most {most:,} in a .png, or "
-            "any number in an .npz"
+            f"--num: too many for a picture that can be opened ({config.num}). Expected: at most {most:,} in a .png, "
+            "or "
+            "any number in an .npz",
+            code="image-count",
         )
 
 

@@ -59,18 +59,19 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
             return _of_checkpoint(*newest, names)
         if not found:
             raise UserError(
-                f"{where}: has no weights/generator.safetensors; allowed: the folder of a run that was saved, "
-                "its weights folder, a checkpoint, or a generator's .safetensors file",
-                code="not-found",
+                f"{where}: has no weights/generator.safetensors. Expected: the folder of a run with a checkpoint, its "
+                "weights folder, a checkpoint, or a generator's .safetensors file",
+                code="no-weights",
             )
         path = found[0]
     elif not path.exists():
         raise UserError(
-            f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a .safetensors file",
-            code="not-found",
+            f"{where}: does not exist. Expected: a run's folder, its weights folder, a checkpoint, or a .safetensors "
+            "file",
+            code="no-weights",
         )
     if not path.is_file():  # of a pipe a reader would wait for ever
-        raise UserError(f"{path}: is no regular file; allowed: a .safetensors file", code="bad-data")
+        raise UserError(f"{path}: not a regular file. Expected: a .safetensors file", code="bad-data")
     config_path = path.parent / "config.json"
     config = Config.model_validate(read_file(config_path, str(config_path)))
     tensors, metadata = read_tensors(path)
@@ -78,7 +79,10 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     is_number = step.isdecimal() and len(step) < 16
     is_ema, warnings = _is_ema(path, metadata), []
     if is_ema and not ema:
-        raise UserError(f"--no-ema: {path} is the moving average; allowed: generator.safetensors, or without --no-ema")
+        raise UserError(
+            f"--no-ema: {path} is the moving average. Expected: generator.safetensors, or no --no-ema",
+            code="setting-not-applicable",
+        )
     if is_ema is None and not ema:
         warnings = [f"--no-ema: {path} does not say whether it is the moving average; it is taken as it is"]
     return _loaded(tensors, config, metadata.get("notice"), path, is_ema, int(step) if is_number else None, warnings)

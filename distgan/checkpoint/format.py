@@ -132,7 +132,7 @@ class Damaged(UserError):
     """What is wrong with which file of a checkpoint."""
 
     def __init__(self, message: str):
-        super().__init__(message, code="bad-data")
+        super().__init__(message, code="damaged-checkpoint")
 
 
 def folder_name(step: int) -> str:
@@ -203,7 +203,7 @@ def read_manifest(path: Path) -> Manifest:
     if manifest.to_bytes() != data:
         raise Damaged(f"{path / MANIFEST}: does not match its own SHA-256")
     for name in sorted(manifest.files.keys() - FILES):
-        raise Damaged(f"{path / MANIFEST}: names {name[:80]!r}; allowed: {', '.join(sorted(FILES))}")
+        raise Damaged(f"{path / MANIFEST}: unknown file ({name[:80]!r}). Expected: {', '.join(sorted(FILES))}")
     for name in sorted(FILES - OPTIONAL - manifest.files.keys()):
         raise Damaged(f"{path / MANIFEST}: does not name {name}")
     for name in sorted(name for name in FILES - manifest.files.keys() if (path / name).exists()):
@@ -258,7 +258,7 @@ def _content(path: Path, manifest: Manifest, name: str, limit: int) -> bytes:
     """The bytes of a file, if they are those that the manifest has seen and not more than `limit`."""
     entry = manifest.files[name]
     if entry.size > limit:
-        raise Damaged(f"{path / name}: has {entry.size:,} bytes by the manifest; allowed: at most {limit:,}")
+        raise Damaged(f"{path / name}: too large by the manifest ({entry.size:,} bytes). Expected: at most {limit:,}")
     data = _read(path / name, limit)
     if len(data) != entry.size:
         raise Damaged(f"{path / name}: has {len(data):,} bytes, and {entry.size:,} by the manifest")

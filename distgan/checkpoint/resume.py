@@ -67,8 +67,9 @@ def check_link(path: Path) -> None:
     """Raise UserError for a link that leads nowhere: its disk may be away for now, so that it is not damaged."""
     if path.is_symlink() and not path.exists():
         raise UserError(
-            f"{path}: is a link to {os.path.realpath(path)}, which is not there; allowed: that disk in its place or, "
-            "to resume from the checkpoint before it, the link deleted",
+            f"{path}: broken link ({os.path.realpath(path)}). Expected: its disk mounted or, to resume from the "
+            "checkpoint "
+            "before it, the link deleted",
             code="not-found",
         )
 
@@ -140,10 +141,8 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
     if damaged:
         lines = [reason for _, reason in damaged]
         raise UserError(
-            "\n".join(
-                [*lines, f"{folder}: holds no whole checkpoint; put a copy of one there, or start anew by --out"]
-            ),
-            code="not-found",
+            "\n".join([*lines, f"{folder}: no valid checkpoint. Expected: a copy of one there, or a new run (--out)"]),
+            code="no-checkpoint",
         )
     return None
 
@@ -160,9 +159,10 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         if found is None:
             if (folder / "weights").exists() or any(metric_lines(folder / "metrics.jsonl")):
                 raise UserError(
-                    f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
-                    "there, or start anew by --out",
-                    code="not-found",
+                    f"{own}: no checkpoint, but the run in {folder} has taken steps. Expected: a copy of one there, "
+                    "or a "
+                    "new run (--out)",
+                    code="no-checkpoint",
                 )
             if (path := folder / "config.json").exists():
                 # Killed before its first checkpoint: any settings may start it, but over no file of another program.
@@ -182,9 +182,9 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         is_newer = any(int(other.name[5:]) > checkpoint.state.step for other in others)
         if others and (is_newer or not is_in(path, own)):
             raise UserError(
-                f"--resume {config.run.resume}: the run in {folder} has checkpoints of its own, as {others[0].name}; "
-                "allowed: --resume auto, or a new folder by --out",
-                code="mismatch",
+                f"--resume: the run in {folder} has checkpoints already, as {others[0].name} ({config.run.resume}). "
+                "Expected: --resume auto, or a new folder (--out)",
+                code="resume-mismatch",
             )
         where = str(path)
     warnings += foreign_files(path)
@@ -197,9 +197,9 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     ):
         if theirs != ours:
             raise UserError(
-                f"{path}: {what} is {theirs}, here it is {ours}; allowed on resume: the same data and the same "
-                "batch over all processes",
-                code="mismatch",
+                f"{path}: {what} differs ({theirs}, here {ours}). Expected on resume: the same data and the same batch "
+                "over all processes",
+                code="resume-mismatch",
             )
     epochs = checkpoint.config.run.epochs
     if config.optim.lr_schedule == "linear" and epochs != config.run.epochs:
@@ -241,8 +241,8 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     check_link(path)
     if not path.is_dir() or path.name == "checkpoints":
         raise UserError(
-            f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one",
-            code="not-found",
+            f"{path}: no checkpoint. Expected: the folder of a checkpoint, or of a run that has one",
+            code="no-checkpoint",
         )
     return path, read_checkpoint(path), []
 
@@ -256,7 +256,9 @@ def _in_place_of(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoin
         return path, read_checkpoint(path), said
     if found := newest_valid(link.parent):
         return found[0], found[1], [*said, *found[2]]
-    raise UserError(f"{link}: names {target.name}, which is not there, nor is another checkpoint", code="not-found")
+    raise UserError(
+        f"{link}: points to {target.name}, which does not exist; nor does another checkpoint", code="no-checkpoint"
+    )
 
 
 def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
@@ -288,8 +290,8 @@ def _check_settings(before: Config, now: Config, where: str) -> bool:
     for table, key, old, new in changes:
         is_fixed = (table, key) in fixed
         if is_fixed or not now.run.allow_config_change:
-            rule = "the same" if is_fixed else "the same, or another by --allow-config-change"
-            mistakes.append(f"[{table}] {key}: {new!r}, but {where} has {old!r}; allowed on resume: {rule}")
+            rule = "the same" if is_fixed else "the same, or --allow-config-change"
+            mistakes.append(f"[{table}] {key}: {where} has {old!r} ({new!r}). Expected on resume: {rule}")
     if mistakes:
-        raise UserError("\n".join(mistakes), code="mismatch")
+        raise UserError("\n".join(mistakes), code="resume-mismatch")
     return bool(changes)

@@ -107,10 +107,10 @@ def _show_group(prog: str, group: Group, rest: list[str]) -> None:
     allowed = ", ".join(group.commands)
     if not rest:
         parser.print_help()
-        raise UserError(f"names no {group.noun}; allowed: {allowed}")
+        raise UserError(f"no {group.noun} given. Expected: {allowed}", code="missing-value")
     parser.parse_known_args(rest)
     kind = "flag" if rest[0].startswith("-") else group.noun
-    raise UserError(f"{rest[0]}: unknown {kind}; allowed: {allowed} (see {prog} --help)")
+    raise UserError(f"{rest[0]}: unknown {kind}. Expected: {allowed} (see {prog} --help)", code="unknown-name")
 
 
 def _run(prog: str, command: Command, words: list[str]) -> Any:
@@ -135,7 +135,7 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
     values = [getattr(namespace, each.name) for each in command.arguments]
     for each, value in zip(command.arguments, values, strict=True):
         if each.choices and value not in each.choices:
-            raise UserError(f"{value}: unknown {each.name}; allowed: {', '.join(each.choices)}")
+            raise UserError(f"{value}: unknown {each.name}. Expected: {', '.join(each.choices)}", code="unknown-name")
     if command.needs_pydantic:  # else it is there to tell what is missing
         _load("distgan.distributed.env:check_before_imports")()
     return _load(command.run)(*values, *settings)

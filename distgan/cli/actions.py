@@ -98,9 +98,11 @@ def report(where: str, config: "ReportConfig") -> str:
 def compare(runs: list[str], config: "CompareConfig") -> None:
     places = [user_path(where).resolve() for where in runs]
     if len(places) < 2:
-        raise UserError(f"{runs[0]}: is one run; allowed: two or more (see distgan compare --help)")
+        raise UserError(
+            f"{runs[0]}: is one run. Expected: two or more (see distgan compare --help)", code="missing-value"
+        )
     if twice := [where for where, place in zip(runs, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"{twice[-1]}: is named twice; allowed: each run once")
+        raise UserError(f"{twice[-1]}: given twice. Expected: each run once", code="conflicting-settings")
     out = _page(config.out)
 
     from distgan.reports.comparison import compare
@@ -114,7 +116,9 @@ def _page(out: str | None) -> Path | None:
         return None
     suffix = Path(out).suffix
     if suffix not in (".html", ".htm"):
-        raise UserError(f"--out {out}: ends in {suffix or 'nothing'}; allowed: a file that ends in .html")
+        raise UserError(
+            f"--out: ends in {suffix or 'nothing'} ({out}). Expected: a file that ends in .html", code="bad-path"
+        )
     from distgan.reports.report import page_file
 
     return page_file(out)
@@ -122,7 +126,9 @@ def _page(out: str | None) -> Path | None:
 
 def checkpoint(action: str, where: Path, other: str | None) -> None:
     if other and action != "diff":
-        raise UserError(f"{other}: {action} takes one folder; allowed: a second one for diff")
+        raise UserError(
+            f"{other}: {action} takes one folder. Expected: a second one only with diff", code="conflicting-settings"
+        )
 
     from distgan.runs.inspection import diff, list_checkpoints, verify
 

@@ -100,6 +100,7 @@ class Rules(BaseModel):
     is_copied: bool = True  # taken over by `--config RUN/config.json`
     may_be_repeated: bool = False  # the flag of a list: its values are joined
     replaces: str | None = None  # the key of its section that a flag of this setting unsets
+    is_common: bool = False  # listed before the sections in the help of distgan train
     is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
 
 

@@ -20,11 +20,20 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     out = getattr(namespace, "run.out", None)
     resume = getattr(namespace, "run.resume", None)
     if model is not None and model not in MODELS:
-        raise UserError(f"--model {model}: unknown network; allowed: {', '.join(MODELS)} (see also --preset)")
+        raise UserError(
+            f"--model: unknown network ({model}). Expected: {', '.join(MODELS)} (see also --preset)",
+            code="unknown-name",
+        )
     if resume == "auto" and not out:
-        raise UserError("--resume auto: resumes the run in --out, which is not given; allowed: with --out DIR")
+        raise UserError(
+            "--resume: resumes the run in --out, which is not set (auto). Expected: --out DIR",
+            code="conflicting-settings",
+        )
     if namespace.preset and namespace.config:
-        raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
+        raise UserError(
+            f"--preset, --config: both are set ({namespace.preset}, {namespace.config}). Expected: one of the two",
+            code="conflicting-settings",
+        )
     if namespace.preset:
         path, name = preset_path(namespace.preset, "--preset"), namespace.preset
     elif namespace.config:
@@ -40,11 +49,14 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         path, name = preset_path(model, "--model"), model
     else:
         models = ", ".join(f"--model {name}" for name in MODELS)
-        raise UserError(f"names no network; allowed: {models}, --preset NAME or --config FILE")
+        raise UserError(f"no network given. Expected: {models}, --preset NAME or --config FILE", code="missing-value")
     base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
     trained = base.get("model", {}).get("name")
     if model and trained and model != trained:
-        raise UserError(f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model")
+        raise UserError(
+            f"--model: {path} trains {trained} ({model}). Expected: --model {trained}, or no --model",
+            code="conflicting-settings",
+        )
     if path.suffix == ".json":
         _remove(base, paths_by(Config, "is_copied", False))
     return base, name
@@ -124,9 +136,9 @@ def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
     path = user_path(name, "--resume" if is_named else "--out") / "config.json"
     if is_named and not path.is_file():
         raise UserError(
-            f"--resume {resume}: there is no config.json in it; allowed: auto, never, or the folder of a checkpoint "
-            "or of a run",
-            code="not-found",
+            f"--resume: no config.json there ({resume}). Expected: auto, never, or the folder of a checkpoint or of "
+            "a run",
+            code="no-run",
         )
     return path if path.is_file() else None
 
@@ -145,5 +157,8 @@ def shipped(name: str, in_wheel: str) -> Path:
 def preset_path(name: str, flag: str) -> Path:
     presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
     if name not in presets:
-        raise UserError(f"{flag} {name}: unknown preset{did_you_mean(name, presets)}; allowed: {', '.join(presets)}")
+        raise UserError(
+            f"{flag}: unknown preset ({name}){did_you_mean(name, presets)}. Expected: {', '.join(presets)}",
+            code="unknown-name",
+        )
     return presets[name]

@@ -44,6 +44,7 @@ class RunConfig(Section):
         on_resume="reset",
         is_copied=False,
         may_differ_per_rank=True,
+        is_common=True,
     )
     resume: str = setting(
         "auto",
@@ -53,6 +54,7 @@ class RunConfig(Section):
         min_length=1,
         on_resume="reset",
         is_copied=False,
+        is_common=True,
     )
     allow_config_change: bool = setting(
         False,
@@ -60,9 +62,9 @@ class RunConfig(Section):
         on_resume="reset",
         is_copied=False,
     )
-    epochs: int = free(150, "passes over the data", ge=1, le=_MOST)
+    epochs: int = free(150, "passes over the data", ge=1, le=_MOST, is_common=True)
     max_steps: int | None = setting(
-        None, "stop after that many steps, whatever the epochs", ge=1, le=_MOST, on_resume="reset"
+        None, "stop after that many steps, whatever the epochs", ge=1, le=_MOST, on_resume="reset", is_common=True
     )
     time_limit: str | None = setting(
         None,
@@ -72,14 +74,15 @@ class RunConfig(Section):
         pattern=DURATION,
         on_resume="reset",
         may_differ_per_rank=True,
+        is_common=True,
     )
-    seed: int = seed_setting()
-    engine: EngineName = free("auto", "{names}")
+    seed: int = seed_setting(is_common=True)
+    engine: EngineName = free("auto", "{names}", is_common=True)
     # What it comes to on each rank is compared, and not what was asked for.
     precision: PrecisionNameOrAuto | None = setting(
-        None, "{names}. Unset: what the launcher said, else float32", may_differ_per_rank=True
+        None, "{names}. Unset: what the launcher said, else float32", may_differ_per_rank=True, is_common=True
     )
-    device: Device = device_setting(on_resume="free")
+    device: Device = device_setting(on_resume="free", is_common=True)
     threads: int | None = free(
         None,
         "CPU threads of each process; unset: the cores, shared by the processes of this machine",
@@ -104,7 +107,11 @@ class RunConfig(Section):
         "continue", "what to do while the disk takes no checkpoint; the last one has to be written in any case"
     )
     eval_every: int = free(
-        0, "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none", ge=0, le=_MOST
+        0,
+        "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none",
+        ge=0,
+        le=_MOST,
+        is_common=True,
     )
     eval_every_steps: int | None = free(
         None, "steps between two looks of the judges, besides eval_every", ge=1, le=_MOST
@@ -144,8 +151,8 @@ class RunConfig(Section):
     def _judged_best_needs_judges(self) -> "RunConfig":
         if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not self.evaluates_quality:
             raise ValueError(
-                f"--keep-best {self.keep_best}: is a number of the judges, who are not asked; allowed with "
-                "--eval-every 1 or more, or --stop-at"
+                f"--keep-best: needs evaluations during training ({self.keep_best}). Expected: --eval-every 1 or more, "
+                "or --stop-at"
             )
         return self
 
@@ -160,6 +167,7 @@ class ProcessesConfig(Section):
         ge=1,
         le=1024,
         may_differ_per_rank=True,
+        is_common=True,
     )
     sync_batch_norm: bool = setting(
         True, "BatchNorm's statistics over the whole batch; off: each process has those of its own share"
@@ -187,7 +195,10 @@ class ModelConfig(Section):
     """The two networks."""
 
     name: ModelName = fixed(
-        "vanilla", "{names}. Without --preset or --config it also picks the preset of that name", flag="model"
+        "vanilla",
+        "{names}. Without --preset or --config it also picks the preset of that name",
+        flag="model",
+        is_common=True,
     )
     family: FamilyName = fixed("report2023", "{names}")
     clusters: int | None = fixed(
@@ -220,19 +231,20 @@ class ModelConfig(Section):
         family = FAMILIES[self.family]
         if self.name not in family.models:
             raise ValueError(
-                f"--model {self.name}: with --family {self.family}; allowed with it: {', '.join(family.models)}"
+                f"--model: not with --family {self.family} ({self.name}). Expected: {', '.join(family.models)}"
             )
         if (self.clusters is not None) != family.takes_clusters:
             others = ", ".join(name for name, other in FAMILIES.items() if other.takes_clusters)
             raise ValueError(
-                f"--clusters {self.clusters or 'unset'}: with --family {self.family}; allowed: 1 or more with "
-                f"--family {others}, none with others"
+                f"--clusters: --family {others} requires it, other families do not take it "
+                f"({self.clusters or 'unset'}, "
+                f"--family {self.family}). Expected: 1 or more with --family {others}, unset with others"
             )
         if self.stem == "noise-map" and (self.is_conditional or not family.takes_noise_map):
             others = ", ".join(name for name, other in FAMILIES.items() if other.takes_noise_map)
             raise ValueError(
-                f"--stem noise-map: has no place for a label and belongs to the report's GAN; allowed with "
-                f"--model vanilla --family {others}, not with {self.name}, {self.family}"
+                f"--stem: not with --model {self.name} --family {self.family} (noise-map). Expected: --model vanilla "
+                f"--family {others}"
             )
         return self
 
@@ -240,8 +252,8 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where the images come from and how they are dealt out."""
 
-    name: DataNameOrAuto = fixed("mnist", "{names}", flag="data")
-    dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True)
+    name: DataNameOrAuto = fixed("mnist", "{names}", flag="data", is_common=True)
+    dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True, is_common=True)
     download: bool = free(True, "download what the folder lacks", flag="download", may_differ_per_rank=True)
     mirror: str | None = free(
         None,
@@ -260,7 +272,12 @@ class DataConfig(Section):
     )
     # How the batch is named may change with the number of processes; its size is compared by itself.
     batch_size: int | None = free(
-        256, "images per step over all processes, however many", ge=2, le=1_000_000, replaces="per_rank_batch_size"
+        256,
+        "images per step over all processes, however many",
+        ge=2,
+        le=1_000_000,
+        replaces="per_rank_batch_size",
+        is_common=True,
     )
     per_rank_batch_size: int | None = free(
         None, "images per step and process; instead of batch_size", ge=1, le=1_000_000, replaces="batch_size"
@@ -278,8 +295,8 @@ class DataConfig(Section):
     def _one_batch_size(self) -> "DataConfig":
         if (self.batch_size is None) == (self.per_rank_batch_size is None):
             raise ValueError(
-                f"--batch-size {self.batch_size}, --per-rank-batch-size {self.per_rank_batch_size}: "
-                "exactly one of the two must be set"
+                f"--batch-size, --per-rank-batch-size: both or none are set ({self.batch_size}, "
+                f"{self.per_rank_batch_size}). Expected: exactly one of the two"
             )
         return self
 

@@ -54,19 +54,18 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
     if find(source, folder) is None:
         try:
             if not config.download:
-                raise UserError("not downloaded, by --no-download", code="unavailable")
+                raise UserError("not downloaded, by --no-download", code="download-failed")
             if not may_download:
-                raise UserError("the first process of this machine could not download it", code="unavailable")
+                raise UserError("the first process of this machine could not download it", code="download-failed")
             download(source, folder, config, split)
         except UserError as error:
             if config.name == "auto" and config.md5 != "require":  # the digits have no published sum
                 return load_digits(f"no MNIST in {folder}, and {error}")
             raise UserError(
-                f"{'--data-dir' if config.dir else 'data'} {folder}: no {name} there (looked for "
-                f"{folder / source.folder / 'raw' / source.images} and {source.labels}), and {error}; put the "
-                "files in place, "
-                "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits",
-                code="not-found",
+                f"{'--data-dir' if config.dir else 'data'}: no {name} in {folder} (no "
+                f"{folder / source.folder / 'raw' / source.images} and {source.labels}), and {error}. Expected: the "
+                "files in place, their folder by --data-dir or $DISTGAN_DATA, or --data digits",
+                code="no-data",
             ) from error
     return read(name, source, folder, is_named, config.md5)
 
@@ -98,7 +97,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     labels = read_idx(raw / source.labels, (len(images.values), *columns), remedy, packed[1])
     if len(images.values) < 2:
         raise UserError(
-            f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {remedy}", code="bad-data"
+            f"{raw / source.images}: {len(images.values)} images. Expected: 2 or more; {remedy}", code="bad-dataset"
         )
     warnings = [
         _check_sum(found, sums, name, is_named, rule, remedy)
@@ -109,8 +108,8 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     classes = labels.values[:, 0] if columns else labels.values
     if classes.min() < 0 or classes.max() > 9:
         raise UserError(
-            f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {remedy}",
-            code="bad-data",
+            f"{raw / source.labels}: labels from {classes.min()} to {classes.max()}. Expected: 0 to 9; {remedy}",
+            code="bad-dataset",
         )
     pixels = torch.from_numpy(images.values)
     if source.is_transposed:
@@ -129,8 +128,8 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
         for path, sums in found.sums.items():
             if sums & set(known):
                 raise UserError(
-                    f"{path}: its md5 is that of {other}; allowed: the files of {name}, each in its place",
-                    code="bad-data",
+                    f"{path}: its md5 is that of {other}. Expected: the files of {name}, each in its place",
+                    code="checksum-mismatch",
                 )
     unpacked, packed = published
     differs = f"{found.path}: its md5 {found.md5} " + (
@@ -140,7 +139,7 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
     )
     if rule == "require" or (rule == "auto" and unpacked and not is_named):
         other = "" if rule == "require" else ", or name its folder by --data-dir to take it as it is"
-        raise UserError(f"{differs}; {remedy}{other}", code="bad-data")
+        raise UserError(f"{differs}; {remedy}{other}", code="checksum-mismatch")
     return f"{differs}; taken as it is" if is_named or rule == "accept" else None
 
 
@@ -155,7 +154,10 @@ def _published() -> Iterator[tuple[str, ...]]:
 def digits_source(config: DataConfig, split: Split) -> Dataset:
     """Return scikit-learn's digits, which are not split: their test set is all of them. Raises UserError."""
     if config.md5 == "require":
-        raise UserError("digits: they have no published sum, which is required; allowed: a data set that has one")
+        raise UserError(
+            "digits: no published sum, which is required. Expected: a data set that has one",
+            code="setting-not-applicable",
+        )
     return load_digits()
 
 

@@ -39,8 +39,9 @@ def check_batch_size(size: int, fewest: int) -> None:
     """Raises UserError for a batch of which some rank, or some part of a step, would have nothing."""
     if size < fewest:
         raise UserError(
-            f"--batch-size {size}: too few for the processes, the --d-microbatches and BatchNorm; "
-            f"allowed: at least {fewest}"
+            f"--batch-size: too few images for the processes, --d-microbatches and BatchNorm ({size}). "
+            f"Expected: at least {fewest}",
+            code="batch-too-small",
         )
 
 
@@ -55,15 +56,15 @@ def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int =
     if drop_last:
         if not steps:
             raise UserError(
-                f"--batch-size {size}: --drop-last leaves nothing of {num_images:,} images; allowed: at "
-                f"most {num_images}"
+                f"--batch-size: with --drop-last none of the {num_images:,} images is left ({size}). Expected: at most "
+                f"{num_images}"
             )
         return steps
     if 0 < left < fewest:
         raise UserError(
-            f"--batch-size {size}: leaves a last batch of {left} of {num_images:,} images, too few for the "
-            f"processes, the --d-microbatches and BatchNorm, which need {fewest}; allowed: another size, or "
-            "--drop-last"
+            f"--batch-size: leaves a last batch of {left} of {num_images:,} images, too few for the processes, "
+            f"--d-microbatches and BatchNorm, which need {fewest} ({size}). Expected: another size, or --drop-last",
+            code="batch-too-small",
         )
     return steps + (left > 0)
 

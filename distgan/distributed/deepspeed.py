@@ -53,23 +53,28 @@ def choose_config(
         return None
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
-            "DeepSpeed: is not installed; allowed: pip install 'distgan[deepspeed]', or DDP without it",
-            code="unavailable",
+            "DeepSpeed: not installed. Expected: pip install 'distgan[deepspeed]', or DDP without it",
+            code="missing-package",
         )
     if precision == "fp16":
         raise UserError(
-            "--precision fp16: its loss scaler does not reach DeepSpeed's engines; allowed with DeepSpeed: fp32, bf16"
+            "--precision: the loss scaler does not reach DeepSpeed's engines (fp16). Expected with DeepSpeed: fp32, "
+            "bf16",
+            code="conflicting-settings",
         )
     if is_cpu and has_cuda:
         raise UserError(
-            "--device cpu: DeepSpeed takes the GPUs that it sees; allowed: CUDA_VISIBLE_DEVICES=-1 before the command"
+            "--device: DeepSpeed uses the GPUs that it sees (cpu). Expected: CUDA_VISIBLE_DEVICES=-1 before the "
+            "command",
+            code="conflicting-settings",
         )
     settings = read_config(env.deepspeed_file(), env.zero_stage() if stage is None else stage)
     if settings["zero_optimization"]["stage"] == 3 and has_penalty:
         plain = ", ".join(name for name, loss in LOSSES.items() if loss.penalty is None)
         raise UserError(
-            f"--loss {config.optim.loss}: the second derivative of its penalty needs weights of D that ZeRO 3 "
-            f"has shared out again; allowed: ZeRO 0, 1 or 2, or --loss {plain}"
+            f"--loss: the second derivative of its penalty needs weights of D that ZeRO 3 has sharded again "
+            f"({config.optim.loss}). Expected: ZeRO 0, 1 or 2, or --loss {plain}",
+            code="conflicting-settings",
         )
     return settings
 
@@ -85,21 +90,30 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
         except OSError as error:
             raise not_readable(f"deepspeed_config_file {path}", error) from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"deepspeed_config_file {path}: is not JSON ({error})", code="bad-data") from error
+            raise UserError(f"deepspeed_config_file {path}: not JSON ({error})", code="bad-config-file") from error
         if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
-            raise UserError(f"deepspeed_config_file {path}: is no table of DeepSpeed's settings", code="bad-data")
+            raise UserError(
+                f"deepspeed_config_file {path}: not a table of DeepSpeed's settings", code="bad-config-file"
+            )
         for key, place in _ELSEWHERE.items():
             if key in config and config[key] != "auto":
-                raise UserError(f"deepspeed_config_file {path}: {key}: is set by {place}; allowed: leave it out")
+                raise UserError(
+                    f"deepspeed_config_file {path}: {key}: set by {place}. Expected: no such key",
+                    code="deepspeed-config",
+                )
     zero = {"stage": 2} | config.get("zero_optimization", {}) | ({} if stage is None else {"stage": stage})
     for key in ("offload_optimizer", "offload_param"):
         if key in zero and zero[key] not in (None, {"device": "none"}):
             raise UserError(
-                f"deepspeed_config_file {path}: {key}: needs DeepSpeed's own Adam, where this is torch's; allowed: "
-                "leave it out"
+                f"deepspeed_config_file {path}: {key}: needs DeepSpeed's Adam, and this is torch's. Expected: no "
+                "such key",
+                code="deepspeed-config",
             )
     if type(zero["stage"]) is not int or not 0 <= zero["stage"] <= 3:  # True is 1 to Python
-        raise UserError(f"zero_optimization.stage {zero['stage']!r}: is no ZeRO stage; allowed: 0, 1, 2, 3")
+        raise UserError(
+            f"zero_optimization.stage: not a ZeRO stage ({zero['stage']!r}). Expected: 0, 1, 2, 3",
+            code="deepspeed-config",
+        )
     return config | {"zero_optimization": zero}
 
 
@@ -171,7 +185,7 @@ def _check_known(config: dict[str, Any]) -> None:
     except Exception as error:  # of many types, and none of its own
         words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"deepspeed_config_file: DeepSpeed does not take its settings ({type(error).__name__}: {words})"
+            f"deepspeed_config_file: rejected by DeepSpeed ({type(error).__name__}: {words})", code="deepspeed-config"
         ) from error
 
 

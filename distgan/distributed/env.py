@@ -94,12 +94,16 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
     _number("LOCAL_RANK", 0)
     _number("LOCAL_WORLD_SIZE", 1, low=1)
     if rank >= size:
-        raise UserError(f"RANK={rank}: with WORLD_SIZE={size}; allowed: 0 to {size - 1}", code="launch")
+        raise UserError(
+            f"RANK: out of range with WORLD_SIZE={size} ({rank}). Expected: 0 to {size - 1}",
+            code="launcher-environment",
+        )
     if size > 1:
         for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
             if not os.environ.get(name):
                 raise UserError(
-                    f"{name}: is not set, with WORLD_SIZE={size}; allowed: what a launcher sets", code="launch"
+                    f"{name}: not set, with WORLD_SIZE={size}. Expected: what a launcher sets",
+                    code="launcher-environment",
                 )
         _number("MASTER_PORT", 0, low=1, high=65_535)
         _number("TORCHELASTIC_RESTART_COUNT", 0)
@@ -110,8 +114,9 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
         value = os.environ.get(name, "")
         if value and value.lower() not in ({"strict"} if is_cpu else {str(int(is_tf32))}):
             raise UserError(
-                f"{name}={value}: another precision than the chosen one; allowed: unset, or "
-                + ("STRICT" if is_cpu else str(int(is_tf32)))
+                f"{name}: another precision than the chosen one ({value}). Expected: unset, or "
+                + ("STRICT" if is_cpu else str(int(is_tf32))),
+                code="conflicting-settings",
             )
 
 
@@ -120,9 +125,9 @@ def check_no_mpi() -> None:
     for name in _MPI_SIZES:
         if (size := _number(name, 1, low=1)) > 1:
             raise UserError(
-                f"{name}={size}: MPI's launchers are not supported; allowed: torchrun, accelerate launch or "
+                f"{name}: MPI's launchers are not supported ({size}). Expected: torchrun, accelerate launch or "
                 f"--processes {size} (or {name} unset, if it is an old one)",
-                code="launch",
+                code="launcher-conflict",
             )
 
 
@@ -133,9 +138,9 @@ def check_address(address: str, setting: str) -> None:
             socket.create_connection(server.getsockname(), timeout=_CONNECT_S).close()
     except OSError as error:
         raise UserError(
-            f"{setting}: {address} does not answer ({error.strerror or error}); allowed: where its network interface "
-            "is up (of 127.0.0.1: ip link set lo up), or one process",
-            code="launch",
+            f"{setting}: no answer from {address} ({error.strerror or error}). Expected: its network interface up (of "
+            "127.0.0.1: ip link set lo up), or one process",
+            code="rendezvous-failed",
         ) from error
 
 
@@ -145,8 +150,8 @@ def check_network_interface() -> None:
     for name in filter(None, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")):
         if name not in names:
             raise UserError(
-                f"GLOO_SOCKET_IFNAME={name}: there is no such network interface; allowed: {', '.join(names)}, or unset",
-                code="launch",
+                f"GLOO_SOCKET_IFNAME: no such network interface ({name}). Expected: {', '.join(names)}, or unset",
+                code="launcher-environment",
             )
 
 
@@ -156,7 +161,10 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
         return default
     if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
         limit = f"{low} or more" if high is None else f"{low} to {high:,}"
-        raise UserError(f"{name}={text}: allowed in the environment: a whole number, {limit}", code="launch")
+        raise UserError(
+            f"{name}: invalid environment variable ({text}). Expected: a whole number, {limit}",
+            code="launcher-environment",
+        )
     return int(text)
 
 
@@ -164,7 +172,9 @@ def _flag(name: str) -> bool:
     """Return a boolean variable of Accelerate, parsed as Accelerate does. Raise UserError for other values."""
     value = os.environ.get(name, "").lower()
     if value and value not in _YES | _NO:
-        raise UserError(f"{name}={value}: allowed in the environment: true, false", code="launch")
+        raise UserError(
+            f"{name}: invalid environment variable ({value}). Expected: true, false", code="launcher-environment"
+        )
     return value in _YES
 
 
@@ -178,14 +188,16 @@ def check_before_imports() -> None:
     if level and level.upper() not in ("OFF", "INFO"):
         reason = " (with it torch's DDP crashes)" if level.upper() == "DETAIL" else ""
         raise UserError(
-            f"TORCH_DISTRIBUTED_DEBUG={level}{reason}: allowed in the environment: OFF, INFO", code="launch"
+            f"TORCH_DISTRIBUTED_DEBUG: invalid environment variable ({level}){reason}. Expected: OFF, INFO",
+            code="launcher-environment",
         )
     for name in _ALLOCATORS:
         value = os.environ.get(name, "")
         if value and not _ALLOCATOR.fullmatch(value):
             raise UserError(
-                f"{name}={value}: allowed in the environment: key:value,key:value, as expandable_segments:True",
-                code="launch",
+                f"{name}: invalid environment variable ({value}). Expected: key:value,key:value, as "
+                "expandable_segments:True",
+                code="launcher-environment",
             )
 
 
@@ -202,15 +214,17 @@ def import_mistake(error: BaseException) -> UserError | None:
     named = _set_variables(_READ_AT_IMPORT)
     if not is_import or not named or isinstance(error, ImportError):
         return None
-    return UserError(f"{named}: torch can't be imported ({first_line(error)}); allowed: unset", code="launch")
+    return UserError(
+        f"{named}: torch does not import ({first_line(error)}). Expected: unset", code="launcher-environment"
+    )
 
 
 def group_mistake(error: Exception) -> UserError:
     """Return what to raise for a process group that can't be made, though all ranks are there."""
     named = _set_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
     return CommonError(
-        f"{named or 'the processes'}: no process group ({first_line(error)}); allowed: what this torch knows",
-        code="launch",
+        f"{named or 'the processes'}: no process group ({first_line(error)}). Expected: what this torch supports",
+        code="rendezvous-failed",
     )
 
 
@@ -306,11 +320,11 @@ def check_launcher_precision(own: str | None) -> None:
 
     Not to be called where --precision is given, which is stronger.
     """
-    asked = _launchers_precision()
-    if own not in (None, AUTO) and asked not in (PRECISIONS.current("no"), own):
+    requested = _launchers_precision()
+    if own not in (None, AUTO) and requested not in (PRECISIONS.current("no"), own):
         raise UserError(
-            f"--mixed_precision {asked} (of the launcher, or ACCELERATE_MIXED_PRECISION): the run has {own}; allowed: "
-            f"the same, or --precision as a flag of the training",
+            f"--mixed_precision: the run has {own} ({requested}, of the launcher or ACCELERATE_MIXED_PRECISION). "
+            "Expected: the same, or --precision as a flag of the training",
             code="mismatch",
         )
 
@@ -327,13 +341,13 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
         chosen = said
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
     if value not in PRECISIONS:
-        raise UserError(f"{flag} {value}: unknown here; allowed: {', '.join(PRECISIONS)}")
+        raise UserError(f"{flag}: unknown here ({value}). Expected: {', '.join(PRECISIONS)}", code="unknown-name")
     if PRECISIONS[value].needs_cuda and is_cpu:
         source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
         allowed = ", ".join(names_on_cpu(PRECISIONS))
         raise UserError(
-            f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: {allowed}",
-            code="unavailable",
+            f"{flag}: a CPU would silently compute in float32 ({value}{source}). Expected on a CPU: {allowed}",
+            code="precision-unavailable",
         )
     return value
 
@@ -362,9 +376,9 @@ def check_num_processes(num: int) -> None:
     """Raises UserError for a --processes that the launcher around this process did not start."""
     if world_size() != num:
         raise UserError(
-            f"--processes {num}: this process is one of {world_size()} of a launcher already; allowed: the same "
-            "number, or leave it out",
-            code="launch",
+            f"--processes: this process is one of {world_size()} of a launcher already ({num}). Expected: the same "
+            "number, or unset",
+            code="launcher-conflict",
         )
 
 
@@ -373,7 +387,8 @@ def check_memory(num: int) -> None:
     available = psutil.virtual_memory().available
     if num * _PROCESS_GIB * 2**30 > available:
         raise UserError(
-            f"--processes {num}: a process takes {_PROCESS_GIB} GiB and more, and {available / 2**30:.1f} GiB are "
-            f"free; allowed here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}",
-            code="launch",
+            f"--processes: a process takes {_PROCESS_GIB} GiB or more, and {available / 2**30:.1f} GiB are free "
+            f"({num}). "
+            f"Expected here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}",
+            code="not-enough-memory",
         )

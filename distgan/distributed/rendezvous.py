@@ -128,7 +128,9 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
         try:
             rendezvous.await_key(f"facts/{other}", other, timeout_s)
         except TimeoutError:
-            raise UserError(f"rank {other}: did not come within --timeout {timeout_s:g} s", code="launch") from None
+            raise UserError(
+                f"rank {other}: did not join within --timeout {timeout_s:g} s", code="rank-missing"
+            ) from None
         facts.append(json.loads(rendezvous.call(store.get, f"facts/{other}")))
     if difference := _difference(facts):
         # The store may be the first rank's: that one stays until the others have read what they need.
@@ -137,7 +139,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
             with suppress(TimeoutError, ProcessLost):
                 for other in range(world_size):
                     rendezvous.await_key(f"read/{other}", other, timeout_s)
-        raise CommonError(difference, code="mismatch")
+        raise CommonError(difference, code="ranks-differ")
     group_store = dist.PrefixStore("group", store)
     try:
         dist.init_process_group(backend, store=group_store, rank=rank, world_size=world_size, timeout=timeout)
@@ -161,16 +163,17 @@ def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:
         text = str(error)
         if "EADDRINUSE" in text:
             raise UserError(
-                f"MASTER_PORT {where}: another program uses this port; allowed: a free one (accelerate launch "
+                f"MASTER_PORT: port in use by another program ({where}). Expected: a free one (accelerate launch "
                 "--main_process_port, torchrun --master-port or --standalone)",
-                code="launch",
+                code="rendezvous-failed",
             ) from None
         if came := re.search(r"(\d+)/(\d+) clients joined", text):
             raise UserError(
-                f"{came[1]} of {came[2]} processes came to {where} within --timeout {timeout.seconds} s", code="launch"
+                f"only {came[1]} of {came[2]} processes joined at {where} within --timeout {timeout.seconds} s",
+                code="rank-missing",
             ) from None
         raise UserError(
-            f"MASTER_ADDR, MASTER_PORT {where}: no rendezvous there ({first_line(error)})", code="launch"
+            f"MASTER_ADDR, MASTER_PORT: no rendezvous at {where} ({first_line(error)})", code="rendezvous-failed"
         ) from None
 
 
@@ -187,9 +190,10 @@ def _await_answer(address: str, port: int, timeout_s: float) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"MASTER_ADDR, MASTER_PORT: rank 0 does not answer at {address}:{port} within --timeout "
-                    f"{timeout_s:g} s ({error.strerror or error})",
-                    code="launch",
+                    f"MASTER_ADDR, MASTER_PORT: no answer of rank 0 at {address}:{port} within --timeout "
+                    f"{timeout_s:g} s "
+                    f"({error.strerror or error})",
+                    code="rank-missing",
                 ) from None
             time.sleep(0.2)
 
@@ -229,7 +233,7 @@ def _difference(facts: list[dict[str, Any]]) -> str | None:
             own, first = theirs.get(what), facts[0].get(what)
             # One that reads the run's folder knows the precision that the run began with, which the others take on.
             if own != first and not (what == "precision" and AUTO in (own, first)):
-                return f"rank {rank}: its {what} is {own}, that of rank 0 is {first}; allowed: the same on all ranks"
+                return f"rank {rank}: its {what} is {own}, that of rank 0 is {first}. Expected: the same on all ranks"
     return None
 
 

@@ -58,14 +58,14 @@ class Runtime:
         launched = env.world_size()
         use_cuda = torch.cuda.is_available() and not env.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
-            raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto", code="unavailable")
+            raise UserError("--device: no CUDA device here (cuda). Expected here: cpu, auto", code="no-gpu")
         is_cpu = config.run.device == "cpu" or not use_cuda
         engine = ENGINES[config.run.engine]
         if engine.needs_cuda and is_cpu:
             allowed = ", ".join(names_on_cpu(ENGINES))
             raise UserError(
-                f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: {allowed}",
-                code="unavailable",
+                f"--engine: CUDA graphs need a CUDA device ({config.run.engine}). Expected on a CPU: {allowed}",
+                code="no-gpu",
             )
         wanted = env.precision(config.run.precision, is_cpu=is_cpu)
         env.check_environment(is_cpu=is_cpu, is_tf32=wanted == "tf32")
@@ -117,9 +117,10 @@ class Runtime:
             devices.choose_arithmetic(is_tf32=self.precision == "tf32")
         if launched != self.world_size:
             raise UserError(
-                f"WORLD_SIZE={launched}: the launcher started {launched} processes, but Accelerate joined "
-                f"{self.world_size} of them; start with torchrun or accelerate launch --multi_gpu",
-                code="launch",
+                f"WORLD_SIZE: the launcher started {launched} processes, but Accelerate joined {self.world_size} of "
+                "them. "
+                "Expected: torchrun or accelerate launch --multi_gpu",
+                code="launcher-conflict",
             )
 
     # -- networks -------------------------------------------------------------------------------------
@@ -175,7 +176,8 @@ class Runtime:
         for rank, other in enumerate(others, 1):
             if other != first:
                 raise CommonError(
-                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same", code="mismatch"
+                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}. Expected: the same",
+                    code="ranks-differ",
                 )
 
     def all_reduce_max(self, reason: int, step: int) -> int:
@@ -216,7 +218,9 @@ class Runtime:
             if "cuda" in states and self.device.type == "cuda":
                 torch.cuda.set_rng_state(states["cuda"], self.device)
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"{where}: is no state of torch's generators ({error})", code="bad-data") from error
+            raise UserError(
+                f"{where}: not a state of torch's generators ({error})", code="damaged-checkpoint"
+            ) from error
 
     def grad_scaler_state(self) -> dict[str, Any] | None:
         """The numbers of fp16's loss scaler; None in any other precision."""
@@ -228,7 +232,9 @@ class Runtime:
             if state is not None and self._accelerator.scaler is not None:
                 self._accelerator.scaler.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
-            raise UserError(f"{where}: is no state of torch's gradient scaler ({error})", code="bad-data") from error
+            raise UserError(
+                f"{where}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
+            ) from error
 
     # -- what is told about a run ---------------------------------------------------------------------
 
@@ -255,8 +261,8 @@ class Runtime:
         except Exception as error:  # those of a package that is half installed, or no pair with another
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(
-                f"--tracker {name}: can't be started ({reason}); allowed: --tracker none, or install {name} anew",
-                code="unavailable",
+                f"--tracker: does not start: {reason} ({name}). Expected: --tracker none, or {name} installed anew",
+                code="missing-package",
             ) from error
 
     def track(self, values: dict[str, float], step: int) -> None:

@@ -132,9 +132,9 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
     if data in DATASETS and DATASETS[data].has_mnist_digits:  # reports say that MNIST's judges read them
         return SHIPPED, f"the judges were trained on MNIST, not on {data}"
     raise UserError(
-        f"judges of {data}: there are none in {cache_folder(data)}; allowed: train them by distgan judge train "
-        f"--data {data}, or name a folder by distgan eval --judges",
-        code="not-found",
+        f"judges of {data}: none in {cache_folder(data)}. Expected: distgan judge train --data {data}, or a folder "
+        "given by distgan eval --judges",
+        code="no-judges",
     )
 
 
@@ -144,10 +144,12 @@ def read_record(folder: Path) -> EnsembleRecord:
     record = read_model(path, EnsembleRecord, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
     names = [judge.name for judge in record.judges]
     if names != list(NETWORKS):
-        raise UserError(f"{path}: names the judges {', '.join(names)}; allowed: {', '.join(NETWORKS)}", code="bad-data")
+        raise UserError(
+            f"{path}: unknown judges ({', '.join(names)}). Expected: {', '.join(NETWORKS)}", code="damaged-file"
+        )
     for judge in record.judges:
         if [len(row) for row in judge.matrix] != [10] * 10 or min(map(min, judge.matrix)) < 0:
-            raise UserError(f"{path}: the matrix of {judge.name} is no table of 10 x 10 counts", code="bad-data")
+            raise UserError(f"{path}: the matrix of {judge.name} is not a table of 10 x 10 counts", code="damaged-file")
     return record
 
 
@@ -155,10 +157,10 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
     data = read_within(path, _MAX_BYTES)
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
         raise UserError(
-            f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}...; what it would "
-            "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or train "
-            "others by distgan judge train and name them by distgan eval --judges)",
-            code="bad-data",
+            f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}.... Expected: the "
+            "weights of the record (reinstall distgan, or train others by distgan judge train, for distgan eval "
+            "--judges)",
+            code="checksum-mismatch",
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training continues with
         judge = NETWORKS[record.name]()
@@ -166,7 +168,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise UserError(f"{where} ({error})", code="bad-data") from error
+        raise UserError(f"{where} ({error})", code="damaged-file") from error
     check_weights(judge, tensors, where)
     check_finite(tensors, where)
     judge.load_state_dict(tensors, assign=True)

@@ -50,7 +50,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         folder = runtime.run_on_rank0(lambda: out_folder(where, config, n))
         if eval_input.unused and runtime.is_main:
             names = ", ".join(eval_input.unused)[:200]
-            print_line(f"warning: {where}: not used: {names}; allowed: images, labels, notice", error=True)
+            print_line(f"warning: {where}: not used: {names}. Expected: images, labels, notice", error=True)
         data = data_config(eval_input, config)
         train, test = runtime.run_on_all_ranks(
             lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
@@ -126,7 +126,7 @@ def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
     try:
         return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
     except UserError as error:  # without the advice for a training
-        raise UserError(str(error).partition(", or train on")[0], code=error.code) from error
+        raise UserError(str(error).removesuffix(", or --data digits"), code=error.code) from error
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:

@@ -51,7 +51,10 @@ def load_input(where: str, config: EvalConfig) -> EvalInput:
         is_conditional = labels is not None
         return EvalInput(where, _sha256(path), is_conditional, notices, images=images, labels=labels, unused=unused)
     if config.pixel_range is not None:
-        raise UserError(f"--range {config.pixel_range}: {where} is no .npz; allowed: with the images of an .npz")
+        raise UserError(
+            f"--range: {where} is not an .npz ({config.pixel_range}). Expected: only with the images of an .npz",
+            code="setting-not-applicable",
+        )
     loaded = load_generator(where, ema=config.ema)
     digest = _sha256(loaded.path)
     fallback = fallback_notice(_environment(loaded).get("engine"))
@@ -88,18 +91,19 @@ def out_folder(where: str, config: EvalConfig, num: int) -> Path:
             print_line(f"warning: the name of {path} is too long for one of a result: {folder}", error=True)
     if folder.exists() and not folder.is_dir():
         raise UserError(
-            f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval", code="not-found"
+            f"--out: not a folder ({folder}). Expected: a new folder, or one of distgan eval", code="not-found"
         )
     if folder.is_dir() and not (folder / FILE).exists() and not _is_free(folder):
         raise UserError(
-            f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval",
-            code="exists",
+            f"--out: has files other than {FILE} ({folder}). Expected: a new folder, or one of distgan eval",
+            code="output-exists",
         )
     if config.out and _has_result_of_another(folder, path):
         raise UserError(
-            f"--out {folder}: holds the result of another input than {where}; allowed: a new folder, or that of the "
-            "same input",
-            code="exists",
+            f"--out: has the result of another input than {where} ({folder}). Expected: a new folder, or that of the "
+            "same "
+            "input",
+            code="output-exists",
         )
     if not config.out and (before := _num_images(folder)) > num:
         ends = (f"-{num}{more}" for more in ("", *(f"-{number}" for number in range(2, 1000))))

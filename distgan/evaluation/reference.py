@@ -71,7 +71,7 @@ def build_reference(
     for each in (train, test):
         if missing := [digit for digit in range(10) if not (each.labels == digit).any()]:
             raise UserError(
-                f"{each.source}: has no image of {missing[0]}; allowed: data with all ten classes", code="bad-data"
+                f"{each.source}: has no image of {missing[0]}. Expected: data with all ten classes", code="bad-dataset"
             )
     # MNIST's test images are not in random order: the second half is harder.
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(0))
@@ -102,8 +102,8 @@ def check_enough_images(n: int, what: str = "--num") -> None:
     """Raise UserError for fewer images than a covariance of the features needs."""
     if n < FEWEST:
         raise UserError(
-            f"{what} {n}: too few for the covariance of {FEWEST - 1} features; allowed: {FEWEST} images or more",
-            code="bad-value" if what.startswith("--") else "bad-data",
+            f"{what}: too few for the covariance of {FEWEST - 1} features ({n}). Expected: {FEWEST} images or more",
+            code="image-count" if what.startswith("--") else "bad-images",
         )
 
 

@@ -152,7 +152,7 @@ def read_quality(path: Path) -> Quality:
     found = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule="what this version of distgan eval wrote")
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
     if any([len(row) for row in table] != [10] * 10 or min(map(min, table)) < 0 for table in tables):
-        raise UserError(f"{path}: is damaged (a matrix is not of 10 by 10 counts)", code="bad-data")
+        raise UserError(f"{path}: damaged (a matrix is not of 10 by 10 counts)", code="damaged-file")
     if len(found.shares) != 10 or sorted(digit.digit for digit in found.per_digit) != list(range(10)):
-        raise UserError(f"{path}: is damaged (it has not each digit once)", code="bad-data")
+        raise UserError(f"{path}: damaged (it has not each digit once)", code="damaged-file")
     return found

@@ -63,7 +63,8 @@ def find_targets(name: str, flag: str) -> Path:
     path = SETS.get(name) or user_path(name, flag)
     if not path.exists():
         raise UserError(
-            f"{flag} {name}: is no file and no set of targets; allowed: {', '.join(SETS)}, or a TOML file of targets",
+            f"{flag}: neither a file nor a set of targets ({name}). Expected: {', '.join(SETS)}, or a TOML file of "
+            "targets",
             code="not-found",
         )
     return path
@@ -75,7 +76,7 @@ def read_targets(path: Path) -> Targets:
     try:
         values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not TOML ({error})", code="bad-data") from error
+        raise UserError(f"{path}: not TOML ({error})", code="bad-config-file") from error
     check_format(path, values, FORMAT)
     return parse_model(Targets, values, str(path), strict=True)
 

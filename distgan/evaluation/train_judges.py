@@ -95,8 +95,8 @@ def _check_free(folder: Path, data: str) -> None:
         found = read_record(folder).data
     if found != data:
         raise UserError(
-            f"--out {folder}: holds judges of {found[:40]!r}; allowed: a new folder, or one with judges of {data}",
-            code="exists",
+            f"--out: has judges of {found[:40]!r} ({folder}). Expected: a new folder, or one with judges of {data}",
+            code="output-exists",
         )
 
 

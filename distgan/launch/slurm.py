@@ -28,9 +28,7 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
         print(text, end="", flush=True)
     if not shutil.which("sbatch"):
         if not is_dry:
-            raise UserError(
-                "sbatch: is not on PATH; allowed: on a machine that submits jobs, or with --dry-run", code="launch"
-            )
+            raise UserError("sbatch: not on PATH. Expected: a machine that submits jobs, or --dry-run", code="slurm")
         print_message("sbatch is not on PATH: SLURM was not asked")
         return
     # What it would do with the job, if it takes it.
@@ -59,9 +57,9 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
     processes = int(heads["nodes"]) * (int(heads["gpus-per-node"]) or _processes_per_node())
     if training.processes.num not in (None, processes):
         raise UserError(
-            f"--processes {training.processes.num}: the job has {processes}, by --nodes, --gpus-per-node or, without "
-            "GPUs, DISTGAN_PROCESSES_PER_NODE; allowed: the same, or leave it out",
-            code="launch",
+            f"--processes: the job has {processes}, by --nodes, --gpus-per-node or, without GPUs, "
+            f"DISTGAN_PROCESSES_PER_NODE ({training.processes.num}). Expected: the same, or unset",
+            code="launcher-conflict",
         )
     check_batch_size(global_batch_size(training.data, processes), fewest_rows(training, processes))
     return "\n".join(
@@ -92,7 +90,10 @@ def _processes_per_node() -> int:
     """On CPUs, as _run.sh reads it. Raises UserError."""
     value = os.environ.get("DISTGAN_PROCESSES_PER_NODE") or "1"
     if not re.fullmatch(r"\d{1,6}", value) or not int(value):
-        raise UserError(f"DISTGAN_PROCESSES_PER_NODE={value}: allowed: a whole number, 1 or more", code="launch")
+        raise UserError(
+            f"DISTGAN_PROCESSES_PER_NODE: invalid environment variable ({value}). Expected: a whole number, 1 or more",
+            code="launcher-environment",
+        )
     return int(value)
 
 
@@ -101,9 +102,9 @@ def _check_time_limit(limit: str, signal: str) -> None:
     lead = int(signal.partition("@")[2])
     if _seconds(limit) <= lead:
         raise UserError(
-            f"--time {limit}: the job would have to save as soon as it begins, {lead} s before its end; allowed: a "
+            f"--time: the job would have to save as soon as it begins, {lead} s before its end ({limit}). Expected: a "
             "longer limit, or a shorter lead by --signal",
-            code="launch",
+            code="slurm",
         )
 
 
@@ -130,13 +131,13 @@ def _sbatch(flag: str, config: SlurmConfig, text: str, requested: str) -> str:
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SBATCH_S)
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"sbatch: no answer within {_SBATCH_S} s; try again when SLURM is well", code="launch"
+            f"sbatch: no answer within {_SBATCH_S} s. Expected: try again when SLURM answers", code="slurm"
         ) from None
     except OSError as error:
-        raise UserError(f"sbatch: does not start ({error.strerror})", code="launch") from error
+        raise UserError(f"sbatch: does not start ({error.strerror})", code="slurm") from error
     said = [re.sub(r"^\w+: (error: )?", "", line) for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode:
         raise UserError(
-            f"{requested}: sbatch does not take it: {'; '.join(said) or f'exit code {done.returncode}'}", code="launch"
+            f"{requested}: rejected by sbatch: {'; '.join(said) or f'exit code {done.returncode}'}", code="slurm"
         )
     return "; ".join(said)

@@ -39,8 +39,8 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
         images = generator(_filled(z[rows]).to(device), _filled(labels[rows]).to(device))
         if not images.isfinite().all():
             raise UserError(
-                "generator: draws images with pixels that are NaN or infinite; allowed: weights that draw finite ones",
-                code="bad-data",
+                "generator: draws images with pixels that are NaN or infinite. Expected: weights that draw finite ones",
+                code="non-finite-values",
             )
         chunks.append(to_uint8(images)[: len(z[rows])].cpu().numpy())
     return np.concatenate(chunks)

@@ -93,7 +93,7 @@ def diff(where: Path, other: Path | None) -> None:
         found = [path for path in _found(where) if path.name not in ("latest", "best")]
         if len(found) < 2:
             raise UserError(
-                f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder", code="not-found"
+                f"{where}: {len(found)} checkpoint. Expected: a run with two, or a second folder", code="no-checkpoint"
             )
         other, where = found[0], found[1]
     console = TerminalConsole(soft_wrap=True)
@@ -130,7 +130,7 @@ def _found(where: Path) -> list[Path]:
         return [target]
     found = [path for _, path in by_step(where / "checkpoints") or by_step(where)]
     if not found:
-        raise UserError(f"{where}: holds no checkpoint; allowed: a run's folder, or a checkpoint's", code="not-found")
+        raise UserError(f"{where}: no checkpoint. Expected: a run's folder, or a checkpoint's", code="no-checkpoint")
     return found
 
 

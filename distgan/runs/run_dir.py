@@ -45,7 +45,7 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
         probe.unlink()
         return folder
     except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})", code="unwritable") from error
+        raise UserError(f"--out: not writable: {error.strerror} ({error.filename})", code="unwritable") from error
 
 
 def _before_restart(preset: str) -> Path | None:
@@ -74,12 +74,11 @@ def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
         return
     if not may_hold_run:
         raise UserError(
-            f"--out {out}: is there already and is not overwritten; name a new folder, or resume the run by "
-            "--resume auto",
-            code="exists",
+            f"--out: exists already and is not overwritten ({out}). Expected: a new folder, or --resume auto",
+            code="output-exists",
         )
     if not holds_run(folder):
-        raise UserError(f"--out {out}: holds no run to resume (no config.json); name a new folder", code="not-found")
+        raise UserError(f"--out: no run to resume there, no config.json ({out}). Expected: a new folder", code="no-run")
 
 
 def holds_run(folder: Path) -> bool:
@@ -116,8 +115,8 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
             held.acquire(timeout=wait_s)
             return held
         except Timeout:
-            words = "wait for its end, stop it, or name another folder"
-            raise UserError(f"{holder or _holder(folder)}; {words}", code="exists") from None
+            remedy = "Expected: its end, or another folder"
+            raise UserError(f"{holder or _holder(folder)}. {remedy}", code="folder-in-use") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -126,9 +125,9 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
         marker.acquire(timeout=wait_s)
     except Timeout:
         raise UserError(
-            f"{holder or _holder(folder)}, by {folder / _MARKER}: wait for its end or, if it has ended, delete that "
-            "file (this file system has no locks: a holder that has ended can't be recognised)",
-            code="exists",
+            f"{holder or _holder(folder)}, by {folder / _MARKER}. Expected: its end or, if it has ended, that file "
+            "deleted (this file system has no locks: a holder that has ended can't be recognised)",
+            code="folder-in-use",
         ) from None
     return marker
 
@@ -136,7 +135,7 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
 def _holder(folder: Path) -> str:
     """Return who trains in the folder, in words."""
     status = read_status(folder)
-    return f"--out {folder}: process {status.get('pid', '?')} on {status.get('host', '?')} trains in it"
+    return f"--out: in use by process {status.get('pid', '?')} on {status.get('host', '?')} ({folder})"
 
 
 @contextmanager

@@ -75,7 +75,9 @@ class Gan:
         groups, num = counts.shape
         most = len(dataset.images) // groups
         if num > most:
-            raise UserError(f"--clusters {num}: of {len(dataset.images):,} images; allowed: at most {most}")
+            raise UserError(
+                f"--clusters: too many for {len(dataset.images):,} images ({num}). Expected: at most {most}"
+            )
         digits = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
         labels = cluster_within(dataset.images, digits, num)
         for network in (self.generator, self.ema.network if self.ema else self.generator):
@@ -116,9 +118,9 @@ class Gan:
         # Of a run that `labelled` has prepared. The networks know clusters by their numbers alone.
         if found is not None and theirs is not None and found.any() and not torch.equal(found.cpu(), theirs):
             raise UserError(
-                f"{where}: knows other clusters of the training images than this version of distgan finds; allowed on "
+                f"{where}: has other clusters of the training images than this version of distgan finds. Expected on "
                 "resume: the version that began the run",
-                code="bad-data",
+                code="wrong-weights",
             )
         for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
             own = below(tensors, name)
@@ -193,31 +195,30 @@ def check_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) ->
     for key, value in expected.items():
         if key not in tensors:
             raise UserError(
-                f"{where}: lacks the tensor {key}; allowed: the weights of the network in its config", code="bad-data"
+                f"{where}: lacks the tensor {key}. Expected: the weights of the network in its config",
+                code="wrong-weights",
             )
         found = tensors[key]
         if found.shape != value.shape:
             raise UserError(
-                f"{where}: {key} has the shape {list(found.shape)}; the network in its config has {list(value.shape)}",
-                code="bad-data",
+                f"{where}: {key} has the shape {list(found.shape)}. Expected, by its config: {list(value.shape)}",
+                code="wrong-weights",
             )
         if found.dtype != value.dtype and not (found.is_floating_point() and value.is_floating_point()):
             raise UserError(
-                f"{where}: {key} is of {str(found.dtype)[6:]}; the network in its config has {str(value.dtype)[6:]}",
-                code="bad-data",
+                f"{where}: {key} has the type {str(found.dtype)[6:]}. Expected, by its config: {str(value.dtype)[6:]}",
+                code="wrong-weights",
             )
     for key in tensors:
         if key not in expected:
-            raise UserError(f"{where}: {key[:80]!r} is no tensor of the network in its config", code="bad-data")
+            raise UserError(f"{where}: {key[:80]!r} is not a tensor of the network in its config", code="wrong-weights")
 
 
 def check_finite(tensors: dict[str, Tensor], where: str) -> None:
     """Raise UserError that names the first tensor with a number that is NaN or infinite, in float32 too."""
     for key, value in tensors.items():
         if value.is_floating_point() and not value.float().isfinite().all():
-            raise UserError(
-                f"{where}: {key} has numbers that are NaN or infinite; allowed: finite ones", code="bad-data"
-            )
+            raise UserError(f"{where}: {key} has non-finite values (NaN or infinite)", code="non-finite-values")
 
 
 def _check_trained(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -238,7 +239,8 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
                 if key in own and not own[key].is_floating_point():
                     found += f" of {str(own[key].dtype)[6:]}"
                 raise UserError(
-                    f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}", code="bad-data"
+                    f"{where}: {name}.{key} is {found}. Expected: a tensor of the shape {list(shape)}",
+                    code="wrong-weights",
                 )
         moments.append(own)
     return moments

@@ -13,7 +13,7 @@ from distgan.utils.operating_system import peak_memory_bytes
 def device_named(name: str) -> torch.device:
     """The device of a command that runs alone and outside Accelerate."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto", code="unavailable")
+        raise UserError("--device: no CUDA device here (cuda). Expected here: cpu, auto", code="no-gpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -22,9 +22,9 @@ def take_gpu() -> None:
     local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local_rank >= here:
         raise UserError(
-            f"LOCAL_RANK={local_rank}: more processes than the {here} GPUs of {platform.node()}; allowed: at most "
+            f"LOCAL_RANK: more processes than the {here} GPUs of {platform.node()} ({local_rank}). Expected: at most "
             f"{here}, or --device cpu",
-            code="launch",
+            code="launcher-conflict",
         )
     torch.cuda.set_device(local_rank)
 

@@ -141,10 +141,12 @@ def read_within(path: Path, limit: int) -> bytes:
     facts = os.fstat(handle)
     if not stat.S_ISREG(facts.st_mode):  # a folder can't even be opened as a file
         os.close(handle)
-        raise UserError(f"{path}: is no regular file", code="unreadable")
+        raise UserError(f"{path}: not a regular file", code="unreadable")
     with open(handle, "rb") as file:
         if facts.st_size > limit:
-            raise UserError(f"{path}: has {facts.st_size:,} bytes; allowed: at most {limit:,}", code="bad-data")
+            raise UserError(
+                f"{path}: too large ({facts.st_size:,} bytes). Expected: at most {limit:,}", code="damaged-file"
+            )
         try:
             return file.read(limit)
         except OSError as error:
@@ -160,9 +162,9 @@ def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str,
     try:
         value = json.loads(data, parse_constant=parse, parse_float=parse)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error})", code="bad-data") from error
+        raise UserError(f"{path}: not JSON ({error})", code="damaged-file") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: is no JSON object", code="bad-data")
+        raise UserError(f"{path}: not a JSON object", code="damaged-file")
     return value
 
 
@@ -183,7 +185,7 @@ def check_format(path: Path, values: dict[str, Any], version: int) -> None:
     """Raise UserError unless `format` in a file is the version that is read here."""
     if (found := values.get("format")) != version:
         raise UserError(
-            f"{path}: has the format {str(found)[:20]}; allowed: {version} (update distgan)", code="bad-data"
+            f"{path}: unknown format ({str(found)[:20]}). Expected: {version} (update distgan)", code="unknown-format"
         )
 
 
@@ -197,13 +199,14 @@ def read_environment(run: Path) -> dict[str, Any]:
 def parse_model(
     kind: type[M], values: dict[str, Any], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
 ) -> M:
-    """Return the values of a file as a model. Raises UserError `NAME: KEY below AT: what is wrong; allowed: RULE`."""
+    """Return the values of a file as a model. Raises UserError `NAME: KEY below AT: what is wrong. Expected: RULE`."""
     try:
         return kind.model_validate(values, strict=strict)
     except ValidationError as error:
-        raise UserError(
-            f"{name}: {first_mistake(error, at)}{f'; allowed: {rule}' if rule else ''}", code="bad-data"
-        ) from error
+        complaint = first_mistake(error, at)
+        if rule and "Expected" not in complaint:
+            complaint += f". Expected: {rule}"
+        raise UserError(f"{name}: {complaint}", code="damaged-file") from error
 
 
 def first_mistake(error: ValidationError, at: str = "") -> str:
@@ -219,7 +222,7 @@ def first_mistake(error: ValidationError, at: str = "") -> str:
     elif should:
         is_short = value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63)
         shown = repr(value)[:80] if is_short else f"a {type(value).__name__}"
-        words = f"{shown} is not allowed; allowed: {allowed.removeprefix('be ')}"
+        words = f"invalid value ({shown}). Expected: {allowed.removeprefix('be ')}"
     return f"{where}: {words}" if where else words
 
 
@@ -239,7 +242,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 def not_writable(path: object, error: OSError) -> UserError:
     """Return what to raise where --out can't be written to."""
-    return UserError(f"--out {path}: can't be written to ({error.strerror})", code="unwritable")
+    return UserError(f"--out: not writable: {error.strerror} ({path})", code="unwritable")
 
 
 def make_folder(folder: Path) -> None:
@@ -275,18 +278,17 @@ def output_file(out: str | Path, mark: bytes, what: str) -> Path:
     if path.is_symlink():
         path = Path(os.path.realpath(path))
         if path.is_symlink():
-            raise UserError(f"--out {out}: is a link to itself; allowed: a link to a file")
+            raise UserError(f"--out: is a link to itself ({out}). Expected: a link to a file", code="bad-path")
     if path.is_dir():
-        raise UserError(f"--out {out}: is a folder; allowed: a file in one")
+        raise UserError(f"--out: is a folder ({out}). Expected: a file in one", code="bad-path")
     if path.exists() and not (path.is_file() and _may_be_replaced(path, mark)):
         raise UserError(
-            f"--out {out}: is there already, and no {what}; allowed: a new file, or one of those", code="exists"
+            f"--out: exists already and is no {what} ({out}). Expected: a new file, or one of those",
+            code="output-exists",
         )
     if not path.parent.is_dir():
         raise UserError(
-            f"--out {out}: No such file or directory: there is no folder {path.parent}; allowed: a file in one that is "
-            "there",
-            code="not-found",
+            f"--out: no such folder: {path.parent} ({out}). Expected: a file in a folder that exists", code="not-found"
         )
     try:
         with tempfile.TemporaryFile(dir=path.parent):
@@ -334,7 +336,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
         raise not_readable(path, error) from error
     except SafetensorError as error:
         reason = "".join(char for char in str(error)[:200] if char.isprintable())  # it quotes the file
-        raise UserError(f"{path}: is no whole safetensors file ({reason})", code="bad-data") from error
+        raise UserError(f"{path}: not a complete safetensors file ({reason})", code="damaged-file") from error
 
 
 def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:

@@ -56,8 +56,8 @@ class GuardedStream:
             self.is_broken = True
             if self.name == "stdout" and not isinstance(error, BrokenPipeError):
                 raise UserError(
-                    f"stdout: can't be written to ({error.strerror or error}); allowed: a terminal, a pipe or a file "
-                    "with room",
+                    f"stdout: not writable ({error.strerror or error}). Expected: a terminal, a pipe, or a file on a "
+                    "disk with space",
                     code="unwritable",
                 ) from error
 

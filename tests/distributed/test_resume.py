@@ -7,10 +7,9 @@ import pytest
 import torch
 from helpers.forkserver import Ranks
 from helpers.launchers import assert_resume_on_other_numbers
-from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, quick
+from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, quick, refused
 
 from distgan.distributed.runtime import Runtime
-from distgan.errors import UserError
 
 
 def test_random_states_of_every_rank_come_back(ranks: Ranks, tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ def test_random_states_of_every_rank_come_back(ranks: Ranks, tmp_path: Path) -> 
     torch.rand(3)
     assert not torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
     for hostile in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(5056, dtype=torch.uint8)):
-        with pytest.raises(UserError, match="here: is no state of torch's generators"):
+        with refused("here: is no state of torch's generators"):
             runtime.load_random_states({"cpu": hostile}, "here")
 
 

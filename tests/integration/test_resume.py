@@ -22,13 +22,14 @@ from helpers.runs import (
     losses,
     newest,
     quick,
+    refused,
     wait_for,
 )
 
 from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.distributed.runtime import Runtime
-from distgan.errors import UserError, WriteErrorPolicy
+from distgan.errors import WriteErrorPolicy
 from distgan.runs.run_dir import lock, read_status
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
@@ -114,7 +115,7 @@ def test_grad_scaler_comes_back(trained: Path) -> None:
     runtime._accelerator.scaler = torch.amp.GradScaler("cpu")
     runtime.load_grad_scaler_state(json.loads(state.model_dump_json())["grad_scaler"], "here")
     assert runtime._accelerator.scaler.get_scale() == 1024.0
-    with pytest.raises(UserError, match="here: is no state of torch's gradient scaler"):
+    with refused("here: is no state of torch's gradient scaler"):
         runtime.load_grad_scaler_state({"scale": 1.0}, "here")
 
 
@@ -333,7 +334,7 @@ def test_a_second_run_in_the_folder_is_refused(run: Run, trained: Path) -> None:
 def test_a_run_takes_the_lock(start: Start, tmp_path: Path) -> None:
     process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 500))
     wait_for(lambda: len(steps_of(tmp_path / "run")) > 2, process)
-    with pytest.raises(UserError, match="trains in it"):
+    with refused("trains in it"):
         lock(tmp_path / "run", wait_s=0)
 
 

@@ -172,7 +172,7 @@ def test_a_run_may_have_a_name_that_is_not_utf8(
         words = ("train", *quick("new"), flag, odd)
         assert_user_error(distgan(*words), f"{flag}: ", r"run\udcff", "in UTF-8", code="bad-value")
     monkeypatch.setenv("DISTGAN_DATA", str(odd))
-    with refused("run\udcff: no mnist there", code="not-found"):
+    with refused("run\udcff ... [no-data]", code="not-found"):
         load_dataset(DataConfig(name="mnist", download=False))
     monkeypatch.chdir(odd)
     train_small(Path("inner"), max_steps=2)
@@ -372,5 +372,5 @@ def test_a_run_that_began_from_another_goes_on_by_the_same_command(tmp_path: Pat
     for steps in (4, 6):
         train_small(tmp_path / "second", max_steps=steps, resume=str(tmp_path / "first"))
     assert checkpoint(tmp_path / "second")[1] == 6
-    with refused("--resume", "has checkpoints of its own", code="mismatch"):
+    with refused("--resume", "[resume-mismatch]", code="mismatch"):
         train_small(tmp_path / "second", max_steps=8, resume=str(tmp_path / "first" / "checkpoints" / "latest"))

@@ -58,7 +58,7 @@ def test_an_old_value_stands_in_the_help_alone_as_deprecated(flag: str, path: st
     names = allowed(field).split(", ")
     assert current in names
     assert old not in names
-    with refused(f"{flag}: 'nope'", current):
+    with refused(f"{flag}: ... ('nope') ... {current}", code="unknown-name"):
         of_flags(flag, "nope")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 from helpers.memory import at_most
+from helpers.runs import refused
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distgan.errors import UserError
@@ -39,40 +40,38 @@ def written(path: Path, content: Any) -> Path:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"format": 1}, "is damaged: parts: is missing; allowed: ours"),
-        ({"format": 1, "parts": []}, "is damaged: parts: a list is not allowed; allowed: have at least 1 item"),
-        ({"format": 1, "parts": [{"share": 2}]}, "parts.0.share: 2 is not allowed; allowed: less than or equal to 1"),
-        ({"format": 1, "parts": [{"share": "1"}]}, "parts.0.share: '1' is not allowed; allowed: a valid number"),
-        ({"format": 1, "parts": [{"share": 1, "kind": "c"}]}, "kind: 'c' is not allowed; allowed: 'a' or 'b'"),
+        ({"format": 1}, "parts: is missing. Expected: ours [damaged-file]"),
+        ({"format": 1, "parts": []}, "parts: ... (a list) ... at least 1 item"),
+        ({"format": 1, "parts": [{"share": 2}]}, "parts.0.share: ... (2) ... less than or equal to 1"),
+        ({"format": 1, "parts": [{"share": "1"}]}, "parts.0.share: ... ('1') ... number"),
+        ({"format": 1, "parts": [{"share": 1, "kind": "c"}]}, "kind: ... ('c') ... 'a' or 'b'"),
         ({"format": 1, "parts": [{"share": 1, "more": 1}]}, "parts.0.more: unknown key"),
-        ({"format": 1, "parts": [{"share": 1, "kind": "b"}]}, "is damaged: its first part is b"),
-        ({"format": 1, "parts": [{"share": 10**400}]}, "parts.0.share: a int is not allowed"),
-        ({"format": 1, "parts": [{"share": "x\n" * 99}]}, "parts.0.share: 'x\\nx"),
-        ({"format": 2}, "has the format 2; allowed: 1 (update distgan)"),
-        ({"parts": []}, "has the format None"),
-        ("[1]", "is no JSON object"),
-        ("{", "is not JSON (Expecting"),
-        ("[" * 100_000, "is not JSON"),
-        ("\x00", "is not JSON"),
-        (" " * 2000, "has 2,000 bytes; allowed: at most 1,000"),
+        ({"format": 1, "parts": [{"share": 1, "kind": "b"}]}, "first part is b"),
+        ({"format": 1, "parts": [{"share": 10**400}]}, "parts.0.share: ... (a int)"),
+        ({"format": 1, "parts": [{"share": "x\n" * 99}]}, "parts.0.share: ... ('x\\nx"),
+        ({"format": 2}, "(2) ... 1 (update distgan) [unknown-format]"),
+        ({"parts": []}, "(None) ... [unknown-format]"),
+        ("[1]", "JSON ... [damaged-file]"),
+        ("{", "JSON (Expecting ... [damaged-file]"),
+        ("[" * 100_000, "JSON ... [damaged-file]"),
+        ("\x00", "JSON ... [damaged-file]"),
+        (" " * 2000, "2,000 bytes ... at most 1,000 [damaged-file]"),
     ],
 )
 def test_a_damaged_model_is_named_in_one_line(content: Any, message: str, tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", content)
     limit = 200_000 if content == "[" * 100_000 else 1000
+    with refused(f"{path}: ... {message}"):
+        read_model(path, Outer, limit, version=1, rule="ours")
     with pytest.raises(UserError) as error:
         read_model(path, Outer, limit, version=1, rule="ours")
-    text = str(error.value)
-    assert text.startswith(f"{path}: ")
-    assert message in text
-    assert "\n" not in text
-    assert len(text) < len(str(path)) + 300
+    assert len(str(error.value)) < len(str(path)) + 300
 
 
 def test_a_whole_model_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", {"format": 1, "parts": [{"share": 0.5}]})
     assert read_model(path, Outer, 1000, version=1, rule="ours").parts[0].share == 0.5
-    with pytest.raises(UserError, match="can't be read"):
+    with refused("[not-found]"):
         read_model(tmp_path / "none.json", Outer, 1000, version=1, rule="ours")
 
 
@@ -88,7 +87,7 @@ def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
 def test_only_finite_numbers(text: str, tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", f'{{"x": {text}}}')
     assert list(read_json(path, 100)) == ["x"]
-    with pytest.raises(UserError, match=f"is not JSON .holds {text}, which is not a finite number"):
+    with refused(f"file.json: ... JSON ... {text}", code="damaged-file"):
         read_json(path, 100, only_finite=True)
 
 

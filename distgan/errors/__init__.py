@@ -1,4 +1,4 @@
-"""What ends a command early or is worth a warning, and the exit code and words that each has."""
+"""Errors that end a command early, warnings, and the exit code and message of each."""
 
 import errno
 import json
@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
+
+from distgan.errors.codes import CODES
 
 T = TypeVar("T")
 
@@ -65,30 +67,16 @@ TRANSIENT = {
 }  # fmt: skip
 
 
-# What kind of mistake a UserError is, for scripts: the message may be reworded, its code stays.
-CODES = {
-    "bad-value": "a flag, setting, argument or environment variable has a value that is not allowed",
-    "bad-data": "a file that was named does not hold what it should, or is damaged",
-    "not-found": "a file, a folder, a run or a checkpoint is not there",
-    "exists": "what would be written is there already, or another process works in it",
-    "mismatch": "two things that must agree do not: a run and its resume, two ranks, two results",
-    "unreadable": "a file is there and the system does not let it be read",
-    "unwritable": "the system does not let a file be written: a full or read-only disk, permissions",
-    "unavailable": "this machine lacks it: a package, a GPU, a way of computing, a download",
-    "launch": "processes do not come together: launchers, ports, ranks, SLURM",
-}
-
-
 class UserError(Exception):
-    """A mistake of the user's: one or a few lines that name the thing, its value and what is allowed.
+    """A user error: one or a few lines `THING: problem (value). Expected: ...`.
 
-    `code`: one of CODES, which is printed after the message.
+    `code`: a key of CODES. It is printed in brackets after the message, and after it its kind.
     """
 
     def __init__(self, message: str, *, code: str = "bad-value"):
         assert code in CODES, code
         super().__init__(message)
-        self.code = code
+        self.code, self.kind = code, CODES[code].kind
 
 
 class CommonError(UserError):
@@ -123,6 +111,11 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
+def brackets(error: UserError) -> str:
+    """Return `[code] [kind]` for the end of a message; a general code once."""
+    return " ".join(f"[{code}]" for code in dict.fromkeys((error.code, error.kind)))
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that is not empty, or its type's name, for a message of one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
@@ -131,7 +124,7 @@ def first_line(error: BaseException) -> str:
 def not_readable(what: object, error: OSError, then: str = "") -> UserError:
     """Return what to raise where `what`, a file that the user named, can't be read; `then`: what to do about it."""
     code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
-    return UserError(f"{what}: can't be read ({error.strerror or error}){then}", code=code)
+    return UserError(f"{what}: not readable ({error.strerror or error}){then}", code=code)
 
 
 def user_error(error: Exception) -> UserError | None:
@@ -156,7 +149,8 @@ def _of_the_disk(error: OSError) -> UserError:
             "put that in its place, or delete the link",
         )
     message = f"{error.filename or 'a file of the run'}: {reason}; {remedy}"
-    return UserError(message, code="not-found" if error.errno == errno.ENOENT else "unwritable")
+    code = "disk-full" if error.errno in _FULL else "not-found" if error.errno == errno.ENOENT else "unwritable"
+    return UserError(message, code=code)
 
 
 def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
@@ -229,7 +223,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False, less_memor
         mistake = user_error(error)
         if not is_failure and mistake is None:
             return _unforeseen(error, less_memory, debug=debug)
-        message = str(error) if mistake is None else f"{mistake} [{mistake.code}]"
+        message = str(error) if mistake is None else f"{mistake} {brackets(mistake)}"
         if debug:
             print_line(traceback.format_exc(), error=True)
         # In torchrun's report each has its own words.
