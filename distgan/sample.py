@@ -32,7 +32,7 @@ _MAX_FRAMES = 2_000  # of an animation, which are in memory together
 
 
 def sample(where: str, config: SampleConfig) -> str:
-    """Draws and writes what `config` asks for from the run or weights at `where`; says what it wrote.
+    """Draw and write what `config` describes from the run or weights at `where`. Return a line about it.
 
     Raises UserError for weights that can't be used, for what these weights can't draw, and for a file that is not
     to be replaced.
@@ -169,7 +169,7 @@ def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: A
 
 
 def walk(points: Tensor, between: Any) -> Tensor:
-    """WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
+    """Return WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
     legs = []
     for start, end in pairwise(points):
         legs += [between(start, end, weight) for weight in torch.linspace(0, 1, WALK_STEPS).tolist()]
@@ -177,7 +177,7 @@ def walk(points: Tensor, between: Any) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """On the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
+    """Interpolate on the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
     cosine = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-1, 1)
     angle = cosine.arccos()
     if angle < 1e-4:

@@ -17,6 +17,8 @@ from distgan.utils.paths import user_path
 
 
 class Loaded(NamedTuple):
+    """A generator to draw with, and what is known of it."""
+
     generator: nn.Module
     config: Config
     notice: str | None  # what the data was not
@@ -27,7 +29,7 @@ class Loaded(NamedTuple):
 
 
 def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
-    """`weights/`: the networks of a checkpoint, readable with safetensors alone, beside the config."""
+    """Write `weights/`: the networks of a checkpoint, readable with safetensors alone, beside the config."""
     weights = folder / "weights"
     weights.mkdir(exist_ok=True)
     for name in NETWORKS:
@@ -39,7 +41,7 @@ def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
 
 
 def load_generator(where: str, *, ema: bool) -> Loaded:
-    """G of a run, a weights folder, a checkpoint or a file; the moving average where there is one and `ema`.
+    """Return G of a run, a weights folder, a checkpoint or a file; with `ema` the moving average if it has one.
 
     A run that has no weights yet gives those of its newest whole checkpoint. Raises UserError for what is
     missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average.

@@ -52,11 +52,15 @@ class _Strict(BaseModel):
 
 
 class Entry(_Strict):
+    """A file of a checkpoint, as its manifest has it."""
+
     size: Count
     sha256: str
 
 
 class Manifest(_Strict):
+    """The content of manifest.json."""
+
     format: int
     distgan: str
     saved_at: str
@@ -129,13 +133,14 @@ class Checkpoint(NamedTuple):
 
 
 class Damaged(UserError):
-    """What is wrong with which file of a checkpoint."""
+    """An invalid file of a checkpoint: which one, and why."""
 
     def __init__(self, message: str):
         super().__init__(message, code="damaged-checkpoint")
 
 
 def folder_name(step: int) -> str:
+    """Return the name of a checkpoint's folder."""
     return f"step-{step:08}"
 
 
@@ -143,7 +148,7 @@ def folder_name(step: int) -> str:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
-    """Makes `folder/step-...`, on the disk to the last byte before it gets its name; the path and its bytes.
+    """Write `folder/step-...`, synced before it gets its name. Return its path and its size in bytes.
 
     A folder of that name, which is a damaged one or of another config, is set aside. Raises OSError and
     leaves everything as it was.
@@ -190,7 +195,7 @@ def _write(path: Path, data: bytes) -> Entry:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint, which lists every file of its format that is there. Raises Damaged."""
+    """Return the manifest of a checkpoint, which lists all of its files. Raises Damaged."""
     data = _read(path / MANIFEST, _MAX_JSON)
     try:
         version = json.loads(data).get("format")
@@ -219,7 +224,7 @@ def foreign_files(path: Path) -> list[str]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint whose every byte is as it was written. Raises Damaged that names the file and the reason.
+    """Return a checkpoint whose every byte is verified. Raises Damaged that names the file and the reason.
 
     Takes time and memory in proportion to the networks that the config names, whatever the files claim.
     """
@@ -243,7 +248,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_state(path: Path) -> State:
-    """The counters of a checkpoint, for what needs no tensors. Raises Damaged."""
+    """Return the counters of a checkpoint without its tensors. Raises Damaged."""
     return _state(path, read_manifest(path))
 
 
@@ -255,7 +260,7 @@ def _state(path: Path, manifest: Manifest) -> State:
 
 
 def _content(path: Path, manifest: Manifest, name: str, limit: int) -> bytes:
-    """The bytes of a file, if they are those that the manifest has seen and not more than `limit`."""
+    """Return the bytes of a file if its size and SHA-256 are the manifest's, and not more than `limit`."""
     entry = manifest.files[name]
     if entry.size > limit:
         raise Damaged(f"{path / name}: too large by the manifest ({entry.size:,} bytes). Expected: at most {limit:,}")
@@ -284,7 +289,7 @@ def _parse(model: type[M], data: bytes, path: Path) -> M:
 
 
 def _check_layout(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:
-    """Raises Damaged for tensors that are not those of the network in the config beside them."""
+    """Raise Damaged for tensors that do not fit the network in the config beside them."""
     for key in sorted(tensors.keys() | layout.keys()):
         found, expected = (
             f"{list(each[key].shape)} of {each[key].dtype}" if key in each else "not there"
@@ -302,7 +307,7 @@ def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def random_states(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """The generators of one rank by their device."""
+    """Return the generator states of one rank by device."""
     start = f"random.rank{rank}."
     return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
 

@@ -30,7 +30,7 @@ _MAX_POINTER = 4096  # bytes, the longest path of a link
 
 
 class Identity(NamedTuple):
-    """What a position in the data depends on besides the config."""
+    """All that a position in the data depends on besides the config."""
 
     data: str
     steps_per_epoch: int
@@ -123,7 +123,7 @@ def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
 
 
 def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
-    """The newest checkpoint that is whole, and what is wrong with each newer one; None where there is none at all.
+    """Return the newest valid checkpoint, and the damage of each newer one; None where there is no checkpoint.
 
     Raises UserError where there are some and all of them are damaged.
     """
@@ -148,7 +148,7 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
 
 
 def find_start(config: Config, folder: Path, identity: Identity) -> Start | None:
-    """The checkpoint to resume from, or None for a run that begins. Damaged newer ones are set aside.
+    """Return the checkpoint to resume from, None for a new run. Damaged newer ones are set aside.
 
     Raises UserError for a checkpoint that is damaged or of another run, with the list of what differs.
     """
@@ -226,7 +226,7 @@ def _run_of(path: Path) -> Path:
 
 
 def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
-    """The checkpoint at `path`, or the newest whole one of the run there, as `newest_valid` has it.
+    """Return the checkpoint at `path`, or the newest valid one of the run there, as `newest_valid` does.
 
     Raises UserError.
     """
@@ -278,14 +278,14 @@ def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
 
 
 def differences(before: Config, now: Config) -> list[tuple[str, str, object, object]]:
-    """(table, key, before, now) of each setting that shapes the weights and is not the same."""
+    """Return (table, key, before, now) of each setting that shapes the weights and differs."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
     shaping = paths_by(Config, "on_resume", "fixed", "confirm")
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
 
 
 def _check_settings(before: Config, now: Config, where: str) -> bool:
-    """Raises UserError with a line for each setting that may not differ; tells whether an allowed one does."""
+    """Raise UserError with a line per setting that may not differ. True if an allowed one differs."""
     changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
         is_fixed = (table, key) in fixed

@@ -1,4 +1,4 @@
-"""What lies between the flags of a command and the function that does its work. Imports that function last."""
+"""Steps between the flags of a command and the function that does its work, which is imported last."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def train(parser: "Parser", argv: list[str]) -> None:
+    """Run `distgan train`. Raises UserError, and what the training raises."""
     from distgan.config.flags import add_flags
     from distgan.config.presets import base_of, config_folder, config_from
     from distgan.config.schema import Config
@@ -55,6 +56,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
 
 
 def evaluate(parser: "Parser", argv: list[str]) -> None:
+    """Run `distgan eval`. Raises UserError."""
     from distgan.config.command_settings import EvalConfig
     from distgan.config.flags import parse_settings
 
@@ -82,12 +84,14 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
 
 
 def judge(action: str, config: "JudgeConfig") -> None:
+    """Run `distgan judge train` or `show`. Raises UserError and CommandFailed."""
     from distgan.evaluation.train_judges import show_judges, train_judges
 
     {"train": train_judges, "show": show_judges}[action](config)
 
 
 def report(where: str, config: "ReportConfig") -> str:
+    """Write the page of a run. Return its path. Raises UserError."""
     out = _page(config.out)
 
     from distgan.reports.report import report
@@ -96,6 +100,7 @@ def report(where: str, config: "ReportConfig") -> str:
 
 
 def compare(runs: list[str], config: "CompareConfig") -> None:
+    """Write the page that compares runs. Raises UserError."""
     places = [user_path(where).resolve() for where in runs]
     if len(places) < 2:
         raise UserError(
@@ -125,6 +130,7 @@ def _page(out: str | None) -> Path | None:
 
 
 def checkpoint(action: str, where: Path, other: str | None) -> None:
+    """Run `distgan checkpoint ls`, `verify` or `diff`. Raises UserError and CommandFailed."""
     if other and action != "diff":
         raise UserError(
             f"{other}: {action} takes one folder. Expected: a second one only with diff", code="conflicting-settings"
@@ -139,6 +145,7 @@ def checkpoint(action: str, where: Path, other: str | None) -> None:
 
 
 def slurm(parser: "Parser", argv: list[str]) -> None:
+    """Run `distgan slurm`. Raises UserError."""
     from distgan.config.command_settings import SlurmConfig
     from distgan.config.flags import add_flags, from_flags
     from distgan.launch.slurm import slurm
@@ -149,7 +156,7 @@ def slurm(parser: "Parser", argv: list[str]) -> None:
 
 
 def doctor(config: "DoctorConfig | None" = None) -> None:
-    """Without settings where pydantic, which reads them, is what is missing."""
+    """Run without settings where pydantic, which reads them, is what is missing."""
     from distgan.launch.doctor import examine
 
     examine(config.data_dir, config.processes, as_json=config.as_json) if config else examine(None)

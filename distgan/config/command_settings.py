@@ -1,4 +1,4 @@
-"""What can be set of the commands that are no training run."""
+"""Settings of the commands other than training."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from distgan.config.schema import DataName, Device, data_dir_setting, device_set
 
 
 class SampleConfig(Section):
-    """What `distgan sample` draws."""
+    """Settings of `distgan sample`."""
 
     out: str = setting("samples.png", "where to write: .png (a grid), .gif (a walk) or .npz (arrays)", min_length=1)
     num: int = setting(100, "how many images; with --interpolate, how many walks", ge=1, le=10_000_000)
@@ -21,7 +21,7 @@ class SampleConfig(Section):
 
 
 class DoctorConfig(Section):
-    """What `distgan doctor` looks at."""
+    """Settings of `distgan doctor`."""
 
     data_dir: str | None = data_dir_setting()
     processes: int = setting(2, "how many try a sum together; 0: none, which saves seconds", ge=0, le=64)
@@ -29,7 +29,7 @@ class DoctorConfig(Section):
 
 
 class SlurmConfig(Section):
-    """What `distgan slurm` asks SLURM for. Unset: as slurm/cgan.sh has it."""
+    """Settings of `distgan slurm`: the resources of the job. Unset: as in slurm/cgan.sh."""
 
     nodes: int | None = setting(None, "machines", ge=1)
     gpus_per_node: int | None = setting(
@@ -61,7 +61,7 @@ class SlurmConfig(Section):
 
 
 class EvalConfig(Section):
-    """What `distgan eval` measures, and with what."""
+    """Settings of `distgan eval`."""
 
     num: int = setting(10_000, "how many images to draw and judge; of an .npz, how many at most", ge=1, le=1_000_000)
     seed: int = setting(0, "of z: the same seed gives the same images, and numbers", ge=0, lt=2**31)
@@ -102,7 +102,7 @@ class EvalConfig(Section):
 
 
 class JudgeConfig(Section):
-    """How `distgan judge train` trains judges, and where it puts them."""
+    """Settings of `distgan judge train`."""
 
     data: DataName = setting("mnist", "what to train on")
     data_dir: str | None = data_dir_setting()

@@ -1,4 +1,4 @@
-"""What a setting is: a field of a frozen section, with its help text, its limits, its flag and its rules."""
+"""Fields of frozen sections: a setting's help text, limits, flag and rules."""
 
 import struct
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from distgan.config.registry import Registry
 
 
 def split_commas(value: Any, info: ValidationInfo) -> Any:
-    """`1,20,42` of a command line as a list; in a file it is text, where a list belongs."""
+    """Return `1,20,42` of a command line as a list. Text in a file stays text, which no list setting takes."""
     if info.context == "file":
         return value
     if not isinstance(value, str):
@@ -85,7 +85,7 @@ class OneOf:
 
 
 class Rules(BaseModel):
-    """What other modules need to know of a setting; the defaults are the strictest."""
+    """Properties of a setting that other modules read; the defaults are the strictest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,7 +105,7 @@ class Rules(BaseModel):
 
 
 def setting(default: Any, description: str, **more: Any) -> Any:
-    """A field with its help text (`{names}`: that of each registered name), its Rules and its limits."""
+    """Return a field with its help text (`{names}`: that of each registered name), its Rules and its limits."""
     rules = Rules(**{key: more.pop(key) for key in Rules.model_fields if key in more})
     return Field(default, description=description, json_schema_extra={"rules": rules}, **more)  # type: ignore[dict-item]
 
@@ -114,11 +114,14 @@ fixed, free = partial(setting, on_resume="fixed"), partial(setting, on_resume="f
 
 
 def rules(field: FieldInfo) -> Rules:
+    """Return the Rules of a setting's field."""
     extra = field.json_schema_extra
     return extra.get("rules", Rules()) if isinstance(extra, dict) else Rules()  # type: ignore[return-value]
 
 
 class Section(BaseModel):
+    """A frozen table of settings, which reads old keys of a setting by its current one."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
@@ -147,7 +150,7 @@ _SOME = "one or more of "
 
 
 def allowed(field: FieldInfo) -> str:
-    """What may stand in a field, in words: `a whole number, 1 or more`."""
+    """Return the allowed values of a field in words: `a whole number, 1 or more`."""
     limits = {
         key: getattr(item, key)
         for item in field.metadata
@@ -170,6 +173,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def help_text(field: FieldInfo) -> str:
+    """Return the help text of a setting, with that of each registered name."""
     names = choices(field.annotation, field.metadata)
     explained = ". ".join(f"{name}: {text}" for name, text in names.items())
     return (field.description or "").replace("{names}", explained)
@@ -222,6 +226,7 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
 
 
 def metavar(field: FieldInfo) -> str:
+    """Return the placeholder of a flag's value in the help."""
     kind = _kind(field.annotation, field.metadata)
     short = {"a whole number": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
     if kind.startswith("whole numbers"):
@@ -232,6 +237,7 @@ def metavar(field: FieldInfo) -> str:
 
 
 def shown(default: Any) -> str:
+    """Return a default as the help shows it."""
     match default:
         case None:
             return "unset"

@@ -27,6 +27,8 @@ _MAX_CONFIG = 2**20
 
 
 class Flag(NamedTuple):
+    """A setting's flag, its path in the config and its field."""
+
     name: str
     path: tuple[str, ...]
     field: FieldInfo
@@ -45,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         self.allowed: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
-        """argparse's `argument --x: expected one argument` in our words."""
+        """Raise UserError for a complaint of argparse, reworded."""
         if match := re.fullmatch(r"argument (--[\w-]+): expected one argument", message):
             message = f"{match[1]}: no value. Expected: {self.allowed.get(match[1], 'text')}"
             raise UserError(f"{message} (see {self.prog} --help)", code="missing-value")
@@ -73,14 +75,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_settings(parser: Parser, argv: list[str], model: type[M]) -> tuple[argparse.Namespace, M]:
-    """What a command that is no training run was given, and its settings. Raises UserError."""
+    """Parse the flags of a command other than training into its settings. Raises UserError."""
     add_flags(parser, model)
     namespace = parser.parse(argv)
     return namespace, from_flags(model, namespace)
 
 
 def flags_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
-    """Each setting below a config, with its flag."""
+    """Yield each setting below a config, with its flag."""
     for key, field in model.model_fields.items():
         if _is_section(field):
             yield from flags_of(field.annotation, (*path, key))  # type: ignore[arg-type]
@@ -124,7 +126,7 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
 
 
 def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, Any] | None = None) -> M:
-    """The config that `base` (already valid) and the flags of a namespace make. Raises UserError."""
+    """Return the config of `base` (already valid) and the flags of a namespace. Raises UserError."""
     values: dict[str, Any] = json.loads(json.dumps(base or {}))
     mistakes: list[str] = []
     code = "bad-value"
@@ -155,7 +157,7 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
 
 
 def read_file(path: Path, name: str) -> dict[str, Any]:
-    """A preset (TOML) or a run's config (JSON), every key and type checked. Raises UserError naming `name`."""
+    """Read a preset (TOML) or a run's config (JSON); every key and type is checked. Raises UserError naming `name`."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_CONFIG + 1)
@@ -202,7 +204,7 @@ def _code_of(error: Any) -> str:
 
 
 def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> str:
-    """One mistake of a file: its key as the file writes it, and what is wrong with it."""
+    """Return the message for one error of a file, with its key as the file writes it."""
     path = tuple(str(part) for part in error["loc"])
     table, key = (f"[{path[0]}] " if len(path) > 1 else ""), path[1] if len(path) > 1 else "".join(path)
     if error["type"] == "extra_forbidden":
@@ -224,5 +226,6 @@ def _complaint(error: Any, field: FieldInfo) -> str:
 
 
 def did_you_mean(word: str, known: Any) -> str:
+    """Return `, did you mean X?` for the closest known word, "" without one."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""

@@ -15,7 +15,7 @@ from distgan.utils.paths import user_path
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """What the flags are laid over, and its name. Raises UserError."""
+    """Return the settings below the flags, and the name of their preset. Raises UserError."""
     model = getattr(namespace, "model.name", None)
     out = getattr(namespace, "run.out", None)
     resume = getattr(namespace, "run.resume", None)
@@ -87,7 +87,7 @@ def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:
 
 
 def training_of(words: list[str]) -> tuple[Config, str]:
-    """The config that `distgan train` makes of its flags, and the preset's name. Raises UserError."""
+    """Return the config for flags of `distgan train`, and the preset's name. Raises UserError."""
     parser = Parser(prog="distgan train")
     for flag in ("--preset", "--config"):
         parser.add_argument(flag)
@@ -128,7 +128,7 @@ def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
 
 
 def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
-    """The config.json of the run or the checkpoint that the flags name, if they do."""
+    """Return the config.json of the run or checkpoint that the flags name, None without one."""
     is_named = resume not in (None, "auto", "never")
     name = resume if is_named else out
     if name is None or resume == "never":
@@ -144,7 +144,7 @@ def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
 
 
 def config_folder() -> Path:
-    """The presets: inside an installed wheel, or at the root of a checkout."""
+    """Return the folder of presets: inside an installed wheel, or at the root of a checkout."""
     return shipped("configs", "config/presets_toml")
 
 
@@ -155,6 +155,7 @@ def shipped(name: str, in_wheel: str) -> Path:
 
 
 def preset_path(name: str, flag: str) -> Path:
+    """Return the file of a preset. Raises UserError that names `flag` for an unknown name."""
     presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
     if name not in presets:
         raise UserError(

@@ -152,6 +152,7 @@ AUTO = "auto"  # of a precision or an engine: what is found to be the best here
 
 
 def names_on_cpu(modes: Registry[Any]) -> list[str]:
+    """Return the names of entries that need no CUDA device."""
     return [name for name, mode in modes.items() if not mode.needs_cuda]
 
 

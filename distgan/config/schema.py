@@ -1,4 +1,4 @@
-"""What can be set: frozen sections, each handed to the component that it configures.
+"""Settings of a training: frozen sections, each passed to the component that it configures.
 
 A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differs carry `flag=`.
 """
@@ -35,7 +35,7 @@ timeout_setting = partial(
 
 
 class RunConfig(Section):
-    """How long, where to, and what is written on the way."""
+    """Length, output and engine of the run."""
 
     out: str | None = setting(
         None,
@@ -158,7 +158,7 @@ class RunConfig(Section):
 
 
 class ProcessesConfig(Section):
-    """How many processes train together, and what they do about each other."""
+    """Number of processes, and what they share."""
 
     num: int | None = free(
         None,
@@ -223,7 +223,7 @@ class ModelConfig(Section):
 
     @property
     def num_labels(self) -> int:
-        """How many labels the networks tell apart: digits, clusters, or clusters of digits; 0: they are told none."""
+        """Number of labels of the networks: digits, clusters, or clusters of digits; 0 if unconditional."""
         return (self.clusters or 1) * (10 if self.is_conditional else self.clusters is not None)
 
     @model_validator(mode="after")

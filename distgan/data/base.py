@@ -43,7 +43,7 @@ class Dataset(NamedTuple):
 
 
 def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bool = True) -> Dataset:
-    """Finds, fetches and verifies the data. Raises UserError.
+    """Find, download and verify the data. Raises UserError.
 
     Of the processes of one node one downloads (`may_download`); the others call this after it.
     """
@@ -71,13 +71,13 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
 
 
 def data_folder(config: DataConfig) -> tuple[Path, bool]:
-    """The folder to look in, and whether the user named it."""
+    """Return the folder to look in. True beside it if the user named it."""
     named = config.dir or os.environ.get("DISTGAN_DATA")
     return (user_path(named, "--data-dir" if config.dir else "$DISTGAN_DATA"), True) if named else (Path("data"), False)
 
 
 def find(source: Source, folder: Path) -> Path | None:
-    """Where the two files lie: in torchvision's layout, or in the folder itself; packed or not."""
+    """Return the folder of the two files: torchvision's layout or the folder itself, packed or not; None without."""
     for raw in (folder / source.folder / "raw", folder):
         if all(any((raw / f"{name}{end}").is_file() for end in ("", ".gz")) for name in (source.images, source.labels)):
             return raw
@@ -85,7 +85,7 @@ def find(source: Source, folder: Path) -> Path | None:
 
 
 def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> Dataset:
-    """The set of a folder that holds it. Raises UserError for files that are not as they should be."""
+    """Read the data set of a folder that has it. Raises UserError for invalid files."""
     raw = find(source, folder)
     assert raw is not None
     remedy = "delete it to have it downloaded again, or put the right file in its place"
@@ -144,7 +144,7 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
 
 
 def _published() -> Iterator[tuple[str, ...]]:
-    """Each file of a published set in words, with its sums."""
+    """Yield each file of a published set in words, with its checksums."""
     for sources in (SOURCES, TEST_SOURCES):
         for name, source in sources.items():
             yield from ((f"{name}'s {file}", *sums) for file, *sums in source.files())
@@ -162,7 +162,7 @@ def digits_source(config: DataConfig, split: Split) -> Dataset:
 
 
 def load_digits(reason: str | None = None) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits at 28x28, ten of each: itself and nine small distortions.
+    """Return scikit-learn's 1,797 handwritten digits at 28x28: each itself and nine small distortions.
 
     The images are the same on every call: 20x20 of the 28x28 hold the digit, as in MNIST, and a
     distortion turns it by up to 12 degrees, scales by up to 10 % and shifts by up to 2 pixels.
@@ -199,7 +199,7 @@ def _small_digits() -> np.ndarray:
 
 
 def distorted(images: Tensor, amounts: Tensor) -> Tensor:
-    """(N, 1, 28, 28), each turned, enlarged and moved by its `amounts`, (4, N) of -1 to 1.
+    """Return (N, 1, 28, 28), each rotated, scaled and moved by its `amounts`, (4, N) of -1 to 1.
 
     1 is 12 degrees, 10 % and 2 pixels to the left and up.
     """
@@ -215,7 +215,7 @@ def distorted(images: Tensor, amounts: Tensor) -> Tensor:
 
 
 def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:
-    """The training images, and the test images beside them. Raises UserError.
+    """Return the training images, and the test images beside them. Raises UserError.
 
     scikit-learn's digits have no test set: every sixth of the 1,797 stands for one, with all its variants. A GAN has
     been trained on these too, and so is measured against what it has seen.

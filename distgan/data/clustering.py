@@ -14,7 +14,7 @@ _CELL = 4  # pixels
 
 
 def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
-    """`cluster` within each group of images, (N,) of small numbers: group * `num` + its cluster, (N,)."""
+    """Cluster within each group of images, (N,) of small numbers. Return group * `num` + cluster, (N,)."""
     found = groups * num
     for group in groups.unique():
         own = groups == group
@@ -23,7 +23,7 @@ def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
 
 
 def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
-    """The cluster (N,) of each of (N, H, W) uint8, from 0 to `num` - 1, by Lloyd's algorithm from random images.
+    """Return the cluster (N,) of each of (N, H, W) uint8, 0 to `num` - 1, by Lloyd's algorithm.
 
     Of the outlines of upright images: 97 % of MNIST are then of the digit that most of their cluster are, with 250 of
     them; by the images' own pixels 91 % (LOG.md). Centres are rounded to whole numbers. Some clusters may be empty.
@@ -44,7 +44,7 @@ def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
 
 
 def _upright(images: Tensor) -> Tensor:
-    """(N, H, W) uint8 sheared, each about its own middle, until it leans neither way; (N, H, W) int64, 0 to 255.
+    """Shear (N, H, W) uint8, each about its middle, until it is upright. Return (N, H, W) int64, 0 to 255.
 
     So that its greys' covariance of row and column is zero, to a 256th of a pixel a row; by at most two pixels a row.
     """
@@ -64,7 +64,7 @@ def _upright(images: Tensor) -> Tensor:
 
 
 def _outlines(greys: Tensor) -> Tensor:
-    """How much of an edge each cell of (N, H, W) has in each of eight directions: (N, 8 * cells) whole float32.
+    """Return the edges of each cell of (N, H, W) in eight directions: (N, 8 * cells), integers as float32.
 
     After Dalal and Triggs 2005. A gradient is the sum of one along an axis and one along a diagonal.
     """
@@ -81,7 +81,7 @@ def _outlines(greys: Tensor) -> Tensor:
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each point, (N,); of two as near the first."""
+    """Return the nearest centre of each point, (N,); the first of two that are as near."""
     squares, num = centres.square().sum(1), len(centres)
     found = []
     for part in points.split(_ROWS):

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
 
 def global_batch_size(config: DataConfig, world_size: int) -> int:
-    """Images per step over all ranks."""
+    """Return the images per step over all ranks."""
     if config.batch_size is not None:
         return config.batch_size
     assert config.per_rank_batch_size is not None
@@ -30,13 +30,13 @@ def global_batch_size(config: DataConfig, world_size: int) -> int:
 
 
 def fewest_rows(config: Config, world_size: int) -> int:
-    """What a batch needs over all ranks, so that each has a row in each part, and BatchNorm two."""
+    """Return the smallest batch over all ranks: a row per rank and microbatch, two for BatchNorm."""
     separate = 1 if config.processes.sync_batch_norm else world_size
     return max(world_size * config.optim.d_microbatches, 2 * separate)
 
 
 def check_batch_size(size: int, fewest: int) -> None:
-    """Raises UserError for a batch of which some rank, or some part of a step, would have nothing."""
+    """Raise UserError for a batch that leaves a rank or a microbatch without rows."""
     if size < fewest:
         raise UserError(
             f"--batch-size: too few images for the processes, --d-microbatches and BatchNorm ({size}). "
@@ -46,7 +46,7 @@ def check_batch_size(size: int, fewest: int) -> None:
 
 
 def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int = 2) -> int:
-    """How many steps of `size` images over all ranks an epoch has.
+    """Return the number of steps of an epoch, of `size` images over all ranks.
 
     Raises UserError for a batch that can't be trained on, or one of fewer than `fewest` images: what the
     ranks, the parts that a step is taken in, and BatchNorm need.
@@ -106,7 +106,7 @@ class Batches:
         self.seek(0)
 
     def seek(self, step: int) -> None:
-        """Makes the batch after this one that of `step`, counted from 0."""
+        """Make the next batch that of `step`, counted from 0."""
         self.step = step
 
     def __iter__(self) -> "Batches":
@@ -120,21 +120,21 @@ class Batches:
         return Batch(*self.take(self.order[self.shard.local_slice(rows)]), rows)
 
     def rows(self, index: int) -> range:
-        """Those of a batch of the epoch, over all ranks."""
+        """Return the rows of a batch of the epoch, over all ranks."""
         return range(index * self.size, min((index + 1) * self.size, len(self.images)))
 
     def load(self, epoch: int) -> None:
-        """Makes `order` that of an epoch."""
+        """Set `order` to that of an epoch."""
         if epoch != self._epoch:
             self.sampler.set_epoch(epoch)
             upload(torch.tensor(list(self.sampler)), self.order)
             self._epoch = epoch
 
     def take(self, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The images (N, 1, 28, 28) in [-1, 1] and labels (N,) of these indices, (N,) on the device."""
+        """Return the images (N, 1, 28, 28) in [-1, 1] and labels (N,) at indices (N,) on the device."""
         return scale(self.images[own]), self.labels[own]
 
 
 def scale(images: Tensor) -> Tensor:
-    """uint8 (N, 28, 28) as floats (N, 1, 28, 28) in [-1, 1], the range of G's tanh."""
+    """Return uint8 (N, 28, 28) as floats (N, 1, 28, 28) in [-1, 1], the range of G's tanh."""
     return images.unsqueeze(1).to(torch.get_default_dtype()).div(127.5).sub(1)

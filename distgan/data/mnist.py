@@ -154,7 +154,7 @@ def _extract_packed(archive: Path, prefix: str, folder: Path) -> None:
 
 
 def _from_mirror(dataset: type, config: DataConfig) -> type:
-    """torchvision's class, fetching from `--data-mirror` where there is one."""
+    """Return torchvision's class, downloading from `--data-mirror` if set."""
     changed: dict[str, Any] = {}
     unchecked = config.md5 == "accept"
     base = config.mirror and config.mirror.rstrip("/") + "/"
@@ -177,7 +177,7 @@ def _from_mirror(dataset: type, config: DataConfig) -> type:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """The folder is there, and gone again if it was not there before and stays empty."""
+    """Create the folder, and remove it again if it is new and stays empty."""
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ _ELSEWHERE = {
 def choose_config(
     config: Config, precision: str, *, is_cpu: bool, has_cuda: bool, has_penalty: bool = False
 ) -> dict[str, Any] | None:
-    """The DeepSpeed config of a run, None for one without DeepSpeed.
+    """Return the DeepSpeed config of a run, None for one without DeepSpeed.
 
     Raises UserError for a combination that can't work, before anything is started.
     """
@@ -80,7 +80,7 @@ def choose_config(
 
 
 def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
-    """A DeepSpeed config, from a file if there is one; `stage` is stronger than the file's. Raises UserError."""
+    """Read a DeepSpeed config, from a file if there is one; `stage` overrides the file's. Raises UserError."""
     config: dict[str, Any] = {}
     if path:
         here, clone = Path(path), Path(distgan.__file__).resolve().parent.parent / path
@@ -118,7 +118,7 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
 
 
 def complete_config(config: dict[str, Any], d_microbatches: int) -> dict[str, Any]:
-    """With what an engine of ours needs. `d_microbatches`: its backward passes to a step."""
+    """Return the config with all that an engine here needs. `d_microbatches`: backward passes per step."""
     return {
         "gradient_clipping": 0.0,  # Accelerate would fill in 1.0
         "zero_allow_untested_optimizer": True,
@@ -137,11 +137,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 class _Plugin(DeepSpeedPlugin):
     def set_deepspeed_weakref(self) -> None:
-        """Tells transformers about the config, and fails where transformers is not installed."""
+        """Do nothing: the original fails where transformers is not installed."""
 
 
 def build_accelerators(config: dict[str, Any], d_microbatches: int, device_type: str) -> dict[str, Accelerator]:
-    """An Accelerator for each network, by NAMES; torch.distributed is initialised before.
+    """Return an Accelerator per network, by NAMES. Call it after torch.distributed is initialised.
 
     `d_microbatches` is the number of D's backward passes to a step of D.
     """
@@ -176,7 +176,7 @@ def leave_process_group() -> None:
 
 
 def _check_known(config: dict[str, Any]) -> None:
-    """Raises UserError for settings by which DeepSpeed would end later, and with a traceback."""
+    """Raise UserError for settings that DeepSpeed would reject later, with a traceback."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
@@ -190,7 +190,7 @@ def _check_known(config: dict[str, Any]) -> None:
 
 
 def _quieten(device_type: str) -> None:
-    """What DeepSpeed takes from the environment when it is imported, and what it would print."""
+    """Set the environment that DeepSpeed reads at import, and silence what it would print."""
     if device_type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
@@ -232,7 +232,7 @@ class DeepSpeedNetwork(DDPNetwork):
         return self._engine(*inputs)
 
     def zero_grad(self) -> None:
-        """Nothing: an update drops its gradients itself."""
+        """Do nothing: an update drops its gradients itself."""
 
     @contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
@@ -328,7 +328,7 @@ class DeepSpeedNetwork(DDPNetwork):
             safe_set_local_optimizer_state(parameter, part, key)
 
     def _masters(self) -> list[Tensor]:
-        """The tensors that the optimizer updates: the parameters, or this rank's flat parts of them."""
+        """Return the tensors that the optimizer updates: the parameters, or this rank's flat parts of them."""
         if self._stage == 0:
             return list(self.module.parameters())
         optimizer = self._engine.optimizer
@@ -336,7 +336,7 @@ class DeepSpeedNetwork(DDPNetwork):
 
 
 def _put_under_autocast(network: nn.Module, device_type: str) -> None:
-    """bf16 as Accelerate has it under DDP: the forward pass, with weights and outputs in float32."""
+    """Run the forward pass in bf16 as Accelerate does under DDP; weights and outputs stay float32."""
     forward = network.forward
 
     def under_autocast(*inputs: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ def is_ours() -> bool:
 
 
 def world_size() -> int:
+    """Return the number of processes of the launcher, 1 without one. Raises UserError."""
     return _number("WORLD_SIZE", 1, low=1)
 
 
@@ -234,6 +235,7 @@ def _set_variables(prefixes: tuple[str, ...]) -> str:
 
 
 def wants_cpu() -> bool:
+    """True if the launcher's environment selects the CPU."""
     return _flag("ACCELERATE_USE_CPU")
 
 
@@ -293,11 +295,12 @@ def recorded_variables() -> dict[str, str]:
 
 
 def wants_deepspeed() -> bool:
+    """True if the launcher's environment selects DeepSpeed."""
     return _flag("ACCELERATE_USE_DEEPSPEED")
 
 
 def deepspeed_file() -> str | None:
-    """The JSON file that accelerate launch was given."""
+    """Return the JSON file given to accelerate launch, None without one."""
     name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     return None if name.lower() in ("", "none") else name
 
@@ -353,14 +356,14 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
 
 
 def precision_warnings(precision: str, *, is_cpu: bool) -> list[str]:
-    """A warning where the precision that somebody chose for speed costs it."""
+    """Return a warning where the chosen precision is slow on this device."""
     if precision == "bf16" and is_cpu and imitates_bf16():
         return [f"--precision bf16: {cpu_name()} imitates it, and is many times slower so; leave it unset"]
     return []
 
 
 def shared_cores() -> int | None:
-    """The cores for each process of a launcher, which would give it a single one; None without a launcher.
+    """Return the cores per process under a launcher, which would give each a single one; None without a launcher.
 
     Plain python has torch's own choice, and with it the user's OMP_NUM_THREADS.
     """
@@ -373,7 +376,7 @@ def shared_cores() -> int | None:
 
 
 def check_num_processes(num: int) -> None:
-    """Raises UserError for a --processes that the launcher around this process did not start."""
+    """Raise UserError for a --processes that is not the launcher's number."""
     if world_size() != num:
         raise UserError(
             f"--processes: this process is one of {world_size()} of a launcher already ({num}). Expected: the same "
@@ -383,7 +386,7 @@ def check_num_processes(num: int) -> None:
 
 
 def check_memory(num: int) -> None:
-    """Raises UserError for processes that would take the machine down before they could complain."""
+    """Raise UserError for more processes than the free memory holds."""
     available = psutil.virtual_memory().available
     if num * _PROCESS_GIB * 2**30 > available:
         raise UserError(

@@ -108,7 +108,7 @@ _rendezvous: _Rendezvous | None = None
 
 
 def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
-    """Meets the other processes of the launcher and joins them in a process group.
+    """Join the other processes of the launcher in a process group.
 
     Raises UserError on all ranks where one has another version, device or setting, and on those that wait where
     the address is taken or one does not come.
@@ -178,7 +178,7 @@ def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
 
 def _await_answer(address: str, port: int, timeout_s: float) -> None:
-    """Until somebody listens there. torch would try for several times as long, and fill the screen.
+    """Wait until rank 0 listens; torch would wait several times as long, and fill the screen.
 
     Raises UserError when nobody does in time.
     """
@@ -199,7 +199,7 @@ def _await_answer(address: str, port: int, timeout_s: float) -> None:
 
 
 def _attempt(store: dist.Store, rank: int) -> int:
-    """Tells a start of the processes from those before it, whose keys torchrun's store keeps when it restarts."""
+    """Return the number of this start, whose keys torchrun's store keeps apart from earlier ones."""
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     # Of several agents each counts only the restarts that its own processes caused.
@@ -219,7 +219,7 @@ def _facts(config: Config, backend: str, precision: str) -> dict[str, Any]:
 
 
 def _code() -> str:
-    """A fingerprint of the package's own source, so that two checkouts of one version are told apart."""
+    """Return a fingerprint of the package's source, which differs between checkouts of one version."""
     digest = hashlib.blake2b(digest_size=4)
     for path in sorted(Path(distgan.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -227,7 +227,7 @@ def _code() -> str:
 
 
 def _difference(facts: list[dict[str, Any]]) -> str | None:
-    """What the first process that is unlike rank 0 has otherwise."""
+    """Return the first difference of a rank from rank 0, as a message; None without one."""
     for rank, theirs in enumerate(facts):
         for what in facts[0] | theirs:
             own, first = theirs.get(what), facts[0].get(what)
@@ -239,7 +239,7 @@ def _difference(facts: list[dict[str, Any]]) -> str | None:
 
 @contextmanager
 def local_rank0_first(rank: int, local_rank: int) -> Iterator[None]:
-    """The first process of each machine goes ahead, for as long as it takes: it may have to download.
+    """Run the block on the first process of each machine before the others: it may have to download.
 
     All are through it at its end, so that no machine that has its data waits in a collective. Raises ProcessLost for
     one that is gone, or silent for --timeout.
@@ -280,7 +280,7 @@ def _beating(rendezvous: _Rendezvous) -> Iterator[None]:
 
 @contextmanager
 def process_group_scope() -> Iterator[None]:
-    """Leaves the process group however the run ends: its threads would abort a process that ends with them."""
+    """Leave the process group however the block ends: its threads would abort a process that ends with them."""
     global _rendezvous
     try:
         yield
@@ -292,7 +292,7 @@ def process_group_scope() -> Iterator[None]:
 
 @contextmanager
 def name_lost_ranks() -> Iterator[None]:
-    """Turns the error of a broken or silent connection into ProcessLost, which names the rank behind it."""
+    """Turn the error of a broken or silent connection into ProcessLost, which names the lost rank."""
     try:
         yield
     except ProcessLost:
@@ -308,7 +308,7 @@ def name_lost_ranks() -> Iterator[None]:
 
 
 def _missing(rendezvous: _Rendezvous, error: Exception) -> tuple[str, bool]:
-    """The words, and whether this rank is the one to say them: the lowest of those that are left."""
+    """Return the message. True beside it if this rank is the one to print it: the lowest that is left."""
     store, rank, world_size, timeout_s = rendezvous
     rendezvous = rendezvous._replace(
         timeout_s=_GRACE_S

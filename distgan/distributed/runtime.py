@@ -126,25 +126,25 @@ class Runtime:
     # -- networks -------------------------------------------------------------------------------------
 
     def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
-        """The network on the device, under autocast, and in DDP where there are several ranks, or DeepSpeed."""
+        """Return the network on the device, under autocast, in DDP with several ranks, or in DeepSpeed."""
         return self._network_type(name, network, optim)
 
     # -- all ranks together ---------------------------------------------------------------------------
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks. All ranks take part."""
+        """Return the mean over the ranks. All ranks call it."""
         return self._accelerator.reduce(values, reduction="mean") if self.world_size > 1 else values
 
     def all_gather_object(self, value: T) -> Sequence[T]:
-        """That of each rank, in their order, on all ranks. All take part."""
+        """Return the value of each rank, by rank, on all ranks. All ranks call it."""
         return gather_object([value]) if self.world_size > 1 else [value]
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """Those of each rank, (W, *values.shape), on all ranks. All take part."""
+        """Return the tensors of all ranks, (W, *values.shape), on all ranks. All ranks call it."""
         return self._accelerator.gather(values.unsqueeze(0))
 
     def run_on_all_ranks(self, attempt: Callable[[], T], *, local_main_first: bool = False) -> T:
-        """Calls `attempt` on every rank; a UserError of one becomes that of all, said once.
+        """Call `attempt` on every rank; a UserError of one is raised on all, and printed once.
 
         All ranks take part, so that none waits for one that has given up. `local_main_first` lets the
         first process of each machine go ahead.
@@ -160,7 +160,7 @@ class Runtime:
         return result  # type: ignore[return-value]  # no error, so it is a T
 
     def run_on_rank0(self, attempt: Callable[[], T]) -> T:
-        """Calls `attempt` on the first rank and gives its result, or its UserError, to all."""
+        """Call `attempt` on rank 0. Return its result, or raise its UserError, on all ranks."""
         outcome = [outcome_of(attempt) if self.is_main else None]
         if self.world_size > 1:
             broadcast_object_list(outcome, from_process=0)
@@ -171,7 +171,7 @@ class Runtime:
         return result  # type: ignore[return-value]
 
     def check_same_on_ranks(self, what: str, value: str) -> None:
-        """Raises UserError where a rank has another value than the first. All ranks take part."""
+        """Raise UserError where a rank has another value than rank 0. All ranks call it."""
         first, *others = self.all_gather_object(value)
         for rank, other in enumerate(others, 1):
             if other != first:
@@ -181,7 +181,7 @@ class Runtime:
                 )
 
     def all_reduce_max(self, reason: int, step: int) -> int:
-        """The highest number that some rank has, 0 while none has any. All ranks take part.
+        """Return the maximum over ranks, 0 while none has any. All ranks call it.
 
         Asking is an all-reduce. On a GPU, where steps are short, it is at every STOP_POLL_STEPS of them, and the answer
         is that to the question before: so nobody waits for the device.
@@ -198,20 +198,20 @@ class Runtime:
         return int(answer.wait()) if answer else 0
 
     def wait(self) -> None:
-        """For all that the device was told to do."""
+        """Wait for the device."""
         devices.wait(self.device)
 
     # -- what a checkpoint keeps of the processes -----------------------------------------------------
 
     def random_states(self) -> dict[str, Tensor]:
-        """`rank0.cpu`, `rank0.cuda`, ...: the generators of every rank, on all of them. All take part."""
+        """Return `rank0.cpu`, `rank0.cuda`, ...: the generator states of all ranks. All ranks call it."""
         own = {f"rank{self.rank}.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             own[f"rank{self.rank}.cuda"] = torch.cuda.get_rng_state(self.device)
         return {key: state for each in self.all_gather_object(own) for key, state in each.items()}
 
     def load_random_states(self, states: dict[str, Tensor], where: str) -> None:
-        """This rank's generators, by their device. Raises UserError that names `where`."""
+        """Restore this rank's generators, by device. Raises UserError that names `where`."""
         try:
             if "cpu" in states:
                 torch.set_rng_state(states["cpu"])
@@ -223,11 +223,11 @@ class Runtime:
             ) from error
 
     def grad_scaler_state(self) -> dict[str, Any] | None:
-        """The numbers of fp16's loss scaler; None in any other precision."""
+        """Return the state of fp16's loss scaler; None in any other precision."""
         return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
 
     def load_grad_scaler_state(self, state: dict[str, Any] | None, where: str) -> None:
-        """Raises UserError that names `where`."""
+        """Restore the loss scaler. Raises UserError that names `where`."""
         try:
             if state is not None and self._accelerator.scaler is not None:
                 self._accelerator.scaler.load_state_dict(state)
@@ -239,7 +239,7 @@ class Runtime:
     # -- what is told about a run ---------------------------------------------------------------------
 
     def start_tracker(self, name: str, folder: str, step: int) -> None:
-        """Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
+        """Start Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
 
         Raises UserError where its package is missing or does not import, and OSError of a disk.
         """
@@ -270,7 +270,7 @@ class Runtime:
             self._accelerator.log(values, step=step)
 
     def track_image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """`image` is (H, W, 3) uint8."""
+        """Log `image`, (H, W, 3) uint8, to the tracker."""
         if self._tracker is not None and self.is_main:
             self._tracker.log_images({tag: image}, step=step, dataformats="HWC")
 
@@ -286,7 +286,7 @@ class Runtime:
                 tracker.finish()
 
     def peak_memory_gib(self) -> float:
-        """Of the device, or on a CPU of this process."""
+        """Return the peak memory in GiB of the device, or on a CPU of this process."""
         return devices.peak_memory_gib(self.device)
 
     def precision_in_words(self) -> str:
@@ -294,7 +294,7 @@ class Runtime:
         return f"precision {self.precision}" + (f" ({self.precision_note})" if self.precision_note else "")
 
     def describe(self) -> dict[str, Any]:
-        """The machine and the processes, for environment.json."""
+        """Return the machine and the processes, for environment.json."""
         is_cuda = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if is_cuda else cpu_name(),

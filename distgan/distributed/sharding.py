@@ -22,21 +22,21 @@ class BatchShard:
 
     @property
     def num(self) -> int:
-        """How many rows of the batch are this rank's."""
+        """Number of rows of the batch on this rank."""
         own = self.local_slice(self.rows)
         return own.stop - own.start
 
     @property
     def weight(self) -> float:
-        """What makes the ranks' mean of their own means the mean of all rows."""
+        """Loss weight under which averaging over ranks equals the mean over the global batch."""
         return self.num * self.world_size / len(self.rows)
 
     def local_slice(self, rows: range) -> slice:
-        """Where those of `rows` that are this rank's stand in the list of its own rows."""
+        """Return the slice of this rank's list of rows that holds its part of `rows`."""
         return slice(*(-((self.rank - bound) // self.world_size) for bound in (rows.start, rows.stop)))
 
     def num_all(self, num: int) -> int:
-        """The rows that all ranks have in a pass where this one has `num`, a multiple of its own."""
+        """Return the rows of all ranks in a pass where this one has `num`, a multiple of its own."""
         return num * len(self.rows) // self.num if self.rows else num
 
     def row_indices(self, device: torch.device) -> Tensor:
@@ -52,7 +52,7 @@ class BatchShard:
         return self._numbers[first, end]
 
     def microbatches(self, num_parts: int) -> Iterator[tuple[slice, float]]:
-        """The batch in parts: this rank's rows of each, and the part of `weight` that they have.
+        """Yield per microbatch: the slice of this rank's rows, and its part of `weight`.
 
         While one is in hand it is the whole batch to everything that draws for it.
         """

@@ -64,7 +64,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronised(network: nn.Module, shard: BatchShard, device: torch.device) -> nn.Module:
-    """The network with its BatchNorms over all ranks. Its parameters stay the same objects."""
+    """Return the network with its BatchNorms over all ranks. Its parameters stay the same objects."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for name, child in network.named_children():

@@ -92,7 +92,7 @@ class TrainingFailed(Exception):
 
 
 class CommandFailed(Exception):
-    """What a command looked for is not so: a damaged checkpoint, two that differ. Exit code 1."""
+    """A negative result of a command: a damaged checkpoint, two that differ. Exit code 1."""
 
 
 class ProcessLost(Exception):
@@ -165,7 +165,7 @@ def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 
 class WriteErrorPolicy:
-    """What it costs that a disk takes no more while a run continues: a warning, or the run if `stops`."""
+    """Policy for write errors during a run: a warning, or the end of the run if `stops`."""
 
     def __init__(self, *, stops: bool):
         self.stops = stops
@@ -249,7 +249,7 @@ def _unforeseen(error: Exception, less_memory: str, *, debug: bool) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """True if memory was asked for that is not there: the machine's, a limit's or a GPU's."""
+    """True if the error is a lack of memory: the machine's, a limit's or a GPU's."""
     text = _named(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
 
@@ -259,7 +259,7 @@ def _named(error: BaseException) -> str:
 
 
 def _end(message: str, *, speaks: bool = False) -> None:
-    """Says why this process fails, unless the launcher of --processes will: as the last thing of all."""
+    """Print last of all why this process fails, unless the launcher of --processes will."""
     _tell_launcher(message)
     # A launcher that is killed hands its processes on to another parent, and says nothing any more.
     if os.environ.get(OUR_LAUNCHER) != str(os.getppid()):
@@ -267,14 +267,14 @@ def _end(message: str, *, speaks: bool = False) -> None:
 
 
 def _tell_launcher(message: str) -> None:
-    """For the report with which torchrun, accelerate launch and our own launcher end."""
+    """Write the message for the report of torchrun, accelerate launch and the launcher here."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError), open(path, "w") as file:
             json.dump({"message": message, "timestamp": int(time.time())}, file)
 
 
 def _say(message: str, *, speaks: bool = False) -> None:
-    """To stderr; by one process where all have met the same end, unless this one `speaks` for itself."""
+    """Print to stderr, on rank 0 only where all ranks end alike, on any rank if it `speaks` for itself."""
     if speaks or os.environ.get("RANK", "0") == "0":
         with suppress(OSError):  # nobody reads any more, or the disk of a log is full
             print_message(message)

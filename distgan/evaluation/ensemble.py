@@ -48,7 +48,7 @@ class JudgeRecord(_Strict):
 
 
 class Recipe(_Strict):
-    """What trains the same judges again; the same bits by the same version of torch on the same processor."""
+    """Settings that train the same judges again; the same bits by the same torch on the same processor."""
 
     command: str
     epochs: int
@@ -69,7 +69,7 @@ class EnsembleRecord(_Strict):
 
 
 class Reading(NamedTuple):
-    """Of N images: the jury's probabilities (N, 10), what each judge reads (N, J), the first one's features (N, F)."""
+    """Outputs for N images: probabilities (N, 10), digits by each judge (N, J), the first one's features (N, F)."""
 
     probabilities: Tensor
     votes: Tensor
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
 
     @property
     def digits(self) -> Tensor:
-        """What the jury reads, (N,)."""
+        """Digit that the ensemble reads, (N,)."""
         return self.probabilities.argmax(1)
 
     @property
@@ -85,7 +85,7 @@ class Reading(NamedTuple):
         return self.probabilities.amax(1)
 
     def of(self, rows: Tensor) -> "Reading":
-        """Those of some rows, by number or by mask."""
+        """Return the outputs of some rows, by number or by mask."""
         return Reading(*(each[rows] for each in self))
 
 
@@ -97,20 +97,20 @@ class ClassifierEnsemble(NamedTuple):
     notice: str | None
 
     def read(self, images: Tensor) -> Reading:
-        """Of (N, 28, 28) uint8, on the CPU."""
+        """Return the outputs for (N, 28, 28) uint8, on the CPU."""
         outputs = [outputs_of(judge, images) for judge in self.judges]
         probabilities = torch.stack([own for own, _ in outputs], 1)
         return Reading(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
 
 
 def cache_folder(data: str) -> Path:
-    """Where `distgan judge train` puts judges of that data, and where they are looked for."""
+    """Return the folder where `distgan judge train` puts judges of that data."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return user_path(base) / "distgan" / "judges" / data
 
 
 def load_ensemble(data: str, device: torch.device, folder: str | None = None) -> ClassifierEnsemble:
-    """The judges of that data: of `folder` if named, those in the package, or in the cache.
+    """Load the judges of that data: from `folder` if given, the package, or the cache.
 
     Raises UserError where there are none, and for weights that are not those of their record.
     """
@@ -139,7 +139,7 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
 
 
 def read_record(folder: Path) -> EnsembleRecord:
-    """Raises UserError for one that is missing, damaged, or of judges that this version does not know."""
+    """Read the record. Raises UserError if it is missing, damaged, or of judges that this version does not know."""
     path = folder / RECORD
     record = read_model(path, EnsembleRecord, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
     names = [judge.name for judge in record.judges]
@@ -181,7 +181,7 @@ T = TypeVar("T")
 
 
 def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
-    """The jury's reading of (N, 28, 28) uint8, on all ranks. All take part."""
+    """Return the outputs of the ensemble for (N, 28, 28) uint8, on all ranks. All ranks call it."""
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         part = images[chunk * CHUNK : (chunk + 1) * CHUNK]
@@ -193,7 +193,7 @@ def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) 
 def draw_and_read(
     generator: nn.Module, ensemble: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
 ) -> tuple[Tensor, Reading]:
-    """`num` images (N, 28, 28) uint8 of a generator and the jury's reading of them, on all ranks. All take part.
+    """Draw `num` images (N, 28, 28) uint8 and classify them, on all ranks. All ranks call it.
 
     Image i depends on `seed` and i alone, and is asked to be the digit i % 10: it is the one of `distgan sample`.
     """
@@ -209,12 +209,12 @@ def draw_and_read(
 
 
 def requested_digits(num: int, start: int = 0) -> Tensor:
-    """The labels of drawn images from number `start` on, (num,)."""
+    """Return the labels of drawn images from number `start` on, (num,)."""
     return torch.arange(start, start + num) % 10
 
 
 def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
-    """`work(chunk)` gives tensors of CHUNK rows; all of them in their order, (num, ...), on the CPU."""
+    """Return the results of `work(chunk)`, tensors of CHUNK rows, in order: (num, ...) on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
     with _workers(runtime) as pool:
         results = pool.map(work, range(rank, num_chunks, size))
@@ -244,7 +244,7 @@ def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
 
 
 def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
-    """The results of all jobs, of which each rank does every W-th, on all ranks. All take part."""
+    """Return the results of all jobs on all ranks; each rank runs every W-th. All ranks call it."""
     turns = range(runtime.rank, len(jobs), runtime.world_size)
     with _workers(runtime) as pool:
         own = dict(zip(turns, pool.map(lambda i: jobs[i](), turns), strict=True))
@@ -253,7 +253,7 @@ def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
 
 
 def _workers(runtime: Runtime) -> ThreadPoolExecutor:
-    """On a CPU a thread for each core, each of which computes alone.
+    """Return a pool with, on a CPU, a thread per core, each of which computes alone.
 
     Small passes gain more by that than by sharing each of them, and their bits do not depend on the number of cores.
     """

@@ -28,13 +28,13 @@ _GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2
 
 
 def start_runtime(config: EvalConfig) -> AbstractContextManager[Runtime]:
-    """The processes of an evaluation, in float32 whatever a launcher says."""
+    """Start the processes of an evaluation, in float32 whatever the launcher's precision."""
     run = RunConfig(device=config.device, threads=config.threads, precision="fp32", engine="eager")
     return open_runtime(Config(run=run, processes=ProcessesConfig(num=config.processes, timeout=config.timeout)))
 
 
 def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> tuple[Quality, Path]:
-    """Measures the run, weights, checkpoint or `.npz` at `where`; what was found, and the folder that has it.
+    """Measure the run, weights, checkpoint or `.npz` at `where`. Return the result and its folder.
 
     All ranks call it; the first one writes. Raises UserError.
     """
@@ -130,7 +130,7 @@ def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:
-    """GAN-train (Shmelkov et al. 2018), and the same with as many real images in place of the generated ones."""
+    """Return GAN-train (Shmelkov et al. 2018), and the same with as many real images."""
     train, test = reference.train, reference.test
     chosen = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(2))[: len(images)]
 

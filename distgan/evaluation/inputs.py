@@ -1,4 +1,4 @@
-"""What an evaluation is of: a generator or images of a file, against which real data, and how to measure it again."""
+"""Inputs of an evaluation: a generator or the images of a file, the real data, and the command to repeat it."""
 
 import hashlib
 import os
@@ -45,6 +45,7 @@ class EvalInput(NamedTuple):
 
 
 def load_input(where: str, config: EvalConfig) -> EvalInput:
+    """Load the input of an evaluation from a run, weights, a checkpoint or an `.npz`. Raises UserError."""
     path = user_path(where)
     if path.suffix == ".npz":
         images, labels, notices, unused = read_npz(path, config.num, config.pixel_range)
@@ -69,6 +70,7 @@ def _sha256(path: Path) -> str:
 
 
 def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
+    """Return the settings of the real data to compare with."""
     trained = eval_input.loaded.config.data if eval_input.loaded else DataConfig()
     changes = {"name": config.data or trained.name, "download": config.download}
     return trained.model_copy(update=changes | ({"dir": config.reference} if config.reference else {}))
@@ -166,6 +168,7 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
 def source_of(
     where: str, eval_input: EvalInput, config: EvalConfig, train: Dataset, test: Dataset, ensemble: ClassifierEnsemble
 ) -> Source:
+    """Return the record of an evaluation's input, real data, judges and command."""
     loaded = eval_input.loaded
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:
@@ -196,7 +199,7 @@ def source_of(
 
 
 def _preset(loaded: Loaded) -> str:
-    """What the run was called, or else its model."""
+    """Return the name of the run's preset, or else its model."""
     return str(_environment(loaded).get("preset") or loaded.config.model.name)
 
 

@@ -24,7 +24,7 @@ COLLAPSED = 0.1
 
 
 def verdict_of(agreement: Estimate | None, share: Estimate, sample: Sample | None, real: Sample) -> tuple[Verdict, str]:
-    """Of one digit, with the reason in words. With labels `agreement` counts, without them its `share` of all."""
+    """Return the verdict on one digit and the reason; by `agreement` with labels, by its `share` without."""
     if _is_unasked(agreement):
         return "not asked for", "no image was asked to be it"
     if is_missing(agreement, share) or sample is None:
@@ -48,14 +48,14 @@ def verdict_of(agreement: Estimate | None, share: Estimate, sample: Sample | Non
 
 
 def is_missing(agreement: Estimate | None, share: Estimate) -> bool:
-    """Asked for and not made, or unasked for and not there."""
+    """True if the digit is requested and not drawn, or without labels does not turn up."""
     if agreement is not None:
         return agreement.value <= MISSING and agreement.high < WELL_READ and not _is_unasked(agreement)
     return share.value <= MISSING / 10 and share.high < LEAST_SHARE
 
 
 def _is_unasked(agreement: Estimate | None) -> bool:
-    """Of nothing the share may be any."""
+    """True if no image was requested: the interval is 0 to 1."""
     return agreement is not None and (agreement.low, agreement.high) == (0.0, 1.0)
 
 
@@ -66,7 +66,7 @@ def find_alarms(
     coverage: Estimate,
     real_coverage: Estimate,
 ) -> list[str]:
-    """What somebody who trains should be told at once."""
+    """Return alarms for whoever trains: missing digits, a collapse."""
     alarms = [
         f"digit {digit} is missing: {_how_few(agreements[digit] if agreements else None, shares[digit])}"
         for digit in missing
@@ -92,7 +92,7 @@ _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
 
 
 class Overview(NamedTuple):
-    """What is asked of every sample; `agreement` of all and `agreements` of each digit only with labels."""
+    """Numbers of a whole sample; `agreement` of all and `agreements` per digit only with labels."""
 
     n: int
     sample: Sample
@@ -105,7 +105,7 @@ class Overview(NamedTuple):
 
 
 def measure_overview(reading: Reading, labels: Tensor | None, reference: Reference) -> Overview:
-    """Of N images that were asked to be `labels` (N,), or of which nothing was asked."""
+    """Measure N images with requested `labels` (N,), or without labels."""
     read, n = reading.digits, len(reading.digits)
     counts = torch.bincount(read, minlength=10)
     shares = [estimate_proportion(int(count), n) for count in counts]
@@ -125,13 +125,13 @@ def measure_overview(reading: Reading, labels: Tensor | None, reference: Referen
 
 
 def measure_coverages(reading: Reading, labels: Tensor | None, reference: Reference) -> list[Estimate]:
-    """Of the real images of each digit, by the images asked to be it or, where none was asked for, read as it."""
+    """Return per digit the coverage of its real images, by the images of that label or, without labels, read as it."""
     owners = reading.digits if labels is None else labels
     return [measure_coverage(real, reading.features[owners == d]) for d, real in enumerate(reference.digits)]
 
 
 def flat(overview: Overview, prefix: str) -> dict[str, Any]:
-    """An overview as it stands in a line of metrics.jsonl."""
+    """Return an overview as it stands in a line of metrics.jsonl."""
     values: dict[str, Any] = {}
     estimates = {name: getattr(overview.sample, name) for name in Sample.model_fields}
     for name, number in (estimates | {"agreement": overview.agreement, "kl": overview.kl}).items():
@@ -146,7 +146,7 @@ def flat(overview: Overview, prefix: str) -> dict[str, Any]:
 
 
 def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference) -> list[Digit]:
-    """Digit by digit: of the images asked to be it or, where none was asked for, of those read as it."""
+    """Measure per digit the images of that label or, without labels, those read as it."""
     digits, owners = [], reading.digits if labels is None else labels
     for digit in range(10):
         own = owners == digit
@@ -172,7 +172,7 @@ def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, 
 
 
 def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -> list[Confusion]:
-    """Those that are the images' and not the judges' own, the most frequent first."""
+    """Return confusions of the images beyond the judges' own errors, the most frequent first."""
     matrix = confusion_matrix(reading.digits, labels)
     by_judge = [confusion_matrix(votes, labels) for votes in reading.votes.unbind(1)]
 
@@ -193,7 +193,7 @@ def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -
 
 
 def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
-    """The pairs of digits between which most images stand that the jury is not sure of."""
+    """Return the pairs of digits with the most images that the ensemble is unsure of."""
     unsure = reading.probabilities[reading.confidence <= SURE]
     pairs = unsure.topk(2, dim=1).indices.sort(dim=1).values
     counts = torch.bincount(pairs[:, 0] * 10 + pairs[:, 1], minlength=100)
@@ -207,6 +207,7 @@ def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
 
 
 def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference) -> list[JudgeFacts]:
+    """Return per judge its accuracy on real test images and its agreement with the labels."""
     num = int(reference.matrix.sum())
     return [
         JudgeFacts(
@@ -222,7 +223,7 @@ def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference
 
 
 class Closest(NamedTuple):
-    """Of each image the nearest training image of its digit: how far, in greys of 255 per pixel, and which, both (N,).
+    """Nearest training image of its digit per image: distance in greys of 255 per pixel, and index, both (N,).
 
     `copies` is the share of images nearer to one than 99 % of the real images that were not trained on.
     """
@@ -233,7 +234,7 @@ class Closest(NamedTuple):
 
 
 def measure_copies(images: Tensor, digits: Tensor, reference: Reference) -> Closest:
-    """Of (N, 28, 28) uint8 that are, or were asked to be, `digits` (N,)."""
+    """Return the nearest training images of (N, 28, 28) uint8 with labels `digits` (N,)."""
     greys, which = torch.zeros(len(images)), torch.zeros(len(images), dtype=torch.long)
     is_near = torch.zeros(len(images), dtype=torch.bool)
     for digit in digits.unique().tolist():

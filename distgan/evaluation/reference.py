@@ -1,4 +1,4 @@
-"""What generated images are held against: the real test images, and the floor that as many real ones leave."""
+"""Reference of an evaluation: the real test images, and the floor of as many real images."""
 
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ def build_reference(
     *,
     num_draws: int = NUM_DRAWS,
 ) -> Reference:
-    """For `n` generated images, asked to be the digits `requested` (n,), or of which nothing was asked.
+    """Build the reference for `n` generated images with the labels `requested` (n,), or without labels.
 
     Raises UserError for too few of them, and for real images without some digit. All ranks call it.
     """
@@ -108,7 +108,7 @@ def check_enough_images(n: int, what: str = "--num") -> None:
 
 
 def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | None:
-    """Generated images against real ones; None of none."""
+    """Measure generated images against real ones; None without images."""
     if not len(reading.features) or not len(real.manifold.radii):
         return None
     density, covered = density_and_coverage(real.manifold, reading.features)
@@ -121,7 +121,7 @@ def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | 
 
 
 def measure_coverage(real: RealSet, features: Tensor) -> Estimate:
-    """The share of real images with one of these (M, F) in their neighbourhood."""
+    """Return the share of real images with one of these (M, F) in their neighbourhood."""
     return _proportion(density_and_coverage(real.manifold, features)[1])
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: every number with its 95 % interval, and what it is to be read beside."""
+"""Result of an evaluation: every number with its 95 % interval and its reference."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -34,12 +34,12 @@ class Estimate(_Frozen):
     high: float
 
     def __format__(self, spec: str) -> str:
-        """`0.981 (0.978 to 0.984)`."""
+        """Return `0.981 (0.978 to 0.984)`."""
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
 class Sample(_Frozen):
-    """What a set of images measures: generated ones, or as many real ones, which are the floor.
+    """Numbers of a set of images: generated ones, or as many real ones, which are the floor.
 
     Distances, density and coverage are to the real test images. `fcd` is None of fewer images than a covariance
     needs. `recognisable`: the share of which the jury is over 90 % sure.
@@ -101,7 +101,7 @@ class JudgeFacts(_Frozen):
 
 
 class Source(_Frozen):
-    """What was measured, and against what."""
+    """Input and reference of an evaluation."""
 
     what: str  # the path that was named
     path: str | None = None  # where that is, which older versions do not say
@@ -148,7 +148,7 @@ class Quality(_Frozen):
 
 
 def read_quality(path: Path) -> Quality:
-    """Raises UserError for a file that is damaged or of another version."""
+    """Read a result. Raises UserError for a file that is damaged or of another version."""
     found = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule="what this version of distgan eval wrote")
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
     if any([len(row) for row in table] != [10] * 10 or min(map(min, table)) < 0 for table in tables):

@@ -85,7 +85,7 @@ def read_targets(path: Path) -> Targets:
 
 
 class Evaluation(NamedTuple):
-    """What the judges found after `step`; None where that is no finite number.
+    """Numbers of an evaluation after `step`; None where one is not finite.
 
     `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
     (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (10,) each. `since_start_s`: of
@@ -168,6 +168,7 @@ def _numbers(value: Any) -> list[float | None]:
 
 
 def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
+    """Return the targets of a kind of network, each with the number that it bounds."""
     fcd = Target("fcd", "fcd", lambda each: each.fcd, targets.max_fcd, True)
     coverage = Target(
         "worst coverage",
@@ -196,7 +197,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
 
 
 def _extreme(choose: Callable[[list[float]], float], values: list[float | None]) -> float | None:
-    """None unless all ten are known: the worst could be the one that is not."""
+    """Return the extreme of ten values; None unless all are known: the missing one could be it."""
     known = [value for value in values if value is not None]
     return choose(known) if len(known) == len(values) == 10 else None
 
@@ -218,7 +219,7 @@ def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) ->
 
 
 class EarlyStop:
-    """Whether a run has met its targets (`verdict`), by its `evaluations` so far."""
+    """State of a run against its targets (`verdict`), by its `evaluations` so far."""
 
     def __init__(self, targets: Targets, *, is_conditional: bool):
         self.protocol = targets.protocol

@@ -41,7 +41,7 @@ ENOUGH = 0.995
 
 
 def train_judges(config: JudgeConfig) -> None:
-    """Trains, measures and writes them. Raises UserError, and CommandFailed for judges of MNIST that err too often."""
+    """Train, measure and write judges. Raises UserError, and CommandFailed for judges of MNIST below the limit."""
     device = device_named(config.device)
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
     train, test = splits(load_dataset(data), data)
@@ -101,7 +101,7 @@ def _check_free(folder: Path, data: str) -> None:
 
 
 def _start() -> None:
-    """Of a process that trains: the one that started it sees to Ctrl-C."""
+    """Prepare a worker process: its parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
@@ -110,7 +110,7 @@ def _start() -> None:
 def _train(
     name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device
 ) -> tuple[JudgeRecord, bytes]:
-    """What is known of a judge, and its weights as a file has them."""
+    """Train one judge. Return its record and its weights as a file."""
     judge = train_classifier(name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=print_line)
     weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
     read = outputs_of(judge, test.images)[0].argmax(1)
@@ -125,7 +125,7 @@ def _train(
 
 
 def show_judges(config: JudgeConfig) -> None:
-    """Prints what the judges that `distgan eval` would take for that data get wrong. Raises UserError."""
+    """Print the errors of the judges that `distgan eval` takes for that data. Raises UserError."""
     ensemble = load_ensemble(config.data, torch.device("cpu"), config.out)
     recipe = ensemble.record.recipe
     for notice in [ensemble.notice] if ensemble.notice else []:
@@ -145,7 +145,7 @@ def show_judges(config: JudgeConfig) -> None:
 
 
 def _compact(text: str) -> str:
-    """JSON with a row of a matrix a line."""
+    """Return the JSON with a matrix row per line."""
     content = json.loads(text)
     rows: dict[str, str] = {}
     for judge in content["judges"]:

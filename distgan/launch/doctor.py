@@ -107,6 +107,7 @@ def _show(findings: list[Finding]) -> None:
 
 
 def python() -> Finding:
+    """Report the version of Python."""
     text = sys.version.split()[0]
     if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Finding("python", "ok", text)
@@ -128,7 +129,7 @@ def failed_import() -> Failure | None:
 
 
 def torch_and_torchvision(failure: Failure | None) -> Finding:
-    """A torchvision that was built for another torch does not import beside it."""
+    """Check that torchvision imports: one built for another torch does not."""
     if failure and failure.module == "torch":
         return Finding("torch", "problem", f"does not import ({failure.words})", _PAIR)
     import torch
@@ -144,7 +145,7 @@ def torch_and_torchvision(failure: Failure | None) -> Finding:
 
 
 def packages(failure: Failure | None) -> Finding:
-    """Those that distgan requires, by their versions; and whether the training itself imports."""
+    """Check the versions of the required packages, and that the training imports."""
     try:
         asked = _required()
     except ImportError:
@@ -187,7 +188,7 @@ def _version(name: str) -> str | None:
 
 
 def gpus() -> Finding:
-    """Each GPU has to compute something."""
+    """Check that each GPU computes."""
     import torch
 
     found = []
@@ -258,7 +259,7 @@ def _with_bf16(text: str, *, is_cpu: bool) -> Finding:
 
 
 def reach_each_other(processes: int, num_gpus: int) -> Finding:
-    """A sum over several processes: over NCCL where there are several GPUs, else over gloo."""
+    """Check an all-reduce over several processes: by NCCL with several GPUs, else by gloo."""
     if processes < 2:
         return Finding("processes", "note", "not tried")
     return all_reduce("nccl", min(processes, num_gpus)) if num_gpus > 1 else all_reduce("gloo", processes)
@@ -268,6 +269,7 @@ def reach_each_other(processes: int, num_gpus: int) -> Finding:
 
 
 def memory() -> Finding:
+    """Report free memory, and shared memory for NCCL."""
     import psutil
 
     found = psutil.virtual_memory()
@@ -283,7 +285,7 @@ def memory() -> Finding:
 
 
 def disk() -> Finding:
-    """Where runs/ is, or would be."""
+    """Check the disk of runs/, or where it would be."""
     folder = Path("runs") if Path("runs").is_dir() else Path()
     advice = "make room, or start in another folder"
     try:
@@ -297,6 +299,7 @@ def disk() -> Finding:
 
 
 def data(data_dir: str | None) -> Finding:
+    """Report where MNIST is found."""
     from distgan.config.schema import DataConfig
     from distgan.data.base import SOURCES, data_folder, find
 

@@ -17,7 +17,7 @@ _SBATCH_S = 60
 
 
 def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
-    """Submits a job that runs `distgan train` with `words`; if `is_dry`, prints its script and what SLURM would do.
+    """Submit a job that runs `distgan train` with `words`; if `is_dry`, print its script and SLURM's plan.
 
     Raises UserError for flags that train would refuse, and with SLURM's own words for a job that SLURM would.
     """
@@ -44,7 +44,7 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
 
 
 def script(config: SlurmConfig, words: list[str], training: Config) -> str:
-    """The batch script: the head of slurm/vanilla.sh or cgan.sh with other numbers, and a training.
+    """Return the batch script: the head of slurm/vanilla.sh or cgan.sh with other numbers, and a training.
 
     `words` are the flags of `distgan train`, `training` what it makes of them. Raises UserError.
     """
@@ -80,14 +80,14 @@ def _options(config: SlurmConfig) -> list[str]:
 
 
 def _own_python() -> list[str]:
-    """The python that checked the flags trains, unless the job is told of another."""
+    """Return the lines that make this Python run the job, unless DISTGAN_VENV names another."""
     if not os.access(f"{sys.prefix}/bin/python", os.X_OK):  # that of a system may have another name
         return []
     return [f"[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={shlex.quote(sys.prefix)}"]
 
 
 def _processes_per_node() -> int:
-    """On CPUs, as _run.sh reads it. Raises UserError."""
+    """Return the processes per node on CPUs, as _run.sh reads it. Raises UserError."""
     value = os.environ.get("DISTGAN_PROCESSES_PER_NODE") or "1"
     if not re.fullmatch(r"\d{1,6}", value) or not int(value):
         raise UserError(
@@ -98,7 +98,7 @@ def _processes_per_node() -> int:
 
 
 def _check_time_limit(limit: str, signal: str) -> None:
-    """A job that is requested to save as soon as it begins would do little else. Raises UserError."""
+    """Raise UserError for a time limit that ends before the signal to save."""
     lead = int(signal.partition("@")[2])
     if _seconds(limit) <= lead:
         raise UserError(
@@ -109,7 +109,7 @@ def _check_time_limit(limit: str, signal: str) -> None:
 
 
 def _seconds(limit: str) -> float:
-    """Of a limit as sbatch takes it, where 90 are minutes and 1-12 are hours behind a day; 0 is none at all."""
+    """Return the seconds of a limit of sbatch, where 90 are minutes and 1-12 days and hours; 0 is no limit."""
     days, dash, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if not dash and len(parts) < 3:  # minutes come first, and hours only behind days or before both others
@@ -119,12 +119,12 @@ def _seconds(limit: str) -> float:
 
 
 def _heads(text: str) -> dict[str, str]:
-    """The options in the head of a batch script; one without a value has an empty one."""
+    """Return the options in the head of a batch script; one without a value has an empty one."""
     return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
 
 
 def _sbatch(flag: str, config: SlurmConfig, text: str, requested: str) -> str:
-    """What sbatch says about a script. Raises UserError with its words where it refuses."""
+    """Return sbatch's output for a script. Raises UserError with it where it rejects the script."""
     # Once more beside the script: variables as SBATCH_PARTITION are stronger than its head.
     command = ["sbatch", flag, *_options(config)]
     try:

@@ -43,7 +43,7 @@ class Generator(nn.Module):
         return self.main(channels_last(maps))
 
     def draw_labels(self, z: Tensor, digits: Tensor) -> Tensor:
-        """A cluster for each digit (N,), as often as the training images have it; the same for the same z, always."""
+        """Return a cluster per digit (N,), as often as the training images have it; a function of z alone."""
         counts = self.cluster_counts.to(z.device).double()
         rows = digits if len(counts) > 1 else torch.zeros_like(digits)
         # The last bits of a normal are as good as independent of its value.

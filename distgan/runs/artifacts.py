@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
+"""Files of a run's folder and lines about it: config, environment, samples, weights, curves."""
 
 import os
 import shlex
@@ -31,7 +31,7 @@ from distgan.utils.thinning import Curve
 
 
 def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
-    """losses.png: both losses, and D's mean logits on real and fake, against epochs. None without numbers."""
+    """Plot losses.png: both losses, and D's mean logits on real and fake, against epochs. None without numbers."""
     kinds = {"d_loss": "D", "g_loss": "G"}, {"real_logits": "real", "fake_logits": "fake"}
     drawn = {key: Curve() for curves in kinds for key in curves}
     num = 0
@@ -125,13 +125,13 @@ class RunArtifacts:
     # -- the beginning --------------------------------------------------------------------------------
 
     def describe(self, start: Start | None) -> None:
-        """Writes what describes this run, which resumes from `start` if that is one, and starts the tracker."""
+        """Write the files that describe the run, which resumes from `start` if given, and start the tracker."""
         self.start = start
         self.runtime.run_on_rank0(self._describe)
         self.runtime.run_on_all_ranks(self._start_tracker)
 
     def _start_tracker(self) -> None:
-        """A disk that does not take the tracker's files costs a warning: they only illustrate."""
+        """Start the tracker; a disk that does not take its files costs a warning: they only illustrate."""
         name = self.config.run.tracker
         try:
             self.runtime.start_tracker(name, str(self.folder), self.gan.step)
@@ -165,7 +165,7 @@ class RunArtifacts:
         write_json(self.folder / "environment.json", environment)
 
     def record_startup(self) -> None:
-        """Once, after the first steps: write what start-up took, and delete the grid of a stop that is now past."""
+        """Write once, after the first steps, the start-up times, and delete the grid of an earlier stop."""
 
         def tidy() -> None:
             for picture in (self.folder / "samples").glob("epoch-*-step-*.png"):
@@ -181,7 +181,7 @@ class RunArtifacts:
         self.runtime.run_on_rank0(lambda: self.write_errors.illustrate(draw, what))
 
     def _try(self, write: Callable[[], None], what: str) -> None:
-        """What the first rank writes on the way, and what training can do without."""
+        """Write on rank 0 a file that training can do without; an error is a warning."""
 
         def attempt() -> None:
             try:
@@ -248,7 +248,7 @@ class RunArtifacts:
         return f"to look at: {path}" if self.runtime.is_main and os.path.exists(path) else ""
 
     def export_last_good(self, advice: str) -> str:
-        """Exports the state before the numbers went wrong; says which, and what to do."""
+        """Export the state before the numbers became non-finite. Return which one, with advice."""
 
         def keep() -> str:
             if (saved := self.checkpoints.last()) is None:
@@ -321,4 +321,5 @@ class RunArtifacts:
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture in the format of its suffix."""
     write_atomic(path, lambda file: picture.save(file, path.suffix[1:]))

@@ -1,4 +1,4 @@
-"""What `--dry-run` tells: the resolved config and the size of what it asks for, from a look and no more."""
+"""`--dry-run`: the resolved config and the size of the training; reads only."""
 
 import json
 
@@ -14,7 +14,7 @@ from distgan.utils.paths import user_path
 
 
 def plan(config: Config, preset: str) -> str:
-    """Raises UserError for what a look at data, batch size and folder finds wrong; downloads and writes nothing."""
+    """Return the plan of a training. Raises UserError for invalid data, batch size or folder; writes nothing."""
     with open_runtime(config, has_penalty=has_penalty(config.optim.loss)) as runtime:
         return _plan(config, preset, runtime)
 
@@ -54,7 +54,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
 
 
 def _start(config: RunConfig) -> str:
-    """Where the run would be resumed from; looks, and sets nothing aside."""
+    """Return where the run would resume from; nothing is set aside."""
     if config.resume not in ("auto", "never"):
         found = read_named(user_path(config.resume, "--resume"))
     elif config.out is None or (own := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:

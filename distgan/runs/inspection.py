@@ -26,7 +26,7 @@ from distgan.utils.terminal import TerminalConsole
 
 
 def list_checkpoints(where: Path) -> None:
-    """A line for each checkpoint of a run, the newest first; what is damaged in one that is."""
+    """Print a line per checkpoint of a run, the newest first, with its damage if any."""
     console, found = TerminalConsole(soft_wrap=True), _found(where)
     console.print(f"{_run_of(found[0])}:", style="bold")
     table = Table(box=None)
@@ -68,7 +68,7 @@ def list_checkpoints(where: Path) -> None:
 
 
 def verify(where: Path) -> None:
-    """Reads every byte of each checkpoint. Raises CommandFailed if one is damaged."""
+    """Read every byte of each checkpoint. Raises CommandFailed if one is damaged."""
     console, num_damaged = TerminalConsole(soft_wrap=True), 0
     found = _found(where)
     for path in found:
@@ -88,7 +88,7 @@ def verify(where: Path) -> None:
 
 
 def diff(where: Path, other: Path | None) -> None:
-    """How two checkpoints differ; of one run, its newest two. Raises CommandFailed if they do."""
+    """Print the differences of two checkpoints; of one run, its newest two. Raises CommandFailed if they differ."""
     if other is None:
         found = [path for path in _found(where) if path.name not in ("latest", "best")]
         if len(found) < 2:
@@ -117,13 +117,13 @@ def diff(where: Path, other: Path | None) -> None:
 
 
 def _run_of(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to, or of one that stands alone its own."""
+    """Return the folder of the run that a checkpoint belongs to, or its own if it stands alone."""
     folder = checkpoint.parent
     return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _found(where: Path) -> list[Path]:
-    """The checkpoints of a run, or the one at `where`."""
+    """Return the checkpoints of a run, or the one at `where`."""
     if (where / MANIFEST).exists():
         return [where]
     if target := pointers_in(where.parent).get(where):
@@ -143,7 +143,7 @@ def _settings(one: Config, two: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def _counters(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, str, str]]:
-    """The clocks aside, which differ between any two runs."""
+    """Return the counters without clocks, which differ between any two runs."""
     clocks = {"elapsed_s", "metrics", "unlogged"}
     before, after = one.state.model_dump(exclude=clocks), two.state.model_dump(exclude=clocks)
     for key, value in before.items():
@@ -152,7 +152,7 @@ def _counters(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, str, str]
 
 
 def _files(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, ...]]:
-    """A row for each tensor file that is not the same to the bit."""
+    """Return a row per tensor file that is not bit-identical."""
     for name in TENSOR_FILES:
         before, after = below(one.tensors, name), below(two.tensors, name)
         keys = sorted(before.keys() | after.keys())

@@ -49,7 +49,7 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
 
 
 def _before_restart(preset: str) -> Path | None:
-    """The folder that this launcher's processes had before it started them again (torchrun --max-restarts)."""
+    """Return the folder of this launcher's processes before a restart (torchrun --max-restarts)."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     for folder in sorted(Path("runs").glob(f"{preset}-*"), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -68,7 +68,7 @@ def _made(folder: Path) -> bool:
 
 
 def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
-    """Raises UserError for a folder that holds something, unless that is a run to resume."""
+    """Raise UserError for a folder with files, unless that is a run to resume."""
     folder = user_path(out, "--out")
     if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):
         return
@@ -94,7 +94,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Takes away what a killed process was writing or removing; only who holds the lock may."""
+    """Remove what a killed process was writing or removing; only the holder of the lock may."""
     for place in (folder, *(folder / name for name in ("checkpoints", "samples", "weights"))):
         for path in place.iterdir() if place.is_dir() else ():
             if is_leftover(path.name):
@@ -140,7 +140,7 @@ def _holder(folder: Path) -> str:
 
 @contextmanager
 def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[], str]) -> Iterator[None]:
-    """status.json, from `running` to how the run ends: `done`, `stopped` (it can be resumed) or `failed`.
+    """Write status.json, from `running` to how the run ends: `done`, `stopped` (it can be resumed) or `failed`.
 
     `end_reason` is the reason of a run that is done before its last step, "" for another.
     Of a run that was killed it stays `running`. No resume depends on it, and so no full disk stops a run here.
@@ -178,7 +178,7 @@ def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[]
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Nothing where it is missing or damaged: it is for people and scripts, no resume depends on it."""
+    """Return status.json, {} if it is missing or damaged: no resume depends on it."""
     try:
         return read_json(folder / STATUS, 2**16)
     except UserError:

@@ -1,4 +1,4 @@
-"""What is trained: two networks, their optimizers, the moving average, and a step count."""
+"""State of a training: two networks, their optimizers, the moving average, and a step count."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ class Gan:
         return self.g.num_skipped + self.d.num_skipped
 
     def sampling_state(self, *, is_raw: bool = False) -> dict[str, Tensor]:
-        """The weights to draw samples with: the moving average where there is one, or G's own. All ranks call it."""
+        """Return the weights to draw samples with: the moving average, or G's own without one. All ranks call it."""
         if self.ema and not is_raw:
             return self.ema.network.state_dict()
         with self.g.full_params():
@@ -65,7 +65,7 @@ class Gan:
             return {key: value.clone() for key, value in weights.items()} if self.is_sharded else weights
 
     def labelled(self, dataset: Dataset) -> Dataset:
-        """The dataset with labels as the networks take them: of a clustered pair clusters, which G is to draw as often.
+        """Return the dataset with labels as the networks take them; clusters for a clustered pair.
 
         The same on every rank, without a word between them.
         """
@@ -85,12 +85,12 @@ class Gan:
         return dataset._replace(labels=labels)
 
     def networks(self) -> dict[str, nn.Module]:
-        """Each network by the name of its file."""
+        """Return each network by the name of its file."""
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         return networks | {"generator_ema": self.ema.network} if self.ema else networks
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as flat tensors on the CPU that later steps do not change.
+        """Return all that the next step depends on, as flat tensors on the CPU that later steps do not change.
 
         All ranks call it where `is_sharded`.
         """
@@ -106,7 +106,7 @@ class Gan:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor], step: int, where: str) -> None:
-        """The inverse of `state`. Raises UserError that names `where` for a state of other networks.
+        """Load the result of `state`. Raises UserError that names `where` for a state of other networks.
 
         A moving average that the state does not have starts at G's weights.
         """
@@ -146,7 +146,7 @@ class Gan:
 def build_gan(
     model: ModelConfig, optim: OptimConfig, seed: int, runtime: Runtime, *, sync_batch_norm: bool = True
 ) -> Gan:
-    """Both networks with weights drawn from `seed`, the same on every rank."""
+    """Build both networks with weights drawn from `seed`, the same on every rank."""
     torch.manual_seed(seed)
     generator, discriminator = (
         network.to(runtime.device).to(memory_format=runtime.memory_format)
@@ -166,7 +166,7 @@ def build_gan(
 
 
 def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) -> Adam:
-    """On a GPU in one kernel, with its rate and its counter in device memory, as a graph needs.
+    """Build Adam; on a GPU fused, with rate and counter in device memory, as a graph needs.
 
     On a CPU a fused Adam rounds by where in memory an element lies, and ZeRO puts it elsewhere.
     """
@@ -228,7 +228,7 @@ def _check_trained(network: nn.Module, tensors: dict[str, Tensor], where: str) -
 
 
 def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list[dict[str, Tensor]]:
-    """Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
+    """Return Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
     moments = []
     for name, parameter in network.named_parameters():
         own = below(tensors, name)
@@ -247,7 +247,7 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
 
 
 def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors whose key starts with `name.`, without it."""
+    """Return the tensors whose key starts with `name.`, without it."""
     return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
 
 
@@ -257,7 +257,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
-    """Raises TrainingFailed that names the first tensor that is not the same everywhere. All ranks call it."""
+    """Raise TrainingFailed that names the first tensor that differs between ranks. All ranks call it."""
     if runtime.world_size == 1:
         return
     with gan.g.full_params(), gan.d.full_params():
@@ -283,5 +283,5 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
 
 
 def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Changes with any one bit, and not with the order in which a device adds up."""
+    """Return a sum that changes with any one bit, and not with the order of addition."""
     return tensor.detach().contiguous().view(_BITS[tensor.element_size()]).sum(dtype=torch.int64)

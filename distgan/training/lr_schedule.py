@@ -1,4 +1,4 @@
-"""What is known of each step ahead of it: its rates, the weight of the moving average, the key of its noise."""
+"""Scalars of each step, known ahead: learning rates, the weight of the moving average, the key of the noise."""
 
 from copy import deepcopy
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Schedule:
         return StepScalars(self.keys[line], self.rates[line])
 
     def load(self, first: int) -> None:
-        """Makes the table that of the steps from `first` on."""
+        """Set the table to the steps from `first` on."""
         if first == self._first:
             return
         steps = range(first, first + self.num)
@@ -64,7 +64,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, generator: nn.Module, weight: Tensor) -> None:
-        """`weight` is that of the newest weights, 0-d on the device."""
+        """Move the average towards `generator`; `weight` is that of the newest weights, 0-d on the device."""
         average: list[Tensor] = list(self.network.parameters())
         newest: list[Tensor] = list(generator.parameters())
         towards = torch._foreach_sub(newest, average)

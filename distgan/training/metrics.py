@@ -146,7 +146,7 @@ class MetricLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For anything slow that is not training."""
+        """Stop the clock for anything slow that is not training."""
         self._finish(0)
         self.runtime.wait()
         start = time.perf_counter()
@@ -160,12 +160,12 @@ class MetricLog:
         return self._elapsed_s + time.perf_counter() - self._since
 
     def add(self, stats: Tensor, images: int) -> None:
-        """The STATS of some steps, (K, 4) on the device, and their images over all ranks."""
+        """Add the STATS of some steps, (K, 4) on the device, and their images over all ranks."""
         self._stats.append(stats)
         self._images += images
 
     def settle(self, step: int) -> list[list[float]]:
-        """The STATS of each step since the last line, up to `step`, averaged over the ranks. All take part.
+        """Return the STATS of each step since the last line, up to `step`, averaged over ranks. All ranks call it.
 
         Raises TrainingFailed that names the first step whose numbers are not finite.
         """
@@ -175,7 +175,7 @@ class MetricLog:
         return self._rows
 
     def write(self, step: int, *, is_kept: bool = True, quality: dict[str, Any] | None = None) -> MetricRecord | None:
-        """A line with the means since the last one; the last that is written, if any. All ranks take part.
+        """Write a line with the means since the last one. Return the last written line. All ranks call it.
 
         A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
         judges found, if they were asked. Raises TrainingFailed.
@@ -186,7 +186,7 @@ class MetricLog:
         return self.last
 
     def _reading(self) -> AsyncHostCopy:
-        """Sends for the numbers of the steps since the last line."""
+        """Start the copy of the numbers since the last line to the host."""
         stats, self._stats = self._stats, []
         return AsyncHostCopy(self.runtime.mean(torch.cat(stats)) if stats else torch.empty(0, len(STATS)))
 
@@ -199,7 +199,7 @@ class MetricLog:
         return rows
 
     def _finish(self, left: int) -> None:
-        """Writes the lines that are pending, but for the newest `left`."""
+        """Write the pending lines, but for the newest `left`."""
         while len(self._pending) > left:
             self._write(self._pending.pop(0))
 
@@ -233,14 +233,14 @@ class MetricLog:
         )
 
     def flush(self) -> None:
-        """Raises OSError while the disk does not take the lines."""
+        """Append the lines that are not written yet. Raises OSError while the disk does not take them."""
         if self._unwritten:
             append_lines(self.path, self._unwritten)
             self._unwritten = []
 
 
 def _scalars(values: dict[str, Any]) -> dict[str, float]:
-    """What a tracker can draw: numbers, and those of each digit by itself."""
+    """Return what a tracker can plot: scalars, and per-digit values one by one."""
     lists = {key: value for key, value in values.items() if key.endswith("_digits")}
     each = {f"{key}/{digit}": number for key, row in lists.items() for digit, number in enumerate(row)}
     plain = {key: value for key, value in values.items() if isinstance(value, float) and key != "elapsed_s"}

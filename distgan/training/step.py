@@ -52,7 +52,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
 
         @cache
         def uniform() -> Tensor:
-            """Drawn for all parts at once, and only if the penalty asks."""
+            """Draw for all microbatches at once, and only if the penalty needs it."""
             with shard.bind(whole):
                 return noise.uniform()
 

@@ -88,7 +88,7 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """A new file whose bytes are on the disk when this returns. An OSError names `path`."""
+    """Write a new file and sync it to the disk. An OSError names `path`."""
     with _naming(path), path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -128,7 +128,7 @@ def set_aside(path: Path, ending: str) -> Path | None:
 
 
 def read_within(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. Raises UserError, and never waits or reads on.
+    """Read a regular file of at most `limit` bytes. Raises UserError; never blocks or reads on.
 
     A link is not followed, and a pipe, a device or a larger file is not read at all.
     """
@@ -227,11 +227,12 @@ def first_mistake(error: ValidationError, at: str = "") -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
-    """Adds lines, or on a full disk none of them. An OSError names `path`."""
+    """Append lines, or on a full disk none of them. An OSError names `path`."""
     data = "".join(f"{line}\n" for line in lines).encode()
     with _naming(path), path.open("ab", buffering=0) as file:
         size = file.tell()

@@ -86,6 +86,7 @@ class ProcessId(NamedTuple):
 
 
 def own_process_id() -> ProcessId:
+    """Return the id of this process, which tells it from a later one of the same number."""
     import psutil
 
     return ProcessId(_machine(), os.getpid(), psutil.Process().create_time())

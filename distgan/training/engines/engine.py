@@ -82,7 +82,7 @@ def build_engine(
 
 
 class Trial:
-    """What an engine is built of, and what it is tried with. All ranks call each method; no state of `gan` changes.
+    """Parts of an engine and attempts with it. All ranks call each method; no state of `gan` changes.
 
     `take` takes one step by the networks as they are, compiled or not; `eager` by networks that are not compiled.
     """
@@ -225,7 +225,7 @@ class Trial:
         """
 
         def seconds_per_step(*counts: int) -> float:
-            """Of the last of so many steps each: those before it warm up."""
+            """Return the seconds of the last of so many steps each; those before it warm up."""
             began = 0.0
             with preserve_state(self.gan, self.batches):
                 for count in counts:

@@ -91,7 +91,7 @@ class Graphs:
         self.replays.clear()
 
     def advance(self, limit: int) -> tuple[Tensor, int]:
-        """As an engine's: one step or PER_REPLAY, none past `limit`, and no wait for the device."""
+        """Take one step or PER_REPLAY, none past `limit`, without waiting for the device."""
         step = self.gan.step
         epoch, index = divmod(step, self.batches.steps_per_epoch)
         self.batches.load(epoch)
@@ -110,7 +110,7 @@ class Graphs:
         return self.stats[:count].clone(), sum(len(self.batches.rows(index + more)) for more in range(count))
 
     def _work(self, index: int, count: int) -> None:
-        """Steps from the cursor on, with the rows of the batch at `index`."""
+        """Take steps from the cursor on, with the rows of the batch at `index`."""
         rows = self.batches.rows(index)
         shard = self.gan.shard
         local = shard.local_slice(rows)

@@ -11,6 +11,7 @@ from distgan.training.losses import penalty_weight
 
 
 def build_eager(trial: Trial) -> Engine:
+    """Return eager steps."""
     return trial.eager_engine("as requested")
 
 

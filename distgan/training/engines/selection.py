@@ -40,7 +40,7 @@ class EngineSelection:
         return _sentence(self.name, self.why)
 
     def describe(self) -> dict[str, Any]:
-        """For environment.json and the results of a benchmark."""
+        """Return the selection for environment.json and the results of a benchmark."""
         facts = {"asked": self.requested, "name": self.name, "why": self.why, "is_fallback": self.is_fallback}
         facts |= {"start_s": self.start_s, "step_s": self.step_s}
         return facts | ({"check": str(self.parity)} if self.parity else {})
