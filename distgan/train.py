@@ -1,4 +1,4 @@
-"""`distgan train`, which is also `accelerate launch distgan/train.py`: START HERE, the whole loop is on this page."""
+"""`distgan train`, also `accelerate launch distgan/train.py`: START HERE, the training loop is on this page."""
 
 import os
 import sys
@@ -82,7 +82,7 @@ def _take_steps(
         # One step, or several as a CUDA graph, up to the next that logs, saves or draws. Losses stay on the device.
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
-        # Non-zero if any rank was asked to stop: the maximum over ranks, so that all stop after the same step.
+        # Non-zero if any rank is to stop: the maximum over ranks, so that all stop after the same step.
         reason = runtime.all_reduce_max(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
         artifacts.startup.finish()

@@ -176,14 +176,14 @@ class ScalingConfig(Section):
     processes: Counts | None = setting(
         None,
         "numbers of processes; unset: 1, 2, 4 and so on up to the GPUs, or cores, here",
-        allowed="whole numbers from 1 to 1024, as 1,2,4",
+        allowed="integers from 1 to 1024, as 1,2,4",
     )
     batch_size: int = setting(256, "strong scaling: images per step over all processes", ge=2, le=1_000_000)
     per_rank_batch_size: int = setting(64, "weak scaling: images per step and process", ge=2, le=1_000_000)
     batch_sizes: Sizes = setting(
         [64, 128, 256, 512],
         "growing work, on one process: images per step",
-        allowed="whole numbers from 2, as 64,128,256",
+        allowed="integers from 2, as 64,128,256",
         min_length=1,
         flag="work-batch-size",
         old_flags=("batch-sizes",),

@@ -43,7 +43,7 @@ def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
 def load_generator(where: str, *, ema: bool) -> Loaded:
     """Return G of a run, a weights folder, a checkpoint or a file; with `ema` the moving average if it has one.
 
-    A run that has no weights yet gives those of its newest whole checkpoint. Raises UserError for what is
+    A run that has no weights yet gives those of its newest valid checkpoint. Raises UserError for what is
     missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average.
     """
     path = user_path(where)

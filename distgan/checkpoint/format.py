@@ -1,4 +1,4 @@
-"""The format of a checkpoint: a folder of safetensors and JSON that is whole or not there, and never trusted.
+"""The format of a checkpoint: a folder of safetensors and JSON, written atomically and verified before use.
 
     step-00000235/
         generator.safetensors  discriminator.safetensors  generator_ema.safetensors (with a moving average)
@@ -80,7 +80,7 @@ class State(_Strict):
     """Where a run stands. The position is a function of `step`; it is here to be checked and read."""
 
     step: Count
-    epoch: Count  # whole epochs done
+    epoch: Count  # complete epochs
     step_in_epoch: Count
     steps_per_epoch: Positive
     batch_size: Count  # images of a step over all ranks
@@ -106,7 +106,7 @@ class State(_Strict):
         return self
 
 
-# -- The format of a checkpoint: a folder of safetensors and JSON that is whole or not there, a --
+# -- Reading and writing --
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -204,7 +204,7 @@ def read_manifest(path: Path) -> Manifest:
     if version != FORMAT:
         raise Damaged(f"{path / MANIFEST}: format {str(version)[:20]!r}; this distgan reads format {FORMAT}")
     manifest = _parse(Manifest, data, path / MANIFEST)
-    # Compared whole, so that no bit of the file is without meaning.
+    # Compared byte by byte, so that each bit of the file is verified.
     if manifest.to_bytes() != data:
         raise Damaged(f"{path / MANIFEST}: does not match its own SHA-256")
     for name in sorted(manifest.files.keys() - FILES):
@@ -217,7 +217,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def foreign_files(path: Path) -> list[str]:
-    """Return a warning if the folder of a checkpoint holds what is none of its own: nothing else looks at it."""
+    """Return a warning if the folder of a checkpoint holds other files: nothing else checks for them."""
     names = sorted(entry.name[:80] for entry in islice(path.iterdir(), 100) if entry.name not in FILES | {MANIFEST})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return [f"{path}: holds {', '.join(names[:3])}{more}, no part of a checkpoint; ignored"] if names else []
@@ -277,7 +277,7 @@ def _read(path: Path, limit: int) -> bytes:
         return read_within(path, limit)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNREADABLE_NOW:
-            raise  # it may well be whole
+            raise  # it may be valid
         raise Damaged(str(error)) from error
 
 

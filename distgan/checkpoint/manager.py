@@ -20,9 +20,9 @@ from distgan.utils.files import sync, write_json
 
 
 class CheckpointManager:
-    """Every public method is called by all ranks; the first one writes, in a thread of its own.
+    """Every public method is called by all ranks; rank 0 writes, in a separate thread.
 
-    `stall_s` and `write_s` tell of each checkpoint how long training stood still for it, and how long it
+    `stall_s` and `write_s`: per checkpoint, how long training was paused for it, and how long it
     then took to be on the disk; `num_bytes` is the size of the last.
     """
 
@@ -32,7 +32,7 @@ class CheckpointManager:
         self.last_step, self.notice = session.last_step, session.dataset.notice
         self.identity = Identity(session.dataset.fingerprint, session.steps_per_epoch, session.batch_size)
         self.log, self.write_errors = log, write_errors
-        self.saved: tuple[int, Path] | None = None  # the last one that is whole; known to the first rank
+        self.saved: tuple[int, Path] | None = None  # the last valid one; known to rank 0
         self.stall_s: list[float] = []
         self.write_s: list[float] = []
         self.num_bytes = 0
@@ -64,7 +64,7 @@ class CheckpointManager:
             self.saved = state.step, start.path
         for warning in start.warnings:
             self.write_errors.warn(warning)
-        # What tells of the start outlives it; its tensors, twice the networks' own size and more, need not.
+        # Facts about the start outlive it; its tensors, twice the networks' own size and more, need not.
         return start._replace(checkpoint=start.checkpoint._replace(tensors={}))
 
     def _find_start(self) -> Start | None:

@@ -1,4 +1,4 @@
-"""Where a run starts: anew, at its newest whole checkpoint, or at a named one; and whether it may."""
+"""Start of a run: new, from its newest valid checkpoint, or from a named one, if the settings allow it."""
 
 import os
 import re

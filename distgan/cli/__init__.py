@@ -90,7 +90,7 @@ def _find(words: Sequence[str]) -> tuple[list[str], Command | Group, list[str]]:
 
 
 def _show_group(prog: str, group: Group, rest: list[str]) -> None:
-    """Print a group's help if it was asked for. Raises UserError for no command or an unknown one."""
+    """Print a group's help if requested. Raises UserError for no command or an unknown one."""
     # A parser without pydantic, whose import is the larger part of half a second on a slow disk.
     width = max(map(len, group.commands)) + 2
     entries = [f"  {name:<{width}}{entry.help}" for name, entry in group.commands.items()]
@@ -136,7 +136,7 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
     for each, value in zip(command.arguments, values, strict=True):
         if each.choices and value not in each.choices:
             raise UserError(f"{value}: unknown {each.name}. Expected: {', '.join(each.choices)}", code="unknown-name")
-    if command.needs_pydantic:  # else it is there to tell what is missing
+    if command.needs_pydantic:  # else it reports what is missing
         _load("distgan.distributed.env:check_before_imports")()
     return _load(command.run)(*values, *settings)
 

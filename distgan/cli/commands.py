@@ -104,7 +104,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         help="epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-fast",
         usage="--preset NAME [--against NAME] [FLAGS]",
         description="Trains a preset with several seeds, each until it meets frozen targets of quality and holds them, "
-        "and tells\nthe epochs and seconds that this takes. The same command with --out resumes a bench that was "
+        "and reports\nthe epochs and seconds that this takes. The same command with --out resumes a bench that was "
         "killed.",
         epilog=_KEPT.format("a run crashed, or more processes need more epochs")
         + "; that of\na training that stops of itself (75: before the time limit of a SLURM job)",
@@ -151,7 +151,7 @@ _COMMANDS: dict[str, Command | Group] = {
             Argument(
                 "where",
                 "a run's folder, its weights/, a checkpoint, a .safetensors file, or an .npz with images (uint8) and, "
-                "if a digit was asked for, labels, of any program",
+                "with labels if it has them, of any program",
                 "RUN_OR_WEIGHTS_OR_NPZ",
             ),
         ),
@@ -200,7 +200,7 @@ _COMMANDS: dict[str, Command | Group] = {
         usage="(ls RUN | verify RUN_OR_CHECKPOINT | diff RUN_OR_CHECKPOINT [OTHER])",
         description="ls: the checkpoints of a run, and what became of it. verify: reads every byte of each. diff: how "
         "two\ndiffer, in settings, counters and tensors; of one run, its newest two.",
-        epilog="exit codes: 0 all whole (verify) or equal (diff), 1 damaged or different, 2 a mistake of yours",
+        epilog="exit codes: 0 all valid (verify) or equal (diff), 1 damaged or different, 2 usage error",
         arguments=(
             Argument("action", "what to do", choices=("ls", "verify", "diff")),
             Argument("where", "a run's folder, or a checkpoint's", "RUN_OR_CHECKPOINT", type=user_path),
@@ -223,7 +223,7 @@ _COMMANDS: dict[str, Command | Group] = {
         run="distgan.cli.actions:slurm",
     ),
     "doctor": Command(
-        help="tell what this machine has for training, and what to do about what it lacks: distgan doctor",
+        help="check this machine for training, with a remedy for each problem: distgan doctor",
         usage="[FLAGS]",
         description="What this machine has for training: each line ok, a note, or a problem and what to do about it.",
         epilog="exit codes: 0 training can run here, 1 it can't",

@@ -11,7 +11,7 @@ class SampleConfig(Section):
 
     out: str = setting("samples.png", "where to write: .png (a grid), .gif (a walk) or .npz (arrays)", min_length=1)
     num: int = setting(100, "how many images; with --interpolate, how many walks", ge=1, le=10_000_000)
-    digits: Digits | None = setting(None, "cgan: the digits to ask for in turn, as 0,3,7; unset: all ten")
+    digits: Digits | None = setting(None, "cgan: the digits to draw in turn, as 0,3,7; unset: all ten")
     seed: int = setting(0, "of z: the same seed gives the same images", ge=0, lt=2**31)
     interpolate: bool = setting(
         False, "walk from one z to the next, a walk a row; cgan: from one digit to the next as well"
@@ -44,7 +44,7 @@ class SlurmConfig(Section):
     )
     signal: str | None = setting(
         None,
-        "what asks the job to save, and how many seconds before its limit",
+        "signal on which the job saves, and how many seconds before its limit",
         allowed="as B:USR1@180",
         pattern=r"^B:USR1@\d+$",
     )
@@ -86,7 +86,7 @@ class EvalConfig(Section):
     pixel_range: Literal["unit", "signed", "byte"] | None = setting(
         None,
         "what the pixels of an .npz are: unit is 0 to 1, signed -1 to 1, byte 0 to 255; what lies beyond is clipped. "
-        "Unset: by their values, where these tell",
+        "Unset: recognised by their values",
         flag="range",
     )
     judges: str | None = setting(None, "folder of other judges; unset: those of distgan, or of the cache", min_length=1)

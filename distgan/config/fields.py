@@ -150,7 +150,7 @@ _SOME = "one or more of "
 
 
 def allowed(field: FieldInfo) -> str:
-    """Return the allowed values of a field in words: `a whole number, 1 or more`."""
+    """Return the allowed values of a field in words: `an integer, 1 or more`."""
     limits = {
         key: getattr(item, key)
         for item in field.metadata
@@ -221,15 +221,15 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
         numbers = [bound for item in limits for bound in getattr(item, "metadata", [])]
         low = next((item.ge for item in numbers if hasattr(item, "ge")), None)
         high = next((item.le for item in numbers if hasattr(item, "le")), None)
-        return "whole numbers" + (f" from {low}" if low is not None else "") + (f" to {high}" if high else "")
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
+        return "integers" + (f" from {low}" if low is not None else "") + (f" to {high}" if high else "")
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[annotation]
 
 
 def metavar(field: FieldInfo) -> str:
     """Return the placeholder of a flag's value in the help."""
     kind = _kind(field.annotation, field.metadata)
-    short = {"a whole number": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
-    if kind.startswith("whole numbers"):
+    short = {"an integer": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
+    if kind.startswith("integers"):
         return "N,N,..."
     if kind.startswith(_SOME):
         return "{" + kind.removeprefix(_SOME).replace(", ", ",") + "},..."

@@ -174,7 +174,7 @@ def read_file(path: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{name}: not {kind} ({error})", code="bad-config-file") from error
     if not isinstance(values, dict):
         raise UserError(f"{name}: not a table of settings", code="bad-config-file")
-    # Whether the settings fit together is asked when the flags are in.
+    # Combinations are checked when the flags are in.
     checked = _validate(Config, values, f"{name}: ")
     return checked.model_dump(mode="json", exclude_unset=True)
 

@@ -106,7 +106,7 @@ def preset_words(flag: str, preset: str) -> list[str]:
 
 
 def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str) -> Config:
-    """Return the `changes`' sections of a preset's config, with these settings in place of its own.
+    """Return the `changes`' sections of a preset's config, with these settings replaced.
 
     Its batch size per rank is dropped. Raises UserError that begins with `name` for settings that do not fit together.
     """

@@ -22,7 +22,7 @@ DataName = Annotated[str, OneOf(DATASETS)]
 DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
 Device = Literal["auto", "cpu", "cuda"]
 
-_MOST = 10**12  # epochs or steps: more than any run has, and no number that overflows
+_MOST = 10**12  # epochs or steps: more than any run has, without overflow
 
 # Settings that several commands have.
 device_setting = partial(setting, "auto", "auto: cuda where there is one")
@@ -48,7 +48,7 @@ class RunConfig(Section):
     )
     resume: str = setting(
         "auto",
-        "auto: resume from the newest whole checkpoint of the run in --out, if it holds one. never: only a new "
+        "auto: resume from the newest valid checkpoint of the run in --out, if it holds one. never: only a new "
         "folder. Or the folder of a checkpoint, or of a run, to resume from in a new folder",
         allowed="auto, never, or the folder of a checkpoint or of a run that has one",
         min_length=1,
@@ -78,9 +78,9 @@ class RunConfig(Section):
     )
     seed: int = seed_setting(is_common=True)
     engine: EngineName = free("auto", "{names}", is_common=True)
-    # What it comes to on each rank is compared, and not what was asked for.
+    # The precision in use on each rank is compared, not the requested one.
     precision: PrecisionNameOrAuto | None = setting(
-        None, "{names}. Unset: what the launcher said, else float32", may_differ_per_rank=True, is_common=True
+        None, "{names}. Unset: the launcher's, else fp32", may_differ_per_rank=True, is_common=True
     )
     device: Device = device_setting(on_resume="free", is_common=True)
     threads: int | None = free(
@@ -104,18 +104,16 @@ class RunConfig(Section):
         r"(raw|ema)_(fcd|agreement|recognisable|coverage|density|kl))$",
     )
     on_save_error: Literal["continue", "stop"] = free(
-        "continue", "what to do while the disk takes no checkpoint; the last one has to be written in any case"
+        "continue", "what to do while the disk takes no checkpoint; the last one must be written in any case"
     )
     eval_every: int = free(
         0,
-        "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none",
+        "epochs between two evaluations of samples by the judges, into metrics.jsonl; 0: none",
         ge=0,
         le=_MOST,
         is_common=True,
     )
-    eval_every_steps: int | None = free(
-        None, "steps between two looks of the judges, besides eval_every", ge=1, le=_MOST
-    )
+    eval_every_steps: int | None = free(None, "steps between two evaluations, besides eval_every", ge=1, le=_MOST)
     eval_num: int | None = free(
         None,
         "images that the judges see at each of them; unset: 2000, or as many as the targets of --stop-at are for",
@@ -124,7 +122,7 @@ class RunConfig(Section):
     )
     stop_at: str | None = free(
         None,
-        "end the run when the judges find that these targets are met: mnist, or a TOML file of targets; unset: run on",
+        "end the run when evaluations meet these targets: mnist, or a TOML file of targets; unset: run on",
         min_length=1,
         may_differ_per_rank=True,
     )
@@ -170,7 +168,7 @@ class ProcessesConfig(Section):
         is_common=True,
     )
     sync_batch_norm: bool = setting(
-        True, "BatchNorm's statistics over the whole batch; off: each process has those of its own share"
+        True, "BatchNorm's statistics over the global batch; off: over each process's own rows"
     )
     check_ranks_every: int = free(
         500,
@@ -180,11 +178,7 @@ class ProcessesConfig(Section):
     )
     timeout: Real = timeout_setting()
     zero: int | None = free(
-        None,
-        "DeepSpeed with that ZeRO stage instead of DDP; unset: what the launcher said",
-        flag="zero-stage",
-        ge=0,
-        le=3,
+        None, "DeepSpeed with that ZeRO stage instead of DDP; unset: the launcher's", flag="zero-stage", ge=0, le=3
     )
 
 
@@ -250,7 +244,7 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the images come from and how they are dealt out."""
+    """Data set and batches."""
 
     name: DataNameOrAuto = fixed("mnist", "{names}", flag="data", is_common=True)
     dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True, is_common=True)
@@ -265,8 +259,8 @@ class DataConfig(Section):
     )
     md5: Literal["auto", "require", "accept"] = free(
         "auto",
-        "files whose md5 is not the published one: require refuses them, accept takes them with a "
-        "warning, auto takes them from a folder that you named (--data-dir, $DISTGAN_DATA) and refuses "
+        "files whose md5 is not the published one: require rejects them, accept takes them with a "
+        "warning, auto takes them from a folder that you named (--data-dir, $DISTGAN_DATA) and rejects "
         "them elsewhere",
         flag="data-md5",
     )
@@ -302,7 +296,7 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    """The game that the two networks play."""
+    """Loss, order of the updates, and Adam."""
 
     loss: LossName = setting("bce", "{names}")
     penalty_weight: Real | None = setting(
@@ -328,7 +322,7 @@ class OptimConfig(Section):
 
 
 class Config(Section):
-    """A whole run. Weakest first: these defaults, one preset, flags."""
+    """All settings of a run. Weakest first: these defaults, one preset, flags."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -1,6 +1,6 @@
-"""K-means of the training images: the kinds of image that both networks may be told, without any label.
+"""K-means of the training images: labels for both networks without labelled data.
 
-In whole numbers throughout, so that every machine, device and number of threads finds the same clusters to the bit.
+In integers throughout, so that every machine, device and number of threads finds the same clusters to the bit.
 """
 
 import torch
@@ -26,7 +26,7 @@ def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
     """Return the cluster (N,) of each of (N, H, W) uint8, 0 to `num` - 1, by Lloyd's algorithm.
 
     Of the outlines of upright images: 97 % of MNIST are then of the digit that most of their cluster are, with 250 of
-    them; by the images' own pixels 91 % (LOG.md). Centres are rounded to whole numbers. Some clusters may be empty.
+    them; by the images' own pixels 91 % (LOG.md). Centres are rounded to integers. Some clusters may be empty.
     """
     points = torch.cat([_outlines(_upright(part)) for part in images.split(_ROWS)])
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:num]
@@ -76,7 +76,7 @@ def _outlines(greys: Tensor) -> Tensor:
     # A cell takes in a pixel more on each side.
     blurred = F.avg_pool2d(maps, 3, stride=1, padding=1, divisor_override=1)
     cells = F.avg_pool2d(blurred, _CELL, ceil_mode=True, divisor_override=1)
-    # As if many soft edges were worth more than a few hard ones. A root of a whole number is rounded right everywhere.
+    # As if many soft edges were worth more than a few hard ones. A root of an integer is rounded right everywhere.
     return cells.flatten(1).double().sqrt().floor().float()
 
 
@@ -85,7 +85,7 @@ def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     squares, num = centres.square().sum(1), len(centres)
     found = []
     for part in points.split(_ROWS):
-        # Each of these sums is of whole numbers, and below 2^24 in size: float32 holds it exactly.
+        # Each of these sums is of integers, and below 2^24 in size: float32 holds it exactly.
         distances = (squares - 2 * part @ centres.T).long()
         found.append((distances * num + torch.arange(num)).argmin(1))
     return torch.cat(found)

@@ -161,7 +161,7 @@ def _from_mirror(dataset: type, config: DataConfig) -> type:
     if hasattr(dataset, "url"):  # EMNIST: one archive
         changed["url"] = base + "gzip.zip" if base else dataset.url
         changed["md5"] = None if unchecked else dataset.md5  # type: ignore[attr-defined]
-    elif isinstance(dataset.resources, dict):  # type: ignore[attr-defined]  # QMNIST: whole addresses
+    elif isinstance(dataset.resources, dict):  # type: ignore[attr-defined]  # QMNIST: full addresses
         changed["resources"] = {
             split: [(base + url.rsplit("/", 1)[1] if base else url, None if unchecked else md5) for url, md5 in files]
             for split, files in dataset.resources.items()  # type: ignore[attr-defined]
@@ -190,7 +190,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 class _LocalFiles(urllib.request.FileHandler):
-    """Give the response to a file:// address a length, for which torchvision asks."""
+    """Give the response to a file:// address a length, which torchvision reads."""
 
     def file_open(self, req: urllib.request.Request) -> Any:
         response: Any = super().file_open(req)

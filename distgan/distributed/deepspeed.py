@@ -1,6 +1,6 @@
-"""DeepSpeed: a network in an engine of its own, whose gradients, Adam state and weights ZeRO shares out.
+"""DeepSpeed: each network in its own engine; ZeRO shards gradients, Adam's state and weights.
 
-Through Accelerate with a plugin for each network. Imported only where a run asks for DeepSpeed.
+Through Accelerate with a plugin for each network. Imported only for a run with DeepSpeed.
 """
 
 import importlib
@@ -129,7 +129,7 @@ def complete_config(config: dict[str, Any], d_microbatches: int) -> dict[str, An
     }
 
 
-# -- DeepSpeed: a network in an engine of its own, whose gradients, Adam state and weights ZeRO --
+# -- Networks in DeepSpeed engines --
 
 NAMES = ("generator", "discriminator")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -182,7 +182,7 @@ def _check_known(config: dict[str, Any]) -> None:
     try:
         float(config["gradient_clipping"])
         DeepSpeedConfig(config)
-    except Exception as error:  # of many types, and none of its own
+    except Exception as error:  # of many types, without a common base
         words = " ".join(str(error).split())[:200]
         raise UserError(
             f"deepspeed_config_file: rejected by DeepSpeed ({type(error).__name__}: {words})", code="deepspeed-config"
@@ -320,7 +320,7 @@ class DeepSpeedNetwork(DDPNetwork):
         elif self._stage < 3:
             safe_set_full_optimizer_state(parameter, value, key)
         else:
-            # The setter of whole values fails where their number is no multiple of the ranks'.
+            # The setter of full values fails where their number is no multiple of the ranks'.
             size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
             part = torch.zeros(size, dtype=value.dtype, device=value.device)
             own = value.flatten()[rank * size : (rank + 1) * size]

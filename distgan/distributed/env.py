@@ -1,7 +1,7 @@
 """Environment variables set by launchers and users, and checks for `--processes N`.
 
 Of each variable that Accelerate, DeepSpeed, MPI or torch reads and that could change a training: it is taken (by the
-functions here) and recorded, or ignored with a warning (`remove_foreign`), or refused (`check_environment`).
+functions here) and recorded, or ignored with a warning (`remove_foreign`), or an error (`check_environment`).
 """
 
 import logging
@@ -51,7 +51,7 @@ _SWITCHES = {
     "FP8_": "", "ACCELERATE_FP8_": "", "PMI_": "", "OMPI_": "", "MV2_": "", "MPI_": "",
 }  # fmt: skip
 _YES, _NO = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
-# Values by which accelerate launch says that nothing was asked for.
+# Values by which accelerate launch marks a setting as unset.
 _NOTHING = _NO | {"", "none", "null", "default"}
 # They make a library compute in another precision than --precision says: of a GPU, and of a CPU.
 _PRECISIONS_ON_GPU = ("NVIDIA_TF32_OVERRIDE",)
@@ -146,7 +146,7 @@ def check_address(address: str, setting: str) -> None:
 
 
 def check_network_interface() -> None:
-    """Raise UserError for a network interface that gloo is told to use and that is not there."""
+    """Raise UserError for a network interface set for gloo that does not exist."""
     names = psutil.net_if_addrs()
     for name in filter(None, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")):
         if name not in names:
@@ -163,8 +163,7 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
     if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
         limit = f"{low} or more" if high is None else f"{low} to {high:,}"
         raise UserError(
-            f"{name}: invalid environment variable ({text}). Expected: a whole number, {limit}",
-            code="launcher-environment",
+            f"{name}: invalid environment variable ({text}). Expected: an integer, {limit}", code="launcher-environment"
         )
     return int(text)
 
@@ -205,7 +204,7 @@ def check_before_imports() -> None:
 def import_mistake(error: BaseException) -> UserError | None:
     """Return the user's mistake if the import of a module of torch ended in `error` by variables that torch reads.
 
-    Only torch's own words tell which one it was. None for a torch that is not installed, and for any other error.
+    Only torch's message says which one it was. None for a torch that is not installed, and for any other error.
     """
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     is_import = any(
@@ -242,13 +241,13 @@ def wants_cpu() -> bool:
 def remove_foreign(num_threads: int) -> list[str]:
     """Take out of the environment what Accelerate and DeepSpeed would read beside the settings of the run.
 
-    `num_threads` are those of torch. Returns warnings that name what asked for something. To be called after all else
+    `num_threads` are those of torch. Returns warnings that name the ignored settings. To be called after all else
     here, and inside of `preserve_process_state`, which puts it back.
     """
     warnings = []
     if wants_cpu() and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         warnings.append(
-            "accelerate launch was asked for several processes on a CPU and started one; for more: distgan train "
+            "accelerate launch was to start several processes on a CPU and started one; for more: distgan train "
             "--processes N, or accelerate launch --config_file launch/cpu.yaml"
         )
     end = os.environ.get("SLURM_JOB_END_TIME", "")

@@ -2,7 +2,7 @@
 
 The race is of a convolution and a matrix product of the sizes of these networks, forward and backward, under autocast
 as in a training, and not of the networks themselves: on a GPU a step of those waits for the launches of its kernels,
-which CUDA graphs take away later. It draws from a generator of its own and leaves nothing behind.
+which CUDA graphs take away later. It draws from a separate generator and leaves no state behind.
 """
 
 import math
@@ -34,7 +34,7 @@ class ChosenPrecision(NamedTuple):
 def choose_precision(wanted: str, device: torch.device, *, is_unset: bool) -> ChosenPrecision:
     """Return what `wanted` comes to. All ranks call it, in one process group; where some know it, the others follow.
 
-    `is_unset`: neither the run nor its preset asks for one.
+    `is_unset`: neither the run nor its preset sets one.
     """
     known = [name for name in _gathered(wanted) if name != AUTO]
     if not known:

@@ -94,7 +94,7 @@ def _within(limit_s: float, call: Callable[..., T], *arguments: Any) -> T:
 
     threading.Thread(target=make, daemon=True, name="distgan-store").start()
     end = time.monotonic() + limit_s
-    # Without a limit of its own a wait would not be interrupted on every system.
+    # Without a time limit a wait would not be interrupted on every system.
     while not is_done.wait(_POLL_S) and time.monotonic() < end:
         pass
     if errors:

@@ -26,7 +26,7 @@ from distgan.utils.hardware import cpu_name
 from distgan.utils.process_state import preserve_process_state
 
 T = TypeVar("T")
-# Steps on a GPU between two questions whether some rank was asked to stop.
+# Steps on a GPU between two checks for a request to stop on some rank.
 STOP_POLL_STEPS = 25
 
 
@@ -236,7 +236,7 @@ class Runtime:
                 f"{where}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
             ) from error
 
-    # -- what is told about a run ---------------------------------------------------------------------
+    # -- tracking and description ----------------------------------------------------------------------
 
     def start_tracker(self, name: str, folder: str, step: int) -> None:
         """Start Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
@@ -282,7 +282,7 @@ class Runtime:
         """End the tracker and its thread."""
         self._accelerator.trackers, trackers = [], self._accelerator.trackers
         for tracker in trackers if self._tracker else ():  # else it has failed to start
-            with suppress(OSError):  # its curves are for people, who were told when they stopped
+            with suppress(OSError):  # its curves only illustrate; a warning was printed
                 tracker.finish()
 
     def peak_memory_gib(self) -> float:

@@ -1,4 +1,4 @@
-"""This process's share of the global batch: what makes many processes draw and see what one does."""
+"""Rows of the global batch on this rank, by which many processes train as one does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ class BatchShard:
     def row_indices(self, device: torch.device) -> Tensor:
         """Return this rank's rows as numbers in the batch, (num,) int32, not to be written to.
 
-        They are kept, as there are few: the whole batch, its parts, the short last one.
+        They are kept, as there are few: the full batch, its microbatches, the short last one.
         """
         first = (self.rank - self.rows.start) % self.world_size
         end = max(first, len(self.rows))  # of a batch of fewer rows than ranks, some have none
@@ -54,14 +54,14 @@ class BatchShard:
     def microbatches(self, num_parts: int) -> Iterator[tuple[slice, float]]:
         """Yield per microbatch: the slice of this rank's rows, and its part of `weight`.
 
-        While one is in hand it is the whole batch to everything that draws for it.
+        Within an iteration its rows are bound: they are the batch for all that draws.
         """
-        whole, first = self.rows, self.local_slice(self.rows).start
-        bounds = [whole.start + len(whole) * part // num_parts for part in range(num_parts + 1)]
+        batch, first = self.rows, self.local_slice(self.rows).start
+        bounds = [batch.start + len(batch) * part // num_parts for part in range(num_parts + 1)]
         for start, stop in pairwise(bounds):
             with self.bind(range(start, stop)):
                 own = self.local_slice(self.rows)
-                weight = (own.stop - own.start) * self.world_size / len(whole)
+                weight = (own.stop - own.start) * self.world_size / len(batch)
                 yield slice(own.start - first, own.stop - first), weight
 
     @contextmanager

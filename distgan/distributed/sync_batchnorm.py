@@ -10,7 +10,7 @@ from distgan.distributed.sharding import BatchShard
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """y = sum of x over the ranks; so the gradient of x is the sum of theirs (each has a loss of its own)."""
+    """y = sum of x over the ranks; so the gradient of x is the sum of theirs (each has its own loss)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

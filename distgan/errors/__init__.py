@@ -38,7 +38,7 @@ def _parent() -> int:
 # Taken before the slow imports, during which a launcher may be killed.
 PARENT = _parent()
 
-# A disk or a folder that can't be written to is for the user to remedy, and so is whatever a named file is refused for;
+# A disk or a folder that can't be written to is for the user to remedy, and so is an error of a file that was named;
 # any other OSError is ours.
 _USER_ERRNO = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
@@ -104,7 +104,7 @@ class ProcessLost(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to stop before its end, and did so in good order."""
+    """The run stopped on request before its end, and is saved."""
 
     def __init__(self, exit_code: int, message: str):
         super().__init__(message)

@@ -95,7 +95,7 @@ def _wide() -> Judge:
     )
 
 
-# The first is the reference: its features are those of every distance. They tell real digits with a little noise from
+# The first is the reference: its features are those of every distance. They separate real digits with noise from
 # such without, in multiples of the floor, better than the others' (LOG.md).
 NETWORKS: dict[str, Callable[[], Judge]] = {"wide": _wide, "plain": _plain, "residual": _residual}
 
@@ -120,7 +120,7 @@ def train_classifier(
     """Train the network of that name on (N, 28, 28) uint8 and (N,) int64. Return it in eval mode.
 
     AdamW by a one-cycle rate (Smith and Topin 2018) on images that are turned, enlarged and moved a little,
-    others at each look. Numbers come from a generator of its own, so a run around it keeps its own.
+    others at each look. Numbers come from a separate generator, so that a run around it keeps its state.
     """
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

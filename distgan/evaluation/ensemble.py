@@ -195,7 +195,7 @@ def draw_and_read(
 ) -> tuple[Tensor, Reading]:
     """Draw `num` images (N, 28, 28) uint8 and classify them, on all ranks. All ranks call it.
 
-    Image i depends on `seed` and i alone, and is asked to be the digit i % 10: it is the one of `distgan sample`.
+    Image i depends on `seed` and i alone, with the label i % 10: it is the one of `distgan sample`.
     """
 
     def work(chunk: int) -> tuple[Tensor, ...]:
@@ -233,14 +233,14 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
 
 def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
     """Return the first `num` rows of all parts, each of which is let go when it is copied."""
-    whole: list[Tensor] = []
+    results: list[Tensor] = []
     start = 0
     for part in parts:
-        whole = whole or [each.new_empty(num, *each.shape[1:]) for each in part]
-        for rows, each in zip(whole, part, strict=True):
+        results = results or [each.new_empty(num, *each.shape[1:]) for each in part]
+        for rows, each in zip(results, part, strict=True):
             rows[start : start + CHUNK] = each[: num - start]
         start += CHUNK
-    return whole
+    return results
 
 
 def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:

@@ -12,14 +12,14 @@ from distgan.evaluation.reference import Reference, measure_coverage, measure_sa
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_from_uniform, nearest
 
-# Of a digit that is made well: as much as this of what was asked for reads as it, is recognisable, and (of what as many
+# Of a digit that is made well: at least this share of its label reads as it, is recognisable, and (of what as many
 # real ones cover) is covered. Agreement alone would praise one typical image, a hundred times over.
 WELL_READ, WELL_COVERED = 0.95, 0.5
-# A digit that nobody asked for has to turn up as often as this, where its due is 0.1.
+# Without labels a digit has to turn up as often as this; a tenth of the images is expected.
 LEAST_SHARE, MOST_SHARE = 0.07, 0.13
 # Missing: no more than a tenth of its due, and not for want of images: its interval ends below what is made well.
 MISSING = 0.1
-# The whole sample has collapsed where it covers no more than a tenth of what real images cover.
+# The sample has collapsed where it covers no more than a tenth of what real images cover.
 COLLAPSED = 0.1
 
 
@@ -92,7 +92,7 @@ _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
 
 
 class Overview(NamedTuple):
-    """Numbers of a whole sample; `agreement` of all and `agreements` per digit only with labels."""
+    """Numbers of a sample; `agreement` of all and `agreements` per digit only with labels."""
 
     n: int
     sample: Sample
@@ -176,19 +176,19 @@ def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -
     matrix = confusion_matrix(reading.digits, labels)
     by_judge = [confusion_matrix(votes, labels) for votes in reading.votes.unbind(1)]
 
-    def exceeds(counts: Tensor, own: Tensor, asked: int, read: int) -> tuple[bool, Estimate, Estimate]:
-        here = estimate_proportion(int(counts[asked, read]), int(counts[asked].sum()))
-        there = estimate_proportion(int(own[asked, read]), int(own[asked].sum()))
+    def exceeds(counts: Tensor, own: Tensor, label: int, read: int) -> tuple[bool, Estimate, Estimate]:
+        here = estimate_proportion(int(counts[label, read]), int(counts[label].sum()))
+        there = estimate_proportion(int(own[label, read]), int(own[label].sum()))
         return here.low > there.high, here, there
 
     found = []
-    for asked, read in matrix.nonzero().tolist():
-        is_more, here, there = exceeds(matrix, reference.matrix, asked, read)
-        if is_more and asked != read:
+    for label, read in matrix.nonzero().tolist():
+        is_more, here, there = exceeds(matrix, reference.matrix, label, read)
+        if is_more and label != read:
             pairs = zip(by_judge, reference.judge_matrices, strict=True)
-            seen_by = sum(exceeds(counts, own, asked, read)[0] for counts, own in pairs)
+            seen_by = sum(exceeds(counts, own, label, read)[0] for counts, own in pairs)
             if seen_by >= _SEEN_BY:
-                found.append(Confusion(asked=asked, read=read, share=here, jury=there, seen_by=seen_by))
+                found.append(Confusion(asked=label, read=read, share=here, jury=there, seen_by=seen_by))
     return sorted(found, key=lambda each: -each.share.value)
 
 

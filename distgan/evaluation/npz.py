@@ -21,7 +21,7 @@ _MAX_BYTES, _MAX_NOTICE = 2**33, 2**16
 _BLOCK_BYTES = 2**23  # of an array that is read, and what is converted at once
 _SIZE = 28 * 28
 _RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
-# A range is told by all values but for errors of rounding; and -1 to 1 by many below 0, not by one that is.
+# A range is recognised by all values but for rounding errors; and -1 to 1 by many below 0, not by one that is.
 _SLACK, _MANY = 1e-3, 0.1
 
 
@@ -200,7 +200,7 @@ def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
 
 
 def _range_of(values: _Values, path: Path) -> str:
-    """Return the name of the range that the values are of. Raises UserError where they do not tell."""
+    """Return the name of the range that the values are of. Raises UserError where they fit several or none."""
     is_uint8, low, high, negative = values
     if is_uint8 and high != 1:
         return "byte"
@@ -227,7 +227,7 @@ def _taken_as(values: _Values, start: float, end: float) -> str:
 
 
 def _shown(value: float) -> str:
-    """Return a number with 6 digits, or with as many as show that it is beyond the end of a range, a whole number."""
+    """Return a number with 6 digits, or with as many as show that it is beyond the end of a range, an integer."""
     texts = (f"{value + 0.0:.{digits}g}" for digits in range(6, 18))  # + 0.0: there is no -0
     return next(text for text in texts if float(text).is_integer() == value.is_integer())
 

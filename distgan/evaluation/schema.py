@@ -52,9 +52,9 @@ class Sample(_Frozen):
 
 
 class Digit(_Frozen):
-    """`n`: the images asked to be this digit or, where no label was asked for, those read as it.
+    """`n`: the images with this label or, without labels, those read as it.
 
-    `agreement` (with labels only) is the share of them that is read as asked, `share` that of all images read as
+    `agreement` (with labels only) is the share of them that is read as this digit, `share` that of all images read as
     this digit, `real` what as many real images of it measure, `jury` the share of real ones that the jury reads right.
     """
 
@@ -70,7 +70,7 @@ class Digit(_Frozen):
 
 
 class Confusion(_Frozen):
-    """Images asked to be `asked` and read as `read`: their share, and that of the jury on real images of `asked`.
+    """Images with the label `asked` that are read as `read`: their share, and that of real images of `asked`.
 
     Listed only if the interval of `share` lies above that of `jury`, for the jury and for at least two of the judges
     alone, which `seen_by` counts.
@@ -92,7 +92,7 @@ class Ambiguity(_Frozen):
 
 
 class JudgeFacts(_Frozen):
-    """One of the judges: how often it reads real test images right, and these as asked."""
+    """One of the judges: its accuracy on real test images, and its agreement with the labels of these."""
 
     name: str
     sha256: str
@@ -119,7 +119,7 @@ class Source(_Frozen):
 
 
 class Quality(_Frozen):
-    """An evaluation. `matrix` counts asked x read, (10, 10); None where no label was asked for."""
+    """An evaluation. `matrix` counts label x read digit, (10, 10); None without labels."""
 
     format: int = FORMAT
     n: int = Field(ge=1)

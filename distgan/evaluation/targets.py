@@ -30,7 +30,7 @@ class Protocol(Section):
 
 
 class CganTargets(Section):
-    """Agreement (the share read as asked) and coverage are those of the worst digit."""
+    """Agreement (the share read as its label) and coverage are those of the worst digit."""
 
     max_fcd: Distance
     min_agreement: Fraction

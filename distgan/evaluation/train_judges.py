@@ -51,7 +51,7 @@ def train_judges(config: JudgeConfig) -> None:
     print_line(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
     # By the order of their names: another one as the reference changes no weights.
     seeds = [config.seed + sorted(NETWORKS).index(name) for name in NETWORKS]
-    # Each in a process of its own, on one thread: the same bits however many cores there are.
+    # Each in its own process, on one thread: the same bits however many cores there are.
     workers = min(len(NETWORKS), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, get_context("spawn"), _start) as pool:
         jobs = [
@@ -106,7 +106,7 @@ def _start() -> None:
     torch.set_num_threads(1)
 
 
-@guarded_output()  # in a process of its own, which `| head` may leave without a reader
+@guarded_output()  # in its own process, which `| head` may leave without a reader
 def _train(
     name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device
 ) -> tuple[JudgeRecord, bytes]:

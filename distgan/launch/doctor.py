@@ -1,6 +1,6 @@
 """`distgan doctor`: eight checks of what `distgan train` needs here, each with what to do about it.
 
-Downloads nothing, and asks no other machine. What may crash or hang is tried in processes of its own; torch is imported
+Downloads nothing, and contacts no other machine. What may crash or hang runs in separate processes; torch is imported
 in this one only after that went well.
 """
 
@@ -115,7 +115,7 @@ def python() -> Finding:
 
 
 def failed_import() -> Failure | None:
-    """Import what training does, in a process of its own."""
+    """Import what training imports, in a separate process."""
     code = "".join(f"import {module}\nprint('{module}', flush=True)\n" for module in _MODULES)
     try:
         process = subprocess.run(
@@ -147,34 +147,34 @@ def torch_and_torchvision(failure: Failure | None) -> Finding:
 def packages(failure: Failure | None) -> Finding:
     """Check the versions of the required packages, and that the training imports."""
     try:
-        asked = _required()
+        required = _required()
     except ImportError:
         return Finding("packages", "problem", "packaging is missing", "pip install packaging")
-    wrong = {name: fault for name, _, fault in asked if fault}
+    wrong = {name: fault for name, _, fault in required if fault}
     if wrong:
         pair = {"torch", "torchvision"}  # one of them alone, from another index, would not fit the other
         names = wrong.keys() | (pair if wrong.keys() & pair else set())
-        command = " ".join(f"'{requirement}'" for name, requirement, _ in asked if name in names)
+        command = " ".join(f"'{requirement}'" for name, requirement, _ in required if name in names)
         return Finding("packages", "problem", ", ".join(wrong.values()), f"pip install {command}")
     if failure and failure.module == "distgan.train":
         return Finding("packages", "problem", f"import distgan.train fails: {failure.words}")
-    if not asked:
+    if not required:
         return Finding("packages", "note", "unknown, since distgan is not installed", "pip install .")
-    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name, _, _ in asked))
+    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name, _, _ in required))
 
 
 def _required() -> list[tuple[str, str, str]]:
-    """Return what distgan asks for: name, requirement, and what is wrong with it here."""
+    """Return the requirements of distgan: name, requirement, and its fault here."""
     from packaging.requirements import Requirement
 
-    asked = []
+    required = []
     for requirement in map(Requirement, (_version("distgan") and requires("distgan")) or []):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             name, found = requirement.name, _version(requirement.name)
             fault = f"{name} is missing" if found is None else f"{name} {found} is not {requirement.specifier}"
             is_right = found is not None and requirement.specifier.contains(found, prereleases=True)
-            asked.append((name, f"{name}{requirement.specifier}", "" if is_right else fault))
-    return asked
+            required.append((name, f"{name}{requirement.specifier}", "" if is_right else fault))
+    return required
 
 
 def _version(name: str) -> str | None:

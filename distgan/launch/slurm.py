@@ -1,4 +1,4 @@
-"""`distgan slurm`: the batch script of a training, requested of SLURM before it waits, and submitted."""
+"""`distgan slurm`: write the batch script of a training, let sbatch test it, and submit it."""
 
 import math
 import os
@@ -19,7 +19,7 @@ _SBATCH_S = 60
 def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
     """Submit a job that runs `distgan train` with `words`; if `is_dry`, print its script and SLURM's plan.
 
-    Raises UserError for flags that train would refuse, and with SLURM's own words for a job that SLURM would.
+    Raises UserError for flags that train rejects, and with sbatch's message for a job that SLURM rejects.
     """
     training, _ = training_of(words)
     text = script(config, words, training)
@@ -29,7 +29,7 @@ def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
     if not shutil.which("sbatch"):
         if not is_dry:
             raise UserError("sbatch: not on PATH. Expected: a machine that submits jobs, or --dry-run", code="slurm")
-        print_message("sbatch is not on PATH: SLURM was not asked")
+        print_message("sbatch is not on PATH: not checked by SLURM")
         return
     # What it would do with the job, if it takes it.
     plan = _sbatch("--test-only", config, text, requested)
@@ -91,7 +91,7 @@ def _processes_per_node() -> int:
     value = os.environ.get("DISTGAN_PROCESSES_PER_NODE") or "1"
     if not re.fullmatch(r"\d{1,6}", value) or not int(value):
         raise UserError(
-            f"DISTGAN_PROCESSES_PER_NODE: invalid environment variable ({value}). Expected: a whole number, 1 or more",
+            f"DISTGAN_PROCESSES_PER_NODE: invalid environment variable ({value}). Expected: an integer, 1 or more",
             code="launcher-environment",
         )
     return int(value)

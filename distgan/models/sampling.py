@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from distgan.errors import UserError
 from distgan.utils.counter_rng import derive_seed
 
-# Samples are drawn in chunks of this many, so that image i is the same whatever number is asked for.
+# Samples are drawn in chunks of this many, so that image i is the same whatever number is drawn.
 CHUNK = 250
 
 

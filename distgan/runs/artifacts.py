@@ -221,7 +221,7 @@ class RunArtifacts:
     # -- on the way -----------------------------------------------------------------------------------
 
     def sample(self) -> str:
-        """Draw a grid from the fixed z by G's averaged weights, and return what to tell of it, "" if nothing.
+        """Draw a grid from the fixed z by G's averaged weights, and return a line about it, "" for none.
 
         The C-GAN's has a column for each digit. One that an unbroken run would not draw has its step in its name, and
         is deleted when the run is resumed.

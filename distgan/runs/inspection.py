@@ -74,7 +74,7 @@ def verify(where: Path) -> None:
     for path in found:
         try:
             read_checkpoint(path)
-            console.print(f"{path}: whole")
+            console.print(f"{path}: valid")
             for warning in foreign_files(path):
                 console.print(f"warning: {warning}", style="yellow")
         except Damaged as error:

@@ -15,7 +15,7 @@ class Due(NamedTuple):
     sample: bool
     save: bool
     is_last: bool
-    # The cadence itself asks for the line of metrics, not only the end of the run: a resume keeps this line.
+    # The line of metrics is due by the cadence, not only at the end of the run: a resume keeps this line.
     log_is_kept: bool
 
 

@@ -174,7 +174,7 @@ def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) 
     if runtime.device.type != "cuda":
         return Adam(network.parameters(), lr=lr, betas=betas)
     rate = torch.tensor(lr, device=runtime.device)
-    # fp16's scaler can't tell whether a fused Adam has left out an update (accelerate #4242).
+    # fp16's scaler can't detect that a fused Adam has skipped an update (accelerate #4242).
     is_fused = runtime.precision != "fp16"
     return Adam(network.parameters(), lr=rate, betas=betas, fused=is_fused, capturable=True)
 

@@ -21,7 +21,7 @@ class StepScalars(NamedTuple):
 class Schedule:
     """A table of `num` steps on the device, in the same memory all the time: a graph reads its line by a counter.
 
-    So no step has to bring a number of its own to the device, which would make the host wait.
+    So no step has to copy a scalar to the device, which would make the host wait.
     """
 
     def __init__(self, config: OptimConfig, seed: int, total_steps: int, device: torch.device, num: int = 512):

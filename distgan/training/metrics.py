@@ -62,7 +62,7 @@ class Pending(NamedTuple):
 class MetricLog:
     """`add` costs the device nothing but memory; `settle` waits for it.
 
-    On a GPU `write` waits for the line before: the device has then been told of the next steps already, and runs
+    On a GPU `write` waits for the line before: the next steps are queued on the device by then, and runs
     no more than a line ahead of what is known. `elapsed_s` is training alone. A line that the disk does not take is
     kept for later.
     """
@@ -178,7 +178,7 @@ class MetricLog:
         """Write a line with the means since the last one. Return the last written line. All ranks call it.
 
         A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
-        judges found, if they were asked. Raises TrainingFailed.
+        evaluation found, if there was one. Raises TrainingFailed.
         """
         self._pending.append(Pending(step, self._images, is_kept, self._reading(), quality or {}))
         self._images = 0

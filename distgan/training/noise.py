@@ -96,5 +96,5 @@ class Noise:
 
 
 def _rows_of_blocks(rows: Tensor, block: Tensor) -> Tensor:
-    """Return a number of its own for each row (N,) of each block (B,), (B * N,)."""
+    """Return a distinct number for each row (N,) of each block (B,), (B * N,)."""
     return (rows * len(block) + block[:, None]).view(-1)

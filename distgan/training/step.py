@@ -16,7 +16,7 @@ STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 
 # (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.shard` holds. Tensors in, tensors out,
 # all on the device, and no look at `gan.step`: so a graph may take this step for any other.
-# They are this rank's part of the whole batch's: the ranks' mean is that of all its images.
+# They are this rank's part of the global batch's: the ranks' mean is that of all its images.
 DeviceStep = Callable[[Tensor, Tensor, StepScalars], Tensor]
 
 # (real, labels, rows) of a Batch -> the same, and `gan.step` is the next one.
@@ -48,12 +48,12 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         Also returns D's logits on the real images of each microbatch, for G's loss.
         """
         D.zero_grad()
-        stats, all_real_logits, whole = [], [], shard.rows
+        stats, all_real_logits, batch_rows = [], [], shard.rows
 
         @cache
         def uniform() -> Tensor:
             """Draw for all microbatches at once, and only if the penalty needs it."""
-            with shard.bind(whole):
+            with shard.bind(batch_rows):
                 return noise.uniform()
 
         for index, (own, part) in enumerate(shard.microbatches(config.d_microbatches)):
@@ -77,7 +77,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     def g_backward(fake: Tensor, labels: Tensor, all_real_logits: list[Tensor]) -> Tensor:
         """Accumulate G's gradients through a frozen D, whose own would be computed only to be thrown away.
 
-        In parts through D as well; G itself has the whole batch at once, as its BatchNorm needs.
+        By microbatches through D as well; G has the full batch at once, as its BatchNorm needs.
         """
         G.zero_grad()
         D.module.requires_grad_(False)
@@ -129,7 +129,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
 
 
 def _weighted(loss: Tensor, weight: float) -> Tensor:
-    """Return `loss * weight`. The weight of one process that has the whole batch is 1, and costs no kernel."""
+    """Return `loss * weight`. The weight of one process that has the full batch is 1, and costs no kernel."""
     return loss if weight == 1 else loss * weight
 
 

@@ -24,7 +24,7 @@ _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 class StopRequest:
-    """Catches what asks this process to stop; `reason` is to be looked at after each step.
+    """Catches requests to stop this process; check `reason` after each step.
 
     `seconds_left` is the time until the limit, None for none, and `limit` the reason that it then has. A second Ctrl-C
     raises KeyboardInterrupt wherever the process is.
@@ -123,7 +123,7 @@ def _slurm_seconds_left() -> float | None:
         with suppress(ValueError):
             return float(end) - time.time()
     with suppress(OSError, subprocess.SubprocessError):
-        asked = ["squeue", "--noheader", "--job", job, "--format", "%L"]
-        left = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+        command = ["squeue", "--noheader", "--job", job, "--format", "%L"]
+        left = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
         return seconds(left) if re.match(DURATION, left) else None  # UNLIMITED, INVALID
     return None

@@ -28,7 +28,7 @@ def _signed(number: int) -> int:
 
 
 def stream_key(key: Tensor, stream: int) -> Tensor:
-    """Return the key, (2,) int32, of a stream of its own: what is drawn by it has nothing in common with another's."""
+    """Return the key, (2,) int32, of a stream that is independent of other streams."""
     return key + _signed(stream * _FIRST)
 
 

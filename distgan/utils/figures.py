@@ -123,7 +123,7 @@ def new_figure(width: float, height: float, **options: Any) -> "Figure":
 
 
 def save_png(figure: "Figure", path: Path) -> None:
-    """Draw a figure and write it whole. Raises OSError that names `path`."""
+    """Draw a figure and write it atomically. Raises OSError that names `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = BytesIO()

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read within bounds; JSON, pydantic models and safetensors, checked."""
+"""Files: written atomically, read within bounds; JSON, pydantic models and safetensors, checked."""
 
 import errno
 import json
@@ -341,7 +341,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
 
 
 def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield each line of a metrics.jsonl of any length in turn, None for one that is not whole."""
+    """Yield each line of a metrics.jsonl of any length in turn, None for an incomplete one."""
     if not path.is_file():
         return
     with path.open("rb") as file:
@@ -360,7 +360,7 @@ def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a metrics.jsonl, all together: of a short one."""
+    """Return the complete lines of a short metrics.jsonl."""
     return [line for line in metric_lines(path) if line is not None]
 
 

@@ -30,7 +30,7 @@ codecs.register_error(_ERRORS, _stand_in)
 class GuardedStream:
     """stdout or stderr. What nobody reads any more is dropped; a stdout that can't be written to is named.
 
-    On stderr no error counts: there is nobody left to tell.
+    Errors on stderr are ignored: nobody reads it any more.
     """
 
     def __init__(self, name: str, stream: Any):

@@ -169,8 +169,8 @@ def test_a_process_that_does_not_come_is_told(start: Start) -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ("WORLD_SIZE=abc", "WORLD_SIZE=abc: allowed in the environment: a whole number, 1 or more"),
-        ("WORLD_SIZE=2 RANK=x", "RANK=x: allowed in the environment: a whole number, 0 or more"),
+        ("WORLD_SIZE=abc", "WORLD_SIZE=abc: allowed in the environment: an integer, 1 or more"),
+        ("WORLD_SIZE=2 RANK=x", "RANK=x: allowed in the environment: an integer, 0 or more"),
         ("WORLD_SIZE=2 RANK=5", "RANK=5: with WORLD_SIZE=2; allowed: 0 to 1"),
         ("WORLD_SIZE=2 RANK=1", "MASTER_ADDR: is not set, with WORLD_SIZE=2"),
         ("WORLD_SIZE=2 RANK=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=99999", "MASTER_PORT=99999: allowed in"),

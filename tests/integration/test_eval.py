@@ -189,7 +189,7 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
         (["few.npz", "--data", "digits"], [f"few.npz: images {few}", "[bad-data]"]),
         (["many.npz", "--data", "digits", "--num", 20], [f"--num {few}", "[bad-value]"]),
         ([run, "--num", 20], [f"--num {few}", "[bad-value]"]),
-        ([run, "--num", 0], ["--num: '0' is not allowed; allowed: a whole number, 1 or more"]),
+        ([run, "--num", 0], ["--num: '0' is not allowed; allowed: an integer, 1 or more"]),
         ([run, "--out", "mine"], ["--out mine: holds other things", "allowed: a new folder"]),
         ([run, "--data", "mnist", "--data-dir", "nothing", "--no-download"], ["nothing: no mnist there"]),
         ([run, "--data", "fashion-mnist", "--data-dir", "nothing", "--no-download"], ["no fashion-mnist there"]),

@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path
     damage(folder / SIX / "g_optim.safetensors")
     verified = distgan("checkpoint", "verify", "run")
     assert verified.returncode == 1
-    assert "step-00000004: whole" in verified.stdout
+    assert "step-00000004: valid" in verified.stdout
     assert "g_optim.safetensors: its contents do not match the manifest's SHA-256" in verified.stdout
     assert "damaged" in distgan("checkpoint", "ls", "run").stdout
 
@@ -351,7 +351,7 @@ def test_checkpoint_ls_verify_and_diff(distgan: Run) -> None:
     assert "latest" in first
     assert "step-00000004" in second
     assert "the run is done, step 6" in listed.stdout
-    assert distgan("checkpoint", "verify", "run").stdout.count(": whole") == 2
+    assert distgan("checkpoint", "verify", "run").stdout.count(": valid") == 2
     differs = distgan("checkpoint", "diff", "run")
     assert differs.returncode == 1
     assert "discriminator.safetensors  7 of 7" in differs.stdout

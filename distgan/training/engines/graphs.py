@@ -25,7 +25,7 @@ Capture = Callable[[Callable[[], None], Callable[[], object]], Callable[[], obje
 
 
 class CudaGraphCapture:
-    """Captures on a stream of its own, into memory that all of its graphs share: none outlives a replay."""
+    """Capture on a separate stream, into memory that its graphs share: no tensor in it outlives a replay."""
 
     def __init__(self) -> None:
         self.stream = torch.cuda.Stream()
@@ -39,7 +39,7 @@ class CudaGraphCapture:
                 work()
         torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads, NCCL's watchdog for one, may ask the device what they like meanwhile.
+        # Other threads, NCCL's watchdog for one, may query the device meanwhile.
         capture = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
         with no_garbage_collection(), capture:
             work()

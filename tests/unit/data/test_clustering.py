@@ -42,7 +42,7 @@ def test_centre_is_the_rounded_mean_and_rounds_lower_the_distance() -> None:
 
     found = cluster(images, 8)
     means = torch.stack([points[found == each].mean(0) for each in range(8)])
-    # With centres rounded to whole numbers few images are nearer to another cluster's mean.
+    # With centres rounded to integers few images are nearer to another cluster's mean.
     assert (torch.cdist(points, means).argmin(1) == found).double().mean() > 0.9
     generator = torch.Generator().manual_seed(0)
     assert spread(found) < 0.98 * spread(torch.randint(0, 8, (500,), generator=generator))
@@ -82,7 +82,7 @@ def test_edge_is_told_by_its_direction() -> None:
 
 
 def test_clusters_are_the_same_whatever_the_order_of_sums() -> None:
-    """Every sum is one of whole numbers that float32 holds."""
+    """Every sum is one of integers that float32 holds."""
     images, _ = blobs(6, 50)
     whole = cluster(images, 12)
     with pytest.MonkeyPatch.context() as patch:

@@ -249,7 +249,7 @@ def test_noise_depends_on_step_seed_pass_and_row() -> None:
 
 
 def test_noise_is_what_its_counters_and_key_say() -> None:
-    """In Python's own whole numbers: what wraps, and what a shift draws in, is not left to torch."""
+    """In Python's own integers: what wraps, and what a shift draws in, is not left to torch."""
 
     def expected(counter: int, key: tuple[int, int], salt: int) -> int:
         x = (counter * 0x9E3779B9 + key[0] + salt) % 2**32
