@@ -10,7 +10,7 @@ import torch
 from helpers.engine_matrix import Training, assert_compiled_takes_eager_steps, assert_graph_takes_eager_steps
 from helpers.fake_cuda_graph import capture
 from helpers.launchers import needs_deepspeed
-from helpers.runs import MonkeyPatch, Run, newest, quick
+from helpers.runs import MonkeyPatch, Run, fits, newest, quick
 from torch._dynamo.utils import counters
 
 from distgan.training.engines import engine as engines
@@ -18,7 +18,7 @@ from distgan.training.engines.compiling import blocks_of, compile_blocks, num_op
 
 
 def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
-    assert "engine eager: on a CPU compiling takes long and gains nothing" in distgan("train", *quick("run")).stderr
+    assert fits("engine eager: ... CPU", distgan("train", *quick("run")).stderr)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["engine"]["asked"] == "auto"
     assert environment["engine"]["name"] == "eager"
@@ -28,7 +28,7 @@ def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) ->
 @needs_deepspeed
 def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Path) -> None:
     result = distgan.ok("train", *quick("run", "--engine", "compile", "--zero-stage", 0))
-    assert "engine eager: compile was not taken: ZeRO 0 wraps the forward and backward passes itself" in result.stderr
+    assert fits("engine eager: compile ... ZeRO 0", result.stderr)
     engine = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
     assert (engine["asked"], engine["name"]) == ("compile", "eager")
 

@@ -116,7 +116,7 @@ def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
     base = toml(tmp_path, "[data]\nper_rank_batch_size = 8\n")
     data = parse("--batch-size", "32", base=base).data
     assert (data.batch_size, data.per_rank_batch_size) == (32, None)
-    with refused("exactly one of the two"):
+    with refused("--batch-size, --per-rank-batch-size: ... (32, 8) ... [conflicting-settings]"):
         parse("--batch-size", "32", "--per-rank-batch-size", "8")
 
 

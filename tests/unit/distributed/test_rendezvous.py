@@ -69,7 +69,7 @@ def test_a_rank_that_is_gone_is_named_at_once(store: dist.Store, rank: int) -> N
 def test_a_silent_rank_is_named_after_the_timeout(store: dist.Store, rank: int) -> None:
     store.delete_key(f"through/{rank}")
     store.set(f"process/{rank}", json.dumps(ProcessId("another machine", 1, 0.0)))
-    with within(TIMEOUT_S + 4), pytest.raises(ProcessLost, match=f"rank {rank} is silent for --timeout 0.6 s"):
+    with within(TIMEOUT_S + 4), pytest.raises(ProcessLost, match=f"rank {rank} .*--timeout 0.6 s"):
         take_turn()
 
 
@@ -89,7 +89,7 @@ def test_a_rank_that_is_at_work_is_waited_for(store: dist.Store) -> None:
 
 
 def test_a_store_that_is_silent_is_left_after_the_timeout(store: dist.Store) -> None:
-    with within(2.5), pytest.raises(RuntimeError, match=r"timed out after 0\.6 s"):
+    with within(2.5), pytest.raises(RuntimeError, match=r"timed out .*0\.6 s"):
         rendezvous._within(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=3))
 
 

@@ -78,7 +78,7 @@ def test_weights_that_are_no_judges_are_refused(judges: Path, change: dict[str, 
     save_file(load_file(path) | change, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     edit(judges / RECORD, lambda record: record["judges"][0].update(sha256=digest))
-    with refused(str(path), "holds no weights of the judge wide", *change, code="bad-data"):
+    with refused(str(path), "wide", *change, code="bad-data"):
         load_ensemble("mnist", torch.device("cpu"), str(judges))
 
 

@@ -383,7 +383,7 @@ def test_a_name_that_is_too_long_for_a_result_is_cut(
         folders.append(folder)
         assert out_folder(where, EvalConfig(), 100) == folder
     assert len(set(folders)) == 12
-    assert (f"warning: the name of 0/{stem}.npz" in capfd.readouterr().err) == (len(stem.encode()) > 250)
+    assert (f"0/{stem}.npz" in capfd.readouterr().err) == (len(stem.encode()) > 250)
 
 
 def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

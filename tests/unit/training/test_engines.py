@@ -257,5 +257,5 @@ def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
     assert (log.logged_step, log.num_lines) == (9, 3), "a line that a resume does not keep"
     log.add(torch.full((2, 4), float("nan")), 16)
     log.write(12)
-    with pytest.raises(TrainingFailed, match="d_loss is nan at step 11"):
+    with pytest.raises(TrainingFailed, match=r"d_loss .* nan .* step 11"):
         log.settle(12)
