@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from distgan.utils.paths import user_path
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 failed, 2 a mistake of yours, 75 stopped before its time limit, 128 + N stopped and saved "
+    "exit codes: 0 done, 1 failed, 2 usage error, 75 stopped before its time limit, 128 + N stopped and saved "
     "by signal N\n(130 Ctrl-C, 138 SIGUSR1, 140 SIGUSR2, 143 SIGTERM)"
 )
-_SHORT = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C"
+_SHORT = "exit codes: 0 done, 1 {}, 2 usage error, 130 Ctrl-C"
 _KEPT = f"{_SHORT} (what was measured is kept)"
 
 
@@ -214,7 +214,7 @@ _COMMANDS: dict[str, Command | Group] = {
         description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
         "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
         "distgan train.",
-        epilog="exit codes: 0 submitted, 2 a mistake of yours, or sbatch does not take the job",
+        epilog="exit codes: 0 submitted, 2 usage error, or sbatch rejects the job",
         arguments=(
             Argument("--dry-run", "print the script, and on stderr what SLURM would do with it; submit nothing "
                      "(default: off)", action="store_true"),

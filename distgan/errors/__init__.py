@@ -128,7 +128,7 @@ def not_readable(what: object, error: OSError, then: str = "") -> UserError:
 
 
 def user_error(error: Exception) -> UserError | None:
-    """Return the mistake of the user's that `error` is, a full or forbidden disk included; None for any other."""
+    """Return `error` as a UserError if it is one, a full or forbidden disk included; None for any other."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno and (error.filename or error.errno in _USER_ERRNO):
@@ -154,7 +154,7 @@ def _of_the_disk(error: OSError) -> UserError:
 
 
 def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
-    """Return what `attempt` gives, or the mistake of the user's that ended it."""
+    """Return what `attempt` returns, or the UserError that ended it."""
     try:
         return attempt(), None
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""A plain small pair for a laptop: DCGAN's 4x4 kernels, and a D that projects its features on the label."""
+"""A small pair for a laptop: DCGAN's 4x4 kernels, and a D that projects its features on the label."""
 
 from torch import Tensor, nn
 

@@ -22,7 +22,7 @@ from distgan.utils.provenance import Startup
 class Session:
     """All ranks build it and call its methods. `config` is resolved: the data set and the precision are those in use.
 
-    `dataset` replaces the one that the config names. Raises UserError on all ranks for a mistake of one of them.
+    `dataset` replaces the one that the config names. Raises UserError on all ranks if one raises it.
     """
 
     def __init__(
