@@ -6,12 +6,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from distgan.checkpoint.format import MANIFEST, NETWORKS, Checkpoint, foreign_files
-from distgan.checkpoint.resume import by_step, newest_valid, pointers_in, read_named
+from distgan.checkpoint.resume import find_pointers, list_by_step, newest_valid, read_named
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
-from distgan.training.gan import below, load_weights
+from distgan.training.gan import load_weights, tensors_below
 from distgan.utils.files import read_tensors, write_atomic, write_json
 from distgan.utils.paths import user_path
 
@@ -48,7 +48,7 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     """
     path = user_path(where)
     names = ["generator_ema", "generator"] if ema else ["generator"]
-    if (path / MANIFEST).exists() or path in pointers_in(path.parent):
+    if (path / MANIFEST).exists() or path in find_pointers(path.parent):
         return _of_checkpoint(*read_named(path), names)
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path
@@ -99,7 +99,7 @@ def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
 def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
     """Return the newest valid checkpoint if it is newer than the weights: the run was killed or still trains."""
     step = read_tensors(weights)[1].get("step", "")
-    steps = [step for step, _ in by_step(checkpoints)]
+    steps = [step for step, _ in list_by_step(checkpoints)]
     if not step.isdecimal() or not steps or max(steps) <= int(step):
         return None
     newest = newest_valid(checkpoints)
@@ -107,8 +107,8 @@ def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, lis
 
 
 def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:
-    name = next(name for name in names if below(checkpoint.tensors, name))
-    tensors = below(checkpoint.tensors, name)
+    name = next(name for name in names if tensors_below(checkpoint.tensors, name))
+    tensors = tensors_below(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
     warnings = [f"{reason}; taking {path.name}" for _, reason in passed] + foreign_files(path)
     return _loaded(tensors, checkpoint.config, state.notice, file, name == "generator_ema", state.step, warnings)

@@ -74,7 +74,7 @@ def check_link(path: Path) -> None:
         )
 
 
-def copies_in(folder: Path) -> dict[Path, int | None]:
+def find_copies(folder: Path) -> dict[Path, int | None]:
     """Return the folders `latest` and `best`, and the step of each if it can be read.
 
     A run has links of these names. A copy of it has folders where links were followed: cp -L, zip, object storage.
@@ -89,7 +89,7 @@ def copies_in(folder: Path) -> dict[Path, int | None]:
     return copies
 
 
-def pointers_in(folder: Path) -> dict[Path, Path]:
+def find_pointers(folder: Path) -> dict[Path, Path]:
     """Return the files `latest` and `best`, each with the checkpoint that its text names, which may be missing.
 
     A copy of a run has them where links become text: zip, git on Windows, object storage. As a copied folder, one stays
@@ -105,16 +105,16 @@ def pointers_in(folder: Path) -> dict[Path, Path]:
     return pointers
 
 
-def by_step(folder: Path) -> list[tuple[int, Path]]:
+def list_by_step(folder: Path) -> list[tuple[int, Path]]:
     """Return the checkpoints of a run, the newest first: each by its name, and after it a copy of the same step."""
     found = [(int(path.name[5:]), path) for path in checkpoints_in(folder)]
-    found += [(step, path) for path, step in copies_in(folder).items() if step is not None]
+    found += [(step, path) for path, step in find_copies(folder).items() if step is not None]
     return sorted(found, key=lambda pair: -pair[0])
 
 
 def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
     """Rename the folders `latest` and `best` of a copied run to make room for the links; nothing is deleted."""
-    for path, step in copies_in(folder).items():
+    for path, step in find_copies(folder).items():
         target = None if step is None else folder / folder_name(step)
         is_missing = target is not None and not target.exists()
         new = path.rename(target) if target is not None and is_missing else set_aside(path, "copy")
@@ -128,7 +128,7 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
     Raises UserError where there are some and all of them are damaged.
     """
     damaged: list[tuple[Path, str]] = []
-    for step, path in by_step(folder):
+    for step, path in list_by_step(folder):
         try:
             checkpoint = read_checkpoint(path)
             if checkpoint.state.step != step:
@@ -230,9 +230,9 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
 
     Raises UserError.
     """
-    if path in (copies := copies_in(path.parent)) and copies[path] is not None:
+    if path in (copies := find_copies(path.parent)) and copies[path] is not None:
         return _in_place_of(path, path, _COPY)
-    if target := pointers_in(path.parent).get(path):
+    if target := find_pointers(path.parent).get(path):
         return _in_place_of(path, target, _POINTER)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
@@ -252,7 +252,7 @@ def _in_place_of(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoin
     said = [(link, f"{link}: {reason}")]
     if link.name == "best" and target.is_dir():
         keep_best = read_checkpoint(target).config.run.keep_best
-        path = best_of([path for _, path in by_step(link.parent)], keep_best) or target
+        path = best_of([path for _, path in list_by_step(link.parent)], keep_best) or target
         return path, read_checkpoint(path), said
     if found := newest_valid(link.parent):
         return found[0], found[1], [*said, *found[2]]

@@ -144,7 +144,7 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
 def _import_mistake(error: Exception) -> UserError | None:
     """Return the user's mistake in a variable at which torch's import failed, None for any other error."""
     with suppress(ImportError):
-        mistake: UserError | None = _load("distgan.distributed.env:import_mistake")(error)
+        mistake: UserError | None = _load("distgan.distributed.env:explain_import_error")(error)
         return mistake
     return None
 

@@ -38,9 +38,9 @@ def train(parser: "Parser", argv: list[str]) -> None:
         if "processes.num" in namespace:
             env.check_num_processes(num)
     elif num > 1 and not namespace.dry_run:
-        from distgan.data.loader import check_batch_size, fewest_rows, global_batch_size
+        from distgan.data.loader import check_batch_size, global_batch_size, min_batch_size
 
-        check_batch_size(global_batch_size(config.data, num), fewest_rows(config, num))
+        check_batch_size(global_batch_size(config.data, num), min_batch_size(config, num))
         raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:

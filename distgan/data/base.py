@@ -177,7 +177,7 @@ def load_digits(reason: str | None = None) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     is_original = torch.arange(len(images)) % 10 == 0
     amounts = torch.empty(4, len(images)).uniform_(-1, 1, generator=generator) * ~is_original
-    images = distorted(images, amounts).squeeze(1)
+    images = distort(images, amounts).squeeze(1)
     pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
     return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason)
 
@@ -198,7 +198,7 @@ def _small_digits() -> np.ndarray:
     return np.column_stack([bunch.data, bunch.target]).astype(np.uint8)
 
 
-def distorted(images: Tensor, amounts: Tensor) -> Tensor:
+def distort(images: Tensor, amounts: Tensor) -> Tensor:
     """Return (N, 1, 28, 28), each rotated, scaled and moved by its `amounts`, (4, N) of -1 to 1.
 
     1 is 12 degrees, 10 % and 2 pixels to the left and up.
@@ -214,7 +214,7 @@ def distorted(images: Tensor, amounts: Tensor) -> Tensor:
 # -- The real images that quality is measured with: those to compare with, and as many others a --
 
 
-def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:
+def load_splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:
     """Return the training images, and the test images beside them. Raises UserError.
 
     scikit-learn's digits have no test set: every sixth of the 1,797 stands for one, with all its variants. A GAN has

@@ -29,7 +29,7 @@ def global_batch_size(config: DataConfig, world_size: int) -> int:
     return config.per_rank_batch_size * world_size
 
 
-def fewest_rows(config: Config, world_size: int) -> int:
+def min_batch_size(config: Config, world_size: int) -> int:
     """Return the smallest batch over all ranks: a row per rank and microbatch, two for BatchNorm."""
     separate = 1 if config.processes.sync_batch_norm else world_size
     return max(world_size * config.optim.d_microbatches, 2 * separate)

@@ -201,7 +201,7 @@ def check_before_imports() -> None:
             )
 
 
-def import_mistake(error: BaseException) -> UserError | None:
+def explain_import_error(error: BaseException) -> UserError | None:
     """Return the user's mistake if the import of a module of torch ended in `error` by variables that torch reads.
 
     Only torch's message says which one it was. None for a torch that is not installed, and for any other error.
@@ -219,7 +219,7 @@ def import_mistake(error: BaseException) -> UserError | None:
     )
 
 
-def group_mistake(error: Exception) -> UserError:
+def explain_group_error(error: Exception) -> UserError:
     """Return what to raise for a process group that can't be made, though all ranks are there."""
     named = _set_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
     return CommonError(

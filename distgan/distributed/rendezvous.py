@@ -146,7 +146,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
     except Exception as error:
         if _CONNECTION.search(str(error)):
             raise
-        raise env.group_mistake(error) from error
+        raise env.explain_group_error(error) from error
 
 
 def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:

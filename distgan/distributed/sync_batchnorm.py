@@ -63,7 +63,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def synchronised(network: nn.Module, shard: BatchShard, device: torch.device) -> nn.Module:
+def convert_sync_batchnorm(network: nn.Module, shard: BatchShard, device: torch.device) -> nn.Module:
     """Return the network with its BatchNorms over all ranks. Its parameters stay the same objects."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -75,5 +75,5 @@ def synchronised(network: nn.Module, shard: BatchShard, device: torch.device) ->
             own.shard = shard
             setattr(network, name, own)
         else:
-            synchronised(child, shard, device)
+            convert_sync_batchnorm(child, shard, device)
     return network

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distgan.data.base import distorted
+from distgan.data.base import distort
 from distgan.models.layers import channels_last
 
 NUM_FEATURES = 64
@@ -136,7 +136,7 @@ def train_classifier(
         total = torch.zeros((), device=device)
         for rows in order.split(BATCH):
             amounts = torch.empty(4, len(rows)).uniform_(-1, 1, generator=generator).to(device)
-            batch = distorted(images[rows].unsqueeze(1) / 255, amounts)
+            batch = distort(images[rows].unsqueeze(1) / 255, amounts)
             loss = F.cross_entropy(network(batch)[0], labels[rows])
             optim.zero_grad()
             loss.backward()
@@ -149,7 +149,7 @@ def train_classifier(
 
 
 @torch.inference_mode()
-def outputs_of(network: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+def classify(network: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities (N, 10) and features (N, F), both on the CPU, of (N, 28, 28) uint8."""
     device = next(network.parameters()).device
     parts = [network(part.to(device).unsqueeze(1) / 255) for part in images.split(_PASS)]

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from distgan.data.base import splits
+from distgan.data.base import load_splits
 from distgan.evaluation.ensemble import draw_and_read, load_ensemble, requested_digits
-from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
+from distgan.evaluation.measure import Overview, measure_coverages, measure_overview, to_metrics
 from distgan.evaluation.reference import build_reference
 from distgan.evaluation.targets import EarlyStop, find_targets, judged_lines, read_targets
 from distgan.models.base import build_generator
@@ -38,7 +38,7 @@ class QualityMonitor:
         reference = config.run.eval_reference
         data = config.data.model_copy(update={"dir": reference} if reference else {})
         train, test = runtime.run_on_all_ranks(
-            lambda: splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
+            lambda: load_splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.check_same_on_ranks("test data's fingerprint", test.fingerprint)
         ensemble = runtime.run_on_all_ranks(lambda: load_ensemble(dataset.name, runtime.device))
@@ -85,7 +85,7 @@ class QualityMonitor:
             self._generator.load_state_dict(gan.sampling_state(is_raw=is_raw))
             _, reading = draw_and_read(self._generator, self.reference.ensemble, self.reference.n, 0, self.runtime)
             overview = measure_overview(reading, self._labels, self.reference)
-            values |= flat(overview, prefix)
+            values |= to_metrics(overview, prefix)
             coverages = measure_coverages(reading, self._labels, self.reference)
             values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]
             if not is_raw or not gan.ema:  # of what samples are drawn with

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distgan.config.registry import DATASETS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.evaluation.classifiers import NETWORKS, Judge, outputs_of
+from distgan.evaluation.classifiers import NETWORKS, Judge, classify
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.training.gan import check_finite, check_weights
@@ -98,7 +98,7 @@ class ClassifierEnsemble(NamedTuple):
 
     def read(self, images: Tensor) -> Reading:
         """Return the outputs for (N, 28, 28) uint8, on the CPU."""
-        outputs = [outputs_of(judge, images) for judge in self.judges]
+        outputs = [classify(judge, images) for judge in self.judges]
         probabilities = torch.stack([own for own, _ in outputs], 1)
         return Reading(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
 
@@ -187,7 +187,7 @@ def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) 
         part = images[chunk * CHUNK : (chunk + 1) * CHUNK]
         return ensemble.read(torch.cat([part, part[:1].expand(CHUNK - len(part), -1, -1)]))
 
-    return Reading(*_dealt(len(images), runtime, work))
+    return Reading(*_run_chunks(len(images), runtime, work))
 
 
 def draw_and_read(
@@ -204,7 +204,7 @@ def draw_and_read(
         images = torch.from_numpy(generate(generator, z, labels))
         return images, *ensemble.read(images)
 
-    images, *reading = _dealt(num, runtime, work)
+    images, *reading = _run_chunks(num, runtime, work)
     return images, Reading(*reading)
 
 
@@ -213,7 +213,7 @@ def requested_digits(num: int, start: int = 0) -> Tensor:
     return torch.arange(start, start + num) % 10
 
 
-def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
+def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
     """Return the results of `work(chunk)`, tensors of CHUNK rows, in order: (num, ...) on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
     with _workers(runtime) as pool:
@@ -243,7 +243,7 @@ def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
     return results
 
 
-def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
+def run_jobs(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
     """Return the results of all jobs on all ranks; each rank runs every W-th. All ranks call it."""
     turns = range(runtime.rank, len(jobs), runtime.world_size)
     with _workers(runtime) as pool:

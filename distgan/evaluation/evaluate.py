@@ -10,12 +10,12 @@ from torch import Tensor
 
 from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
-from distgan.data.base import Dataset, load_dataset, splits
+from distgan.data.base import Dataset, load_dataset, load_splits
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.evaluation import measure
-from distgan.evaluation.classifiers import outputs_of, train_classifier
-from distgan.evaluation.ensemble import draw_and_read, in_turns, load_ensemble, read_images, requested_digits
+from distgan.evaluation.classifiers import classify, train_classifier
+from distgan.evaluation.ensemble import draw_and_read, load_ensemble, read_images, requested_digits, run_jobs
 from distgan.evaluation.inputs import FILE, data_config, load_input, out_folder, source_of
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.reference import Reference, build_reference, check_enough_images
@@ -124,7 +124,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 
 def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
     try:
-        return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
+        return load_splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
     except UserError as error:  # without the advice for a training
         raise UserError(str(error).removesuffix(", or --data digits"), code=error.code) from error
 
@@ -136,11 +136,11 @@ def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Ru
 
     def accuracy(images: Tensor, labels: Tensor) -> Estimate:
         network = train_classifier(_GAN_TRAIN, images, labels, epochs=_GAN_TRAIN_EPOCHS, seed=0, device=runtime.device)
-        read = outputs_of(network, test.images)[0].argmax(1)
+        read = classify(network, test.images)[0].argmax(1)
         return estimate_proportion(int((read == test.labels).sum()), len(read))
 
     jobs = [lambda: accuracy(images, labels), lambda: accuracy(train.images[chosen], train.labels[chosen])]
-    return in_turns(jobs, runtime)
+    return run_jobs(jobs, runtime)
 
 
 @contextmanager

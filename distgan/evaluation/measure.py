@@ -130,7 +130,7 @@ def measure_coverages(reading: Reading, labels: Tensor | None, reference: Refere
     return [measure_coverage(real, reading.features[owners == d]) for d, real in enumerate(reference.digits)]
 
 
-def flat(overview: Overview, prefix: str) -> dict[str, Any]:
+def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
     """Return an overview as it stands in a line of metrics.jsonl."""
     values: dict[str, Any] = {}
     estimates = {name: getattr(overview.sample, name) for name in Sample.model_fields}

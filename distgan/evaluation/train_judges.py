@@ -14,9 +14,9 @@ from safetensors.torch import save
 
 from distgan.config.command_settings import JudgeConfig
 from distgan.config.schema import DataConfig
-from distgan.data.base import Dataset, load_dataset, splits
+from distgan.data.base import Dataset, load_dataset, load_splits
 from distgan.errors import CommandFailed, UserError, print_line
-from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
+from distgan.evaluation.classifiers import NETWORKS, classify, train_classifier
 from distgan.evaluation.ensemble import (
     FORMAT,
     RECORD,
@@ -44,7 +44,7 @@ def train_judges(config: JudgeConfig) -> None:
     """Train, measure and write judges. Raises UserError, and CommandFailed for judges of MNIST below the limit."""
     device = device_named(config.device)
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
-    train, test = splits(load_dataset(data), data)
+    train, test = load_splits(load_dataset(data), data)
     folder = user_path(config.out, "--out") if config.out else cache_folder(train.name)
     _check_free(folder, train.name)
     make_folder(folder)
@@ -113,7 +113,7 @@ def _train(
     """Train one judge. Return its record and its weights as a file."""
     judge = train_classifier(name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=print_line)
     weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
-    read = outputs_of(judge, test.images)[0].argmax(1)
+    read = classify(judge, test.images)[0].argmax(1)
     record = JudgeRecord(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),

@@ -48,7 +48,7 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
 
     `words` are the flags of `distgan train`, `training` what it makes of them. Raises UserError.
     """
-    from distgan.data.loader import check_batch_size, fewest_rows, global_batch_size  # torch: not for --help
+    from distgan.data.loader import check_batch_size, global_batch_size, min_batch_size  # torch: not for --help
 
     folder = shipped("slurm", "launch/batch_scripts")
     chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
@@ -61,7 +61,7 @@ def script(config: SlurmConfig, words: list[str], training: Config) -> str:
             f"DISTGAN_PROCESSES_PER_NODE ({training.processes.num}). Expected: the same, or unset",
             code="launcher-conflict",
         )
-    check_batch_size(global_batch_size(training.data, processes), fewest_rows(training, processes))
+    check_batch_size(global_batch_size(training.data, processes), min_batch_size(training, processes))
     return "\n".join(
         [
             "#!/bin/bash",

@@ -125,7 +125,7 @@ class BitSource(Protocol):
 class Dropout(nn.Dropout):
     """In training its mask comes from `noise`, by 16 random bits an element; without one it is torch's own.
 
-    torch draws one number after another on a CPU, which takes a fifth of a step of the report's GAN (LOG.md). `p` becomes
+    torch draws one number after another on a CPU, a fifth of a step of the report's GAN (LOG.md). `p` becomes
     the next multiple of 2**-16, which for 0.3 is 0.3 + 3e-6, and the kept elements are scaled by what that leaves.
     """
 

@@ -5,7 +5,7 @@ import json
 from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.schema import Config, RunConfig
 from distgan.data.base import SOURCES, data_folder, find, load_dataset
-from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
+from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import check_unused_folder
@@ -34,7 +34,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         data += ", or else digits" if config.data.name == "auto" else ""
     num = runtime.world_size if runtime.is_launched else config.processes.num or 1
     size = global_batch_size(config.data, num)
-    fewest = fewest_rows(config, num)
+    fewest = min_batch_size(config, num)
     steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=fewest)
     total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)

@@ -17,11 +17,11 @@ from distgan.checkpoint.format import (
     read_checkpoint,
     read_manifest,
 )
-from distgan.checkpoint.resume import by_step, check_link, copies_in, pointers_in, read_named
+from distgan.checkpoint.resume import check_link, find_copies, find_pointers, list_by_step, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
-from distgan.training.gan import below
+from distgan.training.gan import tensors_below
 from distgan.utils.terminal import TerminalConsole
 
 
@@ -33,9 +33,9 @@ def list_checkpoints(where: Path) -> None:
     for head in ("checkpoint", "epoch", "saved (UTC)", "MiB", "ranks", "d_loss", "g_loss", ""):
         table.add_column(head)
     damaged: list[str] = []
-    copies = copies_in(where / "checkpoints") | copies_in(where)
+    copies = find_copies(where / "checkpoints") | find_copies(where)
     warnings = [f"{path}: is a folder of step {step}, not a link: the run was copied" for path, step in copies.items()]
-    pointers = pointers_in(found[0].parent)
+    pointers = find_pointers(found[0].parent)
     warnings += [f"{path}: is a file that names {to.name}, not a link: it was copied" for path, to in pointers.items()]
     for path in found:
         try:
@@ -126,9 +126,9 @@ def _found(where: Path) -> list[Path]:
     """Return the checkpoints of a run, or the one at `where`."""
     if (where / MANIFEST).exists():
         return [where]
-    if target := pointers_in(where.parent).get(where):
+    if target := find_pointers(where.parent).get(where):
         return [target]
-    found = [path for _, path in by_step(where / "checkpoints") or by_step(where)]
+    found = [path for _, path in list_by_step(where / "checkpoints") or list_by_step(where)]
     if not found:
         raise UserError(f"{where}: no checkpoint. Expected: a run's folder, or a checkpoint's", code="no-checkpoint")
     return found
@@ -154,7 +154,7 @@ def _counters(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, str, str]
 def _files(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, ...]]:
     """Return a row per tensor file that is not bit-identical."""
     for name in TENSOR_FILES:
-        before, after = below(one.tensors, name), below(two.tensors, name)
+        before, after = tensors_below(one.tensors, name), tensors_below(two.tensors, name)
         keys = sorted(before.keys() | after.keys())
         apart = [key for key in keys if not _equal(before.get(key), after.get(key))]
         if not apart:

@@ -11,7 +11,7 @@ from distgan.data.base import Dataset
 from distgan.data.clustering import cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
-from distgan.distributed.sync_batchnorm import synchronised
+from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
 from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
@@ -110,8 +110,8 @@ class Gan:
 
         A moving average that the state does not have starts at G's weights.
         """
-        if not below(tensors, "generator_ema"):
-            average = {f"generator_ema.{key}": value for key, value in below(tensors, "generator").items()}
+        if not tensors_below(tensors, "generator_ema"):
+            average = {f"generator_ema.{key}": value for key, value in tensors_below(tensors, "generator").items()}
             tensors = tensors | average
         found = getattr(self.generator, "cluster_counts", None)
         theirs = tensors.get("generator.cluster_counts")
@@ -123,15 +123,15 @@ class Gan:
                 code="wrong-weights",
             )
         for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
-            own = below(tensors, name)
+            own = tensors_below(tensors, name)
             with trained.full_params():
                 _check_trained(trained.module, own, f"{where}: {name}")
                 # Before the first step Adam has no moments, and so they are not in the file either.
-                adam = below(tensors, optim)
+                adam = tensors_below(tensors, optim)
                 moments = _moments(adam, trained.module, f"{where}: {optim}") if adam or step else []
             trained.load(own, moments)
         if self.ema:
-            average = below(tensors, "generator_ema")
+            average = tensors_below(tensors, "generator_ema")
             _check_trained(self.ema.network, average, f"{where}: generator_ema")
             self.ema.network.load_state_dict(average)
         self.step = step
@@ -155,7 +155,7 @@ def build_gan(
     shard = BatchShard(runtime.rank, runtime.world_size)
     noise = Noise(generator.latent_shape, runtime.device, shard)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
-        generator = synchronised(generator, shard, runtime.device)
+        generator = convert_sync_batchnorm(generator, shard, runtime.device)
     draw_from(discriminator, noise)
     # Copied before it is wrapped, which puts autocast around the forward.
     ema = Ema(generator) if optim.ema_decay else None
@@ -231,7 +231,7 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
     """Return Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
     moments = []
     for name, parameter in network.named_parameters():
-        own = below(tensors, name)
+        own = tensors_below(tensors, name)
         shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
         for key, shape in shapes.items():
             if key not in own or own[key].shape != shape or not own[key].is_floating_point():
@@ -246,7 +246,7 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
     return moments
 
 
-def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def tensors_below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Return the tensors whose key starts with `name.`, without it."""
     return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 
 from distgan.config.schema import Config
 from distgan.data.base import Dataset, load_dataset
-from distgan.data.loader import Batches, fewest_rows, global_batch_size
+from distgan.data.loader import Batches, global_batch_size, min_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Clock, Engine, build_engine
@@ -47,7 +47,7 @@ class Session:
             drop_last=config.data.drop_last,
             seed=config.run.seed,
             device=runtime.device,
-            fewest=fewest_rows(config, runtime.world_size),
+            fewest=min_batch_size(config, runtime.world_size),
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         # The learning rate schedule spans all epochs, whether or not this run takes all steps.

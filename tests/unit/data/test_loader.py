@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from distgan.config.schema import Config, DataConfig, OptimConfig, ProcessesConfig
 from distgan.data.base import Dataset
-from distgan.data.loader import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
+from distgan.data.loader import Batches, global_batch_size, min_batch_size, scale, steps_in_epoch
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 
@@ -117,7 +117,7 @@ def test_batch_size_is_global() -> None:
 )
 def test_fewest_rows(world_size: int, accumulate: int, sync: bool, expected: int) -> None:
     config = Config(optim=OptimConfig(d_microbatches=accumulate), processes=ProcessesConfig(sync_batch_norm=sync))
-    assert fewest_rows(config, world_size) == expected
+    assert min_batch_size(config, world_size) == expected
 
 
 def test_batches_that_can_not_be_trained_on_are_refused() -> None:

@@ -11,7 +11,7 @@ from helpers.memory import at_most
 from torch import Tensor, nn
 
 from distgan.evaluation.classifiers import NUM_FEATURES
-from distgan.evaluation.ensemble import _dealt
+from distgan.evaluation.ensemble import _run_chunks
 from distgan.evaluation.schema import Estimate
 from distgan.evaluation.scores import (
     FEWEST,
@@ -157,7 +157,7 @@ def test_memory_is_that_of_a_part_of_the_images() -> None:
 def test_work_in_chunks_is_joined_in_its_order() -> None:
     runtime: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
     for num in (1, CHUNK, 4 * CHUNK + 3):
-        first, second = _dealt(num, runtime, lambda chunk: (torch.full((CHUNK, 2), chunk), torch.arange(CHUNK)))
+        first, second = _run_chunks(num, runtime, lambda chunk: (torch.full((CHUNK, 2), chunk), torch.arange(CHUNK)))
         assert torch.equal(first, (torch.arange(num) // CHUNK)[:, None].expand(-1, 2))
         assert torch.equal(second, torch.arange(num) % CHUNK)
 
