@@ -132,3 +132,16 @@ def test_a_result_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("distgan.sample.sample", lambda where, config: f"{where}: {config.num}")
     run_command("sample", "some/run", "--num", "3")
     assert capsys.readouterr().out == "some/run: 3\n"
+
+
+def test_the_help_of_train_lists_few_common_settings_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command("train", "--help")
+    head, *sections = re.split(
+        r"^(?=(?:model|data|optim|run|processes): )", capsys.readouterr().out, flags=re.MULTILINE
+    )
+    common = re.findall(r"^  (?:-h, )?(--[\w-]+)", head, re.MULTILINE)
+    assert len(common) <= 20
+    assert {"--preset", "--data", "--out", "--epochs", "--batch-size", "--device", "--processes"} <= set(common)
+    assert [section.partition(":")[0] for section in sections] == ["model", "data", "optim", "run", "processes"]
+    assert not {"--loss", "--keep", "--zero-stage"} & set(common)
