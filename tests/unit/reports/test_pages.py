@@ -673,7 +673,9 @@ def test_mistakes_are_named(tmp_path: Path, distgan: Command) -> None:
     (run / "config.json").write_text('{"model": {"name": "dcgan"}}')
     assert_user_error(distgan("report", run, "--no-eval"), str(run / "config.json"), "dcgan", "vanilla, cgan")
     (run / "config.json").write_text("{")
-    assert_user_error(distgan("compare", run, other, "--no-eval"), str(run / "config.json"), "JSON", code="bad-config-file")
+    assert_user_error(
+        distgan("compare", run, other, "--no-eval"), str(run / "config.json"), "JSON", code="bad-config-file"
+    )
 
 
 def test_flags_and_runs_in_any_order_that_help_shows(tmp_path: Path, distgan: Command) -> None:
