@@ -53,6 +53,9 @@ reference: $(VENV)/.installed-dev  ## write the generated parts of docs/ anew, f
 docs: reference $(VENV)/.installed-docs  ## the pages of docs/ as a site, in site/; a dead link or a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+dist: $(VENV)/.installed-dist  ## wheel and sdist in dist/, checked; README's commands by the installed wheel. FULL=1 installs torch anew too
+	$(BIN)/python tests/check_dist.py $(if $(FULL),--full)
+
 bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and start-up; DISTGAN_DATA names the data
 	$(BIN)/distgan bench throughput --peers
 	$(BIN)/python benchmarks/startup.py
@@ -87,6 +90,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+$(VENV)/.installed-dist: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dist]'
 	touch $@
 
 clean:
