@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from distgan.config.presets import config_folder, training_of
 from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, ORDERS, PRECISIONS
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
+DOCS = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *PAGES]
 CODE_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 # Flags in the docs that are other programs'.
@@ -155,3 +156,46 @@ def test_the_site_has_each_page_once() -> None:
     listed = pages(site["nav"])
     assert len(listed) == len(set(listed))
     assert {path.name for path in PAGES} <= set(listed)
+
+
+# -- What stands beside the docs --
+
+
+def test_the_changelog_begins_with_the_version_of_the_package() -> None:
+    newest = re.search(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest
+    assert newest[1] == distgan.__version__
+
+
+def test_the_citation_has_what_its_schema_requires() -> None:
+    """Citation File Format 1.2.0. The version has one place, so it is not here."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation.keys() >= {"cff-version", "message", "title", "authors"}
+    assert citation.keys() <= {
+        *("cff-version", "message", "title", "authors", "type", "abstract", "license", "keywords")
+    }
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["type"] in ("software", "dataset")
+    assert citation["authors"]
+    assert all(author.keys() & {"name", "family-names", "given-names", "alias"} for author in citation["authors"])
+    assert citation["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+
+
+def test_hooks_before_a_commit_are_a_part_of_lint() -> None:
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["id"] for hook in repo["hooks"]] == ["ruff", "ruff-format", "mypy", "shellcheck"]
+    lint = (ROOT / "Makefile").read_text()
+    for hook in repo["hooks"]:
+        words = hook["entry"].replace(".venv/bin", "$(BIN)").removesuffix(" --force-exclude")
+        assert f"\t{words}" in lint
+        assert hook["language"] == "system"
+
+
+def test_templates_ask_what_doctor_prints() -> None:
+    templates = ROOT / ".github"
+    assert "`distgan doctor --json`" in (templates / "pull_request_template.md").read_text()
+    for path in (templates / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert form.keys() >= {"name", "description", "body"}
+        assert all(part["attributes"]["label"] for part in form["body"])
+        assert "`distgan doctor --json`" in str(form)
