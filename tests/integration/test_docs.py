@@ -21,6 +21,7 @@ from distgan.utils.files import read_metrics
 from distgan.utils.provenance import describe_environment
 
 
+@pytest.mark.timeout(600)
 def test_commands_of_the_readme_run_in_an_empty_folder(
     distgan: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
