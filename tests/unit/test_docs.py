@@ -32,6 +32,7 @@ FOREIGN_FLAGS = {
     *("--array", "--gpus", "--no-requeue", "--nv"),  # sbatch, apptainer
     *("--python", "--budget-s"),  # uv, benchmarks/
 }
+PROGRAMS = {"distgan", "make", "pip", "uv", "source", "python", "accelerate", "torchrun", "sbatch"}
 # A command of the docs, and the words behind it: of distgan, and of what starts its training.
 COMMAND = re.compile(r"^(?:.* )?(distgan(?= )|distgan/(?:train|__main__)\.py|slurm/(?:cgan|vanilla)\.sh)(.*)$")
 COMMANDS = dict(commands_below(TOP))
@@ -134,10 +135,13 @@ def test_each_command_of_a_page_can_be_parsed(page: Path, monkeypatch: MonkeyPat
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
-def test_files_that_a_command_names_exist(page: Path) -> None:
+def test_programs_files_and_extras_that_a_command_names_exist(page: Path) -> None:
     for line in console_lines(page):
+        assert line.split()[0] in PROGRAMS, line
         for name in re.findall(r"(?<!\S)(?:benchmarks|configs|distgan|launch|slurm)/\S+", line):
             assert (ROOT / name).exists(), line
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"\.\[(\w+)\]'", page.read_text())) <= extras.keys()
 
 
 def test_flags_in_the_docs_exist() -> None:
@@ -187,7 +191,7 @@ def test_hooks_before_a_commit_are_a_part_of_lint() -> None:
     lint = (ROOT / "Makefile").read_text()
     for hook in repo["hooks"]:
         words = hook["entry"].replace(".venv/bin", "$(BIN)").removesuffix(" --force-exclude")
-        assert f"\t{words}" in lint
+        assert re.search(rf"\t{re.escape(words)}\s", lint)
         assert hook["language"] == "system"
 
 
