@@ -120,7 +120,7 @@ def settings_reference() -> str:
                 f"`{flag.path[1]}`",
                 prose(allowed(flag.field)),
                 prose(shown(flag.field.default)),
-                prose(help_text(flag.field)),
+                prose(help_text(flag.field) + "".join(f" (old name: --{old})" for old in rules(flag.field).old_flags)),
                 ON_RESUME[rules(flag.field).on_resume],
             )
             for flag in flags
