@@ -20,7 +20,7 @@ from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import GAP, SCALE, TEXT_HEIGHT, grid, save_gif
-from distgan.utils.files import output_file, write_whole
+from distgan.utils.files import output_file, write_atomic
 
 WALK_STEPS = 10
 
@@ -32,18 +32,23 @@ _MAX_FRAMES = 2_000  # of an animation, which are in memory together
 
 
 def sample(where: str, config: SampleConfig) -> str:
-    """Draws and writes what `config` asks for from the run or weights at `where`; says what it wrote.
+    """Draw and write what `config` describes from the run or weights at `where`. Return a line about it.
 
     Raises UserError for weights that can't be used, for what these weights can't draw, and for a file that is not
     to be replaced.
     """
     suffix = Path(config.out).suffix
     if suffix not in (".png", ".gif", ".npz"):
-        raise UserError(f"--out {config.out}: ends in {suffix or 'nothing'}; allowed: .png, .gif, .npz")
+        raise UserError(
+            f"--out: ends in {suffix or 'nothing'} ({config.out}). Expected: .png, .gif, .npz", code="bad-path"
+        )
     if suffix == ".gif" and not config.interpolate:
-        raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
+        raise UserError(
+            f"--out: a .gif shows a walk ({config.out}). Expected: .gif together with --interpolate",
+            code="conflicting-settings",
+        )
     if config.digits == []:
-        raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
+        raise UserError("--digits: empty. Expected: digits from 0 to 9, as 0,3,7")
     digits = torch.tensor(config.digits or list(range(10)))
     num_images = config.num * (WALK_STEPS if config.interpolate else 1)
     # A column for each digit, or several.
@@ -58,21 +63,24 @@ def sample(where: str, config: SampleConfig) -> str:
         print_line(f"warning: {warning}", error=True)
     is_conditional = run.model.is_conditional
     if config.digits is not None and not is_conditional:
-        raise UserError("--digits: these weights know no labels; allowed: without --digits, or a cgan's weights")
+        raise UserError(
+            "--digits: these weights are of an unconditional GAN. Expected: no --digits, or a cgan's weights",
+            code="setting-not-applicable",
+        )
 
     parts = _draw(generator.to(device), config, digits, run.model.num_labels or 10)
     if suffix == ".npz":
-        write_whole(out, lambda file: _write_arrays(file, parts, num_images, notice, with_labels=is_conditional))
+        write_atomic(out, lambda file: _write_arrays(file, parts, num_images, notice, with_labels=is_conditional))
         return _words(num_images, path, out, notice)
     images, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
     if suffix == ".gif":
         frames = [grid(image[None], 1, caption=notice, scale=8) for image in images]
-        write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
+        write_atomic(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
         heads = labels[:columns].tolist() if is_conditional and not config.interpolate else ()
         picture, info = grid(images, columns, heads=heads, caption=notice), PngInfo()
         info.add_text("Software", _MARK.decode())
-        write_whole(out, lambda file: picture.save(file, "png", pnginfo=info))
+        write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
     return _words(num_images, path, out, notice)
 
 
@@ -84,22 +92,29 @@ def _check_size(suffix: str, config: SampleConfig, columns: int) -> None:
     """Raise UserError for a picture that viewers do not open."""
     if suffix == ".gif" and config.num * WALK_STEPS > _MAX_FRAMES:
         most = _MAX_FRAMES // WALK_STEPS
-        raise UserError(f"--num {config.num}: too many for an animation; allowed: at most {most:,} walks in a .gif")
+        raise UserError(
+            f"--num: too many for an animation ({config.num}). Expected: at most {most:,} walks in a .gif",
+            code="image-count",
+        )
     if suffix != ".png":
         return
     cell = 28 * SCALE + GAP
     width = columns * cell + GAP
     if width > _MAX_SIDE:
         raise UserError(
-            f"--digits: names {columns:,}, a column for each; allowed: at most {_MAX_SIDE // cell:,} in a .png, or any "
-            "number in an .npz"
+            f"--digits: a column for each is too many ({columns:,}). Expected: at most {_MAX_SIDE // cell:,} in a "
+            ".png, or "
+            "any number in an .npz",
+            code="image-count",
         )
     num_rows = (min(_MAX_SIDE, _MAX_PIXELS // width) - 3 * TEXT_HEIGHT) // cell
     most = num_rows * (1 if config.interpolate else columns)
     if config.num > most:
         raise UserError(
-            f"--num {config.num}: too many for a picture that can be opened; allowed: at most {most:,} in a .png, or "
-            "any number in an .npz"
+            f"--num: too many for a picture that can be opened ({config.num}). Expected: at most {most:,} in a .png, "
+            "or "
+            "any number in an .npz",
+            code="image-count",
         )
 
 
@@ -154,7 +169,7 @@ def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: A
 
 
 def walk(points: Tensor, between: Any) -> Tensor:
-    """WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
+    """Return WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
     legs = []
     for start, end in pairwise(points):
         legs += [between(start, end, weight) for weight in torch.linspace(0, 1, WALK_STEPS).tolist()]
@@ -162,7 +177,7 @@ def walk(points: Tensor, between: Any) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """On the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
+    """Interpolate on the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
     cosine = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-1, 1)
     angle = cosine.arccos()
     if angle < 1e-4:

@@ -25,10 +25,10 @@ from distgan.config.flags import Flag, flags_of, read_file
 from distgan.config.presets import config_folder
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
-from distgan.errors import CODES
+from distgan.errors.codes import CODES
 from distgan.evaluation import during_training, measure, schema
 from distgan.runs import artifacts, run_dir
-from distgan.training.metrics import MetricLog, Record
+from distgan.training.metrics import MetricLog, MetricRecord
 from distgan.utils import provenance
 
 PAGES = Path(__file__).parent
@@ -92,6 +92,8 @@ def describe_command(words: Sequence[str]) -> str:
             arguments.append((f"`{prose(action.metavar or action.dest)}`", prose(action.help)))
         else:
             is_switch = action.nargs == 0
+            default, _, old = default.partition("; deprecated: ")
+            text += f" (deprecated name: {old})" if old else ""
             values = "" if is_switch else prose(getattr(parser, "allowed", {}).get(action.option_strings[0], "text"))
             names = ", ".join(f"`{each}`" for each in action.option_strings)
             flags.append((names, values, prose(default), prose(text)))
@@ -120,7 +122,10 @@ def settings_reference() -> str:
                 f"`{flag.path[1]}`",
                 prose(allowed(flag.field)),
                 prose(shown(flag.field.default)),
-                prose(help_text(flag.field) + "".join(f" (old name: --{old})" for old in rules(flag.field).old_flags)),
+                prose(
+                    help_text(flag.field)
+                    + "".join(f" (deprecated name: --{old})" for old in rules(flag.field).old_flags)
+                ),
                 ON_RESUME[rules(flag.field).on_resume],
             )
             for flag in flags
@@ -144,7 +149,8 @@ def preset_reference() -> str:
 
 
 def error_reference() -> str:
-    return table(("code", "the error"), ((f"`{code}`", prose(text)) for code, text in CODES.items()))
+    rows = ((f"`{code}`", f"`{each.kind}`", prose(each.cause), prose(each.remedy)) for code, each in CODES.items())
+    return table(("code", "kind", "the error", "what to do"), rows)
 
 
 # -- Files: the comment behind each field of a class, and behind each key that a function writes --
@@ -238,8 +244,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "status": lambda: keys_table(run_dir.record_status),
     "environment": environment_reference,
     "checkpoint": checkpoint_reference,
-    "metrics": lambda: fields_of(Record),
-    "metrics-evaluation": lambda: keys_table(measure.flat, during_training.QualityMonitor.evaluate, MetricLog.__init__),
+    "metrics": lambda: fields_of(MetricRecord),
+    "metrics-evaluation": lambda: keys_table(
+        measure.to_metrics, during_training.QualityMonitor.evaluate, MetricLog.__init__
+    ),
     "eval": eval_reference,
 }
 

@@ -14,24 +14,26 @@ from distgan.config.schema import ModelConfig
 
 
 def build_generator(config: ModelConfig) -> nn.Module:
-    """G, with `latent_shape`: the shape of one z."""
+    """Build G, with `latent_shape`: the shape of one z."""
     return FAMILIES[config.family].build_generator(config)
 
 
 def build_discriminator(config: ModelConfig) -> nn.Module:
+    """Build D."""
     return FAMILIES[config.family].build_discriminator(config)
 
 
 def labels_for(generator: nn.Module, z: Tensor, digits: Tensor) -> Tensor:
-    """What a generator takes where a digit is asked for, (N,): the digit, or one of its clusters, by z."""
+    """Return what a generator takes for requested digits (N,): the digits, or one of their clusters, by z."""
     return generator.draw_labels(z, digits) if hasattr(generator, "draw_labels") else digits  # type: ignore[operator]
 
 
 def num_parameters(network: nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Names, shapes and types of what G and D consist of, as tensors without contents."""
+    """Return names, shapes and types of the tensors of G and D, without contents."""
     with torch.device("meta"):
         return build_generator(config).state_dict(), build_discriminator(config).state_dict()

@@ -1,4 +1,4 @@
-"""A plain small pair for a laptop: DCGAN's 4x4 kernels, and a D that projects its features on the label."""
+"""A small pair for a laptop: DCGAN's 4x4 kernels, and a D that projects its features on the label."""
 
 from torch import Tensor, nn
 
@@ -7,11 +7,12 @@ from distgan.models.layers import NUM_CLASSES, BatchNorm2d, Dropout, TransposedC
 
 
 def channels(config: ModelConfig, *full: int) -> tuple[int, ...]:
+    """Return the channels at the configured width, at least 1 each."""
     return tuple(max(1, round(num * config.width)) for num in full)
 
 
 def upsampling(config: ModelConfig, num_inputs: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """(N, num_inputs) -> (N, C * 7 * 7), and (N, C, 7, 7) -> images."""
+    """Build (N, num_inputs) -> (N, C * 7 * 7), and (N, C, 7, 7) -> images."""
     wide, narrow = channels(config, 128, 64)
     stem = nn.Sequential(
         nn.Linear(num_inputs, wide * 7 * 7, bias=False), nn.BatchNorm1d(wide * 7 * 7), nn.LeakyReLU(config.leaky_slope)
@@ -27,7 +28,7 @@ def upsampling(config: ModelConfig, num_inputs: int) -> tuple[nn.Sequential, nn.
 
 
 def convolutions(config: ModelConfig, narrow: int, wide: int) -> list[nn.Module]:
-    """Images -> (N, wide, 7, 7)."""
+    """Build images -> (N, wide, 7, 7)."""
     return [
         nn.Conv2d(1, narrow, 4, stride=2, padding=1),
         nn.LeakyReLU(config.leaky_slope),

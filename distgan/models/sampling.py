@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from distgan.errors import UserError
 from distgan.utils.counter_rng import derive_seed
 
-# Samples are drawn in chunks of this many, so that image i is the same whatever number is asked for.
+# Samples are drawn in chunks of this many, so that image i is the same whatever number is drawn.
 CHUNK = 250
 
 
@@ -18,14 +18,14 @@ def sample_z(num: int, latent_shape: tuple[int, ...], seed: int, start: int = 0)
 
 
 def chunk_z(chunk: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:
-    """The z of samples CHUNK * chunk to CHUNK * (chunk + 1), (CHUNK, *latent_shape) on the CPU."""
+    """Return z of samples CHUNK * chunk to CHUNK * (chunk + 1), (CHUNK, *latent_shape) on the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sample", chunk))
     return torch.randn((CHUNK, *latent_shape), generator=generator)
 
 
 @torch.inference_mode()
 def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
-    """uint8 (N, 28, 28) from z (N, *latent_shape) and labels as the generator takes them.
+    """Return uint8 (N, 28, 28) from z (N, *latent_shape) and labels as the generator takes them.
 
     The generator is put into eval mode. Chunks have one size, the last one filled up, so that an image
     comes out of the same arithmetic, to the bit, whatever stands beside it. Raises UserError for images that are no
@@ -39,8 +39,8 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
         images = generator(_filled(z[rows]).to(device), _filled(labels[rows]).to(device))
         if not images.isfinite().all():
             raise UserError(
-                "generator: draws images with pixels that are NaN or infinite; allowed: weights that draw finite ones",
-                code="bad-data",
+                "generator: draws images with pixels that are NaN or infinite. Expected: weights that draw finite ones",
+                code="non-finite-values",
             )
         chunks.append(to_uint8(images)[: len(z[rows])].cpu().numpy())
     return np.concatenate(chunks)
@@ -51,5 +51,5 @@ def _filled(rows: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(N, 1, 28, 28) in [-1, 1] as (N, 28, 28) uint8, rounded to the nearest grey."""
+    """Return (N, 1, 28, 28) in [-1, 1] as (N, 28, 28) uint8, rounded to the nearest grey."""
     return images.float().squeeze(1).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

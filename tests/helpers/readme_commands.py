@@ -36,7 +36,7 @@ SHORT = {
     "distgan eval": f"{_EVAL} --threads 1 --data digits --no-gan-train",
     "distgan report": _EVAL,
     "distgan compare": _EVAL,
-    "distgan bench throughput": f"{_BENCH} {_TINY} --preset cgan --precision no --gate-steps 1 --no-peers",
+    "distgan bench throughput": f"{_BENCH} {_TINY} --preset cgan --precision fp32 --gate-steps 1 --no-peers",
     "distgan bench scaling": f"{_BENCH} {_TINY} --repeats 1 --processes 1 {_SIZES}",
     "distgan bench convergence": f"{_BENCH} --preset {{preset}} --seeds 1 --epochs 1 --num 65",
 }

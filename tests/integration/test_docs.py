@@ -13,10 +13,10 @@ from helpers.runs import ROOT, Run
 
 from distgan.distributed.runtime import Runtime
 from distgan.evaluation.during_training import QualityMonitor
-from distgan.evaluation.measure import flat
+from distgan.evaluation.measure import to_metrics
 from distgan.runs import run_dir
 from distgan.runs.artifacts import RunArtifacts
-from distgan.training.metrics import MetricLog, Record
+from distgan.training.metrics import MetricLog, MetricRecord
 from distgan.utils.files import read_metrics
 from distgan.utils.provenance import describe_environment
 
@@ -38,8 +38,8 @@ def test_commands_of_the_readme_run_in_an_empty_folder(
     assert environment.keys() == {key for writer in writers for key in keys_of(writer)}
 
     keys = [
-        *Record._fields,
-        *(key for each in (flat, QualityMonitor.evaluate, MetricLog.__init__) for key in keys_of(each)),
+        *MetricRecord._fields,
+        *(key for each in (to_metrics, QualityMonitor.evaluate, MetricLog.__init__) for key in keys_of(each)),
     ]
     parts = {"{prefix}": "(raw|ema)", "{name}": "[a-z]+", "{end}": "(_low|_high)?"}
     patterns = [re.sub(r"\{\w+\}", lambda part: parts[part[0]], key) for key in keys]

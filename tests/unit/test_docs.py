@@ -30,7 +30,7 @@ FOREIGN_FLAGS = {
     *("--config_file", "--num_processes", "--main_process_ip", "--machine_rank"),  # accelerate launch
     *("--standalone", "--nproc-per-node", "--max-restarts"),  # torchrun
     *("--array", "--gpus", "--no-requeue", "--nv"),  # sbatch, apptainer
-    *("--python", "--budget-s"),  # uv, benchmarks/
+    *("--python", "--budget-s", "--flag"),  # uv, benchmarks/, one that stands for any
 }
 PROGRAMS = {"distgan", "make", "pip", "uv", "source", "python", "accelerate", "torchrun", "sbatch"}
 # A command of the docs, and the words behind it: of distgan, and of what starts its training.

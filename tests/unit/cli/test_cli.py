@@ -8,7 +8,7 @@ from helpers.runs import Run
 
 def test_help_names_the_commands(distgan: Run) -> None:
     result = distgan.ok("--help")
-    for words in ("train", "sample", "--version", "exit codes: 0 done, 1 failed, 2 a mistake"):
+    for words in ("train", "sample", "--version", "exit codes: 0 done, 1 failed, 2 usage error"):
         assert words in result.stdout
 
 
@@ -27,7 +27,8 @@ def test_debug_brings_the_traceback(distgan: Run) -> None:
     result = distgan("train", "--preset", "nonesuch", "--debug")
     assert result.returncode == 2
     assert "Traceback" in result.stderr
-    assert "distgan: --preset nonesuch: unknown preset" in result.stderr
+    assert "distgan: --preset: " in result.stderr
+    assert "(nonesuch)" in result.stderr
 
 
 def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:
