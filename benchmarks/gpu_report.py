@@ -310,11 +310,11 @@ SCALING += "--work-batch-size 64,128,256,512,1024,2048,4096 --work-width 0.25,0.
 
 
 def _speeds(report: Report, name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     cells: dict[str, dict[str, Any]] = {}
     for folder in sorted([*report.work.glob("compiled-?"), *report.work.glob("throughput-?")]):
         found = _read(folder / "results.json")
-        facts = facts or found.get("facts", {})
+        merged = merged or found
         for cell in found.get("cells", []):
             old = cells.get(cell["id"], {})
             is_worse = cell["status"] != "ok" and old.get("status") == "ok"
@@ -324,10 +324,10 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
     if not cells:
         return {}
     # In the form of one `distgan bench throughput`, which `distgan bench compare` and `plan` read.
-    merged = {"format": 1, "kind": "throughput", "facts": facts, "cells": list(cells.values())}
+    merged = merged | {"cells": list(cells.values())}
     write(report.out / "throughput.json", f"{json.dumps(merged, indent=1)}\n".encode())
     for cell in cells.values():
-        cell["ran"] = next((run["engine"]["name"] for run in cell["runs"][-1:] if "engine" in run), None)
+        cell["ran"] = ", ".join(dict.fromkeys(run["engine"]["name"] for run in cell["runs"] if run.get("engine")))
         cell["start_s"] = next((run.get("start_s") for run in cell["runs"][-1:]), None)
         cell["fallback"] = next(filter(None, (_fallback(run.get("engine")) for run in cell["runs"])), None)
     kept = "ran fallback status why contender model precision batch_size epoch_s mfu against start_s".split()  # noqa: SIM905
@@ -386,7 +386,7 @@ def _profiled(report: Report, name: str) -> dict[str, Any]:
         for cell in _read(path).get("cells", []):
             if cell.get("status") == "ok":
                 epochs[cell["id"]] = cell["epoch_s"]["median"]
-                engine = cell["runs"][-1].get("engine", {})
+                engine = cell["runs"][-1].get("engine") or {}
                 ran[cell["id"]] = {"engine": engine, "fallback": _fallback(engine)}
                 seconds = f"{cell['epoch_s']['median']:.3f} s per epoch, by so few steps"
                 lines.append(f"{cell['id']}: {seconds}; ran {engine.get('name')}: {engine.get('why')}")

@@ -1,6 +1,6 @@
 """What can be set of `distgan bench`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -29,10 +29,49 @@ Sizes = Annotated[list[Annotated[int, Field(ge=2, le=1_000_000)]], _COMMAS]
 Counts = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1), _COMMAS]
 Factors = Annotated[list[Annotated[Real, Field(gt=0, le=16)]], Field(min_length=1), _COMMAS]
 Orders = Annotated[list[OrderName], _COMMAS]
+_COUNTS_ALLOWED = "whole numbers from 1 to 1024, as 1,2,4"
 
 
-class ThroughputConfig(Section):
-    """What `distgan bench throughput` measures: each preset with each engine, precision, batch and order."""
+class SpeedConfig(Section):
+    """What bench throughput and bench scaling have in common."""
+
+    CPU_STEPS: ClassVar[int] = 8
+
+    family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
+    width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
+    rounds: int = setting(
+        3, "turns of each cell, in fresh processes each; ratios are taken within a round", ge=1, le=1000
+    )
+    repeats: int = setting(5, "timed stretches of a turn", ge=1, le=10_000)
+    steps: int | None = setting(
+        None, f"steps of a repeat; unset: 200 on a GPU, {CPU_STEPS} on a CPU", ge=1, le=1_000_000
+    )
+    warmup: int | None = setting(
+        None, "steps before the first repeat; unset: 30 on a GPU, 2 on a CPU", ge=0, le=1_000_000
+    )
+    gate_steps: int = setting(
+        3, "steps after which the engine must have the losses and weights of the eager one", ge=1, le=1000
+    )
+    whole_run: bool = setting(
+        True, "an engine chooses as for all epochs of the preset; off: as for the measured steps alone"
+    )
+    profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
+    data: DataName = setting("mnist", "the images; digits needs no network")
+    data_dir: str | None = data_dir_setting()
+    device: Device = device_setting()
+    threads: int | None = setting(
+        None,
+        "CPU threads of each process; unset: torch's own choice, of several processes their share of the cores",
+        ge=1,
+        le=1024,
+    )
+    seed: int = seed_setting()
+    timeout: Real = setting(1800.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
+    out: str | None = setting(None, "a new folder; unset: bench/<command>-<number>", min_length=1)
+
+
+class ThroughputConfig(SpeedConfig):
+    """What `distgan bench throughput` measures: each preset with each engine, precision, batch, order and processes."""
 
     presets: Presets = setting(
         list(MODELS),
@@ -57,7 +96,11 @@ class ThroughputConfig(Section):
         old_flags=("precisions",),
     )
     batch_sizes: Sizes | None = setting(
-        None, "images per step; unset: the preset's", min_length=1, flag="batch-size", old_flags=("batch-sizes",)
+        None,
+        "images per step over all processes; unset: the preset's",
+        min_length=1,
+        flag="batch-size",
+        old_flags=("batch-sizes",),
     )
     orders: Orders | None = setting(
         None,
@@ -66,31 +109,9 @@ class ThroughputConfig(Section):
         flag="order",
         old_flags=("orders",),
     )
-    family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
-    width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
-    rounds: int = setting(
-        3, "turns of each cell, in a fresh process each; ratios are taken within a round", ge=1, le=1000
-    )
+    processes: Counts = setting([1], "numbers of processes", allowed=_COUNTS_ALLOWED)
     repeats: int = setting(5, "timed stretches of a turn", ge=5, le=10_000)
-    steps: int | None = setting(None, "steps of a repeat; unset: 200 on a GPU, 8 on a CPU", ge=1, le=1_000_000)
-    warmup: int | None = setting(
-        None, "steps before the first repeat; unset: 30 on a GPU, 2 on a CPU", ge=0, le=1_000_000
-    )
-    gate_steps: int = setting(
-        3, "steps after which the engine must have the losses and weights of the eager one", ge=1, le=1000
-    )
     peers: bool = setting(False, "plain PyTorch and Accelerate loops of the same networks and losses take turns too")
-    whole_run: bool = setting(
-        True, "an engine chooses as for all epochs of the preset; off: as for the measured steps alone"
-    )
-    profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
-    out: str | None = setting(None, "a new folder; unset: bench/throughput-<number>", min_length=1)
-    data: DataName = setting("mnist", "the images; digits needs no network")
-    data_dir: str | None = data_dir_setting()
-    device: Device = device_setting()
-    threads: int | None = setting(None, "CPU threads of each process; unset: torch's own choice", ge=1, le=1024)
-    seed: int = seed_setting()
-    timeout: Real = setting(1800.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
 
 
 class CompareConfig(Section):
@@ -163,22 +184,17 @@ class ConvergenceConfig(Section):
 # -- What can be set of `distgan bench scaling` and `distgan bench plan` --
 
 
-class ScalingConfig(Section):
+class ScalingConfig(SpeedConfig):
     """What `distgan bench scaling` measures, each setting in fresh processes."""
 
+    CPU_STEPS: ClassVar[int] = 3
+
     preset: str = setting("vanilla", "a preset by its name, or a TOML file", min_length=1, old_flags=("model",))
-    family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
-    width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
     order: OrderName | None = setting(None, "as of distgan train; unset: the preset's")
     precision: PrecisionName = setting("no", "no: float32. tf32, fp16: on GPUs")
     engine: EngineName = setting("auto", "who takes the steps")
-    data: DataName = setting("mnist", "digits: scikit-learn's, which need no network")
-    data_dir: str | None = data_dir_setting()
-    device: Device = device_setting()
     processes: Counts | None = setting(
-        None,
-        "numbers of processes; unset: 1, 2, 4 and so on up to the GPUs, or cores, here",
-        allowed="whole numbers from 1 to 1024, as 1,2,4",
+        None, "numbers of processes; unset: 1, 2, 4 and so on up to the GPUs, or cores, here", allowed=_COUNTS_ALLOWED
     )
     batch_size: int = setting(256, "strong scaling: images per step over all processes", ge=2, le=1_000_000)
     per_rank_batch_size: int = setting(64, "weak scaling: images per step and process", ge=2, le=1_000_000)
@@ -197,21 +213,19 @@ class ScalingConfig(Section):
         flag="work-width",
         old_flags=("widths",),
     )
-    steps: int | None = setting(None, "steps of a repeat; unset: 200 on a GPU, 3 on a CPU", ge=1, le=1_000_000)
-    warmup: int | None = setting(
-        None, "steps before the first repeat; unset: 30 on a GPU, 2 on a CPU", ge=1, le=1_000_000
+    steps: int | None = setting(
+        None, f"steps of a repeat; unset: 200 on a GPU, {CPU_STEPS} on a CPU", ge=1, le=1_000_000
     )
-    repeats: int = setting(5, "timed repeats in a round", ge=1, le=10_000)
-    rounds: int = setting(3, "turns that each setting takes, in processes of its own", ge=1, le=1000)
+    gate_steps: int = setting(
+        1, "steps after which the engine must have the losses and weights of the eager one", ge=1, le=1000
+    )
     threads: int | None = setting(
         None,
         "CPU threads of each process, whatever their number; unset: the cores divided by the most processes",
         ge=1,
         le=1024,
     )
-    seed: int = seed_setting()
     timeout: Real = setting(900.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
-    out: str | None = setting(None, "the results' folder; unset: a new one, bench/scaling-<number>", min_length=1)
 
 
 class PlanConfig(Section):

@@ -66,7 +66,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         "lists\nare written with commas.",
         epilog=_KEPT.format("a cell failed, or was not right"),
         settings="distgan.benchmark.options:ThroughputConfig",
-        run="distgan.benchmark.throughput:run",
+        run="distgan.benchmark.speed:throughput",
         less_memory="a smaller --batch-size or --width",
     ),
     "compare": Command(
@@ -80,7 +80,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
             Argument("b", "another, which is compared with it", "B.json", type=user_path),
         ),
         settings="distgan.benchmark.options:CompareConfig",
-        run="distgan.benchmark.comparison:compare",
+        run="distgan.benchmark.compare:compare",
     ),
     "scaling": Command(
         help="what more processes gain on this machine: distgan bench scaling",
@@ -88,7 +88,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         description="Speed on several numbers of processes of this machine.",
         epilog=_KEPT.format("a number of processes failed"),
         settings="distgan.benchmark.options:ScalingConfig",
-        run="distgan.benchmark.scaling:run",
+        run="distgan.benchmark.speed:scaling",
         less_memory="a smaller --batch-size, --per-rank-batch-size or --width",
     ),
     "plan": Command(
