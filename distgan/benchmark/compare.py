@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from distgan.benchmark import results
 from distgan.benchmark.measurement import Facts, Measurement
@@ -48,8 +47,18 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
     rng = np.random.default_rng(0)
     ratios = {key: ratio(_times(old[key]), _times(new[key]), rng, config.resamples) for key in shared}
     console = TerminalConsole(soft_wrap=True)
+
     if ratios:
-        console.print_table(_table(old, new, ratios, config.fail_above))
+        rows = []
+        for key, each in ratios.items():
+            verdict = "slower" if each.low > 1 else "faster" if each.high < 1 else "no difference"
+            verdict = "REGRESSION" if each.is_regression(config.fail_above) else verdict
+            milliseconds = (f"{1e3 * _median(_times(side[key])):.4g}" for side in (old, new))
+            rows.append((key, *milliseconds, f"{each.ratio:.3f} ({each.low:.3f}–{each.high:.3f})", verdict))
+        title = "B / A of milliseconds per step; above 1, B is slower"
+        made = table(title, "cell|A|B|B / A (95%)|", rows)
+        made.columns[0].overflow = "fold"
+        console.print_table(made)
         mean = float(np.exp(np.mean([np.log(each.ratio) for each in ratios.values()])))
         console.print(f"geometric mean of B / A: {mean:.3f} over {len(ratios)} cells")
     for line in _differences(before, after, old, new):
@@ -95,19 +104,6 @@ def _median(values: Times) -> float:
 
 def _times(cell: Measurement) -> Times:
     return [run.step_s for run in cell.measured]
-
-
-def _table(
-    old: dict[str, Measurement], new: dict[str, Measurement], ratios: dict[str, Ratio], limit: float | None
-) -> Table:
-    made = table("B / A of milliseconds per step; above 1, B is slower", "cell", "A", "B", "B / A (95%)", "")
-    made.columns[0].overflow = "fold"
-    for key, each in ratios.items():
-        verdict = "slower" if each.low > 1 else "faster" if each.high < 1 else "no difference"
-        verdict = "REGRESSION" if each.is_regression(limit) else verdict
-        milliseconds = (f"{1e3 * _median(_times(side[key])):.4g}" for side in (old, new))
-        made.add_row(key, *milliseconds, f"{each.ratio:.3f} ({each.low:.3f}–{each.high:.3f})", verdict)
-    return made
 
 
 def _differences(

@@ -1,6 +1,6 @@
-"""The tables of `distgan bench`: speeds, ratios, scaling, comparisons, predictions and convergence."""
+"""The tables of `distgan bench`: speeds, ratios, scaling, predictions and convergence."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 
 from rich import box
@@ -13,17 +13,19 @@ from distgan.benchmark.results import HeldOut, PlanResults, Predicted, SpeedResu
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.terminal import TerminalConsole
 
+Cells = Sequence[Measurement]
+
 TITLES = {
     STRONG: "strong scaling: one batch, shared by the processes",
     WEAK: "weak scaling: one batch for each process",
     BATCH_SIZE: "growing work, 1 process: batch size",
     WIDTH: "growing work, 1 process: width",
 }
-MESSAGES = {
+_MESSAGES = {
     "tiny": "one number",
     "generator": "G's gradients",
     "discriminator": "D's gradients",
-    "batch_norm": "BatchNorm's sums, all of a step",
+    "batch_norm": "BatchNorm's sums,\nall of a step",
 }
 _LOOPS = {"pytorch": "plain PyTorch", "accelerate": "plain Accelerate"}
 _PHASES = ("compile", "capture", "check", "race")
@@ -38,21 +40,24 @@ _SETTINGS: dict[str, Callable[[Measurement], str]] = {
 }
 
 
-def table(title: str, *columns: str, left: int = 1, may_wrap: bool = False) -> Table:
-    """`left`: how many columns have text, and are on the left; the others have numbers. 80 characters have to do."""
+def table(title: str, heads: str, rows: Iterable[Sequence[object]], *, left: Sequence[int] = (0,)) -> Table:
+    """`heads` are divided by `|`. The columns of `left` have text, the others numbers; 80 characters have to do."""
     style = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD}
-    made = Table(title=title, pad_edge=False, padding=0, **style)  # type: ignore[arg-type]  # names of each type
-    for number, column in enumerate(columns):
-        is_text = number < left
-        made.add_column(column, justify="left" if is_text else "right", no_wrap=not (is_text or may_wrap))
+    made = Table(title=title, pad_edge=False, padding=0, **style)  # type: ignore[arg-type]  # each its own
+    for number, head in enumerate(heads.split("|")):
+        made.add_column(head, justify="left" if number in left else "right", no_wrap=number not in left)
+    for row in rows:
+        made.add_row(*map(str, row))
     return made
 
 
 def short(value: float | None, unknown: str = "-") -> str:
     """Return three digits, or all before the point."""
-    if value is None:
-        return unknown
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return unknown if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def spread(found: Spread | None, form: Callable[[float], str] = short, factor: float = 1.0) -> str:
@@ -63,14 +68,15 @@ def spread(found: Spread | None, form: Callable[[float], str] = short, factor: f
     return f"{middle} ({low}–{high})"
 
 
-def _two(value: float) -> str:
-    return f"{value:.2f}"
+def _middle(found: Spread | None, factor: float = 1.0) -> str:
+    return short(factor * found.median if found else None)
 
 
-def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str]]) -> None:
+def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str | None]]) -> None:
     """Print above the tables which cells, by name, ran another engine than requested, and why."""
     for name, notice in notices:
-        console.print(f"!! {name}: {notice} !!", style="bold yellow")
+        if notice:
+            console.print(f"!! {name}: {notice} !!", style="bold yellow")
 
 
 # -- bench throughput and bench scaling --
@@ -82,37 +88,25 @@ def print_speeds(found: SpeedResults, console: TerminalConsole | None = None) ->
     print_fallbacks(console, ((name_of(cell, cells), notice) for cell, notice in engine_notices(cells)))
     if found.is_partial:
         console.print("!! PARTIAL: it was interrupted; cells may have fewer rounds, or none !!", style="bold yellow")
-    if measured := [cell for cell in cells if cell.measured]:
-        console.print_table(_speeds(measured, cells, facts.device_type))
-    if started := [cell for cell in cells if cell.runs and cell.runs[-1].gate]:
-        console.print_table(_starts(started, cells))
-    if loops := list(dict.fromkeys(loop for cell in measured for loop in cell.against)):
-        console.print_table(_ratios([cell for cell in measured if cell.against], cells, loops))
-    for axis in (STRONG, WEAK):
-        if len(of_axis(cells, axis)) > 1:
-            console.print_table(_scaling(of_axis(cells, axis), axis))
-    if any(run.all_reduce_s for cell in measured for run in cell.measured):
-        console.print_table(_all_reduces(cells))
-    for axis in (BATCH_SIZE, WIDTH):
-        if len(of_axis(cells, axis)) > 1:
-            console.print_table(_growth(of_axis(cells, axis), axis))
+    for made in _speed_tables(cells, is_cuda=facts.device_type == "cuda"):
+        console.print_table(made)
     for cell in cells:
         if cell.status in ("error", "gate failed"):
             console.print(f"{name_of(cell, cells)}: {cell.status}: {cell.why}", style="red")
         if cell.epoch_s and cell.host_epoch_s and cell.host_epoch_s.median > 1.1 * cell.epoch_s.median:
-            device_s, host_s = short(cell.epoch_s.median), short(cell.host_epoch_s.median)
-            words = f"{host_s} s per epoch by the host's clock, {device_s} by the device's events"
+            by_host = f"{_middle(cell.host_epoch_s)} s per epoch by the host's clock"
+            words = f"{by_host}, {_middle(cell.epoch_s)} by the device's events"
             console.print(f"{name_of(cell, cells)}: {words}", style="yellow")
     reasons = {f"{run.engine.name} ({run.engine.why})" for cell in cells for run in cell.runs if run.engine}
     console.print(f"engine: {', '.join(sorted(reasons)) or '-'}")
+    reached = f"; {facts.note}" if facts.note else ""
     if facts.roofline:
-        reached = ", ".join(f"{kind} {_si(value)}FLOP/s" for kind, value in facts.roofline.peak_flops.items())
-        console.print(f"{facts.device} reaches {reached}; copy {_si(facts.roofline.copy_bytes_per_s)}B/s")
-    else:
-        console.print(f"{facts.device}; {facts.note or ''}")
+        peaks = (f"{kind} {_si(value)}FLOP/s" for kind, value in facts.roofline.peak_flops.items())
+        reached = f" reaches {', '.join(peaks)}; copy {_si(facts.roofline.copy_bytes_per_s)}B/s"
+    console.print(facts.device + reached)
 
 
-def name_of(cell: Measurement, cells: Sequence[Measurement]) -> str:
+def name_of(cell: Measurement, cells: Cells) -> str:
     """What tells the cell from the others: its model, and each setting of which there are several."""
     ours = [each for each in cells if each.is_ours]
     parts = [cell.model, _LOOPS.get(cell.contender, "")]
@@ -120,134 +114,105 @@ def name_of(cell: Measurement, cells: Sequence[Measurement]) -> str:
     return " ".join(filter(None, parts))
 
 
-def common_settings(cells: Sequence[Measurement]) -> str:
+def common_settings(cells: Cells) -> str:
     """The settings that all cells share, for a title."""
     ours = [cell for cell in cells if cell.is_ours]
     shared = [say(ours[0]) for key, say in _SETTINGS.items() if len({getattr(cell, key) for cell in ours}) == 1]
     return ", ".join(filter(None, shared))
 
 
-def _speeds(measured: Sequence[Measurement], cells: Sequence[Measurement], device_type: str) -> Table:
-    launched, head = ("kernels_per_step", "kernels") if device_type == "cuda" else ("operators_per_step", "ops")
-    repeats = max(sum(len(run.repeats) for run in cell.measured) for cell in measured)
-    rounds, steps = max(len(cell.measured) for cell in measured), measured[0].measured[0].repeats[0].steps
-    title = f"{common_settings(cells)}: median (p5–p95) of {repeats} repeats of {steps} steps, rounds: {rounds}"
-    made = table(title, "cell", "ran", "images/s", "ms/step", "s/epoch", "MFU %", "GiB", head, left=2)
-    for cell in measured:
-        num = getattr(cell.measured[-1], launched)
-        assert cell.images_per_s
-        assert cell.step_s
-        made.add_row(
-            name_of(cell, cells),
-            ", ".join(cell.engines) or "-",
-            short(cell.images_per_s.median),
-            short(1e3 * cell.step_s.median),
-            spread(cell.epoch_s),
-            "-" if cell.mfu is None else f"{100 * cell.mfu:.1f}",
-            "-" if cell.peak_memory_gib is None else f"{cell.peak_memory_gib:.2f}",
-            "-" if num is None else f"{num:.0f}",
-        )
-    return made
+def _speed_tables(cells: Cells, *, is_cuda: bool) -> Iterator[Table]:
+    if measured := [cell for cell in cells if cell.measured]:
+        launched = "kernels_per_step" if is_cuda else "operators_per_step"
+        repeats = max(sum(len(run.repeats) for run in cell.measured) for cell in measured)
+        rounds, steps = max(len(cell.measured) for cell in measured), measured[0].measured[0].repeats[0].steps
+        title = f"{common_settings(cells)}: median (p5–p95) of {repeats} repeats of {steps} steps, rounds: {rounds}"
+        heads = f"cell|ran|images/s|ms/step|s/epoch|MFU %|GiB|{'kernels' if is_cuda else 'ops'}"
+        yield table(title, heads, [
+            (name_of(cell, cells), ", ".join(cell.engines) or "-", _middle(cell.images_per_s),
+             _middle(cell.step_s, 1e3), spread(cell.epoch_s), _tenths(cell.mfu and 100 * cell.mfu),
+             two(cell.peak_memory_gib), short(getattr(cell.measured[-1], launched)))
+            for cell in measured
+        ], left=(0, 1))  # fmt: skip
+    gates = [(cell, cell.runs[0], cell.runs[-1].gate) for cell in cells if cell.runs]
+    if started := [(cell, run, gate) for cell, run, gate in gates if gate]:
+        title = "before the clock, seconds; the gate's differences in losses and in weights"
+        heads = "cell|build|compile|capture|check|race|gate|warm-up|verdict"
+        yield table(title, heads, [
+            (name_of(cell, cells), _tenths(sum(run.build_s.values()) - sum(run.start_s.values())),
+             *(_tenths(run.start_s.get(phase)) for phase in _PHASES), _tenths(gate.seconds), _tenths(run.warmup_s),
+             f"{'passed' if gate.passed else 'FAILED'} {_off(gate.losses)} {_off(gate.weights)}")
+            for cell, run, gate in started
+        ])  # fmt: skip
+    if loops := list(dict.fromkeys(loop for cell in measured for loop in cell.against)):
+        names = [loop.replace(" no", " float32").split() for loop in loops]
+        heads = "|".join(["cell", *(f"{_LOOPS[peer].split()[1]}\n{kind}" for peer, kind in names)])
+        rows = [(cell, [cell.against.get(loop) for loop in loops]) for cell in measured if cell.against]
+        yield table("plain loop / cell, in time: median (min–max) of the rounds", heads, [
+            (name_of(cell, cells), *(f"{of.median:.2f} ({of.min:.2f}–{of.max:.2f})" if of else "-" for of in ratios))
+            for cell, ratios in rows
+        ])  # fmt: skip
+    yield from (_scaling(chain, axis) for axis in (STRONG, WEAK) if len(chain := of_axis(cells, axis)) > 1)
+    if any(run.all_reduce_s for cell in measured for run in cell.measured):
+        yield _all_reduces(cells)
+    yield from (_growth(chain, axis) for axis in (BATCH_SIZE, WIDTH) if len(chain := of_axis(cells, axis)) > 1)
 
 
-def _starts(started: Sequence[Measurement], cells: Sequence[Measurement]) -> Table:
-    title = "before the clock, seconds; the gate's differences in losses and in weights"
-    made = table(title, "cell", "build", *_PHASES, "gate", "warm-up", "verdict")
-    for cell in started:
-        run, gate = cell.runs[0], cell.runs[-1].gate
-        assert gate
-        off = (each if isinstance(each, str) else f"{each:.0e}" for each in (gate.losses, gate.weights))
-        made.add_row(
-            name_of(cell, cells),
-            f"{sum(run.build_s.values()) - sum(run.start_s.values()):.1f}",
-            *(f"{run.start_s[key]:.1f}" if key in run.start_s else "-" for key in _PHASES),
-            f"{gate.seconds:.1f}",
-            "-" if run.warmup_s is None else f"{run.warmup_s:.1f}",
-            f"{'passed' if gate.passed else 'FAILED'} {' '.join(off)}",
-        )
-    return made
+def _tenths(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
-def _ratios(held: Sequence[Measurement], cells: Sequence[Measurement], loops: Sequence[str]) -> Table:
-    title = "plain loop / cell, in time: median (min–max) of the rounds"
-    heads = [f"{_LOOPS[peer].split()[1]} {'float32' if kind == 'no' else kind}" for peer, kind in map(str.split, loops)]
-    made = table(title, "cell", *heads, may_wrap=True)
-    for cell in held:
-        ratios = (cell.against.get(loop) for loop in loops)
-        made.add_row(
-            name_of(cell, cells),
-            *("-" if of is None else f"{of.median:.2f} ({of.min:.2f}–{of.max:.2f})" for of in ratios),
-        )
-    return made
+def _off(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.0e}"
 
 
 def _si(value: float) -> str:
-    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= factor:
-            return f"{value / factor:.3g} {letter}"
-    return f"{value:.3g} "
+    units = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (0.0, ""))
+    factor, letter = next((factor or 1.0, letter) for factor, letter in units if value >= factor)
+    return f"{value / factor:.3g} {letter}"
 
 
-def _scaling(chain: Sequence[Measurement], axis: str) -> Table:
-    heads = ("processes", "images per step", "images/s", "s/epoch", "efficiency", "all-reduce's share", "GiB")
-    made = table(TITLES[axis], *heads, left=0)
+def _scaling(chain: Cells, axis: str) -> Table:
+    rows = []
     for cell in chain:
         shares = [run.all_reduce_share for run in cell.measured if run.all_reduce_share is not None]
-        made.add_row(
-            str(cell.world_size),
-            f"{cell.batch_size:,}",
-            spread(cell.images_per_s),
-            short(cell.epoch_s.median if cell.epoch_s else None),
-            spread(cell.efficiency.get(axis), _two),
-            f"{median(shares):.2f}" if shares else "-",
-            f"{cell.peak_memory_gib or 0:.2f}",
-        )
-    return made
+        rows.append((
+            cell.world_size, f"{cell.batch_size:,}", spread(cell.images_per_s), _middle(cell.epoch_s),
+            spread(cell.efficiency.get(axis), two), two(median(shares) if shares else None), two(cell.peak_memory_gib),
+        ))  # fmt: skip
+    heads = "processes|images\nper step|images/s|s/epoch|efficiency|all-reduce's\nshare|GiB"
+    return table(TITLES[axis], heads, rows, left=())
 
 
-def all_reduces(cells: Sequence[Measurement], world_size: int) -> dict[str, tuple[Spread, int]]:
+def all_reduces(cells: Cells, world_size: int) -> dict[str, tuple[Spread, int]]:
     """Of each kind of message: seconds over all cells of that many processes, and its bytes, the same in each."""
     runs = [run for cell in cells if cell.world_size == world_size for run in cell.measured]
-    seconds: dict[str, list[float]] = {}
-    for run in runs:
-        for kind, values in run.all_reduce_s.items():
-            seconds.setdefault(kind, []).extend(values)
-    return {kind: (Spread.of(values), sum(runs[0].messages_bytes[kind])) for kind, values in seconds.items() if values}
+    seconds = {kind: [each for run in runs for each in run.all_reduce_s.get(kind, [])] for kind in _MESSAGES}
+    return {kind: (Spread.of(found), sum(runs[0].messages_bytes[kind])) for kind, found in seconds.items() if found}
 
 
-def _all_reduces(cells: Sequence[Measurement]) -> Table:
-    made = table("all-reduce alone, float32", "processes", "message", "bytes", "microseconds", "GB/s",
-                 "part of a weak step", left=2)  # fmt: skip
+def _all_reduces(cells: Cells) -> Table:
     steps = {cell.world_size: cell.step_s.median for cell in of_axis(cells, WEAK) if cell.step_s}
+    rows = []
     for size in sorted({cell.world_size for cell in cells}):
         for kind, (seconds, total) in all_reduces(cells, size).items():
-            is_in_step = kind != "tiny"
-            made.add_row(
-                str(size),
-                MESSAGES[kind],
-                f"{total:,}",
-                spread(seconds, lambda value: f"{value:,.0f}", 1e6),
-                f"{total / seconds.median / 1e9:.2f}" if is_in_step else "-",
-                f"{seconds.median / steps[size]:.3f}" if is_in_step and size in steps else "-",
-            )
-    return made
+            rate, part = total / seconds.median / 1e9, seconds.median / steps.get(size, float("inf"))
+            of_step = ("-", "-") if kind == "tiny" else (two(rate), f"{part:.3f}" if part else "-")
+            microseconds = spread(seconds, lambda value: f"{value:,.0f}", 1e6)
+            rows.append((size, _MESSAGES[kind], f"{total:,}", microseconds, *of_step))
+    heads = "processes|message|bytes|microseconds|GB/s|part of a\nweak step"
+    return table("all-reduce alone, float32", heads, rows, left=(0, 1))
 
 
-def _growth(chain: Sequence[Measurement], axis: str) -> Table:
-    made = table(TITLES[axis], axis.replace("_", " "), "ms/step", "s/epoch", "work x", "cost x",
-                 "cost for the work, to the first", "faster than the work?", left=0)  # fmt: skip
+def _growth(chain: Cells, axis: str) -> Table:
+    rows = []
     for cell in chain:
-        grown = cell.growth.get(axis)
-        made.add_row(
-            f"{getattr(cell, axis):g}",
-            spread(cell.step_s, factor=1e3),
-            short(cell.epoch_s.median if cell.epoch_s else None),
-            _two(grown.work) if grown and grown.work else "-",
-            spread(grown.cost if grown else None, _two),
-            spread(grown.cost_per_work if grown else None, _two),
-            {True: "YES", False: "no", None: "-"}[grown.is_faster_than_work if grown else None],
-        )
-    return made
+        of, grown = (getattr(cell, axis), spread(cell.step_s, factor=1e3), _middle(cell.epoch_s)), cell.growth.get(axis)
+        verdict = {True: "YES", False: "no", None: "-"}[grown.is_faster_than_work if grown else None]
+        ratios = (two(grown.work), spread(grown.cost, two), spread(grown.cost_per_work, two)) if grown else ("-",) * 3
+        rows.append((*of, *ratios, verdict))
+    heads = "|ms/step|s/epoch|work x|cost x|cost for the work,\nto the first|faster than\nthe work?"
+    return table(TITLES[axis], axis.replace("_", "\n") + heads, rows, left=())
 
 
 # -- bench plan --
@@ -256,21 +221,13 @@ def _growth(chain: Sequence[Measurement], axis: str) -> Table:
 def print_plan(found: PlanResults) -> None:
     """The fit, its errors where it can be checked, and what it predicts."""
     facts, console = found.facts, TerminalConsole()
-    title = "held out: predicted against measured"
-    heads = ("processes", "images\nper step", "predicted\nms/step", "measured\nms/step", "error %", "held out")
-    made = table(title, *heads, left=0)
-    made.columns[-1].justify = "left"
-    for row in found.cells:
-        if isinstance(row, HeldOut):
-            milliseconds = (short(1e3 * each) for each in (row.predicted_step_s, row.measured_step_s))
-            made.add_row(
-                str(row.world_size),
-                f"{row.batch_size:,}",
-                *milliseconds,
-                f"{row.error_percent:+.1f}",
-                row.held_out.replace(", ", ",\n"),
-            )
-    console.print_table(made)
+    heads = "processes|images\nper step|predicted\nms/step|measured\nms/step|error %|held out"
+    rows = [
+        (row.world_size, f"{row.batch_size:,}", short(1e3 * row.predicted_step_s), short(1e3 * row.measured_step_s),
+         f"{row.error_percent:+.1f}", row.held_out.replace(", ", ",\n"))
+        for row in found.cells if isinstance(row, HeldOut)
+    ]  # fmt: skip
+    console.print_table(table("held out: predicted against measured", heads, rows, left=(5,)))
     console.print_table(predicted_table(found))
     sizes = list(facts.points)
     console.print(
@@ -282,21 +239,14 @@ def print_plan(found: PlanResults) -> None:
 
 
 def predicted_table(found: PlanResults) -> Table:
-    predicted = (f"predicted\n{unit}" for unit in ("ms/step", "images/s", "s/epoch", "efficiency"))
-    made = table(title_of(found), "scaling", "nodes\nx each", "images\nper step", "per\nrank", *predicted)
-    for row in found.cells:
-        if isinstance(row, Predicted):
-            made.add_row(
-                row.mode,
-                f"{row.nodes} x {row.per_node}",
-                f"{row.batch_size:,}",
-                f"{row.per_rank_batch_size:,}{'*' * row.is_extrapolated}",
-                short(1e3 * row.predicted_step_s),
-                short(row.predicted_images_per_s),
-                short(row.predicted_s_per_epoch),
-                _two(row.predicted_efficiency),
-            )
-    return made
+    heads = "scaling|nodes\nx each|images\nper step|per\nrank|predicted\nms/step|predicted\nimages/s|predicted\ns/epoch"
+    rows = [
+        (row.mode, f"{row.nodes} x {row.per_node}", f"{row.batch_size:,}",
+         f"{row.per_rank_batch_size:,}{'*' * row.is_extrapolated}", short(1e3 * row.predicted_step_s),
+         short(row.predicted_images_per_s), short(row.predicted_s_per_epoch), two(row.predicted_efficiency))
+        for row in found.cells if isinstance(row, Predicted)
+    ]  # fmt: skip
+    return table(title_of(found), f"{heads}|predicted\nefficiency", rows)
 
 
 def title_of(found: PlanResults) -> str:
@@ -312,16 +262,14 @@ def outcome(cell: TrialResult) -> str:
     """`converged at epoch 3.5 (12 s of training)`, or why it has not."""
     if cell.outcome == "converged":
         return f"converged at epoch {cell.epochs:.4g} ({short(cell.train_s)} s of training)"
-    if cell.outcome == "not converged" and cell.targets:
-        return f"not converged: {cell.why} (missed: {', '.join(cell.targets)})"
-    return f"{cell.outcome}: {cell.why}" if cell.why else cell.outcome
+    missed = f" (missed: {', '.join(cell.targets)})" if cell.outcome == "not converged" and cell.targets else ""
+    return f"{cell.outcome}: {cell.why}{missed}" if cell.why else cell.outcome
 
 
 def print_convergence(found: ConvergenceResults) -> None:
     """Each run, what those of an arm say together, the tests, and what was asked of the runs."""
     console, facts, cells = TerminalConsole(), found.facts, found.cells
-    engines = ((cell.name, cell.engine and fallback_notice(cell.engine.model_dump())) for cell in cells)
-    print_fallbacks(console, ((name, notice) for name, notice in engines if notice))
+    print_fallbacks(console, ((cell.name, fallback_notice(dict(cell.engine or {}))) for cell in cells))
     if measured := [cell for cell in cells if cell.outcome not in ("unfinished", "error")]:
         console.print_table(_runs(measured, [target.name for target in facts.wanted]))
         console.print_table(_summaries(facts.summary))
@@ -331,11 +279,13 @@ def print_convergence(found: ConvergenceResults) -> None:
     if left := sum(cell.outcome == "unfinished" for cell in cells):
         console.print(f"{left} of {len(cells)} runs are left: the same command resumes them", style="yellow")
     if facts.tests:
-        made = table("one against the other: ratio of medians, and log-rank test", "of", "", "ratio", "verdict", left=4)
-        for test in facts.tests:
-            ratio = "?" if test.ratio is None else _two(test.ratio)
-            made.add_row(MEASURES[test.measure], f"{test.b} / {test.a}", ratio, test.words)
-        console.print_table(made)
+        title, tests = "one against the other: ratio of medians, and log-rank test", facts.tests
+        ratios = ("?" if test.ratio is None else two(test.ratio) for test in tests)
+        rows = [
+            (MEASURES[test.measure], f"{test.b} / {test.a}", ratio, test.words)
+            for test, ratio in zip(tests, ratios, strict=True)
+        ]
+        console.print_table(table(title, "of||ratio|verdict", rows, left=range(4)))
     console.print(f"{asked(facts)}; on {facts.device}")
     if facts.notice:
         console.print(f"!! Trained on {facts.notice}. !!", style="bold yellow")
@@ -354,35 +304,31 @@ def asked(facts: ConvergenceFacts) -> str:
 
 
 def _runs(measured: Sequence[TrialResult], targets: Sequence[str]) -> Table:
-    heads = ("epochs", "training", "with\nevals", "from\nstart", *(name.replace(" ", "\n") for name in targets))
-    made = table("epochs and seconds until the targets were met; the last evaluation", "preset, seed", *heads)
-    made.add_column("met last")
-    if any(cell.resumed for cell in measured):
-        made.caption = "* resumed after an interruption: its seconds from the start are not known"
+    rows = []
     for cell in measured:
         has_converged = cell.outcome == "converged"
-        names = "all at once" if len(cell.targets) == len(targets) else ", ".join(cell.targets)
-        last = (cell.last.get(name) for name in targets)
-        made.add_row(
-            f"{cell.arm}, {cell.seed}{'*' * cell.resumed}",
-            *(short(getattr(cell, measure), "?" if has_converged else "-") for measure in MEASURES),
-            *("-" if value is None else f"{value:.3f}" for value in last),
-            names if has_converged else "-",
-        )
+        clocks = [short(getattr(cell, measure), "?" if has_converged else "-") for measure in MEASURES]
+        last = ["-" if (value := cell.last.get(name)) is None else f"{value:.3f}" for name in targets]
+        met_last = "all at once" if len(cell.targets) == len(targets) else ", ".join(cell.targets)
+        name = f"{cell.arm}, {cell.seed}{'*' * cell.resumed}"
+        rows.append((name, *clocks, *last, met_last if has_converged else "-"))
+    heads = ["preset, seed|epochs|training|with\nevals|from\nstart", *(name.replace(" ", "\n") for name in targets)]
+    title = "epochs and seconds until the targets were met; the last evaluation"
+    made = table(title, "|".join([*heads, "met last"]), rows, left=(0, 5 + len(targets)))
+    if any(cell.resumed for cell in measured):
+        made.caption = "* resumed after an interruption: its seconds from the start are not known"
     return made
 
 
 def _summaries(summaries: dict[str, Summary]) -> Table:
-    title = "runs together, by Kaplan and Meier: a run that ended without is censored; NR: not reached"
-    made = table(title, "preset", "converged (95%)", "until then", "median (95%)", "min to max", left=3)
+    rows = []
     for arm, of in summaries.items():
         first = (arm, f"{of.converged} of {of.num} ({of.rate.low:.0%} to {of.rate.high:.0%})")
         for measure, words in MEASURES.items():
-            if (found := getattr(of, measure)) is None:
-                continue
-            median, low, high, least, most = (
-                short(value, "NR") for value in (found.median, found.low, found.high, found.min, found.max)
-            )
-            made.add_row(*first, words, f"{median} ({low} to {high})", f"{least} to {most}")
-            first = ("", "")
-    return made
+            if found := getattr(of, measure):
+                keys = ("median", "low", "high", "min", "max")
+                median, low, high, least, most = (short(getattr(found, key), "NR") for key in keys)
+                rows.append((*first, words, f"{median} ({low} to {high})", f"{least} to {most}"))
+                first = ("", "")
+    title = "runs together, by Kaplan and Meier: a run that ended without is censored; NR: not reached"
+    return table(title, "preset|converged (95%)|until then|median (95%)|min to max", rows, left=(0, 1, 2))
