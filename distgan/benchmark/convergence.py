@@ -27,7 +27,7 @@ from distgan.benchmark.tables import outcome, print_convergence
 from distgan.benchmark.trial import Trial, arms, slots
 from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, Stopped, UserError, print_line
+from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.runs.run_dir import LOCKS, lock
 from distgan.utils.child_process import own_modules
@@ -200,10 +200,7 @@ def _conclude(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -
     arms = facts.identity.arms
     facts.summary = {arm.name: summarise([cell for cell in cells if cell.arm == arm.name]) for arm in arms}
     facts.tests = _tests(arms, cells)
-    found, picture = _write(folder, facts, cells), folder / "convergence.png"
-    print_convergence(found)
-    pictures = results.drawn(lambda: plot_convergence(found, picture), picture)
-    print_line(", ".join(map(str, [folder / FILE, *pictures])))
+    results.publish(_write(folder, facts, cells), folder, print_convergence, plot_convergence)
 
 
 def _run_all(

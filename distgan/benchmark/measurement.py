@@ -3,7 +3,7 @@
 A Measurement is one configuration at one number of processes. Names end with the unit.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,12 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from distgan.training.engines.selection import fallback_notice
 
-Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class Record(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Open(Record):
+    """One that may have more keys, for other readers."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class Spread(Record):
@@ -40,11 +45,6 @@ class Ratio(Spread):
 
     min: float
     max: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Ratio":
-        values = list(values)
-        return cls(**Spread.of(values).model_dump(), min=min(values), max=max(values))
 
 
 class Growth(Record):
@@ -74,37 +74,29 @@ class Gate(Record):
     seconds: float
 
 
-class Engine(Record):
+class Engine(Open):
     """What EngineSelection describes: who was to take the steps, and who did."""
 
-    model_config = ConfigDict(extra="allow")
-
-    asked: str = ""
     name: str
     why: str = ""
     is_fallback: bool = False
 
 
 class Repeat(Record):
-    """Consecutive steps. `seconds` by the device's clock (a GPU's events), `host_s` by the host's: the slowest rank's.
+    """Consecutive steps, and `images` over all ranks. `host_s`: by the host's clock, where `seconds` are a GPU's."""
 
-    `images`: over all ranks.
-    """
-
-    seconds: Positive
-    host_s: Positive | None = None
+    seconds: Annotated[float, Field(gt=0)]
+    host_s: float | None = None
     steps: Count
     images: Count
 
 
-class Round(Record):
-    """One turn of a configuration, in fresh processes. A plain loop has repeats alone.
+class Round(Open):
+    """One turn of a configuration, in fresh processes; a plain loop has repeats alone.
 
     `messages_bytes`: what a step sends to all ranks, by kind; `all_reduce_s`: seconds of them alone, of each repeat.
-    `all_reduce_share`: part of a step's time, on a CPU. What else is known of the processes is in extra keys.
+    `all_reduce_share`: part of a step's time, on a CPU.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     number: int = 0
     command: str = ""
@@ -125,16 +117,11 @@ class Round(Record):
     def step_s(self) -> list[float]:
         return [each.seconds / each.steps for each in self.repeats]
 
-    @property
-    def image_s(self) -> float:
-        """Median seconds per image."""
-        return float(np.median([each.seconds / each.images for each in self.repeats]))
-
 
 class Measurement(Record):
-    """A configuration and what was measured of it. `batch_size` is over all processes; `engine` is the requested one.
+    """A configuration and what was measured of it; `engine` is the requested one, `axes` are those of bench scaling.
 
-    `model`: the preset's name. `training`: its Config. `epoch_images`: those of an epoch. `axes`: of bench scaling.
+    `model`: the preset's name. `batch_size`: over all processes. `training`: the Config. `epoch_images`: of an epoch.
     """
 
     id: str = Field(min_length=1)
@@ -183,27 +170,24 @@ class Measurement(Record):
         return list(dict.fromkeys(run.engine.name for run in self.runs if run.engine))
 
     @property
-    def fallbacks(self) -> list[str]:
-        """Each engine that ran in place of the requested one, and why."""
-        notices = (fallback_notice(run.engine.model_dump()) for run in self.runs if run.engine)
-        return list(dict.fromkeys(filter(None, notices)))
+    def notices(self) -> list[str]:
+        """What stands at the head of every output: each engine that ran in place of the requested one, and several."""
+        found = [fallback_notice(run.engine.model_dump()) for run in self.runs if run.engine]
+        found += [f"its rounds ran several engines: {', '.join(self.engines)}"] if len(self.engines) > 1 else []
+        return list(dict.fromkeys(filter(None, found)))
 
     @property
     def flops_per_step(self) -> float | None:
         return None if self.flops_per_image is None else self.flops_per_image * self.batch_size
 
 
-class Roofline(Record):
-    model_config = ConfigDict(extra="allow")
-
+class Roofline(Open):
     peak_flops: dict[str, float]
     copy_bytes_per_s: float
 
 
-class Facts(Record):
+class Facts(Open):
     """What figures depend on: the command, versions, revision, device, cores, their load, clocks, settings."""
-
-    model_config = ConfigDict(extra="allow")
 
     device: str
     device_type: str = "cpu"
@@ -212,11 +196,3 @@ class Facts(Record):
     settings: dict[str, JsonValue] = {}
     roofline: Roofline | None = None
     note: str | None = None
-
-
-def engine_notices(cells: Iterable[Measurement]) -> Iterator[tuple[Measurement, str]]:
-    """Yield, for the head of every output, which cells ran another engine than requested, or several."""
-    for cell in cells:
-        yield from ((cell, notice) for notice in cell.fallbacks)
-        if len(cell.engines) > 1:
-            yield cell, f"its rounds ran several engines: {', '.join(cell.engines)}"

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 
 from distgan.benchmark import results
 from distgan.benchmark.interconnects import FABRICS, AllReduce, check_nodes, measured_ring, nccl
@@ -21,7 +22,7 @@ from distgan.benchmark.plots import plot_plan
 from distgan.benchmark.ratios import STRONG, WEAK
 from distgan.benchmark.results import HeldOut, PlanFacts, PlanResults, Predicted, SpeedResults
 from distgan.benchmark.tables import all_reduces, print_plan
-from distgan.errors import UserError, print_line
+from distgan.errors import UserError
 
 FORMULA = "T = a + b B + sum over G, D of max(0, all-reduce - overlap) + all-reduces of BatchNorm"
 _FEWEST = 3
@@ -70,12 +71,8 @@ def run(where: Path, config: PlanConfig) -> None:
         "measured": measured.facts,
     }
     found = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
-    path, picture = folder / results.FILE, folder / "plan.png"
-    found.write(path)
-    print_plan(found)
-    print_line(
-        f"predicted results: {', '.join(map(str, [path, *results.drawn(lambda: plot_plan(found, picture), picture)]))}"
-    )
+    found.write(folder / results.FILE)
+    results.publish(found, folder, print_plan, plot_plan)
 
 
 def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
@@ -92,15 +89,10 @@ def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
 
 
 def fit(points: dict[int, float]) -> Model:
-    """The least relative squares; where one constant would be negative, that one is 0."""
+    """The least relative squares with no constant below 0."""
     sizes, seconds = np.array(list(points), dtype=float), np.array(list(points.values()))
-    columns = np.stack([1 / seconds, sizes / seconds], axis=1)
-    (a, b), *_ = np.linalg.lstsq(columns, np.ones(len(seconds)), rcond=None)
-    if a >= 0 and b >= 0:
-        return Model(float(a), float(b))
-    alone = [float(column.sum() / column.dot(column)) for column in columns.T]
-    left = [float(np.square(column * value - 1).sum()) for column, value in zip(columns.T, alone, strict=True)]
-    return Model(alone[0], 0.0) if left[0] < left[1] else Model(0.0, alone[1])
+    (a_s, b_s), _ = nnls(np.stack([1 / seconds, sizes / seconds], axis=1), np.ones(len(seconds)))
+    return Model(float(a_s), float(b_s))
 
 
 def _held_out(name: str, world_size: int, batch_size: int, predicted_s: float, measured_s: float) -> HeldOut:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from statistics import median
 
 from distgan.benchmark.measurement import Growth, Measurement, Ratio, Roofline, Spread
 
@@ -52,7 +53,8 @@ def _against(cell: Measurement, cells: Sequence[Measurement]) -> dict[str, Ratio
     for peer in cells:
         is_pair = all(getattr(peer, key) == getattr(cell, key) for key in ("model", "batch_size", "order"))
         if is_pair and not peer.is_ours and (values := _paired(lambda ours, theirs: theirs / ours, cell, peer)):
-            found[f"{peer.contender} {peer.precision}"] = Ratio.of(values)
+            ends = {"min": min(values), "max": max(values)}
+            found[f"{peer.contender} {peer.precision}"] = Ratio(**Spread.of(values).model_dump(), **ends)
     return found
 
 
@@ -77,6 +79,12 @@ def growth(first: Measurement, before: Measurement, cell: Measurement, since: fl
 
 
 def _paired(ratio: Callable[[float, float], float], one: Measurement, other: Measurement) -> list[float]:
-    """A ratio of both cells' seconds (per image, times the images of a step) in each round that both have."""
-    ours, theirs = ({run.number: run.image_s * cell.batch_size for run in cell.measured} for cell in (one, other))
+    """A ratio of both cells' seconds per step in each round that both have; a short batch counts by its images."""
+    ours, theirs = (
+        {
+            run.number: cell.batch_size * median(each.seconds / each.images for each in run.repeats)
+            for run in cell.measured
+        }
+        for cell in (one, other)
+    )
     return [ratio(ours[number], theirs[number]) for number in ours if number in theirs]

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -18,7 +19,7 @@ from distgan.benchmark.ratios import derive
 from distgan.config.registry import Registry, names_on_cpu
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.utils.child_process import tool_output
-from distgan.utils.files import is_ignorable, not_writable, parse_model, read_json, write_whole
+from distgan.utils.files import check_format, is_ignorable, not_writable, parse_model, read_json, write_whole
 from distgan.utils.hardware import cpu_name
 from distgan.utils.operating_system import cores
 from distgan.utils.paths import user_path
@@ -122,9 +123,8 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
     content = read_json(path, _MAX_BYTES, only_finite=True)
     if content.get("kind") not in KINDS or "format" not in content:
         raise UserError(f"{path}: holds no results of distgan bench", code="not-found")
-    if content["format"] not in (1, FORMAT):
-        found = str(content["format"])[:20]
-        raise UserError(f"{path}: has the format {found}; allowed: 1 or {FORMAT} (update distgan)", code="bad-data")
+    if content["format"] != 1:
+        check_format(path, content, FORMAT)
     kinds = kinds or get_args(model.model_fields["kind"].annotation)
     if content["kind"] not in kinds:
         raise UserError(
@@ -150,16 +150,13 @@ def new_folder(out: str | None, kind: str) -> Path:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             return folder
-        Path("bench").mkdir(exist_ok=True)
         for number in count(1):
-            try:
-                (folder := Path("bench", f"{kind}-{number}")).mkdir()
-            except FileExistsError:
-                continue
-            break
-        return folder
+            with suppress(FileExistsError):
+                (folder := Path("bench", f"{kind}-{number}")).mkdir(parents=True)
+                return folder
     except OSError as error:
         raise not_writable(error.filename, error) from error
+    raise AssertionError("there is always a next number")
 
 
 def facts(device: torch.device, **more: object) -> Facts:
@@ -192,13 +189,15 @@ def say(text: str) -> None:
     print_line(text, error=True)
 
 
-def drawn(draw: Callable[[], object], path: Path) -> list[Path]:
-    """Return `path` if `draw` writes it. What fails there is a warning: the numbers stand without their picture."""
-    policy = WriteErrorPolicy(stops=False)
-    policy.illustrate(draw, f"{path} is")
+def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R, Path], None]) -> None:
+    """Print tables and draw the picture. What fails there is a warning: the numbers stand without it."""
+    show(found)
+    picture, policy = folder / f"{found.kind}.png", WriteErrorPolicy(stops=False)
+    policy.illustrate(lambda: draw(found, picture), f"{picture} is")
     for warning in policy.warnings():
         say(f"warning: {warning}")
-    return [path] if path.exists() else []
+    predicted = "predicted results: " * (found.kind == "plan")
+    print_line(predicted + ", ".join(map(str, [folder / FILE, *([picture] if picture.exists() else [])])))
 
 
 def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:

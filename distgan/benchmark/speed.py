@@ -24,7 +24,7 @@ from distgan.benchmark.worker import Pace
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config
 from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, UserError, print_line
+from distgan.errors import CommandFailed, UserError
 from distgan.utils.child_process import ChildFailed, own_modules, run_json
 from distgan.utils.devices import device_named
 from distgan.utils.files import parse_model
@@ -122,7 +122,7 @@ def _measure(
     if has_roofline:
         facts.roofline = _roofline(config, device)
     found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
-    path, plot = folder / results.FILE, folder / f"{kind}.png"
+    path = folder / results.FILE
     try:
         with PartsProgress(config.rounds * len(cells), "turns") as progress:
             for turn, cell in product(range(config.rounds), found.cells):
@@ -137,8 +137,7 @@ def _measure(
         found.write(path)
     finally:  # after a Ctrl-C too
         if path.exists():
-            print_speeds(found)
-            print_line(", ".join(map(str, [path, *results.drawn(lambda: plot_speeds(found, plot), plot)])))
+            results.publish(found, folder, print_speeds, plot_speeds)
     if failed := [cell for cell in found.cells if cell.status != "ok"]:
         names = ", ".join(cell.id for cell in failed)
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells failed: {names}; the first: {failed[0].why}")

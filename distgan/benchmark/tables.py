@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from distgan.benchmark.convergence_results import MEASURES, ConvergenceFacts, ConvergenceResults, Summary, TrialResult
-from distgan.benchmark.measurement import Measurement, Spread, engine_notices
+from distgan.benchmark.measurement import Measurement, Spread
 from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH, of_axis
 from distgan.benchmark.results import HeldOut, PlanResults, Predicted, SpeedResults
 from distgan.training.engines.selection import fallback_notice
@@ -85,7 +85,7 @@ def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str |
 def print_speeds(found: SpeedResults, console: TerminalConsole | None = None) -> None:
     """Print engine fallbacks, speeds, start-up times with gate results, ratios, what scales how, and failures."""
     console, cells, facts = console or TerminalConsole(), found.cells, found.facts
-    print_fallbacks(console, ((name_of(cell, cells), notice) for cell, notice in engine_notices(cells)))
+    print_fallbacks(console, ((name_of(cell, cells), notice) for cell in cells for notice in cell.notices))
     if found.is_partial:
         console.print("!! PARTIAL: it was interrupted; cells may have fewer rounds, or none !!", style="bold yellow")
     for made in _speed_tables(cells, is_cuda=facts.device_type == "cuda"):

@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distgan.benchmark.convergence_results import ArmFacts, Clocks, TrialResult
 from distgan.benchmark.options import ConvergenceConfig
@@ -114,18 +114,41 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
     """Each preset on each number of processes. Raises UserError for what can't be run, or not compared."""
     if config.preset is None:
         raise UserError("names no preset; allowed: --preset NAME, or --preset FILE.toml")
-    build = partial(
-        _arm, config=config, protocol=protocol, targets=targets, num_jobs=num_jobs, is_cuda=is_cuda, load=cache(_load)
-    )
-    own = [build("--preset", config.preset, num) for num in dict.fromkeys((config.processes, 1))]
+    load = cache(_load)
+
+    def build(flag: str, preset: str, processes: int) -> Arm:
+        words = preset_words(flag, preset)
+        for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
+            if (value := getattr(config, key)) is not None:
+                words += [f"--{key.replace('_', '-')}", value]
+        threads = config.threads
+        if threads is None and num_jobs > 1 and not is_cuda:
+            threads = max(1, cores() // (num_jobs * processes))
+        words += ["--threads", str(threads)] if threads else []
+        words += ["--processes", str(processes), "--tracker", "none"]
+        training, name = training_of(words)
+        if not is_cuda:
+            check_runs_on_cpu("--engine", [training.run.engine], ENGINES)
+            if (precision := training.run.precision) not in (None, "auto"):
+                check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
+        dataset, size = load(training.data), global_batch_size(training.data, processes)
+        fewest = fewest_rows(training, processes)
+        steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest)
+        # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its
+        # epoch.
+        every = max(1, steps // protocol.evaluations_per_epoch)
+        words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
+        words += ["--stop-at", str(targets)]
+        words += [] if config.epochs is None else _cap(config.epochs, training, steps)
+        return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)
+
+    numbers = dict.fromkeys((config.processes, 1))
+    own = [build("--preset", config.preset, num) for num in numbers]
     if config.against is None:
         return own
-    others = [build("--against", config.against, num) for num in dict.fromkeys((config.processes, 1))]
-    ours, theirs = own[0], others[0]
-    for what, one, other in (
-        ("trains", ours.config.model.name, theirs.config.model.name),
-        ("has the data", ours.dataset.name, theirs.dataset.name),
-    ):
+    others = [build("--against", config.against, num) for num in numbers]
+    (model, data), (other_model, other_data) = ((a.config.model.name, a.dataset.name) for a in (own[0], others[0]))
+    for what, one, other in (("trains", model, other_model), ("has the data", data, other_data)):
         if one != other:
             raise UserError(
                 f"--against {config.against}: {what} {other}, {config.preset} {one}; allowed: the same of both"
@@ -142,44 +165,6 @@ def _load(config: DataConfig) -> Dataset:
     dataset = load_dataset(config)
     splits(dataset, config)
     return dataset
-
-
-def _arm(
-    flag: str,
-    preset: str,
-    processes: int,
-    *,
-    config: ConvergenceConfig,
-    protocol: Protocol,
-    targets: Path,
-    num_jobs: int,
-    is_cuda: bool,
-    load: Any,
-) -> Arm:
-    words = preset_words(flag, preset)
-    for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
-        if (value := getattr(config, key)) is not None:
-            words += [f"--{key.replace('_', '-')}", value]
-    threads = config.threads
-    if threads is None and num_jobs > 1 and not is_cuda:
-        threads = max(1, cores() // (num_jobs * processes))
-    words += ["--threads", str(threads)] if threads else []
-    words += ["--processes", str(processes), "--tracker", "none"]
-    training, name = training_of(words)
-    if not is_cuda:
-        check_runs_on_cpu("--engine", [training.run.engine], ENGINES)
-        if (precision := training.run.precision) not in (None, "auto"):
-            check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
-    dataset = load(training.data)
-    size = global_batch_size(training.data, processes)
-    steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest_rows(training, processes))
-    # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its epoch.
-    every = max(1, steps // protocol.evaluations_per_epoch)
-    words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
-    words += ["--stop-at", str(targets)]
-    if config.epochs is not None:
-        words += _cap(config.epochs, training, steps)
-    return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)
 
 
 def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:

@@ -479,7 +479,7 @@ _HEAD = '{"format": 2, "kind": "throughput", "facts": {"device": "x"}'
         ("", "is not JSON"),
         ("[1, 2]", "is no JSON object"),
         ('{"kind": "throughput"}', "holds no results of distgan bench"),
-        ('{"format": 3, "kind": "throughput", "facts": {}, "cells": []}', "has the format 3; allowed: 1 or 2"),
+        ('{"format": 3, "kind": "throughput", "facts": {}, "cells": []}', "has the format 3; allowed: 2"),
         ('{"format": 1, "kind": "plan", "facts": {}, "cells": []}', "results of bench plan"),
         ('{"format": 2, "kind": "throughput", "facts": [], "cells": []}', "is damaged"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [1]}', "is damaged: not as format 1 has it"),
