@@ -65,14 +65,10 @@ def run(config: ConvergenceConfig) -> None:
     identity = Identity.model_validate({
         "settings": config.model_dump(mode="json", exclude=free),
         "targets": FrozenTargets.model_validate(targets.model_dump(exclude={"runs"})),
-        "arms": [arm.facts() for arm in chosen],
-        "device": here.device,
-        "jobs": len(environments),
+        "arms": [arm.facts() for arm in chosen], "device": here.device, "jobs": len(environments),
     })  # fmt: skip
     facts = ConvergenceFacts.model_validate(here.model_dump() | {
-        "identity": identity,
-        "protocol": protocol,
-        "model": chosen[0].config.model.name,
+        "identity": identity, "protocol": protocol, "model": chosen[0].config.model.name,
         "notice": chosen[0].dataset.notice,
     })  # fmt: skip
     with claimed(config.out) as folder:

@@ -60,16 +60,9 @@ def run(where: Path, config: PlanConfig) -> None:
             f"{where}: is damaged, or not by distgan's bench scaling ({error!r})", code="bad-data"
         ) from error
     folder = results.new_folder(config.out, "plan")
-    facts = results.facts(torch.device("cpu")).model_dump() | {
-        "settings": config.model_dump(mode="json"),
-        "formula": FORMULA,
-        "a_s": model.a_s,
-        "b_s_per_image": model.b_s,
-        "points": points,
-        "all_reduce": source,
-        "model": cells[0].model,
-        "measured": measured.facts,
-    }
+    known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}
+    about = {"settings": config.model_dump(mode="json"), "model": cells[0].model, "measured": measured.facts}
+    facts = results.facts(torch.device("cpu"), **known | about).model_dump()
     found = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
     found.write(folder / results.FILE)
     results.publish(found, folder, print_plan, plot_plan)
@@ -97,13 +90,9 @@ def fit(points: dict[int, float]) -> Model:
 
 def _held_out(name: str, world_size: int, batch_size: int, predicted_s: float, measured_s: float) -> HeldOut:
     return HeldOut(
-        held_out=name,
-        world_size=world_size,
-        batch_size=batch_size,
-        predicted_step_s=predicted_s,
-        measured_step_s=measured_s,
-        error_percent=100 * (predicted_s - measured_s) / measured_s,
-    )
+        held_out=name, world_size=world_size, batch_size=batch_size, predicted_step_s=predicted_s,
+        measured_step_s=measured_s, error_percent=100 * (predicted_s - measured_s) / measured_s,
+    )  # fmt: skip
 
 
 def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
@@ -157,13 +146,9 @@ def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) 
 
 
 def predictions(
-    model: Model,
-    points: dict[int, float],
-    cells: Sequence[Measurement],
-    all_reduce: AllReduce,
-    measured: Facts,
+    model: Model, points: dict[int, float], cells: Sequence[Measurement], all_reduce: AllReduce, measured: Facts,
     config: PlanConfig,
-) -> list[Predicted]:
+) -> list[Predicted]:  # fmt: skip
     """One process, then more on a node, then more nodes, weak and strong."""
     (messages, *_), settings = [run.messages_bytes for cell in cells for run in cell.measured], measured.settings
     strong = config.batch_size or int(str(settings["batch_size"]))
@@ -184,22 +169,12 @@ def predictions(
             seconds = _step_s(model, own, alone, config.overlap / 1e6)
             rate = total / seconds
             first = first or rate
-            found.append(
-                Predicted(
-                    mode=mode,
-                    nodes=nodes,
-                    per_node=per_node,
-                    world_size=size,
-                    batch_size=total,
-                    per_rank_batch_size=own,
-                    predicted_step_s=seconds,
-                    predicted_images_per_s=rate,
-                    predicted_s_per_epoch=cells[0].epoch_images / rate,
-                    predicted_efficiency=rate / (size * first),
-                    predicted_all_reduce_s=alone,
-                    is_extrapolated=not min(points) <= own <= max(points),
-                )
-            )
+            found.append(Predicted(
+                mode=mode, nodes=nodes, per_node=per_node, world_size=size, batch_size=total, per_rank_batch_size=own,
+                predicted_step_s=seconds, predicted_images_per_s=rate, predicted_all_reduce_s=alone,
+                predicted_s_per_epoch=cells[0].epoch_images / rate, predicted_efficiency=rate / (size * first),
+                is_extrapolated=not min(points) <= own <= max(points),
+            ))  # fmt: skip
     return found
 
 

@@ -9,6 +9,7 @@ import sys
 from itertools import product
 from typing import Any
 
+import psutil
 import torch
 
 from distgan.benchmark import results
@@ -34,18 +35,15 @@ from distgan.utils.parts_progress import PartsProgress
 
 # For the reader of results.json.
 NOTES = {
-    "repeats": "a repeat is the next steps of the training; the order of a new epoch and its short last batch are "
-    "part of them; seconds by the device's events on a GPU, else by the host's clock, host_s by the host's; of several "
-    "processes those of the slowest",
-    "epoch_s": "seconds of a repeat * images of an epoch / images of the repeat; host_epoch_s by the host's clock; "
-    "images_per_s: images of an epoch / epoch_s",
+    "repeats": "the next steps of the training; the order of a new epoch and its short last batch are part of them; "
+    "seconds by a GPU's events, else by the host's clock; of several processes those of the slowest",
+    "epoch_s": "seconds of a repeat * images of an epoch / images of the repeat; images_per_s: the inverse",
     "kernels_per_step": "on a GPU, copies and fills not counted, by torch's profiler over a few steps",
+    "operators_per_step": "those that reach a CPU below autograd, views among them; none of an engine that compiles",
     "mfu": "flops_per_image * images_per_s / the FLOP/s that this device was measured to reach in such numbers "
     "(roofline.peak_flops, in mfu_peak's); what a convolution multiplies with padding counts, though libraries skip it",
     "gate": "losses and weights: the largest relative differences to the eager engine after `steps`",
     "peak_memory_gib": "on a GPU of torch's allocator, after the gate; on a CPU of the whole process, gate included",
-    "operators_per_step": "those that reach a CPU below autograd, views among them; not known of an engine that "
-    "compiles",
     "against": "seconds an image of the plain loop / those of the cell: medians of a round, over the rounds; the plain "
     "loops leave TF32 as torch has it, on in cuDNN's convolutions and off in matmuls",
     "efficiency": "strong: W0 T(W0) / (W T(W)) at one batch; weak: T(W0) / T(W) at one batch per process; by round",
@@ -62,8 +60,7 @@ def throughput(config: ThroughputConfig) -> None:
     if device.type == "cpu":
         results.check_runs_on_cpu("--engine", config.engines, ENGINES)
         results.check_runs_on_cpu("--precision", config.precisions or [], PRECISIONS)
-    cells = throughput_cells(config, device)
-    _measure("throughput", config, cells, _pace(config, device), device, has_roofline=True)
+    _measure("throughput", config, throughput_cells(config, device), device)
 
 
 def scaling(config: ScalingConfig) -> None:
@@ -75,10 +72,17 @@ def scaling(config: ScalingConfig) -> None:
     if device.type == "cpu":
         results.check_runs_on_cpu("--engine", [config.engine], ENGINES)
     cells = scaling_cells(config, device)
-    threads = Config.model_validate(cells[0].training).run.threads
-    note = _note(device, max(cell.world_size for cell in cells), threads)
-    pace = _pace(config, device).model_copy(update={"counts": False})
-    _measure("scaling", config, cells, pace, device, threads=threads, note=note)
+    threads, note = (
+        Config.model_validate(cells[0].training).run.threads,
+        f"a GPU for each process, of {count_gpus()} here",
+    )
+    if device.type == "cpu":
+        is_more = max(cell.world_size for cell in cells) * (threads or 1) > cores()
+        note = (
+            f"{threads} CPU thread{'s' * (threads != 1)} a process, on {cores()} cores, which share caches and memory"
+        )
+        note += "; more threads than cores, so the ideal is out of reach" * is_more
+    _measure("scaling", config, cells, device, threads=threads, note=note)
 
 
 def _device(config: SpeedConfig, name: str) -> torch.device:
@@ -90,34 +94,19 @@ def _device(config: SpeedConfig, name: str) -> torch.device:
     return device_named(config.device)
 
 
-def _pace(config: SpeedConfig, device: torch.device) -> Pace:
-    is_cuda = device.type == "cuda"
-    return Pace(
-        gate_steps=config.gate_steps,
+def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: torch.device, **more: object) -> None:
+    is_cuda, has_roofline = device.type == "cuda", kind == "throughput"
+    pace = Pace(
         warmup=(30 if is_cuda else 2) if config.warmup is None else config.warmup,
         steps=(200 if is_cuda else config.CPU_STEPS) if config.steps is None else config.steps,
-        repeats=config.repeats,
-        whole_run=config.whole_run,
+        counts=has_roofline,
+        **config.model_dump(include={"gate_steps", "repeats", "whole_run"}),
     )
-
-
-def _note(device: torch.device, most: int, threads: int | None) -> str:
-    if device.type == "cuda":
-        return f"a GPU for each process, of {count_gpus()} here"
-    note = f"{threads} CPU thread{'s' * (threads != 1)} a process, on {cores()} cores, which share caches and memory"
-    return note + ("; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > cores()))
-
-
-def _measure(
-    kind: str, config: SpeedConfig, cells: list[Measurement], pace: Pace, device: torch.device, *,
-    has_roofline: bool = False, **more: object,
-) -> None:  # fmt: skip
     count_images(cells)
     folder = results.new_folder(config.out, kind)
     settings = {"settings": config.model_dump(), "pace": pace.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
     facts = results.facts(device, **settings | more)
-    load = getattr(facts, "load", 0.0)
-    if load > 0.2 * cores():
+    if (load := psutil.getloadavg()[0]) > 0.2 * cores():
         say(f"note: other programs keep {load:.1f} of {cores()} cores busy, which figures suffer from")
     if has_roofline:
         facts.roofline = _roofline(config, device)

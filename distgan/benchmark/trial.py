@@ -74,9 +74,7 @@ class Arm(NamedTuple):
     def facts(self) -> ArmFacts:
         """What results.json has of it, and what stays the same where a bench is resumed."""
         return ArmFacts.model_validate({
-            "name": self.name,
-            "preset": self.preset,
-            "processes": self.processes,
+            "name": self.name, "preset": self.preset, "processes": self.processes,
             "steps_per_epoch": self.steps_per_epoch,
             "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
             # What the targets are is compared by itself, and older benches did not have their path here.
@@ -290,17 +288,12 @@ class Trial:
         end = last if reached is None else found[reached]
         # Another one, as results.json may be written from the old one just now.
         self.cell = TrialResult.model_validate({
-            **self.cell.model_dump(include={"id", "arm", "seed", "command"}),
-            "outcome": outcome,
-            "why": why,
-            "targets": targets,
-            "resumed": self._is_resumed,
+            **self.cell.model_dump(include={"id", "arm", "seed", "command"}), **clocks.model_dump(),
             # What `auto` finds out anew in each run.
             **{key: facts.get(key) for key in ("engine", "precision")},
-            "evaluations": found,
+            "outcome": outcome, "why": why, "targets": targets, "resumed": self._is_resumed, "evaluations": found,
             "last": {target.name: target.of(last) if last else None for target in progress.wanted},
             "images": self.arm.images(end.step) if end else 0,
-            **clocks.model_dump(),
         })  # fmt: skip
 
 

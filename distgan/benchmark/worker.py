@@ -118,19 +118,11 @@ class Turn:
         return Repeat(seconds=seconds.device_s, host_s=seconds.host_s, steps=steps, images=images)
 
     def gate(self, steps: int) -> Gate:
-        start, engine = time.perf_counter(), self.engine
-        parity = measure_parity(
-            self.gan, self.session.batches, self.runtime.precision, engine.reference, engine.advance, steps
-        )
-        return Gate(
-            steps=steps,
-            losses=_finite(parity.losses),
-            weights=_finite(parity.weights),
-            tolerance=list(parity.tolerance),
-            passed=parity.passed,
-            words=str(parity),
-            seconds=time.perf_counter() - start,
-        )
+        start, advance, reference = time.perf_counter(), self.engine.advance, self.engine.reference
+        parity = measure_parity(self.gan, self.session.batches, self.runtime.precision, reference, advance, steps)
+        off = {key: _finite(getattr(parity, key)) for key in ("losses", "weights")}
+        known = {"steps": steps, "tolerance": parity.tolerance, "passed": parity.passed, "words": str(parity)}
+        return Gate.model_validate(known | off | {"seconds": time.perf_counter() - start})
 
 
 def measure(spec: Spec) -> Round:
@@ -219,19 +211,14 @@ def message_sizes(gan: Gan, order: str, *, is_cuda: bool) -> dict[str, list[int]
     two sums of C in the forward pass and two in the backward (sync_batchnorm.py), on GPUs 2 C + 1 there, an all-gather
     that counts as a sum here, and 2 C back (torch's SyncBatchNorm). `tiny` is a single number, for the latency.
     """
-    grads = [sum(4 * p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator)]
+    g, d = (sum(4 * p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator))
     batch_norm = []
     for layer in gan.generator.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            num = layer.num_features
-            forward, backward = ([2 * num + 1], [2 * num]) if is_cuda else ([num, num], [num, num])
+            size = 4 * layer.num_features
+            forward, backward = ([2 * size + 4], [2 * size]) if is_cuda else ([size, size], [size, size])
             batch_norm += forward * ORDERS[order].g_forwards + backward
-    return {
-        "tiny": [4],
-        "generator": [grads[0]],
-        "discriminator": [grads[1]],
-        "batch_norm": [4 * num for num in batch_norm],
-    }
+    return {"tiny": [4], "generator": [g], "discriminator": [d], "batch_norm": batch_norm}
 
 
 def _all_reduces(sizes: dict[str, list[int]], runtime: Runtime, repeats: int) -> dict[str, list[float]]:
