@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from distgan.benchmark.flops import flops_per_image
-from distgan.benchmark.measurement import Measurement
+from distgan.benchmark.measurement import Measurement, Pace, Spec
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH
-from distgan.benchmark.worker import Pace, Spec
 from distgan.config.presets import preset_words, training_of, with_changes
 from distgan.config.registry import PLAIN_LOOP_ORDER
 from distgan.config.schema import Config, DataConfig
@@ -186,12 +185,8 @@ def count_images(cells: list[Measurement]) -> None:
 
 def command(cell: Measurement, pace: Pace, trace: Path | None) -> list[str]:
     """Return that of the processes that take a turn of a cell, and print what they found as a last line of JSON."""
-    training = Config.model_validate(cell.training)
-    if not cell.is_ours:
-        words = [f"--{key}={getattr(pace, key)}" for key in ("warmup", "steps", "repeats")]
-        module = f"distgan.benchmark.peers.{cell.contender}_loop"
-        return [sys.executable, "-m", module, training.model_dump_json(exclude_unset=True), *words]
-    spec = Spec(config=training, trace=str(trace) if trace else None, **pace.model_dump())
+    spec = Spec(config=Config.model_validate(cell.training), trace=str(trace) if trace else None, **pace.model_dump())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.world_size)]
-    words = [*(torchrun if cell.world_size > 1 else []), "-m", "distgan.benchmark.worker"]
+    module = f"distgan.benchmark.{'worker' if cell.is_ours else f'peers.{cell.contender}_loop'}"
+    words = [*(torchrun if cell.world_size > 1 else []), "-m", module]
     return [sys.executable, *words, spec.model_dump_json(exclude_unset=True)]

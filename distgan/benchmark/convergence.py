@@ -29,10 +29,10 @@ from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.evaluation.targets import find_targets, read_targets
-from distgan.runs.run_dir import LOCKS, lock
+from distgan.runs.run_dir import lock
 from distgan.utils.child_process import own_modules
 from distgan.utils.devices import device_named
-from distgan.utils.files import is_ignorable, not_writable
+from distgan.utils.files import not_writable
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
 
@@ -148,18 +148,8 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
 @contextmanager
 def claimed(out: str | None) -> Iterator[Path]:
     """--out, new or with results to resume, or else bench/convergence-<number>. Raises UserError for any other."""
-    folder = new_folder(None, KIND) if out is None else user_path(out, "--out")
-    if folder.is_dir() and not (folder / FILE).exists():
-        # A bench that was killed in its first moments may have left these.
-        names = sorted(path.name for path in folder.iterdir())
-        if foreign := [name for name in names if name not in LOCKS and not is_ignorable(name)]:
-            raise UserError(
-                f"--out {out}: holds {foreign[0]} and no {FILE} of bench {KIND}; allowed: a new folder, or one "
-                "to resume",
-                code="exists",
-            )
+    folder = new_folder(out, KIND, may_resume=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder, 0.0, f"--out {out}: another bench {KIND} is at work in it")
     except OSError as error:
         raise not_writable(error.filename, error) from error

@@ -9,9 +9,32 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from distgan.config.fields import Section
+from distgan.config.schema import Config
 from distgan.training.engines.selection import fallback_notice
 
 Count = Annotated[int, Field(ge=1)]
+
+
+class Pace(Section):
+    """Steps of a turn: those of the gate, `warmup`, and then `repeats` times `steps` that are timed.
+
+    `counts`: kernels or operators per step are counted. `whole_run`: an engine chooses as for all epochs.
+    """
+
+    gate_steps: int
+    warmup: int
+    steps: int
+    repeats: int
+    counts: bool = True
+    whole_run: bool = True
+
+
+class Spec(Pace):
+    """What a turn trains and how long, and where it is to leave a trace."""
+
+    config: Config
+    trace: str | None = None
 
 
 class Record(BaseModel):

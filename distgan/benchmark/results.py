@@ -18,6 +18,7 @@ from distgan.benchmark.measurement import Facts, Measurement, Record
 from distgan.benchmark.ratios import derive
 from distgan.config.registry import Registry, names_on_cpu
 from distgan.errors import UserError, WriteErrorPolicy, print_line
+from distgan.runs.run_dir import LOCKS
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, is_ignorable, not_writable, parse_model, read_json, write_whole
 from distgan.utils.hardware import cpu_name
@@ -139,24 +140,23 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
     return parse_model(model, content, f"{path}: is damaged")
 
 
-def new_folder(out: str | None, kind: str) -> Path:
-    """Makes --out, or else bench/<kind>-<number>. Raises UserError for one that holds something."""
+def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
+    """Makes --out, or else bench/<kind>-<number>. Raises UserError for one that holds something else than it may."""
     try:
-        if out is not None:
-            folder = user_path(out, "--out")
-            if folder.is_dir() and not all(is_ignorable(path.name) for path in folder.iterdir()):
-                raise UserError(
-                    f"--out {out}: is there already and is not overwritten; allowed: a new folder", code="exists"
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        for number in count(1):
-            with suppress(FileExistsError):
-                (folder := Path("bench", f"{kind}-{number}")).mkdir(parents=True)
-                return folder
+        if out is None:
+            for number in count(1):
+                with suppress(FileExistsError):
+                    (folder := Path("bench", f"{kind}-{number}")).mkdir(parents=True)
+                    return folder
+        (folder := user_path(str(out), "--out")).mkdir(parents=True, exist_ok=True)
+        # A bench that was killed in its first moments may have left its lock.
+        names = sorted(path.name for path in folder.iterdir() if path.name not in LOCKS and not is_ignorable(path.name))
     except OSError as error:
         raise not_writable(error.filename, error) from error
-    raise AssertionError("there is always a next number")
+    if names and not (may_resume and FILE in names):
+        allowed = "a new folder, or one to resume" if may_resume else "a new folder"
+        raise UserError(f"--out {out}: holds {names[0]}, and is not overwritten; allowed: {allowed}", code="exists")
+    return folder
 
 
 def facts(device: torch.device, **more: object) -> Facts:

@@ -15,13 +15,12 @@ import torch
 from distgan.benchmark import results
 from distgan.benchmark.configurations import command, count_images, scaling_cells, throughput_cells
 from distgan.benchmark.flops import FORMULA
-from distgan.benchmark.measurement import Measurement, Roofline, Round, Spread
+from distgan.benchmark.measurement import Measurement, Pace, Roofline, Round, Spread
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.plots import plot_speeds
 from distgan.benchmark.ratios import derive
 from distgan.benchmark.results import SpeedResults, say
 from distgan.benchmark.tables import print_speeds
-from distgan.benchmark.worker import Pace
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config
 from distgan.distributed.env import is_launched

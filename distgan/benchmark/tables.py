@@ -153,7 +153,7 @@ def _speed_tables(cells: Cells, *, is_cuda: bool) -> Iterator[Table]:
             for cell, ratios in rows
         ])  # fmt: skip
     yield from (_scaling(chain, axis) for axis in (STRONG, WEAK) if len(chain := of_axis(cells, axis)) > 1)
-    if any(run.all_reduce_s for cell in measured for run in cell.measured):
+    if any(run.all_reduce_s for cell in measured if cell.axes for run in cell.measured):
         yield _all_reduces(cells)
     yield from (_growth(chain, axis) for axis in (BATCH_SIZE, WIDTH) if len(chain := of_axis(cells, axis)) > 1)
 

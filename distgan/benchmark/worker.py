@@ -19,11 +19,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distgan.benchmark.measurement import Engine, Gate, Repeat, Round
+from distgan.benchmark.measurement import Engine, Gate, Repeat, Round, Spec
 from distgan.benchmark.results import gpus
-from distgan.config.fields import Section
 from distgan.config.registry import ENGINES, ORDERS
-from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, exit_code_of
 from distgan.training.engines.eager_check import measure_parity
@@ -35,27 +33,6 @@ from distgan.utils.provenance import Startup
 _COUNTED_STEPS = 3
 _MAX_TRACE = 2**30
 _ALL_REDUCES = {"cpu": 5, "cuda": 50}
-
-
-class Pace(Section):
-    """Steps of a turn: those of the gate, `warmup`, and then `repeats` times `steps` that are timed.
-
-    `counts`: kernels or operators per step are counted. `whole_run`: an engine chooses as for all epochs.
-    """
-
-    gate_steps: int
-    warmup: int
-    steps: int
-    repeats: int
-    counts: bool = True
-    whole_run: bool = True
-
-
-class Spec(Pace):
-    """What a turn trains and how long, and where it is to leave a trace."""
-
-    config: Config
-    trace: str | None = None
 
 
 class Seconds(NamedTuple):

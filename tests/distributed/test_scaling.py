@@ -14,12 +14,12 @@ from helpers.runs import Capture
 
 from distgan.benchmark import results, speed
 from distgan.benchmark.configurations import command, scaling_cells
+from distgan.benchmark.measurement import Pace
 from distgan.benchmark.options import PlanConfig, ScalingConfig
 from distgan.benchmark.plan import run as plan
 from distgan.benchmark.results import PlanResults, SpeedResults
 from distgan.benchmark.speed import scaling
 from distgan.benchmark.tables import all_reduces
-from distgan.benchmark.worker import Pace
 from distgan.config.schema import Config
 from distgan.utils.child_process import ChildFailed, kill_tree
 

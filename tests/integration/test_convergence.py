@@ -404,14 +404,10 @@ def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
     ("where", "value", "message"),
     [
         (("cells", 0, "seed"), None, r"cells\.0\.seed: is missing"),
-        (("cells", 0, "id"), ["x"], r"cells\.0\.id: a list is not allowed; allowed: a valid string"),
         (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: 'x' is not allowed; allowed: a valid number"),
         (("cells", 0, "epochs"), 0.7, r"cells\.0: .*epochs is at none of its evaluations"),
         (("cells", 0, "outcome"), "well", r"cells\.0\.outcome: "),
-        (("cells", 0, "evaluations"), "x", r"cells\.0\.evaluations: "),
         (("facts", "identity"), None, r"facts\.identity: is missing"),
-        (("facts", "identity", "arms"), [], r"facts\.identity\.arms: "),
-        (("facts", "notice"), 3, r"facts\.notice: "),
     ],
 )
 def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, ...], value: Any, message: str) -> None:
@@ -460,7 +456,7 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
 def test_a_folder_of_something_else_is_refused(bench: FakeBench) -> None:
     Path("out").mkdir()
     Path("out", "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"--out out: holds config\.json and no results\.json"):
+    with pytest.raises(UserError, match=r"--out out: holds config\.json, and is not overwritten; allowed: .*resume"):
         bench()
     Path("out", "config.json").unlink()
     saved(Path("out", "results.json"), kind="scaling")

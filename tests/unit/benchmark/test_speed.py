@@ -15,11 +15,11 @@ from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch
 from distgan.benchmark import configurations, results, speed, worker
 from distgan.benchmark.compare import ratio
 from distgan.benchmark.configurations import Point, points, scaling_cells, throughput_cells, world_sizes
-from distgan.benchmark.measurement import Measurement, Round, Spread
+from distgan.benchmark.measurement import Measurement, Round, Spec, Spread
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
 from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import print_speeds
-from distgan.benchmark.worker import Spec, message_sizes, time_on_ranks
+from distgan.benchmark.worker import message_sizes, time_on_ranks
 from distgan.cli import run_command
 from distgan.config.presets import training_of
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
