@@ -39,8 +39,9 @@ def plot_speeds(found: SpeedResults, path: Path) -> None:
         for axis, chain in chains.items()
         if len(chain) > 1
     ]:
+        note = (found.facts.note or "").replace("; ", "\n")
         title = f"{found.cells[0].model} ({common_settings(found.cells)}), measured on {found.facts.device}"
-        save_panels(path, panels, f"{partial_words}{title}\n{found.facts.note}; bars: p5 to p95")
+        save_panels(path, panels, f"{partial_words}{title}\n{note}; bars: p5 to p95")
 
 
 def save_panels(

@@ -81,6 +81,7 @@ def scaling(config: ScalingConfig) -> None:
             f"{threads} CPU thread{'s' * (threads != 1)} a process, on {cores()} cores, which share caches and memory"
         )
         note += "; more threads than cores, so the ideal is out of reach" * is_more
+    note += "; ratios are over rounds, times over all repeats, and the slowest process counts"
     _measure("scaling", config, cells, device, threads=threads, note=note)
 
 

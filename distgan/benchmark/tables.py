@@ -117,7 +117,8 @@ def name_of(cell: Measurement, cells: Cells) -> str:
 def common_settings(cells: Cells) -> str:
     """The settings that all cells share, for a title."""
     ours = [cell for cell in cells if cell.is_ours]
-    shared = [say(ours[0]) for key, say in _SETTINGS.items() if len({getattr(cell, key) for cell in ours}) == 1]
+    says = _SETTINGS | {"family": lambda cell: f"family {cell.family}"}
+    shared = [say(ours[0]) for key, say in says.items() if len({getattr(cell, key) for cell in ours}) == 1]
     return ", ".join(filter(None, shared))
 
 

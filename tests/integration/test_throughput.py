@@ -33,16 +33,12 @@ def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Pat
     assert "leaves a last batch of 1 of 17,970 images" in str(bad.why)
     assert good.status == "ok"
     (run,) = good.runs
-    assert run.gate is not None
     assert run.gate.passed
     assert good.engines == ["eager"]
     assert len(run.repeats) == 5
-    assert good.images_per_s is not None
     assert good.images_per_s.p5 <= good.images_per_s.median <= good.images_per_s.p95
-    assert good.epoch_s is not None
     assert good.epoch_s.median == pytest.approx(17_970 / good.images_per_s.median)
     assert good.flops_per_image == flops_per_image(ModelConfig(width=0.1), Config().optim)
-    assert found.facts.roofline is not None
     peak = found.facts.roofline.peak_flops["fp32"]
     assert good.mfu == pytest.approx((good.flops_per_image or 0) * good.images_per_s.median / peak)
     assert (run.operators_per_step or 0) > 100

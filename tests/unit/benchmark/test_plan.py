@@ -16,7 +16,6 @@ from distgan.benchmark.measurement import Measurement
 from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.plan import Model, fit, ladder, larger_worlds, leave_one_out, run
 from distgan.benchmark.results import PlanResults, SpeedResults
-from distgan.config.flags import Parser, add_flags, from_flags
 from distgan.errors import UserError
 
 A_S, B_S = 2e-3, 1e-4
@@ -188,18 +187,3 @@ def test_results_that_allow_no_plan(tmp_path: Path) -> None:
         run(tmp_path / "nowhere", PlanConfig())
     with pytest.raises(UserError, match="from one that was measured, and there is none"):
         run(scaling(tmp_path, worlds=1), PlanConfig(fabric="ethernet"))
-
-
-@pytest.mark.parametrize(
-    ("words", "fragment"),
-    [
-        (["--nodes", "0"], "--nodes: '0' is not allowed; allowed: a whole number, 1 or more"),
-        (["--fabric", "token-ring"], "--fabric: 'token-ring' is not allowed; allowed: nvlink, pcie, ib, ethernet"),
-        (["--overlap", "-1"], "--overlap: '-1' is not allowed"),
-    ],
-)
-def test_a_setting_that_is_not_allowed(words: list[str], fragment: str) -> None:
-    parser = Parser(prog="distgan bench plan")
-    add_flags(parser, PlanConfig)
-    with refused(fragment):
-        from_flags(PlanConfig, parser.parse(words))

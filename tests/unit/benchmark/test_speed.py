@@ -200,8 +200,6 @@ def test_a_spread_is_of_all_repeats_and_of_finite_numbers() -> None:
     assert Spread.of([1.0, 2, 3, 4, 5]).model_dump() == {"median": 3.0, "p5": 1.2, "p95": 4.8, "num": 5}
     (cell,) = derived(measured([1.0, 2.0], [3.0, 4.0, 5.0]))
     assert cell.step_s == Spread.of([1.0, 2, 3, 4, 5])
-    assert cell.epoch_s is not None
-    assert cell.images_per_s is not None
     assert cell.epoch_s.median == 6400 / 32 * 3 == 6400 / cell.images_per_s.median
     for bad in ([], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="finite"):
@@ -289,7 +287,6 @@ def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: MonkeyPatch, is_broke
 
     monkeypatch.setattr(session, "build_engine", wrong)
     found = worker.measure(spec())
-    assert found.gate is not None
     assert found.gate.passed == (not is_broken)
     speeds = (found.repeats, found.warmup_s, found.peak_memory_gib, found.operators_per_step)
     assert [bool(each) for each in speeds] == [not is_broken] * 4
@@ -386,25 +383,19 @@ def test_what_was_measured_outlives_ctrl_c_and_says_so(
 @pytest.mark.parametrize("kind", ["throughput", "scaling"])
 def test_results_of_format_1_say_what_they_said(kind: str, capsys: Capture) -> None:
     path = ROOT / "tests" / "fixtures" / "bench-of-format-1" / f"{kind}.json"
-    old, new = json.loads(path.read_text()), results.read(path, SpeedResults)
-    for before, after in zip(old["cells"], new.cells, strict=True):
-        one, many = before["runs"][0], after.runs[0]
+    old, new = json.loads(path.read_text())["cells"], results.read(path, SpeedResults).cells
+    for before, after in zip(old, new, strict=True):
         said = before["step_s"]["median"] if kind == "scaling" else before["step_ms"]["median"] / 1e3
-        assert after.step_s is not None
         assert after.step_s.median == pytest.approx(said)
-        assert after.peak_memory_gib == (
-            max(run["peak_memory_gib"] for run in before["runs"]) if after.is_ours else None
-        )
-        assert many.engine is None or many.engine.name == one["engine"]["name"]
-        for key in ("mfu", "efficiency", "growth", "against"):
-            spreads = getattr(after, key)
-            for name, of in (before.get(key) or {}).items() if key != "mfu" else ():
-                theirs, ours = (of["cost"], spreads[name].cost) if key == "growth" else (of, spreads[name])
-                assert ours.median == pytest.approx(theirs["median"])
-            assert key != "mfu" or spreads == pytest.approx(before.get("mfu"))
-    print_speeds(new)
+        assert after.mfu == pytest.approx(before.get("mfu"))
+        assert after.engines == (["eager"] if after.is_ours else [])
+        for key in ("efficiency", "against"):
+            ratios = {name: of["median"] for name, of in before.get(key, {}).items()}
+            assert {name: of.median for name, of in getattr(after, key).items()} == pytest.approx(ratios)
+        costs = {axis: of["cost"]["median"] for axis, of in before.get("growth", {}).items()}
+        assert {axis: of.cost.median for axis, of in after.growth.items()} == pytest.approx(costs)
     run_command("bench", "compare", str(path), str(path))
-    assert "over 3 cells" in capsys.readouterr().out or kind == "scaling"
+    assert f"1.000 over {len(new)} cells" in capsys.readouterr().out
 
 
 # -- compare --------------------------------------------------------------------------------
@@ -423,23 +414,25 @@ def test_an_interval_holds_the_ratio() -> None:
 @pytest.mark.parametrize(
     ("factor", "limit", "is_failure"), [(1.2, 1.05, True), (1.2, 1.3, False), (1.2, None, False), (0.8, 1.05, False)]
 )
-def test_a_regression_ends_in_1(tmp_path: Path, factor: float, limit: float | None, is_failure: bool) -> None:
+def test_a_regression_ends_in_1_and_noise_does_not(
+    tmp_path: Path, factor: float, limit: float | None, is_failure: bool
+) -> None:
     times = [[2.0, 2.02, 1.98, 2.0, 2.0], [2.0, 2.04, 1.96, 2.0, 2.0]]
-    slower = [[factor * each for each in row] for row in times]
-    words = ["compare", saved(tmp_path / "a.json", measured(*times)), saved(tmp_path / "b.json", measured(*slower))]
-    words += [] if limit is None else ["--fail-above", limit]
+    slower = measured(*([factor * each for each in row] for row in times))
+    # A median above the limit does not count while the interval holds 1.
+    noisy = measured([1.0, 1.0, 1.2, 2.0, 2.0], id="noise")
+    a = saved(tmp_path / "a.json", measured(*times), measured([1.0, 1.0, 1.0, 2.0, 2.0], id="noise"))
+    words = [
+        "compare",
+        a,
+        saved(tmp_path / "b.json", slower, noisy),
+        *([] if limit is None else ["--fail-above", limit]),
+    ]
     if not is_failure:
         run_command("bench", *map(str, words))
         return
-    with pytest.raises(CommandFailed, match=r"vanilla/auto/32: 1\.200 times the seconds per step"):
+    with pytest.raises(CommandFailed, match=r"^vanilla/auto/32: 1\.200 times the seconds per step[^\n]*$"):
         run_command("bench", *map(str, words))
-
-
-def test_noise_is_no_regression(tmp_path: Path) -> None:
-    """A median above the limit does not count while the interval holds 1."""
-    a, b = measured([1.0, 1.0, 1.0, 2.0, 2.0]), measured([1.0, 1.0, 1.2, 2.0, 2.0])
-    words = [saved(tmp_path / "a.json", a), saved(tmp_path / "b.json", b), "--fail-above", 1.05]
-    run_command("bench", "compare", *map(str, words))
 
 
 def test_compare_says_what_else_differs(tmp_path: Path, capsys: Capture) -> None:
@@ -477,17 +470,13 @@ _HEAD = '{"format": 2, "kind": "throughput", "facts": {"device": "x"}'
     ("text", "reason"),
     [
         ("", "is not JSON"),
-        ("[1, 2]", "is no JSON object"),
         ('{"kind": "throughput"}', "holds no results of distgan bench"),
         ('{"format": 3, "kind": "throughput", "facts": {}, "cells": []}', "has the format 3; allowed: 2"),
         ('{"format": 1, "kind": "plan", "facts": {}, "cells": []}', "results of bench plan"),
         ('{"format": 2, "kind": "throughput", "facts": [], "cells": []}', "is damaged"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [1]}', "is damaged: not as format 1 has it"),
-        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{}]}', "is damaged: not as format 1 has it"),
         ('{"format": 2, "kind": "throughput", "facts": {"x": NaN}, "cells": []}', "NaN, which is not a finite"),
-        ('{"format": 2, "kind": "throughput", "facts": {"x": 1e999}, "cells": []}', "1e999, which is not a finite"),
         (_HEAD + ', "cells": [{"step_s": null}]}', "cells.0.id: is missing"),
-        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> None:
@@ -502,23 +491,15 @@ def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> 
         assert "\n" not in message
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"seconds": 0}, "0 is not allowed; allowed: greater than 0"),
-        ({"images": "x"}, "'x' is not allowed"),
-        ({"steps": None}, "None is not allowed"),
-    ],
-)
-def test_a_damaged_measurement_is_named(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_a_damaged_measurement_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.json", measured([1.0]))
-    content = json.loads(path.read_text())
-    content["cells"][0]["runs"][0]["repeats"][0] |= change
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError) as error:
+    text = path.read_text()
+    path.write_text(text.replace('"seconds": 1.0', '"seconds": 0'))
+    with pytest.raises(
+        UserError, match=r"is damaged: cells\.0\.runs\.0\.repeats\.0: 0 is not allowed; allowed: greater"
+    ):
         results.read(path, SpeedResults)
-    assert f"is damaged: cells.0.runs.0.repeats.0: {reason}" in str(error.value)
-    content["cells"][0]["runs"] = []
+    content = json.loads(text)
     path.write_text(json.dumps(content | {"cells": content["cells"] * 2}))
     with pytest.raises(UserError, match="two cells have the id vanilla/auto/32"):
         results.read(path, SpeedResults)
