@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distgan.benchmark import results
-from distgan.benchmark.measurement import Facts, Measurement
+from distgan.benchmark.measurement import Measurement
 from distgan.benchmark.options import CompareConfig
 from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import table
@@ -112,7 +112,7 @@ def _differences(
     """What else is not the same, and so may be the reason of a ratio."""
     lines = [f"{side} is partial: it was interrupted" for side, of in (("A", before), ("B", after)) if of.is_partial]
     for key in _STATED:
-        a, b = (_stated(found.facts, key) for found in (before, after))
+        a, b = (getattr(found.facts, key, None) for found in (before, after))
         lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
     for key in [key for key in old if key in new and old[key].measured and new[key].measured]:
         ran_a, ran_b = (", ".join(of[key].engines) or None for of in (old, new))
@@ -123,7 +123,3 @@ def _differences(
             if not cell.measured:
                 lines.append(f"{cell.id}: has no speed in {side}: {': '.join(filter(None, [cell.status, cell.why]))}")
     return lines
-
-
-def _stated(facts: Facts, key: str) -> object:
-    return getattr(facts, key, None)

@@ -310,9 +310,6 @@ def _legend(facts: ConvergenceFacts, colours: dict[str, str]) -> list[Any]:
         Line2D([], [], color=grey, linestyle="", marker="o", markersize=5, label="a run has converged"),
         Line2D([], [], color=grey, linestyle="", marker="x", markersize=6, label="a run has ended without"),
         Line2D([], [], color=grey, linewidth=0.8, alpha=0.6, label="one run (a seed)"),
-        Patch(
-            color=grey,
-            alpha=0.2,
-            label="share: its 95 % interval; below: median, 10th to 90th percentile (ended runs: their last)",
-        ),
-    ]
+        Patch(color=grey, alpha=0.2, label="share: its 95 % interval; below: median, 10th to 90th percentile (ended "
+              "runs: their last)"),
+    ]  # fmt: skip

@@ -71,16 +71,12 @@ def scaling(config: ScalingConfig) -> None:
     if device.type == "cpu":
         results.check_runs_on_cpu("--engine", [config.engine], ENGINES)
     cells = scaling_cells(config, device)
-    threads, note = (
-        Config.model_validate(cells[0].training).run.threads,
-        f"a GPU for each process, of {count_gpus()} here",
-    )
+    threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
+    note = f"a GPU for each process, of {count_gpus()} here"
     if device.type == "cpu":
-        is_more = max(cell.world_size for cell in cells) * (threads or 1) > cores()
-        note = (
-            f"{threads} CPU thread{'s' * (threads != 1)} a process, on {cores()} cores, which share caches and memory"
-        )
-        note += "; more threads than cores, so the ideal is out of reach" * is_more
+        each = f"{threads} CPU thread{'s' * (threads != 1)} a process"
+        note = f"{each}, on {cores()} cores, which share caches and memory"
+        note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > cores())
     note += "; ratios are over rounds, times over all repeats, and the slowest process counts"
     _measure("scaling", config, cells, device, threads=threads, note=note)
 

@@ -86,26 +86,19 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
     """Return the environment of each of the runs at a time: its GPUs. Raises UserError."""
     if not is_cuda:
         return [{} for _ in range(config.jobs or 1)]
-    gpus, each = _gpus(), config.processes
-    most = len(gpus) // each
-    if not most:
-        raise UserError(
-            f"--processes {each}: there are {len(gpus)} GPUs here; allowed: at most {len(gpus)}", code="unavailable"
-        )
+    each, visible, num = config.processes, os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus()
+    # As CUDA_VISIBLE_DEVICES has them, which may leave this process only some.
+    gpus = visible.split(",")[:num] if visible else [str(index) for index in range(num)]
+    if not (most := len(gpus) // each):
+        raise UserError(f"--processes {each}: there are {len(gpus)} GPUs here; allowed: at most {len(gpus)}",
+                        code="unavailable")  # fmt: skip
     if config.jobs and config.jobs > most:
         raise UserError(
             f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here; allowed: at most {most}",
             code="unavailable",
         )
-    return [
-        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * each : (slot + 1) * each])} for slot in range(config.jobs or most)
-    ]
-
-
-def _gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES has them, which may leave this process only some."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[: count_gpus()] if visible else [str(index) for index in range(count_gpus())]
+    dealt = (gpus[slot * each : (slot + 1) * each] for slot in range(config.jobs or most))
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in dealt]
 
 
 def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
@@ -225,13 +218,9 @@ class Trial:
         # In a session of its own a Ctrl-C of the terminal does not reach it: it is asked to stop once, by us.
         with self.log.open("wb") as log:
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "distgan.benchmark.exit_with_parent", *TRAINING, *self.words],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+                [sys.executable, "-m", "distgan.benchmark.exit_with_parent", *TRAINING, *self.words], env=environment,
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
+            )  # fmt: skip
         code, end, why = None, time.monotonic() + timeout_s, f"not done after --timeout {timeout_s:g} s"
         is_asked = False
         try:

@@ -98,7 +98,8 @@ class Turn:
         start, advance, reference = time.perf_counter(), self.engine.advance, self.engine.reference
         parity = measure_parity(self.gan, self.session.batches, self.runtime.precision, reference, advance, steps)
         off = {key: _finite(getattr(parity, key)) for key in ("losses", "weights")}
-        known = {"steps": steps, "tolerance": parity.tolerance, "passed": parity.passed, "words": str(parity)}
+        passed = all(self.runtime.all_gather_object(parity.passed))  # or a rank would go on alone
+        known = {"steps": steps, "tolerance": parity.tolerance, "passed": passed, "words": str(parity)}
         return Gate.model_validate(known | off | {"seconds": time.perf_counter() - start})
 
 
