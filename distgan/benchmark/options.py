@@ -65,8 +65,8 @@ class SpeedConfig(Section):
     out: str | None = setting(None, "a new folder; unset: bench/<command>-<number>", min_length=1)
 
 
-class ThroughputConfig(SpeedConfig):
-    """What `distgan bench throughput` measures: each preset with each engine, precision, batch, order and processes."""
+class Matrix(Section):
+    """Each preset with each engine, precision, batch, order and number of processes."""
 
     presets: Presets = _axis(
         list(MODELS), "presets by their names, or TOML files; may be repeated", "preset", "model", "models",
@@ -86,14 +86,17 @@ class ThroughputConfig(SpeedConfig):
         None, "orders of the two updates, each an algorithm of its own; unset: the preset's", "order", "orders"
     )
     processes: Counts = setting([1], "numbers of processes, as 1,2,4")
-    repeats: int = _count(5, "timed stretches of a turn", 10_000, least=5)
     peers: bool = setting(False, "plain PyTorch and Accelerate loops of the same networks and losses take turns too")
 
 
-class ScalingConfig(SpeedConfig):
-    """What `distgan bench scaling` measures, each setting in fresh processes."""
+class ThroughputConfig(SpeedConfig, Matrix):  # whose flags come first
+    """What `distgan bench throughput` measures."""
 
-    CPU_STEPS: ClassVar[int] = 3
+    repeats: int = _count(5, "timed stretches of a turn", 10_000, least=5)
+
+
+class Points(Section):
+    """A preset on numbers of processes, and as its work grows."""
 
     preset: str = setting("vanilla", "a preset by its name, or a TOML file", min_length=1, old_flags=("model",))
     order: OrderName | None = setting(None, "as of distgan train; unset: the preset's")
@@ -111,6 +114,13 @@ class ScalingConfig(SpeedConfig):
         None, "growing work, on one process: factors on every hidden width, as 0.25,0.5,1,2,4; unset: none",
         "work-width", "widths", allowed="numbers above 0 and at most 16, as 0.25,0.5,1,2,4",
     )  # fmt: skip
+
+
+class ScalingConfig(SpeedConfig, Points):
+    """What `distgan bench scaling` measures, each setting in fresh processes."""
+
+    CPU_STEPS: ClassVar[int] = 3
+
     steps: int | None = _count(None, f"steps of a repeat; unset: 200 on a GPU, {CPU_STEPS} on a CPU")
     gate_steps: int = _count(1, "steps after which the engine must have the losses and weights of the eager one", 1000)
     threads: int | None = _count(

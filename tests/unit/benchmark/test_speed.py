@@ -15,7 +15,7 @@ from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch
 from distgan.benchmark import configurations, results, speed, worker
 from distgan.benchmark.compare import ratio
 from distgan.benchmark.configurations import Point, points, scaling_cells, throughput_cells, world_sizes
-from distgan.benchmark.measurement import Measurement, Round, Spec, Spread
+from distgan.benchmark.measurement import Round, Spec, Spread
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
 from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import print_speeds
@@ -55,10 +55,6 @@ def answering(monkeypatch: MonkeyPatch, answer: Callable[[Config, int], Round]) 
         return answer(Spec.model_validate_json(words[-1]).config, world_size).model_dump()
 
     monkeypatch.setattr(speed, "_outcome", outcome)
-
-
-def cells_of(folder: Path) -> list[Measurement]:
-    return results.read(folder, SpeedResults).cells
 
 
 # -- what is measured -----------------------------------------------------------------------
