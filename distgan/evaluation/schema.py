@@ -119,13 +119,13 @@ class Source(_Frozen):
 
 
 class Quality(_Frozen):
-    """An evaluation. `matrix` counts asked x read, (10, 10); None where no label was asked for."""
+    """An evaluation of N classes. `matrix` counts asked x read, (N, N); None where no label was asked for."""
 
     format: int = FORMAT
     n: int = Field(ge=1)
     agreement: Estimate | None
     per_digit: list[Digit]
-    shares: list[Estimate]
+    shares: list[Estimate] = Field(min_length=1)
     kl: Estimate  # of the shares from uniform ones, in nats
     recognisable: Estimate
     fcd: Estimate
@@ -150,9 +150,10 @@ class Quality(_Frozen):
 def read_quality(path: Path) -> Quality:
     """Raises UserError for a file that is damaged or of another version."""
     found = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule="what this version of distgan eval wrote")
+    num = len(found.shares)
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
-    if any([len(row) for row in table] != [10] * 10 or min(map(min, table)) < 0 for table in tables):
-        raise UserError(f"{path}: is damaged (a matrix is not of 10 by 10 counts)", code="bad-data")
-    if len(found.shares) != 10 or sorted(digit.digit for digit in found.per_digit) != list(range(10)):
-        raise UserError(f"{path}: is damaged (it has not each digit once)", code="bad-data")
+    if any([len(row) for row in table] != [num] * num or min(map(min, table)) < 0 for table in tables):
+        raise UserError(f"{path}: is damaged (a matrix is not of {num} by {num} counts)", code="bad-data")
+    if sorted(each.digit for each in found.per_digit) != list(range(num)):
+        raise UserError(f"{path}: is damaged (it has not each class once)", code="bad-data")
     return found

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -130,9 +130,19 @@ class Verdict(NamedTuple):
     targets: list[str]
 
 
+def is_evaluation(line: dict[str, Any]) -> bool:
+    """True if quality was measured at a line of metrics.jsonl."""
+    return "eval_s" in line
+
+
 def judged_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl that have an evaluation, which are few."""
-    return [line for line in metric_lines(path) if line is not None and "eval_s" in line]
+    return [line for line in metric_lines(path) if line is not None and is_evaluation(line)]
+
+
+def judged_weights(lines: Iterable[dict[str, Any]]) -> Literal["ema", "raw"]:
+    """Return of which weights the evaluations of a run count: of G's moving average where it has one."""
+    return "ema" if any(key.startswith("ema_") for line in lines for key in line) else "raw"
 
 
 def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
@@ -140,8 +150,8 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
 
     Of two of one step, as a resume may leave them, the later line counts.
     """
-    judged = [line for line in lines if "eval_s" in line]
-    prefix = "ema" if any(key.startswith("ema_") for line in judged for key in line) else "raw"
+    judged = [line for line in lines if is_evaluation(line)]
+    prefix = judged_weights(judged)
     found = {}
     for line in judged:
         step = line["step"]

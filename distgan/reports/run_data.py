@@ -3,7 +3,7 @@
 import shlex
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.flags import read_file
@@ -19,6 +19,8 @@ from distgan.utils.paths import user_path
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26
 
+T = TypeVar("T")
+
 
 class Picture(NamedTuple):
     """A whole PNG, and its size in pixels."""
@@ -29,42 +31,58 @@ class Picture(NamedTuple):
     height: int
 
 
+class Facts:
+    """What a JSON object of a run records."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+
+    def get(self, kind: type[T], *keys: str) -> T | None:
+        """Return the value at these keys; None where it is not recorded, or not of this very type."""
+        value: Any = self.values
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if type(value) is kind else None
+
+
 class Run(NamedTuple):
-    """`where` is the folder as it was named. `problems` says what of it could not be read."""
+    """`where` is the folder as it was named. `problems` says what of it could not be read.
+
+    `other_results` are the folders of the run that have an evaluation besides `eval_folder`.
+    """
 
     where: str
     name: str
     folder: Path
     config: Config
-    environment: dict[str, Any]
-    status: dict[str, Any]
+    environment: Facts
+    status: Facts
     history: History
     quality: Quality | None
     eval_folder: Path
+    other_results: list[str]
     problems: list[str]
 
     @property
     def kind(self) -> str:
         return "C-GAN" if self.config.model.is_conditional else "GAN"
 
-    def fact(self, *keys: str) -> Any:
-        """What environment.json has at these keys, or None."""
-        value: Any = self.environment
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+    @property
+    def data_name(self) -> str | None:
+        """Return the name of the training data."""
+        own = self.config.data.name
+        return self.environment.get(str, "data", "name") or (own if own != "auto" else None)
 
     @property
     def notice(self) -> str | None:
         """What the data was instead of MNIST."""
-        said = [self.fact("data", "notice"), self.history.notice]
-        return next((text for text in said if isinstance(text, str) and text), None)
+        return self.environment.get(str, "data", "notice") or self.history.notice
 
     @property
     def step(self) -> int | None:
         """The last step that is known of."""
-        steps = [self.status.get("step"), self.history.step]
-        return max((step for step in steps if type(step) is int), default=None)
+        steps = [self.status.get(int, "step"), self.history.step]
+        return max((step for step in steps if step is not None), default=None)
 
     @property
     def has_weights(self) -> bool:
@@ -88,16 +106,19 @@ def read_run(where: str, options: PagesConfig) -> Run:
         raise UserError(f"{where}: holds no run (no config.json); {rule}", code="not-found")
     config = Config.model_validate(read_file(path, str(path)))
     problems: list[str] = []
+    environment = Facts(_object(folder / "environment.json", problems))
+    since = environment.get(int, "resumed_from") or 0
     run = Run(
         where,
         folder.resolve().name or where,
         folder,
         config,
-        _object(folder / "environment.json", problems),
-        read_status(folder),
-        _history(folder / "metrics.jsonl", problems),
+        environment,
+        Facts(read_status(folder)),
+        _history(folder / "metrics.jsonl", since, problems),
         None,
         folder / "eval",
+        sorted(path.parent.name for path in folder.glob("eval-*/eval.json")),
         problems,
     )
     return _measured(run, options)
@@ -175,11 +196,17 @@ def _object(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _history(path: Path, problems: list[str]) -> History:
-    history = read_history(path)
+def _history(path: Path, since: int, problems: list[str]) -> History:
+    history = read_history(path, since)
     if num := history.num_lines - history.num:
         problems.append(f"{path}: {num} of its {history.num_lines} lines are no whole lines, and left out")
     return history
+
+
+def precision_of(run: Run) -> str | None:
+    """Return the precision that a run was trained in, as a person says it."""
+    name = run.environment.get(str, "precision")
+    return {"no": "float32"}.get(name, name) if name else None
 
 
 def eval_command(run: Run) -> str:

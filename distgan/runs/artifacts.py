@@ -91,6 +91,7 @@ class RunArtifacts:
         self._z = sample_z(num, self._preview.latent_shape, config.run.seed)  # type: ignore[arg-type]
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
+        self._networks: dict[str, Any] | None = None
         self.start: Start | None = None
         self.end_reason = ""  # why the run is done before its last step
         self._lock: BaseFileLock | None = None
@@ -149,6 +150,7 @@ class RunArtifacts:
         environment = self._environment | {
             "preset": self.preset,
             "engine": self._engine,
+            "networks": self._networks,
             "strategy": self.runtime.strategy,
             "order": self.config.optim.order,
             "resumed_from": self.start.checkpoint.state.step if self.start else None,
@@ -202,6 +204,8 @@ class RunArtifacts:
             display.say(f"warning: {data.warning}", "yellow")
         with gan.g.full_params(), gan.d.full_params():
             g_size, d_size = num_parameters(gan.generator), num_parameters(gan.discriminator)
+        shape = list(self._preview.latent_shape)  # type: ignore[arg-type]
+        self._networks = {"g_parameters": g_size, "d_parameters": d_size, "latent_shape": shape}
         runtime = self.runtime
         strategy = f" in {runtime.strategy}" if runtime.strategy != "DDP" else ""
         display.say(
