@@ -25,8 +25,11 @@ _MAX_TEXT = 200
 def grid(
     images: np.ndarray, columns: int, *, heads: Sequence[object] = (), caption: str | None = None, scale: int = SCALE
 ) -> Image.Image:
-    """Images (N, H, W) row by row; `heads` stand over the columns, `caption` below, as a warning does."""
-    num, height, width = images.shape
+    """Images (N, H, W) or, in colour, (N, H, W, 3) row by row.
+
+    `heads` stand over the columns, `caption` below, as a warning does.
+    """
+    num, height, width = images.shape[:3]
     rows = -(-num // columns)
     cell_h, cell_w = height * scale + GAP, width * scale + GAP
     top = TEXT_HEIGHT if heads else 0
