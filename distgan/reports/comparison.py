@@ -143,7 +143,7 @@ def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
 
 def page_of(subjects: Sequence[ComparedRun], rows: Sequence[Row], notes: Sequence[str]) -> Page:
     parts = []
-    for number, (name, run) in enumerate(subjects, 1):
+    for number, (name, run, *_) in enumerate(subjects, 1):
         frames, _ = samples_of(run)
         text, view = (quality_text(run, run.quality), view_of(run.quality)) if run.quality else ("", None)
         parts.append(RunPart(f"run-{number}", name, run, facts_of(run), frames[-1] if frames else None, text, view))

@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Quality
-from distgan.reports.convergence import converged
 from distgan.reports.number_format import epochs, interval, join, listed, percent, plain, whole
-from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, epoch_seconds, orders
+from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
 from distgan.reports.quality_view import class_noun, drawn_by, missing_classes
 from distgan.reports.run_data import Run, eval_command, precision_of, train_command
 
@@ -122,9 +121,9 @@ def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
 
 def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     run, command = own.run, train_command(own.run)
-    if (found := epoch_seconds(run)) is None:
+    if own.seconds is None:
         return _not_measured("its log has too few lines, or no number of images", command)
-    seconds, num = found
+    seconds, num = own.seconds
     engine, precision = run.environment.get(str, "engine", "name"), precision_of(run)
     start = f", since it was resumed at step {run.history.since:,}" if run.history.since else ""
     more = [
@@ -137,7 +136,7 @@ def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
 
 
 def _epochs(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
-    run, found = own.run, converged(own.run)
+    run, found = own.run, own.convergence
     command = train_command(run) if run.config.run.evaluates_quality else train_command(run, "--eval-every", "1")
     if not found.facts:
         return _not_measured(found.why, command)

@@ -9,7 +9,7 @@ from distgan.reports.number_format import epochs
 from distgan.reports.run_data import Run
 
 
-class Converged(NamedTuple):
+class Convergence(NamedTuple):
     """A run by its targets, or `why` that can't be told. `before`, `at`, `held` and `last` are epochs.
 
     It met all targets `at` (None: never), missed some `before`, and still met them at `held`.
@@ -24,25 +24,25 @@ class Converged(NamedTuple):
     is_open: bool = True  # the run ended too early to tell
 
 
-def converged(run: Run) -> Converged:
+def convergence_of(run: Run) -> Convergence:
     history = run.history
     if not (lines := history.evaluations):
-        return Converged(
+        return Convergence(
             "it was not evaluated yet" if run.config.run.evaluates_quality else "it was trained without --eval-every",
             [],
         )
     name = run.config.run.stop_at or run.data_name
     if name is None or not (run.config.run.stop_at or name in SETS):
-        return Converged(f"there are no targets for {name or 'its data'}; --stop-at names some", [])
+        return Convergence(f"there are no targets for {name or 'its data'}; --stop-at names some", [])
     try:
         stop = EarlyStop(read_targets(find_targets(name, "--stop-at")), is_conditional=run.config.model.is_conditional)
     except UserError as error:
-        return Converged(str(error), [])
+        return Convergence(str(error), [])
     stop.add(*lines)
     found, verdict, protocol = stop.evaluations, stop.verdict, stop.protocol
     lacking = [target.name for target in stop.wanted if all(target.of(each) is None for each in found)]
     if lacking or len(lines) < history.num_evaluations:
-        return Converged(f"its log lacks {', '.join(lacking) or 'some of its evaluations'}", [])
+        return Convergence(f"its log lacks {', '.join(lacking) or 'some of its evaluations'}", [])
     nums = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
     facts = [
         f"targets {name}, to be held at {protocol.hold} further evaluations; of {PREFIXES[judged_weights(lines)]}",
@@ -55,9 +55,9 @@ def converged(run: Run) -> Converged:
     last = found[-1].epoch
     if verdict.reached is None:
         missed = f"; missed: {', '.join(verdict.targets)}" if verdict.targets else ""
-        return Converged(f"{verdict.why}{missed}", facts, last=last, is_open=not verdict.targets)
+        return Convergence(f"{verdict.why}{missed}", facts, last=last, is_open=not verdict.targets)
     before, at, held = (
         found[index].epoch if index >= 0 else 0.0
         for index in (verdict.reached - 1, verdict.reached, verdict.reached + protocol.hold)
     )
-    return Converged("", facts, before, at, held, last)
+    return Convergence("", facts, before, at, held, last)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distgan.evaluation.schema import Estimate, Quality
+from distgan.reports.convergence import Convergence, convergence_of
 from distgan.reports.run_data import Run
 from distgan.utils.files import finite
 
@@ -13,16 +14,21 @@ _RESAMPLES = 2000
 
 
 class ComparedRun(NamedTuple):
-    """A run of the table, under a name that no other has."""
+    """A run of the table, under a name that no other has; `seconds` per epoch, and of how many lines, if there are."""
 
     name: str
     run: Run
+    seconds: tuple[Estimate, int] | None
+    convergence: Convergence
 
 
 def compared_runs(runs: Sequence[Run]) -> list[ComparedRun]:
     names = [run.name for run in runs]
     labels = names if len(set(names)) == len(names) else [run.where for run in runs]
-    return [ComparedRun(label, run) for label, run in zip(labels, runs, strict=True)]
+    return [
+        ComparedRun(label, run, epoch_seconds(run), convergence_of(run))
+        for label, run in zip(labels, runs, strict=True)
+    ]
 
 
 class Order(NamedTuple):
@@ -85,7 +91,9 @@ def not_alike(one: Quality, other: Quality) -> str | None:
 
 def epoch_seconds(run: Run) -> tuple[Estimate, int] | None:
     """Return the median over the lines of metrics.jsonl with its bootstrap 95 % interval, and of how many; or None."""
-    num_images, speeds = run.environment.get(int, "data", "num_images"), run.history.speeds
+    num_images, batch, speeds = run.environment.get(int, "data", "num_images"), batch_size(run), run.history.speeds
+    if num_images and batch and run.config.data.drop_last:
+        num_images -= num_images % batch
     if not finite(num_images) or num_images is None or num_images <= 0 or not speeds:
         return None
     seconds = num_images / np.array(speeds)
@@ -96,21 +104,24 @@ def epoch_seconds(run: Run) -> tuple[Estimate, int] | None:
     return Estimate(value=float(np.median(seconds)), low=float(low), high=float(high)), len(speeds)
 
 
+def batch_size(run: Run) -> int | None:
+    """Return the images per step over all processes, None where it is not recorded on how many it ran."""
+    data, world = run.config.data, run.environment.get(int, "world_size")
+    if data.per_rank_batch_size is None:
+        return data.batch_size
+    return None if world is None else data.per_rank_batch_size * world
+
+
 def conditions(run: Run) -> dict[str, str]:
     """What has to be alike where two speeds are compared."""
-    world = run.environment.get(int, "world_size")
-    data = run.config.data
-    size = data.batch_size
-    if size is None and data.per_rank_batch_size is not None and world is not None:
-        size = data.per_rank_batch_size * world
     # A run on a GPU has no threads that matter.
     is_cuda = run.environment.get(str, "device_type") == "cuda"
     facts = {
         "device": run.environment.get(str, "device"),
         "threads": "any" if is_cuda else run.environment.get(int, "threads"),
         "precision": run.environment.get(str, "precision"),
-        "number of processes": world,
-        "batch": size,
+        "number of processes": run.environment.get(int, "world_size"),
+        "batch": batch_size(run),
     }
     return {name: "not recorded" if value is None else str(value) for name, value in facts.items()}
 
@@ -128,7 +139,7 @@ def what_differs(one: Run, other: Run) -> list[str]:
 def compare_speed(own: ComparedRun, other: ComparedRun) -> Order:
     if differing := what_differs(own.run, other.run):
         return Order(other, None, ", ".join(differing))
-    mine, theirs = epoch_seconds(own.run), epoch_seconds(other.run)
+    mine, theirs = own.seconds, other.seconds
     if mine is None or theirs is None:
         return Order(other, None, "its speed was not measured" if theirs is None else "this one was not measured")
     return Order(other, _side(mine[0], theirs[0]))

@@ -14,7 +14,7 @@ from distgan import __version__
 from distgan.config import fields
 from distgan.config.schema import Config
 from distgan.evaluation.schema import Quality
-from distgan.reports.number_format import epochs
+from distgan.reports.number_format import epochs, listed
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import View, class_noun, measured_on, view_of
 from distgan.reports.report2023 import SENTENCES, Claim, claims_of, notice_of
@@ -111,6 +111,7 @@ class Page(NamedTuple):
     frames: list[Shown]
     frames_text: str
     curves: Curves
+    course_text: str
     alarms: list[tuple[str, str]]
     quality: Quality | None
     quality_text: str
@@ -150,6 +151,7 @@ def page_of(run: Run) -> Page:
         frames,
         _frames_text(run, len(frames), num_pictures),
         curves_of(run),
+        course_text(run),
         when(run.history.alarms),
         quality,
         quality_text(run, quality) if quality else "",
@@ -237,6 +239,19 @@ def quality_text(run: Run, quality: Quality) -> str:
         f"its 95 % interval, and beside it what real images measure. All of it is in {run.eval_folder.name}/eval.json."
         f"{others}"
     )
+
+
+def course_text(run: Run) -> str:
+    """Return why there are no evaluations during training."""
+    settings = run.config.run
+    if not settings.evaluates_quality:
+        return (
+            "Not measured: this run was trained without --eval-every. With --eval-every 1 it would be measured after "
+            "each epoch."
+        )
+    often = [f"every {settings.eval_every} epochs (--eval-every)"] if settings.eval_every else []
+    often += [f"every {settings.eval_every_steps} steps (--eval-every-steps)"] if settings.eval_every_steps else []
+    return f"Not measured yet: that is done {listed(often) or 'as often as the targets of --stop-at have it'}."
 
 
 def pictures_of_evaluation(run: Run) -> list[Shown]:

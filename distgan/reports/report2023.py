@@ -8,17 +8,8 @@ from typing import NamedTuple
 
 from distgan.evaluation.schema import Quality
 from distgan.reports.comparison_rows import Check, Row
-from distgan.reports.convergence import converged
 from distgan.reports.number_format import epochs, join, percent
-from distgan.reports.pairwise import (
-    ComparedRun,
-    Comparison,
-    compare_fcd,
-    compare_speed,
-    describe,
-    epoch_seconds,
-    orders,
-)
+from distgan.reports.pairwise import ComparedRun, Comparison, compare_fcd, compare_speed, describe, orders
 from distgan.reports.quality_view import has_digits, missing_classes
 from distgan.reports.run_data import Run
 
@@ -210,7 +201,7 @@ def _quality(own: ComparedRun, others: list[ComparedRun]) -> Judged:
 
 
 def _speed(own: ComparedRun, others: list[ComparedRun]) -> Judged:
-    if epoch_seconds(own.run) is None:
+    if own.seconds is None:
         return None, "its speed was not measured"
     return _order(own, others, compare_speed)
 
@@ -228,7 +219,7 @@ def _order(own: ComparedRun, others: list[ComparedRun], compare: Comparison) -> 
 
 def _epochs(own: ComparedRun, others: list[ComparedRun]) -> Judged:
     """Whether a run converged at the epoch that the report names, as far as its evaluations tell."""
-    claimed, found = _EPOCHS[own.run.kind], converged(own.run)
+    claimed, found = _EPOCHS[own.run.kind], own.convergence
     last = epochs(found.last)
     if not found.facts:
         return None, found.why

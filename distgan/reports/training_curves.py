@@ -36,7 +36,7 @@ def _training(run: Run) -> list[Chart]:
     wanted = (
         ("losses", "Losses", "loss (nats)" if undecided else "loss", levels,
          {"d_loss": "D's loss", "g_loss": "G's loss"}),
-        ("logits", "What D says", "mean logit", [Level("undecided", 0.0)],
+        ("logits", "What D says", "mean logit", [Level("undecided", 0.0)] if undecided else [],
          {"real_logits": "on real images", "fake_logits": "on generated images"}),
     )  # fmt: skip
     charts = []

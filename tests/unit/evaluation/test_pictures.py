@@ -34,7 +34,11 @@ def test_pictures_hold_every_class(tmp_path: Path, num_classes: int, shape: tupl
     assert set(names) == {path.name for path in tmp_path.iterdir()}
     scale = 2 if max(shape) <= 32 else 1
     pixels = np.asarray(Image.open(tmp_path / "digits.png"))
-    assert pixels.shape == (24 + 2 + num_classes * (scale * shape[0] + 2 + (12 if shape[0] < 28 else 0)), pixels.shape[1], 3)
+    assert pixels.shape == (
+        24 + 2 + num_classes * (scale * shape[0] + 2 + (12 if shape[0] < 28 else 0)),
+        pixels.shape[1],
+        3,
+    )
     # The first image of the last class, and the last of the row.
     colour = [200, 0, 0] if len(shape) == 3 else [200] * 3
     assert pixels[-10 - 12 * (shape[0] < 28), 195].tolist() == colour
