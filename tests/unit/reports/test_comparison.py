@@ -241,6 +241,43 @@ def test_two_gans_alone_leave_the_comparison_open(tmp_path: Path) -> None:
     assert tally == "Of 12 cells, 4 agree with the 2023 report, 4 disagree, and of 4 it can't be told."
 
 
+def test_any_number_of_runs_is_compared_each_with_each(tmp_path: Path, capsys: Capture) -> None:
+    """Also of one kind: the interval of each lies somewhere beside each other's."""
+    runs = [
+        make_run(tmp_path / name, quality=quality_of(fcd=fcd, n=num), lines=training_lines(rate=rate))
+        for name, fcd, num, rate in (("a", 1.0, 100, 300), ("b", 2.0, 100, 200), ("c", 2.0, 100, 100), ("d", 1, 70, 50))
+    ]
+    run_command("compare", *map(str, runs), "--no-eval", "--out", str(tmp_path / "four.html"))
+    text = capsys.readouterr().out
+    for words in (
+        "its interval lies below that of b, c", "its interval lies above that of a", "its interval overlaps that of c",
+        "not to be compared with d: they were measured on 100 and 70 images",
+        "not to be compared with a, b, c: they were measured on 70 and 100 images",
+        "its interval lies below that of b, c, d",  # seconds per epoch
+    ):  # fmt: skip
+        assert f"    {words}\n" in text
+    assert (tmp_path / "four.html").read_text().count('<th scope="col">') >= 5
+
+
+def test_own_data_is_compared_without_the_2023_report(tmp_path: Path, capsys: Capture) -> None:
+    own = [
+        make_run(tmp_path / name, kind, quality=quality_of(kind, num_classes=7, source={"data": "own"}),
+                 environment=environment_of(data={"name": "own", "num_images": 500}))
+        for name, kind in (("own-1", "GAN"), ("own-2", "C-GAN"))
+    ]  # fmt: skip
+    page = tmp_path / "page.html"
+    run_command("compare", *map(str, own), "--no-eval", "--out", str(page))
+    for text in (capsys.readouterr().out, page.read_text()):
+        assert "2023" not in text
+        assert "7 of 7 classes" in text
+    # Beside a run that it says something of, that one alone has what it says.
+    mnist = make_run(tmp_path / "mnist", quality=quality_of())
+    rows = table_of(*own, mnist)
+    assert [[cell.check is not None for cell in row.cells] for row in rows.values()] == [[False, False, True]] * 6
+    assert "no GAN beside it" in rows["image quality"].cells[2].check.why
+    assert tally_of(list(rows.values())).startswith("Of 6 cells")
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name / "run", "GAN") for name in ("a", "b")]
     assert [subject.name for subject in subjects_of(*runs)] == [str(run) for run in runs]

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from helpers.made_up_runs import (
     about,
@@ -25,7 +26,9 @@ from helpers.runs import Capture, MonkeyPatch, assert_user_error, refused
 from helpers.runs import Run as Command
 
 from distgan.cli import run_command
+from distgan.config.command_settings import EvalConfig
 from distgan.errors import UserError
+from distgan.evaluation.inputs import out_folder
 from distgan.evaluation.schema import Verdict
 from distgan.evaluation.scores import share
 from distgan.reports.charts import Level, Point, Series, chart
@@ -34,6 +37,7 @@ from distgan.reports.number_format import percent, plain
 from distgan.reports.quality_view import view_of
 from distgan.reports.run_data import pictures
 from distgan.reports.training_curves import curves_of, when
+from distgan.utils.figures import grid
 
 ATTACK = "<script>alert(1)</script>"
 
@@ -127,6 +131,58 @@ def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: Capture) 
     assert headings[0] == 1
     assert headings.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(headings))
+
+
+@pytest.mark.parametrize("kind", ["GAN", "C-GAN"])
+@pytest.mark.parametrize("num", [2, 10, 37, 100])
+def test_a_page_has_room_for_every_class(
+    tmp_path: Path, num: int, kind: str, capsys: Capture, monkeypatch: MonkeyPatch
+) -> None:
+    """In the tables, the matrices, the bars and the grids, also in colour; and on a terminal of 80 columns."""
+    quality = quality_of(kind, num_classes=num, source={"data": "own", "judged_by": "own", "reference": "own"})
+    environment = environment_of(data={"name": "own", "num_images": 500})
+    lines = [line | {"alarms": []} for line in training_lines(6, kind=kind, num_classes=num)]
+    run = make_run(tmp_path / "run", kind, quality=quality, environment=environment, lines=lines, num_samples=0)
+    colours = np.random.default_rng(0).integers(0, 255, (2 * num, 32, 24, 3), dtype=np.uint8)
+    (run / "samples").mkdir()
+    grid(colours, num, heads=range(num) if kind == "C-GAN" else ()).save(run / "samples" / "epoch-0001.png")
+    text = page(run)
+    assert "digit" not in re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.S)
+    classes, *matrices = re.findall(r'<table class="(?:classes|heat).*?</table>', text, flags=re.S)
+    assert classes.count('<th scope="row">') == num
+    for matrix in matrices:
+        cells = re.findall(r'<td class="(hit|miss)\d', matrix)
+        assert (cells.count("hit"), len(cells)) == (num, num**2)
+        assert matrix.count('<th scope="col"') == num + 2
+    assert len(matrices) == (2 if kind == "C-GAN" else 1)
+    width, height = (int(size) for size in re.findall(r'<img src="[^"]*" width="(\d+)" height="(\d+)"', text)[0])
+    assert (width, height) == (num * 50 + 2, 2 * 66 + 2 + 22 * (kind == "C-GAN"))
+    assert bool(re.search(r'<img [^>]* class="wide"', text)) == (num > 20)
+    view = view_of(quality)
+    assert view.bar_due == (None if kind == "C-GAN" else pytest.approx(50))
+    assert (f"by chance: {percent(1 / num)}" in text) == (kind == "C-GAN")
+    monkeypatch.setenv("COLUMNS", "80")
+    capsys.readouterr()
+    show_evaluation(quality, run)
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"^ *\d+ .*made (?:well|poorly)", shown, flags=re.M)) == num + len(
+        [each for each in quality.per_digit if each.verdict == "made poorly"]
+    )
+    assert "digit" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_larger_evaluation_is_shown_and_the_others_are_named(tmp_path: Path) -> None:
+    """`distgan eval --num 70` leaves eval/ as it is and writes to eval-70/ (`evaluation/inputs.out_folder`)."""
+    run = make_run(tmp_path / "run", quality=quality_of(n=10_000, fcd=1.25))
+    assert out_folder(str(run), EvalConfig(num=70), 70) == run / "eval-70"
+    (run / "eval-70").mkdir()
+    (run / "eval-70" / "eval.json").write_text(quality_of(n=70, fcd=7.75).model_dump_json())
+    text = page(run)
+    assert "Measured on 10,000 images of weights/generator.safetensors" in text
+    assert "All of it is in eval/eval.json. Other results of this run are in eval-70." in text
+    assert "1.25" in text
+    assert "7.75" not in text
 
 
 def test_the_heat_map_tells_right_answers_from_errors() -> None:
