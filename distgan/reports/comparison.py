@@ -14,10 +14,9 @@ from distgan.reports import report2023
 from distgan.reports.comparison_rows import Cell, Row, rows_of
 from distgan.reports.options import CompareConfig
 from distgan.reports.pairwise import ComparedRun, compared_runs, not_alike
-from distgan.reports.quality_view import View, view_of
-from distgan.reports.report import Shown, facts_of, notices_of, quality_text, samples_of, write_page
+from distgan.reports.report import RunPage, write_page
 from distgan.reports.report2023 import NAME, checks_of, tally_of
-from distgan.reports.run_data import Run, read_run
+from distgan.reports.run_data import read_run
 from distgan.utils.terminal import TerminalConsole
 
 _AT_ONCE = 3  # runs beside each other: more would leave no room for words
@@ -94,22 +93,10 @@ def _cell(cell: Cell, commands: list[str]) -> Text:
     return text
 
 
-class RunPart(NamedTuple):
-    """A run on the page, below the table."""
-
-    id: str
-    name: str
-    run: Run
-    facts: list[tuple[str, str]]
-    frame: Shown | None
-    quality_text: str
-    view: View | None
-
-
 class Page(NamedTuple):
     """What the template lays out."""
 
-    parts: list[RunPart]
+    parts: list[RunPage]
     rows: Sequence[Row]
     notes: Sequence[str]
     tally: str
@@ -122,7 +109,8 @@ def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> N
     rows = checks_of(rows_of(subjects), subjects)
     notes, tally = notes_on(subjects), tally_of(rows)
     if out is not None:
-        write_page(out, "compare.html", page_of(subjects, rows, notes))
+        parts = [RunPage(subject.run, subject.name) for subject in subjects]
+        write_page(out, "compare.html", Page(parts, rows, notes, tally, NAME if tally else ""))
     show(subjects, rows, [tally, *notes] if tally else notes)
     if out is not None:
         print_line(f"report: {out}")
@@ -132,20 +120,10 @@ def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
     """What limits the comparison, a line each."""
     notes = report2023.notes_on(subjects)
     for subject in subjects:
-        notes += [f"{subject.name}: {text}" for text in (*notices_of(subject.run), *subject.run.problems)]
+        notes += [f"{subject.name}: {text}" for text in (*RunPage(subject.run).notices, *subject.run.problems)]
     measured = [(each.name, each.run.quality) for each in subjects if each.run.quality]
     for name, quality in measured[1:]:
         first, other = measured[0]
         reason = not_alike(other, quality)
         notes += [f"{first} and {name}: {reason}."] if reason else []
     return list(dict.fromkeys(notes))
-
-
-def page_of(subjects: Sequence[ComparedRun], rows: Sequence[Row], notes: Sequence[str]) -> Page:
-    parts = []
-    for number, (name, run, *_) in enumerate(subjects, 1):
-        frames, _ = samples_of(run)
-        text, view = (quality_text(run, run.quality), view_of(run.quality)) if run.quality else ("", None)
-        parts.append(RunPart(f"run-{number}", name, run, facts_of(run), frames[-1] if frames else None, text, view))
-    tally = tally_of(rows)
-    return Page(parts, rows, notes, tally, NAME if tally else "")

@@ -1,6 +1,7 @@
 """An evaluation as headline numbers, tables and heat maps: words and numbers that a page or a terminal lays out."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from distgan.config.registry import DATASETS
@@ -12,6 +13,7 @@ _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
 _WRONG = (0.002, 0.005, 0.01, 0.03, 0.1)
 _MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
 
+OWN_WEIGHTS = "G's own weights, not averaged"
 SIGNS = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
 
 
@@ -35,7 +37,7 @@ def drawn_by(quality: Quality) -> str:
         return ""
     return {
         True: "drawn with the moving average of G's weights",
-        False: "drawn with G's own weights, not averaged",
+        False: f"drawn with {OWN_WEIGHTS}",
         None: "drawn with weights of which it is not recorded whether they are averaged",
     }[quality.source.ema]
 
@@ -119,12 +121,13 @@ class View(NamedTuple):
 def view_of(quality: Quality) -> View:
     is_conditional = quality.agreement is not None
     due = 1 / len(quality.shares)
-    top = 1.0 if is_conditional else min(1.0, max(2 * due, *(share.high for share in quality.shares)))
+    top = 1.0 if is_conditional else min(1.0, max(2 * due, *(each.high for each in quality.shares)))
     asked = "asked for" if is_conditional else ""
     matrices = [_heat(f"{quality.n:,} generated images", asked, quality.matrix)] if quality.matrix else []
     num_real = sum(map(sum, quality.jury_matrix))
     matrices.append(_heat(f"{num_real:,} real test images: the jury's own errors", "is", quality.jury_matrix))
     noun, nouns = class_noun(quality.source.data)
+    share, num = partial(whole, share=True), len(quality.judges)
     return View(
         is_conditional,
         noun,
@@ -135,22 +138,12 @@ def view_of(quality: Quality) -> View:
         None if is_conditional else 100 * due / top,
         matrices,
         [
-            (
-                f"{each.asked} read as {each.read}",
-                whole(each.share, share=True),
-                whole(each.jury, share=True),
-                f"{each.seen_by} of {len(quality.judges)}",
-            )
+            (f"{each.asked} read as {each.read}", share(each.share), share(each.jury), f"{each.seen_by} of {num}")
             for each in quality.confusions
         ],
-        [(f"{each.first} or {each.second}", whole(each.share, share=True)) for each in quality.ambiguities],
+        [(f"{each.first} or {each.second}", share(each.share)) for each in quality.ambiguities],
         [
-            (
-                judge.name,
-                whole(judge.accuracy, share=True),
-                whole(judge.agreement, share=True) if judge.agreement else "",
-                judge.sha256,
-            )
+            (judge.name, share(judge.accuracy), share(judge.agreement) if judge.agreement else "", judge.sha256)
             for judge in quality.judges
         ],
     )

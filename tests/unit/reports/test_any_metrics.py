@@ -19,7 +19,7 @@ from distgan.reports.comparison_rows import rows_of
 from distgan.reports.history import History
 from distgan.reports.options import PagesConfig
 from distgan.reports.pairwise import compared_runs, epoch_seconds
-from distgan.reports.report import page_of, render
+from distgan.reports.report import RunPage, render
 from distgan.reports.report2023 import checks_of
 from distgan.reports.run_data import read_run
 from distgan.reports.training_curves import when
@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_lines_leave_a_page_and_a_comparison(run: Path, rows: list[bytes]) -> None:
     (run / "metrics.jsonl").write_bytes(b"\n".join(rows))
     found = read_run(str(run), PagesConfig(evaluate=False))
-    render("report.html", page_of(found))
+    render("report.html", RunPage(found))
     two = compared_runs([found, found])
     checks_of(rows_of(two), two)
     targets = read_targets(SETS["mnist"])
@@ -111,7 +111,7 @@ def test_memory_does_not_grow_with_the_log(run: Path) -> None:
 
     def read_all(lines: int) -> History:
         found = read_run(str(run), PagesConfig(evaluate=False))
-        page_of(found)
+        render("report.html", RunPage(found))
         epoch_seconds(found)
         save_curves(run, "title", None)
         policy = WriteErrorPolicy(stops=True)

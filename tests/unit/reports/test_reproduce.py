@@ -38,7 +38,7 @@ def read_back(command: str) -> Config:
     data=st.fixed_dictionaries({}, optional={
         "dir": TEXTS, "download": st.booleans(), "batch_size": st.integers(2, 999), "drop_last": st.booleans(),
     }),
-    optim=st.fixed_dictionaries({}, optional={"g_lr": st.floats(1e-9, 1), "ema_decay": st.floats(0, 0.999)}),
+    optim=st.fixed_dictionaries({}, optional={"g_lr": st.floats(1e-9, 1), "ema_decay": st.floats(1e-9, 0.999)}),
 )  # fmt: skip
 def test_command_gives_the_recorded_settings(preset: str, name: str | None, **sections: dict[str, Any]) -> None:
     values = training_of(["--preset", preset])[0].model_dump(mode="json")

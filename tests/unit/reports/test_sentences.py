@@ -15,7 +15,7 @@ from helpers.made_up_runs import environment_of, make_run, quality_of, read, tra
 from distgan.reports.comparison import notes_on, plain_lines
 from distgan.reports.comparison_rows import rows_of
 from distgan.reports.pairwise import ComparedRun, compared_runs
-from distgan.reports.report import page_of, render
+from distgan.reports.report import RunPage, render
 from distgan.reports.report2023 import checks_of, tally_of
 
 Settings = dict[str, Any]
@@ -71,7 +71,7 @@ def run_of(folder: Path, settings: Settings) -> Path:
 
 def page_text(run: Path) -> str:
     """What a page says, without its marks, styles and scripts."""
-    text = re.sub(r"<(style|script)>.*?</\1>", "", render("report.html", page_of(read(run))), flags=re.S)
+    text = re.sub(r"<(style|script)>.*?</\1>", "", render("report.html", RunPage(read(run))), flags=re.S)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", re.sub(r' alt="([^"]*)"', r"> \1 <", text))).split())
 
 

@@ -16,7 +16,7 @@ from distgan.errors import WriteErrorPolicy
 from distgan.evaluation.inputs import load_input
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.reports.options import ReportConfig
-from distgan.reports.report import notices_of
+from distgan.reports.report import RunPage
 from distgan.reports.run_data import read_run
 from distgan.runs import artifacts
 from distgan.runs.artifacts import RunArtifacts, save_curves
@@ -109,7 +109,7 @@ def test_an_engine_that_gave_way_is_named_at_the_head_of_every_output(
     assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("compile", "eager", True)
     for part in ("", "weights/generator_ema.safetensors", "checkpoints/step-00000006"):
         assert notice in load_input(str(tmp_path / "run" / part), EvalConfig()).notices, part
-    assert notices_of(read_run(str(tmp_path / "run"), ReportConfig(evaluate=False)))[-1] == notice
+    assert RunPage(read_run(str(tmp_path / "run"), ReportConfig(evaluate=False))).notices[-1] == notice
 
 
 def test_an_engine_that_was_chosen_is_one_line(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
