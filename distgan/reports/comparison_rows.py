@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Quality
-from distgan.reports.number_format import epochs, interval, join, listed, percent, plain, whole
+from distgan.reports.number_format import epochs, interval, listed, percent, plain, whole
 from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
-from distgan.reports.quality_view import class_noun, drawn_by, missing_classes
+from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
 from distgan.reports.run_data import Run, eval_command, precision_of, train_command
 
 
@@ -150,15 +150,15 @@ def _diversity(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     quality = own.run.quality
     if quality is None:
         return _needs_eval(own.run)
-    missing, num = missing_classes(quality), len(quality.shares)
+    num = len(quality.shares)
     shares = sorted(enumerate(quality.shares), key=lambda each: each[1].value)
     (rarest, low), (commonest, high) = shares[0], shares[-1]
     more = [
-        f"missing: {join(missing)}" if missing else f"no {class_noun(quality.source.data)[0]} is missing",
+        missing_words(quality),
         f"share of {rarest}: {whole(low, share=True)}; of {commonest}: {whole(high, share=True)}",
         f"coverage: {whole(quality.coverage)}",
         f"coverage of real images: {whole(quality.real.coverage)}",
         _measured(quality),
     ]
-    value = f"{num - len(missing)} of {num} {class_noun(quality.source.data)[1]}"
+    value = f"{num - len(missing_classes(quality))} of {num} {class_noun(quality.source.data)[1]}"
     return Cell(value, quality.source.command, f"smallest share {interval(low, share=True)}", more)

@@ -32,7 +32,7 @@ class History:
         self._is_warm = False
         self.step: int | None = None
         self.epoch: float | None = None
-        self.notice: str | None = None  # what the data was instead of MNIST
+        self.notice: str | None = None  # what every page has to say of the data
         self.curves = {name: Curve() for name in _CURVES}
         self.alarms: dict[str, array[float]] = {}
         self._evaluations, self._speeds = Sample[Line](_MOST_EVALUATIONS), Sample[float](_MOST_SPEEDS)

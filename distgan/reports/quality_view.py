@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from distgan.config.registry import DATASETS
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.reports.number_format import epochs, interval, percent, plain, whole
+from distgan.reports.number_format import epochs, interval, join, percent, plain, whole
 
 # From which share of a row a cell has its next colour. Right answers: where the work is done; errors: where it begins.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -29,6 +29,11 @@ def class_noun(data: str | None) -> tuple[str, str]:
 
 def missing_classes(quality: Quality) -> list[int]:
     return [each.digit for each in quality.per_digit if each.verdict == "missing"]
+
+
+def missing_words(quality: Quality) -> str:
+    missing = missing_classes(quality)
+    return f"missing: {join(missing)}" if missing else f"no {class_noun(quality.source.data)[0]} is missing"
 
 
 def drawn_by(quality: Quality) -> str:

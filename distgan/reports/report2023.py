@@ -10,7 +10,7 @@ from distgan.evaluation.schema import Quality
 from distgan.reports.comparison_rows import Check, Row
 from distgan.reports.number_format import epochs, join, percent
 from distgan.reports.pairwise import ComparedRun, Comparison, compare_fcd, compare_speed, describe, orders
-from distgan.reports.quality_view import has_digits, missing_classes
+from distgan.reports.quality_view import has_digits, missing_classes, missing_words
 from distgan.reports.run_data import Run
 
 NAME = "2023 report"
@@ -62,7 +62,7 @@ def _of_gan(quality: Quality) -> list[Claim]:
     return [
         _made_well(quality, (0, 1, 2, 3, 4, 5, 7)),
         _not_made(quality, (6, 8, 9)),
-        Claim("It does not hold all digits", bool(missing_classes(quality)), f"{_missing_words(quality)}; {shares}"),
+        Claim("It does not hold all digits", bool(missing_classes(quality)), f"{missing_words(quality)}; {shares}"),
     ]
 
 
@@ -72,7 +72,7 @@ def _of_cgan(quality: Quality) -> list[Claim]:
         _confused(quality, 5, 6),
         _confused(quality, 7, 9),
         _worst(quality, (4, 2)),
-        Claim("It holds all digits", not missing_classes(quality), _missing_words(quality)),
+        Claim("It holds all digits", not missing_classes(quality), missing_words(quality)),
     ]
 
 
@@ -115,11 +115,6 @@ def _worst(quality: Quality, digits: tuple[int, ...]) -> Claim:
         {each.digit for each in worst} == set(digits) and all(each.verdict != "made well" for each in worst),
         f"least often read as asked: {words}",
     )
-
-
-def _missing_words(quality: Quality) -> str:
-    missing = missing_classes(quality)
-    return f"missing: {join(missing)}" if missing else "none is missing"
 
 
 def _count(quality: Quality, asked: int, read: int) -> str:
@@ -240,8 +235,7 @@ def _diversity(own: ComparedRun, others: list[ComparedRun]) -> Judged:
         return None, "its quality was not measured"
     if reason := too_few(quality):
         return None, reason
-    missing = missing_classes(quality)
-    return (not missing) == (own.run.kind == "C-GAN"), f"missing: {join(missing)}" if missing else "no digit is missing"
+    return (not missing_classes(quality)) == (own.run.kind == "C-GAN"), missing_words(quality)
 
 
 # By the key of a row of `comparison_rows`: what it says of each kind, and whether that is so.

@@ -75,7 +75,7 @@ class Run(NamedTuple):
 
     @property
     def notice(self) -> str | None:
-        """What the data was instead of MNIST."""
+        """What every page has to say of the data."""
         return self.environment.get(str, "data", "notice") or self.history.notice
 
     @property

@@ -15,19 +15,13 @@ from distgan.utils.thinning import Group
 MOST_POINTS = 300
 
 
-class Alarm(NamedTuple):
-    epoch: float
-    texts: list[str]
-
-
 class Curves(NamedTuple):
     training: list[Chart]
     quality: list[Chart]
 
 
 def curves_of(run: Run) -> Curves:
-    measured = run.history.evaluations
-    return Curves(_training(run), _quality(run, measured, _alarms(measured)))
+    return Curves(_training(run), _quality(run, run.history.evaluations))
 
 
 def _training(run: Run) -> list[Chart]:
@@ -61,13 +55,13 @@ def _point(group: Group) -> Point:
     return Point(group.x, group.mean, *((group.low, group.high) if group.num > 1 else ()))
 
 
-def _quality(run: Run, lines: list[Line], alarms: list[Alarm]) -> list[Chart]:
+def _quality(run: Run, lines: list[Line]) -> list[Chart]:
     if not lines:
         return []
     # Of very many evaluations some are shown; the last always.
     shown = lines[::-1][:: -(-len(lines) // MOST_POINTS)][::-1]
     every = -(-run.history.num_evaluations // len(shown))
-    marks = [Mark(alarm.epoch, "; ".join(alarm.texts)) for alarm in alarms]
+    marks = [Mark(line["epoch"], "; ".join(texts)) for line in lines if (texts := alarms_of(line))]
     sizes = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
     counts = " or ".join(f"{size:,}" for size in sizes)
     note = f"Measured on {counts} images each time. " if counts else ""
@@ -122,10 +116,6 @@ def _worst_class(run: Run, lines: list[Line], marks: list[Mark]) -> Chart | None
         title, levels = f"The rarest {noun}", [Level("all alike", 1 / max(num, 1))]
         note = f"The smallest of the {num} {nouns}' shares; at 0 % one of them is missing."
     return chart("q-worst", title, "share of the images", series, note=note, levels=levels, marks=marks, share=True)
-
-
-def _alarms(lines: list[Line]) -> list[Alarm]:
-    return [Alarm(line["epoch"], texts) for line in lines if (texts := alarms_of(line))]
 
 
 def _estimates(lines: list[Line], key: str) -> list[Point]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.made_up_runs import environment_of, make_run, quality_of, read, table_of, training_lines
-from helpers.runs import Capture
+from helpers.runs import ROOT, Capture
 from rich.console import Console
 
 from distgan.cli import run_command
@@ -276,6 +276,15 @@ def test_own_data_is_compared_without_the_2023_report(tmp_path: Path, capsys: Ca
     assert [[cell.check is not None for cell in row.cells] for row in rows.values()] == [[False, False, True]] * 6
     assert "no GAN beside it" in rows["image quality"].cells[2].check.why
     assert tally_of(list(rows.values())).startswith("Of 6 cells")
+
+
+def test_one_module_knows_the_2023_report() -> None:
+    """Its name, its data, its sizes; no other of this wing may know MNIST, 28 pixels or ten classes."""
+    known = re.compile(r"2023|MNIST|(?<![\w.])28(?![\w.])|range\(10\)|\b(?:ten|tenth)\b")
+    for path in (ROOT / "distgan" / "reports").rglob("*"):
+        if path.suffix in (".py", ".html", ".js") and path.stem != "report2023":
+            text = path.read_text().replace("report2023", "").replace("power of ten", "").replace("powers of ten", "")
+            assert not known.findall(text), path
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
