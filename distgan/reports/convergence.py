@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from distgan.errors import UserError
 from distgan.evaluation.targets import SETS, EarlyStop, find_targets, judged_weights, read_targets
-from distgan.reports.history import PREFIXES
 from distgan.reports.number_format import epochs
+from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS
 from distgan.reports.run_data import Run
 
 
@@ -44,8 +44,9 @@ def convergence_of(run: Run) -> Convergence:
     if lacking or len(lines) < history.num_evaluations:
         return Convergence(f"its log lacks {', '.join(lacking) or 'some of its evaluations'}", [])
     nums = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
+    weights = AVERAGE if judged_weights(lines) == "ema" else OWN_WEIGHTS
     facts = [
-        f"targets {name}, to be held at {protocol.hold} further evaluations; of {PREFIXES[judged_weights(lines)]}",
+        f"targets {name}, to be held at {protocol.hold} further evaluations; of {weights}",
         f"{len(found)} evaluations up to epoch {epochs(found[-1].epoch)}",
     ]
     if nums and nums != [protocol.num]:

@@ -37,7 +37,7 @@ def show(quality: Quality, folder: Path) -> None:
             say(f"{row.digit} {row.verdict}: {row.why}")
     if view.is_conditional:
         for pair, share, jury, seen in view.confusions[:_NUM_CONFUSIONS]:
-            say(f"{pair}: {share}; real ones {jury}; seen by {seen} judges alone")
+            say(f"{pair}: {share}; real ones {jury.partition(' (')[0]}; seen by {seen} judges alone")
         if left := len(view.confusions[_NUM_CONFUSIONS:]):
             say(f"and {left} more such pairs")
         if not view.confusions:

@@ -122,6 +122,7 @@ def conditions(run: Run) -> dict[str, str]:
         "precision": run.environment.get(str, "precision"),
         "number of processes": run.environment.get(int, "world_size"),
         "batch": batch_size(run),
+        "number of images": run.environment.get(int, "data", "num_images"),
     }
     return {name: "not recorded" if value is None else str(value) for name, value in facts.items()}
 

@@ -13,7 +13,7 @@ _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
 _WRONG = (0.002, 0.005, 0.01, 0.03, 0.1)
 _MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
 
-OWN_WEIGHTS = "G's own weights, not averaged"
+AVERAGE, OWN_WEIGHTS = "the moving average of G's weights", "G's own weights, not averaged"
 SIGNS = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
 
 
@@ -41,7 +41,7 @@ def drawn_by(quality: Quality) -> str:
     if quality.source.weights is None:
         return ""
     return {
-        True: "drawn with the moving average of G's weights",
+        True: f"drawn with {AVERAGE}",
         False: f"drawn with {OWN_WEIGHTS}",
         None: "drawn with weights of which it is not recorded whether they are averaged",
     }[quality.source.ema]

@@ -14,7 +14,7 @@ from distgan import __version__
 from distgan.config import fields
 from distgan.reports.number_format import epochs, join, listed
 from distgan.reports.options import ReportConfig
-from distgan.reports.quality_view import OWN_WEIGHTS, View, class_noun, measured_on, view_of
+from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, measured_on, view_of
 from distgan.reports.report2023 import SENTENCES, Claim, claims_of, notice_of
 from distgan.reports.reproduce import again
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, precision_of, read_picture, read_run
@@ -185,7 +185,7 @@ class RunPage:
     @property
     def frames_text(self) -> str:
         decay, num = self.run.config.optim.ema_decay, len(self._pictures)
-        weights = f"the moving average of G's weights (decay {decay:g} a step)" if decay else OWN_WEIGHTS
+        weights = f"{AVERAGE} (decay {decay:g} a step)" if decay else OWN_WEIGHTS
         some = f" {len(self.frames)} of {num} pictures are shown." if len(self.frames) < num else ""
         return f"The same noise at each of these times{self._columns}, drawn with {weights}.{some}"
 

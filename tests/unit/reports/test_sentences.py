@@ -221,10 +221,11 @@ SLOWER = lines(rate=1000.0)
         ("on a device that is not recorded", environment(device=None), {}),
         ("since it was resumed at step 156", environment(resumed_from=156), {}),
         ("device Another against A processor", environment(device="Another"), {}),
+        ("number of images 500 against 60000", environment(data={"name": "mnist", "num_images": 500}), {}),
         ("its log has too few lines, or no number of images", environment(data={"name": "mnist"}), {}),
         ("not by epoch 2", {}, lines(90)),
         ("epoch 20 (after epoch 19, held to 23)", lines(90), lines(60)),
-        ("targets mnist, to be held at 3 further evaluations; of their moving average", {}, {"lines": [
+        ("targets mnist, to be held at 3 further evaluations; of the moving average of G's weights", {}, {"lines": [
             {key: value for key, value in line.items() if not key.startswith("ema_")} for line in training_lines(6)]}),
         ("of 2,000 images each, where the targets are for 5,000", {},
          {"lines": [line | {"eval_n": 5000} for line in training_lines(6)]}),
