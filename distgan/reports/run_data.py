@@ -106,7 +106,7 @@ def read_run(where: str, options: PagesConfig) -> Run:
         raise UserError(f"{where}: holds no run (no config.json); {rule}", code="not-found")
     config = Config.model_validate(read_file(path, str(path)))
     problems: list[str] = []
-    environment = Facts(_object(folder / "environment.json", problems))
+    environment = _facts(folder / "environment.json", problems)
     since = environment.get(int, "resumed_from") or 0
     run = Run(
         where,
@@ -188,12 +188,12 @@ def read_picture(path: Path, problems: list[str]) -> Picture | None:
     return Picture(path.stem, data, width, height)
 
 
-def _object(path: Path, problems: list[str]) -> dict[str, Any]:
+def _facts(path: Path, problems: list[str]) -> Facts:
     try:
-        return read_json(path, _MAX_JSON)
+        return Facts(read_json(path, _MAX_JSON))
     except UserError as error:
         problems.append(str(error))
-        return {}
+        return Facts({})
 
 
 def _history(path: Path, since: int, problems: list[str]) -> History:
