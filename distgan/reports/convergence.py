@@ -23,6 +23,15 @@ class Convergence(NamedTuple):
     last: float = 0.0
     is_open: bool = True  # the run ended too early to tell
 
+    def describe(self) -> str:
+        if not self.facts:
+            return f"Whether it converged can't be told: {self.why}."
+        found = f"Not converged by epoch {epochs(self.last)}: {self.why}"
+        if self.at is not None:
+            at, before, held = map(epochs, (self.at, self.before, self.held))
+            found = f"Converged at epoch {at}, after epoch {before}, and held to epoch {held}"
+        return f"{found} ({'; '.join(self.facts)})."
+
 
 def convergence_of(run: Run) -> Convergence:
     history = run.history

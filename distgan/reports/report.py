@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from distgan import __version__
 from distgan.config import fields
+from distgan.reports.convergence import convergence_of
 from distgan.reports.number_format import epochs, join, listed
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, measured_on, view_of
@@ -199,8 +200,10 @@ class RunPage:
 
     @property
     def course_text(self) -> str:
-        """Why there are no evaluations during training."""
+        """Whether the run converged, or why there are no evaluations during training."""
         settings = self.run.config.run
+        if self.run.history.evaluations:
+            return convergence_of(self.run).describe()
         if not settings.evaluates_quality:
             more = "With --eval-every 1 it would be measured after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"
