@@ -87,7 +87,7 @@ class Evaluation(NamedTuple):
     """What the judges found after `step`; None where that is no finite number.
 
     `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
-    (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (10,) each. `since_start_s`: of
+    class (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (N,) each. `since_start_s`: of
     all since the start of the process that trained it.
     """
 
@@ -181,7 +181,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     coverage = Target(
         "worst coverage",
         "coverage, worst digit",
-        lambda each: _extreme(min, each.coverages),
+        lambda each: _extreme(min, each.coverages, each),
         targets.min_coverage,
         False,
     )
@@ -189,7 +189,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
         digit = Target(
             "worst digit",
             "read as asked, worst digit",
-            lambda each: _extreme(min, each.digits),
+            lambda each: _extreme(min, each.digits, each),
             targets.min_agreement,
             False,
         )
@@ -197,17 +197,20 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     shares = "smallest and largest share\nof a digit"
     return [
         fcd,
-        Target("smallest share", shares, lambda each: _extreme(min, each.digits), targets.min_share, False),
-        Target("largest share", shares, lambda each: _extreme(max, each.digits), targets.max_share, True),
+        Target("smallest share", shares, lambda each: _extreme(min, each.digits, each), targets.min_share, False),
+        Target("largest share", shares, lambda each: _extreme(max, each.digits, each), targets.max_share, True),
         coverage,
         Target("recognisable", "recognisable", lambda each: each.recognisable, targets.min_recognisable, False),
     ]
 
 
-def _extreme(choose: Callable[[list[float]], float], values: list[float | None]) -> float | None:
-    """None unless all ten are known: the worst could be the one that is not."""
+def _extreme(
+    choose: Callable[[list[float]], float], values: list[float | None], evaluation: Evaluation
+) -> float | None:
+    """None unless that of every class is known: the worst could be the one that is not."""
     known = [value for value in values if value is not None]
-    return choose(known) if len(known) == len(values) == 10 else None
+    num_classes = max(len(evaluation.digits), len(evaluation.coverages))
+    return choose(known) if known and len(known) == num_classes else None
 
 
 def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> Verdict:
