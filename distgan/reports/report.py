@@ -16,7 +16,7 @@ from distgan.reports.convergence import convergence_of
 from distgan.reports.number_format import epochs, join, listed
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, measured_on, view_of
-from distgan.reports.report2023 import SENTENCES, Claim, claims_of, notice_of
+from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, claims_of, notice_of
 from distgan.reports.reproduce import again
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, precision_of, read_picture, read_run
 from distgan.reports.training_curves import Curves, curves_of, when
@@ -122,7 +122,7 @@ def report(where: str, out: Path | None, config: ReportConfig) -> Path:
 class RunPage:
     """A run as a page shows it: each part is made when the template first asks for it."""
 
-    claims_title = SENTENCES
+    claims_title, claims_caption = SENTENCES, CAPTION
 
     def __init__(self, run: Run, name: str | None = None):
         self.run, self.quality, self.name = run, run.quality, name or run.name

@@ -15,6 +15,7 @@ from distgan.reports.run_data import Run
 
 NAME = "2023 report"
 SENTENCES = f"The sentences of the {NAME}"
+CAPTION = "The report judged by eye. The evidence is measured."
 _CLASSES = 10
 
 
