@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import forkserver
+from helpers.forkserver import Ranks
 from helpers.launchers import assert_first_culprit_has_last_word, fault
 from helpers.runs import (
     BIN,
@@ -69,21 +69,14 @@ def test_diverging_rank_is_named(run: Run, tmp_path: Path, inject_fault: InjectF
     assert checkpoint(tmp_path / "run")[1] == 4, "what came after is not saved"
 
 
-def rank_of(start: Start, rank: int, port: int, *flags: object, world_size: int = 2) -> subprocess.Popen[str]:
-    """One process as srun or a user's own script would start it."""
-    where = f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port} RANK={rank} LOCAL_RANK={rank}".split()
-    world = f"WORLD_SIZE={world_size} LOCAL_WORLD_SIZE={world_size}".split()
-    return start("env", *where, *world, sys.executable, SCRIPT, *flags)
-
-
 @pytest.mark.parametrize(("rank", "signum"), [(1, signal.SIGKILL), (0, signal.SIGINT)])
 def test_a_wait_before_the_first_step_ends(
-    start: Start, tmp_path: Path, inject_fault: InjectFault, rank: int, signum: signal.Signals
+    ranks: Ranks, tmp_path: Path, inject_fault: InjectFault, rank: int, signum: signal.Signals
 ) -> None:
     """Rank 0 has its data and waits for rank 1: until that is killed, or Ctrl-C."""
     inject_fault("1,0,load")
     port = free_port()
-    both = [rank_of(start, each, port, *fault("run", "--timeout", 60)) for each in (0, 1)]
+    both = [ranks.start(each, 2, port, "train", *fault("run", "--timeout", 60)) for each in (0, 1)]
     wait_for((tmp_path / "loading").exists, both[1])
     time.sleep(1)  # for rank 0 to wait
     both[rank].send_signal(signum)
@@ -125,10 +118,10 @@ def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         (("--precision", "bf16"), "rank 1: its precision is bf16, that of rank 0 is no"),
     ],
 )
-def test_another_config_is_found_at_the_start(start: Start, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
+def test_another_config_is_found_at_the_start(ranks: Ranks, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
     port = free_port()
     common = fault("run", "--g-lr", "2e-4", "--timeout", 60)
-    both = [rank_of(start, 0, port, *common), rank_of(start, 1, port, *common, *flags)]
+    both = [ranks.start(rank, 2, port, "train", *common, *(flags if rank else ())) for rank in (0, 1)]
     first, second = (ended(process) for process in both)
     assert_user_error(first, words)
     assert second.returncode == 2
@@ -150,17 +143,17 @@ def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_in_use_is_named(start: Start) -> None:
+def test_a_port_in_use_is_named(ranks: Ranks) -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        result = ended(rank_of(start, 0, port, *fault("run")))
+        result = ended(ranks.start(0, 2, port, "train", *fault("run")))
     assert_user_error(result, f"MASTER_PORT 127.0.0.1:{port}: another program uses this port", "allowed: a free one")
 
 
-def test_a_process_that_does_not_come_is_told(start: Start) -> None:
-    alone = [rank_of(start, rank, free_port(), *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
+def test_a_process_that_does_not_come_is_told(ranks: Ranks) -> None:
+    alone = [ranks.start(rank, 2, free_port(), "train", *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
     first, second = (ended(process) for process in alone)
     assert_user_error(first, "1 of 2 processes came to 127.0.0.1:", "within --timeout 5 s")
     assert_user_error(second, "rank 0 does not answer at 127.0.0.1:", "within --timeout 5 s")
@@ -182,28 +175,33 @@ def test_invalid_environment_is_one_line(distgan: Run, monkeypatch: MonkeyPatch,
     assert_user_error(distgan("train", *fault("run")), words)
 
 
-def test_no_rank_outlives_a_launcher_that_is_killed_at_any_instant(tmp_path: Path) -> None:
+def test_no_rank_outlives_a_launcher_that_is_killed_at_any_instant(
+    start: Start, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
     """From the start of the first one on; --timeout is the time after which they would end anyhow."""
-    words = [str(word) for word in ("train", *fault("run", "--timeout", 60), "--processes", 2)]
+    monkeypatch.setenv("COLD_START", "ranks")
 
     def there() -> list[psutil.Process]:
         return [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(tmp_path)]
 
     for after_s in (0.0, 0.02, 0.05, 0.15, 0.5):
-        launcher = forkserver.start("distgan.cli", words, tmp_path, {}, "").process
+        launcher = start(BIN / "distgan", "train", *fault("run", "--timeout", 60), "--processes", 2)
         end = time.monotonic() + 60
         while not ranks_of(launcher):
             assert time.monotonic() < end
         time.sleep(after_s)
         launcher.kill()
-        launcher.join()
+        launcher.wait()
         end = time.monotonic() + 15
         while left := there():
             assert time.monotonic() < end, f"{left}, of a launcher that was killed after {after_s} s"
             time.sleep(0.1)
 
 
-def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(start: Start) -> None:
+def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(
+    start: Start, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLD_START", "ranks")
     process = start(BIN / "distgan", "train", *fault("run"), "--processes", 2)
     wait_for(lambda: len(ranks_of(process)) == 2, process)
     ranks = [psutil.Process(pid) for pid in ranks_of(process)]
