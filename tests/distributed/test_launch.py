@@ -43,7 +43,6 @@ def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
 def test_processes_agree_with_one(
     run: Run, distgan: Run, trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOGLEVEL", "debug")  # by which torch's agent could not be imported
     monkeypatch.setenv("OMP_NUM_THREADS", "1,1")
     result = run.ok(BIN / "distgan", "train", *quick("three"), "--processes", 3)
     assert world_size(tmp_path / "three") == 3, "of which 32 images are no multiple"
@@ -61,7 +60,9 @@ def test_a_signal_to_the_launcher_of_processes_saves_and_ends(start: Start, tmp_
     assert_signal_to_our_launcher_saves(start, tmp_path, signal.SIGUSR1)
 
 
-def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path) -> None:
+def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("COLD_START", "all")
+    monkeypatch.setenv("LOGLEVEL", "debug")  # by which torch's agent could not be imported
     result = run(BIN / "distgan", "train", *quick("run", "--data-dir", "nowhere", "--data", "mnist", "--no-download"),
                  "--processes", 2)  # fmt: skip
     assert_user_error(result, "nowhere")

@@ -31,7 +31,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = (
     "distgan.train distgan.sample distgan.runs.inspection distgan.evaluation.evaluate "
     "distgan.evaluation.during_training distgan.reports.eval_terminal matplotlib.backends.backend_agg "
-    "matplotlib.figure torch._dynamo torch.distributed.run accelerate.commands.launch helpers.preloaded_digits"
+    "matplotlib.figure torch._dynamo torch.distributed.run helpers.preloaded_digits"
 )
 PROGRAMS = [BIN / "distgan", BIN / "torchrun", BIN / "accelerate", SCRIPT, ROOT / "distgan" / "__main__.py"]
 PROGRAMS += [TESTS / "helpers" / f"{name}_matrix.py" for name in ("parity", "resume")]

@@ -1,11 +1,38 @@
-"""For the forkserver: the embedded digits, made once for all that are forked from it."""
+"""For forkserver.py: the embedded digits, made once for all that are forked from it.
+
+They are made in a process of their own: MKL heeds the environment of its first call ($MKL_CBWR), which is that of a test.
+"""
 
 import functools
+import os
+import tempfile
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from distgan.data import base
 
 torch.set_num_threads(1)  # no thread may be there when a process is forked
-base.load_digits = functools.cache(base.load_digits)
-base.load_digits()
+
+
+def _load_digits() -> base.Dataset:
+    with tempfile.NamedTemporaryFile() as file:
+        if not (pid := os.fork()):
+            made = base.load_digits()
+            save_file({"images": made.images, "labels": made.labels}, file.name)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        tensors = load_file(file.name)
+    return base.Dataset("digits", tensors["images"], tensors["labels"], "scikit-learn", notice=base.NOT_MNIST)
+
+
+digits = _load_digits()
+_load = base.load_digits
+
+
+@functools.wraps(_load)
+def load_digits(reason: str | None = None) -> base.Dataset:
+    return digits._replace(warning=reason)
+
+
+base.load_digits = load_digits
