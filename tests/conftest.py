@@ -100,7 +100,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(*command: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             forkserver.warm(command), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True, preexec_fn=_heed_signals,
+            start_new_session=True, preexec_fn=_heed_signals, env=dict(os.environ),  # and not readline's $COLUMNS
         )  # fmt: skip
         processes.append(process)
         return process

@@ -78,7 +78,9 @@ def call(
     words: list[str], folder: Path, timeout: float, program: str = "distgan.cli"
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder`, with this process's environment, to its end."""
-    return subprocess.run(_command(program, words), cwd=folder, timeout=timeout, text=True, capture_output=True)
+    return subprocess.run(
+        _command(program, words), cwd=folder, timeout=timeout, text=True, capture_output=True, env=dict(os.environ)
+    )
 
 
 def _command(program: str, words: list[str]) -> list[str]:
