@@ -237,9 +237,11 @@ def _perform(request: Mapping[str, Any], streams: list[int]) -> None:
 
 def _open_streams() -> None:
     """As Python does at its start."""
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)
-    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    for number, (name, how) in enumerate((("stdin", {}), ("stdout", {}), ("stderr", {"errors": "backslashreplace"}))):
+        is_by_line = number == 2 or os.isatty(number)
+        stream = open(number, "w" if number else "r", 1 if is_by_line else -1, closefd=False, **how)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _break_as_asked() -> None:

@@ -1,6 +1,6 @@
 """For forkserver.py: the embedded digits, made once for all that are forked from it.
 
-They are made in a process of their own: MKL heeds the environment of its first call ($MKL_CBWR), which is that of a test.
+They are made in a process of their own: MKL heeds the $MKL_CBWR of its first call, which is to be a test's.
 """
 
 import functools

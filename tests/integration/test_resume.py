@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -250,15 +249,6 @@ def test_resume_at_the_last_step_changes_nothing(
     assert steps_of(run) == steps
 
 
-def test_a_run_killed_before_its_config_can_start_again(distgan: Run, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    for name in ("lock", ".writable", ".config.json-abcd1234.json", ".step-00000000-abcd1234"):
-        (tmp_path / "run" / name).touch()
-    distgan.ok("train", *quick("run", "--resume", "auto"))
-    assert not list((tmp_path / "run").glob(".*"))
-    assert checkpoint(tmp_path / "run")[1] == 6
-
-
 def test_a_killed_run_can_be_drawn_from(distgan: Run, trained: Path, tmp_path: Path) -> None:
     distgan.ok("sample", "run", "--num", 10, "--out", "a.png")
     shutil.rmtree(trained / "weights")
@@ -310,21 +300,6 @@ def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path
     assert_user_error(result, "the fingerprint of its data is")
     result = distgan("train", *flags, "--data", "digits")
     assert_user_error(result, "[data] name: 'digits', but the run in run has 'mnist'")
-
-
-def test_a_second_run_in_the_folder_is_refused(run: Run, trained: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from distgan.errors import exit_code_of\n"
-        "from distgan.runs.run_dir import lock\n"
-        "sys.exit(exit_code_of(lambda: lock(Path('run'), wait_s=0.3)))"
-    )
-    held = lock(trained)
-    try:
-        pid = read_status(trained)["pid"]
-        assert_user_error(run(sys.executable, "-c", code), f"--out run: process {pid} on ", "trains in it")
-    finally:
-        held.release()
-    run.ok(sys.executable, "-c", code)  # a lock ends with its holder
 
 
 def test_a_run_takes_the_lock(start: Start, tmp_path: Path) -> None:
