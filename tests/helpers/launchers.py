@@ -2,32 +2,16 @@
 
 import importlib.util
 import json
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
 from helpers import forkserver
 from helpers.forkserver import Ranks
 from helpers.resume_matrix import THIRDS
-from helpers.runs import (
-    BIN,
-    ROOT,
-    SCRIPT,
-    TINY,
-    Run,
-    Start,
-    assert_same_run,
-    checkpoint,
-    distance,
-    losses,
-    quick,
-    ranks_of,
-    wait_for,
-)
+from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, assert_same_run, checkpoint, distance, losses, quick
 
 LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--sample-epochs", "9")
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
@@ -43,25 +27,6 @@ ACCELERATE_LAUNCH = {
 
 def trains(folder: Path) -> bool:
     return len(read_metrics(folder / "metrics.jsonl")) > 2
-
-
-def assert_signal_to_launcher_saves(start: Start, tmp_path: Path, launcher: str, signum: signal.Signals) -> None:
-    """torchrun hands SIGTERM and SIGINT on; of USR1 and -9 launchers die, and so does accelerate's of any."""
-    process = start(*(TWO if launcher == "torchrun" else ACCELERATE), *LONG, "--epochs", 9, "--out", "run")
-    wait_for(lambda: trains(tmp_path / "run"), process)
-    ranks = ranks_of(process)
-    assert len(ranks) == (2 if launcher == "torchrun" else 1)
-    process.send_signal(signum)
-    process.wait(90)
-    end = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
-        assert time.monotonic() < end, "a rank stayed"
-        time.sleep(0.05)
-    assert process.returncode != 0
-    status = read_status(tmp_path / "run")
-    assert status["state"] == "stopped", status
-    assert status["exit_code"] in (128 + signum, 143)
-    assert checkpoint(tmp_path / "run")[1] == status["step"] > 0
 
 
 needs_deepspeed = pytest.mark.skipif(
@@ -105,23 +70,6 @@ def assert_launch_file_starts(run: Run, tmp_path: Path, file: str, num: int) -> 
     assert world_size(tmp_path / "run") == num
     assert checkpoint(tmp_path / "run")[1] == 6
     return result.stderr
-
-
-def assert_zero_launch_file_starts(run: Run, tmp_path: Path, stage: int) -> None:
-    said = assert_launch_file_starts(run, tmp_path, f"deepspeed_zero{stage}", 2)
-    assert f'"strategy": "ZeRO {stage}"' in (tmp_path / "run" / "environment.json").read_text()
-    assert f"2 x cpu in ZeRO {stage}" in said
-    assert "G 72,701 and D 3,580 parameters" in said, "all of them, and not this rank's"
-
-
-def assert_signal_to_our_launcher_saves(start: Start, tmp_path: Path, signum: signal.Signals) -> None:
-    process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 100_000), "--processes", 2)
-    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and bool(losses(tmp_path / "run")), process)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum, err
-    assert f"distgan: stopped by {signum.name} at step " in err
-    assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"]
 
 
 def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, flags: tuple[object, ...]) -> None:

@@ -65,7 +65,8 @@ def test_metrics_have_each_step_once_after_a_kill(start: Start, distgan: Run, tm
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     flags = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--log-every", 1,
-             "--save-every-steps", 25, "--sample-epochs", "9", "--tracker", "tensorboard", "--max-steps", 300, "--out", "run")  # fmt: skip
+             "--save-every-steps", 25, "--sample-epochs", "9", "--tracker", "tensorboard",
+             "--max-steps", 300, "--out", "run")  # fmt: skip
     run = tmp_path / "run"
     process = start(BIN / "distgan", "train", *flags)
     wait_for(lambda: len(steps_of(run)) > 60, process)
