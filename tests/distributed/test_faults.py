@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers.forkserver import Ranks
-from helpers.launchers import assert_first_culprit_has_last_word, fault
+from helpers.launchers import TWO, fault
 from helpers.runs import (
     BIN,
     SCRIPT,
@@ -27,13 +27,15 @@ from helpers.runs import (
     wait_for,
 )
 
-TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
-
 
 @pytest.mark.parametrize(
     ("how", "last_line", "limit_s"),
     [
         ("raise", "distgan: rank 1: ValueError: an injected fault", 3),
+        ("kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3),
+        ("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3),
+        ("memory", "a higher --accumulate, or more --processes", 3),
+        ("hang", "distgan: rank 1 is silent for --timeout 5 s", 15),
         ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
     ],
 )
@@ -41,7 +43,29 @@ def test_culprit_has_the_last_word(
     run: Run, tmp_path: Path, inject_fault: InjectFault, how: str, last_line: str, limit_s: float
 ) -> None:
     inject_fault(f"1,5,{how}")
-    assert_first_culprit_has_last_word(run, tmp_path, how, last_line, limit_s)
+    # Of three, so that the two that are left tell each other from the one that is gone.
+    num = 3 if how == "raise" else 2
+    result = run(BIN / "distgan", "train", *fault("run", "--timeout", 5), "--processes", num)
+    assert result.returncode == (7 if how == "exit" else 1), result.stderr
+    assert last_line in result.stderr.splitlines()[-1], result.stderr
+    assert "ChildFailedError" not in result.stderr
+    status = (tmp_path / "run" / "status.json").read_text()
+    assert '"state": "failed"' in status
+    assert '"reason": "rank 1 is ' in status
+    # The others were gone in time: the last checkpoint is older than the last process by no more than the limit.
+    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is whole"
+    age = time.time() - (tmp_path / "run" / "checkpoints" / "step-00000004").stat().st_mtime
+    assert age < limit_s + 6, f"{age:.1f} s"
+
+
+def test_torchruns_report_ends_with_the_culprits_words(run: Run, inject_fault: InjectFault) -> None:
+    inject_fault("1,5,raise")
+    result = run(*TWO, *fault("run"))
+    assert result.returncode == 1
+    root_cause = result.stderr.split("Root Cause")[1]
+    assert "rank      : 1" in root_cause
+    assert "rank 1: ValueError: an injected fault" in root_cause
+    assert "distgan: rank 1 is gone (" in result.stderr, "and what the other one saw"
 
 
 def test_torchrun_resumes_after_a_restart(run: Run, distgan: Run, tmp_path: Path, inject_fault: InjectFault) -> None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -36,23 +35,6 @@ needs_deepspeed = pytest.mark.skipif(
 
 def fault(out: object, *more: object) -> tuple[object, ...]:
     return quick(out, "--max-steps", 8, "--save-every-steps", 2, "--timeout", 20, *more)
-
-
-def assert_first_culprit_has_last_word(run: Run, tmp_path: Path, how: str, last_line: str, limit_s: float) -> None:
-    """Of the fault `1,5,how`."""
-    # Of three, so that the two that are left tell each other from the one that is gone.
-    num = 3 if how == "raise" else 2
-    result = run(BIN / "distgan", "train", *fault("run", "--timeout", 5), "--processes", num)
-    assert result.returncode == (7 if how == "exit" else 1), result.stderr
-    assert last_line in result.stderr.splitlines()[-1], result.stderr
-    assert "ChildFailedError" not in result.stderr
-    status = (tmp_path / "run" / "status.json").read_text()
-    assert '"state": "failed"' in status
-    assert '"reason": "rank 1 is ' in status
-    # The others were gone in time: the last checkpoint is older than the last process by no more than the limit.
-    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is whole"
-    age = time.time() - (tmp_path / "run" / "checkpoints" / "step-00000004").stat().st_mtime
-    assert age < limit_s + 6, f"{age:.1f} s"
 
 
 def accelerate(file: str, *more: object) -> tuple[object, ...]:
