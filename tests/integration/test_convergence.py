@@ -271,7 +271,7 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
     (folder / "status.json").write_text(json.dumps({"pid": 4711, "host": "here"}))
     held = trial.lock(folder)
     monkeypatch.setattr(trial, "_GRACE_S", 0.3)
-    with pytest.raises(UserError, match="process 4711 on here trains in it"):
+    with pytest.raises(UserError, match="in use by process 4711 on here"):
         trial_of(bench).await_folder(print)
     held.release()
     trial_of(bench).await_folder(print)
