@@ -15,14 +15,18 @@ from torch import Tensor, nn
 
 from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
+from distgan.config.flags import did_you_mean
+from distgan.config.image_spec import ImageSpec
+from distgan.config.schema import ModelConfig
 from distgan.errors import UserError, print_line
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
-from distgan.utils.figures import GAP, SCALE, TEXT_HEIGHT, grid, save_gif
+from distgan.utils.figures import GAP, TEXT_HEIGHT, grid, save_gif, scale_of
 from distgan.utils.files import output_file, write_whole
 
 WALK_STEPS = 10
+_COLUMNS = 10  # of a picture, or a column for each class
 
 # In each file that is written here: another may take its place.
 _MARK = b"distgan sample"
@@ -42,34 +46,32 @@ def sample(where: str, config: SampleConfig) -> str:
         raise UserError(f"--out {config.out}: ends in {suffix or 'nothing'}; allowed: .png, .gif, .npz")
     if suffix == ".gif" and not config.interpolate:
         raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
-    if config.digits == []:
-        raise UserError("--digits: names none; allowed: digits from 0 to 9, as 0,3,7")
-    digits = torch.tensor(config.digits or list(range(10)))
-    num_images = config.num * (WALK_STEPS if config.interpolate else 1)
-    # A column for each digit, or several.
-    columns = WALK_STEPS if config.interpolate else len(digits) * max(1, 10 // len(digits))
-    columns = min(columns, num_images)
-    _check_size(suffix, config, columns)
     out = output_file(config.out, _MARK, "image or .npz that distgan sample wrote")
     device = device_named(config.device)
     loaded = load_generator(where, ema=config.ema)
     generator, run, notice, path = loaded.generator, loaded.config, loaded.notice, loaded.path
     for warning in loaded.warnings:
         print_line(f"warning: {warning}", error=True)
-    is_conditional = run.model.is_conditional
-    if config.digits is not None and not is_conditional:
-        raise UserError("--digits: these weights know no labels; allowed: without --digits, or a cgan's weights")
+    is_conditional, spec = run.model.is_conditional, run.model.images
+    classes = torch.tensor(_chosen(config.classes, run.model))
+    num_images = config.num * (WALK_STEPS if config.interpolate else 1)
+    # A column for each class, or several.
+    columns = WALK_STEPS if config.interpolate else len(classes) * max(1, _COLUMNS // len(classes))
+    columns = min(columns, num_images)
+    _check_size(suffix, config, columns, spec)
 
-    parts = _draw(generator.to(device), config, digits, run.model.num_labels or 10)
+    parts = _draw(generator.to(device), config, classes, run.model)
     if suffix == ".npz":
-        write_whole(out, lambda file: _write_arrays(file, parts, num_images, notice, with_labels=is_conditional))
+        shape = (num_images, spec.height, spec.width, *([spec.channels] if spec.channels > 1 else []))
+        write_whole(out, lambda file: _write_arrays(file, parts, shape, notice, with_labels=is_conditional))
         return _words(num_images, path, out, notice)
     images, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
     if suffix == ".gif":
         frames = [grid(image[None], 1, caption=notice, scale=8) for image in images]
         write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
-        heads = labels[:columns].tolist() if is_conditional and not config.interpolate else ()
+        is_labelled = is_conditional and not config.interpolate
+        heads = [spec.class_names[label] for label in labels[:columns]] if is_labelled else []
         picture, info = grid(images, columns, heads=heads, caption=notice), PngInfo()
         info.add_text("Software", _MARK.decode())
         write_whole(out, lambda file: picture.save(file, "png", pnginfo=info))
@@ -80,21 +82,43 @@ def _words(num_images: int, path: Path, out: Path, notice: str | None) -> str:
     return f"{num_images:,} images by {path} in {out}{f'; trained on {notice}' if notice else ''}"
 
 
-def _check_size(suffix: str, config: SampleConfig, columns: int) -> None:
+def _chosen(names: list[str] | None, model: ModelConfig) -> list[int]:
+    """Return the numbers of the classes that --classes names, or of all. Raises UserError."""
+    spec = model.images
+    if not model.is_conditional:
+        if names is not None:
+            raise UserError("--classes: these weights know no labels; allowed: without --classes, or a cgan's weights")
+        return [0]
+    if names is None:
+        return list(range(spec.num_classes))
+    numbers = {name: number for number, name in enumerate(spec.class_names)}
+    numbers = {str(number): number for number in range(spec.num_classes)} | numbers
+    shown = ", ".join(spec.class_names[:20]) + (", ..." if spec.num_classes > 20 else "")
+    if not names:
+        raise UserError(f"--classes: names none; allowed: one or more of {shown}")
+    for name in names:
+        if name not in numbers:
+            close = did_you_mean(name, numbers)
+            raise UserError(f"--classes {name}: is no class of these weights{close}; allowed: {shown}")
+    return [numbers[name] for name in names]
+
+
+def _check_size(suffix: str, config: SampleConfig, columns: int, spec: ImageSpec) -> None:
     """Raise UserError for a picture that viewers do not open."""
     if suffix == ".gif" and config.num * WALK_STEPS > _MAX_FRAMES:
         most = _MAX_FRAMES // WALK_STEPS
         raise UserError(f"--num {config.num}: too many for an animation; allowed: at most {most:,} walks in a .gif")
     if suffix != ".png":
         return
-    cell = 28 * SCALE + GAP
+    scale = scale_of(spec.width)
+    cell = spec.width * scale + GAP
     width = columns * cell + GAP
     if width > _MAX_SIDE:
         raise UserError(
-            f"--digits: names {columns:,}, a column for each; allowed: at most {_MAX_SIDE // cell:,} in a .png, or any "
-            "number in an .npz"
+            f"--classes: names {columns:,}, a column for each; allowed: at most {_MAX_SIDE // cell:,} in a .png, or "
+            "any number in an .npz"
         )
-    num_rows = (min(_MAX_SIDE, _MAX_PIXELS // width) - 3 * TEXT_HEIGHT) // cell
+    num_rows = (min(_MAX_SIDE, _MAX_PIXELS // width) - 3 * TEXT_HEIGHT) // (spec.height * scale + GAP)
     most = num_rows * (1 if config.interpolate else columns)
     if config.num > most:
         raise UserError(
@@ -104,36 +128,42 @@ def _check_size(suffix: str, config: SampleConfig, columns: int) -> None:
 
 
 def _draw(
-    generator: nn.Module, config: SampleConfig, digits: Tensor, num_labels: int
+    generator: nn.Module, config: SampleConfig, classes: Tensor, model: ModelConfig
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield images (N, 28, 28) uint8 and their labels (N,) uint8, N at most CHUNK: all of them, in their order."""
+    """Yield images (N, H, W) or (N, H, W, 3) uint8 and labels (N,) int64, N at most CHUNK: all, in their order."""
     latent_shape: Any = generator.latent_shape
     size = CHUNK // WALK_STEPS if config.interpolate else CHUNK
     for start in range(0, config.num, size):
         # A walk needs a point more than it has legs.
         num_points = min(size, config.num - start) + config.interpolate
         z = sample_z(num_points, latent_shape, config.seed, start)
-        labels = digits[(start + torch.arange(num_points)) % len(digits)]
+        labels = classes[(start + torch.arange(num_points)) % len(classes)]
         given = labels_for(generator, z, labels)
         if config.interpolate:
-            z, given = walk(z, slerp), walk(F.one_hot(given, num_labels).float(), torch.lerp)
-            labels = walk(F.one_hot(labels, 10).float(), torch.lerp).argmax(1)
-        yield generate(generator, z, given), labels.to(torch.uint8).numpy()
+            z, given = walk(z, slerp), walk(F.one_hot(given, max(1, model.num_labels)).float(), torch.lerp)
+            labels = walk(F.one_hot(labels, max(1, model.images.num_classes)).float(), torch.lerp).argmax(1)
+        yield generate(generator, z, given), labels.numpy()
 
 
 def _write_arrays(
-    file: BinaryIO, parts: Iterable[tuple[np.ndarray, np.ndarray]], num: int, notice: str | None, *, with_labels: bool
+    file: BinaryIO,
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    shape: tuple[int, ...],
+    notice: str | None,
+    *,
+    with_labels: bool,
 ) -> None:
-    """Write an .npz as numpy does, but while images are drawn: of `num` only a part is in memory."""
+    """Write an .npz of images of that shape as numpy does, but while they are drawn: only a part is in memory."""
     # In one piece: small arrays that are kept between large ones that are freed would keep the memory of these.
-    labels, start = np.empty(num, np.uint8), 0
+    num = shape[0]
+    labels, start = np.empty(num, np.uint16), 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.comment = _MARK
-        with _array(archive, "images", (num, 28, 28), np.uint8) as member:
-            for images, digits in parts:
+        with _array(archive, "images", shape, np.uint8) as member:
+            for images, classes in parts:
                 member.write(images.tobytes())
-                labels[start : start + len(digits)] = digits
-                start += len(digits)
+                labels[start : start + len(classes)] = classes
+                start += len(classes)
         if with_labels:
             with _array(archive, "labels", (num,), np.int64) as member:
                 for first in range(0, num, CHUNK):

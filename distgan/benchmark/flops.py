@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from distgan.config.registry import LOSSES, ORDERS
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.layers import NUM_CLASSES
 
 FORMULA = (
     "FLOP an image and step, of the model and not of its implementation: 2 a multiply-add of linear layers, "
@@ -21,11 +20,12 @@ def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
     """Of one step, divided by the images of its batch; FORMULA in words. None for a loss that has no formula."""
     if LOSSES[optim.loss].penalty:  # which differentiates D twice, through passes of its own
         return None
+    images = model.images
     with torch.device("meta"):
         generator, discriminator = build_generator(model).eval(), build_discriminator(model).eval()
         z_shape: tuple[int, ...] = generator.latent_shape  # type: ignore[assignment]  # Module's attributes have no types
-        z, image = torch.empty(1, *z_shape), torch.empty(1, 1, 28, 28)
-        labels = torch.empty(1, model.num_labels or NUM_CLASSES)
+        z, image = torch.empty(1, *z_shape), torch.empty(1, images.channels, images.height, images.width)
+        labels = torch.empty(1, max(1, model.num_labels))
     g_layers = _layers(generator, z, labels)
     total = sum(f * (3 if is_inner else 2) for f, is_inner in g_layers)
     total += 2 * sum(f * (3 if is_inner else 2) for f, is_inner in _layers(discriminator, image, labels))

@@ -8,7 +8,7 @@ from distgan.config.fields import OneOf, Real, Section, free, setting, split_com
 from distgan.config.registry import FAMILIES, MODELS
 from distgan.config.schema import (
     DataName,
-    DataNameOrAuto,
+    DataNameOrPath,
     Device,
     EngineName,
     OrderName,
@@ -140,7 +140,7 @@ class ConvergenceConfig(Section):
         "train nothing: the summary, there, of benches of the same settings in the folders below this one",
         min_length=1,
     )
-    data: DataNameOrAuto | None = setting(
+    data: DataNameOrPath | None = setting(
         None, "the images; digits needs no network; unset: the preset's", is_passed_on=True
     )
     data_dir: str | None = setting(

@@ -17,6 +17,7 @@ from distgan.checkpoint.format import (
     read_state,
 )
 from distgan.config.flags import paths_by, read_file
+from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.utils.files import metric_lines, read_within, set_aside
@@ -279,6 +280,8 @@ def differences(before: Config, now: Config) -> list[tuple[str, str, object, obj
     """(table, key, before, now) of each setting that shapes the weights and is not the same."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
     shaping = paths_by(Config, "on_resume", "fixed", "confirm")
+    if is_data_path(before.data.name) and is_data_path(now.data.name):
+        shaping.remove(("data", "name"))  # moved, or in another form: the fingerprint tells whether it is the same data
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
 
 

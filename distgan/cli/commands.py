@@ -130,6 +130,18 @@ _COMMANDS: dict[str, Command | Group] = {
         run="distgan.cli.actions:train",
         less_memory="a smaller --batch-size, a higher --accumulate, or more --processes",
     ),
+    "data": Command(
+        help="tell what a data set, or your own images, would be to a training: distgan data photos/",
+        usage="NAME|PATH [FLAGS]",
+        description="What distgan train --data would find: format, sizes, classes, unreadable files, and what becomes "
+        "of\nthem; and a picture of some. Trains nothing.",
+        epilog="exit codes: 0 training can use them, 1 failed, 2 it can't, or a mistake of yours, 130 Ctrl-C",
+        arguments=(Argument("name", "as train --data has it: a name, or the path of a folder, .zip, .npz or .parquet",
+                            "NAME|PATH"),),
+        settings="distgan.config.command_settings:InspectConfig",
+        run="distgan.runs.data_inspection:inspect",
+        less_memory="a smaller --image-size",
+    ),
     "sample": Command(
         help="draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png",
         usage="RUN_OR_WEIGHTS [FLAGS]",

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from distgan.config.fields import Digits, Real, Section, free, setting
-from distgan.config.schema import DataName, Device, data_dir_setting, device_setting, timeout_setting
+from distgan.config.fields import Names, Real, Section, free, setting
+from distgan.config.schema import DataConfig, DataName, Device, data_dir_setting, device_setting, timeout_setting
 
 
 class SampleConfig(Section):
@@ -11,13 +11,38 @@ class SampleConfig(Section):
 
     out: str = setting("samples.png", "where to write: .png (a grid), .gif (a walk) or .npz (arrays)", min_length=1)
     num: int = setting(100, "how many images; with --interpolate, how many walks", ge=1, le=10_000_000)
-    digits: Digits | None = setting(None, "cgan: the digits to ask for in turn, as 0,3,7; unset: all ten")
+    classes: Names | None = setting(
+        None,
+        "cgan: the classes to draw in turn, by their names or numbers, as 0,3,7; unset: all",
+        old_flags=("digits",),
+    )
     seed: int = setting(0, "of z: the same seed gives the same images", ge=0, lt=2**31)
     interpolate: bool = setting(
-        False, "walk from one z to the next, a walk a row; cgan: from one digit to the next as well"
+        False, "walk from one z to the next, a walk a row; cgan: from one class to the next as well"
     )
     ema: bool = setting(True, "take the moving average of G where the run has one")
     device: Device = device_setting()
+
+
+_DATA = DataConfig.model_fields
+
+
+class InspectConfig(Section):
+    """How `distgan data` reads images: as `distgan train` would with the same flags."""
+
+    image_size: int | None = _DATA["image_size"]  # type: ignore[assignment]
+    channels: Literal[1, 3] | None = _DATA["channels"]  # type: ignore[assignment]
+    background: Literal["black", "white"] | None = _DATA["background"]  # type: ignore[assignment]
+    skip_broken: bool = _DATA["skip_broken"]  # type: ignore[assignment]
+    cache_dir: str | None = _DATA["cache_dir"]  # type: ignore[assignment]
+    data_dir: str | None = data_dir_setting()
+    download: bool = setting(True, "download what the folder lacks")
+    sheet: str | None = setting(
+        None, "where to draw some of the images (.png); unset: data-NAME.png here, with --json none", min_length=1
+    )
+    as_json: bool = setting(
+        False, "print one JSON object on stdout, and draw no images unless --sheet is given", flag="json"
+    )
 
 
 class DoctorConfig(Section):

@@ -53,16 +53,20 @@ DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
 
 Real = Annotated[float, AllowInfNan(False), AfterValidator(_fit_float32)]
 Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_commas)]
-Digits = Annotated[list[Annotated[int, Field(ge=0, le=9)]], BeforeValidator(split_commas)]
+Names = Annotated[list[str], BeforeValidator(split_commas)]
 
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """Annotates a setting that takes a name of a registry: those for which `only` is true, and `also` before them."""
+    """Annotates a setting that takes a name of a registry: those for which `only` is true, and `also` before them.
+
+    `takes_path`: tells whether a text that is no such name is taken as a path.
+    """
 
     registry: Registry[Any]
     also: tuple[tuple[str, str], ...] = ()
     only: Callable[[Any], bool] = lambda entry: True
+    takes_path: Callable[[str], bool] | None = None
 
     def names(self) -> dict[str, str]:
         """Return the names that are registered now, each with its help text."""
@@ -72,7 +76,7 @@ class OneOf:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, name: str) -> str:
-        if name not in (names := self.names()):
+        if name not in (names := self.names()) and not (self.takes_path and self.takes_path(name)):
             raise PydanticCustomError("unknown_name", "Input should be one of {names}", {"names": ", ".join(names)})
         return name
 
@@ -93,6 +97,7 @@ class Rules(BaseModel):
     may_be_repeated: bool = False  # the flag of a list: its values are joined
     replaces: str | None = None  # the key of its section that a flag of this setting unsets
     is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
+    is_derived: bool = False  # from the data when a run starts: it has no flag, and what a file says is replaced
 
 
 def setting(default: Any, description: str, **more: Any) -> Any:
@@ -123,7 +128,7 @@ class Section(BaseModel):
 
 # -- A setting in words: what may stand in it, and how help shows it --
 
-_SOME = "one or more of "
+_SOME, _OR_PATH = "one or more of ", ", or a path that is there"
 
 
 def allowed(field: FieldInfo) -> str:
@@ -169,7 +174,8 @@ def choices(annotation: Any, metadata: Any = ()) -> dict[str, str]:
 
 def _kind(annotation: Any, metadata: Any = ()) -> str:
     if names := choices(annotation, metadata):
-        return ", ".join(names)
+        takes_path = any(isinstance(item, OneOf) and item.takes_path for item in metadata)
+        return ", ".join(names) + (_OR_PATH if takes_path else "")
     origin = get_origin(annotation)
     if origin is Annotated:
         return _kind(get_args(annotation)[0])
@@ -197,7 +203,8 @@ def metavar(field: FieldInfo) -> str:
         return "N,N,..."
     if kind.startswith(_SOME):
         return "{" + kind.removeprefix(_SOME).replace(", ", ",") + "},..."
-    return short.get(kind, "{" + kind.replace(", ", ",") + "}")
+    names = kind.removesuffix(_OR_PATH)
+    return short.get(kind, "{" + names.replace(", ", ",") + "}" + ("|PATH" if names != kind else ""))
 
 
 def shown(default: Any) -> str:

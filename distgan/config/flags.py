@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from distgan.config.fields import allowed, help_text, metavar, rules, shown
+from distgan.config.fields import Section, allowed, help_text, metavar, rules, shown
 from distgan.config.schema import Config
 from distgan.errors import UserError, not_readable
 
@@ -77,18 +77,23 @@ def parse_settings(parser: Parser, argv: list[str], model: type[M]) -> tuple[arg
     return namespace, from_flags(model, namespace)
 
 
-def flags_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
-    """Each setting below a config, with its flag."""
+def flags_of(model: type[BaseModel]) -> Iterator[Flag]:
+    """Each setting below a config that has a flag."""
+    return (flag for flag in settings_of(model) if not rules(flag.field).is_derived)
+
+
+def settings_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
+    """Each setting below a config, those too that are derived from the data and have no flag."""
     for key, field in model.model_fields.items():
         if _is_section(field):
-            yield from flags_of(field.annotation, (*path, key))  # type: ignore[arg-type]
+            yield from settings_of(field.annotation, (*path, key))  # type: ignore[arg-type]
         else:
             yield Flag("--" + (rules(field).flag or key).replace("_", "-"), (*path, key), field)
 
 
 def paths_by(model: type[BaseModel], rule: str, *values: object) -> list[tuple[str, ...]]:
     """Return the paths of the settings whose Rules have one of these values, as ("run", "out")."""
-    return [flag.path for flag in flags_of(model) if getattr(rules(flag.field), rule) in values]
+    return [flag.path for flag in settings_of(model) if getattr(rules(flag.field), rule) in values]
 
 
 def add_flags(parser: Parser, model: type[BaseModel]) -> None:
@@ -166,14 +171,14 @@ def read_file(path: Path, name: str) -> dict[str, Any]:
 
 
 def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 
 
 def _validate(model: type[M], values: dict[str, Any], where: str) -> M:
     try:
         return model.model_validate(values, strict=True, context="file")
     except ValidationError as error:
-        fields = {flag.path: flag.field for flag in flags_of(model)}
+        fields = {flag.path: flag.field for flag in settings_of(model)}
         raise UserError("\n".join(_line(each, fields, where) for each in error.errors())) from error
 
 

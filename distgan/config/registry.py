@@ -11,7 +11,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
+
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Loss(Entry):
 
     Both take logits (N, 1) and return a scalar; `g_loss` gets the real logits of D's own step, detached. The scalar
     `penalty(D, real, fake, labels, uniform)` may call `uniform()` for a number between 0 and 1 per image, (N,).
+    `penalty_batch`: the batch that `penalty_weight` is for, at MNIST's size; None: it is for any batch and size.
     `undecided_d_loss`: D's loss in nats where all its logits are 0, for a line in the report.
     """
 
@@ -109,6 +113,7 @@ class Loss(Entry):
     g_loss: Callable[..., Any]
     penalty: Callable[..., Any] | None = None
     penalty_weight: float = 0.0
+    penalty_batch: int | None = None
     undecided_d_loss: float | None = None
 
     def describe(self) -> str:
@@ -120,6 +125,7 @@ class Family(Entry):
     """`build_generator(config)` and `build_discriminator(config)` take a `ModelConfig` and return an nn.Module.
 
     See `models/base.py` for what the networks take and give. `models`: those that the family supports.
+    `unsupported`: which images it can be built for, in words, if it can't be built for these; else "".
     """
 
     build_generator: Callable[[Any], Any]
@@ -127,6 +133,7 @@ class Family(Entry):
     models: tuple[str, ...] = ("vanilla", "cgan")
     takes_noise_map: bool = False
     takes_clusters: bool = False
+    unsupported: Callable[[ImageSpec], str] = lambda images: ""
 
 
 @dataclass(frozen=True)
@@ -183,20 +190,44 @@ LOSSES = Registry({
     "hinge": Loss("hinge on logits", Lazy(_L + "hinge_d"), _MINUS_MEAN),
     "wgan-gp": Loss("Wasserstein, and a penalty on the gradient between real and fake",
                     Lazy(_L + "wasserstein_d"), _MINUS_MEAN, Lazy(_L + "gradient_penalty"), 10.0),
-    "r1": Loss("bce and a gradient penalty on real images", *_BCE, Lazy(_L + "r1"), 10.0, 2 * math.log(2)),
+    "r1": Loss("bce and a gradient penalty on real images", *_BCE, Lazy(_L + "r1"), 10.0, 256, 2 * math.log(2)),
     "r3gan": Loss("each fake against a real image of its label, and the penalty on both",
-                  _PAIRS, _PAIRS, Lazy(_L + "r1_r2"), 0.3),
+                  _PAIRS, _PAIRS, Lazy(_L + "r1_r2"), 0.3, 128),
 })  # fmt: skip
+
+
+def _unlike_mnist(images: ImageSpec) -> str:
+    return "" if images.model_copy(update={"class_names": MNIST_SPEC.class_names}) == MNIST_SPEC else _MNIST_ONLY
+
+
+def _unlike_multiples_of_4(images: ImageSpec) -> str:
+    sides = (images.height, images.width)
+    return "" if all(16 <= side <= 128 and side % 4 == 0 for side in sides) else _MULTIPLES_OF_4
+
+
+_MNIST_ONLY = f"those of the report, {MNIST_SPEC.describe()}"
+_MULTIPLES_OF_4 = "sides of 16 to 128 that are multiples of 4, as by --image-size 32"
 
 FAMILIES = Registry({
     "seed": Family("the networks of the 2023 report", Lazy("models.report2023:Generator"),
-                   Lazy("models.report2023:build_discriminator"), takes_noise_map=True),
+                   Lazy("models.report2023:build_discriminator"), takes_noise_map=True, unsupported=_unlike_mnist),
     "small": Family("a plain small pair for a laptop", Lazy("models.dcgan:Generator"),
-                    Lazy("models.dcgan:Discriminator")),
+                    Lazy("models.dcgan:Discriminator"), unsupported=_unlike_multiples_of_4),
     "clustered": Family("the small pair, told k-means clusters of the training images",
                         Lazy("models.clustered:Generator"), Lazy("models.clustered:Discriminator"),
-                        takes_clusters=True),
+                        takes_clusters=True, unsupported=_unlike_multiples_of_4),
 })  # fmt: skip
+
+# Of files and folders of images that are no registered name; a name is one first.
+DATA_FILES = (".zip", ".npz", ".parquet")
+
+
+def is_data_path(name: str) -> bool:
+    """Return True for text that is the path of images: by its form, or as something of that name is there."""
+    return name not in DATASETS and (
+        "/" in name or name.startswith(("~", ".")) or name.lower().endswith(DATA_FILES) or Path(name).exists()
+    )
+
 
 DATASETS = Registry({
     "mnist": DataSource("handwritten digits", Lazy("data.mnist:MNIST"), has_mnist_digits=True),

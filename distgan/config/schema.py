@@ -6,10 +6,12 @@ A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differ
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from distgan.config.fields import DURATION, Epochs, OneOf, Real, Section, fixed, free, setting
-from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
+from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS, is_data_path
+from distgan.errors import UserError
 
 ModelName = Annotated[str, OneOf(MODELS)]
 FamilyName = Annotated[str, OneOf(FAMILIES)]
@@ -19,7 +21,9 @@ EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
 PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else no"),))]
 DataName = Annotated[str, OneOf(DATASETS)]
-DataNameOrAuto = Annotated[str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),))]
+DataNameOrPath = Annotated[
+    str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
+]
 Device = Literal["auto", "cpu", "cuda"]
 
 _MOST = 10**12  # epochs or steps: more than any run has, and no number that overflows
@@ -205,6 +209,14 @@ class ModelConfig(Section):
     )
     leaky_slope: Real = setting(0.2, "slope of LeakyReLU below zero", ge=0, le=1)
     dropout: Real = setting(0.3, "dropout in D", ge=0, lt=1)
+    images: ImageSpec = fixed(
+        MNIST_SPEC,
+        "the images that both networks are built for",
+        allowed="a table as the config.json of a run has it",
+        is_derived=True,
+        is_copied=False,
+        may_differ_per_rank=True,
+    )
 
     @property
     def is_conditional(self) -> bool:
@@ -212,8 +224,8 @@ class ModelConfig(Section):
 
     @property
     def num_labels(self) -> int:
-        """How many labels the networks tell apart: digits, clusters, or clusters of digits; 0: they are told none."""
-        return (self.clusters or 1) * (10 if self.is_conditional else self.clusters is not None)
+        """How many labels the networks tell apart: classes, clusters, or clusters of classes; 0: they are told none."""
+        return (self.clusters or 1) * (self.images.num_classes if self.is_conditional else self.clusters is not None)
 
     @model_validator(mode="after")
     def _fits_family(self) -> "ModelConfig":
@@ -240,7 +252,34 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where the images come from and how they are dealt out."""
 
-    name: DataNameOrAuto = fixed("mnist", "{names}", flag="data")
+    name: DataNameOrPath = fixed(
+        "mnist",
+        "{names}. Or your own images by their path: a folder (its sub-folders are the classes), a .zip of one, an "
+        ".npz with images and labels, or .parquet",
+        flag="data",
+    )
+    image_size: int | None = fixed(
+        None,
+        "own images: side to which they are resized by their shorter side and cropped at the centre; unset: their "
+        "common size",
+        ge=1,
+        le=1024,
+    )
+    channels: Literal[1, 3] | None = fixed(None, "own images: 1 (grey) or 3 (colour); unset: what all of them have")
+    background: Literal["black", "white"] | None = fixed(
+        None, "own images: what shows through transparent pixels; unset: such images are an error"
+    )
+    skip_broken: bool = free(False, "own images: leave out unreadable files, also where they are more than 1 %")
+    flip: bool = fixed(False, "mirror each image left to right, or not, at random in each epoch", flag="mirror")
+    cache_dir: str | None = free(
+        None,
+        "own images: folder for the decoded ones; unset: $XDG_CACHE_HOME/distgan, or ~/.cache/distgan",
+        min_length=1,
+        may_differ_per_rank=True,
+    )
+    fingerprint: str | None = free(
+        None, "of the decoded images and labels, SHA-256", is_derived=True, is_copied=False, may_differ_per_rank=True
+    )
     dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True)
     download: bool = free(True, "download what the folder lacks", flag="download", may_differ_per_rank=True)
     mirror: str | None = free(
@@ -288,8 +327,11 @@ class OptimConfig(Section):
     """The game that the two networks play."""
 
     loss: LossName = setting("bce", "{names}")
-    penalty_weight: Real | None = setting(
-        None, "weight of the gradient penalty; unset: the loss's own, as --loss has it", ge=0, le=1_000_000
+    penalty_weight: Annotated[Real, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = setting(
+        None,
+        "weight of the gradient penalty; unset: the loss's own, as --loss has it; auto: that, times the pixels of an "
+        "image over MNIST's 784 and the batch of the loss's own weight over this one (r1: 256, r3gan: 128)",
+        allowed="a number from 0 to 1,000,000, or auto",
     )
     order: OrderName = setting("reuse", "{names}")
     # Adam divides them by 1 - beta1 at first, which float32 has to hold.
@@ -317,11 +359,37 @@ class Config(Section):
     run: RunConfig = RunConfig()
     processes: ProcessesConfig = ProcessesConfig()
 
-    def resolved(self, data: str, precision: str) -> "Config":
-        """Return this config with the data set and the precision that `auto`, or the launcher, came to."""
-        return self.model_copy(
+    def resolved(self, data: str, precision: str, images: ImageSpec, fingerprint: str | None = None) -> "Config":
+        """Return this config with what was found when the run started.
+
+        `data` and `precision` are what `auto`, or the launcher, came to; `images` and `fingerprint` are of the data.
+        Raises UserError for networks that can't be built for such images.
+        """
+        return self.with_images(images).model_copy(
             update={
-                "data": self.data.model_copy(update={"name": data}),
+                "data": self.data.model_copy(update={"name": data, "fingerprint": fingerprint}),
                 "run": self.run.model_copy(update={"precision": precision}),
             }
+        )
+
+    def with_images(self, images: ImageSpec) -> "Config":
+        """Return this config for networks of such images. Raises UserError for those that can't be built for them."""
+        model = self.model.model_copy(update={"images": images})
+        check_fit(model)
+        return self.model_copy(update={"model": model})
+
+
+def check_fit(model: ModelConfig) -> None:
+    """Raise UserError for networks that can't be built for the images."""
+    images, family = model.images, FAMILIES[model.family]
+    if model.is_conditional and images.num_classes < 2:
+        found = f"{images.num_classes} of" if images.num_classes else "no"
+        raise UserError(
+            f"--model {model.name}: the data has {found} classes; allowed: data with 2 or more, or --model vanilla",
+            code="mismatch",
+        )
+    if allowed := family.unsupported(images):
+        raise UserError(
+            f"--family {model.family}: the images are {images.describe()}; allowed: {allowed}, or another --family",
+            code="mismatch",
         )

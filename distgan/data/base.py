@@ -12,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distgan.config.registry import DATASETS, Lazy
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
+from distgan.config.registry import DATASETS, Lazy, is_data_path
 from distgan.config.schema import DataConfig
+from distgan.data.decoding import Findings, decode_all
+from distgan.data.image_cache import cache_folder, cached, key_of
+from distgan.data.image_sources import find_source, of_arrays
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
@@ -25,7 +29,10 @@ Split = Literal["train", "test"]
 
 
 class Dataset(NamedTuple):
-    """A set as it lies in the files: images (N, 28, 28) uint8, labels (N,) int64."""
+    """Images (N, H, W) uint8 of greys or (N, 3, H, W) of colours, and labels (N,) int64, all 0 where there are none.
+
+    `class_names`: None for the numbers that occur in `labels`, empty for data without labels.
+    """
 
     name: str
     images: Tensor
@@ -33,6 +40,19 @@ class Dataset(NamedTuple):
     source: str
     notice: str | None = None  # what every output of the run must say about the data
     warning: str | None = None
+    class_names: list[str] | None = None
+    path: str | None = None  # of a user's own images
+    findings: Findings | None = None
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Return what networks, samples and pages are built for."""
+        names = self.class_names
+        if names is None:
+            names = [str(number) for number in range(int(self.labels.max()) + 1)]
+        channels = 1 if self.images.ndim == 3 else self.images.shape[1]
+        height, width = self.images.shape[-2:]
+        return ImageSpec(channels=channels, height=height, width=width, num_classes=len(names), class_names=names)
 
     @property
     def fingerprint(self) -> str:
@@ -45,8 +65,53 @@ class Dataset(NamedTuple):
 def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bool = True) -> Dataset:
     """Finds, fetches and verifies the data. Raises UserError.
 
-    Of the processes of one node one downloads (`may_download`); the others call this after it.
+    Of the processes of one node one downloads or decodes (`may_download`); the others call this after it.
     """
+    if is_data_path(config.name):
+        if split == "test":
+            raise UserError(
+                f"--data {config.name}: own images are not split into training and test images yet, which quality is "
+                f"measured with; allowed for that: {', '.join(DATASETS)}",
+                code="unavailable",
+            )
+        return load_own_images(config)
+    return _resized(_load_named(config, split, may_download=may_download), config)
+
+
+def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
+    """Decode the images of a path, and `keep` them, or read what was kept before. Raises UserError."""
+    path = Path(os.path.abspath(user_path(config.name, "--data")))
+    source = find_source(path)
+    rules = (config.image_size, config.channels, config.background, config.skip_broken)
+    key = key_of(source.kind, source.stamp, source.class_names, rules)
+    where = f"--data {config.name}"
+    images, labels, findings = cached(
+        cache_folder(config.cache_dir), key, lambda: decode_all(source, config, where), keep=keep
+    )
+    warning = None
+    if findings.num_broken:
+        name, reason = next(iter(findings.broken.items()))
+        warning = f"{findings.num_broken:,} files are left out, as {name!r}, which {reason}"
+    numbers = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
+    return Dataset(
+        path.name or str(path), torch.from_numpy(images), numbers, str(path), warning=warning,
+        class_names=source.class_names, path=str(path), findings=findings,
+    )  # fmt: skip
+
+
+def _resized(dataset: Dataset, config: DataConfig) -> Dataset:
+    """Return a data set of a name with its images of --image-size and --channels."""
+    spec = dataset.spec
+    has_size = config.image_size is None or spec.height == spec.width == config.image_size
+    if has_size and config.channels in (None, spec.channels):
+        return dataset
+    pixels = dataset.images.numpy()
+    source = of_arrays(dataset.name, Path(dataset.source), pixels, None, [], f"--data {config.name}")
+    images, _, _ = decode_all(source, config, f"--data {config.name}")
+    return dataset._replace(images=torch.from_numpy(images))
+
+
+def _load_named(config: DataConfig, split: Split, *, may_download: bool) -> Dataset:
     name = "mnist" if config.name == "auto" else config.name
     if name not in SOURCES:
         return DATASETS[name].load(config, split)
@@ -115,7 +180,8 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     pixels = torch.from_numpy(images.values)
     if source.is_transposed:
         pixels = pixels.mT.contiguous()
-    return Dataset(name, pixels, torch.from_numpy(classes.astype(np.int64)), str(raw), warning=warning)
+    labels_of_all = torch.from_numpy(classes.astype(np.int64))
+    return Dataset(name, pixels, labels_of_all, str(raw), warning=warning, class_names=MNIST_SPEC.class_names)
 
 
 def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, rule: str, remedy: str) -> str | None:
@@ -177,7 +243,9 @@ def load_digits(reason: str | None = None) -> Dataset:
     amounts = torch.empty(4, len(images)).uniform_(-1, 1, generator=generator) * ~is_original
     images = distorted(images, amounts).squeeze(1)
     pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
-    return Dataset("digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason)
+    return Dataset(
+        "digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason, class_names=MNIST_SPEC.class_names
+    )
 
 
 def _small_digits() -> np.ndarray:
@@ -218,6 +286,12 @@ def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> 
     scikit-learn's digits have no test set: every sixth of the 1,797 stands for one, with all its variants. A GAN has
     been trained on these too, and so is measured against what it has seen.
     """
+    if train.path or train.spec != MNIST_SPEC:
+        raise UserError(
+            f"--data {train.name}: images of {train.spec.describe()}, which no judge can read yet; allowed for "
+            f"measured quality: {', '.join(DATASETS)}, at {MNIST_SPEC.height} x {MNIST_SPEC.width}",
+            code="unavailable",
+        )
     if train.name != "digits":
         config = config.model_copy(update={"name": train.name})
         return train, load_dataset(config, "test", may_download=may_download)

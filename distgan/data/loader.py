@@ -8,13 +8,15 @@ from torch.utils.data import DistributedSampler
 
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset
+from distgan.data.decoding import MEMORY_SHARE
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
+from distgan.utils.counter_rng import derive_seed
 from distgan.utils.devices import upload
 
 
 class Batch(NamedTuple):
-    """Real images (N, 1, 28, 28) in [-1, 1] and their labels (N,): this rank's of the `rows` of all ranks."""
+    """Real images (N, C, H, W) in [-1, 1] and their labels (N,): this rank's of the `rows` of all ranks."""
 
     real: Tensor
     labels: Tensor
@@ -68,6 +70,19 @@ def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int =
     return steps + (left > 0)
 
 
+def check_memory(images: Tensor, device: torch.device) -> None:
+    """Raise UserError for images that would leave a GPU too little memory for training."""
+    if device.type != "cuda":
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    if images.nbytes > MEMORY_SHARE * total:
+        raise UserError(
+            f"--data: the images take {images.nbytes / 2**30:.1f} GiB; allowed on this GPU, where all of them stay: "
+            f"{MEMORY_SHARE:.0%} of {total / 2**30:.1f} GiB; a smaller --image-size takes less",
+            code="unavailable",
+        )
+
+
 class Batches:
     """Endless batches; `seek(step)` goes to any of them, so that a position is one number.
 
@@ -86,7 +101,9 @@ class Batches:
         seed: int,
         device: torch.device,
         fewest: int = 2,
+        flip: bool = False,
     ):
+        check_memory(dataset.images, device)
         self.images = dataset.images.to(device)
         self.labels = dataset.labels.to(device)
         self.share = share
@@ -97,7 +114,9 @@ class Batches:
             rank=share.rank,
             seed=seed,
         )
-        self.size = size
+        self.seed, self.size = seed, size
+        # Of each image in the epoch in hand, in the same memory too; None: none are mirrored.
+        self.is_flipped = torch.zeros(len(dataset.images), dtype=torch.bool, device=device) if flip else None
         self.steps_per_epoch = steps_in_epoch(len(dataset.images), size, drop_last, fewest=fewest)
         self._epoch = -1
         # This rank's images of the epoch in hand; always in the same memory, where a graph reads them.
@@ -127,13 +146,21 @@ class Batches:
         if epoch != self._epoch:
             self.sampler.set_epoch(epoch)
             upload(torch.tensor(list(self.sampler)), self.order)
+            if self.is_flipped is not None:
+                generator = torch.Generator().manual_seed(derive_seed(self.seed, "mirror", epoch))
+                upload(torch.randint(2, (len(self.images),), generator=generator).bool(), self.is_flipped)
             self._epoch = epoch
 
     def take(self, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The images (N, 1, 28, 28) in [-1, 1] and labels (N,) of these indices, (N,) on the device."""
-        return scale(self.images[own]), self.labels[own]
+        """Return images (N, C, H, W) in [-1, 1] and labels (N,) of these indices, (N,) on the device."""
+        images = self.images[own]
+        if self.is_flipped is not None:
+            flipped = self.is_flipped[own].view(-1, *[1] * (images.ndim - 1))
+            images = torch.where(flipped, images.flip(-1), images)
+        return scale(images), self.labels[own]
 
 
 def scale(images: Tensor) -> Tensor:
-    """uint8 (N, 28, 28) as floats (N, 1, 28, 28) in [-1, 1], the range of G's tanh."""
-    return images.unsqueeze(1).to(torch.get_default_dtype()).div(127.5).sub(1)
+    """Return uint8 (N, H, W) or (N, C, H, W) as floats (N, C, H, W) in [-1, 1], the range of G's tanh."""
+    images = images.unsqueeze(1) if images.ndim == 3 else images
+    return images.to(torch.get_default_dtype()).div(127.5).sub(1)

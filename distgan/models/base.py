@@ -1,9 +1,9 @@
 """The networks of a family of `config.registry.FAMILIES`, all of one signature.
 
-`generator(z, labels)` gives images (N, 1, 28, 28) in [-1, 1] from z (N, *latent_shape);
-`discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, or weights over
-the classes (N, 10) between two digits; an unconditional network ignores them. Those of a clustered pair are
-clusters, which `labels_for` draws.
+`generator(z, labels)` gives images (N, C, H, W) in [-1, 1] from z (N, *latent_shape), where `config.images` has the
+sizes; `discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, or weights over the classes
+(N, K) between two of them; an unconditional network ignores them. Those of a clustered pair are clusters, which
+`labels_for` draws.
 """
 
 import torch
@@ -22,9 +22,9 @@ def build_discriminator(config: ModelConfig) -> nn.Module:
     return FAMILIES[config.family].build_discriminator(config)
 
 
-def labels_for(generator: nn.Module, z: Tensor, digits: Tensor) -> Tensor:
-    """What a generator takes where a digit is asked for, (N,): the digit, or one of its clusters, by z."""
-    return generator.draw_labels(z, digits) if hasattr(generator, "draw_labels") else digits  # type: ignore[operator]
+def labels_for(generator: nn.Module, z: Tensor, classes: Tensor) -> Tensor:
+    """Return what a generator takes for the requested classes (N,): these, or one of the clusters of each, by z."""
+    return generator.draw_labels(z, classes) if hasattr(generator, "draw_labels") else classes  # type: ignore[operator]
 
 
 def num_parameters(network: nn.Module) -> int:

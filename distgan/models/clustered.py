@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig
-from distgan.models.dcgan import channels, convolutions, upsampling
+from distgan.models.dcgan import convolutions, map_size, upsampling
 from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last, one_hot
 from distgan.utils.counter_rng import counter_hash, counters, to_uniform
 
@@ -16,10 +16,10 @@ _EMBEDDING = 32  # numbers that stand for a cluster in each network
 
 
 class Generator(nn.Module):
-    """Linear on z and the cluster's embedding, then 7x7 -> 14x14 -> 28x28 by transposed convolutions.
+    """Linear on z and the cluster's embedding, then transposed convolutions: of 28x28 two, 7x7 -> 14x14 -> 28x28.
 
-    `cluster_counts` (D, K): how many training images each of K clusters of each of D digits has (D = 1: of all digits).
-    Labels are numbers of clusters, digit * K + cluster (N,), or weights over them (N, D * K).
+    `cluster_counts` (D, K): how many training images each of K clusters of each of D classes has (D = 1: of all).
+    Labels are numbers of clusters, class * K + cluster (N,), or weights over them (N, D * K).
     """
 
     cluster_counts: Tensor
@@ -34,18 +34,19 @@ class Generator(nn.Module):
         # `forward` makes it as large as the normals of z beside it. Adam moves every weight by the same amount:
         # of small weights that is more, and clusters come apart sooner (LOG.md).
         nn.init.normal_(self.embedding.weight, std=_EMBEDDING**-0.5)
+        self.map_size = map_size(config.images)
         self.stem, self.main = upsampling(config, config.latent_dim + _EMBEDDING)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         embedded = self.embedding(one_hot(labels, z, self.num_labels))
         embedded = embedded.to(z.dtype) * _EMBEDDING**0.5
-        maps = self.stem(torch.cat([z, embedded], dim=1)).unflatten(1, (-1, 7, 7))
+        maps = self.stem(torch.cat([z, embedded], dim=1)).unflatten(1, (-1, *self.map_size))
         return self.main(channels_last(maps))
 
-    def draw_labels(self, z: Tensor, digits: Tensor) -> Tensor:
-        """A cluster for each digit (N,), as often as the training images have it; the same for the same z, always."""
+    def draw_labels(self, z: Tensor, classes: Tensor) -> Tensor:
+        """Return a cluster for each class (N,), as often as the training images have it; for the same z the same."""
         counts = self.cluster_counts.to(z.device).double()
-        rows = digits if len(counts) > 1 else torch.zeros_like(digits)
+        rows = classes if len(counts) > 1 else torch.zeros_like(classes)
         # The last bits of a normal are as good as independent of its value.
         bits = z.flatten(1)[:, 0].contiguous().view(torch.int32)
         nothing = torch.zeros(2, dtype=torch.int32, device=z.device)
@@ -56,15 +57,16 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Two strided convolutions, a linear read-out, and a few features that are projected on the cluster's embedding."""
+    """Strided convolutions, a linear read-out, and a few features that are projected on the cluster's embedding."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        narrow, wide = channels(config, 32, 64)
+        layers, wide = convolutions(config)
+        size = map_size(config.images)
         self.num_labels = config.num_labels
-        self.features = nn.Sequential(*convolutions(config, narrow, wide), ChannelsLastFlatten())
-        self.read_out = ReadOut(wide, 7, 7, 1)
-        self.projected = nn.Sequential(ReadOut(wide, 7, 7, _EMBEDDING), nn.LeakyReLU(config.leaky_slope))
+        self.features = nn.Sequential(*layers, ChannelsLastFlatten())
+        self.read_out = ReadOut(wide, *size, 1)
+        self.projected = nn.Sequential(ReadOut(wide, *size, _EMBEDDING), nn.LeakyReLU(config.leaky_slope))
         self.embedding = nn.Linear(config.num_labels, _EMBEDDING, bias=False)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -148,10 +148,8 @@ def draw_from(network: nn.Module, noise: BitSource) -> None:
 
 # -- How a label joins a network's input --
 
-NUM_CLASSES = 10
 
-
-def one_hot(labels: Tensor, like: Tensor, num: int = NUM_CLASSES) -> Tensor:
+def one_hot(labels: Tensor, like: Tensor, num: int) -> Tensor:
     """Classes (N,) as (N, num) in the type of `like`; weights over the classes (N, num) stay as they are."""
     if labels.ndim == 1:
         # F.one_hot looks at its numbers on the host, which then waits for the device.
@@ -165,6 +163,6 @@ def _classes(num: int, device: torch.device) -> Tensor:
     return torch.arange(num, device=device)
 
 
-def join(flat: Tensor, labels: Tensor, is_conditional: bool) -> Tensor:
-    """(N, F) with the one-hot label behind it, (N, F + 10), where the network has one."""
-    return torch.cat([flat, one_hot(labels, flat)], dim=1) if is_conditional else flat
+def join(flat: Tensor, labels: Tensor, num: int) -> Tensor:
+    """Return (N, F) with the one-hot label of `num` classes behind it, (N, F + num)."""
+    return torch.cat([flat, one_hot(labels, flat, num)], dim=1)

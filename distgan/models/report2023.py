@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig
 from distgan.models.layers import (
-    NUM_CLASSES,
     BatchNorm2d,
     ChannelsLastFlatten,
     Conv2d,
@@ -14,6 +13,8 @@ from distgan.models.layers import (
     channels_last,
     join,
 )
+
+NUM_CLASSES = 10
 
 
 class Generator(nn.Module):
@@ -52,7 +53,8 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        maps = self.stem(join(z, labels, self.is_conditional)).view(-1, *self.map_shape)
+        inputs = join(z, labels, NUM_CLASSES) if self.is_conditional else z
+        maps = self.stem(inputs).view(-1, *self.map_shape)
         return self.main(channels_last(maps))
 
 
@@ -100,7 +102,7 @@ class MlpDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.main(join(images.flatten(1), labels, True))
+        return self.main(join(images.flatten(1), labels, NUM_CLASSES))
 
 
 def build_discriminator(config: ModelConfig) -> nn.Module:

@@ -1,14 +1,38 @@
 """Draw images from a generator, in chunks of one size."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
 from distgan.utils.counter_rng import derive_seed
 
+# Of the grids that a run draws of its progress: rows of each class, and as many classes as a screen shows.
+_PREVIEW_ROWS, _PREVIEW_CLASSES, _PREVIEW_UNCONDITIONAL = 10, 16, (64, 8)
+
 # Samples are drawn in chunks of this many, so that image i is the same whatever number is asked for.
 CHUNK = 250
+
+
+class Preview(NamedTuple):
+    """What a grid of samples shows: `labels` (N,) of classes, row by row, and the names over its columns."""
+
+    labels: Tensor
+    columns: int
+    heads: list[str]
+
+
+def preview_of(config: ModelConfig) -> Preview:
+    """Return a column for each of the first classes, or for a network without labels just images."""
+    if not config.is_conditional:
+        num, columns = _PREVIEW_UNCONDITIONAL
+        return Preview(torch.zeros(num, dtype=torch.int64), columns, [])
+    columns = min(config.images.num_classes, _PREVIEW_CLASSES)
+    labels = torch.arange(_PREVIEW_ROWS * columns) % columns
+    return Preview(labels, columns, config.images.class_names[:columns])
 
 
 def sample_z(num: int, latent_shape: tuple[int, ...], seed: int, start: int = 0) -> Tensor:
@@ -25,7 +49,7 @@ def chunk_z(chunk: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:
 
 @torch.inference_mode()
 def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
-    """uint8 (N, 28, 28) from z (N, *latent_shape) and labels as the generator takes them.
+    """Return uint8 (N, H, W), in colour (N, H, W, 3), from z (N, *latent_shape) and labels as the generator takes them.
 
     The generator is put into eval mode. Chunks have one size, the last one filled up, so that an image
     comes out of the same arithmetic, to the bit, whatever stands beside it. Raises UserError for images that are no
@@ -51,5 +75,6 @@ def _filled(rows: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(N, 1, 28, 28) in [-1, 1] as (N, 28, 28) uint8, rounded to the nearest grey."""
-    return images.float().squeeze(1).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    """Return (N, C, H, W) in [-1, 1] as uint8 (N, H, W) of greys or (N, H, W, 3), rounded to the nearest."""
+    images = images.squeeze(1) if images.shape[1] == 1 else images.movedim(1, -1)
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

@@ -15,9 +15,11 @@ from PIL import Image
 from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start
+from distgan.config.schema import ModelConfig
+from distgan.data.base import Dataset
 from distgan.errors import WriteErrorPolicy, user_error
 from distgan.models.base import build_generator, labels_for, num_parameters
-from distgan.models.sampling import generate, sample_z
+from distgan.models.sampling import generate, preview_of, sample_z
 from distgan.runs.progress import ProgressDisplay
 from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, record_status
 from distgan.training.engines.selection import EngineSelection
@@ -84,11 +86,10 @@ class RunArtifacts:
         for warning in runtime.warnings:
             self.tolerance.warn(warning)
         self._environment = describe_environment() | runtime.describe()
-        conditional = config.model.is_conditional
-        num, self.columns = (100, 10) if conditional else (64, 8)
-        self._preview = build_generator(config.model).to(runtime.device)
-        self._labels = torch.arange(num) % 10
-        self._z = sample_z(num, self._preview.latent_shape, config.run.seed)  # type: ignore[arg-type]
+        self._preview = preview_of(config.model)
+        self._generator = build_generator(config.model).to(runtime.device)
+        shape: tuple[int, ...] = self._generator.latent_shape  # type: ignore[assignment]
+        self._z = sample_z(len(self._preview.labels), shape, config.run.seed)
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
         self.start: Start | None = None
@@ -159,6 +160,8 @@ class RunArtifacts:
                 "source": data.source,
                 "num_images": len(data.images),
                 "fingerprint": data.fingerprint,
+                "images": data.spec.model_dump(mode="json"),
+                "findings": data.findings and data.findings.model_dump(mode="json"),
             },
             "startup_s": self.startup.phases,
         }
@@ -209,6 +212,10 @@ class RunArtifacts:
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
             f"{runtime.device.type}{strategy}, {runtime.precision_in_words()}, order {config.optim.order}"
         )
+        if (weight := config.optim.penalty_weight) is not None:
+            display.say(f"gradient penalty of weight {weight:g}")
+        for line in describe_use(data, config.model):
+            display.say(line)
         if not choice.is_fallback:
             display.say(str(choice))
         display.say(f"writing to {self.folder}")
@@ -223,7 +230,7 @@ class RunArtifacts:
     def sample(self) -> str:
         """Draw a grid from the fixed z by G's averaged weights, and return what to tell of it, "" if nothing.
 
-        The C-GAN's has a column for each digit. One that an unbroken run would not draw has its step in its name, and
+        The C-GAN's has a column for each class. One that an unbroken run would not draw has its step in its name, and
         is deleted when the run is resumed.
         """
         gan = self.gan
@@ -232,11 +239,10 @@ class RunArtifacts:
         name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if is_stop else "")
 
         def write(weights: dict[str, torch.Tensor]) -> None:
-            self._preview.load_state_dict(weights)
-            heads = range(10) if self.config.model.is_conditional else ()
-            labels = labels_for(self._preview, self._z, self._labels)
-            images = generate(self._preview, self._z, labels)
-            picture = grid(images, self.columns, heads=heads, caption=self.dataset.notice)
+            self._generator.load_state_dict(weights)
+            labels, columns, heads = self._preview
+            images = generate(self._generator, self._z, labels_for(self._generator, self._z, labels))
+            picture = grid(images, columns, heads=heads, caption=self.dataset.notice)
             (self.folder / "samples").mkdir(exist_ok=True)
             save_picture(self.folder / "samples" / f"{name}.png", picture)
             self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), gan.step)
@@ -318,6 +324,24 @@ class RunArtifacts:
         display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}")
         if self.dataset.notice:
             display.say(f"!! Trained on {self.dataset.notice}. !!", "bold yellow")
+
+
+_MAX_NOTES = 5
+
+
+def describe_use(data: Dataset, model: ModelConfig) -> list[str]:
+    """Say of a user's own images what was found, and what training does with it; nothing of a data set of a name."""
+    if data.findings is None:
+        return []
+    spec, columns = data.spec, preview_of(model).columns
+    lines = [f"images of {spec.describe()}"]
+    if spec.num_classes and not model.is_conditional:
+        lines[0] += f": {model.name} is unconditional and does not use the {spec.num_classes} classes"
+    if model.is_conditional and columns < spec.num_classes:
+        lines.append(f"sample grids show the first {columns} of {spec.num_classes} classes")
+    notes = data.findings.notes
+    more = [f"{len(notes) - _MAX_NOTES} more findings: distgan data {shlex.quote(data.source)}"]
+    return lines + notes[:_MAX_NOTES] + (more if len(notes) > _MAX_NOTES else [])
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:

@@ -3,8 +3,10 @@
 import json
 
 from distgan.checkpoint.resume import newest_valid, read_named
+from distgan.config.image_spec import MNIST_SPEC
+from distgan.config.registry import is_data_path
 from distgan.config.schema import Config, RunConfig
-from distgan.data.base import SOURCES, data_folder, find, load_dataset
+from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own_images
 from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
@@ -24,8 +26,11 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         check_unused_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
+    images = MNIST_SPEC
     if name not in SOURCES or find(SOURCES[name], folder):
-        dataset = load_dataset(config.data)
+        is_own = is_data_path(name)
+        dataset = load_own_images(config.data, keep=False) if is_own else load_dataset(config.data)
+        images = dataset.spec
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""
     else:
@@ -37,6 +42,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     fewest = fewest_rows(config, num)
     steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=fewest)
     total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
+    config = config.with_images(images)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     lines = [
         json.dumps(config.model_dump(mode="json"), indent=2),

@@ -76,8 +76,8 @@ class Gan:
         most = len(dataset.images) // groups
         if num > most:
             raise UserError(f"--clusters {num}: of {len(dataset.images):,} images; allowed: at most {most}")
-        digits = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
-        labels = cluster_within(dataset.images, digits, num)
+        classes = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
+        labels = cluster_within(dataset.images, classes, num)
         for network in (self.generator, self.ema.network if self.ema else self.generator):
             network.cluster_counts.copy_(labels.bincount(minlength=groups * num).view(groups, num))  # type: ignore
         return dataset._replace(labels=labels)

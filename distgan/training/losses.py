@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import LOSSES
 from distgan.config.schema import OptimConfig
 
@@ -67,11 +68,27 @@ def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, 
     return _squared_gradient_norms(discriminator, images, both).mean()
 
 
+def with_penalty_weight(config: OptimConfig, images: ImageSpec, batch_size: int) -> OptimConfig:
+    """Return the settings with a number in place of `auto`, or as they are.
+
+    A gradient's square grows with the number of pixels, and a larger batch bears a smaller penalty: R1's weight in
+    StyleGAN2-ADA is 0.0002 * pixels / batch (Karras et al. 2020, appendix C). Here a loss's own weight sets the scale.
+    """
+    if config.penalty_weight != "auto":
+        return config
+    loss, weight = LOSSES[config.loss], LOSSES[config.loss].penalty_weight
+    if loss.penalty_batch is not None:
+        pixels = images.height * images.width / (MNIST_SPEC.height * MNIST_SPEC.width)
+        weight = float(f"{weight * pixels * loss.penalty_batch / batch_size:.4g}")
+    return config.model_copy(update={"penalty_weight": weight})
+
+
 def penalty_weight(config: OptimConfig) -> float:
     """Return the weight of the loss's gradient penalty, 0 for a loss without one."""
     loss = LOSSES[config.loss]
     if loss.penalty is None:
         return 0.0
+    assert config.penalty_weight != "auto", "a Session puts a number in its place"
     return loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
 
 

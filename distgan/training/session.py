@@ -15,7 +15,7 @@ from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Clock, Engine, build_engine
 from distgan.training.engines.graphs import Record
 from distgan.training.gan import build_gan
-from distgan.training.losses import has_penalty
+from distgan.training.losses import has_penalty, with_penalty_weight
 from distgan.utils.provenance import Startup
 
 
@@ -34,12 +34,16 @@ class Session:
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.check_same_on_ranks("data's fingerprint", self.dataset.fingerprint)
-        self.config = config = config.resolved(self.dataset.name, runtime.precision)
+        data = self.dataset
+        own = data.fingerprint if data.path else None
+        self.batch_size = global_batch_size(config.data, runtime.world_size)
+        config = config.resolved(data.path or data.name, runtime.precision, data.spec, own)
+        optim = with_penalty_weight(config.optim, data.spec, self.batch_size)
+        self.config = config = config.model_copy(update={"optim": optim})
         startup.mark("data")
         self.gan = build_gan(
             config.model, config.optim, config.run.seed, runtime, sync_batch_norm=config.processes.sync_batch_norm
         )
-        self.batch_size = global_batch_size(config.data, runtime.world_size)
         self.batches = Batches(
             self.gan.labelled(self.dataset),
             self.batch_size,
@@ -48,6 +52,7 @@ class Session:
             seed=config.run.seed,
             device=runtime.device,
             fewest=fewest_rows(config, runtime.world_size),
+            flip=config.data.flip,
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         # The learning rate schedule spans all epochs, whether or not this run takes all steps.

@@ -23,10 +23,16 @@ _MAX_TEXT = 200
 
 
 def grid(
-    images: np.ndarray, columns: int, *, heads: Sequence[object] = (), caption: str | None = None, scale: int = SCALE
+    images: np.ndarray,
+    columns: int,
+    *,
+    heads: Sequence[object] = (),
+    caption: str | None = None,
+    scale: int | None = None,
 ) -> Image.Image:
-    """Images (N, H, W) row by row; `heads` stand over the columns, `caption` below, as a warning does."""
-    num, height, width = images.shape
+    """Draw images (N, H, W) or (N, H, W, 3) row by row, `heads` over the columns, and `caption` below as a warning."""
+    num, height, width = images.shape[:3]
+    scale = scale or scale_of(width)
     rows = -(-num // columns)
     cell_h, cell_w = height * scale + GAP, width * scale + GAP
     top = TEXT_HEIGHT if heads else 0
@@ -34,12 +40,25 @@ def grid(
     draw = ImageDraw.Draw(picture)
     for column, head in enumerate(heads):
         center = (GAP + column * cell_w + cell_w // 2, TEXT_HEIGHT // 2)
-        draw.text(center, str(head), INK, _font(), anchor="mm")
+        draw.text(center, _cut(str(head), width * scale), INK, _font(), anchor="mm")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         tile = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         picture.paste(tile, (GAP + column * cell_w, top + GAP + row * cell_h))
     return with_text(picture, below=caption)
+
+
+def scale_of(width: int) -> int:
+    """Return how many screen pixels a pixel of an image of that width gets in a grid."""
+    return SCALE if width < 64 else 1
+
+
+def _cut(text: str, width: int) -> str:
+    """Return as much of a text as fits into `width` screen pixels."""
+    text = _one_line(text)
+    while len(text) > 1 and _font().getlength(text) > width:
+        text = text[:-2] + "\N{HORIZONTAL ELLIPSIS}"
+    return text
 
 
 def with_text(picture: Image.Image, above: str | None = None, below: str | None = None) -> Image.Image:

@@ -6,6 +6,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from distgan.utils.terminal import TerminalConsole
 
+_SILENT_S = 10.0  # between two lines of many short parts
+
 
 class PartsProgress:
     """`num` parts of about the same length, each called a `what`. It writes to stderr."""
@@ -19,7 +21,8 @@ class PartsProgress:
         )  # fmt: skip
         self._is_live = self._console.is_screen and not self._console.is_dumb_terminal
         self._task = self._bar.add_task("", total=num)
-        self._start = time.monotonic()
+        self._what = what
+        self._start = self._said = time.monotonic()
 
     def __enter__(self) -> "PartsProgress":
         if self._is_live:
@@ -34,11 +37,22 @@ class PartsProgress:
         """Print a line above the bar, if there is one."""
         self._console.print(text)
 
+    def advance(self, num: int) -> None:
+        """Count short parts as done; where there is no bar, with a line every ten seconds."""
+        self.num_done += num
+        self._bar.update(self._task, completed=self.num_done)
+        if not self._is_live and time.monotonic() - self._said > _SILENT_S and self.num_done < self.num:
+            self._said = time.monotonic()
+            self.say(f"{self._what}: {self.num_done / self.num:.0%}; about {duration(self._left_s())} left")
+
+    def _left_s(self) -> float:
+        return (time.monotonic() - self._start) / self.num_done * (self.num - self.num_done)
+
     def finish(self, text: str) -> None:
         """Count a part as done, and say what came of it; where there is no bar, with the time that is left."""
         self.num_done += 1
         self._bar.update(self._task, completed=self.num_done)
-        left_s = (time.monotonic() - self._start) / self.num_done * (self.num - self.num_done)
+        left_s = self._left_s()
         self.say(text if self._is_live or not left_s else f"{text}; about {duration(left_s)} left")
 
 

@@ -1,0 +1,314 @@
+"""Pillow's images as one uint8 array: which colours and size they all get, and what is wrong with which file."""
+
+import hashlib
+import os
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import psutil
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from distgan.config.schema import DataConfig
+from distgan.data.image_sources import ImageSource
+from distgan.errors import UserError, first_line
+from distgan.utils.operating_system import cores
+from distgan.utils.parts_progress import PartsProgress
+
+T = TypeVar("T")
+
+MEMORY_SHARE = 0.6  # of a machine's or a device's memory that the images may take
+_MAX_BROKEN = 0.01  # share of unreadable files that are left out with a warning
+_MAX_PIXELS = 10**8  # of one image: 300 MB in colour
+_MAX_RATIO, _MAX_ENLARGED = 16, 8
+_NUM_EXAMPLES = 20
+_PART = 64  # images that a thread takes at a time
+
+_GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+_SAID = {
+    "1": "1 bit", "I": "16 bits, of which the upper 8 are used", "CMYK": "CMYK, made RGB", "P": "a palette",
+    "PA": "a palette",
+}  # fmt: skip
+# EXIF's orientation: what undoes it (EXIF 2.32, tag 0x0112).
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+class Findings(BaseModel):
+    """What a source of images was found to hold; the counts are of all files, the lists have the first few."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    num_images: int
+    sizes: dict[str, int]  # "WIDTH x HEIGHT" of the files, the most frequent first
+    modes: dict[str, int]  # Pillow's
+    classes: dict[str, int]
+    num_duplicates: int
+    num_broken: int
+    broken: dict[str, str]  # name: reason
+    notes: list[str]
+
+
+class Decoded(NamedTuple):
+    """`images` is (N, H, W) uint8 of greys, or (N, 3, H, W); `labels` is (N,) int64, or None."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    findings: Findings
+
+
+class _Header(NamedTuple):
+    mode: str
+    size: tuple[int, int]  # width and height, upright
+    is_grey: bool
+    note: str  # what is to be said of such files, ""
+
+
+class _Broken(NamedTuple):
+    reason: str
+
+
+class _IsTransparentError(Exception):
+    pass
+
+
+def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
+    """Decode every image, on all cores, with a bar. Raises UserError, as far as possible before the long part."""
+    num = len(source.names)
+    # Pillow's warnings: of large images, which are limited here, and of files that it then reads or does not.
+    with warnings.catch_warnings(action="ignore"), PartsProgress(2 * num, f"reading {num:,} images") as progress:
+        headers = _in_parallel(lambda index: _header(source, index, config), range(num), progress)
+        whole = [index for index, header in enumerate(headers) if isinstance(header, _Header)]
+        broken = {index: header.reason for index, header in enumerate(headers) if isinstance(header, _Broken)}
+        _check_broken(broken, source, config, where)
+        known = {index: header for index in whole if isinstance(header := headers[index], _Header)}
+        channels = config.channels or _common_channels(known, source, where)
+        width, height = _common_size(known, source, config, where)
+        _check_memory(len(whole) * channels * width * height, where)
+
+        pixels = np.empty((len(whole), *((height, width) if channels == 1 else (height, width, channels))), np.uint8)
+
+        def decode(row: int) -> _Broken | bytes:
+            index = whole[row]
+            try:
+                with source.open_image(index) as image:
+                    pixels[row] = _to_array(image, channels, config.background, (width, height))
+            except _IsTransparentError:
+                raise UserError(
+                    f"{where}: {source.names[index]!r} has transparent pixels; allowed: images without, or what is to "
+                    "show through them by --background black or white",
+                    code="bad-data",
+                ) from None
+            except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+                return _Broken(_reason(error))
+            return hashlib.blake2b(pixels[row].tobytes(), digest_size=16).digest()
+
+        digests = _in_parallel(decode, range(len(whole)), progress)
+    broken |= {whole[row]: digest.reason for row, digest in enumerate(digests) if isinstance(digest, _Broken)}
+    _check_broken(broken, source, config, where)
+    rows = [row for row, digest in enumerate(digests) if not isinstance(digest, _Broken)]
+    images = pixels if len(rows) == len(pixels) else pixels[rows]
+    if channels == 3:
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    labels = None if source.labels is None else np.array([source.labels[whole[row]] for row in rows], np.int64)
+    findings = _findings(source, known, broken, labels, len(rows) - len({digests[row] for row in rows}))
+    return Decoded(images, labels, findings)
+
+
+def _findings(
+    source: ImageSource,
+    headers: dict[int, _Header],
+    broken: dict[int, str],
+    labels: np.ndarray | None,
+    num_duplicates: int,
+) -> Findings:
+    used = [header for index, header in headers.items() if index not in broken]
+    counts = [] if labels is None else np.bincount(labels, minlength=len(source.class_names)).tolist()
+    said = Counter(header.note for header in used if header.note)
+    notes = [*source.notes, *(f"{num:,} files have {note}" for note, num in said.items())]
+    for name, count in zip(source.class_names, counts, strict=True):
+        if count < 2:
+            notes.append(f"class {name!r} has {count} image{'s' * (count != 1)}")
+    if num_duplicates:
+        notes.append(f"{num_duplicates:,} images are equal to another one")
+    return Findings(
+        kind=source.kind,
+        num_images=len(used),
+        sizes={f"{w} x {h}": num for (w, h), num in Counter(header.size for header in used).most_common(_NUM_EXAMPLES)},
+        modes=dict(Counter(header.mode for header in used).most_common()),
+        classes=dict(zip(source.class_names, counts, strict=True)),
+        num_duplicates=num_duplicates,
+        num_broken=len(broken),
+        broken={source.names[index]: reason for index, reason in sorted(broken.items())[:_NUM_EXAMPLES]},
+        notes=notes,
+    )
+
+
+def _in_parallel(take: Callable[[int], T], indices: range, progress: PartsProgress) -> list[T]:
+    """Return `take(index)` of each, by as many threads as there are cores: Pillow lets go of the interpreter."""
+    is_over = threading.Event()
+
+    def take_part(part: range) -> list[T]:
+        return [] if is_over.is_set() else [take(index) for index in part]
+
+    parts = [indices[start : start + _PART] for start in range(0, len(indices), _PART)]
+    found: list[T] = []
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            for part in pool.map(take_part, parts):
+                found += part
+                progress.advance(len(part))
+        finally:
+            is_over.set()  # after an error, or Ctrl-C, the rest is not waited for
+    return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is a link that leads nowhere"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    name = type(error).__name__
+    return "is no image, or damaged" if name == "UnidentifiedImageError" else f"is damaged ({first_line(error)})"
+
+
+# -- Headers: what each file is, and what all of them come to --
+
+
+def _header(source: ImageSource, index: int, config: DataConfig) -> _Header | _Broken:
+    try:
+        with source.open_image(index) as image:
+            (width, height), mode = image.size, image.mode
+            if width * height > _MAX_PIXELS:
+                return _Broken(f"has {width} x {height} pixels; allowed: at most {_MAX_PIXELS:,} in all")
+            if max(width, height) > _MAX_RATIO * min(width, height):
+                return _Broken(f"is {width} x {height}; allowed: sides of at most 1 to {_MAX_RATIO}")
+            if config.image_size and config.image_size > _MAX_ENLARGED * min(width, height):
+                return _Broken(f"is {width} x {height}; too small for --image-size {config.image_size}")
+            if mode == "F" or (mode == "I" and image.format != "PNG"):
+                return _Broken("has 32 bits a pixel; allowed: 8 or 16")
+            note = _SAID.get("I" if mode.startswith("I;16") else mode, "")
+            if getattr(image, "is_animated", False):
+                note = "several frames, of which the first is used"
+            size = (height, width) if _orientation(image) >= 5 else (width, height)
+            return _Header(mode, size, mode in _GREY or (mode == "P" and _has_grey_palette(image)), note)
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        return _Broken(_reason(error))
+
+
+def _has_grey_palette(image: Image.Image) -> bool:
+    colours = np.array(image.getpalette("RGB") or [0, 0, 1]).reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation, 1 where there is none; of a PNG only one that stands before its pixels."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    found = image.getexif().get(0x0112, 1)
+    return found if found in _TURNED else 1
+
+
+def _check_broken(broken: dict[int, str], source: ImageSource, config: DataConfig, where: str) -> None:
+    """Raise UserError for more unreadable files than are left out with a warning."""
+    num = len(source.names)
+    if not broken or (len(broken) < num and (config.skip_broken or len(broken) <= _MAX_BROKEN * num)):
+        return
+    index, reason = min(broken.items())
+    advice = "" if len(broken) == num else ", or --skip-broken to leave out all of these"
+    raise UserError(
+        f"{where}: {len(broken):,} of {num:,} files can't be used, as {source.names[index]!r}, which {reason}; "
+        f"allowed: at most {_MAX_BROKEN:.0%} of them{advice}",
+        code="bad-data",
+    )
+
+
+def _common_channels(headers: dict[int, _Header], source: ImageSource, where: str) -> int:
+    first = {header.is_grey: index for index, header in reversed(headers.items())}
+    if len(first) == 2:
+        raise UserError(
+            f"{where}: has grey images, as {source.names[first[True]]!r}, and coloured ones, as "
+            f"{source.names[first[False]]!r}; allowed: --channels 1 to make all grey, or --channels 3",
+            code="bad-data",
+        )
+    return 1 if True in first else 3
+
+
+def _common_size(headers: dict[int, _Header], source: ImageSource, config: DataConfig, where: str) -> tuple[int, int]:
+    """Return the width and height that all images get."""
+    if config.image_size:
+        return config.image_size, config.image_size
+    first: dict[tuple[int, int], int] = {}
+    for index, header in headers.items():
+        first.setdefault(header.size, index)
+    if len(first) > 1:
+        (one, index), (other, second) = list(first.items())[:2]
+        sides = sorted(min(header.size) for header in headers.values())
+        fits = max(16, min(128, sides[len(sides) // 2] // 4 * 4))
+        raise UserError(
+            f"{where}: has images of {len(first):,} sizes, as {source.names[index]!r} of {one[0]} x {one[1]} and "
+            f"{source.names[second]!r} of {other[0]} x {other[1]}; allowed: with --image-size, as {fits}, to which all "
+            "are resized and cropped",
+            code="bad-data",
+        )
+    return next(iter(first))
+
+
+def _check_memory(num_bytes: int, where: str) -> None:
+    total = psutil.virtual_memory().total
+    if num_bytes > MEMORY_SHARE * total:
+        raise UserError(
+            f"{where}: the images take {num_bytes / 2**30:.1f} GiB when decoded; allowed on this machine: "
+            f"{MEMORY_SHARE:.0%} of {total / 2**30:.1f} GiB; a smaller --image-size takes less",
+            code="unavailable",
+        )
+
+
+# -- Pixels --
+
+
+def _to_array(image: Image.Image, channels: int, background: str | None, size: tuple[int, int]) -> np.ndarray:
+    """Return (H, W) uint8 of greys, or (H, W, 3)."""
+    orientation = _orientation(image)
+    image.load()
+    if image.mode.startswith("I"):  # 16 bits
+        upper = (np.asarray(image).astype(np.uint32).clip(0, 65_535) + 128) // 257
+        image = Image.fromarray(upper.astype(np.uint8))
+    elif image.mode in _ALPHA or "transparency" in image.info:
+        image = _without_alpha(image.convert("RGBA"), background)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if orientation in _TURNED:
+        image = image.transpose(_TURNED[orientation])
+    return np.asarray(_fitted(image, *size))
+
+
+def _without_alpha(image: Image.Image, background: str | None) -> Image.Image:
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return image.convert("RGB")
+    if background is None:
+        raise _IsTransparentError
+    below = Image.new("RGB", image.size, background)
+    below.paste(image, mask=alpha)
+    return below
+
+
+def _fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return the middle of an image, resized (Lanczos) so that the shorter of its sides just fits."""
+    scale = min(image.width / width, image.height / height)
+    if scale == 1:  # nothing to resample
+        column, row = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((column, row, column + width, row + height))
+    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)

@@ -1,0 +1,110 @@
+"""Decoded images, kept in one file each, so that the next training reads them in a second."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from distgan.data.decoding import Decoded, Findings
+from distgan.errors import UserError, first_line, print_line
+from distgan.utils.files import read_tensors, tensor_bytes, write_whole
+from distgan.utils.paths import user_path
+
+_VERSION = 1  # of the rules by which images are decoded, and of the file
+_SOON_S = 1.0  # after which a process that waits says so
+
+
+def cache_folder(named: str | None) -> Path:
+    """Return the folder of the decoded images, which may not be there yet."""
+    if named:
+        return user_path(named, "--cache-dir")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return user_path(base, "$XDG_CACHE_HOME") / "distgan" / "images"
+
+
+def key_of(*facts: Any) -> str:
+    """Return the name of what was decoded from files of these facts, by these rules."""
+    text = json.dumps([_VERSION, PIL.__version__, facts], separators=(",", ":"))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool = True) -> Decoded:
+    """Return what `decode` gives, or gave another time; of several processes, on several machines too, one decodes.
+
+    A damaged file is written anew. A folder that can't be written to is a warning, and nothing is kept.
+    """
+    path = folder / f"{key}.safetensors"
+    if found := _read(path):
+        return found
+    if not keep:
+        return decode()
+    lock = None
+    try:
+        with suppress(OSError):  # what it costs is said at the end
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder / f"{key}.lock", path)
+        if found := _read(path):  # by the process that was waited for
+            return found
+        decoded = decode()
+        tensors = {"images": torch.from_numpy(decoded.images)}
+        if decoded.labels is not None:
+            tensors["labels"] = torch.from_numpy(decoded.labels)
+        facts = {"findings": decoded.findings.model_dump_json(), "sha256": _digest(decoded)}
+        try:
+            write_whole(path, tensor_bytes(tensors, facts))
+        except OSError as error:
+            print_line(
+                f"warning: {path}: can't be written ({error.strerror}), so that the next start decodes again; allowed: "
+                "another --cache-dir",
+                error=True,
+            )
+        return decoded
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _locked(path: Path, decoded: Path) -> FileLock | None:
+    """Wait until no other process decodes the same; None on a file system without locks, where each decodes."""
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(timeout=_SOON_S)
+        except Timeout:
+            print_line(f"another process decodes these images, into {decoded}: waiting for it", error=True)
+            lock.acquire()
+    except OSError:
+        return None
+    return lock
+
+
+def _read(path: Path) -> Decoded | None:
+    """Return what a file of the cache holds, None if it is not there or not whole."""
+    if not path.is_file():
+        return None
+    try:
+        tensors, facts = read_tensors(path)
+        labels = tensors["labels"].numpy() if "labels" in tensors else None
+        decoded = Decoded(tensors["images"].numpy(), labels, Findings.model_validate_json(facts["findings"]))
+        if _digest(decoded) != facts["sha256"]:
+            raise ValueError("its sum is another one")
+    except (UserError, KeyError, ValueError, ValidationError) as error:
+        print_line(f"warning: {path}: is damaged, and made anew ({first_line(error)})", error=True)
+        return None
+    return decoded
+
+
+def _digest(decoded: Decoded) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(decoded.images).data)
+    if decoded.labels is not None:
+        digest.update(decoded.labels.tobytes())
+    return digest.hexdigest()

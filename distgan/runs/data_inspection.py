@@ -1,0 +1,147 @@
+"""`distgan data`: what a data set, or a user's own images, would be to a training."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.PngImagePlugin import PngInfo
+from rich.table import Table
+
+from distgan.config.command_settings import InspectConfig
+from distgan.config.registry import FAMILIES
+from distgan.config.schema import DataConfig, ModelConfig, check_fit
+from distgan.data.base import Dataset, load_dataset
+from distgan.errors import UserError
+from distgan.utils.figures import grid
+from distgan.utils.files import output_file, write_whole
+from distgan.utils.terminal import TerminalConsole
+
+_MARK = b"distgan data"
+_ROWS, _COLUMNS = 10, 16  # of the picture, at most
+_SHOWN = 20  # classes in the table
+
+
+def inspect(name: str, config: InspectConfig) -> None:
+    """Print what training would find, and draw some of the images.
+
+    Raises UserError where training would refuse the images, after printing what is known of them.
+    """
+    settings = config.model_dump(
+        include={"image_size", "channels", "background", "skip_broken", "cache_dir", "download"}
+    )
+    sheet = config.sheet
+    if sheet is None and not config.as_json:
+        stem = re.sub(r"[^\w.-]", "_", Path(os.path.abspath(os.path.expanduser(name))).name)
+        sheet = f"data-{stem[:100]}.png"
+    if sheet and Path(sheet).suffix != ".png":
+        raise UserError(f"--sheet {sheet}: ends in {Path(sheet).suffix or 'nothing'}; allowed: .png")
+    out = sheet and output_file(sheet, _MARK, "picture that distgan data drew")
+    dataset = load_dataset(DataConfig.model_validate(settings | {"name": name, "dir": config.data_dir}))
+    if out:
+        picture, info = draw_sheet(dataset), PngInfo()
+        info.add_text("Software", _MARK.decode())
+        write_whole(out, lambda file: picture.save(file, "png", pnginfo=info))
+    networks = _networks(dataset)
+    if config.as_json:
+        print(json.dumps(_facts(dataset, networks), indent=1))  # all ASCII, whatever stdout can encode
+    else:
+        _show(dataset, networks, sheet)
+    if not any(networks.values()):
+        raise UserError(
+            f"{name}: images of {dataset.spec.describe()}, which no network can be built for; allowed: "
+            f"{FAMILIES['small'].unsupported(dataset.spec)}",
+            code="mismatch",
+        )
+
+
+def draw_sheet(dataset: Dataset) -> Any:
+    """Draw a column of each class, as many as fit, or for data without labels images from all of it."""
+    spec, pixels = dataset.spec, dataset.images
+    if spec.num_classes > 1:
+        columns = [torch.nonzero(dataset.labels == number).flatten()[:_ROWS] for number in range(spec.num_classes)]
+        columns = [column for column in columns if len(column)][:_COLUMNS]
+        heads = [spec.class_names[int(dataset.labels[column[0]])] for column in columns]
+        shown = [column[row] if row < len(column) else None for row in range(_ROWS) for column in columns]
+        blank = torch.zeros_like(pixels[0])
+        images = torch.stack([blank if index is None else pixels[index] for index in shown])
+    else:
+        num = min(len(pixels), 64)
+        columns, heads = [torch.empty(0)] * min(8, num), []
+        images = pixels[torch.linspace(0, len(pixels) - 1, num).long()]
+    drawn = images if images.ndim == 3 else images.movedim(1, -1)
+    return grid(drawn.numpy(), len(columns), heads=heads, caption=dataset.notice)
+
+
+def _networks(dataset: Dataset) -> dict[str, list[str]]:
+    """Return the families that can be built for the images, of each model."""
+    spec = dataset.spec
+    found: dict[str, list[str]] = {"vanilla": [], "cgan": []}
+    for family, entry in FAMILIES.items():
+        for model in entry.models:
+            try:
+                clusters = 1 if entry.takes_clusters else None
+                check_fit(ModelConfig(name=model, family=family, clusters=clusters, images=spec))
+                found[model].append(family)
+            except UserError:
+                continue
+    return found
+
+
+def _facts(dataset: Dataset, networks: dict[str, list[str]]) -> dict[str, Any]:
+    spec, findings = dataset.spec, dataset.findings
+    counts = dataset.labels.bincount(minlength=spec.num_classes).tolist() if spec.num_classes else []
+    facts = {
+        "name": dataset.name,
+        "source": dataset.source,
+        "kind": findings.kind if findings else "data set",
+        "num_images": len(dataset.images),
+        "images": spec.model_dump(mode="json"),
+        "classes": dict(zip(spec.class_names, counts, strict=True)),
+        "decoded_bytes": dataset.images.nbytes,
+        "fingerprint": dataset.fingerprint,
+        "networks": networks,
+        "warning": dataset.warning,
+        "notice": dataset.notice,
+    }
+    if findings:
+        keys = {"sizes", "modes", "num_duplicates", "num_broken", "broken", "notes"}
+        facts |= findings.model_dump(mode="json", include=keys)
+    return facts
+
+
+def _show(dataset: Dataset, networks: dict[str, list[str]], sheet: str | None) -> None:
+    spec, findings, console = dataset.spec, dataset.findings, TerminalConsole()
+    facts = _facts(dataset, networks)
+    rows = [("images", f"{len(dataset.images):,} from {dataset.source} ({facts['kind']})")]
+    if findings:
+        rows += [
+            ("sizes", _counted(findings.sizes)),
+            ("modes", _counted(findings.modes)),
+            ("duplicates", f"{findings.num_duplicates:,}"),
+            ("unreadable", f"{findings.num_broken:,}"),
+            *(("", f"{name}: {reason}") for name, reason in findings.broken.items()),
+        ]
+    rows.append(("classes", f"{spec.num_classes}: {_counted(facts['classes'])}" if spec.num_classes else "none"))
+    rows += [
+        ("note", note) for note in (*(findings.notes if findings else ()), dataset.warning, dataset.notice) if note
+    ]
+    models = "; ".join(
+        f"--model {model} with --family {' or '.join(found)}" for model, found in networks.items() if found
+    )
+    rows.append(("training", f"{spec.describe()}, {dataset.images.nbytes / 2**20:,.1f} MiB in memory"))
+    rows.append(("", models or "no network can be built for this"))
+    rows += [("picture", sheet)] if sheet else []
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print_table(table)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    shown = [f"{name} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")
