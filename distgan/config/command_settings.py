@@ -15,6 +15,7 @@ class SampleConfig(Section):
         None,
         "cgan: the classes to draw in turn, by their names or numbers, as 0,3,7; unset: all",
         old_flags=("digits",),
+        allowed="names or numbers of classes, as 0,3,7",
     )
     seed: int = setting(0, "of z: the same seed gives the same images", ge=0, lt=2**31)
     interpolate: bool = setting(

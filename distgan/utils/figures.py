@@ -1,7 +1,9 @@
 """Pictures: grids of images, the timeline, the animation, and figures of matplotlib."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -40,7 +42,8 @@ def grid(
     draw = ImageDraw.Draw(picture)
     for column, head in enumerate(heads):
         center = (GAP + column * cell_w + cell_w // 2, TEXT_HEIGHT // 2)
-        draw.text(center, _cut(str(head), width * scale), INK, _font(), anchor="mm")
+        text = _cut(str(head), width * scale)
+        draw.text(center, text, INK, _font(text), anchor="mm")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         tile = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
@@ -56,7 +59,7 @@ def scale_of(width: int) -> int:
 def _cut(text: str, width: int) -> str:
     """Return as much of a text as fits into `width` screen pixels."""
     text = _one_line(text)
-    while len(text) > 1 and _font().getlength(text) > width:
+    while len(text) > 1 and _font(text).getlength(text) > width:
         text = text[:-2] + "\N{HORIZONTAL ELLIPSIS}"
     return text
 
@@ -67,14 +70,14 @@ def with_text(picture: Image.Image, above: str | None = None, below: str | None 
         return picture
     above, below = (text and _one_line(text) for text in (above, below))
     texts = [text for text in (above, below) if text]
-    width = max([picture.width, *(round(_font().getlength(text)) + 2 * GAP for text in texts)])
+    width = max([picture.width, *(round(_font(text).getlength(text)) + 2 * GAP for text in texts)])
     framed = Image.new("RGB", (width, picture.height + TEXT_HEIGHT * len(texts)), PAPER)
     draw = ImageDraw.Draw(framed)
     framed.paste(picture, ((width - picture.width) // 2, TEXT_HEIGHT if above else 0))
     if above:
-        draw.text((width // 2, TEXT_HEIGHT // 2), above, INK, _font(), anchor="mm")
+        draw.text((width // 2, TEXT_HEIGHT // 2), above, INK, _font(above), anchor="mm")
     if below:
-        draw.text((width // 2, framed.height - TEXT_HEIGHT // 2), below, WARNING, _font(), anchor="mm")
+        draw.text((width // 2, framed.height - TEXT_HEIGHT // 2), below, WARNING, _font(below), anchor="mm")
     return framed
 
 
@@ -109,7 +112,12 @@ def _one_line(text: str) -> str:
     return " ".join(printable(text).split())[:_MAX_TEXT]
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, which has ASCII, or for other text matplotlib's, which has most alphabets."""
+    spec = None if text.isascii() else importlib.util.find_spec("matplotlib")
+    for place in spec.submodule_search_locations or () if spec else ():
+        with suppress(OSError):
+            return ImageFont.truetype(Path(place) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
     return ImageFont.load_default(14)
 
 

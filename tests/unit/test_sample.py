@@ -50,7 +50,7 @@ def test_arrays_are_as_promised(tmp_path: Path) -> None:
 
 def test_digits_are_asked_for_in_turn(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
-    arrays = draw(run, tmp_path / "a.npz", num=7, digits=[3, 8])
+    arrays = draw(run, tmp_path / "a.npz", num=7, classes=["3", "8"])
     assert arrays["labels"].tolist() == [3, 8, 3, 8, 3, 8, 3]
 
 
@@ -105,12 +105,12 @@ def test_every_chunk_has_one_size() -> None:
 
 def test_interpolation_walks_from_z_to_z_and_digit_to_digit(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
-    walked = draw(run, tmp_path / "walk.npz", num=3, interpolate=True, digits=[1, 4])
+    walked = draw(run, tmp_path / "walk.npz", num=3, interpolate=True, classes=["1", "4"])
     images, labels = walked["images"].astype(int), walked["labels"]
     assert len(images) == 3 * WALK_STEPS
     assert labels[:WALK_STEPS].tolist() == [1] * 5 + [4] * 5
     # Each leg starts where the one before it ended, at an image that is drawn without a walk as well.
-    corners = draw(run, tmp_path / "corners.npz", num=4, digits=[1, 4])["images"]
+    corners = draw(run, tmp_path / "corners.npz", num=4, classes=["1", "4"])["images"]
     for leg in range(3):
         assert np.abs(images[leg * WALK_STEPS] - corners[leg]).max() <= 1
         assert np.abs(images[(leg + 1) * WALK_STEPS - 1] - corners[leg + 1]).max() <= 1
@@ -199,18 +199,18 @@ def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyP
     ("settings_", "most"),
     [
         ({"num": 100_000}, 11_280),
-        ({"num": 100_000, "digits": [3]}, 11_280),
-        ({"num": 100_000, "digits": [3, 4, 5]}, 10_152),
+        ({"num": 100_000, "classes": ["3"]}, 11_280),
+        ({"num": 100_000, "classes": ["3", "4", "5"]}, 10_152),
         ({"num": 100_000, "interpolate": True}, 1_128),
-        ({"num": 100_000, "digits": [1, 2] * 5_000}, None),
+        ({"num": 100_000, "classes": ["1", "2"] * 5_000}, None),
     ],
 )
 def test_picture_that_nothing_opens_is_refused_before_it_is_drawn(
     tmp_path: Path, settings_: dict[str, Any], most: int | None
 ) -> None:
-    flag = "--num 100000" if most else "--digits"
+    flag, run = "--num 100000" if most else "--classes", weights(tmp_path / "run")
     with run_refused(flag, f"at most {most or 1_129:,} in a .png", ".npz", code="bad-value"):
-        sample("nowhere", SampleConfig(out=str(tmp_path / "a.png"), **settings_))
+        sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), **settings_))
 
 
 def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -301,7 +301,7 @@ def refused(where: Path | str, out: Path | str = "x.png", **settings: object) ->
 
 def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
     gan = weights(tmp_path / "gan", "vanilla")
-    assert "these weights know no labels" in refused(gan, digits=[1])
+    assert "these weights know no labels" in refused(gan, classes=["1"])
     assert "allowed: .png, .gif, .npz" in refused(gan, out="images.jpg")
     assert ".gif together with --interpolate" in refused(gan, out="x.gif")
     assert "nowhere: is not there" in refused("nowhere")

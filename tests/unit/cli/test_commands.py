@@ -66,7 +66,7 @@ def test_flags_that_need_less_memory_are_the_commands(
 ) -> None:
     advice = ENTRIES[words].less_memory
     assert set(FLAG.findall(advice)) <= flags_of_help(words, capsys)
-    assert bool(advice) == (words[-1] in {"train", "sample", "eval", "report", "throughput", "scaling", "convergence"}
+    assert bool(advice) == (words[-1] in {"train", "data", "sample", "eval", "report", "throughput", "scaling", "convergence"}
                             or words == ("compare",))  # fmt: skip
 
 
@@ -115,8 +115,8 @@ def test_flags_in_a_message_are_those_of_each_command_that_says_it(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nope"], "nope: unknown command; allowed: train, sample"),
-        (["--nope"], "--nope: unknown flag; allowed: train, sample"),
+        (["nope"], "nope: unknown command; allowed: train, data, sample"),
+        (["--nope"], "--nope: unknown flag; allowed: train, data, sample"),
         (["bench"], "names no benchmark; allowed: throughput, compare"),
         (["bench", "nope"], "nope: unknown benchmark; .*see distgan bench --help"),
         (["judge", "nope"], "^nope: unknown action; allowed: train, show$"),

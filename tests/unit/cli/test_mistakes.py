@@ -14,8 +14,8 @@ BENCH = "bench convergence --preset cgan"
 FP16_ON_CPU = ["--precision fp16", "allowed on a CPU: no, bf16"]
 
 MISTAKES: dict[str, list[str]] = {
-    "": ["names no command; allowed: train, sample"],
-    "trian": ["trian: unknown command; allowed: train, sample"],
+    "": ["names no command; allowed: train, data, sample"],
+    "trian": ["trian: unknown command; allowed: train, data, sample"],
     "--verison": ["--verison: unknown flag"],
     # -- train
     "train": ["names no network; allowed: --model vanilla, --model cgan"],
@@ -66,8 +66,8 @@ MISTAKES: dict[str, list[str]] = {
     "checkpoint diff empty": ["empty: holds no checkpoint"],
     "sample": ["the following arguments are required: RUN_OR_WEIGHTS"],
     "sample nowhere": ["nowhere: is not there; allowed: a run's folder"],
-    "sample drawn --digits 1,12": ["--digits: '12' is not allowed; allowed: whole numbers"],
-    "sample drawn --digits 3,,8": ["--digits: '3,,8' is not allowed; allowed: whole numbers from 0 to 9"],
+    "sample drawn --digits 1,12": ["--classes 12: is no class of these weights", "allowed: 0, 1, 2"],
+    "sample drawn --digits 3,,8": ["--classes: '3,,8' is not allowed; allowed: names or numbers of classes"],
     **{
         line: ["~nosuch-user/x", "there is no such home", "[bad-value]"]
         for line in (

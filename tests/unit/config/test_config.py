@@ -40,7 +40,7 @@ def test_flag_names_are_unique_and_promised() -> None:
     assert len(names) == len(set(names))
     promised = "model data data-dir out epochs batch-size seed precision order max-steps"
     assert {f"--{name}" for name in promised.split()} <= set(names)
-    promised = "out num digits seed interpolate ema"
+    promised = "out num classes seed interpolate ema"
     assert {f"--{name}" for name in promised.split()} <= {flag.name for flag in flags_of(SampleConfig)}
 
 

@@ -34,18 +34,18 @@ REGISTRIES = {name: value for name, value in vars(registry).items() if isinstanc
 # What stays as it is, however the code that reads it is written. A new setting belongs into this table.
 ON_RESUME = {
     "fixed": "model.name model.family model.clusters model.width model.latent_dim model.stem model.logit_tail "
-    "data.name data.drop_last",
+    "model.images data.name data.image_size data.channels data.background data.flip data.drop_last",
     "confirm": "model.leaky_slope model.dropout optim.loss optim.penalty_weight optim.order optim.g_lr optim.d_lr "
     "optim.accumulate optim.beta1 optim.beta2 optim.lr_schedule optim.ema_decay run.seed run.precision "
     "processes.sync_batch_norm",
-    "free": "data.dir data.download data.mirror data.md5 data.batch_size data.per_rank_batch_size run.epochs "
+    "free": "data.dir data.download data.mirror data.md5 data.skip_broken data.cache_dir data.fingerprint data.batch_size data.per_rank_batch_size run.epochs "
     "run.engine run.device run.threads run.log_every run.save_every run.save_every_steps run.keep run.keep_best "
     "run.on_save_error run.eval_every run.eval_every_steps run.eval_num run.stop_at run.eval_reference "
     "run.sample_epochs run.tracker processes.num processes.check_ranks_every processes.timeout processes.zero",
     "reset": "run.out run.resume run.allow_config_change run.max_steps run.time_limit",
 }
 PER_RANK = (
-    "data.dir data.download data.mirror run.out run.time_limit run.precision run.threads run.stop_at "
+    "model.images data.dir data.download data.mirror data.cache_dir data.fingerprint run.out run.time_limit run.precision run.threads run.stop_at "
     "run.eval_reference processes.num"
 )
 
@@ -61,7 +61,9 @@ def test_every_setting_has_its_rule_on_resume(rule: Literal["fixed", "confirm", 
 
 def test_what_may_differ_per_rank_and_what_a_copy_leaves_out() -> None:
     assert dotted(paths_by(Config, "may_differ_per_rank", True)) == set(PER_RANK.split())
-    assert dotted(paths_by(Config, "is_copied", False)) == {"run.out", "run.resume", "run.allow_config_change"}
+    assert dotted(paths_by(Config, "is_copied", False)) == set(
+        "model.images data.fingerprint run.out run.resume run.allow_config_change".split()
+    )
 
 
 def test_what_shapes_the_results_of_other_commands() -> None:
