@@ -18,7 +18,7 @@ from distgan.errors import UserError, first_line, not_readable
 from distgan.utils.files import is_ignorable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's names of what these hold
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's names of what these hold
 ALLOWED = (
     "a folder of images or of class folders, a .zip of one, an .npz with images (uint8) and, if there are any, labels, "
     "or .parquet of Hugging Face's form"

@@ -8,12 +8,13 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.training.engines.engine import Engine
 from distgan.training.session import Session
 from helpers.fake_cuda_graph import capture
-from helpers.noise_images import noise_images
+from helpers.noise_images import COLOUR, UNLABELLED, noise_images
 
 STEPS = 50
 # 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
@@ -30,7 +31,12 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "parts": ({"name": "cgan", "family": "small"}, {"accumulate": 2, "ema_decay": 0.9}, "no"),
     "bf16": ({"name": "vanilla"}, {"ema_decay": 0.9}, "bf16"),
+    "colour": ({"name": "cgan", "family": "small"}, {"ema_decay": 0.9}, "no"),
+    "unlabelled": ({"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan"}, "no"),
 }  # fmt: skip
+
+# Those of other images than MNIST's; each mirrors them.
+IMAGES = {"colour": COLOUR, "unlabelled": UNLABELLED}
 
 
 class Training:
@@ -44,7 +50,7 @@ class Training:
         width = 0.1 if "family" in model else 0.05
         self.config = Config(
             model=ModelConfig(**({"width": width} | model)),
-            data=DataConfig(batch_size=BATCH),
+            data=DataConfig(batch_size=BATCH, flip=recipe in IMAGES),
             optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
             # A CPU refuses the name before there is a capture.
             run=RunConfig(device=device, engine="auto" if capture else engine, precision=precision, seed=5),
@@ -52,7 +58,8 @@ class Training:
         AcceleratorState._reset_state(reset_partial_state=True)
         self.runtime = Runtime(self.config)
         self.config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"engine": engine})})
-        self.session = Session(self.config, self.runtime, dataset=noise_images(NUM_IMAGES))
+        dataset = noise_images(NUM_IMAGES, IMAGES.get(recipe, MNIST_SPEC))
+        self.session = Session(self.config, self.runtime, dataset=dataset)
         self.gan, self.batches = self.session.gan, self.session.batches
         for trained in (self.gan.g, self.gan.d):
             for group in trained.optim.param_groups:  # on a CPU too as a graph needs it

@@ -2,11 +2,18 @@
 
 import torch
 
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.data.base import Dataset
 
+COLOUR = ImageSpec(channels=3, height=32, width=32, num_classes=7, class_names=list("abcdefg"))
+UNLABELLED = ImageSpec(channels=1, height=48, width=48, num_classes=0, class_names=[])
 
-def noise_images(num: int) -> Dataset:
+
+def noise_images(num: int, spec: ImageSpec = MNIST_SPEC) -> Dataset:
     """Under the name of a data set that a checkpoint's config may hold."""
     generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (num, 28, 28), dtype=torch.uint8, generator=generator)
-    return Dataset("digits", pixels, torch.arange(num) % 10, "memory")
+    colours = [3] if spec.channels == 3 else []
+    pixels = torch.randint(0, 256, (num, *colours, spec.height, spec.width), dtype=torch.uint8, generator=generator)
+    return Dataset(
+        "digits", pixels, torch.arange(num) % max(1, spec.num_classes), "memory", class_names=spec.class_names
+    )

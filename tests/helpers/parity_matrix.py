@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of a process that a launcher starts
 
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import MODELS, ORDERS
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.distributed import rendezvous
@@ -25,7 +26,7 @@ from distgan.distributed.wrappers import FlatAllReduceNetwork
 from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session
 from helpers import fake_cuda_graph
-from helpers.noise_images import noise_images
+from helpers.noise_images import COLOUR, UNLABELLED, noise_images
 
 
 class Recipe(NamedTuple):
@@ -44,6 +45,8 @@ class Recipe(NamedTuple):
     dtype: torch.dtype = torch.float32
     precision: str = "no"
     clusters: int | None = None
+    images: ImageSpec = MNIST_SPEC
+    flip: bool = False
 
 
 RECIPES = {
@@ -64,6 +67,8 @@ RECIPES = {
     "clustered-accumulate": Recipe(
         family="clustered", clusters=2, loss="r3gan", accumulate=3, dropout=0.0, dtype=torch.float64
     ),
+    "colour": Recipe(images=COLOUR, flip=True, dtype=torch.float64),
+    "unlabelled": Recipe("vanilla", "clustered", clusters=5, images=UNLABELLED, loss="r3gan", dtype=torch.float64),
     "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="fresh", accumulate=2, dropout=0.0),
     # In float32 their Adam makes 1e-3 of rounding in as many steps.
     "seed-vanilla": Recipe(model="vanilla", family="seed", width=1.0, steps=6, dtype=torch.float64),
@@ -89,11 +94,11 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
         runtime._trained = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)
     config = Config(
         model=model,
-        data=DataConfig(batch_size=recipe.batch_size),
+        data=DataConfig(batch_size=recipe.batch_size, flip=recipe.flip),
         optim=optim,
         run=RunConfig(engine="eager" if ENGINE == "eager" else "graph", seed=5),
     )
-    session = Session(config, runtime, dataset=noise_images(70))
+    session = Session(config, runtime, dataset=noise_images(70, recipe.images))
     gan = session.gan
     record = None
     if ENGINE == "fake-graph":

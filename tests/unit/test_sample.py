@@ -226,7 +226,7 @@ def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch)
 
 def test_animation_of_hours_is_refused(tmp_path: Path) -> None:
     with run_refused("--num 100000", "at most 200 walks in a .gif", code="bad-value"):
-        sample("nowhere", SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
+        sample(str(weights(tmp_path / "run")), SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
 
 
 # -- what may be replaced --------------------------------------------------------------------------------------

@@ -1,0 +1,495 @@
+"""Images that a user brings: what is found in a folder, an archive or arrays, and what training makes of it."""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.noise_images import COLOUR, noise_images
+from helpers.runs import Capture, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageSequence
+
+from distgan.config.schema import DataConfig
+from distgan.data import image_cache
+from distgan.data.base import Dataset, load_dataset
+from distgan.data.image_sources import natural_key
+from distgan.data.loader import Batches, scale
+from distgan.distributed.sharding import BatchShard
+
+RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "distgan" / "images"
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Image.Image:
+    """An image of random pixels, of (width, height)."""
+    shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def write(folder: Path, names: str, **options: Any) -> Path:
+    """Write a picture under each name, all different."""
+    for seed, name in enumerate(names.split()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed, **options).save(folder / name)
+    return folder
+
+
+def load(path: object, **config: Any) -> Dataset:
+    return load_dataset(DataConfig(name=str(path), **config))
+
+
+def saved(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+# -- what is found -------------------------------------------------------------------------------------------
+
+
+def test_names_are_sorted_as_people_do() -> None:
+    names = ["img10.png", "img2.png", "Img1.png", "b.png", "ä.png", "2/1.png", "10/1.png"]
+    expected = ["2/1.png", "10/1.png", "b.png", "Img1.png", "img2.png", "img10.png", "ä.png"]
+    assert sorted(names, key=natural_key) == expected
+
+
+def test_class_folders_are_classes_in_their_order(tmp_path: Path) -> None:
+    write(tmp_path / "own", "b/2.png b/10.png a/x.PNG a/deep/y.png 10/z.png 2/z.png")
+    found = load(tmp_path / "own")
+    assert found.spec.class_names == ["2", "10", "a", "b"]
+    assert found.labels.tolist() == [0, 1, 2, 2, 3, 3]
+    assert found.images.shape == (6, 3, 16, 16)
+    written = ["b/2.png", "b/10.png", "a/x.PNG", "a/deep/y.png", "10/z.png", "2/z.png"]
+    order = ["2/z.png", "10/z.png", "a/deep/y.png", "a/x.PNG", "b/2.png", "b/10.png"]
+    for image, name in zip(found.images, order, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0), np.asarray(picture(written.index(name))))
+
+
+def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
+    found = load(write(tmp_path / "own", "10.png 9.png", mode="L"))
+    assert (found.spec.num_classes, found.labels.tolist(), tuple(found.images.shape)) == (0, [0, 0], (2, 16, 16))
+    assert np.array_equal(found.images[0], np.asarray(picture(1, mode="L"))), "9 comes before 10"
+
+
+def test_what_is_not_used_is_said(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", "only/1.png only/2.png")
+    (folder / "labels.csv").write_text("1.png,3")
+    (folder / ".DS_Store").touch()
+    (folder / "only" / "._1.png").write_bytes(b"\0")
+    findings = load(folder).findings
+    assert findings is not None
+    assert "1 other files are not used, as 'labels.csv'" in findings.notes
+    assert "all are in one folder, 'only', which is no class" in findings.notes
+    assert (findings.num_images, findings.num_broken) == (2, 0)
+
+
+def archive_of(folder: Path, path: Path, inside: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, inside + file.relative_to(folder).as_posix())
+    return path
+
+
+def test_all_forms_of_the_same_images_have_one_fingerprint(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", "cat/1.png cat/2.png dog/1.png")
+    found = load(folder)
+    pixels = found.images.permute(0, 2, 3, 1).numpy()
+    forms: list[Path] = [
+        archive_of(folder, tmp_path / "a.zip"),
+        archive_of(folder, tmp_path / "b.zip", "photos/"),
+        tmp_path / "last.npz",
+        tmp_path / "first.npz",
+    ]
+    np.savez(forms[2], images=pixels, labels=found.labels.numpy())
+    np.savez_compressed(forms[3], images=pixels.transpose(0, 3, 1, 2), labels=found.labels.numpy().astype(np.uint8))
+    for form in forms:
+        assert load(form).fingerprint == found.fingerprint, form
+    assert load(forms[0]).spec == found.spec
+    assert load(forms[2]).spec.class_names == ["0", "1"]
+
+
+def test_parquet_of_hugging_face_is_read(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    folder = write(tmp_path / "own", "cat/1.png cat/2.png dog/1.png")
+    rows = [{"bytes": (folder / name).read_bytes(), "path": name} for name in ("cat/1.png", "cat/2.png", "dog/1.png")]
+    features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": rows, "label": [0, 0, 1]}).replace_schema_metadata({"huggingface": json.dumps(features)})
+    (tmp_path / "hf").mkdir()
+    pq.write_table(table.slice(0, 2), tmp_path / "hf" / "train-00000.parquet")
+    pq.write_table(table.slice(2), tmp_path / "hf" / "train-00001.parquet")
+    pq.write_table(table, tmp_path / "hf" / "test-00000.parquet")
+    found = load(tmp_path / "hf")
+    assert (found.fingerprint, found.spec) == (load(folder).fingerprint, load(folder).spec)
+    with refused("has no column of images, only label", code="bad-data"):
+        pq.write_table(pa.table({"label": [1]}), tmp_path / "no.parquet")
+        load(tmp_path / "no.parquet")
+
+
+@pytest.mark.parametrize(("labels", "classes"), [([["00000/a.png", 4], ["00000/b.png", 0]], 5), (None, 0)])
+def test_labels_of_stylegans_archives(tmp_path: Path, labels: Any, classes: int) -> None:
+    folder = write(tmp_path / "own", "00000/a.png 00000/b.png")
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    for form in (folder, archive_of(folder, tmp_path / "own.zip")):
+        found = load(form)
+        assert found.spec.num_classes == classes
+        assert found.labels.tolist() == ([0, 4] if classes else [0, 0])
+
+
+def test_a_name_wins_over_a_folder_of_that_name(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    write(tmp_path / "digits", "1.png 2.png")
+    monkeypatch.chdir(tmp_path)
+    assert load("digits").source == "scikit-learn"
+    assert load("./digits").source == str(tmp_path / "digits")
+
+
+# -- pixels ---------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_bits_palettes_and_orientation(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    values = np.array([[0, 128, 129, 65_535]] * 4, np.uint16)
+    Image.fromarray(values).save(tmp_path / "own" / "a.png")
+    assert load(tmp_path / "own").images[0, 0].tolist() == [0, 0, 1, 255]
+
+    turned = picture(3, (16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "two").mkdir()
+    turned.save(tmp_path / "two" / "a.png", exif=exif)
+    upright = torch.from_numpy(np.asarray(turned.transpose(Image.Transpose.ROTATE_270)).copy())
+    assert torch.equal(load(tmp_path / "two").images[0].permute(1, 2, 0), upright)
+
+    (tmp_path / "three").mkdir()
+    quantized = picture(4).quantize(16)
+    quantized.save(tmp_path / "three" / "a.gif", save_all=True, append_images=[picture(5).quantize(16)])
+    found = load(tmp_path / "three")
+    with Image.open(tmp_path / "three" / "a.gif") as frames:
+        first = np.asarray(next(iter(ImageSequence.Iterator(frames))).convert("RGB"))
+    assert np.array_equal(found.images[0].permute(1, 2, 0), first)
+    assert found.findings is not None
+    assert any("several frames" in note for note in found.findings.notes)
+
+
+def test_transparency_is_decided_by_a_flag_unless_nothing_shows_through(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    image = picture(0).convert("RGBA")
+    image.save(tmp_path / "own" / "a.png")
+    assert np.array_equal(load(tmp_path / "own").images[0].permute(1, 2, 0), np.asarray(picture(0)))
+    image.putpixel((0, 0), (9, 9, 9, 0))
+    image.save(tmp_path / "own" / "b.png")
+    with refused("'b.png' has transparent pixels", "--background black or white", code="bad-data"):
+        load(tmp_path / "own")
+    for name, value in (("black", 0), ("white", 255)):
+        assert load(tmp_path / "own", background=name).images[1, :, 0, 0].tolist() == [value] * 3
+
+
+def test_images_are_resized_by_their_shorter_side_and_cropped(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    wide = Image.new("RGB", (64, 32), BLUE)
+    wide.paste(RED, (16, 0, 48, 32))
+    wide.save(tmp_path / "own" / "a.png")
+    Image.new("RGB", (20, 40), GREEN).save(tmp_path / "own" / "b.png")
+    found = load(tmp_path / "own", image_size=16)
+    assert found.images.shape == (2, 3, 16, 16)
+    assert (found.images[0, :, :, 4:12] == torch.tensor(RED).view(3, 1, 1)).all(), "Lanczos rings at the edges"
+    assert (found.images[1] == torch.tensor(GREEN).view(3, 1, 1)).all()
+    cropped = load(write(tmp_path / "whole", "a.png", size=(64, 48)), image_size=48).images[0]
+    assert np.array_equal(cropped.permute(1, 2, 0), np.asarray(picture(0, (64, 48)))[:, 8:56]), "nothing is resampled"
+
+
+def test_channels_decide_between_grey_and_colour(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", "a.png b.png", mode="L")
+    picture(7).save(folder / "c.png")
+    with refused("grey images, as 'a.png'", "coloured ones, as 'c.png'", "--channels 1", code="bad-data"):
+        load(folder)
+    assert load(folder, channels=1).images.shape == (3, 16, 16)
+    assert load(folder, channels=3).images.shape == (3, 3, 16, 16)
+    assert load("digits", channels=3, image_size=32).images.shape == (17_970, 3, 32, 32)
+
+
+# -- what is wrong ----------------------------------------------------------------------------------------------
+
+
+def broken(folder: Path) -> Path:
+    write(folder, "1.png 2.png 3.png")
+    (folder / "text.png").write_text("no image")
+    (folder / "cut.jpg").write_bytes(saved(picture(0), "jpeg")[:300])
+    return folder
+
+
+def zipped(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("__", "/").replace("_png", ".png"), data)
+    return path
+
+
+def npz(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+GREYS = np.zeros((3, 16, 16), np.uint8)
+MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
+    "missing": (lambda at: at / "no", ["is not there", "a folder of images"], "not-found"),
+    "empty": (lambda at: at, ["holds no images", "it is empty"], "bad-data"),
+    "no images": (lambda at: (at / "a.csv").touch() or at, ["only 1 other files, as 'a.csv'"], "bad-data"),
+    "both": (lambda at: write(at, "a.png b/c.png b/d.png"), ["1 images beside folders", "2 in folders"], "bad-data"),
+    "splits": (lambda at: write(at, "train/a/1.png test/a/1.png"), ["folders test, train", "no classes"], "bad-data"),
+    "csv": (lambda at: npz(at / "x.npz", a=1).rename(at / "train.csv"), ["numpy.savez("], "bad-data"),
+    "broken": (broken, ["2 of 5 files can't be used, as 'cut.jpg'", "damaged", "--skip-broken"], "bad-data"),
+    "mixed sizes": (lambda at: write(write(at, "a.png"), "b.png", size=(40, 24)),
+                    ["of 2 sizes", "'a.png' of 16 x 16", "'b.png' of 40 x 24", "--image-size"], "bad-data"),
+    "a thread": (lambda at: write(at, "a.png", size=(1_000, 1)), ["is 1000 x 1", "1 to 16"], "bad-data"),
+    "dots": (lambda at: zipped(at / "a.zip", **{"..__a_png": b""}), ["'../a.png'", "out of the archive"], "bad-data"),
+    "no zip": (lambda at: (at / "a.zip").write_bytes(b"PK") and at / "a.zip", ["is no whole .zip"], "bad-data"),
+    "objects": (lambda at: npz(at / "a.npz", images=np.array([None])), ["images holds Python objects"], "bad-data"),
+    "floats": (lambda at: npz(at / "a.npz", images=GREYS / 2), ["images are float64", "uint8"], "bad-data"),
+    "rank": (lambda at: npz(at / "a.npz", images=GREYS[0]), ["of the shape (16, 16)", "(N, H, W)"], "bad-data"),
+    "labels": (lambda at: npz(at / "a.npz", images=GREYS, labels=[0, 1]), ["of the shape (2,)", "(3,)"], "bad-data"),
+    "negative": (lambda at: npz(at / "a.npz", images=GREYS, labels=[0, 1, -1]), ["labels from -1 to 1"], "bad-data"),
+    "other arrays": (lambda at: npz(at / "a.npz", x=GREYS), ["no array called images, only x"], "bad-data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_can_not_be_used_is_one_line(tmp_path: Path, name: str) -> None:
+    make, fragments, code = MISTAKES[name]
+    (tmp_path / "own").mkdir()
+    with refused("--data ", *fragments, code=code):
+        load(make(tmp_path / "own"))
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", a_png=b"")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.png", "w") as file:
+        for _ in range(260):
+            file.write(bytes(2**20))
+    with refused("'a.png' has 272,629,760 bytes", "at most 268,435,456", code="bad-data"):
+        load(path)
+
+
+def test_few_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", " ".join(f"{number}.png" for number in range(150)), size=(4, 4))
+    (folder / "text.png").write_text("no image")
+    os.symlink(folder / "nowhere", folder / "away.png")
+    with refused("2 of 152 files", code="bad-data"):
+        load(folder)
+    (folder / "away.png").unlink()
+    found = load(folder)
+    assert (len(found.images), found.warning) == (
+        150,
+        "1 files are left out, as 'text.png', which is no image, or damaged",
+    )
+    assert len(load(broken(tmp_path / "more"), skip_broken=True).images) == 3
+
+
+def test_links_that_go_round_are_followed_once(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", "a/1.png b/1.png")
+    (folder / "a" / "loop").symlink_to(folder)
+    assert len(load(folder).images) == 2
+
+
+@pytest.mark.parametrize("name", ["a b", "ümlaut", "猫", "line\nbreak", "\udcff", "'quotes'", "[red]"])
+def test_names_of_any_script(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "own", "x/1.png y/1.png")
+    (folder / "x").rename(folder / name)
+    assert len(load(folder).images) == 2
+
+
+# -- the cache ----------------------------------------------------------------------------------------------------
+
+
+def test_the_second_time_nothing_is_decoded(
+    tmp_path: Path, cache: Path, capsys: Capture, monkeypatch: MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "own", "a/1.png b/1.png")
+    first = load(folder)
+    (file,) = cache.glob("*.safetensors")
+    with monkeypatch.context() as patched:
+        patched.setattr("distgan.data.base.decode_all", None)
+        again = load(folder)
+        assert torch.equal(again.images, first.images)
+        assert again.findings == first.findings
+        folder.rename(tmp_path / "moved")
+        assert load(tmp_path / "moved").fingerprint == first.fingerprint
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert load(tmp_path / "moved").fingerprint == first.fingerprint
+    assert "is damaged, and made anew" in capsys.readouterr().err
+    assert load(tmp_path / "moved", image_size=8).images.shape[-1] == 8
+    write(tmp_path / "moved", "b/2.png")
+    assert len(load(tmp_path / "moved").images) == 3
+
+
+def test_a_cache_that_can_not_be_written_is_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").touch()
+    found = load(write(tmp_path / "own", "a.png b.png"), cache_dir=str(tmp_path / "file" / "below"))
+    assert len(found.images) == 2
+    assert "can't be written" in capsys.readouterr().err
+
+
+def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: Path) -> None:
+    folder = write(tmp_path / "own", "a.png b.png")
+    first = load(folder)
+    (file,) = cache.glob("*.safetensors")
+    data = file.read_bytes()
+    file.unlink()
+
+    def decode_meanwhile(*_: object) -> None:
+        file.write_bytes(data)  # by the process that held the lock
+
+    locked = image_cache._locked
+    try:
+        image_cache._locked = lambda *paths: decode_meanwhile() or locked(*paths)  # type: ignore[func-returns-value]
+        assert image_cache.cached(cache, file.stem, lambda: pytest.fail("decoded twice")).images.tobytes() == (
+            first.images.numpy().tobytes()
+        )
+    finally:
+        image_cache._locked = locked
+
+
+# -- training -----------------------------------------------------------------------------------------------------
+
+RECIPE = (
+    *("train", "--preset", "images-fast", "--width", "0.1", "--batch-size", "8", "--clusters", "2", "--max-steps", "4"),
+    *("--precision", "no", "--tracker", "none", "--threads", "1", "--cache-dir", "cache"),
+)
+SMALL = (
+    *(
+        "train",
+        "--preset",
+        "cgan-quick",
+        "--family",
+        "small",
+        "--width",
+        "0.1",
+        "--batch-size",
+        "2",
+        "--max-steps",
+        "2",
+    ),
+    *("--tracker", "none", "--out", "run"),
+)
+
+
+def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")  # where matplotlib keeps its list of fonts, which it would make anew
+    names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(9)]
+    folder = write(tmp_path / "own", " ".join(names), size=(20, 24))
+    recipe = (*RECIPE, "--mirror", "--data")
+    assert "images of 24 x 20, colour, 2 classes" in distgan.ok(*recipe, folder, "--out", "straight").stderr
+    distgan.ok(*recipe, folder, "--out", "broken", "--max-steps", 2)
+    moved = archive_of(folder, tmp_path / "own.zip")
+    distgan.ok(*recipe, moved, "--out", "broken")  # the same images in another place
+    assert_same_run(tmp_path / "straight", tmp_path / "broken")
+    config = json.loads((tmp_path / "straight" / "config.json").read_text())
+    assert config["model"]["images"]["class_names"] == ["cat", "dog"]
+    assert config["data"]["fingerprint"] == load(folder).fingerprint
+    assert config["optim"]["penalty_weight"] == pytest.approx(0.3 * 20 * 24 / 784 * 128 / 8, rel=1e-3)
+
+    distgan.ok("sample", "straight", "--out", "s.npz", "--classes", "dog,0")
+    drawn = np.load(tmp_path / "s.npz")
+    assert drawn["images"].shape == (100, 24, 20, 3)
+    assert drawn["labels"][:4].tolist() == [1, 0, 1, 0]
+    assert load(tmp_path / "s.npz").spec.num_classes == 2, "what is drawn can be trained on"
+
+    picture(99, (20, 24)).save(folder / "cat" / "0.png")
+    result = distgan(*recipe, folder, "--out", "straight", "--max-steps", 6)
+    assert_user_error(result, "the fingerprint of its data", code="mismatch")
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "flags", "fragments"),
+    [
+        ("a.png b.png", (16, 16), (), ("--model cgan: the data has no classes", "2 or more")),
+        ("a/a.png b/b.png", (18, 18), (), ("the images are 18 x 18", "multiples of 4", "--image-size")),
+        ("a/a.png b/b.png", (16, 16), ("--family", "seed"), ("--family seed", "28 x 28, grey, 10 classes")),
+        ("a/a.png b/b.png", (16, 16), ("--eval-every", 1), ("no judge can read yet",)),
+    ],
+)
+def test_networks_that_do_not_fit_the_images(
+    distgan: Run,
+    tmp_path: Path,
+    names: str,
+    size: tuple[int, int],
+    flags: tuple[object, ...],
+    fragments: tuple[str, ...],
+) -> None:
+    assert_user_error(distgan(*SMALL, "--data", write(tmp_path / "own", names, size=size), *flags), *fragments)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_mirrored_epochs_differ_and_are_the_same_each_time() -> None:
+    dataset = noise_images(64, COLOUR)
+    batches = Batches(dataset, 64, BatchShard(0, 1), drop_last=False, seed=1, device=torch.device("cpu"), flip=True)
+    taken = []
+    for step in (0, 1, 0):
+        batches.seek(step)
+        batch = next(batches)
+        originals = scale(dataset.images[batches.order])
+        is_same = (batch.real == originals).flatten(1).all(1)
+        is_flipped = (batch.real == originals.flip(-1)).flatten(1).all(1)
+        assert (is_same ^ is_flipped).all()
+        assert 16 < int(is_flipped.sum()) < 48
+        assert batches.is_flipped is not None
+        taken.append(batches.is_flipped.clone())
+    assert torch.equal(taken[0], taken[2])
+    assert not torch.equal(taken[0], taken[1])
+
+
+# -- distgan data ---------------------------------------------------------------------------------------------------
+
+
+def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", "cat/1.png cat/2.png dog/1.png")
+    picture(0).save(folder / "dog" / "2.png")
+    facts = json.loads(distgan.ok("data", folder, "--json").stdout)
+    assert facts["classes"] == {"cat": 2, "dog": 2}
+    assert (facts["num_images"], facts["num_duplicates"], facts["sizes"]) == (4, 1, {"16 x 16": 4})
+    assert facts["fingerprint"] == load(folder).fingerprint
+    assert facts["networks"]["cgan"] == ["small", "clustered"]
+    assert not list(tmp_path.glob("*.png"))
+    assert "2: cat (2), dog (2)" in distgan.ok("data", folder).stdout
+    assert Image.open(tmp_path / "data-own.png").width > 60
+    result = distgan("data", folder, "--image-size", 18, "--sheet", "x.png")
+    assert_user_error(result, "no network can be built for", code="mismatch")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    counts=st.lists(st.integers(1, 4), min_size=1, max_size=4), size=st.sampled_from([(16, 16), (28, 20)]),
+    mode=st.sampled_from(["L", "RGB"]), suffix=st.sampled_from(["png", "bmp", "tiff"]),
+    form=st.sampled_from(["dir", "zip"]),
+)  # fmt: skip
+def test_any_folder_is_read_as_it_was_written(
+    tmp_path: Path, counts: list[int], size: tuple[int, int], mode: str, suffix: str, form: str
+) -> None:
+    folder = tmp_path / f"{abs(hash((tuple(counts), size, mode, suffix)))}"
+    names = [f"class {label}/{n}.{suffix}" for label, num in enumerate(counts) for n in range(num)]
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(seed, size, mode).save(folder / name)
+    found = load(archive_of(folder, folder.with_suffix(".zip")) if form == "zip" else folder)
+    labels = [label for label, num in enumerate(counts) for _ in range(num)]
+    assert found.labels.tolist() == (labels if len(counts) > 1 else [0] * len(labels))
+    assert found.spec.class_names == ([f"class {label}" for label in range(len(counts))] if len(counts) > 1 else [])
+    for seed, image in enumerate(found.images):
+        drawn = image if mode == "L" else image.permute(1, 2, 0)
+        assert np.array_equal(drawn, np.asarray(picture(seed, size, mode)))
