@@ -16,9 +16,9 @@ from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, Lazy, is_data_path
 from distgan.config.schema import DataConfig
 from distgan.data.decoding import Findings, decode_all
-from distgan.data.image_cache import cache_folder, cached, key_of
-from distgan.data.image_sources import find_source, of_arrays
+from distgan.data.image_arrays import of_arrays
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
+from distgan.data.own_images import decode_own
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
 
@@ -80,14 +80,8 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
 
 def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
     """Decode the images of a path, and `keep` them, or read what was kept before. Raises UserError."""
-    path = Path(os.path.abspath(user_path(config.name, "--data")))
-    source = find_source(path)
-    rules = (config.image_size, config.channels, config.background, config.skip_broken)
-    key = key_of(source.kind, source.stamp, source.class_names, rules)
-    where = f"--data {config.name}"
-    images, labels, findings = cached(
-        cache_folder(config.cache_dir), key, lambda: decode_all(source, config, where), keep=keep
-    )
+    source, (images, labels, findings) = decode_own(config, keep=keep)
+    path = source.path
     warning = None
     if findings.num_broken:
         name, reason = next(iter(findings.broken.items()))

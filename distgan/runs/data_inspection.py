@@ -17,6 +17,7 @@ from distgan.data.base import Dataset, load_dataset
 from distgan.errors import UserError
 from distgan.utils.figures import grid
 from distgan.utils.files import output_file, write_whole
+from distgan.utils.paths import user_path
 from distgan.utils.terminal import TerminalConsole
 
 _MARK = b"distgan data"
@@ -34,7 +35,7 @@ def inspect(name: str, config: InspectConfig) -> None:
     )
     sheet = config.sheet
     if sheet is None and not config.as_json:
-        stem = re.sub(r"[^\w.-]", "_", Path(os.path.abspath(os.path.expanduser(name))).name)
+        stem = re.sub(r"[^\w.-]", "_", Path(os.path.abspath(user_path(name))).name)
         sheet = f"data-{stem[:100]}.png"
     if sheet and Path(sheet).suffix != ".png":
         raise UserError(f"--sheet {sheet}: ends in {Path(sheet).suffix or 'nothing'}; allowed: .png")
@@ -61,7 +62,7 @@ def draw_sheet(dataset: Dataset) -> Any:
     """Draw a column of each class, as many as fit, or for data without labels images from all of it."""
     spec, pixels = dataset.spec, dataset.images
     if spec.num_classes > 1:
-        columns = [torch.nonzero(dataset.labels == number).flatten()[:_ROWS] for number in range(spec.num_classes)]
+        columns = [_spread(torch.nonzero(dataset.labels == number).flatten()) for number in range(spec.num_classes)]
         columns = [column for column in columns if len(column)][:_COLUMNS]
         heads = [spec.class_names[int(dataset.labels[column[0]])] for column in columns]
         shown = [column[row] if row < len(column) else None for row in range(_ROWS) for column in columns]
@@ -73,6 +74,12 @@ def draw_sheet(dataset: Dataset) -> Any:
         images = pixels[torch.linspace(0, len(pixels) - 1, num).long()]
     drawn = images if images.ndim == 3 else images.movedim(1, -1)
     return grid(drawn.numpy(), len(columns), heads=heads, caption=dataset.notice)
+
+
+def _spread(rows: torch.Tensor) -> torch.Tensor:
+    """Return some of the rows, from all parts of them: neighbours are often alike."""
+    num = min(len(rows), _ROWS)
+    return rows[torch.linspace(0, len(rows) - 1, num).long()]
 
 
 def _networks(dataset: Dataset) -> dict[str, list[str]]:

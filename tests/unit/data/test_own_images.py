@@ -20,7 +20,7 @@ from PIL import Image, ImageSequence
 from distgan.config.schema import DataConfig
 from distgan.data import image_cache
 from distgan.data.base import Dataset, load_dataset
-from distgan.data.image_sources import natural_key
+from distgan.data.image_source import natural_key
 from distgan.data.loader import Batches, scale
 from distgan.distributed.sharding import BatchShard
 
@@ -322,7 +322,7 @@ def test_the_second_time_nothing_is_decoded(
     first = load(folder)
     (file,) = cache.glob("*.safetensors")
     with monkeypatch.context() as patched:
-        patched.setattr("distgan.data.base.decode_all", None)
+        patched.setattr("distgan.data.own_images.decode_all", None)
         again = load(folder)
         assert torch.equal(again.images, first.images)
         assert again.findings == first.findings

@@ -10,6 +10,7 @@ import yaml
 from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
 from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick, refused
 
+from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.schema import Config, DataConfig, ModelConfig
 from distgan.distributed import env, precision, rendezvous
 
@@ -115,7 +116,7 @@ def test_the_launchers_precision_is_not_dropped_on_a_run_of_another(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    config = Config(model=ModelConfig(name="cgan"), data=DataConfig(name="digits")).resolved("digits", "no")
+    config = Config(model=ModelConfig(name="cgan"), data=DataConfig(name="digits")).resolved("digits", "no", MNIST_SPEC)
     (run / "config.json").write_text(config.model_dump_json())
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     words = ("train", "--out", "run", "--dry-run")

@@ -1,0 +1,181 @@
+"""Images in files that a user names by a path, a folder or a .zip, and how their names tell classes."""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from distgan.config.image_spec import MAX_CLASSES
+from distgan.data.image_source import FORMATS, ImageSource, natural_key
+from distgan.errors import UserError, first_line
+from distgan.utils.files import is_ignorable
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_LABELS = "dataset.json"  # of StyleGAN's archives
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+_MAX_FILE = 2**28  # bytes of one image as it lies in an archive
+
+
+class _Arranged(NamedTuple):
+    names: list[str]
+    labels: list[int] | None
+    class_names: list[str]
+    notes: list[str]
+
+
+def of_folder(path: Path, where: str) -> ImageSource:
+    files = dict(_walk(path))
+    read_labels = (path / _LABELS).read_bytes if _LABELS in files else None
+    arranged = _arrange(list(files), read_labels, where)
+
+    def open_image(index: int) -> Image.Image:
+        return Image.open(path / arranged.names[index], formats=FORMATS)
+
+    stamp = [(name, *files[name]) for name in arranged.names]
+    return ImageSource("folder", path, *arranged[:3], [*stamp, arranged.labels], arranged.notes, open_image)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the files below a folder by their path in it, with size and time. A link is followed, but not twice."""
+    seen = set()
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        facts = os.stat(folder / below)
+        if (facts.st_dev, facts.st_ino) in seen:
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        for entry in os.scandir(folder / below):
+            name = f"{below}{entry.name}"
+            if entry.name.startswith(".") or is_ignorable(entry.name):
+                continue
+            if entry.is_dir():
+                waiting.append(f"{name}/")
+            elif entry.is_file():
+                facts = entry.stat()
+                yield name, (facts.st_size, facts.st_mtime_ns)
+            elif entry.is_symlink():  # that leads nowhere: an image that can't be read
+                yield name, (0, 0)
+
+
+def of_zip(path: Path, where: str) -> ImageSource:
+    try:
+        archive = zipfile.ZipFile(path)
+        entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(f"{where}: is no whole .zip ({first_line(error)})", code="bad-data") from error
+    for name, entry in entries.items():
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise UserError(
+                f"{where}: has {name!r}, a path out of the archive; allowed: paths below it", code="bad-data"
+            )
+        if entry.flag_bits & 1:
+            raise UserError(f"{where}: {name!r} is encrypted; allowed: without a password", code="bad-data")
+        if entry.file_size > _MAX_FILE:
+            raise UserError(
+                f"{where}: {name!r} has {entry.file_size:,} bytes; allowed: at most {_MAX_FILE:,}", code="bad-data"
+            )
+
+    def read(name: str) -> bytes:
+        with archive.open(entries[name]) as file:
+            return file.read(_MAX_FILE)  # whatever the size that the archive gives for it
+
+    names = [
+        name
+        for name in entries
+        if not any(part.startswith(".") or part == "__MACOSX" or is_ignorable(part) for part in name.split("/"))
+    ]
+    read_labels = (lambda: read(_LABELS)) if _LABELS in entries else None
+    arranged = _arrange(names, read_labels, where)
+
+    def open_image(index: int) -> Image.Image:
+        return Image.open(io.BytesIO(read(arranged.names[index])), formats=FORMATS)
+
+    stamp = [(name, entries[name].file_size, entries[name].CRC) for name in arranged.names]
+    return ImageSource(".zip", path, *arranged[:3], [*stamp, arranged.labels], arranged.notes, open_image)
+
+
+def _arrange(files: list[str], read_labels: Callable[[], bytes] | None, where: str) -> _Arranged:
+    """Put the images among `files` into order: by class, and within a class by name. Raises UserError."""
+    names = [name for name in files if name.lower().endswith(SUFFIXES)]
+    others = [name for name in files if not name.lower().endswith(SUFFIXES) and name != _LABELS]
+    if not names:
+        found = f"only {len(others):,} other files, as {others[0]!r}" if others else "it is empty"
+        raise UserError(f"{where}: holds no images, {found}; allowed: images as {', '.join(SUFFIXES)}", code="bad-data")
+    notes = [f"{len(others):,} other files are not used, as {min(others)!r}"] if others else []
+    if read_labels is not None:
+        return _by_dataset_json(names, read_labels, notes, where)
+
+    first, depth = names[0].split("/"), 0
+    while all(
+        "/" in name[_start(first, depth) :] and name.startswith("/".join(first[: depth + 1]) + "/") for name in names
+    ):
+        depth += 1
+    start = _start(first, depth)
+    if depth:
+        notes.append(f"all are in one folder, {'/'.join(first[:depth])!r}, which is no class")
+    loose = [name for name in names if "/" not in name[start:]]
+    if loose and len(loose) < len(names):
+        raise UserError(
+            f"{where}: has {len(loose):,} images beside folders, as {loose[0]!r}, and {len(names) - len(loose):,} in "
+            "folders; allowed: all in class folders, or all beside each other",
+            code="bad-data",
+        )
+    if loose:
+        return _Arranged(sorted(names, key=natural_key), None, [], notes)
+    classes = sorted({name[start:].split("/", 1)[0] for name in names}, key=natural_key)
+    if {name.lower() for name in classes} <= _SPLITS:
+        raise UserError(
+            f"{where}: has the folders {', '.join(classes)}, which are no classes; allowed: one of them, as "
+            f"{where.split(' ', 1)[1]}/{classes[-1]}",
+            code="bad-data",
+        )
+    _check_num(len(classes), where)
+    numbers = {name: number for number, name in enumerate(classes)}
+    pairs = sorted(
+        ((numbers[name[start:].split("/", 1)[0]], name) for name in names), key=lambda p: (p[0], natural_key(p[1]))
+    )
+    return _Arranged([name for _, name in pairs], [label for label, _ in pairs], classes, notes)
+
+
+def _start(parts: list[str], depth: int) -> int:
+    """Return where a name goes on below its first `depth` folders."""
+    return sum(len(part) + 1 for part in parts[:depth])
+
+
+def _by_dataset_json(names: list[str], read: Callable[[], bytes], notes: list[str], where: str) -> _Arranged:
+    """Take the classes from StyleGAN's dataset.json: {"labels": [["00000/img.png", 6], ...]}, or null for none."""
+    try:
+        pairs = json.loads(read())["labels"]
+        known = None if pairs is None else {str(name): label for name, label in pairs}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f'{where}: its {_LABELS} is not of the form {{"labels": [[NAME, CLASS], ...]}} ({first_line(error)})',
+            code="bad-data",
+        ) from error
+    if known is None:
+        return _Arranged(sorted(names, key=natural_key), None, [], [*notes, f"{_LABELS} has no labels"])
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{where}: {_LABELS} has no label for {name!r}; allowed: one for each image", code="bad-data"
+            )
+        if type(known[name]) is not int or not 0 <= known[name] < MAX_CLASSES:
+            raise UserError(
+                f"{where}: {_LABELS} has the label {str(known[name])[:40]} for {name!r}; allowed: whole numbers from 0 "
+                f"to {MAX_CLASSES - 1}",
+                code="bad-data",
+            )
+    ordered = sorted(names, key=lambda name: (known[name], natural_key(name)))
+    labels = [known[name] for name in ordered]
+    return _Arranged(ordered, labels, [str(number) for number in range(max(labels) + 1)], notes)
+
+
+def _check_num(num_classes: int, where: str) -> None:
+    if num_classes > MAX_CLASSES:
+        raise UserError(f"{where}: has {num_classes:,} classes; allowed: at most {MAX_CLASSES:,}", code="bad-data")

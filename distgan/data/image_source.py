@@ -1,0 +1,34 @@
+"""A list of images that nobody has decoded yet."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow's names of those that are read
+
+
+class ImageSource(NamedTuple):
+    """Images in the order in which training numbers them, none of them decoded.
+
+    `labels` has a number for each image, or is None. `stamp` changes when the files do; `notes` are for the user.
+    `open_image(index)` gives a Pillow image of which only the header may have been read. It raises OSError or
+    ValueError for a file that is no image, and may be called by several threads.
+    """
+
+    kind: str
+    path: Path
+    names: list[str]
+    labels: list[int] | None
+    class_names: list[str]
+    stamp: list[Any]
+    notes: list[str]
+    open_image: Callable[[int], Image.Image]
+
+
+def natural_key(name: str) -> list[Any]:
+    """Sort as people do: 2 before 10, capital letters with small ones."""
+    parts: list[Any] = [int(part) if at % 2 else part.casefold() for at, part in enumerate(re.split(r"(\d+)", name))]
+    return [*parts, name]
