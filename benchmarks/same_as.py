@@ -32,11 +32,20 @@ import numpy as np
 from PIL import Image, ImageSequence
 from safetensors import safe_open
 
+from distgan.config.renames import with_current_names
+
 ROOT = Path(__file__).resolve().parents[1]
 # What depends on the clock, the process or the folder, by the name of its key.
 VOLATILE = {
     "images_per_s", "elapsed_s", "peak_memory_gib", "pid", "launcher", "at", "out", "resume", "host", "seconds",
 }  # fmt: skip
+
+# Old spellings in what commands print, each with the current one: the recipes have the old ones, which both trees read.
+NEW_NAMES = (
+    (r"\breuse\b", "alternating"), (r"(?<!-)\bfresh\b", "alternating-fresh"),
+    (r"\bseed (networks|family)", r"report2023 \1"), (r"\bsmall (networks|family)", r"dcgan \1"),
+    (r"precision (no|float32)\b", "precision fp32"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,9 +111,9 @@ def checkout(rev: str, folder: Path) -> Path:
 
 
 def stable(value: Any) -> Any:
-    """JSON data without what depends on the clock, the process or the folder."""
+    """Return JSON data by its current names, without what depends on the clock, the process or the folder."""
     if isinstance(value, dict):
-        return {key: stable(item) for key, item in value.items() if key not in VOLATILE}
+        return {key: stable(item) for key, item in with_current_names(value).items() if key not in VOLATILE}
     return [stable(item) for item in value] if isinstance(value, list) else value
 
 
@@ -237,6 +246,8 @@ def read_both(old: Tree, new: Tree, scratch: Path) -> list[str]:
 
 def _without_times(text: str) -> str:
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\+00:00)?( UTC)?", "TIME", text)
+    for pattern, name in NEW_NAMES:
+        text = re.sub(pattern, name, text)
     return re.sub(r'("seconds\w*": )[\d.]+', r"\1S", re.sub(r"\b\d+(\.\d+)? s\b", "S s", text))
 
 

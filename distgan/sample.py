@@ -23,7 +23,7 @@ from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import GAP, TEXT_HEIGHT, grid, save_gif, scale_of
-from distgan.utils.files import output_file, write_whole
+from distgan.utils.files import output_file, write_atomic
 
 WALK_STEPS = 10
 _COLUMNS = 10  # of a picture, or a column for each class
@@ -36,16 +36,21 @@ _MAX_FRAMES = 2_000  # of an animation, which are in memory together
 
 
 def sample(where: str, config: SampleConfig) -> str:
-    """Draws and writes what `config` asks for from the run or weights at `where`; says what it wrote.
+    """Draw and write what `config` describes from the run or weights at `where`. Return a line about it.
 
     Raises UserError for weights that can't be used, for what these weights can't draw, and for a file that is not
     to be replaced.
     """
     suffix = Path(config.out).suffix
     if suffix not in (".png", ".gif", ".npz"):
-        raise UserError(f"--out {config.out}: ends in {suffix or 'nothing'}; allowed: .png, .gif, .npz")
+        raise UserError(
+            f"--out: ends in {suffix or 'nothing'} ({config.out}). Expected: .png, .gif, .npz", code="bad-path"
+        )
     if suffix == ".gif" and not config.interpolate:
-        raise UserError(f"--out {config.out}: only a walk moves; allowed: .gif together with --interpolate")
+        raise UserError(
+            f"--out: a .gif shows a walk ({config.out}). Expected: .gif together with --interpolate",
+            code="conflicting-settings",
+        )
     out = output_file(config.out, _MARK, "image or .npz that distgan sample wrote")
     device = device_named(config.device)
     loaded = load_generator(where, ema=config.ema)
@@ -63,18 +68,18 @@ def sample(where: str, config: SampleConfig) -> str:
     parts = _draw(generator.to(device), config, classes, run.model)
     if suffix == ".npz":
         shape = (num_images, spec.height, spec.width, *([spec.channels] if spec.channels > 1 else []))
-        write_whole(out, lambda file: _write_arrays(file, parts, shape, notice, with_labels=is_conditional))
+        write_atomic(out, lambda file: _write_arrays(file, parts, shape, notice, with_labels=is_conditional))
         return _words(num_images, path, out, notice)
     images, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
     if suffix == ".gif":
         frames = [grid(image[None], 1, caption=notice, scale=8) for image in images]
-        write_whole(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
+        write_atomic(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
         is_labelled = is_conditional and not config.interpolate
         heads = [spec.class_names[label] for label in labels[:columns]] if is_labelled else []
         picture, info = grid(images, columns, heads=heads, caption=notice), PngInfo()
         info.add_text("Software", _MARK.decode())
-        write_whole(out, lambda file: picture.save(file, "png", pnginfo=info))
+        write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
     return _words(num_images, path, out, notice)
 
 
@@ -87,7 +92,10 @@ def _chosen(names: list[str] | None, model: ModelConfig) -> list[int]:
     spec = model.images
     if not model.is_conditional:
         if names is not None:
-            raise UserError("--classes: these weights know no labels; allowed: without --classes, or a cgan's weights")
+            raise UserError(
+                "--classes: these weights are of an unconditional GAN. Expected: no --classes, or a cgan's weights",
+                code="setting-not-applicable",
+            )
         return [0]
     if names is None:
         return list(range(spec.num_classes))
@@ -95,11 +103,11 @@ def _chosen(names: list[str] | None, model: ModelConfig) -> list[int]:
     numbers = {str(number): number for number in range(spec.num_classes)} | numbers
     shown = ", ".join(spec.class_names[:20]) + (", ..." if spec.num_classes > 20 else "")
     if not names:
-        raise UserError(f"--classes: names none; allowed: one or more of {shown}")
+        raise UserError(f"--classes: empty. Expected: one or more of {shown}")
     for name in names:
         if name not in numbers:
             close = did_you_mean(name, numbers)
-            raise UserError(f"--classes {name}: is no class of these weights{close}; allowed: {shown}")
+            raise UserError(f"--classes: unknown class ({name}){close}. Expected: {shown}", code="unknown-name")
     return [numbers[name] for name in names]
 
 
@@ -107,7 +115,10 @@ def _check_size(suffix: str, config: SampleConfig, columns: int, spec: ImageSpec
     """Raise UserError for a picture that viewers do not open."""
     if suffix == ".gif" and config.num * WALK_STEPS > _MAX_FRAMES:
         most = _MAX_FRAMES // WALK_STEPS
-        raise UserError(f"--num {config.num}: too many for an animation; allowed: at most {most:,} walks in a .gif")
+        raise UserError(
+            f"--num: too many for an animation ({config.num}). Expected: at most {most:,} walks in a .gif",
+            code="image-count",
+        )
     if suffix != ".png":
         return
     scale = scale_of(spec.width)
@@ -115,15 +126,18 @@ def _check_size(suffix: str, config: SampleConfig, columns: int, spec: ImageSpec
     width = columns * cell + GAP
     if width > _MAX_SIDE:
         raise UserError(
-            f"--classes: names {columns:,}, a column for each; allowed: at most {_MAX_SIDE // cell:,} in a .png, or "
-            "any number in an .npz"
+            f"--classes: a column for each is too many ({columns:,}). Expected: at most {_MAX_SIDE // cell:,} in a "
+            ".png, or any number in an .npz",
+            code="image-count",
         )
     num_rows = (min(_MAX_SIDE, _MAX_PIXELS // width) - 3 * TEXT_HEIGHT) // (spec.height * scale + GAP)
     most = num_rows * (1 if config.interpolate else columns)
     if config.num > most:
         raise UserError(
-            f"--num {config.num}: too many for a picture that can be opened; allowed: at most {most:,} in a .png, or "
-            "any number in an .npz"
+            f"--num: too many for a picture that can be opened ({config.num}). Expected: at most {most:,} in a .png, "
+            "or "
+            "any number in an .npz",
+            code="image-count",
         )
 
 
@@ -184,7 +198,7 @@ def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: A
 
 
 def walk(points: Tensor, between: Any) -> Tensor:
-    """WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
+    """Return WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
     legs = []
     for start, end in pairwise(points):
         legs += [between(start, end, weight) for weight in torch.linspace(0, 1, WALK_STEPS).tolist()]
@@ -192,7 +206,7 @@ def walk(points: Tensor, between: Any) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """On the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
+    """Interpolate on the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
     cosine = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-1, 1)
     angle = cosine.arccos()
     if angle < 1e-4:

@@ -1,4 +1,4 @@
-"""`distgan train`, which is also `accelerate launch distgan/train.py`: START HERE, the whole loop is on this page."""
+"""`distgan train`, also `accelerate launch distgan/train.py`: START HERE, the training loop is on this page."""
 
 import os
 import sys
@@ -44,7 +44,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
             artifacts.describe(start)
             startup.mark("outputs")
             engine = session.build_engine()
-            artifacts.log.engine = engine.choice.name
+            artifacts.log.engine = engine.selection.name
             startup.mark("engine")
             left_s = runtime.run_on_rank0(lambda: seconds_left(config.run.time_limit, startup.born))
             with (
@@ -54,7 +54,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                 StopRequest(left_s, runtime.is_launched, TIME_LIMIT if config.run.time_limit else SLURM_END) as request,
                 name_lost_ranks(),
             ):
-                artifacts.announce(display, engine.choice)
+                artifacts.announce(display, engine.selection)
                 try:
                     _take_steps(session, engine, artifacts, monitor, display, request)
                 except TrainingFailed as error:
@@ -82,7 +82,7 @@ def _take_steps(
         # One step, or several as a CUDA graph, up to the next that logs, saves or draws. Losses stay on the device.
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
-        # Non-zero if any rank was asked to stop: the maximum over ranks, so that all stop after the same step.
+        # Non-zero if any rank is to stop: the maximum over ranks, so that all stop after the same step.
         reason = runtime.all_reduce_max(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
         artifacts.startup.finish()
@@ -97,7 +97,7 @@ def _take_steps(
             display.show(log.write(gan.step, is_kept=due.log_is_kept, quality=quality))
             checkpoints.check_skipped_updates()  # like every check here, raises TrainingFailed
             artifacts.record_startup()
-            display.warn(artifacts.tolerance.warnings())
+            display.warn(artifacts.write_errors.warnings())
         if due.check_ranks:
             with log.paused():
                 check_ranks_equal(gan, runtime)

@@ -32,9 +32,9 @@ fail() {
 }
 say() { printf '[%(%F %T)T %s #%s] %s\n' -1 "$SLURM_JOB_NAME-$job" "$start" "$*"; }
 time_left() { squeue --noheader --job "$job" --format %L 2>/dev/null | head -n 1; }
-whole() { # NAME DEFAULT LOWEST: the variable of that name is a whole number from here on
+whole() { # NAME DEFAULT LOWEST: the variable of that name is an integer from here on
   local value=${!1:-$2}
-  { [[ $value =~ ^[0-9]{1,6}$ ]] && ((10#$value >= $3)); } || fail "$1=$value: allowed: a whole number, $3 or more"
+  { [[ $value =~ ^[0-9]{1,6}$ ]] && ((10#$value >= $3)); } || fail "$1=$value: allowed: an integer, $3 or more"
   printf -v "$1" %d "$((10#$value))"
 }
 

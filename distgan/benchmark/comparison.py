@@ -57,7 +57,6 @@ def ratio(a: list[list[float]], b: list[list[float]], rng: np.random.Generator, 
     Rounds of two runs are no pairs, so each side is drawn by itself: rounds with replacement, and within
     each its repeats, as those of a round are more alike than those of two.
     """
-
     low, high = np.percentile(_medians(b, rng, resamples) / _medians(a, rng, resamples), (2.5, 97.5))
     return Ratio(_median(b) / _median(a), float(low), float(high))
 

@@ -12,8 +12,8 @@ from distgan.config.flags import paths_by
 from distgan.config.presets import preset_words, training_of
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config, DataConfig
-from distgan.data.base import Dataset, load_dataset, splits
-from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
+from distgan.data.base import Dataset, load_dataset, load_splits
+from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.errors import UserError
 from distgan.evaluation.targets import Protocol
 from distgan.utils.hardware import count_gpus
@@ -119,7 +119,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
 def _load(config: DataConfig) -> Dataset:
     """And the test images, so that what has to be downloaded is so once, before several runs would."""
     dataset = load_dataset(config)
-    splits(dataset, config)
+    load_splits(dataset, config)
     return dataset
 
 
@@ -151,7 +151,9 @@ def _arm(
             check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
     dataset = load(training.data)
     size = global_batch_size(training.data, processes)
-    steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest_rows(training, processes))
+    steps = steps_in_epoch(
+        len(dataset.images), size, training.data.drop_last, fewest=min_batch_size(training, processes)
+    )
     # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its epoch.
     every = max(1, steps // protocol.evaluations_per_epoch)
     words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]

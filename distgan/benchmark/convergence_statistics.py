@@ -15,7 +15,7 @@ from scipy import stats
 from distgan.benchmark import results
 from distgan.benchmark.trial import OVER, clocks_at
 from distgan.config.schema import ModelName
-from distgan.evaluation.scores import share
+from distgan.evaluation.scores import estimate_proportion
 from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, VanillaTargets
 from distgan.utils.files import parse_model
 
@@ -73,7 +73,7 @@ def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
     """Return how many runs of an arm converged, with an interval by Wilson 1927, and each measure of them."""
     over = [cell for cell in cells if cell["outcome"] in OVER]
     num = sum(cell["outcome"] == "converged" for cell in over)
-    return {"num": len(over), "converged": num, "rate": share(num, len(over)).model_dump()} | {
+    return {"num": len(over), "converged": num, "rate": estimate_proportion(num, len(over)).model_dump()} | {
         measure: summarise_times(found) for measure in MEASURES if (found := times(cells, measure)) is not None
     }
 

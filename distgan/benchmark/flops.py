@@ -12,7 +12,7 @@ FORMULA = (
     "convolutions and transposed convolutions as torch defines them, padding included, and nothing else. f: forward "
     "FLOP of a layer. G: the sum of 3 f, but 2 f in its first layer, whose input needs no gradient. D's step, on real "
     "and fake: twice that sum over D. G's gradient through the frozen D: 2 f where the image passes, f elsewhere. "
-    "Order fresh: one more sum of f over G."
+    "Order alternating-fresh: one more sum of f over G."
 )
 
 

@@ -123,7 +123,7 @@ def _ways(fabric: Fabric, nodes: int, per_node: int) -> Iterator[tuple[float, fl
 
 
 def measured_ring(world_size: int, tiny_s: float, size: int, seconds: float, fabric: str) -> AllReduce:
-    """gloo's ring: 2 (W - 1) hops, and 2 (W - 1) / W of the bytes, at what was measured between processes of one CPU.
+    """Gloo's ring: 2 (W - 1) hops, and 2 (W - 1) / W of the bytes, at what was measured between processes of one CPU.
 
     From an all-reduce of one number over `world_size` processes and one of `size` bytes, in seconds. Between nodes a
     hop of the fabric's network comes on top, and its bandwidth bounds what the processes of a node share.

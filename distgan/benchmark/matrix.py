@@ -18,7 +18,7 @@ from distgan.utils.hardware import has_native_bf16, imitates_bf16
 PEERS = ("pytorch", "accelerate")
 
 # What the plain loops have in its place: they leave TF32 as torch has it, on in convolutions and off in matmuls.
-_PEER_PRECISION = {"no": "no", "tf32": "no", "bf16": "bf16"}
+_PEER_PRECISION = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16"}
 
 Cell = dict[str, Any]
 
@@ -46,7 +46,7 @@ class CellSpec(Section):
 def plan(config: ThroughputConfig, *, is_cuda: bool) -> list[Cell]:
     """Return the cells, a preset's and batch's after one another, its plain loops last. Raises UserError."""
     has_bf16 = has_native_bf16(is_cpu=False) if is_cuda else not imitates_bf16()
-    precisions = list(dict.fromkeys(config.precisions or ["no", *(["bf16"] if has_bf16 else [])]))
+    precisions = list(dict.fromkeys(config.precisions or ["fp32", *(["bf16"] if has_bf16 else [])]))
     cells: list[Cell] = []
     for preset in dict.fromkeys(config.presets):
         own, name = training_of(preset_words("--preset", preset))

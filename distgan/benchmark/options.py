@@ -51,7 +51,7 @@ class ThroughputConfig(Section):
     )
     precisions: Precisions | None = setting(
         None,
-        "no: float32; tf32 and fp16 on a GPU; unset: no, and bf16 where the device has it",
+        "{names}; unset: fp32, and bf16 where the device has it",
         min_length=1,
         flag="precision",
         old_flags=("precisions",),
@@ -147,9 +147,7 @@ class ConvergenceConfig(Section):
         None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1, is_passed_on=True
     )
     device: Device = device_setting(is_passed_on=True)
-    precision: PrecisionName | None = setting(
-        None, "no: float32; tf32 and fp16 on a GPU; unset: the preset's", is_passed_on=True
-    )
+    precision: PrecisionName | None = setting(None, "{names}; unset: the preset's", is_passed_on=True)
     engine: EngineName | None = setting(None, "who takes the steps; unset: the preset's", is_passed_on=True)
     threads: int | None = setting(
         None,
@@ -170,7 +168,7 @@ class ScalingConfig(Section):
     family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
     width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
     order: OrderName | None = setting(None, "as of distgan train; unset: the preset's")
-    precision: PrecisionName = setting("no", "no: float32. tf32, fp16: on GPUs")
+    precision: PrecisionName = setting("fp32", "{names}")
     engine: EngineName = setting("auto", "who takes the steps")
     data: DataName = setting("mnist", "digits: scikit-learn's, which need no network")
     data_dir: str | None = data_dir_setting()
@@ -178,14 +176,14 @@ class ScalingConfig(Section):
     processes: Counts | None = setting(
         None,
         "numbers of processes; unset: 1, 2, 4 and so on up to the GPUs, or cores, here",
-        allowed="whole numbers from 1 to 1024, as 1,2,4",
+        allowed="integers from 1 to 1024, as 1,2,4",
     )
     batch_size: int = setting(256, "strong scaling: images per step over all processes", ge=2, le=1_000_000)
     per_rank_batch_size: int = setting(64, "weak scaling: images per step and process", ge=2, le=1_000_000)
     batch_sizes: Sizes = setting(
         [64, 128, 256, 512],
         "growing work, on one process: images per step",
-        allowed="whole numbers from 2, as 64,128,256",
+        allowed="integers from 2, as 64,128,256",
         min_length=1,
         flag="work-batch-size",
         old_flags=("batch-sizes",),

@@ -15,12 +15,13 @@ import psutil
 import torch
 
 from distgan.config.fields import shown
-from distgan.config.registry import Registry, names_on_cpu
+from distgan.config.registry import FAMILIES, ORDERS, PRECISIONS, Registry, names_on_cpu
+from distgan.config.renames import with_current_names
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import LOCKS, lock
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.child_process import tool_output
-from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_whole
+from distgan.utils.files import check_format, is_ignorable, not_writable, read_json, write_atomic
 from distgan.utils.hardware import cpu_name
 from distgan.utils.operating_system import cores
 from distgan.utils.paths import user_path
@@ -48,7 +49,7 @@ def write(path: Path, kind: str, facts: dict[str, Any], cells: Sequence[dict[str
     assert kind in KINDS
     content = {"format": FORMAT, "kind": kind, "facts": facts, "cells": list(cells)}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_whole(path, text.encode())
+    write_atomic(path, text.encode())
 
 
 def read(path: Path, *kinds: str) -> Results:
@@ -71,8 +72,19 @@ def read(path: Path, *kinds: str) -> Results:
         )
     match content:
         case {"facts": dict(facts), "cells": list(cells)} if all(isinstance(cell, dict) for cell in cells):
-            return Results(content["kind"], facts, cells)
+            cells = [_with_current_id(with_current_names(cell)) for cell in cells]
+            return Results(content["kind"], with_current_names(facts), cells)
     raise UserError(f"{path}: is damaged: its facts are no table, or its cells no list of tables", code="bad-data")
+
+
+def _with_current_id(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell whose id, of throughput, has the current names of its precision, order and family."""
+    match cell:
+        case {"id": str(key), "precision": str(), "order": str()} if len(words := key.split("/")) > 4:
+            words[2], words[4] = PRECISIONS.current(words[2]), ORDERS.current(words[4])
+            words[5:] = map(FAMILIES.current, words[5:])
+            return cell | {"id": "/".join(words)}
+    return cell
 
 
 def new_folder(out: str | None, kind: str) -> Path:

@@ -105,7 +105,7 @@ def _measure(session: Session, engine: Engine, spec: Spec) -> None:
         "images_per_step": timed_images / steps,
         "num_images": len(dataset.images),
         "data": dataset.name,
-        "engine": engine.choice.describe(),
+        "engine": engine.selection.describe(),
         "messages": sizes,
         "all_reduce_s": _all_reduces(sizes, runtime, clock),
         "all_reduce_share": _share(advance, runtime),

@@ -67,7 +67,7 @@ def digest(cell: Cell, roofline: dict[str, Any]) -> None:
 def _mfu(cell: Cell, roofline: dict[str, Any]) -> tuple[float | None, str]:
     """The part of the device's own matmul speed that the formula's FLOP reach, and in which numbers that was."""
     run = cell["runs"][-1]
-    peak = "fp32" if cell["precision"] == "no" else cell["precision"]
+    peak = cell["precision"]
     flops = run["flops_per_image"]
     if flops is None:
         return None, peak

@@ -51,7 +51,7 @@ def name(cell: Cell, cells: list[Cell]) -> str:
         parts.append(_LOOPS[cell["contender"]])
     for axis in _AXES:
         if len({each[axis] for each in own}) > 1 and cell[axis] is not None:
-            parts.append({"no": "float32"}.get(cell[axis], str(cell[axis])))
+            parts.append(str(cell[axis]))
     return " ".join(parts)
 
 
@@ -62,7 +62,7 @@ def _common(cells: list[Cell]) -> str:
         for axis in _AXES[1:]
         if len(own := {cell[axis] for cell in cells if cell["contender"] == "distgan"}) == 1
     ]
-    return ", ".join(shared).replace("precision no", "float32").replace("precision ", "")
+    return ", ".join(shared).replace("precision ", "")
 
 
 def _table(title: str, *columns: str, may_wrap: bool = False) -> Table:
@@ -125,7 +125,7 @@ def _ratios(cells: list[Cell], held: list[Cell]) -> Table:
 
 def _loop(name: str) -> str:
     peer, precision = name.split()
-    return f"{_LOOPS[peer].split()[1]} {'float32' if precision == 'no' else precision}"
+    return f"{_LOOPS[peer].split()[1]} {precision}"
 
 
 def _times(ratio: dict[str, Any] | None) -> str:

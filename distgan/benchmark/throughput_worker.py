@@ -82,7 +82,7 @@ def measure(spec: CellSpec) -> dict[str, Any]:
 
 
 def _measure(turn: Turn, spec: CellSpec) -> dict[str, Any]:
-    choice, config = turn.engine.choice, turn.config
+    choice, config = turn.engine.selection, turn.config
     start = time.perf_counter()
     engine = turn.engine
     parity = measure_parity(
@@ -134,7 +134,7 @@ def _launches(turn: Turn, trace: Path | None) -> dict[str, float | None]:
     """
     is_cuda = turn.runtime.device.type == "cuda"
     result: dict[str, float | None] = {"kernels_per_step": None, "operators_per_step": None}
-    if not is_cuda and not ENGINES[turn.engine.choice.name].compiles:
+    if not is_cuda and not ENGINES[turn.engine.selection.name].compiles:
         with _Counter() as counter:
             turn.advance(_COUNTED_STEPS)
         result["operators_per_step"] = counter.num / _COUNTED_STEPS

@@ -6,17 +6,19 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from distgan.checkpoint.format import MANIFEST, NETWORKS, Checkpoint, foreign_files
-from distgan.checkpoint.resume import by_step, newest_valid, pointers_in, read_named
+from distgan.checkpoint.resume import find_pointers, list_by_step, newest_valid, read_named
 from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
-from distgan.training.gan import below, load_weights
-from distgan.utils.files import read_tensors, write_json, write_whole
+from distgan.training.gan import load_weights, tensors_below
+from distgan.utils.files import read_tensors, write_atomic, write_json
 from distgan.utils.paths import user_path
 
 
 class Loaded(NamedTuple):
+    """A generator to draw with, and what is known of it."""
+
     generator: nn.Module
     config: Config
     notice: str | None  # what the data was not
@@ -27,26 +29,26 @@ class Loaded(NamedTuple):
 
 
 def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
-    """`weights/`: the networks of a checkpoint, readable with safetensors alone, beside the config."""
+    """Write `weights/`: the networks of a checkpoint, readable with safetensors alone, beside the config."""
     weights = folder / "weights"
     weights.mkdir(exist_ok=True)
     for name in NETWORKS:
         source = checkpoint / f"{name}.safetensors"
         if source.exists():
             data = source.read_bytes()
-            write_whole(weights / source.name, lambda file, data=data: file.write(data))  # type: ignore[misc]
+            write_atomic(weights / source.name, lambda file, data=data: file.write(data))  # type: ignore[misc]
     write_json(weights / "config.json", config.model_dump(mode="json"))
 
 
 def load_generator(where: str, *, ema: bool) -> Loaded:
-    """G of a run, a weights folder, a checkpoint or a file; the moving average where there is one and `ema`.
+    """Return G of a run, a weights folder, a checkpoint or a file; with `ema` the moving average if it has one.
 
-    A run that has no weights yet gives those of its newest whole checkpoint. Raises UserError for what is
+    A run that has no weights yet gives those of its newest valid checkpoint. Raises UserError for what is
     missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average.
     """
     path = user_path(where)
     names = ["generator_ema", "generator"] if ema else ["generator"]
-    if (path / MANIFEST).exists() or path in pointers_in(path.parent):
+    if (path / MANIFEST).exists() or path in find_pointers(path.parent):
         return _of_checkpoint(*read_named(path), names)
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path
@@ -59,18 +61,19 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
             return _of_checkpoint(*newest, names)
         if not found:
             raise UserError(
-                f"{where}: has no weights/generator.safetensors; allowed: the folder of a run that was saved, "
-                "its weights folder, a checkpoint, or a generator's .safetensors file",
-                code="not-found",
+                f"{where}: has no weights/generator.safetensors. Expected: the folder of a run with a checkpoint, its "
+                "weights folder, a checkpoint, or a generator's .safetensors file",
+                code="no-weights",
             )
         path = found[0]
     elif not path.exists():
         raise UserError(
-            f"{where}: is not there; allowed: a run's folder, its weights folder, a checkpoint, or a .safetensors file",
-            code="not-found",
+            f"{where}: does not exist. Expected: a run's folder, its weights folder, a checkpoint, or a .safetensors "
+            "file",
+            code="no-weights",
         )
     if not path.is_file():  # of a pipe a reader would wait for ever
-        raise UserError(f"{path}: is no regular file; allowed: a .safetensors file", code="bad-data")
+        raise UserError(f"{path}: not a regular file. Expected: a .safetensors file", code="bad-data")
     config_path = path.parent / "config.json"
     config = Config.model_validate(read_file(config_path, str(config_path)))
     tensors, metadata = read_tensors(path)
@@ -78,7 +81,10 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
     is_number = step.isdecimal() and len(step) < 16
     is_ema, warnings = _is_ema(path, metadata), []
     if is_ema and not ema:
-        raise UserError(f"--no-ema: {path} is the moving average; allowed: generator.safetensors, or without --no-ema")
+        raise UserError(
+            f"--no-ema: {path} is the moving average. Expected: generator.safetensors, or no --no-ema",
+            code="setting-not-applicable",
+        )
     if is_ema is None and not ema:
         warnings = [f"--no-ema: {path} does not say whether it is the moving average; it is taken as it is"]
     return _loaded(tensors, config, metadata.get("notice"), path, is_ema, int(step) if is_number else None, warnings)
@@ -93,7 +99,7 @@ def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
 def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
     """Return the newest valid checkpoint if it is newer than the weights: the run was killed or still trains."""
     step = read_tensors(weights)[1].get("step", "")
-    steps = [step for step, _ in by_step(checkpoints)]
+    steps = [step for step, _ in list_by_step(checkpoints)]
     if not step.isdecimal() or not steps or max(steps) <= int(step):
         return None
     newest = newest_valid(checkpoints)
@@ -101,8 +107,8 @@ def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, lis
 
 
 def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:
-    name = next(name for name in names if below(checkpoint.tensors, name))
-    tensors = below(checkpoint.tensors, name)
+    name = next(name for name in names if tensors_below(checkpoint.tensors, name))
+    tensors = tensors_below(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
     warnings = [f"{reason}; taking {path.name}" for _, reason in passed] + foreign_files(path)
     return _loaded(tensors, checkpoint.config, state.notice, file, name == "generator_ema", state.step, warnings)

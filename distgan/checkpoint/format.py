@@ -1,4 +1,4 @@
-"""The format of a checkpoint: a folder of safetensors and JSON that is whole or not there, and never trusted.
+"""The format of a checkpoint: a folder of safetensors and JSON, written atomically and verified before use.
 
     step-00000235/
         generator.safetensors  discriminator.safetensors  generator_ema.safetensors (with a moving average)
@@ -52,11 +52,15 @@ class _Strict(BaseModel):
 
 
 class Entry(_Strict):
+    """A file of a checkpoint, as its manifest has it."""
+
     size: Count
     sha256: str
 
 
 class Manifest(_Strict):
+    """The content of manifest.json."""
+
     format: int
     distgan: str
     saved_at: str
@@ -76,7 +80,7 @@ class State(_Strict):
     """Where a run stands. The position is a function of `step`; it is here to be checked and read."""
 
     step: Count
-    epoch: Count  # whole epochs done
+    epoch: Count  # complete epochs
     step_in_epoch: Count
     steps_per_epoch: Positive
     batch_size: Count  # images of a step over all ranks
@@ -102,7 +106,7 @@ class State(_Strict):
         return self
 
 
-# -- The format of a checkpoint: a folder of safetensors and JSON that is whole or not there, a --
+# -- Reading and writing --
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -129,13 +133,14 @@ class Checkpoint(NamedTuple):
 
 
 class Damaged(UserError):
-    """What is wrong with which file of a checkpoint."""
+    """An invalid file of a checkpoint: which one, and why."""
 
     def __init__(self, message: str):
-        super().__init__(message, code="bad-data")
+        super().__init__(message, code="damaged-checkpoint")
 
 
 def folder_name(step: int) -> str:
+    """Return the name of a checkpoint's folder."""
     return f"step-{step:08}"
 
 
@@ -143,7 +148,7 @@ def folder_name(step: int) -> str:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
-    """Makes `folder/step-...`, on the disk to the last byte before it gets its name; the path and its bytes.
+    """Write `folder/step-...`, synced before it gets its name. Return its path and its size in bytes.
 
     A folder of that name, which is a damaged one or of another config, is set aside. Raises OSError and
     leaves everything as it was.
@@ -190,7 +195,7 @@ def _write(path: Path, data: bytes) -> Entry:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint, which lists every file of its format that is there. Raises Damaged."""
+    """Return the manifest of a checkpoint, which lists all of its files. Raises Damaged."""
     data = _read(path / MANIFEST, _MAX_JSON)
     try:
         version = json.loads(data).get("format")
@@ -199,11 +204,11 @@ def read_manifest(path: Path) -> Manifest:
     if version != FORMAT:
         raise Damaged(f"{path / MANIFEST}: format {str(version)[:20]!r}; this distgan reads format {FORMAT}")
     manifest = _parse(Manifest, data, path / MANIFEST)
-    # Compared whole, so that no bit of the file is without meaning.
+    # Compared byte by byte, so that each bit of the file is verified.
     if manifest.to_bytes() != data:
         raise Damaged(f"{path / MANIFEST}: does not match its own SHA-256")
     for name in sorted(manifest.files.keys() - FILES):
-        raise Damaged(f"{path / MANIFEST}: names {name[:80]!r}; allowed: {', '.join(sorted(FILES))}")
+        raise Damaged(f"{path / MANIFEST}: unknown file ({name[:80]!r}). Expected: {', '.join(sorted(FILES))}")
     for name in sorted(FILES - OPTIONAL - manifest.files.keys()):
         raise Damaged(f"{path / MANIFEST}: does not name {name}")
     for name in sorted(name for name in FILES - manifest.files.keys() if (path / name).exists()):
@@ -212,14 +217,14 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def foreign_files(path: Path) -> list[str]:
-    """Return a warning if the folder of a checkpoint holds what is none of its own: nothing else looks at it."""
+    """Return a warning if the folder of a checkpoint holds other files: nothing else checks for them."""
     names = sorted(entry.name[:80] for entry in islice(path.iterdir(), 100) if entry.name not in FILES | {MANIFEST})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return [f"{path}: holds {', '.join(names[:3])}{more}, no part of a checkpoint; ignored"] if names else []
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint whose every byte is as it was written. Raises Damaged that names the file and the reason.
+    """Return a checkpoint whose every byte is verified. Raises Damaged that names the file and the reason.
 
     Takes time and memory in proportion to the networks that the config names, whatever the files claim.
     """
@@ -237,13 +242,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if (file := f"{name}.safetensors") in manifest.files:
             own = _tensors(_content(path, manifest, file, limits[name] + _MAX_HEADER), path / file)
             if name in networks:
-                _refuse_misfit(own, networks[name], path / file)
+                _check_layout(own, networks[name], path / file)
             tensors |= {f"{name}.{key}": value for key, value in own.items()}
     return Checkpoint(tensors, state, config)
 
 
 def read_state(path: Path) -> State:
-    """The counters of a checkpoint, for what needs no tensors. Raises Damaged."""
+    """Return the counters of a checkpoint without its tensors. Raises Damaged."""
     return _state(path, read_manifest(path))
 
 
@@ -255,10 +260,10 @@ def _state(path: Path, manifest: Manifest) -> State:
 
 
 def _content(path: Path, manifest: Manifest, name: str, limit: int) -> bytes:
-    """The bytes of a file, if they are those that the manifest has seen and not more than `limit`."""
+    """Return the bytes of a file if its size and SHA-256 are the manifest's, and not more than `limit`."""
     entry = manifest.files[name]
     if entry.size > limit:
-        raise Damaged(f"{path / name}: has {entry.size:,} bytes by the manifest; allowed: at most {limit:,}")
+        raise Damaged(f"{path / name}: too large by the manifest ({entry.size:,} bytes). Expected: at most {limit:,}")
     data = _read(path / name, limit)
     if len(data) != entry.size:
         raise Damaged(f"{path / name}: has {len(data):,} bytes, and {entry.size:,} by the manifest")
@@ -272,7 +277,7 @@ def _read(path: Path, limit: int) -> bytes:
         return read_within(path, limit)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNREADABLE_NOW:
-            raise  # it may well be whole
+            raise  # it may be valid
         raise Damaged(str(error)) from error
 
 
@@ -283,8 +288,8 @@ def _parse(model: type[M], data: bytes, path: Path) -> M:
         raise Damaged(f"{path}: {first_mistake(error)}") from error
 
 
-def _refuse_misfit(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:
-    """Raises Damaged for tensors that are not those of the network in the config beside them."""
+def _check_layout(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:
+    """Raise Damaged for tensors that do not fit the network in the config beside them."""
     for key in sorted(tensors.keys() | layout.keys()):
         found, expected = (
             f"{list(each[key].shape)} of {each[key].dtype}" if key in each else "not there"
@@ -302,7 +307,7 @@ def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def random_states(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """The generators of one rank by their device."""
+    """Return the generator states of one rank by device."""
     start = f"random.rank{rank}."
     return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
 

@@ -20,19 +20,19 @@ from distgan.utils.files import sync, write_json
 
 
 class CheckpointManager:
-    """Every public method is called by all ranks; the first one writes, in a thread of its own.
+    """Every public method is called by all ranks; rank 0 writes, in a separate thread.
 
-    `stall_s` and `write_s` tell of each checkpoint how long training stood still for it, and how long it
+    `stall_s` and `write_s`: per checkpoint, how long training was paused for it, and how long it
     then took to be on the disk; `num_bytes` is the size of the last.
     """
 
-    def __init__(self, folder: Path, session: Session, log: MetricLog, tolerance: WriteErrorPolicy):
+    def __init__(self, folder: Path, session: Session, log: MetricLog, write_errors: WriteErrorPolicy):
         self.run_folder, self.folder = folder, folder / "checkpoints"
         self.config, self.runtime, self.gan = session.config, session.runtime, session.gan
         self.last_step, self.notice = session.last_step, session.dataset.notice
         self.identity = Identity(session.dataset.fingerprint, session.steps_per_epoch, session.batch_size)
-        self.log, self.tolerance = log, tolerance
-        self.saved: tuple[int, Path] | None = None  # the last one that is whole; known to the first rank
+        self.log, self.write_errors = log, write_errors
+        self.saved: tuple[int, Path] | None = None  # the last valid one; known to rank 0
         self.stall_s: list[float] = []
         self.write_s: list[float] = []
         self.num_bytes = 0
@@ -40,7 +40,7 @@ class CheckpointManager:
         self._error: BaseException | None = None
 
     def restore(self) -> Start | None:
-        """Takes up the run that the config names; None for one that begins. Raises UserError.
+        """Restore the run that the config names. Return None for a new run. Raises UserError.
 
         The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
         functions of seed and step; so another number of ranks continues with the same ones.
@@ -63,8 +63,8 @@ class CheckpointManager:
         if is_in(start.path, self.folder) and not start.is_changed:
             self.saved = state.step, start.path
         for warning in start.warnings:
-            self.tolerance.warn(warning)
-        # What tells of the start outlives it; its tensors, twice the networks' own size and more, need not.
+            self.write_errors.warn(warning)
+        # Facts about the start outlive it; its tensors, twice the networks' own size and more, need not.
         return start._replace(checkpoint=start.checkpoint._replace(tensors={}))
 
     def _find_start(self) -> Start | None:
@@ -75,7 +75,7 @@ class CheckpointManager:
         return start
 
     def save(self, *, wait: bool = False) -> None:
-        """A checkpoint of the run as it stands, unless there is one; on the disk before this returns if `wait`.
+        """Save a checkpoint, unless this step has one; with `wait` it is on the disk when this returns.
 
         Raises TrainingFailed for numbers that are none, before anything is saved over good ones, and
         UserError for a disk that takes it not, if the run may not continue or has to `wait` for it.
@@ -103,18 +103,18 @@ class CheckpointManager:
                 self.runtime.run_on_rank0(lambda: self._written(must=True))
 
     def check_skipped_updates(self) -> None:
-        """Raises TrainingFailed where updates were left out for non-finite gradients. Waits for nothing."""
+        """Raise TrainingFailed if updates were skipped for non-finite gradients. Does not wait for the device."""
         if self.gan.num_skipped:
             raise TrainingFailed(f"non-finite gradient at or before step {self.gan.step}")
 
     def check_finite(self) -> None:
-        """Raises TrainingFailed for non-finite weights or gradients. Waits for the device. All ranks call."""
+        """Raise TrainingFailed for non-finite weights or gradients. Waits for the device. All ranks call it."""
         self.check_skipped_updates()
         if not self.gan.is_finite():
             raise TrainingFailed(f"non-finite weight after step {self.gan.step}")
 
     def last(self) -> tuple[int, Path] | None:
-        """The step and the folder of the last whole checkpoint, on the first rank alone."""
+        """Return the step and the folder of the last valid checkpoint; on rank 0 only."""
         self._written()
         return self.saved
 
@@ -125,11 +125,11 @@ class CheckpointManager:
 
     @property
     def last_s(self) -> float:
-        """What the last checkpoint took, from the step before it to the disk."""
+        """Seconds that the last checkpoint took, from its step to the disk."""
         return sum(times[-1] for times in (self.stall_s, self.write_s) if times)
 
     def facts(self) -> dict[str, Any]:
-        """How many were taken, the median and the longest stall and write in seconds, and the last one's bytes."""
+        """Return the number of checkpoints, median and longest stall and write in seconds, and the last one's bytes."""
         facts: dict[str, Any] = {"num": len(self.stall_s), "num_bytes": self.num_bytes}
         for name, values in (("stall_s", self.stall_s), ("write_s", self.write_s)):
             if values:
@@ -182,22 +182,22 @@ class CheckpointManager:
         self.write_s.append(time.perf_counter() - began)
 
     def _written(self, *, must: bool = False) -> int | None:
-        """Waits for the checkpoint that is being written; the step of the last one that is whole, if any."""
+        """Wait for the checkpoint that is being written. Return the step of the last valid one, if any."""
         self.join()
         self._thread, error, self._error = None, self._error, None
         if error is not None:
             if not isinstance(error, OSError) or (mistake := user_error(error)) is None:
                 raise error
             last = f"the last checkpoint is of step {self.saved[0]:,}" if self.saved else "there is no other"
-            if must or self.tolerance.stops:
+            if must or self.write_errors.stops:
                 raise UserError(f"{mistake}; the checkpoint was not written, {last}", code=mistake.code)
-            self.tolerance.warn(f"a checkpoint was not written, and training continues ({last}): {mistake}")
+            self.write_errors.warn(f"a checkpoint was not written, and training continues ({last}): {mistake}")
         return self.saved[0] if self.saved else None
 
     def _tidy(self, newest: Path) -> None:
         """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
         try:
-            adopt_copies(self.folder, self.tolerance.warn)
+            adopt_copies(self.folder, self.write_errors.warn)
             self._link("latest", newest)
             found = checkpoints_in(self.folder)
             kept = found[: self.config.run.keep]
@@ -211,10 +211,10 @@ class CheckpointManager:
                 if path not in kept:
                     remove(path)
         except (OSError, UserError) as error:
-            self.tolerance.warn(f"older checkpoints may stay beyond --keep: {user_error(error) or error}")
+            self.write_errors.warn(f"older checkpoints may stay beyond --keep: {user_error(error) or error}")
 
     def _link(self, name: str, path: Path) -> None:
-        """A name for people; no resume depends on it, so a file system without links is no error."""
+        """Link a checkpoint under a name for people; no resume depends on it, so a failure is ignored."""
         temporary = self.folder / f".link-{name}"
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where a run starts: anew, at its newest whole checkpoint, or at a named one; and whether it may."""
+"""Start of a run: new, from its newest valid checkpoint, or from a named one, if the settings allow it."""
 
 import os
 import re
@@ -31,7 +31,7 @@ _MAX_POINTER = 4096  # bytes, the longest path of a link
 
 
 class Identity(NamedTuple):
-    """What a position in the data depends on besides the config."""
+    """All that a position in the data depends on besides the config."""
 
     data: str
     steps_per_epoch: int
@@ -68,13 +68,14 @@ def check_link(path: Path) -> None:
     """Raise UserError for a link that leads nowhere: its disk may be away for now, so that it is not damaged."""
     if path.is_symlink() and not path.exists():
         raise UserError(
-            f"{path}: is a link to {os.path.realpath(path)}, which is not there; allowed: that disk in its place or, "
-            "to resume from the checkpoint before it, the link deleted",
+            f"{path}: broken link ({os.path.realpath(path)}). Expected: its disk mounted or, to resume from the "
+            "checkpoint "
+            "before it, the link deleted",
             code="not-found",
         )
 
 
-def copies_in(folder: Path) -> dict[Path, int | None]:
+def find_copies(folder: Path) -> dict[Path, int | None]:
     """Return the folders `latest` and `best`, and the step of each if it can be read.
 
     A run has links of these names. A copy of it has folders where links were followed: cp -L, zip, object storage.
@@ -89,7 +90,7 @@ def copies_in(folder: Path) -> dict[Path, int | None]:
     return copies
 
 
-def pointers_in(folder: Path) -> dict[Path, Path]:
+def find_pointers(folder: Path) -> dict[Path, Path]:
     """Return the files `latest` and `best`, each with the checkpoint that its text names, which may be missing.
 
     A copy of a run has them where links become text: zip, git on Windows, object storage. As a copied folder, one stays
@@ -105,16 +106,16 @@ def pointers_in(folder: Path) -> dict[Path, Path]:
     return pointers
 
 
-def by_step(folder: Path) -> list[tuple[int, Path]]:
+def list_by_step(folder: Path) -> list[tuple[int, Path]]:
     """Return the checkpoints of a run, the newest first: each by its name, and after it a copy of the same step."""
     found = [(int(path.name[5:]), path) for path in checkpoints_in(folder)]
-    found += [(step, path) for path, step in copies_in(folder).items() if step is not None]
+    found += [(step, path) for path, step in find_copies(folder).items() if step is not None]
     return sorted(found, key=lambda pair: -pair[0])
 
 
 def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
     """Rename the folders `latest` and `best` of a copied run to make room for the links; nothing is deleted."""
-    for path, step in copies_in(folder).items():
+    for path, step in find_copies(folder).items():
         target = None if step is None else folder / folder_name(step)
         is_missing = target is not None and not target.exists()
         new = path.rename(target) if target is not None and is_missing else set_aside(path, "copy")
@@ -123,12 +124,12 @@ def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
 
 
 def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
-    """The newest checkpoint that is whole, and what is wrong with each newer one; None where there is none at all.
+    """Return the newest valid checkpoint, and the damage of each newer one; None where there is no checkpoint.
 
     Raises UserError where there are some and all of them are damaged.
     """
     damaged: list[tuple[Path, str]] = []
-    for step, path in by_step(folder):
+    for step, path in list_by_step(folder):
         try:
             checkpoint = read_checkpoint(path)
             if checkpoint.state.step != step:
@@ -141,16 +142,14 @@ def newest_valid(folder: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]
     if damaged:
         lines = [reason for _, reason in damaged]
         raise UserError(
-            "\n".join(
-                [*lines, f"{folder}: holds no whole checkpoint; put a copy of one there, or start anew by --out"]
-            ),
-            code="not-found",
+            "\n".join([*lines, f"{folder}: no valid checkpoint. Expected: a copy of one there, or a new run (--out)"]),
+            code="no-checkpoint",
         )
     return None
 
 
 def find_start(config: Config, folder: Path, identity: Identity) -> Start | None:
-    """The checkpoint to resume from, or None for a run that begins. Damaged newer ones are set aside.
+    """Return the checkpoint to resume from, None for a new run. Damaged newer ones are set aside.
 
     Raises UserError for a checkpoint that is damaged or of another run, with the list of what differs.
     """
@@ -161,9 +160,10 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         if found is None:
             if (folder / "weights").exists() or any(metric_lines(folder / "metrics.jsonl")):
                 raise UserError(
-                    f"{own}: holds no checkpoint, but the run in {folder} had taken steps; put a copy of one "
-                    "there, or start anew by --out",
-                    code="not-found",
+                    f"{own}: no checkpoint, but the run in {folder} has taken steps. Expected: a copy of one there, "
+                    "or a "
+                    "new run (--out)",
+                    code="no-checkpoint",
                 )
             if (path := folder / "config.json").exists():
                 # Killed before its first checkpoint: any settings may start it, but over no file of another program.
@@ -183,13 +183,13 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         is_newer = any(int(other.name[5:]) > checkpoint.state.step for other in others)
         if others and (is_newer or not is_in(path, own)):
             raise UserError(
-                f"--resume {config.run.resume}: the run in {folder} has checkpoints of its own, as {others[0].name}; "
-                "allowed: --resume auto, or a new folder by --out",
-                code="mismatch",
+                f"--resume: the run in {folder} has checkpoints already, as {others[0].name} ({config.run.resume}). "
+                "Expected: --resume auto, or a new folder (--out)",
+                code="resume-mismatch",
             )
         where = str(path)
     warnings += foreign_files(path)
-    is_changed = _refuse(checkpoint.config, config, where)
+    is_changed = _check_settings(checkpoint.config, config, where)
     state = checkpoint.state
     for what, theirs, ours in (
         ("the fingerprint of its data", state.data, identity.data),
@@ -198,9 +198,9 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     ):
         if theirs != ours:
             raise UserError(
-                f"{path}: {what} is {theirs}, here it is {ours}; allowed on resume: the same data and the same "
-                "batch over all processes",
-                code="mismatch",
+                f"{path}: {what} differs ({theirs}, here {ours}). Expected on resume: the same data and the same batch "
+                "over all processes",
+                code="resume-mismatch",
             )
     epochs = checkpoint.config.run.epochs
     if config.optim.lr_schedule == "linear" and epochs != config.run.epochs:
@@ -227,13 +227,13 @@ def _run_of(path: Path) -> Path:
 
 
 def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
-    """The checkpoint at `path`, or the newest whole one of the run there, as `newest_valid` has it.
+    """Return the checkpoint at `path`, or the newest valid one of the run there, as `newest_valid` does.
 
     Raises UserError.
     """
-    if path in (copies := copies_in(path.parent)) and copies[path] is not None:
+    if path in (copies := find_copies(path.parent)) and copies[path] is not None:
         return _in_place_of(path, path, _COPY)
-    if target := pointers_in(path.parent).get(path):
+    if target := find_pointers(path.parent).get(path):
         return _in_place_of(path, target, _POINTER)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
@@ -242,8 +242,8 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     check_link(path)
     if not path.is_dir() or path.name == "checkpoints":
         raise UserError(
-            f"{path}: holds no checkpoint; allowed: the folder of a checkpoint or of a run that has one",
-            code="not-found",
+            f"{path}: no checkpoint. Expected: the folder of a checkpoint, or of a run that has one",
+            code="no-checkpoint",
         )
     return path, read_checkpoint(path), []
 
@@ -253,11 +253,13 @@ def _in_place_of(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoin
     said = [(link, f"{link}: {reason}")]
     if link.name == "best" and target.is_dir():
         keep_best = read_checkpoint(target).config.run.keep_best
-        path = best_of([path for _, path in by_step(link.parent)], keep_best) or target
+        path = best_of([path for _, path in list_by_step(link.parent)], keep_best) or target
         return path, read_checkpoint(path), said
     if found := newest_valid(link.parent):
         return found[0], found[1], [*said, *found[2]]
-    raise UserError(f"{link}: names {target.name}, which is not there, nor is another checkpoint", code="not-found")
+    raise UserError(
+        f"{link}: points to {target.name}, which does not exist; nor does another checkpoint", code="no-checkpoint"
+    )
 
 
 def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
@@ -277,7 +279,7 @@ def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
 
 
 def differences(before: Config, now: Config) -> list[tuple[str, str, object, object]]:
-    """(table, key, before, now) of each setting that shapes the weights and is not the same."""
+    """Return (table, key, before, now) of each setting that shapes the weights and differs."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
     shaping = paths_by(Config, "on_resume", "fixed", "confirm")
     if is_data_path(before.data.name) and is_data_path(now.data.name):
@@ -285,14 +287,14 @@ def differences(before: Config, now: Config) -> list[tuple[str, str, object, obj
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
 
 
-def _refuse(before: Config, now: Config, where: str) -> bool:
-    """Raises UserError with a line for each setting that may not differ; tells whether an allowed one does."""
+def _check_settings(before: Config, now: Config, where: str) -> bool:
+    """Raise UserError with a line per setting that may not differ. True if an allowed one differs."""
     changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
         is_fixed = (table, key) in fixed
         if is_fixed or not now.run.allow_config_change:
-            rule = "the same" if is_fixed else "the same, or another by --allow-config-change"
-            mistakes.append(f"[{table}] {key}: {new!r}, but {where} has {old!r}; allowed on resume: {rule}")
+            rule = "the same" if is_fixed else "the same, or --allow-config-change"
+            mistakes.append(f"[{table}] {key}: {where} has {old!r} ({new!r}). Expected on resume: {rule}")
     if mistakes:
-        raise UserError("\n".join(mistakes), code="mismatch")
+        raise UserError("\n".join(mistakes), code="resume-mismatch")
     return bool(changes)

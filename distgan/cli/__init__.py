@@ -90,7 +90,7 @@ def _find(words: Sequence[str]) -> tuple[list[str], Command | Group, list[str]]:
 
 
 def _show_group(prog: str, group: Group, rest: list[str]) -> None:
-    """Print a group's help if it was asked for. Raises UserError for no command or an unknown one."""
+    """Print a group's help if requested. Raises UserError for no command or an unknown one."""
     # A parser without pydantic, whose import is the larger part of half a second on a slow disk.
     width = max(map(len, group.commands)) + 2
     entries = [f"  {name:<{width}}{entry.help}" for name, entry in group.commands.items()]
@@ -107,10 +107,10 @@ def _show_group(prog: str, group: Group, rest: list[str]) -> None:
     allowed = ", ".join(group.commands)
     if not rest:
         parser.print_help()
-        raise UserError(f"names no {group.noun}; allowed: {allowed}")
+        raise UserError(f"no {group.noun} given. Expected: {allowed}", code="missing-value")
     parser.parse_known_args(rest)
     kind = "flag" if rest[0].startswith("-") else group.noun
-    raise UserError(f"{rest[0]}: unknown {kind}; allowed: {allowed} (see {prog} --help)")
+    raise UserError(f"{rest[0]}: unknown {kind}. Expected: {allowed} (see {prog} --help)", code="unknown-name")
 
 
 def _run(prog: str, command: Command, words: list[str]) -> Any:
@@ -135,8 +135,8 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
     values = [getattr(namespace, each.name) for each in command.arguments]
     for each, value in zip(command.arguments, values, strict=True):
         if each.choices and value not in each.choices:
-            raise UserError(f"{value}: unknown {each.name}; allowed: {', '.join(each.choices)}")
-    if command.needs_pydantic:  # else it is there to tell what is missing
+            raise UserError(f"{value}: unknown {each.name}. Expected: {', '.join(each.choices)}", code="unknown-name")
+    if command.needs_pydantic:  # else it reports what is missing
         _load("distgan.distributed.env:check_before_imports")()
     return _load(command.run)(*values, *settings)
 
@@ -144,7 +144,7 @@ def _run(prog: str, command: Command, words: list[str]) -> Any:
 def _import_mistake(error: Exception) -> UserError | None:
     """Return the user's mistake in a variable at which torch's import failed, None for any other error."""
     with suppress(ImportError):
-        mistake: UserError | None = _load("distgan.distributed.env:import_mistake")(error)
+        mistake: UserError | None = _load("distgan.distributed.env:explain_import_error")(error)
         return mistake
     return None
 

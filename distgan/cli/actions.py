@@ -1,4 +1,4 @@
-"""What lies between the flags of a command and the function that does its work. Imports that function last."""
+"""Steps between the flags of a command and the function that does its work, which is imported last."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def train(parser: "Parser", argv: list[str]) -> None:
+    """Run `distgan train`. Raises UserError, and what the training raises."""
     from distgan.config.flags import add_flags
     from distgan.config.presets import base_of, config_folder, config_from
     from distgan.config.schema import Config
@@ -37,9 +38,9 @@ def train(parser: "Parser", argv: list[str]) -> None:
         if "processes.num" in namespace:
             env.check_num_processes(num)
     elif num > 1 and not namespace.dry_run:
-        from distgan.data.loader import check_batch_size, fewest_rows, global_batch_size
+        from distgan.data.loader import check_batch_size, global_batch_size, min_batch_size
 
-        check_batch_size(global_batch_size(config.data, num), fewest_rows(config, num))
+        check_batch_size(global_batch_size(config.data, num), min_batch_size(config, num))
         raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:
@@ -55,6 +56,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
 
 
 def evaluate(parser: "Parser", argv: list[str]) -> None:
+    """Run `distgan eval`. Raises UserError."""
     from distgan.config.command_settings import EvalConfig
     from distgan.config.flags import parse_settings
 
@@ -82,12 +84,14 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
 
 
 def judge(action: str, config: "JudgeConfig") -> None:
+    """Run `distgan judge train` or `show`. Raises UserError and CommandFailed."""
     from distgan.evaluation.train_judges import show_judges, train_judges
 
     {"train": train_judges, "show": show_judges}[action](config)
 
 
 def report(where: str, config: "ReportConfig") -> str:
+    """Write the page of a run. Return its path. Raises UserError."""
     out = _page(config.out)
 
     from distgan.reports.report import report
@@ -96,11 +100,14 @@ def report(where: str, config: "ReportConfig") -> str:
 
 
 def compare(runs: list[str], config: "CompareConfig") -> None:
+    """Write the page that compares runs. Raises UserError."""
     places = [user_path(where).resolve() for where in runs]
     if len(places) < 2:
-        raise UserError(f"{runs[0]}: is one run; allowed: two or more (see distgan compare --help)")
+        raise UserError(
+            f"{runs[0]}: is one run. Expected: two or more (see distgan compare --help)", code="missing-value"
+        )
     if twice := [where for where, place in zip(runs, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"{twice[-1]}: is named twice; allowed: each run once")
+        raise UserError(f"{twice[-1]}: given twice. Expected: each run once", code="conflicting-settings")
     out = _page(config.out)
 
     from distgan.reports.comparison import compare
@@ -114,15 +121,20 @@ def _page(out: str | None) -> Path | None:
         return None
     suffix = Path(out).suffix
     if suffix not in (".html", ".htm"):
-        raise UserError(f"--out {out}: ends in {suffix or 'nothing'}; allowed: a file that ends in .html")
+        raise UserError(
+            f"--out: ends in {suffix or 'nothing'} ({out}). Expected: a file that ends in .html", code="bad-path"
+        )
     from distgan.reports.report import page_file
 
     return page_file(out)
 
 
 def checkpoint(action: str, where: Path, other: str | None) -> None:
+    """Run `distgan checkpoint ls`, `verify` or `diff`. Raises UserError and CommandFailed."""
     if other and action != "diff":
-        raise UserError(f"{other}: {action} takes one folder; allowed: a second one for diff")
+        raise UserError(
+            f"{other}: {action} takes one folder. Expected: a second one only with diff", code="conflicting-settings"
+        )
 
     from distgan.runs.inspection import diff, list_checkpoints, verify
 
@@ -133,6 +145,7 @@ def checkpoint(action: str, where: Path, other: str | None) -> None:
 
 
 def slurm(parser: "Parser", argv: list[str]) -> None:
+    """Run `distgan slurm`. Raises UserError."""
     from distgan.config.command_settings import SlurmConfig
     from distgan.config.flags import add_flags, from_flags
     from distgan.launch.slurm import slurm
@@ -143,7 +156,7 @@ def slurm(parser: "Parser", argv: list[str]) -> None:
 
 
 def doctor(config: "DoctorConfig | None" = None) -> None:
-    """Without settings where pydantic, which reads them, is what is missing."""
+    """Run without settings where pydantic, which reads them, is what is missing."""
     from distgan.launch.doctor import examine
 
     examine(config.data_dir, config.processes, as_json=config.as_json) if config else examine(None)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from distgan.utils.paths import user_path
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 failed, 2 a mistake of yours, 75 stopped before its time limit, 128 + N stopped and saved "
+    "exit codes: 0 done, 1 failed, 2 usage error, 75 stopped before its time limit, 128 + N stopped and saved "
     "by signal N\n(130 Ctrl-C, 138 SIGUSR1, 140 SIGUSR2, 143 SIGTERM)"
 )
-_SHORT = "exit codes: 0 done, 1 {}, 2 a mistake of yours, 130 Ctrl-C"
+_SHORT = "exit codes: 0 done, 1 {}, 2 usage error, 130 Ctrl-C"
 _KEPT = f"{_SHORT} (what was measured is kept)"
 
 
@@ -104,7 +104,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         help="epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-fast",
         usage="--preset NAME [--against NAME] [FLAGS]",
         description="Trains a preset with several seeds, each until it meets frozen targets of quality and holds them, "
-        "and tells\nthe epochs and seconds that this takes. The same command with --out resumes a bench that was "
+        "and reports\nthe epochs and seconds that this takes. The same command with --out resumes a bench that was "
         "killed.",
         epilog=_KEPT.format("a run crashed, or more processes need more epochs")
         + "; that of\na training that stops of itself (75: before the time limit of a SLURM job)",
@@ -128,7 +128,7 @@ _COMMANDS: dict[str, Command | Group] = {
         ),
         reads_flags=True,
         run="distgan.cli.actions:train",
-        less_memory="a smaller --batch-size, a higher --accumulate, or more --processes",
+        less_memory="a smaller --batch-size, a higher --d-microbatches, or more --processes",
     ),
     "data": Command(
         help="tell what a data set, or your own images, would be to a training: distgan data photos/",
@@ -163,7 +163,7 @@ _COMMANDS: dict[str, Command | Group] = {
             Argument(
                 "where",
                 "a run's folder, its weights/, a checkpoint, a .safetensors file, or an .npz with images (uint8) and, "
-                "if a digit was asked for, labels, of any program",
+                "with labels if it has them, of any program",
                 "RUN_OR_WEIGHTS_OR_NPZ",
             ),
         ),
@@ -212,7 +212,7 @@ _COMMANDS: dict[str, Command | Group] = {
         usage="(ls RUN | verify RUN_OR_CHECKPOINT | diff RUN_OR_CHECKPOINT [OTHER])",
         description="ls: the checkpoints of a run, and what became of it. verify: reads every byte of each. diff: how "
         "two\ndiffer, in settings, counters and tensors; of one run, its newest two.",
-        epilog="exit codes: 0 all whole (verify) or equal (diff), 1 damaged or different, 2 a mistake of yours",
+        epilog="exit codes: 0 all valid (verify) or equal (diff), 1 damaged or different, 2 usage error",
         arguments=(
             Argument("action", "what to do", choices=("ls", "verify", "diff")),
             Argument("where", "a run's folder, or a checkpoint's", "RUN_OR_CHECKPOINT", type=user_path),
@@ -226,7 +226,7 @@ _COMMANDS: dict[str, Command | Group] = {
         description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
         "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
         "distgan train.",
-        epilog="exit codes: 0 submitted, 2 a mistake of yours, or sbatch does not take the job",
+        epilog="exit codes: 0 submitted, 2 usage error, or sbatch rejects the job",
         arguments=(
             Argument("--dry-run", "print the script, and on stderr what SLURM would do with it; submit nothing "
                      "(default: off)", action="store_true"),
@@ -235,7 +235,7 @@ _COMMANDS: dict[str, Command | Group] = {
         run="distgan.cli.actions:slurm",
     ),
     "doctor": Command(
-        help="tell what this machine has for training, and what to do about what it lacks: distgan doctor",
+        help="check this machine for training, with a remedy for each problem: distgan doctor",
         usage="[FLAGS]",
         description="What this machine has for training: each line ok, a note, or a problem and what to do about it.",
         epilog="exit codes: 0 training can run here, 1 it can't",

@@ -1,4 +1,4 @@
-"""What can be set of the commands that are no training run."""
+"""Settings of the commands other than training."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from distgan.config.schema import DataConfig, DataName, Device, data_dir_setting
 
 
 class SampleConfig(Section):
-    """What `distgan sample` draws."""
+    """Settings of `distgan sample`."""
 
     out: str = setting("samples.png", "where to write: .png (a grid), .gif (a walk) or .npz (arrays)", min_length=1)
     num: int = setting(100, "how many images; with --interpolate, how many walks", ge=1, le=10_000_000)
@@ -47,7 +47,7 @@ class InspectConfig(Section):
 
 
 class DoctorConfig(Section):
-    """What `distgan doctor` looks at."""
+    """Settings of `distgan doctor`."""
 
     data_dir: str | None = data_dir_setting()
     processes: int = setting(2, "how many try a sum together; 0: none, which saves seconds", ge=0, le=64)
@@ -55,7 +55,7 @@ class DoctorConfig(Section):
 
 
 class SlurmConfig(Section):
-    """What `distgan slurm` asks SLURM for. Unset: as slurm/cgan.sh has it."""
+    """Settings of `distgan slurm`: the resources of the job. Unset: as in slurm/cgan.sh."""
 
     nodes: int | None = setting(None, "machines", ge=1)
     gpus_per_node: int | None = setting(
@@ -70,7 +70,7 @@ class SlurmConfig(Section):
     )
     signal: str | None = setting(
         None,
-        "what asks the job to save, and how many seconds before its limit",
+        "signal on which the job saves, and how many seconds before its limit",
         allowed="as B:USR1@180",
         pattern=r"^B:USR1@\d+$",
     )
@@ -87,7 +87,7 @@ class SlurmConfig(Section):
 
 
 class EvalConfig(Section):
-    """What `distgan eval` measures, and with what."""
+    """Settings of `distgan eval`."""
 
     num: int = setting(10_000, "how many images to draw and judge; of an .npz, how many at most", ge=1, le=1_000_000)
     seed: int = setting(0, "of z: the same seed gives the same images, and numbers", ge=0, lt=2**31)
@@ -112,7 +112,7 @@ class EvalConfig(Section):
     pixel_range: Literal["unit", "signed", "byte"] | None = setting(
         None,
         "what the pixels of an .npz are: unit is 0 to 1, signed -1 to 1, byte 0 to 255; what lies beyond is clipped. "
-        "Unset: by their values, where these tell",
+        "Unset: recognised by their values",
         flag="range",
     )
     judges: str | None = setting(None, "folder of other judges; unset: those of distgan, or of the cache", min_length=1)
@@ -128,7 +128,7 @@ class EvalConfig(Section):
 
 
 class JudgeConfig(Section):
-    """How `distgan judge train` trains judges, and where it puts them."""
+    """Settings of `distgan judge train`."""
 
     data: DataName = setting("mnist", "what to train on")
     data_dir: str | None = data_dir_setting()

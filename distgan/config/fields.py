@@ -1,4 +1,4 @@
-"""What a setting is: a field of a frozen section, with its help text, its limits, its flag and its rules."""
+"""Fields of frozen sections: a setting's help text, limits, flag and rules."""
 
 import struct
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
@@ -24,7 +25,7 @@ from distgan.config.registry import Registry
 
 
 def split_commas(value: Any, info: ValidationInfo) -> Any:
-    """`1,20,42` of a command line as a list; in a file it is text, where a list belongs."""
+    """Return `1,20,42` of a command line as a list. Text in a file stays text, which no list setting takes."""
     if info.context == "file":
         return value
     if not isinstance(value, str):
@@ -70,24 +71,31 @@ class OneOf:
 
     def names(self) -> dict[str, str]:
         """Return the names that are registered now, each with its help text."""
-        return dict(self.also) | {name: entry.describe() for name, entry in self.registry.items() if self.only(entry)}
+        entries = {name: entry for name, entry in self.registry.items() if self.only(entry)}
+        return dict(self.also) | {
+            name: entry.describe() + (f" (deprecated name: {', '.join(entry.old_names)})" if entry.old_names else "")
+            for name, entry in entries.items()
+        }
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, name: str) -> str:
+        """Return the current name for `name`, which may be an old one. Raises for one that is not allowed."""
+        name = self.registry.current(name)
         if name not in (names := self.names()) and not (self.takes_path and self.takes_path(name)):
             raise PydanticCustomError("unknown_name", "Input should be one of {names}", {"names": ", ".join(names)})
         return name
 
 
 class Rules(BaseModel):
-    """What other modules need to know of a setting; the defaults are the strictest."""
+    """Properties of a setting that other modules read; the defaults are the strictest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     flag: str | None = None  # where it is not the key
-    old_flags: tuple[str, ...] = ()  # which are accepted and not shown
+    old_flags: tuple[str, ...] = ()  # which are accepted, and named in the help as deprecated
+    old_keys: tuple[str, ...] = ()  # likewise in files
     allowed: str | None = None  # in words, where type and limits do not say it
     # On resume, another value is allowed. fixed: never. confirm: with --allow-config-change. free: always. reset:
     # always, and the run's own is dropped. In a benchmark or an evaluation, free: it does not change the results.
@@ -96,12 +104,13 @@ class Rules(BaseModel):
     is_copied: bool = True  # taken over by `--config RUN/config.json`
     may_be_repeated: bool = False  # the flag of a list: its values are joined
     replaces: str | None = None  # the key of its section that a flag of this setting unsets
+    is_common: bool = False  # listed before the sections in the help of distgan train
     is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
     is_derived: bool = False  # from the data when a run starts: it has no flag, and what a file says is replaced
 
 
 def setting(default: Any, description: str, **more: Any) -> Any:
-    """A field with its help text (`{names}`: that of each registered name), its Rules and its limits."""
+    """Return a field with its help text (`{names}`: that of each registered name), its Rules and its limits."""
     rules = Rules(**{key: more.pop(key) for key in Rules.model_fields if key in more})
     return Field(default, description=description, json_schema_extra={"rules": rules}, **more)  # type: ignore[dict-item]
 
@@ -110,12 +119,26 @@ fixed, free = partial(setting, on_resume="fixed"), partial(setting, on_resume="f
 
 
 def rules(field: FieldInfo) -> Rules:
+    """Return the Rules of a setting's field."""
     extra = field.json_schema_extra
     return extra.get("rules", Rules()) if isinstance(extra, dict) else Rules()  # type: ignore[return-value]
 
 
 class Section(BaseModel):
+    """A frozen table of settings, which reads old keys of a setting by its current one."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_old_keys(cls, values: Any) -> Any:
+        """Return `values` with the key that a setting has now in place of one that it had."""
+        for key, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            for old in rules(field).old_keys:
+                if old in values and key in values:
+                    raise ValueError(f"{old}: is the old name of {key}, which is set too. Expected: one of the two")
+                values = {key if each == old else each: value for each, value in values.items()}
+        return values
 
     @field_validator("*")
     @classmethod
@@ -132,7 +155,7 @@ _SOME, _OR_PATH = "one or more of ", ", or a path that is there"
 
 
 def allowed(field: FieldInfo) -> str:
-    """What may stand in a field, in words: `a whole number, 1 or more`."""
+    """Return the allowed values of a field in words: `an integer, 1 or more`."""
     limits = {
         key: getattr(item, key)
         for item in field.metadata
@@ -155,6 +178,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def help_text(field: FieldInfo) -> str:
+    """Return the help text of a setting, with that of each registered name."""
     names = choices(field.annotation, field.metadata)
     explained = ". ".join(f"{name}: {text}" for name, text in names.items())
     return (field.description or "").replace("{names}", explained)
@@ -162,14 +186,25 @@ def help_text(field: FieldInfo) -> str:
 
 def choices(annotation: Any, metadata: Any = ()) -> dict[str, str]:
     """Return the registered names that a setting takes, each with its help text; empty for any other setting."""
+    found = _one_of(annotation, metadata)
+    return found.names() if found else {}
+
+
+def registry_of(field: FieldInfo) -> Registry[Any] | None:
+    """Return the registry whose names a setting takes; None for any other setting."""
+    found = _one_of(field.annotation, field.metadata)
+    return found.registry if found else None
+
+
+def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:
     for item in metadata:
         if isinstance(item, OneOf):
-            return item.names()
+            return item
     if get_origin(annotation) is Annotated:
-        return choices(None, get_args(annotation)[1:])
+        return _one_of(None, get_args(annotation)[1:])
     if get_origin(annotation) in (Union, UnionType):
-        return {name: text for part in get_args(annotation) for name, text in choices(part).items()}
-    return {}
+        return next(filter(None, map(_one_of, get_args(annotation))), None)
+    return None
 
 
 def _kind(annotation: Any, metadata: Any = ()) -> str:
@@ -192,14 +227,15 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
         numbers = [bound for item in limits for bound in getattr(item, "metadata", [])]
         low = next((item.ge for item in numbers if hasattr(item, "ge")), None)
         high = next((item.le for item in numbers if hasattr(item, "le")), None)
-        return "whole numbers" + (f" from {low}" if low is not None else "") + (f" to {high}" if high else "")
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
+        return "integers" + (f" from {low}" if low is not None else "") + (f" to {high}" if high else "")
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[annotation]
 
 
 def metavar(field: FieldInfo) -> str:
+    """Return the placeholder of a flag's value in the help."""
     kind = _kind(field.annotation, field.metadata)
-    short = {"a whole number": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
-    if kind.startswith("whole numbers"):
+    short = {"an integer": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
+    if kind.startswith("integers"):
         return "N,N,..."
     if kind.startswith(_SOME):
         return "{" + kind.removeprefix(_SOME).replace(", ", ",") + "},..."
@@ -208,6 +244,7 @@ def metavar(field: FieldInfo) -> str:
 
 
 def shown(default: Any) -> str:
+    """Return a default as the help shows it."""
     match default:
         case None:
             return "unset"

@@ -27,6 +27,8 @@ _MAX_CONFIG = 2**20
 
 
 class Flag(NamedTuple):
+    """A setting's flag, its path in the config and its field."""
+
     name: str
     path: tuple[str, ...]
     field: FieldInfo
@@ -45,13 +47,15 @@ class Parser(argparse.ArgumentParser):
         self.allowed: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
-        """argparse's `argument --x: expected one argument` in our words."""
+        """Raise UserError for a complaint of argparse, reworded."""
         if match := re.fullmatch(r"argument (--[\w-]+): expected one argument", message):
-            message = f"{match[1]}: needs a value; allowed: {self.allowed.get(match[1], 'text')}"
+            message = f"{match[1]}: no value. Expected: {self.allowed.get(match[1], 'text')}"
+            raise UserError(f"{message} (see {self.prog} --help)", code="missing-value")
         if match := re.fullmatch(r"argument (.*): ignored explicit argument (.*)", message):
             usage = match[1].replace("/", " or ")
-            message = f"{usage.split()[0]}: takes no value, {match[2]} was given; allowed: {usage}"
-        raise UserError(f"{message} (see {self.prog} --help)")
+            message = f"{usage.split()[0]}: takes no value ({match[2]}). Expected: {usage}"
+        code = "missing-value" if "arguments are required" in message else "bad-value"
+        raise UserError(f"{message} (see {self.prog} --help)", code=code)
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         namespace, unknown = self.parse_known_args(argv)
@@ -59,31 +63,31 @@ class Parser(argparse.ArgumentParser):
         mistakes = [
             f"{word.split('=')[0]}: unknown flag{did_you_mean(word.split('=')[0], known)}"
             if word.startswith("-")
-            else f"{word}: belongs to no flag"
+            else f"{word}: not the value of a flag"
             for word in unknown
         ]
         # The value of an unknown flag is no second mistake.
         if flags := [line for line in mistakes if "unknown flag" in line]:
             mistakes = flags
         if mistakes:
-            raise UserError("\n".join(f"{line} (see {self.prog} --help)" for line in mistakes))
+            raise UserError("\n".join(f"{line} (see {self.prog} --help)" for line in mistakes), code="unknown-setting")
         return namespace
 
 
 def parse_settings(parser: Parser, argv: list[str], model: type[M]) -> tuple[argparse.Namespace, M]:
-    """What a command that is no training run was given, and its settings. Raises UserError."""
+    """Parse the flags of a command other than training into its settings. Raises UserError."""
     add_flags(parser, model)
     namespace = parser.parse(argv)
     return namespace, from_flags(model, namespace)
 
 
 def flags_of(model: type[BaseModel]) -> Iterator[Flag]:
-    """Each setting below a config that has a flag."""
+    """Yield each setting below a config that has a flag."""
     return (flag for flag in settings_of(model) if not rules(flag.field).is_derived)
 
 
 def settings_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
-    """Each setting below a config, those too that are derived from the data and have no flag."""
+    """Yield each setting below a config, those too that are derived from the data and have no flag."""
     for key, field in model.model_fields.items():
         if _is_section(field):
             yield from settings_of(field.annotation, (*path, key))  # type: ignore[arg-type]
@@ -97,17 +101,22 @@ def paths_by(model: type[BaseModel], rule: str, *values: object) -> list[tuple[s
 
 
 def add_flags(parser: Parser, model: type[BaseModel]) -> None:
-    """An argument for each setting; it is absent from the namespace unless given."""
+    """Add an argument for each setting, the common ones first; it is absent from the namespace unless given."""
     groups: dict[tuple[str, ...], Any] = {}
-    for flag in flags_of(model):
-        section = flag.path[:-1]
+    flags = list(flags_of(model))
+    if any(rules(flag.field).is_common for flag in flags):
+        groups["common",] = parser.add_argument_group("common settings; the others are below, by section")
+    for flag in flags:
+        section = ("common",) if rules(flag.field).is_common else flag.path[:-1]
         if section not in groups:
             owner = model.model_fields[section[0]].annotation if section else model
-            title = f"{section[0]}: {(owner.__doc__ or '').strip()}" if section else "options"
+            title = f"{section[0]}: {(owner.__doc__ or '').strip().rstrip('.')}" if section else "options"
             groups[section] = parser.add_argument_group(title)
         parser.allowed[flag.name] = allowed(flag.field)
         # argparse reads % in a help text as a format.
-        text = f"{help_text(flag.field)} (default: {shown(flag.field.default)})".replace("%", "%%")
+        old_flags = [f"--{old}" for old in rules(flag.field).old_flags]
+        deprecated = f"; deprecated: {', '.join(old_flags)}" if old_flags else ""
+        text = f"{help_text(flag.field)} (default: {shown(flag.field.default)}{deprecated})".replace("%", "%%")
         options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": text}
         if flag.field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -116,15 +125,16 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
         if rules(flag.field).may_be_repeated:
             options["action"] = "append"
         groups[section].add_argument(flag.name, **options)
-        for old in rules(flag.field).old_flags:
-            parser.allowed[f"--{old}"] = parser.allowed[flag.name]
-            groups[section].add_argument(f"--{old}", **options | {"help": argparse.SUPPRESS})
+        for old in old_flags:
+            parser.allowed[old] = parser.allowed[flag.name]
+            groups[section].add_argument(old, **options | {"help": argparse.SUPPRESS})
 
 
 def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, Any] | None = None) -> M:
-    """The config that `base` (already valid) and the flags of a namespace make. Raises UserError."""
+    """Return the config of `base` (already valid) and the flags of a namespace. Raises UserError."""
     values: dict[str, Any] = json.loads(json.dumps(base or {}))
-    mistakes = []
+    mistakes: list[str] = []
+    code = "bad-value"
     for flag in flags_of(model):
         if not hasattr(namespace, flag.dest):
             continue
@@ -135,7 +145,9 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
             adapter: Any = TypeAdapter(Annotated[flag.field.annotation, flag.field])  # type: ignore[arg-type]
             value = adapter.validate_python(text)
         except ValidationError as error:
-            mistakes += [f"{flag.name}: {_complaint(each, flag.field)}" for each in error.errors()[:1]]
+            first = error.errors()[0]
+            code = code if mistakes else _code_of(first)
+            mistakes.append(f"{flag.name}: {_complaint(first, flag.field)}")
             continue
         section = values
         for key in flag.path[:-1]:
@@ -145,27 +157,29 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
         if other and not hasattr(namespace, ".".join((*flag.path[:-1], other))):  # stronger than that of the file
             section.pop(other, None)
     if mistakes:
-        raise UserError("\n".join(mistakes))
+        raise UserError("\n".join(mistakes), code=code)
     return _validate(model, values, "")
 
 
 def read_file(path: Path, name: str) -> dict[str, Any]:
-    """A preset (TOML) or a run's config (JSON), every key and type checked. Raises UserError naming `name`."""
+    """Read a preset (TOML) or a run's config (JSON); every key and type is checked. Raises UserError naming `name`."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_CONFIG + 1)
         if len(data) > _MAX_CONFIG:
-            raise UserError(f"{name}: is larger than {_MAX_CONFIG:,} bytes, too large for settings", code="bad-data")
+            raise UserError(
+                f"{name}: larger than {_MAX_CONFIG:,} bytes, too large for settings", code="bad-config-file"
+            )
         text = data.decode("utf-8-sig")  # Windows' editors begin a file with a mark
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise not_readable(name, error) from error
     except (ValueError, RecursionError) as error:  # both decoders and the text's encoding
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UserError(f"{name}: is not {kind} ({error})", code="bad-data") from error
+        raise UserError(f"{name}: not {kind} ({error})", code="bad-config-file") from error
     if not isinstance(values, dict):
-        raise UserError(f"{name}: is no table of settings", code="bad-data")
-    # Whether the settings fit together is asked when the flags are in.
+        raise UserError(f"{name}: not a table of settings", code="bad-config-file")
+    # Combinations are checked when the flags are in.
     checked = _validate(Config, values, f"{name}: ")
     return checked.model_dump(mode="json", exclude_unset=True)
 
@@ -179,21 +193,33 @@ def _validate(model: type[M], values: dict[str, Any], where: str) -> M:
         return model.model_validate(values, strict=True, context="file")
     except ValidationError as error:
         fields = {flag.path: flag.field for flag in settings_of(model)}
-        raise UserError("\n".join(_line(each, fields, where) for each in error.errors())) from error
+        mistakes = error.errors()
+        code = _code_of(mistakes[0])
+        raise UserError("\n".join(_line(each, fields, where) for each in mistakes), code=code) from error
+
+
+def _code_of(error: Any) -> str:
+    """Return the error code for a complaint of pydantic's."""
+    known = {
+        "extra_forbidden": "unknown-setting",
+        "value_error": "conflicting-settings",
+        "unknown_name": "unknown-name",
+    }
+    return known.get(error["type"], "bad-value")
 
 
 def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> str:
-    """One mistake of a file: its key as the file writes it, and what is wrong with it."""
+    """Return the message for one error of a file, with its key as the file writes it."""
     path = tuple(str(part) for part in error["loc"])
     table, key = (f"[{path[0]}] " if len(path) > 1 else ""), path[1] if len(path) > 1 else "".join(path)
     if error["type"] == "extra_forbidden":
         siblings = [known[-1] for known in fields if known[:-1] == path[:-1]] if table else {p[0] for p in fields}
         thing = "unknown key" if table or not isinstance(error["input"], dict) else "unknown table"
-        return f"{where}{table}{key}: {thing}{did_you_mean(key, siblings)}; allowed: {', '.join(sorted(siblings))}"
+        return f"{where}{table}{key}: {thing}{did_you_mean(key, siblings)}. Expected: {', '.join(sorted(siblings))}"
     if error["type"] == "value_error":
         return f"{where}{error['ctx']['error']}"
     if path[:2] not in fields:
-        return f"{where}{key}: {error['input']!r} is no table; allowed: [{key}] and keys below it"
+        return f"{where}{key}: not a table ({error['input']!r}). Expected: [{key}] and keys below it"
     return f"{where}{table}{key}: {_complaint(error, fields[path[:2]])}"
 
 
@@ -201,9 +227,10 @@ def _complaint(error: Any, field: FieldInfo) -> str:
     encoding = sys.getfilesystemencoding()  # what it lacks is kept as bytes, which are no text
     text = "UTF-8" if encoding == "utf-8" else f"the encoding of the locale, {encoding} (LC_ALL=C.UTF-8 has all)"
     more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL", "string_unicode": f", in {text}"}
-    return f"{error['input']!r} is not allowed; allowed: {allowed(field)}{more.get(error['type'], '')}"
+    return f"invalid value ({error['input']!r}). Expected: {allowed(field)}{more.get(error['type'], '')}"
 
 
 def did_you_mean(word: str, known: Any) -> str:
+    """Return `, did you mean X?` for the closest known word, "" without one."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]}?" if close else ""

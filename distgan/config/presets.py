@@ -15,16 +15,25 @@ from distgan.utils.paths import user_path
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """What the flags are laid over, and its name. Raises UserError."""
+    """Return the settings below the flags, and the name of their preset. Raises UserError."""
     model = getattr(namespace, "model.name", None)
     out = getattr(namespace, "run.out", None)
     resume = getattr(namespace, "run.resume", None)
     if model is not None and model not in MODELS:
-        raise UserError(f"--model {model}: unknown network; allowed: {', '.join(MODELS)} (see also --preset)")
+        raise UserError(
+            f"--model: unknown network ({model}). Expected: {', '.join(MODELS)} (see also --preset)",
+            code="unknown-name",
+        )
     if resume == "auto" and not out:
-        raise UserError("--resume auto: resumes the run in --out, which is not given; allowed: with --out DIR")
+        raise UserError(
+            "--resume: resumes the run in --out, which is not set (auto). Expected: --out DIR",
+            code="conflicting-settings",
+        )
     if namespace.preset and namespace.config:
-        raise UserError(f"--preset {namespace.preset}, --config {namespace.config}: allowed: one of the two")
+        raise UserError(
+            f"--preset, --config: both are set ({namespace.preset}, {namespace.config}). Expected: one of the two",
+            code="conflicting-settings",
+        )
     if namespace.preset:
         path, name = preset_path(namespace.preset, "--preset"), namespace.preset
     elif namespace.config:
@@ -40,11 +49,14 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         path, name = preset_path(model, "--model"), model
     else:
         models = ", ".join(f"--model {name}" for name in MODELS)
-        raise UserError(f"names no network; allowed: {models}, --preset NAME or --config FILE")
+        raise UserError(f"no network given. Expected: {models}, --preset NAME or --config FILE", code="missing-value")
     base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
     trained = base.get("model", {}).get("name")
     if model and trained and model != trained:
-        raise UserError(f"--model {model}: {path} trains {trained}; allowed: --model {trained}, or without --model")
+        raise UserError(
+            f"--model: {path} trains {trained} ({model}). Expected: --model {trained}, or no --model",
+            code="conflicting-settings",
+        )
     if path.suffix == ".json":
         _remove(base, paths_by(Config, "is_copied", False))
     return base, name
@@ -75,7 +87,7 @@ def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:
 
 
 def training_of(words: list[str]) -> tuple[Config, str]:
-    """The config that `distgan train` makes of its flags, and the preset's name. Raises UserError."""
+    """Return the config for flags of `distgan train`, and the preset's name. Raises UserError."""
     parser = Parser(prog="distgan train")
     for flag in ("--preset", "--config"):
         parser.add_argument(flag)
@@ -94,7 +106,7 @@ def preset_words(flag: str, preset: str) -> list[str]:
 
 
 def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str) -> Config:
-    """Return the `changes`' sections of a preset's config, with these settings in place of its own.
+    """Return the `changes`' sections of a preset's config, with these settings replaced.
 
     Its batch size per rank is dropped. Raises UserError that begins with `name` for settings that do not fit together.
     """
@@ -116,7 +128,7 @@ def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
 
 
 def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
-    """The config.json of the run or the checkpoint that the flags name, if they do."""
+    """Return the config.json of the run or checkpoint that the flags name, None without one."""
     is_named = resume not in (None, "auto", "never")
     name = resume if is_named else out
     if name is None or resume == "never":
@@ -124,15 +136,15 @@ def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
     path = user_path(name, "--resume" if is_named else "--out") / "config.json"
     if is_named and not path.is_file():
         raise UserError(
-            f"--resume {resume}: there is no config.json in it; allowed: auto, never, or the folder of a checkpoint "
-            "or of a run",
-            code="not-found",
+            f"--resume: no config.json there ({resume}). Expected: auto, never, or the folder of a checkpoint or of "
+            "a run",
+            code="no-run",
         )
     return path if path.is_file() else None
 
 
 def config_folder() -> Path:
-    """The presets: inside an installed wheel, or at the root of a checkout."""
+    """Return the folder of presets: inside an installed wheel, or at the root of a checkout."""
     return shipped("configs", "config/presets_toml")
 
 
@@ -143,7 +155,11 @@ def shipped(name: str, in_wheel: str) -> Path:
 
 
 def preset_path(name: str, flag: str) -> Path:
+    """Return the file of a preset. Raises UserError that names `flag` for an unknown name."""
     presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
     if name not in presets:
-        raise UserError(f"{flag} {name}: unknown preset{did_you_mean(name, presets)}; allowed: {', '.join(presets)}")
+        raise UserError(
+            f"{flag}: unknown preset ({name}){did_you_mean(name, presets)}. Expected: {', '.join(presets)}",
+            code="unknown-name",
+        )
     return presets[name]

@@ -33,7 +33,10 @@ class Lazy:
 
 @dataclass(frozen=True)
 class Entry:
+    """`help`: its line of `--help`. `old_names`: names that it had, which flags and files may still hold."""
+
     help: str
+    old_names: tuple[str, ...] = field(default=(), kw_only=True)
 
     def describe(self) -> str:
         return self.help
@@ -47,9 +50,13 @@ class Registry(dict[str, E]):
 
     def register(self, name: str, entry: E) -> None:
         """Add an entry. Raises ValueError for a name that is taken or that a flag could not carry."""
-        if name in self or not re.fullmatch(r"(?!auto$)[a-z0-9]+([.-][a-z0-9]+)*", name):
+        if self.current(name) in self or not re.fullmatch(r"(?!auto$)[a-z0-9]+([.-][a-z0-9]+)*", name):
             raise ValueError(f"{name}: taken or malformed; expected: a new name as my-name.2, other than {list(self)}")
         self[name] = entry
+
+    def current(self, name: str) -> str:
+        """Return the name that an entry has now, for one that it had before; any other name as it is."""
+        return next((now for now, entry in self.items() if name in entry.old_names), name)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Mode(Entry):
 
 @dataclass(frozen=True)
 class Precision(Mode):
-    """`tolerance`: how far an engine's steps may be from the eager ones.
+    """`mixed_precision`: what Accelerate calls it. `tolerance`: how far an engine's steps may be from the eager ones.
 
     The largest relative difference of a loss or a mean logit, and of what the steps added to a network's weights
     (0: the same, 1: one of the two stood still). Rounding differs, and Adam's first steps have the sign of a gradient
@@ -69,6 +76,7 @@ class Precision(Mode):
     """
 
     tolerance: tuple[float, float] = (1e-1, 0.6)
+    mixed_precision: str = "no"
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,11 @@ class Engine(Mode):
     """`build(trial)` takes a `training.engines.engine.Trial` and returns an `Engine` of that module.
 
     It raises `EngineUnavailable` on all ranks where it can't take the steps, for which the eager engine then stands in.
-    `records_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: its steps go through compiled code.
+    `captures_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: its steps go through compiled code.
     """
 
     build: Callable[[Any], Any] = field(kw_only=True)
-    records_graphs: bool = False
+    captures_graphs: bool = False
     compiles: bool = False
 
 
@@ -151,36 +159,37 @@ AUTO = "auto"  # of a precision or an engine: what is found to be the best here
 
 
 def names_on_cpu(modes: Registry[Any]) -> list[str]:
+    """Return the names of entries that need no CUDA device."""
     return [name for name, mode in modes.items() if not mode.needs_cuda]
 
 
 MODELS = Registry({"vanilla": Entry("no labels"), "cgan": Entry("both networks see the label")})
 
 PRECISIONS = Registry({
-    "no": Precision("float32", tolerance=(1e-3, 0.1)),
+    "fp32": Precision("float32", tolerance=(1e-3, 0.1), old_names=("no",)),
     "tf32": Precision("float32 with TF32 products, on GPUs", needs_cuda=True, tolerance=(2e-2, 0.3)),
-    "fp16": Precision("autocast to float16 with a loss scaler, on GPUs", needs_cuda=True),
-    "bf16": Precision("autocast to bfloat16"),
+    "fp16": Precision("autocast to float16 with a loss scaler, on GPUs", needs_cuda=True, mixed_precision="fp16"),
+    "bf16": Precision("autocast to bfloat16", mixed_precision="bf16"),
 })  # fmt: skip
 
 _R = "training.engines.recipes:"
 ENGINES = Registry({
     "auto": Engine("on a GPU the faster of eager and graph, by a race of a second; else eager",
-                   build=Lazy(_R + "build_fastest"), records_graphs=True),
+                   build=Lazy(_R + "build_fastest"), captures_graphs=True),
     "eager": Engine("torch, one operator at a time", build=Lazy(_R + "build_eager")),
     "compile": Engine("the networks by torch.compile", build=Lazy(_R + "build_compiled"), compiles=True),
     "graph": Engine("steps as CUDA graphs, compiled inside where that pays", True, build=Lazy(_R + "build_graph"),
-                    records_graphs=True),
+                    captures_graphs=True),
     "graph-compiled": Engine("the same, always compiled inside", True, build=Lazy(_R + "build_graph_compiled"),
-                             records_graphs=True, compiles=True),
+                             captures_graphs=True, compiles=True),
 })  # fmt: skip
 
 ORDERS = Registry({
     "simultaneous": Order("both gradients before either update", updates_d_first=False),
-    "reuse": Order("G answers with the fakes that D saw"),
-    "fresh": Order("G draws a new z", draws_anew=True),
+    "alternating": Order("D's update, then G's, on the fakes that D saw", old_names=("reuse",)),
+    "alternating-fresh": Order("D's update, then G's, on fakes of a new z", draws_anew=True, old_names=("fresh",)),
 })  # fmt: skip
-PLAIN_LOOP_ORDER = "reuse"  # of PyTorch's DCGAN example, and so of the loops in distgan/benchmark/peers
+PLAIN_LOOP_ORDER = "alternating"  # of PyTorch's DCGAN example, and so of the loops in distgan/benchmark/peers
 
 _L = "training.losses:"
 _BCE, _MINUS_MEAN, _PAIRS = (Lazy(_L + "bce_d"), Lazy(_L + "bce_g")), Lazy(_L + "minus_mean"), Lazy(_L + "relativistic")
@@ -209,11 +218,12 @@ _MNIST_ONLY = f"those of the report, {MNIST_SPEC.describe()}"
 _MULTIPLES_OF_4 = "sides of 16 to 128 that are multiples of 4, as by --image-size 32"
 
 FAMILIES = Registry({
-    "seed": Family("the networks of the 2023 report", Lazy("models.report2023:Generator"),
-                   Lazy("models.report2023:build_discriminator"), takes_noise_map=True, unsupported=_unlike_mnist),
-    "small": Family("a plain small pair for a laptop", Lazy("models.dcgan:Generator"),
-                    Lazy("models.dcgan:Discriminator"), unsupported=_unlike_multiples_of_4),
-    "clustered": Family("the small pair, told k-means clusters of the training images",
+    "report2023": Family("the networks of the 2023 report", Lazy("models.report2023:Generator"),
+                         Lazy("models.report2023:build_discriminator"), takes_noise_map=True,
+                         unsupported=_unlike_mnist, old_names=("seed",)),
+    "dcgan": Family("a small DCGAN pair for a laptop", Lazy("models.dcgan:Generator"),
+                    Lazy("models.dcgan:Discriminator"), unsupported=_unlike_multiples_of_4, old_names=("small",)),
+    "clustered": Family("the dcgan pair, conditioned on k-means clusters of the training images",
                         Lazy("models.clustered:Generator"), Lazy("models.clustered:Discriminator"),
                         takes_clusters=True, unsupported=_unlike_multiples_of_4),
 })  # fmt: skip

@@ -1,4 +1,4 @@
-"""What can be set: frozen sections, each handed to the component that it configures.
+"""Settings of a training: frozen sections, each passed to the component that it configures.
 
 A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differs carry `flag=`.
 """
@@ -19,14 +19,14 @@ LossName = Annotated[str, OneOf(LOSSES)]
 OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
-PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else no"),))]
+PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else fp32"),))]
 DataName = Annotated[str, OneOf(DATASETS)]
 DataNameOrPath = Annotated[
     str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
 ]
 Device = Literal["auto", "cpu", "cuda"]
 
-_MOST = 10**12  # epochs or steps: more than any run has, and no number that overflows
+_MOST = 10**12  # epochs or steps: more than any run has, without overflow
 
 # Settings that several commands have.
 device_setting = partial(setting, "auto", "auto: cuda where there is one")
@@ -39,7 +39,7 @@ timeout_setting = partial(
 
 
 class RunConfig(Section):
-    """How long, where to, and what is written on the way."""
+    """Length, output and engine of the run."""
 
     out: str | None = setting(
         None,
@@ -48,15 +48,17 @@ class RunConfig(Section):
         on_resume="reset",
         is_copied=False,
         may_differ_per_rank=True,
+        is_common=True,
     )
     resume: str = setting(
         "auto",
-        "auto: resume from the newest whole checkpoint of the run in --out, if it holds one. never: only a new "
+        "auto: resume from the newest valid checkpoint of the run in --out, if it holds one. never: only a new "
         "folder. Or the folder of a checkpoint, or of a run, to resume from in a new folder",
         allowed="auto, never, or the folder of a checkpoint or of a run that has one",
         min_length=1,
         on_resume="reset",
         is_copied=False,
+        is_common=True,
     )
     allow_config_change: bool = setting(
         False,
@@ -64,9 +66,9 @@ class RunConfig(Section):
         on_resume="reset",
         is_copied=False,
     )
-    epochs: int = free(150, "passes over the data", ge=1, le=_MOST)
+    epochs: int = free(150, "passes over the data", ge=1, le=_MOST, is_common=True)
     max_steps: int | None = setting(
-        None, "stop after that many steps, whatever the epochs", ge=1, le=_MOST, on_resume="reset"
+        None, "stop after that many steps, whatever the epochs", ge=1, le=_MOST, on_resume="reset", is_common=True
     )
     time_limit: str | None = setting(
         None,
@@ -76,14 +78,15 @@ class RunConfig(Section):
         pattern=DURATION,
         on_resume="reset",
         may_differ_per_rank=True,
+        is_common=True,
     )
-    seed: int = seed_setting()
-    engine: EngineName = free("auto", "{names}")
-    # What it comes to on each rank is compared, and not what was asked for.
+    seed: int = seed_setting(is_common=True)
+    engine: EngineName = free("auto", "{names}", is_common=True)
+    # The precision in use on each rank is compared, not the requested one.
     precision: PrecisionNameOrAuto | None = setting(
-        None, "{names}. Unset: what the launcher said, else float32", may_differ_per_rank=True
+        None, "{names}. Unset: the launcher's, else fp32", may_differ_per_rank=True, is_common=True
     )
-    device: Device = device_setting(on_resume="free")
+    device: Device = device_setting(on_resume="free", is_common=True)
     threads: int | None = free(
         None,
         "CPU threads of each process; unset: the cores, shared by the processes of this machine",
@@ -105,14 +108,16 @@ class RunConfig(Section):
         r"(raw|ema)_(fcd|agreement|recognisable|coverage|density|kl))$",
     )
     on_save_error: Literal["continue", "stop"] = free(
-        "continue", "what to do while the disk takes no checkpoint; the last one has to be written in any case"
+        "continue", "what to do while the disk takes no checkpoint; the last one must be written in any case"
     )
     eval_every: int = free(
-        0, "epochs between two looks of the judges at the samples, into metrics.jsonl; 0: none", ge=0, le=_MOST
+        0,
+        "epochs between two evaluations of samples by the judges, into metrics.jsonl; 0: none",
+        ge=0,
+        le=_MOST,
+        is_common=True,
     )
-    eval_every_steps: int | None = free(
-        None, "steps between two looks of the judges, besides eval_every", ge=1, le=_MOST
-    )
+    eval_every_steps: int | None = free(None, "steps between two evaluations, besides eval_every", ge=1, le=_MOST)
     eval_num: int | None = free(
         None,
         "images that the judges see at each of them; unset: 2000, or as many as the targets of --stop-at are for",
@@ -121,7 +126,7 @@ class RunConfig(Section):
     )
     stop_at: str | None = free(
         None,
-        "end the run when the judges find that these targets are met: mnist, or a TOML file of targets; unset: run on",
+        "end the run when evaluations meet these targets: mnist, or a TOML file of targets; unset: run on",
         min_length=1,
         may_differ_per_rank=True,
     )
@@ -148,14 +153,14 @@ class RunConfig(Section):
     def _judged_best_needs_judges(self) -> "RunConfig":
         if self.keep_best and self.keep_best[4:].startswith(("raw_", "ema_")) and not self.evaluates_quality:
             raise ValueError(
-                f"--keep-best {self.keep_best}: is a number of the judges, who are not asked; allowed with "
-                "--eval-every 1 or more, or --stop-at"
+                f"--keep-best: needs evaluations during training ({self.keep_best}). Expected: --eval-every 1 or more, "
+                "or --stop-at"
             )
         return self
 
 
 class ProcessesConfig(Section):
-    """How many processes train together, and what they do about each other."""
+    """Number of processes, and what they share."""
 
     num: int | None = free(
         None,
@@ -164,9 +169,10 @@ class ProcessesConfig(Section):
         ge=1,
         le=1024,
         may_differ_per_rank=True,
+        is_common=True,
     )
     sync_batch_norm: bool = setting(
-        True, "BatchNorm's statistics over the whole batch; off: each process has those of its own share"
+        True, "BatchNorm's statistics over the global batch; off: over each process's own rows"
     )
     check_ranks_every: int = free(
         500,
@@ -176,11 +182,7 @@ class ProcessesConfig(Section):
     )
     timeout: Real = timeout_setting()
     zero: int | None = free(
-        None,
-        "DeepSpeed with that ZeRO stage instead of DDP; unset: what the launcher said",
-        flag="zero-stage",
-        ge=0,
-        le=3,
+        None, "DeepSpeed with that ZeRO stage instead of DDP; unset: the launcher's", flag="zero-stage", ge=0, le=3
     )
 
 
@@ -191,9 +193,12 @@ class ModelConfig(Section):
     """The two networks."""
 
     name: ModelName = fixed(
-        "vanilla", "{names}. Without --preset or --config it also picks the preset of that name", flag="model"
+        "vanilla",
+        "{names}. Without --preset or --config it also picks the preset of that name",
+        flag="model",
+        is_common=True,
     )
-    family: FamilyName = fixed("seed", "{names}")
+    family: FamilyName = fixed("report2023", "{names}")
     clusters: int | None = fixed(
         None, "clusters (k-means, of each digit for cgan), clustered family only", ge=1, le=10_000
     )
@@ -201,11 +206,11 @@ class ModelConfig(Section):
     latent_dim: int = fixed(100, "normals per image that G starts from", ge=1, le=4096)
     stem: Literal["linear", "noise-map"] = fixed(
         "linear",
-        "seed family: linear maps z to 7x7 channels; noise-map takes a 7x7 map of noise instead, the "
+        "report2023 family: linear maps z to 7x7 channels; noise-map takes a 7x7 map of noise instead, the "
         "literal reading of the report (vanilla only; latent_dim is then unused)",
     )
     logit_tail: bool = fixed(
-        True, "seed family, cgan: LeakyReLU and dropout on D's logit itself, as the report lists them"
+        True, "report2023 family, cgan: LeakyReLU and dropout on D's logit itself, as the report lists them"
     )
     leaky_slope: Real = setting(0.2, "slope of LeakyReLU below zero", ge=0, le=1)
     dropout: Real = setting(0.3, "dropout in D", ge=0, lt=1)
@@ -224,7 +229,7 @@ class ModelConfig(Section):
 
     @property
     def num_labels(self) -> int:
-        """How many labels the networks tell apart: classes, clusters, or clusters of classes; 0: they are told none."""
+        """Number of labels of the networks: classes, clusters, or clusters of classes; 0 if unconditional."""
         return (self.clusters or 1) * (self.images.num_classes if self.is_conditional else self.clusters is not None)
 
     @model_validator(mode="after")
@@ -232,31 +237,33 @@ class ModelConfig(Section):
         family = FAMILIES[self.family]
         if self.name not in family.models:
             raise ValueError(
-                f"--model {self.name}: with --family {self.family}; allowed with it: {', '.join(family.models)}"
+                f"--model: not with --family {self.family} ({self.name}). Expected: {', '.join(family.models)}"
             )
         if (self.clusters is not None) != family.takes_clusters:
             others = ", ".join(name for name, other in FAMILIES.items() if other.takes_clusters)
             raise ValueError(
-                f"--clusters {self.clusters or 'unset'}: with --family {self.family}; allowed: 1 or more with "
-                f"--family {others}, none with others"
+                f"--clusters: --family {others} requires it, other families do not take it "
+                f"({self.clusters or 'unset'}, "
+                f"--family {self.family}). Expected: 1 or more with --family {others}, unset with others"
             )
         if self.stem == "noise-map" and (self.is_conditional or not family.takes_noise_map):
             others = ", ".join(name for name, other in FAMILIES.items() if other.takes_noise_map)
             raise ValueError(
-                f"--stem noise-map: has no place for a label and belongs to the seed's GAN; allowed with "
-                f"--model vanilla --family {others}, not with {self.name}, {self.family}"
+                f"--stem: not with --model {self.name} --family {self.family} (noise-map). Expected: --model vanilla "
+                f"--family {others}"
             )
         return self
 
 
 class DataConfig(Section):
-    """Where the images come from and how they are dealt out."""
+    """Data set and batches."""
 
     name: DataNameOrPath = fixed(
         "mnist",
         "{names}. Or your own images by their path: a folder (its sub-folders are the classes), a .zip of one, an "
         ".npz with images and labels, or .parquet",
         flag="data",
+        is_common=True,
     )
     image_size: int | None = fixed(
         None,
@@ -280,7 +287,7 @@ class DataConfig(Section):
     fingerprint: str | None = free(
         None, "of the decoded images and labels, SHA-256", is_derived=True, is_copied=False, may_differ_per_rank=True
     )
-    dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True)
+    dir: str | None = data_dir_setting(flag="data-dir", on_resume="free", may_differ_per_rank=True, is_common=True)
     download: bool = free(True, "download what the folder lacks", flag="download", may_differ_per_rank=True)
     mirror: str | None = free(
         None,
@@ -292,14 +299,19 @@ class DataConfig(Section):
     )
     md5: Literal["auto", "require", "accept"] = free(
         "auto",
-        "files whose md5 is not the published one: require refuses them, accept takes them with a "
-        "warning, auto takes them from a folder that you named (--data-dir, $DISTGAN_DATA) and refuses "
+        "files whose md5 is not the published one: require rejects them, accept takes them with a "
+        "warning, auto takes them from a folder that you named (--data-dir, $DISTGAN_DATA) and rejects "
         "them elsewhere",
         flag="data-md5",
     )
     # How the batch is named may change with the number of processes; its size is compared by itself.
     batch_size: int | None = free(
-        256, "images per step over all processes, however many", ge=2, le=1_000_000, replaces="per_rank_batch_size"
+        256,
+        "images per step over all processes, however many",
+        ge=2,
+        le=1_000_000,
+        replaces="per_rank_batch_size",
+        is_common=True,
     )
     per_rank_batch_size: int | None = free(
         None, "images per step and process; instead of batch_size", ge=1, le=1_000_000, replaces="batch_size"
@@ -317,14 +329,14 @@ class DataConfig(Section):
     def _one_batch_size(self) -> "DataConfig":
         if (self.batch_size is None) == (self.per_rank_batch_size is None):
             raise ValueError(
-                f"--batch-size {self.batch_size}, --per-rank-batch-size {self.per_rank_batch_size}: "
-                "exactly one of the two must be set"
+                f"--batch-size, --per-rank-batch-size: both or none are set ({self.batch_size}, "
+                f"{self.per_rank_batch_size}). Expected: exactly one of the two"
             )
         return self
 
 
 class OptimConfig(Section):
-    """The game that the two networks play."""
+    """Loss, order of the updates, and Adam."""
 
     loss: LossName = setting("bce", "{names}")
     penalty_weight: Annotated[Real, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = setting(
@@ -333,14 +345,16 @@ class OptimConfig(Section):
         "image over MNIST's 784 and the batch of the loss's own weight over this one (r1: 256, r3gan: 128)",
         allowed="a number from 0 to 1,000,000, or auto",
     )
-    order: OrderName = setting("reuse", "{names}")
+    order: OrderName = setting("alternating", "{names}")
     # Adam divides them by 1 - beta1 at first, which float32 has to hold.
     g_lr: Real = setting(2e-4, "Adam's learning rate for G", gt=0, le=1e30)
     d_lr: Real = setting(2e-4, "Adam's learning rate for D", gt=0, le=1e30)
-    accumulate: int = setting(
+    d_microbatches: int = setting(
         1,
-        "parts in which a step takes its batch through D, one after the other, so that D needs less memory; the "
-        "update is that of the whole batch",
+        "microbatches in which a step takes its batch through D, one after the other, so that D needs less memory; "
+        "the update is that of the full batch",
+        old_flags=("accumulate",),
+        old_keys=("accumulate",),
         ge=1,
         le=1024,
     )
@@ -351,7 +365,7 @@ class OptimConfig(Section):
 
 
 class Config(Section):
-    """A whole run. Weakest first: these defaults, one preset, flags."""
+    """All settings of a run. Weakest first: these defaults, one preset, flags."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -385,11 +399,11 @@ def check_fit(model: ModelConfig) -> None:
     if model.is_conditional and images.num_classes < 2:
         found = f"{images.num_classes} of" if images.num_classes else "no"
         raise UserError(
-            f"--model {model.name}: the data has {found} classes; allowed: data with 2 or more, or --model vanilla",
-            code="mismatch",
+            f"--model {model.name}: the data has {found} classes. Expected: data with 2 or more, or --model vanilla",
+            code="images-do-not-fit",
         )
     if allowed := family.unsupported(images):
         raise UserError(
-            f"--family {model.family}: the images are {images.describe()}; allowed: {allowed}, or another --family",
-            code="mismatch",
+            f"--family {model.family}: the images are {images.describe()}. Expected: {allowed}, or another --family",
+            code="images-do-not-fit",
         )

@@ -63,7 +63,7 @@ class Dataset(NamedTuple):
 
 
 def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bool = True) -> Dataset:
-    """Finds, fetches and verifies the data. Raises UserError.
+    """Find, download and verify the data. Raises UserError.
 
     Of the processes of one node one downloads or decodes (`may_download`); the others call this after it.
     """
@@ -71,7 +71,7 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
         if split == "test":
             raise UserError(
                 f"--data {config.name}: own images are not split into training and test images yet, which quality is "
-                f"measured with; allowed for that: {', '.join(DATASETS)}",
+                f"measured with. Expected: {', '.join(DATASETS)}",
                 code="unavailable",
             )
         return load_own_images(config)
@@ -113,31 +113,30 @@ def _load_named(config: DataConfig, split: Split, *, may_download: bool) -> Data
     if find(source, folder) is None:
         try:
             if not config.download:
-                raise UserError("not downloaded, by --no-download", code="unavailable")
+                raise UserError("not downloaded, by --no-download", code="download-failed")
             if not may_download:
-                raise UserError("the first process of this machine could not download it", code="unavailable")
+                raise UserError("the first process of this machine could not download it", code="download-failed")
             download(source, folder, config, split)
         except UserError as error:
             if config.name == "auto" and config.md5 != "require":  # the digits have no published sum
                 return load_digits(f"no MNIST in {folder}, and {error}")
             raise UserError(
-                f"{'--data-dir' if config.dir else 'data'} {folder}: no {name} there (looked for "
-                f"{folder / source.folder / 'raw' / source.images} and {source.labels}), and {error}; put the "
-                "files in place, "
-                "name their folder by --data-dir or $DISTGAN_DATA, or train on --data digits",
-                code="not-found",
+                f"{'--data-dir' if config.dir else 'data'}: no {name} in {folder} (no "
+                f"{folder / source.folder / 'raw' / source.images} and {source.labels}), and {error}. Expected: the "
+                "files in place, their folder by --data-dir or $DISTGAN_DATA, or --data digits",
+                code="no-data",
             ) from error
     return read(name, source, folder, is_named, config.md5)
 
 
 def data_folder(config: DataConfig) -> tuple[Path, bool]:
-    """The folder to look in, and whether the user named it."""
+    """Return the folder to look in. True beside it if the user named it."""
     named = config.dir or os.environ.get("DISTGAN_DATA")
     return (user_path(named, "--data-dir" if config.dir else "$DISTGAN_DATA"), True) if named else (Path("data"), False)
 
 
 def find(source: Source, folder: Path) -> Path | None:
-    """Where the two files lie: in torchvision's layout, or in the folder itself; packed or not."""
+    """Return the folder of the two files: torchvision's layout or the folder itself, packed or not; None without."""
     for raw in (folder / source.folder / "raw", folder):
         if all(any((raw / f"{name}{end}").is_file() for end in ("", ".gz")) for name in (source.images, source.labels)):
             return raw
@@ -145,7 +144,7 @@ def find(source: Source, folder: Path) -> Path | None:
 
 
 def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> Dataset:
-    """The set of a folder that holds it. Raises UserError for files that are not as they should be."""
+    """Read the data set of a folder that has it. Raises UserError for invalid files."""
     raw = find(source, folder)
     assert raw is not None
     remedy = "delete it to have it downloaded again, or put the right file in its place"
@@ -157,7 +156,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     labels = read_idx(raw / source.labels, (len(images.values), *columns), remedy, packed[1])
     if len(images.values) < 2:
         raise UserError(
-            f"{raw / source.images}: holds {len(images.values)} images, expected 2 or more; {remedy}", code="bad-data"
+            f"{raw / source.images}: {len(images.values)} images. Expected: 2 or more; {remedy}", code="bad-dataset"
         )
     warnings = [
         _check_sum(found, sums, name, is_named, rule, remedy)
@@ -168,8 +167,8 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     classes = labels.values[:, 0] if columns else labels.values
     if classes.min() < 0 or classes.max() > 9:
         raise UserError(
-            f"{raw / source.labels}: holds labels from {classes.min()} to {classes.max()}, allowed 0 to 9; {remedy}",
-            code="bad-data",
+            f"{raw / source.labels}: labels from {classes.min()} to {classes.max()}. Expected: 0 to 9; {remedy}",
+            code="bad-dataset",
         )
     pixels = torch.from_numpy(images.values)
     if source.is_transposed:
@@ -189,8 +188,8 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
         for path, sums in found.sums.items():
             if sums & set(known):
                 raise UserError(
-                    f"{path}: its md5 is that of {other}; allowed: the files of {name}, each in its place",
-                    code="bad-data",
+                    f"{path}: its md5 is that of {other}. Expected: the files of {name}, each in its place",
+                    code="checksum-mismatch",
                 )
     unpacked, packed = published
     differs = f"{found.path}: its md5 {found.md5} " + (
@@ -200,12 +199,12 @@ def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, 
     )
     if rule == "require" or (rule == "auto" and unpacked and not is_named):
         other = "" if rule == "require" else ", or name its folder by --data-dir to take it as it is"
-        raise UserError(f"{differs}; {remedy}{other}", code="bad-data")
+        raise UserError(f"{differs}; {remedy}{other}", code="checksum-mismatch")
     return f"{differs}; taken as it is" if is_named or rule == "accept" else None
 
 
 def _published() -> Iterator[tuple[str, ...]]:
-    """Each file of a published set in words, with its sums."""
+    """Yield each file of a published set in words, with its checksums."""
     for sources in (SOURCES, TEST_SOURCES):
         for name, source in sources.items():
             yield from ((f"{name}'s {file}", *sums) for file, *sums in source.files())
@@ -215,12 +214,15 @@ def _published() -> Iterator[tuple[str, ...]]:
 def digits_source(config: DataConfig, split: Split) -> Dataset:
     """Return scikit-learn's digits, which are not split: their test set is all of them. Raises UserError."""
     if config.md5 == "require":
-        raise UserError("digits: they have no published sum, which is required; allowed: a data set that has one")
+        raise UserError(
+            "digits: no published sum, which is required. Expected: a data set that has one",
+            code="setting-not-applicable",
+        )
     return load_digits()
 
 
 def load_digits(reason: str | None = None) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits at 28x28, ten of each: itself and nine small distortions.
+    """Return scikit-learn's 1,797 handwritten digits at 28x28: each itself and nine small distortions.
 
     The images are the same on every call: 20x20 of the 28x28 hold the digit, as in MNIST, and a
     distortion turns it by up to 12 degrees, scales by up to 10 % and shifts by up to 2 pixels.
@@ -235,7 +237,7 @@ def load_digits(reason: str | None = None) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     is_original = torch.arange(len(images)) % 10 == 0
     amounts = torch.empty(4, len(images)).uniform_(-1, 1, generator=generator) * ~is_original
-    images = distorted(images, amounts).squeeze(1)
+    images = distort(images, amounts).squeeze(1)
     pixels = images.mul(255).round().clamp(0, 255).to(torch.uint8)
     return Dataset(
         "digits", pixels, labels, "scikit-learn", notice=NOT_MNIST, warning=reason, class_names=MNIST_SPEC.class_names
@@ -258,8 +260,8 @@ def _small_digits() -> np.ndarray:
     return np.column_stack([bunch.data, bunch.target]).astype(np.uint8)
 
 
-def distorted(images: Tensor, amounts: Tensor) -> Tensor:
-    """(N, 1, 28, 28), each turned, enlarged and moved by its `amounts`, (4, N) of -1 to 1.
+def distort(images: Tensor, amounts: Tensor) -> Tensor:
+    """Return (N, 1, 28, 28), each rotated, scaled and moved by its `amounts`, (4, N) of -1 to 1.
 
     1 is 12 degrees, 10 % and 2 pixels to the left and up.
     """
@@ -274,17 +276,17 @@ def distorted(images: Tensor, amounts: Tensor) -> Tensor:
 # -- The real images that quality is measured with: those to compare with, and as many others a --
 
 
-def splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:
-    """The training images, and the test images beside them. Raises UserError.
+def load_splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:
+    """Return the training images, and the test images beside them. Raises UserError.
 
     scikit-learn's digits have no test set: every sixth of the 1,797 stands for one, with all its variants. A GAN has
     been trained on these too, and so is measured against what it has seen.
     """
     if train.path or train.spec != MNIST_SPEC:
         raise UserError(
-            f"--data {train.name}: images of {train.spec.describe()}, which no judge can read yet; allowed for "
+            f"--data {train.name}: images of {train.spec.describe()}, which no judge can read yet. Expected for "
             f"measured quality: {', '.join(DATASETS)}, at {MNIST_SPEC.height} x {MNIST_SPEC.width}",
-            code="unavailable",
+            code="no-judges",
         )
     if train.name != "digits":
         config = config.model_copy(update={"name": train.name})

@@ -1,6 +1,6 @@
-"""K-means of the training images: the kinds of image that both networks may be told, without any label.
+"""K-means of the training images: labels for both networks without labelled data.
 
-In whole numbers throughout, so that every machine, device and number of threads finds the same clusters to the bit.
+In integers throughout, so that every machine, device and number of threads finds the same clusters to the bit.
 """
 
 import torch
@@ -15,7 +15,7 @@ _SIDE = 28  # pixels, to which larger images are brought
 
 
 def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
-    """`cluster` within each group of images, (N,) of small numbers: group * `num` + its cluster, (N,)."""
+    """Cluster within each group of images, (N,) of small numbers. Return group * `num` + cluster, (N,)."""
     found = groups * num
     for group in groups.unique():
         own = groups == group
@@ -29,7 +29,7 @@ def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
     `images`: uint8 (N, H, W), or (N, 3, H, W), of which the brightness counts.
 
     Of the outlines of upright images: 97 % of MNIST are then of the digit that most of their cluster are, with 250 of
-    them; by the images' own pixels 91 % (LOG.md). Centres are rounded to whole numbers. Some clusters may be empty.
+    them; by the images' own pixels 91 % (LOG.md). Centres are rounded to integers. Some clusters may be empty.
     """
     points = torch.cat([_outlines(_upright(_small_greys(part))) for part in images.split(_ROWS)])
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:num]
@@ -62,7 +62,7 @@ def _small_greys(images: Tensor) -> Tensor:
 
 
 def _upright(images: Tensor) -> Tensor:
-    """(N, H, W) uint8 sheared, each about its own middle, until it leans neither way; (N, H, W) int64, 0 to 255.
+    """Shear (N, H, W) uint8, each about its middle, until it is upright. Return (N, H, W) int64, 0 to 255.
 
     So that its greys' covariance of row and column is zero, to a 256th of a pixel a row; by at most two pixels a row.
     """
@@ -82,7 +82,7 @@ def _upright(images: Tensor) -> Tensor:
 
 
 def _outlines(greys: Tensor) -> Tensor:
-    """How much of an edge each cell of (N, H, W) has in each of eight directions: (N, 8 * cells) whole float32.
+    """Return the edges of each cell of (N, H, W) in eight directions: (N, 8 * cells), integers as float32.
 
     After Dalal and Triggs 2005. A gradient is the sum of one along an axis and one along a diagonal.
     """
@@ -94,16 +94,16 @@ def _outlines(greys: Tensor) -> Tensor:
     # A cell takes in a pixel more on each side.
     blurred = F.avg_pool2d(maps, 3, stride=1, padding=1, divisor_override=1)
     cells = F.avg_pool2d(blurred, _CELL, ceil_mode=True, divisor_override=1)
-    # As if many soft edges were worth more than a few hard ones. A root of a whole number is rounded right everywhere.
+    # As if many soft edges were worth more than a few hard ones. A root of an integer is rounded right everywhere.
     return cells.flatten(1).double().sqrt().floor().float()
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each point, (N,); of two as near the first."""
+    """Return the nearest centre of each point, (N,); the first of two that are as near."""
     squares, num = centres.square().sum(1), len(centres)
     found = []
     for part in points.split(_ROWS):
-        # Each of these sums is of whole numbers, and below 2^24 in size: float32 holds it exactly.
+        # Each of these sums is of integers, and below 2^24 in size: float32 holds it exactly.
         distances = (squares - 2 * part @ centres.T).long()
         found.append((distances * num + torch.arange(num)).argmin(1))
     return torch.cat(found)

@@ -105,9 +105,9 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
                     pixels[row] = _to_array(image, channels, config.background, (width, height))
             except _IsTransparentError:
                 raise UserError(
-                    f"{where}: {source.names[index]!r} has transparent pixels; allowed: images without, or what is to "
+                    f"{where}: {source.names[index]!r} has transparent pixels. Expected: images without, or what is to "
                     "show through them by --background black or white",
-                    code="bad-data",
+                    code="bad-images",
                 ) from None
             except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
                 return _Broken(_reason(error))
@@ -190,13 +190,13 @@ def _header(source: ImageSource, index: int, config: DataConfig) -> _Header | _B
         with source.open_image(index) as image:
             (width, height), mode = image.size, image.mode
             if width * height > _MAX_PIXELS:
-                return _Broken(f"has {width} x {height} pixels; allowed: at most {_MAX_PIXELS:,} in all")
+                return _Broken(f"has {width} x {height} pixels. Expected: at most {_MAX_PIXELS:,} in all")
             if max(width, height) > _MAX_RATIO * min(width, height):
-                return _Broken(f"is {width} x {height}; allowed: sides of at most 1 to {_MAX_RATIO}")
+                return _Broken(f"is {width} x {height}. Expected: sides of at most 1 to {_MAX_RATIO}")
             if config.image_size and config.image_size > _MAX_ENLARGED * min(width, height):
                 return _Broken(f"is {width} x {height}; too small for --image-size {config.image_size}")
             if mode == "F" or (mode == "I" and image.format != "PNG"):
-                return _Broken("has 32 bits a pixel; allowed: 8 or 16")
+                return _Broken("has 32 bits a pixel. Expected: 8 or 16")
             note = _SAID.get("I" if mode.startswith("I;16") else mode, "")
             if getattr(image, "is_animated", False):
                 note = "several frames, of which the first is used"
@@ -227,9 +227,9 @@ def _check_broken(broken: dict[int, str], source: ImageSource, config: DataConfi
     index, reason = min(broken.items())
     advice = "" if len(broken) == num else ", or --skip-broken to leave out all of these"
     raise UserError(
-        f"{where}: {len(broken):,} of {num:,} files can't be used, as {source.names[index]!r}, which {reason}; "
-        f"allowed: at most {_MAX_BROKEN:.0%} of them{advice}",
-        code="bad-data",
+        f"{where}: {len(broken):,} of {num:,} files can't be used, as {source.names[index]!r}, which {reason}. "
+        f"Expected: at most {_MAX_BROKEN:.0%} of them{advice}",
+        code="bad-images",
     )
 
 
@@ -238,8 +238,8 @@ def _common_channels(headers: dict[int, _Header], source: ImageSource, where: st
     if len(first) == 2:
         raise UserError(
             f"{where}: has grey images, as {source.names[first[True]]!r}, and coloured ones, as "
-            f"{source.names[first[False]]!r}; allowed: --channels 1 to make all grey, or --channels 3",
-            code="bad-data",
+            f"{source.names[first[False]]!r}. Expected: --channels 1 to make all grey, or --channels 3",
+            code="bad-images",
         )
     return 1 if True in first else 3
 
@@ -257,9 +257,9 @@ def _common_size(headers: dict[int, _Header], source: ImageSource, config: DataC
         fits = max(16, min(128, sides[len(sides) // 2] // 4 * 4))
         raise UserError(
             f"{where}: has images of {len(first):,} sizes, as {source.names[index]!r} of {one[0]} x {one[1]} and "
-            f"{source.names[second]!r} of {other[0]} x {other[1]}; allowed: with --image-size, as {fits}, to which all "
-            "are resized and cropped",
-            code="bad-data",
+            f"{source.names[second]!r} of {other[0]} x {other[1]}. Expected: with --image-size, as {fits}, to which "
+            "all are resized and cropped",
+            code="bad-images",
         )
     return next(iter(first))
 
@@ -268,7 +268,7 @@ def _check_memory(num_bytes: int, where: str) -> None:
     total = psutil.virtual_memory().total
     if num_bytes > MEMORY_SHARE * total:
         raise UserError(
-            f"{where}: the images take {num_bytes / 2**30:.1f} GiB when decoded; allowed on this machine: "
+            f"{where}: the images take {num_bytes / 2**30:.1f} GiB when decoded. Expected on this machine: "
             f"{MEMORY_SHARE:.0%} of {total / 2**30:.1f} GiB; a smaller --image-size takes less",
             code="unavailable",
         )

@@ -16,14 +16,15 @@ from distgan.errors import UserError, first_line
 
 
 def of_npz(path: Path, where: str) -> ImageSource:
+    """Read `images`, and `labels` if there are any, in one of the shapes of `of_arrays`. Raises UserError."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             if "images" not in names:
                 raise UserError(
-                    f"{where}: has no array called images, only {', '.join(names)[:200] or 'nothing'}; allowed: images "
-                    "as uint8 and, if there are any, labels",
-                    code="bad-data",
+                    f"{where}: has no array called images, only {', '.join(names)[:200] or 'nothing'}. Expected: "
+                    "images as uint8 and, if there are any, labels",
+                    code="bad-images",
                 )
             shape, dtype = _header(archive, "images", where)
             _check_pixels(shape, dtype, where)
@@ -31,9 +32,9 @@ def of_npz(path: Path, where: str) -> ImageSource:
                 label_shape, label_type = _header(archive, "labels", where)
                 if label_shape != shape[:1] or label_type.kind not in "iu":
                     raise UserError(
-                        f"{where}: labels are {label_type} of the shape {label_shape}; allowed: whole numbers of the "
+                        f"{where}: labels are {label_type} of the shape {label_shape}. Expected: whole numbers of the "
                         f"shape ({shape[0]},), one for each image",
-                        code="bad-data",
+                        code="bad-images",
                     )
         with np.load(path) as arrays:
             images = arrays["images"]
@@ -42,7 +43,7 @@ def of_npz(path: Path, where: str) -> ImageSource:
         raise
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
         raise UserError(
-            f"{where}: is no .npz of numbers that can be read ({first_line(error)})", code="bad-data"
+            f"{where}: is no .npz of numbers that can be read ({first_line(error)})", code="bad-images"
         ) from error
     notes = [f"{name!r} is not used" for name in names if name not in ("images", "labels", "notice")]
     facts = path.stat()
@@ -62,7 +63,7 @@ def of_arrays(
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= MAX_CLASSES:
             raise UserError(
-                f"{where}: has labels from {low} to {high}; allowed: 0 to {MAX_CLASSES - 1}", code="bad-data"
+                f"{where}: has labels from {low} to {high}. Expected: 0 to {MAX_CLASSES - 1}", code="bad-images"
             )
         numbers = labels.tolist()
 
@@ -88,7 +89,7 @@ def _header(archive: zipfile.ZipFile, name: str, where: str) -> tuple[tuple[int,
             what = (
                 "Python objects" if dtype.hasobject else f"{entry.file_size - file.tell():,} bytes for {shape} {dtype}"
             )
-            raise UserError(f"{where}: {name} holds {what}; allowed: an array of numbers, whole", code="bad-data")
+            raise UserError(f"{where}: {name} holds {what}. Expected: an array of numbers, whole", code="bad-images")
     return shape, dtype
 
 
@@ -96,9 +97,9 @@ def _check_pixels(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> N
     is_image = len(shape) == 3 or (len(shape) == 4 and (shape[-1] in (1, 3) or shape[1] in (1, 3)))
     if dtype != np.uint8 or not is_image or not all(shape):
         raise UserError(
-            f"{where}: images are {dtype} of the shape {shape}; allowed: uint8 of the shape (N, H, W), (N, H, W, C) or "
-            "(N, C, H, W), where C is 1 or 3",
-            code="bad-data",
+            f"{where}: images are {dtype} of the shape {shape}. Expected: uint8 of the shape (N, H, W), (N, H, W, C) "
+            "or (N, C, H, W), where C is 1 or 3",
+            code="bad-images",
         )
 
 
@@ -108,8 +109,8 @@ def of_parquet(path: Path, where: str) -> ImageSource:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise UserError(
-            f"{where}: reading parquet needs pyarrow; allowed: pip install 'distgan[hf]', or another form of the data",
-            code="unavailable",
+            f"{where}: reading parquet needs pyarrow. Expected: pip install 'distgan[hf]', or another form of the data",
+            code="missing-package",
         ) from error
     files = sorted(path.glob("*.parquet"), key=lambda file: natural_key(file.name)) if path.is_dir() else [path]
     trained = [file for file in files if file.name.startswith("train")]
@@ -124,9 +125,9 @@ def of_parquet(path: Path, where: str) -> ImageSource:
             column = next((field.name for field in schema if _holds_images(field)), None)
             if column is None:
                 raise UserError(
-                    f"{where}: {file.name} has no column of images, only {', '.join(schema.names)[:200]}; allowed: one "
-                    "of {bytes, path}, and label",
-                    code="bad-data",
+                    f"{where}: {file.name} has no column of images, only {', '.join(schema.names)[:200]}. Expected: "
+                    "one of {bytes, path}, and label",
+                    code="bad-images",
                 )
             label = next((name for name in ("label", "labels", "fine_label") if name in schema.names), None)
             table = pq.read_table(file, columns=[column, *([label] if label else [])])
@@ -136,16 +137,16 @@ def of_parquet(path: Path, where: str) -> ImageSource:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where}: is no parquet that can be read ({first_line(error)})", code="bad-data") from error
+        raise UserError(f"{where}: is no parquet that can be read ({first_line(error)})", code="bad-images") from error
     if not images or (labels and len(labels) != len(images)):
         raise UserError(
-            f"{where}: has {len(images)} images and {len(labels)} labels; allowed: one for each", code="bad-data"
+            f"{where}: has {len(images)} images and {len(labels)} labels. Expected: one for each", code="bad-images"
         )
     for number in labels:
         if type(number) is not int or not 0 <= number < MAX_CLASSES:
             raise UserError(
-                f"{where}: has the label {str(number)[:40]}; allowed: whole numbers from 0 to {MAX_CLASSES - 1}",
-                code="bad-data",
+                f"{where}: has the label {str(number)[:40]}. Expected: whole numbers from 0 to {MAX_CLASSES - 1}",
+                code="bad-images",
             )
     num_classes = max(labels) + 1 if labels else 0
     if class_names is None or len(class_names) < num_classes:

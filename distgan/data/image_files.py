@@ -29,6 +29,7 @@ class _Arranged(NamedTuple):
 
 
 def of_folder(path: Path, where: str) -> ImageSource:
+    """List the images of a folder, whose sub-folders are classes if it has several. Raises UserError."""
     files = dict(_walk(path))
     read_labels = (path / _LABELS).read_bytes if _LABELS in files else None
     arranged = _arrange(list(files), read_labels, where)
@@ -64,21 +65,22 @@ def _walk(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def of_zip(path: Path, where: str) -> ImageSource:
+    """List the images of a .zip as `of_folder` does; nothing is unpacked. Raises UserError."""
     try:
         archive = zipfile.ZipFile(path)
         entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise UserError(f"{where}: is no whole .zip ({first_line(error)})", code="bad-data") from error
+        raise UserError(f"{where}: is no whole .zip ({first_line(error)})", code="bad-images") from error
     for name, entry in entries.items():
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise UserError(
-                f"{where}: has {name!r}, a path out of the archive; allowed: paths below it", code="bad-data"
+                f"{where}: has {name!r}, a path out of the archive. Expected: paths below it", code="bad-images"
             )
         if entry.flag_bits & 1:
-            raise UserError(f"{where}: {name!r} is encrypted; allowed: without a password", code="bad-data")
+            raise UserError(f"{where}: {name!r} is encrypted. Expected: without a password", code="bad-images")
         if entry.file_size > _MAX_FILE:
             raise UserError(
-                f"{where}: {name!r} has {entry.file_size:,} bytes; allowed: at most {_MAX_FILE:,}", code="bad-data"
+                f"{where}: {name!r} has {entry.file_size:,} bytes. Expected: at most {_MAX_FILE:,}", code="bad-images"
             )
 
     def read(name: str) -> bytes:
@@ -106,7 +108,9 @@ def _arrange(files: list[str], read_labels: Callable[[], bytes] | None, where: s
     others = [name for name in files if not name.lower().endswith(SUFFIXES) and name != _LABELS]
     if not names:
         found = f"only {len(others):,} other files, as {others[0]!r}" if others else "it is empty"
-        raise UserError(f"{where}: holds no images, {found}; allowed: images as {', '.join(SUFFIXES)}", code="bad-data")
+        raise UserError(
+            f"{where}: holds no images, {found}. Expected: images as {', '.join(SUFFIXES)}", code="bad-images"
+        )
     notes = [f"{len(others):,} other files are not used, as {min(others)!r}"] if others else []
     if read_labels is not None:
         return _by_dataset_json(names, read_labels, notes, where)
@@ -123,17 +127,17 @@ def _arrange(files: list[str], read_labels: Callable[[], bytes] | None, where: s
     if loose and len(loose) < len(names):
         raise UserError(
             f"{where}: has {len(loose):,} images beside folders, as {loose[0]!r}, and {len(names) - len(loose):,} in "
-            "folders; allowed: all in class folders, or all beside each other",
-            code="bad-data",
+            "folders. Expected: all in class folders, or all beside each other",
+            code="bad-images",
         )
     if loose:
         return _Arranged(sorted(names, key=natural_key), None, [], notes)
     classes = sorted({name[start:].split("/", 1)[0] for name in names}, key=natural_key)
     if {name.lower() for name in classes} <= _SPLITS:
         raise UserError(
-            f"{where}: has the folders {', '.join(classes)}, which are no classes; allowed: one of them, as "
+            f"{where}: has the folders {', '.join(classes)}, which are no classes. Expected: one of them, as "
             f"{where.split(' ', 1)[1]}/{classes[-1]}",
-            code="bad-data",
+            code="bad-images",
         )
     _check_num(len(classes), where)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -156,20 +160,20 @@ def _by_dataset_json(names: list[str], read: Callable[[], bytes], notes: list[st
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f'{where}: its {_LABELS} is not of the form {{"labels": [[NAME, CLASS], ...]}} ({first_line(error)})',
-            code="bad-data",
+            code="bad-images",
         ) from error
     if known is None:
         return _Arranged(sorted(names, key=natural_key), None, [], [*notes, f"{_LABELS} has no labels"])
     for name in names:
         if name not in known:
             raise UserError(
-                f"{where}: {_LABELS} has no label for {name!r}; allowed: one for each image", code="bad-data"
+                f"{where}: {_LABELS} has no label for {name!r}. Expected: one for each image", code="bad-images"
             )
         if type(known[name]) is not int or not 0 <= known[name] < MAX_CLASSES:
             raise UserError(
-                f"{where}: {_LABELS} has the label {str(known[name])[:40]} for {name!r}; allowed: whole numbers from 0 "
-                f"to {MAX_CLASSES - 1}",
-                code="bad-data",
+                f"{where}: {_LABELS} has the label {str(known[name])[:40]} for {name!r}. Expected: integers from 0 to "
+                f"{MAX_CLASSES - 1}",
+                code="bad-images",
             )
     ordered = sorted(names, key=lambda name: (known[name], natural_key(name)))
     labels = [known[name] for name in ordered]
@@ -178,4 +182,4 @@ def _by_dataset_json(names: list[str], read: Callable[[], bytes], notes: list[st
 
 def _check_num(num_classes: int, where: str) -> None:
     if num_classes > MAX_CLASSES:
-        raise UserError(f"{where}: has {num_classes:,} classes; allowed: at most {MAX_CLASSES:,}", code="bad-data")
+        raise UserError(f"{where}: has {num_classes:,} classes. Expected: at most {MAX_CLASSES:,}", code="bad-images")

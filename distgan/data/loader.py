@@ -24,30 +24,31 @@ class Batch(NamedTuple):
 
 
 def global_batch_size(config: DataConfig, world_size: int) -> int:
-    """Images per step over all ranks."""
+    """Return the images per step over all ranks."""
     if config.batch_size is not None:
         return config.batch_size
     assert config.per_rank_batch_size is not None
     return config.per_rank_batch_size * world_size
 
 
-def fewest_rows(config: Config, world_size: int) -> int:
-    """What a batch needs over all ranks, so that each has a row in each part, and BatchNorm two."""
+def min_batch_size(config: Config, world_size: int) -> int:
+    """Return the smallest batch over all ranks: a row per rank and microbatch, two for BatchNorm."""
     separate = 1 if config.processes.sync_batch_norm else world_size
-    return max(world_size * config.optim.accumulate, 2 * separate)
+    return max(world_size * config.optim.d_microbatches, 2 * separate)
 
 
 def check_batch_size(size: int, fewest: int) -> None:
-    """Raises UserError for a batch of which some rank, or some part of a step, would have nothing."""
+    """Raise UserError for a batch that leaves a rank or a microbatch without rows."""
     if size < fewest:
         raise UserError(
-            f"--batch-size {size}: too few for the processes, the parts of --accumulate and BatchNorm; "
-            f"allowed: at least {fewest}"
+            f"--batch-size: too few images for the processes, --d-microbatches and BatchNorm ({size}). "
+            f"Expected: at least {fewest}",
+            code="batch-too-small",
         )
 
 
 def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int = 2) -> int:
-    """How many steps of `size` images over all ranks an epoch has.
+    """Return the number of steps of an epoch, of `size` images over all ranks.
 
     Raises UserError for a batch that can't be trained on, or one of fewer than `fewest` images: what the
     ranks, the parts that a step is taken in, and BatchNorm need.
@@ -57,15 +58,15 @@ def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int =
     if drop_last:
         if not steps:
             raise UserError(
-                f"--batch-size {size}: --drop-last leaves nothing of {num_images:,} images; allowed: at "
-                f"most {num_images}"
+                f"--batch-size: with --drop-last none of the {num_images:,} images is left ({size}). Expected: at most "
+                f"{num_images}"
             )
         return steps
     if 0 < left < fewest:
         raise UserError(
-            f"--batch-size {size}: leaves a last batch of {left} of {num_images:,} images, too few for the "
-            f"processes, the parts of --accumulate and BatchNorm, which need {fewest}; allowed: another size, or "
-            "--drop-last"
+            f"--batch-size: leaves a last batch of {left} of {num_images:,} images, too few for the processes, "
+            f"--d-microbatches and BatchNorm, which need {fewest} ({size}). Expected: another size, or --drop-last",
+            code="batch-too-small",
         )
     return steps + (left > 0)
 
@@ -77,7 +78,7 @@ def check_memory(images: Tensor, device: torch.device) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     if images.nbytes > MEMORY_SHARE * total:
         raise UserError(
-            f"--data: the images take {images.nbytes / 2**30:.1f} GiB; allowed on this GPU, where all of them stay: "
+            f"--data: the images take {images.nbytes / 2**30:.1f} GiB. Expected on this GPU, in which all stay: at most "
             f"{MEMORY_SHARE:.0%} of {total / 2**30:.1f} GiB; a smaller --image-size takes less",
             code="unavailable",
         )
@@ -95,7 +96,7 @@ class Batches:
         self,
         dataset: Dataset,
         size: int,
-        share: BatchShard,
+        shard: BatchShard,
         *,
         drop_last: bool,
         seed: int,
@@ -106,12 +107,12 @@ class Batches:
         check_memory(dataset.images, device)
         self.images = dataset.images.to(device)
         self.labels = dataset.labels.to(device)
-        self.share = share
+        self.shard = shard
         # The sampler repeats images until the ranks have the same number: beyond the rows of any batch.
         self.sampler: DistributedSampler = DistributedSampler(
             range(len(dataset.images)),  # type: ignore[arg-type]  # only its length is looked at
-            num_replicas=share.world_size,
-            rank=share.rank,
+            num_replicas=shard.world_size,
+            rank=shard.rank,
             seed=seed,
         )
         self.seed, self.size = seed, size
@@ -124,7 +125,7 @@ class Batches:
         self.seek(0)
 
     def seek(self, step: int) -> None:
-        """Makes the batch after this one that of `step`, counted from 0."""
+        """Make the next batch that of `step`, counted from 0."""
         self.step = step
 
     def __iter__(self) -> "Batches":
@@ -135,14 +136,14 @@ class Batches:
         self.load(epoch)
         self.step += 1
         rows = self.rows(index)
-        return Batch(*self.take(self.order[self.share.local_slice(rows)]), rows)
+        return Batch(*self.take(self.order[self.shard.local_slice(rows)]), rows)
 
     def rows(self, index: int) -> range:
-        """Those of a batch of the epoch, over all ranks."""
+        """Return the rows of a batch of the epoch, over all ranks."""
         return range(index * self.size, min((index + 1) * self.size, len(self.images)))
 
     def load(self, epoch: int) -> None:
-        """Makes `order` that of an epoch."""
+        """Set `order` to that of an epoch."""
         if epoch != self._epoch:
             self.sampler.set_epoch(epoch)
             upload(torch.tensor(list(self.sampler)), self.order)

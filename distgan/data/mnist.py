@@ -122,7 +122,9 @@ def download(source: Source, folder: Path, config: DataConfig, split: str = "tra
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-        raise UserError(f"torchvision, which downloads it, does not import ({error})", code="unavailable") from error
+        raise UserError(
+            f"torchvision, which downloads it, does not import ({error})", code="missing-package"
+        ) from error
 
     with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _fetching():
         arguments: dict[str, Any] = {"QMNIST": {"what": split}, "EMNIST": {"split": "digits"}}.get(name, {})
@@ -130,7 +132,7 @@ def download(source: Source, folder: Path, config: DataConfig, split: str = "tra
             _from_mirror(getattr(datasets, name), config)(temporary, download=True, **arguments)
         except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, zlib.error, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"the download failed ({reason})", code="unavailable") from error
+            raise UserError(f"the download failed ({reason})", code="download-failed") from error
         raw = folder / name / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         fetched = Path(temporary) / name / "raw"
@@ -152,14 +154,14 @@ def _extract_packed(archive: Path, prefix: str, folder: Path) -> None:
 
 
 def _from_mirror(dataset: type, config: DataConfig) -> type:
-    """torchvision's class, fetching from `--data-mirror` where there is one."""
+    """Return torchvision's class, downloading from `--data-mirror` if set."""
     changed: dict[str, Any] = {}
     unchecked = config.md5 == "accept"
     base = config.mirror and config.mirror.rstrip("/") + "/"
     if hasattr(dataset, "url"):  # EMNIST: one archive
         changed["url"] = base + "gzip.zip" if base else dataset.url
         changed["md5"] = None if unchecked else dataset.md5  # type: ignore[attr-defined]
-    elif isinstance(dataset.resources, dict):  # type: ignore[attr-defined]  # QMNIST: whole addresses
+    elif isinstance(dataset.resources, dict):  # type: ignore[attr-defined]  # QMNIST: full addresses
         changed["resources"] = {
             split: [(base + url.rsplit("/", 1)[1] if base else url, None if unchecked else md5) for url, md5 in files]
             for split, files in dataset.resources.items()  # type: ignore[attr-defined]
@@ -175,20 +177,20 @@ def _from_mirror(dataset: type, config: DataConfig) -> type:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """The folder is there, and gone again if it was not there before and stays empty."""
+    """Create the folder, and remove it again if it is new and stays empty."""
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(f"{folder} can't be written to ({error.strerror or error})", code="unwritable") from error
+        raise UserError(f"{folder}: not writable ({error.strerror or error})", code="unwritable") from error
     finally:
         if is_new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
 class _LocalFiles(urllib.request.FileHandler):
-    """Give the response to a file:// address a length, for which torchvision asks."""
+    """Give the response to a file:// address a length, which torchvision reads."""
 
     def file_open(self, req: urllib.request.Request) -> Any:
         response: Any = super().file_open(req)
@@ -247,7 +249,7 @@ def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5:
             data = _read_up_to(file, min(promised, path.stat().st_size if found == path else most))
             num_more = len(file.read(1))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{found}: damaged ({error}); {remedy}", code="bad-data") from error
+        raise UserError(f"{found}: damaged ({error}); {remedy}", code="bad-dataset") from error
     except OSError as error:
         raise not_readable(found, error, f"; {remedy}") from error
     size, due = len(head) + len(data), len(head) + promised
@@ -256,7 +258,7 @@ def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5:
         what = "too long, or damaged" if found == packed else "too long"
         fault = f"{what}: more than {size:,} bytes where its header promises {due:,}"
     if fault:
-        raise UserError(f"{found}: {fault}; {remedy}", code="bad-data")
+        raise UserError(f"{found}: {fault}; {remedy}", code="bad-dataset")
     md5 = hashlib.md5(head, usedforsecurity=False)
     md5.update(data.data)
     values = data.view(dtype).reshape(stated)
@@ -271,15 +273,15 @@ def _header(
     dtype = _TYPES.get(head[2]) if len(head) >= 4 else None
     if len(head) < 4 + 4 * len(shape) or head[:2] != b"\0\0" or dtype is None or head[3] != len(shape):
         raise UserError(
-            f"{path}: starts with 0x{head[:4].hex() or '(nothing)'}, which is no idx magic number for "
-            f"{len(shape)} dimensions (0x000008{len(shape):02x}); {remedy}",
-            code="bad-data",
+            f"{path}: starts with 0x{head[:4].hex() or '(nothing)'}. Expected: the idx magic number for {len(shape)} "
+            f"dimensions (0x000008{len(shape):02x}); {remedy}",
+            code="bad-dataset",
         )
     stated = tuple(int(size) for size in np.frombuffer(head, ">u4", count=len(shape), offset=4))
     if any(want is not None and want != size for want, size in zip(shape, stated, strict=True)):
         wanted = " x ".join("any" if size is None else f"{size}" for size in shape)
         raise UserError(
-            f"{path}: holds {' x '.join(map(str, stated))} values, expected {wanted}; {remedy}", code="bad-data"
+            f"{path}: {' x '.join(map(str, stated))} values. Expected: {wanted}; {remedy}", code="bad-dataset"
         )
     return dtype, stated
 

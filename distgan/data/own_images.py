@@ -38,10 +38,10 @@ def find_source(path: Path, flag: str = "--data") -> ImageSource:
             is_parquet = any(entry.name.endswith(".parquet") for entry in os.scandir(path))
             return of_parquet(path, where) if is_parquet else of_folder(path, where)
         if not path.exists():
-            raise UserError(f"{where}: is not there; allowed: {ALLOWED}", code="not-found")
+            raise UserError(f"{where}: is not there. Expected: {ALLOWED}", code="no-data")
         if path.is_file() and suffix in _READERS:
             return _READERS[suffix](path, where)
     except OSError as error:
         raise not_readable(where, error) from error
     advice = "; as .npz: numpy.savez(FILE, images=pixels, labels=labels)" if suffix == ".csv" else ""
-    raise UserError(f"{where}: is no such source of images; allowed: {ALLOWED}{advice}", code="bad-data")
+    raise UserError(f"{where}: is no such source of images. Expected: {ALLOWED}{advice}", code="bad-images")

@@ -1,6 +1,6 @@
-"""DeepSpeed: a network in an engine of its own, whose gradients, Adam state and weights ZeRO shares out.
+"""DeepSpeed: each network in its own engine; ZeRO shards gradients, Adam's state and weights.
 
-Through Accelerate with a plugin for each network. Imported only where a run asks for DeepSpeed.
+Through Accelerate with a plugin for each network. Imported only for a run with DeepSpeed.
 """
 
 import importlib
@@ -35,16 +35,16 @@ _ELSEWHERE = {
     "fp16": "no flag: --precision bf16 is autocast here",
     "bf16": "--precision bf16, which is autocast: weights and Adam stay float32",
     "amp": "--precision bf16",
-    "gradient_accumulation_steps": "--accumulate",
+    "gradient_accumulation_steps": "--d-microbatches",
     "train_batch_size": "--batch-size",
     "train_micro_batch_size_per_gpu": "--batch-size",
 }
 
 
-def chosen(
+def choose_config(
     config: Config, precision: str, *, is_cpu: bool, has_cuda: bool, has_penalty: bool = False
 ) -> dict[str, Any] | None:
-    """The DeepSpeed config of a run, None for one without DeepSpeed.
+    """Return the DeepSpeed config of a run, None for one without DeepSpeed.
 
     Raises UserError for a combination that can't work, before anything is started.
     """
@@ -53,29 +53,34 @@ def chosen(
         return None
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
-            "DeepSpeed: is not installed; allowed: pip install 'distgan[deepspeed]', or DDP without it",
-            code="unavailable",
+            "DeepSpeed: not installed. Expected: pip install 'distgan[deepspeed]', or DDP without it",
+            code="missing-package",
         )
     if precision == "fp16":
         raise UserError(
-            "--precision fp16: its loss scaler does not reach DeepSpeed's engines; allowed with DeepSpeed: no, bf16"
+            "--precision: the loss scaler does not reach DeepSpeed's engines (fp16). Expected with DeepSpeed: fp32, "
+            "bf16",
+            code="conflicting-settings",
         )
     if is_cpu and has_cuda:
         raise UserError(
-            "--device cpu: DeepSpeed takes the GPUs that it sees; allowed: CUDA_VISIBLE_DEVICES=-1 before the command"
+            "--device: DeepSpeed uses the GPUs that it sees (cpu). Expected: CUDA_VISIBLE_DEVICES=-1 before the "
+            "command",
+            code="conflicting-settings",
         )
     settings = read_config(env.deepspeed_file(), env.zero_stage() if stage is None else stage)
     if settings["zero_optimization"]["stage"] == 3 and has_penalty:
         plain = ", ".join(name for name, loss in LOSSES.items() if loss.penalty is None)
         raise UserError(
-            f"--loss {config.optim.loss}: the second derivative of its penalty needs weights of D that ZeRO 3 "
-            f"has shared out again; allowed: ZeRO 0, 1 or 2, or --loss {plain}"
+            f"--loss: the second derivative of its penalty needs weights of D that ZeRO 3 has sharded again "
+            f"({config.optim.loss}). Expected: ZeRO 0, 1 or 2, or --loss {plain}",
+            code="conflicting-settings",
         )
     return settings
 
 
 def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
-    """A DeepSpeed config, from a file if there is one; `stage` is stronger than the file's. Raises UserError."""
+    """Read a DeepSpeed config, from a file if there is one; `stage` overrides the file's. Raises UserError."""
     config: dict[str, Any] = {}
     if path:
         here, clone = Path(path), Path(distgan.__file__).resolve().parent.parent / path
@@ -85,37 +90,46 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
         except OSError as error:
             raise not_readable(f"deepspeed_config_file {path}", error) from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"deepspeed_config_file {path}: is not JSON ({error})", code="bad-data") from error
+            raise UserError(f"deepspeed_config_file {path}: not JSON ({error})", code="bad-config-file") from error
         if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
-            raise UserError(f"deepspeed_config_file {path}: is no table of DeepSpeed's settings", code="bad-data")
+            raise UserError(
+                f"deepspeed_config_file {path}: not a table of DeepSpeed's settings", code="bad-config-file"
+            )
         for key, place in _ELSEWHERE.items():
             if key in config and config[key] != "auto":
-                raise UserError(f"deepspeed_config_file {path}: {key}: is set by {place}; allowed: leave it out")
+                raise UserError(
+                    f"deepspeed_config_file {path}: {key}: set by {place}. Expected: no such key",
+                    code="deepspeed-config",
+                )
     zero = {"stage": 2} | config.get("zero_optimization", {}) | ({} if stage is None else {"stage": stage})
     for key in ("offload_optimizer", "offload_param"):
         if key in zero and zero[key] not in (None, {"device": "none"}):
             raise UserError(
-                f"deepspeed_config_file {path}: {key}: needs DeepSpeed's own Adam, where this is torch's; allowed: "
-                "leave it out"
+                f"deepspeed_config_file {path}: {key}: needs DeepSpeed's Adam, and this is torch's. Expected: no "
+                "such key",
+                code="deepspeed-config",
             )
     if type(zero["stage"]) is not int or not 0 <= zero["stage"] <= 3:  # True is 1 to Python
-        raise UserError(f"zero_optimization.stage {zero['stage']!r}: is no ZeRO stage; allowed: 0, 1, 2, 3")
+        raise UserError(
+            f"zero_optimization.stage: not a ZeRO stage ({zero['stage']!r}). Expected: 0, 1, 2, 3",
+            code="deepspeed-config",
+        )
     return config | {"zero_optimization": zero}
 
 
-def completed(config: dict[str, Any], accumulate: int) -> dict[str, Any]:
-    """With what an engine of ours needs. `accumulate`: its backward passes to a step."""
+def complete_config(config: dict[str, Any], d_microbatches: int) -> dict[str, Any]:
+    """Return the config with all that an engine here needs. `d_microbatches`: backward passes per step."""
     return {
         "gradient_clipping": 0.0,  # Accelerate would fill in 1.0
         "zero_allow_untested_optimizer": True,
         **{key: value for key, value in config.items() if key not in _ELSEWHERE},
         "train_micro_batch_size_per_gpu": 1,  # for its own statistics only
-        "gradient_accumulation_steps": accumulate,
+        "gradient_accumulation_steps": d_microbatches,
         "steps_per_print": 2**31 - 1,
     }
 
 
-# -- DeepSpeed: a network in an engine of its own, whose gradients, Adam state and weights ZeRO --
+# -- Networks in DeepSpeed engines --
 
 NAMES = ("generator", "discriminator")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -123,19 +137,20 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 class _Plugin(DeepSpeedPlugin):
     def set_deepspeed_weakref(self) -> None:
-        """Tells transformers about the config, and fails where transformers is not installed."""
+        """Do nothing: the original fails where transformers is not installed."""
 
 
-def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> dict[str, Accelerator]:
-    """An Accelerator for each network, by NAMES; torch.distributed is initialised before.
+def build_accelerators(config: dict[str, Any], d_microbatches: int, device_type: str) -> dict[str, Accelerator]:
+    """Return an Accelerator per network, by NAMES. Call it after torch.distributed is initialised.
 
-    `accumulate` is the number of D's backward passes to a step of D.
+    `d_microbatches` is the number of D's backward passes to a step of D.
     """
     _quieten(device_type)
-    _check_known(completed(config, accumulate))
+    _check_known(complete_config(config, d_microbatches))
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
     plugins = {
-        name: _Plugin(hf_ds_config=completed(config, accumulate if name == "discriminator" else 1)) for name in NAMES
+        name: _Plugin(hf_ds_config=complete_config(config, d_microbatches if name == "discriminator" else 1))
+        for name in NAMES
     }
     # Without its backend each rank of a CPU counts itself alone.
     group = InitProcessGroupKwargs(backend=dist.get_backend())
@@ -146,7 +161,7 @@ def accelerators(config: dict[str, Any], accumulate: int, device_type: str) -> d
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[group],
     )
-    second = Accelerator(mixed_precision="no", gradient_accumulation_steps=accumulate)
+    second = Accelerator(mixed_precision="no", gradient_accumulation_steps=d_microbatches)
     return dict(zip(NAMES, (first, second), strict=True))
 
 
@@ -161,21 +176,21 @@ def leave_process_group() -> None:
 
 
 def _check_known(config: dict[str, Any]) -> None:
-    """Raises UserError for settings by which DeepSpeed would end later, and with a traceback."""
+    """Raise UserError for settings that DeepSpeed would reject later, with a traceback."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
         float(config["gradient_clipping"])
         DeepSpeedConfig(config)
-    except Exception as error:  # of many types, and none of its own
+    except Exception as error:  # of many types, without a common base
         words = " ".join(str(error).split())[:200]
         raise UserError(
-            f"deepspeed_config_file: DeepSpeed does not take its settings ({type(error).__name__}: {words})"
+            f"deepspeed_config_file: rejected by DeepSpeed ({type(error).__name__}: {words})", code="deepspeed-config"
         ) from error
 
 
 def _quieten(device_type: str) -> None:
-    """What DeepSpeed takes from the environment when it is imported, and what it would print."""
+    """Set the environment that DeepSpeed reads at import, and silence what it would print."""
     if device_type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
@@ -217,7 +232,7 @@ class DeepSpeedNetwork(DDPNetwork):
         return self._engine(*inputs)
 
     def zero_grad(self) -> None:
-        """Nothing: an update drops its gradients itself."""
+        """Do nothing: an update drops its gradients itself."""
 
     @contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
@@ -305,7 +320,7 @@ class DeepSpeedNetwork(DDPNetwork):
         elif self._stage < 3:
             safe_set_full_optimizer_state(parameter, value, key)
         else:
-            # The setter of whole values fails where their number is no multiple of the ranks'.
+            # The setter of full values fails where their number is no multiple of the ranks'.
             size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
             part = torch.zeros(size, dtype=value.dtype, device=value.device)
             own = value.flatten()[rank * size : (rank + 1) * size]
@@ -313,7 +328,7 @@ class DeepSpeedNetwork(DDPNetwork):
             safe_set_local_optimizer_state(parameter, part, key)
 
     def _masters(self) -> list[Tensor]:
-        """The tensors that the optimizer updates: the parameters, or this rank's flat parts of them."""
+        """Return the tensors that the optimizer updates: the parameters, or this rank's flat parts of them."""
         if self._stage == 0:
             return list(self.module.parameters())
         optimizer = self._engine.optimizer
@@ -321,7 +336,7 @@ class DeepSpeedNetwork(DDPNetwork):
 
 
 def _put_under_autocast(network: nn.Module, device_type: str) -> None:
-    """bf16 as Accelerate has it under DDP: the forward pass, with weights and outputs in float32."""
+    """Run the forward pass in bf16 as Accelerate does under DDP; weights and outputs stay float32."""
     forward = network.forward
 
     def under_autocast(*inputs: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Environment variables set by launchers and users, and checks for `--processes N`.
 
 Of each variable that Accelerate, DeepSpeed, MPI or torch reads and that could change a training: it is taken (by the
-functions here) and recorded, or ignored with a warning (`remove_foreign`), or refused (`check_environment`).
+functions here) and recorded, or ignored with a warning (`remove_foreign`), or an error (`check_environment`).
 """
 
 import logging
@@ -51,7 +51,7 @@ _SWITCHES = {
     "FP8_": "", "ACCELERATE_FP8_": "", "PMI_": "", "OMPI_": "", "MV2_": "", "MPI_": "",
 }  # fmt: skip
 _YES, _NO = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
-# Values by which accelerate launch says that nothing was asked for.
+# Values by which accelerate launch marks a setting as unset.
 _NOTHING = _NO | {"", "none", "null", "default"}
 # They make a library compute in another precision than --precision says: of a GPU, and of a CPU.
 _PRECISIONS_ON_GPU = ("NVIDIA_TF32_OVERRIDE",)
@@ -82,6 +82,7 @@ def is_ours() -> bool:
 
 
 def world_size() -> int:
+    """Return the number of processes of the launcher, 1 without one. Raises UserError."""
     return _number("WORLD_SIZE", 1, low=1)
 
 
@@ -94,12 +95,16 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
     _number("LOCAL_RANK", 0)
     _number("LOCAL_WORLD_SIZE", 1, low=1)
     if rank >= size:
-        raise UserError(f"RANK={rank}: with WORLD_SIZE={size}; allowed: 0 to {size - 1}", code="launch")
+        raise UserError(
+            f"RANK: out of range with WORLD_SIZE={size} ({rank}). Expected: 0 to {size - 1}",
+            code="launcher-environment",
+        )
     if size > 1:
         for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
             if not os.environ.get(name):
                 raise UserError(
-                    f"{name}: is not set, with WORLD_SIZE={size}; allowed: what a launcher sets", code="launch"
+                    f"{name}: not set, with WORLD_SIZE={size}. Expected: what a launcher sets",
+                    code="launcher-environment",
                 )
         _number("MASTER_PORT", 0, low=1, high=65_535)
         _number("TORCHELASTIC_RESTART_COUNT", 0)
@@ -110,8 +115,9 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
         value = os.environ.get(name, "")
         if value and value.lower() not in ({"strict"} if is_cpu else {str(int(is_tf32))}):
             raise UserError(
-                f"{name}={value}: another precision than the chosen one; allowed: unset, or "
-                + ("STRICT" if is_cpu else str(int(is_tf32)))
+                f"{name}: another precision than the chosen one ({value}). Expected: unset, or "
+                + ("STRICT" if is_cpu else str(int(is_tf32))),
+                code="conflicting-settings",
             )
 
 
@@ -120,9 +126,9 @@ def check_no_mpi() -> None:
     for name in _MPI_SIZES:
         if (size := _number(name, 1, low=1)) > 1:
             raise UserError(
-                f"{name}={size}: MPI's launchers are not supported; allowed: torchrun, accelerate launch or "
+                f"{name}: MPI's launchers are not supported ({size}). Expected: torchrun, accelerate launch or "
                 f"--processes {size} (or {name} unset, if it is an old one)",
-                code="launch",
+                code="launcher-conflict",
             )
 
 
@@ -133,20 +139,20 @@ def check_address(address: str, setting: str) -> None:
             socket.create_connection(server.getsockname(), timeout=_CONNECT_S).close()
     except OSError as error:
         raise UserError(
-            f"{setting}: {address} does not answer ({error.strerror or error}); allowed: where its network interface "
-            "is up (of 127.0.0.1: ip link set lo up), or one process",
-            code="launch",
+            f"{setting}: no answer from {address} ({error.strerror or error}). Expected: its network interface up (of "
+            "127.0.0.1: ip link set lo up), or one process",
+            code="rendezvous-failed",
         ) from error
 
 
 def check_network_interface() -> None:
-    """Raise UserError for a network interface that gloo is told to use and that is not there."""
+    """Raise UserError for a network interface set for gloo that does not exist."""
     names = psutil.net_if_addrs()
     for name in filter(None, os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")):
         if name not in names:
             raise UserError(
-                f"GLOO_SOCKET_IFNAME={name}: there is no such network interface; allowed: {', '.join(names)}, or unset",
-                code="launch",
+                f"GLOO_SOCKET_IFNAME: no such network interface ({name}). Expected: {', '.join(names)}, or unset",
+                code="launcher-environment",
             )
 
 
@@ -156,7 +162,9 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
         return default
     if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
         limit = f"{low} or more" if high is None else f"{low} to {high:,}"
-        raise UserError(f"{name}={text}: allowed in the environment: a whole number, {limit}", code="launch")
+        raise UserError(
+            f"{name}: invalid environment variable ({text}). Expected: an integer, {limit}", code="launcher-environment"
+        )
     return int(text)
 
 
@@ -164,7 +172,9 @@ def _flag(name: str) -> bool:
     """Return a boolean variable of Accelerate, parsed as Accelerate does. Raise UserError for other values."""
     value = os.environ.get(name, "").lower()
     if value and value not in _YES | _NO:
-        raise UserError(f"{name}={value}: allowed in the environment: true, false", code="launch")
+        raise UserError(
+            f"{name}: invalid environment variable ({value}). Expected: true, false", code="launcher-environment"
+        )
     return value in _YES
 
 
@@ -178,21 +188,23 @@ def check_before_imports() -> None:
     if level and level.upper() not in ("OFF", "INFO"):
         reason = " (with it torch's DDP crashes)" if level.upper() == "DETAIL" else ""
         raise UserError(
-            f"TORCH_DISTRIBUTED_DEBUG={level}{reason}: allowed in the environment: OFF, INFO", code="launch"
+            f"TORCH_DISTRIBUTED_DEBUG: invalid environment variable ({level}){reason}. Expected: OFF, INFO",
+            code="launcher-environment",
         )
     for name in _ALLOCATORS:
         value = os.environ.get(name, "")
         if value and not _ALLOCATOR.fullmatch(value):
             raise UserError(
-                f"{name}={value}: allowed in the environment: key:value,key:value, as expandable_segments:True",
-                code="launch",
+                f"{name}: invalid environment variable ({value}). Expected: key:value,key:value, as "
+                "expandable_segments:True",
+                code="launcher-environment",
             )
 
 
-def import_mistake(error: BaseException) -> UserError | None:
+def explain_import_error(error: BaseException) -> UserError | None:
     """Return the user's mistake if the import of a module of torch ended in `error` by variables that torch reads.
 
-    Only torch's own words tell which one it was. None for a torch that is not installed, and for any other error.
+    Only torch's message says which one it was. None for a torch that is not installed, and for any other error.
     """
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     is_import = any(
@@ -202,15 +214,17 @@ def import_mistake(error: BaseException) -> UserError | None:
     named = _set_variables(_READ_AT_IMPORT)
     if not is_import or not named or isinstance(error, ImportError):
         return None
-    return UserError(f"{named}: torch can't be imported ({first_line(error)}); allowed: unset", code="launch")
+    return UserError(
+        f"{named}: torch does not import ({first_line(error)}). Expected: unset", code="launcher-environment"
+    )
 
 
-def group_mistake(error: Exception) -> UserError:
+def explain_group_error(error: Exception) -> UserError:
     """Return what to raise for a process group that can't be made, though all ranks are there."""
     named = _set_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
     return CommonError(
-        f"{named or 'the processes'}: no process group ({first_line(error)}); allowed: what this torch knows",
-        code="launch",
+        f"{named or 'the processes'}: no process group ({first_line(error)}). Expected: what this torch supports",
+        code="rendezvous-failed",
     )
 
 
@@ -220,19 +234,20 @@ def _set_variables(prefixes: tuple[str, ...]) -> str:
 
 
 def wants_cpu() -> bool:
+    """True if the launcher's environment selects the CPU."""
     return _flag("ACCELERATE_USE_CPU")
 
 
 def remove_foreign(num_threads: int) -> list[str]:
     """Take out of the environment what Accelerate and DeepSpeed would read beside the settings of the run.
 
-    `num_threads` are those of torch. Returns warnings that name what asked for something. To be called after all else
+    `num_threads` are those of torch. Returns warnings that name the ignored settings. To be called after all else
     here, and inside of `preserve_process_state`, which puts it back.
     """
     warnings = []
     if wants_cpu() and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         warnings.append(
-            "accelerate launch was asked for several processes on a CPU and started one; for more: distgan train "
+            "accelerate launch was to start several processes on a CPU and started one; for more: distgan train "
             "--processes N, or accelerate launch --config_file launch/cpu.yaml"
         )
     end = os.environ.get("SLURM_JOB_END_TIME", "")
@@ -273,17 +288,18 @@ def _asks_for_something(name: str, value: str) -> bool:
     return switch == name or os.environ.get(switch, "").lower() not in _NOTHING
 
 
-def recorded() -> dict[str, str]:
+def recorded_variables() -> dict[str, str]:
     """Return the variables that torch and the libraries below it read and that may change how numbers are rounded."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_RECORDED)}
 
 
 def wants_deepspeed() -> bool:
+    """True if the launcher's environment selects DeepSpeed."""
     return _flag("ACCELERATE_USE_DEEPSPEED")
 
 
 def deepspeed_file() -> str | None:
-    """The JSON file that accelerate launch was given."""
+    """Return the JSON file given to accelerate launch, None without one."""
     name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     return None if name.lower() in ("", "none") else name
 
@@ -297,7 +313,8 @@ def zero_stage() -> int | None:
 
 
 def _launchers_precision() -> str:
-    return os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
+    """Return the precision that the launcher was given, float32 if none, by its name in PRECISIONS where it has one."""
+    return PRECISIONS.current(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no")
 
 
 def check_launcher_precision(own: str | None) -> None:
@@ -305,11 +322,11 @@ def check_launcher_precision(own: str | None) -> None:
 
     Not to be called where --precision is given, which is stronger.
     """
-    asked = _launchers_precision()
-    if own not in (None, AUTO) and asked not in ("no", own):
+    requested = _launchers_precision()
+    if own not in (None, AUTO) and requested not in (PRECISIONS.current("no"), own):
         raise UserError(
-            f"--mixed_precision {asked} (of the launcher, or ACCELERATE_MIXED_PRECISION): the run has {own}; allowed: "
-            f"the same, or --precision as a flag of the training",
+            f"--mixed_precision: the run has {own} ({requested}, of the launcher or ACCELERATE_MIXED_PRECISION). "
+            "Expected: the same, or --precision as a flag of the training",
             code="mismatch",
         )
 
@@ -321,31 +338,31 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
     """
     said = _launchers_precision()
     if chosen == AUTO:
-        if said == "no":
+        if said == PRECISIONS.current("no"):
             return AUTO
         chosen = said
     value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
     if value not in PRECISIONS:
-        raise UserError(f"{flag} {value}: unknown here; allowed: {', '.join(PRECISIONS)}")
+        raise UserError(f"{flag}: unknown here ({value}). Expected: {', '.join(PRECISIONS)}", code="unknown-name")
     if PRECISIONS[value].needs_cuda and is_cpu:
         source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
         allowed = ", ".join(names_on_cpu(PRECISIONS))
         raise UserError(
-            f"{flag} {value}{source}: a CPU would silently compute in float32; allowed on a CPU: {allowed}",
-            code="unavailable",
+            f"{flag}: a CPU would silently compute in float32 ({value}{source}). Expected on a CPU: {allowed}",
+            code="precision-unavailable",
         )
     return value
 
 
-def slow(precision: str, *, is_cpu: bool) -> list[str]:
-    """A warning where the precision that somebody chose for speed costs it."""
+def precision_warnings(precision: str, *, is_cpu: bool) -> list[str]:
+    """Return a warning where the chosen precision is slow on this device."""
     if precision == "bf16" and is_cpu and imitates_bf16():
         return [f"--precision bf16: {cpu_name()} imitates it, and is many times slower so; leave it unset"]
     return []
 
 
 def shared_cores() -> int | None:
-    """The cores for each process of a launcher, which would give it a single one; None without a launcher.
+    """Return the cores per process under a launcher, which would give each a single one; None without a launcher.
 
     Plain python has torch's own choice, and with it the user's OMP_NUM_THREADS.
     """
@@ -358,21 +375,22 @@ def shared_cores() -> int | None:
 
 
 def check_num_processes(num: int) -> None:
-    """Raises UserError for a --processes that the launcher around this process did not start."""
+    """Raise UserError for a --processes that is not the launcher's number."""
     if world_size() != num:
         raise UserError(
-            f"--processes {num}: this process is one of {world_size()} of a launcher already; allowed: the same "
-            "number, or leave it out",
-            code="launch",
+            f"--processes: this process is one of {world_size()} of a launcher already ({num}). Expected: the same "
+            "number, or unset",
+            code="launcher-conflict",
         )
 
 
 def check_memory(num: int) -> None:
-    """Raises UserError for processes that would take the machine down before they could complain."""
+    """Raise UserError for more processes than the free memory holds."""
     available = psutil.virtual_memory().available
     if num * _PROCESS_GIB * 2**30 > available:
         raise UserError(
-            f"--processes {num}: a process takes {_PROCESS_GIB} GiB and more, and {available / 2**30:.1f} GiB are "
-            f"free; allowed here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}",
-            code="launch",
+            f"--processes: a process takes {_PROCESS_GIB} GiB or more, and {available / 2**30:.1f} GiB are free "
+            f"({num}). "
+            f"Expected here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}",
+            code="not-enough-memory",
         )

@@ -2,7 +2,7 @@
 
 The race is of a convolution and a matrix product of the sizes of these networks, forward and backward, under autocast
 as in a training, and not of the networks themselves: on a GPU a step of those waits for the launches of its kernels,
-which CUDA graphs take away later. It draws from a generator of its own and leaves nothing behind.
+which CUDA graphs take away later. It draws from a separate generator and leaves no state behind.
 """
 
 import math
@@ -34,21 +34,21 @@ class ChosenPrecision(NamedTuple):
 def choose_precision(wanted: str, device: torch.device, *, is_unset: bool) -> ChosenPrecision:
     """Return what `wanted` comes to. All ranks call it, in one process group; where some know it, the others follow.
 
-    `is_unset`: neither the run nor its preset asks for one.
+    `is_unset`: neither the run nor its preset sets one.
     """
     known = [name for name in _gathered(wanted) if name != AUTO]
     if not known:
         return _raced(device)
-    is_slow = known[0] == "no" and is_unset and device.type == "cuda" and has_native_bf16(is_cpu=False)
+    is_slow = known[0] == "fp32" and is_unset and device.type == "cuda" and has_native_bf16(is_cpu=False)
     return ChosenPrecision(known[0], "several times slower here than --precision bf16" if is_slow else "")
 
 
 def _raced(device: torch.device) -> ChosenPrecision:
     float32_s, bf16_s = (max(each) for each in zip(*_gathered(race(device)), strict=True))
     if math.isinf(bf16_s):
-        return ChosenPrecision("no", "auto: no bf16 arithmetic here")
+        return ChosenPrecision("fp32", "auto: no bf16 arithmetic here")
     times = f"{1e3 * bf16_s:.3g} ms, float32 {1e3 * float32_s:.3g} ms"
-    return ChosenPrecision("bf16" if bf16_s < float32_s else "no", f"auto: a probe takes bf16 {times}")
+    return ChosenPrecision("bf16" if bf16_s < float32_s else "fp32", f"auto: a probe takes bf16 {times}")
 
 
 def race(

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from distgan.config.registry import ENGINES, names_on_cpu
+from distgan.config.registry import ENGINES, PRECISIONS, names_on_cpu
 from distgan.config.schema import Config
 from distgan.distributed import deepspeed, env, rendezvous
 from distgan.distributed.precision import choose_precision
@@ -26,7 +26,7 @@ from distgan.utils.hardware import cpu_name
 from distgan.utils.process_state import preserve_process_state
 
 T = TypeVar("T")
-# Steps on a GPU between two questions whether some rank was asked to stop.
+# Steps on a GPU between two checks for a request to stop on some rank.
 STOP_POLL_STEPS = 25
 
 
@@ -58,20 +58,20 @@ class Runtime:
         launched = env.world_size()
         use_cuda = torch.cuda.is_available() and not env.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
-            raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto", code="unavailable")
+            raise UserError("--device: no CUDA device here (cuda). Expected here: cpu, auto", code="no-gpu")
         is_cpu = config.run.device == "cpu" or not use_cuda
         engine = ENGINES[config.run.engine]
         if engine.needs_cuda and is_cpu:
             allowed = ", ".join(names_on_cpu(ENGINES))
             raise UserError(
-                f"--engine {config.run.engine}: CUDA graphs need a CUDA device; allowed on a CPU: {allowed}",
-                code="unavailable",
+                f"--engine: CUDA graphs need a CUDA device ({config.run.engine}). Expected on a CPU: {allowed}",
+                code="no-gpu",
             )
         wanted = env.precision(config.run.precision, is_cpu=is_cpu)
         env.check_environment(is_cpu=is_cpu, is_tf32=wanted == "tf32")
         if is_cpu and (threads := config.run.threads or env.shared_cores()):
             torch.set_num_threads(threads)
-        zero = deepspeed.chosen(
+        zero = deepspeed.choose_config(
             config, wanted, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
         )
         if launched > 1 or zero:
@@ -81,25 +81,27 @@ class Runtime:
         self.precision, self.precision_note = choose_precision(
             wanted, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
         )
-        mixed_precision = "no" if self.precision == "tf32" else self.precision
-        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded()
-        self.warnings = env.slow(self.precision, is_cpu=is_cpu) + env.remove_foreign(torch.get_num_threads())
-        self._trained: Callable[..., DDPNetwork]
+        mixed_precision = PRECISIONS[self.precision].mixed_precision
+        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded_variables()
+        self.warnings = env.precision_warnings(self.precision, is_cpu=is_cpu) + env.remove_foreign(
+            torch.get_num_threads()
+        )
+        self._network_type: Callable[..., DDPNetwork]
         if zero:
-            from distgan.distributed.deepspeed import DeepSpeedNetwork, accelerators
+            from distgan.distributed.deepspeed import DeepSpeedNetwork, build_accelerators
 
             device_type = "cpu" if is_cpu else "cuda"
-            pair = accelerators(zero, config.optim.accumulate, device_type)
+            pair = build_accelerators(zero, config.optim.d_microbatches, device_type)
             self._accelerator = pair["generator"]
-            self._trained = partial(DeepSpeedNetwork, accelerators=pair, is_bf16=self.precision == "bf16")
+            self._network_type = partial(DeepSpeedNetwork, accelerators=pair, is_bf16=self.precision == "bf16")
         else:
             # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
             self._accelerator = accelerate.Accelerator(
                 cpu=is_cpu, mixed_precision=mixed_precision, step_scheduler_with_optimizer=False
             )
             # A graph can hold an all-reduce, but not what DDP does around it on the host.
-            own = FlatAllReduceNetwork if launched > 1 and not is_cpu and engine.records_graphs else DDPNetwork
-            self._trained = partial(own, accelerator=self._accelerator)
+            own = FlatAllReduceNetwork if launched > 1 and not is_cpu and engine.captures_graphs else DDPNetwork
+            self._network_type = partial(own, accelerator=self._accelerator)
         self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
         # Of weights. On a GPU they are not put into another order at each pass then; DeepSpeed takes none that are.
         self.memory_format = torch.contiguous_format if is_cpu or zero else torch.channels_last
@@ -110,43 +112,44 @@ class Runtime:
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
         self._tracker: Any = None
-        self._asked: AsyncHostCopy | None = None
+        self._stop_request: AsyncHostCopy | None = None
         if not is_cpu:
             devices.choose_arithmetic(is_tf32=self.precision == "tf32")
         if launched != self.world_size:
             raise UserError(
-                f"WORLD_SIZE={launched}: the launcher started {launched} processes, but Accelerate joined "
-                f"{self.world_size} of them; start with torchrun or accelerate launch --multi_gpu",
-                code="launch",
+                f"WORLD_SIZE: the launcher started {launched} processes, but Accelerate joined {self.world_size} of "
+                "them. "
+                "Expected: torchrun or accelerate launch --multi_gpu",
+                code="launcher-conflict",
             )
 
     # -- networks -------------------------------------------------------------------------------------
 
-    def trained(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
-        """The network on the device, under autocast, and in DDP where there are several ranks, or DeepSpeed."""
-        return self._trained(name, network, optim)
+    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
+        """Return the network on the device, under autocast, in DDP with several ranks, or in DeepSpeed."""
+        return self._network_type(name, network, optim)
 
     # -- all ranks together ---------------------------------------------------------------------------
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks. All ranks take part."""
+        """Return the mean over the ranks. All ranks call it."""
         return self._accelerator.reduce(values, reduction="mean") if self.world_size > 1 else values
 
     def all_gather_object(self, value: T) -> Sequence[T]:
-        """That of each rank, in their order, on all ranks. All take part."""
+        """Return the value of each rank, by rank, on all ranks. All ranks call it."""
         return gather_object([value]) if self.world_size > 1 else [value]
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """Those of each rank, (W, *values.shape), on all ranks. All take part."""
+        """Return the tensors of all ranks, (W, *values.shape), on all ranks. All ranks call it."""
         return self._accelerator.gather(values.unsqueeze(0))
 
     def run_on_all_ranks(self, attempt: Callable[[], T], *, local_main_first: bool = False) -> T:
-        """Calls `attempt` on every rank; a UserError of one becomes that of all, said once.
+        """Call `attempt` on every rank; a UserError of one is raised on all, and printed once.
 
         All ranks take part, so that none waits for one that has given up. `local_main_first` lets the
         first process of each machine go ahead.
         """
-        turn = rendezvous.in_turn(self.rank, self.local_rank) if local_main_first else nullcontext()
+        turn = rendezvous.local_rank0_first(self.rank, self.local_rank) if local_main_first else nullcontext()
         with turn:
             result, mistake = outcome_of(attempt)
         failed = [(rank, each) for rank, each in enumerate(self.all_gather_object(mistake)) if each is not None]
@@ -157,7 +160,7 @@ class Runtime:
         return result  # type: ignore[return-value]  # no error, so it is a T
 
     def run_on_rank0(self, attempt: Callable[[], T]) -> T:
-        """Calls `attempt` on the first rank and gives its result, or its UserError, to all."""
+        """Call `attempt` on rank 0. Return its result, or raise its UserError, on all ranks."""
         outcome = [outcome_of(attempt) if self.is_main else None]
         if self.world_size > 1:
             broadcast_object_list(outcome, from_process=0)
@@ -168,16 +171,17 @@ class Runtime:
         return result  # type: ignore[return-value]
 
     def check_same_on_ranks(self, what: str, value: str) -> None:
-        """Raises UserError where a rank has another value than the first. All ranks take part."""
+        """Raise UserError where a rank has another value than rank 0. All ranks call it."""
         first, *others = self.all_gather_object(value)
         for rank, other in enumerate(others, 1):
             if other != first:
                 raise CommonError(
-                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}; allowed: the same", code="mismatch"
+                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}. Expected: the same",
+                    code="ranks-differ",
                 )
 
     def all_reduce_max(self, reason: int, step: int) -> int:
-        """The highest number that some rank has, 0 while none has any. All ranks take part.
+        """Return the maximum over ranks, 0 while none has any. All ranks call it.
 
         Asking is an all-reduce. On a GPU, where steps are short, it is at every STOP_POLL_STEPS of them, and the answer
         is that to the question before: so nobody waits for the device.
@@ -189,49 +193,53 @@ class Runtime:
             return 0
         highest = torch.full((), reason, device=self.device)
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
-        asked, self._asked = self._asked, AsyncHostCopy(highest)
-        answer = asked if is_cuda else self._asked
+        before, self._stop_request = self._stop_request, AsyncHostCopy(highest)
+        answer = before if is_cuda else self._stop_request
         return int(answer.wait()) if answer else 0
 
     def wait(self) -> None:
-        """For all that the device was told to do."""
+        """Wait for the device."""
         devices.wait(self.device)
 
     # -- what a checkpoint keeps of the processes -----------------------------------------------------
 
     def random_states(self) -> dict[str, Tensor]:
-        """`rank0.cpu`, `rank0.cuda`, ...: the generators of every rank, on all of them. All take part."""
+        """Return `rank0.cpu`, `rank0.cuda`, ...: the generator states of all ranks. All ranks call it."""
         own = {f"rank{self.rank}.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             own[f"rank{self.rank}.cuda"] = torch.cuda.get_rng_state(self.device)
         return {key: state for each in self.all_gather_object(own) for key, state in each.items()}
 
     def load_random_states(self, states: dict[str, Tensor], where: str) -> None:
-        """This rank's generators, by their device. Raises UserError that names `where`."""
+        """Restore this rank's generators, by device. Raises UserError that names `where`."""
         try:
             if "cpu" in states:
                 torch.set_rng_state(states["cpu"])
             if "cuda" in states and self.device.type == "cuda":
                 torch.cuda.set_rng_state(states["cuda"], self.device)
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"{where}: is no state of torch's generators ({error})", code="bad-data") from error
+            raise UserError(
+                f"{where}: not a state of torch's generators ({error})", code="damaged-checkpoint"
+            ) from error
 
     def grad_scaler_state(self) -> dict[str, Any] | None:
-        """The numbers of fp16's loss scaler; None in any other precision."""
+        """Return the state of fp16's loss scaler; None in any other precision."""
         return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
 
     def load_grad_scaler_state(self, state: dict[str, Any] | None, where: str) -> None:
-        """Raises UserError that names `where`."""
+        """Restore the loss scaler. Raises UserError that names `where`."""
         try:
             if state is not None and self._accelerator.scaler is not None:
                 self._accelerator.scaler.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
-            raise UserError(f"{where}: is no state of torch's gradient scaler ({error})", code="bad-data") from error
+            raise UserError(
+                f"{where}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
+            ) from error
 
-    # -- what is told about a run ---------------------------------------------------------------------
+    # -- tracking and description ----------------------------------------------------------------------
 
     def start_tracker(self, name: str, folder: str, step: int) -> None:
-        """Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
+        """Start Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
 
         Raises UserError where its package is missing or does not import, and OSError of a disk.
         """
@@ -253,8 +261,8 @@ class Runtime:
         except Exception as error:  # those of a package that is half installed, or no pair with another
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(
-                f"--tracker {name}: can't be started ({reason}); allowed: --tracker none, or install {name} anew",
-                code="unavailable",
+                f"--tracker: does not start: {reason} ({name}). Expected: --tracker none, or {name} installed anew",
+                code="missing-package",
             ) from error
 
     def track(self, values: dict[str, float], step: int) -> None:
@@ -262,7 +270,7 @@ class Runtime:
             self._accelerator.log(values, step=step)
 
     def track_image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """`image` is (H, W, 3) uint8."""
+        """Log `image`, (H, W, 3) uint8, to the tracker."""
         if self._tracker is not None and self.is_main:
             self._tracker.log_images({tag: image}, step=step, dataformats="HWC")
 
@@ -274,11 +282,11 @@ class Runtime:
         """End the tracker and its thread."""
         self._accelerator.trackers, trackers = [], self._accelerator.trackers
         for tracker in trackers if self._tracker else ():  # else it has failed to start
-            with suppress(OSError):  # its curves are for people, who were told when they stopped
+            with suppress(OSError):  # its curves only illustrate; a warning was printed
                 tracker.finish()
 
     def peak_memory_gib(self) -> float:
-        """Of the device, or on a CPU of this process."""
+        """Return the peak memory in GiB of the device, or on a CPU of this process."""
         return devices.peak_memory_gib(self.device)
 
     def precision_in_words(self) -> str:
@@ -286,7 +294,7 @@ class Runtime:
         return f"precision {self.precision}" + (f" ({self.precision_note})" if self.precision_note else "")
 
     def describe(self) -> dict[str, Any]:
-        """The machine and the processes, for environment.json."""
+        """Return the machine and the processes, for environment.json."""
         is_cuda = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if is_cuda else cpu_name(),

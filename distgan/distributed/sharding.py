@@ -1,4 +1,4 @@
-"""This process's share of the global batch: what makes many processes draw and see what one does."""
+"""Rows of the global batch on this rank, by which many processes train as one does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,27 +22,27 @@ class BatchShard:
 
     @property
     def num(self) -> int:
-        """How many rows of the batch are this rank's."""
+        """Number of rows of the batch on this rank."""
         own = self.local_slice(self.rows)
         return own.stop - own.start
 
     @property
     def weight(self) -> float:
-        """What makes the ranks' mean of their own means the mean of all rows."""
+        """Loss weight under which averaging over ranks equals the mean over the global batch."""
         return self.num * self.world_size / len(self.rows)
 
     def local_slice(self, rows: range) -> slice:
-        """Where those of `rows` that are this rank's stand in the list of its own rows."""
+        """Return the slice of this rank's list of rows that holds its part of `rows`."""
         return slice(*(-((self.rank - bound) // self.world_size) for bound in (rows.start, rows.stop)))
 
     def num_all(self, num: int) -> int:
-        """The rows that all ranks have in a pass where this one has `num`, a multiple of its own."""
+        """Return the rows of all ranks in a pass where this one has `num`, a multiple of its own."""
         return num * len(self.rows) // self.num if self.rows else num
 
     def row_indices(self, device: torch.device) -> Tensor:
         """Return this rank's rows as numbers in the batch, (num,) int32, not to be written to.
 
-        They are kept, as there are few: the whole batch, its parts, the short last one.
+        They are kept, as there are few: the full batch, its microbatches, the short last one.
         """
         first = (self.rank - self.rows.start) % self.world_size
         end = max(first, len(self.rows))  # of a batch of fewer rows than ranks, some have none
@@ -52,16 +52,16 @@ class BatchShard:
         return self._numbers[first, end]
 
     def microbatches(self, num_parts: int) -> Iterator[tuple[slice, float]]:
-        """The batch in parts: this rank's rows of each, and the part of `weight` that they have.
+        """Yield per microbatch: the slice of this rank's rows, and its part of `weight`.
 
-        While one is in hand it is the whole batch to everything that draws for it.
+        Within an iteration its rows are bound: they are the batch for all that draws.
         """
-        whole, first = self.rows, self.local_slice(self.rows).start
-        bounds = [whole.start + len(whole) * part // num_parts for part in range(num_parts + 1)]
+        batch, first = self.rows, self.local_slice(self.rows).start
+        bounds = [batch.start + len(batch) * part // num_parts for part in range(num_parts + 1)]
         for start, stop in pairwise(bounds):
             with self.bind(range(start, stop)):
                 own = self.local_slice(self.rows)
-                weight = (own.stop - own.start) * self.world_size / len(whole)
+                weight = (own.stop - own.start) * self.world_size / len(batch)
                 yield slice(own.start - first, own.stop - first), weight
 
     @contextmanager

@@ -10,7 +10,7 @@ from distgan.distributed.sharding import BatchShard
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """y = sum of x over the ranks; so the gradient of x is the sum of theirs (each has a loss of its own)."""
+    """y = sum of x over the ranks; so the gradient of x is the sum of theirs (each has its own loss)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     would be one, but loses digits where the mean is large. In eval mode it is torch's own BatchNorm.
     """
 
-    share = BatchShard()
+    shard = BatchShard()
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # its name in torch
         pass
@@ -46,7 +46,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = (1, -1, *[1] * (input.ndim - 2))
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         # The part of all rows that are here: what makes a sum over the ranks of their means the mean.
-        part = len(input) / self.share.num_all(len(input))
+        part = len(input) / self.shard.num_all(len(input))
         mean = _SumOverRanks.apply(x.mean(dims) * part)
         centred = x - mean.view(shape)
         variance = _SumOverRanks.apply(centred.square().mean(dims) * part)
@@ -63,8 +63,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def synchronised(network: nn.Module, share: BatchShard, device: torch.device) -> nn.Module:
-    """The network with its BatchNorms over all ranks. Its parameters stay the same objects."""
+def convert_sync_batchnorm(network: nn.Module, shard: BatchShard, device: torch.device) -> nn.Module:
+    """Return the network with its BatchNorms over all ranks. Its parameters stay the same objects."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for name, child in network.named_children():
@@ -72,8 +72,8 @@ def synchronised(network: nn.Module, share: BatchShard, device: torch.device) ->
             own = SyncBatchNorm(child.num_features, child.eps, child.momentum)
             own.weight, own.bias = child.weight, child.bias
             own.load_state_dict(child.state_dict())
-            own.share = share
+            own.shard = shard
             setattr(network, name, own)
         else:
-            synchronised(child, share, device)
+            convert_sync_batchnorm(child, shard, device)
     return network

@@ -37,15 +37,15 @@ class DDPNetwork:
         self.optim.zero_grad()
 
     def accumulating(self, is_last: bool) -> AbstractContextManager:
-        """For one of several forward and backward passes before a step: the ranks add up at the last."""
+        """Return a context for one of several backward passes of a step: gradients are averaged at the last."""
         return nullcontext() if is_last else self._accelerator.no_sync(self._wrapped)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds to the gradients."""
+        """Add to the gradients."""
         self._accelerator.backward(loss)
 
     def backward_to_leaf(self, loss: Tensor) -> None:
-        """To inputs of a frozen network. Under fp16 their gradient is as much too large as `backward` makes it."""
+        """Compute the gradient of inputs of a frozen network. Under fp16 it is scaled as `backward` scales it."""
         self._accelerator.backward(loss)
 
     def backward_from(self, output: Tensor, gradient: Tensor) -> None:
@@ -60,7 +60,7 @@ class DDPNetwork:
         return float(self.optim.param_groups[0]["lr"])
 
     def set_lr(self, lr: Tensor) -> None:
-        """`lr` is 0-d on the device. A rate that is a tensor too keeps its memory, where a graph reads it."""
+        """Set the learning rate; `lr` is 0-d on the device. A tensor rate keeps its memory, where a graph reads it."""
         for group in self.optim.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].copy_(lr)
@@ -70,11 +70,11 @@ class DDPNetwork:
     # -- what a checkpoint keeps ----------------------------------------------------------------------
 
     def full_params(self) -> AbstractContextManager:
-        """Within it every rank holds all of the weights, to read."""
+        """Return a context in which every rank holds all of the weights, to read."""
         return nullcontext()
 
     def adam_state(self) -> dict[str, Tensor]:
-        """`<parameter>.exp_avg`, `.exp_avg_sq` and `.step`; nothing before the first step."""
+        """Return `<parameter>.exp_avg`, `.exp_avg_sq` and `.step`; nothing before the first step."""
         state = self.optim.state_dict()["state"]
         names = [name for name, _ in self.module.named_parameters()]
         return {
@@ -84,7 +84,7 @@ class DDPNetwork:
         }
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
-        """Weights, and Adam's state of each parameter in turn (none before the first step)."""
+        """Load weights, and Adam's state of each parameter in turn (none before the first step)."""
         self.module.load_state_dict(weights)
         groups = self.optim.state_dict()["param_groups"]
         # A fused Adam walks through memory: moments have to lie in it as their parameter does.

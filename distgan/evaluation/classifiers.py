@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distgan.data.base import distorted
+from distgan.data.base import distort
 from distgan.models.layers import channels_last
 
 NUM_FEATURES = 64
@@ -57,7 +57,7 @@ class _Residual(nn.Module):
 
 
 def _plain() -> Judge:
-    """Small kernels one after the other, 28 -> 14 -> 7, and the largest of each channel (of their mean: 99.52 %)."""
+    """Build small kernels one after the other, 28 -> 14 -> 7, and a maximum per channel (mean: 99.52 %)."""
     return Judge(
         _conv(1, 24, 5),
         _conv(24, 48, 3, stride=2),
@@ -70,7 +70,7 @@ def _plain() -> Judge:
 
 
 def _residual() -> Judge:
-    """Shortcuts, 28 -> 14 -> 7, and the largest of each channel."""
+    """Build residual blocks, 28 -> 14 -> 7, and a maximum per channel."""
     return Judge(
         _conv(1, 32, 3),
         nn.MaxPool2d(2),
@@ -83,7 +83,7 @@ def _residual() -> Judge:
 
 
 def _wide() -> Judge:
-    """Large kernels without padding, 28 -> 22 -> 9 -> 5, and a linear layer that knows where things are."""
+    """Build large kernels without padding, 28 -> 22 -> 9 -> 5, and a linear layer over positions."""
     return Judge(
         _conv(1, 32, 7, padding=0),
         _conv(32, 48, 5, stride=2, padding=0),
@@ -95,7 +95,7 @@ def _wide() -> Judge:
     )
 
 
-# The first is the reference: its features are those of every distance. They tell real digits with a little noise from
+# The first is the reference: its features are those of every distance. They separate real digits with noise from
 # such without, in multiples of the floor, better than the others' (LOG.md).
 NETWORKS: dict[str, Callable[[], Judge]] = {"wide": _wide, "plain": _plain, "residual": _residual}
 
@@ -117,10 +117,10 @@ def train_classifier(
     device: torch.device,
     say: Callable[[str], None] | None = None,
 ) -> Judge:
-    """The network of that name, trained on (N, 28, 28) uint8 and (N,) int64; in eval mode.
+    """Train the network of that name on (N, 28, 28) uint8 and (N,) int64. Return it in eval mode.
 
     AdamW by a one-cycle rate (Smith and Topin 2018) on images that are turned, enlarged and moved a little,
-    others at each look. Numbers come from a generator of its own, so a run around it keeps its own.
+    others at each look. Numbers come from a separate generator, so that a run around it keeps its state.
     """
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -136,7 +136,7 @@ def train_classifier(
         total = torch.zeros((), device=device)
         for rows in order.split(BATCH):
             amounts = torch.empty(4, len(rows)).uniform_(-1, 1, generator=generator).to(device)
-            batch = distorted(images[rows].unsqueeze(1) / 255, amounts)
+            batch = distort(images[rows].unsqueeze(1) / 255, amounts)
             loss = F.cross_entropy(network(batch)[0], labels[rows])
             optim.zero_grad()
             loss.backward()
@@ -149,8 +149,8 @@ def train_classifier(
 
 
 @torch.inference_mode()
-def outputs_of(network: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, 10) and features (N, F), both on the CPU, of (N, 28, 28) uint8."""
+def classify(network: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return probabilities (N, 10) and features (N, F), both on the CPU, of (N, 28, 28) uint8."""
     device = next(network.parameters()).device
     parts = [network(part.to(device).unsqueeze(1) / 255) for part in images.split(_PASS)]
     logits, features = (torch.cat(each).cpu() for each in zip(*parts, strict=True))

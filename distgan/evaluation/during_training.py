@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from distgan.data.base import splits
-from distgan.evaluation.ensemble import asked_digits, draw_and_read, load_ensemble
-from distgan.evaluation.measure import Overview, flat, measure_coverages, measure_overview
+from distgan.data.base import load_splits
+from distgan.evaluation.ensemble import draw_and_read, load_ensemble, requested_digits
+from distgan.evaluation.measure import Overview, measure_coverages, measure_overview, to_metrics
 from distgan.evaluation.reference import build_reference
 from distgan.evaluation.targets import EarlyStop, find_targets, judged_lines, read_targets
 from distgan.models.base import build_generator
@@ -38,10 +38,10 @@ class QualityMonitor:
         reference = config.run.eval_reference
         data = config.data.model_copy(update={"dir": reference} if reference else {})
         train, test = runtime.run_on_all_ranks(
-            lambda: splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
+            lambda: load_splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.check_same_on_ranks("test data's fingerprint", test.fingerprint)
-        jury = runtime.run_on_all_ranks(lambda: load_ensemble(dataset.name, runtime.device))
+        ensemble = runtime.run_on_all_ranks(lambda: load_ensemble(dataset.name, runtime.device))
         self._started = startup.born
         self._early_stop: EarlyStop | None = None
         self.reason_to_stop = ""
@@ -53,9 +53,9 @@ class QualityMonitor:
             if not (config.run.eval_every or config.run.eval_every_steps):
                 self.eval_every_steps = max(1, session.steps_per_epoch // targets.protocol.evaluations_per_epoch)
         num = config.run.eval_num or (self._early_stop.protocol.num if self._early_stop else DEFAULT_NUM)
-        self._labels = asked_digits(num) if config.model.is_conditional else None
-        self.reference = build_reference(jury, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)
-        self.notices = [jury.notice] if jury.notice else []
+        self._labels = requested_digits(num) if config.model.is_conditional else None
+        self.reference = build_reference(ensemble, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)
+        self.notices = [ensemble.notice] if ensemble.notice else []
         with torch.device("meta"):  # as the judges: no random number is taken
             self._generator = build_generator(config.model)
         self._generator.to_empty(device=runtime.device)
@@ -83,9 +83,9 @@ class QualityMonitor:
         kinds = {"ema": False, "raw": True} if gan.ema else {"raw": True}
         for prefix, is_raw in kinds.items():
             self._generator.load_state_dict(gan.sampling_state(is_raw=is_raw))
-            _, reading = draw_and_read(self._generator, self.reference.jury, self.reference.n, 0, self.runtime)
+            _, reading = draw_and_read(self._generator, self.reference.ensemble, self.reference.n, 0, self.runtime)
             overview = measure_overview(reading, self._labels, self.reference)
-            values |= flat(overview, prefix)
+            values |= to_metrics(overview, prefix)
             coverages = measure_coverages(reading, self._labels, self.reference)
             values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]
             if not is_raw or not gan.ema:  # of what samples are drawn with
@@ -104,9 +104,9 @@ class QualityMonitor:
         floor, sample = self.reference.floor, overview.sample
         assert floor.fcd is not None
         assert sample.fcd is not None
-        asked = "" if overview.agreement is None else f"read as asked {overview.agreement.value:.1%}, "
+        agreement = "" if overview.agreement is None else f"read as asked {overview.agreement.value:.1%}, "
         say(
-            f"judges after epoch {epoch:.4g}: {asked}recognisable {sample.recognisable.value:.1%} (real "
+            f"judges after epoch {epoch:.4g}: {agreement}recognisable {sample.recognisable.value:.1%} (real "
             f"{floor.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({floor.fcd.value:.3g}), coverage "
             f"{sample.coverage.value:.2f} ({floor.coverage.value:.2f})",
             "",

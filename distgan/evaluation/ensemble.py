@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distgan.config.registry import DATASETS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.evaluation.classifiers import NETWORKS, Judge, outputs_of
+from distgan.evaluation.classifiers import NETWORKS, Judge, classify
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.training.gan import check_finite, check_weights
@@ -48,7 +48,7 @@ class JudgeRecord(_Strict):
 
 
 class Recipe(_Strict):
-    """What trains the same judges again; the same bits by the same version of torch on the same processor."""
+    """Settings that train the same judges again; the same bits by the same torch on the same processor."""
 
     command: str
     epochs: int
@@ -59,7 +59,7 @@ class Recipe(_Strict):
     device: str
 
 
-class Record(_Strict):
+class EnsembleRecord(_Strict):
     """judges.json, beside the weights that it names."""
 
     format: int
@@ -69,7 +69,7 @@ class Record(_Strict):
 
 
 class Reading(NamedTuple):
-    """Of N images: the jury's probabilities (N, 10), what each judge reads (N, J), the first one's features (N, F)."""
+    """Outputs for N images: probabilities (N, 10), digits by each judge (N, J), the first one's features (N, F)."""
 
     probabilities: Tensor
     votes: Tensor
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
 
     @property
     def digits(self) -> Tensor:
-        """What the jury reads, (N,)."""
+        """Digit that the ensemble reads, (N,)."""
         return self.probabilities.argmax(1)
 
     @property
@@ -85,7 +85,7 @@ class Reading(NamedTuple):
         return self.probabilities.amax(1)
 
     def of(self, rows: Tensor) -> "Reading":
-        """Those of some rows, by number or by mask."""
+        """Return the outputs of some rows, by number or by mask."""
         return Reading(*(each[rows] for each in self))
 
 
@@ -93,24 +93,24 @@ class ClassifierEnsemble(NamedTuple):
     """Its probabilities are the mean of the judges', so that one of them alone does not carry a reading."""
 
     judges: list[Judge]
-    record: Record
+    record: EnsembleRecord
     notice: str | None
 
     def read(self, images: Tensor) -> Reading:
-        """Of (N, 28, 28) uint8, on the CPU."""
-        outputs = [outputs_of(judge, images) for judge in self.judges]
+        """Return the outputs for (N, 28, 28) uint8, on the CPU."""
+        outputs = [classify(judge, images) for judge in self.judges]
         probabilities = torch.stack([own for own, _ in outputs], 1)
         return Reading(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
 
 
 def cache_folder(data: str) -> Path:
-    """Where `distgan judge train` puts judges of that data, and where they are looked for."""
+    """Return the folder where `distgan judge train` puts judges of that data."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return user_path(base) / "distgan" / "judges" / data
 
 
 def load_ensemble(data: str, device: torch.device, folder: str | None = None) -> ClassifierEnsemble:
-    """The judges of that data: of `folder` if named, those in the package, or in the cache.
+    """Load the judges of that data: from `folder` if given, the package, or the cache.
 
     Raises UserError where there are none, and for weights that are not those of their record.
     """
@@ -132,22 +132,24 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
     if data in DATASETS and DATASETS[data].has_mnist_digits:  # reports say that MNIST's judges read them
         return SHIPPED, f"the judges were trained on MNIST, not on {data}"
     raise UserError(
-        f"judges of {data}: there are none in {cache_folder(data)}; allowed: train them by distgan judge train "
-        f"--data {data}, or name a folder by distgan eval --judges",
-        code="not-found",
+        f"judges of {data}: none in {cache_folder(data)}. Expected: distgan judge train --data {data}, or a folder "
+        "given by distgan eval --judges",
+        code="no-judges",
     )
 
 
-def read_record(folder: Path) -> Record:
-    """Raises UserError for one that is missing, damaged, or of judges that this version does not know."""
+def read_record(folder: Path) -> EnsembleRecord:
+    """Read the record. Raises UserError if it is missing, damaged, or of judges that this version does not know."""
     path = folder / RECORD
-    record = read_model(path, Record, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
+    record = read_model(path, EnsembleRecord, _MAX_BYTES, version=FORMAT, rule="what distgan judge train wrote")
     names = [judge.name for judge in record.judges]
     if names != list(NETWORKS):
-        raise UserError(f"{path}: names the judges {', '.join(names)}; allowed: {', '.join(NETWORKS)}", code="bad-data")
+        raise UserError(
+            f"{path}: unknown judges ({', '.join(names)}). Expected: {', '.join(NETWORKS)}", code="damaged-file"
+        )
     for judge in record.judges:
         if [len(row) for row in judge.matrix] != [10] * 10 or min(map(min, judge.matrix)) < 0:
-            raise UserError(f"{path}: the matrix of {judge.name} is no table of 10 x 10 counts", code="bad-data")
+            raise UserError(f"{path}: the matrix of {judge.name} is not a table of 10 x 10 counts", code="damaged-file")
     return record
 
 
@@ -155,10 +157,10 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
     data = read_within(path, _MAX_BYTES)
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
         raise UserError(
-            f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}...; what it would "
-            "measure could not be compared; allowed: the weights that the record is of (reinstall distgan, or train "
-            "others by distgan judge train and name them by distgan eval --judges)",
-            code="bad-data",
+            f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}.... Expected: the "
+            "weights of the record (reinstall distgan, or train others by distgan judge train, for distgan eval "
+            "--judges)",
+            code="checksum-mismatch",
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training continues with
         judge = NETWORKS[record.name]()
@@ -166,7 +168,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise UserError(f"{where} ({error})", code="bad-data") from error
+        raise UserError(f"{where} ({error})", code="damaged-file") from error
     check_weights(judge, tensors, where)
     check_finite(tensors, where)
     judge.load_state_dict(tensors, assign=True)
@@ -178,41 +180,41 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
 T = TypeVar("T")
 
 
-def read_images(jury: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
-    """The jury's reading of (N, 28, 28) uint8, on all ranks. All take part."""
+def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
+    """Return the outputs of the ensemble for (N, 28, 28) uint8, on all ranks. All ranks call it."""
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         part = images[chunk * CHUNK : (chunk + 1) * CHUNK]
-        return jury.read(torch.cat([part, part[:1].expand(CHUNK - len(part), -1, -1)]))
+        return ensemble.read(torch.cat([part, part[:1].expand(CHUNK - len(part), -1, -1)]))
 
-    return Reading(*_dealt(len(images), runtime, work))
+    return Reading(*_run_chunks(len(images), runtime, work))
 
 
 def draw_and_read(
-    generator: nn.Module, jury: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
+    generator: nn.Module, ensemble: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
 ) -> tuple[Tensor, Reading]:
-    """`num` images (N, 28, 28) uint8 of a generator and the jury's reading of them, on all ranks. All take part.
+    """Draw `num` images (N, 28, 28) uint8 and classify them, on all ranks. All ranks call it.
 
-    Image i depends on `seed` and i alone, and is asked to be the digit i % 10: it is the one of `distgan sample`.
+    Image i depends on `seed` and i alone, with the label i % 10: it is the one of `distgan sample`.
     """
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         z = chunk_z(chunk, generator.latent_shape, seed)  # type: ignore[arg-type]  # Module's have no types
-        labels = labels_for(generator, z, asked_digits(CHUNK, CHUNK * chunk))
+        labels = labels_for(generator, z, requested_digits(CHUNK, CHUNK * chunk))
         images = torch.from_numpy(generate(generator, z, labels))
-        return images, *jury.read(images)
+        return images, *ensemble.read(images)
 
-    images, *reading = _dealt(num, runtime, work)
+    images, *reading = _run_chunks(num, runtime, work)
     return images, Reading(*reading)
 
 
-def asked_digits(num: int, start: int = 0) -> Tensor:
-    """The labels of drawn images from number `start` on, (num,)."""
+def requested_digits(num: int, start: int = 0) -> Tensor:
+    """Return the labels of drawn images from number `start` on, (num,)."""
     return torch.arange(start, start + num) % 10
 
 
-def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
-    """`work(chunk)` gives tensors of CHUNK rows; all of them in their order, (num, ...), on the CPU."""
+def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
+    """Return the results of `work(chunk)`, tensors of CHUNK rows, in order: (num, ...) on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
     with _workers(runtime) as pool:
         results = pool.map(work, range(rank, num_chunks, size))
@@ -231,18 +233,18 @@ def _dealt(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]
 
 def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
     """Return the first `num` rows of all parts, each of which is let go when it is copied."""
-    whole: list[Tensor] = []
+    results: list[Tensor] = []
     start = 0
     for part in parts:
-        whole = whole or [each.new_empty(num, *each.shape[1:]) for each in part]
-        for rows, each in zip(whole, part, strict=True):
+        results = results or [each.new_empty(num, *each.shape[1:]) for each in part]
+        for rows, each in zip(results, part, strict=True):
             rows[start : start + CHUNK] = each[: num - start]
         start += CHUNK
-    return whole
+    return results
 
 
-def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
-    """The results of all jobs, of which each rank does every W-th, on all ranks. All take part."""
+def run_jobs(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
+    """Return the results of all jobs on all ranks; each rank runs every W-th. All ranks call it."""
     turns = range(runtime.rank, len(jobs), runtime.world_size)
     with _workers(runtime) as pool:
         own = dict(zip(turns, pool.map(lambda i: jobs[i](), turns), strict=True))
@@ -251,7 +253,7 @@ def in_turns(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
 
 
 def _workers(runtime: Runtime) -> ThreadPoolExecutor:
-    """On a CPU a thread for each core, each of which computes alone.
+    """Return a pool with, on a CPU, a thread per core, each of which computes alone.
 
     Small passes gain more by that than by sharing each of them, and their bits do not depend on the number of cores.
     """

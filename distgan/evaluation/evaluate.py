@@ -10,31 +10,31 @@ from torch import Tensor
 
 from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
-from distgan.data.base import Dataset, load_dataset, splits
+from distgan.data.base import Dataset, load_dataset, load_splits
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.evaluation import measure
-from distgan.evaluation.classifiers import outputs_of, train_classifier
-from distgan.evaluation.ensemble import asked_digits, draw_and_read, in_turns, load_ensemble, read_images
+from distgan.evaluation.classifiers import classify, train_classifier
+from distgan.evaluation.ensemble import draw_and_read, load_ensemble, read_images, requested_digits, run_jobs
 from distgan.evaluation.inputs import FILE, data_config, load_input, out_folder, source_of
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.reference import Reference, build_reference, check_enough_images
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.evaluation.scores import confusion_matrix, share
-from distgan.utils.files import make_folder, write_whole
+from distgan.evaluation.scores import confusion_matrix, estimate_proportion
+from distgan.utils.files import make_folder, write_atomic
 
 # GAN-train: the fresh classifier, and how long it learns.
 _GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2
 
 
 def start_runtime(config: EvalConfig) -> AbstractContextManager[Runtime]:
-    """The processes of an evaluation, in float32 whatever a launcher says."""
-    run = RunConfig(device=config.device, threads=config.threads, precision="no", engine="eager")
+    """Start the processes of an evaluation, in float32 whatever the launcher's precision."""
+    run = RunConfig(device=config.device, threads=config.threads, precision="fp32", engine="eager")
     return open_runtime(Config(run=run, processes=ProcessesConfig(num=config.processes, timeout=config.timeout)))
 
 
 def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> tuple[Quality, Path]:
-    """Measures the run, weights, checkpoint or `.npz` at `where`; what was found, and the folder that has it.
+    """Measure the run, weights, checkpoint or `.npz` at `where`. Return the result and its folder.
 
     All ranks call it; the first one writes. Raises UserError.
     """
@@ -45,31 +45,33 @@ def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> 
 def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality, Path]:
     seconds: dict[str, float] = {}
     with _timed(seconds, "start"):
-        subject = runtime.run_on_all_ranks(lambda: load_input(where, config))
-        n = config.num if subject.images is None else len(subject.images)
+        eval_input = runtime.run_on_all_ranks(lambda: load_input(where, config))
+        n = config.num if eval_input.images is None else len(eval_input.images)
         folder = runtime.run_on_rank0(lambda: out_folder(where, config, n))
-        if subject.unused and runtime.is_main:
-            names = ", ".join(subject.unused)[:200]
-            print_line(f"warning: {where}: not used: {names}; allowed: images, labels, notice", error=True)
-        data = data_config(subject, config)
+        if eval_input.unused and runtime.is_main:
+            names = ", ".join(eval_input.unused)[:200]
+            print_line(f"warning: {where}: not used: {names}. Expected: images, labels, notice", error=True)
+        data = data_config(eval_input, config)
         train, test = runtime.run_on_all_ranks(
             lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.check_same_on_ranks("real data's fingerprint", test.fingerprint)
-        jury = runtime.run_on_all_ranks(lambda: load_ensemble(train.name, runtime.device, config.judges))
+        ensemble = runtime.run_on_all_ranks(lambda: load_ensemble(train.name, runtime.device, config.judges))
         check_enough_images(n, "--num" if n == config.num else f"{where}: images")
-        source = source_of(where, subject, config, train, test, jury)
-    labels = asked_digits(n) if subject.generator is not None and subject.is_conditional else subject.labels
+        source = source_of(where, eval_input, config, train, test, ensemble)
+    labels = (
+        requested_digits(n) if eval_input.generator is not None and eval_input.is_conditional else eval_input.labels
+    )
     runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
     with _timed(seconds, "real_images"):
-        reference = build_reference(jury, train, test, n, labels, runtime)
+        reference = build_reference(ensemble, train, test, n, labels, runtime)
     with _timed(seconds, "images"):
-        if subject.generator is not None:
-            generator = subject.generator.to(runtime.device)
-            images, reading = draw_and_read(generator, jury, n, config.seed, runtime)
+        if eval_input.generator is not None:
+            generator = eval_input.generator.to(runtime.device)
+            images, reading = draw_and_read(generator, ensemble, n, config.seed, runtime)
         else:
-            assert subject.images is not None
-            images, reading = subject.images, read_images(jury, subject.images, runtime)
+            assert eval_input.images is not None
+            images, reading = eval_input.images, read_images(ensemble, eval_input.images, runtime)
     with _timed(seconds, "numbers"):
         overview = measure.measure_overview(reading, labels, reference)
         digits = measure.measure_digits(reading, labels, overview, reference)
@@ -101,13 +103,13 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         ambiguities=measure.measure_ambiguities(reading),
         judges=measure.measure_judges(reading, labels, reference),
         alarms=overview.alarms,
-        notices=subject.notices + ([jury.notice] if jury.notice else []),
+        notices=eval_input.notices + ([ensemble.notice] if ensemble.notice else []),
         source=source,
         seconds=seconds,
     )
 
     def write() -> None:
-        write_whole(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
+        write_atomic(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
         pictures = WriteErrorPolicy(stops=False)
         pictures.illustrate(
             lambda: save_pictures(folder, quality, images, reading, labels, closest, train.images),
@@ -122,23 +124,23 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 
 def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
     try:
-        return splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
+        return load_splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
     except UserError as error:  # without the advice for a training
-        raise UserError(str(error).partition(", or train on")[0], code=error.code) from error
+        raise UserError(str(error).removesuffix(", or --data digits"), code=error.code) from error
 
 
 def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:
-    """GAN-train (Shmelkov et al. 2018), and the same with as many real images in place of the generated ones."""
+    """Return GAN-train (Shmelkov et al. 2018), and the same with as many real images."""
     train, test = reference.train, reference.test
     chosen = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(2))[: len(images)]
 
     def accuracy(images: Tensor, labels: Tensor) -> Estimate:
         network = train_classifier(_GAN_TRAIN, images, labels, epochs=_GAN_TRAIN_EPOCHS, seed=0, device=runtime.device)
-        read = outputs_of(network, test.images)[0].argmax(1)
-        return share(int((read == test.labels).sum()), len(read))
+        read = classify(network, test.images)[0].argmax(1)
+        return estimate_proportion(int((read == test.labels).sum()), len(read))
 
     jobs = [lambda: accuracy(images, labels), lambda: accuracy(train.images[chosen], train.labels[chosen])]
-    return in_turns(jobs, runtime)
+    return run_jobs(jobs, runtime)
 
 
 @contextmanager

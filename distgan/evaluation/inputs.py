@@ -1,4 +1,4 @@
-"""What an evaluation is of: a generator or images of a file, against which real data, and how to measure it again."""
+"""Inputs of an evaluation: a generator or the images of a file, the real data, and the command to repeat it."""
 
 import hashlib
 import os
@@ -45,13 +45,17 @@ class EvalInput(NamedTuple):
 
 
 def load_input(where: str, config: EvalConfig) -> EvalInput:
+    """Load the input of an evaluation from a run, weights, a checkpoint or an `.npz`. Raises UserError."""
     path = user_path(where)
     if path.suffix == ".npz":
         images, labels, notices, unused = read_npz(path, config.num, config.pixel_range)
         is_conditional = labels is not None
         return EvalInput(where, _sha256(path), is_conditional, notices, images=images, labels=labels, unused=unused)
     if config.pixel_range is not None:
-        raise UserError(f"--range {config.pixel_range}: {where} is no .npz; allowed: with the images of an .npz")
+        raise UserError(
+            f"--range: {where} is not an .npz ({config.pixel_range}). Expected: only with the images of an .npz",
+            code="setting-not-applicable",
+        )
     loaded = load_generator(where, ema=config.ema)
     digest = _sha256(loaded.path)
     fallback = fallback_notice(_environment(loaded).get("engine"))
@@ -65,8 +69,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def data_config(subject: EvalInput, config: EvalConfig) -> DataConfig:
-    trained = subject.loaded.config.data if subject.loaded else DataConfig()
+def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
+    """Return the settings of the real data to compare with."""
+    trained = eval_input.loaded.config.data if eval_input.loaded else DataConfig()
     changes = {"name": config.data or trained.name, "download": config.download}
     return trained.model_copy(update=changes | ({"dir": config.reference} if config.reference else {}))
 
@@ -88,18 +93,19 @@ def out_folder(where: str, config: EvalConfig, num: int) -> Path:
             print_line(f"warning: the name of {path} is too long for one of a result: {folder}", error=True)
     if folder.exists() and not folder.is_dir():
         raise UserError(
-            f"--out {folder}: is no folder; allowed: a new folder, or one of distgan eval", code="not-found"
+            f"--out: not a folder ({folder}). Expected: a new folder, or one of distgan eval", code="not-found"
         )
     if folder.is_dir() and not (folder / FILE).exists() and not _is_free(folder):
         raise UserError(
-            f"--out {folder}: holds other things than {FILE}; allowed: a new folder, or one of distgan eval",
-            code="exists",
+            f"--out: has files other than {FILE} ({folder}). Expected: a new folder, or one of distgan eval",
+            code="output-exists",
         )
     if config.out and _has_result_of_another(folder, path):
         raise UserError(
-            f"--out {folder}: holds the result of another input than {where}; allowed: a new folder, or that of the "
-            "same input",
-            code="exists",
+            f"--out: has the result of another input than {where} ({folder}). Expected: a new folder, or that of the "
+            "same "
+            "input",
+            code="output-exists",
         )
     if not config.out and (before := _num_images(folder)) > num:
         ends = (f"-{num}{more}" for more in ("", *(f"-{number}" for number in range(2, 1000))))
@@ -160,9 +166,10 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
 
 
 def source_of(
-    where: str, subject: EvalInput, config: EvalConfig, train: Dataset, test: Dataset, jury: ClassifierEnsemble
+    where: str, eval_input: EvalInput, config: EvalConfig, train: Dataset, test: Dataset, ensemble: ClassifierEnsemble
 ) -> Source:
-    loaded = subject.loaded
+    """Return the record of an evaluation's input, real data, judges and command."""
+    loaded = eval_input.loaded
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:
         batch, epoch = loaded.config.data.batch_size, None
@@ -182,17 +189,17 @@ def source_of(
     facts |= {
         "what": where,
         "path": os.path.abspath(user_path(where)),
-        "sha256": subject.sha256,
+        "sha256": eval_input.sha256,
         "data": train.name,
         "reference": f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",
-        "judged_by": f"{jury.record.data}, fingerprint {jury.record.recipe.train}",
+        "judged_by": f"{ensemble.record.data}, fingerprint {ensemble.record.recipe.train}",
         "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
     }
     return Source(**facts)
 
 
 def _preset(loaded: Loaded) -> str:
-    """What the run was called, or else its model."""
+    """Return the name of the run's preset, or else its model."""
     return str(_environment(loaded).get("preset") or loaded.config.model.name)
 
 

@@ -10,21 +10,21 @@ from torch import Tensor
 from distgan.evaluation.ensemble import SURE, Reading
 from distgan.evaluation.reference import Reference, measure_coverage, measure_sample
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
-from distgan.evaluation.scores import confusion_matrix, kl_from_uniform, nearest, share
+from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_from_uniform, nearest
 
-# Of a digit that is made well: as much as this of what was asked for reads as it, is recognisable, and (of what as many
+# Of a digit that is made well: at least this share of its label reads as it, is recognisable, and (of what as many
 # real ones cover) is covered. Agreement alone would praise one typical image, a hundred times over.
 WELL_READ, WELL_COVERED = 0.95, 0.5
-# A digit that nobody asked for has to turn up as often as this, where its due is 0.1.
+# Without labels a digit has to turn up as often as this; a tenth of the images is expected.
 LEAST_SHARE, MOST_SHARE = 0.07, 0.13
 # Missing: no more than a tenth of its due, and not for want of images: its interval ends below what is made well.
 MISSING = 0.1
-# The whole sample has collapsed where it covers no more than a tenth of what real images cover.
+# The sample has collapsed where it covers no more than a tenth of what real images cover.
 COLLAPSED = 0.1
 
 
 def verdict_of(agreement: Estimate | None, share: Estimate, sample: Sample | None, real: Sample) -> tuple[Verdict, str]:
-    """Of one digit, with the reason in words. With labels `agreement` counts, without them its `share` of all."""
+    """Return the verdict on one digit and the reason; by `agreement` with labels, by its `share` without."""
     if _is_unasked(agreement):
         return "not asked for", "no image was asked to be it"
     if is_missing(agreement, share) or sample is None:
@@ -48,25 +48,25 @@ def verdict_of(agreement: Estimate | None, share: Estimate, sample: Sample | Non
 
 
 def is_missing(agreement: Estimate | None, share: Estimate) -> bool:
-    """Asked for and not made, or unasked for and not there."""
+    """True if the digit is requested and not drawn, or without labels does not turn up."""
     if agreement is not None:
         return agreement.value <= MISSING and agreement.high < WELL_READ and not _is_unasked(agreement)
     return share.value <= MISSING / 10 and share.high < LEAST_SHARE
 
 
 def _is_unasked(agreement: Estimate | None) -> bool:
-    """Of nothing the share may be any."""
+    """True if no image was requested: the interval is 0 to 1."""
     return agreement is not None and (agreement.low, agreement.high) == (0.0, 1.0)
 
 
-def alarms_of(
+def find_alarms(
     missing: Sequence[int],
     agreements: Sequence[Estimate] | None,
     shares: Sequence[Estimate],
     coverage: Estimate,
     real_coverage: Estimate,
 ) -> list[str]:
-    """What somebody who trains should be told at once."""
+    """Return alarms for whoever trains: missing digits, a collapse."""
     alarms = [
         f"digit {digit} is missing: {_how_few(agreements[digit] if agreements else None, shares[digit])}"
         for digit in missing
@@ -92,7 +92,7 @@ _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
 
 
 class Overview(NamedTuple):
-    """What is asked of every sample; `agreement` of all and `agreements` of each digit only with labels."""
+    """Numbers of a sample; `agreement` of all and `agreements` per digit only with labels."""
 
     n: int
     sample: Sample
@@ -105,31 +105,33 @@ class Overview(NamedTuple):
 
 
 def measure_overview(reading: Reading, labels: Tensor | None, reference: Reference) -> Overview:
-    """Of N images that were asked to be `labels` (N,), or of which nothing was asked."""
+    """Measure N images with requested `labels` (N,), or without labels."""
     read, n = reading.digits, len(reading.digits)
     counts = torch.bincount(read, minlength=10)
-    shares = [share(int(count), n) for count in counts]
+    shares = [estimate_proportion(int(count), n) for count in counts]
     agreement, agreements = None, None
     if labels is not None:
         is_right = read == labels
-        agreement = share(int(is_right.sum()), n)
-        agreements = [share(int(is_right[labels == d].sum()), int((labels == d).sum())) for d in range(10)]
+        agreement = estimate_proportion(int(is_right.sum()), n)
+        agreements = [
+            estimate_proportion(int(is_right[labels == d].sum()), int((labels == d).sum())) for d in range(10)
+        ]
     sample = measure_sample(reading, reference.real, reference.num_draws)
     assert sample is not None
     missing = [d for d in range(10) if is_missing(agreements[d] if agreements else None, shares[d])]
-    alarms = alarms_of(missing, agreements, shares, sample.coverage, reference.floor.coverage)
+    alarms = find_alarms(missing, agreements, shares, sample.coverage, reference.floor.coverage)
     kl = kl_from_uniform(counts.numpy())
     return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
 
 
 def measure_coverages(reading: Reading, labels: Tensor | None, reference: Reference) -> list[Estimate]:
-    """Of the real images of each digit, by the images asked to be it or, where none was asked for, read as it."""
+    """Return per digit the coverage of its real images, by the images of that label or, without labels, read as it."""
     owners = reading.digits if labels is None else labels
     return [measure_coverage(real, reading.features[owners == d]) for d, real in enumerate(reference.digits)]
 
 
-def flat(overview: Overview, prefix: str) -> dict[str, Any]:
-    """An overview as it stands in a line of metrics.jsonl."""
+def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
+    """Return an overview as it stands in a line of metrics.jsonl."""
     values: dict[str, Any] = {}
     estimates = {name: getattr(overview.sample, name) for name in Sample.model_fields}
     for name, number in (estimates | {"agreement": overview.agreement, "kl": overview.kl}).items():
@@ -144,7 +146,7 @@ def flat(overview: Overview, prefix: str) -> dict[str, Any]:
 
 
 def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference) -> list[Digit]:
-    """Digit by digit: of the images asked to be it or, where none was asked for, of those read as it."""
+    """Measure per digit the images of that label or, without labels, those read as it."""
     digits, owners = [], reading.digits if labels is None else labels
     for digit in range(10):
         own = owners == digit
@@ -161,7 +163,7 @@ def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, 
                 share=overview.shares[digit],
                 sample=sample,
                 real=real,
-                jury=share(int(row[digit]), int(row.sum())),
+                jury=estimate_proportion(int(row[digit]), int(row.sum())),
                 verdict=verdict,
                 why=why,
             )
@@ -170,57 +172,58 @@ def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, 
 
 
 def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -> list[Confusion]:
-    """Those that are the images' and not the judges' own, the most frequent first."""
+    """Return confusions of the images beyond the judges' own errors, the most frequent first."""
     matrix = confusion_matrix(reading.digits, labels)
     by_judge = [confusion_matrix(votes, labels) for votes in reading.votes.unbind(1)]
 
-    def exceeds(counts: Tensor, own: Tensor, asked: int, read: int) -> tuple[bool, Estimate, Estimate]:
-        here = share(int(counts[asked, read]), int(counts[asked].sum()))
-        there = share(int(own[asked, read]), int(own[asked].sum()))
+    def exceeds(counts: Tensor, own: Tensor, label: int, read: int) -> tuple[bool, Estimate, Estimate]:
+        here = estimate_proportion(int(counts[label, read]), int(counts[label].sum()))
+        there = estimate_proportion(int(own[label, read]), int(own[label].sum()))
         return here.low > there.high, here, there
 
     found = []
-    for asked, read in matrix.nonzero().tolist():
-        is_more, here, there = exceeds(matrix, reference.matrix, asked, read)
-        if is_more and asked != read:
+    for label, read in matrix.nonzero().tolist():
+        is_more, here, there = exceeds(matrix, reference.matrix, label, read)
+        if is_more and label != read:
             pairs = zip(by_judge, reference.judge_matrices, strict=True)
-            seen_by = sum(exceeds(counts, own, asked, read)[0] for counts, own in pairs)
+            seen_by = sum(exceeds(counts, own, label, read)[0] for counts, own in pairs)
             if seen_by >= _SEEN_BY:
-                found.append(Confusion(asked=asked, read=read, share=here, jury=there, seen_by=seen_by))
+                found.append(Confusion(asked=label, read=read, share=here, jury=there, seen_by=seen_by))
     return sorted(found, key=lambda each: -each.share.value)
 
 
 def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
-    """The pairs of digits between which most images stand that the jury is not sure of."""
+    """Return the pairs of digits with the most images that the ensemble is unsure of."""
     unsure = reading.probabilities[reading.confidence <= SURE]
     pairs = unsure.topk(2, dim=1).indices.sort(dim=1).values
     counts = torch.bincount(pairs[:, 0] * 10 + pairs[:, 1], minlength=100)
     order = counts.argsort(descending=True, stable=True)[:_NUM_AMBIGUITIES].tolist()
     n = len(reading.confidence)
     return [
-        Ambiguity(first=pair // 10, second=pair % 10, share=share(int(counts[pair]), n))
+        Ambiguity(first=pair // 10, second=pair % 10, share=estimate_proportion(int(counts[pair]), n))
         for pair in order
         if counts[pair]
     ]
 
 
 def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference) -> list[JudgeFacts]:
+    """Return per judge its accuracy on real test images and its agreement with the labels."""
     num = int(reference.matrix.sum())
     return [
         JudgeFacts(
             name=record.name,
             sha256=record.sha256,
-            accuracy=share(int(own.diagonal().sum()), num),
-            agreement=None if labels is None else share(int((votes == labels).sum()), len(labels)),
+            accuracy=estimate_proportion(int(own.diagonal().sum()), num),
+            agreement=None if labels is None else estimate_proportion(int((votes == labels).sum()), len(labels)),
         )
         for record, own, votes in zip(
-            reference.jury.record.judges, reference.judge_matrices, reading.votes.unbind(1), strict=True
+            reference.ensemble.record.judges, reference.judge_matrices, reading.votes.unbind(1), strict=True
         )
     ]
 
 
 class Closest(NamedTuple):
-    """Of each image the nearest training image of its digit: how far, in greys of 255 per pixel, and which, both (N,).
+    """Nearest training image of its digit per image: distance in greys of 255 per pixel, and index, both (N,).
 
     `copies` is the share of images nearer to one than 99 % of the real images that were not trained on.
     """
@@ -231,7 +234,7 @@ class Closest(NamedTuple):
 
 
 def measure_copies(images: Tensor, digits: Tensor, reference: Reference) -> Closest:
-    """Of (N, 28, 28) uint8 that are, or were asked to be, `digits` (N,)."""
+    """Return the nearest training images of (N, 28, 28) uint8 with labels `digits` (N,)."""
     greys, which = torch.zeros(len(images)), torch.zeros(len(images), dtype=torch.long)
     is_near = torch.zeros(len(images), dtype=torch.bool)
     for digit in digits.unique().tolist():
@@ -241,4 +244,4 @@ def measure_copies(images: Tensor, digits: Tensor, reference: Reference) -> Clos
         unseen = nearest(reference.test.images[reference.test.labels == digit], trained)
         greys[own], which[own] = found.greys, rows[found.which]
         is_near[own] = found.greys < float(np.quantile(unseen.greys.numpy(), 0.01))
-    return Closest(greys, which, share(int(is_near.sum()), len(images)))
+    return Closest(greys, which, estimate_proportion(int(is_near.sum()), len(images)))

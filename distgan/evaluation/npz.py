@@ -21,7 +21,7 @@ _MAX_BYTES, _MAX_NOTICE = 2**33, 2**16
 _BLOCK_BYTES = 2**23  # of an array that is read, and what is converted at once
 _SIZE = 28 * 28
 _RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
-# A range is told by all values but for errors of rounding; and -1 to 1 by many below 0, not by one that is.
+# A range is recognised by all values but for rounding errors; and -1 to 1 by many below 0, not by one that is.
 _SLACK, _MANY = 1e-3, 0.1
 
 
@@ -63,9 +63,9 @@ def read_npz(path: Path, num: int, pixel_range: str | None = None) -> Arrays:
     the file, and some MiB.
     """
     if not path.is_file():  # reading a pipe would block
-        found = "is no regular file" if path.exists() else "is not there"
+        found = "not a regular file" if path.exists() else "does not exist"
         raise UserError(
-            f"{path}: {found}; allowed: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
+            f"{path}: {found}. Expected: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
             code="bad-data" if path.exists() else "not-found",
         )
     try:
@@ -75,7 +75,7 @@ def read_npz(path: Path, num: int, pixel_range: str | None = None) -> Arrays:
         raise
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
         reason = _printable(" ".join(str(getattr(error, "strerror", None) or error).split()))[:200]
-        raise UserError(f"{path}: is no .npz of numbers that can be read ({reason})", code="bad-data") from error
+        raise UserError(f"{path}: not a readable .npz of numbers ({reason})", code="bad-images") from error
 
 
 def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | None) -> Arrays:
@@ -83,8 +83,8 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
     images, labels, notice = (_member(archive, wanted) for wanted in (_IMAGES, _LABELS, ("notice",)))
     if images is None:
         raise UserError(
-            f"{path}: has no array of images, only {', '.join(names)[:200] or 'nothing'}; allowed: {_IMAGES[0]}",
-            code="bad-data",
+            f"{path}: has no array of images, only {', '.join(names)[:200] or 'nothing'}. Expected: {_IMAGES[0]}",
+            code="bad-images",
         )
     _check_images(images, path)
     num_images = images.shape[0]
@@ -95,7 +95,10 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
         rows = torch.randperm(num_images, generator=torch.Generator().manual_seed(0))[:num]
     values = _survey(archive, images, path)
     if pixel_range == "signed" and values.is_uint8:
-        raise UserError(f"--range signed: the images of {path} are uint8; allowed: byte, or unit where 1 is white")
+        raise UserError(
+            f"--range: the images of {path} are uint8 (signed). Expected: byte, or unit where 1 is white",
+            code="setting-not-applicable",
+        )
     name = pixel_range or _range_of(values, path)
     pixels = _greys(archive, images, rows.numpy(), *_RANGES[name])
     notices += [f"its pixels are {words}"] if (words := _taken_as(values, *_RANGES[name])) else []
@@ -118,7 +121,7 @@ def _member(archive: zipfile.ZipFile, names: tuple[str, ...]) -> _Member | None:
         shape, is_fortran, dtype = read_header(file)
         start, promised = file.tell(), math.prod(shape) * dtype.itemsize
     if dtype.hasobject or promised != entry.file_size - start or not 0 <= promised <= _MAX_BYTES:
-        raise ValueError(f"{name}: its header promises {promised:,} bytes; allowed: what it holds, to {_MAX_BYTES:,}")
+        raise ValueError(f"{name}: its header promises {promised:,} bytes. Expected: what it holds, to {_MAX_BYTES:,}")
     return _Member(name, entry, start, shape, is_fortran, dtype)
 
 
@@ -137,16 +140,17 @@ def _notice(archive: zipfile.ZipFile, member: _Member) -> str:
 def _labels(archive: zipfile.ZipFile, member: _Member, num_images: int, path: Path) -> Tensor:
     if member.shape != (num_images,):
         raise UserError(
-            f"{path}: its labels have the shape {member.shape}; allowed: ({num_images},), one an image", code="bad-data"
+            f"{path}: its labels have the shape {member.shape}. Expected: ({num_images},), one per image",
+            code="bad-images",
         )
     if member.dtype.kind not in "iu":
         raise UserError(
-            f"{path}: its labels are of the type {member.dtype}; allowed: whole numbers from 0 to 9", code="bad-data"
+            f"{path}: its labels have the type {member.dtype}. Expected: integers from 0 to 9", code="bad-images"
         )
     labels = np.concatenate(list(member.blocks(archive, 1)))[:, 0]
     if labels.min() < 0 or labels.max() > 9:
         raise UserError(
-            f"{path}: its labels are from {labels.min()} to {labels.max()}; allowed: 0 to 9", code="bad-data"
+            f"{path}: its labels are from {labels.min()} to {labels.max()}. Expected: 0 to 9", code="bad-images"
         )
     return torch.from_numpy(labels.astype(np.int64))
 
@@ -168,11 +172,11 @@ def _check_images(member: _Member, path: Path) -> None:
     shape = member.shape
     sides = [size for size in shape[1:] if size != 1] if len(shape) == 4 and 1 in (shape[1], shape[3]) else shape[1:]
     if len(shape) not in (3, 4) or list(sides) != [28, 28]:
-        raise UserError(f"{path}: its images have the shape {shape}; allowed: {_ALLOWED}", code="bad-data")
+        raise UserError(f"{path}: its images have the shape {shape}. Expected: {_ALLOWED}", code="bad-images")
     if not shape[0]:
-        raise UserError(f"{path}: holds no images; allowed: {_ALLOWED}", code="bad-data")
+        raise UserError(f"{path}: no images. Expected: {_ALLOWED}", code="bad-images")
     if member.dtype.newbyteorder("=") not in (np.uint8, np.float16, np.float32, np.float64):
-        raise UserError(f"{path}: its images are of the type {member.dtype}; allowed: {_ALLOWED}", code="bad-data")
+        raise UserError(f"{path}: its images have the type {member.dtype}. Expected: {_ALLOWED}", code="bad-images")
 
 
 def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
@@ -190,13 +194,13 @@ def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
         start += len(block)
     if num_bad := int(is_bad.sum()):
         raise UserError(
-            f"{path}: {num_bad:,} of {num:,} images have pixels that are not finite (NaN or infinite)", code="bad-data"
+            f"{path}: {num_bad:,} of {num:,} images have non-finite pixels (NaN or infinite)", code="non-finite-values"
         )
     return _Values(member.dtype == np.uint8, low, high, num_negative / (num * _SIZE))
 
 
 def _range_of(values: _Values, path: Path) -> str:
-    """Return the name of the range that the values are of. Raises UserError where they do not tell."""
+    """Return the name of the range that the values are of. Raises UserError where they fit several or none."""
     is_uint8, low, high, negative = values
     if is_uint8 and high != 1:
         return "byte"
@@ -207,8 +211,8 @@ def _range_of(values: _Values, path: Path) -> str:
     found = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_shown(low)} to {_shown(high)}"
     found += f", {negative:.2%} of them below 0" if low < 0 else ""
     raise UserError(
-        f"{path}: its images have {found}; allowed: {_ALLOWED}; or say what they are by --range unit, signed or byte",
-        code="bad-data",
+        f"{path}: its images have {found}. Expected: {_ALLOWED}; or give their range by --range unit, signed or byte",
+        code="bad-images",
     )
 
 
@@ -223,7 +227,7 @@ def _taken_as(values: _Values, start: float, end: float) -> str:
 
 
 def _shown(value: float) -> str:
-    """Return a number with 6 digits, or with as many as show that it is beyond the end of a range, a whole number."""
+    """Return a number with 6 digits, or with as many as show that it is beyond the end of a range, an integer."""
     texts = (f"{value + 0.0:.{digits}g}" for digits in range(6, 18))  # + 0.0: there is no -0
     return next(text for text in texts if float(text).is_integer() == value.is_integer())
 

@@ -1,4 +1,4 @@
-"""What an evaluation shows: the matrix, confused pairs, the best and the worst of each digit, the nearest real ones."""
+"""Pictures of an evaluation: the matrix, confused pairs, best and worst of each digit, nearest real images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality
 from distgan.utils.figures import GAP, INK, PAPER, SCALE, new_figure, save_png, with_text
-from distgan.utils.files import write_whole
+from distgan.utils.files import write_atomic
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
 _TEXT_WIDTH, _CELL = 190, 28 * SCALE + GAP
@@ -27,7 +27,7 @@ def save_pictures(
     closest: Closest,
     trained: Tensor,
 ) -> list[str]:
-    """Writes those that have something to show to `folder`; their names. `trained` are the training images."""
+    """Write the pictures that have content to `folder`. Return their names. `trained`: the training images."""
     notice = "; ".join(quality.notices) or None
     owners = reading.digits if labels is None else labels
     pictures: dict[str, Image.Image] = {"digits.png": _best_and_worst(images, reading, owners)}
@@ -37,13 +37,13 @@ def save_pictures(
     _save_matrix(folder / "matrix.png", quality)
     for name, picture in pictures.items():
         shown = with_text(picture, below=notice)
-        write_whole(folder / name, lambda file, shown=shown: shown.save(file, "png"))  # type: ignore[misc]
+        write_atomic(folder / name, lambda file, shown=shown: shown.save(file, "png"))  # type: ignore[misc]
     (folder / "confusions.png").unlink(missing_ok=True) if "confusions.png" not in pictures else None
     return ["matrix.png", *pictures]
 
 
 def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Image.Image:
-    """Images (N, 28, 28) side by side, a strip a row, with its words to the left; `heads` stand over equal parts."""
+    """Draw images (N, 28, 28) in strips, a strip per row, with its text on the left and `heads` above."""
     columns, top = max(len(images) for _, images in rows), 24 if heads else 0
     picture = Image.new("RGB", (_TEXT_WIDTH + columns * _CELL + GAP, top + len(rows) * _CELL + GAP), PAPER)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
@@ -60,7 +60,7 @@ def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Im
 
 
 def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor) -> Image.Image:
-    """By the probability that the jury gives to the digit that an image is meant to be, or reads as."""
+    """Draw per digit the images of the highest and the lowest probability of it."""
     rows = []
     for digit in range(10):
         own = (owners == digit).nonzero().squeeze(1)
@@ -82,7 +82,7 @@ def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor
 
 
 def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tensor) -> Image.Image:
-    """Of each digit the images that are closest to a training image, and one that is as far as most."""
+    """Draw per digit the images closest to a training image, and one at the median distance."""
     pairs, words = [], []
     for digit in range(10):
         own = (owners == digit).nonzero().squeeze(1)
@@ -99,11 +99,11 @@ def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tenso
 
 
 def _save_matrix(path: Path, quality: Quality) -> None:
-    """Asked x read in percent, beside the jury's own on real digits; without labels the shares of the digits."""
+    """Plot label x read digit in percent beside that of real digits; without labels the digits' shares."""
     figure = new_figure(11, 5.4, dpi=110)
     left, right = figure.subplots(1, 2)
     if quality.matrix is not None:
-        _heat(left, np.array(quality.matrix), "asked for", f"{quality.n:,} generated images")
+        _heat(left, np.array(quality.matrix), "requested", f"{quality.n:,} generated images")
     else:
         values = [each.value for each in quality.shares]
         errors = [

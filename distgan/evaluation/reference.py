@@ -1,4 +1,4 @@
-"""What generated images are held against: the real test images, and the floor that as many real ones leave."""
+"""Reference of an evaluation: the real test images, and the floor of as many real images."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,11 @@ from distgan.evaluation.scores import (
     Moments,
     confusion_matrix,
     density_and_coverage,
+    estimate_proportion,
     manifold,
     mean,
     measure_fcd,
     moments,
-    share,
 )
 
 NUM_DRAWS = 200
@@ -41,7 +41,7 @@ class Reference(NamedTuple):
     """
 
     n: int
-    jury: ClassifierEnsemble
+    ensemble: ClassifierEnsemble
     train: Dataset
     test: Dataset
     real: RealSet
@@ -54,16 +54,16 @@ class Reference(NamedTuple):
 
 
 def build_reference(
-    jury: ClassifierEnsemble,
+    ensemble: ClassifierEnsemble,
     train: Dataset,
     test: Dataset,
     n: int,
-    asked: Tensor | None,
+    requested: Tensor | None,
     runtime: Runtime,
     *,
     num_draws: int = NUM_DRAWS,
 ) -> Reference:
-    """For `n` generated images, asked to be the digits `asked` (n,), or of which nothing was asked.
+    """Build the reference for `n` generated images with the labels `requested` (n,), or without labels.
 
     Raises UserError for too few of them, and for real images without some digit. All ranks call it.
     """
@@ -71,19 +71,19 @@ def build_reference(
     for each in (train, test):
         if missing := [digit for digit in range(10) if not (each.labels == digit).any()]:
             raise UserError(
-                f"{each.source}: has no image of {missing[0]}; allowed: data with all ten classes", code="bad-data"
+                f"{each.source}: has no image of {missing[0]}. Expected: data with all ten classes", code="bad-dataset"
             )
     # MNIST's test images are not in random order: the second half is harder.
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(0))
     test = test._replace(images=test.images[order], labels=test.labels[order])
-    reading = read_images(jury, test.images, runtime)
+    reading = read_images(ensemble, test.images, runtime)
     # As many of each digit as there should be among the generated ones.
     shares = torch.bincount(train.labels, minlength=10) / len(train.labels)
-    counts = n * shares if asked is None else torch.bincount(asked, minlength=10)
+    counts = n * shares if requested is None else torch.bincount(requested, minlength=10)
     due = [max(1, round(float(own or n * share))) for own, share in zip(counts, shares, strict=True)]
     shuffled = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(1))
     chosen = torch.cat([shuffled[train.labels[shuffled] == digit][: due[digit]] for digit in range(10)])
-    others, labels = read_images(jury, train.images[chosen], runtime), train.labels[chosen]
+    others, labels = read_images(ensemble, train.images[chosen], runtime), train.labels[chosen]
 
     real = _real_set(reading.features, n)
     digits = [_real_set(reading.features[test.labels == digit], due[digit]) for digit in range(10)]
@@ -94,7 +94,7 @@ def build_reference(
     judges = torch.stack([confusion_matrix(votes, test.labels) for votes in reading.votes.unbind(1)])
     matrix = confusion_matrix(reading.digits, test.labels)
     return Reference(
-        n, jury, train, test, real, digits, floor, [each for each in floors if each], matrix, judges, num_draws
+        n, ensemble, train, test, real, digits, floor, [each for each in floors if each], matrix, judges, num_draws
     )
 
 
@@ -102,32 +102,32 @@ def check_enough_images(n: int, what: str = "--num") -> None:
     """Raise UserError for fewer images than a covariance of the features needs."""
     if n < FEWEST:
         raise UserError(
-            f"{what} {n}: too few for the covariance of {FEWEST - 1} features; allowed: {FEWEST} images or more",
-            code="bad-value" if what.startswith("--") else "bad-data",
+            f"{what}: too few for the covariance of {FEWEST - 1} features ({n}). Expected: {FEWEST} images or more",
+            code="image-count" if what.startswith("--") else "bad-images",
         )
 
 
 def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | None:
-    """Generated images against real ones; None of none."""
+    """Measure generated images against real ones; None without images."""
     if not len(reading.features) or not len(real.manifold.radii):
         return None
     density, covered = density_and_coverage(real.manifold, reading.features)
     return Sample(
-        recognisable=_share(reading.confidence > SURE),
+        recognisable=_proportion(reading.confidence > SURE),
         fcd=None if real.moments is None else measure_fcd(reading.features, real.moments, num_draws=num_draws),
         density=mean(density),
-        coverage=_share(covered),
+        coverage=_proportion(covered),
     )
 
 
 def measure_coverage(real: RealSet, features: Tensor) -> Estimate:
-    """The share of real images with one of these (M, F) in their neighbourhood."""
-    return _share(density_and_coverage(real.manifold, features)[1])
+    """Return the share of real images with one of these (M, F) in their neighbourhood."""
+    return _proportion(density_and_coverage(real.manifold, features)[1])
 
 
 def _real_set(features: Tensor, num: int) -> RealSet:
     return RealSet(moments(features) if len(features) >= FEWEST else None, manifold(features[:num]))
 
 
-def _share(marks: Tensor) -> Estimate:
-    return share(int(marks.sum()), len(marks))
+def _proportion(marks: Tensor) -> Estimate:
+    return estimate_proportion(int(marks.sum()), len(marks))

@@ -1,4 +1,4 @@
-"""What an evaluation found: every number with its 95 % interval, and what it is to be read beside."""
+"""Result of an evaluation: every number with its 95 % interval and its reference."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -34,12 +34,12 @@ class Estimate(_Frozen):
     high: float
 
     def __format__(self, spec: str) -> str:
-        """`0.981 (0.978 to 0.984)`."""
+        """Return `0.981 (0.978 to 0.984)`."""
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
 class Sample(_Frozen):
-    """What a set of images measures: generated ones, or as many real ones, which are the floor.
+    """Numbers of a set of images: generated ones, or as many real ones, which are the floor.
 
     Distances, density and coverage are to the real test images. `fcd` is None of fewer images than a covariance
     needs. `recognisable`: the share of which the jury is over 90 % sure.
@@ -52,9 +52,9 @@ class Sample(_Frozen):
 
 
 class Digit(_Frozen):
-    """`n`: the images asked to be this digit or, where no label was asked for, those read as it.
+    """`n`: the images with this label or, without labels, those read as it.
 
-    `agreement` (with labels only) is the share of them that is read as asked, `share` that of all images read as
+    `agreement` (with labels only) is the share of them that is read as this digit, `share` that of all images read as
     this digit, `real` what as many real images of it measure, `jury` the share of real ones that the jury reads right.
     """
 
@@ -70,7 +70,7 @@ class Digit(_Frozen):
 
 
 class Confusion(_Frozen):
-    """Images asked to be `asked` and read as `read`: their share, and that of the jury on real images of `asked`.
+    """Images with the label `asked` that are read as `read`: their share, and that of real images of `asked`.
 
     Listed only if the interval of `share` lies above that of `jury`, for the jury and for at least two of the judges
     alone, which `seen_by` counts.
@@ -92,7 +92,7 @@ class Ambiguity(_Frozen):
 
 
 class JudgeFacts(_Frozen):
-    """One of the judges: how often it reads real test images right, and these as asked."""
+    """One of the judges: its accuracy on real test images, and its agreement with the labels of these."""
 
     name: str
     sha256: str
@@ -101,7 +101,7 @@ class JudgeFacts(_Frozen):
 
 
 class Source(_Frozen):
-    """What was measured, and against what."""
+    """Input and reference of an evaluation."""
 
     what: str  # the path that was named
     path: str | None = None  # where that is, which older versions do not say
@@ -119,7 +119,7 @@ class Source(_Frozen):
 
 
 class Quality(_Frozen):
-    """An evaluation. `matrix` counts asked x read, (10, 10); None where no label was asked for."""
+    """An evaluation. `matrix` counts label x read digit, (10, 10); None without labels."""
 
     format: int = FORMAT
     n: int = Field(ge=1)
@@ -148,11 +148,11 @@ class Quality(_Frozen):
 
 
 def read_quality(path: Path) -> Quality:
-    """Raises UserError for a file that is damaged or of another version."""
+    """Read a result. Raises UserError for a file that is damaged or of another version."""
     found = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule="what this version of distgan eval wrote")
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
     if any([len(row) for row in table] != [10] * 10 or min(map(min, table)) < 0 for table in tables):
-        raise UserError(f"{path}: is damaged (a matrix is not of 10 by 10 counts)", code="bad-data")
+        raise UserError(f"{path}: damaged (a matrix is not of 10 by 10 counts)", code="damaged-file")
     if len(found.shares) != 10 or sorted(digit.digit for digit in found.per_digit) != list(range(10)):
-        raise UserError(f"{path}: is damaged (it has not each digit once)", code="bad-data")
+        raise UserError(f"{path}: damaged (it has not each digit once)", code="damaged-file")
     return found

@@ -13,14 +13,14 @@ from distgan.evaluation.schema import Estimate
 LEVEL = 0.95
 
 
-def share(num: int, of: int) -> Estimate:
-    """`num` of `of` as a share, with its interval by Wilson 1927 (no share at all of nothing: 0 to 1)."""
-    if of == 0:
+def estimate_proportion(num: int, total: int) -> Estimate:
+    """Return num / total with its interval by Wilson 1927; 0, between 0 and 1, where `total` is 0."""
+    if total == 0:
         return Estimate(value=0.0, low=0.0, high=1.0)
-    interval = stats.binomtest(num, of).proportion_ci(LEVEL, method="wilson")
+    interval = stats.binomtest(num, total).proportion_ci(LEVEL, method="wilson")
     # Its ends may miss 0 and 1 by rounding.
-    low, high = min(interval.low, num / of), max(interval.high, num / of)
-    return Estimate(value=num / of, low=float(low), high=float(high))
+    low, high = min(interval.low, num / total), max(interval.high, num / total)
+    return Estimate(value=num / total, low=float(low), high=float(high))
 
 
 def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean(values: Tensor) -> Estimate:
-    """The mean of (N,), with Student's interval."""
+    """Return the mean of (N,), with Student's interval."""
     n, value = len(values), float(values.double().mean())
     if n < 2:
         return Estimate(value=value, low=value, high=value)
@@ -38,7 +38,7 @@ def mean(values: Tensor) -> Estimate:
 
 
 def bootstrap_ci(value: float, draws: np.ndarray) -> Estimate:
-    """The interval by `draws` of the number from bootstrap samples, about its own mean instead of theirs.
+    """Return the interval by `draws` of the number from bootstrap samples, centred on its own mean.
 
     A distance of N images is a little too large, and that of a bootstrap sample too large twice over: what is
     taken from the draws is how they spread. Numbers here are none below 0.
@@ -48,7 +48,7 @@ def bootstrap_ci(value: float, draws: np.ndarray) -> Estimate:
 
 
 def kl_from_uniform(counts: np.ndarray, num_draws: int = 1000, seed: int = 0) -> Estimate:
-    """Kullback-Leibler divergence of counts (K,) from equal ones, in nats; 0: all alike, log K: one alone."""
+    """Return the Kullback-Leibler divergence of counts (K,) from uniform, in nats; from 0 to log K."""
     n, equal = int(counts.sum()), np.full(len(counts), 1 / len(counts))
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=num_draws) / n
     return bootstrap_ci(float(stats.entropy(counts / n, equal)), stats.entropy(drawn, equal[None], axis=1))
@@ -70,7 +70,7 @@ class Moments(NamedTuple):
 
 
 def moments(features: Tensor, counts: Tensor | None = None) -> Moments:
-    """Of (N, F); with `counts` (B, N) of B sets in which row n stands counts[b, n] times."""
+    """Return mean and covariance of (N, F); with `counts` (B, N) of B resamples with row n counts[b, n] times."""
     features = features.double()
     if counts is None:
         return Moments(features.mean(0), features.T.cov())
@@ -81,13 +81,13 @@ def moments(features: Tensor, counts: Tensor | None = None) -> Moments:
 
 
 def square_root(cov: Tensor) -> Tensor:
-    """Of a symmetric matrix without negative eigenvalues, but for rounding."""
+    """Return the root of a symmetric matrix without negative eigenvalues, but for rounding."""
     values, vectors = torch.linalg.eigh(cov)
     return (vectors * values.clamp(min=0).sqrt().unsqueeze(-2)) @ vectors.mT
 
 
 def distance(some: Moments, other: Moments, other_root: Tensor) -> Tensor:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), (...,). `other_root` is that of the second's covariance.
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), (...,). `other_root`: root of the second covariance.
 
     The last trace by the eigenvalues of the symmetric C2^(1/2) C1 C2^(1/2), which are those of C1 C2.
     """
@@ -98,7 +98,7 @@ def distance(some: Moments, other: Moments, other_root: Tensor) -> Tensor:
 
 
 def measure_fcd(features: Tensor, other: Moments, *, num_draws: int, seed: int = 0) -> Estimate | None:
-    """The distance of (N, F) from what `other` describes; None of fewer than FEWEST images.
+    """Return the distance of (N, F) from what `other` describes; None for fewer than FEWEST images.
 
     The interval is for other images of the same generator, with the same real ones.
     """
@@ -131,7 +131,7 @@ class Manifold(NamedTuple):
 
 
 def manifold(features: Tensor) -> Manifold:
-    """Of (N, F); fewer than K + 1 have no K-th neighbour, and so the farthest."""
+    """Return the K-nearest-neighbour balls of (N, F); with fewer than K + 1, by the farthest."""
     features = features.double()
     k = min(K + 1, len(features))  # the nearest is the image itself
     radii = [torch.cdist(part, features).kthvalue(k).values for part in features.split(_ROWS)]
@@ -139,7 +139,7 @@ def manifold(features: Tensor) -> Manifold:
 
 
 def density_and_coverage(real: Manifold, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each of (M, F) the balls around it over K, (M,); of each real image whether its ball holds one, (N,).
+    """Return the balls around each of (M, F) over K, (M,), and a mask (N,) of the real images that are covered.
 
     Their means are density and coverage.
     """
@@ -160,7 +160,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(images: Tensor, others: Tensor) -> Nearest:
-    """Of (M, 28, 28) among (N, 28, 28) uint8, both (M,)."""
+    """Return distance and index of the nearest of (N, 28, 28) uint8 to each of (M, 28, 28), both (M,)."""
     theirs = others.flatten(1).float()
     squares = theirs.square().sum(1)
     # Not kept part by part: small tensors between large ones that are freed would keep their memory.

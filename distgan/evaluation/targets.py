@@ -17,7 +17,7 @@ SETS = {path.stem: path for path in sorted((Path(__file__).parent / "target_sets
 
 _MAX_BYTES = 2**20
 
-Share = Annotated[Real, Field(ge=0, le=1)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
 Distance = Annotated[Real, Field(gt=0)]
 
 
@@ -30,11 +30,11 @@ class Protocol(Section):
 
 
 class CganTargets(Section):
-    """Agreement (the share read as asked) and coverage are those of the worst digit."""
+    """Agreement (the share read as its label) and coverage are those of the worst digit."""
 
     max_fcd: Distance
-    min_agreement: Share
-    min_coverage: Share
+    min_agreement: Fraction
+    min_coverage: Fraction
 
 
 class VanillaTargets(Section):
@@ -43,8 +43,8 @@ class VanillaTargets(Section):
     max_fcd: Distance
     min_share: Annotated[Real, Field(ge=0, le=0.1)]
     max_share: Annotated[Real, Field(ge=0.1, le=1)]
-    min_recognisable: Share
-    min_coverage: Share
+    min_recognisable: Fraction
+    min_coverage: Fraction
 
 
 class Targets(Section):
@@ -63,7 +63,8 @@ def find_targets(name: str, flag: str) -> Path:
     path = SETS.get(name) or user_path(name, flag)
     if not path.exists():
         raise UserError(
-            f"{flag} {name}: is no file and no set of targets; allowed: {', '.join(SETS)}, or a TOML file of targets",
+            f"{flag}: neither a file nor a set of targets ({name}). Expected: {', '.join(SETS)}, or a TOML file of "
+            "targets",
             code="not-found",
         )
     return path
@@ -75,7 +76,7 @@ def read_targets(path: Path) -> Targets:
     try:
         values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not TOML ({error})", code="bad-data") from error
+        raise UserError(f"{path}: not TOML ({error})", code="bad-config-file") from error
     check_format(path, values, FORMAT)
     return parse_model(Targets, values, str(path), strict=True)
 
@@ -84,7 +85,7 @@ def read_targets(path: Path) -> Targets:
 
 
 class Evaluation(NamedTuple):
-    """What the judges found after `step`; None where that is no finite number.
+    """Numbers of an evaluation after `step`; None where one is not finite.
 
     `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
     (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (10,) each. `since_start_s`: of
@@ -167,6 +168,7 @@ def _numbers(value: Any) -> list[float | None]:
 
 
 def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
+    """Return the targets of a kind of network, each with the number that it bounds."""
     fcd = Target("fcd", "fcd", lambda each: each.fcd, targets.max_fcd, True)
     coverage = Target(
         "worst coverage",
@@ -195,7 +197,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
 
 
 def _extreme(choose: Callable[[list[float]], float], values: list[float | None]) -> float | None:
-    """None unless all ten are known: the worst could be the one that is not."""
+    """Return the extreme of ten values; None unless all are known: the missing one could be it."""
     known = [value for value in values if value is not None]
     return choose(known) if len(known) == len(values) == 10 else None
 
@@ -217,7 +219,7 @@ def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) ->
 
 
 class EarlyStop:
-    """Whether a run has met its targets (`verdict`), by its `evaluations` so far."""
+    """State of a run against its targets (`verdict`), by its `evaluations` so far."""
 
     def __init__(self, targets: Targets, *, is_conditional: bool):
         self.protocol = targets.protocol

@@ -14,23 +14,23 @@ from safetensors.torch import save
 
 from distgan.config.command_settings import JudgeConfig
 from distgan.config.schema import DataConfig
-from distgan.data.base import Dataset, load_dataset, splits
+from distgan.data.base import Dataset, load_dataset, load_splits
 from distgan.errors import CommandFailed, UserError, print_line
-from distgan.evaluation.classifiers import NETWORKS, outputs_of, train_classifier
+from distgan.evaluation.classifiers import NETWORKS, classify, train_classifier
 from distgan.evaluation.ensemble import (
     FORMAT,
     RECORD,
     SHIPPED,
+    EnsembleRecord,
     JudgeRecord,
     Recipe,
-    Record,
     cache_folder,
     load_ensemble,
     read_record,
 )
-from distgan.evaluation.scores import confusion_matrix, share
+from distgan.evaluation.scores import confusion_matrix, estimate_proportion
 from distgan.utils.devices import device_named
-from distgan.utils.files import make_folder, write_whole
+from distgan.utils.files import make_folder, write_atomic
 from distgan.utils.hardware import cpu_name
 from distgan.utils.output import guarded_output
 from distgan.utils.paths import user_path
@@ -41,17 +41,17 @@ ENOUGH = 0.995
 
 
 def train_judges(config: JudgeConfig) -> None:
-    """Trains, measures and writes them. Raises UserError, and CommandFailed for judges of MNIST that err too often."""
+    """Train, measure and write judges. Raises UserError, and CommandFailed for judges of MNIST below the limit."""
     device = device_named(config.device)
     data = DataConfig(name=config.data, dir=config.data_dir, download=config.download)
-    train, test = splits(load_dataset(data), data)
+    train, test = load_splits(load_dataset(data), data)
     folder = user_path(config.out, "--out") if config.out else cache_folder(train.name)
     _check_free(folder, train.name)
     make_folder(folder)
     print_line(f"training {len(NETWORKS)} judges on {len(train.images):,} images of {train.name}, {train.source}")
     # By the order of their names: another one as the reference changes no weights.
     seeds = [config.seed + sorted(NETWORKS).index(name) for name in NETWORKS]
-    # Each in a process of its own, on one thread: the same bits however many cores there are.
+    # Each in its own process, on one thread: the same bits however many cores there are.
     workers = min(len(NETWORKS), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, get_context("spawn"), _start) as pool:
         jobs = [
@@ -75,11 +75,11 @@ def train_judges(config: JudgeConfig) -> None:
         versions={"python": environment["python"], **environment["versions"]},
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
     )
-    text = Record(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
+    text = EnsembleRecord(format=FORMAT, data=train.name, recipe=recipe, judges=records).model_dump_json(indent=1)
     # All at once, when all are there: no older judges are lost to a training that is stopped.
     for each, weights in trained:
-        write_whole(folder / f"{each.name}.safetensors", weights)
-    write_whole(folder / RECORD, _compact(text).encode())
+        write_atomic(folder / f"{each.name}.safetensors", weights)
+    write_atomic(folder / RECORD, _compact(text).encode())
     print_line(f"written to {folder}")
     if train.name == "mnist" and folder != SHIPPED:
         print_line(f"distgan eval takes those in the package; these by --judges {folder}")
@@ -95,25 +95,25 @@ def _check_free(folder: Path, data: str) -> None:
         found = read_record(folder).data
     if found != data:
         raise UserError(
-            f"--out {folder}: holds judges of {found[:40]!r}; allowed: a new folder, or one with judges of {data}",
-            code="exists",
+            f"--out: has judges of {found[:40]!r} ({folder}). Expected: a new folder, or one with judges of {data}",
+            code="output-exists",
         )
 
 
 def _start() -> None:
-    """Of a process that trains: the one that started it sees to Ctrl-C."""
+    """Prepare a worker process: its parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
-@guarded_output()  # in a process of its own, which `| head` may leave without a reader
+@guarded_output()  # in its own process, which `| head` may leave without a reader
 def _train(
     name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device
 ) -> tuple[JudgeRecord, bytes]:
-    """What is known of a judge, and its weights as a file has them."""
+    """Train one judge. Return its record and its weights as a file."""
     judge = train_classifier(name, train.images, train.labels, epochs=epochs, seed=seed, device=device, say=print_line)
     weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
-    read = outputs_of(judge, test.images)[0].argmax(1)
+    read = classify(judge, test.images)[0].argmax(1)
     record = JudgeRecord(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
@@ -125,12 +125,12 @@ def _train(
 
 
 def show_judges(config: JudgeConfig) -> None:
-    """Prints what the judges that `distgan eval` would take for that data get wrong. Raises UserError."""
-    jury = load_ensemble(config.data, torch.device("cpu"), config.out)
-    recipe = jury.record.recipe
-    for notice in [jury.notice] if jury.notice else []:
+    """Print the errors of the judges that `distgan eval` takes for that data. Raises UserError."""
+    ensemble = load_ensemble(config.data, torch.device("cpu"), config.out)
+    recipe = ensemble.record.recipe
+    for notice in [ensemble.notice] if ensemble.notice else []:
         print_line(f"!! {notice} !!")
-    for judge in jury.record.judges:
+    for judge in ensemble.record.judges:
         num = sum(map(sum, judge.matrix))
         print_line(
             f"{judge.name}: {_accuracy(judge)} of {num:,} test images right, {judge.num_parameters:,} parameters"
@@ -140,12 +140,12 @@ def show_judges(config: JudgeConfig) -> None:
             wrong = {read: count for read, count in enumerate(row) if count and read != digit}
             words = ", ".join(f"{count} as {read}" for read, count in sorted(wrong.items(), key=lambda pair: -pair[1]))
             print_line(f"  {digit}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
-    print_line(f"trained on {jury.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
+    print_line(f"trained on {ensemble.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
     print_line(f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}")
 
 
 def _compact(text: str) -> str:
-    """JSON with a row of a matrix a line."""
+    """Return the JSON with a matrix row per line."""
     content = json.loads(text)
     rows: dict[str, str] = {}
     for judge in content["judges"]:
@@ -159,4 +159,4 @@ def _compact(text: str) -> str:
 
 
 def _accuracy(record: JudgeRecord) -> str:
-    return f"{share(record.num_right, sum(map(sum, record.matrix))):.2%}"
+    return f"{estimate_proportion(record.num_right, sum(map(sum, record.matrix))):.2%}"

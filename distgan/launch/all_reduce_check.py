@@ -1,4 +1,4 @@
-"""Whether processes of this machine can reach each other: a sum over a few of them, under a time limit."""
+"""Check that processes of this machine reach each other: an all-reduce under a time limit."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ def all_reduce(backend: str, processes: int) -> Finding:
 
 
 def _exit_codes(ranks: list[subprocess.Popen[bytes]], end: float) -> list[int | None]:
-    """Those at the moment when all are done or one has failed, or at the `end`."""
+    """Return the exit codes once all are done or one has failed, or at the time `end`."""
     while True:
         codes = [process.poll() for process in ranks]
         if None not in codes or any(codes) or time.monotonic() > end:
@@ -75,7 +75,7 @@ def _exit_codes(ranks: list[subprocess.Popen[bytes]], end: float) -> list[int | 
 
 
 def _take_part(rank: int, world_size: int, path: str, backend: str) -> None:
-    """One process of all_reduce(), which ends by itself should that one be killed."""
+    """Run one process of all_reduce(), which ends by itself if its parent is killed."""
     end = threading.Timer(_ALL_REDUCE_S + 5, os._exit, (FAILED,))
     end.daemon = True
     end.start()

@@ -1,6 +1,6 @@
 """`distgan doctor`: eight checks of what `distgan train` needs here, each with what to do about it.
 
-Downloads nothing, and asks no other machine. What may crash or hang is tried in processes of its own; torch is imported
+Downloads nothing, and contacts no other machine. What may crash or hang runs in separate processes; torch is imported
 in this one only after that went well.
 """
 
@@ -107,6 +107,7 @@ def _show(findings: list[Finding]) -> None:
 
 
 def python() -> Finding:
+    """Report the version of Python."""
     text = sys.version.split()[0]
     if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Finding("python", "ok", text)
@@ -114,7 +115,7 @@ def python() -> Finding:
 
 
 def failed_import() -> Failure | None:
-    """Import what training does, in a process of its own."""
+    """Import what training imports, in a separate process."""
     code = "".join(f"import {module}\nprint('{module}', flush=True)\n" for module in _MODULES)
     try:
         process = subprocess.run(
@@ -128,7 +129,7 @@ def failed_import() -> Failure | None:
 
 
 def torch_and_torchvision(failure: Failure | None) -> Finding:
-    """A torchvision that was built for another torch does not import beside it."""
+    """Check that torchvision imports: one built for another torch does not."""
     if failure and failure.module == "torch":
         return Finding("torch", "problem", f"does not import ({failure.words})", _PAIR)
     import torch
@@ -144,36 +145,36 @@ def torch_and_torchvision(failure: Failure | None) -> Finding:
 
 
 def packages(failure: Failure | None) -> Finding:
-    """Those that distgan requires, by their versions; and whether the training itself imports."""
+    """Check the versions of the required packages, and that the training imports."""
     try:
-        asked = _required()
+        required = _required()
     except ImportError:
         return Finding("packages", "problem", "packaging is missing", "pip install packaging")
-    wrong = {name: fault for name, _, fault in asked if fault}
+    wrong = {name: fault for name, _, fault in required if fault}
     if wrong:
         pair = {"torch", "torchvision"}  # one of them alone, from another index, would not fit the other
         names = wrong.keys() | (pair if wrong.keys() & pair else set())
-        command = " ".join(f"'{requirement}'" for name, requirement, _ in asked if name in names)
+        command = " ".join(f"'{requirement}'" for name, requirement, _ in required if name in names)
         return Finding("packages", "problem", ", ".join(wrong.values()), f"pip install {command}")
     if failure and failure.module == "distgan.train":
         return Finding("packages", "problem", f"import distgan.train fails: {failure.words}")
-    if not asked:
+    if not required:
         return Finding("packages", "note", "unknown, since distgan is not installed", "pip install .")
-    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name, _, _ in asked))
+    return Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name, _, _ in required))
 
 
 def _required() -> list[tuple[str, str, str]]:
-    """Return what distgan asks for: name, requirement, and what is wrong with it here."""
+    """Return the requirements of distgan: name, requirement, and its fault here."""
     from packaging.requirements import Requirement
 
-    asked = []
+    required = []
     for requirement in map(Requirement, (_version("distgan") and requires("distgan")) or []):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             name, found = requirement.name, _version(requirement.name)
             fault = f"{name} is missing" if found is None else f"{name} {found} is not {requirement.specifier}"
             is_right = found is not None and requirement.specifier.contains(found, prereleases=True)
-            asked.append((name, f"{name}{requirement.specifier}", "" if is_right else fault))
-    return asked
+            required.append((name, f"{name}{requirement.specifier}", "" if is_right else fault))
+    return required
 
 
 def _version(name: str) -> str | None:
@@ -187,7 +188,7 @@ def _version(name: str) -> str | None:
 
 
 def gpus() -> Finding:
-    """Each GPU has to compute something."""
+    """Check that each GPU computes."""
     import torch
 
     found = []
@@ -258,7 +259,7 @@ def _with_bf16(text: str, *, is_cpu: bool) -> Finding:
 
 
 def reach_each_other(processes: int, num_gpus: int) -> Finding:
-    """A sum over several processes: over NCCL where there are several GPUs, else over gloo."""
+    """Check an all-reduce over several processes: by NCCL with several GPUs, else by gloo."""
     if processes < 2:
         return Finding("processes", "note", "not tried")
     return all_reduce("nccl", min(processes, num_gpus)) if num_gpus > 1 else all_reduce("gloo", processes)
@@ -268,6 +269,7 @@ def reach_each_other(processes: int, num_gpus: int) -> Finding:
 
 
 def memory() -> Finding:
+    """Report free memory, and shared memory for NCCL."""
     import psutil
 
     found = psutil.virtual_memory()
@@ -283,7 +285,7 @@ def memory() -> Finding:
 
 
 def disk() -> Finding:
-    """Where runs/ is, or would be."""
+    """Check the disk of runs/, or where it would be."""
     folder = Path("runs") if Path("runs").is_dir() else Path()
     advice = "make room, or start in another folder"
     try:
@@ -297,6 +299,7 @@ def disk() -> Finding:
 
 
 def data(data_dir: str | None) -> Finding:
+    """Report where MNIST is found."""
     from distgan.config.schema import DataConfig
     from distgan.data.base import SOURCES, data_folder, find
 

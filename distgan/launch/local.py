@@ -18,7 +18,7 @@ from distgan.utils.operating_system import STOP_SIGNALS, signal_name
 
 
 def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_s: float) -> int:
-    """Runs a script of ours with these arguments in `num` processes of this machine; the exit code for all of them.
+    """Run a script of this package with these arguments in `num` processes. Return the exit code for all of them.
 
     By torch's own elastic agent. It stops all when one fails, and the words of that one come last.
     """
@@ -64,7 +64,7 @@ def launch(num: int, arguments: list[str], *, script: str = "train.py", timeout_
 
 
 def _report(rank: int, exit_code: int, message: str) -> int:
-    """Says what the first process that failed left to say, which a stop in good order has said itself."""
+    """Print the message of the first process that failed, unless it stopped in order. Return the exit code."""
     if exit_code < 0:
         name = signal_name(-exit_code)
         message = f"rank {rank} was ended by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
@@ -77,7 +77,7 @@ def _report(rank: int, exit_code: int, message: str) -> int:
 
 
 def _end_stragglers(script: str, grace_s: float) -> None:
-    """Kills processes that outlive another by `grace_s`: hung, or stopped. The agent gives them 30 s more."""
+    """Kill processes that outlive another by `grace_s`: hung, or stopped. The agent gives them 30 s more."""
     most = 0
     while True:
         time.sleep(0.5)

@@ -14,11 +14,12 @@ from distgan.config.schema import ModelConfig
 
 
 def build_generator(config: ModelConfig) -> nn.Module:
-    """G, with `latent_shape`: the shape of one z."""
+    """Build G, with `latent_shape`: the shape of one z."""
     return FAMILIES[config.family].build_generator(config)
 
 
 def build_discriminator(config: ModelConfig) -> nn.Module:
+    """Build D."""
     return FAMILIES[config.family].build_discriminator(config)
 
 
@@ -28,10 +29,11 @@ def labels_for(generator: nn.Module, z: Tensor, classes: Tensor) -> Tensor:
 
 
 def num_parameters(network: nn.Module) -> int:
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Names, shapes and types of what G and D consist of, as tensors without contents."""
+    """Return names, shapes and types of the tensors of G and D, without contents."""
     with torch.device("meta"):
         return build_generator(config).state_dict(), build_discriminator(config).state_dict()

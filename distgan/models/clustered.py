@@ -1,4 +1,4 @@
-"""The small pair, told which cluster of training images (`data/clustering.py`) an image belongs to.
+"""The dcgan pair, conditioned on the cluster of training images (`data/clustering.py`) of an image.
 
 One smooth map from one normal distribution to ten kinds of digit has to draw what lies between them. Clusters are what
 it can jump between; with labels they are kinds within a digit. After Liu et al. 2020, who cluster D's features instead.
@@ -44,7 +44,7 @@ class Generator(nn.Module):
         return self.main(channels_last(maps))
 
     def draw_labels(self, z: Tensor, classes: Tensor) -> Tensor:
-        """Return a cluster for each class (N,), as often as the training images have it; for the same z the same."""
+        """Return a cluster per class (N,), as often as the training images have it; a function of z alone."""
         counts = self.cluster_counts.to(z.device).double()
         rows = classes if len(counts) > 1 else torch.zeros_like(classes)
         # The last bits of a normal are as good as independent of its value.

@@ -1,4 +1,4 @@
-"""A plain small pair for a laptop: DCGAN's 4x4 kernels, and a D that projects its features on the label."""
+"""A small pair for a laptop: DCGAN's 4x4 kernels, and a D that projects its features on the label."""
 
 import math
 from itertools import pairwise
@@ -11,6 +11,7 @@ from distgan.models.layers import BatchNorm2d, Dropout, TransposedConv2d, channe
 
 
 def channels(config: ModelConfig, *full: int) -> tuple[int, ...]:
+    """Return the channels at the configured width, at least 1 each."""
     return tuple(max(1, round(num * config.width)) for num in full)
 
 

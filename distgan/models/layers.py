@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The same (N, C, H, W), its channels side by side in memory: what follows keeps to that, and is quicker by it.
+    """Return the same (N, C, H, W) with channels last in memory, which following layers keep and are faster by.
 
     Of one channel both orders are one, and only the strides say which it is.
     """
@@ -37,7 +37,7 @@ class TransposedConv2d(nn.ConvTranspose2d):
 
 
 def sub_pixel_kernel(weight: Tensor, padding: int) -> Tensor:
-    """The convolution that a transposed one of stride 2 is, (C_in, C_out, K, K) -> (4 * C_out, C_in, R, R).
+    """Return the convolution kernel of a transposed one of stride 2, (C_in, C_out, K, K) -> (4 * C_out, C_in, R, R).
 
     No index lies on the host: a graph takes this up as it is.
     """
@@ -125,7 +125,7 @@ class BitSource(Protocol):
 class Dropout(nn.Dropout):
     """In training its mask comes from `noise`, by 16 random bits an element; without one it is torch's own.
 
-    torch draws one number after another on a CPU, which takes a fifth of the seed GAN's step (LOG.md). `p` becomes
+    torch draws one number after another on a CPU, a fifth of a step of the report's GAN (LOG.md). `p` becomes
     the next multiple of 2**-16, which for 0.3 is 0.3 + 3e-6, and the kept elements are scaled by what that leaves.
     """
 
@@ -141,7 +141,7 @@ class Dropout(nn.Dropout):
 
 
 def draw_from(network: nn.Module, noise: BitSource) -> None:
-    """Lets every Dropout of a network draw from `noise`, each other numbers."""
+    """Let every Dropout of a network draw from `noise`, each other numbers."""
     for salt, module in enumerate(module for module in network.modules() if isinstance(module, Dropout)):
         module.noise, module.salt = noise, salt * 0x2545F491
 
@@ -150,7 +150,7 @@ def draw_from(network: nn.Module, noise: BitSource) -> None:
 
 
 def one_hot(labels: Tensor, like: Tensor, num: int) -> Tensor:
-    """Classes (N,) as (N, num) in the type of `like`; weights over the classes (N, num) stay as they are."""
+    """Return classes (N,) as (N, num) in the type of `like`; weights over classes (N, num) stay as they are."""
     if labels.ndim == 1:
         # F.one_hot looks at its numbers on the host, which then waits for the device.
         labels = labels.unsqueeze(1) == _classes(num, labels.device)

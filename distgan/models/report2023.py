@@ -106,4 +106,5 @@ class MlpDiscriminator(nn.Module):
 
 
 def build_discriminator(config: ModelConfig) -> nn.Module:
+    """Build the D of the configured model."""
     return MlpDiscriminator(config) if config.is_conditional else ConvDiscriminator(config)

@@ -13,7 +13,7 @@ from distgan.utils.counter_rng import derive_seed
 # Of the grids that a run draws of its progress: rows of each class, and as many classes as a screen shows.
 _PREVIEW_ROWS, _PREVIEW_CLASSES, _PREVIEW_UNCONDITIONAL = 10, 16, (64, 8)
 
-# Samples are drawn in chunks of this many, so that image i is the same whatever number is asked for.
+# Samples are drawn in chunks of this many, so that image i is the same whatever number is drawn.
 CHUNK = 250
 
 
@@ -42,7 +42,7 @@ def sample_z(num: int, latent_shape: tuple[int, ...], seed: int, start: int = 0)
 
 
 def chunk_z(chunk: int, latent_shape: tuple[int, ...], seed: int) -> Tensor:
-    """The z of samples CHUNK * chunk to CHUNK * (chunk + 1), (CHUNK, *latent_shape) on the CPU."""
+    """Return z of samples CHUNK * chunk to CHUNK * (chunk + 1), (CHUNK, *latent_shape) on the CPU."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sample", chunk))
     return torch.randn((CHUNK, *latent_shape), generator=generator)
 
@@ -63,8 +63,8 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
         images = generator(_filled(z[rows]).to(device), _filled(labels[rows]).to(device))
         if not images.isfinite().all():
             raise UserError(
-                "generator: draws images with pixels that are NaN or infinite; allowed: weights that draw finite ones",
-                code="bad-data",
+                "generator: draws images with pixels that are NaN or infinite. Expected: weights that draw finite ones",
+                code="non-finite-values",
             )
         chunks.append(to_uint8(images)[: len(z[rows])].cpu().numpy())
     return np.concatenate(chunks)

@@ -62,7 +62,7 @@ def _learnt(shapes: dict[str, list[int]]) -> int:
 
 
 def _inputs(run: Run, shapes: dict[str, list[int]]) -> tuple[int, int]:
-    """z and the condition: what the first layer takes beyond the z of the settings is the condition."""
+    """Z and the condition: what the first layer takes beyond the z of the settings is the condition."""
     stem = shapes.get("stem.0.weight")
     if stem is None:  # z is the map that the first convolution takes
         return shapes.get("main.0.weight", [0])[0] * 7 * 7, 0

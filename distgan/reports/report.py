@@ -20,7 +20,7 @@ from distgan.reports.report2023 import claims_of
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run, train_command
 from distgan.reports.training_curves import curves_of, when
 from distgan.training.engines.selection import fallback_notice
-from distgan.utils.files import output_file, write_whole
+from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -30,7 +30,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     """Raises OSError that names `path`."""
     text = render(template, **values)
     # A folder's name may hold bytes that are no text.
-    write_whole(path, text.encode("utf-8", "replace"))
+    write_atomic(path, text.encode("utf-8", "replace"))
 
 
 def render(template: str, **values: Any) -> str:
@@ -216,9 +216,7 @@ def environment_of(run: Run) -> list[tuple[str, str]]:
         "platform": run.fact("platform"),
         "processes": run.fact("world_size"),
         "threads": run.fact("threads"),
-        "precision": {"no": "float32"}.get(run.fact("precision"), run.fact("precision"))
-        if isinstance(run.fact("precision"), str)
-        else None,
+        "precision": run.fact("precision") if isinstance(run.fact("precision"), str) else None,
         "about the precision": run.fact("precision_note") or None,
         "engine": run.fact("engine", "name"),
         "why that engine": run.fact("engine", "why"),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.flags import read_file
+from distgan.config.renames import with_current_names
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
@@ -93,7 +94,7 @@ def read_run(where: str, options: PagesConfig) -> Run:
         folder.resolve().name or where,
         folder,
         config,
-        _object(folder / "environment.json", problems),
+        with_current_names(_object(folder / "environment.json", problems)),
         read_status(folder),
         _history(folder / "metrics.jsonl", problems),
         None,

@@ -1,1 +1,1 @@
-"""What a run leaves behind."""
+"""Output of a run."""

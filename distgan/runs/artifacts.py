@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, and what it says of it: config, environment, samples, weights, curves."""
+"""Files of a run's folder and lines about it: config, environment, samples, weights, curves."""
 
 import os
 import shlex
@@ -26,14 +26,14 @@ from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
-from distgan.utils.files import finite, metric_lines, write_json, write_whole
+from distgan.utils.files import finite, metric_lines, write_atomic, write_json
 from distgan.utils.parts_progress import duration
 from distgan.utils.provenance import Startup, describe_environment
 from distgan.utils.thinning import Curve
 
 
 def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
-    """losses.png: both losses, and D's mean logits on real and fake, against epochs. None without numbers."""
+    """Plot losses.png: both losses, and D's mean logits on real and fake, against epochs. None without numbers."""
     kinds = {"d_loss": "D", "g_loss": "G"}, {"real_logits": "real", "fake_logits": "fake"}
     drawn = {key: Curve() for curves in kinds for key in curves}
     num = 0
@@ -82,9 +82,9 @@ class RunArtifacts:
         )  # fmt: skip
         self.steps_per_epoch, self.preset, self.startup = session.steps_per_epoch, preset, startup
         config, runtime = session.config, session.runtime
-        self.tolerance = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
+        self.write_errors = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
         for warning in runtime.warnings:
-            self.tolerance.warn(warning)
+            self.write_errors.warn(warning)
         self._environment = describe_environment() | runtime.describe()
         self._preview = preview_of(config.model)
         self._generator = build_generator(config.model).to(runtime.device)
@@ -96,8 +96,8 @@ class RunArtifacts:
         self.end_reason = ""  # why the run is done before its last step
         self._lock: BaseFileLock | None = None
         self.folder = runtime.run_on_rank0(self._claim)
-        self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.tolerance)
-        self.checkpoints = CheckpointManager(self.folder, session, self.log, self.tolerance)
+        self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.write_errors)
+        self.checkpoints = CheckpointManager(self.folder, session, self.log, self.write_errors)
 
     def __enter__(self) -> "RunArtifacts":
         return self
@@ -126,18 +126,18 @@ class RunArtifacts:
     # -- the beginning --------------------------------------------------------------------------------
 
     def describe(self, start: Start | None) -> None:
-        """Writes what describes this run, which resumes from `start` if that is one, and starts the tracker."""
+        """Write the files that describe the run, which resumes from `start` if given, and start the tracker."""
         self.start = start
         self.runtime.run_on_rank0(self._describe)
         self.runtime.run_on_all_ranks(self._start_tracker)
 
     def _start_tracker(self) -> None:
-        """A disk that does not take the tracker's files costs a warning: they only illustrate."""
+        """Start the tracker; a disk that does not take its files costs a warning: they only illustrate."""
         name = self.config.run.tracker
         try:
             self.runtime.start_tracker(name, str(self.folder), self.gan.step)
         except OSError as error:
-            self.tolerance.warn(
+            self.write_errors.warn(
                 f"{name}'s files are not written, and nothing else is lost: {user_error(error) or error}"
             )
 
@@ -168,7 +168,7 @@ class RunArtifacts:
         write_json(self.folder / "environment.json", environment)
 
     def record_startup(self) -> None:
-        """Once, after the first steps: write what start-up took, and delete the grid of a stop that is now past."""
+        """Write once, after the first steps, the start-up times, and delete the grid of an earlier stop."""
 
         def tidy() -> None:
             for picture in (self.folder / "samples").glob("epoch-*-step-*.png"):
@@ -181,24 +181,24 @@ class RunArtifacts:
 
     def _illustrate(self, draw: Callable[[], object], what: str) -> None:
         """Draw on the first rank; whatever fails is a warning."""
-        self.runtime.run_on_rank0(lambda: self.tolerance.illustrate(draw, what))
+        self.runtime.run_on_rank0(lambda: self.write_errors.illustrate(draw, what))
 
     def _try(self, write: Callable[[], None], what: str) -> None:
-        """What the first rank writes on the way, and what training can do without."""
+        """Write on rank 0 a file that training can do without; an error is a warning."""
 
         def attempt() -> None:
             try:
                 write()
             except OSError as error:
-                self.tolerance(error, what)
+                self.write_errors(error, what)
 
         self.runtime.run_on_rank0(attempt)
 
-    def announce(self, display: ProgressDisplay, choice: EngineSelection) -> None:
+    def announce(self, display: ProgressDisplay, selection: EngineSelection) -> None:
         config, data, gan = self.config, self.dataset, self.gan
-        self._engine = choice.describe()
-        if choice.is_fallback:
-            display.say(f"!! {choice} !!", "bold yellow")
+        self._engine = selection.describe()
+        if selection.is_fallback:
+            display.say(f"!! {selection} !!", "bold yellow")
         if data.notice:
             display.say(f"!! This run trains on {data.notice}. !!", "bold yellow")
         if data.warning:
@@ -216,8 +216,8 @@ class RunArtifacts:
             display.say(f"gradient penalty of weight {weight:g}")
         for line in describe_use(data, config.model):
             display.say(line)
-        if not choice.is_fallback:
-            display.say(str(choice))
+        if not selection.is_fallback:
+            display.say(str(selection))
         display.say(f"writing to {self.folder}")
         if self.start:
             state = self.start.checkpoint.state
@@ -228,7 +228,7 @@ class RunArtifacts:
     # -- on the way -----------------------------------------------------------------------------------
 
     def sample(self) -> str:
-        """Draw a grid from the fixed z by G's averaged weights, and return what to tell of it, "" if nothing.
+        """Draw a grid from the fixed z by G's averaged weights, and return a line about it, "" for none.
 
         The C-GAN's has a column for each class. One that an unbroken run would not draw has its step in its name, and
         is deleted when the run is resumed.
@@ -254,7 +254,7 @@ class RunArtifacts:
         return f"to look at: {path}" if self.runtime.is_main and os.path.exists(path) else ""
 
     def export_last_good(self, advice: str) -> str:
-        """Exports the state before the numbers went wrong; says which, and what to do."""
+        """Export the state before the numbers became non-finite. Return which one, with advice."""
 
         def keep() -> str:
             if (saved := self.checkpoints.last()) is None:
@@ -282,7 +282,7 @@ class RunArtifacts:
             self._illustrate(self._timeline, "timeline.png or timeline.gif is")
             title = f"{self.preset} on {self.dataset.name}"
             self._illustrate(lambda: save_curves(self.folder, title, self.dataset.notice), "losses.png is")
-        display.warn(self.tolerance.warnings())
+        display.warn(self.write_errors.warnings())
 
     def _timeline(self) -> None:
         frames = []
@@ -294,7 +294,7 @@ class RunArtifacts:
         if frames:
             strip = timeline(frames)
             save_picture(self.folder / "timeline.png", strip)
-            write_whole(self.folder / "timeline.gif", lambda file: save_gif(file, named(frames), 0.7, 2.5))
+            write_atomic(self.folder / "timeline.gif", lambda file: save_gif(file, named(frames), 0.7, 2.5))
 
     def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
@@ -345,4 +345,5 @@ def describe_use(data: Dataset, model: ModelConfig) -> list[str]:
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
-    write_whole(path, lambda file: picture.save(file, path.suffix[1:]))
+    """Write a picture in the format of its suffix."""
+    write_atomic(path, lambda file: picture.save(file, path.suffix[1:]))

@@ -16,7 +16,7 @@ from distgan.config.schema import DataConfig, ModelConfig, check_fit
 from distgan.data.base import Dataset, load_dataset
 from distgan.errors import UserError
 from distgan.utils.figures import grid
-from distgan.utils.files import output_file, write_whole
+from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
 from distgan.utils.terminal import TerminalConsole
 
@@ -38,13 +38,13 @@ def inspect(name: str, config: InspectConfig) -> None:
         stem = re.sub(r"[^\w.-]", "_", Path(os.path.abspath(user_path(name))).name)
         sheet = f"data-{stem[:100]}.png"
     if sheet and Path(sheet).suffix != ".png":
-        raise UserError(f"--sheet {sheet}: ends in {Path(sheet).suffix or 'nothing'}; allowed: .png")
+        raise UserError(f"--sheet {sheet}: ends in {Path(sheet).suffix or 'nothing'}. Expected: .png")
     out = sheet and output_file(sheet, _MARK, "picture that distgan data drew")
     dataset = load_dataset(DataConfig.model_validate(settings | {"name": name, "dir": config.data_dir}))
     if out:
         picture, info = draw_sheet(dataset), PngInfo()
         info.add_text("Software", _MARK.decode())
-        write_whole(out, lambda file: picture.save(file, "png", pnginfo=info))
+        write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
     networks = _networks(dataset)
     if config.as_json:
         print(json.dumps(_facts(dataset, networks), indent=1))  # all ASCII, whatever stdout can encode
@@ -52,9 +52,9 @@ def inspect(name: str, config: InspectConfig) -> None:
         _show(dataset, networks, sheet)
     if not any(networks.values()):
         raise UserError(
-            f"{name}: images of {dataset.spec.describe()}, which no network can be built for; allowed: "
+            f"{name}: images of {dataset.spec.describe()}, which no network can be built for. Expected: "
             f"{FAMILIES['small'].unsupported(dataset.spec)}",
-            code="mismatch",
+            code="images-do-not-fit",
         )
 
 

@@ -1,4 +1,4 @@
-"""What `--dry-run` tells: the resolved config and the size of what it asks for, from a look and no more."""
+"""`--dry-run`: the resolved config and the size of the training; reads only."""
 
 import json
 
@@ -7,7 +7,7 @@ from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config, RunConfig
 from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own_images
-from distgan.data.loader import fewest_rows, global_batch_size, steps_in_epoch
+from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import check_unused_folder
@@ -16,7 +16,7 @@ from distgan.utils.paths import user_path
 
 
 def plan(config: Config, preset: str) -> str:
-    """Raises UserError for what a look at data, batch size and folder finds wrong; downloads and writes nothing."""
+    """Return the plan of a training. Raises UserError for invalid data, batch size or folder; writes nothing."""
     with open_runtime(config, has_penalty=has_penalty(config.optim.loss)) as runtime:
         return _plan(config, preset, runtime)
 
@@ -39,7 +39,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         data += ", or else digits" if config.data.name == "auto" else ""
     num = runtime.world_size if runtime.is_launched else config.processes.num or 1
     size = global_batch_size(config.data, num)
-    fewest = fewest_rows(config, num)
+    fewest = min_batch_size(config, num)
     steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=fewest)
     total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
     config = config.with_images(images)
@@ -60,7 +60,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
 
 
 def _start(config: RunConfig) -> str:
-    """Where the run would be resumed from; looks, and sets nothing aside."""
+    """Return where the run would resume from; nothing is set aside."""
     if config.resume not in ("auto", "never"):
         found = read_named(user_path(config.resume, "--resume"))
     elif config.out is None or (own := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:

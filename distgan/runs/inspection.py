@@ -17,25 +17,25 @@ from distgan.checkpoint.format import (
     read_checkpoint,
     read_manifest,
 )
-from distgan.checkpoint.resume import by_step, check_link, copies_in, pointers_in, read_named
+from distgan.checkpoint.resume import check_link, find_copies, find_pointers, list_by_step, read_named
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
-from distgan.training.gan import below
+from distgan.training.gan import tensors_below
 from distgan.utils.terminal import TerminalConsole
 
 
 def list_checkpoints(where: Path) -> None:
-    """A line for each checkpoint of a run, the newest first; what is damaged in one that is."""
+    """Print a line per checkpoint of a run, the newest first, with its damage if any."""
     console, found = TerminalConsole(soft_wrap=True), _found(where)
     console.print(f"{_run_of(found[0])}:", style="bold")
     table = Table(box=None)
     for head in ("checkpoint", "epoch", "saved (UTC)", "MiB", "ranks", "d_loss", "g_loss", ""):
         table.add_column(head)
     damaged: list[str] = []
-    copies = copies_in(where / "checkpoints") | copies_in(where)
+    copies = find_copies(where / "checkpoints") | find_copies(where)
     warnings = [f"{path}: is a folder of step {step}, not a link: the run was copied" for path, step in copies.items()]
-    pointers = pointers_in(found[0].parent)
+    pointers = find_pointers(found[0].parent)
     warnings += [f"{path}: is a file that names {to.name}, not a link: it was copied" for path, to in pointers.items()]
     for path in found:
         try:
@@ -68,13 +68,13 @@ def list_checkpoints(where: Path) -> None:
 
 
 def verify(where: Path) -> None:
-    """Reads every byte of each checkpoint. Raises CommandFailed if one is damaged."""
+    """Read every byte of each checkpoint. Raises CommandFailed if one is damaged."""
     console, num_damaged = TerminalConsole(soft_wrap=True), 0
     found = _found(where)
     for path in found:
         try:
             read_checkpoint(path)
-            console.print(f"{path}: whole")
+            console.print(f"{path}: valid")
             for warning in foreign_files(path):
                 console.print(f"warning: {warning}", style="yellow")
         except Damaged as error:
@@ -88,12 +88,12 @@ def verify(where: Path) -> None:
 
 
 def diff(where: Path, other: Path | None) -> None:
-    """How two checkpoints differ; of one run, its newest two. Raises CommandFailed if they do."""
+    """Print the differences of two checkpoints; of one run, its newest two. Raises CommandFailed if they differ."""
     if other is None:
         found = [path for path in _found(where) if path.name not in ("latest", "best")]
         if len(found) < 2:
             raise UserError(
-                f"{where}: holds {len(found)} checkpoint; allowed: a run with two, or a second folder", code="not-found"
+                f"{where}: {len(found)} checkpoint. Expected: a run with two, or a second folder", code="no-checkpoint"
             )
         other, where = found[0], found[1]
     console = TerminalConsole(soft_wrap=True)
@@ -117,20 +117,20 @@ def diff(where: Path, other: Path | None) -> None:
 
 
 def _run_of(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to, or of one that stands alone its own."""
+    """Return the folder of the run that a checkpoint belongs to, or its own if it stands alone."""
     folder = checkpoint.parent
     return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _found(where: Path) -> list[Path]:
-    """The checkpoints of a run, or the one at `where`."""
+    """Return the checkpoints of a run, or the one at `where`."""
     if (where / MANIFEST).exists():
         return [where]
-    if target := pointers_in(where.parent).get(where):
+    if target := find_pointers(where.parent).get(where):
         return [target]
-    found = [path for _, path in by_step(where / "checkpoints") or by_step(where)]
+    found = [path for _, path in list_by_step(where / "checkpoints") or list_by_step(where)]
     if not found:
-        raise UserError(f"{where}: holds no checkpoint; allowed: a run's folder, or a checkpoint's", code="not-found")
+        raise UserError(f"{where}: no checkpoint. Expected: a run's folder, or a checkpoint's", code="no-checkpoint")
     return found
 
 
@@ -143,7 +143,7 @@ def _settings(one: Config, two: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def _counters(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, str, str]]:
-    """The clocks aside, which differ between any two runs."""
+    """Return the counters without clocks, which differ between any two runs."""
     clocks = {"elapsed_s", "metrics", "unlogged"}
     before, after = one.state.model_dump(exclude=clocks), two.state.model_dump(exclude=clocks)
     for key, value in before.items():
@@ -152,9 +152,9 @@ def _counters(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, str, str]
 
 
 def _files(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, ...]]:
-    """A row for each tensor file that is not the same to the bit."""
+    """Return a row per tensor file that is not bit-identical."""
     for name in TENSOR_FILES:
-        before, after = below(one.tensors, name), below(two.tensors, name)
+        before, after = tensors_below(one.tensors, name), tensors_below(two.tensors, name)
         keys = sorted(before.keys() | after.keys())
         apart = [key for key in keys if not _equal(before.get(key), after.get(key))]
         if not apart:

@@ -1,10 +1,10 @@
-"""What a person sees of a run: a live bar on a terminal, a line now and then elsewhere, one process speaking."""
+"""Progress display: a live bar on a terminal, periodic log lines otherwise. Rank 0 only."""
 
 import time
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from distgan.training.metrics import Record
+from distgan.training.metrics import MetricRecord
 from distgan.utils.parts_progress import duration
 from distgan.utils.terminal import TerminalConsole
 
@@ -66,8 +66,8 @@ class ProgressDisplay:
         if self._is_live:
             self._bar.update(self._task, completed=step, epoch=self._epoch(step))
 
-    def show(self, record: Record | None) -> None:
-        """The newest numbers, if there are any yet."""
+    def show(self, record: MetricRecord | None) -> None:
+        """Show the newest numbers, if there are any yet."""
         if record is None:
             return
         numbers = (record.d_loss, record.g_loss, record.images_per_s)
@@ -83,6 +83,6 @@ class ProgressDisplay:
             self.say(f"{counts}  {_LONG.format(*numbers)}  left {duration(left)}")
 
     def _epoch(self, step: int) -> str:
-        """The epoch that a step belongs to, counted from 1."""
+        """Return the epoch of a step, counted from 1."""
         epochs = -(-self.total_steps // self.steps_per_epoch)
         return f"{max(1, min(epochs, -(-step // self.steps_per_epoch)))}/{epochs}"

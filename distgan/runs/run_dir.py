@@ -45,11 +45,11 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
         probe.unlink()
         return folder
     except OSError as error:
-        raise UserError(f"--out {error.filename}: can't be written to ({error.strerror})", code="unwritable") from error
+        raise UserError(f"--out: not writable: {error.strerror} ({error.filename})", code="unwritable") from error
 
 
 def _before_restart(preset: str) -> Path | None:
-    """The folder that this launcher's processes had before it started them again (torchrun --max-restarts)."""
+    """Return the folder of this launcher's processes before a restart (torchrun --max-restarts)."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     for folder in sorted(Path("runs").glob(f"{preset}-*"), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -68,18 +68,17 @@ def _made(folder: Path) -> bool:
 
 
 def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
-    """Raises UserError for a folder that holds something, unless that is a run to resume."""
+    """Raise UserError for a folder with files, unless that is a run to resume."""
     folder = user_path(out, "--out")
     if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):
         return
     if not may_hold_run:
         raise UserError(
-            f"--out {out}: is there already and is not overwritten; name a new folder, or resume the run by "
-            "--resume auto",
-            code="exists",
+            f"--out: exists already and is not overwritten ({out}). Expected: a new folder, or --resume auto",
+            code="output-exists",
         )
     if not holds_run(folder):
-        raise UserError(f"--out {out}: holds no run to resume (no config.json); name a new folder", code="not-found")
+        raise UserError(f"--out: no run to resume there, no config.json ({out}). Expected: a new folder", code="no-run")
 
 
 def holds_run(folder: Path) -> bool:
@@ -95,7 +94,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Takes away what a killed process was writing or removing; only who holds the lock may."""
+    """Remove what a killed process was writing or removing; only the holder of the lock may."""
     for place in (folder, *(folder / name for name in ("checkpoints", "samples", "weights"))):
         for path in place.iterdir() if place.is_dir() else ():
             if is_leftover(path.name):
@@ -116,8 +115,8 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
             held.acquire(timeout=wait_s)
             return held
         except Timeout:
-            words = "wait for its end, stop it, or name another folder"
-            raise UserError(f"{holder or _holder(folder)}; {words}", code="exists") from None
+            remedy = "Expected: its end, or another folder"
+            raise UserError(f"{holder or _holder(folder)}. {remedy}", code="folder-in-use") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -126,9 +125,9 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
         marker.acquire(timeout=wait_s)
     except Timeout:
         raise UserError(
-            f"{holder or _holder(folder)}, by {folder / _MARKER}: wait for its end or, if it has ended, delete that "
-            "file (this file system has no locks: a holder that has ended can't be recognised)",
-            code="exists",
+            f"{holder or _holder(folder)}, by {folder / _MARKER}. Expected: its end or, if it has ended, that file "
+            "deleted (this file system has no locks: a holder that has ended can't be recognised)",
+            code="folder-in-use",
         ) from None
     return marker
 
@@ -136,12 +135,12 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
 def _holder(folder: Path) -> str:
     """Return who trains in the folder, in words."""
     status = read_status(folder)
-    return f"--out {folder}: process {status.get('pid', '?')} on {status.get('host', '?')} trains in it"
+    return f"--out: in use by process {status.get('pid', '?')} on {status.get('host', '?')} ({folder})"
 
 
 @contextmanager
 def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[], str]) -> Iterator[None]:
-    """status.json, from `running` to how the run ends: `done`, `stopped` (it can be resumed) or `failed`.
+    """Write status.json, from `running` to how the run ends: `done`, `stopped` (it can be resumed) or `failed`.
 
     `end_reason` is the reason of a run that is done before its last step, "" for another.
     Of a run that was killed it stays `running`. No resume depends on it, and so no full disk stops a run here.
@@ -179,7 +178,7 @@ def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[]
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Nothing where it is missing or damaged: it is for people and scripts, no resume depends on it."""
+    """Return status.json, {} if it is missing or damaged: no resume depends on it."""
     try:
         return read_json(folder / STATUS, 2**16)
     except UserError:

@@ -7,7 +7,7 @@ from distgan.distributed.runtime import STOP_POLL_STEPS
 
 
 class Due(NamedTuple):
-    """What is due after a step, in the order in which it is done."""
+    """Tasks that are due after a step, in the order in which they are done."""
 
     evaluate: bool
     log: bool
@@ -15,7 +15,7 @@ class Due(NamedTuple):
     sample: bool
     save: bool
     is_last: bool
-    # The cadence itself asks for the line of metrics, not only the end of the run: a resume keeps this line.
+    # The line of metrics is due by the cadence, not only at the end of the run: a resume keeps this line.
     log_is_kept: bool
 
 
@@ -61,8 +61,10 @@ class Cadence(NamedTuple):
         return min([self.last_step, *((step // every + 1) * every for every in intervals if every)])
 
     def due(self, step: int, *, is_stopping: bool = False) -> Due:
-        """Return what is due after `step` steps; `is_stopping` if the run is to end here, before its last
-        step: then it logs, samples and saves, as after its last step."""
+        """Return what is due after `step` steps.
+
+        `is_stopping`: the run ends here, before its last step, and logs, samples and saves as after its last one.
+        """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         ends_epoch, is_last = step_in_epoch == 0, is_stopping or step == self.last_step
         evaluate = _divides(self.eval_every_steps, step) or (

@@ -1,4 +1,4 @@
-"""What is trained: two networks, their optimizers, the moving average, and a step count."""
+"""State of a training: two networks, their optimizers, the moving average, and a step count."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from distgan.data.base import Dataset
 from distgan.data.clustering import cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
-from distgan.distributed.sync_batchnorm import synchronised
+from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
 from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
@@ -22,7 +22,7 @@ from distgan.training.noise import Noise
 
 @dataclass
 class Gan:
-    """`g` and `d` are the two networks in training; `share` is what this rank has of each batch.
+    """`g` and `d` are the two networks in training; `shard` is what this rank has of each batch.
 
     `noise` is what both draw from. `is_replicated`: whether BatchNorm's statistics too are the same on all ranks.
     """
@@ -30,7 +30,7 @@ class Gan:
     g: DDPNetwork
     d: DDPNetwork
     ema: Ema | None
-    share: BatchShard
+    shard: BatchShard
     noise: Noise
     is_replicated: bool = True
     step: int = 0
@@ -56,7 +56,7 @@ class Gan:
         return self.g.num_skipped + self.d.num_skipped
 
     def sampling_state(self, *, is_raw: bool = False) -> dict[str, Tensor]:
-        """The weights to draw samples with: the moving average where there is one, or G's own. All ranks call it."""
+        """Return the weights to draw samples with: the moving average, or G's own without one. All ranks call it."""
         if self.ema and not is_raw:
             return self.ema.network.state_dict()
         with self.g.full_params():
@@ -65,7 +65,7 @@ class Gan:
             return {key: value.clone() for key, value in weights.items()} if self.is_sharded else weights
 
     def labelled(self, dataset: Dataset) -> Dataset:
-        """The dataset with labels as the networks take them: of a clustered pair clusters, which G is to draw as often.
+        """Return the dataset with labels as the networks take them; clusters for a clustered pair.
 
         The same on every rank, without a word between them.
         """
@@ -75,7 +75,9 @@ class Gan:
         groups, num = counts.shape
         most = len(dataset.images) // groups
         if num > most:
-            raise UserError(f"--clusters {num}: of {len(dataset.images):,} images; allowed: at most {most}")
+            raise UserError(
+                f"--clusters: too many for {len(dataset.images):,} images ({num}). Expected: at most {most}"
+            )
         classes = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
         labels = cluster_within(dataset.images, classes, num)
         for network in (self.generator, self.ema.network if self.ema else self.generator):
@@ -83,12 +85,12 @@ class Gan:
         return dataset._replace(labels=labels)
 
     def networks(self) -> dict[str, nn.Module]:
-        """Each network by the name of its file."""
+        """Return each network by the name of its file."""
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         return networks | {"generator_ema": self.ema.network} if self.ema else networks
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as flat tensors on the CPU that later steps do not change.
+        """Return all that the next step depends on, as flat tensors on the CPU that later steps do not change.
 
         All ranks call it where `is_sharded`.
         """
@@ -104,32 +106,32 @@ class Gan:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor], step: int, where: str) -> None:
-        """The inverse of `state`. Raises UserError that names `where` for a state of other networks.
+        """Load the result of `state`. Raises UserError that names `where` for a state of other networks.
 
         A moving average that the state does not have starts at G's weights.
         """
-        if not below(tensors, "generator_ema"):
-            average = {f"generator_ema.{key}": value for key, value in below(tensors, "generator").items()}
+        if not tensors_below(tensors, "generator_ema"):
+            average = {f"generator_ema.{key}": value for key, value in tensors_below(tensors, "generator").items()}
             tensors = tensors | average
         found = getattr(self.generator, "cluster_counts", None)
         theirs = tensors.get("generator.cluster_counts")
         # Of a run that `labelled` has prepared. The networks know clusters by their numbers alone.
         if found is not None and theirs is not None and found.any() and not torch.equal(found.cpu(), theirs):
             raise UserError(
-                f"{where}: knows other clusters of the training images than this version of distgan finds; allowed on "
+                f"{where}: has other clusters of the training images than this version of distgan finds. Expected on "
                 "resume: the version that began the run",
-                code="bad-data",
+                code="wrong-weights",
             )
         for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
-            own = below(tensors, name)
+            own = tensors_below(tensors, name)
             with trained.full_params():
                 _check_trained(trained.module, own, f"{where}: {name}")
                 # Before the first step Adam has no moments, and so they are not in the file either.
-                adam = below(tensors, optim)
+                adam = tensors_below(tensors, optim)
                 moments = _moments(adam, trained.module, f"{where}: {optim}") if adam or step else []
             trained.load(own, moments)
         if self.ema:
-            average = below(tensors, "generator_ema")
+            average = tensors_below(tensors, "generator_ema")
             _check_trained(self.ema.network, average, f"{where}: generator_ema")
             self.ema.network.load_state_dict(average)
         self.step = step
@@ -144,27 +146,27 @@ class Gan:
 def build_gan(
     model: ModelConfig, optim: OptimConfig, seed: int, runtime: Runtime, *, sync_batch_norm: bool = True
 ) -> Gan:
-    """Both networks with weights drawn from `seed`, the same on every rank."""
+    """Build both networks with weights drawn from `seed`, the same on every rank."""
     torch.manual_seed(seed)
     generator, discriminator = (
         network.to(runtime.device).to(memory_format=runtime.memory_format)
         for network in (build_generator(model), build_discriminator(model))
     )
-    share = BatchShard(runtime.rank, runtime.world_size)
-    noise = Noise(generator.latent_shape, runtime.device, share)  # type: ignore[arg-type]  # Module's have no types
+    shard = BatchShard(runtime.rank, runtime.world_size)
+    noise = Noise(generator.latent_shape, runtime.device, shard)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
-        generator = synchronised(generator, share, runtime.device)
+        generator = convert_sync_batchnorm(generator, shard, runtime.device)
     draw_from(discriminator, noise)
     # Copied before it is wrapped, which puts autocast around the forward.
     ema = Ema(generator) if optim.ema_decay else None
-    g = runtime.trained("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
-    d = runtime.trained("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
+    g = runtime.wrap_network("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
+    d = runtime.wrap_network("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
     is_replicated = sync_batch_norm or runtime.world_size == 1
-    return Gan(g, d, ema, share, noise, is_replicated=is_replicated)
+    return Gan(g, d, ema, shard, noise, is_replicated=is_replicated)
 
 
 def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) -> Adam:
-    """On a GPU in one kernel, with its rate and its counter in device memory, as a graph needs.
+    """Build Adam; on a GPU fused, with rate and counter in device memory, as a graph needs.
 
     On a CPU a fused Adam rounds by where in memory an element lies, and ZeRO puts it elsewhere.
     """
@@ -172,7 +174,7 @@ def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) 
     if runtime.device.type != "cuda":
         return Adam(network.parameters(), lr=lr, betas=betas)
     rate = torch.tensor(lr, device=runtime.device)
-    # fp16's scaler can't tell whether a fused Adam has left out an update (accelerate #4242).
+    # fp16's scaler can't detect that a fused Adam has skipped an update (accelerate #4242).
     is_fused = runtime.precision != "fp16"
     return Adam(network.parameters(), lr=rate, betas=betas, fused=is_fused, capturable=True)
 
@@ -193,31 +195,30 @@ def check_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) ->
     for key, value in expected.items():
         if key not in tensors:
             raise UserError(
-                f"{where}: lacks the tensor {key}; allowed: the weights of the network in its config", code="bad-data"
+                f"{where}: lacks the tensor {key}. Expected: the weights of the network in its config",
+                code="wrong-weights",
             )
         found = tensors[key]
         if found.shape != value.shape:
             raise UserError(
-                f"{where}: {key} has the shape {list(found.shape)}; the network in its config has {list(value.shape)}",
-                code="bad-data",
+                f"{where}: {key} has the shape {list(found.shape)}. Expected, by its config: {list(value.shape)}",
+                code="wrong-weights",
             )
         if found.dtype != value.dtype and not (found.is_floating_point() and value.is_floating_point()):
             raise UserError(
-                f"{where}: {key} is of {str(found.dtype)[6:]}; the network in its config has {str(value.dtype)[6:]}",
-                code="bad-data",
+                f"{where}: {key} has the type {str(found.dtype)[6:]}. Expected, by its config: {str(value.dtype)[6:]}",
+                code="wrong-weights",
             )
     for key in tensors:
         if key not in expected:
-            raise UserError(f"{where}: {key[:80]!r} is no tensor of the network in its config", code="bad-data")
+            raise UserError(f"{where}: {key[:80]!r} is not a tensor of the network in its config", code="wrong-weights")
 
 
 def check_finite(tensors: dict[str, Tensor], where: str) -> None:
     """Raise UserError that names the first tensor with a number that is NaN or infinite, in float32 too."""
     for key, value in tensors.items():
         if value.is_floating_point() and not value.float().isfinite().all():
-            raise UserError(
-                f"{where}: {key} has numbers that are NaN or infinite; allowed: finite ones", code="bad-data"
-            )
+            raise UserError(f"{where}: {key} has non-finite values (NaN or infinite)", code="non-finite-values")
 
 
 def _check_trained(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -227,10 +228,10 @@ def _check_trained(network: nn.Module, tensors: dict[str, Tensor], where: str) -
 
 
 def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list[dict[str, Tensor]]:
-    """Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
+    """Return Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
     moments = []
     for name, parameter in network.named_parameters():
-        own = below(tensors, name)
+        own = tensors_below(tensors, name)
         shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
         for key, shape in shapes.items():
             if key not in own or own[key].shape != shape or not own[key].is_floating_point():
@@ -238,14 +239,15 @@ def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list
                 if key in own and not own[key].is_floating_point():
                     found += f" of {str(own[key].dtype)[6:]}"
                 raise UserError(
-                    f"{where}: {name}.{key} is {found}; allowed: a tensor of the shape {list(shape)}", code="bad-data"
+                    f"{where}: {name}.{key} is {found}. Expected: a tensor of the shape {list(shape)}",
+                    code="wrong-weights",
                 )
         moments.append(own)
     return moments
 
 
-def below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors whose key starts with `name.`, without it."""
+def tensors_below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors whose key starts with `name.`, without it."""
     return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
 
 
@@ -255,7 +257,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
-    """Raises TrainingFailed that names the first tensor that is not the same everywhere. All ranks call it."""
+    """Raise TrainingFailed that names the first tensor that differs between ranks. All ranks call it."""
     if runtime.world_size == 1:
         return
     with gan.g.full_params(), gan.d.full_params():
@@ -281,5 +283,5 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
 
 
 def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Changes with any one bit, and not with the order in which a device adds up."""
+    """Return a sum that changes with any one bit, and not with the order of addition."""
     return tensor.detach().contiguous().view(_BITS[tensor.element_size()]).sum(dtype=torch.int64)

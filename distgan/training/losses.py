@@ -14,35 +14,37 @@ Uniform = Callable[[], Tensor]
 
 
 def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Cross-entropy with real = 1 and fake = 0, the two means added (Goodfellow et al. 2014, eq. 1)."""
+    """Return the cross-entropy with real = 1 and fake = 0, both means added (Goodfellow et al. 2014, eq. 1)."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
 def bce_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
-    """The non-saturating loss: D's logits on fakes against 1 (Goodfellow et al. 2014, section 3)."""
+    """Return the non-saturating loss: D's logits on fakes against 1 (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-fake_logits).mean()
 
 
 def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Lim and Ye 2017; Miyato et al. 2018, eq. 16."""
+    """Return D's hinge loss (Lim and Ye 2017; Miyato et al. 2018, eq. 16)."""
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
 def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the critic's loss (Arjovsky et al. 2017, eq. 3)."""
     return fake_logits.mean() - real_logits.mean()
 
 
 def minus_mean(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """Return minus the mean logit of fakes: G's loss with hinge and Wasserstein."""
     return -fake_logits.mean()
 
 
 def relativistic(own_logits: Tensor, other_logits: Tensor) -> Tensor:
-    """Cross-entropy of "mine is the more real of each pair" (Jolicoeur-Martineau 2018): D's are real, G's are fake."""
+    """Return the relativistic pairing loss (Jolicoeur-Martineau 2018): D's own logits are real, G's are fake."""
     return F.softplus(other_logits - own_logits).mean()
 
 
 def _squared_gradient_norms(discriminator: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """|dD/dx|^2 of each image, (N,), differentiable once more."""
+    """Return |dD/dx|^2 of each image, (N,), differentiable once more."""
     images = images.detach().requires_grad_(True)
     logits = discriminator(images, labels)
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
@@ -50,7 +52,7 @@ def _squared_gradient_norms(discriminator: nn.Module, images: Tensor, labels: Te
 
 
 def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
-    """(|dD/dx| - 1)^2 at random points between real and fake (Gulrajani et al. 2017, eq. 3)."""
+    """Return (|dD/dx| - 1)^2 at random points between real and fake (Gulrajani et al. 2017, eq. 3)."""
     mix = uniform().view(-1, 1, 1, 1)
     squared = _squared_gradient_norms(discriminator, torch.lerp(real, fake, mix), labels)
     # The root has no derivative at 0, where a dead network would give NaN.
@@ -58,12 +60,12 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, label
 
 
 def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
-    """|dD/dx|^2 / 2 on real images (Mescheder et al. 2018, eq. 9); the weight is its gamma."""
+    """Return |dD/dx|^2 / 2 on real images (Mescheder et al. 2018, eq. 9); the weight is its gamma."""
     return _squared_gradient_norms(discriminator, real, labels).mean() / 2
 
 
 def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
-    """|dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
+    """Return |dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
     images, both = torch.cat([real, fake]), torch.cat([labels, labels])
     return _squared_gradient_norms(discriminator, images, both).mean()
 

@@ -1,4 +1,4 @@
-"""What is known of each step ahead of it: its rates, the weight of the moving average, the key of its noise."""
+"""Scalars of each step, known ahead: learning rates, the weight of the moving average, the key of the noise."""
 
 from copy import deepcopy
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class StepScalars(NamedTuple):
 class Schedule:
     """A table of `num` steps on the device, in the same memory all the time: a graph reads its line by a counter.
 
-    So no step has to bring a number of its own to the device, which would make the host wait.
+    So no step has to copy a scalar to the device, which would make the host wait.
     """
 
     def __init__(self, config: OptimConfig, seed: int, total_steps: int, device: torch.device, num: int = 512):
@@ -36,7 +36,7 @@ class Schedule:
         return StepScalars(self.keys[line], self.rates[line])
 
     def load(self, first: int) -> None:
-        """Makes the table that of the steps from `first` on."""
+        """Set the table to the steps from `first` on."""
         if first == self._first:
             return
         steps = range(first, first + self.num)
@@ -64,7 +64,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, generator: nn.Module, weight: Tensor) -> None:
-        """`weight` is that of the newest weights, 0-d on the device."""
+        """Move the average towards `generator`; `weight` is that of the newest weights, 0-d on the device."""
         average: list[Tensor] = list(self.network.parameters())
         newest: list[Tensor] = list(generator.parameters())
         towards = torch._foreach_sub(newest, average)

@@ -15,12 +15,12 @@ from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
 from distgan.utils.devices import AsyncHostCopy
-from distgan.utils.files import append_lines, metric_lines, write_whole
+from distgan.utils.files import append_lines, metric_lines, write_atomic
 
 _LINES_PER_APPEND = 1000  # to metrics.jsonl.old, so that memory stays bounded
 
 
-class Record(NamedTuple):
+class MetricRecord(NamedTuple):
     """A line of metrics.jsonl: means since the line before it, over all ranks."""
 
     step: int
@@ -62,19 +62,19 @@ class Pending(NamedTuple):
 class MetricLog:
     """`add` costs the device nothing but memory; `settle` waits for it.
 
-    On a GPU `write` waits for the line before: the device has then been told of the next steps already, and runs
+    On a GPU `write` waits for the line before: the next steps are queued on the device by then, and runs
     no more than a line ahead of what is known. `elapsed_s` is training alone. A line that the disk does not take is
     kept for later.
     """
 
     def __init__(
-        self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, tolerance: WriteErrorPolicy
+        self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, write_errors: WriteErrorPolicy
     ):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
         self.notice = {"data": notice} if notice else {}
-        self.tolerance = tolerance
+        self.write_errors = write_errors
         self.logged_step, self.num_lines = 0, 0  # up to and with the last line that a resume keeps
-        self.last: Record | None = None
+        self.last: MetricRecord | None = None
         self.quality: dict[str, Any] = {}  # what the judges found, of the last line
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
@@ -112,9 +112,9 @@ class MetricLog:
                 file.write(f"{text}\n".encode())
 
         self._keep_dropped((text for text, _ in kept()), math.inf if state is None else state.logged_step)
-        write_whole(self.path, write)
+        write_atomic(self.path, write)
         if num != self.num_lines:
-            self.tolerance.warn(f"{source}: has {num} of the {self.num_lines} lines up to step {self.logged_step}")
+            self.write_errors.warn(f"{source}: has {num} of the {self.num_lines} lines up to step {self.logged_step}")
 
     def _keep_dropped(self, kept: Iterator[str], until: float) -> None:
         """Add the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
@@ -139,14 +139,14 @@ class MetricLog:
         if dropped:
             append_lines(old, dropped)
         if is_lost:
-            self.tolerance.warn(f"{self.path}: had lines that the resumed run does not have; they are kept in {old}")
+            self.write_errors.warn(f"{self.path}: had lines that the resumed run does not have; they are kept in {old}")
 
     def start_clock(self) -> None:
         self._since = self._record_since = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """For anything slow that is not training."""
+        """Stop the clock for anything slow that is not training."""
         self._finish(0)
         self.runtime.wait()
         start = time.perf_counter()
@@ -160,12 +160,12 @@ class MetricLog:
         return self._elapsed_s + time.perf_counter() - self._since
 
     def add(self, stats: Tensor, images: int) -> None:
-        """The STATS of some steps, (K, 4) on the device, and their images over all ranks."""
+        """Add the STATS of some steps, (K, 4) on the device, and their images over all ranks."""
         self._stats.append(stats)
         self._images += images
 
     def settle(self, step: int) -> list[list[float]]:
-        """The STATS of each step since the last line, up to `step`, averaged over the ranks. All take part.
+        """Return the STATS of each step since the last line, up to `step`, averaged over ranks. All ranks call it.
 
         Raises TrainingFailed that names the first step whose numbers are not finite.
         """
@@ -174,11 +174,11 @@ class MetricLog:
             self._rows += self._checked(self._reading(), step)
         return self._rows
 
-    def write(self, step: int, *, is_kept: bool = True, quality: dict[str, Any] | None = None) -> Record | None:
-        """A line with the means since the last one; the last that is written, if any. All ranks take part.
+    def write(self, step: int, *, is_kept: bool = True, quality: dict[str, Any] | None = None) -> MetricRecord | None:
+        """Write a line with the means since the last one. Return the last written line. All ranks call it.
 
         A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
-        judges found, if they were asked. Raises TrainingFailed.
+        evaluation found, if there was one. Raises TrainingFailed.
         """
         self._pending.append(Pending(step, self._images, is_kept, self._reading(), quality or {}))
         self._images = 0
@@ -186,7 +186,7 @@ class MetricLog:
         return self.last
 
     def _reading(self) -> AsyncHostCopy:
-        """Sends for the numbers of the steps since the last line."""
+        """Start the copy of the numbers since the last line to the host."""
         stats, self._stats = self._stats, []
         return AsyncHostCopy(self.runtime.mean(torch.cat(stats)) if stats else torch.empty(0, len(STATS)))
 
@@ -199,7 +199,7 @@ class MetricLog:
         return rows
 
     def _finish(self, left: int) -> None:
-        """Writes the lines that are pending, but for the newest `left`."""
+        """Write the pending lines, but for the newest `left`."""
         while len(self._pending) > left:
             self._write(self._pending.pop(0))
 
@@ -209,7 +209,7 @@ class MetricLog:
         now = time.perf_counter()
         seconds = max(now - self._record_since, 1e-9)
         means = {name: sum(column) / len(rows) for name, column in zip(STATS, zip(*rows, strict=True), strict=True)}
-        record = Record(
+        record = MetricRecord(
             step=line.step,
             epoch=round(line.step / self.steps_per_epoch, 4),
             **means,
@@ -227,18 +227,20 @@ class MetricLog:
                 self._unwritten.append(json.dumps(values | self.notice))
                 self.flush()
         except OSError as error:
-            self.tolerance(error, "metrics are")
-        self.tolerance.illustrate(lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are")
+            self.write_errors(error, "metrics are")
+        self.write_errors.illustrate(
+            lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are"
+        )
 
     def flush(self) -> None:
-        """Raises OSError while the disk does not take the lines."""
+        """Append the lines that are not written yet. Raises OSError while the disk does not take them."""
         if self._unwritten:
             append_lines(self.path, self._unwritten)
             self._unwritten = []
 
 
 def _scalars(values: dict[str, Any]) -> dict[str, float]:
-    """What a tracker can draw: numbers, and those of each digit by itself."""
+    """Return what a tracker can plot: scalars, and per-digit values one by one."""
     lists = {key: value for key, value in values.items() if key.endswith("_digits")}
     each = {f"{key}/{digit}": number for key, row in lists.items() for digit, number in enumerate(row)}
     plain = {key: value for key, value in values.items() if isinstance(value, float) and key != "elapsed_s"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distgan.distributed.sharding import BatchShard
-from distgan.utils.counter_rng import _FIRST, _signed, counter_hash, counters, to_uniform
+from distgan.utils.counter_rng import counter_hash, counters, stream_key, to_uniform
 
 
 class Noise:
@@ -20,8 +20,8 @@ class Noise:
     masks of dropout have streams of their own: how many passes a step has does not change the next z.
     """
 
-    def __init__(self, latent_shape: tuple[int, ...], device: torch.device, share: BatchShard):
-        self.latent_shape, self.device, self.share = latent_shape, device, share
+    def __init__(self, latent_shape: tuple[int, ...], device: torch.device, shard: BatchShard):
+        self.latent_shape, self.device, self.shard = latent_shape, device, shard
         self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
         self.rows = torch.zeros(1, dtype=torch.int32, device=device)
         self._passes = self._draws = 0
@@ -42,24 +42,24 @@ class Noise:
         return self._kept_rows[rows, blocks, per_row]
 
     def begin_step(self, key: Tensor) -> None:
-        """Makes what is drawn from here on that of the step with this `step_key`, (2,) int32 on the device."""
+        """Begin the step with this `step_key`, (2,) int32 on the device: later draws are of it."""
         self._step_key, self._passes, self._draws = key, 0, 0
 
     def begin_forward(self) -> None:
-        """Before each pass through a network with dropout: other masks from here on."""
+        """Begin a forward pass with dropout: later masks are others."""
         self._passes += 1
-        self.key = self._step_key + _signed(2 * self._passes * _FIRST)
-        self.rows = self.share.row_indices(self.device)
+        self.key = stream_key(self._step_key, 2 * self._passes)
+        self.rows = self.shard.row_indices(self.device)
 
     def _draw(self, num: int) -> Tensor:
-        """The next numbers between 0 and 1 for this rank's rows, (N, num)."""
+        """Return the next numbers between 0 and 1 for this rank's rows, (N, num)."""
         self._draws += 1
-        key = self._step_key + _signed((2 * self._draws + 1) * _FIRST)
-        rows = self._row_counters(self.share.row_indices(self.device), 1, num)
+        key = stream_key(self._step_key, 2 * self._draws + 1)
+        rows = self._row_counters(self.shard.row_indices(self.device), 1, num)
         return to_uniform(counter_hash(rows, self._column_counters(num), key))
 
     def z(self) -> Tensor:
-        """The next z of this step for this rank's rows, (N, *latent_shape)."""
+        """Return the next z of this step for this rank's rows, (N, *latent_shape)."""
         num = math.prod(self.latent_shape)
         radius, angle = self._draw(2 * -(-num // 2)).chunk(2, dim=1)
         # Box and Muller 1958: two normals from two uniforms.
@@ -68,11 +68,11 @@ class Noise:
         return normals[:, :num].view(-1, *self.latent_shape)
 
     def uniform(self) -> Tensor:
-        """The next numbers between 0 and 1 of this step for this rank's rows, (N,)."""
+        """Return the next numbers between 0 and 1 of this step for this rank's rows, (N,)."""
         return self._draw(1).squeeze(1)
 
     def bits(self, shape: torch.Size, salt: int) -> Tensor:
-        """16 random bits an element as a number from -2**15, int16 or int32; (B * N, ...) for B blocks of the rows.
+        """Return 16 random bits per element from -2**15 on, int16 or int32; (B * N, ...) for B blocks of the rows.
 
         In memory the channels come last, as the images that it is for have them.
         """
@@ -96,5 +96,5 @@ class Noise:
 
 
 def _rows_of_blocks(rows: Tensor, block: Tensor) -> Tensor:
-    """Return a number of its own for each row (N,) of each block (B,), (B * N,)."""
+    """Return a distinct number for each row (N,) of each block (B,), (B * N,)."""
     return (rows * len(block) + block[:, None]).view(-1)

@@ -9,11 +9,11 @@ from contextlib import contextmanager, nullcontext
 
 from distgan.config.schema import Config
 from distgan.data.base import Dataset, load_dataset
-from distgan.data.loader import Batches, fewest_rows, global_batch_size
+from distgan.data.loader import Batches, global_batch_size, min_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Clock, Engine, build_engine
-from distgan.training.engines.graphs import Record
+from distgan.training.engines.graphs import Capture
 from distgan.training.gan import build_gan
 from distgan.training.losses import has_penalty, with_penalty_weight
 from distgan.utils.provenance import Startup
@@ -22,7 +22,7 @@ from distgan.utils.provenance import Startup
 class Session:
     """All ranks build it and call its methods. `config` is resolved: the data set and the precision are those in use.
 
-    `dataset` replaces the one that the config names. Raises UserError on all ranks for a mistake of one of them.
+    `dataset` replaces the one that the config names. Raises UserError on all ranks if one raises it.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Session:
         self.batches = Batches(
             self.gan.labelled(self.dataset),
             self.batch_size,
-            self.gan.share,
+            self.gan.shard,
             drop_last=config.data.drop_last,
             seed=config.run.seed,
             device=runtime.device,
-            fewest=fewest_rows(config, runtime.world_size),
+            fewest=min_batch_size(config, runtime.world_size),
             flip=config.data.flip,
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
@@ -65,16 +65,16 @@ class Session:
         return Cadence.of(self.config, self.steps_per_epoch, self.last_step, eval_every_steps)
 
     def build_engine(
-        self, *, total_steps: int | None = None, record: Record | None = None, clock: Clock = time.perf_counter
+        self, *, total_steps: int | None = None, capture: Capture | None = None, clock: Clock = time.perf_counter
     ) -> Engine:
         """Return what takes the steps, from `gan.step` on: call it after a resume.
 
-        `total_steps` replaces the run's own, for a benchmark that is shorter or longer. `record` replaces the capture
+        `total_steps` replaces the run's own, for a benchmark that is shorter or longer. `capture` replaces the capture
         of CUDA graphs, and `clock` what races are timed by.
         """
         last_step = self.last_step if total_steps is None else total_steps
         total = total_steps or self.total_steps
-        return build_engine(self.gan, self.batches, self.config, self.runtime, total, record, last_step, clock)
+        return build_engine(self.gan, self.batches, self.config, self.runtime, total, capture, last_step, clock)
 
 
 @contextmanager

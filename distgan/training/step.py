@@ -14,9 +14,9 @@ from distgan.training.lr_schedule import Schedule, StepScalars
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 
-# (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.share` holds. Tensors in, tensors out,
+# (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.shard` holds. Tensors in, tensors out,
 # all on the device, and no look at `gan.step`: so a graph may take this step for any other.
-# They are this rank's part of the whole batch's: the ranks' mean is that of all its images.
+# They are this rank's part of the global batch's: the ranks' mean is that of all its images.
 DeviceStep = Callable[[Tensor, Tensor, StepScalars], Tensor]
 
 # (real, labels, rows) of a Batch -> the same, and `gan.step` is the next one.
@@ -28,7 +28,7 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
     take, schedule = build_device_step(gan, config), Schedule(config, seed, total_steps, gan.device)
 
     def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
-        with gan.share.bind(rows):
+        with gan.shard.bind(rows):
             stats = take(real, labels, schedule.at(gan.step))
         gan.step += 1
         return stats
@@ -38,7 +38,7 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
 
 def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     """Return the device-only step of the configured loss and update order."""
-    G, D, share, noise = gan.g, gan.d, gan.share, gan.noise
+    G, D, shard, noise = gan.g, gan.d, gan.shard, gan.noise
     loss, order = LOSSES[config.loss], ORDERS[config.order]
     weight = penalty_weight(config)
 
@@ -48,16 +48,16 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         Also returns D's logits on the real images of each microbatch, for G's loss.
         """
         D.zero_grad()
-        stats, all_real_logits, whole = [], [], share.rows
+        stats, all_real_logits, batch_rows = [], [], shard.rows
 
         @cache
         def uniform() -> Tensor:
-            """Drawn for all parts at once, and only if the penalty asks."""
-            with share.bind(whole):
+            """Draw for all microbatches at once, and only if the penalty needs it."""
+            with shard.bind(batch_rows):
                 return noise.uniform()
 
-        for index, (own, part) in enumerate(share.microbatches(config.accumulate)):
-            with D.accumulating(is_last=index == config.accumulate - 1):
+        for index, (own, part) in enumerate(shard.microbatches(config.d_microbatches)):
+            with D.accumulating(is_last=index == config.d_microbatches - 1):
                 joined = torch.cat([real[own], fake[own]]), torch.cat([labels[own], labels[own]])
                 noise.begin_forward()
                 real_logits, fake_logits = D(*joined).chunk(2)
@@ -77,17 +77,19 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     def g_backward(fake: Tensor, labels: Tensor, all_real_logits: list[Tensor]) -> Tensor:
         """Accumulate G's gradients through a frozen D, whose own would be computed only to be thrown away.
 
-        In parts through D as well; G itself has the whole batch at once, as its BatchNorm needs.
+        By microbatches through D as well; G has the full batch at once, as its BatchNorm needs.
         """
         G.zero_grad()
         D.module.requires_grad_(False)
-        if config.accumulate == 1:
+        if config.d_microbatches == 1:
             noise.begin_forward()
-            g_loss = _weighted(loss.g_loss(D.module(fake, labels), all_real_logits[0]), share.weight)
+            g_loss = _weighted(loss.g_loss(D.module(fake, labels), all_real_logits[0]), shard.weight)
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
-            for (own, part), real_logits in zip(share.microbatches(config.accumulate), all_real_logits, strict=True):
+            for (own, part), real_logits in zip(
+                shard.microbatches(config.d_microbatches), all_real_logits, strict=True
+            ):
                 noise.begin_forward()
                 losses.append(loss.g_loss(D.module(leaf[own], labels[own]), real_logits) * part)
                 G.backward_to_leaf(losses[-1])
@@ -127,7 +129,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
 
 
 def _weighted(loss: Tensor, weight: float) -> Tensor:
-    """Return `loss * weight`. The weight of one process that has the whole batch is 1, and costs no kernel."""
+    """Return `loss * weight`. The weight of one process that has the full batch is 1, and costs no kernel."""
     return loss if weight == 1 else loss * weight
 
 

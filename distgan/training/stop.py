@@ -24,7 +24,7 @@ _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 class StopRequest:
-    """Catches what asks this process to stop; `reason` is to be looked at after each step.
+    """Catches requests to stop this process; check `reason` after each step.
 
     `seconds_left` is the time until the limit, None for none, and `limit` the reason that it then has. A second Ctrl-C
     raises KeyboardInterrupt wherever the process is.
@@ -61,7 +61,7 @@ class StopRequest:
             self._signum, self._caught_at = signum, now
 
     def reason(self) -> int:
-        """0 for none; else a signal, the limit or LAUNCHER_GONE."""
+        """Return 0 for none; else a signal, the limit or LAUNCHER_GONE."""
         if self._signum:
             return self._signum
         # Processes outlive a launcher that is killed; nobody would stop them.
@@ -82,7 +82,7 @@ def stop_error(reason: int, step: int, resume_hint: str) -> Stopped:
 
 
 def describe(reason: int) -> str:
-    """The reason in words, as they follow "stopped"."""
+    """Return the reason in words, as they follow "stopped"."""
     words = {
         SLURM_END: f"before the end of SLURM's job {os.environ.get('SLURM_JOB_ID')}",
         TIME_LIMIT: "before its time limit",
@@ -92,14 +92,14 @@ def describe(reason: int) -> str:
 
 
 def exit_code(reason: int) -> int:
-    """128 + the signal, as a shell has it; 75 for a limit of time. A launcher that is gone is a SIGTERM."""
+    """Return 128 + the signal, as a shell does; 75 for a time limit. A launcher that is gone counts as SIGTERM."""
     if reason in (SLURM_END, TIME_LIMIT):
         return OUT_OF_TIME
     return 128 + (signal.SIGTERM if reason == LAUNCHER_GONE else reason)
 
 
 def seconds(duration: str) -> float:
-    """`90s`, `1h30m`, `45:00` and `1-12:00:00` in seconds; DURATION says what is one."""
+    """Return `90s`, `1h30m`, `45:00` and `1-12:00:00` in seconds; DURATION is the pattern."""
     if duration[-1] in _UNITS:
         return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([dhms])", duration))
     days, _, clock = duration.rpartition("-")
@@ -110,12 +110,12 @@ def seconds(duration: str) -> float:
 
 
 def seconds_left(time_limit: str | None, started: float) -> float | None:
-    """Until a limit that counts from `started`, a time of time.time(); without one a SLURM job's own end."""
+    """Return the seconds until the limit from `started`, a time of time.time(); unset: a SLURM job's end."""
     return seconds(time_limit) - (time.time() - started) if time_limit else _slurm_seconds_left()
 
 
 def _slurm_seconds_left() -> float | None:
-    """Until SLURM ends the job that this is; None outside of one, or where it can't be told."""
+    """Return the seconds until SLURM ends this job; None outside of one, or if unknown."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return None
@@ -123,7 +123,7 @@ def _slurm_seconds_left() -> float | None:
         with suppress(ValueError):
             return float(end) - time.time()
     with suppress(OSError, subprocess.SubprocessError):
-        asked = ["squeue", "--noheader", "--job", job, "--format", "%L"]
-        left = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+        command = ["squeue", "--noheader", "--job", job, "--format", "%L"]
+        left = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
         return seconds(left) if re.match(DURATION, left) else None  # UNLIMITED, INVALID
     return None

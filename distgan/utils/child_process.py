@@ -24,7 +24,7 @@ def own_modules() -> dict[str, str]:
 
 
 def run_child(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]) -> bytes:
-    """Run a program to its end and return its stdout. Its whole process tree is gone when this returns or raises.
+    """Run a program to its end and return its stdout. Its process tree is gone when this returns or raises.
 
     Raises ChildFailed with its last words, or for one that is not done in time.
     """

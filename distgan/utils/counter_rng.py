@@ -11,20 +11,25 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed from a run's seed and whatever else it shall depend on, 63 bits."""
+    """Return a seed from a run's seed and whatever else it depends on, 63 bits."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def step_key(seed: int, step: int) -> tuple[int, int]:
-    """What everything that is drawn in a step comes from: two numbers of 32 bits, signed as int32 has them."""
+    """Return the key of all draws of a step: two numbers of 32 bits, signed as int32."""
     mixed = derive_seed(seed, "noise", step)
     return _signed(mixed), _signed(mixed >> 31)
 
 
 def _signed(number: int) -> int:
-    """The int32 of the same last 32 bits."""
+    """Return the int32 of the same last 32 bits."""
     return (number + 2**31) % 2**32 - 2**31
+
+
+def stream_key(key: Tensor, stream: int) -> Tensor:
+    """Return the key, (2,) int32, of a stream that is independent of other streams."""
+    return key + _signed(stream * _FIRST)
 
 
 def counters(indices: Tensor, stride: int) -> Tensor:
@@ -46,5 +51,5 @@ def counter_hash(rows: Tensor, columns: Tensor, key: Tensor, salt: int = 0) -> T
 
 
 def to_uniform(x: Tensor) -> Tensor:
-    """int32 as floats between 0 and 1, neither included: 24 bits, the middles of as many equal parts."""
+    """Return int32 as floats between 0 and 1, exclusive: 24 bits, the middles of equal intervals."""
     return ((x >> 8).bitwise_and_(0xFFFFFF).to(torch.get_default_dtype()) + 0.5) * 2.0**-24

@@ -1,4 +1,4 @@
-"""What is different on a GPU: which one is this process's, how it computes, how full it is."""
+"""GPU specifics: which one this process takes, how it computes, how full it is."""
 
 import os
 import platform
@@ -11,38 +11,38 @@ from distgan.utils.operating_system import peak_memory_bytes
 
 
 def device_named(name: str) -> torch.device:
-    """The device of a command that runs alone and outside Accelerate."""
+    """Return the device of a command that runs alone and outside Accelerate."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no CUDA device here; allowed here: cpu, auto", code="unavailable")
+        raise UserError("--device: no CUDA device here (cuda). Expected here: cpu, auto", code="no-gpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def take_gpu() -> None:
-    """Raises UserError where there are fewer GPUs than processes, which NCCL would tell much later."""
+    """Raise UserError if there are fewer GPUs than processes, which NCCL would report much later."""
     local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local_rank >= here:
         raise UserError(
-            f"LOCAL_RANK={local_rank}: more processes than the {here} GPUs of {platform.node()}; allowed: at most "
+            f"LOCAL_RANK: more processes than the {here} GPUs of {platform.node()} ({local_rank}). Expected: at most "
             f"{here}, or --device cpu",
-            code="launch",
+            code="launcher-conflict",
         )
     torch.cuda.set_device(local_rank)
 
 
 def choose_arithmetic(*, is_tf32: bool) -> None:
-    """torch's convolutions would take TF32 unasked; and for shapes that stay, the quickest of cuDNN's algorithms."""
+    """Set TF32, which torch's convolutions take by default, and the fastest cuDNN algorithms for fixed shapes."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
     torch.backends.cudnn.benchmark = True
 
 
 def wait(device: torch.device) -> None:
-    """For all that a GPU was told to do."""
+    """Wait for the work of a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Of a GPU, what torch has taken, the memory of graphs too; on a CPU, that of this process."""
+    """Return GiB: on a GPU what torch has allocated, graphs included; on a CPU of this process."""
     if device.type == "cuda":
         # What lies in a graph's own memory counts as allocated only during its capture.
         return torch.cuda.max_memory_reserved(device) / 2**30
@@ -53,7 +53,7 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def upload(values: Tensor, into: Tensor) -> None:
-    """Copies to a tensor on the device, after what is under way there. Only page-locked memory spares the wait."""
+    """Copy to a tensor on the device, after its pending work; page-locked memory avoids the wait."""
     into.copy_(values.pin_memory() if into.is_cuda else values, non_blocking=True)
 
 

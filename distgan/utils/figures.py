@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from distgan.errors import printable
-from distgan.utils.files import write_whole
+from distgan.utils.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def with_text(picture: Image.Image, above: str | None = None, below: str | None = None) -> Image.Image:
-    """The picture with a line of text over or under it; as wide as the text needs."""
+    """Return the picture with a line of text over or under it, as wide as the text needs."""
     if not above and not below:
         return picture
     above, below = (text and _one_line(text) for text in (above, below))
@@ -82,12 +82,12 @@ def with_text(picture: Image.Image, above: str | None = None, below: str | None 
 
 
 def named(frames: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
-    """Each picture under its name."""
+    """Return each picture under its name."""
     return [with_text(picture, above=name) for name, picture in frames]
 
 
 def timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Image.Image:
-    """All grids side by side with their names, in rows of at most `per_row`."""
+    """Return all grids side by side with their names, in rows of at most `per_row`."""
     pictures = named(frames)
     cell_w, cell_h = max(p.width for p in pictures) + 3 * GAP, max(p.height for p in pictures) + 3 * GAP
     columns = min(per_row, len(pictures))
@@ -101,7 +101,7 @@ def timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Ima
 def save_gif(
     file: BinaryIO, frames: Sequence[Image.Image], frame_s: float, last_s: float, comment: bytes = b""
 ) -> None:
-    """An endless animation that rests on its last frame."""
+    """Write an endless animation that rests on its last frame."""
     durations = [round(1000 * frame_s)] * (len(frames) - 1) + [round(1000 * last_s)]
     options = {"comment": comment} if comment else {}
     frames[0].save(file, "gif", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0, **options)
@@ -150,9 +150,9 @@ def new_figure(width: float, height: float, **options: Any) -> "Figure":
 
 
 def save_png(figure: "Figure", path: Path) -> None:
-    """Draw a figure and write it whole. Raises OSError that names `path`."""
+    """Draw a figure and write it atomically. Raises OSError that names `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    write_whole(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read within bounds; JSON, pydantic models and safetensors, checked."""
+"""Files: written atomically, read within bounds; JSON, pydantic models and safetensors, checked."""
 
 import errno
 import json
@@ -63,7 +63,7 @@ def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:
     return path.with_name(f"{start}{token_hex(4)}")
 
 
-def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
 
     A reader sees the old file or the new one, which has its mode. A link stays, and its target is written. An OSError
@@ -88,7 +88,7 @@ def write_whole(path: Path, content: bytes | Callable[[BinaryIO], object]) -> No
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """A new file whose bytes are on the disk when this returns. An OSError names `path`."""
+    """Write a new file and sync it to the disk. An OSError names `path`."""
     with _naming(path), path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -128,7 +128,7 @@ def set_aside(path: Path, ending: str) -> Path | None:
 
 
 def read_within(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. Raises UserError, and never waits or reads on.
+    """Read a regular file of at most `limit` bytes. Raises UserError; never blocks or reads on.
 
     A link is not followed, and a pipe, a device or a larger file is not read at all.
     """
@@ -141,10 +141,12 @@ def read_within(path: Path, limit: int) -> bytes:
     facts = os.fstat(handle)
     if not stat.S_ISREG(facts.st_mode):  # a folder can't even be opened as a file
         os.close(handle)
-        raise UserError(f"{path}: is no regular file", code="unreadable")
+        raise UserError(f"{path}: not a regular file", code="unreadable")
     with open(handle, "rb") as file:
         if facts.st_size > limit:
-            raise UserError(f"{path}: has {facts.st_size:,} bytes; allowed: at most {limit:,}", code="bad-data")
+            raise UserError(
+                f"{path}: too large ({facts.st_size:,} bytes). Expected: at most {limit:,}", code="damaged-file"
+            )
         try:
             return file.read(limit)
         except OSError as error:
@@ -160,9 +162,9 @@ def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str,
     try:
         value = json.loads(data, parse_constant=parse, parse_float=parse)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error})", code="bad-data") from error
+        raise UserError(f"{path}: not JSON ({error})", code="damaged-file") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: is no JSON object", code="bad-data")
+        raise UserError(f"{path}: not a JSON object", code="damaged-file")
     return value
 
 
@@ -183,7 +185,7 @@ def check_format(path: Path, values: dict[str, Any], version: int) -> None:
     """Raise UserError unless `format` in a file is the version that is read here."""
     if (found := values.get("format")) != version:
         raise UserError(
-            f"{path}: has the format {str(found)[:20]}; allowed: {version} (update distgan)", code="bad-data"
+            f"{path}: unknown format ({str(found)[:20]}). Expected: {version} (update distgan)", code="unknown-format"
         )
 
 
@@ -197,13 +199,14 @@ def read_environment(run: Path) -> dict[str, Any]:
 def parse_model(
     kind: type[M], values: dict[str, Any], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
 ) -> M:
-    """Return the values of a file as a model. Raises UserError `NAME: KEY below AT: what is wrong; allowed: RULE`."""
+    """Return the values of a file as a model. Raises UserError `NAME: KEY below AT: what is wrong. Expected: RULE`."""
     try:
         return kind.model_validate(values, strict=strict)
     except ValidationError as error:
-        raise UserError(
-            f"{name}: {first_mistake(error, at)}{f'; allowed: {rule}' if rule else ''}", code="bad-data"
-        ) from error
+        complaint = first_mistake(error, at)
+        if rule and "Expected" not in complaint:
+            complaint += f". Expected: {rule}"
+        raise UserError(f"{name}: {complaint}", code="damaged-file") from error
 
 
 def first_mistake(error: ValidationError, at: str = "") -> str:
@@ -219,16 +222,17 @@ def first_mistake(error: ValidationError, at: str = "") -> str:
     elif should:
         is_short = value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63)
         shown = repr(value)[:80] if is_short else f"a {type(value).__name__}"
-        words = f"{shown} is not allowed; allowed: {allowed.removeprefix('be ')}"
+        words = f"invalid value ({shown}). Expected: {allowed.removeprefix('be ')}"
     return f"{where}: {words}" if where else words
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write a value as indented JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
-    """Adds lines, or on a full disk none of them. An OSError names `path`."""
+    """Append lines, or on a full disk none of them. An OSError names `path`."""
     data = "".join(f"{line}\n" for line in lines).encode()
     with _naming(path), path.open("ab", buffering=0) as file:
         size = file.tell()
@@ -239,7 +243,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 def not_writable(path: object, error: OSError) -> UserError:
     """Return what to raise where --out can't be written to."""
-    return UserError(f"--out {path}: can't be written to ({error.strerror})", code="unwritable")
+    return UserError(f"--out: not writable: {error.strerror} ({path})", code="unwritable")
 
 
 def make_folder(folder: Path) -> None:
@@ -275,18 +279,17 @@ def output_file(out: str | Path, mark: bytes, what: str) -> Path:
     if path.is_symlink():
         path = Path(os.path.realpath(path))
         if path.is_symlink():
-            raise UserError(f"--out {out}: is a link to itself; allowed: a link to a file")
+            raise UserError(f"--out: is a link to itself ({out}). Expected: a link to a file", code="bad-path")
     if path.is_dir():
-        raise UserError(f"--out {out}: is a folder; allowed: a file in one")
+        raise UserError(f"--out: is a folder ({out}). Expected: a file in one", code="bad-path")
     if path.exists() and not (path.is_file() and _may_be_replaced(path, mark)):
         raise UserError(
-            f"--out {out}: is there already, and no {what}; allowed: a new file, or one of those", code="exists"
+            f"--out: exists already and is no {what} ({out}). Expected: a new file, or one of those",
+            code="output-exists",
         )
     if not path.parent.is_dir():
         raise UserError(
-            f"--out {out}: No such file or directory: there is no folder {path.parent}; allowed: a file in one that is "
-            "there",
-            code="not-found",
+            f"--out: no such folder: {path.parent} ({out}). Expected: a file in a folder that exists", code="not-found"
         )
     try:
         with tempfile.TemporaryFile(dir=path.parent):
@@ -334,11 +337,11 @@ def _safetensors(path: Path) -> Iterator[Any]:
         raise not_readable(path, error) from error
     except SafetensorError as error:
         reason = "".join(char for char in str(error)[:200] if char.isprintable())  # it quotes the file
-        raise UserError(f"{path}: is no whole safetensors file ({reason})", code="bad-data") from error
+        raise UserError(f"{path}: not a complete safetensors file ({reason})", code="damaged-file") from error
 
 
 def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield each line of a metrics.jsonl of any length in turn, None for one that is not whole."""
+    """Yield each line of a metrics.jsonl of any length in turn, None for an incomplete one."""
     if not path.is_file():
         return
     with path.open("rb") as file:
@@ -357,7 +360,7 @@ def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a metrics.jsonl, all together: of a short one."""
+    """Return the complete lines of a short metrics.jsonl."""
     return [line for line in metric_lines(path) if line is not None]
 
 

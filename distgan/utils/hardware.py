@@ -8,7 +8,7 @@ _BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # of a CPU's flags; the last is wha
 
 
 def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
+    """Return the processor's name if known."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -17,13 +17,13 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> set[str]:
-    """What its instructions are called, where the system tells it."""
+    """Return the names of its instruction sets if known."""
     path = Path("/proc/cpuinfo")
     return set(path.read_text().split()) if path.is_file() else set()
 
 
 def imitates_bf16() -> bool:
-    """Whether this CPU has no arithmetic in bfloat16: torch's is 17 times slower than float32 then (LOG.md)."""
+    """True if this CPU lacks bfloat16 arithmetic: torch's is 17 times slower than float32 then (LOG.md)."""
     flags = cpu_flags()
     return bool(flags) and not flags & _BF16
 
@@ -38,7 +38,8 @@ def has_native_bf16(*, is_cpu: bool) -> bool:
 
 
 def count_gpus() -> int:
+    """Return the number of CUDA devices, 0 without a driver."""
     import torch
 
-    with warnings.catch_warnings(action="ignore"):  # torch's own words on a driver; gpus() asks for them
+    with warnings.catch_warnings(action="ignore"):  # torch's warning about a driver; gpus() reports it
         return torch.cuda.device_count() if torch.cuda.is_available() else 0

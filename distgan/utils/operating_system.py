@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-# What asks a program to stop, as far as this system has it: Windows has the first two.
+# Signals that stop a program, as far as this system has them: Windows has the first two.
 STOP_SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
 )
@@ -86,6 +86,7 @@ class ProcessId(NamedTuple):
 
 
 def own_process_id() -> ProcessId:
+    """Return the id of this process, which differs from a later one of the same number."""
     import psutil
 
     return ProcessId(_machine(), os.getpid(), psutil.Process().create_time())

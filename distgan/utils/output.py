@@ -30,7 +30,7 @@ codecs.register_error(_ERRORS, _stand_in)
 class GuardedStream:
     """stdout or stderr. What nobody reads any more is dropped; a stdout that can't be written to is named.
 
-    On stderr no error counts: there is nobody left to tell.
+    Errors on stderr are ignored: nobody reads it any more.
     """
 
     def __init__(self, name: str, stream: Any):
@@ -56,8 +56,8 @@ class GuardedStream:
             self.is_broken = True
             if self.name == "stdout" and not isinstance(error, BrokenPipeError):
                 raise UserError(
-                    f"stdout: can't be written to ({error.strerror or error}); allowed: a terminal, a pipe or a file "
-                    "with room",
+                    f"stdout: not writable ({error.strerror or error}). Expected: a terminal, a pipe, or a file on a "
+                    "disk with space",
                     code="unwritable",
                 ) from error
 

@@ -12,5 +12,6 @@ def user_path(text: str | Path, flag: str = "") -> Path:
     except RuntimeError as error:
         name = f"{flag} {text}".strip()
         raise UserError(
-            f"{name}: there is no such home; allowed: a path, ~/ for your own home, ./~ for a name with ~"
+            f"{name}: no such home folder. Expected: a path, ~/ for your own home, ./~ for a name with ~",
+            code="bad-path",
         ) from error

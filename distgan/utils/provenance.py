@@ -26,13 +26,13 @@ class Startup:
         self.mark("imports")
 
     def mark(self, phase: str) -> None:
-        """Ends a phase."""
+        """End a phase."""
         now = time.time()
         self.phases[phase] = round(self.phases.get(phase, 0.0) + now - self._last, 3)
         self._last = now
 
     def finish(self) -> None:
-        """Ends the last phase, the first step; further calls do nothing."""
+        """End the last phase, the first step; further calls do nothing."""
         if not self.is_running:
             return
         self.mark("first_step")
@@ -41,6 +41,7 @@ class Startup:
 
 
 def describe_environment() -> dict[str, Any]:
+    """Return versions, command, time and git revision of this process."""
     return {
         "distgan": distgan.__version__,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -59,7 +60,7 @@ def _version(name: str) -> str | None:
 
 
 def git_revision() -> dict[str, Any] | None:
-    """The revision of the checkout that this code runs from, and whether it was changed since; else None."""
+    """Return the revision of this code's checkout and its uncommitted changes; None without git."""
     root = Path(distgan.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -56,7 +56,7 @@ class TerminalConsole(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """Be silent from here on: that nobody reads any more is no reason to stop."""
+        """Be silent from here on: nobody reads any more, which is no reason to stop."""
         self.quiet = True
 
     def render_str(self, text: str, **options: Any) -> Text:

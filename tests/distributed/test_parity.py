@@ -32,18 +32,18 @@ def test_three_processes_end_where_one_does(one_process: Path, tmp_path: Path) -
 
 
 def test_parts_give_the_update_of_the_whole_batch(one_process: Path) -> None:
-    """`cgan-reuse-3` differs from this in nothing but that it takes its batches in three parts."""
+    """`cgan-alternating-3` differs from this in nothing but that it takes its batches in three parts."""
     torch.set_num_threads(1)
     runtime = Runtime(ON_CPU)
     for model in ("vanilla", "cgan"):
-        for order in ("simultaneous", "reuse", "fresh"):
+        for order in ("simultaneous", "alternating", "alternating-fresh"):
             whole = train(Recipe(model=model, order=order, dropout=0.0, steps=10), runtime)
             parts = load_file(one_process / f"{model}-{order}-3.safetensors")
             assert weights_difference(whole, parts, set()) < 1e-5, (model, order)
             assert torch.allclose(whole["stats"], parts["stats"], rtol=1e-5, atol=1e-6)
 
 
-GRAPHED = ["cgan-fresh-1", "cgan-reuse-3", "float64-vanilla"]
+GRAPHED = ["cgan-alternating-fresh-1", "cgan-alternating-3", "float64-vanilla"]
 
 
 def test_two_processes_of_graphs_end_there_too(one_process: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

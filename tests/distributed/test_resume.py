@@ -7,10 +7,9 @@ import pytest
 import torch
 from helpers.forkserver import Ranks
 from helpers.launchers import assert_resume_on_other_numbers
-from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, quick
+from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, quick, refused
 
 from distgan.distributed.runtime import Runtime
-from distgan.errors import UserError
 
 
 def test_random_states_of_every_rank_come_back(ranks: Ranks, tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ def test_random_states_of_every_rank_come_back(ranks: Ranks, tmp_path: Path) -> 
     torch.rand(3)
     assert not torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
     for hostile in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(5056, dtype=torch.uint8)):
-        with pytest.raises(UserError, match="here: is no state of torch's generators"):
+        with refused("here: ... [damaged-checkpoint]"):
             runtime.load_random_states({"cpu": hostile}, "here")
 
 
@@ -45,7 +44,7 @@ def test_resume_refuses_another_batch_over_all_processes(distgan: Run, ranks: Ra
     flags = [*quick("run", "--per-rank-batch-size", 16)]
     del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
     ranks.ok(2, "train", *flags)
-    assert_user_error(distgan("train", *flags), "its batch over all processes is 32, here it is 16")
+    assert_user_error(distgan("train", *flags), "batch ... (32, here 16) ... [resume-mismatch]")
     distgan.ok("train", *quick("run"))  # --batch-size 32 is the same batch
 
 
@@ -57,4 +56,4 @@ def test_resume_keeps_the_launchers_precision(distgan: Run, run: Run, tmp_path: 
     distgan.ok("train", "--out", "run", "--max-steps", 8)
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
     result = distgan("train", *quick("run"))
-    assert_user_error(result, "[run] precision: 'no', but the run in run has 'bf16'")
+    assert_user_error(result, "[run] precision: ... 'bf16' ('fp32') ... [resume-mismatch]")

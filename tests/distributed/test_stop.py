@@ -8,7 +8,7 @@ import pytest
 from helpers.fake_bench import write_presets
 from helpers.forkserver import Ranks
 from helpers.launchers import LONG, TWO, assert_signal_to_launcher_saves, trains
-from helpers.runs import Start, checkpoint, ranks_of, wait_for
+from helpers.runs import Start, checkpoint, fits, ranks_of, wait_for
 
 from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
@@ -42,7 +42,7 @@ def test_a_terminals_ctrl_c_saves_under_torchrun(start: Start, tmp_path: Path) -
     wait_for(lambda: trains(tmp_path / "run"), process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=90)
-    assert "distgan: stopped by SIGINT at step" in err
+    assert fits("distgan: stopped ... SIGINT ... step", err)
     assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"] > 0
 
 

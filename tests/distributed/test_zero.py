@@ -8,7 +8,7 @@ import torch
 from helpers.forkserver import Ranks
 from helpers.launchers import assert_zero_launch_file_starts, needs_deepspeed
 from helpers.parity import ZERO_NAMES, ZERO_WITHOUT_PENALTY, train_matrix, weights_difference
-from helpers.runs import Run, assert_same_run, checkpoint, quick
+from helpers.runs import Run, assert_same_run, checkpoint, fits, quick
 from safetensors.torch import load_file
 
 
@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_with_and_without_deepspeed(ranks: Ranks, distgan:
     distgan.ok("train", *quick("mixed", *rates, "--max-steps", 2))
     for stage in (3, 2):
         ranks.ok(2, "train", *quick("mixed", *rates, "--zero-stage", stage, "--max-steps", 6 - stage))
-    assert "on 1 processes instead of 2" in distgan.ok("train", *quick("mixed", *rates)).stderr
+    assert fits("on 1 processes ... 2", distgan.ok("train", *quick("mixed", *rates)).stderr)
     (ours, _), (theirs, _) = checkpoint(tmp_path / "mixed"), checkpoint(tmp_path / "plain")
     assert weights_difference(ours, theirs, set()) < 1e-5
 

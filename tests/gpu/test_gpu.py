@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 # Losses after 50 steps, and weights: an engine against the eager one in float32, whose kernels may add in another
 # order. In bf16 the order of additions is worth a hundredth.
-LOSSES = {"no": 5e-3, "bf16": 1e-1}
-WEIGHTS = {"no": 2e-2, "bf16": 2e-1}
+LOSSES = {"fp32": 5e-3, "bf16": 1e-1}
+WEIGHTS = {"fp32": 2e-2, "bf16": 2e-1}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
     eager, other = Training(recipe, device="cuda"), Training(recipe, engine, device="cuda")
     ours, theirs = eager.to(STEPS), other.to(STEPS)
     if not (engine == "compile" and recipe in ("r1", "wgan-gp", "clustered")):  # second derivatives
-        assert other.build().choice.name == engine, other.build().choice.why
+        assert other.build().selection.name == engine, other.build().selection.why
     precision = ENGINE_RECIPES[recipe][2]
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[precision]
     assert largest_difference(eager.gan.state(), other.gan.state()) < WEIGHTS[precision]
@@ -67,12 +67,12 @@ def test_engines_take_the_eager_steps(recipe: str, engine: str) -> None:
 def test_a_graph_of_compiled_networks_takes_the_eager_steps(recipe: str) -> None:
     eager, graph = Training(recipe, device="cuda"), Training(recipe, "graph-compiled", device="cuda")
     ours, theirs = eager.to(STEPS), graph.to(STEPS)
-    assert graph.build().choice.name == "graph-compiled", graph.build().choice.why
+    assert graph.build().selection.name == "graph-compiled", graph.build().selection.why
     assert ((ours - theirs).abs() / (1 + ours.abs())).max() < LOSSES[ENGINE_RECIPES[recipe][2]]
 
 
 def test_auto_races_eager_and_graph() -> None:
-    choice = Training("cgan", "auto", device="cuda").build().choice
+    choice = Training("cgan", "auto", device="cuda").build().selection
     assert choice.step_s.keys() == {"eager", "graph"}
     assert choice.name == min(choice.step_s, key=lambda name: choice.step_s[name])
     assert choice.start_s["race"] < 5, "a second, and the first start of each"
@@ -98,9 +98,9 @@ def test_a_run_goes_on_with_another_engine() -> None:
             part.gan.load_state(state, step, "there")
         stats.append(part.to(end))
         state, step = part.gan.state(), end
-    assert ((torch.cat(stats) - expected).abs() / (1 + expected.abs())).max() < LOSSES["no"]
+    assert ((torch.cat(stats) - expected).abs() / (1 + expected.abs())).max() < LOSSES["fp32"]
     assert state is not None
-    assert largest_difference(straight.gan.state(), state) < WEIGHTS["no"]
+    assert largest_difference(straight.gan.state(), state) < WEIGHTS["fp32"]
 
 
 def test_steps_of_a_graph_wait_for_nothing() -> None:
@@ -143,7 +143,7 @@ def test_a_signal_stops_a_graphed_run_within_a_second(start: Start, tmp_path: Pa
     assert process.wait(30) == 143
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_launch_files_take_the_gpus(run: Run, tmp_path: Path, precision: str) -> None:
     num = min(2, torch.cuda.device_count())
     result = run.ok(*accelerate("multi_gpu" if num == 2 else "one_gpu"), *quick("run", "--precision", precision))

@@ -11,7 +11,7 @@ from distgan.training.gan import build_gan
 from distgan.training.step import build_step
 from helpers.runs import ON_CPU
 
-MODEL = ModelConfig(name="cgan", family="small", width=0.05)
+MODEL = ModelConfig(name="cgan", family="dcgan", width=0.05)
 CONFIG = Config(model=MODEL, optim=OptimConfig(ema_decay=0.9))
 
 

@@ -20,16 +20,16 @@ STEPS = 50
 # 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
 NUM_IMAGES, BATCH = 70, 8
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "vanilla": ({"name": "vanilla"}, {}, "no"),
-    "cgan": ({"name": "cgan"}, {"ema_decay": 0.9, "lr_schedule": "linear"}, "no"),
-    "simultaneous": ({"name": "cgan"}, {"order": "simultaneous", "lr_schedule": "linear"}, "no"),
-    "fresh": ({"name": "vanilla"}, {"order": "fresh", "ema_decay": 0.9}, "no"),
-    "r1": ({"name": "vanilla", "family": "small"}, {"loss": "r1"}, "no"),
-    "wgan-gp": ({"name": "cgan", "family": "small"}, {"loss": "wgan-gp", "order": "fresh"}, "no"),
+    "vanilla": ({"name": "vanilla"}, {}, "fp32"),
+    "cgan": ({"name": "cgan"}, {"ema_decay": 0.9, "lr_schedule": "linear"}, "fp32"),
+    "simultaneous": ({"name": "cgan"}, {"order": "simultaneous", "lr_schedule": "linear"}, "fp32"),
+    "fresh": ({"name": "vanilla"}, {"order": "alternating-fresh", "ema_decay": 0.9}, "fp32"),
+    "r1": ({"name": "vanilla", "family": "dcgan"}, {"loss": "r1"}, "fp32"),
+    "wgan-gp": ({"name": "cgan", "family": "dcgan"}, {"loss": "wgan-gp", "order": "alternating-fresh"}, "fp32"),
     "clustered": (
-        {"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan", "ema_decay": 0.9}, "no"
+        {"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan", "ema_decay": 0.9}, "fp32"
     ),
-    "parts": ({"name": "cgan", "family": "small"}, {"accumulate": 2, "ema_decay": 0.9}, "no"),
+    "parts": ({"name": "cgan", "family": "dcgan"}, {"d_microbatches": 2, "ema_decay": 0.9}, "fp32"),
     "bf16": ({"name": "vanilla"}, {"ema_decay": 0.9}, "bf16"),
     "colour": ({"name": "cgan", "family": "small"}, {"ema_decay": 0.9}, "no"),
     "unlabelled": ({"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan"}, "no"),
@@ -69,7 +69,9 @@ class Training:
 
     def build(self) -> Engine:
         if self.engine is None:
-            self.engine = self.session.build_engine(total_steps=self.total_steps, record=self.capture, clock=self.clock)
+            self.engine = self.session.build_engine(
+                total_steps=self.total_steps, capture=self.capture, clock=self.clock
+            )
         return self.engine
 
     def to(self, step: int, *, on_device: bool = False) -> Tensor:
@@ -97,7 +99,7 @@ def assert_graph_takes_eager_steps(recipe: str) -> None:
     """To the bit over 50 steps and five short last batches, dropout, moving average and schedule included."""
     eager, graph = Training(recipe), Training(recipe, "graph", capture=capture)
     ours, theirs = eager.to(STEPS), graph.to(STEPS)
-    assert graph.build().choice.name == "graph", graph.build().choice.why
+    assert graph.build().selection.name == "graph", graph.build().selection.why
     assert torch.equal(ours, theirs)
     assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
     assert len({tuple(row) for row in theirs.tolist()}) == STEPS, "no two replays are alike"
@@ -106,7 +108,7 @@ def assert_graph_takes_eager_steps(recipe: str) -> None:
 def assert_compiled_takes_eager_steps(recipe: str) -> None:
     eager, compiled = Training(recipe), Training(recipe, "compile")
     ours, theirs = eager.to(STEPS), compiled.to(STEPS)
-    assert compiled.build().choice.name == "compile", compiled.build().choice.why
+    assert compiled.build().selection.name == "compile", compiled.build().selection.why
     assert torch.allclose(ours, theirs, atol=1e-3)
     assert largest_difference(eager.gan.state(), compiled.gan.state()) < 1e-2
     assert not [key for key in compiled.gan.state() if "_orig_mod" in key]

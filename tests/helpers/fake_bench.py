@@ -23,7 +23,7 @@ vanilla = {max_fcd = 1000.0, min_share = 0, max_share = 1, min_recognisable = 0,
 
 TINY = """[model]
 name = "cgan"
-family = "small"
+family = "dcgan"
 width = 0.1
 [data]
 name = "digits"

@@ -46,7 +46,7 @@ class FakeCudaGraph(TorchDispatchMode):
 
 
 def capture(work: Callable[[], None], before_each: Callable[[], object]) -> Callable[[], None]:
-    """Warm up, capture `work`, and return what replays it: in the place of `graphs.CudaRecorder`."""
+    """Warm up, capture `work`, and return what replays it: in the place of `graphs.CudaGraphCapture`."""
     for _ in range(WARM_UP):
         before_each()
         work()

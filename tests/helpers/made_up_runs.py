@@ -162,7 +162,7 @@ def environment_of(**more: Any) -> dict[str, Any]:
         "started_at": "2026-11-26T01:09:23+00:00", "python": "3.11.7",
         "versions": {"torch": "2.14.1", "numpy": "2.4.6", "deepspeed": None},
         "git": {"revision": "c0a8072d2ef3", "is_dirty": True}, "device": "A processor", "device_type": "cpu",
-        "world_size": 1, "precision": "no", "threads": 2, "host": "vm", "platform": "Linux-6", "preset": "made-up",
+        "world_size": 1, "precision": "fp32", "threads": 2, "host": "vm", "platform": "Linux-6", "preset": "made-up",
         "engine": {"asked": "auto", "name": "eager", "why": "-", "start_s": {}},
         "data": {
             "name": "mnist", "notice": None, "warning": None, "source": "/data/MNIST/raw", "num_images": 60_000,
@@ -224,7 +224,7 @@ def make_run(
 
 def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path:
     """A run's folder with random weights: a generator, and a moving average that differs from it."""
-    config = Config(model=ModelConfig(name=name, family="small", width=0.1))
+    config = Config(model=ModelConfig(name=name, family="dcgan", width=0.1))
     (folder / "weights").mkdir(parents=True)
     for path in (folder / "config.json", folder / "weights" / "config.json"):
         path.write_text(config.model_dump_json())

@@ -9,7 +9,13 @@ from helpers import forkserver
 from helpers.forkserver import Ranks
 from helpers.parity_matrix import RECIPES
 
-ZERO_NAMES = ["vanilla-simultaneous-1", "cgan-reuse-3", "cgan-fresh-3", "odd-batch", "odd-batch-accumulate"]
+ZERO_NAMES = [
+    "vanilla-simultaneous-1",
+    "cgan-alternating-3",
+    "cgan-alternating-fresh-3",
+    "odd-batch",
+    "odd-batch-accumulate",
+]
 ZERO_WITHOUT_PENALTY = [name for name in ZERO_NAMES if RECIPES[name].loss == "bce"]
 
 # The last bias of D moves both means of its logits alike, so that its gradient in the Wasserstein loss is 0, and in the

@@ -33,9 +33,9 @@ class Recipe(NamedTuple):
     """`batch_size` 24 of 70 images leaves a last batch of 22, and 25 divides by no number of ranks here."""
 
     model: str = "cgan"
-    family: str = "small"
+    family: str = "dcgan"
     width: float = 0.1
-    order: str = "reuse"
+    order: str = "alternating"
     loss: str = "bce"
     accumulate: int = 1
     batch_size: int = 24
@@ -43,7 +43,7 @@ class Recipe(NamedTuple):
     ema: float = 0.0
     steps: int = 10
     dtype: torch.dtype = torch.float32
-    precision: str = "no"
+    precision: str = "fp32"
     clusters: int | None = None
     images: ImageSpec = MNIST_SPEC
     flip: bool = False
@@ -69,15 +69,15 @@ RECIPES = {
     ),
     "colour": Recipe(images=COLOUR, flip=True, dtype=torch.float64),
     "unlabelled": Recipe("vanilla", "clustered", clusters=5, images=UNLABELLED, loss="r3gan", dtype=torch.float64),
-    "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="fresh", accumulate=2, dropout=0.0),
+    "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="alternating-fresh", accumulate=2, dropout=0.0),
     # In float32 their Adam makes 1e-3 of rounding in as many steps.
-    "seed-vanilla": Recipe(model="vanilla", family="seed", width=1.0, steps=6, dtype=torch.float64),
-    "seed-cgan": Recipe(family="seed", width=1.0, steps=6, dtype=torch.float64),
+    "seed-vanilla": Recipe(model="vanilla", family="report2023", width=1.0, steps=6, dtype=torch.float64),
+    "seed-cgan": Recipe(family="report2023", width=1.0, steps=6, dtype=torch.float64),
     "bf16-vanilla": Recipe(model="vanilla", precision="bf16"),
     "bf16-cgan": Recipe(precision="bf16", accumulate=2, dropout=0.0),
     # What is left of the differences above where rounding is 10**9 times as fine.
-    "float64-vanilla": Recipe(model="vanilla", family="seed", width=0.1, dtype=torch.float64),
-    "float64-cgan": Recipe(family="seed", width=0.1, batch_size=25, dtype=torch.float64),
+    "float64-vanilla": Recipe(model="vanilla", family="report2023", width=0.1, dtype=torch.float64),
+    "float64-cgan": Recipe(family="report2023", width=0.1, batch_size=25, dtype=torch.float64),
     "float64-accumulate": Recipe(loss="wgan-gp", accumulate=3, dropout=0.0, dtype=torch.float64),
 }  # fmt: skip
 DEVICE = os.environ.get("PARITY_DEVICE", "cpu")
@@ -89,7 +89,7 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     model = ModelConfig(
         name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout, clusters=recipe.clusters
     )
-    optim = OptimConfig(order=recipe.order, loss=recipe.loss, accumulate=recipe.accumulate, ema_decay=recipe.ema)
+    optim = OptimConfig(order=recipe.order, loss=recipe.loss, d_microbatches=recipe.accumulate, ema_decay=recipe.ema)
     if ENGINE == "fake-graph":  # what a graph has instead of DDP, and on GPUs by itself
         runtime._trained = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)
     config = Config(
@@ -105,8 +105,8 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
         record = fake_cuda_graph.capture
         for group in gan.g.optim.param_groups + gan.d.optim.param_groups:
             group["lr"], group["fused"], group["foreach"] = torch.tensor(group["lr"]), True, False
-    engine = session.build_engine(total_steps=recipe.steps, record=record)
-    assert engine.choice.name == config.run.engine, engine.choice.why
+    engine = session.build_engine(total_steps=recipe.steps, capture=record)
+    assert engine.selection.name == config.run.engine, engine.selection.why
     stats = []
     while gan.step < recipe.steps:
         stats += runtime.mean(engine.advance(recipe.steps)[0])
@@ -124,7 +124,7 @@ def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int |
         AcceleratorState._reset_state(reset_partial_state=True)
         config = Config(
             run=RunConfig(device=DEVICE, threads=1, precision=precision, engine=ENGINE.replace("fake-graph", "eager")),
-            optim=OptimConfig(accumulate=accumulate),
+            optim=OptimConfig(d_microbatches=accumulate),
             processes=ProcessesConfig(timeout=60, zero=stage),
         )
         fitting = [name for name in names if _kind(name) == (accumulate, precision)]

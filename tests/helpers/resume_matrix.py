@@ -22,7 +22,7 @@ THIRDS = [[name for name in CASES if THIRD_OF[name] == third] for third in range
 def train(index: int, folder: str, *more: str) -> None:
     model, loss, order, schedule = list(CASES.values())[index]
     # Every other case has the report's networks, and every third no moving average.
-    family = ["--family", "seed", "--width", "0.02"] if index % 2 else ["--family", "small", "--width", "0.05"]
+    family = ["--family", "report2023", "--width", "0.02"] if index % 2 else ["--family", "dcgan", "--width", "0.05"]
     code = cli.main([
         *("train", "--preset", f"{model}-quick", *family, "--dropout", "0.3", "--loss", loss, "--order", order),
         *("--lr-schedule", schedule, "--ema-decay", "0" if index % 3 == 0 else "0.9", "--data", "digits"),

@@ -9,7 +9,7 @@ from distgan.benchmark.options import ScalingConfig
 def tiny(out: object = None, **more: Any) -> ScalingConfig:
     """Networks of milliseconds per step on the embedded digits."""
     settings: dict[str, Any] = {
-        "family": "small", "width": 0.1, "data": "digits", "device": "cpu", "batch_size": 32,
+        "family": "dcgan", "width": 0.1, "data": "digits", "device": "cpu", "batch_size": 32,
         "per_rank_batch_size": 16, "batch_sizes": [16, 32, 64], "processes": [1, 2], "steps": 2, "warmup": 1,
         "repeats": 2, "rounds": 1, "threads": 1, "out": None if out is None else str(out),
     }  # fmt: skip

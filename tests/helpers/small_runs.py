@@ -27,7 +27,7 @@ def small_config(out: Path, **run: Any) -> Config:
         "threads": 1,
     }  # fmt: skip
     return Config(
-        model=ModelConfig(name="cgan", family="small", width=0.05),
+        model=ModelConfig(name="cgan", family="dcgan", width=0.05),
         data=DataConfig(name="digits", batch_size=20),
         optim=OptimConfig(ema_decay=0.9),
         run=RunConfig(**(settings | run)),

@@ -80,7 +80,7 @@ def test_torchvision_of_another_torch(well: MonkeyPatch, tmp_path: Path, capsys:
     well.setattr(doctor, "failed_import", FAILED_IMPORT)
     versions = {"torch": "2.14.1+cpu", "torchvision": "0.29.1"}
     well.setattr(doctor, "_version", lambda name: versions.get(name, VERSION(name)))
-    with pytest.raises(CommandFailed, match=r"can't run here: torch$"):
+    with pytest.raises(CommandFailed, match=r": torch$"):
         doctor.examine(None)
     out = capsys.readouterr().out
     assert states(out)["torch"] == "problem"

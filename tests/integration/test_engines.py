@@ -10,7 +10,7 @@ import torch
 from helpers.engine_matrix import Training, assert_compiled_takes_eager_steps, assert_graph_takes_eager_steps
 from helpers.fake_cuda_graph import capture
 from helpers.launchers import needs_deepspeed
-from helpers.runs import MonkeyPatch, Run, newest, quick
+from helpers.runs import MonkeyPatch, Run, fits, newest, quick
 from torch._dynamo.utils import counters
 
 from distgan.training.engines import engine as engines
@@ -18,7 +18,7 @@ from distgan.training.engines.compiling import blocks_of, compile_blocks, num_op
 
 
 def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
-    assert "engine eager: on a CPU compiling takes long and gains nothing" in distgan("train", *quick("run")).stderr
+    assert fits("engine eager: ... CPU", distgan("train", *quick("run")).stderr)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["engine"]["asked"] == "auto"
     assert environment["engine"]["name"] == "eager"
@@ -28,7 +28,7 @@ def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) ->
 @needs_deepspeed
 def test_a_run_says_what_took_the_place_of_its_engine(distgan: Run, tmp_path: Path) -> None:
     result = distgan.ok("train", *quick("run", "--engine", "compile", "--zero-stage", 0))
-    assert "engine eager: compile was not taken: ZeRO 0 wraps the forward and backward passes itself" in result.stderr
+    assert fits("engine eager: compile ... ZeRO 0", result.stderr)
     engine = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
     assert (engine["asked"], engine["name"]) == ("compile", "eager")
 
@@ -47,7 +47,7 @@ def test_graph_compiled_inside(
     )
     graph.total_steps = eager.total_steps = 1_000_000
     assert torch.allclose(eager.to(20), graph.to(20), atol=1e-4)
-    choice = graph.build().choice
+    choice = graph.build().selection
     assert choice.name == name
     assert "2,000 microseconds per step" in choice.why
     assert f"{times[1] * 1e6:,.0f} microseconds" in choice.why
@@ -87,15 +87,15 @@ def test_a_second_derivative_is_left_to_the_eager_engine(quick_compiler: None) -
     """torch.compile has none."""
     eager, compiled = Training("r1"), Training("r1", "compile")
     assert torch.equal(eager.to(10), compiled.to(10))
-    assert compiled.build().choice.why.startswith("compile was not taken: RuntimeError")
+    assert compiled.build().selection.why.startswith("compile was not taken: RuntimeError")
 
 
 def test_a_second_derivative_is_left_to_graphs(quick_compiler: None) -> None:
     """What the compiler can't do is no reason to do without graphs, several times faster than the eager engine."""
     eager, compiled = Training("r1"), Training("r1", "graph-compiled", capture=capture)
     assert torch.equal(eager.to(10), compiled.to(10))
-    choice = compiled.build().choice
-    assert (choice.asked, choice.name, choice.is_fallback) == ("graph-compiled", "graph", True)
+    choice = compiled.build().selection
+    assert (choice.requested, choice.name, choice.is_fallback) == ("graph-compiled", "graph", True)
     assert choice.why.startswith("graph-compiled was not taken: RuntimeError")
 
 

@@ -18,9 +18,9 @@ TINY = ("--width", "0.1", "--data", "digits", "--batch-size", "32", "--rounds", 
 
 
 def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Path) -> None:
-    wrong = distgan("bench", "throughput", "--precision", "no,fp16", *TINY, "--out", "out")
+    wrong = distgan("bench", "throughput", "--precision", "fp32,fp16", *TINY, "--out", "out")
     assert_user_error(wrong, "--precision fp16: needs a CUDA device")
-    cells = ("--preset", "vanilla", "--precision", "no", "--batch-size", "64,17969")
+    cells = ("--preset", "vanilla", "--precision", "fp32", "--batch-size", "64,17969")
     made = distgan("bench", "throughput", *TINY, *cells, "--out", "out", "--profile")
     assert made.returncode == 1, made.stderr
     assert "1 of 2 cells have no speed" in made.stderr
@@ -58,7 +58,7 @@ def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Pat
     [
         ("pytorch", ("--preset", "cgan")),
         # With a penalty, clusters and a moving average, as in the fast presets.
-        ("accelerate", ("--preset", "vanilla-fast", "--clusters", "1", "--precision", "no")),
+        ("accelerate", ("--preset", "vanilla-fast", "--clusters", "1", "--precision", "fp32")),
     ],
 )
 def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path, loop: str, words: tuple[str, ...]) -> None:

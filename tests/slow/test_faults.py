@@ -13,7 +13,7 @@ from helpers.runs import InjectFault, Run
         ("kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3),
         ("hang", "distgan: rank 1 is silent for --timeout 5 s", 15),
         ("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3),
-        ("memory", "a higher --accumulate, or more --processes", 3),
+        ("memory", "a higher --d-microbatches, or more --processes", 3),
     ],
 )
 def test_culprit_has_the_last_word(

@@ -11,7 +11,7 @@ from helpers.runs import Run
 def test_one_two_one_process_is_the_unbroken_run(
     distgan: Run, ranks: Ranks, tmp_path: Path, data_flags: tuple[str, ...]
 ) -> None:
-    flags = ("--preset", "vanilla-quick", "--loss", "wgan-gp", "--order", "fresh", "--ema-decay", 0.9)
+    flags = ("--preset", "vanilla-quick", "--loss", "wgan-gp", "--order", "alternating-fresh", "--ema-decay", 0.9)
     assert_resume_on_other_numbers(distgan, ranks, tmp_path, (*data_flags, *flags))
 
 

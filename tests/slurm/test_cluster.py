@@ -81,8 +81,8 @@ def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
         ({}, "--epohcs: unknown flag, did you mean --epochs?"),
         ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV=/no/where: holds no bin/python on node"),
         ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP=/no/setup.sh: can't be read on node"),
-        ({"DISTGAN_GRACE": "soon"}, "DISTGAN_GRACE=soon: allowed: a whole number, 1 or more"),
-        ({"DISTGAN_PROCESSES_PER_NODE": "0"}, "DISTGAN_PROCESSES_PER_NODE=0: allowed: a whole number, 1 or more"),
+        ({"DISTGAN_GRACE": "soon"}, "DISTGAN_GRACE=soon: allowed: an integer, 1 or more"),
+        ({"DISTGAN_PROCESSES_PER_NODE": "0"}, "DISTGAN_PROCESSES_PER_NODE=0: allowed: an integer, 1 or more"),
         ({"DISTGAN_RUNS": "/dev/null"}, "/dev/null/cgan-"),
         ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "/usr/bin/env -i python3: is Python 3."),
     ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.runs import Capture, MonkeyPatch
 
-from distgan.errors import FAILED, exit_code_of
+from distgan.errors import FAILED, LESS_MEMORY, exit_code_of
 from distgan.utils.child_process import last_words
 
 
@@ -38,7 +38,7 @@ def test_too_little_memory_is_one_line_with_advice(
     assert exit_code_of(lambda: fails(error), less_memory="a smaller --num") == FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"distgan: {f'rank {rank}: ' if rank else ''}{type(error).__name__}: ")
-    assert line.endswith("; to need less: a smaller --num")
+    assert line.endswith(f"{LESS_MEMORY}a smaller --num")
     assert "--num" not in last_words(FAILED, line.encode()), "of a child, whose flags are others"
 
 
@@ -47,7 +47,7 @@ def test_a_bad_address_on_a_gpu_is_no_lack_of_memory(capsys: Capture) -> None:
     assert exit_code_of(lambda: fails(error), less_memory="a smaller --num") == FAILED
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
-    assert "to need less" not in said
+    assert LESS_MEMORY not in said
 
 
 def test_under_debug_too_little_memory_has_its_traceback(capsys: Capture) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.made_up_runs import weights
 from helpers.memory import at_most
-from helpers.runs import Capture, MonkeyPatch
+from helpers.runs import Capture, MonkeyPatch, fits
 from helpers.runs import refused as run_refused
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ import distgan.sample as sample_module
 from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.config.schema import ModelConfig
-from distgan.errors import UserError, outcome_of
+from distgan.errors import UserError, brackets, outcome_of
 from distgan.models.base import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
 from distgan.sample import WALK_STEPS, sample, slerp, walk
@@ -60,7 +60,7 @@ def test_images_are_the_generators(tmp_path: Path) -> None:
 
     run = weights(tmp_path / "run")
     arrays = draw(run, tmp_path / "a.npz", num=4, seed=5)
-    generator = build_generator(ModelConfig(name="cgan", family="small", width=0.1)).eval()
+    generator = build_generator(ModelConfig(name="cgan", family="dcgan", width=0.1)).eval()
     generator.load_state_dict(load_file(run / "weights" / "generator_ema.safetensors"))
     images = generator(sample_z(4, (100,), 5), torch.arange(4)).detach().numpy()[:, 0]
     assert np.abs(arrays["images"].astype(float) - (images + 1) * 127.5).max() <= 0.51
@@ -190,7 +190,7 @@ def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyP
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("distgan.sample.generate", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=600))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -208,7 +208,7 @@ def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyP
 def test_picture_that_nothing_opens_is_refused_before_it_is_drawn(
     tmp_path: Path, settings_: dict[str, Any], most: int | None
 ) -> None:
-    flag, run = "--num 100000" if most else "--classes", weights(tmp_path / "run")
+    flag, run = "--num ... 100000 ... [image-count]" if most else "--classes", weights(tmp_path / "run")
     with run_refused(flag, f"at most {most or 1_129:,} in a .png", ".npz", code="bad-value"):
         sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), **settings_))
 
@@ -217,7 +217,7 @@ def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch)
     assert (sample_module._MAX_SIDE, sample_module._MAX_PIXELS) <= (2**16 - 1, Image.MAX_IMAGE_PIXELS)
     monkeypatch.setattr(sample_module, "_MAX_SIDE", 2_000)
     run = weights(tmp_path / "run", notice="a notice")
-    with run_refused("--num 331", "at most 330 in a .png", code="bad-value"):
+    with run_refused("--num ... 331 ... [image-count]", "at most 330 in a .png", code="bad-value"):
         sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=331))
     sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=330))
     with Image.open(tmp_path / "a.png") as picture:
@@ -225,7 +225,7 @@ def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch)
 
 
 def test_animation_of_hours_is_refused(tmp_path: Path) -> None:
-    with run_refused("--num 100000", "at most 200 walks in a .gif", code="bad-value"):
+    with run_refused("--num ... 100000 ... [image-count]", "at most 200 walks in a .gif", code="bad-value"):
         sample(str(weights(tmp_path / "run")), SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
 
 
@@ -244,14 +244,14 @@ def test_own_files_are_replaced_and_others_are_not(tmp_path: Path, name: str) ->
     assert draw_one(0) == draw_one(0)
     for content in (b"precious", foreign(name)):
         out.write_bytes(content)
-        with run_refused(f"--out {out}", "is there already", code="exists"):
+        with run_refused(f"--out: ... {out}", "[output-exists]", code="exists"):
             draw_one(0)
         assert out.read_bytes() == content
     out.write_bytes(b"")  # as mktemp makes one: there is nothing to lose
     assert draw_one(0)
     out.unlink()
     os.mkfifo(out)
-    with run_refused(f"--out {out}", code="exists"):
+    with run_refused(f"--out: ... {out}", code="exists"):
         draw_one(0)
 
 
@@ -274,11 +274,11 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
         assert link.is_symlink()
         assert (tmp_path / "there" / "target.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "there" / "target.png").write_bytes(b"precious")
-    with run_refused(f"--out {link}", code="exists"):
+    with run_refused(f"--out: ... {link}", code="exists"):
         sample(str(run), SampleConfig(out=str(link), num=1))
     link.unlink()
     link.symlink_to(link)
-    with run_refused(f"--out {link}"):
+    with run_refused(f"--out: ... {link}"):
         sample(str(run), SampleConfig(out=str(link), num=1))
 
 
@@ -296,17 +296,17 @@ def refused(where: Path | str, out: Path | str = "x.png", **settings: object) ->
         sample(str(where), SampleConfig(out=str(out), **settings))
     assert "\n" not in str(error.value)
     assert not Path(out).exists()
-    return str(error.value)
+    return f"{error.value} {brackets(error.value)}"
 
 
 def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
     gan = weights(tmp_path / "gan", "vanilla")
-    assert "these weights know no labels" in refused(gan, classes=["1"])
-    assert "allowed: .png, .gif, .npz" in refused(gan, out="images.jpg")
-    assert ".gif together with --interpolate" in refused(gan, out="x.gif")
-    assert "nowhere: is not there" in refused("nowhere")
+    assert fits("--classes: ... [setting-not-applicable]", refused(gan, classes=["1"]))
+    assert fits("--out: ... (images.jpg) ... .png, .gif, .npz [bad-path]", refused(gan, out="images.jpg"))
+    assert fits("--out: ... (x.gif) ... --interpolate [conflicting-settings]", refused(gan, out="x.gif"))
+    assert fits("nowhere: ... [no-weights]", refused("nowhere"))
     (tmp_path / "empty").mkdir()
-    assert "empty: has no weights/generator.safetensors" in refused(tmp_path / "empty")
+    assert fits("empty: ... weights/generator.safetensors ... [no-weights]", refused(tmp_path / "empty"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -314,17 +314,17 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = run / "weights" / "generator_ema.safetensors"
     torch.manual_seed(0)
     for change, words in (
-        ({"width": 0.2}, r"stem.0.weight has the shape [1274, 110]; the network in its config has [637, 110]"),
-        ({"name": "vanilla"}, r"stem.0.weight has the shape [637, 100]; the network in its config has [637, 110]"),
-        ({"family": "seed"}, "main.0.weight has the shape"),
+        ({"width": 0.2}, "stem.0.weight ... [1274, 110] ... [637, 110] [wrong-weights]"),
+        ({"name": "vanilla"}, "stem.0.weight ... [637, 100] ... [637, 110] [wrong-weights]"),
+        ({"family": "report2023"}, "main.0.weight ... [wrong-weights]"),
     ):
-        settings = {"name": "cgan", "family": "small", "width": 0.1} | change
+        settings = {"name": "cgan", "family": "dcgan", "width": 0.1} | change
         save_file(build_generator(ModelConfig(**settings)).state_dict(), path)
         message = refused(run)
         assert str(path) in message
-        assert words in message or "stem.0.weight has the shape" in message
+        assert fits(words, message) or "stem.0.weight" in message
     save_file({"stem.0.weight": torch.zeros(637, 110)}, path)
-    assert "lacks the tensor" in refused(run)
+    assert fits("[wrong-weights]", refused(run))
 
 
 NAN, INF = float("nan"), float("inf")
@@ -336,11 +336,11 @@ NAN, INF = float("nan"), float("inf")
         ("stem.0.weight", lambda t: t.index_fill(1, torch.tensor([3]), NAN), "NaN or infinite"),
         ("stem.0.weight", lambda t: torch.full_like(t, -INF), "NaN or infinite"),
         ("stem.0.weight", lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "NaN or infinite"),
-        ("stem.0.weight", lambda t: (t * 10).to(torch.int32), "is of int32; the network in its config has float32"),
-        ("stem.0.weight", lambda t: t > 0, "is of bool"),
-        ("stem.0.weight", lambda t: t.to(torch.complex64), "is of complex64"),
+        ("stem.0.weight", lambda t: (t * 10).to(torch.int32), "int32 ... float32 ... [wrong-weights]"),
+        ("stem.0.weight", lambda t: t > 0, "[wrong-weights]"),
+        ("stem.0.weight", lambda t: t.to(torch.complex64), "complex64 ... [wrong-weights]"),
         ("stem.1.running_var", lambda t: t / 0, "NaN or infinite"),
-        ("stem.1.num_batches_tracked", lambda t: t.float(), "is of float32; the network in its config has int64"),
+        ("stem.1.num_batches_tracked", lambda t: t.float(), "float32 ... int64 ... [wrong-weights]"),
     ],
 )
 def test_weights_that_are_no_finite_numbers_are_refused(tmp_path: Path, key: str, change: Any, words: str) -> None:
@@ -357,7 +357,7 @@ def test_finite_weights_that_draw_no_numbers_are_refused(tmp_path: Path) -> None
     path = run / "weights" / "generator_ema.safetensors"
     own = load_file(path)
     save_file(own | {"stem.1.running_var": -torch.ones_like(own["stem.1.running_var"])}, path)
-    with run_refused("NaN or infinite", code="bad-data"):
+    with run_refused(code="non-finite-values"):
         sample(str(run), SampleConfig(out=str(tmp_path / "x.npz")))
     assert not (tmp_path / "x.npz").exists()
 
@@ -386,7 +386,7 @@ def test_the_moving_average_is_not_taken_for_the_raw_weights(
             sample(str(path), out)
     elif name == "mine":
         sample(str(path), out)
-        assert f"--no-ema: {path} does not say" in capsys.readouterr().err
+        assert f"--no-ema: {path} " in capsys.readouterr().err
     save_file(load_file(average), average, {"network": "generator_ema"})
     if by == "copy":
         shutil.copy(average, path)
@@ -400,7 +400,7 @@ def test_weights_in_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
     for where in (path, path.parent):
-        with run_refused(f"{path}: is no regular file", code="bad-data"):
+        with run_refused(f"{path}: ", code="bad-data"):
             sample(str(where), SampleConfig(out=str(tmp_path / "x.png")))
 
 
@@ -409,7 +409,7 @@ def test_large_file_of_other_tensors_is_not_read(tmp_path: Path) -> None:
     head = json.dumps({"a": {"dtype": "U8", "shape": [2**32], "data_offsets": [0, 2**32]}}).encode()
     path.write_bytes(len(head).to_bytes(8, "little") + head)
     os.truncate(path, 8 + len(head) + 2**32)
-    with at_most(100), run_refused(str(path), "lacks the tensor", code="bad-data"):
+    with at_most(100), run_refused(str(path), code="wrong-weights"):
         sample(str(path), SampleConfig(out=str(tmp_path / "x.png")))
 
 
@@ -450,7 +450,7 @@ def test_any_header_of_weights_is_one_clear_error(
     _, mistake = outcome_of(lambda: load_generator(str(tmp_path / "run"), ema=True))
     assert mistake or not cut
     if mistake:
-        assert (mistake.code, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)
+        assert (mistake.kind, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:100], lambda raw: b"", lambda raw: b"\xff" * 8 + raw[8:]])
@@ -458,13 +458,13 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: object) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "generator_ema.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert f"{path}: is no whole safetensors file" in refused(run)
+    assert fits(f"{path}: ... [damaged-file]", refused(run))
 
 
 def test_missing_and_damaged_config_are_refused(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "config.json"
     path.write_text(json.dumps({"model": {"name": "cgan", "wdth": 1}}))
-    assert "[model] wdth: unknown key, did you mean width?" in refused(run)
+    assert fits("[model] wdth: ... width ... [unknown-setting]", refused(run))
     path.unlink()
-    assert f"{path}: can't be read" in refused(run)
+    assert fits(f"{path}: ... [not-found]", refused(run))

@@ -12,7 +12,9 @@ def main() -> None:
     args = common.parse_args(__doc__)
     config, settings = args.config, args.config.optim
     torch.manual_seed(0)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.run.precision)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if config.run.precision == "bf16" else "no"
+    )
     device = accelerator.device
 
     generator, discriminator = common.build_networks(config)

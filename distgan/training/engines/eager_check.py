@@ -94,7 +94,7 @@ def _weights(gan: Gan) -> list[Tensor]:
 
 
 def _by_network(gan: Gan, updates: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The updates of parameters, which are compared; statistics of BatchNorm only have to be put back."""
+    """Yield the updates of parameters per network; statistics of BatchNorm are only restored."""
     left = iter(updates)
     for network in gan.networks().values():
         trained = {name for name, _ in network.named_parameters()}

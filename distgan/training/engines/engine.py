@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from distgan.config.registry import ENGINES
+from distgan.config.registry import AUTO, ENGINES
 from distgan.config.schema import Config
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
@@ -22,7 +22,7 @@ from distgan.training.engines.compiling import (
     uncompiled,
 )
 from distgan.training.engines.eager_check import Advance, Parity, measure_parity, preserve_state
-from distgan.training.engines.graphs import PER_REPLAY, CudaRecorder, Graphs, Record
+from distgan.training.engines.graphs import PER_REPLAY, Capture, CudaGraphCapture, Graphs
 from distgan.training.engines.selection import EngineSelection, EngineUnavailable, steps_to_race
 from distgan.training.gan import Gan
 from distgan.training.step import build_step
@@ -42,8 +42,8 @@ class Engine:
     `reference` does the same eagerly. Left as a context it lets go of its graphs, before which NCCL does not end.
     """
 
-    def __init__(self, choice: EngineSelection, reference: Advance, advance: Advance, graphs: Graphs | None = None):
-        self.choice, self.reference, self.advance = choice, reference, advance
+    def __init__(self, selection: EngineSelection, reference: Advance, advance: Advance, graphs: Graphs | None = None):
+        self.selection, self.reference, self.advance = selection, reference, advance
         self._graphs = graphs
 
     def __enter__(self) -> "Engine":
@@ -60,29 +60,29 @@ def build_engine(
     config: Config,
     runtime: Runtime,
     total_steps: int,
-    record: Record | None = None,
+    capture: Capture | None = None,
     last_step: int | None = None,
     clock: Clock = time.perf_counter,
 ) -> Engine:
-    """Return the engine that the config asks for, or the eager one and the reason. All ranks call it, after a resume.
+    """Return the requested engine, or the eager one and the reason. All ranks call it, after a resume.
 
-    `total_steps` are those of the schedule, of which this run ends at `last_step` if given. A graph is recorded by
-    `record`, which is CUDA's own unless given, and engines are raced by `clock`.
+    `total_steps` are those of the schedule, of which this run ends at `last_step` if given. A graph is captured by
+    `capture`, which is CUDA's own unless given, and engines are raced by `clock`.
     """
-    trial = Trial(gan, batches, config, runtime, total_steps, record, last_step, clock)
-    asked = config.run.engine
+    trial = Trial(gan, batches, config, runtime, total_steps, capture, last_step, clock)
+    requested = config.run.engine
     if trial.steps_left <= 0:
         return trial.eager_engine("no step is left")
     try:
-        return ENGINES[asked].build(trial)
+        return ENGINES[requested].build(trial)
     except EngineUnavailable as error:
         uncompile(gan)
-        wanted = "graph" if asked == "auto" else asked
+        wanted = "graph" if requested == AUTO else requested
         return trial.eager_engine(f"{wanted} was not taken: {error}", is_fallback=True)
 
 
 class Trial:
-    """What an engine is built of, and what it is tried with. All ranks call each method; no state of `gan` changes.
+    """Parts of an engine and attempts with it. All ranks call each method; no state of `gan` changes.
 
     `take` takes one step by the networks as they are, compiled or not; `eager` by networks that are not compiled.
     """
@@ -94,15 +94,15 @@ class Trial:
         config: Config,
         runtime: Runtime,
         total_steps: int,
-        record: Record | None,
+        capture: Capture | None,
         last_step: int | None,
         clock: Clock,
     ):
         self.gan, self.batches, self.config, self.runtime, self.clock = gan, batches, config, runtime, clock
         self.total_steps = total_steps
         self.steps_left = (total_steps if last_step is None else last_step) - gan.step
-        self.can_record = record is not None or runtime.device.type == "cuda"
-        self._record = record
+        self.can_capture = capture is not None or runtime.device.type == "cuda"
+        self._capture = capture
         self._step = build_step(gan, config.optim, config.run.seed, total_steps)
         self._start_s: dict[str, float] = {}
         self._step_s: dict[str, float] = {}
@@ -123,16 +123,16 @@ class Trial:
     # -- results --------------------------------------------------------------------------------------
 
     def eager_engine(self, why: str, *, is_fallback: bool = False) -> Engine:
-        return Engine(self._choice("eager", why, is_fallback), self.take, self.take)
+        return Engine(self._selection("eager", why, is_fallback), self.take, self.take)
 
     def engine(self, name: str, why: str, graphs: Graphs | None = None, *, is_fallback: bool = False) -> Engine:
         """Return the engine that replays `graphs`, or takes the steps by compiled networks."""
         advance = self.take if graphs is None else graphs.advance
-        return Engine(self._choice(name, why, is_fallback), self.eager, advance, graphs)
+        return Engine(self._selection(name, why, is_fallback), self.eager, advance, graphs)
 
-    def _choice(self, name: str, why: str, is_fallback: bool) -> EngineSelection:
-        asked, parity = self.config.run.engine, self._parities.get(name)
-        return EngineSelection(asked, name, why, is_fallback, self._start_s, self._step_s, parity)
+    def _selection(self, name: str, why: str, is_fallback: bool) -> EngineSelection:
+        requested, parity = self.config.run.engine, self._parities.get(name)
+        return EngineSelection(requested, name, why, is_fallback, self._start_s, self._step_s, parity)
 
     # -- attempts, which succeed on all ranks or raise on all -----------------------------------------
 
@@ -196,10 +196,10 @@ class Trial:
         """Return graphs of the step with the networks as they are. Raises EngineUnavailable."""
 
         def attempt() -> Graphs:
-            if self._record is None:
-                self._record = CudaRecorder()
+            if self._capture is None:
+                self._capture = CudaGraphCapture()
             with preserve_state(self.gan, self.batches):
-                return Graphs(self.gan, self.batches, self.config, self.total_steps, self._record)
+                return Graphs(self.gan, self.batches, self.config, self.total_steps, self._capture)
 
         return self._on_all_ranks("capture", attempt)
 
@@ -225,7 +225,7 @@ class Trial:
         """
 
         def seconds_per_step(*counts: int) -> float:
-            """Of the last of so many steps each: those before it warm up."""
+            """Return the seconds of the last of so many steps each; those before it warm up."""
             began = 0.0
             with preserve_state(self.gan, self.batches):
                 for count in counts:

@@ -21,11 +21,11 @@ WARM_UP = 3
 
 # (work, before) -> a call that does the work again, in the same memory. It is done a few times for that, each time
 # after `before`.
-Record = Callable[[Callable[[], None], Callable[[], object]], Callable[[], object]]
+Capture = Callable[[Callable[[], None], Callable[[], object]], Callable[[], object]]
 
 
-class CudaRecorder:
-    """Captures on a stream of its own, into memory that all of its graphs share: none outlives a replay."""
+class CudaGraphCapture:
+    """Capture on a separate stream, into memory that its graphs share: no tensor in it outlives a replay."""
 
     def __init__(self) -> None:
         self.stream = torch.cuda.Stream()
@@ -39,7 +39,7 @@ class CudaRecorder:
                 work()
         torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads, NCCL's watchdog for one, may ask the device what they like meanwhile.
+        # Other threads, NCCL's watchdog for one, may query the device meanwhile.
         capture = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
         with no_garbage_collection(), capture:
             work()
@@ -66,7 +66,7 @@ class Graphs:
     built in `preserve_state`, after a resume: what is captured is the memory of weights and Adam's state.
     """
 
-    def __init__(self, gan: Gan, batches: Batches, config: Config, total_steps: int, record: Record):
+    def __init__(self, gan: Gan, batches: Batches, config: Config, total_steps: int, capture: Capture):
         self.gan, self.batches = gan, batches
         self.take = build_device_step(gan, config.optim)
         num = batches.steps_per_epoch
@@ -74,7 +74,7 @@ class Graphs:
         self.cursor = torch.zeros((), dtype=torch.int64, device=gan.device)
         self.stats = torch.zeros(PER_REPLAY, len(STATS), device=gan.device)
         # Of a full batch: those before the one in hand are full, so its first row lies at cursor * width.
-        self.width = gan.share.local_slice(range(batches.size)).stop
+        self.width = gan.shard.local_slice(range(batches.size)).stop
         self.row_indices = torch.arange(self.width, device=gan.device)
         self._at = -1  # the step that the cursor stands at
         is_short = len(batches.rows(num - 1)) < batches.size
@@ -84,14 +84,14 @@ class Graphs:
             is_last = index >= self.num_full
             if (is_last or index + count <= self.num_full) and (is_last, count) not in self.replays:
                 enter = partial(self.cursor.fill_, index)
-                self.replays[is_last, count] = record(partial(self._work, index, count), enter)
+                self.replays[is_last, count] = capture(partial(self._work, index, count), enter)
 
     def release(self) -> None:
         """Let go of what was captured, and of its memory."""
         self.replays.clear()
 
     def advance(self, limit: int) -> tuple[Tensor, int]:
-        """As an engine's: one step or PER_REPLAY, none past `limit`, and no wait for the device."""
+        """Take one step or PER_REPLAY, none past `limit`, without waiting for the device."""
         step = self.gan.step
         epoch, index = divmod(step, self.batches.steps_per_epoch)
         self.batches.load(epoch)
@@ -110,10 +110,10 @@ class Graphs:
         return self.stats[:count].clone(), sum(len(self.batches.rows(index + more)) for more in range(count))
 
     def _work(self, index: int, count: int) -> None:
-        """Steps from the cursor on, with the rows of the batch at `index`."""
+        """Take steps from the cursor on, with the rows of the batch at `index`."""
         rows = self.batches.rows(index)
-        share = self.gan.share
-        local = share.local_slice(rows)
+        shard = self.gan.shard
+        local = shard.local_slice(rows)
         row_indices = self.row_indices[: local.stop - local.start]
         for slot in range(count):
             own = self.batches.order.index_select(0, row_indices + self.cursor * self.width)
@@ -122,6 +122,6 @@ class Graphs:
                 self.schedule.keys.index_select(0, line).squeeze(0),
                 self.schedule.rates.index_select(0, line).squeeze(0),
             )
-            with share.bind(rows):
+            with shard.bind(rows):
                 self.stats[slot].copy_(self.take(*self.batches.take(own), now))
             self.cursor.add_(1)

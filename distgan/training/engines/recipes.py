@@ -11,7 +11,8 @@ from distgan.training.losses import penalty_weight
 
 
 def build_eager(trial: Trial) -> Engine:
-    return trial.eager_engine("as asked")
+    """Return eager steps."""
+    return trial.eager_engine("as requested")
 
 
 def build_compiled(trial: Trial) -> Engine:
@@ -19,7 +20,7 @@ def build_compiled(trial: Trial) -> Engine:
     trial.check_supported()
     trial.compile()
     trial.check("compile", trial.take)
-    return trial.engine("compile", "as asked")
+    return trial.engine("compile", "as requested")
 
 
 def build_fastest(trial: Trial) -> Engine:
@@ -27,7 +28,7 @@ def build_fastest(trial: Trial) -> Engine:
 
     Raises EngineUnavailable where a run that a graph could take can't be captured.
     """
-    if not trial.can_record:
+    if not trial.can_capture:
         return trial.eager_engine("on a CPU compiling takes long and gains nothing")
     if reason := trial.unsupported_reason():
         return trial.eager_engine(f"no graph can take the steps: {reason}")
@@ -47,7 +48,7 @@ def build_graph(trial: Trial) -> Engine:
     graphs = _checked_graphs(trial, "graph")
     with _released_on_failure(graphs):
         graph_s = trial.race("graph", graphs.advance)
-    return _compiled_where_it_pays(trial, graphs, graph_s, f"as asked; {_us(graph_s)} per step")
+    return _compiled_where_it_pays(trial, graphs, graph_s, f"as requested; {_us(graph_s)} per step")
 
 
 def build_graph_compiled(trial: Trial) -> Engine:
@@ -55,7 +56,7 @@ def build_graph_compiled(trial: Trial) -> Engine:
     trial.check_supported()
     try:
         trial.compile()
-        return trial.engine("graph-compiled", "as asked", _checked_graphs(trial, "graph-compiled"))
+        return trial.engine("graph-compiled", "as requested", _checked_graphs(trial, "graph-compiled"))
     except EngineUnavailable as error:
         uncompile(trial.gan)
         why = f"graph-compiled was not taken: {error}"

@@ -22,13 +22,13 @@ class EngineUnavailable(Exception):
 
 @dataclass
 class EngineSelection:
-    """`asked` by the config, `name` that runs, and `why` that one; `is_fallback` if the one asked for is unavailable.
+    """`requested` by the config, `name` that runs, and `why` that one; `is_fallback` if it stands in for the requested.
 
     `start_s`: seconds that "compile", "capture", "check" and "race" took. `step_s`: seconds per step of each engine
     that was raced, on the slowest rank. `parity`: how near the steps of the one that runs are to the eager ones.
     """
 
-    asked: str
+    requested: str
     name: str
     why: str
     is_fallback: bool = False
@@ -40,8 +40,8 @@ class EngineSelection:
         return _sentence(self.name, self.why)
 
     def describe(self) -> dict[str, Any]:
-        """For environment.json and the results of a benchmark."""
-        facts = {"asked": self.asked, "name": self.name, "why": self.why, "is_fallback": self.is_fallback}
+        """Return the selection for environment.json and the results of a benchmark."""
+        facts = {"asked": self.requested, "name": self.name, "why": self.why, "is_fallback": self.is_fallback}
         facts |= {"start_s": self.start_s, "step_s": self.step_s}
         return facts | ({"check": str(self.parity)} if self.parity else {})
 

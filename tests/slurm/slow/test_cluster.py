@@ -264,7 +264,7 @@ def test_in_a_container_after_a_setup_of_others(slurm: Cluster, tmp_path: Path) 
 
 def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(
-        '[model]\nname = "cgan"\nfamily = "small"\nwidth = 0.1\n[data]\nname = "digits"\nbatch_size = 64\n'
+        '[model]\nname = "cgan"\nfamily = "dcgan"\nwidth = 0.1\n[data]\nname = "digits"\nbatch_size = 64\n'
         "[run]\nepochs = 2\n"
     )
     (tmp_path / "easy.toml").write_text(
@@ -299,7 +299,7 @@ def test_an_array_of_seeds_ends_in_one_summary(slurm: Cluster, tmp_path: Path) -
 def test_a_benchmark_runs_on_one_node(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit(
         "--gpus-per-node=0", script("bench"), "--model", "cgan", "--batch-size", 16, "--engine", "eager",
-        "--precision", "no", "--steps", 1, "--repeats", 5, "--rounds", 1, "--data", "digits", "--width", 0.1,
+        "--precision", "fp32", "--steps", 1, "--repeats", 5, "--rounds", 1, "--data", "digits", "--width", 0.1,
     )  # fmt: skip
     assert job.end(200) == "COMPLETED", job.log()
     assert (tmp_path / "runs" / f"bench-{job.number}" / "results.json").exists()

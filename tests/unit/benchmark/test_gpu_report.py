@@ -114,8 +114,9 @@ def cell(
     gate = {"losses": 0.0, "weights": 0.0, "passed": True, "seconds": 1.0}
     run = {"engine": ran, "gate": gate, "build_s": {}, "start_s": {}}
     made = {
-        "id": name, "contender": "distgan", "model": model, "engine": asked, "precision": precision, "order": "reuse",
-        "batch_size": int(size), "status": "ok", "why": None, "runs": [run], "epoch_s": spread, "host_epoch_s": spread,
+        "id": name, "contender": "distgan", "model": model, "engine": asked, "precision": precision,
+        "order": "alternating", "batch_size": int(size),
+        "status": "ok", "why": None, "runs": [run], "epoch_s": spread, "host_epoch_s": spread,
         "images_per_s": spread, "step_ms": spread, "mfu": 0.1, "peak_memory_gib": 1.0, "against": {},
     }  # fmt: skip
     folder = report.work / f"throughput-{number}"
@@ -132,14 +133,14 @@ def test_a_fallback_stands_at_the_head_of_the_report(tmp_path: Path) -> None:
     eager = EngineSelection("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
     facts = {"engine": eager, "precision": "bf16", "data": {"num_images": 60_000}}
     (report.work / "run-vanilla" / "environment.json").write_text(json.dumps(facts))
-    cell(report, 0, "vanilla/graph/bf16/256/reuse", 0.2, engine=eager | {"asked": "graph"})
-    cell(report, 0, "cgan/graph/bf16/256/reuse", 0.2)
+    cell(report, 0, "vanilla/graph/bf16/256/alternating", 0.2, engine=eager | {"asked": "graph"})
+    cell(report, 0, "cgan/graph/bf16/256/alternating", 0.2)
     for name in ("run-vanilla", "throughput"):
         assert report.collect(name) is None
     head = [line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if line][1:4]
     assert head == [
         "**FALLBACK** run-vanilla: engine eager: graph was not taken: it differs",
-        "**FALLBACK** vanilla/graph/bf16/256/reuse: engine eager: graph was not taken: it differs",
+        "**FALLBACK** vanilla/graph/bf16/256/alternating: engine eager: graph was not taken: it differs",
         "device not known; revision not known",
     ]
 
@@ -148,13 +149,13 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     """A cell that was measured twice keeps its ratios, and its speed if it fails the second time."""
     report = report_of(tmp_path)
     ratio = {"median": 25.0, "min": 24.0, "max": 26.0}
-    cell(report, 0, "vanilla/graph/bf16/256/reuse", 0.2, against={"pytorch bf16": ratio})
-    cell(report, 0, "cgan/graph/bf16/256/reuse", 0.1, against={"pytorch bf16": ratio | {"median": 5.0}})
-    cell(report, 1, "vanilla/graph/bf16/2048/reuse", 0.09, mfu=0.3)
-    cell(report, 2, "vanilla/graph/bf16/256/reuse", 0.15)
-    cell(report, 2, "cgan/graph/bf16/256/reuse", 0.1, status="error", why="killed")
-    cell(report, 3, "vanilla/graph-compiled/bf16/2048/reuse", 0.07, mfu=0.45)
-    cell(report, 3, "cgan/graph-compiled/bf16/2048/reuse", 0.01, status="waits", runs=[])
+    cell(report, 0, "vanilla/graph/bf16/256/alternating", 0.2, against={"pytorch bf16": ratio})
+    cell(report, 0, "cgan/graph/bf16/256/alternating", 0.1, against={"pytorch bf16": ratio | {"median": 5.0}})
+    cell(report, 1, "vanilla/graph/bf16/2048/alternating", 0.09, mfu=0.3)
+    cell(report, 2, "vanilla/graph/bf16/256/alternating", 0.15)
+    cell(report, 2, "cgan/graph/bf16/256/alternating", 0.1, status="error", why="killed")
+    cell(report, 3, "vanilla/graph-compiled/bf16/2048/alternating", 0.07, mfu=0.45)
+    cell(report, 3, "cgan/graph-compiled/bf16/2048/alternating", 0.01, status="waits", runs=[])
     assert report.collect("throughput") is None
     found = {row["what"]: row for row in read(tmp_path / "out")["figures"]}
     assert found["vanilla, batches of 2048, an epoch"]["value"] == 0.07
@@ -165,9 +166,9 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     assert found["cgan, plain loop (accelerate bf16) / distgan"]["value"] is None
     merged = {each["id"]: each for each in results.read(tmp_path / "out" / "throughput.json", "throughput").cells}
     assert len(merged) == 4
-    assert merged["vanilla/graph/bf16/256/reuse"]["epoch_s"]["median"] == 0.15
+    assert merged["vanilla/graph/bf16/256/alternating"]["epoch_s"]["median"] == 0.15
     text = report.parts["throughput"]["text"]
-    assert "vanilla/graph-compiled/bf16/2048/reuse: 0.0700 s per epoch" in text
+    assert "vanilla/graph-compiled/bf16/2048/alternating: 0.0700 s per epoch" in text
     assert "ran graph-compiled, MFU 45.0 %" in text
 
 
@@ -255,7 +256,7 @@ def test_what_a_part_leaves_over_is_for_those_behind_it(tmp_path: Path, monkeypa
 
 def test_a_profile_of_another_engine_is_said_first(tmp_path: Path) -> None:
     report = report_of(tmp_path)
-    cell(report, 0, "vanilla/graph/bf16/256/reuse", 1.5)
+    cell(report, 0, "vanilla/graph/bf16/256/alternating", 1.5)
     folder = (report.work / "throughput-0").rename(report.work / "profile-0")
     content = json.loads((folder / "results.json").read_text())
     engine = {"asked": "graph", "name": "eager", "why": "graph was not taken: no memory", "is_fallback": True}

@@ -18,7 +18,7 @@ from distgan.config.presets import training_of
 from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
-from distgan.distributed.sync_batchnorm import synchronised
+from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
 from distgan.errors import CommandFailed, UserError
 from distgan.training.gan import build_gan
 from distgan.utils.child_process import ChildFailed
@@ -88,17 +88,17 @@ def test_a_cell_that_failed_has_no_part_in_it() -> None:
     assert two["efficiency"]["strong"]["than_processes"] == 2
 
 
-@pytest.mark.parametrize("family", ["seed", "small"])
+@pytest.mark.parametrize("family", ["report2023", "dcgan"])
 def test_messages_are_those_that_batch_norm_sends(family: Any, monkeypatch: MonkeyPatch) -> None:
     gan = build_gan(ModelConfig(family=family, width=0.1), OptimConfig(), 0, Runtime(ON_CPU))
-    expected = messages(gan, "reuse", is_cuda=False)
+    expected = messages(gan, "alternating", is_cuda=False)
     sent: list[int] = []
     monkeypatch.setattr("torch.distributed.all_reduce", lambda values: sent.append(4 * values.numel()))
-    network = synchronised(gan.generator, BatchShard(), CPU)
+    network = convert_sync_batchnorm(gan.generator, BatchShard(), CPU)
     network(torch.randn(4, *gan.generator.latent_shape), torch.zeros(4, 10)).sum().backward()
     assert sorted(sent) == sorted(expected["batch_norm"])
     assert expected["generator"] == [4 * sum(p.numel() for p in gan.generator.parameters())]
-    fresh = messages(gan, "fresh", is_cuda=False)["batch_norm"]
+    fresh = messages(gan, "alternating-fresh", is_cuda=False)["batch_norm"]
     assert len(fresh) == len(sent) * 3 // 2, "one more forward pass"
 
 

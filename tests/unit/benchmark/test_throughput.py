@@ -30,7 +30,7 @@ TIMES = {"seconds": 0.5, "host_s": 0.6, "steps": 2, "images": 64}
 def spec(**run: Any) -> CellSpec:
     config = Config(
         model=ModelConfig(width=0.1), data=DataConfig(name="digits", batch_size=32),
-        run=RunConfig(device="cpu", precision="no", engine="eager", **run),
+        run=RunConfig(device="cpu", precision="fp32", engine="eager", **run),
     )  # fmt: skip
     return CellSpec(config=config, gate_steps=2, warmup=1, steps=2, repeats=5)
 
@@ -75,14 +75,14 @@ def saved(path: Path, **times: list[list[float]]) -> Path:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    cell = {"contender": "distgan", "model": "vanilla", "precision": "no", "batch_size": 32, "order": "reuse",
+    cell = {"contender": "distgan", "model": "vanilla", "precision": "fp32", "batch_size": 32, "order": "alternating",
             "status": "ok", "runs": [turn(seconds=1.0), turn(seconds=2.0)]}  # fmt: skip
     peer = cell | {"contender": "pytorch", "runs": [turn(seconds=3.0), turn(seconds=6.0), turn(seconds=90.0)]}
     other = peer | {"batch_size": 64}
     for each in (cell, peer, other):
         digest(each, ROOFLINE)
     hold_against_peers([cell, peer, other])
-    assert cell["against"] == {"pytorch no": {"median": 3.0, "p5": 3.0, "p95": 3.0, "num": 2, "min": 3.0, "max": 3.0}}
+    assert cell["against"] == {"pytorch fp32": {"median": 3.0, "p5": 3.0, "p95": 3.0, "num": 2, "min": 3.0, "max": 3.0}}
     assert "against" not in peer
 
 
@@ -92,17 +92,17 @@ def test_summary_is_of_all_repeats() -> None:
 
 def test_the_matrix_has_each_cell_once() -> None:
     config = ThroughputConfig(
-        presets=["cgan", "cgan"], engines=["eager", "compile"], precisions=["no", "bf16"], batch_sizes=[64, 32],
-        orders=["fresh", "reuse"],
+        presets=["cgan", "cgan"], engines=["eager", "compile"], precisions=["fp32", "bf16"], batch_sizes=[64, 32],
+        orders=["alternating-fresh", "alternating"],
     )  # fmt: skip
     ids = [cell["id"] for cell in plan(config, is_cuda=False)]
     assert len(ids) == len(set(ids)) == 16
-    assert ids[0] == "cgan/eager/no/64/fresh"
+    assert ids[0] == "cgan/eager/fp32/64/alternating-fresh"
 
 
 def test_peers_stand_beside_their_model(tmp_path: Path) -> None:
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    cells = plan(ThroughputConfig(peers=True, data_dir=str(tmp_path), precisions=["no", "bf16"]), is_cuda=False)
+    cells = plan(ThroughputConfig(peers=True, data_dir=str(tmp_path), precisions=["fp32", "bf16"]), is_cuda=False)
     assert [(cell["model"], cell["contender"]) for cell in cells[:7]] == [
         ("vanilla", "distgan"), ("vanilla", "distgan"), ("vanilla", "pytorch"), ("vanilla", "accelerate"),
         ("vanilla", "pytorch"), ("vanilla", "accelerate"), ("cgan", "distgan"),
@@ -110,23 +110,26 @@ def test_peers_stand_beside_their_model(tmp_path: Path) -> None:
 
 
 def test_any_preset_and_file_is_a_cell_that_trains_as_it_does(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('[model]\nname = "cgan"\n[data]\nbatch_size = 64\n[optim]\norder = "fresh"\n')
-    config = ThroughputConfig(presets=["cgan-fast", "vanilla", str(tmp_path / "mine.toml")], precisions=["no"])
+    (tmp_path / "mine.toml").write_text(
+        '[model]\nname = "cgan"\n[data]\nbatch_size = 64\n[optim]\norder = "alternating-fresh"\n'
+    )
+    config = ThroughputConfig(presets=["cgan-fast", "vanilla", str(tmp_path / "mine.toml")], precisions=["fp32"])
     cells = plan(config, is_cuda=False)
     assert [each["id"] for each in cells] == [
-        "cgan-fast/auto/no/128/reuse", "vanilla/auto/no/256/reuse", "mine/auto/no/64/fresh"
+        "cgan-fast/auto/fp32/128/alternating", "vanilla/auto/fp32/256/alternating",
+        "mine/auto/fp32/64/alternating-fresh"
     ]  # fmt: skip
     fast = matrix._training(cells[0], config, "cpu")
-    own = training_of(["--preset", "cgan-fast", "--data", "mnist", "--precision", "no", "--device", "cpu"])[0]
+    own = training_of(["--preset", "cgan-fast", "--data", "mnist", "--precision", "fp32", "--device", "cpu"])[0]
     assert fast == own
     # An axis of the matrix replaces the preset's own.
-    small = ThroughputConfig(presets=["vanilla"], family="small", width=0.5, batch_sizes=[32], data="digits")
-    (cell,) = [each for each in plan(small, is_cuda=False) if each["precision"] == "no"]
-    assert cell["id"] == "vanilla/auto/no/32/reuse/small/width 0.5/digits"
+    small = ThroughputConfig(presets=["vanilla"], family="dcgan", width=0.5, batch_sizes=[32], data="digits")
+    (cell,) = [each for each in plan(small, is_cuda=False) if each["precision"] == "fp32"]
+    assert cell["id"] == "vanilla/auto/fp32/32/alternating/dcgan/width 0.5/digits"
     assert matrix._training(cell, small, "cpu").model.width == 0.5
     # A cell's id tells other networks than the preset's from its own.
-    seed = ThroughputConfig(presets=["cgan-quick"], family="seed", precisions=["no"])
-    assert [each["id"] for each in plan(seed, is_cuda=False)] == ["cgan-quick/auto/no/128/reuse/seed"]
+    seed = ThroughputConfig(presets=["cgan-quick"], family="report2023", precisions=["fp32"])
+    assert [each["id"] for each in plan(seed, is_cuda=False)] == ["cgan-quick/auto/fp32/128/alternating/report2023"]
 
 
 def test_a_matrix_that_can_not_be_trained_ends_before_a_folder_is_made(
@@ -138,7 +141,7 @@ def test_a_matrix_that_can_not_be_trained_ends_before_a_folder_is_made(
         Path(folder, "x.toml").write_text('[model]\nname = "cgan"\n')
     for command in ("throughput", "scaling"):
         with pytest.raises(UserError, match=r"--preset cgan-fast: model: .*clusters"):
-            run_command("bench", command, "--preset", "cgan-fast", "--family", "small", "--device", "cpu")
+            run_command("bench", command, "--preset", "cgan-fast", "--family", "dcgan", "--device", "cpu")
     with pytest.raises(UserError, match=r"--preset b/x\.toml: has the name of another preset, x"):
         run_command("bench", "throughput", "--preset", "a/x.toml,b/x.toml", "--device", "cpu")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
@@ -153,7 +156,7 @@ def test_presets_are_repeated_or_joined_and_precisions_are_what_the_device_has(
         with pytest.raises(ZeroDivisionError):
             run_command("bench", "throughput", *words, "--device", "cpu")
         assert planned.pop().presets == ["cgan", "vanilla-fast"]
-    for imitates, expected in ((True, ["no"]), (False, ["no", "bf16"])):
+    for imitates, expected in ((True, ["fp32"]), (False, ["fp32", "bf16"])):
         monkeypatch.setattr(matrix, "imitates_bf16", lambda imitates=imitates: imitates)
         cells = plan(ThroughputConfig(presets=["cgan"]), is_cuda=False)
         assert [cell["precision"] for cell in cells] == expected
@@ -203,11 +206,11 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
 
     def answer(words: list[str]) -> dict[str, Any]:
         calls.append(words)
-        return turn(passed=len(calls) < 4 or '"order":"fresh"' not in words[-1])
+        return turn(passed=len(calls) < 4 or '"order":"alternating-fresh"' not in words[-1])
 
     answering(monkeypatch, answer)
-    flags = "--model vanilla --precision no --order reuse,fresh --rounds 3 --device cpu --out"
-    with pytest.raises(CommandFailed, match="1 of 2 cells have no speed: vanilla/auto/no/256/fresh"):
+    flags = "--model vanilla --precision fp32 --order alternating,alternating-fresh --rounds 3 --device cpu --out"
+    with pytest.raises(CommandFailed, match="1 of 2 cells have no speed: vanilla/auto/fp32/256/alternating-fresh"):
         run_command("bench", "throughput", *flags.split(), str(tmp_path / "out"))
     good, bad = results.read(tmp_path / "out").cells
     assert good["images_per_s"]["median"] == 128
@@ -216,14 +219,14 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
     assert not [run for run in bad["runs"] if "repeats" in run]
     assert len(calls) == 5  # the third round is the good one's alone
     out = capsys.readouterr().out
-    assert "vanilla fresh: gate failed: the losses differ by 5e-01" in " ".join(out.split())
+    assert "vanilla alternating-fresh: gate failed: the losses differ by 5e-01" in " ".join(out.split())
     assert sum("128" in line for line in out.splitlines()) == 1
 
 
 def test_a_fallback_stands_above_the_tables(monkeypatch: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
     eager = EngineSelection("compile", "eager", "compile was not taken: no compiler", is_fallback=True).describe()
     answering(monkeypatch, lambda words: turn() | ({"engine": eager} if '"engine":"compile"' in words[-1] else {}))
-    flags = "--model vanilla --engine eager,compile --precision no --device cpu --out"
+    flags = "--model vanilla --engine eager,compile --precision fp32 --device cpu --out"
     run_command("bench", "throughput", *flags.split(), str(tmp_path / "out"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines[0].startswith("!! vanilla compile: engine eager: compile was not taken: no compiler"), lines

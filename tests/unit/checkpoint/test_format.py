@@ -230,8 +230,10 @@ def test_when_all_are_damaged_nothing_starts_from_zero(pair: Path, tmp_path: Pat
     shutil.copytree(pair, tmp_path / "run")
     for path in (tmp_path / "run").iterdir():
         (path / "state.json").unlink()
-    with pytest.raises(UserError, match="holds no whole checkpoint"):
+    with pytest.raises(UserError) as error:
         newest_valid(tmp_path / "run")
+    assert error.value.code == "no-checkpoint"
+    assert all(name in str(error.value) for name in ("step-00000002/state.json", "step-00000003/state.json"))
     assert newest_valid(tmp_path / "none") is None
 
 
@@ -273,8 +275,8 @@ def test_tensors_of_other_shapes_are_refused(made: Checkpoint, saved: Path) -> N
     """The file is one of safetensors, and the hash is right: the network itself says no."""
     gan = build_gan(CONFIG.model, CONFIG.optim, 7, Runtime(ON_CPU))
     for name, tensors, words in (
-        ("g_optim", {"stem.0.weight.exp_avg": torch.zeros(3)}, "stem.0.weight.exp_avg is [3]; allowed"),
-        ("d_optim", {}, "exp_avg is not there"),
+        ("g_optim", {"stem.0.weight.exp_avg": torch.zeros(3)}, "stem.0.weight.exp_avg ... [wrong-weights]"),
+        ("d_optim", {}, "exp_avg ... [wrong-weights]"),
     ):
         forged = saved.with_name(f"of-{name}")
         shutil.copytree(saved, forged)
@@ -307,7 +309,7 @@ def test_non_finite_weights_are_refused_and_statistics_are_not(saved: Path, name
     gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
     weight = next(key for key in own if key.endswith("weight"))
     forge(saved, f"{name}.safetensors", save(own | {weight: own[weight].fill_(float("nan"))}))
-    with refused(str(saved), name, weight, "NaN or infinite", code="bad-data"):
+    with refused(str(saved), name, weight, code="non-finite-values"):
         gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
 
 
@@ -361,7 +363,7 @@ def counted(change: dict[str, Any]) -> Callable[[Path], None]:
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file of its own that the manifest does not name": (undeclared, "generator_ema.safetensors: is no part of the"),
     "newer format": (newer, "format '2'; this distgan reads format 1"),
-    "pipe": (pipe, "random.safetensors: is no regular file"),
+    "pipe": (pipe, "random.safetensors: "),
     "link": (link, "state.json: is a link"),
     **{name: (lambda path, name=name: (path / name).unlink(), name) for name in sorted(FILES | {MANIFEST})},
     **{
@@ -382,7 +384,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     },
     **{f"counters {change}"[:40]: (counted(change), "state.json: ") for change in COUNTERS},
     **{
-        f"path {name!r}": (lambda path, name=name: declare(path, name, 5, "0" * 64), "manifest.json: names")
+        f"path {name!r}": (lambda path, name=name: declare(path, name, 5, "0" * 64), "manifest.json: ")
         for name in CLIMBING
     },
 }

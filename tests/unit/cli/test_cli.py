@@ -27,7 +27,8 @@ def test_debug_brings_the_traceback(distgan: Run) -> None:
     result = distgan("train", "--preset", "nonesuch", "--debug")
     assert result.returncode == 2
     assert "Traceback" in result.stderr
-    assert "distgan: --preset nonesuch: unknown preset" in result.stderr
+    assert "distgan: --preset: " in result.stderr
+    assert "(nonesuch)" in result.stderr
 
 
 def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from helpers.runs import ROOT
+from helpers.runs import ROOT, refused
 
 from distgan.cli import _load, run_command
 from distgan.cli.commands import TOP, Command, Group
 from distgan.config.fields import Section
-from distgan.errors import UserError
 
 FLAG = re.compile(r"--[a-z0-9][a-z0-9-]*")
 OTHER_PROGRAM = re.compile(r"(distgan [a-z]+|accelerate launch|torchrun)[^,;]*")
@@ -115,17 +114,17 @@ def test_flags_in_a_message_are_those_of_each_command_that_says_it(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nope"], "nope: unknown command; allowed: train, data, sample"),
-        (["--nope"], "--nope: unknown flag; allowed: train, data, sample"),
-        (["bench"], "names no benchmark; allowed: throughput, compare"),
-        (["bench", "nope"], "nope: unknown benchmark; .*see distgan bench --help"),
-        (["judge", "nope"], "^nope: unknown action; allowed: train, show$"),
-        (["checkpoint", "ls", "a", "b"], "^b: ls takes one folder"),
-        (["sample"], "required: RUN_OR_WEIGHTS .see distgan sample --help"),
+        (["nope"], "nope ... [unknown-name]"),
+        (["--nope"], "--nope: unknown ... [unknown-name]"),
+        (["bench"], "throughput, compare ... [missing-value]"),
+        (["bench", "nope"], "nope ... --help ... [unknown-name]"),
+        (["judge", "nope"], "nope: ... train, show [unknown-name]"),
+        (["checkpoint", "ls", "a", "b"], "b: ls ... [conflicting-settings]"),
+        (["sample"], "RUN_OR_WEIGHTS ... (see distgan sample --help) [missing-value]"),
     ],
 )
 def test_mistakes(words: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         run_command(*words)
 
 
@@ -133,3 +132,16 @@ def test_a_result_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("distgan.sample.sample", lambda where, config: f"{where}: {config.num}")
     run_command("sample", "some/run", "--num", "3")
     assert capsys.readouterr().out == "some/run: 3\n"
+
+
+def test_the_help_of_train_lists_few_common_settings_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command("train", "--help")
+    head, *sections = re.split(
+        r"^(?=(?:model|data|optim|run|processes): )", capsys.readouterr().out, flags=re.MULTILINE
+    )
+    common = re.findall(r"^  (?:-h, )?(--[\w-]+)", head, re.MULTILINE)
+    assert len(common) <= 20
+    assert {"--preset", "--data", "--out", "--epochs", "--batch-size", "--device", "--processes"} <= set(common)
+    assert [section.partition(":")[0] for section in sections] == ["model", "data", "optim", "run", "processes"]
+    assert not {"--loss", "--keep", "--zero-stage"} & set(common)

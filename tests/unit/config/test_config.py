@@ -70,7 +70,7 @@ def test_seed_presets_are_the_reports() -> None:
     for name, epochs in (("vanilla", [1, 20, 42, 81, 120, 129, 149]), ("cgan", [13, 42, 81, 120, 129, 149])):
         config = Config.model_validate(read_file(preset_path(name, "--preset"), name))
         assert (config.run.epochs, config.data.batch_size, config.data.name) == (150, 256, "mnist")
-        assert (config.model.family, config.model.width, config.model.stem) == ("seed", 1.0, "linear")
+        assert (config.model.family, config.model.width, config.model.stem) == ("report2023", 1.0, "linear")
         assert (config.optim.loss, config.optim.ema_decay, config.data.drop_last) == ("bce", 0.0, False)
         assert config.run.sample_epochs == epochs
         assert config.model.logit_tail
@@ -83,9 +83,9 @@ def test_fast_presets_are_those_that_were_measured(name: str, clusters: int, epo
     model, optim = config.model, config.optim
     assert (model.family, model.clusters, model.latent_dim, model.dropout) == ("clustered", clusters, 64, 0.0)
     assert (optim.loss, optim.order, optim.g_lr, optim.d_lr, optim.lr_schedule) == (
-        "r3gan", "reuse", 1e-3, 1e-3, "constant"
+        "r3gan", "alternating", 1e-3, 1e-3, "constant"
     )  # fmt: skip
-    assert (optim.beta1, optim.beta2, optim.ema_decay, optim.accumulate) == (0.0, 0.99, 0.998, 1)
+    assert (optim.beta1, optim.beta2, optim.ema_decay, optim.d_microbatches) == (0.0, 0.99, 0.998, 1)
     assert (config.data.batch_size, config.run.epochs) == (128, epochs)
 
 
@@ -99,7 +99,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path) -> No
     """Where `auto` comes to another one on this machine as well."""
     words = ["--preset", "cgan-fast", "--out", str(tmp_path)]
     assert training_of(words)[0].run.precision == "auto"
-    for begun in ("no", "bf16"):
+    for begun in ("fp32", "bf16"):
         (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "cgan"}, "run": {"precision": begun}}))
         assert training_of(words)[0].run.precision == begun
         assert training_of([*words, "--precision", "tf32"])[0].run.precision == "tf32"
@@ -119,7 +119,7 @@ def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
     base = toml(tmp_path, "[data]\nper_rank_batch_size = 8\n")
     data = parse("--batch-size", "32", base=base).data
     assert (data.batch_size, data.per_rank_batch_size) == (32, None)
-    with pytest.raises(UserError, match="exactly one of the two"):
+    with refused("--batch-size, --per-rank-batch-size: ... (32, 8) ... [conflicting-settings]"):
         parse("--batch-size", "32", "--per-rank-batch-size", "8")
 
 
@@ -133,36 +133,27 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[optim]\ng_lrr = 1", "my.toml: [optim] g_lrr: unknown key, did you mean g_lr?; allowed: accumulate, beta1, "),
-        (
-            "[optm]\ng_lr = 1",
-            "my.toml: optm: unknown table, did you mean optim?; allowed: data, model, optim, processes, run",
-        ),
-        ("epochs = 3", "my.toml: epochs: unknown key; allowed: data, model, optim, processes, run"),
-        ("[run]\nepochs = '5'", "my.toml: [run] epochs: '5' is not allowed; allowed: a whole number, 1 or more"),
-        ("[run]\nepochs = 2.5", "my.toml: [run] epochs: 2.5 is not allowed; allowed: a whole number"),
-        ("[run]\nepochs = 0", "my.toml: [run] epochs: 0 is not allowed; allowed: a whole number, 1 or more"),
-        ("[run]\nepochs = true", "my.toml: [run] epochs: True is not allowed"),
-        ("[optim]\ng_lr = nan", "my.toml: [optim] g_lr: nan is not allowed; allowed: a number, more than 0"),
-        ("[optim]\ng_lr = 'fast'", "my.toml: [optim] g_lr: 'fast' is not allowed"),
-        (
-            "[optim]\nbeta1 = 1.0",
-            "my.toml: [optim] beta1: 1.0 is not allowed; allowed: a number, 0 or more, less than 1",
-        ),
-        ("[data]\nname = 'mnst'", f"my.toml: [data] name: 'mnst' is not allowed; allowed: auto, {', '.join(DATASETS)}"),
-        ("[data]\ndrop_last = 'no'", "my.toml: [data] drop_last: 'no' is not allowed; allowed: true or false"),
-        ("[run]\nsample_epochs = [1, -2]", "my.toml: [run] sample_epochs: -2 is not allowed; allowed: whole numbers"),
-        ("[run]\nsample_epochs = '1,2'", "my.toml: [run] sample_epochs: '1,2' is not allowed; allowed: whole numbers"),
-        ("optim = 1", "my.toml: optim: 1 is no table; allowed: [optim] and keys below it"),
-        ("[run", "my.toml: is not TOML (Expected ']'"),
-        ("[optim]\ng_lr = 1e39", "my.toml: [optim] g_lr: 1e+39 is not allowed; allowed: a number, more than 0, at"),
-        (
-            '[run]\nout = "a\\u0000b"',
-            r"my.toml: [run] out: 'a\x00b' is not allowed; allowed: text, not empty, without NUL",
-        ),
-        ('[data]\nmirror = "file://a\\u0000b"', r"my.toml: [data] mirror: 'file://a\x00b' is not allowed"),
-        ("[run]\nepochs = 1" + "0" * 400, "my.toml: [run] epochs: 1000"),
-        ("[model]\nname = 'cgan'\nstem = 'noise-map'", "--stem noise-map: has no place for a label"),
+        ("[optim]\ng_lrr = 1", "my.toml: [optim] g_lrr ... g_lr ... beta1 ... [unknown-setting]"),
+        ("[optm]\ng_lr = 1", "my.toml: optm ... data, model, optim, processes, run ... [unknown-setting]"),
+        ("epochs = 3", "my.toml: epochs ... data, model, optim, processes, run ... [unknown-setting]"),
+        ("[run]\nepochs = '5'", "my.toml: [run] epochs ... '5' ... 1 or more ... [bad-value]"),
+        ("[run]\nepochs = 2.5", "my.toml: [run] epochs ... 2.5 ... [bad-value]"),
+        ("[run]\nepochs = 0", "my.toml: [run] epochs ... 0 ... 1 or more ... [bad-value]"),
+        ("[run]\nepochs = true", "my.toml: [run] epochs ... [bad-value]"),
+        ("[optim]\ng_lr = nan", "my.toml: [optim] g_lr ... more than 0 ... [bad-value]"),
+        ("[optim]\ng_lr = 'fast'", "my.toml: [optim] g_lr ... 'fast' ... [bad-value]"),
+        ("[optim]\nbeta1 = 1.0", "my.toml: [optim] beta1 ... 1.0 ... 0 or more ... less than 1 ... [bad-value]"),
+        ("[data]\nname = 'mnst'", f"my.toml: [data] name: ... 'mnst' ... auto, {', '.join(DATASETS)} [unknown-name]"),
+        ("[data]\ndrop_last = 'no'", "my.toml: [data] drop_last ... 'no' ... [bad-value]"),
+        ("[run]\nsample_epochs = [1, -2]", "my.toml: [run] sample_epochs ... -2 ... [bad-value]"),
+        ("[run]\nsample_epochs = '1,2'", "my.toml: [run] sample_epochs ... '1,2' ... [bad-value]"),
+        ("optim = 1", "my.toml: optim ... 1 ... [optim] and ... [bad-value]"),
+        ("[run", "my.toml ... TOML ... ']' ... [bad-config-file]"),
+        ("[optim]\ng_lr = 1e39", "my.toml: [optim] g_lr ... 1e+39 ... more than 0 ... [bad-value]"),
+        ('[run]\nout = "a\\u0000b"', "my.toml: [run] out ... 'a\\x00b' ... NUL ... [bad-value]"),
+        ('[data]\nmirror = "file://a\\u0000b"', "my.toml: [data] mirror ... 'file://a\\x00b' ... [bad-value]"),
+        ("[run]\nepochs = 1" + "0" * 400, "my.toml: [run] epochs ... 1000 ... [bad-value]"),
+        ("[model]\nname = 'cgan'\nstem = 'noise-map'", "--stem ... noise-map ... [conflicting-settings]"),
     ],
 )
 def test_mistakes_in_a_file_are_one_line_each(tmp_path: Path, text: str, message: str) -> None:
@@ -179,43 +170,37 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--epochs", "many"], "--epochs: 'many' is not allowed; allowed: a whole number, 1 or more"),
-        (["--epochs", "0"], "--epochs: '0' is not allowed"),
-        (["--epochs", "2.5"], "--epochs: '2.5' is not allowed"),
-        (["--epochs"], "--epochs: needs a value; allowed: a whole number, 1 or more"),
-        (["--drop-last=yes"], "--drop-last: takes no value, 'yes' was given; allowed: --drop-last or --no-drop-last"),
-        (["--out", ""], "--out: '' is not allowed; allowed: text, not empty"),
-        (
-            ["--threads", "100000000"],
-            "--threads: '100000000' is not allowed; allowed: a whole number, 1 or more, at most 1,024",
-        ),
-        (["--g-lr", "1e39"], "--g-lr: '1e39' is not allowed; allowed: a number, more than 0, at most 1e+30"),
-        (
-            ["--d-lr", "1e-50"],
-            "--d-lr: '1e-50' is not allowed; allowed: a number, more than 0, at most 1e+30, neither 0",
-        ),
-        (["--penalty-weight", "3.5e38"], "--penalty-weight: '3.5e38' is not allowed"),
-        (["--epochs", "1" + "0" * 400], "--epochs: '1000"),
-        (["--sample-epochs", "1,,2"], "--sample-epochs: '1,,2' is not allowed; allowed: whole numbers from 0"),
-        (["--sample-epochs", "1,"], "--sample-epochs: '1,' is not allowed"),
-        (["--sample-epochs", ","], "--sample-epochs: ',' is not allowed"),
+        (["--epochs", "many"], "--epochs ... 'many' ... 1 or more ... [bad-value]"),
+        (["--epochs", "0"], "--epochs ... '0' ... [bad-value]"),
+        (["--epochs", "2.5"], "--epochs ... '2.5' ... [bad-value]"),
+        (["--epochs"], "--epochs ... 1 or more ... [missing-value]"),
+        (["--drop-last=yes"], "--drop-last: takes ... 'yes' ... --drop-last ... --no-drop-last ... [bad-value]"),
+        (["--out", ""], "--out ... '' ... [bad-value]"),
+        (["--threads", "100000000"], "--threads ... '100000000' ... 1 or more ... at most 1,024 ... [bad-value]"),
+        (["--g-lr", "1e39"], "--g-lr ... '1e39' ... more than 0 ... at most 1e+30 ... [bad-value]"),
+        (["--d-lr", "1e-50"], "--d-lr ... '1e-50' ... more than 0 ... at most 1e+30 ... 0 ... [bad-value]"),
+        (["--penalty-weight", "3.5e38"], "--penalty-weight ... '3.5e38' ... [bad-value]"),
+        (["--epochs", "1" + "0" * 400], "--epochs ... '1000 ... [bad-value]"),
+        (["--sample-epochs", "1,,2"], "--sample-epochs ... '1,,2' ... 0 ... [bad-value]"),
+        (["--sample-epochs", "1,"], "--sample-epochs ... '1,' ... [bad-value]"),
+        (["--sample-epochs", ","], "--sample-epochs ... ',' ... [bad-value]"),
         (["--refernce", "x"], "--refernce: unknown flag"),
         (["--epcohs", "3"], "--epcohs: unknown flag, did you mean --epochs?"),
         (["--epcohs=3"], "--epcohs: unknown flag, did you mean --epochs?"),
         (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
-        (["stray"], "stray: belongs to no flag"),
-        (["--g-lr", "inf"], "--g-lr: 'inf' is not allowed; allowed: a number, more than 0"),
-        (["--precision", "fp8"], "--precision: 'fp8' is not allowed; allowed: auto, no, tf32, fp16, bf16"),
-        (["--order", "random"], "--order: 'random' is not allowed; allowed: simultaneous, reuse, fresh"),
-        (["--model", "dcgan"], "--model: 'dcgan' is not allowed; allowed: vanilla, cgan"),
-        (["--sample-epochs", "1,x"], "--sample-epochs: 'x' is not allowed; allowed: whole numbers from 0"),
-        (["--seed", "-1"], "--seed: '-1' is not allowed; allowed: a whole number, 0 or more"),
+        (["stray"], "stray ... [unknown-setting]"),
+        (["--g-lr", "inf"], "--g-lr ... 'inf' ... more than 0 ... [bad-value]"),
+        (["--precision", "fp8"], "--precision ... 'fp8' ... auto, fp32, tf32, fp16, bf16 ... [unknown-name]"),
         (
-            ["--data-mirror", "ftp://x"],
-            "--data-mirror: 'ftp://x' is not allowed; allowed: an address that starts with http://",
+            ["--order", "random"],
+            "--order ... 'random' ... simultaneous, alternating, alternating-fresh ... [unknown-name]",
         ),
-        (["--batch-size", "1"], "--batch-size: '1' is not allowed; allowed: a whole number, 2 or more"),
-        (["--model", "cgan", "--stem", "noise-map"], "--stem noise-map: has no place for a label"),
+        (["--model", "dcgan"], "--model ... 'dcgan' ... [unknown-name]"),
+        (["--sample-epochs", "1,x"], "--sample-epochs ... 'x' ... 0 ... [bad-value]"),
+        (["--seed", "-1"], "--seed ... '-1' ... 0 or more ... [bad-value]"),
+        (["--data-mirror", "ftp://x"], "--data-mirror ... 'ftp://x' ... http:// ... [bad-value]"),
+        (["--batch-size", "1"], "--batch-size ... '1' ... 2 or more ... [bad-value]"),
+        (["--model", "cgan", "--stem", "noise-map"], "--stem ... noise-map ... [conflicting-settings]"),
     ],
 )
 def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> None:
@@ -225,20 +210,18 @@ def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> N
 
 def test_unknown_preset_is_refused() -> None:
     for name in ("cgan-quik", "../configs/cgan", "/etc/passwd"):
-        with pytest.raises(
-            UserError, match=f"--preset {name}: unknown preset.*; allowed: cgan, cgan-fast, cgan-quick, images-fast"
-        ):
+        with refused(f"--preset ... ({name}) ... cgan, cgan-fast, cgan-quick, images-fast ... [unknown-name]"):
             preset_path(name, "--preset")
 
 
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"my.toml: can't be read \(No such file"):
+    with refused("my.toml ... [not-found]"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"my\.toml: is not TOML"):
+    with refused("my.toml ... TOML ... [bad-config-file]"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match=r"my\.json: is not JSON"):
+    with refused("my.json ... JSON ... [bad-config-file]"):
         read_file(tmp_path / "my.json", "my.json")
 
 
@@ -251,7 +234,7 @@ def test_files_of_other_editors_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--out", "--resume", "--config"])
 def test_the_home_of_nobody_is_refused(flag: str) -> None:
-    with refused(f"{flag} ~nosuch-user/x: there is no such home", code="bad-value"):
+    with refused(f"{flag} ~nosuch-user/x: ", code="bad-path"):
         training_of([*(("--preset", "cgan") if flag == "--out" else ()), flag, "~nosuch-user/x"])
         claim_folder("~nosuch-user/x", "cgan", may_hold_run=True)
 
@@ -285,7 +268,7 @@ def test_the_config_of_a_part_of_a_run_has_the_runs_name(tmp_path: Path, part: s
 def test_text_that_the_locale_can_not_encode_is_named(monkeypatch: MonkeyPatch, encoding: str, words: str) -> None:
     """As a name with ü under LC_ALL=C, and one in Latin-1 under UTF-8."""
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
-    with refused(r"--out: '\udcfc.png'", words, code="bad-value"):
+    with refused("--out ... '\\udcfc.png' ... [bad-value]", words, code="bad-value"):
         training_of(["--preset", "cgan", "--out", "\udcfc.png"])
 
 
@@ -293,7 +276,7 @@ def test_negative_numbers_are_values_not_flags() -> None:
     parser = Parser(prog="x")
     add_flags(parser, Config)
     assert isinstance(parser.parse(["--seed", "3"]), argparse.Namespace)
-    with pytest.raises(UserError, match="--d-lr: '-1' is not allowed"):
+    with refused("--d-lr ... '-1' ... [bad-value]"):
         parse("--d-lr", "-1")
 
 

@@ -53,7 +53,7 @@ def test_test_sets_are_named_as_torchvision_names_them() -> None:
 
 def test_missing_test_set_is_one_clear_error(tmp_path: Path) -> None:
     small_mnist(tmp_path)
-    with pytest.raises(UserError, match=r"no mnist there \(looked for .*t10k-images-idx3-ubyte"):
+    with refused("t10k-images-idx3-ubyte ... [no-data]"):
         load_dataset(DataConfig(dir=str(tmp_path), download=False), "test")
 
 
@@ -86,16 +86,16 @@ def test_packed_and_flat_files_are_read_too(tmp_path: Path) -> None:
         (IMAGES, lambda raw: raw[:-1], "cut short"),
         (IMAGES, lambda raw: raw[: len(raw) // 2], "cut short"),
         (IMAGES, lambda raw: raw + b"x", "too long"),
-        (IMAGES, lambda raw: b"", "no idx magic number"),
-        (IMAGES, lambda raw: raw[:9], "no idx magic number"),
-        (IMAGES, lambda raw: b"\x89PNG" + raw[4:], "no idx magic number"),
-        (IMAGES, lambda raw: raw[:3] + b"\1" + raw[4:], "no idx magic number"),
-        (IMAGES, lambda raw: b"\1" + raw[1:], "no idx magic number"),
-        (IMAGES, lambda raw: raw[:2] + b"\x0b" + raw[3:], "no idx magic number"),
-        (IMAGES, lambda raw: raw[:8] + (29).to_bytes(4, "big") + raw[12:], "expected any x 28 x 28"),
+        (IMAGES, lambda raw: b"", "[bad-dataset]"),
+        (IMAGES, lambda raw: raw[:9], "[bad-dataset]"),
+        (IMAGES, lambda raw: b"\x89PNG" + raw[4:], "[bad-dataset]"),
+        (IMAGES, lambda raw: raw[:3] + b"\1" + raw[4:], "[bad-dataset]"),
+        (IMAGES, lambda raw: b"\1" + raw[1:], "[bad-dataset]"),
+        (IMAGES, lambda raw: raw[:2] + b"\x0b" + raw[3:], "[bad-dataset]"),
+        (IMAGES, lambda raw: raw[:8] + (29).to_bytes(4, "big") + raw[12:], "50 x 29 x 28 ... any x 28 x 28"),
         (IMAGES, lambda raw: raw[:4] + (2**31).to_bytes(4, "big") + raw[8:], "cut short"),
-        (LABELS, lambda raw: raw[:4] + (49).to_bytes(4, "big") + raw[8:57], "expected 50"),
-        (LABELS, lambda raw: raw[:-1] + b"\x0a", "labels from 0 to 10"),
+        (LABELS, lambda raw: raw[:4] + (49).to_bytes(4, "big") + raw[8:57], "49 ... 50"),
+        (LABELS, lambda raw: raw[:-1] + b"\x0a", "0 to 10 ... 0 to 9"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -107,13 +107,8 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path, file: str, damage: obje
         (raw / f"{file}.gz").write_bytes(gzip.compress(content))
     else:
         (raw / file).write_bytes(content)
-    with pytest.raises(UserError) as error:
+    with refused(file, words, code="bad-dataset"):
         load(tmp_path)
-    message = str(error.value)
-    assert file in message
-    assert words in message
-    assert "delete it" in message
-    assert "\n" not in message
 
 
 def test_damaged_archive_is_one_clear_error(tmp_path: Path) -> None:
@@ -122,7 +117,7 @@ def test_damaged_archive_is_one_clear_error(tmp_path: Path) -> None:
     (raw / IMAGES).unlink()
     for damaged in (packed[:-20], b"not gzip at all", packed[:200] + b"\0" * 50 + packed[250:]):
         (raw / f"{IMAGES}.gz").write_bytes(damaged)
-        with pytest.raises(UserError, match=rf"{IMAGES}\.gz: (damaged|can't be read|cut short)"):
+        with refused(f"{IMAGES}.gz: "):
             load(tmp_path)
 
 
@@ -153,18 +148,18 @@ def test_packed_bomb_is_read_no_further_than_the_largest_data_set(tmp_path: Path
     raw = small_mnist(tmp_path)
     (raw / LABELS).unlink()
     (raw / f"{LABELS}.gz").write_bytes(gzip.compress(idx(np.zeros(50, np.uint8)) + bytes(300_000_000)))
-    with pytest.raises(UserError, match="too long"):
+    with refused("too long"):
         load(tmp_path)
 
 
 def test_wrong_number_of_images_is_refused_unless_accepted(tmp_path: Path) -> None:
     small_mnist(tmp_path)
-    with pytest.raises(UserError, match="holds 50 x 28 x 28 values, expected 60000 x 28 x 28"):
+    with refused("50 x 28 x 28 ... 60000 x 28 x 28 ... [bad-dataset]"):
         load(tmp_path, md5="auto")
 
 
 def test_require_refuses_digits_which_have_no_published_sum() -> None:
-    with refused("digits: ", "no published sum", code="bad-value"):
+    with refused("digits: ... [setting-not-applicable]"):
         load_dataset(DataConfig(name="digits", md5="require"))
     assert len(load_dataset(DataConfig(name="digits")).images) == 17_970
 
@@ -174,9 +169,9 @@ def test_md5_rules(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     raw = small_mnist(tmp_path / "data", 50)
     monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(num_images=50))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"is not the published 6bbc9ace.*name its folder by --data-dir"):
+    with refused("6bbc9ace ... --data-dir ... [checksum-mismatch]"):
         load_dataset(DataConfig(download=False))
-    with pytest.raises(UserError, match="is not the published"):
+    with refused(code="checksum-mismatch"):
         load("data", md5="require")
     for taken in (load("data", md5="auto"), load("data", md5="accept")):
         assert all(f"{file}: its md5" in taken.warning for file in (IMAGES, LABELS))
@@ -252,15 +247,15 @@ def test_require_means_something_where_packed_files_alone_have_a_sum(tmp_path: P
         assert len(checked.images) == 50
     for file in (IMAGES, LABELS):
         (raw / f"{file}.gz").unlink()
-    with refused(f"KMNIST/raw/{IMAGES}", "can't be compared", code="bad-data"):
+    with refused(f"KMNIST/raw/{IMAGES}", code="checksum-mismatch"):
         load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
     assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
-    assert "can't be compared" in str(load(tmp_path / "data", name="kmnist", md5="auto").warning)
+    assert "KMNIST" in str(load(tmp_path / "data", name="kmnist", md5="auto").warning)
     for file in (IMAGES, LABELS):  # packed anew: the same contents under another sum
         (raw / f"{file}.gz").write_bytes(gzip.compress((raw / file).read_bytes(), 1))
         (raw / file).unlink()
     assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
-    with refused(f"KMNIST/raw/{IMAGES}.gz", "can't be compared", code="bad-data"):
+    with refused(f"KMNIST/raw/{IMAGES}.gz", code="checksum-mismatch"):
         load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
 
 
@@ -349,7 +344,7 @@ def test_download_fills_the_folder_once(tmp_path: Path, mirror: tuple[str, Path]
 
 def test_download_with_another_md5_is_refused(tmp_path: Path, mirror: tuple[str, Path]) -> None:
     """torchvision knows what the packed files of the real MNIST are."""
-    with pytest.raises(UserError, match=r"the download failed \(.*corrupted"):
+    with refused("(File not found or corrupted", code="no-data"):
         load(tmp_path / "data", download=True, mirror=mirror[0], md5="auto")
     assert not (tmp_path / "data").exists()
 
@@ -358,14 +353,14 @@ def test_truncated_download_leaves_nothing(tmp_path: Path, mirror: tuple[str, Pa
     address, folder = mirror
     packed = (folder / f"{IMAGES}.gz").read_bytes()
     (folder / f"{IMAGES}.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(UserError, match="the download failed"):
+    with refused(code="no-data"):
         load(tmp_path / "data", download=True, mirror=address)
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits"])
 def test_dead_mirror_is_one_clear_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"the download failed \(.*[Rr]efused") as error:
+    with pytest.raises(UserError, match=r"\(.*[Rr]efused") as error:
         load(tmp_path / "data", name=name, download=True, mirror=REFUSING)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "data").exists(), "a folder made for nothing is taken away"
@@ -375,7 +370,7 @@ def test_auto_falls_back_to_digits_and_says_so(tmp_path: Path) -> None:
     dataset = load(tmp_path / "data", name="auto", download=True, mirror=REFUSING)
     assert dataset.name == "digits"
     assert dataset.notice == NOT_MNIST
-    assert "the download failed" in dataset.warning
+    assert "download" in dataset.warning
 
 
 def test_auto_falls_back_where_the_folder_can_not_be_made(tmp_path: Path) -> None:
@@ -383,8 +378,8 @@ def test_auto_falls_back_where_the_folder_can_not_be_made(tmp_path: Path) -> Non
     for folder in (tmp_path / "file", Path("/proc/nowhere")):
         dataset = load(folder, name="auto", download=True, mirror=REFUSING)
         assert dataset.name == "digits"
-        assert "can't be written to" in dataset.warning
-        with pytest.raises(UserError, match=f"--data-dir {folder}: no mnist there.*can't be written to"):
+        assert str(folder) in dataset.warning
+        with refused(f"--data-dir: ... {folder} ... not writable", code="no-data"):
             load(folder, download=True, mirror=REFUSING)
 
 
@@ -397,7 +392,7 @@ def test_auto_takes_mnist_where_it_is(tmp_path: Path) -> None:
 def test_auto_does_not_hide_damaged_files(tmp_path: Path) -> None:
     raw = small_mnist(tmp_path)
     (raw / IMAGES).write_bytes(b"")
-    with pytest.raises(UserError, match="no idx magic number"):
+    with refused("[bad-dataset]"):
         load(tmp_path, name="auto")
 
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from helpers.runs import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from distgan.config.schema import Config, DataConfig, OptimConfig, ProcessesConfig
 from distgan.data.base import Dataset
-from distgan.data.loader import Batches, fewest_rows, global_batch_size, scale, steps_in_epoch
+from distgan.data.loader import Batches, global_batch_size, min_batch_size, scale, steps_in_epoch
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 
@@ -76,13 +77,13 @@ def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: 
     whole.seek(step)
     real, _, rows = next(whole)
     for rank in range(world_size):
-        share = BatchShard(rank, world_size)
-        part = Batches(dataset, size, share, drop_last=False, seed=3, device=CPU, fewest=world_size)
+        shard = BatchShard(rank, world_size)
+        part = Batches(dataset, size, shard, drop_last=False, seed=3, device=CPU, fewest=world_size)
         part.seek(step)
         batch = next(part)
         assert batch.rows == rows
-        share.rows = rows
-        assert indices(batch.real) == torch.tensor(indices(real))[share.row_indices(CPU)].tolist()
+        shard.rows = rows
+        assert indices(batch.real) == torch.tensor(indices(real))[shard.row_indices(CPU)].tolist()
 
 
 def test_seek_lands_where_walking_does() -> None:
@@ -115,17 +116,17 @@ def test_batch_size_is_global() -> None:
     [(1, 1, True, 2), (4, 1, True, 4), (4, 3, True, 12), (4, 1, False, 8), (1, 3, True, 3)],
 )
 def test_fewest_rows(world_size: int, accumulate: int, sync: bool, expected: int) -> None:
-    config = Config(optim=OptimConfig(accumulate=accumulate), processes=ProcessesConfig(sync_batch_norm=sync))
-    assert fewest_rows(config, world_size) == expected
+    config = Config(optim=OptimConfig(d_microbatches=accumulate), processes=ProcessesConfig(sync_batch_norm=sync))
+    assert min_batch_size(config, world_size) == expected
 
 
 def test_batches_that_can_not_be_trained_on_are_refused() -> None:
-    with pytest.raises(UserError, match="--drop-last leaves nothing of 100 images; allowed: at most 100"):
+    with refused("--drop-last ... 100 ... at most 100 ... [bad-value]"):
         steps_in_epoch(100, 128, True)
-    with pytest.raises(UserError, match="a last batch of 1 of 65 images"):
+    with refused("--batch-size: ... 1 of 65 ... [batch-too-small]"):
         steps_in_epoch(65, 32, False)
-    with pytest.raises(UserError, match=r"a last batch of 3 of 67 images, too few .* which need 4"):
+    with refused("--batch-size: ... 3 of 67 ... 4 ... [batch-too-small]"):
         steps_in_epoch(67, 32, False, fewest=4)
-    with pytest.raises(UserError, match=r"--batch-size 3: too few .*; allowed: at least 4"):
+    with refused("--batch-size ... 3 ... at least 4 ... [batch-too-small]"):
         steps_in_epoch(67, 3, False, fewest=4)
     assert steps_in_epoch(65, 32, True) == 2

@@ -135,7 +135,7 @@ def test_parquet_of_hugging_face_is_read(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "hf" / "test-00000.parquet")
     found = load(tmp_path / "hf")
     assert (found.fingerprint, found.spec) == (load(folder).fingerprint, load(folder).spec)
-    with refused("has no column of images, only label", code="bad-data"):
+    with refused("has no column of images, only label", code="bad-images"):
         pq.write_table(pa.table({"label": [1]}), tmp_path / "no.parquet")
         load(tmp_path / "no.parquet")
 
@@ -192,7 +192,7 @@ def test_transparency_is_decided_by_a_flag_unless_nothing_shows_through(tmp_path
     assert np.array_equal(load(tmp_path / "own").images[0].permute(1, 2, 0), np.asarray(picture(0)))
     image.putpixel((0, 0), (9, 9, 9, 0))
     image.save(tmp_path / "own" / "b.png")
-    with refused("'b.png' has transparent pixels", "--background black or white", code="bad-data"):
+    with refused("'b.png' has transparent pixels", "--background black or white", code="bad-images"):
         load(tmp_path / "own")
     for name, value in (("black", 0), ("white", 255)):
         assert load(tmp_path / "own", background=name).images[1, :, 0, 0].tolist() == [value] * 3
@@ -215,7 +215,7 @@ def test_images_are_resized_by_their_shorter_side_and_cropped(tmp_path: Path) ->
 def test_channels_decide_between_grey_and_colour(tmp_path: Path) -> None:
     folder = write(tmp_path / "own", "a.png b.png", mode="L")
     picture(7).save(folder / "c.png")
-    with refused("grey images, as 'a.png'", "coloured ones, as 'c.png'", "--channels 1", code="bad-data"):
+    with refused("grey images, as 'a.png'", "coloured ones, as 'c.png'", "--channels 1", code="bad-images"):
         load(folder)
     assert load(folder, channels=1).images.shape == (3, 16, 16)
     assert load(folder, channels=3).images.shape == (3, 3, 16, 16)
@@ -246,24 +246,24 @@ def npz(path: Path, **arrays: Any) -> Path:
 
 GREYS = np.zeros((3, 16, 16), np.uint8)
 MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
-    "missing": (lambda at: at / "no", ["is not there", "a folder of images"], "not-found"),
-    "empty": (lambda at: at, ["holds no images", "it is empty"], "bad-data"),
-    "no images": (lambda at: (at / "a.csv").touch() or at, ["only 1 other files, as 'a.csv'"], "bad-data"),
-    "both": (lambda at: write(at, "a.png b/c.png b/d.png"), ["1 images beside folders", "2 in folders"], "bad-data"),
-    "splits": (lambda at: write(at, "train/a/1.png test/a/1.png"), ["folders test, train", "no classes"], "bad-data"),
-    "csv": (lambda at: npz(at / "x.npz", a=1).rename(at / "train.csv"), ["numpy.savez("], "bad-data"),
-    "broken": (broken, ["2 of 5 files can't be used, as 'cut.jpg'", "damaged", "--skip-broken"], "bad-data"),
+    "missing": (lambda at: at / "no", ["is not there", "a folder of images"], "no-data"),
+    "empty": (lambda at: at, ["holds no images", "it is empty"], "bad-images"),
+    "no images": (lambda at: (at / "a.csv").touch() or at, ["only 1 other files, as 'a.csv'"], "bad-images"),
+    "both": (lambda at: write(at, "a.png b/c.png b/d.png"), ["1 images beside folders", "2 in folders"], "bad-images"),
+    "splits": (lambda at: write(at, "train/a/1.png test/a/1.png"), ["folders test, train", "no classes"], "bad-images"),
+    "csv": (lambda at: npz(at / "x.npz", a=1).rename(at / "train.csv"), ["numpy.savez("], "bad-images"),
+    "broken": (broken, ["2 of 5 files can't be used, as 'cut.jpg'", "damaged", "--skip-broken"], "bad-images"),
     "mixed sizes": (lambda at: write(write(at, "a.png"), "b.png", size=(40, 24)),
-                    ["of 2 sizes", "'a.png' of 16 x 16", "'b.png' of 40 x 24", "--image-size"], "bad-data"),
-    "a thread": (lambda at: write(at, "a.png", size=(1_000, 1)), ["is 1000 x 1", "1 to 16"], "bad-data"),
-    "dots": (lambda at: zipped(at / "a.zip", **{"..__a_png": b""}), ["'../a.png'", "out of the archive"], "bad-data"),
-    "no zip": (lambda at: (at / "a.zip").write_bytes(b"PK") and at / "a.zip", ["is no whole .zip"], "bad-data"),
-    "objects": (lambda at: npz(at / "a.npz", images=np.array([None])), ["images holds Python objects"], "bad-data"),
-    "floats": (lambda at: npz(at / "a.npz", images=GREYS / 2), ["images are float64", "uint8"], "bad-data"),
-    "rank": (lambda at: npz(at / "a.npz", images=GREYS[0]), ["of the shape (16, 16)", "(N, H, W)"], "bad-data"),
-    "labels": (lambda at: npz(at / "a.npz", images=GREYS, labels=[0, 1]), ["of the shape (2,)", "(3,)"], "bad-data"),
-    "negative": (lambda at: npz(at / "a.npz", images=GREYS, labels=[0, 1, -1]), ["labels from -1 to 1"], "bad-data"),
-    "other arrays": (lambda at: npz(at / "a.npz", x=GREYS), ["no array called images, only x"], "bad-data"),
+                    ["of 2 sizes", "'a.png' of 16 x 16", "'b.png' of 40 x 24", "--image-size"], "bad-images"),
+    "a thread": (lambda at: write(at, "a.png", size=(1_000, 1)), ["is 1000 x 1", "1 to 16"], "bad-images"),
+    "dots": (lambda at: zipped(at / "a.zip", **{"..__a_png": b""}), ["'../a.png'", "out of the archive"], "bad-images"),
+    "no zip": (lambda at: (at / "a.zip").write_bytes(b"PK") and at / "a.zip", ["is no whole .zip"], "bad-images"),
+    "objects": (lambda at: npz(at / "a.npz", images=np.array([None])), ["images holds Python objects"], "bad-images"),
+    "floats": (lambda at: npz(at / "a.npz", images=GREYS / 2), ["images are float64", "uint8"], "bad-images"),
+    "rank": (lambda at: npz(at / "a.npz", images=GREYS[0]), ["of the shape (16, 16)", "(N, H, W)"], "bad-images"),
+    "labels": (lambda at: npz(at / "a.npz", images=GREYS, labels=[0, 1]), ["of the shape (2,)", "(3,)"], "bad-images"),
+    "negative": (lambda at: npz(at / "a.npz", images=GREYS, labels=[0, 1, -1]), ["labels from -1 to 1"], "bad-images"),
+    "other arrays": (lambda at: npz(at / "a.npz", x=GREYS), ["no array called images, only x"], "bad-images"),
 }  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.png", "w") as file:
         for _ in range(260):
             file.write(bytes(2**20))
-    with refused("'a.png' has 272,629,760 bytes", "at most 268,435,456", code="bad-data"):
+    with refused("'a.png' has 272,629,760 bytes", "at most 268,435,456", code="bad-images"):
         load(path)
 
 
@@ -288,7 +288,7 @@ def test_few_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "own", " ".join(f"{number}.png" for number in range(150)), size=(4, 4))
     (folder / "text.png").write_text("no image")
     os.symlink(folder / "nowhere", folder / "away.png")
-    with refused("2 of 152 files", code="bad-data"):
+    with refused("2 of 152 files", code="bad-images"):
         load(folder)
     (folder / "away.png").unlink()
     found = load(folder)
@@ -369,7 +369,7 @@ def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: P
 
 RECIPE = (
     *("train", "--preset", "images-fast", "--width", "0.1", "--batch-size", "8", "--clusters", "2", "--max-steps", "4"),
-    *("--precision", "no", "--tracker", "none", "--threads", "1", "--cache-dir", "cache"),
+    *("--precision", "fp32", "--tracker", "none", "--threads", "1", "--cache-dir", "cache"),
 )
 SMALL = (
     *(
@@ -420,7 +420,7 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
     [
         ("a.png b.png", (16, 16), (), ("--model cgan: the data has no classes", "2 or more")),
         ("a/a.png b/b.png", (18, 18), (), ("the images are 18 x 18", "multiples of 4", "--image-size")),
-        ("a/a.png b/b.png", (16, 16), ("--family", "seed"), ("--family seed", "28 x 28, grey, 10 classes")),
+        ("a/a.png b/b.png", (16, 16), ("--family", "report2023"), ("--family report2023", "28 x 28, grey, 10 classes")),
         ("a/a.png b/b.png", (16, 16), ("--eval-every", 1), ("no judge can read yet",)),
     ],
 )
@@ -464,7 +464,7 @@ def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
     assert facts["classes"] == {"cat": 2, "dog": 2}
     assert (facts["num_images"], facts["num_duplicates"], facts["sizes"]) == (4, 1, {"16 x 16": 4})
     assert facts["fingerprint"] == load(folder).fingerprint
-    assert facts["networks"]["cgan"] == ["small", "clustered"]
+    assert facts["networks"]["cgan"] == ["dcgan", "clustered"]
     assert not list(tmp_path.glob("*.png"))
     assert "2: cat (2), dog (2)" in distgan.ok("data", folder).stdout
     assert Image.open(tmp_path / "data-own.png").width > 60

@@ -20,11 +20,16 @@ def test_a_tracker_that_does_not_import_is_named_with_a_way_out(
         raise error
 
     monkeypatch.setattr(TensorBoardTracker, "start", start)
-    with refused("--tracker tensorboard: ", str(error).split("\n")[0], "--tracker none", code="unavailable"):
+    with refused(
+        "--tracker ... tensorboard ... [missing-package]",
+        str(error).split("\n")[0],
+        "--tracker none",
+        code="unavailable",
+    ):
         Runtime(ON_CPU).start_tracker("tensorboard", str(tmp_path), 0)
 
 
 def test_a_tracker_that_is_not_installed_is_named_too(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
-    with refused("--tracker tensorboard: ", "--tracker none", code="unavailable"):
+    with refused("--tracker ... tensorboard ... [missing-package]", "--tracker none", code="unavailable"):
         Runtime(ON_CPU).start_tracker("tensorboard", str(tmp_path), 0)

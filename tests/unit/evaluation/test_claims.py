@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from distgan.evaluation.during_training import QualityMonitor
-from distgan.evaluation.measure import Overview, alarms_of, verdict_of
+from distgan.evaluation.measure import Overview, find_alarms, verdict_of
 from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
-from distgan.evaluation.scores import share
+from distgan.evaluation.scores import estimate_proportion
 from distgan.reports.report2023 import claims_of
 
 
@@ -114,21 +114,37 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
 @pytest.mark.parametrize(
     ("numbers", "verdict", "words"),
     [
-        ({"agreement": share(990, 1000)}, "made well", "99.0% read as asked"),
-        ({"agreement": share(940, 1000)}, "made well", "94.0% read as asked"),  # its interval reaches to 95 %
-        ({"agreement": share(900, 1000)}, "made poorly", "90.0% read as asked"),
-        ({"agreement": share(50, 1000)}, "missing", "5.0% of those asked for"),
-        ({"agreement": share(990, 1000), "coverage": 0.4}, "made poorly", "not all kinds of it, coverage 0.40"),
-        ({"agreement": share(990, 1000), "coverage": 0.1}, "made poorly", "few kinds of it, coverage 0.10"),
-        ({"share": share(1000, 10_000)}, "made well", "99.0% recognisable"),
-        ({"share": share(1000, 10_000), "recognisable": 0.8}, "made poorly", "80.0% recognisable (real 99.0%)"),
-        ({"share": share(500, 10_000)}, "made poorly", "too rare, 5.0% of all"),
-        ({"share": share(2000, 10_000)}, "made poorly", "too frequent, 20.0% of all"),
-        ({"share": share(10, 10_000)}, "missing", "0.10% of the samples"),
-        ({"agreement": share(0, 7)}, "missing", "0.0% of those asked for"),  # of few images too
-        ({"agreement": share(0, 0)}, "not asked for", "no image was asked to be it"),
-        ({"share": share(0, 70)}, "missing", "0.00% of the samples"),
-        ({"share": share(680, 10_000)}, "made well", ""),  # its interval reaches to 7 %
+        ({"agreement": estimate_proportion(990, 1000)}, "made well", "99.0% read as asked"),
+        (
+            {"agreement": estimate_proportion(940, 1000)},
+            "made well",
+            "94.0% read as asked",
+        ),  # its interval reaches to 95 %
+        ({"agreement": estimate_proportion(900, 1000)}, "made poorly", "90.0% read as asked"),
+        ({"agreement": estimate_proportion(50, 1000)}, "missing", "5.0% of those asked for"),
+        (
+            {"agreement": estimate_proportion(990, 1000), "coverage": 0.4},
+            "made poorly",
+            "not all kinds of it, coverage 0.40",
+        ),
+        (
+            {"agreement": estimate_proportion(990, 1000), "coverage": 0.1},
+            "made poorly",
+            "few kinds of it, coverage 0.10",
+        ),
+        ({"share": estimate_proportion(1000, 10_000)}, "made well", "99.0% recognisable"),
+        (
+            {"share": estimate_proportion(1000, 10_000), "recognisable": 0.8},
+            "made poorly",
+            "80.0% recognisable (real 99.0%)",
+        ),
+        ({"share": estimate_proportion(500, 10_000)}, "made poorly", "too rare, 5.0% of all"),
+        ({"share": estimate_proportion(2000, 10_000)}, "made poorly", "too frequent, 20.0% of all"),
+        ({"share": estimate_proportion(10, 10_000)}, "missing", "0.10% of the samples"),
+        ({"agreement": estimate_proportion(0, 7)}, "missing", "0.0% of those asked for"),  # of few images too
+        ({"agreement": estimate_proportion(0, 0)}, "not asked for", "no image was asked to be it"),
+        ({"share": estimate_proportion(0, 70)}, "missing", "0.00% of the samples"),
+        ({"share": estimate_proportion(680, 10_000)}, "made well", ""),  # its interval reaches to 7 %
     ],
 )
 def test_verdicts(numbers: dict[str, Any], verdict: str, words: str) -> None:
@@ -139,13 +155,13 @@ def test_verdicts(numbers: dict[str, Any], verdict: str, words: str) -> None:
 
 
 def test_digit_of_which_there_is_no_image_is_missing() -> None:
-    assert verdict_of(None, share(0, 1000), None, sample())[0] == "missing"
+    assert verdict_of(None, estimate_proportion(0, 1000), None, sample())[0] == "missing"
 
 
 def test_collapse_is_an_alarm_and_little_coverage_is_none() -> None:
     shares = [exactly(0.1)] * 10
-    assert alarms_of([], None, shares, exactly(0.05), exactly(0.95))[0].startswith("collapse: ")
-    assert not alarms_of([], None, shares, exactly(0.2), exactly(0.95))
+    assert find_alarms([], None, shares, exactly(0.05), exactly(0.95))[0].startswith("collapse: ")
+    assert not find_alarms([], None, shares, exactly(0.2), exactly(0.95))
 
 
 def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:

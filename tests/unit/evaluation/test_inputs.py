@@ -33,25 +33,25 @@ FLOATS = np.linspace(0, 1, 100 * 784).reshape(100, 28, 28)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"images": np.zeros((100, 32, 32), np.uint8)}, "shape (100, 32, 32); allowed: images as uint8"),
+        ({"images": np.zeros((100, 32, 32), np.uint8)}, "(100, 32, 32) ... uint8 ... [bad-images]"),
         ({"images": np.zeros((100, 3, 28, 28), np.uint8)}, "shape (100, 3, 28, 28)"),
-        ({"images": np.zeros((0, 28, 28), np.uint8)}, "holds no images"),
-        ({"images": np.zeros((100, 28, 28), np.int32)}, "type int32; allowed: images as uint8"),
+        ({"images": np.zeros((0, 28, 28), np.uint8)}, "[bad-images]"),
+        ({"images": np.zeros((100, 28, 28), np.int32)}, "int32 ... uint8 ... [bad-images]"),
         ({"images": np.zeros((100, 28, 28), bool)}, "type bool"),
         ({"images": np.zeros((100, 28, 28), complex)}, "type complex128"),
-        ({"images": FLOATS * 255}, "values from 0 to 255; allowed"),
+        ({"images": FLOATS * 255}, "0 to 255 ... [bad-images]"),
         ({"images": FLOATS - 1.5}, "values from -1.5 to -0.5"),
-        ({"images": np.where(FLOATS > 0.5, np.nan, FLOATS)}, "of 100 images have pixels that are not finite"),
-        ({"images": np.where(FLOATS > 0.999, np.inf, FLOATS)}, "not finite"),
+        ({"images": np.where(FLOATS > 0.5, np.nan, FLOATS)}, "100 ... [non-finite-values]"),
+        ({"images": np.where(FLOATS > 0.999, np.inf, FLOATS)}, "[non-finite-values]"),
         ({"images": np.uint8(3)}, "its images have the shape ()"),
         ({"images": np.float32(3)}, "its images have the shape ()"),
         ({"images": None}, "has no array of images, only labels"),
-        ({"images": np.array([{}] * 100)}, "no .npz of numbers"),
-        ({"labels": np.arange(100) % 11}, "labels are from 0 to 10; allowed: 0 to 9"),
+        ({"images": np.array([{}] * 100)}, "[bad-images]"),
+        ({"labels": np.arange(100) % 11}, "0 to 10 ... 0 to 9 ... [bad-images]"),
         ({"labels": np.arange(100) % 10 - 1}, "labels are from -1 to 8"),
-        ({"labels": np.arange(99)}, "labels have the shape (99,); allowed: (100,)"),
+        ({"labels": np.arange(99)}, "(99,) ... (100,) ... [bad-images]"),
         ({"labels": np.eye(10)[np.arange(100) % 10]}, "shape (100, 10)"),
-        ({"labels": np.arange(100) / 10}, "type float64; allowed: whole numbers"),
+        ({"labels": np.arange(100) / 10}, "float64 ... [bad-images]"),
     ],
 )
 def test_bad_arrays_are_one_clear_error(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -64,7 +64,7 @@ def test_bad_arrays_are_one_clear_error(tmp_path: Path, changes: dict[str, Any],
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])
 def test_file_that_is_no_npz(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "images.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"no \.npz of numbers"):
+    with refused("[bad-images]"):
         read_npz(tmp_path / "images.npz", 1000)
 
 
@@ -90,9 +90,8 @@ def header(shape: str, descr: str = "'|u1'") -> bytes:
 def test_member_that_is_no_array_costs_one_line_and_no_memory(tmp_path: Path, member: bytes) -> None:
     with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
         archive.writestr("images.npy", member)
-    with pytest.raises(UserError, match=r"no \.npz of numbers") as error:
+    with refused("images.npz: ... [bad-images]"):
         read_npz(tmp_path / "images.npz", 1000)
-    assert "\n" not in str(error.value)
 
 
 def test_more_images_than_asked_for_are_a_choice_of_all(tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_notice_of_another_program_is_harmless(tmp_path: Path) -> None:
 
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "images.npz")
-    with pytest.raises(UserError, match="is no regular file"):
+    with refused("[bad-data]"):
         read_npz(tmp_path / "images.npz", 1000)
 
 
@@ -224,7 +223,7 @@ def test_values_of_the_other_byte_order_are_the_same(tmp_path: Path, dtype: str,
 def test_range_of_what_has_none_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", **arrays())
     for where in ("images.npz", "run"):
-        with refused("--range signed", where, code="bad-value"):
+        with refused("--range ... signed ... [setting-not-applicable]", where, code="bad-value"):
             load_input(str(tmp_path / where), EvalConfig(pixel_range="signed"))
 
 
@@ -242,7 +241,7 @@ def test_arrays_that_are_not_used_are_named(distgan: Run, tmp_path: Path) -> Non
     assert read_npz(tmp_path / "images.npz", 1000).unused == ["label", "y[1m"]
     for more in ([], ["--json"]):
         result = distgan("eval", "images.npz", *more, "--data", "digits", "--judges", "nowhere")
-        assert "images.npz: not used: label, y[1m; allowed: images, labels" in result.stderr
+        assert "images.npz: not used: label, y[1m. Expected: images, labels" in result.stderr
         assert "\x1b" not in result.stderr
         assert not result.stdout
     np.savez(tmp_path / "good.npz", **arrays(), notice=np.array("a notice"))
@@ -309,7 +308,7 @@ def test_any_npz_is_read_or_is_one_clear_error(
     with at_most(100):
         found, mistake = outcome_of(lambda: read_npz(path, 2))
     if mistake:
-        assert (mistake.code, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)
+        assert (mistake.kind, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)
     else:
         assert found is not None
         assert found.images.dtype == torch.uint8
@@ -384,7 +383,7 @@ def test_a_name_that_is_too_long_for_a_result_is_cut(
         folders.append(folder)
         assert out_folder(where, EvalConfig(), 100) == folder
     assert len(set(folders)) == 12
-    assert (f"warning: the name of 0/{stem}.npz" in capfd.readouterr().err) == (len(stem.encode()) > 250)
+    assert (f"0/{stem}.npz" in capfd.readouterr().err) == (len(stem.encode()) > 250)
 
 
 def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -398,7 +397,7 @@ def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Pa
         out_folder("images.npz", EvalConfig(out="mine"), 100)
     (tmp_path / "mine" / FILE).unlink()
     done(tmp_path / "mine", "a/images.npz")
-    with refused("--out mine", "b/images.npz", code="exists"):
+    with refused("--out ... mine ... [output-exists]", "b/images.npz", code="exists"):
         out_folder("b/images.npz", EvalConfig(out="mine"), 100)
     (tmp_path / "run" / "weights").mkdir(parents=True)
     done(tmp_path / "run" / "eval", "somewhere/else/run")  # a run that was moved

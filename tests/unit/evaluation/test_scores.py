@@ -11,7 +11,7 @@ from helpers.memory import at_most
 from torch import Tensor, nn
 
 from distgan.evaluation.classifiers import NUM_FEATURES
-from distgan.evaluation.ensemble import _dealt
+from distgan.evaluation.ensemble import _run_chunks
 from distgan.evaluation.schema import Estimate
 from distgan.evaluation.scores import (
     FEWEST,
@@ -19,13 +19,13 @@ from distgan.evaluation.scores import (
     Moments,
     density_and_coverage,
     distance,
+    estimate_proportion,
     kl_from_uniform,
     manifold,
     mean,
     measure_fcd,
     moments,
     nearest,
-    share,
     square_root,
 )
 from distgan.models.sampling import CHUNK
@@ -41,7 +41,7 @@ def normals(n: int, seed: int, shift: float = 0.0, num: int = NUM_FEATURES) -> T
 
 def test_interval_of_a_share_is_wilsons() -> None:
     """Wilson 1927: the shares p for which |k / n - p| is at most z sqrt(p (1 - p) / n)."""
-    found, z = share(81, 263), 1.959964
+    found, z = estimate_proportion(81, 263), 1.959964
     for end in (found.low, found.high):
         assert abs(81 / 263 - end) == pytest.approx(z * math.sqrt(end * (1 - end) / 263), rel=1e-5)
     assert found.low < 81 / 263 < found.high
@@ -49,7 +49,7 @@ def test_interval_of_a_share_is_wilsons() -> None:
 
 @pytest.mark.parametrize(("num", "of"), [(0, 10), (10, 10), (0, 10_000), (10_000, 10_000), (0, 0)])
 def test_share_stays_between_0_and_1_and_holds_its_value(num: int, of: int) -> None:
-    found = share(num, of)
+    found = estimate_proportion(num, of)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.high > found.low
 
@@ -157,7 +157,7 @@ def test_memory_is_that_of_a_part_of_the_images() -> None:
 def test_work_in_chunks_is_joined_in_its_order() -> None:
     runtime: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
     for num in (1, CHUNK, 4 * CHUNK + 3):
-        first, second = _dealt(num, runtime, lambda chunk: (torch.full((CHUNK, 2), chunk), torch.arange(CHUNK)))
+        first, second = _run_chunks(num, runtime, lambda chunk: (torch.full((CHUNK, 2), chunk), torch.arange(CHUNK)))
         assert torch.equal(first, (torch.arange(num) // CHUNK)[:, None].expand(-1, 2))
         assert torch.equal(second, torch.arange(num) % CHUNK)
 

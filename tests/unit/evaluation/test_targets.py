@@ -8,7 +8,6 @@ import pytest
 from helpers.fake_bench import EASY
 from helpers.runs import refused
 
-from distgan.errors import UserError
 from distgan.evaluation.targets import (
     SETS,
     CganTargets,
@@ -162,7 +161,7 @@ def test_a_set_of_targets_is_found_by_its_name_or_as_a_file(tmp_path: Path) -> N
     assert find_targets("mnist", "--stop-at") == SETS["mnist"]
     (tmp_path / "mine.toml").write_text(EASY)
     assert find_targets(str(tmp_path / "mine.toml"), "--stop-at") == tmp_path / "mine.toml"
-    with refused("--stop-at moon: ", "mnist", code="not-found"):
+    with refused("--stop-at ... moon ... [not-found]", "mnist", code="not-found"):
         find_targets("moon", "--stop-at")
 
 
@@ -175,18 +174,18 @@ def test_the_shipped_targets() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("format = 1", "format = 2", "has the format 2; allowed: 1"),
-        ("format = 1\n", "", "has the format None"),
-        ("format = 1", "format = ", "is not TOML"),
-        ("max_fcd = 1000.0", "max_fcd = -1", "cgan.max_fcd: -1 is not allowed; allowed: greater than 0"),
-        ("max_fcd = 1000.0", 'max_fcd = "1"', "cgan.max_fcd: '1' is not allowed; allowed: a valid number"),
-        ("max_fcd = 1000.0", "max_fcd = nan", "cgan.max_fcd: nan is not allowed; allowed: a finite number"),
+        ("format = 1", "format = 2", "(2) ... 1 ... [unknown-format]"),
+        ("format = 1\n", "", "(None) ... [unknown-format]"),
+        ("format = 1", "format = ", "TOML ... [bad-config-file]"),
+        ("max_fcd = 1000.0", "max_fcd = -1", "cgan.max_fcd: ... (-1) ... greater than 0 [damaged-file]"),
+        ("max_fcd = 1000.0", 'max_fcd = "1"', "cgan.max_fcd: ... ('1') ... number"),
+        ("max_fcd = 1000.0", "max_fcd = nan", "cgan.max_fcd: ... (nan) ... finite"),
         ("max_fcd = 1000.0, ", "", "cgan.max_fcd: is missing"),
         ("max_fcd", "max_fdc", "cgan.max_fcd: is missing"),
         ("hold = 1", "hold = 1, held = 2", "protocol.held: unknown key"),
-        ("min_share = 0", "min_share = 0.2", "vanilla.min_share: 0.2 is not allowed"),
-        ("num = 100", "num = 10", "protocol.num: 10 is not allowed; allowed: greater than or equal to 65"),
-        ('"2026-01-01"', '"today"', "frozen: 'today' is not allowed"),
+        ("min_share = 0", "min_share = 0.2", "vanilla.min_share: ... (0.2)"),
+        ("num = 100", "num = 10", "protocol.num: ... (10) ... 65"),
+        ('"2026-01-01"', '"today"', "frozen: ... ('today')"),
         ("fcd = 2.5", "fcd = [nan]", "runs.0.fcd"),
     ],
 )
@@ -194,8 +193,5 @@ def test_targets_that_are_none(before: str, after: str, message: str, tmp_path: 
     path = tmp_path / "targets.toml"
     assert before in EASY
     path.write_text(EASY.replace(before, after, 1))
-    with pytest.raises(UserError) as error:
+    with refused(f"{path}: ... {message}"):
         read_targets(path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)

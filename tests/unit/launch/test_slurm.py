@@ -5,12 +5,11 @@ import re
 import tomllib
 
 import pytest
-from helpers.runs import ROOT, Capture
+from helpers.runs import ROOT, Capture, fits, refused
 
 from distgan import cli
 from distgan.config.command_settings import SlurmConfig
 from distgan.config.presets import training_of
-from distgan.errors import UserError
 from distgan.launch import slurm
 
 SCRIPTS = ("vanilla", "cgan", "bench", "convergence")
@@ -20,29 +19,22 @@ CGAN = ["--model", "cgan", "--epochs", "20"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--nodes", "0"], "--nodes: '0' is not allowed; allowed: a whole number, 1 or more"),
-        (["--gpus-per-node", "-1"], "--gpus-per-node: '-1' is not allowed"),
-        (["--time", "10h"], "--time: '10h' is not allowed; allowed: minutes, or minutes:seconds"),
-        (
-            ["--time", "3"],
-            "--time 3: the job would be asked to save as soon as it begins, 180 s before its end; allowed: a longer "
-            "limit, or a shorter lead by --signal",
-        ),
-        (["--time", "0-0:10", "--signal", "B:USR1@600"], "--time 0-0:10: the job would be asked to save as soon as"),
-        (["--signal", "USR1"], "--signal: 'USR1' is not allowed; allowed: as B:USR1@180"),
-        (["--job-name", "a/b"], "--job-name: 'a/b' is not allowed; allowed: a line without /"),
-        (["--partition", ""], "--partition: '' is not allowed"),
-        (
-            ["--partition", "a\n#SBATCH --nodes=2"],
-            "--partition: 'a\\n#SBATCH --nodes=2' is not allowed; allowed: a line",
-        ),
-        (["--epohcs", "3"], "--epohcs: unknown flag, did you mean --epochs?"),
-        (["--g-lr", "fast"], "--g-lr: 'fast' is not allowed"),
-        (["--nodes", "40", "--gpus-per-node", "8"], "--batch-size 256: too few for the processes"),
+        (["--nodes", "0"], "--nodes: ... ('0') ... 1 or more [bad-value]"),
+        (["--gpus-per-node", "-1"], "--gpus-per-node: ... ('-1') ... [bad-value]"),
+        (["--time", "10h"], "--time: ... ('10h') ... minutes:seconds ... [bad-value]"),
+        (["--time", "3"], "--time: ... 180 s ... (3) ... --signal [slurm]"),
+        (["--time", "0-0:10", "--signal", "B:USR1@600"], "--time: ... (0-0:10) ... [slurm]"),
+        (["--signal", "USR1"], "--signal: ... ('USR1') ... B:USR1@180 [bad-value]"),
+        (["--job-name", "a/b"], "--job-name: ... ('a/b') ... [bad-value]"),
+        (["--partition", ""], "--partition: ... ('') ... [bad-value]"),
+        (["--partition", "a\n#SBATCH --nodes=2"], "--partition: ... ('a\\n#SBATCH --nodes=2') ... [bad-value]"),
+        (["--epohcs", "3"], "--epohcs: ... --epochs ... [unknown-setting]"),
+        (["--g-lr", "fast"], "--g-lr: ... ('fast') ... [bad-value]"),
+        (["--nodes", "40", "--gpus-per-node", "8"], "--batch-size: ... (256) ... at least 320 [batch-too-small]"),
         (
             ["--processes", "3"],
-            "--processes 3: the job has 1, by --nodes, --gpus-per-node or, without GPUs, DISTGAN_PROCESSES_PER_NODE; "
-            "allowed: the same, or leave it out",
+            "--processes: ... has 1 ... --nodes, --gpus-per-node ... DISTGAN_PROCESSES_PER_NODE (3) ... "
+            "[launcher-conflict]",
         ),
     ],
 )
@@ -50,7 +42,7 @@ def test_mistakes_are_told_before_the_job_waits(capsys: Capture, words: list[str
     assert cli.main(["slurm", *CGAN, *words]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith(f"distgan: {message}")
+    assert fits(f"distgan: {message}", lines[0])
 
 
 def test_limit_in_all_spellings_of_sbatch() -> None:
@@ -94,5 +86,5 @@ def test_scripts_travel_in_a_wheel() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["slurm"] == "distgan/launch/batch_scripts"
     assert f"source {ROOT}/slurm/_run.sh" in slurm.script(SlurmConfig(), CGAN, training_of(CGAN)[0])
-    with pytest.raises(UserError, match="--model gan: unknown network"):
+    with refused("--model ... gan ... [unknown-name]"):
         slurm.slurm(SlurmConfig(), ["--model", "gan"], is_dry=True)

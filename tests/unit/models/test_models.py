@@ -23,10 +23,10 @@ CLUSTERS = {"vanilla": 250, "cgan": 25}  # those of the fast presets
 @pytest.mark.parametrize(
     ("name", "family", "g", "d"),
     [
-        ("vanilla", "seed", 2_305_472, 219_393),
-        ("cgan", "seed", 2_430_912, 236_545),
-        ("vanilla", "small", 771_969, 36_513),
-        ("cgan", "small", 834_689, 67_873),
+        ("vanilla", "report2023", 2_305_472, 219_393),
+        ("cgan", "report2023", 2_430_912, 236_545),
+        ("vanilla", "dcgan", 771_969, 36_513),
+        ("cgan", "dcgan", 834_689, 67_873),
         ("vanilla", "clustered", 980_673, 144_897),
         ("cgan", "clustered", 980_673, 144_897),
     ],

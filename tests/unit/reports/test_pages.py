@@ -21,7 +21,7 @@ from distgan.cli import run_command
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
 from distgan.evaluation.schema import Estimate, Verdict
-from distgan.evaluation.scores import share
+from distgan.evaluation.scores import estimate_proportion
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.reports.charts import Level, Point, Series, chart
 from distgan.reports.comparison import notes_on, show, tally_of
@@ -172,9 +172,9 @@ def test_target_and_input_are_read_from_the_weights(pair: tuple[Path, Path]) -> 
 @pytest.mark.parametrize(
     ("name", "family", "target", "given"),
     [
-        ("vanilla", "small", "no label enters", "100 of noise"),
+        ("vanilla", "dcgan", "no label enters", "100 of noise"),
         ("vanilla", "clustered", "no label enters", "100 of noise and 32 of a cluster of images"),
-        ("cgan", "small", "95.3 %", "100 of noise and 10 of the label"),
+        ("cgan", "dcgan", "95.3 %", "100 of noise and 10 of the label"),
         ("cgan", "clustered", "95.3 %", "100 of noise and 32 of the label and one of its 7 clusters"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_cluster_is_no_label(tmp_path: Path, name: str, family: str, target: s
 def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
     """Of digits that nobody asked for too: the images of an .npz are what they are."""
     each = quality_of().per_digit[3]
-    unasked = {"agreement": share(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
+    unasked = {"agreement": estimate_proportion(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
     digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | unasked)]
     wide = {"sample": sample_of(113.44), "real": sample_of(12.345), "agreement": about(0.953, 0.02)}
     rest = [digit.model_copy(update=wide) for digit in quality_of().per_digit[4:]]

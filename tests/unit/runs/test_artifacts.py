@@ -40,11 +40,11 @@ def test_a_picture_that_fails_is_a_warning(error: Exception, is_strict: bool) ->
 def finish(folder: Path, monkeypatch: MonkeyPatch) -> list[str]:
     """The pictures of a run's end; the warnings."""
     run = RunArtifacts.__new__(RunArtifacts)
-    run.folder, run.tolerance = folder, WriteErrorPolicy(stops=True)
+    run.folder, run.write_errors = folder, WriteErrorPolicy(stops=True)
     run.runtime = SimpleNamespace(run_on_rank0=lambda call: call())  # type: ignore[assignment]
     run._illustrate(run._timeline, "timeline.png is")
     run._illustrate(lambda: save_curves(folder, r"$\nosuch{ on [/b] \x1b[2J", "$^$\nmore"), "losses.png is")
-    return run.tolerance.warnings()
+    return run.write_errors.warnings()
 
 
 def samples(folder: Path, *names: str) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from helpers.checkpoints import make
-from helpers.runs import Capture, MonkeyPatch
+from helpers.runs import Capture, MonkeyPatch, refused
 
 from distgan.checkpoint.format import Checkpoint, write_checkpoint
 from distgan.checkpoint.resume import checkpoints_in
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed
 from distgan.runs.inspection import diff, list_checkpoints, verify
 from distgan.runs.run_dir import STATUS
 from distgan.utils.files import write_json
@@ -60,5 +60,5 @@ def test_a_narrow_screen_cuts_nothing(run: Path, monkeypatch: MonkeyPatch, capsy
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with refused("[no-checkpoint]"):
         list_checkpoints(tmp_path)

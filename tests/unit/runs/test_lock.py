@@ -18,7 +18,7 @@ MARKER = LOCKS[1]
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"pid": 7, "host": "here"}')
     held = lock(tmp_path)
-    with refused(f"--out {tmp_path}", "process 7 on here", code="exists"):
+    with refused(f"--out: ... ({tmp_path})", "process 7 on here", code="exists"):
         lock(tmp_path, wait_s=0)
     held.release()
     lock(tmp_path, wait_s=0).release()
@@ -39,7 +39,7 @@ def test_a_file_system_without_locks_has_one_holder_at_a_time(tmp_path: Path, le
     if left:
         (tmp_path / left).write_text("" if left == "lock" else f"{2**22 + 1}\n{socket.gethostname()}\n")
     held = lock(tmp_path, wait_s=0.2)
-    with refused(f"--out {tmp_path}", str(tmp_path / MARKER), "delete", code="exists"):
+    with refused(f"--out: ... ({tmp_path})", str(tmp_path / MARKER), code="exists"):
         lock(tmp_path, wait_s=0.1)
     held.release()
     assert os.listdir(tmp_path) == ["lock"], "no marker stays"

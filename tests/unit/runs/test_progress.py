@@ -10,9 +10,9 @@ from helpers.runs import Capture, MonkeyPatch
 from rich.text import Text
 
 from distgan.runs.progress import ProgressDisplay
-from distgan.training.metrics import Record
+from distgan.training.metrics import MetricRecord
 
-RECORD = Record(6, 0.5, 1.4, 0.7, 0.1, -0.1, 100.0, 1.0, 0.1)
+RECORD = MetricRecord(6, 0.5, 1.4, 0.7, 0.1, -0.1, 100.0, 1.0, 0.1)
 
 
 def go(name: str = "") -> None:

@@ -101,7 +101,7 @@ def test_a_race_that_fails_leaves_the_graph_that_was_right(monkeypatch: MonkeyPa
         return race(trial, name, advance)
 
     monkeypatch.setattr(engines.Trial, "race", fail)
-    choice = run.build().choice
+    choice = run.build().selection
     assert (choice.name, choice.is_fallback) == ("graph", False)
     assert "not compiled inside: CUDA out of memory" in choice.why
 
@@ -126,8 +126,8 @@ def test_auto_takes_what_a_race_shows_to_be_the_fastest(
 ) -> None:
     run = Machine(monkeypatch, **times).training(total_steps=total_steps)
     before = run.gan.state()
-    choice = run.build().choice
-    assert (choice.asked, choice.name, choice.is_fallback) == ("auto", name, False)
+    choice = run.build().selection
+    assert (choice.requested, choice.name, choice.is_fallback) == ("auto", name, False)
     assert why in choice.why
     assert (run.gan.discriminator.main._compiled_call_impl is not None) == (name == "graph-compiled")
     facts = choice.describe()
@@ -143,7 +143,7 @@ def test_auto_takes_what_a_race_shows_to_be_the_fastest(
 def test_a_race_takes_a_second(monkeypatch: MonkeyPatch, step_ms: float) -> None:
     machine = Machine(monkeypatch, eager=step_ms, graph=step_ms)
     monkeypatch.setattr(selection, "RACE_STEPS", 50)
-    choice = machine.training().build().choice
+    choice = machine.training().build().selection
     assert choice.start_s["race"] <= RACE_S
     assert machine.num_eager < 100
 
@@ -152,8 +152,8 @@ def test_the_choice_is_not_asked_on_a_cpu(monkeypatch: MonkeyPatch) -> None:
     machine = Machine(monkeypatch, eager=1, graph=1)
     run = machine.training()
     run.capture = None
-    choice = run.build().choice
-    assert (str(choice), choice.start_s) == ("engine eager: on a CPU compiling takes long and gains nothing", {})
+    choice = run.build().selection
+    assert (choice.name, choice.is_fallback, choice.start_s) == ("eager", False, {})
     assert machine.num_eager == 0
 
 
@@ -172,7 +172,7 @@ def test_the_slowest_rank_decides_for_all(monkeypatch: MonkeyPatch, factor: floa
     """Graphs are twice as fast as eager here; on the other rank they take `factor` times as long as here."""
     run = Machine(monkeypatch, eager=4, graph=2).training()
     other_rank(run, monkeypatch, {float: lambda seconds: seconds * factor if seconds < 3e-3 else seconds})
-    choice = run.build().choice
+    choice = run.build().selection
     assert choice.name == name
     assert choice.step_s["graph"] == pytest.approx(2e-3 * factor)
 
@@ -180,7 +180,7 @@ def test_the_slowest_rank_decides_for_all(monkeypatch: MonkeyPatch, factor: floa
 def test_a_rank_that_fails_is_followed_by_all(monkeypatch: MonkeyPatch) -> None:
     run = Machine(monkeypatch, eager=4, graph=2).training()
     other_rank(run, monkeypatch, {type(None): "RuntimeError: out of memory"})
-    choice = run.build().choice
+    choice = run.build().selection
     assert (choice.name, choice.is_fallback) == ("eager", True)
     assert choice.why == "graph was not taken: rank 1: RuntimeError: out of memory"
 
@@ -191,7 +191,7 @@ def test_a_rank_that_fails_is_followed_by_all(monkeypatch: MonkeyPatch) -> None:
 def test_auto_is_no_fallback_where_no_graph_was_asked_for(monkeypatch: MonkeyPatch, attribute: str, value: str) -> None:
     run = Machine(monkeypatch, eager=4, graph=2).training()
     monkeypatch.setattr(run.runtime, attribute, value)
-    choice = run.build().choice
+    choice = run.build().selection
     assert (choice.name, choice.is_fallback) == ("eager", False)
     assert value in choice.why
 
@@ -218,7 +218,7 @@ def test_compiling_pays_where_it_saves_more_than_it_takes(
 
 def test_a_penalty_is_not_compiled_inside(monkeypatch: MonkeyPatch) -> None:
     """Not tried, and not told as a failure: torch.compile has no second derivative."""
-    choice = Machine(monkeypatch, eager=5, graph=2).training("r1", total_steps=10**6).build().choice
+    choice = Machine(monkeypatch, eager=5, graph=2).training("r1", total_steps=10**6).build().selection
     assert (choice.name, choice.is_fallback) == ("graph", False)
     assert choice.why.endswith("not compiled inside: the penalty needs a second derivative, which torch.compile lacks")
     assert "compile" not in choice.start_s
@@ -237,9 +237,9 @@ def test_compiled_graphs_give_way_to_graphs(monkeypatch: MonkeyPatch, engine: st
 
     run = Machine(monkeypatch, eager=5, graph=2).training(engine=engine, total_steps=10**6)
     monkeypatch.setattr(engines, "compile_blocks", broken)
-    choice = run.build().choice
+    choice = run.build().selection
     reason = "RuntimeError: no double backward" if fails == "compiler" else "its steps are not the eager ones"
-    assert (choice.asked, choice.name, choice.is_fallback) == (engine, "graph", engine == "graph-compiled")
+    assert (choice.requested, choice.name, choice.is_fallback) == (engine, "graph", engine == "graph-compiled")
     prefix = "graph-compiled was not taken: " if choice.is_fallback else "not compiled inside: "
     assert prefix + reason in choice.why
     assert choice.parity is not None

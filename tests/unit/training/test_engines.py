@@ -35,7 +35,7 @@ def test_a_graph_is_captured_after_a_resume() -> None:
     stats.append(second.to(31))
     third.gan.load_state(second.gan.state(), 31, "there")
     stats.append(third.to(STEPS))
-    assert second.build().choice.name == "graph"
+    assert second.build().selection.name == "graph"
     assert torch.equal(torch.cat(stats), expected)
     assert largest_difference(straight.gan.state(), third.gan.state()) == 0
 
@@ -91,8 +91,8 @@ def unrecordable(work: Callable[[], None], before: Callable[[], object]) -> Call
 def test_an_engine_that_fails_gives_way(capturer: Any, reason: str) -> None:
     eager, graph = Training("cgan"), Training("cgan", "graph", capture=capturer)
     assert torch.equal(eager.to(20), graph.to(20)), "what takes its place starts from untouched weights"
-    choice = graph.build().choice
-    assert (choice.asked, choice.name, choice.is_fallback) == ("graph", "eager", True)
+    choice = graph.build().selection
+    assert (choice.requested, choice.name, choice.is_fallback) == ("graph", "eager", True)
     assert choice.why.startswith("graph was not taken: " + reason)
     assert "second line" not in choice.why
     assert largest_difference(eager.gan.state(), graph.gan.state()) == 0
@@ -101,7 +101,7 @@ def test_an_engine_that_fails_gives_way(capturer: Any, reason: str) -> None:
 @pytest.mark.parametrize("name", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
 def test_eager_steps_are_not_called_compiled_ones(monkeypatch: MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
-    choice = Training("vanilla", "compile").build().choice
+    choice = Training("vanilla", "compile").build().selection
     assert (choice.name, choice.is_fallback) == ("eager", True)
     assert f"{name}=1" in choice.why
 
@@ -112,7 +112,7 @@ def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: MonkeyPatch) -
     take = graph.batches.take
     monkeypatch.setattr(graph.batches, "take", lambda own: (float(own.sum()), take(own))[1])
     graph.to(1)
-    assert "the host waits for the device" in graph.build().choice.why
+    assert "the host waits for the device" in graph.build().selection.why
 
 
 def test_an_engine_that_fits_not_is_named(monkeypatch: MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_an_engine_that_fits_not_is_named(monkeypatch: MonkeyPatch) -> None:
         graph = Training("vanilla", "graph", capture=capture)
         monkeypatch.setattr(graph.runtime, attribute, value)
         graph.to(1)
-        assert graph.build().choice.why == f"graph was not taken: {reason}"
+        assert graph.build().selection.why == f"graph was not taken: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_parity_sees_what_is_different(breaks: Callable[[Training], object]) -> 
             breaks(run)
         return result
 
-    same = measure_parity(run.gan, run.batches, "no", advance, advance, 5)
+    same = measure_parity(run.gan, run.batches, "fp32", advance, advance, 5)
     assert (same.losses, same.weights, same.passed) == (0, 0, True)
-    assert not measure_parity(run.gan, run.batches, "no", advance, other, 5).passed
+    assert not measure_parity(run.gan, run.batches, "fp32", advance, other, 5).passed
     assert run.gan.step == 2
 
 
@@ -195,7 +195,7 @@ def test_a_check_that_fails_is_asked_once_more_over_more_steps(monkeypatch: Monk
         return Parity(asked[-1], 0.0, 0.9 if len(asked) == 1 else 0.0, (1e-3, 0.1))
 
     monkeypatch.setattr(engines, "measure_parity", parity)
-    assert Training("cgan", "graph", capture=capture).build().choice.name == "graph"
+    assert Training("cgan", "graph", capture=capture).build().selection.name == "graph"
     assert asked == [3, 20]
 
 
@@ -209,7 +209,7 @@ def test_an_older_graph_is_not_freed_during_a_capture() -> None:
 def test_a_run_that_is_over_captures_nothing() -> None:
     graph = Training("cgan", "graph", capture=capture)
     graph.total_steps = 0
-    assert graph.build().choice.why == "no step is left"
+    assert graph.build().selection.why == "no step is left"
 
 
 def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: Monke
     monkeypatch.setattr(engines, "compile_blocks", miscompile)
     eager, compiled = Training("cgan"), Training("cgan", "compile")
     assert torch.equal(eager.to(10), compiled.to(10))
-    assert compiled.build().choice.why.startswith("compile was not taken: its steps are not the eager ones")
+    assert compiled.build().selection.why.startswith("compile was not taken: its steps are not the eager ones")
 
 
 def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
@@ -257,5 +257,5 @@ def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
     assert (log.logged_step, log.num_lines) == (9, 3), "a line that a resume does not keep"
     log.add(torch.full((2, 4), float("nan")), 16)
     log.write(12)
-    with pytest.raises(TrainingFailed, match="d_loss is nan at step 11"):
+    with pytest.raises(TrainingFailed, match=r"d_loss .* nan .* step 11"):
         log.settle(12)

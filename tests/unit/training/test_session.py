@@ -43,7 +43,7 @@ def process_state() -> dict[str, Any]:
         "dtype": torch.get_default_dtype(),
         "tf32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
         "group": torch.distributed.is_initialized(),
-        "meeting": rendezvous._meeting,
+        "meeting": rendezvous._rendezvous,
         "accelerate": [dict(state._shared_state) for state in (AcceleratorState, PartialState, GradientState)],
         "levels": [logging.getLogger(name).level for name in ("accelerate.accelerator", "torch.utils.cpp_extension")],
         "folder": os.getcwd(),

@@ -33,9 +33,9 @@ def runtime() -> Runtime:
 
 def holding(num: int, rank: int = 0, world_size: int = 1, start: int = 0) -> BatchShard:
     """A share of a batch of that many rows."""
-    share = BatchShard(rank, world_size)
-    share.rows = range(start, start + num)
-    return share
+    shard = BatchShard(rank, world_size)
+    shard.rows = range(start, start + num)
+    return shard
 
 
 def batches(num: int) -> list[tuple[Tensor, Tensor]]:
@@ -68,9 +68,9 @@ def plain_loop(model: ModelConfig, order: str, num_steps: int) -> tuple[dict[str
         for parameter, gradient in zip(D.parameters(), d_grads, strict=True):
             parameter.grad = gradient
         d_optim.step()
-        if order == "reuse":
+        if order == "alternating":
             g_grads = torch.autograd.grad(g_loss := bce(D(fake, labels), 1), list(G.parameters()))
-        if order == "fresh":
+        if order == "alternating-fresh":
             g_loss = bce(D(G(noise.z(), labels), labels), 1)
             g_grads = torch.autograd.grad(g_loss, list(G.parameters()))
         for parameter, gradient in zip(G.parameters(), g_grads, strict=True):
@@ -90,7 +90,7 @@ def our_loop(
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("name", "family"), [("vanilla", "seed"), ("cgan", "seed"), ("cgan", "small")])
+@pytest.mark.parametrize(("name", "family"), [("vanilla", "report2023"), ("cgan", "report2023"), ("cgan", "dcgan")])
 def test_step_is_the_textbooks(runtime: Runtime, name: str, family: str, order: str) -> None:
     model = ModelConfig(name=name, family=family, width=0.1, dropout=0.0)
     expected, losses = plain_loop(model, order, 4)
@@ -105,7 +105,7 @@ def test_step_is_the_textbooks(runtime: Runtime, name: str, family: str, order: 
 
 
 def test_the_three_orders_are_three_algorithms(runtime: Runtime) -> None:
-    model = ModelConfig(family="small", width=0.1, dropout=0.0)
+    model = ModelConfig(family="dcgan", width=0.1, dropout=0.0)
     losses = [our_loop(runtime, model, order, 3)[1] for order in ORDERS]
     assert losses[0] != losses[1]
     assert losses[1] != losses[2]
@@ -115,7 +115,7 @@ def test_the_three_orders_are_three_algorithms(runtime: Runtime) -> None:
 @pytest.mark.parametrize("loss", list(LOSSES))
 @pytest.mark.parametrize("name", MODELS)
 def test_every_loss_trains_every_model(runtime: Runtime, name: str, loss: str) -> None:
-    gan, stats = our_loop(runtime, ModelConfig(name=name, family="small", width=0.1), "reuse", 3, loss=loss)
+    gan, stats = our_loop(runtime, ModelConfig(name=name, family="dcgan", width=0.1), "alternating", 3, loss=loss)
     assert torch.tensor(stats).isfinite().all()
     assert gan.is_finite()
     assert gan.step == 3
@@ -123,21 +123,21 @@ def test_every_loss_trains_every_model(runtime: Runtime, name: str, loss: str) -
 
 
 def test_penalty_weight_acts(runtime: Runtime) -> None:
-    model = ModelConfig(family="small", width=0.1, dropout=0.0)
+    model = ModelConfig(family="dcgan", width=0.1, dropout=0.0)
     states = [
-        our_loop(runtime, model, "reuse", 3, loss="r1", penalty_weight=weight)[0].state()
+        our_loop(runtime, model, "alternating", 3, loss="r1", penalty_weight=weight)[0].state()
         for weight in (None, 10, 0, 50)
     ]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), "r1's own weight is 10"
     for other in states[2:]:
         assert not torch.equal(states[0]["discriminator.read_out.weight"], other["discriminator.read_out.weight"])
-    plain = our_loop(runtime, model, "reuse", 3, loss="bce")[0].state()
+    plain = our_loop(runtime, model, "alternating", 3, loss="bce")[0].state()
     assert all(torch.equal(states[2][key], plain[key]) for key in plain), "weight 0 is no penalty"
 
 
 def test_linear_schedule_falls_to_zero(runtime: Runtime) -> None:
-    model = ModelConfig(family="small", width=0.1)
-    gan, _ = our_loop(runtime, model, "reuse", 4, lr_schedule="linear")
+    model = ModelConfig(family="dcgan", width=0.1)
+    gan, _ = our_loop(runtime, model, "alternating", 4, lr_schedule="linear")
     assert gan.g.lr == pytest.approx(1e-3 / 4)
     assert gan.d.lr == pytest.approx(2e-3 / 4)
 
@@ -164,8 +164,8 @@ def test_ema_takes_batch_norm_statistics_as_they_are() -> None:
 
 
 def test_state_goes_there_and_back(runtime: Runtime) -> None:
-    model = ModelConfig(family="small", width=0.1)
-    gan, _ = our_loop(runtime, model, "reuse", 3, ema_decay=0.9)
+    model = ModelConfig(family="dcgan", width=0.1)
+    gan, _ = our_loop(runtime, model, "alternating", 3, ema_decay=0.9)
     config = OptimConfig(ema_decay=0.9)
     other = build_gan(model, config, 8, runtime)
     other.load_state(gan.state(), gan.step, "there")
@@ -184,14 +184,14 @@ def test_state_goes_there_and_back(runtime: Runtime) -> None:
 def test_shares_together_are_the_batch(num: int, start: int, world_size: int, blocks: int) -> None:
     """Each row once, where the images of that row are: what the rank's own list of images has at `places`."""
     for rank in range(world_size):
-        share = holding(num, rank, world_size, start)
-        own = list(range(rank, start + num, world_size))[share.local_slice(share.rows)]
+        shard = holding(num, rank, world_size, start)
+        own = list(range(rank, start + num, world_size))[shard.local_slice(shard.rows)]
         assert all(start <= row < start + num for row in own)
-        assert share.num == len(own)
-        assert share.weight == len(own) * world_size / num
-        assert [start + number for number in share.row_indices(CPU).tolist()] == own
+        assert shard.num == len(own)
+        assert shard.weight == len(own) * world_size / num
+        assert [start + number for number in shard.row_indices(CPU).tolist()] == own
         if own:
-            assert share.num_all(blocks * len(own)) == blocks * num
+            assert shard.num_all(blocks * len(own)) == blocks * num
     assert sum(holding(num, rank, world_size, start).num for rank in range(world_size)) == num
 
 
@@ -200,22 +200,22 @@ def test_shares_together_are_the_batch(num: int, start: int, world_size: int, bl
 def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(num: int, start: int, world_size: int, parts: int) -> None:
     everyones: list[set[int]] = [set() for _ in range(parts)]
     for rank in range(world_size):
-        share = holding(num, rank, world_size, start)
-        own = share.row_indices(CPU)
+        shard = holding(num, rank, world_size, start)
+        own = shard.row_indices(CPU)
         weights, rows = [], []
-        for index, (places, weight) in enumerate(share.microbatches(parts)):
+        for index, (places, weight) in enumerate(shard.microbatches(parts)):
             weights.append(weight)
             rows += own[places].tolist()
             everyones[index] |= set(own[places].tolist())
         assert rows == own.tolist()
-        assert sum(weights) == pytest.approx(share.weight)
-        assert share.rows == range(start, start + num), "and afterwards the whole batch again"
+        assert sum(weights) == pytest.approx(shard.weight)
+        assert shard.rows == range(start, start + num), "and afterwards the whole batch again"
     bounds = [num * index // parts for index in range(parts + 1)]
     assert everyones == [set(range(a, b)) for a, b in pairwise(bounds)]
 
 
-def started(seed: int, step: int, share: BatchShard, latent_shape: tuple[int, ...] = (5,)) -> Noise:
-    noise = Noise(latent_shape, CPU, share)
+def started(seed: int, step: int, shard: BatchShard, latent_shape: tuple[int, ...] = (5,)) -> Noise:
+    noise = Noise(latent_shape, CPU, shard)
     noise.begin_step(torch.tensor(step_key(seed, step), dtype=torch.int32))
     return noise
 
@@ -249,7 +249,7 @@ def test_noise_depends_on_step_seed_pass_and_row() -> None:
 
 
 def test_noise_is_what_its_counters_and_key_say() -> None:
-    """In Python's own whole numbers: what wraps, and what a shift draws in, is not left to torch."""
+    """In Python's own integers: what wraps, and what a shift draws in, is not left to torch."""
 
     def expected(counter: int, key: tuple[int, int], salt: int) -> int:
         x = (counter * 0x9E3779B9 + key[0] + salt) % 2**32
@@ -323,7 +323,7 @@ def test_each_pass_through_d_has_masks_of_its_own(runtime: Runtime, monkeypatch:
         return bits(self, shape, salt)
 
     monkeypatch.setattr(Noise, "bits", watched)
-    our_loop(runtime, ModelConfig(name="vanilla", family="small", width=0.1, dropout=0.3), "reuse", 2, loss=loss)
+    our_loop(runtime, ModelConfig(name="vanilla", family="dcgan", width=0.1, dropout=0.3), "alternating", 2, loss=loss)
     num_layers, num_passes = 2, 2 if loss == "bce" else 3
     assert len(keys) == num_layers * num_passes * 2
 
@@ -335,11 +335,11 @@ def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...], world_size
     """Real and fake images joined in one pass as well, and where the ranks have unlike numbers of rows."""
     x = torch.rand(shape) + 1
 
-    def dropped(share: BatchShard) -> Tensor:
-        module, noise = nn.Sequential(Dropout(0.4)), started(3, 1, share)
+    def dropped(shard: BatchShard) -> Tensor:
+        module, noise = nn.Sequential(Dropout(0.4)), started(3, 1, shard)
         draw_from(module, noise)
         noise.begin_forward()
-        return module(x[share.row_indices(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
+        return module(x[shard.row_indices(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
 
     whole = dropped(holding(len(x)))
     assert 0 < (whole == 0).sum() < whole.numel()
@@ -363,7 +363,7 @@ def test_dropout_is_dropout() -> None:
             if memory is torch.channels_last and len(shape) != 4:
                 continue
             images = torch.ones(shape).to(memory_format=memory).requires_grad_()
-            noise.share.rows = range(shape[0])
+            noise.shard.rows = range(shape[0])
             noise.begin_forward()
             output = layer(images)
             kept = output != 0
@@ -373,7 +373,7 @@ def test_dropout_is_dropout() -> None:
             if images.numel() > 1000:
                 assert kept.float().mean().item() == pytest.approx(0.7, abs=0.01)
                 assert kept.flatten(1).float().mean(1).std() < 0.05, "no row is favoured"
-    noise.share.rows = range(8)
+    noise.shard.rows = range(8)
     once, again = (noise.begin_forward() or layer(torch.ones(8, 8)) for _ in range(2))
     assert not torch.equal(once, again)
     assert torch.equal(layer.eval()(torch.ones(8, 8)), torch.ones(8, 8))

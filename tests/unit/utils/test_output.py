@@ -125,7 +125,7 @@ def test_a_judge_is_trained_without_a_reader(monkeypatch: MonkeyPatch) -> None:
         return nn.Linear(1, 1)
 
     monkeypatch.setattr(train_judges, "train_classifier", train_classifier)
-    monkeypatch.setattr(train_judges, "outputs_of", lambda *_: (torch.zeros(2, 10),))
+    monkeypatch.setattr(train_judges, "classify", lambda *_: (torch.zeros(2, 10),))
     monkeypatch.setattr(sys, "stdout", Stream(errno.EPIPE))
     data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
     record, weights = train_judges._train("wide", 0, data, data, 1, torch.device("cpu"))

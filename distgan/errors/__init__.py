@@ -1,4 +1,4 @@
-"""What ends a command early or is worth a warning, and the exit code and words that each has."""
+"""Errors that end a command early, warnings, and the exit code and message of each."""
 
 import errno
 import json
@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
+
+from distgan.errors.codes import CODES
 
 T = TypeVar("T")
 
@@ -36,7 +38,7 @@ def _parent() -> int:
 # Taken before the slow imports, during which a launcher may be killed.
 PARENT = _parent()
 
-# A disk or a folder that can't be written to is for the user to remedy, and so is whatever a named file is refused for;
+# A disk or a folder that can't be written to is for the user to remedy, and so is an error of a file that was named;
 # any other OSError is ours.
 _USER_ERRNO = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
@@ -65,30 +67,16 @@ TRANSIENT = {
 }  # fmt: skip
 
 
-# What kind of mistake a UserError is, for scripts: the message may be reworded, its code stays.
-CODES = {
-    "bad-value": "a flag, setting, argument or environment variable has a value that is not allowed",
-    "bad-data": "a file that was named does not hold what it should, or is damaged",
-    "not-found": "a file, a folder, a run or a checkpoint is not there",
-    "exists": "what would be written is there already, or another process works in it",
-    "mismatch": "two things that must agree do not: a run and its resume, two ranks, two results",
-    "unreadable": "a file is there and the system does not let it be read",
-    "unwritable": "the system does not let a file be written: a full or read-only disk, permissions",
-    "unavailable": "this machine lacks it: a package, a GPU, a way of computing, a download",
-    "launch": "processes do not come together: launchers, ports, ranks, SLURM",
-}
-
-
 class UserError(Exception):
-    """A mistake of the user's: one or a few lines that name the thing, its value and what is allowed.
+    """A user error: one or a few lines `THING: problem (value). Expected: ...`.
 
-    `code`: one of CODES, which is printed after the message.
+    `code`: a key of CODES. It is printed in brackets after the message, and after it its kind.
     """
 
     def __init__(self, message: str, *, code: str = "bad-value"):
         assert code in CODES, code
         super().__init__(message)
-        self.code = code
+        self.code, self.kind = code, CODES[code].kind
 
 
 class CommonError(UserError):
@@ -104,7 +92,7 @@ class TrainingFailed(Exception):
 
 
 class CommandFailed(Exception):
-    """What a command looked for is not so: a damaged checkpoint, two that differ. Exit code 1."""
+    """A negative result of a command: a damaged checkpoint, two that differ. Exit code 1."""
 
 
 class ProcessLost(Exception):
@@ -116,11 +104,16 @@ class ProcessLost(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to stop before its end, and did so in good order."""
+    """The run stopped on request before its end, and is saved."""
 
     def __init__(self, exit_code: int, message: str):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def brackets(error: UserError) -> str:
+    """Return `[code] [kind]` for the end of a message; a general code once."""
+    return " ".join(f"[{code}]" for code in dict.fromkeys((error.code, error.kind)))
 
 
 def first_line(error: BaseException) -> str:
@@ -131,11 +124,11 @@ def first_line(error: BaseException) -> str:
 def not_readable(what: object, error: OSError, then: str = "") -> UserError:
     """Return what to raise where `what`, a file that the user named, can't be read; `then`: what to do about it."""
     code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
-    return UserError(f"{what}: can't be read ({error.strerror or error}){then}", code=code)
+    return UserError(f"{what}: not readable ({error.strerror or error}){then}", code=code)
 
 
 def user_error(error: Exception) -> UserError | None:
-    """Return the mistake of the user's that `error` is, a full or forbidden disk included; None for any other."""
+    """Return `error` as a UserError if it is one, a full or forbidden disk included; None for any other."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno and (error.filename or error.errno in _USER_ERRNO):
@@ -156,11 +149,12 @@ def _of_the_disk(error: OSError) -> UserError:
             "put that in its place, or delete the link",
         )
     message = f"{error.filename or 'a file of the run'}: {reason}; {remedy}"
-    return UserError(message, code="not-found" if error.errno == errno.ENOENT else "unwritable")
+    code = "disk-full" if error.errno in _FULL else "not-found" if error.errno == errno.ENOENT else "unwritable"
+    return UserError(message, code=code)
 
 
 def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
-    """Return what `attempt` gives, or the mistake of the user's that ended it."""
+    """Return what `attempt` returns, or the UserError that ended it."""
     try:
         return attempt(), None
     except (UserError, OSError) as error:
@@ -171,7 +165,7 @@ def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
 
 
 class WriteErrorPolicy:
-    """What it costs that a disk takes no more while a run continues: a warning, or the run if `stops`."""
+    """Policy for write errors during a run: a warning, or the end of the run if `stops`."""
 
     def __init__(self, *, stops: bool):
         self.stops = stops
@@ -229,7 +223,7 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False, less_memor
         mistake = user_error(error)
         if not is_failure and mistake is None:
             return _unforeseen(error, less_memory, debug=debug)
-        message = str(error) if mistake is None else f"{mistake} [{mistake.code}]"
+        message = str(error) if mistake is None else f"{mistake} {brackets(mistake)}"
         if debug:
             print_line(traceback.format_exc(), error=True)
         # In torchrun's report each has its own words.
@@ -255,7 +249,7 @@ def _unforeseen(error: Exception, less_memory: str, *, debug: bool) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """True if memory was asked for that is not there: the machine's, a limit's or a GPU's."""
+    """True if the error is a lack of memory: the machine's, a limit's or a GPU's."""
     text = _named(error).lower()
     return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
 
@@ -265,7 +259,7 @@ def _named(error: BaseException) -> str:
 
 
 def _end(message: str, *, speaks: bool = False) -> None:
-    """Says why this process fails, unless the launcher of --processes will: as the last thing of all."""
+    """Print last of all why this process fails, unless the launcher of --processes will."""
     _tell_launcher(message)
     # A launcher that is killed hands its processes on to another parent, and says nothing any more.
     if os.environ.get(OUR_LAUNCHER) != str(os.getppid()):
@@ -273,14 +267,14 @@ def _end(message: str, *, speaks: bool = False) -> None:
 
 
 def _tell_launcher(message: str) -> None:
-    """For the report with which torchrun, accelerate launch and our own launcher end."""
+    """Write the message for the report of torchrun, accelerate launch and the launcher here."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError), open(path, "w") as file:
             json.dump({"message": message, "timestamp": int(time.time())}, file)
 
 
 def _say(message: str, *, speaks: bool = False) -> None:
-    """To stderr; by one process where all have met the same end, unless this one `speaks` for itself."""
+    """Print to stderr, on rank 0 only where all ranks end alike, on any rank if it `speaks` for itself."""
     if speaks or os.environ.get("RANK", "0") == "0":
         with suppress(OSError):  # nobody reads any more, or the disk of a log is full
             print_message(message)

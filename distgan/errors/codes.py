@@ -1,0 +1,120 @@
+"""The code of each kind of user error, with its cause and its remedy: what docs/errors.md lists."""
+
+from typing import NamedTuple
+
+
+class ErrorCode(NamedTuple):
+    """kind: the general code, a key of KINDS, which is printed behind the code."""
+
+    kind: str
+    cause: str
+    remedy: str
+
+
+# The general codes, which older versions printed alone. Scripts match them: they stay.
+KINDS = {
+    "bad-value": "a flag, setting, argument or environment variable has a value that is not allowed",
+    "bad-data": "a file does not hold what it should, or is damaged",
+    "not-found": "a file, folder, run or checkpoint does not exist",
+    "exists": "the output exists already, or another process works in its folder",
+    "mismatch": "two things that must agree do not: a run and its resume, two ranks, two results",
+    "unreadable": "a file exists and cannot be read: permissions, or not a regular file",
+    "unwritable": "a file cannot be written: a full or read-only disk, permissions",
+    "unavailable": "this machine lacks it: a package, a GPU, a precision, a download",
+    "launch": "the processes cannot form a group: launchers, ports, ranks, SLURM",
+}
+
+_REMEDIES = {
+    "bad-value": "take a value that the message lists",
+    "bad-data": "replace the file by a good copy, or name another",
+    "not-found": "check the path",
+    "exists": "name a new folder or file",
+    "mismatch": "make the two agree, or start a new run",
+    "unreadable": "check the permissions of the file",
+    "unwritable": "free space or change the permissions, or name another place",
+    "unavailable": "install it, or choose what the message lists",
+    "launch": "start with --processes N, torchrun or accelerate launch; distgan doctor tests the machine",
+}
+
+# Messages may be reworded: what a script or a test matches is the code.
+CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.items()} | {
+    # -- bad-value
+    "unknown-name": ErrorCode("bad-value", "no preset, command, network or precision has this name",
+                              "take a name that the message lists"),
+    "unknown-setting": ErrorCode("bad-value", "no flag, or key of a settings file, has this name",
+                                 "correct the spelling; --help lists the flags of a command"),
+    "missing-value": ErrorCode("bad-value", "a flag or a command lacks its value or argument",
+                               "give one that the message lists"),
+    "conflicting-settings": ErrorCode("bad-value", "two settings exclude each other, or one requires another",
+                                      "change one of them as the message says"),
+    "setting-not-applicable": ErrorCode("bad-value", "a setting does not apply to this network, file or data set",
+                                        "leave the flag out"),
+    "bad-path": ErrorCode("bad-value", "a path cannot be used: its ending, its home folder, a folder for a file",
+                          "name a file as the message says"),
+    "batch-too-small": ErrorCode("bad-value", "a batch, or the last one of an epoch, has too few images",
+                                 "raise --batch-size, lower --processes or --d-microbatches, or --drop-last"),
+    "image-count": ErrorCode("bad-value", "too few images for an evaluation, or too many for a picture",
+                             "change --num"),
+    "deepspeed-config": ErrorCode("bad-value", "the DeepSpeed config has a setting that cannot be used here",
+                                  "remove the key: the message names the flag in its place"),
+    # -- bad-data
+    "bad-config-file": ErrorCode("bad-data", "a settings file is not TOML or JSON, or not a table",
+                                 "correct the file at the line that the message names"),
+    "bad-dataset": ErrorCode("bad-data", "a file of a data set is damaged or of another kind",
+                             "delete it to have it downloaded again"),
+    "bad-images": ErrorCode("bad-data", "images or labels are missing, damaged, or of another form than expected",
+                            "change the files as the message says; distgan data PATH shows what is found"),
+    "checksum-mismatch": ErrorCode("bad-data", "a file's checksum is not the published or recorded one",
+                                   "replace the file, or accept it by --data-md5 accept"),
+    "damaged-checkpoint": ErrorCode("bad-data", "a checkpoint is incomplete or changed since it was written",
+                                    "resume from an older one: distgan checkpoint verify RUN"),
+    "damaged-file": ErrorCode("bad-data", "a results, record or weights file is not what distgan writes",
+                              "restore it from a copy, or write it anew"),
+    "unknown-format": ErrorCode("bad-data", "a file is of a newer format", "update distgan"),
+    "wrong-weights": ErrorCode("bad-data", "weights are of another network than the config beside them",
+                               "keep weights and their config.json together"),
+    "non-finite-values": ErrorCode("bad-data", "weights or images are NaN or infinite",
+                                   "take an earlier checkpoint"),
+    # -- not-found
+    "no-run": ErrorCode("not-found", "a folder holds no run", "name the folder that has the run's config.json"),
+    "no-checkpoint": ErrorCode("not-found", "a run or folder has no valid checkpoint",
+                               "put a copy of one there, or start a new run by --out"),
+    "no-weights": ErrorCode("not-found", "there are no generator weights", "name a run, its weights, or a checkpoint"),
+    "no-data": ErrorCode("not-found", "the data set is not in its folder",
+                         "set --data-dir, allow the download, or --data digits"),
+    "no-judges": ErrorCode("not-found", "no classifiers for this data set", "distgan judge train --data NAME"),
+    # -- exists
+    "output-exists": ErrorCode("exists", "the output is there already and is not overwritten",
+                               "name a new folder or file; --resume auto continues a run"),
+    "folder-in-use": ErrorCode("exists", "another process works in the folder", "wait for its end or name another"),
+    # -- mismatch
+    "resume-mismatch": ErrorCode("mismatch", "the run has other settings, data or batches than its checkpoint",
+                                 "use the same, --allow-config-change where allowed, or a new --out"),
+    "ranks-differ": ErrorCode("mismatch", "the processes of a run differ in version, setting or data",
+                              "start all ranks with the same code, settings and data"),
+    "images-do-not-fit": ErrorCode("mismatch", "networks cannot be built for the size, colour or classes of the images",
+                                   "set --image-size, or choose another --family or --model"),
+    # -- unwritable
+    "disk-full": ErrorCode("unwritable", "the disk or the quota is full", "free space, or write to another disk"),
+    # -- unavailable
+    "no-gpu": ErrorCode("unavailable", "the setting needs a CUDA device, and there is none",
+                        "--device cpu or an engine for CPUs; distgan doctor says why"),
+    "missing-package": ErrorCode("unavailable", "a package is missing or does not import",
+                                 "install it, as pip install 'distgan[deepspeed]'"),
+    "precision-unavailable": ErrorCode("unavailable", "the device cannot compute in this precision",
+                                       "leave --precision unset, or fp32, bf16"),
+    "download-failed": ErrorCode("unavailable", "the data set could not be downloaded",
+                                 "check the network, --data-mirror, or put the files into --data-dir"),
+    # -- launch
+    "launcher-environment": ErrorCode("launch", "an environment variable of a launcher or of torch is invalid",
+                                      "unset it, or set it as the message says"),
+    "launcher-conflict": ErrorCode("launch", "the launcher and the settings disagree, or it is not supported",
+                                   "start with one launcher only, and as many processes as GPUs"),
+    "not-enough-memory": ErrorCode("launch", "the processes would need more memory than is free",
+                                   "start fewer --processes"),
+    "rank-missing": ErrorCode("launch", "a process did not join in time",
+                              "check that all ranks start, and raise --timeout"),
+    "rendezvous-failed": ErrorCode("launch", "the processes cannot connect: address, port or network interface",
+                                   "set MASTER_ADDR, MASTER_PORT or GLOO_SOCKET_IFNAME"),
+    "slurm": ErrorCode("launch", "SLURM is absent, or rejects the job", "change the job as sbatch's message says"),
+}  # fmt: skip

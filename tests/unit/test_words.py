@@ -1,0 +1,71 @@
+"""Plain words: how docstrings begin, and how many assertions still match the prose of a message."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.runs import ROOT, TESTS
+
+# Assertions that name three words in a row of a message, instead of its code, thing and value. It may only fall.
+MOST_PROSE = 73
+PROSE = re.compile(r"[A-Za-z']{2,}( [a-z']+){2,}")
+MESSAGE = re.compile(
+    r"str\(\w*error\.value\)|\.stderr|\.stdout|readouterr|\b(said|line|message|err|out)\b|warning"
+)  # what a comparison is made with
+
+# Their docstrings are not worded yet.
+UNWORDED = {"benchmark", "reports"}
+
+
+def docstrings() -> Iterator[tuple[Path, str, str]]:
+    for path in sorted((ROOT / "distgan").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                yield path, getattr(node, "name", "module"), text
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    for path, name, text in docstrings():
+        if not UNWORDED & set(path.parts):
+            first = text.split()[0].rstrip(",:")
+            assert first not in ("Whether", "What", "Of", "That", "How"), f"{path}: {name}"
+
+
+def test_functions_begin_imperatively() -> None:
+    """`Return`, not `Returns`: as pydocstyle's D401, which knows no `True if`."""
+    third_person = re.compile(r"(Return|Raise|Make|Take|Call|Write|Read|Print|Wait|Give|Say|Add|Draw|Run|Put|Tell)s")
+    for path, name, text in docstrings():
+        if not UNWORDED & set(path.parts) and name[:1].islower():
+            assert not third_person.fullmatch(text.split()[0]), f"{path}: {name}"
+
+
+def prose_in(path: Path) -> list[int]:
+    """Return the lines of a test module with an assertion on the prose of a message."""
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        matched: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            matched += [each.value for each in node.keywords if name == "raises" and each.arg == "match"]
+            matched += node.args if name == "refused" else node.args[1:] if name == "assert_user_error" else []
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn | ast.Eq):
+            if any(MESSAGE.search(ast.unparse(side)) for side in node.comparators):
+                matched.append(node.left)
+            elif isinstance(node.ops[0], ast.Eq) and "str(" in ast.unparse(node.left):
+                matched += node.comparators
+        lines += [
+            node.lineno  # type: ignore[attr-defined]
+            for each in matched
+            if any(
+                isinstance(part, ast.Constant) and isinstance(part.value, str) and PROSE.search(part.value)
+                for part in ast.walk(each)
+            )
+        ]
+    return lines
+
+
+def test_few_assertions_match_prose() -> None:
+    found = {path: lines for path in sorted(TESTS.rglob("*.py")) if (lines := prose_in(path))}
+    total = sum(map(len, found.values()))
+    assert total <= MOST_PROSE, "\n".join(f"{path.relative_to(ROOT)}: {lines}" for path, lines in found.items())
