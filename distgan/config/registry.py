@@ -245,6 +245,9 @@ DATASETS = Registry({
     "kmnist": DataSource("Japanese characters", Lazy("data.mnist:KMNIST")),
     "qmnist": DataSource("MNIST made anew", Lazy("data.mnist:QMNIST"), has_mnist_digits=True),
     "emnist-digits": DataSource("240,000 digits of EMNIST", Lazy("data.mnist:EMNIST_DIGITS"), has_mnist_digits=True),
+    "cifar10": DataSource("photographs of ten things", Lazy("data.torchvision_sets:load_cifar10")),
+    "cifar100": DataSource("photographs of a hundred things", Lazy("data.torchvision_sets:load_cifar100")),
+    "svhn": DataSource("digits of house numbers, in colour", Lazy("data.torchvision_sets:load_svhn")),
     "digits": DataSource("scikit-learn's 8x8 digits, which need no network", Lazy("data.base:digits_source"),
                          has_mnist_digits=True),
 })  # fmt: skip

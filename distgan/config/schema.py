@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from distgan.config.fields import DURATION, Epochs, OneOf, Real, Section, fixed, free, setting
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS, is_data_path
-from distgan.errors import UserError
 
 ModelName = Annotated[str, OneOf(MODELS)]
 FamilyName = Annotated[str, OneOf(FAMILIES)]
@@ -377,7 +376,6 @@ class Config(Section):
         """Return this config with what was found when the run started.
 
         `data` and `precision` are what `auto`, or the launcher, came to; `images` and `fingerprint` are of the data.
-        Raises UserError for networks that can't be built for such images.
         """
         return self.with_images(images).model_copy(
             update={
@@ -387,23 +385,5 @@ class Config(Section):
         )
 
     def with_images(self, images: ImageSpec) -> "Config":
-        """Return this config for networks of such images. Raises UserError for those that can't be built for them."""
-        model = self.model.model_copy(update={"images": images})
-        check_fit(model)
-        return self.model_copy(update={"model": model})
-
-
-def check_fit(model: ModelConfig) -> None:
-    """Raise UserError for networks that can't be built for the images."""
-    images, family = model.images, FAMILIES[model.family]
-    if model.is_conditional and images.num_classes < 2:
-        found = f"{images.num_classes} of" if images.num_classes else "no"
-        raise UserError(
-            f"--model {model.name}: the data has {found} classes. Expected: data with 2 or more, or --model vanilla",
-            code="images-do-not-fit",
-        )
-    if allowed := family.unsupported(images):
-        raise UserError(
-            f"--family {model.family}: the images are {images.describe()}. Expected: {allowed}, or another --family",
-            code="images-do-not-fit",
-        )
+        """Return this config for networks of such images."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"images": images})})

@@ -78,7 +78,7 @@ def check_memory(images: Tensor, device: torch.device) -> None:
     total = torch.cuda.get_device_properties(device).total_memory
     if images.nbytes > MEMORY_SHARE * total:
         raise UserError(
-            f"--data: the images take {images.nbytes / 2**30:.1f} GiB. Expected on this GPU, in which all stay: at most "
+            f"--data: images of {images.nbytes / 2**30:.1f} GiB. Expected on this GPU, in which all stay: at most "
             f"{MEMORY_SHARE:.0%} of {total / 2**30:.1f} GiB; a smaller --image-size takes less",
             code="unavailable",
         )

@@ -11,10 +11,28 @@ from torch import Tensor, nn
 
 from distgan.config.registry import FAMILIES
 from distgan.config.schema import ModelConfig
+from distgan.errors import UserError
+
+
+def check_fit(model: ModelConfig) -> None:
+    """Raise UserError for networks that can't be built for the images."""
+    images, family = model.images, FAMILIES[model.family]
+    if model.is_conditional and images.num_classes < 2:
+        found = f"{images.num_classes} of" if images.num_classes else "no"
+        raise UserError(
+            f"--model: the data has {found} classes ({model.name}). Expected: 2 or more, or a vanilla preset",
+            code="images-do-not-fit",
+        )
+    if allowed := family.unsupported(images):
+        raise UserError(
+            f"--family: not for images of {images.describe()} ({model.family}). Expected: {allowed}, or another",
+            code="images-do-not-fit",
+        )
 
 
 def build_generator(config: ModelConfig) -> nn.Module:
     """Build G, with `latent_shape`: the shape of one z."""
+    check_fit(config)
     return FAMILIES[config.family].build_generator(config)
 
 

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from distgan.config.command_settings import InspectConfig
 from distgan.config.registry import FAMILIES
-from distgan.config.schema import DataConfig, ModelConfig, check_fit
+from distgan.config.schema import DataConfig, ModelConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.errors import UserError
+from distgan.models.base import check_fit
 from distgan.utils.figures import grid
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
@@ -53,7 +54,7 @@ def inspect(name: str, config: InspectConfig) -> None:
     if not any(networks.values()):
         raise UserError(
             f"{name}: images of {dataset.spec.describe()}, which no network can be built for. Expected: "
-            f"{FAMILIES['small'].unsupported(dataset.spec)}",
+            f"{FAMILIES['dcgan'].unsupported(dataset.spec)}",
             code="images-do-not-fit",
         )
 

@@ -28,8 +28,8 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     folder, _ = data_folder(config.data)
     images = MNIST_SPEC
     if name not in SOURCES or find(SOURCES[name], folder):
-        is_own = is_data_path(name)
-        dataset = load_own_images(config.data, keep=False) if is_own else load_dataset(config.data)
+        is_own, settings = is_data_path(name), config.data.model_copy(update={"download": False})
+        dataset = load_own_images(config.data, keep=False) if is_own else load_dataset(settings)
         images = dataset.spec
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""

@@ -72,7 +72,7 @@ MISTAKES: dict[str, list[str]] = {
     "sample": ["the following arguments are required: RUN_OR_WEIGHTS"],
     "sample nowhere": ["nowhere ... [no-weights]"],
     "sample drawn --digits 1,12": ["--classes: ... (12) ... 0, 1, 2 ... [unknown-name]"],
-    "sample drawn --digits 3,,8": ["--classes: ... '3,,8' ... names or numbers of classes [bad-value]"],
+    "sample drawn --digits 3,,8": ["--classes: ... ('3,,8') ... names or numbers of classes ... [bad-value]"],
     **{
         line: ["~nosuch-user/x", "[bad-path]", "[bad-value]"]
         for line in (

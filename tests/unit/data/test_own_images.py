@@ -418,10 +418,25 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
 @pytest.mark.parametrize(
     ("names", "size", "flags", "fragments"),
     [
-        ("a.png b.png", (16, 16), (), ("--model cgan: the data has no classes", "2 or more")),
-        ("a/a.png b/b.png", (18, 18), (), ("the images are 18 x 18", "multiples of 4", "--image-size")),
-        ("a/a.png b/b.png", (16, 16), ("--family", "report2023"), ("--family report2023", "28 x 28, grey, 10 classes")),
-        ("a/a.png b/b.png", (16, 16), ("--eval-every", 1), ("no judge can read yet",)),
+        (
+            "a.png b.png",
+            (16, 16),
+            (),
+            ("--model: the data has no classes (cgan) ... 2 or more ... [images-do-not-fit]",),
+        ),
+        (
+            "a/a.png b/b.png",
+            (18, 18),
+            (),
+            ("--family: ... 18 x 18 ... (dcgan) ... multiples of 4 ... --image-size ... [images-do-not-fit]",),
+        ),
+        (
+            "a/a.png b/b.png",
+            (16, 16),
+            ("--family", "report2023"),
+            ("--family: ... (report2023) ... 28 x 28, grey, 10 classes ... [images-do-not-fit]",),
+        ),
+        ("a/a.png b/b.png", (16, 16), ("--eval-every", 1), ("[no-judges]",)),
     ],
 )
 def test_networks_that_do_not_fit_the_images(
@@ -493,3 +508,38 @@ def test_any_folder_is_read_as_it_was_written(
     for seed, image in enumerate(found.images):
         drawn = image if mode == "L" else image.permute(1, 2, 0)
         assert np.array_equal(drawn, np.asarray(picture(seed, size, mode)))
+
+
+# -- torchvision's sets ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
+def test_colour_sets_are_torchvisions(tmp_path: Path, monkeypatch: MonkeyPatch, name: str) -> None:
+    """By stand-ins of its classes, as it accepts the published files only."""
+    opened: dict[str, Any] = {}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+    class Cifar:
+        def __init__(self, root: str, *, download: bool, train: bool):
+            opened.update(root=root, download=download, train=train)
+            self.data, self.targets, self.classes = pixels, [0, 1, 2, 1], ["cat", "dog", "ship"]
+
+    class Svhn:
+        def __init__(self, root: str, *, download: bool, split: str):
+            opened.update(root=root, download=download, train=split == "train")
+            self.data, self.labels = pixels.transpose(0, 3, 1, 2), np.array([0, 1, 2, 1])
+
+    import torchvision.datasets
+
+    monkeypatch.setattr(torchvision.datasets, name.upper(), Svhn if name == "svhn" else Cifar)
+    found = load(name, dir=str(tmp_path), download=False)
+    assert opened == {"root": str(tmp_path), "download": False, "train": True}
+    assert np.array_equal(found.images.permute(0, 2, 3, 1), pixels)
+    assert found.labels.tolist() == [0, 1, 2, 1]
+    assert found.spec.class_names[:3] == (["0", "1", "2"] if name == "svhn" else ["cat", "dog", "ship"])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_a_colour_set_that_is_not_there(tmp_path: Path, name: str) -> None:
+    with refused(f"--data-dir: no {name} in {tmp_path}", code="no-data"):
+        load(name, dir=str(tmp_path), download=False)
