@@ -39,8 +39,8 @@ def _load(kind: str, config: DataConfig, **part: Any) -> Dataset:
     except (RuntimeError, OSError) as error:  # what it raises for missing and damaged files, and for a failed download
         code = "download-failed" if config.download else "no-data"
         raise UserError(
-            f"{'--data-dir' if config.dir else 'data'}: no {name} in {folder} ({first_line(error)}). Expected: the files "
-            "as torchvision has them, their folder by --data-dir or $DISTGAN_DATA, or a download",
+            f"{'--data-dir' if config.dir else 'data'}: no {name} in {folder} ({first_line(error)}). Expected: its "
+            "files as torchvision has them, their folder by --data-dir or $DISTGAN_DATA, or a download",
             code=code,
         ) from error
     pixels = found.data if found.data.shape[1] == 3 else found.data.transpose(0, 3, 1, 2)

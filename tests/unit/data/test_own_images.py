@@ -122,6 +122,17 @@ def test_all_forms_of_the_same_images_have_one_fingerprint(tmp_path: Path) -> No
     assert load(forms[2]).spec.class_names == ["0", "1"]
 
 
+def test_a_data_set_written_out_is_that_data_set(tmp_path: Path) -> None:
+    digits = load("digits")
+    np.savez(tmp_path / "digits.npz", images=digits.images.numpy(), labels=digits.labels.numpy())
+    found = load(tmp_path / "digits.npz")
+    assert (found.fingerprint, found.spec) == (digits.fingerprint, digits.spec)
+    (tmp_path / "flat").mkdir()
+    for number, image in enumerate(digits.images[:120].numpy()):
+        Image.fromarray(image).save(tmp_path / "flat" / f"{number}.png")
+    assert torch.equal(load(tmp_path / "flat").images, digits.images[:120])
+
+
 def test_parquet_of_hugging_face_is_read(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -399,6 +410,8 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
     moved = archive_of(folder, tmp_path / "own.zip")
     distgan.ok(*recipe, moved, "--out", "broken")  # the same images in another place
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
+    for file in (tmp_path / "straight" / "weights").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "broken" / "weights" / file.name).read_bytes(), file.name
     config = json.loads((tmp_path / "straight" / "config.json").read_text())
     assert config["model"]["images"]["class_names"] == ["cat", "dog"]
     assert config["data"]["fingerprint"] == load(folder).fingerprint
