@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers.runs import Capture, MonkeyPatch
 
-from distgan.errors import FAILED, LESS_MEMORY, exit_code_of
+from distgan.errors import FAILED, LESS_MEMORY, USER_ERROR, UserError, exit_code_of
+from distgan.errors.codes import CODES, KINDS
 from distgan.utils.child_process import last_words
 
 
@@ -55,3 +56,17 @@ def test_under_debug_too_little_memory_has_its_traceback(capsys: Capture) -> Non
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
     assert "--num" in said
+
+
+@pytest.mark.parametrize(
+    ("code", "end"), [("batch-too-small", "[batch-too-small] [bad-value]"), ("bad-value", "x [bad-value]")]
+)
+def test_a_message_ends_with_its_code_and_the_general_one(capsys: Capture, code: str, end: str) -> None:
+    """By which scripts match that older versions printed alone."""
+    assert exit_code_of(lambda: fails(UserError("x", code=code))) == USER_ERROR
+    assert capsys.readouterr().err.rstrip().endswith(end)
+
+
+def test_each_code_has_a_general_one_a_cause_and_a_remedy() -> None:
+    assert all(CODES[kind].kind == kind for kind in KINDS)
+    assert all(entry.kind in KINDS and entry.cause and entry.remedy for entry in CODES.values())

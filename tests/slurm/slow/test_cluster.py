@@ -216,7 +216,7 @@ def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path)
     shutil.copytree(tmp_path / "mine", tmp_path / "runs" / f"cgan-{int(third.number) + 1}")
     fourth = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10)
     assert fourth.end() == "FAILED"
-    assert "is there already and is not overwritten" in fourth.log()
+    assert "[output-exists]" in fourth.log()
     record = tmp_path / "runs" / f"cgan-{int(fourth.number) + 1}.attempts"
     record.write_text(f"2020-01-01T00:00:00\t{int(fourth.number) + 1}\t0\tfinished\tstep-00000007\tmoved\n")
     fifth = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10)

@@ -198,9 +198,9 @@ def test_results_that_allow_no_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fragment"),
     [
-        (["--nodes", "0"], "--nodes: '0' is not allowed; allowed: an integer, 1 or more"),
-        (["--fabric", "token-ring"], "--fabric: 'token-ring' is not allowed; allowed: nvlink, pcie, ib, ethernet"),
-        (["--overlap", "-1"], "--overlap: '-1' is not allowed"),
+        (["--nodes", "0"], "--nodes: ... ('0') ... 1 or more"),
+        (["--fabric", "token-ring"], "--fabric: ... ('token-ring') ... nvlink, pcie, ib, ethernet"),
+        (["--overlap", "-1"], "--overlap: ... ('-1')"),
     ],
 )
 def test_a_setting_that_is_not_allowed(words: list[str], fragment: str) -> None:

@@ -142,14 +142,14 @@ def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPat
 
 
 def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="--processes 1024: a process takes"):
+    with pytest.raises(UserError, match=r"--processes: .*\(1024\)"):
         world_sizes(tiny(processes=[1, 1024]), CPU)
     monkeypatch.setattr(scaling, "count_gpus", lambda: 2)
     with pytest.raises(UserError, match="--processes 3: there are 2 GPUs here"):
         world_sizes(tiny(processes=[3]), torch.device("cuda"))
     assert world_sizes(tiny(processes=None), torch.device("cuda")) == [1, 2]
     assert world_sizes(tiny(processes=[2, 1, 2]), CPU) == [1, 2]
-    with pytest.raises(UserError, match="--batch-size 2: too few"):
+    with pytest.raises(UserError, match=r"--batch-size: .*\(2\)"):
         points(tiny(batch_size=2), [1, 4], 0.1)
 
 

@@ -312,10 +312,10 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is not JSON"),
-        ("[1, 2]", "is no JSON object"),
+        ("", "not JSON"),
+        ("[1, 2]", "JSON object"),
         ('{"kind": "throughput"}', "holds no results of distgan bench"),
-        ('{"format": 2, "kind": "throughput", "facts": {}, "cells": []}', "has the format 2; allowed: 1"),
+        ('{"format": 2, "kind": "throughput", "facts": {}, "cells": []}', "(2). Expected: 1"),
         ('{"format": 1, "kind": "scaling", "facts": {}, "cells": []}', "results of bench scaling"),
         ('{"format": 1, "kind": "throughput", "facts": [], "cells": []}', "is damaged"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [1]}', "is damaged"),
@@ -324,7 +324,7 @@ def test_another_batch_is_another_cell(tmp_path: Path) -> None:
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"step_s": [[1.0]]}]}', "no id of its own"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": [[0]]}]}', "step_s of x"),
         ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [{"id": "x", "step_s": []}]}', "step_s of x"),
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> None:

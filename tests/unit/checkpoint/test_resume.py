@@ -167,7 +167,7 @@ def test_a_run_may_have_a_name_that_is_not_utf8(
         ("checkpoint", "verify", odd),
     ):
         result = distgan.ok(*words)
-        assert "no whole" not in result.stdout
+        assert "no valid" not in result.stdout
         assert "Traceback" not in result.stderr
     for flag in ("--out", "--data-dir", "--resume"):
         words = ("train", *quick("new"), flag, odd)
@@ -252,7 +252,7 @@ def test_latest_may_be_a_file_with_the_text_of_the_link(
     assert [line.split()[0] for line in listed.splitlines() if line.endswith("latest ")] == ["step-00000002"]
     assert f"warning: {latest}: is a file that names step-0000000" in listed
     if not text.endswith("9"):
-        assert "step-00000001: whole" in distgan.ok("checkpoint", "verify", latest).stdout
+        assert "step-00000001: valid" in distgan.ok("checkpoint", "verify", latest).stdout
     capfd.readouterr()
     train_steps(tmp_path / "branch", 3, resume=str(latest))
     said = capfd.readouterr().err

@@ -8,7 +8,7 @@ from helpers.runs import Run
 
 def test_help_names_the_commands(distgan: Run) -> None:
     result = distgan.ok("--help")
-    for words in ("train", "sample", "--version", "exit codes: 0 done, 1 failed, 2 a mistake"):
+    for words in ("train", "sample", "--version", "exit codes: 0 done, 1 failed, 2 usage error"):
         assert words in result.stdout
 
 

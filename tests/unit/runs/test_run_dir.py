@@ -110,7 +110,7 @@ def test_what_systems_and_killed_commands_leave_is_no_foreign_file(
         (tmp_path / "out" / name).touch()
     claim(str(tmp_path / "out"))
     (tmp_path / "out" / "mine").touch()
-    with refused(f"--out: ... {tmp_path}/out"):
+    with refused(f"--out ... {tmp_path}/out"):
         claim(str(tmp_path / "out"))
 
 
