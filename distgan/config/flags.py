@@ -215,7 +215,9 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
     if error["type"] == "extra_forbidden":
         siblings = [known[-1] for known in fields if known[:-1] == path[:-1]] if table else {p[0] for p in fields}
         thing = "unknown key" if table or not isinstance(error["input"], dict) else "unknown table"
-        return f"{where}{table}{key}: {thing}{did_you_mean(key, siblings)}. Expected: {', '.join(sorted(siblings))}"
+        return (
+            f"{where}{table}{key}: {thing}{did_you_mean(key, siblings) or '.'} Expected: {', '.join(sorted(siblings))}"
+        )
     if error["type"] == "value_error":
         return f"{where}{error['ctx']['error']}"
     if path[:2] not in fields:

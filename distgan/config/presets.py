@@ -159,7 +159,7 @@ def preset_path(name: str, flag: str) -> Path:
     presets = {path.stem: path for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem)}
     if name not in presets:
         raise UserError(
-            f"{flag}: unknown preset ({name}){did_you_mean(name, presets)}. Expected: {', '.join(presets)}",
+            f"{flag}: unknown preset ({name}){did_you_mean(name, presets) or '.'} Expected: {', '.join(presets)}",
             code="unknown-name",
         )
     return presets[name]
