@@ -9,7 +9,7 @@ OUT ?= stress
 REV ?= main
 FULL ?=
 
-.PHONY: same-as train unit test browser cluster test-slurm cuda-check test-gpu test-slow stress lint install bench gpu-wheels gpu-report clean
+.PHONY: same-as train unit test browser cluster test-slurm cuda-check test-gpu test-slow stress lint install bench gpu-wheels gpu-report reference docs dist clean
 
 train: $(VENV)/.installed  ## train the fast preset of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
@@ -47,6 +47,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck --external-sources slurm/*.sh tests/slurm/*.sh
 
+reference: $(VENV)/.installed-dev  ## write the generated parts of docs/ anew, from the code
+	$(BIN)/python docs/generate_reference.py
+
+docs: reference $(VENV)/.installed-docs  ## the pages of docs/ as a site, in site/; a dead link or a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(VENV)/.installed-dist  ## wheel and sdist in dist/, checked; README's commands by the installed wheel. FULL=1 installs torch anew too
+	$(BIN)/python tests/check_dist.py $(if $(FULL),--full)
+
 bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and start-up; DISTGAN_DATA names the data
 	$(BIN)/distgan bench throughput --peers
 	$(BIN)/python benchmarks/startup.py
@@ -79,5 +88,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+$(VENV)/.installed-dist: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dist]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

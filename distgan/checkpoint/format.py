@@ -54,18 +54,18 @@ class _Strict(BaseModel):
 class Entry(_Strict):
     """A file of a checkpoint, as its manifest has it."""
 
-    size: Count
-    sha256: str
+    size: Count  # bytes
+    sha256: str  # of the file
 
 
 class Manifest(_Strict):
     """The content of manifest.json."""
 
-    format: int
-    distgan: str
-    saved_at: str
-    step: Count
-    files: dict[str, Entry]
+    format: int  # version of the checkpoint format
+    distgan: str  # version of distgan that wrote it
+    saved_at: str  # time in UTC, ISO 8601
+    step: Count  # optimizer steps
+    files: dict[str, Entry]  # every other file of the checkpoint by its name
     sha256: str = ""  # of this file as it is without this value
 
     def to_bytes(self) -> bytes:
@@ -79,23 +79,23 @@ class Manifest(_Strict):
 class State(_Strict):
     """Where a run stands. The position is a function of `step`; it is here to be checked and read."""
 
-    step: Count
+    step: Count  # optimizer steps
     epoch: Count  # complete epochs
-    step_in_epoch: Count
-    steps_per_epoch: Positive
+    step_in_epoch: Count  # steps of the epoch that is not complete
+    steps_per_epoch: Positive  # steps of an epoch
     batch_size: Count  # images of a step over all ranks
-    data: str  # the fingerprint
-    notice: str | None  # what the data is not
-    world_size: Positive
-    engine: str
-    g_lr: Finite
-    d_lr: Finite
-    grad_scaler: dict[str, int | Finite] | None
+    data: str  # fingerprint of the images and labels
+    notice: str | None  # what the data is, where it is not MNIST
+    world_size: Positive  # number of processes
+    engine: str  # the engine that executed the steps
+    g_lr: Finite  # G's learning rate at this step
+    d_lr: Finite  # D's learning rate at this step
+    grad_scaler: dict[str, int | Finite] | None  # state of the loss scaler, with fp16
     elapsed_s: Finite  # of training alone
     logged_step: Count  # the last step of the last line of metrics.jsonl
     num_lines: Count  # of metrics.jsonl, up to there
-    unlogged: list[Stats]  # the numbers of the steps since then
-    metrics: dict[str, Finite]  # the newest means, for --keep-best and for people
+    unlogged: list[Stats]  # losses and mean logits of each step since then
+    metrics: dict[str, Finite]  # numbers of the newest line of metrics.jsonl, which --keep-best compares
 
     @model_validator(mode="after")
     def _counters_agree(self) -> "State":

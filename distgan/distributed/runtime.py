@@ -297,13 +297,13 @@ class Runtime:
         """Return the machine and the processes, for environment.json."""
         is_cuda = self.device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(self.device) if is_cuda else cpu_name(),
-            "device_type": self.device.type,
-            "world_size": self.world_size,
-            "precision": self.precision,
-            "precision_note": self.precision_note,
-            "threads": torch.get_num_threads(),
-            "variables": self._variables,
-            "host": platform.node(),
-            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(self.device) if is_cuda else cpu_name(),  # GPU or processor of rank 0
+            "device_type": self.device.type,  # cpu or cuda
+            "world_size": self.world_size,  # number of processes
+            "precision": self.precision,  # the precision in use
+            "precision_note": self.precision_note,  # why it was chosen
+            "threads": torch.get_num_threads(),  # CPU threads of rank 0
+            "variables": self._variables,  # environment variables that choose algorithms
+            "host": platform.node(),  # name of the machine
+            "platform": platform.platform(),  # operating system
         }

@@ -79,7 +79,7 @@ class QualityMonitor:
         """
         start = time.perf_counter()
         floor = self.reference.floor
-        values: dict[str, Any] = {"eval_n": self.reference.n}
+        values: dict[str, Any] = {"eval_n": self.reference.n}  # images evaluated
         kinds = {"ema": False, "raw": True} if gan.ema else {"raw": True}
         for prefix, is_raw in kinds.items():
             self._generator.load_state_dict(gan.sampling_state(is_raw=is_raw))
@@ -87,14 +87,14 @@ class QualityMonitor:
             overview = measure_overview(reading, self._labels, self.reference)
             values |= to_metrics(overview, prefix)
             coverages = measure_coverages(reading, self._labels, self.reference)
-            values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]
+            values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]  # coverage of each digit
             if not is_raw or not gan.ema:  # of what samples are drawn with
                 self._tell(overview, epoch, say)
-                values["alarms"] = overview.alarms
+                values["alarms"] = overview.alarms  # missing digits and collapse, in words
         for name in ("fcd", "recognisable", "density", "coverage"):
-            values[f"{name}_floor"] = round(getattr(floor, name).value, 6)
-        values["eval_s"] = round(time.perf_counter() - start, 3)
-        values["since_start_s"] = round(time.time() - self._started, 3)
+            values[f"{name}_floor"] = round(getattr(floor, name).value, 6)  # the same of as many real images
+        values["eval_s"] = round(time.perf_counter() - start, 3)  # seconds that the evaluation took
+        values["since_start_s"] = round(time.time() - self._started, 3)  # seconds since the process started
         if self._early_stop:
             self._count(self._early_stop, [{"step": gan.step, "epoch": epoch, "elapsed_s": elapsed_s} | values])
             say(self._early_stop.describe(), "")

@@ -137,11 +137,14 @@ def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
     for name, number in (estimates | {"agreement": overview.agreement, "kl": overview.kl}).items():
         if number is not None:
             ends = {"": number.value, "_low": number.low, "_high": number.high}
-            values |= {f"{prefix}_{name}{end}": round(value, 6) for end, value in ends.items()}
+            values |= {
+                f"{prefix}_{name}{end}": round(value, 6)  # a measure of all images, and the ends of its 95 % interval
+                for end, value in ends.items()
+            }
     each = overview.agreements or overview.shares
     return values | {
-        f"{prefix}_digits": [round(number.value, 6) for number in each],
-        f"{prefix}_missing": overview.missing,
+        f"{prefix}_digits": [round(number.value, 6) for number in each],  # agreement (GAN: share) of each digit
+        f"{prefix}_missing": overview.missing,  # digits that are missing
     }
 
 

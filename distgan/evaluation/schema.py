@@ -29,9 +29,9 @@ class _Frozen(BaseModel):
 class Estimate(_Frozen):
     """A number and the ends of its 95 % interval."""
 
-    value: float
-    low: float
-    high: float
+    value: float  # the estimate
+    low: float  # lower end of its 95 % interval
+    high: float  # upper end
 
     def __format__(self, spec: str) -> str:
         """Return `0.981 (0.978 to 0.984)`."""
@@ -45,10 +45,10 @@ class Sample(_Frozen):
     needs. `recognisable`: the share of which the jury is over 90 % sure.
     """
 
-    recognisable: Estimate
-    fcd: Estimate | None
-    density: Estimate
-    coverage: Estimate
+    recognisable: Estimate  # share of images to whose digit the ensemble gives over 90 %
+    fcd: Estimate | None  # Frechet distance of classifier features; null of too few images
+    density: Estimate  # Naeem et al. 2020
+    coverage: Estimate  # the same: share of real images that have a generated neighbour
 
 
 class Digit(_Frozen):
@@ -58,15 +58,15 @@ class Digit(_Frozen):
     this digit, `real` what as many real images of it measure, `jury` the share of real ones that the jury reads right.
     """
 
-    digit: int
-    n: int
-    agreement: Estimate | None
-    share: Estimate
-    sample: Sample | None  # None of too few images to say anything
-    real: Sample
-    jury: Estimate
-    verdict: Verdict
-    why: str
+    digit: int  # 0 to 9
+    n: int  # images requested as it or, without labels, read as it
+    agreement: Estimate | None  # share of them that is read as requested; null without labels
+    share: Estimate  # share of all images that is read as this digit
+    sample: Sample | None  # measures of these images; null of too few
+    real: Sample  # the same of as many real images of the digit
+    jury: Estimate  # share of real images of the digit that the ensemble reads correctly
+    verdict: Verdict  # "made well", "made poorly", "missing" or "not asked for"
+    why: str  # the numbers behind the verdict
 
 
 class Confusion(_Frozen):
@@ -76,75 +76,75 @@ class Confusion(_Frozen):
     alone, which `seen_by` counts.
     """
 
-    asked: int
-    read: int
-    share: Estimate
-    jury: Estimate
-    seen_by: int
+    asked: int  # the requested digit
+    read: int  # the digit that is read instead
+    share: Estimate  # share of the images requested as `asked`
+    jury: Estimate  # the same share among real images
+    seen_by: int  # judges that find it on their own
 
 
 class Ambiguity(_Frozen):
     """Images that stand between two digits: neither of which the jury gives 90 %."""
 
-    first: int
-    second: int
-    share: Estimate
+    first: int  # the lower digit of the pair
+    second: int  # the higher one
+    share: Estimate  # share of all images
 
 
 class JudgeFacts(_Frozen):
     """One of the judges: its accuracy on real test images, and its agreement with the labels of these."""
 
-    name: str
-    sha256: str
-    accuracy: Estimate
-    agreement: Estimate | None
+    name: str  # of the classifier
+    sha256: str  # of its weights
+    accuracy: Estimate  # share of real test images that it reads correctly
+    agreement: Estimate | None  # share of these images that it reads as requested; null without labels
 
 
 class Source(_Frozen):
     """Input and reference of an evaluation."""
 
-    what: str  # the path that was named
-    path: str | None = None  # where that is, which older versions do not say
-    weights: str | None  # the file, for a generator
+    what: str  # the path as it was given
+    path: str | None = None  # the same, absolute; older versions have none
+    weights: str | None  # file of the generator; null for images
     sha256: str  # of the weights, or of the images
-    preset: str | None
-    step: int | None
-    epoch: float | None
-    ema: bool | None
-    seed: int | None
-    data: str
-    reference: str
-    judged_by: str  # the data that the judges were trained on
+    preset: str | None  # that the run was started with
+    step: int | None  # of the weights
+    epoch: float | None  # of the weights
+    ema: bool | None  # true for the moving average of G
+    seed: int | None  # of z
+    data: str  # name of the real data
+    reference: str  # fingerprint of the real images
+    judged_by: str  # data that the judges were trained on
     command: str  # that measures it again
 
 
 class Quality(_Frozen):
     """An evaluation. `matrix` counts label x read digit, (10, 10); None without labels."""
 
-    format: int = FORMAT
-    n: int = Field(ge=1)
-    agreement: Estimate | None
-    per_digit: list[Digit]
-    shares: list[Estimate]
-    kl: Estimate  # of the shares from uniform ones, in nats
-    recognisable: Estimate
-    fcd: Estimate
-    fcd_floor: Estimate
-    density: Estimate
-    coverage: Estimate
-    real: Sample  # what as many real training images measure against the test images
-    gan_train: Estimate | None  # accuracy on real images of a classifier trained on these
+    format: int = FORMAT  # version of this format
+    n: int = Field(ge=1)  # images evaluated
+    agreement: Estimate | None  # share that is read as the requested digit; null without labels
+    per_digit: list[Digit]  # one of each digit, 0 to 9
+    shares: list[Estimate]  # share of each digit among all images, 0 to 9
+    kl: Estimate  # divergence of these shares from uniform ones, in nats
+    recognisable: Estimate  # share of images to whose digit the ensemble gives over 90 %
+    fcd: Estimate  # Frechet distance of classifier features to the real test images
+    fcd_floor: Estimate  # the same of as many real training images
+    density: Estimate  # Naeem et al. 2020
+    coverage: Estimate  # the same: share of real images that have a generated neighbour
+    real: Sample  # measures of as many real training images against the test images
+    gan_train: Estimate | None  # accuracy on real images of a classifier trained on these; with labels only
     gan_train_real: Estimate | None  # the same, trained on as many real ones
-    copies: Estimate  # the share nearer to a training image than 99 % of unseen real ones of its digit
-    matrix: list[list[int]] | None
-    jury_matrix: list[list[int]]  # true x read, on the real test images
-    confusions: list[Confusion]
-    ambiguities: list[Ambiguity]
-    judges: list[JudgeFacts] = Field(min_length=1)
-    alarms: list[str]
-    notices: list[str]
-    source: Source
-    seconds: dict[str, float]
+    copies: Estimate  # share nearer to a training image than 99 % of unseen real ones of its digit
+    matrix: list[list[int]] | None  # counts, requested x read, 10 x 10; null without labels
+    jury_matrix: list[list[int]]  # counts, true x read, of the real test images
+    confusions: list[Confusion]  # digits read as another more often than real ones are
+    ambiguities: list[Ambiguity]  # pairs of digits between which most uncertain images are
+    judges: list[JudgeFacts] = Field(min_length=1)  # each classifier of the ensemble
+    alarms: list[str]  # missing digits and collapse
+    notices: list[str]  # what to know before comparing these numbers with others
+    source: Source  # what was measured, and against what
+    seconds: dict[str, float]  # that each part of the evaluation took
 
 
 def read_quality(path: Path) -> Quality:

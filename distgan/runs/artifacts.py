@@ -148,12 +148,12 @@ class RunArtifacts:
     def _write_environment(self) -> None:
         data = self.dataset
         environment = self._environment | {
-            "preset": self.preset,
-            "engine": self._engine,
-            "strategy": self.runtime.strategy,
-            "order": self.config.optim.order,
-            "resumed_from": self.start.checkpoint.state.step if self.start else None,
-            "data": {
+            "preset": self.preset,  # the preset, or the name of the config file
+            "engine": self._engine,  # the engine in use, why it was chosen, and whether it is a fallback
+            "strategy": self.runtime.strategy,  # DDP, or DeepSpeed with its ZeRO stage
+            "order": self.config.optim.order,  # the order of updates
+            "resumed_from": self.start.checkpoint.state.step if self.start else None,  # the checkpoint's step, or null
+            "data": {  # name, source, number and fingerprint of the images; notice and warning say what is unusual
                 "name": data.name,
                 "notice": data.notice,
                 "warning": data.warning,
@@ -163,7 +163,7 @@ class RunArtifacts:
                 "images": data.spec.model_dump(mode="json"),
                 "findings": data.findings and data.findings.model_dump(mode="json"),
             },
-            "startup_s": self.startup.phases,
+            "startup_s": self.startup.phases,  # seconds of each phase from the start of the process to the first step
         }
         write_json(self.folder / "environment.json", environment)
 
@@ -274,7 +274,7 @@ class RunArtifacts:
             saved = self.checkpoints.last()
             assert saved is not None
             export_weights(self.folder, saved[1], self.config)
-            self._environment |= {"checkpoints": self.checkpoints.facts()}
+            self._environment |= {"checkpoints": self.checkpoints.facts()}  # at the end: number, last size, seconds
             self._write_environment()
 
         with self.log.paused():

@@ -23,6 +23,25 @@ STATUS = "status.json"
 SAMPLE = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?")  # the name of a grid in samples/, without .png
 LOCKS = _LOCK, _MARKER = "lock", "lock.marker"  # the second on a file system without locks
 LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
+# What a run's folder may hold, for the docs; a test compares it with a run's.
+CONTENTS = {
+    "timeline.png": "images from the same z at each of --sample-epochs, side by side",
+    "timeline.gif": "the same, animated",
+    "samples/": "each of these grids; the C-GAN's has one column per digit",
+    "losses.png": "both losses, and D's mean logits on real and generated images",
+    "metrics.jsonl": "losses, speed and evaluations, one line every --log-every steps (below)",
+    "metrics.jsonl.old": "lines of steps that a resume repeated",
+    "weights/": "generator, discriminator and (with a moving average) generator_ema as safetensors, and config.json. "
+    "Equal runs give the same bytes",
+    "checkpoints/": "checkpoints (below), and the links latest and best",
+    "eval/": "eval.json and pictures of distgan eval",
+    "report.html": "the page of distgan report",
+    "status.json": "whether the run is running, and how it ended (below)",
+    "config.json": "all settings after preset and flags were applied",
+    "environment.json": "versions, machine, data and engine (below)",
+    "tensorboard/": "curves and grids by step, under the 2023 report's own tags; --tracker none turns it off",
+    "lock": "held by the process that trains; lock.marker on a file system without locks",
+}
 # How file systems say that they have no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}
 
@@ -148,14 +167,14 @@ def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[]
 
     def write(state: str, reason: str | None, exit_code: int | None) -> None:
         status = {
-            "state": state,
-            "step": step(),
-            "reason": reason,
-            "exit_code": exit_code,
-            "pid": os.getpid(),
-            "launcher": PARENT,
-            "host": platform.node(),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "state": state,  # running (also of a run that was killed), stopped, failed or done
+            "step": step(),  # optimizer steps so far
+            "reason": reason,  # why it stopped or failed, or was done before its last step; else null
+            "exit_code": exit_code,  # null while it runs
+            "pid": os.getpid(),  # process id of rank 0
+            "launcher": PARENT,  # process id of what started it
+            "host": platform.node(),  # name of the machine
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),  # time of this entry in UTC, ISO 8601
         }
         with suppress(OSError):
             write_json(folder / STATUS, status)

@@ -23,15 +23,15 @@ _LINES_PER_APPEND = 1000  # to metrics.jsonl.old, so that memory stays bounded
 class MetricRecord(NamedTuple):
     """A line of metrics.jsonl: means since the line before it, over all ranks."""
 
-    step: int
-    epoch: float
-    d_loss: float
-    g_loss: float
-    real_logits: float
-    fake_logits: float
-    images_per_s: float
-    elapsed_s: float
-    peak_memory_gib: float
+    step: int  # optimizer steps so far
+    epoch: float  # the same in epochs
+    d_loss: float  # D's loss
+    g_loss: float  # G's loss
+    real_logits: float  # D's mean logit on real images
+    fake_logits: float  # D's mean logit on generated images
+    images_per_s: float  # real images per second over all processes
+    elapsed_s: float  # seconds of training so far, over all resumes, without evaluations, samples and start-up
+    peak_memory_gib: float  # peak memory of rank 0 so far: of its GPU, or of its process on a CPU
 
 
 class LogPosition(Protocol):
@@ -71,7 +71,7 @@ class MetricLog:
         self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, write_errors: WriteErrorPolicy
     ):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
-        self.notice = {"data": notice} if notice else {}
+        self.notice = {"data": notice} if notice else {}  # what the images are, where they are not MNIST's
         self.write_errors = write_errors
         self.logged_step, self.num_lines = 0, 0  # up to and with the last line that a resume keeps
         self.last: MetricRecord | None = None

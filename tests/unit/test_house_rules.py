@@ -1,4 +1,4 @@
-"""House rules that no linter checks: names of modules, their length, what train.py may define, and links of the docs.
+"""House rules that no linter checks: names of modules, their length and what train.py may define.
 
 The order of the wings, and that only distributed/ imports Accelerate, are import-linter's contracts in pyproject.toml.
 """
@@ -7,23 +7,17 @@ import ast
 import re
 import sys
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
-import pytest
 from helpers.runs import ROOT
 from helpers.without_posix import MODULES as POSIX_MODULES
 from helpers.without_posix import OS_NAMES as POSIX_OS
 from helpers.without_posix import SIGNAL_CALLS, WINDOWS_SIGNALS
-
-from distgan.errors.codes import CODES
 
 # How text would reach a terminal without `errors.print_line`.
 RAW_OUTPUT = re.compile(
     r"\b(stdout|stderr)\.(buffer\.)?(write|writelines)$|^traceback\.print_|^warnings\.warn$|^os\.write$"
 )
 PACKAGE = ROOT / "distgan"
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-CODE_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -119,43 +113,3 @@ def test_what_only_posix_has_is_named_in_one_module() -> None:
                 assert owner != "os" or name not in POSIX_OS, f"{path}: os.{name}"
                 is_other = name in SIGNAL_CALLS or (name.startswith("SIG") and name not in WINDOWS_SIGNALS)
                 assert owner != "signal" or not is_other, f"{path}: signal.{name}"
-
-
-def anchors(path: Path) -> set[str]:
-    """Return the anchors that GitHub gives to the headings of a page."""
-    headings = re.findall(r"^#+ (.*)$", CODE_BLOCK.sub("", path.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
-def test_links_files_and_make_targets_of_a_page_exist(page: Path) -> None:
-    text = page.read_text()
-    for link in re.findall(r"\]\(([^)]+)\)|<img src=\"([^\"]+)\"", text):
-        target, _, anchor = "".join(link).partition("#")
-        path = page.parent / target if target else page
-        assert target.startswith("https:") or path.exists(), target
-        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
-    for name in re.findall(
-        r"`((?:benchmarks|configs|distgan|docs|launch|slurm|tests)/[\w./*-]*|[a-z]+/[\w/]+\.py)`", text
-    ):
-        assert list(ROOT.glob(name)) or list(PACKAGE.glob(name)), name
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
-
-
-def test_readme_stays_short() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 160
-    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
-
-
-def test_every_page_is_linked_from_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert not [path.name for path in (ROOT / "docs").glob("*.md") if f"(docs/{path.name})" not in readme]
-
-
-def test_every_error_code_is_documented() -> None:
-    """With its kind, cause and remedy, word by word."""
-    table = (ROOT / "docs" / "errors.md").read_text().partition("## Error codes")[2].replace("`", "")
-    rows = [tuple(line.strip("| ").split(" | ")) for line in table.splitlines() if line.startswith("| ")][2:]
-    assert rows == [(code, *entry) for code, entry in CODES.items()]

@@ -69,33 +69,6 @@ def test_flags_that_need_less_memory_are_the_commands(
     assert bool(advice) == (words[-1] in needy or words == ("compare",))
 
 
-# Flags in the docs that are other programs'.
-FOREIGN_FLAGS = {
-    *("--config_file", "--num_processes", "--main_process_ip", "--machine_rank"),  # accelerate launch
-    *("--standalone", "--nproc-per-node", "--max-restarts"),  # torchrun
-    *("--array", "--gpus", "--no-requeue", "--nv"),  # sbatch, apptainer
-    "--budget-s",  # benchmarks/
-}
-# A command of the docs, and the flags behind it: of distgan, and of what starts its training.
-DOC_COMMAND = re.compile(r"^(?:.* )?(distgan(?= )|distgan/train\.py|slurm/(?:cgan|vanilla)\.sh)(.*)$")
-
-
-def test_commands_and_flags_of_the_docs_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = {words: flags_of_help(words, capsys) for words in ENTRIES}
-    flags["slurm",] |= flags["train",]
-    known = set().union(*flags.values()) | FOREIGN_FLAGS
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        text = page.read_text()
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text)) <= known, page
-        for line in (
-            "\n".join(re.findall(r"^```console$(.*?)^```$", text, re.M | re.S)).replace("\\\n", "").splitlines()
-        ):
-            if found := DOC_COMMAND.match(line.partition("#")[0]):
-                arguments = found[2].split() if found[1] == "distgan" else ["train", *found[2].split()]
-                words = next(words for n in (1, 2) if (words := tuple(arguments[:n])) in ENTRIES)
-                assert set(FLAG.findall(" ".join(arguments))) <= flags[words], line
-
-
 @pytest.mark.parametrize("module", SPEAKERS)
 def test_flags_in_a_message_are_those_of_each_command_that_says_it(
     module: str, capsys: pytest.CaptureFixture[str]

@@ -1,0 +1,84 @@
+"""README's commands, each with further flags that make it take seconds: on the embedded digits, a few steps.
+
+As a script it runs them in a new folder by the program that it is given: `python readme_commands.py .venv/bin/distgan`.
+"""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_TRAIN = "--data digits --width 0.05 --batch-size 32 --log-every 1 --threads 1 --device cpu --max-steps 2"
+_EVAL = "--num 100 --device cpu"
+_BENCH = "--data digits --device cpu --threads 1"
+_TINY = "--rounds 1 --steps 1 --warmup 1 --width 0.05 --batch-size 32"
+_SIZES = "--per-rank-batch-size 32 --work-batch-size 32"
+# By the beginning of a command, the longest that fits. Where a flag is given twice the last one counts. The plain loops
+# know no other data than MNIST; starting several processes is tested in tests/distributed.
+SHORT = {
+    "distgan train": _TRAIN,
+    "distgan train --preset cgan-fast": f"{_TRAIN} --clusters 1",
+    "distgan train --preset cgan-fast --stop-at": f"{_TRAIN} --clusters 1 --eval-every-steps 2 --eval-num 65",
+    "distgan train --out": f"{_TRAIN} --max-steps 4",
+    "distgan train --model cgan --processes": f"{_TRAIN} --processes 1",
+    "distgan doctor": "--processes 0",
+    "distgan checkpoint": "",
+    "distgan sample": "--device cpu",
+    "distgan sample runs/cgan-fast-1 --num": "--device cpu --num 100",
+    "distgan sample runs/cgan-fast-1 --interpolate": "--device cpu --num 2",
+    "distgan eval": f"{_EVAL} --threads 1 --data digits --no-gan-train",
+    "distgan report": _EVAL,
+    "distgan compare": _EVAL,
+    "distgan bench throughput": f"{_BENCH} {_TINY} --preset cgan --precision fp32 --gate-steps 1 --no-peers",
+    "distgan bench scaling": f"{_BENCH} {_TINY} --repeats 1 --processes 1 {_SIZES}",
+    "distgan bench convergence": f"{_BENCH} --preset {{preset}} --seeds 1 --epochs 1 --num 65",
+}
+PRESET = """
+[model]
+name = "cgan"
+width = 0.05
+[data]
+batch_size = 4096
+"""
+
+
+def short_commands(preset: Path) -> Iterator[list[str]]:
+    """Yield the words behind `distgan` of each of README's commands that runs without a clone and without SLURM.
+
+    `preset`: where to write one for the bench whose own would take minutes.
+    """
+    preset.write_text(PRESET)
+    blocks = re.findall(r"^```console$(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for line in "".join(blocks).splitlines():
+        command = line.partition(" #")[0].strip()
+        if not command.startswith("distgan "):
+            continue
+        if "--zero-stage" in command and not importlib.util.find_spec("deepspeed"):
+            continue
+        start = max((start for start in SHORT if command.startswith(start)), key=len)
+        yield shlex.split(command)[1:] + shlex.split(SHORT[start].format(preset=preset))
+
+
+def main(program: str) -> None:
+    """Run each command in a new folder with a clean environment. Exits with 1 at the first that fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DISTGAN"))}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder, "work")
+        work.mkdir()
+        for words in short_commands(Path(folder, "tiny.toml")):
+            start = time.monotonic()
+            done = subprocess.run([program, *words], cwd=work, env=environment, capture_output=True, text=True)
+            print(f"{time.monotonic() - start:5.1f} s  distgan {shlex.join(words)}", flush=True)
+            if done.returncode != 0:
+                sys.exit(f"{done.stdout}{done.stderr}\nexit code {done.returncode}")
+
+
+if __name__ == "__main__":
+    main(os.path.abspath(sys.argv[1]))
