@@ -44,7 +44,7 @@ VOLATILE = {
 NEW_NAMES = (
     (r"\breuse\b", "alternating"), (r"(?<!-)\bfresh\b", "alternating-fresh"),
     (r"\bseed (networks|family)", r"report2023 \1"), (r"\bsmall (networks|family)", r"dcgan \1"),
-    (r"precision (no|float32)\b", "precision fp32"),
+    (r"precision (no|float32)\b", "precision fp32"), (r"<dd>float32<", "<dd>fp32<"),
 )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     figure = new_figure(11, 5.4, dpi=110)
     left, right = figure.subplots(1, 2)
     if quality.matrix is not None:
-        _heat(left, np.array(quality.matrix), "requested", f"{quality.n:,} generated images")
+        _heat(left, np.array(quality.matrix), "asked for", f"{quality.n:,} generated images")
     else:
         values = [each.value for each in quality.shares]
         errors = [
