@@ -10,7 +10,6 @@ from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, pa
 from distgan.config.registry import MODELS
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.utils.files import parse_model, read_environment
 from distgan.utils.paths import user_path
 
 
@@ -64,6 +63,8 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _preset_of(run: Path) -> str:
     """Return the name of the preset that a run was started with, "" if its environment.json does not have it."""
+    from distgan.utils.files import read_environment  # torch: not for --help
+
     preset = read_environment(run).get("preset")
     return preset if isinstance(preset, str) else ""
 
@@ -110,6 +111,8 @@ def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str
 
     Its batch size per rank is dropped. Raises UserError that begins with `name` for settings that do not fit together.
     """
+    from distgan.utils.files import parse_model  # torch: not for --help
+
     sections = training.model_dump(mode="json", exclude_unset=True)
     sections.get("data", {}).pop("per_rank_batch_size", None)
     return parse_model(Config, {key: sections.get(key, {}) | own for key, own in changes.items()}, name)
