@@ -44,7 +44,8 @@ VOLATILE = {
 NEW_NAMES = (
     (r"\breuse\b", "alternating"), (r"(?<!-)\bfresh\b", "alternating-fresh"),
     (r"\bseed (networks|family)", r"report2023 \1"), (r"\bsmall (networks|family)", r"dcgan \1"),
-    (r"precision (no|float32)\b", "precision fp32"), (r"<dd>float32<", "<dd>fp32<"),
+    (r"precision (no|float32)\b", "precision fp32"), (r"<dd>(float32|no)<", "<dd>fp32<"),
+    (r"<dd>seed<", "<dd>report2023<"), (r"<dd>small<", "<dd>dcgan<"), (r"<dt>accumulate<", "<dt>d_microbatches<"),
 )  # fmt: skip
 
 

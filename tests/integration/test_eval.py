@@ -189,7 +189,7 @@ def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path
         (["few.npz", "--data", "digits"], [f"few.npz: images: ... {few}", "[bad-data]"]),
         (["many.npz", "--data", "digits", "--num", 20], [f"--num: ... {few}", "[bad-value]"]),
         ([run, "--num", 20], [f"--num: ... {few}", "[bad-value]"]),
-        ([run, "--num", 0], ["--num: ... ('0') ... 1 or more [bad-value]"]),
+        ([run, "--num", 0], ["--num: ... ('0') ... 1 or more ... [bad-value]"]),
         ([run, "--out", "mine"], ["--out: ... (mine) ... [output-exists]"]),
         ([run, "--data", "mnist", "--data-dir", "nothing", "--no-download"], ["nothing ... [no-data]"]),
         ([run, "--data", "fashion-mnist", "--data-dir", "nothing", "--no-download"], ["fashion-mnist ... [no-data]"]),
