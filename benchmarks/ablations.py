@@ -16,9 +16,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from distgan.benchmark.convergence_report import wanted_by
-from distgan.benchmark.convergence_statistics import evaluations_of, read
-from distgan.benchmark.results import FILE, Results
+from distgan.benchmark.convergence_results import ConvergenceResults
+from distgan.benchmark.results import read
 from distgan.config.presets import preset_path
 
 # What stands in its place where it is missing: the settings of the quick presets, and no average at all.
@@ -51,15 +50,15 @@ def preset_of(preset: str, missing: list[str], epochs: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def row(arm: str, found: Results) -> str:
+def row(arm: str, found: ConvergenceResults) -> str:
     """Of the last evaluations: fcd of each seed, the mean of what is recognisable, the worst digit by its mean."""
-    last = [evaluations_of(cell)[-1] for cell in found.cells]
-    missed = {target.name for target in wanted_by(found.facts) for each in last if not target.is_met(each)}
+    last = [cell.evaluations[-1] for cell in found.cells]
+    missed = {target.name for target in found.facts.wanted for each in last if not target.is_met(each)}
     digits, coverages = (
         [statistics.fmean(digit) for digit in zip(*(getattr(each, name) for each in last), strict=True)]
         for name in ("digits", "coverages")
     )
-    told = f"{min(digits):.1%}" + ("" if found.facts["model"] == "cgan" else f" to {max(digits):.1%}")
+    told = f"{min(digits):.1%}" + ("" if found.facts.model == "cgan" else f" to {max(digits):.1%}")
     columns = (
         arm,
         ", ".join(f"{each.fcd:.2f}" for each in last),
@@ -86,7 +85,7 @@ def main() -> None:
         preset.write_text(preset_of(own.preset, ARMS[arm], own.epochs))
         words = ["--preset", str(preset), "--seeds", str(own.seeds), "--out", str(own.out / arm), *handed_on]
         subprocess.run([sys.executable, "-m", "distgan", "bench", "convergence", *words], check=True)
-        rows.append(row(arm, read(own.out / arm / FILE)))
+        rows.append(row(arm, read(own.out / arm, ConvergenceResults)))
     print("| arm | fcd | recognisable | digits | worst coverage | targets missed |\n|---|---|---|---|---|---|")
     print("\n".join(rows))
 

@@ -310,11 +310,11 @@ SCALING += "--work-batch-size 64,128,256,512,1024,2048,4096 --work-width 0.25,0.
 
 
 def _speeds(report: Report, name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     cells: dict[str, dict[str, Any]] = {}
     for folder in sorted([*report.work.glob("compiled-?"), *report.work.glob("throughput-?")]):
         found = _read(folder / "results.json")
-        facts = facts or found.get("facts", {})
+        merged = merged or found
         for cell in found.get("cells", []):
             old = cells.get(cell["id"], {})
             is_worse = cell["status"] != "ok" and old.get("status") == "ok"
@@ -324,10 +324,10 @@ def _speeds(report: Report, name: str) -> dict[str, Any]:
     if not cells:
         return {}
     # In the form of one `distgan bench throughput`, which `distgan bench compare` and `plan` read.
-    merged = {"format": 1, "kind": "throughput", "facts": facts, "cells": list(cells.values())}
+    merged = merged | {"cells": list(cells.values())}
     write(report.out / "throughput.json", f"{json.dumps(merged, indent=1)}\n".encode())
     for cell in cells.values():
-        cell["ran"] = next((run["engine"]["name"] for run in cell["runs"][-1:] if "engine" in run), None)
+        cell["ran"] = ", ".join(dict.fromkeys(run["engine"]["name"] for run in cell["runs"] if run.get("engine")))
         cell["start_s"] = next((run.get("start_s") for run in cell["runs"][-1:]), None)
         cell["fallback"] = next(filter(None, (_fallback(run.get("engine")) for run in cell["runs"])), None)
     kept = "ran fallback status why contender model precision batch_size epoch_s mfu against start_s".split()  # noqa: SIM905
@@ -386,7 +386,7 @@ def _profiled(report: Report, name: str) -> dict[str, Any]:
         for cell in _read(path).get("cells", []):
             if cell.get("status") == "ok":
                 epochs[cell["id"]] = cell["epoch_s"]["median"]
-                engine = cell["runs"][-1].get("engine", {})
+                engine = cell["runs"][-1].get("engine") or {}
                 ran[cell["id"]] = {"engine": engine, "fallback": _fallback(engine)}
                 seconds = f"{cell['epoch_s']['median']:.3f} s per epoch, by so few steps"
                 lines.append(f"{cell['id']}: {seconds}; ran {engine.get('name')}: {engine.get('why')}")
@@ -536,15 +536,15 @@ def _shown(words: list[str]) -> str:
 
 def refusal(args: argparse.Namespace) -> str | None:
     if unknown := [name for name in args.parts if name not in PARTS]:
-        return f"--parts {','.join(unknown)}: unknown; allowed: {','.join(PARTS)}"
+        return f"--parts {','.join(unknown)}: unknown. Expected: {','.join(PARTS)}"
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        return f"--out {args.out}: is there already and is not overwritten; allowed: a new folder, or an empty one"
+        return f"--out {args.out}: is there already and is not overwritten. Expected: a new folder, or an empty one"
     if args.device == "cuda" and not _count_gpus():
-        return "--device cuda: there is no CUDA device here; allowed here: --device cpu --quick"
+        return "--device cuda: there is no CUDA device here. Expected here: --device cpu --quick"
     if args.device == "cpu" and not args.quick:
-        return "--device cpu: would take hours; allowed: with --quick"
+        return "--device cpu: would take hours. Expected: with --quick"
     if not args.quick and not (args.data_dir / "MNIST" / "raw").is_dir():
-        return f"--data-dir {args.data_dir}: has no MNIST/raw; allowed: a folder that has it"
+        return f"--data-dir {args.data_dir}: has no MNIST/raw. Expected: a folder that has it"
     return None
 
 

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distgan.benchmark.results import facts, summary
+from distgan.benchmark.measurement import Spread
+from distgan.benchmark.results import facts
 from distgan.models.layers import sub_pixel_kernel
 from distgan.utils import devices
 from distgan.utils.files import write_json
@@ -120,8 +121,8 @@ def measure(layer: Layer, form: Form, args: argparse.Namespace, precision: str, 
 
     if args.device == "cpu":
         call()
-        return summary([_cpu_s(call) for _ in range(args.repeats)])
-    return summary(_gpu_s(call, args.repeats))
+        return Spread.of(_cpu_s(call) for _ in range(args.repeats)).model_dump()
+    return Spread.of(_gpu_s(call, args.repeats)).model_dump()
 
 
 def _cpu_s(call: Callable[[], None]) -> float:
@@ -178,11 +179,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write there all that is needed to repeat this")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("transposed_convolution.py: there is no CUDA device here; allowed: --device cpu", file=sys.stderr)
+        print("transposed_convolution.py: there is no CUDA device here. Expected: --device cpu", file=sys.stderr)
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)
-    here = facts(torch.device(args.device)) | {"command": harness.shown([sys.executable, *sys.argv])}
+    here = facts(torch.device(args.device)).model_dump() | {"command": harness.shown([sys.executable, *sys.argv])}
     rows: list[dict[str, Any]] = []
     for layer in LAYERS:
         for name, form in forms(layer).items():

@@ -1,176 +1,192 @@
-"""What `distgan bench convergence` runs: presets on numbers of processes, and the words of `distgan train` for each."""
+"""The configurations that `bench throughput` and `bench scaling` compare, and the command that measures each."""
 
-import math
-import os
-from functools import cache, partial
+import sys
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.results import check_runs_on_cpu
-from distgan.config.flags import paths_by
-from distgan.config.presets import preset_words, training_of
-from distgan.config.registry import ENGINES, PRECISIONS
+import torch
+
+from distgan.benchmark.flops import flops_per_image
+from distgan.benchmark.measurement import Measurement, Pace, Spec
+from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
+from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH
+from distgan.config.presets import preset_words, training_of, with_changes
+from distgan.config.registry import PLAIN_LOOP_ORDER
 from distgan.config.schema import Config, DataConfig
-from distgan.data.base import Dataset, load_dataset, load_splits
-from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
+from distgan.data.base import data_folder, load_dataset
+from distgan.data.loader import check_batch_size, global_batch_size
+from distgan.distributed import env
 from distgan.errors import UserError
-from distgan.evaluation.targets import Protocol
-from distgan.utils.hardware import count_gpus
+from distgan.utils.hardware import count_gpus, has_native_bf16, imitates_bf16
 from distgan.utils.operating_system import cores
 
+PEERS = ("pytorch", "accelerate")
 
-class Arm(NamedTuple):
-    """`words` are those of `distgan train` but for the seed and the folder; `batch_size` is over all processes."""
+# What the plain loops have in its place: they leave TF32 as torch has it, on in convolutions and off in matmuls.
+_PEER_PRECISION = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16"}
 
-    preset: str
-    processes: int
-    words: list[str]
-    config: Config
-    dataset: Dataset
-    batch_size: int
-    steps_per_epoch: int
 
-    @property
-    def name(self) -> str:
-        return self.preset if self.processes == 1 else f"{self.preset} on {self.processes} processes"
+class _Preset:
+    """A preset to measure, and the settings of its benchmark in place of its own."""
 
-    @property
-    def id(self) -> str:
-        return self.preset if self.processes == 1 else f"{self.preset}-processes{self.processes}"
+    def __init__(self, preset: str, config: SpeedConfig, device_type: str):
+        self.preset, self.config, self.device_type = preset, config, device_type
+        self.own, self.name = training_of(preset_words("--preset", preset))
+        self.width = config.width or self.own.model.width
 
-    @property
-    def max_epochs(self) -> float:
-        run = self.config.run
-        return min(run.epochs, (run.max_steps or math.inf) / self.steps_per_epoch)
-
-    def images(self, step: int) -> int:
-        """Those seen up to a step; the last batch of an epoch may be short."""
-        epochs, steps = divmod(step, self.steps_per_epoch)
-        whole = self.steps_per_epoch * self.batch_size
-        return epochs * (whole if self.config.data.drop_last else len(self.dataset.images)) + steps * self.batch_size
-
-    def facts(self) -> dict[str, Any]:
-        """What results.json has of it, and what stays the same where a bench is resumed."""
-        return {
-            "name": self.name,
-            "preset": self.preset,
-            "processes": self.processes,
-            "steps_per_epoch": self.steps_per_epoch,
-            "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
-            # What the targets are is compared by itself, and older benches did not have their path here.
-            "config": self.config.model_dump(mode="json", exclude={"run": {"stop_at"}}),
+    def cell(
+        self, contender: str, engine: str | None, precision: str, size: int, order: str, num: int = 1, *,
+        width: float | None = None, threads: int | None = None, drop_last: bool | None = None,
+    ) -> Measurement:  # fmt: skip
+        """`size`: images per step over `num` processes. Raises UserError for settings that do not fit together."""
+        own, config = self.own, self.config
+        family, width = config.family or own.model.family, width or self.width
+        changes: dict[str, dict[str, Any]] = {
+            "model": {"family": family, "width": width},
+            "data": {"name": config.data, "dir": config.data_dir, "batch_size": size}
+            | ({} if drop_last is None else {"drop_last": drop_last}),
+            "optim": {"order": order},
+            "run": {
+                "device": self.device_type,
+                "precision": precision,
+                "engine": engine or "eager",
+                "threads": threads,
+                "seed": config.seed,
+            },
+            "processes": {"timeout": min(config.timeout, 120.0)} if num > 1 else {},
         }
+        training = with_changes(own, changes, f"--preset {self.preset}")
+        # What was asked for, not what ran; and what it has in place of its preset's own.
+        words = [self.name, engine or f"plain {contender}", precision, str(size), order]
+        words += [family] if family != own.model.family else []
+        words += [f"width {width:g}"] if width != own.model.width else []
+        words += [config.data] if config.data != "mnist" else []
+        words += [f"{num} processes"] if num > 1 else []
+        return Measurement.model_validate({
+            "id": "/".join(words), "contender": contender, "preset": self.preset, "model": self.name, "engine": engine,
+            "precision": precision, "batch_size": size, "order": order, "family": family, "width": width,
+            "data": config.data, "world_size": num, "flops_per_image": flops_per_image(training.model, training.optim),
+            "training": training.model_dump(mode="json", exclude_unset=True),
+        })  # fmt: skip
 
 
-def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
-    """Return the environment of each of the runs at a time: its GPUs. Raises UserError."""
-    if not is_cuda:
-        return [{} for _ in range(config.jobs or 1)]
-    gpus, each = _gpus(), config.processes
-    most = len(gpus) // each
-    if not most:
+def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Measurement]:
+    """Return the cells, a preset's and batch's after one another, its plain loops last. Raises UserError."""
+    is_cuda = device.type == "cuda"
+    has_bf16 = has_native_bf16(is_cpu=False) if is_cuda else not imitates_bf16()
+    precisions = _once(config.precisions or ["fp32", *(["bf16"] if has_bf16 else [])])
+    sizes = world_sizes(config.processes, device)
+    cells: list[Measurement] = []
+    for preset in _once(config.presets):
+        of = _Preset(preset, config, device.type)
+        if any(cell.model == of.name for cell in cells):
+            raise UserError(f"--preset {preset}: has the name of another preset, {of.name}. Expected: another name")
+        orders = _once(config.orders or [of.own.optim.order])
+        if config.peers:
+            _check_peers(config, orders)
+        for size in _once(config.batch_sizes or [global_batch_size(of.own.data, 1)]):
+            check_batch_size(size, max(sizes))
+            cells += [
+                of.cell("distgan", engine, precision, size, order, num, threads=config.threads)
+                for num, engine, precision, order in product(sizes, _once(config.engines), precisions, orders)
+            ]
+            known = _once([_PEER_PRECISION[each] for each in precisions if each in _PEER_PRECISION])
+            cells += [
+                of.cell(peer, None, precision, size, PLAIN_LOOP_ORDER, threads=config.threads)
+                for precision, peer in product(known, PEERS if config.peers else ())
+            ]
+    return cells
+
+
+def _once(values: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _check_peers(config: ThroughputConfig, orders: list[str]) -> None:
+    """Raise UserError where the plain loops would train something else, or lack their data."""
+    if config.data != "mnist":
+        raise UserError(f"--data {config.data}: with --peers, whose loops know no other. Expected: mnist")
+    if PLAIN_LOOP_ORDER not in orders:
+        order = PLAIN_LOOP_ORDER
+        raise UserError(f"--order {','.join(orders)}: the loops of --peers take {order}. Expected: with {order}")
+    folder = data_folder(Config().data.model_copy(update={"dir": config.data_dir}))[0]
+    if not (folder / "MNIST" / "raw").is_dir():
+        raise UserError(f"--peers: its loops need MNIST in {folder}/MNIST/raw. Expected: --data-dir DIR that has it")
+
+
+class Point(NamedTuple):
+    """A setting of bench scaling; `batch_size` is over all processes."""
+
+    world_size: int
+    batch_size: int
+    width: float
+
+
+def scaling_cells(config: ScalingConfig, device: torch.device) -> list[Measurement]:
+    """Raises UserError."""
+    sizes = world_sizes(config.processes, device)
+    threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
+    of = _Preset(config.preset, config, device.type)
+    order, cells = config.order or of.own.optim.order, []
+    for (num, size, width), axes in points(config, sizes, of.width).items():
+        # So that all steps are of the same size.
+        more: dict[str, Any] = {"width": width, "threads": threads, "drop_last": True}
+        cell = of.cell("distgan", config.engine, config.precision, size, order, num, **more)
+        cells.append(cell.model_copy(update={"axes": axes}))
+    return cells
+
+
+def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point, list[str]]:
+    """Each setting to measure, once, and the axes that it is on. Raises UserError for a batch that is too small."""
+    check_batch_size(config.batch_size, max(2, *sizes))
+    found: dict[Point, list[str]] = {}
+
+    def add(axis: str, *point: Any) -> None:
+        axes = found.setdefault(Point(*point), [])
+        if axis not in axes:
+            axes.append(axis)
+
+    for size in sizes:
+        add(STRONG, size, config.batch_size, width)
+        add(WEAK, size, size * config.per_rank_batch_size, width)
+    for batch_size in sorted(set(config.batch_sizes)):
+        add(BATCH_SIZE, 1, batch_size, width)
+    for each in sorted(set(config.widths or [])):
+        add(WIDTH, 1, config.batch_size, each)
+    return found
+
+
+def world_sizes(processes: list[int] | None, device: torch.device) -> list[int]:
+    """The numbers of processes. Raises UserError for more than there are GPUs for, or memory."""
+    here = count_gpus() if device.type == "cuda" else cores()
+    if processes is None:
+        return [2**exponent for exponent in range(here.bit_length())]
+    sizes = sorted(set(processes))
+    if device.type == "cuda" and sizes[-1] > here:
         raise UserError(
-            f"--processes {each}: there are {len(gpus)} GPUs here; allowed: at most {len(gpus)}", code="unavailable"
+            f"--processes {sizes[-1]}: there are {here} GPUs here. Expected: at most {here}", code="unavailable"
         )
-    if config.jobs and config.jobs > most:
-        raise UserError(
-            f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here; allowed: at most {most}",
-            code="unavailable",
-        )
-    return [
-        {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * each : (slot + 1) * each])} for slot in range(config.jobs or most)
-    ]
+    env.check_memory(sizes[-1])
+    return sizes
 
 
-def _gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES has them, which may leave this process only some."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[: count_gpus()] if visible else [str(index) for index in range(count_gpus())]
+def count_images(cells: list[Measurement]) -> None:
+    """Load the data, so that what is absent is found before the first cell; set `epoch_images`. Raises UserError."""
+    count = cache(lambda data: len(load_dataset(DataConfig.model_validate_json(data)).images))
+    for cell in cells:
+        data = Config.model_validate(cell.training).data
+        num = count(data.model_copy(update={"batch_size": 2, "drop_last": False}).model_dump_json())
+        # bench scaling drops the last batch only for steps of one size.
+        cell.epoch_images = num - num % cell.batch_size if data.drop_last and not cell.axes else num
 
 
-def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
-    """Each preset on each number of processes. Raises UserError for what can't be run, or not compared."""
-    if config.preset is None:
-        raise UserError("names no preset; allowed: --preset NAME, or --preset FILE.toml")
-    build = partial(
-        _arm, config=config, protocol=protocol, targets=targets, num_jobs=num_jobs, is_cuda=is_cuda, load=cache(_load)
-    )
-    own = [build("--preset", config.preset, num) for num in dict.fromkeys((config.processes, 1))]
-    if config.against is None:
-        return own
-    others = [build("--against", config.against, num) for num in dict.fromkeys((config.processes, 1))]
-    ours, theirs = own[0], others[0]
-    for what, one, other in (
-        ("trains", ours.config.model.name, theirs.config.model.name),
-        ("has the data", ours.dataset.name, theirs.dataset.name),
-    ):
-        if one != other:
-            raise UserError(
-                f"--against {config.against}: {what} {other}, {config.preset} {one}; allowed: the same of both"
-            )
-    # Of all of them: a file may have the name that another has on more processes.
-    taken = {name for arm in own for name in (arm.id, arm.name)}
-    if any(taken & {arm.id, arm.name} for arm in others):
-        raise UserError(f"--against {config.against}: has the name of --preset {config.preset}; allowed: another name")
-    return own + others
-
-
-def _load(config: DataConfig) -> Dataset:
-    """And the test images, so that what has to be downloaded is so once, before several runs would."""
-    dataset = load_dataset(config)
-    load_splits(dataset, config)
-    return dataset
-
-
-def _arm(
-    flag: str,
-    preset: str,
-    processes: int,
-    *,
-    config: ConvergenceConfig,
-    protocol: Protocol,
-    targets: Path,
-    num_jobs: int,
-    is_cuda: bool,
-    load: Any,
-) -> Arm:
-    words = preset_words(flag, preset)
-    for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
-        if (value := getattr(config, key)) is not None:
-            words += [f"--{key.replace('_', '-')}", value]
-    threads = config.threads
-    if threads is None and num_jobs > 1 and not is_cuda:
-        threads = max(1, cores() // (num_jobs * processes))
-    words += ["--threads", str(threads)] if threads else []
-    words += ["--processes", str(processes), "--tracker", "none"]
-    training, name = training_of(words)
-    if not is_cuda:
-        check_runs_on_cpu("--engine", [training.run.engine], ENGINES)
-        if (precision := training.run.precision) not in (None, "auto"):
-            check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
-    dataset = load(training.data)
-    size = global_batch_size(training.data, processes)
-    steps = steps_in_epoch(
-        len(dataset.images), size, training.data.drop_last, fewest=min_batch_size(training, processes)
-    )
-    # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its epoch.
-    every = max(1, steps // protocol.evaluations_per_epoch)
-    words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
-    words += ["--stop-at", str(targets)]
-    if config.epochs is not None:
-        words += _cap(config.epochs, training, steps)
-    return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)
-
-
-def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
-    """Ends a run early without another schedule of its rates. Raises UserError where it would need one."""
-    own = training.run.epochs
-    if epochs <= own:
-        cap = epochs * steps_per_epoch
-        return ["--max-steps", str(min(cap, training.run.max_steps or cap))]
-    if training.optim.lr_schedule != "constant":
-        raise UserError(
-            f"--epochs {epochs}: the rates of this preset fall over its {own} epochs; allowed: at most {own}"
-        )
-    return ["--epochs", str(epochs)]
+def command(cell: Measurement, pace: Pace, trace: Path | None) -> list[str]:
+    """Return that of the processes that take a turn of a cell, and print what they found as a last line of JSON."""
+    spec = Spec(config=Config.model_validate(cell.training), trace=str(trace) if trace else None, **pace.model_dump())
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.world_size)]
+    module = f"distgan.benchmark.{'worker' if cell.is_ours else f'peers.{cell.contender}_loop'}"
+    words = [*(torchrun if cell.world_size > 1 else []), "-m", module]
+    return [sys.executable, *words, spec.model_dump_json(exclude_unset=True)]

@@ -1,31 +1,42 @@
 """`distgan bench convergence`: epochs, and seconds, until a preset reaches and holds a frozen quality, over seeds."""
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
-from typing import Any
 
 from distgan.benchmark import results
-from distgan.benchmark.configurations import Arm, arms, slots
-from distgan.benchmark.convergence_report import outcome, save_plot, show
-from distgan.benchmark.convergence_statistics import KIND, LEVEL, compared, more_processes, of_arm, read, summarise
+from distgan.benchmark.convergence_results import (
+    OVER,
+    ArmFacts,
+    ConvergenceFacts,
+    ConvergenceResults,
+    FrozenTargets,
+    Identity,
+    Test,
+    TrialResult,
+)
+from distgan.benchmark.convergence_statistics import LEVEL, compared, more_processes, summarise
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.results import claimed, difference_of, say, taken_up
-from distgan.benchmark.trial import OVER, Trial
+from distgan.benchmark.plots import plot_convergence
+from distgan.benchmark.results import FILE, new_folder, say
+from distgan.benchmark.tables import outcome, print_convergence
+from distgan.benchmark.trial import Trial, arms, slots
 from distgan.config.flags import paths_by
 from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, Stopped, UserError, print_line
-from distgan.evaluation.targets import Targets, find_targets, read_targets
+from distgan.errors import CommandFailed, Stopped, UserError
+from distgan.evaluation.targets import find_targets, read_targets
+from distgan.runs.run_dir import lock
 from distgan.utils.child_process import own_modules
 from distgan.utils.devices import device_named
+from distgan.utils.files import not_writable
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
 
-PLOT = "convergence.png"
+KIND = "convergence"
 
 _LOG_EVERY_S = 10.0
 
@@ -38,7 +49,7 @@ def run(config: ConvergenceConfig) -> None:
     """
     if is_launched():
         raise UserError(
-            "bench convergence: starts trainings of its own; allowed: without a launcher around it", code="launch"
+            "bench convergence: starts trainings of its own. Expected: without a launcher around it", code="launch"
         )
     if config.join is not None:
         join(user_path(config.join, "--join"), config)
@@ -49,40 +60,39 @@ def run(config: ConvergenceConfig) -> None:
     device = device_named(config.device)
     environments = slots(config, is_cuda=device.type == "cuda")
     chosen = arms(config, protocol, path, len(environments), is_cuda=device.type == "cuda")
-    facts = results.facts(device)
-    identity = _identity(config, targets, chosen) | {"device": facts["device"], "jobs": len(environments)}
-    facts |= {
-        "identity": identity,
-        "protocol": protocol.model_dump(),
-        "model": chosen[0].config.model.name,
+    here = results.facts(device)
+    free = {key for (key,) in paths_by(ConvergenceConfig, "on_resume", "free")}
+    identity = Identity.model_validate({
+        "settings": config.model_dump(mode="json", exclude=free),
+        "targets": FrozenTargets.model_validate(targets.model_dump(exclude={"runs"})),
+        "arms": [arm.facts() for arm in chosen], "device": here.device, "jobs": len(environments),
+    })  # fmt: skip
+    facts = ConvergenceFacts.model_validate(here.model_dump() | {
+        "identity": identity, "protocol": protocol, "model": chosen[0].config.model.name,
         "notice": chosen[0].dataset.notice,
-    }
-    with claimed(config.out, KIND) as folder:
-        before = {cell["id"]: cell for cell in taken_up(folder, read, identity, config.out)}
+    })  # fmt: skip
+    with claimed(config.out) as folder:
+        before = {cell.id: cell for cell in _cells_before(folder, identity, config.out)}
         seeds = range(config.first_seed, config.first_seed + config.seeds)
         trials = [Trial(arm, seed, folder, targets) for seed in seeds for arm in chosen]
         for trial in trials:
-            if (cell := before.pop(trial.cell["id"], {})).get("outcome") in OVER:
+            if (cell := before.pop(trial.cell.id, None)) and cell.outcome in OVER:
                 trial.cell = cell
         others = list(before.values())  # of seeds that this call does not ask for
 
-        def cells() -> list[dict[str, Any]]:
-            return _sorted([*others, *(trial.cell for trial in trials)])
+        def cells() -> list[TrialResult]:
+            return [*others, *(trial.cell for trial in trials)]
 
-        def write() -> None:
-            results.write(folder / results.FILE, KIND, facts, cells())
-
-        write()
+        _write(folder, facts, cells())
         (folder / "runs").mkdir(exist_ok=True)
-        left = [trial for trial in trials if trial.cell["outcome"] not in OVER]
+        left = [trial for trial in trials if trial.cell.outcome not in OVER]
         try:
-            _run_all(left, environments, config.timeout, write)
+            _run_all(left, environments, config.timeout, lambda: _write(folder, facts, cells()))
         finally:  # after a Ctrl-C too
-            facts |= _together(identity["arms"], cells())
-            write()
-            _tell(folder, facts, cells())
+            _conclude(folder, facts, cells())
     if stopped := next((trial for trial in trials if trial.stopped), None):
-        raise Stopped(stopped.stopped, f"{stopped.label}: stopped; the same command resumes it (see {stopped.log})")
+        name = stopped.cell.name
+        raise Stopped(stopped.stopped, f"{name}: stopped; the same command resumes it (see {stopped.log})")
     _check_failures(facts, [trial.cell for trial in trials], lambda cell: folder)
 
 
@@ -93,69 +103,94 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
     bench of its own there; CommandFailed as `run`.
     """
     if not folder.is_dir():
-        raise UserError(f"--join {folder}: is no folder; allowed: the folder above some benches", code="not-found")
-    paths = sorted(folder.glob(f"*/{results.FILE}"))
+        raise UserError(f"--join {folder}: is no folder. Expected: the folder above some benches", code="not-found")
+    paths = sorted(folder.glob(f"*/{FILE}"))
     if not paths:
         raise UserError(
-            f"--join {folder}: there is no results.json in a folder below it; allowed: the folder above some benches",
+            f"--join {folder}: there is no results.json in a folder below it. Expected: the folder above some benches",
             code="not-found",
         )
-    target = folder / results.FILE
-    if target.exists() and "joined" not in results.read(target).facts:
+    if (folder / FILE).exists() and results.read(folder, ConvergenceResults).facts.joined is None:
         raise UserError(
-            f"--join {folder}: has a bench of its own, which is not overwritten; allowed: another folder above",
+            f"--join {folder}: has a bench of its own, which is not overwritten. Expected: another folder above",
             code="exists",
         )
-    found = [read(path) for path in paths]
+    found = [results.read(path, ConvergenceResults) for path in paths]
+    # A cluster has the machines that it has: epochs are the same measure on all of them, seconds are not.
+    first, *_ = identities = [each.facts.identity.model_copy(update={"device": None}) for each in found]
     owners: dict[str, Path] = {}
-    for path, each in zip(paths, found, strict=True):
-        # A cluster has the machines that it has: epochs are the same measure on all of them, seconds are not.
-        first, own = (one.facts["identity"] | {"device": None} for one in (found[0], each))
-        if difference := difference_of(first, own):
+    for path, each, own in zip(paths, found, identities, strict=True):
+        if difference := first.difference(own):
+            key, old, new = difference
             raise UserError(
-                f"--join {folder}: {path} has {difference} than {paths[0]}; allowed: the same but for seeds",
+                f"--join {folder}: {path} has another {key} ({new}, not {old}) than {paths[0]}. Expected: the same but "
+                "for seeds",
                 code="mismatch",
             )
         for cell in each.cells:
-            if (owner := owners.setdefault(cell["id"], path)) != path:
+            if (owner := owners.setdefault(cell.id, path)) != path:
                 raise UserError(
-                    f"--join {folder}: both {owner} and {path} have {cell['id']}; allowed: each run once",
-                    code="mismatch",
+                    f"--join {folder}: both {owner} and {path} have {cell.id}. Expected: each run once", code="mismatch"
                 )
-    cells = _sorted([cell for each in found for cell in each.cells])
-    facts = found[0].facts | results.facts(device_named(config.device))
-    devices = ", ".join(sorted({str(each.facts["device"]) for each in found}))
-    facts |= {"device": devices, "joined": [str(path.relative_to(folder)) for path in paths]}
-    facts |= _together(facts["identity"]["arms"], cells)
-    results.write(target, KIND, facts, cells)
-    _tell(folder, facts, cells)
-    _check_failures(facts, cells, lambda cell: owners[cell["id"]].parent)
-
-
-def _tell(folder: Path, facts: dict[str, Any], cells: list[dict[str, Any]]) -> None:
-    show(facts, cells)
-    pictures = results.drawn(lambda: save_plot(folder / PLOT, facts, cells), folder / PLOT)
-    print_line(", ".join(map(str, [folder / results.FILE, *pictures])))
-
-
-def _sorted(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Seed by seed, as they are run; those of a seed in the order in which they came."""
-    return sorted(cells, key=lambda cell: cell["seed"])
-
-
-def _identity(config: ConvergenceConfig, targets: Targets, chosen: list[Arm]) -> dict[str, Any]:
-    """What must be the same for runs to be compared, as JSON has it."""
-    free = {key for (key,) in paths_by(ConvergenceConfig, "on_resume", "free")}
-    content = {
-        "settings": config.model_dump(exclude=free),
-        "targets": targets.model_dump(exclude={"runs"}),
-        "arms": [arm.facts() for arm in chosen],
+    here = results.facts(device_named(config.device)).model_dump() | {
+        "device": ", ".join(sorted({each.facts.device for each in found})),
+        "joined": [str(path.relative_to(folder)) for path in paths],
     }
-    return json.loads(json.dumps(content))
+    facts = ConvergenceFacts.model_validate(found[0].facts.model_dump() | here)
+    cells = [cell for each in found for cell in each.cells]
+    _conclude(folder, facts, cells)
+    _check_failures(facts, cells, lambda cell: owners[cell.id].parent)
+
+
+# -- The folder: held by one process at a time, and resumed only with the same settings --
+
+
+@contextmanager
+def claimed(out: str | None) -> Iterator[Path]:
+    """--out, new or with results to resume, or else bench/convergence-<number>. Raises UserError for any other."""
+    folder = new_folder(out, KIND, may_resume=True)
+    try:
+        held = lock(folder, 0.0, f"--out {out}: another bench {KIND} is at work in it")
+    except OSError as error:
+        raise not_writable(error.filename, error) from error
+    try:
+        yield folder
+    finally:
+        held.release()
+
+
+def _cells_before(folder: Path, identity: Identity, out: str | None) -> list[TrialResult]:
+    """The runs of the bench that stands there, none of a new one. Raises UserError where it was begun otherwise."""
+    if not (folder / FILE).exists():
+        return []
+    found = results.read(folder, ConvergenceResults)
+    if difference := found.facts.identity.difference(identity):
+        key, old, new = difference
+        raise UserError(
+            f"--out {out}: was begun with {key} {old}, now {new}. Expected: the same, or a new folder", code="mismatch"
+        )
+    return found.cells
+
+
+def _write(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> ConvergenceResults:
+    """Seed by seed, as they are run; those of a seed in the order in which they came."""
+    cells = sorted(cells, key=lambda cell: cell.seed)
+    is_partial = any(cell.outcome == "unfinished" for cell in cells)
+    found = ConvergenceResults(kind="convergence", is_partial=is_partial, facts=facts, cells=cells)
+    found.write(folder / FILE)
+    return found
+
+
+def _conclude(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> None:
+    """Write and show what the runs say together."""
+    arms = facts.identity.arms
+    facts.summary = {arm.name: summarise([cell for cell in cells if cell.arm == arm.name]) for arm in arms}
+    facts.tests = _tests(arms, cells)
+    results.publish(_write(folder, facts, cells), folder, print_convergence, plot_convergence)
 
 
 def _run_all(
-    trials: list[Trial], environments: list[dict[str, str]], timeout_s: float, write: Callable[[], None]
+    trials: list[Trial], environments: list[dict[str, str]], timeout_s: float, write: Callable[[], object]
 ) -> None:
     """As many at a time as there are environments, each watched by a thread. None is left when this returns.
 
@@ -183,7 +218,7 @@ def _run_all(
         with progress:
             for future in as_completed([pool.submit(take, trial) for trial in trials]):
                 trial = future.result()
-                progress.finish(f"{trial.label}: {outcome(trial.cell)}")
+                progress.finish(f"{trial.cell.name}: {outcome(trial.cell)}")
                 write()
     finally:
         halted.set()
@@ -205,33 +240,31 @@ def _progress_logger(say: Callable[[str], None]) -> Callable[[Trial], None]:
             if time.monotonic() - logged_at > _LOG_EVERY_S:
                 logged_at = time.monotonic()
                 if progress := trial.progress():
-                    say(f"{trial.label}: {progress}")
+                    say(f"{trial.cell.name}: {progress}")
 
     return log_progress
 
 
-def _together(chosen: list[dict[str, Any]], cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the runs of each arm (its facts) say, and what the arms do about each other."""
-    summary = {arm["name"]: summarise(of_arm(cells, arm["name"])) for arm in chosen}
-    most = max(arm["processes"] for arm in chosen)
-    own = [arm for arm in chosen if arm["processes"] == most]
-    tests = compared(own[0]["name"], own[1]["name"], cells) if len(own) > 1 else []
-    for one in [arm for arm in chosen if arm not in own]:
-        many = next(arm for arm in own if arm["preset"] == one["preset"])
-        tests += filter(None, [more_processes(one["name"], many["name"], cells)])
-    return {"summary": summary, "tests": tests}
+def _tests(arms: list[ArmFacts], cells: list[TrialResult]) -> list[Test]:
+    """What the arms do about each other: the presets on most processes, and each on one against itself on more."""
+    most = max(arm.processes for arm in arms)
+    many = [arm for arm in arms if arm.processes == most]
+    tests = compared(cells, many[0].name, many[1].name) if len(many) > 1 else []
+    for one in [arm for arm in arms if arm not in many]:
+        tests += more_processes(cells, one.name, next(arm.name for arm in many if arm.preset == one.preset))
+    return tests
 
 
 def _check_failures(
-    facts: dict[str, Any], cells: list[dict[str, Any]], folder_of: Callable[[dict[str, Any]], Path]
+    facts: ConvergenceFacts, cells: list[TrialResult], folder_of: Callable[[TrialResult], Path]
 ) -> None:
     """Raises CommandFailed where a run crashed, or more processes need more epochs."""
-    failed = [cell for cell in cells if cell["outcome"] == "error"]
-    lines = [test["words"] for test in facts["tests"] if test["alternative"] == "less" and (test["p"] or 1.0) < LEVEL]
+    failed = [cell for cell in cells if cell.outcome == "error"]
+    lines = [test.words for test in facts.tests if test.alternative == "less" and (test.p or 1.0) < LEVEL]
     if failed:
         cell = failed[0]
-        log = folder_of(cell) / "runs" / f"{cell['id']}.log"
-        words = f"{cell['arm']}, seed {cell['seed']}: {cell['why']} (see {log})"
+        log = folder_of(cell) / "runs" / f"{cell.id}.log"
+        words = f"{cell.name}: {cell.why} (see {log})"
         lines.append(f"{len(failed)} of {len(cells)} runs crashed; the first, {words}")
     if lines:
         raise CommandFailed("\n".join(lines))

@@ -5,33 +5,20 @@ A run that ended without meeting them is right-censored at its last evaluation; 
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from scipy import stats
 
-from distgan.benchmark import results
-from distgan.benchmark.trial import OVER, clocks_at
-from distgan.config.schema import ModelName
+from distgan.benchmark.convergence_results import MEASURES, OVER, Clocks, Summary, Test, TimesSummary, TrialResult
 from distgan.evaluation.scores import estimate_proportion
-from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, VanillaTargets
-from distgan.utils.files import parse_model
 
-# What is measured of a run, and what it is called after "fewer".
-MEASURES = {
-    "epochs": "epochs",
-    "train_s": "seconds of training",
-    "mlperf_s": "seconds with evaluations",
-    "cold_s": "seconds from the start",
-}
 LEVEL = 0.05
 
 _NUM_PERMUTATIONS = 2000
 NEVER = 1e300  # later than any time; scipy takes no infinity
 
-Cell = dict[str, Any]
+Cells = Sequence[TrialResult]
 
 
 class Times(NamedTuple):
@@ -49,50 +36,47 @@ class Times(NamedTuple):
         return len(self.reached) + len(self.censored)
 
 
-def times(cells: Sequence[Cell], measure: str) -> Times | None:
+def times(cells: Cells, measure: str) -> Times | None:
     """Return the times of the runs that are over, None if there are none. Runs whose time is not known are left out."""
     reached, censored = list[float](), list[float]()
     for cell in cells:
-        if cell["outcome"] == "converged" and cell[measure] is not None:
-            reached.append(cell[measure])
-        elif cell["outcome"] == "diverged":
+        time = getattr(cell, measure)
+        if cell.outcome == "converged" and time is not None:
+            reached.append(time)
+        elif cell.outcome == "diverged":
             censored.append(NEVER)
-        elif cell["outcome"] == "not converged" and (end := _last_time(cell, measure)) is not None:
+        elif cell.outcome == "not converged" and (end := _last_time(cell, measure)) is not None:
             censored.append(end)
     return Times(reached, censored) if reached or censored else None
 
 
-def _last_time(cell: Cell, measure: str) -> float | None:
+def _last_time(cell: TrialResult, measure: str) -> float | None:
     """Return the time of the last evaluation of a run, 0 of one that had none."""
-    if not (found := evaluations_of(cell)):
+    if not cell.evaluations:
         return 0.0
-    return clocks_at(found, len(found) - 1, is_resumed=cell["resumed"])[measure]
+    return getattr(Clocks.at(cell.evaluations, -1, is_resumed=cell.resumed), measure)
 
 
-def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
+def summarise(cells: Cells) -> Summary:
     """Return how many runs of an arm converged, with an interval by Wilson 1927, and each measure of them."""
-    over = [cell for cell in cells if cell["outcome"] in OVER]
-    num = sum(cell["outcome"] == "converged" for cell in over)
-    return {"num": len(over), "converged": num, "rate": estimate_proportion(num, len(over)).model_dump()} | {
-        measure: summarise_times(found) for measure in MEASURES if (found := times(cells, measure)) is not None
-    }
+    over = [cell for cell in cells if cell.outcome in OVER]
+    num = sum(cell.outcome == "converged" for cell in over)
+    known = {measure: summarise_times(found) for measure in MEASURES if (found := times(cells, measure)) is not None}
+    return Summary(num=len(over), converged=num, rate=estimate_proportion(num, len(over)), **known)
 
 
-def summarise_times(found: Times) -> dict[str, float | int | None]:
+def summarise_times(found: Times) -> TimesSummary:
     """Return the median with its 95 % interval `low` to `high`, and the smallest and largest time.
 
     The median is the first time at which half of the runs have converged. Its interval is that of Brookmeyer and
     Crowley 1982, of the interval of the survival function. None is beyond the last run.
     """
     curve = survival_of(found)
-    return {
-        "median": _first(curve.times, curve.share),
-        "low": _first(curve.times, curve.low),
-        "high": _first(curve.times, curve.high),
-        "min": min(found.reached, default=None),
-        "max": None if found.censored else max(found.reached),
-        "num": found.num,
-    }
+    median, low, high = (_first(curve.times, each) for each in (curve.share, curve.low, curve.high))
+    longest = None if found.censored else max(found.reached)
+    return TimesSummary(
+        median=median, low=low, high=high, min=min(found.reached, default=None), max=longest, num=found.num
+    )
 
 
 class Survival(NamedTuple):
@@ -149,139 +133,42 @@ def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
         return float(np.nan_to_num(stats.logrank(a, b).statistic, nan=0.0))
 
 
-def compared(a: str, b: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def compared(cells: Cells, a: str, b: str) -> list[Test]:
     """Compare two presets by each measure, in numbers and words."""
-    rows = []
+    tests = []
     for measure, words in MEASURES.items():
-        ours, theirs = (times(of_arm(cells, name), measure) for name in (a, b))
-        if ours is None or theirs is None:
+        if (found := _test(cells, a, b, measure, "two-sided")) is None:
             continue
-        p = p_value(ours, theirs, "two-sided")
+        ours, theirs, test = found
         # An earlier time is a greater hazard, and a greater statistic.
         fewer, more = (a, b) if _logrank(ours.data, theirs.data) > 0 else (b, a)
-        verdict = f"{fewer} needs fewer {words} than {more}"
-        rows.append(
-            {"measure": measure, "a": a, "b": b, "alternative": "two-sided", "p": p}
-            | {"ratio": _ratio(ours, theirs), "words": _words(verdict, "no significant difference", p)}
-        )
-    return rows
+        test.words = _words(f"{fewer} needs fewer {words} than {more}", "no significant difference", test.p)
+        tests.append(test)
+    return tests
 
 
-def more_processes(one: str, many: str, cells: Sequence[Cell]) -> dict[str, Any] | None:
-    """Test if a preset needs more epochs on `many` processes than on `one`; None without runs of both."""
-    ours, theirs = (times(of_arm(cells, name), "epochs") for name in (one, many))
+def more_processes(cells: Cells, one: str, many: str) -> list[Test]:
+    """Test if a preset needs more epochs on `many` processes than on `one`; nothing without runs of both."""
+    if (found := _test(cells, one, many, "epochs", "less")) is None:
+        return []
+    none = f"{many}: no significant increase in epochs over 1 process"
+    found[-1].words = _words(f"{many} needs more epochs than on 1", none, found[-1].p)
+    return [found[-1]]
+
+
+def _test(
+    cells: Cells, a: str, b: str, measure: str, alternative: Literal["two-sided", "less"]
+) -> tuple[Times, Times, Test] | None:
+    """The times of both arms, and their test with the ratio of the medians, B over A; None without runs of both."""
+    ours, theirs = (times([cell for cell in cells if cell.arm == name], measure) for name in (a, b))
     if ours is None or theirs is None:
         return None
-    p = p_value(ours, theirs, "less")
-    words = _words(
-        f"{many} needs more epochs than on 1", f"{many}: no significant increase in epochs over 1 process", p
-    )
-    return {"measure": "epochs", "a": one, "b": many, "alternative": "less", "p": p} | {
-        "ratio": _ratio(ours, theirs),
-        "words": words,
-    }
-
-
-def of_arm(cells: Sequence[Cell], name: str) -> list[Cell]:
-    return [cell for cell in cells if cell["arm"] == name]
-
-
-def _ratio(a: Times, b: Times) -> float | None:
-    """Return the median of B over that of A; None where one of them has none."""
-    ours, theirs = summarise_times(a)["median"], summarise_times(b)["median"]
-    return theirs / ours if ours and theirs is not None else None
+    p, (mine, other) = p_value(ours, theirs, alternative), (summarise_times(each).median for each in (ours, theirs))
+    ratio = other / mine if mine and other is not None else None
+    return ours, theirs, Test(measure=measure, a=a, b=b, alternative=alternative, p=p, ratio=ratio, words="")
 
 
 def _words(difference: str, none: str, p: float | None) -> str:
     if p is None:
         return "not tested (fewer than 2 runs)"
     return f"{difference if p < LEVEL else none} (p = {p:.2g})"
-
-
-# -- What results.json has of the runs of `distgan bench convergence`, checked when it is read --
-
-KIND = "convergence"
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-# Those of older benches have `seen_s` besides.
-_Evaluation = Annotated[Evaluation, BeforeValidator(lambda each: _fields(each))]
-
-
-def _fields(each: dict[str, Any]) -> dict[str, Any]:
-    return {key: each[key] for key in Evaluation._fields if key in each}
-
-
-class _Cell(_Strict):
-    id: str
-    arm: str
-    seed: int
-    outcome: str
-
-
-class _Ended(_Cell):
-    outcome: Literal["converged", "not converged", "diverged", "error"]
-    why: str
-    targets: list[str]
-    resumed: bool
-    evaluations: list[_Evaluation]
-    last: dict[str, float | None]
-    epochs: float | None
-    train_s: float | None
-    mlperf_s: float | None
-    cold_s: float | None
-
-    @model_validator(mode="after")
-    def _converged_at_an_evaluation(self) -> "_Ended":
-        if self.outcome == "converged" and self.epochs not in [each.epoch for each in self.evaluations]:
-            raise ValueError("epochs is at none of its evaluations")
-        return self
-
-
-class _Data(_Strict):
-    name: str
-
-
-class _Arm(_Strict):
-    name: str
-    preset: str
-    processes: int
-    data: _Data
-
-
-class _Targets(_Strict):
-    frozen: str
-    protocol: Protocol
-    cgan: CganTargets
-    vanilla: VanillaTargets
-
-
-class _Identity(_Strict):
-    arms: list[_Arm] = Field(min_length=1)
-    targets: _Targets
-
-
-class _Facts(_Strict):
-    identity: _Identity
-    protocol: Protocol
-    model: ModelName
-    device: str
-    notice: str | None
-
-
-def read(path: Path) -> results.Results:
-    """Read a results.json. Raises UserError that names the file, and the key of a value that is missing or damaged."""
-    found = results.read(path, KIND)
-    parse_model(_Facts, found.facts, f"{path}: is damaged", at="facts")
-    for index, cell in enumerate(found.cells):
-        kind = _Cell if cell.get("outcome") == "unfinished" else _Ended
-        parse_model(kind, cell, f"{path}: is damaged", at=f"cells.{index}")
-    return found
-
-
-def evaluations_of(cell: dict[str, Any]) -> list[Evaluation]:
-    """Return the evaluations of a run that has ended, by step."""
-    return [Evaluation(**_fields(each)) for each in cell["evaluations"]]

@@ -54,33 +54,27 @@ _PCIE_GBS = 24.0 * 5 / 6
 FABRICS = {
     "nvlink": Fabric(_NVLINK, _NVLINK_GBS, source="NVLink 4: 18 links (H100 and H200) of 20.6 GB/s (SM90_NVLINK_BW)"),
     "pcie": Fabric(
-        _PCI,
-        _PCIE_GBS,
-        has_nvlink=False,
-        source="PCIe 4 x16: twice PCI_BW's 12 GB/s, of which Intel's processors need a fifth more (INTEL_P2P_OVERHEAD)",
+        _PCI, _PCIE_GBS, has_nvlink=False, source="PCIe 4 x16: twice PCI_BW's 12 GB/s, of which Intel's processors "
+        "need a fifth more (INTEL_P2P_OVERHEAD)",
     ),
     "ib": Fabric(
-        _NVLINK,
-        _NVLINK_GBS,
-        per_gpu_gbs=50.0,
-        source="InfiniBand NDR: an adapter of 400 Gbit/s for each GPU (DGX H100 user guide); NVLink 4 within a node",
+        _NVLINK, _NVLINK_GBS, per_gpu_gbs=50.0, source="InfiniBand NDR: an adapter of 400 Gbit/s for each GPU (DGX "
+        "H100 user guide); NVLink 4 within a node",
     ),
     "ethernet": Fabric(
-        _PCI,
-        _PCIE_GBS,
-        per_node_gbs=12.0,
-        has_nvlink=False,
-        source="Ethernet: one adapter of 100 Gbit/s for each node (NET_BW, 12 GB/s), with NCCL's hops of a network, "
-        "of which TCP's are longer; PCIe 4 within a node",
+        _PCI, _PCIE_GBS, per_node_gbs=12.0, has_nvlink=False, source="Ethernet: one adapter of 100 Gbit/s for each "
+        "node (NET_BW, 12 GB/s), with NCCL's hops of a network, of which TCP's are longer; PCIe 4 within a node",
     ),
-}
+}  # fmt: skip
 
 
 def check_nodes(name: str, nodes: int) -> None:
     """Raises UserError for several nodes with a fabric that ends with the machine."""
     fabric = FABRICS[name]
     if nodes > 1 and not (fabric.per_gpu_gbs or fabric.per_node_gbs):
-        raise UserError(f"--fabric {name}: joins no machines, with --nodes {nodes}; allowed with several: ib, ethernet")
+        raise UserError(
+            f"--fabric {name}: joins no machines, with --nodes {nodes}. Expected with several: ib, ethernet"
+        )
 
 
 def nccl(name: str) -> AllReduce:

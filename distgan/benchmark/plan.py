@@ -5,138 +5,28 @@ B images a process. `a` and `b` (neither negative) have the least relative squar
 measured on one process. The all-reduces are as measured alone where they were; else interconnects.py predicts them.
 """
 
-from functools import partial
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from rich.table import Table
+from scipy.optimize import nnls
 
 from distgan.benchmark import results
 from distgan.benchmark.interconnects import FABRICS, AllReduce, check_nodes, measured_ring, nccl
+from distgan.benchmark.measurement import Facts, Measurement
 from distgan.benchmark.options import PlanConfig
-from distgan.benchmark.results import Results
-from distgan.benchmark.scaling_report import STYLE, Cell, all_reduces, save_panels
-from distgan.errors import UserError, print_line
-from distgan.utils.terminal import TerminalConsole
-
-PLOT = "plan.png"
-
-
-def print_tables(found: Results) -> None:
-    """The fit, its errors where it can be checked, and what it predicts."""
-    facts, console = found.facts, TerminalConsole()
-    console.print_table(_held_out_table(_rows(found, "held out")))
-    console.print_table(_predicted_table(found))
-    batches = [int(size) for size in facts["points"]]
-    console.print(
-        f"predicted by {facts['formula']};\na = {facts['a_s'] * 1e3:.3g} ms, b = {facts['b_s_per_image'] * 1e6:.3g} "
-        f"microseconds an image, fitted on 1 process of {facts['measured']['device']} at {len(batches)} batch sizes "
-        f"from {min(batches)} to {max(batches)}.\nall-reduce, predicted by {facts['all_reduce']}.\noverlap: "
-        f"{facts['config']['overlap']:g} microseconds. * batch size per rank beyond those measured."
-    )
-
-
-def _rows(found: Results, what: str, mode: str | None = None) -> list[Cell]:
-    return [cell for cell in found.cells if cell["what"] == what and (mode is None or cell["mode"] == mode)]
-
-
-def _held_out_table(rows: list[Cell]) -> Table:
-    table = Table("processes", "images per step", "predicted ms/step", "measured ms/step", "error %", "held out",
-                  title="held out: predicted against measured", **STYLE)  # fmt: skip
-    for row in rows:
-        table.add_row(
-            str(row["world_size"]),
-            f"{row['batch_size']:,}",
-            f"{row['predicted_step_s'] * 1e3:,.3g}",
-            f"{row['measured_step_s'] * 1e3:,.3g}",
-            f"{row['error_percent']:+.1f}",
-            row["held_out"],
-        )
-    return table
-
-
-def _predicted_table(found: Results) -> Table:
-    table = Table("scaling", "nodes x each", "images per step", "per rank", "predicted ms/step", "predicted images/s",
-                  "predicted s/epoch", "predicted efficiency", title=_title(found), **STYLE)  # fmt: skip
-    for row in _rows(found, "predicted"):
-        table.add_row(
-            row["mode"],
-            f"{row['nodes']} x {row['per_node']}",
-            f"{row['batch_size']:,}",
-            f"{row['per_rank_batch_size']:,}{'*' * row['is_extrapolated']}",
-            f"{row['predicted_step_s'] * 1e3:,.3g}",
-            f"{row['predicted_images_per_s']:,.0f}",
-            f"{row['predicted_s_per_epoch']:.3g}",
-            f"{row['predicted_efficiency']:.2f}",
-        )
-    return table
-
-
-def _title(found: Results) -> str:
-    config, measured = found.facts["config"], found.facts["measured"]
-    return (
-        f"predicted, not measured: {measured['config']['model']} on {measured['device']}, "
-        f"{config['nodes']} x {config['gpus_per_node']}, {config['fabric']}"
-    )
-
-
-def plot(found: Results, path: Path) -> None:
-    """Rates and efficiencies, predicted, and the held-out errors."""
-    panels = [
-        partial(_draw, found=found, key="predicted_images_per_s", label="images/s, predicted"),
-        partial(_draw, found=found, key="predicted_efficiency", label="efficiency, predicted"),
-        partial(_draw_fit, found=found),
-        partial(_draw_errors, rows=_rows(found, "held out")),
-    ]
-    save_panels(path, panels, _title(found))
-
-
-def _draw(axes: Any, found: Results, key: str, label: str) -> None:
-    for mode, color in (("weak", "tab:blue"), ("strong", "tab:orange")):
-        rows = _rows(found, "predicted", mode)
-        places = [row["world_size"] for row in rows]
-        style = {"linestyle": "--", "marker": "o", "markerfacecolor": "white", "color": color}
-        axes.plot(places, [row[key] for row in rows], label=f"{mode}, predicted", **style)
-        if key == "predicted_images_per_s" and rows:
-            ideal = [rows[0][key] * place / places[0] for place in places]
-            axes.plot(places, ideal, ":", linewidth=1, color=color, label=f"{mode}, ideal")
-    axes.set(title=label, xlabel="ranks", ylabel=label, xscale="log")
-    ticks = sorted({row["world_size"] for row in _rows(found, "predicted")})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    if key == "predicted_images_per_s":
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(0, 1.05)
-
-
-def _draw_fit(axes: Any, found: Results) -> None:
-    points = {int(size): seconds for size, seconds in found.facts["points"].items()}
-    axes.plot(list(points), [1e3 * each for each in points.values()], "o", label="measured, 1 process")
-    line = [1e3 * (found.facts["a_s"] + found.facts["b_s_per_image"] * size) for size in points]
-    axes.plot(list(points), line, "--", color="gray", label="fit: a + b B")
-    axes.set(title="the fit, on 1 process", xlabel="batch size", ylabel="ms per step")
-    axes.set_ylim(bottom=0)
-
-
-def _draw_errors(axes: Any, rows: list[Cell]) -> None:
-    names = [f"{row['world_size']} x {row['batch_size'] // row['world_size']}" for row in rows]
-    axes.bar(range(len(rows)), [row["error_percent"] for row in rows], label="predicted against measured")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(rows)), names, rotation=30)
-    axes.set(title="held out: signed error", xlabel="processes x images each", ylabel="error, %")
-
-
-# -- The model, its fit, and its predictions --
+from distgan.benchmark.plots import plot_plan
+from distgan.benchmark.ratios import STRONG, WEAK
+from distgan.benchmark.results import HeldOut, PlanFacts, PlanResults, Predicted, SpeedResults
+from distgan.benchmark.tables import all_reduces, print_plan
+from distgan.errors import UserError
 
 FORMULA = "T = a + b B + sum over G, D of max(0, all-reduce - overlap) + all-reduces of BatchNorm"
 _FEWEST = 3
-_FACTS = ("config", "device", "device_type", "cores", "threads")
-_CELL = ("world_size", "batch_size", "width", "runs")
+MODES: tuple[Literal["weak", "strong"], ...] = ("weak", "strong")
 
 
 class Model(NamedTuple):
@@ -155,56 +45,36 @@ def run(where: Path, config: PlanConfig) -> None:
     Raises UserError for other results, too few points, and a fabric that does not fit.
     """
     check_nodes(config.fabric, config.nodes)
-    measured = results.read(where, "scaling")
+    measured = results.read(where, SpeedResults, "scaling")
+    # At the width of the scaling, not at those of growing work.
+    width = next((cell.width for cell in measured.cells if {STRONG, WEAK} & set(cell.axes)), None)
+    cells = [cell for cell in measured.cells if cell.measured and cell.width == width]
+    points = one_process(cells, where)
+    model = fit(points)
     try:
-        cells = base_cells(measured, where)
-        points = one_process(cells, where)
-        model = fit(points)
-        all_reduce, source = _all_reduce(measured, cells, config)
-        held_out = leave_one_out(points) + larger_worlds(model, measured, cells, config.overlap / 1e6)
-        predicted = predictions(model, points, cells, all_reduce, measured.facts["config"], config)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        all_reduce, source = _all_reduce(measured.facts, cells, config)
+        held_out = leave_one_out(points) + larger_worlds(model, measured.facts, cells, config.overlap / 1e6)
+        predicted = predictions(model, points, cells, all_reduce, measured.facts, config)
+    except (KeyError, ValueError) as error:  # of a kind of message, or a setting
         raise UserError(
-            f"{where}: is damaged, or not by this distgan's bench scaling ({reason})", code="bad-data"
+            f"{where}: is damaged, or not by distgan's bench scaling ({error!r})", code="bad-data"
         ) from error
     folder = results.new_folder(config.out, "plan")
-    facts = results.facts(torch.device("cpu")) | {
-        "config": config.model_dump(mode="json"),
-        "formula": FORMULA,
-        "a_s": model.a_s,
-        "b_s_per_image": model.b_s,
-        "points": points,
-        "all_reduce": source,
-        "measured": measured.facts,
-    }
-    path = folder / results.FILE
-    results.write(path, "plan", facts, held_out + predicted)
-    found = results.read(path, "plan")
-    print_tables(found)
-    pictures = results.drawn(lambda: plot(found, folder / PLOT), folder / PLOT)
-    print_line(f"predicted results: {', '.join(map(str, [path, *pictures]))}")
+    known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}
+    about = {"settings": config.model_dump(mode="json"), "model": cells[0].model, "measured": measured.facts}
+    facts = results.facts(torch.device("cpu"), **known | about).model_dump()
+    found = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
+    found.write(folder / results.FILE)
+    results.publish(found, folder, print_plan, plot_plan)
 
 
-def base_cells(measured: Results, where: Path) -> list[Cell]:
-    """Those that were measured at the width of the scaling. Raises UserError for a file that lacks something."""
-    for what, needed, tables in (("facts", _FACTS, [measured.facts]), ("cells", _CELL, measured.cells)):
-        if lacking := [key for table in tables for key in needed if key not in table]:
-            raise UserError(f"{where}: is damaged: its {what} lack {lacking[0]}", code="bad-data")
-    width = measured.facts["config"]["width"]
-    return [cell for cell in measured.cells if cell["runs"] and cell["width"] == width]
-
-
-def one_process(cells: list[Cell], where: Path) -> dict[int, float]:
+def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
     """Median seconds per step by batch size. Raises UserError where there are too few to fit and hold one out."""
-    points = {
-        cell["batch_size"]: median(each for run in cell["runs"] for each in run["step_s"])
-        for cell in sorted(cells, key=lambda cell: cell["batch_size"])
-        if cell["world_size"] == 1
-    }
+    alone = sorted((cell for cell in cells if cell.world_size == 1), key=lambda cell: cell.batch_size)
+    points = {cell.batch_size: cell.step_s.median for cell in alone if cell.step_s}
     if len(points) < _FEWEST:
         raise UserError(
-            f"{where}: has {len(points)} batch sizes on one process; allowed: {_FEWEST} or more, as a fit has two "
+            f"{where}: has {len(points)} batch sizes on one process. Expected: {_FEWEST} or more, as a fit has two "
             "constants and one has to be held out (distgan bench scaling --work-batch-size 64,128,256)",
             code="bad-data",
         )
@@ -212,53 +82,42 @@ def one_process(cells: list[Cell], where: Path) -> dict[int, float]:
 
 
 def fit(points: dict[int, float]) -> Model:
-    """The least relative squares; where one constant would be negative, that one is 0."""
+    """The least relative squares with no constant below 0."""
     sizes, seconds = np.array(list(points), dtype=float), np.array(list(points.values()))
-    columns = np.stack([1 / seconds, sizes / seconds], axis=1)
-    (a, b), *_ = np.linalg.lstsq(columns, np.ones(len(seconds)), rcond=None)
-    if a >= 0 and b >= 0:
-        return Model(float(a), float(b))
-    alone = [float(column.sum() / column.dot(column)) for column in columns.T]
-    left = [float(np.square(column * value - 1).sum()) for column, value in zip(columns.T, alone, strict=True)]
-    return Model(alone[0], 0.0) if left[0] < left[1] else Model(0.0, alone[1])
+    (a_s, b_s), _ = nnls(np.stack([1 / seconds, sizes / seconds], axis=1), np.ones(len(seconds)))
+    return Model(float(a_s), float(b_s))
 
 
-def _error(name: str, world_size: int, batch_size: int, predicted_s: float, measured_s: float) -> Cell:
-    """Signed, in percent of what was measured: above 0 where the model is too slow."""
-    return {
-        "what": "held out",
-        "held_out": name,
-        "world_size": world_size,
-        "batch_size": batch_size,
-        "predicted_step_s": predicted_s,
-        "measured_step_s": measured_s,
-        "error_percent": 100 * (predicted_s - measured_s) / measured_s,
-    }
+def _held_out(name: str, world_size: int, batch_size: int, predicted_s: float, measured_s: float) -> HeldOut:
+    return HeldOut(
+        held_out=name, world_size=world_size, batch_size=batch_size, predicted_step_s=predicted_s,
+        measured_step_s=measured_s, error_percent=100 * (predicted_s - measured_s) / measured_s,
+    )  # fmt: skip
 
 
-def leave_one_out(points: dict[int, float]) -> list[Cell]:
+def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
     """Each batch size predicted by a fit on all the others."""
+    name = "fitted on the other sizes"
     return [
-        _error("fitted on the other sizes", 1, size, fit({k: v for k, v in points.items() if k != size})(size), seconds)
+        _held_out(name, 1, size, fit({k: v for k, v in points.items() if k != size})(size), seconds)
         for size, seconds in points.items()
     ]
 
 
-def larger_worlds(model: Model, measured: Results, cells: list[Cell], overlap_s: float) -> list[Cell]:
+def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], overlap_s: float) -> list[HeldOut]:
     """What several processes took, of which the fit saw none, with their all-reduces as measured alone.
 
     Left out are those that had more threads than there are cores: the model knows no others on a core.
     """
     found = []
-    for cell in sorted(cells, key=lambda cell: (cell["world_size"], cell["batch_size"])):
-        size, threads = cell["world_size"], measured.facts["threads"] or 1
-        is_cpu = measured.facts["device_type"] == "cpu"
-        if size == 1 or (is_cpu and size * threads > measured.facts["cores"]):
+    for cell in sorted(cells, key=lambda cell: (cell.world_size, cell.batch_size)):
+        size, is_cpu = cell.world_size, facts.device_type == "cpu"
+        if size == 1 or not cell.step_s or (is_cpu and size * (facts.threads or 1) > (facts.cores or 1)):
             continue
-        alone = {kind: seconds["median"] for kind, (seconds, _) in all_reduces(cells, size).items()}
-        predicted_s = _step_s(model, ceil(cell["batch_size"] / size), alone, overlap_s)
+        alone = {kind: seconds.median for kind, (seconds, _) in all_reduces(cells, size).items()}
+        predicted_s = _step_s(model, ceil(cell.batch_size / size), alone, overlap_s)
         name = "fitted on 1 process, all-reduce measured alone"
-        found.append(_error(name, size, cell["batch_size"], predicted_s, cell["step_s"]["median"]))
+        found.append(_held_out(name, size, cell.batch_size, predicted_s, cell.step_s.median))
     return found
 
 
@@ -267,39 +126,35 @@ def _step_s(model: Model, batch_size: float, all_reduce_s: dict[str, float], ove
     return model(batch_size) + grads + all_reduce_s.get("batch_norm", 0.0)
 
 
-def _all_reduce(measured: Results, cells: list[Cell], config: PlanConfig) -> tuple[AllReduce, str]:
+def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) -> tuple[AllReduce, str]:
     """Predicts one, and where its constants come from."""
     source = FABRICS[config.fabric].source
-    if measured.facts["device_type"] != "cpu":
+    if facts.device_type != "cpu":
         return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
     if config.fabric in ("nvlink", "pcie"):
-        raise UserError(f"--fabric {config.fabric}: joins GPUs, and a CPU was measured; allowed: ib, ethernet")
-    worlds = [cell["world_size"] for cell in cells if cell["world_size"] > 1]
+        raise UserError(f"--fabric {config.fabric}: joins GPUs, and a CPU was measured. Expected: ib, ethernet")
+    worlds = [cell.world_size for cell in cells if cell.world_size > 1]
     if not worlds:
         raise UserError(
-            "a CPU's all-reduce is predicted from one that was measured, and there is none; allowed: results of "
+            "a CPU's all-reduce is predicted from one that was measured, and there is none. Expected: results of "
             "distgan bench scaling --processes 1,2"
         )
     found = all_reduces(cells, max(worlds))
     (tiny, _), (seconds, size) = found["tiny"], found["generator"]
-    ring = measured_ring(max(worlds), tiny["median"], size, seconds["median"], config.fabric)
+    ring = measured_ring(max(worlds), tiny.median, size, seconds.median, config.fabric)
     return ring, f"a ring of gloo's as measured over {max(worlds)} processes of one CPU; {source}"
 
 
 def predictions(
-    model: Model,
-    points: dict[int, float],
-    cells: list[Cell],
-    all_reduce: AllReduce,
-    scaling: dict[str, Any],
+    model: Model, points: dict[int, float], cells: Sequence[Measurement], all_reduce: AllReduce, measured: Facts,
     config: PlanConfig,
-) -> list[Cell]:
-    """One process, then more on a node, then more nodes, weak and strong; each number says that it is predicted."""
-    run = next(run for cell in cells for run in cell["runs"])
-    strong = config.batch_size or scaling["batch_size"]
-    weak = config.per_rank_batch_size or scaling["per_rank_batch_size"]
-    found = []
-    for mode in ("weak", "strong"):
+) -> list[Predicted]:  # fmt: skip
+    """One process, then more on a node, then more nodes, weak and strong."""
+    (messages, *_), settings = [run.messages_bytes for cell in cells for run in cell.measured], measured.settings
+    strong = config.batch_size or int(str(settings["batch_size"]))
+    weak = config.per_rank_batch_size or int(str(settings["per_rank_batch_size"]))
+    found: list[Predicted] = []
+    for mode in MODES:
         first = None
         for nodes, per_node in ladder(config.nodes, config.gpus_per_node):
             size = nodes * per_node
@@ -307,28 +162,19 @@ def predictions(
             if total < size:  # some would have nothing to do
                 continue
             alone = {
-                kind: sum(all_reduce(num, nodes, per_node) for num in run["messages"][kind])
+                kind: sum(all_reduce(num, nodes, per_node) for num in messages[kind])
                 for kind in ("generator", "discriminator", "batch_norm")
             }
             own = ceil(total / size)
             seconds = _step_s(model, own, alone, config.overlap / 1e6)
             rate = total / seconds
             first = first or rate
-            found.append({
-                "what": "predicted",
-                "mode": mode,
-                "nodes": nodes,
-                "per_node": per_node,
-                "world_size": size,
-                "batch_size": total,
-                "per_rank_batch_size": own,
-                "predicted_step_s": seconds,
-                "predicted_images_per_s": rate,
-                "predicted_s_per_epoch": run["num_images"] / rate,
-                "predicted_efficiency": rate / (size * first),
-                "predicted_all_reduce_s": alone,
-                "is_extrapolated": not min(points) <= own <= max(points),
-            })  # fmt: skip
+            found.append(Predicted(
+                mode=mode, nodes=nodes, per_node=per_node, world_size=size, batch_size=total, per_rank_batch_size=own,
+                predicted_step_s=seconds, predicted_images_per_s=rate, predicted_all_reduce_s=alone,
+                predicted_s_per_epoch=cells[0].epoch_images / rate, predicted_efficiency=rate / (size * first),
+                is_extrapolated=not min(points) <= own <= max(points),
+            ))  # fmt: skip
     return found
 
 

@@ -5,18 +5,17 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import ceil
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.benchmark import Timer
 
+from distgan.benchmark.measurement import Roofline
 from distgan.config.schema import Config
-from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.distributed.runtime import open_runtime
 
 _REPEATS = 5
 # Of a repeat, which has as many calls as fill them.
@@ -31,76 +30,56 @@ _KINDS = {
 }
 
 
-def measure(runtime: Runtime) -> dict[str, Any]:
+def measure(device: torch.device) -> Roofline:
     """FLOP/s for each kind of number, bytes/s of a copy (those read and those written), and `how` in words."""
-    device = runtime.device
-    rows, num_bytes = _ROWS[device.type], _COPIED[device.type]
-    reached: dict[str, dict[str, float]] = {"matmul_flops": {}}
+    rows, num_bytes, is_cpu = _ROWS[device.type], _COPIED[device.type], device.type == "cpu"
+    matmul, conv = dict[str, float](), dict[str, float]()
+    before = torch.get_float32_matmul_precision()
     for kind, dtype in _KINDS[device.type].items():
-        with _tf32(kind == "tf32"):
-            reached["matmul_flops"][kind] = _matmul(rows, dtype, runtime)
-            if device.type == "cpu":
-                reached.setdefault("conv_flops", {})[kind] = _conv(dtype, runtime)
+        torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
+        matmul[kind] = _matmul(rows, dtype, device)
+        if is_cpu:
+            conv[kind] = _conv(dtype)
+    torch.set_float32_matmul_precision(before)
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
-    copy_s = _seconds(lambda: target.copy_(source), runtime)
+    copy_s = _seconds(lambda: target.copy_(source))
     how = f"matmul of two {rows}x{rows} matrices"
-    if device.type == "cpu":
+    if is_cpu:
         # MKL's matmul leaves half of some processors' width unused, which oneDNN's convolutions take.
         how += f"; convolution of {_CONV[0]} x {_CONV[1]}x{_CONV[3]}x{_CONV[3]} by {_CONV[2]} kernels of {_CONV[4]}x"
         how += f"{_CONV[4]}, no padding; the peak is the higher of the two"
     else:
         how += "; fp32 with TF32 off, tf32 with it on"
-    return reached | {
-        "peak_flops": {kind: max(of[kind] for of in reached.values()) for kind in _KINDS[device.type]},
-        "copy_bytes_per_s": 2 * num_bytes / copy_s,
-        "how": f"{how}; copy of {num_bytes / 2**20:.0f} MiB; median of {_REPEATS} repeats of about {_REPEAT_S} s",
-        "threads": torch.get_num_threads(),
-    }
+    how += f"; copy of {num_bytes / 2**20:.0f} MiB; median of {_REPEATS} repeats of about {_REPEAT_S} s"
+    peaks = {kind: max(speed, conv.get(kind, 0.0)) for kind, speed in matmul.items()}
+    reached = {"matmul_flops": matmul} | ({"conv_flops": conv} if is_cpu else {}) | {"peak_flops": peaks}
+    more = {"copy_bytes_per_s": 2 * num_bytes / copy_s, "how": how, "threads": torch.get_num_threads()}
+    return Roofline.model_validate(reached | more)
 
 
-def _matmul(rows: int, dtype: torch.dtype, runtime: Runtime) -> float:
-    a, b = (torch.randn(rows, rows, device=runtime.device, dtype=dtype) for _ in range(2))
+def _matmul(rows: int, dtype: torch.dtype, device: torch.device) -> float:
+    a, b = (torch.randn(rows, rows, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * rows**3 / _seconds(lambda: torch.mm(a, b, out=out), runtime)
+    return 2 * rows**3 / _seconds(lambda: torch.mm(a, b, out=out))
 
 
-def _conv(dtype: torch.dtype, runtime: Runtime) -> float:
+def _conv(dtype: torch.dtype) -> float:
     num, channels, kernels, side, size = _CONV
-    images, weight = (torch.randn(num, channels, side, side, dtype=dtype), torch.randn(kernels, channels, size, size))
-    weight = weight.to(dtype)
-    flops = 2 * weight.numel() * num * (side - size + 1) ** 2
-    return flops / _seconds(lambda: F.conv2d(images, weight), runtime)
+    images, weight = (
+        torch.randn(num, channels, side, side).to(dtype),
+        torch.randn(kernels, channels, size, size).to(dtype),
+    )
+    return 2 * weight.numel() * num * (side - size + 1) ** 2 / _seconds(lambda: F.conv2d(images, weight))
 
 
-@contextmanager
-def _tf32(is_on: bool) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if is_on else "highest")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
-def _seconds(call: Callable[[], object], runtime: Runtime) -> float:
+def _seconds(call: Callable[[], object]) -> float:
     """Of one call: the median of the repeats."""
-
-    def timed(num: int) -> float:
-        start = time.perf_counter()
-        for _ in range(num):
-            call()
-        runtime.wait()
-        return time.perf_counter() - start
-
-    timed(1)
-    num = max(1, ceil(_REPEAT_S / timed(1)))
-    timed(num)
-    return median(timed(num) / num for _ in range(_REPEATS))
-
-
-def main() -> None:
-    with open_runtime(Config.model_validate_json(sys.argv[1])) as runtime:
-        print(json.dumps(measure(runtime)))
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    num = max(1, ceil(_REPEAT_S / timer.timeit(3).mean))
+    return median(timer.timeit(num).mean for _ in range(_REPEATS))
 
 
 if __name__ == "__main__":
-    main()
+    with open_runtime(Config.model_validate_json(sys.argv[1])) as runtime:
+        print(json.dumps(measure(runtime.device).model_dump()))

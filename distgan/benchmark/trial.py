@@ -1,5 +1,7 @@
-"""One training of `distgan bench convergence`: `distgan train --stop-at`, and what it came to."""
+"""The trainings of `distgan bench convergence`: presets on numbers of processes, by `distgan train --stop-at`."""
 
+import math
+import os
 import re
 import shlex
 import subprocess
@@ -7,19 +9,28 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import NamedTuple
 
-from distgan.benchmark.configurations import Arm
+from distgan.benchmark.convergence_results import ArmFacts, Clocks, TrialResult
+from distgan.benchmark.options import ConvergenceConfig
+from distgan.benchmark.results import check_runs_on_cpu
+from distgan.config.flags import paths_by
+from distgan.config.presets import preset_words, training_of
+from distgan.config.registry import ENGINES, PRECISIONS
+from distgan.config.schema import Config, DataConfig
+from distgan.data.base import Dataset, load_dataset, load_splits
+from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.errors import FAILED, UserError
-from distgan.evaluation.targets import EarlyStop, Evaluation, Targets, judged_lines
+from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
 from distgan.utils.files import read_environment
-from distgan.utils.operating_system import STOP_SIGNALS
+from distgan.utils.hardware import count_gpus
+from distgan.utils.operating_system import STOP_SIGNALS, cores
 
-OVER = ("converged", "not converged", "diverged")
 # What runs as `python -m`; another in tests.
 TRAINING = ("distgan", "train")
 
@@ -30,21 +41,148 @@ _GRACE_S = 120.0
 _NON_FINITE = re.compile(r" is (nan|-?inf)\b|\bnon-finite\b")
 
 
+class Arm(NamedTuple):
+    """`words` are those of `distgan train` but for the seed and the folder; `batch_size` is over all processes."""
+
+    preset: str
+    processes: int
+    words: list[str]
+    config: Config
+    dataset: Dataset
+    batch_size: int
+    steps_per_epoch: int
+
+    @property
+    def name(self) -> str:
+        return self.preset if self.processes == 1 else f"{self.preset} on {self.processes} processes"
+
+    @property
+    def id(self) -> str:
+        return self.preset if self.processes == 1 else f"{self.preset}-processes{self.processes}"
+
+    @property
+    def max_epochs(self) -> float:
+        run = self.config.run
+        return min(run.epochs, (run.max_steps or math.inf) / self.steps_per_epoch)
+
+    def images(self, step: int) -> int:
+        """Those seen up to a step; the last batch of an epoch may be short."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        whole = self.steps_per_epoch * self.batch_size
+        return epochs * (whole if self.config.data.drop_last else len(self.dataset.images)) + steps * self.batch_size
+
+    def facts(self) -> ArmFacts:
+        """What results.json has of it, and what stays the same where a bench is resumed."""
+        return ArmFacts.model_validate({
+            "name": self.name, "preset": self.preset, "processes": self.processes,
+            "steps_per_epoch": self.steps_per_epoch,
+            "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
+            # What the targets are is compared by itself, and older benches did not have their path here.
+            "config": self.config.model_dump(mode="json", exclude={"run": {"stop_at"}}),
+        })  # fmt: skip
+
+
+def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
+    """Return the environment of each of the runs at a time: its GPUs. Raises UserError."""
+    if not is_cuda:
+        return [{} for _ in range(config.jobs or 1)]
+    each, visible, num = config.processes, os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus()
+    # As CUDA_VISIBLE_DEVICES has them, which may leave this process only some.
+    gpus = visible.split(",")[:num] if visible else [str(index) for index in range(num)]
+    if not (most := len(gpus) // each):
+        raise UserError(f"--processes {each}: there are {len(gpus)} GPUs here. Expected: at most {len(gpus)}",
+                        code="unavailable")  # fmt: skip
+    if config.jobs and config.jobs > most:
+        raise UserError(
+            f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here. Expected: at most {most}",
+            code="unavailable",
+        )
+    dealt = (gpus[slot * each : (slot + 1) * each] for slot in range(config.jobs or most))
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in dealt]
+
+
+def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
+    """Each preset on each number of processes. Raises UserError for what can't be run, or not compared."""
+    if config.preset is None:
+        raise UserError("names no preset. Expected: --preset NAME, or --preset FILE.toml")
+    load = cache(_load)
+
+    def build(flag: str, preset: str, processes: int) -> Arm:
+        words = preset_words(flag, preset)
+        for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
+            if (value := getattr(config, key)) is not None:
+                words += [f"--{key.replace('_', '-')}", value]
+        threads = config.threads
+        if threads is None and num_jobs > 1 and not is_cuda:
+            threads = max(1, cores() // (num_jobs * processes))
+        words += ["--threads", str(threads)] if threads else []
+        words += ["--processes", str(processes), "--tracker", "none"]
+        training, name = training_of(words)
+        if not is_cuda:
+            check_runs_on_cpu("--engine", [training.run.engine], ENGINES)
+            if (precision := training.run.precision) not in (None, "auto"):
+                check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
+        dataset, size = load(training.data), global_batch_size(training.data, processes)
+        fewest = min_batch_size(training, processes)
+        steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest)
+        # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its
+        # epoch.
+        every = max(1, steps // protocol.evaluations_per_epoch)
+        words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
+        words += ["--stop-at", str(targets)]
+        words += [] if config.epochs is None else _cap(config.epochs, training, steps)
+        return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)
+
+    numbers = dict.fromkeys((config.processes, 1))
+    own = [build("--preset", config.preset, num) for num in numbers]
+    if config.against is None:
+        return own
+    others = [build("--against", config.against, num) for num in numbers]
+    (model, data), (other_model, other_data) = ((a.config.model.name, a.dataset.name) for a in (own[0], others[0]))
+    for what, one, other in (("trains", model, other_model), ("has the data", data, other_data)):
+        if one != other:
+            raise UserError(
+                f"--against {config.against}: {what} {other}, {config.preset} {one}. Expected: the same of both"
+            )
+    # Of all of them: a file may have the name that another has on more processes.
+    taken = {name for arm in own for name in (arm.id, arm.name)}
+    if any(taken & {arm.id, arm.name} for arm in others):
+        raise UserError(f"--against {config.against}: has the name of --preset {config.preset}. Expected: another name")
+    return own + others
+
+
+def _load(config: DataConfig) -> Dataset:
+    """And the test images, so that what has to be downloaded is so once, before several runs would."""
+    dataset = load_dataset(config)
+    load_splits(dataset, config)
+    return dataset
+
+
+def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
+    """Ends a run early without another schedule of its rates. Raises UserError where it would need one."""
+    own = training.run.epochs
+    if epochs <= own:
+        cap = epochs * steps_per_epoch
+        return ["--max-steps", str(min(cap, training.run.max_steps or cap))]
+    if training.optim.lr_schedule != "constant":
+        raise UserError(
+            f"--epochs {epochs}: the rates of this preset fall over its {own} epochs. Expected: at most {own}"
+        )
+    return ["--epochs", str(epochs)]
+
+
+# -- One of them --
+
+
 class Trial:
-    """`cell` is what results.json has of it; `outcome` there is `unfinished`, one of OVER, or `error`."""
+    """`cell` is what results.json has of it."""
 
     def __init__(self, arm: Arm, seed: int, out: Path, targets: Targets):
         self.arm, self.targets = arm, targets
         self.folder = out / "runs" / f"{arm.id}-seed{seed}"
-        self.label = f"{arm.name}, seed {seed}"
         self.words = [*arm.words, "--seed", str(seed), "--out", str(self.folder)]
-        self.cell: dict[str, Any] = {
-            "id": self.folder.name,
-            "arm": arm.name,
-            "seed": seed,
-            "command": shlex.join(["distgan", "train", *self.words]),
-            "outcome": "unfinished",
-        }
+        command = shlex.join(["distgan", "train", *self.words])
+        self.cell = TrialResult(id=self.folder.name, arm=arm.name, seed=seed, command=command)
         self.stopped = 0  # the exit code of a training that another has stopped: a signal's sender, a time limit
         self._process: subprocess.Popen[bytes] | None = None
         # The run's first state is saved before its first step.
@@ -61,7 +199,7 @@ class Trial:
         try:
             held = lock(self.folder, 0.0)
         except UserError:
-            say(f"{self.label}: waits for the end of a training that a killed bench has left in its folder")
+            say(f"{self.cell.name}: waits for the end of a training that a killed bench has left in its folder")
             held = lock(self.folder, _GRACE_S)
         held.release()
 
@@ -80,13 +218,9 @@ class Trial:
         # In a session of its own a Ctrl-C of the terminal does not reach it: it is asked to stop once, by us.
         with self.log.open("wb") as log:
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "distgan.benchmark.exit_with_parent", *TRAINING, *self.words],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+                [sys.executable, "-m", "distgan.benchmark.exit_with_parent", *TRAINING, *self.words], env=environment,
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
+            )  # fmt: skip
         code, end, why = None, time.monotonic() + timeout_s, f"not done after --timeout {timeout_s:g} s"
         is_asked = False
         try:
@@ -128,53 +262,28 @@ class Trial:
 
     def _conclude(self, code: int | None, why: str) -> None:
         progress = self._early_stop()
-        found, verdict = progress.evaluations, progress.verdict
-        if verdict.reached is not None:
+        found, (reached, not_reached, targets) = progress.evaluations, progress.verdict
+        outcome = "error"
+        if reached is not None:
             outcome, why = "converged", ""
         elif code == 0 and not found:
-            outcome, why = ("error", f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done")
+            why = f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done"
         elif code == 0:
-            outcome, why = "not converged", verdict.why
+            outcome, why = "not converged", not_reached
         elif code == FAILED and _NON_FINITE.search(why):
             outcome, why = "diverged", why.partition(";")[0]
-        else:
-            outcome = "error"
-        last = found[-1] if found else None
+        last, facts = found[-1] if found else None, read_environment(self.folder)
+        clocks = Clocks() if reached is None else Clocks.at(found, reached, is_resumed=self._is_resumed)
+        end = last if reached is None else found[reached]
         # Another one, as results.json may be written from the old one just now.
-        self.cell = self.cell | {
-            "outcome": outcome,
-            "why": why,
-            "targets": verdict.targets,
-            "resumed": self._is_resumed,
-            **self._ran(),
-            "evaluations": [each._asdict() for each in found],
+        self.cell = TrialResult.model_validate({
+            **self.cell.model_dump(include={"id", "arm", "seed", "command"}), **clocks.model_dump(),
+            # What `auto` finds out anew in each run.
+            **{key: facts.get(key) for key in ("engine", "precision")},
+            "outcome": outcome, "why": why, "targets": targets, "resumed": self._is_resumed, "evaluations": found,
             "last": {target.name: target.of(last) if last else None for target in progress.wanted},
-            **self._clocks(found, verdict.reached),
-        }
-
-    def _ran(self) -> dict[str, Any]:
-        """Return what the run recorded of its engine and its precision, which `auto` finds out anew in each."""
-        facts = read_environment(self.folder)
-        return {key: facts.get(key) for key in ("engine", "precision")}
-
-    def _clocks(self, found: list[Evaluation], reached: int | None) -> dict[str, float | None]:
-        """None of all but `images` where it has not converged; images are those up to the last evaluation then."""
-        if reached is None:
-            images = self.arm.images(found[-1].step) if found else 0
-            return dict.fromkeys(("epochs", "train_s", "mlperf_s", "cold_s")) | {"images": images}
-        clocks = clocks_at(found, reached, is_resumed=self._is_resumed)
-        return clocks | {"images": self.arm.images(found[reached].step)}
-
-
-def clocks_at(found: list[Evaluation], index: int, *, is_resumed: bool) -> dict[str, float | None]:
-    """Return each clock at an evaluation. `cold_s` is None for a resumed run: its first start is not known."""
-    at = found[index]
-    return {
-        "epochs": at.epoch,
-        "train_s": at.elapsed_s,
-        "mlperf_s": at.elapsed_s + sum(each.eval_s for each in found[: index + 1]),
-        "cold_s": None if is_resumed else at.since_start_s,
-    }
+            "images": self.arm.images(end.step) if end else 0,
+        })  # fmt: skip
 
 
 def _stopped(code: int, folder: Path) -> int:

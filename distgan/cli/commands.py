@@ -66,21 +66,21 @@ _BENCHMARKS: dict[str, Command | Group] = {
         "lists\nare written with commas.",
         epilog=_KEPT.format("a cell failed, or was not right"),
         settings="distgan.benchmark.options:ThroughputConfig",
-        run="distgan.benchmark.throughput:run",
+        run="distgan.benchmark.speed:throughput",
         less_memory="a smaller --batch-size or --width",
     ),
     "compare": Command(
-        help="ratios of two results of throughput, with intervals: distgan bench compare A.json B.json",
+        help="ratios of two results of throughput or scaling, with intervals: distgan bench compare A.json B.json",
         usage="A.json B.json [FLAGS]",
         description="Seconds per step of B over those of A, cell by cell: the ratio of the medians, and its 95% "
         "interval by a\nbootstrap over rounds and the repeats within them, of each file by itself.",
         epilog=_KEPT.format("a regression over --fail-above"),
         arguments=(
-            Argument("a", "results.json of distgan bench throughput, or its folder", "A.json", type=user_path),
+            Argument("a", "results.json of bench throughput or scaling, or its folder", "A.json", type=user_path),
             Argument("b", "another, which is compared with it", "B.json", type=user_path),
         ),
         settings="distgan.benchmark.options:CompareConfig",
-        run="distgan.benchmark.comparison:compare",
+        run="distgan.benchmark.compare:compare",
     ),
     "scaling": Command(
         help="what more processes gain on this machine: distgan bench scaling",
@@ -88,7 +88,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         description="Speed on several numbers of processes of this machine.",
         epilog=_KEPT.format("a number of processes failed"),
         settings="distgan.benchmark.options:ScalingConfig",
-        run="distgan.benchmark.scaling:run",
+        run="distgan.benchmark.speed:scaling",
         less_memory="a smaller --batch-size, --per-rank-batch-size or --width",
     ),
     "plan": Command(

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from distgan.benchmark import configurations as arms
-from distgan.benchmark import results, trial
+from distgan.benchmark import trial
 from distgan.cli import run_command
 from distgan.data.base import Dataset
 
@@ -40,7 +39,12 @@ def fake_training(patch: Callable[[Any, str, Any], None]) -> None:
     """A training that is none, and data that take no time."""
     images = torch.zeros(1000, 28, 28, dtype=torch.uint8)
     patch(trial, "TRAINING", ("helpers.fake_trainer",))
-    patch(arms, "_load", lambda config: Dataset("digits", images, torch.arange(1000) % 10, "nowhere"))
+    patch(trial, "_load", lambda config: Dataset("digits", images, torch.arange(1000) % 10, "nowhere"))
+
+
+def content_of(folder: Path) -> dict[str, Any]:
+    """What results.json has, as others read it."""
+    return json.loads((folder / "results.json").read_text())
 
 
 class FakeBench:
@@ -60,7 +64,11 @@ class FakeBench:
         return self.cells()
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        return {cell["id"]: cell for cell in results.read(self.folder / "out", "convergence").cells}
+        return {cell["id"]: cell for cell in content_of(self.folder / "out")["cells"]}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return content_of(self.folder / "out")["facts"]
 
     @property
     def starts(self) -> list[str]:

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 from helpers import forkserver
-from helpers.fake_bench import BAD, EASY, GOOD, TINY, FakeBench, fake_training, write_presets
+from helpers.fake_bench import BAD, EASY, GOOD, TINY, FakeBench, content_of, fake_training, write_presets
+from helpers.measurements import saved
 from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, refused, wait_for
 
-from distgan.benchmark import configurations as arms
-from distgan.benchmark import results, trial
+from distgan.benchmark import trial
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
 from distgan.errors import CommandFailed, Stopped, UserError
@@ -59,7 +59,7 @@ def test_outcomes(bench: FakeBench, capsys: Capture) -> None:
     assert found["one-seed1"]["images"] == 7 * 1000 + 512
     assert found["one-seed2"]["why"] == "d_loss is nan at step 12"
     assert found["one-seed4"]["why"] == "met at epoch 0.5, too late to be confirmed"
-    facts = results.read(bench.folder / "out").facts
+    facts = bench.facts
     assert facts["summary"]["one"]["converged"] == 2
     assert facts["summary"]["one"]["epochs"]["median"] is None
     assert facts["protocol"] == {"num": 100, "evaluations_per_epoch": 4, "hold": 1}
@@ -100,7 +100,7 @@ def test_two_presets_take_turns(bench: FakeBench) -> None:
     bench.play(**{f"one_seed{seed}": late for seed in seeds}, **{f"two_seed{seed}": early for seed in seeds})
     bench("--against", "two.toml", "--seeds", 4)
     assert bench.starts[:4] == ["one-seed0", "two-seed0", "one-seed1", "two-seed1"]
-    facts = results.read(bench.folder / "out").facts
+    facts = bench.facts
     assert facts["tests"][0]["words"] == "two needs fewer epochs than one (p = 0.029)"
     assert facts["tests"][0]["ratio"] == 0.25
     assert [test["measure"] for test in facts["tests"]] == ["epochs", "train_s", "mlperf_s", "cold_s"]
@@ -118,11 +118,11 @@ def test_more_processes_that_need_more_epochs_end_in_1(bench: FakeBench) -> None
 
 def test_the_words_of_a_training(bench: FakeBench, monkeypatch: MonkeyPatch) -> None:
     protocol = read_targets(Path("easy.toml")).protocol
-    monkeypatch.setattr(arms, "cores", lambda: 8)
+    monkeypatch.setattr(trial, "cores", lambda: 8)
 
     def words(num_jobs: int = 1, **settings: Any) -> str:
         config = ConvergenceConfig(preset="one.toml", **settings)
-        return " ".join(arms.arms(config, protocol, SETS["mnist"], num_jobs, is_cuda=False)[0].words)
+        return " ".join(trial.arms(config, protocol, SETS["mnist"], num_jobs, is_cuda=False)[0].words)
 
     # Of 2 steps per epoch 4 evaluations can't be: each step has one.
     assert "--eval-every 0 --eval-every-steps 1 --eval-num 100" in words()
@@ -151,13 +151,13 @@ def test_no_two_presets_share_a_folder(bench: FakeBench) -> None:
     Path("one-processes2.toml").write_text(TINY)
     config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
     with pytest.raises(UserError, match=r"--against one-processes2\.toml: has the name of --preset one\.toml"):
-        arms.arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
+        trial.arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
 
 
 def test_an_odd_number_of_steps(bench: FakeBench) -> None:
     Path("one.toml").write_text(TINY.replace("512", "91"))  # 11 steps per epoch, the last of 90 images
     bench.play(one_seed0=BAD)
-    arm = arms.arms(
+    arm = trial.arms(
         ConvergenceConfig(preset="one.toml"), read_targets(SETS["mnist"]).protocol, SETS["mnist"], 1, is_cuda=False
     )[0]
     assert arm.steps_per_epoch == 11
@@ -280,7 +280,7 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
 
 def trial_of(bench: FakeBench) -> trial.Trial:
     protocol = read_targets(Path("easy.toml")).protocol
-    arm = arms.arms(ConvergenceConfig(preset="one.toml"), protocol, SETS["mnist"], 1, is_cuda=False)[0]
+    arm = trial.arms(ConvergenceConfig(preset="one.toml"), protocol, SETS["mnist"], 1, is_cuda=False)[0]
     return trial.Trial(arm, 0, Path("out"), read_targets(Path("easy.toml")))
 
 
@@ -317,7 +317,7 @@ def test_more_seeds_and_other_seeds_go_on_in_the_same_folder(bench: FakeBench) -
     assert list(found) == [f"one-seed{seed}" for seed in (0, 1, 2, 4, 5)]
     assert all(cell["outcome"] == "converged" for cell in found.values())
     assert bench.starts == [f"one-seed{seed}" for seed in (0, 4, 5, 1, 2)]
-    assert results.read(bench.folder / "out", "convergence").facts["summary"]["one"]["num"] == 5
+    assert bench.facts["summary"]["one"]["num"] == 5
 
 
 @pytest.mark.parametrize(("end", "code"), [("limit", 75), ("usr1", 138)])
@@ -339,34 +339,34 @@ def test_a_run_that_is_done_without_an_evaluation_is_no_measurement(bench: FakeB
     with pytest.raises(CommandFailed, match=r"metrics\.jsonl holds no evaluation of a run that is done"):
         bench("--seeds", 1)
     assert bench.cells()["one-seed0"]["outcome"] == "error"
-    assert results.read(bench.folder / "out", "convergence").facts["summary"]["one"]["num"] == 0
+    assert bench.facts["summary"]["one"]["num"] == 0
 
 
 def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) -> None:
     bench.play(one_seed0=GOOD, one_seed1=BAD, one_seed2=GOOD)
     together = bench("--seeds", 3)
-    whole = results.read(bench.folder / "out", "convergence").facts
+    whole = bench.facts
     for seed in (2, 0, 1):
         bench.words[-1] = f"array/seed-{seed}"
         run_command("bench", *bench.words, "--seeds", "1", "--first-seed", str(seed))
     capsys.readouterr()
     run_command("bench", "convergence", "--join", "array")
     assert "2 of 3" in capsys.readouterr().out
-    joined = results.read(bench.folder / "array", "convergence")
-    assert joined.facts["joined"] == [f"seed-{seed}/results.json" for seed in range(3)]
+    joined = content_of(bench.folder / "array")
+    assert joined["facts"]["joined"] == [f"seed-{seed}/results.json" for seed in range(3)]
     assert (bench.folder / "array" / "convergence.png").exists()
-    assert [cell["id"] for cell in joined.cells] == list(together)
+    assert [cell["id"] for cell in joined["cells"]] == list(together)
     for key in ("epochs", "outcome"):
-        assert [cell[key] for cell in joined.cells] == [cell[key] for cell in together.values()]
-    assert joined.facts["summary"]["one"]["epochs"] == whole["summary"]["one"]["epochs"]
-    assert joined.facts["tests"] == whole["tests"]
+        assert [cell[key] for cell in joined["cells"]] == [cell[key] for cell in together.values()]
+    assert joined["facts"]["summary"]["one"]["epochs"] == whole["summary"]["one"]["epochs"]
+    assert joined["facts"]["tests"] == whole["tests"]
     # A cluster may have machines of several kinds.
     path = bench.folder / "array" / "seed-2" / "results.json"
     path.write_text(path.read_text().replace(whole["device"], "another GPU"))
     run_command("bench", "convergence", "--join", "array")
-    joined = results.read(bench.folder / "array", "convergence")
-    assert joined.facts["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
-    assert len(joined.cells) == 3
+    joined = content_of(bench.folder / "array")
+    assert joined["facts"]["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
+    assert len(joined["cells"]) == 3
     # What one of them says of a crash, the whole does too.
     content = json.loads(path.read_text())
     content["cells"][0] |= {"outcome": "error", "why": "it is gone", "epochs": None}
@@ -379,7 +379,7 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) ->
 
 def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
-    with pytest.raises(UserError, match="--join nowhere: is no folder; allowed: the folder above some benches"):
+    with pytest.raises(UserError, match=r"--join nowhere: is no folder\. Expected: the folder above some benches"):
         run_command("bench", "convergence", "--join", "nowhere")
     Path("empty").mkdir()
     with pytest.raises(UserError, match=r"--join empty: there is no results\.json in a folder below it"):
@@ -391,7 +391,7 @@ def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
         run_command("bench", "convergence", "--join", "array")
     shutil.rmtree("array/b")
     shutil.copytree("array/a", "array/b")
-    with pytest.raises(UserError, match=r"both array/a/.* and array/b/.* have one-seed0; allowed: each run once"):
+    with pytest.raises(UserError, match=r"both array/a/.* and array/b/.* have one-seed0. Expected: each run once"):
         run_command("bench", "convergence", "--join", "array")
     assert not Path("array/results.json").exists()
     shutil.rmtree("array/b")
@@ -404,15 +404,10 @@ def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
     ("where", "value", "message"),
     [
         (("cells", 0, "seed"), None, r"cells\.0\.seed: is missing"),
-        (("cells", 0, "id"), ["x"], r"cells\.0\.id: a list is not allowed; allowed: a valid string"),
-        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: 'x' is not allowed; allowed: a valid number"),
+        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: 'x' is not allowed. Expected: a valid number"),
         (("cells", 0, "epochs"), 0.7, r"cells\.0: .*epochs is at none of its evaluations"),
-        (("cells", 0, "last"), None, r"cells\.0\.last: is missing"),
         (("cells", 0, "outcome"), "well", r"cells\.0\.outcome: "),
-        (("cells", 0, "evaluations"), "x", r"cells\.0\.evaluations: "),
         (("facts", "identity"), None, r"facts\.identity: is missing"),
-        (("facts", "identity", "arms"), [], r"facts\.identity\.arms: "),
-        (("facts", "notice"), 3, r"facts\.notice: "),
     ],
 )
 def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, ...], value: Any, message: str) -> None:
@@ -441,7 +436,10 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
     bench.play(one_seed0=BAD)
     bench("--seeds", 1)
     for words, message in (
-        (["--against", "two.toml"], "--out out: was begun with --against unset, now two.toml; allowed: the same, or a"),
+        (
+            ["--against", "two.toml"],
+            "--out out: was begun with --against unset, now two.toml. Expected: the same, or a",
+        ),
         (["--num", 100], "begun with --num unset, now 100"),
     ):
         with refused(message):
@@ -461,11 +459,11 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
 def test_a_folder_of_something_else_is_refused(bench: FakeBench) -> None:
     Path("out").mkdir()
     Path("out", "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"--out out: holds config\.json and no results\.json"):
+    with pytest.raises(UserError, match=r"--out out: holds config\.json, and is not overwritten. Expected: .*resume"):
         bench()
     Path("out", "config.json").unlink()
-    results.write(Path("out", "results.json"), "scaling", {}, [])
-    with pytest.raises(UserError, match="holds the results of bench scaling; allowed: of convergence"):
+    saved(Path("out", "results.json"), kind="scaling")
+    with pytest.raises(UserError, match=r"holds the results of bench scaling\. Expected: of convergence"):
         bench()
     Path("out", "results.json").unlink()
     held = trial.lock(Path("out"))
@@ -483,8 +481,8 @@ def test_from_the_command_to_the_picture(distgan: Run, tmp_path: Path) -> None:
     write_presets(tmp_path)
     words = ("bench", "convergence", "--preset", "tiny.toml", "--targets", "easy.toml", "--seeds", 2, "--epochs", 2)
     made = distgan.ok(*words, "--threads", 1, "--device", "cpu", "--out", "out")
-    found = results.read(tmp_path / "out", "convergence")
-    for seed, cell in enumerate(found.cells):
+    found = content_of(tmp_path / "out")
+    for seed, cell in enumerate(found["cells"]):
         assert cell["outcome"] == "converged"
         first = cell["evaluations"][0]
         assert cell["epochs"] == first["epoch"] == pytest.approx(9 / 36)
@@ -494,7 +492,7 @@ def test_from_the_command_to_the_picture(distgan: Run, tmp_path: Path) -> None:
         status = json.loads((tmp_path / "out" / "runs" / cell["id"] / "status.json").read_text())
         assert (status["state"], status["reason"]) == ("done", "targets met at step 9 and held to step 18")
         assert f"--seed {seed} --out out/runs/tiny-seed{seed}" in cell["command"]
-    assert found.facts["summary"]["tiny"]["rate"]["value"] == 1
+    assert found["facts"]["summary"]["tiny"]["rate"]["value"] == 1
     assert (tmp_path / "out" / "convergence.png").read_bytes().startswith(b"\x89PNG")
     assert "NOT MNIST" in made.stdout
     again = distgan(*words, "--threads", 2, "--device", "cpu", "--out", "out")

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from helpers.runs import Run, assert_user_error
 
-from distgan.benchmark import results, throughput
+from distgan.benchmark import results, speed
 from distgan.benchmark.flops import flops_per_image
+from distgan.benchmark.measurement import Spec
 from distgan.benchmark.options import ThroughputConfig
+from distgan.benchmark.results import SpeedResults
 from distgan.config.presets import training_of
 from distgan.config.schema import Config, ModelConfig
+from distgan.utils.child_process import ChildFailed
 
 TINY = ("--width", "0.1", "--data", "digits", "--batch-size", "32", "--rounds", "1", "--steps", "1",
         "--warmup", "1", "--gate-steps", "1", "--device", "cpu", "--threads", "1")  # fmt: skip
@@ -23,26 +26,26 @@ def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Pat
     cells = ("--preset", "vanilla", "--precision", "fp32", "--batch-size", "64,17969")
     made = distgan("bench", "throughput", *TINY, *cells, "--out", "out", "--profile")
     assert made.returncode == 1, made.stderr
-    assert "1 of 2 cells have no speed" in made.stderr
-    found = results.read(tmp_path / "out", "throughput")
+    assert "1 of 2 cells failed" in made.stderr
+    found = results.read(tmp_path / "out", SpeedResults)
     good, bad = found.cells
-    assert bad["status"] == "error"
-    assert "leaves a last batch of 1 of 17,970 images" in bad["why"]
-    assert good["status"] == "ok"
-    run = good["runs"][0]
-    assert run["gate"]["passed"]
-    assert run["engine"]["name"] == "eager"
-    assert len(run["repeats"]) == 5
-    assert good["images_per_s"]["p5"] <= good["images_per_s"]["median"] <= good["images_per_s"]["p95"]
-    assert good["epoch_s"]["median"] == pytest.approx(17_970 / good["images_per_s"]["median"])
-    assert run["flops_per_image"] == flops_per_image(ModelConfig(width=0.1), Config().optim)
-    assert good["mfu"] == pytest.approx(
-        run["flops_per_image"] * good["images_per_s"]["median"] / found.facts["roofline"]["peak_flops"]["fp32"]
-    )
-    assert run["operators_per_step"] > 100
-    assert good["peak_memory_gib"] > 0.1
-    assert found.facts["command"].startswith("distgan bench throughput --width 0.1")
-    assert {"versions", "git", "device", "cores", "threads", "settings", "pace", "flop_formula"} <= set(found.facts)
+    assert bad.status == "error"
+    assert "leaves a last batch of 1 of 17,970 images" in str(bad.why)
+    assert good.status == "ok"
+    (run,) = good.runs
+    assert run.gate.passed
+    assert good.engines == ["eager"]
+    assert len(run.repeats) == 5
+    assert good.images_per_s.p5 <= good.images_per_s.median <= good.images_per_s.p95
+    assert good.epoch_s.median == pytest.approx(17_970 / good.images_per_s.median)
+    assert good.flops_per_image == flops_per_image(ModelConfig(width=0.1), Config().optim)
+    peak = found.facts.roofline.peak_flops["fp32"]
+    assert good.mfu == pytest.approx((good.flops_per_image or 0) * good.images_per_s.median / peak)
+    assert (run.operators_per_step or 0) > 100
+    assert (good.peak_memory_gib or 0) > 0.1
+    facts = found.facts.model_dump()
+    assert facts["command"].startswith("distgan bench throughput --width 0.1")
+    assert {"versions", "git", "device", "cores", "threads", "settings", "pace", "flop_formula"} <= set(facts)
     assert (tmp_path / "out" / "throughput.png").read_bytes().startswith(b"\x89PNG")
     traces = list((tmp_path / "out").glob("trace-*.json"))
     assert len(traces) == 1
@@ -64,10 +67,8 @@ def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Pat
 def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path, loop: str, words: tuple[str, ...]) -> None:
     more = ("--data", "mnist", "--data-dir", str(mnist_dir), "--batch-size", "4", "--width", "0.1")
     config = training_of([*words, *more])[0]
-    made = run(
-        sys.executable, "-m", f"distgan.benchmark.peers.{loop}_loop", config.model_dump_json(), "--steps", 2,
-        "--repeats", 5, "--warmup", 1,
-    )  # fmt: skip
+    spec = Spec(config=config, gate_steps=1, warmup=1, steps=2, repeats=5)
+    made = run(sys.executable, "-m", f"distgan.benchmark.peers.{loop}_loop", spec.model_dump_json(exclude_unset=True))
     assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout.splitlines()[-1])
     assert [(each["steps"], each["images"]) for each in found["repeats"]] == [(2, 8)] * 5
@@ -85,5 +86,5 @@ def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path, loop: s
     ],
 )
 def test_a_process_that_fails_says_why(code: str, why: str) -> None:
-    found = throughput._outcome([sys.executable, "-c", code], ThroughputConfig(timeout=2), is_cuda=False)
-    assert why in found["error"]
+    with pytest.raises(ChildFailed, match=why):
+        speed._outcome([sys.executable, "-c", code], ThroughputConfig(timeout=2), 1)

@@ -5,10 +5,8 @@ import signal
 from pathlib import Path
 
 import psutil
-from helpers.fake_bench import EASY, write_presets
+from helpers.fake_bench import EASY, content_of, write_presets
 from helpers.runs import BIN, Run, Start, wait_for
-
-from distgan.benchmark import results
 
 
 def test_losses_that_are_no_numbers_are_infinite(distgan: Run, tmp_path: Path) -> None:
@@ -17,7 +15,7 @@ def test_losses_that_are_no_numbers_are_infinite(distgan: Run, tmp_path: Path) -
         "bench", "convergence", "--preset", "tiny.toml", "--against", "broken.toml", "--targets", "easy.toml",
         "--seeds", 1, "--threads", 1, "--device", "cpu", "--out", "out",
     )  # fmt: skip
-    good, broken = results.read(tmp_path / "out").cells
+    good, broken = content_of(tmp_path / "out")["cells"]
     assert (good["outcome"], broken["outcome"]) == ("converged", "diverged")
     assert "is nan at step" in broken["why"]
 
@@ -38,7 +36,7 @@ def test_a_killed_bench_of_real_trainings_goes_on(start: Start, run: Run, tmp_pa
     os.kill(process.pid, signal.SIGKILL)
     assert not psutil.wait_procs(children, timeout=60)[1], "trainings outlive their bench"
     run.ok(*words, timeout=280)
-    found = {cell["id"]: cell for cell in results.read(tmp_path / "out").cells}
+    found = {cell["id"]: cell for cell in content_of(tmp_path / "out")["cells"]}
     assert [cell["outcome"] for cell in found.values()] == ["not converged"] * 2
     assert found["tiny-processes2-seed0"]["resumed"]
     steps = [each["step"] for each in found["tiny-processes2-seed0"]["evaluations"]]

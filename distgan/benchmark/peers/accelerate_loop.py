@@ -9,8 +9,8 @@ from distgan.config.registry import LOSSES
 
 
 def main() -> None:
-    args = common.parse_args(__doc__)
-    config, settings = args.config, args.config.optim
+    spec = common.read_spec()
+    config, settings = spec.config, spec.config.optim
     torch.manual_seed(0)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="bf16" if config.run.precision == "bf16" else "no"
@@ -26,7 +26,7 @@ def main() -> None:
     )
     network = accelerator.unwrap_model(generator)
     average = common.build_average(network, config)
-    clock = common.Clock(args)
+    clock = common.Clock(spec)
 
     for step, (real, labels) in clock.batches(loader):
         opt_d.zero_grad()

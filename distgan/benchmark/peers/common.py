@@ -1,8 +1,8 @@
 """What the plain loops share: arguments, networks, losses, data, and the clock around their steps."""
 
-import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from distgan.benchmark.measurement import Spec
 from distgan.config.registry import LOSSES
 from distgan.config.schema import Config
 from distgan.data.base import data_folder
@@ -24,13 +25,9 @@ from distgan.models.layers import Conv2d, Dropout
 from distgan.training.losses import penalty_weight
 
 
-def parse_args(description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("config", type=Config.model_validate_json, help="a Config as JSON, for MNIST")
-    parser.add_argument("--steps", type=int, default=20, help="counted steps of a repeat")
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--warmup", type=int, default=3, help="steps before them that are not counted")
-    return parser.parse_args()
+def read_spec() -> Spec:
+    """Return the Spec that the program is given as JSON: a config for MNIST, and how many steps to time."""
+    return Spec.model_validate_json(sys.argv[1])
 
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
@@ -82,13 +79,13 @@ def load_mnist(config: Config) -> DataLoader:
 
 
 class Clock:
-    """Deals out the batches and times stretches of `--steps` of them; a step includes the wait for its batch.
+    """Deals out the batches and times stretches of `steps` of them; a step includes the wait for its batch.
 
     A GPU runs behind the program, so it is waited for between two stretches, and nowhere else.
     """
 
-    def __init__(self, args: argparse.Namespace):
-        self.warmup, self.steps, self.total = args.warmup, args.steps, args.warmup + args.steps * args.repeats
+    def __init__(self, spec: Spec):
+        self.warmup, self.steps, self.total = spec.warmup, spec.steps, spec.warmup + spec.steps * spec.repeats
         self.is_cuda = torch.cuda.is_available()
         self.repeats: list[dict[str, float]] = []
         self.epoch_images = 0

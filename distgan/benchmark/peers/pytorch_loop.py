@@ -8,8 +8,8 @@ from distgan.config.registry import LOSSES
 
 
 def main() -> None:
-    args = common.parse_args(__doc__)
-    config, settings = args.config, args.config.optim
+    spec = common.read_spec()
+    config, settings = spec.config, spec.config.optim
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bf16")
@@ -19,7 +19,7 @@ def main() -> None:
     opt_g = optim.Adam(generator.parameters(), lr=settings.g_lr, betas=betas)
     opt_d = optim.Adam(discriminator.parameters(), lr=settings.d_lr, betas=betas)
     average = common.build_average(generator, config)
-    clock = common.Clock(args)
+    clock = common.Clock(spec)
 
     for step, (images, classes) in clock.batches(common.load_mnist(config)):
         real, labels = images.to(device), classes.to(device)

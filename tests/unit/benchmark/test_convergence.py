@@ -2,15 +2,16 @@
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import Capture, MonkeyPatch
+from helpers.runs import ROOT, Capture, MonkeyPatch
 from scipy.stats import logrank
 
-from distgan.benchmark import configurations as arms
-from distgan.benchmark import convergence_report
-from distgan.benchmark.convergence_report import over_runs, show
+from distgan.benchmark import results
+from distgan.benchmark import trial as arms
+from distgan.benchmark.convergence_results import ConvergenceResults, TrialResult
 from distgan.benchmark.convergence_statistics import (
     compared,
     more_processes,
@@ -19,21 +20,24 @@ from distgan.benchmark.convergence_statistics import (
     summarise_times,
     times,
 )
+from distgan.benchmark.measurement import Engine
 from distgan.benchmark.options import ConvergenceConfig
+from distgan.benchmark.plots import over_runs, plot_convergence
+from distgan.benchmark.tables import print_convergence
 from distgan.cli import run_command
 from distgan.errors import UserError
 from distgan.evaluation.targets import Evaluation
 from distgan.training.engines.selection import EngineSelection
 
 
-def cells(arm: str, *epochs: float, outcome: str = "not converged", **changes: Any) -> list[dict[str, Any]]:
+def cells(arm: str, *epochs: float, outcome: str = "not converged", **changes: Any) -> list[TrialResult]:
     """Of runs that converged after so many epochs or, below 0, ended otherwise after so many."""
     found = []
     for each in epochs:
         clocks = dict.fromkeys(("epochs", "train_s", "mlperf_s", "cold_s"), each if each > 0 else None)
-        last = Evaluation(1, abs(each), abs(each), 0.0, 9.0, 0.5, [], [], abs(each))._asdict()
-        kind = "converged" if each > 0 else outcome
-        found.append({"arm": arm, "outcome": kind, "resumed": False, "evaluations": [last]} | clocks | changes)
+        last = Evaluation(1, abs(each), abs(each), 0.0, 9.0, 0.5, [], [], abs(each))
+        cell = {"id": "x", "arm": arm, "seed": 0, "outcome": "converged" if each > 0 else outcome}
+        found.append(TrialResult.model_validate(cell | {"evaluations": [last]} | clocks | changes))
     return found
 
 
@@ -48,8 +52,15 @@ def test_medians_and_the_test_are_those_of_a_published_study() -> None:
     treated, placebo = (times(cells("a", *weeks), "epochs") for weeks in (TREATED, PLACEBO))
     assert treated is not None
     assert placebo is not None
-    assert summarise_times(treated) == {"median": 23, "low": 13, "high": None, "min": 6, "max": None, "num": 21}
-    assert summarise_times(placebo) == {"median": 8, "low": 4, "high": 11, "min": 1, "max": 23, "num": 21}
+    assert summarise_times(treated).model_dump() == {
+        "median": 23,
+        "low": 13,
+        "high": None,
+        "min": 6,
+        "max": None,
+        "num": 21,
+    }
+    assert summarise_times(placebo).model_dump() == {"median": 8, "low": 4, "high": 11, "min": 1, "max": 23, "num": 21}
     assert logrank(treated.data, placebo.data).statistic ** 2 == pytest.approx(16.793, abs=1e-3)
     assert p_value(placebo, treated, "less") < 2e-3  # type: ignore[operator]
 
@@ -70,7 +81,7 @@ def test_few_runs_and_runs_that_never_converged() -> None:
     def summary(*epochs: float, **changes: Any) -> dict[str, Any]:
         found = times(cells("a", *epochs, **changes), "epochs")
         assert found is not None
-        return summarise_times(found)
+        return summarise_times(found).model_dump()
 
     assert summary(7) == {"median": 7, "low": 7, "high": None, "min": 7, "max": 7, "num": 1}
     assert summary(-7) == {"median": None, "low": None, "high": None, "min": None, "max": None, "num": 1}
@@ -88,41 +99,41 @@ def test_few_runs_and_runs_that_never_converged() -> None:
 def test_runs_that_crashed_count_nowhere() -> None:
     found = cells("a", 1, 2, -9) + cells("a", -9, outcome="diverged") + cells("a", -9, outcome="error")
     summary = summarise(found + cells("a", -9, outcome="unfinished"))
-    assert (summary["num"], summary["converged"]) == (4, 2)
+    assert (summary.num, summary.converged) == (4, 2)
     # By hand, from Wilson's formula with z = 1.96.
-    assert summary["rate"] == pytest.approx({"value": 0.5, "low": 0.15004, "high": 0.84996}, abs=1e-4)
-    assert (summary["epochs"]["num"], summary["epochs"]["median"]) == (4, 2)
+    assert summary.rate.model_dump() == pytest.approx({"value": 0.5, "low": 0.15004, "high": 0.84996}, abs=1e-4)
+    assert summary.epochs is not None
+    assert (summary.epochs.num, summary.epochs.median) == (4, 2)
 
 
 def test_a_time_that_nobody_knows_is_left_out() -> None:
     found = cells("a", 1, 2) + cells("a", 3, cold_s=None)
     summary = summarise(found)
-    assert (summary["train_s"]["num"], summary["cold_s"]["num"]) == (3, 2)
-    assert "cold_s" not in summarise(cells("a", 3, cold_s=None))
-    json.dumps(summary, allow_nan=False)
+    assert summary.train_s is not None
+    assert summary.cold_s is not None
+    assert (summary.train_s.num, summary.cold_s.num) == (3, 2)
+    assert summarise(cells("a", 3, cold_s=None)).cold_s is None
 
 
 def test_two_presets_in_words() -> None:
     found = cells("slow", 5, 6, 7, -9) + cells("quick", 1, 2, 3, 4)
-    words = [row["words"] for row in compared("slow", "quick", found)]
+    words = [test.words for test in compared(found, "slow", "quick")]
     assert words[0] == "quick needs fewer epochs than slow (p = 0.029)"
     assert words[1] == "quick needs fewer seconds of training than slow (p = 0.029)"
-    assert compared("quick", "slow", found)[0]["words"] == words[0]
-    assert compared("quick", "slow", found)[0]["ratio"] == pytest.approx(6 / 2)
-    alike = compared("a", "b", cells("a", 1, 3, 5) + cells("b", 2, 3, 4))
-    assert alike[0]["words"] == "no significant difference (p = 0.9)"
-    assert not compared("a", "b", cells("a", 1, 2))
+    assert compared(found, "quick", "slow")[0].words == words[0]
+    assert compared(found, "quick", "slow")[0].ratio == pytest.approx(6 / 2)
+    alike = compared(cells("a", 1, 3, 5) + cells("b", 2, 3, 4), "a", "b")
+    assert alike[0].words == "no significant difference (p = 0.9)"
+    assert not compared(cells("a", 1, 2), "a", "b")
 
 
 def test_more_processes_are_tested_on_one_side() -> None:
     one, many = cells("p", 1, 2, 3, 4), cells("p on 2 processes", 5, 6, 7, 8)
-    found = more_processes("p", "p on 2 processes", one + many)
-    assert found is not None
-    assert found["words"] == "p on 2 processes needs more epochs than on 1 (p = 0.014)"
-    fewer = more_processes("p on 2 processes", "p", one + many)
-    assert fewer is not None
-    assert fewer["p"] == 1
-    assert more_processes("p", "p on 2 processes", one) is None
+    (found,) = more_processes(one + many, "p", "p on 2 processes")
+    assert found.words == "p on 2 processes needs more epochs than on 1 (p = 0.014)"
+    (fewer,) = more_processes(one + many, "p on 2 processes", "p")
+    assert fewer.p == 1
+    assert not more_processes(one, "p", "p on 2 processes")
 
 
 def test_a_run_that_has_ended_counts_with_its_last_number() -> None:
@@ -161,14 +172,26 @@ def test_under_nohup_a_bench_outlives_its_terminal() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_fallback_stands_above_the_tables(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+def test_a_fallback_stands_above_the_tables(capsys: Capture) -> None:
     eager = EngineSelection("auto", "eager", "graph was not taken: it differs", is_fallback=True).describe()
-    monkeypatch.setattr(convergence_report, "asked", lambda _: "targets")
-    cells = [
-        {"arm": "cgan", "seed": 3, "outcome": "error", "why": "killed", "engine": eager},
-        {"arm": "cgan", "seed": 4, "outcome": "unfinished"},
+    found = results.read(ROOT / "tests" / "fixtures" / "bench-of-format-1" / "convergence.json", ConvergenceResults)
+    first, second = found.cells
+    found.cells = [
+        first.model_copy(update={"outcome": "error", "why": "killed", "engine": Engine.model_validate(eager)}),
+        second.model_copy(update={"outcome": "unfinished"}),
     ]
-    show({"tests": [], "device": "here", "notice": None}, cells)
+    print_convergence(found)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "!! cgan, seed 3: engine eager: graph was not taken: it differs !!"
-    assert sum("!!" in line for line in lines) == 1
+    assert lines[0] == "!! tiny, seed 0: engine eager: graph was not taken: it differs !!"
+    assert sum("!!" in line for line in lines) == 2, "and the notice that these were other digits"
+
+
+def test_results_of_format_1_are_read(tmp_path: Path) -> None:
+    path = ROOT / "tests" / "fixtures" / "bench-of-format-1" / "convergence.json"
+    old = json.loads(path.read_text())
+    found = results.read(path, ConvergenceResults)
+    assert [cell.outcome for cell in found.cells] == ["converged", "converged"]
+    assert found.cells[0].model_dump()["evaluations"] == old["cells"][0]["evaluations"]
+    assert summarise(found.cells).model_dump() == old["facts"]["summary"]["tiny"]
+    plot_convergence(found, tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()

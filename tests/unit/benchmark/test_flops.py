@@ -60,14 +60,6 @@ def test_hinge_takes_the_same_passes() -> None:
     assert found == BATCH * flops_per_image(model, optim)
 
 
-@pytest.mark.parametrize(
-    ("name", "order", "mflop"),
-    [("vanilla", "alternating", 639.6), ("cgan", "alternating", 311.4), ("cgan", "alternating-fresh", 415.2)],
-)
-def test_of_the_seed_networks(name: str, order: str, mflop: float) -> None:
-    assert round(flops_per_image(ModelConfig(name=name), OptimConfig(order=order)) / 1e6, 1) == mflop
-
-
 @pytest.mark.parametrize("loss", ["wgan-gp", "r1"])
 def test_a_penalty_has_no_formula(loss: str) -> None:
     assert flops_per_image(ModelConfig(), OptimConfig(loss=loss)) is None

@@ -14,6 +14,7 @@ import pytest
 import torch
 from gpu_report import Part, Report
 from helpers.gpu_reports import read, statuses
+from helpers.measurements import a_round, measured, saved
 from helpers.runs import Capture, MonkeyPatch
 
 from distgan.benchmark import results
@@ -41,7 +42,7 @@ def report_of(tmp_path: Path, *, quick: bool = False) -> Report:
     ("flags", "words"),
     [
         ((), "there is no CUDA device here"),
-        (("--device", "cpu"), "allowed: with --quick"),
+        (("--device", "cpu"), "Expected: with --quick"),
         ((*CPU, "--parts", "facts,moon"), "--parts moon: unknown"),
     ],
 )
@@ -108,23 +109,21 @@ def test_a_figure_is_held_against_its_aim(
 def cell(
     report: Report, number: int, name: str, epoch_s: float, *, engine: dict[str, Any] | None = None, **more: Any
 ) -> None:
+    """Add a cell to the results of a bench. Those of one epoch of 100 images."""
     model, asked, precision, size, _ = name.split("/")
     ran = engine or {"asked": asked, "name": asked, "why": "as asked"}
-    spread = {"median": epoch_s, "p5": epoch_s, "p95": epoch_s, "num": 5}
-    gate = {"losses": 0.0, "weights": 0.0, "passed": True, "seconds": 1.0}
-    run = {"engine": ran, "gate": gate, "build_s": {}, "start_s": {}}
-    made = {
-        "id": name, "contender": "distgan", "model": model, "engine": asked, "precision": precision,
-        "order": "alternating", "batch_size": int(size),
-        "status": "ok", "why": None, "runs": [run], "epoch_s": spread, "host_epoch_s": spread,
-        "images_per_s": spread, "step_ms": spread, "mfu": 0.1, "peak_memory_gib": 1.0, "against": {},
-    }  # fmt: skip
+    settings = {"id": name, "model": model, "preset": model, "engine": asked, "precision": precision, "mfu": None,
+                "batch_size": int(size), "epoch_images": 100} | more  # fmt: skip
+    run = a_round(epoch_s, images=100, engine=ran)
+    made = measured(**{"runs": [run]} | settings)
     folder = report.work / f"throughput-{number}"
     folder.mkdir(exist_ok=True)
-    cells = results.read(folder).cells if (folder / results.FILE).exists() else []
-    roofline = {"peak_flops": {"bf16": 1e12}, "copy_bytes_per_s": 1e10}
-    facts = {"device": "this one", "device_type": "cuda", "roofline": roofline, "pace": {"steps": 1}}
-    results.write(folder / results.FILE, "throughput", facts, [*cells, made | more])
+    path = folder / results.FILE
+    before = json.loads(path.read_text())["cells"] if path.exists() else []
+    content = json.loads(saved(path, made).read_text())
+    # What it has by other cells and a roofline.
+    content["cells"][0] |= {key: value for key, value in more.items() if key in ("against", "mfu")}
+    path.write_text(json.dumps(content | {"cells": before + content["cells"]}))
 
 
 def test_a_fallback_stands_at_the_head_of_the_report(tmp_path: Path) -> None:
@@ -148,7 +147,7 @@ def test_a_fallback_stands_at_the_head_of_the_report(tmp_path: Path) -> None:
 def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     """A cell that was measured twice keeps its ratios, and its speed if it fails the second time."""
     report = report_of(tmp_path)
-    ratio = {"median": 25.0, "min": 24.0, "max": 26.0}
+    ratio = {"median": 25.0, "p5": 24.0, "p95": 26.0, "num": 3, "min": 24.0, "max": 26.0}
     cell(report, 0, "vanilla/graph/bf16/256/alternating", 0.2, against={"pytorch bf16": ratio})
     cell(report, 0, "cgan/graph/bf16/256/alternating", 0.1, against={"pytorch bf16": ratio | {"median": 5.0}})
     cell(report, 1, "vanilla/graph/bf16/2048/alternating", 0.09, mfu=0.3)
@@ -164,9 +163,9 @@ def test_the_benches_of_throughput_become_one(tmp_path: Path) -> None:
     assert found["vanilla, plain loop (pytorch bf16) / distgan"]["reached"] is True
     assert found["cgan, plain loop (pytorch bf16) / distgan"]["reached"] is False
     assert found["cgan, plain loop (accelerate bf16) / distgan"]["value"] is None
-    merged = {each["id"]: each for each in results.read(tmp_path / "out" / "throughput.json", "throughput").cells}
+    merged = {each.id: each for each in results.read(tmp_path / "out" / "throughput.json", results.SpeedResults).cells}
     assert len(merged) == 4
-    assert merged["vanilla/graph/bf16/256/alternating"]["epoch_s"]["median"] == 0.15
+    assert merged["vanilla/graph/bf16/256/alternating"].epoch_s.median == 0.15  # type: ignore[union-attr]
     text = report.parts["throughput"]["text"]
     assert "vanilla/graph-compiled/bf16/2048/alternating: 0.0700 s per epoch" in text
     assert "ran graph-compiled, MFU 45.0 %" in text

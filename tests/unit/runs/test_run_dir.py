@@ -12,6 +12,7 @@ from helpers.runs import checkpoint, checkpoint_names, losses, refused
 from helpers.small_runs import make_cheap, small_config, train_small
 
 from distgan.benchmark import results
+from distgan.benchmark.convergence import claimed
 from distgan.config.command_settings import EvalConfig, SampleConfig
 from distgan.config.schema import Config
 from distgan.evaluation.inputs import out_folder
@@ -88,7 +89,7 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
         lambda out: check_unused_folder(out, may_hold_run=True),
         lambda out: out_folder("images.npz", EvalConfig(out=out), 100),
         lambda out: results.new_folder(out, "throughput"),
-        lambda out: results.claimed(out, "convergence").__enter__(),
+        lambda out: claimed(out).__enter__(),
     ],
     ids=["train", "eval", "bench", "bench that goes on"],
 )

@@ -1,0 +1,125 @@
+"""`distgan bench compare A.json B.json`: ratios of seconds per step, cell by cell, with intervals."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from distgan.benchmark import results
+from distgan.benchmark.measurement import Measurement
+from distgan.benchmark.options import CompareConfig
+from distgan.benchmark.results import SpeedResults
+from distgan.benchmark.tables import table
+from distgan.errors import CommandFailed, UserError
+from distgan.utils.terminal import TerminalConsole
+
+_DRAWN = 2_000_000  # numbers at a time
+_STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
+
+Times = Sequence[Sequence[float]]  # seconds per step, (rounds, repeats)
+
+
+class Ratio(NamedTuple):
+    """Seconds per step of B over those of A: of the medians, and the 95% interval of a bootstrap."""
+
+    ratio: float
+    low: float
+    high: float
+
+    def is_regression(self, limit: float | None) -> bool:
+        return limit is not None and self.ratio > limit and self.low > 1
+
+
+def compare(a: Path, b: Path, config: CompareConfig) -> None:
+    """Prints a table, and what else differs. Raises UserError, and CommandFailed for a regression."""
+    before = results.read(a, SpeedResults)
+    after = results.read(b, SpeedResults, before.kind)
+    old, new = ({cell.id: cell for cell in found.cells} for found in (before, after))
+    had = [key for key, cell in old.items() if cell.measured]
+    shared = [key for key in had if key in new and new[key].measured]
+    lost = [key for key in had if key not in shared]
+    if not shared and (config.fail_above is None or not any(key in new for key in had)):
+        raise UserError(
+            f"{a}, {b}: have no cell in common that has a speed in both. Expected: two of the same matrix",
+            code="bad-data",
+        )
+    rng = np.random.default_rng(0)
+    ratios = {key: ratio(_times(old[key]), _times(new[key]), rng, config.resamples) for key in shared}
+    console = TerminalConsole(soft_wrap=True)
+
+    if ratios:
+        rows = []
+        for key, each in ratios.items():
+            verdict = "slower" if each.low > 1 else "faster" if each.high < 1 else "no difference"
+            verdict = "REGRESSION" if each.is_regression(config.fail_above) else verdict
+            milliseconds = (f"{1e3 * _median(_times(side[key])):.4g}" for side in (old, new))
+            rows.append((key, *milliseconds, f"{each.ratio:.3f} ({each.low:.3f}–{each.high:.3f})", verdict))
+        title = "B / A of milliseconds per step; above 1, B is slower"
+        made = table(title, "cell|A|B|B / A (95%)|", rows)
+        made.columns[0].overflow = "fold"
+        console.print_table(made)
+        mean = float(np.exp(np.mean([np.log(each.ratio) for each in ratios.values()])))
+        console.print(f"geometric mean of B / A: {mean:.3f} over {len(ratios)} cells")
+    for line in _differences(before, after, old, new):
+        console.print(f"note: {line}", style="yellow")
+    if config.fail_above is None:
+        return
+    lines = [
+        f"{key}: {each.ratio:.3f} times the seconds per step ({each.low:.3f} to {each.high:.3f}). Expected: "
+        f"{config.fail_above:g}"
+        for key, each in ratios.items()
+        if each.is_regression(config.fail_above)
+    ] + [f"{name}: has no speed any more" for name in lost]
+    if lines:
+        raise CommandFailed("\n".join(lines))
+
+
+def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> Ratio:
+    """Of the seconds per step of two cells, (rounds, repeats) each.
+
+    Rounds of two runs are no pairs, so each side is drawn by itself: rounds with replacement, and within
+    each its repeats, as those of a round are more alike than those of two.
+    """
+    low, high = np.percentile(_medians(b, rng, resamples) / _medians(a, rng, resamples), (2.5, 97.5))
+    return Ratio(_median(b) / _median(a), float(low), float(high))
+
+
+def _medians(values: Times, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """Of each resample, (resamples,)."""
+    shortest = min(map(len, values))  # one length, unless a file was made by hand
+    times = np.array([row[:shortest] for row in values])
+    medians: list[float] = []
+    while (left := resamples - len(medians)) > 0:
+        num = min(left, max(1, _DRAWN // times.size))
+        rounds = rng.integers(len(times), size=(num, len(times), 1))
+        drawn = times[rounds, rng.integers(shortest, size=(num, *times.shape))]
+        medians += np.median(drawn.reshape(num, -1), axis=1).tolist()
+    return np.array(medians)
+
+
+def _median(values: Times) -> float:
+    return float(np.median(np.concatenate([np.array(row) for row in values])))
+
+
+def _times(cell: Measurement) -> Times:
+    return [run.step_s for run in cell.measured]
+
+
+def _differences(
+    before: SpeedResults, after: SpeedResults, old: dict[str, Measurement], new: dict[str, Measurement]
+) -> list[str]:
+    """What else is not the same, and so may be the reason of a ratio."""
+    lines = [f"{side} is partial: it was interrupted" for side, of in (("A", before), ("B", after)) if of.is_partial]
+    for key in _STATED:
+        a, b = (getattr(found.facts, key, None) for found in (before, after))
+        lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
+    for key in [key for key in old if key in new and old[key].measured and new[key].measured]:
+        ran_a, ran_b = (", ".join(of[key].engines) or None for of in (old, new))
+        lines += [f"{key}: another engine ran: A {ran_a}, B {ran_b}"] if ran_a != ran_b else []
+    for side, of, other in (("A", old, new), ("B", new, old)):
+        lines += [f"{cell.id}: is in {side} alone" for key, cell in of.items() if key not in other]
+        for cell in of.values():
+            if not cell.measured:
+                lines.append(f"{cell.id}: has no speed in {side}: {': '.join(filter(None, [cell.status, cell.why]))}")
+    return lines

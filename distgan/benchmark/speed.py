@@ -1,0 +1,169 @@
+"""`distgan bench throughput` and `bench scaling`: configurations measured in turn, round after round.
+
+Each turn is in fresh processes, and an engine has a speed only where it first takes the steps of the eager one.
+"""
+
+import json
+import shlex
+import sys
+from itertools import product
+from typing import Any
+
+import psutil
+import torch
+
+from distgan.benchmark import results
+from distgan.benchmark.configurations import command, count_images, scaling_cells, throughput_cells
+from distgan.benchmark.flops import FORMULA
+from distgan.benchmark.measurement import Measurement, Pace, Roofline, Round, Spread
+from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
+from distgan.benchmark.plots import plot_speeds
+from distgan.benchmark.ratios import derive
+from distgan.benchmark.results import SpeedResults, say
+from distgan.benchmark.tables import print_speeds
+from distgan.config.registry import ENGINES, PRECISIONS
+from distgan.config.schema import Config
+from distgan.distributed.env import is_launched
+from distgan.errors import CommandFailed, UserError
+from distgan.utils.child_process import ChildFailed, own_modules, run_json
+from distgan.utils.devices import device_named
+from distgan.utils.files import parse_model
+from distgan.utils.hardware import count_gpus
+from distgan.utils.operating_system import cores
+from distgan.utils.parts_progress import PartsProgress
+
+# For the reader of results.json.
+NOTES = {
+    "repeats": "the next steps of the training; the order of a new epoch and its short last batch are part of them; "
+    "seconds by a GPU's events, else by the host's clock; of several processes those of the slowest",
+    "epoch_s": "seconds of a repeat * images of an epoch / images of the repeat; images_per_s: the inverse",
+    "kernels_per_step": "on a GPU, copies and fills not counted, by torch's profiler over a few steps",
+    "operators_per_step": "those that reach a CPU below autograd, views among them; none of an engine that compiles",
+    "mfu": "flops_per_image * images_per_s / the FLOP/s that this device was measured to reach in such numbers "
+    "(roofline.peak_flops, in mfu_peak's); what a convolution multiplies with padding counts, though libraries skip it",
+    "gate": "losses and weights: the largest relative differences to the eager engine after `steps`",
+    "peak_memory_gib": "on a GPU of torch's allocator, after the gate; on a CPU of the whole process, gate included",
+    "against": "seconds an image of the plain loop / those of the cell: medians of a round, over the rounds; the plain "
+    "loops leave TF32 as torch has it, on in cuDNN's convolutions and off in matmuls",
+    "efficiency": "strong: W0 T(W0) / (W T(W)) at one batch; weak: T(W0) / T(W) at one batch per process; by round",
+    "growth": "of cost (seconds per step) and work (FLOP) since the cell before on the axis; by round",
+}
+
+
+def throughput(config: ThroughputConfig) -> None:
+    """Measures, prints tables, and leaves results.json, throughput.png and traces in a new folder.
+
+    results.json is whole after each turn. Raises UserError, and CommandFailed where a cell has no speed.
+    """
+    device = _device(config, "throughput")
+    if device.type == "cpu":
+        results.check_runs_on_cpu("--engine", config.engines, ENGINES)
+        results.check_runs_on_cpu("--precision", config.precisions or [], PRECISIONS)
+    _measure("throughput", config, throughput_cells(config, device), device)
+
+
+def scaling(config: ScalingConfig) -> None:
+    """Measures, prints tables, and leaves results.json (after each turn) and scaling.png in the results' folder.
+
+    Raises UserError, and CommandFailed at the end where a setting could not be measured.
+    """
+    device = _device(config, "scaling")
+    if device.type == "cpu":
+        results.check_runs_on_cpu("--engine", [config.engine], ENGINES)
+    cells = scaling_cells(config, device)
+    threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
+    note = f"a GPU for each process, of {count_gpus()} here"
+    if device.type == "cpu":
+        each = f"{threads} CPU thread{'s' * (threads != 1)} a process"
+        note = f"{each}, on {cores()} cores, which share caches and memory"
+        note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > cores())
+    note += "; ratios are over rounds, times over all repeats, and the slowest process counts"
+    _measure("scaling", config, cells, device, threads=threads, note=note)
+
+
+def _device(config: SpeedConfig, name: str) -> torch.device:
+    """Raises UserError for one that is not here, and within a launcher."""
+    if is_launched():
+        raise UserError(
+            f"bench {name}: starts processes of its own. Expected: without a launcher around it", code="launch"
+        )
+    return device_named(config.device)
+
+
+def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: torch.device, **more: object) -> None:
+    is_cuda, has_roofline = device.type == "cuda", kind == "throughput"
+    pace = Pace(
+        warmup=(30 if is_cuda else 2) if config.warmup is None else config.warmup,
+        steps=(200 if is_cuda else config.CPU_STEPS) if config.steps is None else config.steps,
+        counts=has_roofline,
+        **config.model_dump(include={"gate_steps", "repeats", "whole_run"}),
+    )
+    count_images(cells)
+    folder = results.new_folder(config.out, kind)
+    settings = {"settings": config.model_dump(), "pace": pace.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
+    facts = results.facts(device, **settings | more)
+    if (load := psutil.getloadavg()[0]) > 0.2 * cores():
+        say(f"note: other programs keep {load:.1f} of {cores()} cores busy, which figures suffer from")
+    if has_roofline:
+        facts.roofline = _roofline(config, device)
+    found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
+    path = folder / results.FILE
+    try:
+        with PartsProgress(config.rounds * len(cells), "turns") as progress:
+            for turn, cell in product(range(config.rounds), found.cells):
+                said = "left out"
+                if cell.status in ("waits", "ok"):
+                    trace = folder / f"trace-{cell.id.replace('/', '-')}.json" if config.profile else None
+                    said = _take_turn(cell, turn, command(cell, pace, trace), config)
+                    derive(found.cells, facts.roofline)
+                    found.write(path)
+                progress.finish(f"round {turn + 1}/{config.rounds}, {cell.id}: {said}")
+        found.is_partial = False
+        found.write(path)
+    finally:  # after a Ctrl-C too
+        if path.exists():
+            results.publish(found, folder, print_speeds, plot_speeds)
+    if failed := [cell for cell in found.cells if cell.status != "ok"]:
+        names = ", ".join(cell.id for cell in failed)
+        raise CommandFailed(f"{len(failed)} of {len(cells)} cells failed: {names}; the first: {failed[0].why}")
+
+
+def _take_turn(cell: Measurement, turn: int, words: list[str], config: SpeedConfig) -> str:
+    """Add what a turn found to the cell, or why it found nothing; return it in words."""
+    try:
+        found = parse_model(Round, _outcome(words, config, cell.world_size), "a worker")
+    except ChildFailed as error:
+        cell.status, cell.why = "error", str(error)
+        return f"error: {error}"
+    found.number, found.command = turn, shlex.join(["python", *words[1:]])
+    cell.runs.append(found)
+    if found.gate and not found.gate.passed:  # a plain loop has none: it is its own measure
+        cell.status, cell.why = "gate failed", found.gate.words
+        for run in cell.runs:
+            run.repeats, run.warmup_s, run.peak_memory_gib = [], None, None
+            run.kernels_per_step = run.operators_per_step = None
+        return f"{cell.status}: {cell.why}"
+    cell.status = "ok"
+    last = Spread.of(1e3 * each for each in found.step_s)
+    return f"{last.median:,.2f} ms per step ({last.p5:,.2f} to {last.p95:,.2f})"
+
+
+def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
+    say("roofline: what this device reaches in a matmul and a copy")
+    peaks = {"run": {"device": device.type, "threads": config.threads}}
+    try:
+        found = _outcome([sys.executable, "-m", "distgan.benchmark.roofline", json.dumps(peaks)], config, 1)
+    except ChildFailed as error:
+        raise CommandFailed(f"roofline: {error}") from None
+    return parse_model(Roofline, found, "roofline")
+
+
+def _outcome(words: list[str], config: SpeedConfig, world_size: int) -> dict[str, Any]:
+    """Return what fresh processes say in their last line of JSON. Raises ChildFailed."""
+    environment = own_modules()
+    if config.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if config.threads or world_size > 1:
+        # torchrun would set it, and warn; a training sets its own threads.
+        environment["OMP_NUM_THREADS"] = str(config.threads or 1)
+    return run_json(words, timeout_s=config.timeout, env=environment)

@@ -1,0 +1,240 @@
+"""One turn of one configuration, on one process or several: `bench throughput` and `bench scaling` start it.
+
+`python -m distgan.benchmark.worker SPEC`, alone or by torchrun, takes a Spec as JSON. Rank 0 prints a Round of
+measurement.py as its last line.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distgan.benchmark.measurement import Engine, Gate, Repeat, Round, Spec
+from distgan.benchmark.results import gpus
+from distgan.config.registry import ENGINES, ORDERS
+from distgan.distributed.runtime import Runtime
+from distgan.errors import TrainingFailed, exit_code_of
+from distgan.training.engines.eager_check import measure_parity
+from distgan.training.gan import Gan, check_ranks_equal
+from distgan.training.session import Session, open_session
+from distgan.utils.files import read_within
+from distgan.utils.provenance import Startup
+
+_COUNTED_STEPS = 3
+_MAX_TRACE = 2**30
+_ALL_REDUCES = {"cpu": 5, "cuda": 50}
+
+
+class Seconds(NamedTuple):
+    device_s: float
+    host_s: float
+
+
+def time_on_ranks(work: Callable[[], object], runtime: Runtime) -> Seconds:
+    """Return the slowest rank's seconds, by the device's own clock where it has one, and by the host's.
+
+    All ranks call it. It waits for the device, and for the other ranks, before and after, never between.
+    """
+    is_cuda = runtime.device.type == "cuda"
+    if runtime.world_size > 1:  # a rank that still has something to do would count as a wait
+        runtime.mean(torch.zeros(1, device=runtime.device))
+    runtime.wait()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if is_cuda else []
+    start = time.perf_counter()
+    for event in events[:1]:
+        event.record()
+    work()
+    for event in events[1:]:
+        event.record()
+    runtime.wait()
+    host_s = time.perf_counter() - start
+    seconds = [events[0].elapsed_time(events[1]) / 1e3 if events else host_s, host_s]
+    if runtime.world_size > 1:
+        own = torch.tensor(seconds, dtype=torch.float64, device=runtime.device)
+        seconds = runtime.all_gather(own).amax(0).tolist()
+    return Seconds(*seconds)
+
+
+class Turn:
+    """The training of a configuration."""
+
+    def __init__(self, session: Session, spec: Spec, startup: Startup):
+        self.session, self.config, self.runtime = session, session.config, session.runtime
+        self.gan, self.is_cuda = session.gan, session.runtime.device.type == "cuda"
+        own_steps = spec.gate_steps + spec.warmup + spec.steps * spec.repeats + 2 * _COUNTED_STEPS
+        # An engine may take its time to start where there are many steps to take.
+        total_steps = max(own_steps, session.total_steps) if spec.whole_run else own_steps
+        self.engine = session.build_engine(total_steps=total_steps)
+        startup.mark("engine")
+
+    def advance(self, steps: int) -> tuple[torch.Tensor, int]:
+        """That many steps: the last STATS, and how many images were in them. Does not wait for the device."""
+        limit, images = self.gan.step + steps, 0
+        stats = torch.zeros(1, 4)
+        while self.gan.step < limit:
+            stats, more = self.engine.advance(limit)
+            images += more
+        return stats[-1], images
+
+    def timed(self, steps: int) -> Repeat:
+        done: list[tuple[torch.Tensor, int]] = []
+        seconds = time_on_ranks(lambda: done.append(self.advance(steps)), self.runtime)
+        ((stats, images),) = done
+        if not bool(stats.isfinite().all()):
+            raise TrainingFailed(f"non-finite loss at step {self.gan.step}: what was timed is no training")
+        return Repeat(seconds=seconds.device_s, host_s=seconds.host_s, steps=steps, images=images)
+
+    def gate(self, steps: int) -> Gate:
+        start, advance, reference = time.perf_counter(), self.engine.advance, self.engine.reference
+        parity = measure_parity(self.gan, self.session.batches, self.runtime.precision, reference, advance, steps)
+        off = {key: _finite(getattr(parity, key)) for key in ("losses", "weights")}
+        passed = all(self.runtime.all_gather_object(parity.passed))  # or a rank would go on alone
+        known = {"steps": steps, "tolerance": parity.tolerance, "passed": passed, "words": str(parity)}
+        return Gate.model_validate(known | off | {"seconds": time.perf_counter() - start})
+
+
+def measure(spec: Spec) -> Round:
+    """Return what a turn found; all that is a speed is absent where the gate failed. All ranks call it."""
+    startup = Startup()
+    with open_session(spec.config, startup=startup) as session:
+        turn = Turn(session, spec, startup)
+        with turn.engine:
+            return _measure(turn, spec, startup)
+
+
+def _measure(turn: Turn, spec: Spec, startup: Startup) -> Round:
+    choice, runtime = turn.engine.selection, turn.runtime
+    found = Round(
+        engine=Engine.model_validate(choice.describe()),
+        build_s=startup.phases,
+        start_s=dict(choice.start_s),
+        gate=turn.gate(spec.gate_steps),
+        runtime={key: value for key, value in runtime.describe().items() if key != "host"},
+        tf32={"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
+        data={"name": turn.config.data.name, "fingerprint": turn.session.dataset.fingerprint},
+    )
+    if not found.gate or not found.gate.passed:
+        return found
+    if turn.is_cuda:
+        torch.cuda.empty_cache()  # of what the gate has taken besides
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+    start = time.perf_counter()
+    if spec.warmup:
+        turn.timed(spec.warmup)
+    found.warmup_s = time.perf_counter() - start
+    found.repeats = [turn.timed(spec.steps) for _ in range(spec.repeats)]
+    # A capture may have taken place only now.
+    found.start_s = dict(choice.start_s)
+    more: dict[str, object] = {"gpus": gpus()} if turn.is_cuda else {}  # their clocks while they are warm
+    more["peak_memory_gib"] = runtime.peak_memory_gib()
+    check_ranks_equal(turn.gan, runtime)
+    more["messages_bytes"] = sizes = message_sizes(turn.gan, turn.config.optim.order, is_cuda=turn.is_cuda)
+    more["all_reduce_s"] = _all_reduces(sizes, runtime, spec.repeats)
+    return found.model_copy(update=more | _profile(turn, spec))
+
+
+def _profile(turn: Turn, spec: Spec) -> dict[str, float | None]:
+    """Kernels per step on a GPU; on a CPU operators per step below autograd, and the part of all-reduces in the time.
+
+    Operators inside compiled code are not seen: there is no number for an engine that compiles. The part is of gloo's
+    all-reduces, with the wait for other ranks in them; on a GPU they run beside the rest.
+    """
+    is_cuda, is_alone = turn.is_cuda, turn.runtime.world_size == 1
+    found: dict[str, float | None] = {}
+    if spec.counts and not is_cuda and not ENGINES[turn.engine.selection.name].compiles:
+        with _Counter() as counter:
+            turn.advance(_COUNTED_STEPS)
+        found["operators_per_step"] = counter.num / _COUNTED_STEPS
+    if not spec.trace and (not spec.counts if is_cuda else is_alone):
+        return found
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if is_cuda else []
+    with torch.profiler.profile(activities=activities) as profile:
+        seconds = turn.timed(_COUNTED_STEPS).host_s or 0
+    if not is_cuda and not is_alone:
+        events = [event for event in profile.key_averages() if event.key == "gloo:all_reduce"]
+        found["all_reduce_share"] = sum(event.cpu_time_total for event in events) / 1e6 / seconds
+    if turn.runtime.is_main and (is_cuda or spec.trace):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(spec.trace or Path(folder, "trace.json"))
+            profile.export_chrome_trace(str(path))
+            if is_cuda:  # copies and fills have categories of their own
+                trace = json.loads(read_within(path, _MAX_TRACE))["traceEvents"]
+                found["kernels_per_step"] = sum(event.get("cat") == "kernel" for event in trace) / _COUNTED_STEPS
+    return found
+
+
+class _Counter(TorchDispatchMode):
+    num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num += 1
+        return func(*args, **(kwargs or {}))
+
+
+def message_sizes(gan: Gan, order: str, *, is_cuda: bool) -> dict[str, list[int]]:
+    """Bytes of each message that a step sends to all ranks, in float32, whether there are others or not.
+
+    G's and D's gradients, as one message each; those of BatchNorm over all ranks, by layer of C channels: on CPUs
+    two sums of C in the forward pass and two in the backward (sync_batchnorm.py), on GPUs 2 C + 1 there, an all-gather
+    that counts as a sum here, and 2 C back (torch's SyncBatchNorm). `tiny` is a single number, for the latency.
+    """
+    g, d = (sum(4 * p.numel() for p in network.parameters()) for network in (gan.generator, gan.discriminator))
+    batch_norm = []
+    for layer in gan.generator.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            size = 4 * layer.num_features
+            forward, backward = ([2 * size + 4], [2 * size]) if is_cuda else ([size, size], [size, size])
+            batch_norm += forward * ORDERS[order].g_forwards + backward
+    return {"tiny": [4], "generator": [g], "discriminator": [d], "batch_norm": batch_norm}
+
+
+def _all_reduces(sizes: dict[str, list[int]], runtime: Runtime, repeats: int) -> dict[str, list[float]]:
+    """Seconds of a step's messages of each kind, alone and one after the other, of each repeat."""
+    if runtime.world_size == 1:
+        return {}
+    calls, found = _ALL_REDUCES[runtime.device.type], {}
+    for kind, each in sizes.items():
+        buffers = [torch.zeros(size // 4, device=runtime.device) for size in each]
+
+        def work(buffers: list[torch.Tensor] = buffers) -> None:
+            for _ in range(calls):
+                for buffer in buffers:
+                    dist.all_reduce(buffer)
+
+        work()  # connections and their memory are made at the first
+        timed = [time_on_ranks(work, runtime) for _ in range(repeats if buffers else 0)]
+        found[kind] = [seconds.host_s / calls for seconds in timed]
+    return found
+
+
+def _finite(value: float) -> float | str:
+    """Return a finite number unchanged, and NaN or infinity as text: JSON has neither."""
+    return value if isfinite(value) else str(value)
+
+
+def main(spec: str) -> int:
+    def work() -> None:
+        found = measure(Spec.model_validate_json(spec))
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(json.dumps(found.model_dump(), allow_nan=False))
+
+    return exit_code_of(work)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # As in cli/__init__.py: threads of gloo may abort an interpreter that ends in good order.
+    os._exit(code)
