@@ -120,7 +120,9 @@ def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
     """What limits the comparison, a line each."""
     notes = report2023.notes_on(subjects)
     for subject in subjects:
-        notes += [f"{subject.name}: {text}" for text in (*RunPage(subject.run).notices, *subject.run.problems)]
+        run = subject.run
+        unmeasurable = [f"its quality is not measured: {run.unmeasurable}"] if run.unmeasurable else []
+        notes += [f"{subject.name}: {text}" for text in (*RunPage(run).notices, *run.problems, *unmeasurable)]
     measured = [(each.name, each.run.quality) for each in subjects if each.run.quality]
     for name, quality in measured[1:]:
         first, other = measured[0]

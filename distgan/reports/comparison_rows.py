@@ -7,7 +7,7 @@ from distgan.evaluation.schema import Quality
 from distgan.reports.number_format import epochs, interval, listed, percent, plain, whole
 from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
 from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
-from distgan.reports.run_data import Run, eval_command, train_command
+from distgan.reports.run_data import NO_JUDGES, Run, eval_command, train_command
 
 
 class Check(NamedTuple):
@@ -65,7 +65,7 @@ def _not_measured(why: str, command: str) -> Cell:
 
 def _needs_eval(run: Run) -> Cell:
     if run.unmeasurable:
-        return _not_measured(f"its quality can't be measured: {run.unmeasurable}", train_command(run, "--dry-run"))
+        return _not_measured(NO_JUDGES, train_command(run, "--dry-run"))
     return _not_measured("its quality was not measured", eval_command(run))
 
 

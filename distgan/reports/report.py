@@ -12,13 +12,14 @@ from markupsafe import Markup
 
 from distgan import __version__
 from distgan.config import fields
+from distgan.errors import print_line
 from distgan.reports.convergence import convergence_of
 from distgan.reports.number_format import epochs, join, listed
 from distgan.reports.options import ReportConfig
 from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, measured_on, view_of
 from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, claims_of, notice_of
 from distgan.reports.reproduce import again
-from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run
+from distgan.reports.run_data import NO_JUDGES, Picture, Run, eval_command, pictures, read_picture, read_run
 from distgan.reports.training_curves import Curves, curves_of, when
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import output_file, write_atomic
@@ -115,7 +116,10 @@ def report(where: str, out: Path | None, config: ReportConfig) -> Path:
     path = out or folder / "report.html"
     if folder.is_dir():  # before minutes are spent on measuring
         path = page_file(path)
-    write_page(path, "report.html", RunPage(read_run(where, config)))
+    run = read_run(where, config)
+    write_page(path, "report.html", RunPage(run))
+    if config.evaluate and run.unmeasurable:
+        print_line(f"warning: {where}: its quality is not measured: {run.unmeasurable}", error=True)
     return path
 
 
@@ -205,7 +209,7 @@ class RunPage:
         if self.run.history.evaluations:
             return convergence_of(self.run).describe()
         if self.run.unmeasurable:
-            return f"Not measured: {self.run.unmeasurable}."
+            return f"Not measured: {NO_JUDGES}."
         if not settings.evaluates_quality:
             more = "With --eval-every 1 it would be measured after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"

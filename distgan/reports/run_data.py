@@ -11,7 +11,7 @@ from distgan.config.registry import is_data_path
 from distgan.config.renames import with_current_names
 from distgan.config.schema import Config
 from distgan.data.base import check_can_be_judged
-from distgan.errors import UserError, print_line
+from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
 from distgan.reports.history import History, read_history
 from distgan.reports.options import PagesConfig
@@ -21,6 +21,8 @@ from distgan.utils.paths import user_path
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26
+
+NO_JUDGES = "no judges can read its images"
 
 T = TypeVar("T")
 
@@ -155,8 +157,6 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         found, folder = evaluate(run.where, asked)
     except UserError as error:
         if error.code == "no-judges":  # all else of the page is there
-            if options.evaluate:
-                print_line(f"warning: {run.where}: the quality is not measured: {error}", error=True)
             return run._replace(unmeasurable=str(error))
         raise UserError(
             f"{error}\n{run.where}: not measured. Expected: --no-eval for a page without its quality", code=error.code

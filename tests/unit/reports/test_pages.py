@@ -351,6 +351,23 @@ def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeyp
         run_command("report", str(make_run(tmp_path / "run")))
 
 
+def test_runs_without_judges_have_pages_that_say_so(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
+    class Fake:
+        @staticmethod
+        def evaluate(where: str, config: Any) -> None:
+            raise UserError("judges of kmnist: none", code="no-judges")
+
+    monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
+    runs = [str(make_run(tmp_path / name)) for name in ("run", "other")]
+    run_command("report", runs[0])
+    assert "its quality is not measured: judges of kmnist: none" in capsys.readouterr().err
+    assert "can't be measured: judges of kmnist: none" in (tmp_path / "run" / "report.html").read_text()
+    run_command("compare", *runs, "--out", str(tmp_path / "page.html"))
+    for text in (capsys.readouterr().out, (tmp_path / "page.html").read_text()):
+        assert "no judges can read its images" in text
+        assert "run: its quality is not measured: judges of kmnist: none" in text
+
+
 def test_a_part_of_an_epoch_has_two_digits(tmp_path: Path) -> None:
     quality = quality_of()
     source = quality.source.model_copy(update={"epoch": 0.255864})

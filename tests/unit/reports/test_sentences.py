@@ -162,7 +162,7 @@ def page_text(run: Path) -> str:
         ("This run has no weights yet", {"quality": None}, {"quality": None, "weights": True}),
         # quality while it trained
         ("this run was trained without --eval-every", lines(fcd=None), config("run", eval_every=5) | lines(fcd=None)),
-        ("Not measured: --data /own/mnist: images of 32 x 32, colour", OWN | lines(fcd=None), lines(fcd=None)),
+        ("Not measured: no judges can read its images.", OWN | lines(fcd=None), lines(fcd=None)),
         ("this run was trained without --eval-every", lines(fcd=None), OWN | lines(fcd=None)),
         ("Not measured yet: that is done every 5 epochs", config("run", eval_every=5) | YOUNG, YOUNG),
         ("every 5 epochs (--eval-every) and every 9 steps", config("run", eval_every=5, eval_every_steps=9) | YOUNG,
@@ -240,7 +240,7 @@ SLOWER = lines(rate=1000.0)
          {}, quality(fcd=9.0)),
         ("not to be compared with gan, cgan: they were measured on 70 and 10,000 images", quality(n=70), {}),
         ("its quality was not measured", {"quality": None}, {}),
-        ("its quality can't be measured: --data /own/mnist", OWN, {"quality": None}),
+        ("not measured\n    no judges can read its images", OWN, {"quality": None}),
         ("again: distgan eval", {"quality": None}, OWN),
         ("images 32 x 32, colour, 2 classes against 28 x 28, grey, 10 classes", OWN, {}),
         ("there are no targets for /own/mnist", OWN, {}),
