@@ -183,14 +183,14 @@ _COMMANDS: dict[str, Command | Group] = {
         run="distgan.cli.actions:judge",
     ),
     "compare": Command(
-        help="the 2023 report's table of runs, measured: distgan compare runs/vanilla-1 runs/cgan-1",
+        help="runs beside each other, measured: distgan compare runs/vanilla-1 runs/cgan-1",
         usage="RUN RUN ... [FLAGS]",
-        description="Fills the comparison table of the 2023 report with measured values, their 95 % intervals and the\n"
-        "command behind each, and says where they agree with it. Runs without eval/eval.json are measured first.",
+        description="Puts runs beside each other: measured values, their 95 % intervals and the command behind each.\n"
+        "Of runs on MNIST's digits it says where they agree with the comparison table of the 2023 report. Runs\n"
+        "without eval/eval.json are measured first.",
         epilog=_SHORT.format("failed"),
         arguments=(
-            Argument("runs", "two or more folders of runs, best a GAN and a C-GAN among them", "RUN",
-                     nargs="+"),
+            Argument("runs", "two or more folders of runs", "RUN", nargs="+"),
         ),
         settings="distgan.reports.options:CompareConfig",
         run="distgan.cli.actions:compare",

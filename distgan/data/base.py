@@ -282,18 +282,23 @@ def load_splits(train: Dataset, config: DataConfig, *, may_download: bool = True
     scikit-learn's digits have no test set: every sixth of the 1,797 stands for one, with all its variants. A GAN has
     been trained on these too, and so is measured against what it has seen.
     """
-    if train.path or train.spec != MNIST_SPEC:
-        raise UserError(
-            f"--data {train.name}: images of {train.spec.describe()}, which no judge can read yet. Expected for "
-            f"measured quality: {', '.join(DATASETS)}, at {MNIST_SPEC.height} x {MNIST_SPEC.width}",
-            code="no-judges",
-        )
+    check_can_be_judged(train.name, train.spec, is_own=train.path is not None)
     if train.name != "digits":
         config = config.model_copy(update={"name": train.name})
         return train, load_dataset(config, "test", may_download=may_download)
     is_test = torch.arange(len(train.images)) // 10 % 6 == 5
     of = [train._replace(images=train.images[rows], labels=train.labels[rows]) for rows in (~is_test, is_test)]
     return of[0], of[1]
+
+
+def check_can_be_judged(name: str, images: ImageSpec, *, is_own: bool) -> None:
+    """Raise UserError for images that no judge can read."""
+    if is_own or images != MNIST_SPEC:
+        raise UserError(
+            f"--data {name}: images of {images.describe()}, which no judge can read yet. Expected for "
+            f"measured quality: {', '.join(DATASETS)}, at {MNIST_SPEC.height} x {MNIST_SPEC.width}",
+            code="no-judges",
+        )
 
 
 # The registered data sets that are files as MNIST's are, below the functions that others of them name.

@@ -172,9 +172,10 @@ def source_of(
     loaded = eval_input.loaded
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:
-        batch, epoch = loaded.config.data.batch_size, None
-        if loaded.step is not None and batch is not None and train.name == loaded.config.data.name != "digits":
-            epoch = loaded.step / steps_in_epoch(len(train.images), batch, loaded.config.data.drop_last)
+        recorded, batch, epoch = _environment(loaded).get("data"), loaded.config.data.batch_size, None
+        num = recorded.get("num_images") if isinstance(recorded, dict) else None
+        if loaded.step is not None and batch is not None and type(num) is int and num >= batch:
+            epoch = loaded.step / steps_in_epoch(num, batch, loaded.config.data.drop_last)
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.is_ema, "seed": config.seed}
     # Those that shape the numbers.

@@ -1,7 +1,11 @@
-"""Pictures of an evaluation: the matrix, confused pairs, best and worst of each digit, nearest real images."""
+"""Pictures of an evaluation: the matrix, confused pairs, best and worst of each class, nearest real images.
+
+Images are (N, H, W) uint8, or (N, H, W, 3) in colour.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +15,12 @@ from torch import Tensor
 from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality
-from distgan.utils.figures import GAP, INK, PAPER, SCALE, new_figure, save_png, with_text
+from distgan.utils.figures import GAP, INK, PAPER, new_figure, save_png, scale_of, with_text
 from distgan.utils.files import write_atomic
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
-_TEXT_WIDTH, _CELL = 190, 28 * SCALE + GAP
+_TEXT_WIDTH = 190
+_MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
 
 
 def save_pictures(
@@ -27,10 +32,14 @@ def save_pictures(
     closest: Closest,
     trained: Tensor,
 ) -> list[str]:
-    """Write the pictures that have content to `folder`. Return their names. `trained`: the training images."""
+    """Write the pictures that have content to `folder`. Return their names.
+
+    `trained`: the training images as a Dataset has them, (N, H, W) or in colour (N, 3, H, W).
+    """
+    trained = trained if trained.ndim == 3 else trained.movedim(1, -1)
     notice = "; ".join(quality.notices) or None
     owners = reading.digits if labels is None else labels
-    pictures: dict[str, Image.Image] = {"digits.png": _best_and_worst(images, reading, owners)}
+    pictures: dict[str, Image.Image] = {"digits.png": _best_and_worst(images, reading, owners, len(quality.shares))}
     if quality.confusions and labels is not None:
         pictures["confusions.png"] = _confused(quality, images, reading, labels)
     pictures["neighbours.png"] = _neighbours(images, closest, owners, trained)
@@ -43,29 +52,33 @@ def save_pictures(
 
 
 def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Image.Image:
-    """Draw images (N, 28, 28) in strips, a strip per row, with its text on the left and `heads` above."""
+    """Draw images in strips, a strip per row, with its text on the left and `heads` over equal parts."""
     columns, top = max(len(images) for _, images in rows), 24 if heads else 0
-    picture = Image.new("RGB", (_TEXT_WIDTH + columns * _CELL + GAP, top + len(rows) * _CELL + GAP), PAPER)
+    height, width = rows[0][1].shape[1:3]
+    scale = scale_of(width)
+    height, width = scale * height, scale * width
+    cell_h, cell_w = max(height, 2 * 14) + GAP, width + GAP  # with room for two lines of words
+    picture = Image.new("RGB", (_TEXT_WIDTH + columns * cell_w + GAP, top + len(rows) * cell_h + GAP), PAPER)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     for part, head in enumerate(heads):
-        left = _TEXT_WIDTH + part * columns * _CELL // len(heads)
+        left = _TEXT_WIDTH + part * columns * cell_w // len(heads)
         draw.text((left, top // 2), head, INK, font, anchor="lm")
     for row, (words, images) in enumerate(rows):
-        y = top + GAP + row * _CELL
-        draw.multiline_text((10, y + _CELL // 2), words, INK, font, anchor="lm", spacing=3)
+        y = top + GAP + row * cell_h
+        draw.multiline_text((10, y + cell_h // 2), words, INK, font, anchor="lm", spacing=3)
         for column, image in enumerate(images.numpy()):
-            tile = Image.fromarray(image).resize((28 * SCALE, 28 * SCALE), Image.Resampling.NEAREST)
-            picture.paste(tile, (_TEXT_WIDTH + column * _CELL, y))
+            tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+            picture.paste(tile, (_TEXT_WIDTH + column * cell_w, y))
     return picture
 
 
-def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor) -> Image.Image:
-    """Draw per digit the images of the highest and the lowest probability of it."""
+def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, num_classes: int) -> Image.Image:
+    """Draw per class the images of the highest and the lowest probability of it."""
     rows = []
-    for digit in range(10):
+    for digit in range(num_classes):
         own = (owners == digit).nonzero().squeeze(1)
         order = own[reading.probabilities[own, digit].argsort(descending=True, stable=True)]
-        blank = torch.full((_SIDE, 28, 28), PAPER[0], dtype=torch.uint8)
+        blank = torch.full((_SIDE, *images.shape[1:]), PAPER[0], dtype=torch.uint8)
         best, worst = images[order[:_SIDE]], images[order[-_SIDE:].flip(0)]
         shown = torch.cat([torch.cat([part, blank])[:_SIDE] for part in (best, worst)])
         rows.append((f"{digit}  ({len(own):,} images)", shown))
@@ -82,15 +95,14 @@ def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor
 
 
 def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tensor) -> Image.Image:
-    """Draw per digit the images closest to a training image, and one at the median distance."""
+    """Draw per class the images closest to a training image, and one at the median distance."""
     pairs, words = [], []
-    for digit in range(10):
+    for digit in owners.unique().tolist():
         own = (owners == digit).nonzero().squeeze(1)
-        if len(own):
-            order = own[closest.greys[own].argsort(stable=True)]
-            chosen = torch.cat([order[: _NEAREST - 4], order[len(order) // 2 :][:4]])
-            pairs.append((images[chosen], trained[closest.which[chosen]]))
-            words.append(f"{digit}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off")
+        order = own[closest.greys[own].argsort(stable=True)]
+        chosen = torch.cat([order[: _NEAREST - 4], order[len(order) // 2 :][:4]])
+        pairs.append((images[chosen], trained[closest.which[chosen]]))
+        words.append(f"{digit}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off")
     rows = []
     for number, (own, real) in enumerate(pairs):
         shown = torch.stack([own, real], 1).flatten(0, 1)
@@ -99,20 +111,18 @@ def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tenso
 
 
 def _save_matrix(path: Path, quality: Quality) -> None:
-    """Plot label x read digit in percent beside that of real digits; without labels the digits' shares."""
+    """Plot label x read class in percent beside that of real images; without labels the classes' shares."""
     figure = new_figure(11, 5.4, dpi=110)
     left, right = figure.subplots(1, 2)
+    title, num = f"{quality.n:,} generated images", len(quality.shares)
     if quality.matrix is not None:
-        _heat(left, np.array(quality.matrix), "asked for", f"{quality.n:,} generated images")
+        _heat(left, np.array(quality.matrix), "asked for", title)
     else:
-        values = [each.value for each in quality.shares]
-        errors = [
-            [each.value - each.low for each in quality.shares],
-            [each.high - each.value for each in quality.shares],
-        ]
-        left.bar(range(10), values, yerr=errors, capsize=3, color="#4477aa")
-        left.axhline(0.1, color="#333333", linestyle="--", linewidth=1)
-        left.set(xticks=range(10), xlabel="read as", ylabel="share", title=f"{quality.n:,} generated images")
+        values, low, high = zip(*((each.value, each.low, each.high) for each in quality.shares), strict=True)
+        errors = np.array([np.subtract(values, low), np.subtract(high, values)])
+        left.bar(range(num), values, yerr=errors, capsize=3 if num <= _MOST_NUMBERS else 0, color="#4477aa")
+        left.axhline(1 / num, color="#333333", linestyle="--", linewidth=1)
+        left.set(xticks=_ticks(num), xlabel="read as", ylabel="share", title=title)
     real = np.array(quality.jury_matrix)
     _heat(right, real, "is", f"{real.sum():,} real images: the jury's own errors")
     if quality.notices:
@@ -120,12 +130,18 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     save_png(figure, path)
 
 
-def _heat(axes: object, counts: np.ndarray, rows: str, title: str) -> None:
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)  # type: ignore[attr-defined]
+def _ticks(num_classes: int) -> range:
+    """Return which classes are named at an axis: all, or of many some."""
+    return range(0, num_classes, -(-num_classes // _MOST_NUMBERS))
+
+
+def _heat(axes: Any, counts: np.ndarray, rows: str, title: str) -> None:
+    shares, num = counts / np.maximum(counts.sum(1, keepdims=True), 1), len(counts)
+    axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(shares):
-        if counts[row, column]:
+        if counts[row, column] and num <= _MOST_NUMBERS:
             words = f"{100 * value:.1f}" if value < 0.9995 else "100"
-            ink = "white" if value > 0.3 else "black"
-            axes.text(column, row, words, ha="center", va="center", color=ink, fontsize=8)  # type: ignore[attr-defined]
-    axes.set(xticks=range(10), yticks=range(10), xlabel="read as", ylabel=rows, title=f"{title}, %")  # type: ignore[attr-defined]
+            axes.text(
+                column, row, words, ha="center", va="center", color="white" if value > 0.3 else "black", fontsize=8
+            )
+    axes.set(xticks=_ticks(num), yticks=_ticks(num), xlabel="read as", ylabel=rows, title=f"{title}, %")

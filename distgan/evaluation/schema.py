@@ -119,15 +119,15 @@ class Source(_Frozen):
 
 
 class Quality(_Frozen):
-    """An evaluation. `matrix` counts label x read digit, (10, 10); None without labels."""
+    """An evaluation of N classes. `matrix` counts label x read class, (N, N); None without labels."""
 
     format: int = FORMAT  # version of this format
     n: int = Field(ge=1)  # images evaluated
-    agreement: Estimate | None  # share that is read as the requested digit; null without labels
-    per_digit: list[Digit]  # one of each digit, 0 to 9
-    shares: list[Estimate]  # share of each digit among all images, 0 to 9
+    agreement: Estimate | None  # share that is read as the requested class; null without labels
+    per_digit: list[Digit]  # one of each class, 0 to N - 1
+    shares: list[Estimate] = Field(min_length=1)  # share of each class among all images, 0 to N - 1
     kl: Estimate  # divergence of these shares from uniform ones, in nats
-    recognisable: Estimate  # share of images to whose digit the ensemble gives over 90 %
+    recognisable: Estimate  # share of images to whose class the ensemble gives over 90 %
     fcd: Estimate  # Frechet distance of classifier features to the real test images
     fcd_floor: Estimate  # the same of as many real training images
     density: Estimate  # Naeem et al. 2020
@@ -150,9 +150,10 @@ class Quality(_Frozen):
 def read_quality(path: Path) -> Quality:
     """Read a result. Raises UserError for a file that is damaged or of another version."""
     found = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule="what this version of distgan eval wrote")
+    num = len(found.shares)
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
-    if any([len(row) for row in table] != [10] * 10 or min(map(min, table)) < 0 for table in tables):
-        raise UserError(f"{path}: damaged (a matrix is not of 10 by 10 counts)", code="damaged-file")
-    if len(found.shares) != 10 or sorted(digit.digit for digit in found.per_digit) != list(range(10)):
-        raise UserError(f"{path}: damaged (it has not each digit once)", code="damaged-file")
+    if any([len(row) for row in table] != [num] * num or min(map(min, table)) < 0 for table in tables):
+        raise UserError(f"{path}: damaged (a matrix is not of {num} by {num} counts)", code="damaged-file")
+    if sorted(each.digit for each in found.per_digit) != list(range(num)):
+        raise UserError(f"{path}: damaged (it has not each class once)", code="damaged-file")
     return found

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -88,7 +88,7 @@ class Evaluation(NamedTuple):
     """Numbers of an evaluation after `step`; None where one is not finite.
 
     `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
-    (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (10,) each. `since_start_s`: of
+    class (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (N,) each. `since_start_s`: of
     all since the start of the process that trained it.
     """
 
@@ -131,9 +131,19 @@ class Verdict(NamedTuple):
     targets: list[str]
 
 
+def is_evaluation(line: dict[str, Any]) -> bool:
+    """True if quality was measured at a line of metrics.jsonl."""
+    return "eval_s" in line
+
+
 def judged_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl that have an evaluation, which are few."""
-    return [line for line in metric_lines(path) if line is not None and "eval_s" in line]
+    return [line for line in metric_lines(path) if line is not None and is_evaluation(line)]
+
+
+def judged_weights(lines: Iterable[dict[str, Any]]) -> Literal["ema", "raw"]:
+    """Return of which weights the evaluations of a run count: of G's moving average where it has one."""
+    return "ema" if any(key.startswith("ema_") for line in lines for key in line) else "raw"
 
 
 def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
@@ -141,8 +151,8 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
 
     Of two of one step, as a resume may leave them, the later line counts.
     """
-    judged = [line for line in lines if "eval_s" in line]
-    prefix = "ema" if any(key.startswith("ema_") for line in judged for key in line) else "raw"
+    judged = [line for line in lines if is_evaluation(line)]
+    prefix = judged_weights(judged)
     found = {}
     for line in judged:
         step = line["step"]
@@ -173,7 +183,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     coverage = Target(
         "worst coverage",
         "coverage, worst digit",
-        lambda each: _extreme(min, each.coverages),
+        lambda each: _extreme(min, each.coverages, each),
         targets.min_coverage,
         False,
     )
@@ -181,7 +191,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
         digit = Target(
             "worst digit",
             "read as asked, worst digit",
-            lambda each: _extreme(min, each.digits),
+            lambda each: _extreme(min, each.digits, each),
             targets.min_agreement,
             False,
         )
@@ -189,17 +199,20 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     shares = "smallest and largest share\nof a digit"
     return [
         fcd,
-        Target("smallest share", shares, lambda each: _extreme(min, each.digits), targets.min_share, False),
-        Target("largest share", shares, lambda each: _extreme(max, each.digits), targets.max_share, True),
+        Target("smallest share", shares, lambda each: _extreme(min, each.digits, each), targets.min_share, False),
+        Target("largest share", shares, lambda each: _extreme(max, each.digits, each), targets.max_share, True),
         coverage,
         Target("recognisable", "recognisable", lambda each: each.recognisable, targets.min_recognisable, False),
     ]
 
 
-def _extreme(choose: Callable[[list[float]], float], values: list[float | None]) -> float | None:
-    """Return the extreme of ten values; None unless all are known: the missing one could be it."""
+def _extreme(
+    choose: Callable[[list[float]], float], values: list[float | None], evaluation: Evaluation
+) -> float | None:
+    """Return the extreme of the classes' values; None unless all are known: the missing one could be it."""
     known = [value for value in values if value is not None]
-    return choose(known) if len(known) == len(values) == 10 else None
+    num_classes = max(len(evaluation.digits), len(evaluation.coverages))
+    return choose(known) if known and len(known) == num_classes else None
 
 
 def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> Verdict:

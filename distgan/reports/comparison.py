@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from distgan.errors import print_line
+from distgan.reports import report2023
+from distgan.reports.comparison_rows import Cell, Row, rows_of
 from distgan.reports.options import CompareConfig
-from distgan.reports.pairwise import Cell, ComparedRun, Row, compared_runs, not_alike
-from distgan.reports.quality_view import view_of
-from distgan.reports.report import facts_of, notices_of, samples_of, write_page
-from distgan.reports.report2023 import NAME, rows_of
+from distgan.reports.pairwise import ComparedRun, compared_runs, not_alike
+from distgan.reports.report import RunPage, write_page
+from distgan.reports.report2023 import NAME, checks_of, tally_of
 from distgan.reports.run_data import read_run
 from distgan.utils.terminal import TerminalConsole
 
@@ -44,7 +45,8 @@ def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[st
         for subject, cell in zip(subjects, row.cells, strict=True):
             lines.append(f"  {subject.name} ({subject.run.kind}): {measured(cell)}")
             lines += [f"    {text}" for text in cell.more]
-            lines.append(f"    {NAME}: {cell.claim}; {cell.verdict.word}: {cell.verdict.why}")
+            if check := cell.check:
+                lines.append(f"    {NAME}: {check.claim}; {check.word}: {check.why}")
             lines.append(f"    again: {cell.command}")
         lines += [f"  {row.note}"] if row.note else []
         lines.append("")
@@ -84,68 +86,46 @@ def _cell(cell: Cell, commands: list[str]) -> Text:
     text.append(f" [{commands.index(cell.command) + 1}]", "dim")
     for line in cell.more:
         text.append(f"\n{line}", "dim")
-    text.append(f"\n{NAME.split()[0]}: {cell.claim}")
-    text.append(f"\n{_SIGNS[cell.verdict.agrees]} {cell.verdict.word}", _STYLES[cell.verdict.agrees])
-    text.append(f": {cell.verdict.why}")
+    if check := cell.check:
+        text.append(f"\n{NAME.split()[0]}: {check.claim}")
+        text.append(f"\n{_SIGNS[check.agrees]} {check.word}", _STYLES[check.agrees])
+        text.append(f": {check.why}")
     return text
+
+
+class Page(NamedTuple):
+    """What the template lays out."""
+
+    parts: list[RunPage]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+    tally: str
+    claimed_by: str  # "" where nobody claims anything of these runs
 
 
 def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> None:
     """Shows the table, and writes the page if `out` names one. Raises UserError."""
     subjects = compared_runs([read_run(where, config) for where in places])
-    rows = rows_of(subjects)
-    notes = notes_on(subjects)
+    rows = checks_of(rows_of(subjects), subjects)
+    notes, tally = notes_on(subjects), tally_of(rows)
     if out is not None:
-        write_page(out, "compare.html", **page_of(subjects, rows, notes))
-    show(subjects, rows, [tally_of(rows), *notes])
+        parts = [RunPage(subject.run, subject.name) for subject in subjects]
+        write_page(out, "compare.html", Page(parts, rows, notes, tally, NAME if tally else ""))
+    show(subjects, rows, [tally, *notes] if tally else notes)
     if out is not None:
         print_line(f"report: {out}")
 
 
 def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
     """What limits the comparison, a line each."""
-    notes = []
-    kinds = {subject.run.kind for subject in subjects}
-    for kind in ("GAN", "C-GAN"):
-        if kind not in kinds:
-            notes.append(f"There is no {kind} among these runs: what compares the two can't be told.")
+    notes = report2023.notes_on(subjects)
     for subject in subjects:
-        notes += [f"{subject.name}: {text}" for text in (*notices_of(subject.run), *subject.run.problems)]
-    first = next((each for each in subjects if each.run.quality), None)
-    for subject in subjects:
-        if first and first.run.quality and subject.run.quality:
-            reason = not_alike(first.run.quality, subject.run.quality)
-            notes += [f"{first.name} and {subject.name}: {reason}."] if reason else []
+        run = subject.run
+        unmeasurable = [f"its quality is not measured: {run.unmeasurable}"] if run.unmeasurable else []
+        notes += [f"{subject.name}: {text}" for text in (*RunPage(run).notices, *run.problems, *unmeasurable)]
+    measured = [(each.name, each.run.quality) for each in subjects if each.run.quality]
+    for name, quality in measured[1:]:
+        first, other = measured[0]
+        reason = not_alike(other, quality)
+        notes += [f"{first} and {name}: {reason}."] if reason else []
     return list(dict.fromkeys(notes))
-
-
-def tally_of(rows: Sequence[Row]) -> str:
-    """How often measurement and report agree."""
-    verdicts = [cell.verdict.agrees for row in rows for cell in row.cells]
-    yes, no, both = verdicts.count(True), verdicts.count(False), len(verdicts)
-    return f"Of {both} cells, {yes} agree with the report, {no} disagree, and of {both - yes - no} it can't be told."
-
-
-def page_of(subjects: Sequence[ComparedRun], rows: Sequence[Row], notes: Sequence[str]) -> dict[str, Any]:
-    parts = []
-    for number, subject in enumerate(subjects, 1):
-        frames, _ = samples_of(subject.run)
-        quality = subject.run.quality
-        parts.append(
-            {
-                "id": f"run-{number}",
-                "name": subject.name,
-                "run": subject.run,
-                "facts": facts_of(subject.run),
-                "frame": frames[-1] if frames else None,
-                "quality": quality,
-                "view": view_of(quality) if quality else None,
-            }
-        )
-    return {
-        "runs_shown": parts,
-        "runs": [each.name for each in subjects],
-        "rows": rows,
-        "notes": notes,
-        "tally": tally_of(rows),
-    }

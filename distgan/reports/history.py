@@ -4,8 +4,11 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+from distgan.evaluation.targets import is_evaluation
 from distgan.utils.files import finite, metric_lines
 from distgan.utils.thinning import Curve, Sample
+
+Line = dict[str, Any]  # of metrics.jsonl: whatever it may hold
 
 PREFIXES = {"raw": "G's weights", "ema": "their moving average"}
 _CURVES = ("d_loss", "g_loss", "real_logits", "fake_logits")
@@ -16,23 +19,26 @@ _MOST_EVALUATIONS, _MOST_SPEEDS = 2**12, 2**13
 class History:
     """The whole lines that have an epoch.
 
-    `num` counts them, `step` and `epoch` are those of the last one, `curves` has their numbers by name, and `speeds`
-    the images per second but for the first line's, which has the warm-up in it. `evaluations` are the lines at which
-    quality was measured, `alarms` the epochs of each alarm: what stands before the colon says what it is about, the
-    numbers behind it change all the time. Of very many lines `speeds` and `evaluations` have every k-th alone.
+    `num` counts them, `step` and `epoch` are those of the last one, `curves` has their numbers by name. `speeds` are
+    the images per second after step `since`, from which the run was last resumed (0: never): on the machine that is
+    recorded, and without the first line, which has the warm-up in it. `evaluations` are the lines at which quality was
+    measured, `alarms` the epochs of each alarm: what stands before the colon says what it is about, the numbers behind
+    it change all the time. Of very many lines `speeds` and `evaluations` have every k-th alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, since: int = 0) -> None:
+        self.since = since
         self.num, self.num_lines = 0, 0
+        self._is_warm = False
         self.step: int | None = None
         self.epoch: float | None = None
-        self.notice: str | None = None  # what the data was instead of MNIST
+        self.notice: str | None = None  # what every page has to say of the data
         self.curves = {name: Curve() for name in _CURVES}
         self.alarms: dict[str, array[float]] = {}
-        self._evaluations, self._speeds = Sample[dict[str, Any]](_MOST_EVALUATIONS), Sample[float](_MOST_SPEEDS)
+        self._evaluations, self._speeds = Sample[Line](_MOST_EVALUATIONS), Sample[float](_MOST_SPEEDS)
 
     @property
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[Line]:
         return sorted(self._evaluations.items(), key=lambda line: line["step"])
 
     @property
@@ -43,7 +49,7 @@ class History:
     def speeds(self) -> list[float]:
         return self._speeds.items()
 
-    def add(self, line: dict[str, Any] | None) -> None:
+    def add(self, line: Line | None) -> None:
         """Take a line as `metric_lines` yields it."""
         self.num_lines += 1
         if line is None or (epoch := finite(line.get("epoch"))) is None or finite(step := line["step"]) is None:
@@ -55,29 +61,26 @@ class History:
         for name, curve in self.curves.items():
             if (value := finite(line.get(name))) is not None:
                 curve.add(epoch, value)
-        if self.num and (speed := finite(line.get("images_per_s"))) is not None and speed > 0:
-            self._speeds.add(speed)
+        if step > self.since:
+            if self._is_warm and (speed := finite(line.get("images_per_s"))) is not None and speed > 0:
+                self._speeds.add(speed)
+            self._is_warm = True
         self.num += 1
-        if is_evaluated(line):
+        if is_evaluation(line):
             self._evaluations.add(line)
             for text in alarms_of(line):
                 self.alarms.setdefault(text.partition(":")[0], array("d")).append(epoch)
 
 
-def is_evaluated(line: dict[str, Any]) -> bool:
-    """True if quality was measured at a line of metrics.jsonl."""
-    return any(finite(line.get(f"{prefix}_fcd")) is not None for prefix in PREFIXES)
-
-
-def alarms_of(line: dict[str, Any]) -> list[str]:
+def alarms_of(line: Line) -> list[str]:
     """Return the texts of the alarms of a line."""
     texts = line.get("alarms")
     return [str(text) for text in texts] if isinstance(texts, list) else []
 
 
-def read_history(path: Path) -> History:
+def read_history(path: Path, since: int = 0) -> History:
     """Return the history in a metrics.jsonl, an empty one where there is none."""
-    history = History()
+    history = History(since)
     for line in metric_lines(path):
         history.add(line)
     return history

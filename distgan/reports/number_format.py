@@ -1,6 +1,7 @@
 """Numbers in words."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 from distgan.evaluation.schema import Estimate
 
@@ -39,3 +40,12 @@ def whole(estimate: Estimate, *, share: bool = False) -> str:
 def epochs(value: float) -> str:
     """An epoch, or a part of one: 4, 4.2."""
     return f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def join(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return f"{join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)

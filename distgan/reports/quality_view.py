@@ -1,18 +1,63 @@
-"""An evaluation as cards, tables and heat maps: the words and numbers that a template lays out."""
+"""An evaluation as headline numbers, tables and heat maps: words and numbers that a page or a terminal lays out."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
+from distgan.config.registry import DATASETS
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.reports.number_format import interval, percent, plain, whole
+from distgan.reports.number_format import epochs, interval, join, percent, plain, whole
 
 # From which share of a row a cell has its next colour. Right answers: where the work is done; errors: where it begins.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
 _WRONG = (0.002, 0.005, 0.01, 0.03, 0.1)
+_MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
+
+AVERAGE, OWN_WEIGHTS = "the moving average of G's weights", "G's own weights, not averaged"
+SIGNS = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
+
+
+def has_digits(data: str | None) -> bool:
+    """True for a data set whose classes are the digits 0 to 9, by its entry in the registry."""
+    return data is not None and data in DATASETS and DATASETS[data].has_mnist_digits
+
+
+def class_noun(data: str | None) -> tuple[str, str]:
+    """Return what one class of a data set is called, and several."""
+    return ("digit", "digits") if has_digits(data) else ("class", "classes")
+
+
+def missing_classes(quality: Quality) -> list[int]:
+    return [each.digit for each in quality.per_digit if each.verdict == "missing"]
+
+
+def missing_words(quality: Quality) -> str:
+    missing = missing_classes(quality)
+    return f"missing: {join(missing)}" if missing else f"no {class_noun(quality.source.data)[0]} is missing"
+
+
+def drawn_by(quality: Quality) -> str:
+    """Return with which weights the images were drawn; "" for images of a file."""
+    if quality.source.weights is None:
+        return ""
+    return {
+        True: f"drawn with {AVERAGE}",
+        False: f"drawn with {OWN_WEIGHTS}",
+        None: "drawn with weights of which it is not recorded whether they are averaged",
+    }[quality.source.ema]
+
+
+def measured_on(quality: Quality) -> str:
+    """Return of which images an evaluation is: how many, after which step and epoch, by which weights."""
+    source = quality.source
+    step = "" if source.step is None else f" after step {source.step:,}"
+    epoch = "" if source.epoch is None else f" (epoch {epochs(source.epoch)})"
+    weights = drawn_by(quality)
+    return f"{quality.n:,} images of {source.weights or source.what}{step}{epoch}{', ' + weights if weights else ''}"
 
 
 class Card(NamedTuple):
-    """A headline number: what it is beside, and what it says."""
+    """A headline number, what as many real images measure or chance gives, and what it says."""
 
     name: str
     value: str
@@ -28,12 +73,13 @@ class HeatCell(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """A matrix in percent of its rows."""
+    """A matrix in percent of its rows. `is_small`: its cells have colours alone."""
 
     caption: str
     rows_are: str
     rows: list[list[HeatCell]]
     totals: list[int]
+    is_small: bool
 
 
 class Bar(NamedTuple):
@@ -52,23 +98,25 @@ class Number(NamedTuple):
     real: str = ""
 
 
-class DigitRow(NamedTuple):
+class ClassRow(NamedTuple):
     digit: int
     sign: str
     verdict: str
     why: str
     main: Number  # agreement, or share where no label was asked for
     bar: Bar
-    columns: list[Number]
+    columns: list[Number]  # recognisable, fcd, coverage, and real ones that the jury reads right
     n: int
 
 
 class View(NamedTuple):
     is_conditional: bool
+    noun: str
+    nouns: str
     cards: list[Card]
-    digits: list[DigitRow]
+    classes: list[ClassRow]
     bar_end: str  # what the right end of a bar is
-    bar_due: float | None  # where a tenth is
+    bar_due: float | None  # where an equal share is
     matrices: list[Heat]
     confusions: list[tuple[str, str, str, str]]
     ambiguities: list[tuple[str, str]]
@@ -77,58 +125,54 @@ class View(NamedTuple):
 
 def view_of(quality: Quality) -> View:
     is_conditional = quality.agreement is not None
-    top = 1.0 if is_conditional else max(0.2, *(share.high for share in quality.shares))
+    due = 1 / len(quality.shares)
+    top = 1.0 if is_conditional else min(1.0, max(2 * due, *(each.high for each in quality.shares)))
     asked = "asked for" if is_conditional else ""
     matrices = [_heat(f"{quality.n:,} generated images", asked, quality.matrix)] if quality.matrix else []
     num_real = sum(map(sum, quality.jury_matrix))
     matrices.append(_heat(f"{num_real:,} real test images: the jury's own errors", "is", quality.jury_matrix))
+    noun, nouns = class_noun(quality.source.data)
+    share, num = partial(whole, share=True), len(quality.judges)
     return View(
         is_conditional,
-        _cards(quality),
-        [_digit(digit, top) for digit in sorted(quality.per_digit, key=lambda each: each.digit)],
+        noun,
+        nouns,
+        _cards(quality, noun, nouns),
+        [_class(each, top) for each in sorted(quality.per_digit, key=lambda each: each.digit)],
         percent(top, 0),
-        None if is_conditional else 10 / top,
+        None if is_conditional else 100 * due / top,
         matrices,
         [
-            (
-                f"{each.asked} read as {each.read}",
-                whole(each.share, share=True),
-                whole(each.jury, share=True),
-                f"{each.seen_by} of {len(quality.judges)}",
-            )
+            (f"{each.asked} read as {each.read}", share(each.share), share(each.jury), f"{each.seen_by} of {num}")
             for each in quality.confusions
         ],
-        [(f"{each.first} or {each.second}", whole(each.share, share=True)) for each in quality.ambiguities],
+        [(f"{each.first} or {each.second}", share(each.share)) for each in quality.ambiguities],
         [
-            (
-                judge.name,
-                whole(judge.accuracy, share=True),
-                whole(judge.agreement, share=True) if judge.agreement else "",
-                judge.sha256,
-            )
+            (judge.name, share(judge.accuracy), share(judge.agreement) if judge.agreement else "", judge.sha256)
             for judge in quality.judges
         ],
     )
 
 
-def _cards(quality: Quality) -> list[Card]:
-    real, trained = quality.real, quality.gan_train_real
-    on_real = f"on as many real ones: {whole(trained, share=True)}" if trained else ""
+def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
+    real, trained, num = quality.real, quality.gan_train_real, len(quality.shares)
+    right = sum(quality.jury_matrix[index][index] for index in range(num)) / max(1, sum(map(sum, quality.jury_matrix)))
+    on_real = f"as many real ones: {whole(trained, share=True)}" if trained else ""
     found: list[tuple[str, Estimate | None, bool, str, str]] = [
-        ("read as asked", quality.agreement, True, "by chance: 10.0 %",
-         "of the images are read as the digit that was asked for"),
+        ("read as asked", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
+         f"of the images are read as the {noun} that was asked for"),
         ("fcd", quality.fcd, False, f"two sets of real images: {whole(quality.fcd_floor)}",
          "distance between generated and real images, as a judge sees them; the lower the better"),
         ("recognisable", quality.recognisable, True, f"real images: {whole(real.recognisable, share=True)}",
-         "of the images: the jury is over 90 % sure which digit it is"),
+         f"of the images: the jury is over 90 % sure which {noun} it is"),
         ("coverage", quality.coverage, False, f"real images: {whole(real.coverage)}",
          "share of real images with a generated one near them; low where variety is lost"),
         ("density", quality.density, False, f"real images: {whole(real.density)}",
          "how closely real images lie around the generated ones"),
         ("GAN-train", quality.gan_train, True, on_real,
-         "of real digits are read right by a classifier that has seen generated ones alone"),
-        ("unevenness", quality.kl, False, "all digits alike: 0",
-         "how far the shares of the digits are from a tenth each, in nats"),
+         f"of real {nouns} are read right by a classifier that has seen generated ones alone"),
+        ("unevenness", quality.kl, False, f"all {nouns} alike: 0",
+         f"how far the shares of the {nouns} are from equal ones, in nats"),
         ("near copies", quality.copies, True, "real images: 1.0 %",
          "of the images are nearer to a training image than 99 % of unseen real ones are"),
     ]  # fmt: skip
@@ -139,7 +183,7 @@ def _cards(quality: Quality) -> list[Card]:
     ]
 
 
-def _digit(digit: Digit, top: float) -> DigitRow:
+def _class(digit: Digit, top: float) -> ClassRow:
     own = digit.agreement or digit.share
     sample, real = digit.sample, digit.real
     columns = [Number("too few")] * 3
@@ -150,11 +194,9 @@ def _digit(digit: Digit, top: float) -> DigitRow:
             _number(sample.coverage, real.coverage),
         ]
     columns.append(_number(digit.jury, share=True))
-    signs = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
     bar = Bar(*(round(100 * max(0.0, min(1.0, each / top)), 2) for each in (own.value, own.low, own.high)))
-    return DigitRow(
-        digit.digit, signs[digit.verdict], digit.verdict, digit.why, _number(own, share=True), bar, columns, digit.n
-    )
+    main, verdict = _number(own, share=True), digit.verdict
+    return ClassRow(digit.digit, SIGNS[verdict], verdict, digit.why, main, bar, columns, digit.n)
 
 
 def _number(own: Estimate, real: Estimate | None = None, *, share: bool = False) -> Number:
@@ -163,7 +205,7 @@ def _number(own: Estimate, real: Estimate | None = None, *, share: bool = False)
 
 
 def _heat(caption: str, rows_are: str, counts: Sequence[Sequence[int]]) -> Heat:
-    rows = []
+    rows, is_small = [], len(counts) > _MOST_NUMBERS
     for asked, row in enumerate(counts):
         total = sum(row)
         cells = []
@@ -171,7 +213,9 @@ def _heat(caption: str, rows_are: str, counts: Sequence[Sequence[int]]) -> Heat:
             share = count / total if total else 0.0
             steps = _RIGHT if asked == read else _WRONG
             tone = f"{'hit' if asked == read else 'miss'}{sum(share >= step for step in steps)}"
-            text = "0" if not count else f"{100 * share:.1f}" if share < 0.9995 else "100"
-            cells.append(HeatCell(text, tone, f"{asked} read as {read}: {count:,} of {total:,}"))
+            text = "" if is_small else "0" if not count else f"{100 * share:.1f}" if share < 0.9995 else "100"
+            # Of a large matrix most cells are 0, and their texts most of the page.
+            title = "" if is_small and not count else f"{asked} read as {read}: {count:,} of {total:,}"
+            cells.append(HeatCell(text, tone, title))
         rows.append(cells)
-    return Heat(caption, rows_are, rows, [sum(row) for row in counts])
+    return Heat(caption, rows_are, rows, [sum(row) for row in counts], is_small)

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import shlex
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,15 @@ from markupsafe import Markup
 
 from distgan import __version__
 from distgan.config import fields
-from distgan.config.schema import Config
-from distgan.reports.number_format import epochs
+from distgan.errors import print_line
+from distgan.reports.convergence import convergence_of
+from distgan.reports.number_format import epochs, join, listed
 from distgan.reports.options import ReportConfig
-from distgan.reports.quality_view import view_of
-from distgan.reports.report2023 import claims_of
-from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run, train_command
-from distgan.reports.training_curves import curves_of, when
+from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, measured_on, view_of
+from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, claims_of, notice_of
+from distgan.reports.reproduce import again
+from distgan.reports.run_data import NO_JUDGES, Picture, Run, eval_command, pictures, read_picture, read_run
+from distgan.reports.training_curves import Curves, curves_of, when
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
@@ -26,39 +28,35 @@ from distgan.utils.paths import user_path
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
-def write_page(path: Path, template: str, **values: Any) -> None:
+def write_page(path: Path, template: str, page: object) -> None:
     """Raises OSError that names `path`."""
-    text = render(template, **values)
+    text = render(template, page)
     # A folder's name may hold bytes that are no text.
     write_atomic(path, text.encode("utf-8", "replace"))
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, page: object) -> str:
     """Whatever comes from a file is escaped; only what lies in templates/ is taken as it is."""
     style, head, script = (_own(name) for name in ("style.css", "head.js", "page.js"))
     hashes = " ".join(f"'sha256-{_digest(each)}'" for each in (head, script))
     # Should something slip through, it would neither run nor reach another host.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
     return _environment().get_template(template).render(
-        style=Markup(style), head=Markup(head), script=Markup(script), policy=policy, version=__version__, **values
+        style=Markup(style), head=Markup(head), script=Markup(script), policy=policy, version=__version__, contents=[],
+        page=page,
     )  # fmt: skip
-
-
-def data_uri(picture: Picture) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture.data).decode()}"
 
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
     )
-    environment.filters["epochs"] = epochs
-    return environment
 
 
 @cache
@@ -72,14 +70,17 @@ def _digest(text: str) -> str:
 
 # -- `distgan report`: a run on one page --
 
+Pairs = list[tuple[str, str]]
+
 MOST_PICTURES = 40
+_WIDE = 1200  # pixels of a picture that scrolls sideways, where a narrower one is made to fit
 
 _STATES = {"running": "in training, or killed", "stopped": "stopped before its end", "failed": "failed", "done": "done"}
 _FILES = {
-    "confusions": ("What is confused", "Images that were asked for as one digit and read as another, a pair a row."),
-    "digits": ("The best and the worst of each digit", "To the left those of which the jury is surest, to the right "
+    "confusions": ("What is confused", "Images that were asked for as one {noun} and read as another, a pair a row."),
+    "digits": ("The best and the worst of each {noun}", "To the left those of which the jury is surest, to the right "
                "those of which it is least sure."),
-    "neighbours": ("The nearest real digits", "Each generated image beside the training image that is nearest to it: "
+    "neighbours": ("The nearest real images", "Each generated image beside the training image that is nearest to it: "
                    "the closest pairs, then usual ones. A copy would show."),
 }  # fmt: skip
 
@@ -94,6 +95,15 @@ class Shown(NamedTuple):
     width: int
     height: int
 
+    @classmethod
+    def of(cls, picture: Picture, title: str, alt: str, text: str = "") -> "Shown":
+        uri = f"data:image/png;base64,{base64.b64encode(picture.data).decode()}"
+        return cls(title, text, alt, uri, picture.width, picture.height)
+
+    @property
+    def is_wide(self) -> bool:
+        return self.width > _WIDE
+
 
 def page_file(out: str | Path) -> Path:
     """Return where a page is written. Raises UserError."""
@@ -107,143 +117,196 @@ def report(where: str, out: Path | None, config: ReportConfig) -> Path:
     if folder.is_dir():  # before minutes are spent on measuring
         path = page_file(path)
     run = read_run(where, config)
-    write_page(path, "report.html", **page_of(run))
+    write_page(path, "report.html", RunPage(run))
+    if config.evaluate and run.unmeasurable:
+        print_line(f"warning: {where}: its quality is not measured: {run.unmeasurable}", error=True)
     return path
 
 
-def page_of(run: Run) -> dict[str, Any]:
-    """What the template lays out."""
-    frames, num_pictures = samples_of(run)
-    return {
-        "run": run,
-        "facts": facts_of(run),
-        "notices": notices_of(run),
-        "frames": frames,
-        "num_pictures": num_pictures,
-        "curves": curves_of(run),
-        "alarms": when(run.history.alarms),
-        "view": view_of(run.quality) if run.quality else None,
-        "quality": run.quality,
-        "evaluation": pictures_of_evaluation(run),
-        "claims": claims_of(run.quality) if run.quality else [],
-        "settings": settings_of(run.config),
-        "environment": environment_of(run),
-        "commands": commands_of(run),
-        "eval_command": eval_command(run),
-        "problems": list(dict.fromkeys(run.problems)),
-    }
+class RunPage:
+    """A run as a page shows it: each part is made when the template first asks for it."""
 
+    claims_title, claims_caption = SENTENCES, CAPTION
 
-def facts_of(run: Run) -> list[tuple[str, str]]:
-    """What was trained, on what, and how far."""
-    config, state = run.config, run.status.get("state")
-    kind = "conditional GAN: both networks see the label" if run.kind == "C-GAN" else "GAN without labels"
-    preset = run.fact("preset")
-    num_images = run.fact("data", "num_images")
-    images = f" ({num_images:,} images)" if type(num_images) is int else ""
-    facts = [
-        ("model", f"{kind}; {config.model.family} networks" + (f", preset {preset}" if preset else "")),
-        ("data", f"{run.fact('data', 'name') or config.data.name}{images}"),
-        ("state", _STATES.get(state, "unknown") if isinstance(state, str) else "unknown"),
-    ]
-    if run.history.epoch is not None:
-        facts.append(("epoch", f"{epochs(run.history.epoch)} of {config.run.epochs:,}"))
-    if run.step is not None:
-        facts.append(("step", f"{run.step:,}"))
-    if state in ("stopped", "failed") and isinstance(reason := run.status.get("reason"), str):
-        facts.append(("reason", reason))
-    return facts
+    def __init__(self, run: Run, name: str | None = None):
+        self.run, self.quality, self.name = run, run.quality, name or run.name
 
+    @property
+    def facts(self) -> Pairs:
+        """What was trained, on what, and how far."""
+        run, config, state = self.run, self.run.config, self.run.status.get(str, "state")
+        kind = "conditional GAN: both networks are told the label" if run.kind == "C-GAN" else "GAN without labels"
+        clusters = f", told one of {config.model.clusters:,} clusters" if config.model.clusters else ""
+        preset = run.environment.get(str, "preset")
+        num_images = run.environment.get(int, "data", "num_images")
+        number = "" if num_images is None else f"{num_images:,} images, "
+        facts = [
+            ("model", f"{kind}{clusters}; {config.model.family} networks" + (f", preset {preset}" if preset else "")),
+            ("data", f"{run.data_name or 'not recorded'} ({number}{config.model.images.describe()})"),
+            ("state", _STATES.get(state or "", "unknown")),
+        ]
+        if run.history.epoch is not None:
+            facts.append(("epoch", f"{epochs(run.history.epoch)} of {config.run.epochs:,}"))
+        if run.step is not None:
+            most = config.run.max_steps
+            facts.append(("step", f"{run.step:,}" + (f" of at most {most:,}" if most else "")))
+        if reason := run.status.get(str, "reason"):
+            facts.append(("reason", reason))
+        return facts
 
-def notices_of(run: Run) -> list[str]:
-    """What a reader has to know before any number."""
-    notices = [f"This run was trained on {run.notice}."] if run.notice else []
-    name = run.fact("data", "name") or run.config.data.name
-    if not run.notice and name != "mnist":
-        notices.append(f"This run was trained on {name}, not on MNIST.")
-    if fallback := fallback_notice(run.fact("engine")):
-        notices.append(fallback)
-    quality = run.quality
-    if quality and quality.source.step is not None and run.step is not None and quality.source.step < run.step:
-        notices.append(
-            f"Its quality was measured at step {quality.source.step:,}, the run is at step {run.step:,} by now; "
-            f"measure it anew by distgan eval {shlex.quote(run.where)}"
+    @property
+    def notices(self) -> list[str]:
+        """What a reader has to know before any number."""
+        run, quality = self.run, self.quality
+        notices = [f"This run was trained on {run.notice}."] if run.notice else []
+        fallback = fallback_notice(run.environment.values.get("engine"))
+        notices += [text for text in (notice_of(run), fallback) if text]
+        if quality and quality.source.step is not None and run.step is not None and quality.source.step < run.step:
+            notices.append(
+                f"Its quality was measured at step {quality.source.step:,}, the run is at step {run.step:,} by now; "
+                f"measure it anew by distgan eval {shlex.quote(run.where)}"
+            )
+        return notices + [text for text in (quality.notices if quality else []) if text not in notices]
+
+    @cached_property
+    def frames(self) -> list[Shown]:
+        """The grids in order, of very many an even choice with the first and the last."""
+        found = self._pictures
+        if len(found) > MOST_PICTURES:
+            found = [found[round(n * (len(found) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
+        what = self._columns or ", each from its own noise"
+        return [Shown.of(picture, when, f"Grid of generated images after {when}{what}") for when, picture in found]
+
+    @cached_property
+    def _pictures(self) -> list[tuple[str, Picture]]:
+        return pictures(self.run)
+
+    @property
+    def _columns(self) -> str:
+        """What the columns of a grid are, "" of a run without labels."""
+        noun = class_noun(self.run.data_name)[0]
+        return f", a column for each {noun} that was asked for" if self.run.kind == "C-GAN" else ""
+
+    @property
+    def frames_text(self) -> str:
+        decay, num = self.run.config.optim.ema_decay, len(self._pictures)
+        weights = f"{AVERAGE} (decay {decay:g} a step)" if decay else OWN_WEIGHTS
+        some = f" {len(self.frames)} of {num} pictures are shown." if len(self.frames) < num else ""
+        return f"The same noise at each of these times{self._columns}, drawn with {weights}.{some}"
+
+    @cached_property
+    def curves(self) -> Curves:
+        return curves_of(self.run)
+
+    @property
+    def alarms(self) -> Pairs:
+        return when(self.run.history.alarms)
+
+    @property
+    def course_text(self) -> str:
+        """Whether the run converged, or why there are no evaluations during training."""
+        settings = self.run.config.run
+        if self.run.history.evaluations:
+            return convergence_of(self.run).describe()
+        if self.run.unmeasurable:
+            return f"Not measured: {NO_JUDGES}."
+        if not settings.evaluates_quality:
+            more = "With --eval-every 1 it would be measured after each epoch."
+            return f"Not measured: this run was trained without --eval-every. {more}"
+        often = [f"every {settings.eval_every} epochs (--eval-every)"] if settings.eval_every else []
+        often += [f"every {settings.eval_every_steps} steps (--eval-every-steps)"] if settings.eval_every_steps else []
+        return f"Not measured yet: that is done {listed(often) or 'as often as the targets of --stop-at have it'}."
+
+    @cached_property
+    def view(self) -> View | None:
+        return view_of(self.quality) if self.quality else None
+
+    @property
+    def quality_text(self) -> str:
+        if (quality := self.quality) is None:
+            return ""
+        others = f" Other results of this run are in {join(self.run.other_results)}." if self.run.other_results else ""
+        return (
+            f"Measured on {measured_on(quality)}, by a jury of {len(quality.judges)} small networks that learnt from "
+            f"{quality.source.judged_by}. The real images to compare with are {quality.source.reference}. Each number "
+            f"has its 95 % interval, and beside it what real images measure. All of it is in "
+            f"{self.run.eval_folder.name}/eval.json.{others}"
         )
-    return notices + [text for text in (quality.notices if quality else []) if text not in notices]
 
+    @property
+    def evaluation(self) -> list[Shown]:
+        """The pictures of the evaluation."""
+        shown, noun = [], class_noun(self.quality.source.data if self.quality else None)[0]
+        for name, texts in _FILES.items() if self.quality else ():
+            title, text = (each.format(noun=noun) for each in texts)
+            if picture := read_picture(self.run.eval_folder / f"{name}.png", self.run.problems):
+                shown.append(Shown.of(picture, title, f"{title}: {text}", text))
+        return shown
 
-def samples_of(run: Run) -> tuple[list[Shown], int]:
-    """The grids in order, of very many an even choice with the first and the last; and how many there are."""
-    found = pictures(run)
-    chosen = found
-    if len(found) > MOST_PICTURES:
-        chosen = [found[round(n * (len(found) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
-    what = "a column for each digit from 0 to 9" if run.kind == "C-GAN" else "each from its own noise"
-    return [
-        Shown(when_drawn, "", f"Grid of generated images after {when_drawn}, {what}", *_embedded(picture))
-        for when_drawn, picture in chosen
-    ], len(found)
+    @property
+    def claims(self) -> list[Claim]:
+        return claims_of(self.quality) if self.quality else []
 
+    @property
+    def settings(self) -> list[tuple[str, Pairs]]:
+        tables = self.run.config.model_dump(mode="json")
+        return [(table, [(key, shown(value)) for key, value in keys.items()]) for table, keys in tables.items()]
 
-def pictures_of_evaluation(run: Run) -> list[Shown]:
-    shown = []
-    for name, (title, text) in _FILES.items() if run.quality else ():
-        if picture := read_picture(run.eval_folder / f"{name}.png", run.problems):
-            shown.append(Shown(title, text, f"{title}: {text}", *_embedded(picture)))
-    return shown
+    @property
+    def environment(self) -> Pairs:
+        """Of a machine and its libraries, what is recorded."""
+        facts = self.run.environment
+        revision, is_dirty = facts.get(str, "git", "revision"), facts.get(bool, "git", "is_dirty")
+        lines = {
+            "device": facts.get(str, "device"),
+            "host": facts.get(str, "host"),
+            "platform": facts.get(str, "platform"),
+            "processes": facts.get(int, "world_size"),
+            "threads": facts.get(int, "threads"),
+            "precision": facts.get(str, "precision"),
+            "about the precision": facts.get(str, "precision_note") or None,
+            "engine": facts.get(str, "engine", "name"),
+            "why that engine": facts.get(str, "engine", "why"),
+            "parameters of G": facts.get(int, "networks", "g_parameters"),
+            "parameters of D": facts.get(int, "networks", "d_parameters"),
+            "started": facts.get(str, "started_at"),
+            "resumed from step": facts.get(int, "resumed_from"),
+            "distgan": facts.get(str, "distgan"),
+            "python": facts.get(str, "python"),
+            **(facts.get(dict, "versions") or {}),
+            "revision": revision and revision + (" and changes" if is_dirty else ""),
+            "data from": facts.get(str, "data", "source"),
+            "fingerprint of the data": facts.get(str, "data", "fingerprint"),
+            "warning about the data": facts.get(str, "data", "warning"),
+        }
+        return [(str(name), shown(value)) for name, value in lines.items() if value is not None]
 
+    @property
+    def commands(self) -> Pairs:
+        run, place = self.run, shlex.quote(self.run.where)
+        started, world = run.environment.get(list, "command"), run.environment.get(int, "world_size")
+        ranks = f"; it ran on {world:,} processes" if world and world != (run.config.processes.num or 1) else ""
+        return [
+            *([("how it was started", shlex.join(map(str, started)))] if started else []),
+            (f"train it again, in a new folder{ranks}", again(run)),
+            *([] if run.unmeasurable else [("measure its quality", self.eval_command)]),
+            ("draw more images", f"distgan sample {place} --num 100 --out samples.png"),
+            ("write this page", f"distgan report {place}"),
+        ]
 
-def _embedded(picture: Picture) -> tuple[str, int, int]:
-    return data_uri(picture), picture.width, picture.height
+    @property
+    def eval_command(self) -> str:
+        return eval_command(self.run)
 
-
-def settings_of(config: Config) -> list[tuple[str, list[tuple[str, str]]]]:
-    tables = config.model_dump(mode="json")
-    return [(table, [(key, shown(value)) for key, value in keys.items()]) for table, keys in tables.items()]
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read of the run, so far."""
+        return list(dict.fromkeys(self.run.problems))
 
 
 def shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else fields.shown(value)
-
-
-def environment_of(run: Run) -> list[tuple[str, str]]:
-    """Of a machine and its libraries, what is recorded."""
-    versions = run.fact("versions")
-    git = run.fact("git")
-    lines = {
-        "device": run.fact("device"),
-        "host": run.fact("host"),
-        "platform": run.fact("platform"),
-        "processes": run.fact("world_size"),
-        "threads": run.fact("threads"),
-        "precision": run.fact("precision") if isinstance(run.fact("precision"), str) else None,
-        "about the precision": run.fact("precision_note") or None,
-        "engine": run.fact("engine", "name"),
-        "why that engine": run.fact("engine", "why"),
-        "started": run.fact("started_at"),
-        "distgan": run.fact("distgan"),
-        "python": run.fact("python"),
-        **(versions if isinstance(versions, dict) else {}),
-        "revision": f"{git.get('revision')}{' and changes' if git.get('is_dirty') else ''}"
-        if isinstance(git, dict)
-        else None,
-        "data from": run.fact("data", "source"),
-        "fingerprint of the data": run.fact("data", "fingerprint"),
-        "warning about the data": run.fact("data", "warning"),
-    }
-    return [(str(name), shown(value)) for name, value in lines.items() if value is not None]
-
-
-def commands_of(run: Run) -> list[tuple[str, str]]:
-    place = shlex.quote(run.where)
-    commands = []
-    recorded = run.fact("command")
-    if isinstance(recorded, list) and recorded:
-        commands.append(("how it was started", shlex.join(map(str, recorded))))
-    return [
-        *commands,
-        ("train it again, in a new folder", train_command(run)),
-        ("measure its quality", eval_command(run)),
-        ("draw more images", f"distgan sample {place} --num 100 --out samples.png"),
-        ("write this page", f"distgan report {place}"),
-    ]
+    if isinstance(value, dict):
+        return join(f"{key} {shown(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return join(value)
+    return f"{value:,}" if type(value) is int else fields.shown(value)

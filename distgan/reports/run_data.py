@@ -3,12 +3,14 @@
 import shlex
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from distgan.checkpoint.resume import checkpoints_in
 from distgan.config.flags import read_file
+from distgan.config.registry import is_data_path
 from distgan.config.renames import with_current_names
 from distgan.config.schema import Config
+from distgan.data.base import check_can_be_judged
 from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
 from distgan.reports.history import History, read_history
@@ -20,6 +22,10 @@ from distgan.utils.paths import user_path
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26
 
+NO_JUDGES = "no judges can read its images"
+
+T = TypeVar("T")
+
 
 class Picture(NamedTuple):
     """A whole PNG, and its size in pixels."""
@@ -30,42 +36,62 @@ class Picture(NamedTuple):
     height: int
 
 
+class Facts:
+    """What a JSON object of a run records."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+
+    def get(self, kind: type[T], *keys: str) -> T | None:
+        """Return the value at these keys; None where it is not recorded, or not of this very type."""
+        value: Any = self.values
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if type(value) is kind else None
+
+
 class Run(NamedTuple):
-    """`where` is the folder as it was named. `problems` says what of it could not be read."""
+    """`where` is the folder as it was named. `problems` says what of it could not be read.
+
+    `other_results` are the folders of the run that have an evaluation besides `eval_folder`. `unmeasurable`: why no
+    judge can read its images, if so.
+    """
 
     where: str
     name: str
     folder: Path
     config: Config
-    environment: dict[str, Any]
-    status: dict[str, Any]
+    environment: Facts
+    status: Facts
     history: History
     quality: Quality | None
     eval_folder: Path
+    other_results: list[str]
     problems: list[str]
+    unmeasurable: str = ""
 
     @property
     def kind(self) -> str:
         return "C-GAN" if self.config.model.is_conditional else "GAN"
 
-    def fact(self, *keys: str) -> Any:
-        """What environment.json has at these keys, or None."""
-        value: Any = self.environment
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+    @property
+    def data_name(self) -> str | None:
+        """Return the name of the training data; of own images their path, as a folder may have any name."""
+        own = self.config.data.name
+        if is_data_path(own):
+            return own
+        return self.environment.get(str, "data", "name") or (own if own != "auto" else None)
 
     @property
     def notice(self) -> str | None:
-        """What the data was instead of MNIST."""
-        said = [self.fact("data", "notice"), self.history.notice]
-        return next((text for text in said if isinstance(text, str) and text), None)
+        """What every page has to say of the data."""
+        return self.environment.get(str, "data", "notice") or self.history.notice
 
     @property
     def step(self) -> int | None:
         """The last step that is known of."""
-        steps = [self.status.get("step"), self.history.step]
-        return max((step for step in steps if type(step) is int), default=None)
+        steps = [self.status.get(int, "step"), self.history.step]
+        return max((step for step in steps if step is not None), default=None)
 
     @property
     def has_weights(self) -> bool:
@@ -77,28 +103,31 @@ class Run(NamedTuple):
 def read_run(where: str, options: PagesConfig) -> Run:
     """The run, measured first where that is wanted and it was not. Raises UserError."""
     folder = user_path(where)
-    rule = "allowed: the folder of a run"
+    rule = "Expected: the folder of a run"
     if not folder.exists():
-        raise UserError(f"{where}: is not there; {rule}", code="not-found")
+        raise UserError(f"{where}: not there. {rule}", code="no-run")
     if not folder.is_dir():
-        raise UserError(f"{where}: is no folder; {rule}", code="not-found")
+        raise UserError(f"{where}: not a folder. {rule}", code="no-run")
     if (folder / "manifest.json").exists() or folder.name == "weights":
-        raise UserError(f"{where}: is a part of a run; {rule} itself", code="not-found")
+        raise UserError(f"{where}: a part of a run. {rule} itself", code="no-run")
     path = folder / "config.json"
     if not path.exists():
-        raise UserError(f"{where}: holds no run (no config.json); {rule}", code="not-found")
+        raise UserError(f"{where}: no run (it has no config.json). {rule}", code="no-run")
     config = Config.model_validate(read_file(path, str(path)))
     problems: list[str] = []
+    environment = _facts(folder / "environment.json", problems)
+    since = environment.get(int, "resumed_from") or 0
     run = Run(
         where,
         folder.resolve().name or where,
         folder,
         config,
-        with_current_names(_object(folder / "environment.json", problems)),
-        read_status(folder),
-        _history(folder / "metrics.jsonl", problems),
+        environment,
+        Facts(read_status(folder)),
+        _history(folder / "metrics.jsonl", since, problems),
         None,
         folder / "eval",
+        sorted(path.parent.name for path in folder.glob("eval-*/eval.json")),
         problems,
     )
     return _measured(run, options)
@@ -113,21 +142,24 @@ def _measured(run: Run, options: PagesConfig) -> Run:
             if options.evaluate:
                 raise UserError(
                     f"{error}; measure it anew by distgan eval {run.where}, or leave it out by --no-eval",
-                    code="bad-data",
+                    code=error.code,
                 ) from error
             run.problems.append(f"{error}; distgan eval {run.where} measures it anew")
             return run
-    if not options.evaluate or not run.has_weights:
-        return run
-    from distgan.config.command_settings import EvalConfig
-    from distgan.evaluation.evaluate import evaluate
-
-    asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)
     try:
+        check_can_be_judged(run.data_name or "", run.config.model.images, is_own=is_data_path(run.config.data.name))
+        if not options.evaluate or not run.has_weights:
+            return run
+        from distgan.config.command_settings import EvalConfig
+        from distgan.evaluation.evaluate import evaluate
+
+        asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)
         found, folder = evaluate(run.where, asked)
     except UserError as error:
+        if error.code == "no-judges":  # all else of the page is there
+            return run._replace(unmeasurable=str(error))
         raise UserError(
-            f"{error}\n{run.where}: could not be measured; allowed: --no-eval, without it", code=error.code
+            f"{error}\n{run.where}: not measured. Expected: --no-eval for a page without its quality", code=error.code
         ) from error
     return run._replace(quality=found, eval_folder=Path(folder))
 
@@ -168,16 +200,16 @@ def read_picture(path: Path, problems: list[str]) -> Picture | None:
     return Picture(path.stem, data, width, height)
 
 
-def _object(path: Path, problems: list[str]) -> dict[str, Any]:
+def _facts(path: Path, problems: list[str]) -> Facts:
     try:
-        return read_json(path, _MAX_JSON)
+        return Facts(with_current_names(read_json(path, _MAX_JSON)))
     except UserError as error:
         problems.append(str(error))
-        return {}
+        return Facts({})
 
 
-def _history(path: Path, problems: list[str]) -> History:
-    history = read_history(path)
+def _history(path: Path, since: int, problems: list[str]) -> History:
+    history = read_history(path, since)
     if num := history.num_lines - history.num:
         problems.append(f"{path}: {num} of its {history.num_lines} lines are no whole lines, and left out")
     return history

@@ -92,6 +92,7 @@ class RunArtifacts:
         self._z = sample_z(len(self._preview.labels), shape, config.run.seed)
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
+        self._networks: dict[str, Any] | None = None
         self.start: Start | None = None
         self.end_reason = ""  # why the run is done before its last step
         self._lock: BaseFileLock | None = None
@@ -150,6 +151,7 @@ class RunArtifacts:
         environment = self._environment | {
             "preset": self.preset,  # the preset, or the name of the config file
             "engine": self._engine,  # the engine in use, why it was chosen, and whether it is a fallback
+            "networks": self._networks,  # the parameters of G and D that learn, and the shape of an image's z
             "strategy": self.runtime.strategy,  # DDP, or DeepSpeed with its ZeRO stage
             "order": self.config.optim.order,  # the order of updates
             "resumed_from": self.start.checkpoint.state.step if self.start else None,  # the checkpoint's step, or null
@@ -205,6 +207,8 @@ class RunArtifacts:
             display.say(f"warning: {data.warning}", "yellow")
         with gan.g.full_params(), gan.d.full_params():
             g_size, d_size = num_parameters(gan.generator), num_parameters(gan.discriminator)
+        shape = list(self._z.shape[1:])
+        self._networks = {"g_parameters": g_size, "d_parameters": d_size, "latent_shape": shape}
         runtime = self.runtime
         strategy = f" in {runtime.strategy}" if runtime.strategy != "DDP" else ""
         display.say(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.made_up_runs import environment_of, make_run, quality_of, training_lines
+from helpers.made_up_runs import environment_of, make_run, picture, quality_of, training_lines
 
 from distgan.cli import run_command
 
@@ -116,10 +116,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         folder / "vanilla-1", "GAN", lines=training_lines(kind="GAN"), quality=quality_of("GAN", fcd=9.0, missing=[6]),
         environment=environment_of(data={"name": "digits", "notice": "other digits", "num_images": 17_970}),
     )  # fmt: skip
-    for run in (cgan, gan):
+    own = make_run(
+        folder / "own-1", lines=training_lines(30, num_classes=100), num_samples=0,
+        quality=quality_of(num_classes=100, source={"data": "own"}),
+        environment=environment_of(data={"name": "own", "num_images": 500}),
+    )  # fmt: skip
+    for epoch in (1, 2):
+        picture(own / "samples" / f"epoch-{epoch:04}.png", epoch, (6600, 500))
+    for run in (cgan, gan, own):
         run_command("report", str(run), "--no-eval")
     run_command("compare", str(cgan), str(gan), "--no-eval", "--out", str(folder / "both.html"))
     places = {"cgan": cgan / "report.html", "gan": gan / "report.html", "both": folder / "both.html"}
+    places["own"] = own / "report.html"
     return {name: path.as_uri() for name, path in places.items()}
 
 
@@ -167,17 +175,33 @@ def test_play_is_not_offered_to_who_wants_no_motion(tab: Any, pages: dict[str, s
     assert tab.get_by_role("button", name="Next").is_visible()
 
 
+@pytest.mark.parametrize("name", ["cgan", "gan", "both", "own"])
+def test_contents_lead_to_every_heading(tab: Any, pages: dict[str, str], name: str) -> None:
+    tab.goto(pages[name])
+    links = tab.evaluate("[...document.querySelectorAll('nav a')].map((a) => [a.hash.slice(1), a.textContent])")
+    headings = "[...document.querySelectorAll('main h2, main h3')].filter((e) => !e.closest('.tables'))"
+    texts = tab.evaluate(f"{headings}.map((e) => e.firstChild.textContent.trim())")
+    assert [text for _, text in links] == texts
+    assert len(links) >= 3
+    for target, _ in links[:: max(1, len(links) // 4)]:
+        tab.locator(f"nav a[href='#{target}']").click()
+        assert tab.evaluate(f"document.getElementById('{target}').getBoundingClientRect().top") < 800
+    tab.set_viewport_size({"width": 375, "height": 800})  # on a phone the sections alone
+    assert tab.locator("nav .level2").first.is_visible()
+    assert not any(each.is_visible() for each in tab.locator("nav .level3").all())
+
+
 def test_the_keyboard_reaches_slider_and_charts(tab: Any, pages: dict[str, str]) -> None:
     tab.goto(pages["cgan"])
     reached = []
-    for _ in range(30):
+    for _ in range(50):
         tab.keyboard.press("Tab")
         reached.append(
             tab.evaluate("(e => e.id || e.getAttribute('aria-label') || e.textContent)(document.activeElement)")
         )
         outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", reached[-1]
-    assert reached[0] == "To the contents"
+    assert reached[0] == "Skip to the first section"
     order = [reached.index(name) for name in ("Samples", "when", "Previous", "Losses, epoch by epoch")]
     assert order == sorted(order)
 
@@ -233,7 +257,7 @@ def test_commands_are_copied(browser: Any, tab: Any, pages: dict[str, str]) -> N
 # -- who can read it --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cgan", "gan", "both"])
+@pytest.mark.parametrize("name", ["cgan", "gan", "both", "own"])
 def test_no_page_is_wider_than_its_screen(tab: Any, pages: dict[str, str], name: str) -> None:
     for width in WIDTHS:
         tab.set_viewport_size({"width": width, "height": 800})
@@ -251,7 +275,7 @@ def test_no_page_is_wider_than_its_screen(tab: Any, pages: dict[str, str], name:
         assert not loose
 
 
-@pytest.mark.parametrize("name", ["cgan", "both"])
+@pytest.mark.parametrize("name", ["cgan", "both", "own"])
 def test_what_is_wider_than_the_screen_says_so(tab: Any, pages: dict[str, str], name: str) -> None:
     """Each box that scrolls sideways, and none that does not; with a shadow for who has no scripts."""
     for width in (375, 1400):
@@ -272,7 +296,7 @@ def test_what_is_wider_than_the_screen_says_so(tab: Any, pages: dict[str, str], 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["cgan", "gan", "both"])
+@pytest.mark.parametrize("name", ["cgan", "gan", "both", "own"])
 def test_every_text_stands_out_in_both_themes(tab: Any, pages: dict[str, str], name: str, scheme: str) -> None:
     tab.emulate_media(color_scheme=scheme)
     tab.goto(pages[name])
@@ -293,7 +317,7 @@ def test_every_shade_of_the_heat_map_can_be_read(tab: Any, pages: dict[str, str]
         assert not [text for text in tab.evaluate(PALE)["found"] if "key" in text]
 
 
-@pytest.mark.parametrize("name", ["cgan", "both"])
+@pytest.mark.parametrize("name", ["cgan", "both", "own"])
 def test_print_shows_all_pictures_and_no_controls(tab: Any, pages: dict[str, str], name: str) -> None:
     tab.emulate_media(media="print", color_scheme="dark")
     tab.set_viewport_size({"width": 690, "height": 900})  # an A4 page between its margins

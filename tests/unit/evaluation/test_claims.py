@@ -43,7 +43,8 @@ def quality(
         for asked, read, part in confusions
     ]
     matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_asked else None
-    return Quality.model_construct(n=n, per_digit=digits, confusions=found, matrix=matrix)
+    source = SimpleNamespace(data="mnist")
+    return Quality.model_construct(n=n, per_digit=digits, confusions=found, matrix=matrix, source=source)
 
 
 def holds(found: Quality) -> dict[str, bool | None]:

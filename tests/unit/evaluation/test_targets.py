@@ -78,6 +78,14 @@ def test_a_number_that_is_missing_meets_nothing() -> None:
     assert detect([each._replace(recognisable=None) for each in good], CGAN, 2).reached == 0
 
 
+def test_any_number_of_classes_can_meet_targets() -> None:
+    for num in (2, 37):
+        good = evaluation(0.9, digits=[0.95] * num, coverages=[0.8] * num)
+        assert detect([good], CGAN, hold=0).reached == 0
+        assert detect([good._replace(digits=[0.95] * (num - 1))], CGAN, hold=0).reached is None
+        assert detect([good._replace(digits=[0.95] * (num - 1) + [0.8])], CGAN, hold=0).reached is None
+
+
 def test_the_worst_digit_counts() -> None:
     digits, coverages = [0.95] * 9 + [0.89], [0.8] * 9 + [0.69]
     missed = detect([evaluation(0.5, digits=digits)], CGAN, 0)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from distgan.errors import WriteErrorPolicy
 from distgan.evaluation.targets import SETS, detect, evaluations, read_targets, targets_of
 from distgan.reports import history as history_module
+from distgan.reports.comparison_rows import rows_of
 from distgan.reports.history import History
 from distgan.reports.options import PagesConfig
 from distgan.reports.pairwise import compared_runs, epoch_seconds
-from distgan.reports.report import page_of, render
-from distgan.reports.report2023 import rows_of
+from distgan.reports.report import RunPage, render
+from distgan.reports.report2023 import checks_of
 from distgan.reports.run_data import read_run
 from distgan.reports.training_curves import when
 from distgan.runs.artifacts import save_curves
@@ -73,8 +74,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_lines_leave_a_page_and_a_comparison(run: Path, rows: list[bytes]) -> None:
     (run / "metrics.jsonl").write_bytes(b"\n".join(rows))
     found = read_run(str(run), PagesConfig(evaluate=False))
-    render("report.html", **page_of(found))
-    rows_of(compared_runs([found, found]))
+    render("report.html", RunPage(found))
+    two = compared_runs([found, found])
+    checks_of(rows_of(two), two)
     targets = read_targets(SETS["mnist"])
     for of in (targets.cgan, targets.vanilla):
         detect(evaluations(read_metrics(run / "metrics.jsonl")), targets_of(of), hold=1)
@@ -109,7 +111,7 @@ def test_memory_does_not_grow_with_the_log(run: Path) -> None:
 
     def read_all(lines: int) -> History:
         found = read_run(str(run), PagesConfig(evaluate=False))
-        page_of(found)
+        render("report.html", RunPage(found))
         epoch_seconds(found)
         save_curves(run, "title", None)
         policy = WriteErrorPolicy(stops=True)

@@ -14,8 +14,9 @@ from PIL import Image
 from distgan.config.command_settings import EvalConfig
 from distgan.errors import WriteErrorPolicy
 from distgan.evaluation.inputs import load_input
+from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.reports.options import ReportConfig
-from distgan.reports.report import notices_of
+from distgan.reports.report import RunPage
 from distgan.reports.run_data import read_run
 from distgan.runs import artifacts
 from distgan.runs.artifacts import RunArtifacts, save_curves
@@ -108,7 +109,7 @@ def test_an_engine_that_gave_way_is_named_at_the_head_of_every_output(
     assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("compile", "eager", True)
     for part in ("", "weights/generator_ema.safetensors", "checkpoints/step-00000006"):
         assert notice in load_input(str(tmp_path / "run" / part), EvalConfig()).notices, part
-    assert notices_of(read_run(str(tmp_path / "run"), ReportConfig(evaluate=False)))[-1] == notice
+    assert RunPage(read_run(str(tmp_path / "run"), ReportConfig(evaluate=False))).notices[-1] == notice
 
 
 def test_an_engine_that_was_chosen_is_one_line(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
@@ -116,6 +117,11 @@ def test_an_engine_that_was_chosen_is_one_line(tmp_path: Path, monkeypatch: Monk
     train_small(tmp_path / "run", tracker="none")
     lines = capsys.readouterr().err.splitlines()
     assert "engine eager: on a CPU compiling takes long and gains nothing" in lines[1:]
-    facts = json.loads((tmp_path / "run" / "environment.json").read_text())["engine"]
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    facts = environment["engine"]
     assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("auto", "eager", False)
+    # The sizes that pages and comparisons show.
+    run = read_run(str(tmp_path / "run"), ReportConfig(evaluate=False))
+    sizes = [num_parameters(build(run.config.model)) for build in (build_generator, build_discriminator)]
+    assert list(environment["networks"].values()) == [*sizes, [run.config.model.latent_dim]]
     assert load_input(str(tmp_path / "run"), EvalConfig()).notices == []

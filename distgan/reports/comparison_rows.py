@@ -1,0 +1,167 @@
+"""What `distgan compare` measures of each run: a row for each aspect, a cell for each run."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from distgan.evaluation.schema import Quality
+from distgan.reports.number_format import epochs, interval, listed, percent, plain, whole
+from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
+from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
+from distgan.reports.run_data import NO_JUDGES, Run, eval_command, train_command
+
+
+class Check(NamedTuple):
+    """What somebody claims of a run like this one, and whether the measurement agrees; None where it can't tell."""
+
+    claim: str
+    agrees: bool | None
+    why: str
+
+    @property
+    def word(self) -> str:
+        return {True: "agrees", False: "disagrees", None: "can't be told"}[self.agrees]
+
+
+class Cell(NamedTuple):
+    """A measurement of a run. `value` and `interval` are text, `more` lines below; `command` measures it again."""
+
+    value: str
+    command: str
+    interval: str = ""
+    more: Sequence[str] = ()
+    check: Check | None = None
+
+
+class Row(NamedTuple):
+    key: str
+    name: str
+    meaning: str
+    cells: list[Cell]
+    note: str = ""
+
+
+def rows_of(compared: Sequence[ComparedRun]) -> list[Row]:
+    table: list[tuple[str, str, str, Callable[[ComparedRun, Sequence[ComparedRun]], Cell]]] = [
+        ("labels", "labels", "whether a label enters, and images follow it", _labels),
+        ("input", "input", "what G starts from", _input),
+        ("quality", "image quality", "fcd is a distance to real images", _quality),
+        (
+            "speed",
+            "training speed",
+            "seconds per epoch by the run's own log, with whatever else the machine did",
+            _speed,
+        ),
+        ("epochs", "epochs to converge", "first evaluation that meets all targets of quality, and holds them", _epochs),
+        ("diversity", "diversity", "classes that are there", _diversity),
+    ]
+    return [
+        Row(key, name, meaning, [cell_of(each, compared) for each in compared]) for key, name, meaning, cell_of in table
+    ]
+
+
+def _not_measured(why: str, command: str) -> Cell:
+    return Cell("not measured", command, more=[why])
+
+
+def _needs_eval(run: Run) -> Cell:
+    if run.unmeasurable:
+        return _not_measured(NO_JUDGES, train_command(run, "--dry-run"))
+    return _not_measured("its quality was not measured", eval_command(run))
+
+
+def _measured(quality: Quality) -> str:
+    """Return of what an evaluation is, short."""
+    weights = drawn_by(quality)
+    return f"{quality.n:,} images" + (f", {weights}" if weights else "")
+
+
+def _labels(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, quality = own.run, own.run.quality
+    if not run.config.model.is_conditional:
+        clusters = run.config.model.clusters
+        more = [f"both networks are told one of {clusters:,} clusters of the training images"] if clusters else []
+        return Cell("no label enters", train_command(run, "--dry-run"), "by its settings", more)
+    if quality is None or quality.agreement is None:
+        return _needs_eval(run)
+    chance = percent(1 / len(quality.shares), 0)
+    more = [
+        f"images read as the {class_noun(quality.source.data)[0]} asked for; by chance {chance}",
+        _measured(quality),
+    ]
+    return Cell(percent(quality.agreement.value), quality.source.command, interval(quality.agreement, share=True), more)
+
+
+def _input(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, model = own.run, own.run.config.model
+    shape = run.environment.get(list, "networks", "latent_shape")
+    if shape is None and model.stem == "linear":
+        shape = [model.latent_dim]
+    parts = [f"{'x'.join(map(str, shape))} of noise" if shape else "a map of noise"]
+    parts += ["the label"] if model.is_conditional else []
+    clusters = f"one of {model.clusters:,} clusters" if model.clusters else ""
+    parts += [f"{clusters} of its images" if model.is_conditional else f"{clusters} of images"] if clusters else []
+    sizes = [run.environment.get(int, "networks", f"{name}_parameters") for name in "gd"]
+    words = (
+        f"G {sizes[0]:,} and D {sizes[1]:,} parameters" if None not in sizes else "number of parameters: not recorded"
+    )
+    return Cell(listed(parts), train_command(run, "--dry-run"), "by its settings", [words])
+
+
+def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    quality = own.run.quality
+    if quality is None:
+        return _needs_eval(own.run)
+    more = [
+        f"fcd of two sets of real images: {whole(quality.fcd_floor)}",
+        f"recognisable: {whole(quality.recognisable, share=True)}",
+        f"real images: {whole(quality.real.recognisable, share=True)}",
+        _measured(quality),
+        *describe(orders(own, others, compare_fcd)),
+    ]
+    return Cell(f"fcd {plain(quality.fcd.value)}", quality.source.command, interval(quality.fcd), more)
+
+
+def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, command = own.run, train_command(own.run)
+    if own.seconds is None:
+        return _not_measured("its log has too few lines, or no number of images", command)
+    seconds, num = own.seconds
+    engine, precision = run.environment.get(str, "engine", "name"), run.environment.get(str, "precision")
+    start = f", since it was resumed at step {run.history.since:,}" if run.history.since else ""
+    more = [
+        f"median of {num:,} lines of metrics.jsonl{start}",
+        f"on {run.environment.get(str, 'device') or 'a device that is not recorded'}; engine "
+        f"{engine or 'not recorded'}, {precision or 'precision not recorded'}",
+        *describe(orders(own, others, compare_speed)),
+    ]
+    return Cell(f"{plain(seconds.value)} s", command, f"{interval(seconds)} s", more)
+
+
+def _epochs(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, found = own.run, own.convergence
+    is_as_it_was = run.config.run.evaluates_quality or run.unmeasurable
+    command = train_command(run) if is_as_it_was else train_command(run, "--eval-every", "1")
+    if not found.facts:
+        return _not_measured(found.why, command)
+    if found.at is None:
+        return Cell(f"not by epoch {epochs(found.last)}", command, "", [found.why, *found.facts])
+    between = f"after epoch {epochs(found.before)}, held to {epochs(found.held)}"
+    return Cell(f"epoch {epochs(found.at)}", command, between, found.facts)
+
+
+def _diversity(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    quality = own.run.quality
+    if quality is None:
+        return _needs_eval(own.run)
+    num = len(quality.shares)
+    shares = sorted(enumerate(quality.shares), key=lambda each: each[1].value)
+    (rarest, low), (commonest, high) = shares[0], shares[-1]
+    more = [
+        missing_words(quality),
+        f"share of {rarest}: {whole(low, share=True)}; of {commonest}: {whole(high, share=True)}",
+        f"coverage: {whole(quality.coverage)}",
+        f"coverage of real images: {whole(quality.real.coverage)}",
+        _measured(quality),
+    ]
+    value = f"{num - len(missing_classes(quality))} of {num} {class_noun(quality.source.data)[1]}"
+    return Cell(value, quality.source.command, f"smallest share {interval(low, share=True)}", more)

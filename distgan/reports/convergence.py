@@ -1,0 +1,73 @@
+"""When a run had converged: it met and held the targets of `--stop-at`, or those that are known for its data."""
+
+from typing import NamedTuple
+
+from distgan.errors import UserError
+from distgan.evaluation.targets import SETS, EarlyStop, find_targets, judged_weights, read_targets
+from distgan.reports.number_format import epochs
+from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS
+from distgan.reports.run_data import Run
+
+
+class Convergence(NamedTuple):
+    """A run by its targets, or `why` that can't be told. `before`, `at`, `held` and `last` are epochs.
+
+    It met all targets `at` (None: never), missed some `before`, and still met them at `held`.
+    """
+
+    why: str
+    facts: list[str]  # what was measured, in words
+    before: float = 0.0
+    at: float | None = None
+    held: float = 0.0
+    last: float = 0.0
+    is_open: bool = True  # the run ended too early to tell
+
+    def describe(self) -> str:
+        if not self.facts:
+            return f"Whether it converged can't be told: {self.why}."
+        found = f"Not converged by epoch {epochs(self.last)}: {self.why}"
+        if self.at is not None:
+            at, before, held = map(epochs, (self.at, self.before, self.held))
+            found = f"Converged at epoch {at}, after epoch {before}, and held to epoch {held}"
+        return f"{found} ({'; '.join(self.facts)})."
+
+
+def convergence_of(run: Run) -> Convergence:
+    history = run.history
+    if not (lines := history.evaluations):
+        return Convergence(
+            "it was not evaluated yet" if run.config.run.evaluates_quality else "it was trained without --eval-every",
+            [],
+        )
+    name = run.config.run.stop_at or run.data_name
+    if name is None or not (run.config.run.stop_at or name in SETS):
+        return Convergence(f"there are no targets for {name or 'its data'}; --stop-at names some", [])
+    try:
+        stop = EarlyStop(read_targets(find_targets(name, "--stop-at")), is_conditional=run.config.model.is_conditional)
+    except UserError as error:
+        return Convergence(str(error), [])
+    stop.add(*lines)
+    found, verdict, protocol = stop.evaluations, stop.verdict, stop.protocol
+    lacking = [target.name for target in stop.wanted if all(target.of(each) is None for each in found)]
+    if lacking or len(lines) < history.num_evaluations:
+        return Convergence(f"its log lacks {', '.join(lacking) or 'some of its evaluations'}", [])
+    nums = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
+    weights = AVERAGE if judged_weights(lines) == "ema" else OWN_WEIGHTS
+    facts = [
+        f"targets {name}, to be held at {protocol.hold} further evaluations; of {weights}",
+        f"{len(found)} evaluations up to epoch {epochs(found[-1].epoch)}",
+    ]
+    if nums and nums != [protocol.num]:
+        facts.append(
+            f"of {' or '.join(f'{num:,}' for num in nums)} images each, where the targets are for {protocol.num:,}"
+        )
+    last = found[-1].epoch
+    if verdict.reached is None:
+        missed = f"; missed: {', '.join(verdict.targets)}" if verdict.targets else ""
+        return Convergence(f"{verdict.why}{missed}", facts, last=last, is_open=not verdict.targets)
+    before, at, held = (
+        found[index].epoch if index >= 0 else 0.0
+        for index in (verdict.reached - 1, verdict.reached, verdict.reached + protocol.hold)
+    )
+    return Convergence("", facts, before, at, held, last)

@@ -1,0 +1,65 @@
+"""The command that trains a run again: the words of `distgan train` that give its recorded config."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from distgan.config.fields import rules
+from distgan.config.flags import flags_of
+from distgan.config.presets import config_folder, training_of
+from distgan.config.schema import Config
+from distgan.reports.run_data import Run
+
+
+def train_words(config: Config, preset: str | None) -> list[str] | None:
+    """Return `--preset NAME`, or `--model NAME`, and a flag for each setting that has another value there.
+
+    Read by `distgan train` they give `config`, but for its folder and for what does not outlast a start (`is_copied`).
+    A run that resumed from another one names it. None where no flag can say a setting: one that is unset, and that
+    preset and model both set.
+    """
+    bases = [["--model", config.model.name]]
+    if preset and (config_folder() / f"{preset}.toml").is_file():
+        bases.insert(0, ["--preset", preset])
+    for words in bases:
+        base = training_of(words)[0]
+        flags = list(_flags(config, base)) if base.model.name == config.model.name else [None]
+        if None not in flags:
+            resumed = [] if config.run.resume in ("auto", "never") else [f"--resume={config.run.resume}"]
+            return [*words, *(word for word in flags if word), *resumed]
+    return None
+
+
+def _flags(config: Config, base: Config) -> Iterator[str | None]:
+    """Yield `--flag=value` for each difference; None for one that no flag can say."""
+    for flag in flags_of(Config):
+        own, theirs = (_value(of, flag.path) for of in (config, base))
+        if own == theirs or not rules(flag.field).is_copied:
+            continue
+        name = flag.name
+        if isinstance(own, bool):
+            yield name if own else f"--no-{name[2:]}"
+        elif isinstance(own, list):
+            yield f"{name}={','.join(map(str, own))}"
+        elif own is not None:
+            yield f"{name}={own}"
+        elif not _is_replaced(config, flag.path, rules(flag.field).replaces):
+            yield None
+
+
+def _value(config: Config, path: tuple[str, ...]) -> Any:
+    value: Any = config
+    for key in path:
+        value = getattr(value, key)
+    return value
+
+
+def _is_replaced(config: Config, path: tuple[str, ...], other: str | None) -> bool:
+    """True if the flag of another setting, which is set, unsets this one."""
+    return other is not None and _value(config, (*path[:-1], other)) is not None
+
+
+def again(run: Run, *more: str) -> str:
+    """Return the command, with `more` flags; that of the run's own file where no flags say its config."""
+    words = train_words(run.config, run.environment.get(str, "preset"))
+    return shlex.join(["distgan", "train", *(words or ["--config", str(run.folder / "config.json")]), *more])

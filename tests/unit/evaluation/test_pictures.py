@@ -1,0 +1,46 @@
+"""The pictures of an evaluation: of any number of classes, any size, grey or in colour."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.made_up_runs import about, quality_of
+from PIL import Image
+
+from distgan.evaluation.ensemble import Reading
+from distgan.evaluation.measure import Closest
+from distgan.evaluation.pictures import save_pictures
+from distgan.evaluation.schema import Confusion
+
+
+@pytest.mark.parametrize("kind", ["GAN", "C-GAN"])
+@pytest.mark.parametrize(
+    ("num_classes", "shape"), [(2, (28, 28)), (10, (28, 28)), (37, (32, 32, 3)), (100, (16, 64, 3))]
+)
+def test_pictures_hold_every_class(tmp_path: Path, num_classes: int, shape: tuple[int, ...], kind: str) -> None:
+    n = 3 * num_classes
+    labels = torch.arange(n) % num_classes
+    images = torch.zeros(n, *shape, dtype=torch.uint8)
+    images[..., :] = 200  # grey, or in colour
+    if len(shape) == 3:
+        images[..., 1:] = 0  # red
+    probabilities = torch.nn.functional.one_hot(labels, num_classes).double()
+    reading = Reading(probabilities, labels[:, None], torch.zeros(n, 4))
+    closest = Closest(torch.zeros(n), torch.zeros(n, dtype=torch.long), about(0.01))
+    confusions = [Confusion(asked=1, read=1, share=about(0.5), jury=about(0.0), seen_by=3)] if kind == "C-GAN" else []
+    quality = quality_of(kind, num_classes=num_classes, confusions=confusions)
+    trained = images if images.ndim == 3 else images.movedim(-1, 1)
+    names = save_pictures(tmp_path, quality, images, reading, labels, closest, trained)
+    assert set(names) == {path.name for path in tmp_path.iterdir()}
+    scale = 2 if max(shape) <= 32 else 1
+    pixels = np.asarray(Image.open(tmp_path / "digits.png"))
+    assert pixels.shape == (
+        24 + 2 + num_classes * (scale * shape[0] + 2 + (12 if shape[0] < 28 else 0)),
+        pixels.shape[1],
+        3,
+    )
+    # The first image of the last class, and the last of the row.
+    colour = [200, 0, 0] if len(shape) == 3 else [200] * 3
+    assert pixels[-10 - 12 * (shape[0] < 28), 195].tolist() == colour
+    assert pixels.shape[1] == 190 + 16 * (scale * shape[1] + 2) + 2
