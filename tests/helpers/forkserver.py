@@ -27,12 +27,13 @@ from typing import Any
 
 from helpers.runs import BIN, ROOT, SCRIPT, TESTS, free_port
 
-CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = (
     "distgan.train distgan.sample distgan.runs.inspection distgan.evaluation.evaluate "
     "distgan.evaluation.during_training distgan.reports.eval_terminal matplotlib.backends.backend_agg "
     "matplotlib.figure torch._dynamo torch.distributed.run helpers.preloaded_digits"
 )
+CONTEXT = multiprocessing.get_context("forkserver")  # for functions of a test
+CONTEXT.set_forkserver_preload(PRELOAD.split())
 PROGRAMS = [BIN / "distgan", BIN / "torchrun", BIN / "accelerate", SCRIPT, ROOT / "distgan" / "__main__.py"]
 PROGRAMS += [TESTS / "helpers" / f"{name}_matrix.py" for name in ("parity", "resume")]
 CLIENT = "#!{python} -IS\nimport sys\nsys.path.insert(0, {helpers!r})\nimport warm_python\n"
@@ -209,6 +210,8 @@ def _perform(request: Mapping[str, Any], streams: list[int]) -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith("distgan") and hasattr(module, "PARENT"):
                 module.PARENT = errors._parent()
+            elif name.startswith("accelerate.commands"):  # imported again, as $HF_HOME is heeded then
+                del sys.modules[name]
         _break_as_asked()
         words = request["words"]
         if words[0] == "-m":
