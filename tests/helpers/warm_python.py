@@ -18,7 +18,7 @@ def is_warm(words: list[str], programs: list[str]) -> bool:
     if os.environ.get("COLD_START") in ({"all", "ranks"} if "RANK" in os.environ else {"all"}) or not words:
         return False
     if words[0] == "-m":
-        return words[1] == "distgan"
+        return words[1].split(".")[0] == "distgan"
     return os.path.realpath(words[0]) in programs
 
 
