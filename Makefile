@@ -37,7 +37,7 @@ cuda-check: $(VENV)/.installed-dev  ## CUDA's engines without a GPU, by a stand-
 test-gpu: $(VENV)/.installed-dev  ## what only a GPU can show
 	$(BIN)/python -m pytest tests/gpu
 
-test-slow: $(VENV)/.installed-dev  ## what takes minutes: the presets at length, stress, more launchers and recipes
+test-slow: $(VENV)/.installed-dev  ## what takes minutes: the presets at length, stress, more recipes
 	$(BIN)/python -m pytest tests/slow
 
 lint: $(VENV)/.installed-dev

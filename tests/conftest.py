@@ -91,13 +91,16 @@ def _heed_signals() -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a command in its own process group, which is killed after the test; nothing else may be left."""
+    """Starts a command in its own process group, which is killed after the test; nothing else may be left.
+
+    One of ours, and a launcher, begins warm (helpers/forkserver.py), but for where $COLD_START is set.
+    """
     processes: list[subprocess.Popen[str]] = []
 
     def start(*command: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [str(word) for word in command], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True, preexec_fn=_heed_signals,
+            forkserver.warm(command), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True, preexec_fn=_heed_signals, env=dict(os.environ),  # and not readline's $COLUMNS
         )  # fmt: skip
         processes.append(process)
         return process

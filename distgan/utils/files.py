@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from distgan.errors import UserError, not_readable
 from distgan.utils.operating_system import open_regular, open_to_sync
 from distgan.utils.paths import user_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -256,11 +257,13 @@ def make_folder(folder: Path) -> None:
         raise not_writable(folder, error) from error
 
 
-def tensor_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+def tensor_bytes(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> bytes:
     """Return a safetensors file. The same tensors and metadata give the same bytes.
 
     The library writes the metadata in the order of a hash map, another one each time: the header is written again.
     """
+    from safetensors.torch import save  # imports torch, which `train --help` does without
+
     data = memoryview(save(tensors, metadata))
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(bytes(data[8:start]))
@@ -305,7 +308,7 @@ def _may_be_replaced(path: Path, mark: bytes) -> bool:
         return not head or mark in head or mark in file.read(2000)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """Return the tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
     with _safetensors(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118

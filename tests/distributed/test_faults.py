@@ -4,15 +4,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
-from helpers import forkserver
-from helpers.launchers import assert_first_culprit_has_last_word, fault
+from helpers.forkserver import Ranks
+from helpers.launchers import TWO, fault
 from helpers.runs import (
     BIN,
     SCRIPT,
@@ -29,13 +28,15 @@ from helpers.runs import (
     wait_for,
 )
 
-TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone")
-
 
 @pytest.mark.parametrize(
     ("how", "last_line", "limit_s"),
     [
         ("raise", "distgan: rank 1: ValueError: an injected fault", 3),
+        ("kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3),
+        ("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3),
+        ("memory", "a higher --d-microbatches, or more --processes", 3),
+        ("hang", "distgan: rank 1 is silent for --timeout 5 s", 15),
         ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
     ],
 )
@@ -43,7 +44,29 @@ def test_culprit_has_the_last_word(
     run: Run, tmp_path: Path, inject_fault: InjectFault, how: str, last_line: str, limit_s: float
 ) -> None:
     inject_fault(f"1,5,{how}")
-    assert_first_culprit_has_last_word(run, tmp_path, how, last_line, limit_s)
+    # Of three, so that the two that are left tell each other from the one that is gone.
+    num = 3 if how == "raise" else 2
+    result = run(BIN / "distgan", "train", *fault("run", "--timeout", 5), "--processes", num)
+    assert result.returncode == (7 if how == "exit" else 1), result.stderr
+    assert last_line in result.stderr.splitlines()[-1], result.stderr
+    assert "ChildFailedError" not in result.stderr
+    status = (tmp_path / "run" / "status.json").read_text()
+    assert '"state": "failed"' in status
+    assert '"reason": "rank 1 is ' in status
+    # The others were gone in time: the last checkpoint is older than the last process by no more than the limit.
+    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is whole"
+    age = time.time() - (tmp_path / "run" / "checkpoints" / "step-00000004").stat().st_mtime
+    assert age < limit_s + 6, f"{age:.1f} s"
+
+
+def test_torchruns_report_ends_with_the_culprits_words(run: Run, inject_fault: InjectFault) -> None:
+    inject_fault("1,5,raise")
+    result = run(*TWO, *fault("run"))
+    assert result.returncode == 1
+    root_cause = result.stderr.split("Root Cause")[1]
+    assert "rank      : 1" in root_cause
+    assert "rank 1: ValueError: an injected fault" in root_cause
+    assert "distgan: rank 1 is gone (" in result.stderr, "and what the other one saw"
 
 
 def test_torchrun_resumes_after_a_restart(run: Run, distgan: Run, tmp_path: Path, inject_fault: InjectFault) -> None:
@@ -70,21 +93,14 @@ def test_diverging_rank_is_named(run: Run, tmp_path: Path, inject_fault: InjectF
     assert checkpoint(tmp_path / "run")[1] == 4, "what came after is not saved"
 
 
-def rank_of(start: Start, rank: int, port: int, *flags: object, world_size: int = 2) -> subprocess.Popen[str]:
-    """One process as srun or a user's own script would start it."""
-    where = f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port} RANK={rank} LOCAL_RANK={rank}".split()
-    world = f"WORLD_SIZE={world_size} LOCAL_WORLD_SIZE={world_size}".split()
-    return start("env", *where, *world, sys.executable, SCRIPT, *flags)
-
-
 @pytest.mark.parametrize(("rank", "signum"), [(1, signal.SIGKILL), (0, signal.SIGINT)])
 def test_a_wait_before_the_first_step_ends(
-    start: Start, tmp_path: Path, inject_fault: InjectFault, rank: int, signum: signal.Signals
+    ranks: Ranks, tmp_path: Path, inject_fault: InjectFault, rank: int, signum: signal.Signals
 ) -> None:
     """Rank 0 has its data and waits for rank 1: until that is killed, or Ctrl-C."""
     inject_fault("1,0,load")
     port = free_port()
-    both = [rank_of(start, each, port, *fault("run", "--timeout", 60)) for each in (0, 1)]
+    both = [ranks.start(each, 2, port, "train", *fault("run", "--timeout", 60)) for each in (0, 1)]
     wait_for((tmp_path / "loading").exists, both[1])
     time.sleep(1)  # for rank 0 to wait
     both[rank].send_signal(signum)
@@ -126,10 +142,10 @@ def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         (("--precision", "bf16"), "rank 1: ... precision ... bf16 ... rank 0 ... fp32 ... [ranks-differ]"),
     ],
 )
-def test_another_config_is_found_at_the_start(start: Start, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
+def test_another_config_is_found_at_the_start(ranks: Ranks, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
     port = free_port()
     common = fault("run", "--g-lr", "2e-4", "--timeout", 60)
-    both = [rank_of(start, 0, port, *common), rank_of(start, 1, port, *common, *flags)]
+    both = [ranks.start(rank, 2, port, "train", *common, *(flags if rank else ())) for rank in (0, 1)]
     first, second = (ended(process) for process in both)
     assert_user_error(first, words)
     assert second.returncode == 2
@@ -151,17 +167,17 @@ def test_other_data_is_found_at_the_start(run: Run, tmp_path: Path, inject_fault
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_in_use_is_named(start: Start) -> None:
+def test_a_port_in_use_is_named(ranks: Ranks) -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        result = ended(rank_of(start, 0, port, *fault("run")))
+        result = ended(ranks.start(0, 2, port, "train", *fault("run")))
     assert_user_error(result, f"MASTER_PORT: ... (127.0.0.1:{port}) ... [rendezvous-failed]")
 
 
-def test_a_process_that_does_not_come_is_told(start: Start) -> None:
-    alone = [rank_of(start, rank, free_port(), *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
+def test_a_process_that_does_not_come_is_told(ranks: Ranks) -> None:
+    alone = [ranks.start(rank, 2, free_port(), "train", *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
     first, second = (ended(process) for process in alone)
     assert_user_error(first, "1 of 2 ... 127.0.0.1: ... --timeout 5 s [rank-missing]")
     assert_user_error(second, "rank 0 ... 127.0.0.1: ... --timeout 5 s ... [rank-missing]")
@@ -183,28 +199,33 @@ def test_invalid_environment_is_one_line(distgan: Run, monkeypatch: MonkeyPatch,
     assert_user_error(distgan("train", *fault("run")), words)
 
 
-def test_no_rank_outlives_a_launcher_that_is_killed_at_any_instant(tmp_path: Path) -> None:
+def test_no_rank_outlives_a_launcher_that_is_killed_at_any_instant(
+    start: Start, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
     """From the start of the first one on; --timeout is the time after which they would end anyhow."""
-    words = [str(word) for word in ("train", *fault("run", "--timeout", 60), "--processes", 2)]
+    monkeypatch.setenv("COLD_START", "ranks")
 
     def there() -> list[psutil.Process]:
         return [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(tmp_path)]
 
     for after_s in (0.0, 0.02, 0.05, 0.15, 0.5):
-        launcher = forkserver.start("distgan.cli", words, tmp_path, {}, "").process
+        launcher = start(BIN / "distgan", "train", *fault("run", "--timeout", 60), "--processes", 2)
         end = time.monotonic() + 60
         while not ranks_of(launcher):
             assert time.monotonic() < end
         time.sleep(after_s)
         launcher.kill()
-        launcher.join()
+        launcher.wait()
         end = time.monotonic() + 15
         while left := there():
             assert time.monotonic() < end, f"{left}, of a launcher that was killed after {after_s} s"
             time.sleep(0.1)
 
 
-def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(start: Start) -> None:
+def test_processes_of_a_launcher_that_is_killed_at_the_start_end_and_say_so(
+    start: Start, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLD_START", "ranks")
     process = start(BIN / "distgan", "train", *fault("run"), "--processes", 2)
     wait_for(lambda: len(ranks_of(process)) == 2, process)
     ranks = [psutil.Process(pid) for pid in ranks_of(process)]

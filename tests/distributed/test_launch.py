@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.launchers import accelerate, assert_launch_file_starts, assert_signal_to_our_launcher_saves, world_size
+from helpers.launchers import accelerate, assert_launch_file_starts, world_size
 from helpers.runs import (
     BIN,
     ROOT,
@@ -20,12 +20,16 @@ from helpers.runs import (
     free_port,
     losses,
     quick,
+    wait_for,
 )
 
+from distgan.runs.run_dir import read_status
 
-def test_launch_file_starts(run: Run, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(("file", "num"), [("multi_gpu", 2), ("one_gpu", 1)])
+def test_launch_file_starts(run: Run, tmp_path: Path, file: str, num: int) -> None:
     """cpu.yaml is started below, beside accelerate's own default file."""
-    assert_launch_file_starts(run, tmp_path, "multi_gpu", 2)
+    assert_launch_file_starts(run, tmp_path, file, num)
 
 
 def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
@@ -44,7 +48,6 @@ def test_two_machines_train_one_run(start: Start, tmp_path: Path) -> None:
 def test_processes_agree_with_one(
     run: Run, distgan: Run, trained: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOGLEVEL", "debug")  # by which torch's agent could not be imported
     monkeypatch.setenv("OMP_NUM_THREADS", "1,1")
     result = run.ok(BIN / "distgan", "train", *quick("three"), "--processes", 3)
     assert world_size(tmp_path / "three") == 3, "of which 32 images are no multiple"
@@ -58,11 +61,22 @@ def test_processes_agree_with_one(
     assert checkpoint(tmp_path / "three")[1] == 10
 
 
-def test_a_signal_to_the_launcher_of_processes_saves_and_ends(start: Start, tmp_path: Path) -> None:
-    assert_signal_to_our_launcher_saves(start, tmp_path, signal.SIGUSR1)
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_to_the_launcher_of_processes_saves_and_ends(
+    start: Start, tmp_path: Path, signum: signal.Signals
+) -> None:
+    process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 100_000), "--processes", 2)
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and bool(losses(tmp_path / "run")), process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, err
+    assert f"distgan: stopped by {signum.name} at step " in err
+    assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"]
 
 
-def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path) -> None:
+def test_a_users_mistake_is_said_once_by_many_processes(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("COLD_START", "all")
+    monkeypatch.setenv("LOGLEVEL", "debug")  # by which torch's agent could not be imported
     result = run(BIN / "distgan", "train", *quick("run", "--data-dir", "nowhere", "--data", "mnist", "--no-download"),
                  "--processes", 2)  # fmt: skip
     assert_user_error(result, "nowhere")

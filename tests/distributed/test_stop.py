@@ -2,12 +2,13 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from helpers.fake_bench import write_presets
 from helpers.forkserver import Ranks
-from helpers.launchers import LONG, TWO, assert_signal_to_launcher_saves, trains
+from helpers.launchers import ACCELERATE, LONG, TWO, trains
 from helpers.runs import Start, checkpoint, fits, ranks_of, wait_for
 
 from distgan.runs.run_dir import read_status
@@ -46,6 +47,24 @@ def test_a_terminals_ctrl_c_saves_under_torchrun(start: Start, tmp_path: Path) -
     assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"] > 0
 
 
-@pytest.mark.parametrize(("launcher", "signum"), [("torchrun", signal.SIGKILL), ("accelerate", signal.SIGTERM)])
-def test_a_signal_to_the_launcher_saves(start: Start, tmp_path: Path, launcher: str, signum: signal.Signals) -> None:
-    assert_signal_to_launcher_saves(start, tmp_path, launcher, signum)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+@pytest.mark.parametrize(("launcher", "num"), [(TWO, 2), (ACCELERATE, 1)], ids=["torchrun", "accelerate"])
+def test_a_signal_to_the_launcher_saves(
+    start: Start, tmp_path: Path, launcher: tuple[object, ...], num: int, signum: signal.Signals
+) -> None:
+    """torchrun hands SIGTERM and SIGINT on; of USR1 and -9 launchers die, and so does accelerate's of any."""
+    process = start(*launcher, *LONG, "--epochs", 9, "--out", "run")
+    wait_for(lambda: trains(tmp_path / "run"), process)
+    ranks = ranks_of(process)
+    assert len(ranks) == num
+    process.send_signal(signum)
+    process.wait(90)
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        assert time.monotonic() < end, "a rank stayed"
+        time.sleep(0.05)
+    assert process.returncode != 0
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "stopped", status
+    assert status["exit_code"] in (128 + signum, 143)
+    assert checkpoint(tmp_path / "run")[1] == status["step"] > 0

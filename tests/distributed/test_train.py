@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 from helpers.forkserver import Ranks
-from helpers.runs import BIN, SCRIPT, Run, assert_same_run, quick
+from helpers.runs import BIN, SCRIPT, MonkeyPatch, Run, assert_same_run, quick
 
 from distgan.utils.files import read_metrics
 
 
-def test_every_door_trains_the_same_run(run: Run, tmp_path: Path) -> None:
+def test_every_door_trains_the_same_run(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """distgan train, the script under plain python, accelerate launch and torchrun: the same to the bit."""
     doors = {
         "distgan": (BIN / "distgan", "train"),
@@ -18,6 +18,7 @@ def test_every_door_trains_the_same_run(run: Run, tmp_path: Path) -> None:
         "torchrun": (BIN / "torchrun", "--nproc-per-node", 1, "--standalone", SCRIPT),
     }
     for name, door in doors.items():
+        monkeypatch.setenv("COLD_START", "all" if name in ("distgan", "python") else "none")
         run.ok(*door, *quick(name))
         assert_same_run(tmp_path / name, tmp_path / "distgan")
         assert len(list((tmp_path / name / "weights").glob("*.safetensors"))) == 3

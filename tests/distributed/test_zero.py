@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.forkserver import Ranks
-from helpers.launchers import assert_zero_launch_file_starts, needs_deepspeed
+from helpers.launchers import assert_launch_file_starts, needs_deepspeed
 from helpers.parity import ZERO_NAMES, ZERO_WITHOUT_PENALTY, train_matrix, weights_difference
 from helpers.runs import Run, assert_same_run, checkpoint, fits, quick
 from safetensors.torch import load_file
@@ -47,8 +47,12 @@ def test_every_stage_ends_where_plain_training_does(plain: Path, tmp_path: Path,
 
 
 @needs_deepspeed
-def test_launch_file_of_a_stage_starts(run: Run, tmp_path: Path) -> None:
-    assert_zero_launch_file_starts(run, tmp_path, 2)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_launch_file_of_a_stage_starts(run: Run, tmp_path: Path, stage: int) -> None:
+    said = assert_launch_file_starts(run, tmp_path, f"deepspeed_zero{stage}", 2)
+    assert f'"strategy": "ZeRO {stage}"' in (tmp_path / "run" / "environment.json").read_text()
+    assert f"2 x cpu in ZeRO {stage}" in said
+    assert "G 72,701 and D 3,580 parameters" in said, "all of them, and not this rank's"
 
 
 @needs_deepspeed

@@ -2,32 +2,15 @@
 
 import importlib.util
 import json
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from distgan.runs.run_dir import read_status
 from distgan.utils.files import read_metrics
 from helpers import forkserver
 from helpers.forkserver import Ranks
 from helpers.resume_matrix import THIRDS
-from helpers.runs import (
-    BIN,
-    ROOT,
-    SCRIPT,
-    TINY,
-    Run,
-    Start,
-    assert_same_run,
-    checkpoint,
-    distance,
-    losses,
-    quick,
-    ranks_of,
-    wait_for,
-)
+from helpers.runs import BIN, ROOT, SCRIPT, TINY, Run, assert_same_run, checkpoint, distance, losses, quick
 
 LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--sample-epochs", "9")
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
@@ -45,25 +28,6 @@ def trains(folder: Path) -> bool:
     return len(read_metrics(folder / "metrics.jsonl")) > 2
 
 
-def assert_signal_to_launcher_saves(start: Start, tmp_path: Path, launcher: str, signum: signal.Signals) -> None:
-    """torchrun hands SIGTERM and SIGINT on; of USR1 and -9 launchers die, and so does accelerate's of any."""
-    process = start(*(TWO if launcher == "torchrun" else ACCELERATE), *LONG, "--epochs", 9, "--out", "run")
-    wait_for(lambda: trains(tmp_path / "run"), process)
-    ranks = ranks_of(process)
-    assert len(ranks) == (2 if launcher == "torchrun" else 1)
-    process.send_signal(signum)
-    process.wait(90)
-    end = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
-        assert time.monotonic() < end, "a rank stayed"
-        time.sleep(0.05)
-    assert process.returncode != 0
-    status = read_status(tmp_path / "run")
-    assert status["state"] == "stopped", status
-    assert status["exit_code"] in (128 + signum, 143)
-    assert checkpoint(tmp_path / "run")[1] == status["step"] > 0
-
-
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install '.[deepspeed]'"
 )
@@ -71,23 +35,6 @@ needs_deepspeed = pytest.mark.skipif(
 
 def fault(out: object, *more: object) -> tuple[object, ...]:
     return quick(out, "--max-steps", 8, "--save-every-steps", 2, "--timeout", 20, *more)
-
-
-def assert_first_culprit_has_last_word(run: Run, tmp_path: Path, how: str, last_line: str, limit_s: float) -> None:
-    """Of the fault `1,5,how`."""
-    # Of three, so that the two that are left tell each other from the one that is gone.
-    num = 3 if how == "raise" else 2
-    result = run(BIN / "distgan", "train", *fault("run", "--timeout", 5), "--processes", num)
-    assert result.returncode == (7 if how == "exit" else 1), result.stderr
-    assert last_line in result.stderr.splitlines()[-1], result.stderr
-    assert "ChildFailedError" not in result.stderr
-    status = (tmp_path / "run" / "status.json").read_text()
-    assert '"state": "failed"' in status
-    assert '"reason": "rank 1 is ' in status
-    # The others were gone in time: the last checkpoint is older than the last process by no more than the limit.
-    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is whole"
-    age = time.time() - (tmp_path / "run" / "checkpoints" / "step-00000004").stat().st_mtime
-    assert age < limit_s + 6, f"{age:.1f} s"
 
 
 def accelerate(file: str, *more: object) -> tuple[object, ...]:
@@ -105,23 +52,6 @@ def assert_launch_file_starts(run: Run, tmp_path: Path, file: str, num: int) -> 
     assert world_size(tmp_path / "run") == num
     assert checkpoint(tmp_path / "run")[1] == 6
     return result.stderr
-
-
-def assert_zero_launch_file_starts(run: Run, tmp_path: Path, stage: int) -> None:
-    said = assert_launch_file_starts(run, tmp_path, f"deepspeed_zero{stage}", 2)
-    assert f'"strategy": "ZeRO {stage}"' in (tmp_path / "run" / "environment.json").read_text()
-    assert f"2 x cpu in ZeRO {stage}" in said
-    assert "G 72,701 and D 3,580 parameters" in said, "all of them, and not this rank's"
-
-
-def assert_signal_to_our_launcher_saves(start: Start, tmp_path: Path, signum: signal.Signals) -> None:
-    process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 100_000), "--processes", 2)
-    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and bool(losses(tmp_path / "run")), process)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum, err
-    assert f"distgan: stopped by {signum.name} at step " in err
-    assert checkpoint(tmp_path / "run")[1] == read_status(tmp_path / "run")["step"]
 
 
 def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, flags: tuple[object, ...]) -> None:

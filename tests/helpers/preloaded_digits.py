@@ -1,11 +1,39 @@
-"""For the forkserver: the embedded digits, made once for all that are forked from it."""
+"""For forkserver.py: the embedded digits, made once for all that are forked from it.
+
+They are made in a process of their own: MKL heeds the $MKL_CBWR of its first call, which is to be a test's.
+"""
 
 import functools
+import os
+import pickle
+import tempfile
 
 import torch
 
 from distgan.data import base
 
 torch.set_num_threads(1)  # no thread may be there when a process is forked
-base.load_digits = functools.cache(base.load_digits)
-base.load_digits()
+
+
+def _load_digits() -> base.Dataset:
+    with tempfile.TemporaryFile() as file:
+        if not (pid := os.fork()):
+            pickle.dump(base.load_digits(), file)
+            file.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        file.seek(0)
+        made: base.Dataset = pickle.load(file)
+        return made
+
+
+digits = _load_digits()
+_load = base.load_digits
+
+
+@functools.wraps(_load)
+def load_digits(reason: str | None = None) -> base.Dataset:
+    return digits._replace(warning=reason)
+
+
+base.load_digits = load_digits

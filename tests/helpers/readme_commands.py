@@ -26,6 +26,7 @@ SHORT = {
     "distgan train": _TRAIN,
     "distgan train --preset cgan-fast": f"{_TRAIN} --clusters 1",
     "distgan train --preset cgan-fast --stop-at": f"{_TRAIN} --clusters 1 --eval-every-steps 2 --eval-num 65",
+    "distgan train --preset images-fast": f"{_TRAIN} --clusters 1",
     "distgan train --out": f"{_TRAIN} --max-steps 4",
     "distgan train --model cgan --processes": f"{_TRAIN} --processes 1",
     "distgan doctor": "--processes 0",

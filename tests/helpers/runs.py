@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -135,9 +134,16 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], time
         time.sleep(0.02)
 
 
-def ranks_of(launcher: subprocess.Popen[str] | BaseProcess) -> list[int]:
+def running(pid: int) -> int:
+    """Return the process that does what this one was started for: another one, where it began warm."""
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    note = Path(words[2] if words[1] == "-IS" else "/nowhere").with_name(str(pid))
+    return int(note.read_text()) if note.exists() else pid
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
     """The process ids of the ranks that a launcher has started, in their order."""
-    children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True)
+    children = subprocess.run(["pgrep", "-P", str(running(launcher.pid))], capture_output=True, text=True)
     found = {}
     for pid in map(int, children.stdout.split()):
         with suppress(OSError):

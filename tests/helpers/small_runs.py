@@ -15,7 +15,7 @@ from helpers.noise_images import noise_images
 
 
 def make_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six steps per epoch, no curves, and samples of one colour: pictures take most of the time."""
+    """120 images of noise, no curves, and samples of one colour: pictures take most of the time."""
     monkeypatch.setattr(session, "load_dataset", lambda *_, **__: noise_images(120))
     monkeypatch.setattr(artifacts, "save_curves", lambda *_: None)
     monkeypatch.setattr(artifacts, "grid", lambda *_, **__: Image.new("RGB", (8, 8)))

@@ -1,4 +1,4 @@
-"""A unit test starts no process, and calls the command line in its own."""
+"""A unit test starts no process, waits for no disk, and calls the command line in its own."""
 
 import functools
 import multiprocessing.process
@@ -33,6 +33,7 @@ def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         return refuse
 
     monkeypatch.setenv("PATH", "")  # and finds none, whatever this machine has
+    monkeypatch.setattr(os, "fsync", os.fstat)  # a disk's own time; checkpoint/test_format.py has what is flushed when
     monkeypatch.setattr(provenance, "git_revision", lambda: None)
     monkeypatch.setattr(platform, "platform", lambda: "a platform")  # asks uname
     for owner, names in STARTERS.items():

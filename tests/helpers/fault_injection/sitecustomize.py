@@ -1,6 +1,10 @@
-"""Python imports this at its start where the tests put its folder on PYTHONPATH: one rank goes wrong at one step."""
+"""Python imports this at its start where the tests put its folder on PYTHONPATH: one rank goes wrong at one step.
+
+So does forkserver.py in a process that has begun warm, where other modules may have taken over a name already.
+"""
 
 import os
+import sys
 
 _RANK, _STEP, _HOW = os.environ.get("FAULT_INJECTION", "none,0,none").split(",")
 
@@ -29,6 +33,13 @@ def _go_wrong(gan):
                 next(gan.d.module.parameters()).view(-1)[3] += 1e-3
 
 
+def _replace(old, new):
+    for module in [module for name, module in sys.modules.items() if name.startswith("distgan")]:
+        for name, value in list(vars(module).items()):
+            if value is old:
+                setattr(module, name, new)
+
+
 if os.environ.get("RANK") == _RANK and _HOW == "version":
     import distgan
 
@@ -48,7 +59,7 @@ elif os.environ.get("RANK") == _RANK and _HOW == "load":
         open("loading", "w").close()
         time.sleep(3600)
 
-    distgan.data.base.load_dataset = load_dataset
+    _replace(distgan.data.base.load_dataset, load_dataset)
 elif os.environ.get("RANK") == _RANK:
     import distgan.training.step
 
@@ -64,4 +75,4 @@ elif os.environ.get("RANK") == _RANK:
 
         return broken
 
-    distgan.training.step.build_step = build_step
+    _replace(_build_step, build_step)

@@ -30,6 +30,7 @@ def store(monkeypatch: MonkeyPatch) -> Iterator[dist.Store]:
         store.set(f"process/{rank}", json.dumps(own_process_id()))
         store.set(f"through/{rank}", "")
     yield store
+    store.set("never", "")  # what a wait was left for
     for thread in threading.enumerate():  # one inside of torch would abort the interpreter at its end
         if thread.name.startswith("distgan-"):
             thread.join()

@@ -37,7 +37,10 @@ def failing_disk(number: int, where: str, is_bad: Callable[[], bool] = lambda: T
         yield
 
 
-@pytest.mark.parametrize("number", DISK_ERRORS, ids=errno.errorcode.get)
+# One of each class that Python makes of them: which numbers are a disk's, the last tests here have.
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EACCES, errno.EAGAIN, errno.ECONNRESET, errno.ETIMEDOUT], ids=errno.errorcode.get
+)
 def test_a_disk_that_is_away_for_a_while_costs_no_step(
     tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Capture, number: int
 ) -> None:
