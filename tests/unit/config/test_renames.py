@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import refused
+from helpers.runs import ROOT, refused
 
 from distgan.benchmark import results
 from distgan.checkpoint.format import read_checkpoint
@@ -94,7 +94,7 @@ def test_a_resume_compares_current_names() -> None:
     assert len(differences(before, Config())) == 1
 
 
-def test_records_are_read_with_current_names(tmp_path: Path) -> None:
+def test_records_are_read_with_current_names() -> None:
     """What a benchmark or a run left that is no Config, so that old and new ones compare."""
     record = {"config": {"order": "fresh", "optim": {"accumulate": 2}}, "orders": ["reuse", 3], "precision": None}
     assert with_current_names(record) == {
@@ -102,13 +102,10 @@ def test_records_are_read_with_current_names(tmp_path: Path) -> None:
         "orders": ["alternating", 3],
         "precision": None,
     }
-    cell = {"id": "no/graph/no/256/reuse/small/digits", "precision": "no", "order": "reuse", "family": "small"}
-    results.write(tmp_path / "results.json", "throughput", {"precision": "bf16"}, [cell])
-    (found,) = results.read(tmp_path).cells
-    assert found == {
-        "id": "no/graph/fp32/256/alternating/dcgan/digits", "precision": "fp32", "order": "alternating",
-        "family": "dcgan",
-    }  # fmt: skip
+    of_format_1 = ROOT / "tests" / "fixtures" / "bench-of-format-1" / "throughput.json"
+    cell = results.read(of_format_1, results.SpeedResults).cells[0]
+    assert cell.id == "cgan/auto/fp32/32/alternating/width 0.1"
+    assert (cell.precision, cell.order, cell.family) == ("fp32", "alternating", "report2023")
 
 
 def test_an_old_name_is_taken() -> None:
