@@ -44,7 +44,7 @@ _TURNED = {
 
 
 class Findings(BaseModel):
-    """What a source of images was found to hold; the counts are of all files, the lists have the first few."""
+    """Contents of a source of images. Counts are of all files, lists have the first few."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
