@@ -5,6 +5,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distgan.config.command_settings import EvalConfig
+from distgan.config.schema import Config
 from distgan.errors import UserError, outcome_of, printable
 from distgan.evaluation import npz
-from distgan.evaluation.inputs import FILE, load_input, out_folder, read_npz
+from distgan.evaluation.inputs import FILE, load_input, out_folder, read_npz, source_of
 
 
 def arrays(**changes: Any) -> dict[str, np.ndarray]:
@@ -402,3 +404,19 @@ def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Pa
     (tmp_path / "run" / "weights").mkdir(parents=True)
     done(tmp_path / "run" / "eval", "somewhere/else/run")  # a run that was moved
     assert out_folder("run", EvalConfig(), 100) == Path("run/eval")
+
+
+@pytest.mark.parametrize(("data", "epoch"), [({"num_images": 1000}, 17.5), ({}, None), (None, None)])
+def test_epoch_is_counted_by_the_images_that_the_run_recorded(
+    tmp_path: Path, data: dict[str, int] | None, epoch: float | None
+) -> None:
+    """And not by those that are at hand where it is evaluated: 4 steps of 256 images are an epoch of 1,000."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "environment.json").write_text(json.dumps({"data": data}))
+    path = tmp_path / "weights" / "generator.safetensors"
+    subject: Any = SimpleNamespace(
+        loaded=SimpleNamespace(path=path, config=Config(), step=70, is_ema=True), sha256="0" * 64
+    )
+    real: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0")
+    jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
+    assert source_of(str(tmp_path), subject, EvalConfig(), real, real, jury).epoch == epoch
