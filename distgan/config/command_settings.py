@@ -29,7 +29,7 @@ _DATA = DataConfig.model_fields
 
 
 class InspectConfig(Section):
-    """How `distgan data` reads images: as `distgan train` would with the same flags."""
+    """Settings of `distgan data`, which reads images as `distgan train` would with the same flags."""
 
     image_size: int | None = _DATA["image_size"]  # type: ignore[assignment]
     channels: Literal[1, 3] | None = _DATA["channels"]  # type: ignore[assignment]

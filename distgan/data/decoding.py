@@ -44,7 +44,7 @@ _TURNED = {
 
 
 class Findings(BaseModel):
-    """What a source of images was found to hold; the counts are of all files, the lists have the first few."""
+    """Contents of a source of images; the counts are of all files, the lists have the first few."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
