@@ -18,7 +18,7 @@ CHUNK = 250
 
 
 class Preview(NamedTuple):
-    """What a grid of samples shows: `labels` (N,) of classes, row by row, and the names over its columns."""
+    """Contents of a grid of samples: `labels` (N,) of classes, row by row, and the names over its columns."""
 
     labels: Tensor
     columns: int

@@ -86,7 +86,7 @@ def call(
 
 def _command(program: str, words: list[str]) -> list[str]:
     if program == "distgan.cli":
-        return [str(python()), "-m", "distgan", *words]
+        return [str(python()), str(BIN / "distgan"), *words]
     return [str(python()), str(TESTS / f"{program.replace('.', '/')}.py"), *words]
 
 
