@@ -271,7 +271,7 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
     (folder / "status.json").write_text(json.dumps({"pid": 4711, "host": "here"}))
     held = trial.lock(folder)
     monkeypatch.setattr(trial, "_GRACE_S", 0.3)
-    with pytest.raises(UserError, match="in use by process 4711 on here"):
+    with refused("process 4711 on here", code="folder-in-use"):
         trial_of(bench).await_folder(print)
     held.release()
     trial_of(bench).await_folder(print)
@@ -404,7 +404,7 @@ def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
     ("where", "value", "message"),
     [
         (("cells", 0, "seed"), None, r"cells\.0\.seed: is missing"),
-        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: 'x' is not allowed. Expected: a valid number"),
+        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: .*Expected: a valid number"),
         (("cells", 0, "epochs"), 0.7, r"cells\.0: .*epochs is at none of its evaluations"),
         (("cells", 0, "outcome"), "well", r"cells\.0\.outcome: "),
         (("facts", "identity"), None, r"facts\.identity: is missing"),
