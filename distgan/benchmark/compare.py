@@ -14,7 +14,7 @@ from distgan.benchmark.tables import table
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.terminal import TerminalConsole
 
-_DRAWN = 2_000_000  # numbers at a time
+_DRAWN = 2_000_000  # numbers per chunk of the bootstrap
 _STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
 
 Times = Sequence[Sequence[float]]  # seconds per step, (rounds, repeats)
@@ -28,11 +28,12 @@ class Ratio(NamedTuple):
     high: float
 
     def is_regression(self, limit: float | None) -> bool:
+        """True if B is slower than `limit` times A, and significantly slower."""
         return limit is not None and self.ratio > limit and self.low > 1
 
 
 def compare(a: Path, b: Path, config: CompareConfig) -> None:
-    """Prints a table, and what else differs. Raises UserError, and CommandFailed for a regression."""
+    """Print a table, and what else differs. Raises UserError, and CommandFailed for a regression."""
     before = results.read(a, SpeedResults)
     after = results.read(b, SpeedResults, before.kind)
     old, new = ({cell.id: cell for cell in found.cells} for found in (before, after))
@@ -76,17 +77,17 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
 
 
 def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> Ratio:
-    """Of the seconds per step of two cells, (rounds, repeats) each.
+    """Return the ratio of the seconds per step of two cells, (rounds, repeats) each.
 
-    Rounds of two runs are no pairs, so each side is drawn by itself: rounds with replacement, and within
-    each its repeats, as those of a round are more alike than those of two.
+    Rounds of two runs are not paired, so each side is resampled independently: rounds with replacement, and within
+    each its repeats, because repeats of one round are correlated.
     """
     low, high = np.percentile(_medians(b, rng, resamples) / _medians(a, rng, resamples), (2.5, 97.5))
     return Ratio(_median(b) / _median(a), float(low), float(high))
 
 
 def _medians(values: Times, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """Of each resample, (resamples,)."""
+    """Return the median of each resample, (resamples,)."""
     shortest = min(map(len, values))  # one length, unless a file was made by hand
     times = np.array([row[:shortest] for row in values])
     medians: list[float] = []
@@ -109,7 +110,7 @@ def _times(cell: Measurement) -> Times:
 def _differences(
     before: SpeedResults, after: SpeedResults, old: dict[str, Measurement], new: dict[str, Measurement]
 ) -> list[str]:
-    """What else is not the same, and so may be the reason of a ratio."""
+    """Return what else differs between the two results, and so may explain a ratio."""
     lines = [f"{side} is partial: it was interrupted" for side, of in (("A", before), ("B", after)) if of.is_partial]
     for key in _STATED:
         a, b = (getattr(found.facts, key, None) for found in (before, after))

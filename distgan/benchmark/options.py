@@ -1,4 +1,4 @@
-"""What can be set of `distgan bench`."""
+"""Settings of `distgan bench`."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,12 +36,12 @@ def _count(default: int | None, description: str, most: int = 1_000_000, *, leas
 
 
 def _axis(default: Any, description: str, flag: str, *old_flags: str, **more: Any) -> Any:
-    """A list of which each value is measured, by a flag in the singular."""
+    """Declare a list of values to measure, by a flag in the singular."""
     return setting(default, description, min_length=1, flag=flag, old_flags=old_flags, **more)
 
 
 class SpeedConfig(Section):
-    """What bench throughput and bench scaling have in common."""
+    """Settings common to bench throughput and bench scaling."""
 
     CPU_STEPS: ClassVar[int] = 8
 
@@ -90,7 +90,7 @@ class Matrix(Section):
 
 
 class ThroughputConfig(SpeedConfig, Matrix):  # whose flags come first
-    """What `distgan bench throughput` measures."""
+    """Settings of `distgan bench throughput`."""
 
     repeats: int = _count(5, "timed stretches of a turn", 10_000, least=5)
 
@@ -117,7 +117,7 @@ class Points(Section):
 
 
 class ScalingConfig(SpeedConfig, Points):
-    """What `distgan bench scaling` measures, each setting in fresh processes."""
+    """Settings of `distgan bench scaling`; each cell runs in fresh processes."""
 
     CPU_STEPS: ClassVar[int] = 3
 
@@ -130,7 +130,7 @@ class ScalingConfig(SpeedConfig, Points):
 
 
 class CompareConfig(Section):
-    """What `distgan bench compare` takes for a regression."""
+    """Settings of `distgan bench compare`: what counts as a regression."""
 
     fail_above: Real | None = setting(
         None, "exit 1 if a cell's ratio of seconds per step, B / A, is above that and its 95% interval excludes 1, or "
@@ -140,7 +140,7 @@ class CompareConfig(Section):
 
 
 class PlanConfig(Section):
-    """What `distgan bench plan` predicts from the results of bench scaling."""
+    """Settings of `distgan bench plan`: what to predict from the results of bench scaling."""
 
     nodes: int = _count(2, "machines", 100_000)
     gpus_per_node: int = _count(
@@ -165,7 +165,7 @@ _SEEDS = 2**31
 
 
 class ConvergenceConfig(Section):
-    """Which trainings `distgan bench convergence` takes, and how."""
+    """Settings of `distgan bench convergence`."""
 
     preset: str | None = setting(None, "a preset by its name, or a TOML file", min_length=1)
     against: str | None = setting(None, "another, which takes turns with it and is compared", min_length=1)

@@ -1,4 +1,4 @@
-"""`distgan bench plan`: a model of the step fitted on one process, held against what it was not fitted on, and beyond.
+"""`distgan bench plan`: a model of the step time fitted on one process, its held-out errors, and predictions.
 
 T(W) = a + b B + sum over G and D of max(0, all-reduce - overlap) + the all-reduces of BatchNorm: seconds per step, for
 B images a process. `a` and `b` (neither negative) have the least relative squares over the batch sizes that were
@@ -40,13 +40,13 @@ class Model(NamedTuple):
 
 
 def run(where: Path, config: PlanConfig) -> None:
-    """Predicts from the results of bench scaling at `where`; prints, and leaves results.json and plan.png.
+    """Predict from the results of bench scaling at `where`; print tables, and write results.json and plan.png.
 
-    Raises UserError for other results, too few points, and a fabric that does not fit.
+    Raises UserError for other results, too few points, or an interconnect that does not apply.
     """
     check_nodes(config.fabric, config.nodes)
     measured = results.read(where, SpeedResults, "scaling")
-    # At the width of the scaling, not at those of growing work.
+    # At the width of strong and weak scaling, not at those of growing work.
     width = next((cell.width for cell in measured.cells if {STRONG, WEAK} & set(cell.axes)), None)
     cells = [cell for cell in measured.cells if cell.measured and cell.width == width]
     points = one_process(cells, where)
@@ -69,7 +69,7 @@ def run(where: Path, config: PlanConfig) -> None:
 
 
 def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
-    """Median seconds per step by batch size. Raises UserError where there are too few to fit and hold one out."""
+    """Return median seconds per step by batch size. Raises UserError if there are too few to fit and hold one out."""
     alone = sorted((cell for cell in cells if cell.world_size == 1), key=lambda cell: cell.batch_size)
     points = {cell.batch_size: cell.step_s.median for cell in alone if cell.step_s}
     if len(points) < _FEWEST:
@@ -82,7 +82,7 @@ def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
 
 
 def fit(points: dict[int, float]) -> Model:
-    """The least relative squares with no constant below 0."""
+    """Fit the model by least relative squares, with non-negative constants."""
     sizes, seconds = np.array(list(points), dtype=float), np.array(list(points.values()))
     (a_s, b_s), _ = nnls(np.stack([1 / seconds, sizes / seconds], axis=1), np.ones(len(seconds)))
     return Model(float(a_s), float(b_s))
@@ -96,7 +96,7 @@ def _held_out(name: str, world_size: int, batch_size: int, predicted_s: float, m
 
 
 def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
-    """Each batch size predicted by a fit on all the others."""
+    """Predict each batch size by a fit on all the others."""
     name = "fitted on the other sizes"
     return [
         _held_out(name, 1, size, fit({k: v for k, v in points.items() if k != size})(size), seconds)
@@ -105,9 +105,9 @@ def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
 
 
 def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], overlap_s: float) -> list[HeldOut]:
-    """What several processes took, of which the fit saw none, with their all-reduces as measured alone.
+    """Predict the steps of several processes, which the fit excludes, with all-reduces as measured in isolation.
 
-    Left out are those that had more threads than there are cores: the model knows no others on a core.
+    Cells with more threads than cores are left out: the model does not cover shared cores.
     """
     found = []
     for cell in sorted(cells, key=lambda cell: (cell.world_size, cell.batch_size)):
@@ -127,7 +127,7 @@ def _step_s(model: Model, batch_size: float, all_reduce_s: dict[str, float], ove
 
 
 def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) -> tuple[AllReduce, str]:
-    """Predicts one, and where its constants come from."""
+    """Return the model of an all-reduce, and the source of its constants in words."""
     source = FABRICS[config.fabric].source
     if facts.device_type != "cpu":
         return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
@@ -149,7 +149,7 @@ def predictions(
     model: Model, points: dict[int, float], cells: Sequence[Measurement], all_reduce: AllReduce, measured: Facts,
     config: PlanConfig,
 ) -> list[Predicted]:  # fmt: skip
-    """One process, then more on a node, then more nodes, weak and strong."""
+    """Predict weak and strong scaling: one process, then more on a node, then more nodes."""
     (messages, *_), settings = [run.messages_bytes for cell in cells for run in cell.measured], measured.settings
     strong = config.batch_size or int(str(settings["batch_size"]))
     weak = config.per_rank_batch_size or int(str(settings["per_rank_batch_size"]))
@@ -159,7 +159,7 @@ def predictions(
         for nodes, per_node in ladder(config.nodes, config.gpus_per_node):
             size = nodes * per_node
             total = weak * size if mode == "weak" else strong
-            if total < size:  # some would have nothing to do
+            if total < size:  # some ranks would have no images
                 continue
             alone = {
                 kind: sum(all_reduce(num, nodes, per_node) for num in messages[kind])
@@ -179,7 +179,7 @@ def predictions(
 
 
 def ladder(nodes: int, per_node: int) -> list[tuple[int, int]]:
-    """(nodes, GPUs of each): doubling within a node, then the nodes; the last is what was asked for."""
+    """Return (nodes, GPUs per node): doubling within a node, then the nodes, up to the requested numbers."""
     within = [(1, num) for num in _doubling(per_node)]
     return within + [(num, per_node) for num in _doubling(nodes)[1:]]
 

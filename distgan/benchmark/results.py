@@ -1,4 +1,4 @@
-"""What the benchmarks leave: a folder with results.json, which has all that is needed to repeat them."""
+"""Results folder of the benchmarks: results.json, with everything needed to repeat them."""
 
 import json
 import shlex
@@ -37,7 +37,7 @@ R = TypeVar("R", bound="Results")
 
 
 class Results(Record):
-    """A results.json. `is_partial`: the benchmark was interrupted, or is at work."""
+    """A results.json. `is_partial`: the benchmark was interrupted, or is running."""
 
     format: int = FORMAT
     kind: str
@@ -46,11 +46,13 @@ class Results(Record):
     cells: Sequence[Record]
 
     def write(self, path: Path) -> None:
-        """Whole or not at all, over what stood there. A number that JSON has not (NaN) raises ValueError."""
+        """Write the file atomically, replacing an existing one. Raises ValueError for NaN or infinity."""
         write_atomic(path, f"{json.dumps(self.model_dump(), indent=1, allow_nan=False)}\n".encode())
 
 
 class SpeedResults(Results):
+    """The results.json of bench throughput or bench scaling."""
+
     kind: Literal["throughput", "scaling"]
     cells: list[Measurement]
 
@@ -64,7 +66,7 @@ class SpeedResults(Results):
 
 
 class HeldOut(Record):
-    """A point that the fit did not see. `error_percent` is above 0 where the model is too slow."""
+    """A held-out measurement. `error_percent` is positive if the predicted step is too slow."""
 
     what: Literal["held out"] = "held out"
     held_out: str
@@ -76,7 +78,7 @@ class HeldOut(Record):
 
 
 class Predicted(Record):
-    """Each number says that it is predicted."""
+    """A prediction; the name of each predicted field begins with `predicted_`."""
 
     what: Literal["predicted"] = "predicted"
     mode: Literal["weak", "strong"]
@@ -94,7 +96,7 @@ class Predicted(Record):
 
 
 class PlanFacts(Facts):
-    """`points`: measured seconds per step by batch size. `measured`: the facts of the results that were fitted."""
+    """The fitted model. `points`: measured seconds per step by batch size; `measured`: facts of the fitted results."""
 
     formula: str
     a_s: float
@@ -106,15 +108,17 @@ class PlanFacts(Facts):
 
 
 class PlanResults(Results):
+    """The results.json of bench plan."""
+
     kind: Literal["plan"]
     facts: PlanFacts
     cells: list[HeldOut | Predicted]
 
 
 def read(path: Path, model: type[R], *kinds: str) -> R:
-    """The results of a file, or of the folder that holds it, of one of `kinds`, or of those that the model takes.
+    """Read the results of a file, or of its folder, of one of `kinds`, or of those that `model` accepts.
 
-    Raises UserError with one line, which names the file, for one that is missing, damaged, foreign or newer.
+    Raises UserError, which names the file, if it is missing, damaged, of another kind, or of a newer format.
     """
     path = path / FILE if path.is_dir() else path
     if not path.exists():
@@ -141,7 +145,7 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
 
 
 def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
-    """Makes --out, or else bench/<kind>-<number>. Raises UserError for one that holds something else than it may."""
+    """Create --out, or else bench/<kind>-<number>. Raises UserError if --out is not empty and can't be resumed."""
     try:
         if out is None:
             for number in count(1):
@@ -149,7 +153,7 @@ def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
                     (folder := Path("bench", f"{kind}-{number}")).mkdir(parents=True)
                     return folder
         (folder := user_path(str(out), "--out")).mkdir(parents=True, exist_ok=True)
-        # A bench that was killed in its first moments may have left its lock.
+        # A bench that was killed early may have left its lock.
         names = sorted(path.name for path in folder.iterdir() if path.name not in LOCKS and not is_ignorable(path.name))
     except OSError as error:
         raise not_writable(error.filename, error) from error
@@ -160,7 +164,7 @@ def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
 
 
 def facts(device: torch.device, **more: object) -> Facts:
-    """What a figure depends on: the command, versions, revision, device, cores, their load, clocks. Never fails."""
+    """Return the environment of a benchmark: command, versions, revision, device, cores, load, clocks. Never fails."""
     is_cuda = device.type == "cuda"
     name = Path(sys.argv[0]).name
     words = ["python", "-m", "distgan"] if name == "__main__.py" else [name]
@@ -179,18 +183,18 @@ def facts(device: torch.device, **more: object) -> Facts:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Name, driver, clocks (MHz) and power limit (W) of each GPU as nvidia-smi says them; none without it."""
+    """Return name, driver, clocks (MHz) and power limit (W) of each GPU by nvidia-smi; [] without it."""
     said = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
     return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in said.splitlines()]
 
 
 def say(text: str) -> None:
-    """Tell on stderr how a benchmark is getting on."""
+    """Print a progress line on stderr."""
     print_line(text, error=True)
 
 
 def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R, Path], None]) -> None:
-    """Print tables and draw the picture. What fails there is a warning: the numbers stand without it."""
+    """Print the tables and save the plot. An error of the plot is a warning: results.json is complete without it."""
     show(found)
     picture, policy = folder / f"{found.kind}.png", WriteErrorPolicy(stops=False)
     policy.illustrate(lambda: draw(found, picture), f"{picture} is")

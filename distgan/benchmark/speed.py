@@ -1,6 +1,6 @@
 """`distgan bench throughput` and `bench scaling`: configurations measured in turn, round after round.
 
-Each turn is in fresh processes, and an engine has a speed only where it first takes the steps of the eager one.
+Each turn runs in fresh processes, and an engine is timed only if it first reproduces the eager engine's steps.
 """
 
 import json
@@ -51,9 +51,9 @@ NOTES = {
 
 
 def throughput(config: ThroughputConfig) -> None:
-    """Measures, prints tables, and leaves results.json, throughput.png and traces in a new folder.
+    """Measure, print tables, and write results.json (after each turn), throughput.png and traces to a new folder.
 
-    results.json is whole after each turn. Raises UserError, and CommandFailed where a cell has no speed.
+    Raises UserError, and CommandFailed if a cell has no speed.
     """
     device = _device(config, "throughput")
     if device.type == "cpu":
@@ -63,9 +63,9 @@ def throughput(config: ThroughputConfig) -> None:
 
 
 def scaling(config: ScalingConfig) -> None:
-    """Measures, prints tables, and leaves results.json (after each turn) and scaling.png in the results' folder.
+    """Measure, print tables, and write results.json (after each turn) and scaling.png to a new folder.
 
-    Raises UserError, and CommandFailed at the end where a setting could not be measured.
+    Raises UserError, and CommandFailed at the end if a cell could not be measured.
     """
     device = _device(config, "scaling")
     if device.type == "cpu":
@@ -82,7 +82,7 @@ def scaling(config: ScalingConfig) -> None:
 
 
 def _device(config: SpeedConfig, name: str) -> torch.device:
-    """Raises UserError for one that is not here, and within a launcher."""
+    """Return the device. Raises UserError if it is not available, and within a launcher."""
     if is_launched():
         raise UserError(
             f"bench {name}: starts processes of its own. Expected: without a launcher around it", code="launch"
@@ -129,7 +129,7 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
 
 
 def _take_turn(cell: Measurement, turn: int, words: list[str], config: SpeedConfig) -> str:
-    """Add what a turn found to the cell, or why it found nothing; return it in words."""
+    """Run a turn, add its result or its error to the cell, and return it in words."""
     try:
         found = parse_model(Round, _outcome(words, config, cell.world_size), "a worker")
     except ChildFailed as error:
@@ -159,7 +159,7 @@ def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
 
 
 def _outcome(words: list[str], config: SpeedConfig, world_size: int) -> dict[str, Any]:
-    """Return what fresh processes say in their last line of JSON. Raises ChildFailed."""
+    """Run a command, and return the last line of its output, parsed as JSON. Raises ChildFailed."""
     environment = own_modules()
     if config.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,4 +1,4 @@
-"""What `distgan compare` measures of each run: a row for each aspect, a cell for each run."""
+"""Rows of `distgan compare`: a row for each aspect, a cell for each run."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from distgan.reports.run_data import NO_JUDGES, Run, eval_command, train_command
 
 
 class Check(NamedTuple):
-    """What somebody claims of a run like this one, and whether the measurement agrees; None where it can't tell."""
+    """A published claim about runs of this kind, and if the measurement agrees with it; None: undecided."""
 
     claim: str
     agrees: bool | None
@@ -33,6 +33,8 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
+    """An aspect of the comparison, with a cell for each run."""
+
     key: str
     name: str
     meaning: str
@@ -41,6 +43,7 @@ class Row(NamedTuple):
 
 
 def rows_of(compared: Sequence[ComparedRun]) -> list[Row]:
+    """Return the rows of the comparison of these runs."""
     table: list[tuple[str, str, str, Callable[[ComparedRun, Sequence[ComparedRun]], Cell]]] = [
         ("labels", "labels", "whether a label enters, and images follow it", _labels),
         ("input", "input", "what G starts from", _input),
@@ -70,7 +73,7 @@ def _needs_eval(run: Run) -> Cell:
 
 
 def _measured(quality: Quality) -> str:
-    """Return of what an evaluation is, short."""
+    """Return the number of images of an evaluation, and the weights that drew them."""
     weights = drawn_by(quality)
     return f"{quality.n:,} images" + (f", {weights}" if weights else "")
 

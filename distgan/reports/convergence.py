@@ -1,4 +1,4 @@
-"""When a run had converged: it met and held the targets of `--stop-at`, or those that are known for its data."""
+"""The epoch at which a run converged: it met and held the targets of `--stop-at`, or the known ones for its data."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from distgan.reports.run_data import Run
 
 
 class Convergence(NamedTuple):
-    """A run by its targets, or `why` that can't be told. `before`, `at`, `held` and `last` are epochs.
+    """Convergence of a run by its targets; `why`: the reason if unknown. `before`, `at`, `held`, `last` are epochs.
 
     It met all targets `at` (None: never), missed some `before`, and still met them at `held`.
     """
@@ -34,6 +34,7 @@ class Convergence(NamedTuple):
 
 
 def convergence_of(run: Run) -> Convergence:
+    """Return at which epoch a run met and held its targets, by the evaluations in its log."""
     history = run.history
     if not (lines := history.evaluations):
         return Convergence(

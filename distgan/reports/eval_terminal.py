@@ -1,4 +1,4 @@
-"""An evaluation on the terminal: headline, class by class, confusions, claims, files."""
+"""Terminal output of an evaluation: headline, class by class, confusions, claims, files."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _NUM_CONFUSIONS = 8
 
 
 def show(quality: Quality, folder: Path) -> None:
-    """Prints what was found, to be read at 80 columns."""
+    """Print the results of an evaluation, for 80 columns."""
     console, view = TerminalConsole(), view_of(quality)
 
     def say(text: str, style: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What can be set of the commands that write pages."""
+"""Settings of `distgan report` and `distgan compare`."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from distgan.config.fields import Section, setting
 
 
 class PagesConfig(Section):
-    """What `distgan report` and `distgan compare` share: how a run is measured that was not yet."""
+    """Settings common to `distgan report` and `distgan compare`: how to evaluate runs without an evaluation."""
 
     out: str | None = setting(None, "the page to write, a file that ends in .html", min_length=1)
     evaluate: bool = setting(
@@ -24,7 +24,7 @@ class PagesConfig(Section):
 
 
 class ReportConfig(PagesConfig):
-    """What `distgan report` writes."""
+    """Settings of `distgan report`."""
 
     out: str | None = setting(
         None, "the page to write, a file that ends in .html; unset: report.html in the run's folder", min_length=1
@@ -32,7 +32,7 @@ class ReportConfig(PagesConfig):
 
 
 class CompareConfig(PagesConfig):
-    """What `distgan compare` writes."""
+    """Settings of `distgan compare`."""
 
     out: str | None = setting(
         None, "write a page too, a file that ends in .html; unset: only the table on the screen", min_length=1

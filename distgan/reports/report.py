@@ -1,4 +1,4 @@
-"""`distgan report`: a run on one page."""
+"""`distgan report`: an HTML page about a run."""
 
 import base64
 import hashlib
@@ -29,17 +29,17 @@ _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def write_page(path: Path, template: str, page: object) -> None:
-    """Raises OSError that names `path`."""
+    """Render a template and write the page. Raises OSError that names `path`."""
     text = render(template, page)
-    # A folder's name may hold bytes that are no text.
+    # A folder's name may hold bytes that are not UTF-8.
     write_atomic(path, text.encode("utf-8", "replace"))
 
 
 def render(template: str, page: object) -> str:
-    """Whatever comes from a file is escaped; only what lies in templates/ is taken as it is."""
+    """Return the HTML of a page. Everything read from a file is escaped, except the files in templates/."""
     style, head, script = (_own(name) for name in ("style.css", "head.js", "page.js"))
     hashes = " ".join(f"'sha256-{_digest(each)}'" for each in (head, script))
-    # Should something slip through, it would neither run nor reach another host.
+    # Even unescaped content could neither run nor connect to another host.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
     return _environment().get_template(template).render(
         style=Markup(style), head=Markup(head), script=Markup(script), policy=policy, version=__version__, contents=[],
@@ -68,12 +68,12 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-# -- `distgan report`: a run on one page --
+# -- `distgan report` --
 
 Pairs = list[tuple[str, str]]
 
 MOST_PICTURES = 40
-_WIDE = 1200  # pixels of a picture that scrolls sideways, where a narrower one is made to fit
+_WIDE = 1200  # pixels from which a picture scrolls sideways; a narrower one is scaled to fit
 
 _STATES = {"running": "in training, or killed", "stopped": "stopped before its end", "failed": "failed", "done": "done"}
 _FILES = {
@@ -106,12 +106,12 @@ class Shown(NamedTuple):
 
 
 def page_file(out: str | Path) -> Path:
-    """Return where a page is written. Raises UserError."""
+    """Return the path of a page. Raises UserError if it can't be written there."""
     return output_file(out, b'name="generator" content="distgan', "page of distgan's")
 
 
 def report(where: str, out: Path | None, config: ReportConfig) -> Path:
-    """Writes the page; its path. Raises UserError."""
+    """Write the page and return its path. Raises UserError."""
     folder = user_path(where)
     path = out or folder / "report.html"
     if folder.is_dir():  # before minutes are spent on measuring
@@ -124,7 +124,7 @@ def report(where: str, out: Path | None, config: ReportConfig) -> Path:
 
 
 class RunPage:
-    """A run as a page shows it: each part is made when the template first asks for it."""
+    """View of a run for a page: each part is computed on first access."""
 
     claims_title, claims_caption = SENTENCES, CAPTION
 
@@ -133,7 +133,7 @@ class RunPage:
 
     @property
     def facts(self) -> Pairs:
-        """What was trained, on what, and how far."""
+        """Return the model, the data, the state, the epoch and the step."""
         run, config, state = self.run, self.run.config, self.run.status.get(str, "state")
         kind = "conditional GAN: both networks are told the label" if run.kind == "C-GAN" else "GAN without labels"
         clusters = f", told one of {config.model.clusters:,} clusters" if config.model.clusters else ""
@@ -156,7 +156,7 @@ class RunPage:
 
     @property
     def notices(self) -> list[str]:
-        """What a reader has to know before any number."""
+        """Return the notices above all numbers."""
         run, quality = self.run, self.quality
         notices = [f"This run was trained on {run.notice}."] if run.notice else []
         fallback = fallback_notice(run.environment.values.get("engine"))
@@ -170,7 +170,7 @@ class RunPage:
 
     @cached_property
     def frames(self) -> list[Shown]:
-        """The grids in order, of very many an even choice with the first and the last."""
+        """Return the sample grids in order; of very many an even selection with the first and the last."""
         found = self._pictures
         if len(found) > MOST_PICTURES:
             found = [found[round(n * (len(found) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
@@ -183,7 +183,7 @@ class RunPage:
 
     @property
     def _columns(self) -> str:
-        """What the columns of a grid are, "" of a run without labels."""
+        """Return the meaning of a grid's columns, "" for a run without labels."""
         noun = class_noun(self.run.data_name)[0]
         return f", a column for each {noun} that was asked for" if self.run.kind == "C-GAN" else ""
 
@@ -204,7 +204,7 @@ class RunPage:
 
     @property
     def course_text(self) -> str:
-        """Whether the run converged, or why there are no evaluations during training."""
+        """Return if the run converged, or why there are no evaluations during training."""
         settings = self.run.config.run
         if self.run.history.evaluations:
             return convergence_of(self.run).describe()
@@ -235,7 +235,7 @@ class RunPage:
 
     @property
     def evaluation(self) -> list[Shown]:
-        """The pictures of the evaluation."""
+        """Return the pictures of the evaluation."""
         shown, noun = [], class_noun(self.quality.source.data if self.quality else None)[0]
         for name, texts in _FILES.items() if self.quality else ():
             title, text = (each.format(noun=noun) for each in texts)
@@ -254,7 +254,7 @@ class RunPage:
 
     @property
     def environment(self) -> Pairs:
-        """Of a machine and its libraries, what is recorded."""
+        """Return the recorded facts about the machine and its libraries."""
         facts = self.run.environment
         revision, is_dirty = facts.get(str, "git", "revision"), facts.get(bool, "git", "is_dirty")
         lines = {
@@ -300,11 +300,12 @@ class RunPage:
 
     @property
     def problems(self) -> list[str]:
-        """What could not be read of the run, so far."""
+        """Return the read errors of the run, so far."""
         return list(dict.fromkeys(self.run.problems))
 
 
 def shown(value: Any) -> str:
+    """Return a recorded value as text."""
     if isinstance(value, dict):
         return join(f"{key} {shown(each)}" for key, each in value.items())
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""What the 2023 report says: its sentences and its comparison table, each beside what was measured.
+"""Claims of the 2023 report: its sentences and its comparison table, each checked against the measurements.
 
-The only module that knows them: `claims_of` and `checks_of` are what the pages and the terminal show.
+No other module knows them: pages and terminal show `claims_of` and `checks_of`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,26 +20,26 @@ _CLASSES = 10
 
 
 def notice_of(run: Run) -> str | None:
-    """Return what limits a comparison of a run with the report."""
+    """Return what limits a comparison of a run with the report, None for nothing."""
     if run.notice or run.data_name == "mnist" or not has_digits(run.data_name):
         return None
     return f"This run was trained on {run.data_name}, not on MNIST, as the {NAME}'s were."
 
 
 class Claim(NamedTuple):
-    """`holds`: None where the measurement can't tell."""
+    """A sentence of the report. `holds`: None if the measurement can't decide it."""
 
     sentence: str
     holds: bool | None
     evidence: str
 
 
-# Of fewer images of a digit a verdict says little.
+# Images per digit below which a verdict is unreliable.
 ENOUGH = 30
 
 
 def claims_of(quality: Quality) -> list[Claim]:
-    """Those about a GAN for images that nobody asked a digit of, else those about a C-GAN; none of other data."""
+    """Return the claims about a GAN for images without requested labels, else about a C-GAN; [] for other data."""
     if not has_digits(quality.source.data) or len(quality.per_digit) != _CLASSES:
         return []
     claims = _of_gan(quality) if quality.matrix is None else _of_cgan(quality)
@@ -49,7 +49,7 @@ def claims_of(quality: Quality) -> list[Claim]:
 
 
 def too_few(quality: Quality) -> str | None:
-    """Why these images can't tell of all digits, if so."""
+    """Return why the images can't decide a claim about all digits, None if they can."""
     if unasked := [each.digit for each in quality.per_digit if each.verdict == "not asked for"]:
         return f"not asked for: {join(unasked)}"
     if quality.n < _CLASSES * ENOUGH:
@@ -84,14 +84,14 @@ def _made_well(quality: Quality, digits: tuple[int, ...]) -> Claim:
 
 
 def _not_made(quality: Quality, digits: tuple[int, ...]) -> Claim:
-    """Not made, or not recognisable: missing or made poorly, each of them, and no other is."""
+    """Check that exactly these digits are missing or made poorly."""
     poor = [each.digit for each in quality.per_digit if each.verdict != "made well"]
     words = ", ".join(f"{each.digit} {each.verdict} ({each.why})" for each in quality.per_digit if each.digit in digits)
     return Claim(f"{join(digits)} are not made, and the others are", set(poor) == set(digits), words)
 
 
 def _confused(quality: Quality, asked: int, read: int) -> Claim:
-    """Holds where it is the most frequent confusion of that digit, and more frequent than the jury's own."""
+    """Check that it is the most frequent confusion of that digit, and more frequent than the jury's own."""
     own = [each for each in quality.confusions if each.asked == asked]
     if not own:
         return Claim(
@@ -106,7 +106,7 @@ def _confused(quality: Quality, asked: int, read: int) -> Claim:
 
 
 def _worst(quality: Quality, digits: tuple[int, ...]) -> Claim:
-    """Holds where they are the two that are read as asked least often."""
+    """Check that these digits have the lowest agreement with the requested label."""
     asked = [each for each in quality.per_digit if each.verdict != "not asked for"]
     order = sorted(asked, key=lambda each: each.agreement.value if each.agreement else 0.0)
     worst = order[: len(digits)]
@@ -132,7 +132,7 @@ Judged = tuple[bool | None, str]
 
 
 def checks_of(rows: Sequence[Row], compared: Sequence[ComparedRun]) -> list[Row]:
-    """Return the rows with what the report says of each run's kind, of runs that it says something of."""
+    """Return the rows with the report's claim about each run's kind, for runs that it applies to."""
     relevant = [each for each in compared if has_digits(each.run.data_name)]
     checked = []
     for row in rows:
@@ -148,7 +148,7 @@ def checks_of(rows: Sequence[Row], compared: Sequence[ComparedRun]) -> list[Row]
 
 
 def notes_on(compared: Sequence[ComparedRun]) -> list[str]:
-    """Return what keeps the runs from being compared with the report, a line each."""
+    """Return the limits of the comparison with the report, a line each."""
     relevant = [each for each in compared if has_digits(each.run.data_name)]
     kinds = {each.run.kind for each in relevant}
     return [
@@ -159,7 +159,7 @@ def notes_on(compared: Sequence[ComparedRun]) -> list[str]:
 
 
 def tally_of(rows: Sequence[Row]) -> str:
-    """Return how often measurement and report agree, "" where it says nothing of these runs."""
+    """Return how often measurement and report agree, "" if it does not apply to these runs."""
     found = [cell.check.agrees for row in rows for cell in row.cells if cell.check]
     yes, no, both = found.count(True), found.count(False), len(found)
     words = f"Of {both} cells, {yes} agree with the {NAME}, {no} disagree, and of {both - yes - no} it can't be told."
@@ -184,7 +184,7 @@ def _input(own: ComparedRun, others: list[ComparedRun]) -> Judged:
 
 
 def _quality(own: ComparedRun, others: list[ComparedRun]) -> Judged:
-    """Of a GAN: better than each C-GAN. Of a C-GAN: most images recognisable, and each GAN better."""
+    """Check that a GAN is better than each C-GAN, or that a C-GAN is mostly recognisable and each GAN better."""
     quality = own.run.quality
     if quality is None:
         return None, "its quality was not measured"
@@ -203,7 +203,7 @@ def _speed(own: ComparedRun, others: list[ComparedRun]) -> Judged:
 
 
 def _order(own: ComparedRun, others: list[ComparedRun], compare: Comparison) -> Judged:
-    """Whether the intervals of a GAN lie below those of each C-GAN: all do, all lie the other way, or neither."""
+    """Check that the intervals of a GAN lie below those of each C-GAN: True if all do, False if all lie above."""
     if not others:
         other = "C-GAN" if own.run.kind == "GAN" else "GAN"
         return None, f"there is no {other} beside it to compare with"
@@ -214,7 +214,7 @@ def _order(own: ComparedRun, others: list[ComparedRun], compare: Comparison) -> 
 
 
 def _epochs(own: ComparedRun, others: list[ComparedRun]) -> Judged:
-    """Whether a run converged at the epoch that the report names, as far as its evaluations tell."""
+    """Check if a run converged at the epoch that the report names, as far as its evaluations can decide it."""
     claimed, found = _EPOCHS[own.run.kind], own.convergence
     last = epochs(found.last)
     if not found.facts:
@@ -239,7 +239,7 @@ def _diversity(own: ComparedRun, others: list[ComparedRun]) -> Judged:
     return (not missing_classes(quality)) == (own.run.kind == "C-GAN"), missing_words(quality)
 
 
-# By the key of a row of `comparison_rows`: what it says of each kind, and whether that is so.
+# By the key of a row of `comparison_rows`: the claim about each kind, its check, and a note.
 CLAIMS: dict[str, tuple[dict[str, str], Callable[[ComparedRun, list[ComparedRun]], Judged], str]] = {
     "labels": ({"GAN": "unsupervised tasks", "C-GAN": "supervised or semi-supervised tasks"}, _target, ""),
     "input": ({"GAN": "noise", "C-GAN": "noise and a condition"}, _input, ""),

@@ -1,4 +1,4 @@
-"""The curves of a run: its losses and logits, and its quality while it trained."""
+"""Curves of a run: losses and logits, and quality during training."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -16,11 +16,14 @@ MOST_POINTS = 300
 
 
 class Curves(NamedTuple):
+    """The charts of the losses and logits, and of quality."""
+
     training: list[Chart]
     quality: list[Chart]
 
 
 def curves_of(run: Run) -> Curves:
+    """Return the charts of a run."""
     return Curves(_training(run), _quality(run, run.history.evaluations))
 
 
@@ -58,7 +61,7 @@ def _point(group: Group) -> Point:
 def _quality(run: Run, lines: list[Line]) -> list[Chart]:
     if not lines:
         return []
-    # Of very many evaluations some are shown; the last always.
+    # With very many evaluations some are shown, always the last.
     shown = lines[::-1][:: -(-len(lines) // MOST_POINTS)][::-1]
     every = -(-run.history.num_evaluations // len(shown))
     marks = [Mark(line["epoch"], "; ".join(texts)) for line in lines if (texts := alarms_of(line))]
@@ -130,7 +133,7 @@ def _estimates(lines: list[Line], key: str) -> list[Point]:
 
 
 def when(alarms: Mapping[str, Iterable[float]]) -> list[tuple[str, str]]:
-    """Return each alarm once, with the epochs at which it was raised in words."""
+    """Return each alarm once, with the epochs at which it was raised as text."""
     return [(text, _listed(sorted(set(at)))) for text, at in alarms.items()]
 
 
