@@ -83,7 +83,10 @@ def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Mea
     for preset in _once(config.presets):
         of = _Preset(preset, config, device.type)
         if any(cell.model == of.name for cell in cells):
-            raise UserError(f"--preset {preset}: has the name of another preset, {of.name}. Expected: another name")
+            raise UserError(
+                f"--preset: two presets have the same name ({of.name}, {preset}). Expected: different names",
+                code="conflicting-settings",
+            )
         orders = _once(config.orders or [of.own.optim.order])
         if config.peers:
             _check_peers(config, orders)
@@ -108,13 +111,21 @@ def _once(values: Sequence[Any]) -> list[Any]:
 def _check_peers(config: ThroughputConfig, orders: list[str]) -> None:
     """Raise UserError if the plain loops would train something else, or their data is missing."""
     if config.data != "mnist":
-        raise UserError(f"--data {config.data}: with --peers, whose loops know no other. Expected: mnist")
+        raise UserError(
+            f"--data: not supported with --peers ({config.data}). Expected: mnist", code="conflicting-settings"
+        )
     if PLAIN_LOOP_ORDER not in orders:
-        order = PLAIN_LOOP_ORDER
-        raise UserError(f"--order {','.join(orders)}: the loops of --peers take {order}. Expected: with {order}")
+        raise UserError(
+            f"--order: lacks the order of the --peers loops ({','.join(orders)}). Expected: a list with "
+            f"{PLAIN_LOOP_ORDER}",
+            code="conflicting-settings",
+        )
     folder = data_folder(Config().data.model_copy(update={"dir": config.data_dir}))[0]
     if not (folder / "MNIST" / "raw").is_dir():
-        raise UserError(f"--peers: its loops need MNIST in {folder}/MNIST/raw. Expected: --data-dir DIR that has it")
+        raise UserError(
+            f"--peers: MNIST not found ({folder}/MNIST/raw). Expected: --data-dir DIR that contains MNIST/raw",
+            code="no-data",
+        )
 
 
 class Point(NamedTuple):
@@ -167,7 +178,8 @@ def world_sizes(processes: list[int] | None, device: torch.device) -> list[int]:
     sizes = sorted(set(processes))
     if device.type == "cuda" and sizes[-1] > here:
         raise UserError(
-            f"--processes {sizes[-1]}: there are {here} GPUs here. Expected: at most {here}", code="unavailable"
+            f"--processes: more than the GPUs of this machine ({sizes[-1]}). Expected: at most {here}",
+            code="unavailable",
         )
     env.check_memory(sizes[-1])
     return sizes

@@ -49,7 +49,8 @@ def run(config: ConvergenceConfig) -> None:
     """
     if is_launched():
         raise UserError(
-            "bench convergence: starts trainings of its own. Expected: without a launcher around it", code="launch"
+            "bench convergence: started by a launcher, but it launches its trainings itself. Expected: no launcher",
+            code="launcher-conflict",
         )
     if config.join is not None:
         join(user_path(config.join, "--join"), config)
@@ -103,17 +104,18 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
     if `folder` itself is a bench; CommandFailed as `run`.
     """
     if not folder.is_dir():
-        raise UserError(f"--join {folder}: is no folder. Expected: the folder above some benches", code="not-found")
+        raise UserError(f"--join: not a folder ({folder}). Expected: the parent folder of benches", code="no-results")
     paths = sorted(folder.glob(f"*/{FILE}"))
     if not paths:
         raise UserError(
-            f"--join {folder}: there is no results.json in a folder below it. Expected: the folder above some benches",
-            code="not-found",
+            f"--join: no results.json in its subfolders ({folder}). Expected: the parent folder of benches",
+            code="no-results",
         )
     if (folder / FILE).exists() and results.read(folder, ConvergenceResults).facts.joined is None:
         raise UserError(
-            f"--join {folder}: has a bench of its own, which is not overwritten. Expected: another folder above",
-            code="exists",
+            f"--join: contains a results.json of a bench, which is not overwritten ({folder}). Expected: the parent "
+            "folder of benches",
+            code="output-exists",
         )
     found = [results.read(path, ConvergenceResults) for path in paths]
     # The machines of a cluster may differ: epochs are comparable between them, seconds are not.
@@ -123,14 +125,15 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
         if difference := first.difference(own):
             key, old, new = difference
             raise UserError(
-                f"--join {folder}: {path} has another {key} ({new}, not {old}) than {paths[0]}. Expected: the same but "
-                "for seeds",
+                f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: benches that differ in seeds "
+                "only",
                 code="mismatch",
             )
         for cell in each.cells:
             if (owner := owners.setdefault(cell.id, path)) != path:
                 raise UserError(
-                    f"--join {folder}: both {owner} and {path} have {cell.id}. Expected: each run once", code="mismatch"
+                    f"--join: a run is in two benches ({cell.id} in {owner} and {path}). Expected: each run once",
+                    code="mismatch",
                 )
     here = results.facts(device_named(config.device)).model_dump() | {
         "device": ", ".join(sorted({each.facts.device for each in found})),
@@ -150,7 +153,7 @@ def claimed(out: str | None) -> Iterator[Path]:
     """Lock --out, new or with results to resume, or else bench/convergence-<number>. Raises UserError for any other."""
     folder = new_folder(out, KIND, may_resume=True)
     try:
-        held = lock(folder, 0.0, f"--out {out}: another bench {KIND} is at work in it")
+        held = lock(folder, 0.0, f"--out: in use by another bench {KIND} ({out})")
     except OSError as error:
         raise not_writable(error.filename, error) from error
     try:
@@ -167,7 +170,8 @@ def _cells_before(folder: Path, identity: Identity, out: str | None) -> list[Tri
     if difference := found.facts.identity.difference(identity):
         key, old, new = difference
         raise UserError(
-            f"--out {out}: was begun with {key} {old}, now {new}. Expected: the same, or a new folder", code="mismatch"
+            f"--out: started with another {key} ({out}: {old}, now {new}). Expected: the same, or a new folder",
+            code="resume-mismatch",
         )
     return found.cells
 

@@ -72,7 +72,7 @@ class TrialResult(Clocks):
     @model_validator(mode="after")
     def _converged_at_an_evaluation(self) -> "TrialResult":
         if self.outcome == "converged" and self.epochs not in [each.epoch for each in self.evaluations]:
-            raise ValueError("epochs is at none of its evaluations")
+            raise ValueError("epochs is not the epoch of an evaluation")
         return self
 
     @property

@@ -73,7 +73,8 @@ def check_nodes(name: str, nodes: int) -> None:
     fabric = FABRICS[name]
     if nodes > 1 and not (fabric.per_gpu_gbs or fabric.per_node_gbs):
         raise UserError(
-            f"--fabric {name}: joins no machines, with --nodes {nodes}. Expected with several: ib, ethernet"
+            f"--fabric: connects the GPUs of one machine only, with --nodes {nodes} ({name}). Expected: ib, ethernet",
+            code="conflicting-settings",
         )
 
 

@@ -57,7 +57,7 @@ def run(where: Path, config: PlanConfig) -> None:
         predicted = predictions(model, points, cells, all_reduce, measured.facts, config)
     except (KeyError, ValueError) as error:  # of a kind of message, or a setting
         raise UserError(
-            f"{where}: is damaged, or not by distgan's bench scaling ({error!r})", code="bad-data"
+            f"{where}: damaged, or not written by distgan bench scaling ({error!r})", code="damaged-file"
         ) from error
     folder = results.new_folder(config.out, "plan")
     known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}
@@ -74,9 +74,9 @@ def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
     points = {cell.batch_size: cell.step_s.median for cell in alone if cell.step_s}
     if len(points) < _FEWEST:
         raise UserError(
-            f"{where}: has {len(points)} batch sizes on one process. Expected: {_FEWEST} or more, as a fit has two "
-            "constants and one has to be held out (distgan bench scaling --work-batch-size 64,128,256)",
-            code="bad-data",
+            f"{where}: too few batch sizes on one process ({len(points)}). Expected: {_FEWEST} or more, to fit two "
+            "constants and hold one out (distgan bench scaling --work-batch-size 64,128,256)",
+            code="wrong-results",
         )
     return points
 
@@ -132,12 +132,16 @@ def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) 
     if facts.device_type != "cpu":
         return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
     if config.fabric in ("nvlink", "pcie"):
-        raise UserError(f"--fabric {config.fabric}: joins GPUs, and a CPU was measured. Expected: ib, ethernet")
+        raise UserError(
+            f"--fabric: connects GPUs, but the results are of a CPU ({config.fabric}). Expected: ib, ethernet",
+            code="setting-not-applicable",
+        )
     worlds = [cell.world_size for cell in cells if cell.world_size > 1]
     if not worlds:
         raise UserError(
-            "a CPU's all-reduce is predicted from one that was measured, and there is none. Expected: results of "
-            "distgan bench scaling --processes 1,2"
+            "results of a CPU: no measured all-reduce to predict from (1 process). Expected: results of distgan bench "
+            "scaling --processes 1,2",
+            code="wrong-results",
         )
     found = all_reduces(cells, max(worlds))
     (tiny, _), (seconds, size) = found["tiny"], found["generator"]

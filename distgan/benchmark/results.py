@@ -60,7 +60,7 @@ class SpeedResults(Results):
     def _derive(self) -> "SpeedResults":
         ids = [cell.id for cell in self.cells]
         if twice := next((key for key in ids if ids.count(key) > 1), None):
-            raise ValueError(f"two cells have the id {twice}")
+            raise ValueError(f"duplicate cell id {twice}")
         derive(self.cells, self.facts.roofline)
         return self
 
@@ -122,25 +122,24 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
     """
     path = path / FILE if path.is_dir() else path
     if not path.exists():
-        raise UserError(
-            f"{path}: is not there. Expected: a {FILE} of distgan bench, or the folder that holds it", code="not-found"
-        )
+        raise UserError(f"{path}: not found. Expected: a {FILE} of distgan bench, or its folder", code="no-results")
     content = read_json(path, _MAX_BYTES, only_finite=True)
     if content.get("kind") not in KINDS or "format" not in content:
-        raise UserError(f"{path}: holds no results of distgan bench", code="not-found")
+        raise UserError(f"{path}: no results of distgan bench. Expected: a {FILE} of distgan bench", code="no-results")
     if content["format"] != 1:
         check_format(path, content, FORMAT)
     kinds = kinds or get_args(model.model_fields["kind"].annotation)
     if content["kind"] not in kinds:
         raise UserError(
-            f"{path}: holds the results of bench {content['kind']}. Expected: of {', '.join(kinds)}", code="bad-data"
+            f"{path}: results of another benchmark ({content['kind']}). Expected: {', '.join(kinds)}",
+            code="wrong-results",
         )
     if content["format"] == 1:
         try:
             content = upgrade(content) | {"format": FORMAT}
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
-            reason = f"not as format 1 has it: {type(error).__name__}: {error}"
-            raise UserError(f"{path}: is damaged: {reason}", code="bad-data") from error
+            reason = f"not of format 1 ({type(error).__name__}: {error})"
+            raise UserError(f"{path}: is damaged: {reason}", code="damaged-file") from error
     return parse_model(model, content, f"{path}: is damaged")
 
 
@@ -159,7 +158,7 @@ def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
         raise not_writable(error.filename, error) from error
     if names and not (may_resume and FILE in names):
         allowed = "a new folder, or one to resume" if may_resume else "a new folder"
-        raise UserError(f"--out {out}: holds {names[0]}, and is not overwritten. Expected: {allowed}", code="exists")
+        raise UserError(f"--out: not empty ({out} contains {names[0]}). Expected: {allowed}", code="output-exists")
     return folder
 
 
@@ -209,4 +208,4 @@ def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) ->
     for value in chosen:
         if modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))
-            raise UserError(f"{flag} {value}: needs a CUDA device. Expected on a CPU: {allowed}", code="unavailable")
+            raise UserError(f"{flag}: needs a CUDA device ({value}). Expected on a CPU: {allowed}", code="no-gpu")

@@ -85,7 +85,8 @@ def _device(config: SpeedConfig, name: str) -> torch.device:
     """Return the device. Raises UserError if it is not available, and within a launcher."""
     if is_launched():
         raise UserError(
-            f"bench {name}: starts processes of its own. Expected: without a launcher around it", code="launch"
+            f"bench {name}: started by a launcher, but it launches its processes itself. Expected: no launcher",
+            code="launcher-conflict",
         )
     return device_named(config.device)
 

@@ -93,11 +93,13 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
     # As CUDA_VISIBLE_DEVICES has them, which may leave this process only some.
     gpus = visible.split(",")[:num] if visible else [str(index) for index in range(num)]
     if not (most := len(gpus) // each):
-        raise UserError(f"--processes {each}: there are {len(gpus)} GPUs here. Expected: at most {len(gpus)}",
-                        code="unavailable")  # fmt: skip
+        raise UserError(
+            f"--processes: more than the GPUs of this machine ({each}). Expected: at most {len(gpus)}",
+            code="unavailable",
+        )
     if config.jobs and config.jobs > most:
         raise UserError(
-            f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here. Expected: at most {most}",
+            f"--jobs: too many for {len(gpus)} GPUs with {each} per run ({config.jobs}). Expected: at most {most}",
             code="unavailable",
         )
     dealt = (gpus[slot * each : (slot + 1) * each] for slot in range(config.jobs or most))
@@ -107,7 +109,7 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
 def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
     """Build an arm for each preset and number of processes. Raises UserError if they can't be run or compared."""
     if config.preset is None:
-        raise UserError("names no preset. Expected: --preset NAME, or --preset FILE.toml")
+        raise UserError("--preset: missing. Expected: --preset NAME, or --preset FILE.toml", code="missing-value")
     load = cache(_load)
 
     def build(flag: str, preset: str, processes: int) -> Arm:
@@ -142,15 +144,20 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
         return own
     others = [build("--against", config.against, num) for num in numbers]
     (model, data), (other_model, other_data) = ((a.config.model.name, a.dataset.name) for a in (own[0], others[0]))
-    for what, one, other in (("trains", model, other_model), ("has the data", data, other_data)):
+    for what, one, other in (("model", model, other_model), ("data", data, other_data)):
         if one != other:
             raise UserError(
-                f"--against {config.against}: {what} {other}, {config.preset} {one}. Expected: the same of both"
+                f"--against: {what} differs ({config.against}: {other}, {config.preset}: {one}). Expected: the same "
+                f"{what}",
+                code="conflicting-settings",
             )
     # Among all of them: a file may have the name that another has on more processes.
     taken = {name for arm in own for name in (arm.id, arm.name)}
     if any(taken & {arm.id, arm.name} for arm in others):
-        raise UserError(f"--against {config.against}: has the name of --preset {config.preset}. Expected: another name")
+        raise UserError(
+            f"--against: has the same name as --preset {config.preset} ({config.against}). Expected: another name",
+            code="conflicting-settings",
+        )
     return own + others
 
 
@@ -169,7 +176,8 @@ def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
         return ["--max-steps", str(min(cap, training.run.max_steps or cap))]
     if training.optim.lr_schedule != "constant":
         raise UserError(
-            f"--epochs {epochs}: the rates of this preset fall over its {own} epochs. Expected: at most {own}"
+            f"--epochs: longer than the preset's learning rate schedule ({epochs}). Expected: at most {own}",
+            code="conflicting-settings",
         )
     return ["--epochs", str(epochs)]
 
@@ -202,7 +210,7 @@ class Trial:
         try:
             held = lock(self.folder, 0.0)
         except UserError:
-            say(f"{self.cell.name}: waits for the end of a training that a killed bench has left in its folder")
+            say(f"{self.cell.name}: waiting for a training that a killed bench has left in its folder")
             held = lock(self.folder, _GRACE_S)
         held.release()
 
@@ -230,7 +238,7 @@ class Trial:
             while code is None and time.monotonic() < end:
                 if halted.is_set() and not is_asked:
                     process.terminate()
-                    is_asked, end, why = True, time.monotonic() + _GRACE_S, "did not stop when asked to"
+                    is_asked, end, why = True, time.monotonic() + _GRACE_S, f"did not stop within {_GRACE_S:g} s"
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(_POLL_S)
                 log_progress(self)
@@ -270,7 +278,7 @@ class Trial:
         if reached is not None:
             outcome, why = "converged", ""
         elif code == 0 and not found:
-            why = f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done"
+            why = f"no evaluation in {self.folder / 'metrics.jsonl'} of a finished run"
         elif code == 0:
             outcome, why = "not converged", not_reached
         elif code == FAILED and _NON_FINITE.search(why):

@@ -105,14 +105,14 @@ def read_run(where: str, options: PagesConfig) -> Run:
     folder = user_path(where)
     rule = "Expected: the folder of a run"
     if not folder.exists():
-        raise UserError(f"{where}: not there. {rule}", code="no-run")
+        raise UserError(f"{where}: not found. {rule}", code="no-run")
     if not folder.is_dir():
         raise UserError(f"{where}: not a folder. {rule}", code="no-run")
     if (folder / "manifest.json").exists() or folder.name == "weights":
-        raise UserError(f"{where}: a part of a run. {rule} itself", code="no-run")
+        raise UserError(f"{where}: a subfolder of a run. {rule} itself", code="no-run")
     path = folder / "config.json"
     if not path.exists():
-        raise UserError(f"{where}: no run (it has no config.json). {rule}", code="no-run")
+        raise UserError(f"{where}: not a run (no config.json). {rule}", code="no-run")
     config = Config.model_validate(read_file(path, str(path)))
     problems: list[str] = []
     environment = _facts(folder / "environment.json", problems)
@@ -141,10 +141,10 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         except UserError as error:
             if options.evaluate:
                 raise UserError(
-                    f"{error}; measure it anew by distgan eval {run.where}, or leave it out by --no-eval",
+                    f"{error}; distgan eval {run.where} evaluates it again, --no-eval omits the evaluation",
                     code=error.code,
                 ) from error
-            run.problems.append(f"{error}; distgan eval {run.where} measures it anew")
+            run.problems.append(f"{error}; distgan eval {run.where} evaluates it again")
             return run
     try:
         check_can_be_judged(run.data_name or "", run.config.model.images, is_own=is_data_path(run.config.data.name))
@@ -159,7 +159,8 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         if error.code == "no-judges":  # all else of the page is there
             return run._replace(unmeasurable=str(error))
         raise UserError(
-            f"{error}\n{run.where}: not measured. Expected: --no-eval for a page without its quality", code=error.code
+            f"{error}\n{run.where}: evaluation failed. Expected: --no-eval for a page without an evaluation",
+            code=error.code,
         ) from error
     return run._replace(quality=found, eval_folder=Path(folder))
 
@@ -192,10 +193,10 @@ def read_picture(path: Path, problems: list[str]) -> Picture | None:
         problems.append(str(error))
         return None
     except UnidentifiedImageError:  # whose message names a Python object
-        problems.append(f"{path}: is no whole PNG")
+        problems.append(f"{path}: not a valid PNG")
         return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problems.append(f"{path}: is no whole PNG ({error})")
+        problems.append(f"{path}: not a valid PNG ({error})")
         return None
     return Picture(path.stem, data, width, height)
 
@@ -211,7 +212,7 @@ def _facts(path: Path, problems: list[str]) -> Facts:
 def _history(path: Path, since: int, problems: list[str]) -> History:
     history = read_history(path, since)
     if num := history.num_lines - history.num:
-        problems.append(f"{path}: {num} of its {history.num_lines} lines are no whole lines, and left out")
+        problems.append(f"{path}: {num} of {history.num_lines} lines are incomplete or invalid, and skipped")
     return history
 
 
