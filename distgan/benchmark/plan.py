@@ -2,7 +2,7 @@
 
 T(W) = a + b B + sum over G and D of max(0, all-reduce - overlap) + the all-reduces of BatchNorm: seconds per step, for
 B images a process. `a` and `b` (neither negative) have the least relative squares over the batch sizes that were
-measured on one process. The all-reduces are as measured alone where they were; else interconnects.py predicts them.
+measured on one process. The all-reduces are as measured in isolation if they were; else interconnects.py predicts them.
 """
 
 from collections.abc import Sequence

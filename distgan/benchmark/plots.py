@@ -12,7 +12,7 @@ from distgan.benchmark.convergence_statistics import NEVER, Times, survival_of, 
 from distgan.benchmark.measurement import Measurement, Spread
 from distgan.benchmark.ratios import AXES, STRONG, WEAK, of_axis
 from distgan.benchmark.results import HeldOut, PlanFacts, PlanResults, Predicted, SpeedResults
-from distgan.benchmark.tables import TITLES, asked, common_settings, name_of, short, title_of
+from distgan.benchmark.tables import TITLES, common_settings, describe_targets, name_of, short, title_of
 from distgan.evaluation.targets import Evaluation, Target
 from distgan.utils.figures import figure_text, new_figure, save_png
 
@@ -217,7 +217,7 @@ def plot_convergence(found: ConvergenceResults, path: Path) -> None:
     figure.legend(handles=_legend(facts, colours), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.align_ylabels(panels[:, 0])
     about_data = f"{facts.identity.arms[0].data.name} on {facts.device}"
-    lines = [*asked(facts).split("; "), about_data, *filter(None, [facts.notice])]
+    lines = [*describe_targets(facts).split("; "), about_data, *filter(None, [facts.notice])]
     figure.suptitle(figure_text("\n".join(lines)), fontsize=9)
     save_png(figure, path)
 

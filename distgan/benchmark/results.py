@@ -183,8 +183,8 @@ def facts(device: torch.device, **more: object) -> Facts:
 
 def gpus() -> list[dict[str, str]]:
     """Return name, driver, clocks (MHz) and power limit (W) of each GPU by nvidia-smi; [] without it."""
-    said = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
-    return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in said.splitlines()]
+    output = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
+    return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in output.splitlines()]
 
 
 def say(text: str) -> None:

@@ -42,7 +42,7 @@ NOTES = {
     "mfu": "flops_per_image * images_per_s / the FLOP/s that this device was measured to reach in such numbers "
     "(roofline.peak_flops, in mfu_peak's); what a convolution multiplies with padding counts, though libraries skip it",
     "gate": "losses and weights: the largest relative differences to the eager engine after `steps`",
-    "peak_memory_gib": "on a GPU of torch's allocator, after the gate; on a CPU of the whole process, gate included",
+    "peak_memory_gib": "on a GPU of torch's allocator, after the gate; on a CPU of the process, gate included",
     "against": "seconds an image of the plain loop / those of the cell: medians of a round, over the rounds; the plain "
     "loops leave TF32 as torch has it, on in cuDNN's convolutions and off in matmuls",
     "efficiency": "strong: W0 T(W0) / (W T(W)) at one batch; weak: T(W0) / T(W) at one batch per process; by round",
@@ -104,7 +104,7 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     settings = {"settings": config.model_dump(), "pace": pace.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
     facts = results.facts(device, **settings | more)
     if (load := psutil.getloadavg()[0]) > 0.2 * cores():
-        say(f"note: other programs keep {load:.1f} of {cores()} cores busy, which figures suffer from")
+        say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
     if has_roofline:
         facts.roofline = _roofline(config, device)
     found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
@@ -112,13 +112,13 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     try:
         with PartsProgress(config.rounds * len(cells), "turns") as progress:
             for turn, cell in product(range(config.rounds), found.cells):
-                said = "left out"
+                message = "skipped"
                 if cell.status in ("waits", "ok"):
                     trace = folder / f"trace-{cell.id.replace('/', '-')}.json" if config.profile else None
-                    said = _take_turn(cell, turn, command(cell, pace, trace), config)
+                    message = _take_turn(cell, turn, command(cell, pace, trace), config)
                     derive(found.cells, facts.roofline)
                     found.write(path)
-                progress.finish(f"round {turn + 1}/{config.rounds}, {cell.id}: {said}")
+                progress.finish(f"round {turn + 1}/{config.rounds}, {cell.id}: {message}")
         found.is_partial = False
         found.write(path)
     finally:  # after a Ctrl-C too
@@ -150,7 +150,7 @@ def _take_turn(cell: Measurement, turn: int, words: list[str], config: SpeedConf
 
 
 def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
-    say("roofline: what this device reaches in a matmul and a copy")
+    say("roofline: measuring the peak of a matmul and a copy")
     peaks = {"run": {"device": device.type, "threads": config.threads}}
     try:
         found = _outcome([sys.executable, "-m", "distgan.benchmark.roofline", json.dumps(peaks)], config, 1)

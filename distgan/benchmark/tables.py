@@ -203,7 +203,7 @@ def _all_reduces(cells: Cells) -> Table:
             microseconds = spread(seconds, lambda value: f"{value:,.0f}", 1e6)
             rows.append((size, _MESSAGES[kind], f"{total:,}", microseconds, *of_step))
     heads = "processes|message|bytes|microseconds|GB/s|part of a\nweak step"
-    return table("all-reduce alone, float32", heads, rows, left=(0, 1))
+    return table("isolated all-reduce, float32", heads, rows, left=(0, 1))
 
 
 def _growth(chain: Cells, axis: str) -> Table:
@@ -283,19 +283,19 @@ def print_convergence(found: ConvergenceResults) -> None:
     if left := sum(cell.outcome == "unfinished" for cell in cells):
         console.print(f"{left} of {len(cells)} runs are left: the same command resumes them", style="yellow")
     if facts.tests:
-        title, tests = "one against the other: ratio of medians, and log-rank test", facts.tests
+        title, tests = "comparison: ratio of medians, and log-rank test", facts.tests
         ratios = ("?" if test.ratio is None else two(test.ratio) for test in tests)
         rows = [
             (MEASURES[test.measure], f"{test.b} / {test.a}", ratio, test.words)
             for test, ratio in zip(tests, ratios, strict=True)
         ]
         console.print_table(table(title, "of||ratio|verdict", rows, left=range(4)))
-    console.print(f"{asked(facts)}; on {facts.device}")
+    console.print(f"{describe_targets(facts)}; on {facts.device}")
     if facts.notice:
         console.print(f"!! Trained on {facts.notice}. !!", style="bold yellow")
 
 
-def asked(facts: ConvergenceFacts) -> str:
+def describe_targets(facts: ConvergenceFacts) -> str:
     """Return the targets and the protocol in words."""
     own, protocol = facts.identity.targets, facts.protocol
     limits = (f"{target.name} at {'most' if target.is_most else 'least'} {target.limit:g}" for target in facts.wanted)

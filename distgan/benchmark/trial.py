@@ -233,12 +233,12 @@ class Trial:
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
             )  # fmt: skip
         code, end, why = None, time.monotonic() + timeout_s, f"not done after --timeout {timeout_s:g} s"
-        is_asked = False
+        is_terminated = False
         try:
             while code is None and time.monotonic() < end:
-                if halted.is_set() and not is_asked:
+                if halted.is_set() and not is_terminated:
                     process.terminate()
-                    is_asked, end, why = True, time.monotonic() + _GRACE_S, f"did not stop within {_GRACE_S:g} s"
+                    is_terminated, end, why = True, time.monotonic() + _GRACE_S, f"did not stop within {_GRACE_S:g} s"
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(_POLL_S)
                 log_progress(self)
@@ -248,7 +248,7 @@ class Trial:
             process.stdin.close()
         if code is not None:
             why = last_words(code, self.log.read_bytes())
-        if code and not is_asked and (own := _stopped(code, self.folder)):
+        if code and not is_terminated and (own := _stopped(code, self.folder)):
             self.stopped = own
             halted.set()
         if code == 0 or not halted.is_set():

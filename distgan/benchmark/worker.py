@@ -1,6 +1,6 @@
 """One turn of one configuration, on one process or several: `bench throughput` and `bench scaling` start it.
 
-`python -m distgan.benchmark.worker SPEC`, alone or by torchrun, takes a Spec as JSON. Rank 0 prints a Round of
+`python -m distgan.benchmark.worker SPEC`, directly or by torchrun, takes a Spec as JSON. Rank 0 prints a Round of
 measurement.py as its last line.
 """
 
@@ -93,7 +93,7 @@ class Turn:
         seconds = time_on_ranks(lambda: done.append(self.advance(steps)), self.runtime)
         ((stats, images),) = done
         if not bool(stats.isfinite().all()):
-            raise TrainingFailed(f"non-finite loss at step {self.gan.step}: what was timed is no training")
+            raise TrainingFailed(f"non-finite loss at step {self.gan.step}: its timing is not valid")
         return Repeat(seconds=seconds.device_s, host_s=seconds.host_s, steps=steps, images=images)
 
     def gate(self, steps: int) -> Gate:

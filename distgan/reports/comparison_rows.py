@@ -19,7 +19,7 @@ class Check(NamedTuple):
 
     @property
     def word(self) -> str:
-        return {True: "agrees", False: "disagrees", None: "can't be told"}[self.agrees]
+        return {True: "agrees", False: "disagrees", None: "undecided"}[self.agrees]
 
 
 class Cell(NamedTuple):
@@ -45,17 +45,12 @@ class Row(NamedTuple):
 def rows_of(compared: Sequence[ComparedRun]) -> list[Row]:
     """Return the rows of the comparison of these runs."""
     table: list[tuple[str, str, str, Callable[[ComparedRun, Sequence[ComparedRun]], Cell]]] = [
-        ("labels", "labels", "whether a label enters, and images follow it", _labels),
-        ("input", "input", "what G starts from", _input),
+        ("labels", "labels", "if the model takes labels, and if images match them", _labels),
+        ("input", "input", "the generator's input", _input),
         ("quality", "image quality", "fcd is a distance to real images", _quality),
-        (
-            "speed",
-            "training speed",
-            "seconds per epoch by the run's own log, with whatever else the machine did",
-            _speed,
-        ),
-        ("epochs", "epochs to converge", "first evaluation that meets all targets of quality, and holds them", _epochs),
-        ("diversity", "diversity", "classes that are there", _diversity),
+        ("speed", "training speed", "seconds per epoch by the run's log, including other load of the machine", _speed),
+        ("epochs", "epochs to converge", "first evaluation that meets and holds all quality targets", _epochs),
+        ("diversity", "diversity", "classes that are generated", _diversity),
     ]
     return [
         Row(key, name, meaning, [cell_of(each, compared) for each in compared]) for key, name, meaning, cell_of in table
@@ -82,13 +77,17 @@ def _labels(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     run, quality = own.run, own.run.quality
     if not run.config.model.is_conditional:
         clusters = run.config.model.clusters
-        more = [f"both networks are told one of {clusters:,} clusters of the training images"] if clusters else []
-        return Cell("no label enters", train_command(run, "--dry-run"), "by its settings", more)
+        more = (
+            [f"both networks are conditioned on one of {clusters:,} clusters of the training images"]
+            if clusters
+            else []
+        )
+        return Cell("no label input", train_command(run, "--dry-run"), "by its settings", more)
     if quality is None or quality.agreement is None:
         return _needs_eval(run)
     chance = percent(1 / len(quality.shares), 0)
     more = [
-        f"images read as the {class_noun(quality.source.data)[0]} asked for; by chance {chance}",
+        f"images read as the requested {class_noun(quality.source.data)[0]}; by chance {chance}",
         _measured(quality),
     ]
     return Cell(percent(quality.agreement.value), quality.source.command, interval(quality.agreement, share=True), more)
@@ -127,7 +126,7 @@ def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
 def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     run, command = own.run, train_command(own.run)
     if own.seconds is None:
-        return _not_measured("its log has too few lines, or no number of images", command)
+        return _not_measured("too few lines in its log, or the number of images is not recorded", command)
     seconds, num = own.seconds
     engine, precision = run.environment.get(str, "engine", "name"), run.environment.get(str, "precision")
     start = f", since it was resumed at step {run.history.since:,}" if run.history.since else ""

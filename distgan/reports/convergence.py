@@ -25,7 +25,7 @@ class Convergence(NamedTuple):
 
     def describe(self) -> str:
         if not self.facts:
-            return f"Whether it converged can't be told: {self.why}."
+            return f"Convergence unknown: {self.why}."
         found = f"Not converged by epoch {epochs(self.last)}: {self.why}"
         if self.at is not None:
             at, before, held = map(epochs, (self.at, self.before, self.held))
@@ -43,7 +43,7 @@ def convergence_of(run: Run) -> Convergence:
         )
     name = run.config.run.stop_at or run.data_name
     if name is None or not (run.config.run.stop_at or name in SETS):
-        return Convergence(f"there are no targets for {name or 'its data'}; --stop-at names some", [])
+        return Convergence(f"there are no targets for {name or 'its data'}; --stop-at sets some", [])
     try:
         stop = EarlyStop(read_targets(find_targets(name, "--stop-at")), is_conditional=run.config.model.is_conditional)
     except UserError as error:

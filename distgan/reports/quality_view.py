@@ -45,7 +45,7 @@ def drawn_by(quality: Quality) -> str:
     return {
         True: f"drawn with {AVERAGE}",
         False: f"drawn with {OWN_WEIGHTS}",
-        None: "drawn with weights of which it is not recorded whether they are averaged",
+        None: "drawn with weights (not recorded if averaged)",
     }[quality.source.ema]
 
 
@@ -136,8 +136,8 @@ def view_of(quality: Quality) -> View:
     is_conditional = quality.agreement is not None
     due = 1 / len(quality.shares)
     top = 1.0 if is_conditional else min(1.0, max(2 * due, *(each.high for each in quality.shares)))
-    asked = "asked for" if is_conditional else ""
-    matrices = [_heat(f"{quality.n:,} generated images", asked, quality.matrix)] if quality.matrix else []
+    label = "requested" if is_conditional else ""
+    matrices = [_heat(f"{quality.n:,} generated images", label, quality.matrix)] if quality.matrix else []
     num_real = sum(map(sum, quality.jury_matrix))
     matrices.append(_heat(f"{num_real:,} real test images: the jury's own errors", "is", quality.jury_matrix))
     noun, nouns = class_noun(quality.source.data)
@@ -169,19 +169,19 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     on_real = f"as many real ones: {whole(trained, share=True)}" if trained else ""
     found: list[tuple[str, Estimate | None, bool, str, str]] = [
         ("read as asked", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
-         f"of the images are read as the {noun} that was asked for"),
+         f"of the images are read as the requested {noun}"),
         ("fcd", quality.fcd, False, f"two sets of real images: {whole(quality.fcd_floor)}",
-         "distance between generated and real images, as a judge sees them; the lower the better"),
+         "distance between generated and real images in a judge's features; lower is better"),
         ("recognisable", quality.recognisable, True, f"real images: {whole(real.recognisable, share=True)}",
          f"of the images: the jury is over 90 % sure which {noun} it is"),
         ("coverage", quality.coverage, False, f"real images: {whole(real.coverage)}",
-         "share of real images with a generated one near them; low where variety is lost"),
+         "share of real images with a generated one near them; low if variety is lost"),
         ("density", quality.density, False, f"real images: {whole(real.density)}",
          "how closely real images lie around the generated ones"),
         ("GAN-train", quality.gan_train, True, on_real,
-         f"of real {nouns} are read right by a classifier that has seen generated ones alone"),
-        ("unevenness", quality.kl, False, f"all {nouns} alike: 0",
-         f"how far the shares of the {nouns} are from equal ones, in nats"),
+         f"of real {nouns} are read correctly by a classifier trained only on generated ones"),
+        ("unevenness", quality.kl, False, "equal shares: 0",
+         f"divergence of the shares of the {nouns} from equal shares, in nats"),
         ("near copies", quality.copies, True, "real images: 1.0 %",
          "of the images are nearer to a training image than 99 % of unseen real ones are"),
     ]  # fmt: skip

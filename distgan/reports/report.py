@@ -77,11 +77,10 @@ _WIDE = 1200  # pixels from which a picture scrolls sideways; a narrower one is 
 
 _STATES = {"running": "in training, or killed", "stopped": "stopped before its end", "failed": "failed", "done": "done"}
 _FILES = {
-    "confusions": ("What is confused", "Images that were asked for as one {noun} and read as another, a pair a row."),
-    "digits": ("The best and the worst of each {noun}", "To the left those of which the jury is surest, to the right "
-               "those of which it is least sure."),
-    "neighbours": ("The nearest real images", "Each generated image beside the training image that is nearest to it: "
-                   "the closest pairs, then usual ones. A copy would show."),
+    "confusions": ("What is confused", "Images requested as one {noun} and read as another, one pair per row."),
+    "digits": ("The best and the worst of each {noun}", "Left: highest confidence of the jury; right: lowest."),
+    "neighbours": ("The nearest real images", "Each generated image next to its nearest training image: the "
+                   "closest pairs, then typical ones. Copies would be visible."),
 }  # fmt: skip
 
 
@@ -135,8 +134,12 @@ class RunPage:
     def facts(self) -> Pairs:
         """Return the model, the data, the state, the epoch and the step."""
         run, config, state = self.run, self.run.config, self.run.status.get(str, "state")
-        kind = "conditional GAN: both networks are told the label" if run.kind == "C-GAN" else "GAN without labels"
-        clusters = f", told one of {config.model.clusters:,} clusters" if config.model.clusters else ""
+        kind = (
+            "conditional GAN: both networks are conditioned on the label"
+            if run.kind == "C-GAN"
+            else "GAN without labels"
+        )
+        clusters = f", conditioned on one of {config.model.clusters:,} clusters" if config.model.clusters else ""
         preset = run.environment.get(str, "preset")
         num_images = run.environment.get(int, "data", "num_images")
         number = "" if num_images is None else f"{num_images:,} images, "
@@ -163,8 +166,8 @@ class RunPage:
         notices += [text for text in (notice_of(run), fallback) if text]
         if quality and quality.source.step is not None and run.step is not None and quality.source.step < run.step:
             notices.append(
-                f"Its quality was measured at step {quality.source.step:,}, the run is at step {run.step:,} by now; "
-                f"measure it anew by distgan eval {shlex.quote(run.where)}"
+                f"Its quality was measured at step {quality.source.step:,}, but the run is now at step {run.step:,}; "
+                f"evaluate it again by distgan eval {shlex.quote(run.where)}"
             )
         return notices + [text for text in (quality.notices if quality else []) if text not in notices]
 
@@ -185,7 +188,7 @@ class RunPage:
     def _columns(self) -> str:
         """Return the meaning of a grid's columns, "" for a run without labels."""
         noun = class_noun(self.run.data_name)[0]
-        return f", a column for each {noun} that was asked for" if self.run.kind == "C-GAN" else ""
+        return f", one column per requested {noun}" if self.run.kind == "C-GAN" else ""
 
     @property
     def frames_text(self) -> str:
@@ -211,11 +214,11 @@ class RunPage:
         if self.run.unmeasurable:
             return f"Not measured: {NO_JUDGES}."
         if not settings.evaluates_quality:
-            more = "With --eval-every 1 it would be measured after each epoch."
+            more = "--eval-every 1 measures it after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"
         often = [f"every {settings.eval_every} epochs (--eval-every)"] if settings.eval_every else []
         often += [f"every {settings.eval_every_steps} steps (--eval-every-steps)"] if settings.eval_every_steps else []
-        return f"Not measured yet: that is done {listed(often) or 'as often as the targets of --stop-at have it'}."
+        return f"Not measured yet: it is measured {listed(often) or 'as often as the --stop-at targets require'}."
 
     @cached_property
     def view(self) -> View | None:
@@ -227,9 +230,9 @@ class RunPage:
             return ""
         others = f" Other results of this run are in {join(self.run.other_results)}." if self.run.other_results else ""
         return (
-            f"Measured on {measured_on(quality)}, by a jury of {len(quality.judges)} small networks that learnt from "
-            f"{quality.source.judged_by}. The real images to compare with are {quality.source.reference}. Each number "
-            f"has its 95 % interval, and beside it what real images measure. All of it is in "
+            f"Measured on {measured_on(quality)}, by a jury of {len(quality.judges)} small networks trained on "
+            f"{quality.source.judged_by}. The reference images are {quality.source.reference}. Each number "
+            f"has its 95 % interval, and the value of real images for comparison. All results are in "
             f"{self.run.eval_folder.name}/eval.json.{others}"
         )
 

@@ -51,9 +51,9 @@ def claims_of(quality: Quality) -> list[Claim]:
 def too_few(quality: Quality) -> str | None:
     """Return why the images can't decide a claim about all digits, None if they can."""
     if unasked := [each.digit for each in quality.per_digit if each.verdict == "not asked for"]:
-        return f"not asked for: {join(unasked)}"
+        return f"not requested: {join(unasked)}"
     if quality.n < _CLASSES * ENOUGH:
-        return f"{quality.n} images are too few to tell; {_CLASSES * ENOUGH} would do"
+        return f"{quality.n} images are too few. Expected: {_CLASSES * ENOUGH} or more"
     return None
 
 
@@ -152,7 +152,7 @@ def notes_on(compared: Sequence[ComparedRun]) -> list[str]:
     relevant = [each for each in compared if has_digits(each.run.data_name)]
     kinds = {each.run.kind for each in relevant}
     return [
-        f"There is no {kind} among these runs: what compares the two can't be told."
+        f"There is no {kind} among these runs: claims that compare the two are undecided."
         for kind in _EPOCHS
         if relevant and kind not in kinds
     ]
@@ -162,7 +162,7 @@ def tally_of(rows: Sequence[Row]) -> str:
     """Return how often measurement and report agree, "" if it does not apply to these runs."""
     found = [cell.check.agrees for row in rows for cell in row.cells if cell.check]
     yes, no, both = found.count(True), found.count(False), len(found)
-    words = f"Of {both} cells, {yes} agree with the {NAME}, {no} disagree, and of {both - yes - no} it can't be told."
+    words = f"Of {both} cells, {yes} agree with the {NAME}, {no} disagree, {both - yes - no} are undecided."
     return words if found else ""
 
 
@@ -173,14 +173,14 @@ def _target(own: ComparedRun, others: list[ComparedRun]) -> Judged:
     if quality is None or quality.agreement is None:
         return None, "its quality was not measured"
     if quality.agreement.high < chance:
-        return False, "its images follow the label no more than by chance"
+        return False, "agreement with the requested label is not above chance"
     if quality.agreement.low <= chance:
-        return None, f"the interval holds chance ({percent(chance, 0)})"
-    return True, f"of the images asked for by label, more are read as asked than by chance ({percent(chance, 0)})"
+        return None, f"the interval contains chance ({percent(chance, 0)})"
+    return True, f"agreement with the requested label is above chance ({percent(chance, 0)})"
 
 
 def _input(own: ComparedRun, others: list[ComparedRun]) -> Judged:
-    return True, "no label enters" if own.run.kind == "GAN" else "a label enters"
+    return True, "no label input" if own.run.kind == "GAN" else "label input"
 
 
 def _quality(own: ComparedRun, others: list[ComparedRun]) -> Judged:
@@ -192,7 +192,7 @@ def _quality(own: ComparedRun, others: list[ComparedRun]) -> Judged:
         return False, "fewer than half of its images are recognisable"
     agrees, why = _order(own, others, compare_fcd)
     if own.run.kind == "C-GAN" and agrees and quality.recognisable.low <= 0.5:
-        return None, f"{why}; but whether most of its images are recognisable is open"
+        return None, f"{why}; but it is undecided if most of its images are recognisable"
     return agrees, why
 
 
@@ -206,7 +206,7 @@ def _order(own: ComparedRun, others: list[ComparedRun], compare: Comparison) -> 
     """Check that the intervals of a GAN lie below those of each C-GAN: True if all do, False if all lie above."""
     if not others:
         other = "C-GAN" if own.run.kind == "GAN" else "GAN"
-        return None, f"there is no {other} beside it to compare with"
+        return None, f"there is no {other} to compare with"
     found = orders(own, others, compare)
     sides = frozenset(each.side for each in found if each.side is not None)
     expected = -1 if own.run.kind == "GAN" else 1
@@ -221,13 +221,13 @@ def _epochs(own: ComparedRun, others: list[ComparedRun]) -> Judged:
         return None, found.why
     if found.at is not None:
         if claimed <= found.before:
-            return False, f"at epoch {epochs(found.before)} it had not"
+            return False, f"not converged at epoch {epochs(found.before)}"
         if claimed > found.held:
-            return False, f"it had by epoch {epochs(found.held)}"
-        return True, f"it did between epochs {epochs(found.before)} and {epochs(found.held)}"
+            return False, f"converged by epoch {epochs(found.held)}"
+        return True, f"converged between epochs {epochs(found.before)} and {epochs(found.held)}"
     if found.is_open or found.last < claimed:
-        return None, f"it ended at epoch {last}"
-    return False, f"at epoch {last} it had not"
+        return None, f"the run ended at epoch {last}"
+    return False, f"not converged at epoch {last}"
 
 
 def _diversity(own: ComparedRun, others: list[ComparedRun]) -> Judged:

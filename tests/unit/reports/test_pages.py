@@ -123,7 +123,7 @@ def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: Capture) 
     for words in ("Digit by digit", "The judges", "2023 report", "fcd", "digit 6 is missing", "248860264fc8de75",
                   "c0a8072d2ef3 and changes", "distgan sample", "made poorly", "near copies"):  # fmt: skip
         assert words in text
-    assert ("asked for ↓" in text) == (kind == "C-GAN")
+    assert ("requested ↓" in text) == (kind == "C-GAN")
     assert text.count('<table class="heat">') == (2 if kind == "C-GAN" else 1)
     # A cell of the matrix, and one of the jury's.
     assert ("4 read as 9: 292 of 1,000" in text) == (kind == "C-GAN")
@@ -180,7 +180,7 @@ def test_the_larger_evaluation_is_shown_and_the_others_are_named(tmp_path: Path)
     (run / "eval-70" / "eval.json").write_text(quality_of(n=70, fcd=7.75).model_dump_json())
     text = page(run)
     assert "Measured on 10,000 images of weights/generator.safetensors" in text
-    assert "All of it is in eval/eval.json. Other results of this run are in eval-70." in text
+    assert "All results are in eval/eval.json. Other results of this run are in eval-70." in text
     assert "1.25" in text
     assert "7.75" not in text
 
@@ -242,7 +242,7 @@ def test_data_that_is_not_mnist_is_said_at_the_top(tmp_path: Path) -> None:
 
 def test_an_older_evaluation_is_said_to_be_old(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=training_lines(450), quality=quality_of())
-    assert "measured at step 12,000, the run is at step 35,100 by now" in page(run)
+    assert "measured at step 12,000, but the run is now at step 35,100" in page(run)
 
 
 def test_of_very_many_samples_some_are_shown(tmp_path: Path) -> None:
