@@ -128,7 +128,7 @@ def p_value(a: Times, b: Times, alternative: Literal["two-sided", "less"]) -> fl
 
 
 def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
-    """Return the statistic; 0 where no run has converged, or all have at the same time."""
+    """Return the statistic; 0 if no run has converged, or all have at the same time."""
     with np.errstate(invalid="ignore"):
         return float(np.nan_to_num(stats.logrank(a, b).statistic, nan=0.0))
 

@@ -75,7 +75,7 @@ class Ratio(Spread):
 class Growth(Record):
     """Factors by which work and cost have grown since the previous cell, which is at `since` on the axis.
 
-    `work`: FLOP of a step; None where they have no formula. `cost`: seconds per step. `cost_per_work` is relative to
+    `work`: FLOP of a step; None if they have no formula. `cost`: seconds per step. `cost_per_work` is relative to
     the first cell of the axis. `is_faster_than_work`: cost grew more than work over its entire interval; None for a
     single round, which has no interval.
     """
@@ -88,7 +88,7 @@ class Growth(Record):
 
 
 class Gate(Record):
-    """Relative differences between an engine and the eager one after `steps`; text where non-finite."""
+    """Relative differences between an engine and the eager one after `steps`; text if non-finite."""
 
     steps: int
     losses: float | str

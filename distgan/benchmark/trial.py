@@ -71,8 +71,11 @@ class Arm(NamedTuple):
     def images(self, step: int) -> int:
         """Return the images seen up to a step; the last batch of an epoch may be short."""
         epochs, steps = divmod(step, self.steps_per_epoch)
-        whole = self.steps_per_epoch * self.batch_size
-        return epochs * (whole if self.config.data.drop_last else len(self.dataset.images)) + steps * self.batch_size
+        epoch_images = self.steps_per_epoch * self.batch_size
+        return (
+            epochs * (epoch_images if self.config.data.drop_last else len(self.dataset.images))
+            + steps * self.batch_size
+        )
 
     def facts(self) -> ArmFacts:
         """Return the facts for results.json, which must stay the same when a bench is resumed."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Quality
-from distgan.reports.number_format import epochs, interval, listed, percent, plain, whole
+from distgan.reports.number_format import epochs, interval, listed, percent, plain, with_interval
 from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
 from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
 from distgan.reports.run_data import NO_JUDGES, Run, eval_command, train_command
@@ -114,9 +114,9 @@ def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     if quality is None:
         return _needs_eval(own.run)
     more = [
-        f"fcd of two sets of real images: {whole(quality.fcd_floor)}",
-        f"recognisable: {whole(quality.recognisable, share=True)}",
-        f"real images: {whole(quality.real.recognisable, share=True)}",
+        f"fcd of two sets of real images: {with_interval(quality.fcd_floor)}",
+        f"recognisable: {with_interval(quality.recognisable, share=True)}",
+        f"real images: {with_interval(quality.real.recognisable, share=True)}",
         _measured(quality),
         *describe(orders(own, others, compare_fcd)),
     ]
@@ -160,9 +160,9 @@ def _diversity(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     (rarest, low), (commonest, high) = shares[0], shares[-1]
     more = [
         missing_words(quality),
-        f"share of {rarest}: {whole(low, share=True)}; of {commonest}: {whole(high, share=True)}",
-        f"coverage: {whole(quality.coverage)}",
-        f"coverage of real images: {whole(quality.real.coverage)}",
+        f"share of {rarest}: {with_interval(low, share=True)}; of {commonest}: {with_interval(high, share=True)}",
+        f"coverage: {with_interval(quality.coverage)}",
+        f"coverage of real images: {with_interval(quality.real.coverage)}",
         _measured(quality),
     ]
     value = f"{num - len(missing_classes(quality))} of {num} {class_noun(quality.source.data)[1]}"

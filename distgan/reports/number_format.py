@@ -32,7 +32,7 @@ def interval(estimate: Estimate, *, share: bool = False) -> str:
     return f"{plain(estimate.low)} to {plain(estimate.high)}"
 
 
-def whole(estimate: Estimate, *, share: bool = False) -> str:
+def with_interval(estimate: Estimate, *, share: bool = False) -> str:
     """Return value and interval: `98.1 % (97.8 to 98.4 %)`."""
     return f"{percent(estimate.value) if share else plain(estimate.value)} ({interval(estimate, share=share)})"
 

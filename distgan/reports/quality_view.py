@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from distgan.config.registry import DATASETS
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.reports.number_format import epochs, interval, join, percent, plain, whole
+from distgan.reports.number_format import epochs, interval, join, percent, plain, with_interval
 
 # Shares of a row at which a cell takes its next colour: high for correct answers, low for errors.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -141,7 +141,7 @@ def view_of(quality: Quality) -> View:
     num_real = sum(map(sum, quality.jury_matrix))
     matrices.append(_heat(f"{num_real:,} real test images: the jury's own errors", "is", quality.jury_matrix))
     noun, nouns = class_noun(quality.source.data)
-    share, num = partial(whole, share=True), len(quality.judges)
+    share, num = partial(with_interval, share=True), len(quality.judges)
     return View(
         is_conditional,
         noun,
@@ -166,17 +166,17 @@ def view_of(quality: Quality) -> View:
 def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     real, trained, num = quality.real, quality.gan_train_real, len(quality.shares)
     right = sum(quality.jury_matrix[index][index] for index in range(num)) / max(1, sum(map(sum, quality.jury_matrix)))
-    on_real = f"as many real ones: {whole(trained, share=True)}" if trained else ""
+    on_real = f"as many real ones: {with_interval(trained, share=True)}" if trained else ""
     found: list[tuple[str, Estimate | None, bool, str, str]] = [
         ("read as asked", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
          f"of the images are read as the requested {noun}"),
-        ("fcd", quality.fcd, False, f"two sets of real images: {whole(quality.fcd_floor)}",
+        ("fcd", quality.fcd, False, f"two sets of real images: {with_interval(quality.fcd_floor)}",
          "distance between generated and real images in a judge's features; lower is better"),
-        ("recognisable", quality.recognisable, True, f"real images: {whole(real.recognisable, share=True)}",
+        ("recognisable", quality.recognisable, True, f"real images: {with_interval(real.recognisable, share=True)}",
          f"of the images: the jury is over 90 % sure which {noun} it is"),
-        ("coverage", quality.coverage, False, f"real images: {whole(real.coverage)}",
+        ("coverage", quality.coverage, False, f"real images: {with_interval(real.coverage)}",
          "share of real images with a generated one near them; low if variety is lost"),
-        ("density", quality.density, False, f"real images: {whole(real.density)}",
+        ("density", quality.density, False, f"real images: {with_interval(real.density)}",
          "how closely real images lie around the generated ones"),
         ("GAN-train", quality.gan_train, True, on_real,
          f"of real {nouns} are read correctly by a classifier trained only on generated ones"),
