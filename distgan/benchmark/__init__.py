@@ -1,1 +1,1 @@
-"""`distgan bench`: how fast training is, measured; each turn in a process of its own."""
+"""`distgan bench`: measurements of training speed and convergence; each turn in a separate process."""

@@ -14,7 +14,7 @@ from distgan.benchmark.tables import table
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.terminal import TerminalConsole
 
-_DRAWN = 2_000_000  # numbers at a time
+_DRAWN = 2_000_000  # numbers per chunk of the bootstrap
 _STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
 
 Times = Sequence[Sequence[float]]  # seconds per step, (rounds, repeats)
@@ -28,11 +28,12 @@ class Ratio(NamedTuple):
     high: float
 
     def is_regression(self, limit: float | None) -> bool:
+        """True if B is slower than `limit` times A, and significantly slower."""
         return limit is not None and self.ratio > limit and self.low > 1
 
 
 def compare(a: Path, b: Path, config: CompareConfig) -> None:
-    """Prints a table, and what else differs. Raises UserError, and CommandFailed for a regression."""
+    """Print a table, and what else differs. Raises UserError, and CommandFailed for a regression."""
     before = results.read(a, SpeedResults)
     after = results.read(b, SpeedResults, before.kind)
     old, new = ({cell.id: cell for cell in found.cells} for found in (before, after))
@@ -41,8 +42,8 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
     lost = [key for key in had if key not in shared]
     if not shared and (config.fail_above is None or not any(key in new for key in had)):
         raise UserError(
-            f"{a}, {b}: have no cell in common that has a speed in both. Expected: two of the same matrix",
-            code="bad-data",
+            f"A, B: no common cell with a speed in both ({a}, {b}). Expected: results with the same cells",
+            code="wrong-results",
         )
     rng = np.random.default_rng(0)
     ratios = {key: ratio(_times(old[key]), _times(new[key]), rng, config.resamples) for key in shared}
@@ -67,26 +68,26 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
         return
     lines = [
         f"{key}: {each.ratio:.3f} times the seconds per step ({each.low:.3f} to {each.high:.3f}). Expected: "
-        f"{config.fail_above:g}"
+        f"at most {config.fail_above:g}"
         for key, each in ratios.items()
         if each.is_regression(config.fail_above)
-    ] + [f"{name}: has no speed any more" for name in lost]
+    ] + [f"{name}: no speed in B" for name in lost]
     if lines:
         raise CommandFailed("\n".join(lines))
 
 
 def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> Ratio:
-    """Of the seconds per step of two cells, (rounds, repeats) each.
+    """Return the ratio of the seconds per step of two cells, (rounds, repeats) each.
 
-    Rounds of two runs are no pairs, so each side is drawn by itself: rounds with replacement, and within
-    each its repeats, as those of a round are more alike than those of two.
+    Rounds of two runs are not paired, so each side is resampled independently: rounds with replacement, and within
+    each its repeats, because repeats of one round are correlated.
     """
     low, high = np.percentile(_medians(b, rng, resamples) / _medians(a, rng, resamples), (2.5, 97.5))
     return Ratio(_median(b) / _median(a), float(low), float(high))
 
 
 def _medians(values: Times, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """Of each resample, (resamples,)."""
+    """Return the median of each resample, (resamples,)."""
     shortest = min(map(len, values))  # one length, unless a file was made by hand
     times = np.array([row[:shortest] for row in values])
     medians: list[float] = []
@@ -109,17 +110,17 @@ def _times(cell: Measurement) -> Times:
 def _differences(
     before: SpeedResults, after: SpeedResults, old: dict[str, Measurement], new: dict[str, Measurement]
 ) -> list[str]:
-    """What else is not the same, and so may be the reason of a ratio."""
-    lines = [f"{side} is partial: it was interrupted" for side, of in (("A", before), ("B", after)) if of.is_partial]
+    """Return what else differs between the two results, and so may explain a ratio."""
+    lines = [f"{side} is partial (interrupted)" for side, of in (("A", before), ("B", after)) if of.is_partial]
     for key in _STATED:
         a, b = (getattr(found.facts, key, None) for found in (before, after))
         lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
     for key in [key for key in old if key in new and old[key].measured and new[key].measured]:
         ran_a, ran_b = (", ".join(of[key].engines) or None for of in (old, new))
-        lines += [f"{key}: another engine ran: A {ran_a}, B {ran_b}"] if ran_a != ran_b else []
+        lines += [f"{key}: engine differs: A {ran_a}, B {ran_b}"] if ran_a != ran_b else []
     for side, of, other in (("A", old, new), ("B", new, old)):
-        lines += [f"{cell.id}: is in {side} alone" for key, cell in of.items() if key not in other]
+        lines += [f"{cell.id}: only in {side}" for key, cell in of.items() if key not in other]
         for cell in of.values():
             if not cell.measured:
-                lines.append(f"{cell.id}: has no speed in {side}: {': '.join(filter(None, [cell.status, cell.why]))}")
+                lines.append(f"{cell.id}: no speed in {side}: {': '.join(filter(None, [cell.status, cell.why]))}")
     return lines

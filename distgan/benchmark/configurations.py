@@ -25,12 +25,12 @@ from distgan.utils.operating_system import cores
 
 PEERS = ("pytorch", "accelerate")
 
-# What the plain loops have in its place: they leave TF32 as torch has it, on in convolutions and off in matmuls.
+# The plain loops' precision for each of ours. They keep torch's TF32 defaults: on in convolutions, off in matmuls.
 _PEER_PRECISION = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16"}
 
 
 class _Preset:
-    """A preset to measure, and the settings of its benchmark in place of its own."""
+    """A preset to measure, with the settings that the benchmark overrides."""
 
     def __init__(self, preset: str, config: SpeedConfig, device_type: str):
         self.preset, self.config, self.device_type = preset, config, device_type
@@ -41,7 +41,7 @@ class _Preset:
         self, contender: str, engine: str | None, precision: str, size: int, order: str, num: int = 1, *,
         width: float | None = None, threads: int | None = None, drop_last: bool | None = None,
     ) -> Measurement:  # fmt: skip
-        """`size`: images per step over `num` processes. Raises UserError for settings that do not fit together."""
+        """Return a cell; `size`: images per step over `num` processes. Raises UserError for conflicting settings."""
         own, config = self.own, self.config
         family, width = config.family or own.model.family, width or self.width
         changes: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ class _Preset:
             "processes": {"timeout": min(config.timeout, 120.0)} if num > 1 else {},
         }
         training = with_changes(own, changes, f"--preset {self.preset}")
-        # What was asked for, not what ran; and what it has in place of its preset's own.
+        # What was requested, not what ran; and the settings that override the preset's.
         words = [self.name, engine or f"plain {contender}", precision, str(size), order]
         words += [family] if family != own.model.family else []
         words += [f"width {width:g}"] if width != own.model.width else []
@@ -74,7 +74,7 @@ class _Preset:
 
 
 def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Measurement]:
-    """Return the cells, a preset's and batch's after one another, its plain loops last. Raises UserError."""
+    """Return the cells by preset and batch size, the plain loops of each last. Raises UserError."""
     is_cuda = device.type == "cuda"
     has_bf16 = has_native_bf16(is_cpu=False) if is_cuda else not imitates_bf16()
     precisions = _once(config.precisions or ["fp32", *(["bf16"] if has_bf16 else [])])
@@ -83,7 +83,10 @@ def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Mea
     for preset in _once(config.presets):
         of = _Preset(preset, config, device.type)
         if any(cell.model == of.name for cell in cells):
-            raise UserError(f"--preset {preset}: has the name of another preset, {of.name}. Expected: another name")
+            raise UserError(
+                f"--preset: two presets have the same name ({of.name}, {preset}). Expected: different names",
+                code="conflicting-settings",
+            )
         orders = _once(config.orders or [of.own.optim.order])
         if config.peers:
             _check_peers(config, orders)
@@ -106,19 +109,27 @@ def _once(values: Sequence[Any]) -> list[Any]:
 
 
 def _check_peers(config: ThroughputConfig, orders: list[str]) -> None:
-    """Raise UserError where the plain loops would train something else, or lack their data."""
+    """Raise UserError if the plain loops would train something else, or their data is missing."""
     if config.data != "mnist":
-        raise UserError(f"--data {config.data}: with --peers, whose loops know no other. Expected: mnist")
+        raise UserError(
+            f"--data: not supported with --peers ({config.data}). Expected: mnist", code="conflicting-settings"
+        )
     if PLAIN_LOOP_ORDER not in orders:
-        order = PLAIN_LOOP_ORDER
-        raise UserError(f"--order {','.join(orders)}: the loops of --peers take {order}. Expected: with {order}")
+        raise UserError(
+            f"--order: lacks the order of the --peers loops ({','.join(orders)}). Expected: a list with "
+            f"{PLAIN_LOOP_ORDER}",
+            code="conflicting-settings",
+        )
     folder = data_folder(Config().data.model_copy(update={"dir": config.data_dir}))[0]
     if not (folder / "MNIST" / "raw").is_dir():
-        raise UserError(f"--peers: its loops need MNIST in {folder}/MNIST/raw. Expected: --data-dir DIR that has it")
+        raise UserError(
+            f"--peers: MNIST not found ({folder}/MNIST/raw). Expected: --data-dir DIR that contains MNIST/raw",
+            code="no-data",
+        )
 
 
 class Point(NamedTuple):
-    """A setting of bench scaling; `batch_size` is over all processes."""
+    """A point of bench scaling; `batch_size` is over all processes."""
 
     world_size: int
     batch_size: int
@@ -126,7 +137,7 @@ class Point(NamedTuple):
 
 
 def scaling_cells(config: ScalingConfig, device: torch.device) -> list[Measurement]:
-    """Raises UserError."""
+    """Return the cells of bench scaling. Raises UserError."""
     sizes = world_sizes(config.processes, device)
     threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
     of = _Preset(config.preset, config, device.type)
@@ -140,7 +151,7 @@ def scaling_cells(config: ScalingConfig, device: torch.device) -> list[Measureme
 
 
 def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point, list[str]]:
-    """Each setting to measure, once, and the axes that it is on. Raises UserError for a batch that is too small."""
+    """Return each point to measure with the axes that it is on. Raises UserError for a batch that is too small."""
     check_batch_size(config.batch_size, max(2, *sizes))
     found: dict[Point, list[str]] = {}
 
@@ -160,21 +171,22 @@ def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point,
 
 
 def world_sizes(processes: list[int] | None, device: torch.device) -> list[int]:
-    """The numbers of processes. Raises UserError for more than there are GPUs for, or memory."""
+    """Return the numbers of processes. Raises UserError for more than there are GPUs, or than fit into memory."""
     here = count_gpus() if device.type == "cuda" else cores()
     if processes is None:
         return [2**exponent for exponent in range(here.bit_length())]
     sizes = sorted(set(processes))
     if device.type == "cuda" and sizes[-1] > here:
         raise UserError(
-            f"--processes {sizes[-1]}: there are {here} GPUs here. Expected: at most {here}", code="unavailable"
+            f"--processes: more than the GPUs of this machine ({sizes[-1]}). Expected: at most {here}",
+            code="unavailable",
         )
     env.check_memory(sizes[-1])
     return sizes
 
 
 def count_images(cells: list[Measurement]) -> None:
-    """Load the data, so that what is absent is found before the first cell; set `epoch_images`. Raises UserError."""
+    """Load the data before the first cell, and set `epoch_images`. Raises UserError for missing data."""
     count = cache(lambda data: len(load_dataset(DataConfig.model_validate_json(data)).images))
     for cell in cells:
         data = Config.model_validate(cell.training).data
@@ -184,7 +196,7 @@ def count_images(cells: list[Measurement]) -> None:
 
 
 def command(cell: Measurement, pace: Pace, trace: Path | None) -> list[str]:
-    """Return that of the processes that take a turn of a cell, and print what they found as a last line of JSON."""
+    """Return the command that measures one turn of a cell, and prints its result as a last line of JSON."""
     spec = Spec(config=Config.model_validate(cell.training), trace=str(trace) if trace else None, **pace.model_dump())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.world_size)]
     module = f"distgan.benchmark.{'worker' if cell.is_ours else f'peers.{cell.contender}_loop'}"

@@ -1,4 +1,4 @@
-"""`distgan bench convergence`: epochs, and seconds, until a preset reaches and holds a frozen quality, over seeds."""
+"""`distgan bench convergence`: epochs and seconds until a preset reaches and holds quality targets, over seeds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -42,14 +42,15 @@ _LOG_EVERY_S = 10.0
 
 
 def run(config: ConvergenceConfig) -> None:
-    """Runs what is not over yet; prints tables, and leaves results.json (whole after each run) and convergence.png.
+    """Run what is not finished yet; print tables, and write results.json (after each run) and convergence.png.
 
-    Raises UserError, CommandFailed where a run crashed or more processes need more epochs, and Stopped where one of the
-    trainings did so in good order, as before the limit of a SLURM job.
+    Raises UserError, CommandFailed if a run crashed or more processes need more epochs, and Stopped if one of the
+    trainings stopped on request, as before the time limit of a SLURM job.
     """
     if is_launched():
         raise UserError(
-            "bench convergence: starts trainings of its own. Expected: without a launcher around it", code="launch"
+            "bench convergence: started by a launcher, but it launches its trainings itself. Expected: no launcher",
+            code="launcher-conflict",
         )
     if config.join is not None:
         join(user_path(config.join, "--join"), config)
@@ -78,7 +79,7 @@ def run(config: ConvergenceConfig) -> None:
         for trial in trials:
             if (cell := before.pop(trial.cell.id, None)) and cell.outcome in OVER:
                 trial.cell = cell
-        others = list(before.values())  # of seeds that this call does not ask for
+        others = list(before.values())  # of seeds that this call does not request
 
         def cells() -> list[TrialResult]:
             return [*others, *(trial.cell for trial in trials)]
@@ -97,40 +98,42 @@ def run(config: ConvergenceConfig) -> None:
 
 
 def join(folder: Path, config: ConvergenceConfig) -> None:
-    """The summary of the benches in the folders below `folder`, as results.json and convergence.png there, and tables.
+    """Summarise the benches in the folders below `folder`, as results.json and convergence.png there, and tables.
 
-    Raises UserError for none, for those that differ in more than seeds and devices, for a run that two have, and for a
-    bench of its own there; CommandFailed as `run`.
+    Raises UserError if there are none, if they differ in more than seeds and devices, if two contain the same run, or
+    if `folder` itself is a bench; CommandFailed as `run`.
     """
     if not folder.is_dir():
-        raise UserError(f"--join {folder}: is no folder. Expected: the folder above some benches", code="not-found")
+        raise UserError(f"--join: not a folder ({folder}). Expected: the parent folder of benches", code="no-results")
     paths = sorted(folder.glob(f"*/{FILE}"))
     if not paths:
         raise UserError(
-            f"--join {folder}: there is no results.json in a folder below it. Expected: the folder above some benches",
-            code="not-found",
+            f"--join: no results.json in its subfolders ({folder}). Expected: the parent folder of benches",
+            code="no-results",
         )
     if (folder / FILE).exists() and results.read(folder, ConvergenceResults).facts.joined is None:
         raise UserError(
-            f"--join {folder}: has a bench of its own, which is not overwritten. Expected: another folder above",
-            code="exists",
+            f"--join: contains a results.json of a bench, which is not overwritten ({folder}). Expected: the parent "
+            "folder of benches",
+            code="output-exists",
         )
     found = [results.read(path, ConvergenceResults) for path in paths]
-    # A cluster has the machines that it has: epochs are the same measure on all of them, seconds are not.
+    # The machines of a cluster may differ: epochs are comparable between them, seconds are not.
     first, *_ = identities = [each.facts.identity.model_copy(update={"device": None}) for each in found]
     owners: dict[str, Path] = {}
     for path, each, own in zip(paths, found, identities, strict=True):
         if difference := first.difference(own):
             key, old, new = difference
             raise UserError(
-                f"--join {folder}: {path} has another {key} ({new}, not {old}) than {paths[0]}. Expected: the same but "
-                "for seeds",
+                f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: benches that differ in seeds "
+                "only",
                 code="mismatch",
             )
         for cell in each.cells:
             if (owner := owners.setdefault(cell.id, path)) != path:
                 raise UserError(
-                    f"--join {folder}: both {owner} and {path} have {cell.id}. Expected: each run once", code="mismatch"
+                    f"--join: a run is in two benches ({cell.id} in {owner} and {path}). Expected: each run once",
+                    code="mismatch",
                 )
     here = results.facts(device_named(config.device)).model_dump() | {
         "device": ", ".join(sorted({each.facts.device for each in found})),
@@ -142,15 +145,15 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
     _check_failures(facts, cells, lambda cell: owners[cell.id].parent)
 
 
-# -- The folder: held by one process at a time, and resumed only with the same settings --
+# -- The folder: locked by one process at a time, and resumed only with the same settings --
 
 
 @contextmanager
 def claimed(out: str | None) -> Iterator[Path]:
-    """--out, new or with results to resume, or else bench/convergence-<number>. Raises UserError for any other."""
+    """Lock --out, new or with results to resume, or else bench/convergence-<number>. Raises UserError for any other."""
     folder = new_folder(out, KIND, may_resume=True)
     try:
-        held = lock(folder, 0.0, f"--out {out}: another bench {KIND} is at work in it")
+        held = lock(folder, 0.0, f"--out: in use by another bench {KIND} ({out})")
     except OSError as error:
         raise not_writable(error.filename, error) from error
     try:
@@ -160,20 +163,21 @@ def claimed(out: str | None) -> Iterator[Path]:
 
 
 def _cells_before(folder: Path, identity: Identity, out: str | None) -> list[TrialResult]:
-    """The runs of the bench that stands there, none of a new one. Raises UserError where it was begun otherwise."""
+    """Return the runs of an earlier call, [] if there is none. Raises UserError if its settings differ."""
     if not (folder / FILE).exists():
         return []
     found = results.read(folder, ConvergenceResults)
     if difference := found.facts.identity.difference(identity):
         key, old, new = difference
         raise UserError(
-            f"--out {out}: was begun with {key} {old}, now {new}. Expected: the same, or a new folder", code="mismatch"
+            f"--out: started with another {key} ({out}: {old}, now {new}). Expected: the same, or a new folder",
+            code="resume-mismatch",
         )
     return found.cells
 
 
 def _write(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> ConvergenceResults:
-    """Seed by seed, as they are run; those of a seed in the order in which they came."""
+    """Write results.json, sorted by seed, those of one seed in the order in which they came."""
     cells = sorted(cells, key=lambda cell: cell.seed)
     is_partial = any(cell.outcome == "unfinished" for cell in cells)
     found = ConvergenceResults(kind="convergence", is_partial=is_partial, facts=facts, cells=cells)
@@ -182,7 +186,7 @@ def _write(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> C
 
 
 def _conclude(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> None:
-    """Write and show what the runs say together."""
+    """Compute the summary and the tests of all runs, write and show them."""
     arms = facts.identity.arms
     facts.summary = {arm.name: summarise([cell for cell in cells if cell.arm == arm.name]) for arm in arms}
     facts.tests = _tests(arms, cells)
@@ -192,7 +196,7 @@ def _conclude(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -
 def _run_all(
     trials: list[Trial], environments: list[dict[str, str]], timeout_s: float, write: Callable[[], object]
 ) -> None:
-    """As many at a time as there are environments, each watched by a thread. None is left when this returns.
+    """Run one trial per environment at a time, each in a thread. No process is left when this returns.
 
     Raises UserError for a folder in which another process trains.
     """
@@ -246,7 +250,7 @@ def _progress_logger(say: Callable[[str], None]) -> Callable[[Trial], None]:
 
 
 def _tests(arms: list[ArmFacts], cells: list[TrialResult]) -> list[Test]:
-    """What the arms do about each other: the presets on most processes, and each on one against itself on more."""
+    """Return the tests between the two presets on most processes, and of each on 1 process against more."""
     most = max(arm.processes for arm in arms)
     many = [arm for arm in arms if arm.processes == most]
     tests = compared(cells, many[0].name, many[1].name) if len(many) > 1 else []
@@ -258,7 +262,7 @@ def _tests(arms: list[ArmFacts], cells: list[TrialResult]) -> list[Test]:
 def _check_failures(
     facts: ConvergenceFacts, cells: list[TrialResult], folder_of: Callable[[TrialResult], Path]
 ) -> None:
-    """Raises CommandFailed where a run crashed, or more processes need more epochs."""
+    """Raise CommandFailed if a run crashed, or more processes need more epochs."""
     failed = [cell for cell in cells if cell.outcome == "error"]
     lines = [test.words for test in facts.tests if test.alternative == "less" and (test.p or 1.0) < LEVEL]
     if failed:

@@ -1,4 +1,4 @@
-"""What results.json has of `distgan bench convergence`: its runs, what they say together, and what they must share."""
+"""Schema of the results.json of `distgan bench convergence`: runs, summary, tests, and the settings they share."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from distgan.config.schema import ModelName
 from distgan.evaluation.schema import Estimate
 from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, Target, VanillaTargets, targets_of
 
-# What is measured of a run, and what it is called after "fewer".
+# The measures of a run, and the name of each after "fewer".
 MEASURES = {
     "epochs": "epochs",
     "train_s": "seconds of training",
@@ -22,7 +22,7 @@ OVER = ("converged", "not converged", "diverged")
 
 
 def _fields(each: Any) -> Any:
-    """Of older benches, which have `seen_s` besides."""
+    """Drop unknown keys: older benches have `seen_s` as well."""
     return {key: each[key] for key in Evaluation._fields if key in each} if isinstance(each, dict) else each
 
 
@@ -30,11 +30,13 @@ Judged = Annotated[Evaluation, BeforeValidator(_fields), PlainSerializer(lambda 
 
 
 class Strict(Record):
+    """A record without type coercion, which may have more keys."""
+
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 class Clocks(Strict):
-    """Until a run met its targets; None where it has not, and of what is not known."""
+    """Epochs and seconds until a run met its targets; None if it has not, or if it is not known."""
 
     epochs: float | None = None
     train_s: float | None = None
@@ -43,7 +45,7 @@ class Clocks(Strict):
 
     @classmethod
     def at(cls, found: list[Evaluation], index: int, *, is_resumed: bool) -> "Clocks":
-        """`cold_s` is None for a resumed run: its first start is not known."""
+        """Return the clocks at evaluation `index`. `cold_s` is None for a resumed run: its first start is not known."""
         at = found[index]
         with_evals_s = at.elapsed_s + sum(each.eval_s for each in found if each.step <= at.step)
         cold_s = None if is_resumed else at.since_start_s
@@ -51,7 +53,7 @@ class Clocks(Strict):
 
 
 class TrialResult(Clocks):
-    """A run of `arm`. `targets`: those met last, or missed; `last`: each target's number at the last evaluation."""
+    """A run of `arm`. `targets`: those met last, or missed; `last`: each target's value at the last evaluation."""
 
     id: str
     arm: str
@@ -70,7 +72,7 @@ class TrialResult(Clocks):
     @model_validator(mode="after")
     def _converged_at_an_evaluation(self) -> "TrialResult":
         if self.outcome == "converged" and self.epochs not in [each.epoch for each in self.evaluations]:
-            raise ValueError("epochs is at none of its evaluations")
+            raise ValueError("epochs is not the epoch of an evaluation")
         return self
 
     @property
@@ -79,6 +81,8 @@ class TrialResult(Clocks):
 
 
 class TimesSummary(Record):
+    """Median with its 95 % interval, and extremes, of `num` runs; None: not reached."""
+
     median: float | None
     low: float | None
     high: float | None
@@ -88,7 +92,7 @@ class TimesSummary(Record):
 
 
 class Summary(Record):
-    """The runs of an arm that are over: how many converged, and each measure of which something is known."""
+    """The finished runs of an arm: how many converged, and a summary of each known measure."""
 
     num: int
     converged: int
@@ -100,7 +104,7 @@ class Summary(Record):
 
 
 class Test(Record):
-    """Of whether arm A's times are smaller than B's (`less`), or differ."""
+    """Test if arm A's times are smaller than B's (`less`), or differ (`two-sided`)."""
 
     measure: str
     a: str
@@ -112,10 +116,14 @@ class Test(Record):
 
 
 class Data(Strict):
+    """The data set of an arm."""
+
     name: str
 
 
 class ArmFacts(Strict):
+    """The configuration of an arm."""
+
     name: str
     preset: str
     processes: int
@@ -123,6 +131,8 @@ class ArmFacts(Strict):
 
 
 class FrozenTargets(Strict):
+    """The quality targets; `frozen` is the date at which they were fixed."""
+
     frozen: str
     protocol: Protocol
     cgan: CganTargets
@@ -130,7 +140,7 @@ class FrozenTargets(Strict):
 
 
 class Identity(Strict):
-    """What must be the same for runs to be compared."""
+    """Settings, targets and data that must be the same for runs to be compared."""
 
     settings: dict[str, JsonValue] = Field({})
     targets: FrozenTargets
@@ -138,7 +148,7 @@ class Identity(Strict):
     device: str | None = None
 
     def difference(self, other: "Identity") -> tuple[str, str, str] | None:
-        """The first place where the other differs, as a flag or keys; what stands here and there."""
+        """Return the first key that differs, as a flag or dotted keys, and both values; None if equal."""
         if not (found := _difference(self.model_dump(), other.model_dump(), ())):
             return None
         path, old, new = found
@@ -156,6 +166,8 @@ def _difference(old: Any, new: Any, path: tuple[str, ...]) -> tuple[tuple[str, .
 
 
 class ConvergenceFacts(Facts):
+    """Facts, summary and tests of a convergence benchmark. `joined`: the results files of a summary."""
+
     model_config = ConfigDict(strict=True)
 
     identity: Identity
@@ -168,12 +180,14 @@ class ConvergenceFacts(Facts):
 
     @property
     def wanted(self) -> list[Target]:
-        """The targets that the runs had to meet."""
+        """Return the targets that the runs had to meet."""
         of = self.identity.targets
         return targets_of(of.cgan if self.model == "cgan" else of.vanilla)
 
 
 class ConvergenceResults(Results):
+    """The results.json of a convergence benchmark."""
+
     kind: Literal["convergence"]
     facts: ConvergenceFacts
     cells: list[TrialResult]

@@ -22,7 +22,7 @@ Cells = Sequence[TrialResult]
 
 
 class Times(NamedTuple):
-    """Times at which runs converged, and times up to which the others had not (right-censored)."""
+    """Times at which runs converged, and the right-censored times of the others."""
 
     reached: list[float]
     censored: list[float]
@@ -94,14 +94,14 @@ def survival_of(found: Times) -> Survival:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         interval = survival.confidence_interval(method="log-log")
-    # It is NaN where all runs are left, or none is.
+    # It is NaN where all runs remain, or none does.
     low = np.where(np.isnan(interval.low.probabilities), survival.probabilities, interval.low.probabilities)
     high = np.nan_to_num(interval.high.probabilities, nan=1)
     return Survival(survival.quantiles, survival.probabilities, low, high)
 
 
 def _first(times: np.ndarray, survival: np.ndarray) -> float | None:
-    """Return the first time at which at most half are left."""
+    """Return the first time at which at most half have not converged."""
     reached = times[survival <= 0.5]
     return float(reached[0]) if len(reached) and reached[0] < NEVER else None
 
@@ -128,7 +128,7 @@ def p_value(a: Times, b: Times, alternative: Literal["two-sided", "less"]) -> fl
 
 
 def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
-    """Return the statistic; 0 where no run has converged, or all have at the same time."""
+    """Return the statistic; 0 if no run has converged, or all have at the same time."""
     with np.errstate(invalid="ignore"):
         return float(np.nan_to_num(stats.logrank(a, b).statistic, nan=0.0))
 
@@ -159,7 +159,7 @@ def more_processes(cells: Cells, one: str, many: str) -> list[Test]:
 def _test(
     cells: Cells, a: str, b: str, measure: str, alternative: Literal["two-sided", "less"]
 ) -> tuple[Times, Times, Test] | None:
-    """The times of both arms, and their test with the ratio of the medians, B over A; None without runs of both."""
+    """Return the times of both arms and their test, with the ratio of medians B / A; None without runs of both."""
     ours, theirs = (times([cell for cell in cells if cell.arm == name], measure) for name in (a, b))
     if ours is None or theirs is None:
         return None

@@ -1,7 +1,7 @@
-"""Runs a module as `python -m MODULE` does, and stops it in order when the process that started it is gone.
+"""Run a module as `python -m MODULE` does, and terminate it when the parent process exits.
 
-`python -m distgan.benchmark.exit_with_parent MODULE ARGUMENTS`. Its standard input is a pipe whose other end that
-process holds and never writes to: it ends with that process, however that ends, by SIGKILL too.
+`python -m distgan.benchmark.exit_with_parent MODULE ARGUMENTS`. Standard input is a pipe whose write end the parent
+holds and never uses: it is closed when the parent exits, even by SIGKILL.
 """
 
 import os
@@ -19,7 +19,7 @@ def _follow() -> None:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
-    os._exit(1)  # it hangs; processes of its own see that it is gone
+    os._exit(1)  # it hangs; its children see that it has exited
 
 
 if __name__ == "__main__":

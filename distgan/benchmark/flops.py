@@ -1,4 +1,4 @@
-"""How many floating-point operations a training step takes, by formula."""
+"""Floating-point operations of a training step, by formula."""
 
 from functools import partial
 
@@ -20,8 +20,8 @@ FORMULA = (
 
 
 def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
-    """Of one step, divided by the images of its batch; FORMULA in words. None for a loss that has no formula."""
-    if LOSSES[optim.loss].penalty:  # which differentiates D twice, through passes of its own
+    """Return the FLOP of a step per image of its batch, by FORMULA. None for a loss that has no formula."""
+    if LOSSES[optim.loss].penalty:  # which differentiates D twice, in extra passes
         return None
     images = model.images
     with torch.device("meta"):
@@ -30,7 +30,7 @@ def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
         z, image = torch.empty(1, *z_shape), torch.empty(1, images.channels, images.height, images.width)
         labels = torch.empty(1, max(1, model.num_labels))
     for layer in (*generator.modules(), *discriminator.modules()):
-        # Ours reach the same result by other multiplications.
+        # distgan's layers reach the same result by other multiplications.
         if isinstance(layer, nn.Conv2d):
             layer.forward = partial(nn.Conv2d.forward, layer)  # type: ignore[method-assign]
         elif isinstance(layer, nn.ConvTranspose2d):

@@ -1,4 +1,4 @@
-"""Results of format 1, brought into the present format."""
+"""Upgrade of results of format 1 to the current format."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Table = dict[str, Any]  # JSON of an older version, which the schema checks afte
 
 
 def upgrade(content: Table) -> Table:
-    """Return the content of a results.json of format 1 in the present format. What it lacks stays missing."""
+    """Return the content of a results.json of format 1 in the current format. Missing keys stay missing."""
     content = with_current_names(content)
     if content["kind"] == "throughput":
         return content | {"cells": [_of_throughput(cell) for cell in content["cells"]]}
@@ -17,13 +17,13 @@ def upgrade(content: Table) -> Table:
         settings = content["facts"]["config"]
         facts, cells = content["facts"] | {"settings": settings}, content["cells"]
         return content | {"facts": facts, "cells": [_of_scaling(cell, settings) for cell in cells]}
-    if content["kind"] == "convergence":  # other statistics: they are computed anew
+    if content["kind"] == "convergence":  # other statistics: they are recomputed
         return content | {"facts": content["facts"] | {"summary": {}, "tests": []}}
     return content
 
 
 def _with_current_id(cell: Table) -> Table:
-    """Return a cell whose id has the names that precisions, orders and families have now."""
+    """Return a cell whose id has the current names of precisions, orders and families."""
     words = cell["id"].split("/")
     words[2], words[4] = PRECISIONS.current(words[2]), ORDERS.current(words[4])
     words[5:] = map(FAMILIES.current, words[5:])

@@ -1,8 +1,8 @@
-"""How long an all-reduce takes: NCCL's own cost model for GPUs that are not at hand, a measured ring for CPUs.
+"""Predicted time of an all-reduce: NCCL's cost model for GPUs, a measured ring for CPUs.
 
-Of NCCL: the constants with which it chooses its algorithm, in `src/graph/tuning.cc` (revision b6475625)
+The constants are those with which NCCL selects its algorithm, in `src/graph/tuning.cc` (revision b6475625)
 and `src/graph/topo.h` (revision 069a3d4f) of github.com/NVIDIA/nccl. Time = latency + bytes / bandwidth, of the best
-of ring, tree and NVLS, each in the protocols LL, LL128 and Simple. Left out of it: tree's correction by size, CollNet,
+of ring, tree and NVLS, each in the protocols LL, LL128 and Simple. Not modelled: tree's correction by size, CollNet,
 and the limits of a channel but LL's. Microseconds and GB/s (1e9) here, as there; seconds for the callers.
 """
 
@@ -30,7 +30,7 @@ _PCI = _Hops((1.0, 2.5, 5.7), (1.0, 1.9, 28.0))
 _NET = _Hops((2.7, 4.0, 14.0), (5.0, 8.5, 28.0))
 _BASE = _Hops((6.6, 14.0, 8.4), (6.8, 14.0, 0.0))  # `baseLat`
 _NVLS, _NVLS_NET = 23.0, 14.0
-# What a node of a ring over several has to do for each hop, more of it in Simple (`getNetOverhead`, Intel).
+# Overhead per hop of a node in a ring over several nodes, greater in Simple (`getNetOverhead`, Intel).
 _POST = (1.0, 1.0, 3.0)
 # A ring of several nodes reaches a plateau in Simple.
 _PLATEAU = 1.4
@@ -39,7 +39,7 @@ _LL_MOST = (87.7, 22.5, 19.0)
 
 
 class Fabric(NamedTuple):
-    """What joins GPUs: within a node, and between nodes. GB/s of a node in one direction; 0: not between nodes."""
+    """Interconnect of GPUs within a node and between nodes. GB/s of a node in one direction; 0: not between nodes."""
 
     inside: _Hops
     inside_gbs: float
@@ -69,16 +69,17 @@ FABRICS = {
 
 
 def check_nodes(name: str, nodes: int) -> None:
-    """Raises UserError for several nodes with a fabric that ends with the machine."""
+    """Raise UserError for several nodes with an interconnect that works within a node only."""
     fabric = FABRICS[name]
     if nodes > 1 and not (fabric.per_gpu_gbs or fabric.per_node_gbs):
         raise UserError(
-            f"--fabric {name}: joins no machines, with --nodes {nodes}. Expected with several: ib, ethernet"
+            f"--fabric: connects the GPUs of one machine only, with --nodes {nodes} ({name}). Expected: ib, ethernet",
+            code="conflicting-settings",
         )
 
 
 def nccl(name: str) -> AllReduce:
-    """NCCL's estimate on a fabric."""
+    """Return NCCL's estimate for an interconnect."""
     fabric = FABRICS[name]
 
     def all_reduce(size: int, nodes: int, per_node: int) -> float:
@@ -91,7 +92,7 @@ def nccl(name: str) -> AllReduce:
 
 
 def _ways(fabric: Fabric, nodes: int, per_node: int) -> Iterator[tuple[float, float]]:
-    """Microseconds and GB/s of what is handed in, for each algorithm and protocol that the fabric has."""
+    """Yield latency (microseconds) and bandwidth (GB/s of the message) of each algorithm and protocol."""
     size = nodes * per_node
     steps = 2 * (size - 1)
     between = 2 * nodes if nodes > 1 else 0
@@ -117,10 +118,10 @@ def _ways(fabric: Fabric, nodes: int, per_node: int) -> Iterator[tuple[float, fl
 
 
 def measured_ring(world_size: int, tiny_s: float, size: int, seconds: float, fabric: str) -> AllReduce:
-    """Gloo's ring: 2 (W - 1) hops, and 2 (W - 1) / W of the bytes, at what was measured between processes of one CPU.
+    """Return the model of gloo's ring: 2 (W - 1) hops, and 2 (W - 1) / W of the bytes, as measured on one CPU.
 
-    From an all-reduce of one number over `world_size` processes and one of `size` bytes, in seconds. Between nodes a
-    hop of the fabric's network comes on top, and its bandwidth bounds what the processes of a node share.
+    `tiny_s` and `seconds`: an all-reduce of one number and of `size` bytes over `world_size` processes. Between nodes
+    each hop adds the latency of the network, whose bandwidth all processes of a node share.
     """
     hop_s = tiny_s / (2 * (world_size - 1))
     # A large one can't be faster than a small one but by chance.

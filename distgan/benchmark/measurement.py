@@ -1,4 +1,4 @@
-"""What `distgan bench throughput` and `scaling` measure: one schema, that of results.json.
+"""Schema of the measurements of `distgan bench throughput` and `scaling`, as in results.json.
 
 A Measurement is one configuration at one number of processes. Names end with the unit.
 """
@@ -31,18 +31,20 @@ class Pace(Section):
 
 
 class Spec(Pace):
-    """What a turn trains and how long, and where it is to leave a trace."""
+    """The input of a turn: its config, its pace, and the file of its profiler trace."""
 
     config: Config
     trace: str | None = None
 
 
 class Record(BaseModel):
+    """A record without NaN or infinity, which JSON cannot hold."""
+
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Open(Record):
-    """One that may have more keys, for other readers."""
+    """A record that may have more keys, for other readers."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,25 +59,25 @@ class Spread(Record):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """Raises ValueError for no values, and for a non-finite one."""
+        """Return the spread of `values`. Raises ValueError if there are none, or one is non-finite."""
         values = list(values)
         p5, median, p95 = np.percentile(values, (5, 50, 95)).tolist() if values else (float("nan"),) * 3
         return cls(median=median, p5=p5, p95=p95, num=len(values))
 
 
 class Ratio(Spread):
-    """Of each round one, with the extremes."""
+    """Spread over one ratio per round, with the extremes."""
 
     min: float
     max: float
 
 
 class Growth(Record):
-    """By what factor work and cost have grown since the cell before, which has `since` on the axis.
+    """Factors by which work and cost have grown since the previous cell, which is at `since` on the axis.
 
-    `work`: FLOP of a step; None where they have no formula. `cost`: seconds per step. `cost_per_work` is relative to
-    the first cell of the axis. `is_faster_than_work`: cost grew more than work in all of cost's interval; None where
-    one round leaves it none.
+    `work`: FLOP of a step; None if they have no formula. `cost`: seconds per step. `cost_per_work` is relative to
+    the first cell of the axis. `is_faster_than_work`: cost grew more than work over its entire interval; None for a
+    single round, which has no interval.
     """
 
     since: float
@@ -86,7 +88,7 @@ class Growth(Record):
 
 
 class Gate(Record):
-    """How far an engine is from the eager one after `steps`: relative differences, text where non-finite."""
+    """Relative differences between an engine and the eager one after `steps`; text if non-finite."""
 
     steps: int
     losses: float | str
@@ -98,7 +100,7 @@ class Gate(Record):
 
 
 class Engine(Open):
-    """What EngineSelection describes: who was to take the steps, and who did."""
+    """The engine that ran, as described by EngineSelection."""
 
     name: str
     why: str = ""
@@ -115,10 +117,10 @@ class Repeat(Record):
 
 
 class Round(Open):
-    """One turn of a configuration, in fresh processes; a plain loop has repeats alone.
+    """One turn of a configuration, in fresh processes; a plain loop has repeats only.
 
-    `messages_bytes`: what a step sends to all ranks, by kind; `all_reduce_s`: seconds of them alone, of each repeat.
-    `all_reduce_share`: part of a step's time, on a CPU.
+    `messages_bytes`: bytes that a step all-reduces, by kind; `all_reduce_s`: their seconds in isolation, per repeat.
+    `all_reduce_share`: fraction of a step's time, on a CPU.
     """
 
     number: int = 0
@@ -184,17 +186,17 @@ class Measurement(Record):
 
     @property
     def measured(self) -> list[Round]:
-        """The rounds that have a speed: none where the gate has failed in one."""
+        """Return the rounds that have a speed: none if the gate failed in one."""
         return [] if self.status == "gate failed" else [run for run in self.runs if run.repeats]
 
     @property
     def engines(self) -> list[str]:
-        """The engines that ran: more than one where rounds differ."""
+        """Return the engines that ran: more than one if rounds differ."""
         return list(dict.fromkeys(run.engine.name for run in self.runs if run.engine))
 
     @property
     def notices(self) -> list[str]:
-        """What stands at the head of every output: each engine that ran in place of the requested one, and several."""
+        """Return the warnings about engines that ran in place of the requested one, or that differ between rounds."""
         found = [fallback_notice(run.engine.model_dump()) for run in self.runs if run.engine]
         found += [f"its rounds ran several engines: {', '.join(self.engines)}"] if len(self.engines) > 1 else []
         return list(dict.fromkeys(filter(None, found)))
@@ -205,12 +207,14 @@ class Measurement(Record):
 
 
 class Roofline(Open):
+    """Measured peaks of the device: FLOP/s by precision, and bytes/s of a copy."""
+
     peak_flops: dict[str, float]
     copy_bytes_per_s: float
 
 
 class Facts(Open):
-    """What figures depend on: the command, versions, revision, device, cores, their load, clocks, settings."""
+    """The environment of a benchmark: command, versions, revision, device, cores, their load, clocks, settings."""
 
     device: str
     device_type: str = "cpu"

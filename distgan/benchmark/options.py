@@ -1,4 +1,4 @@
-"""What can be set of `distgan bench`."""
+"""Settings of `distgan bench`."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,32 +36,30 @@ def _count(default: int | None, description: str, most: int = 1_000_000, *, leas
 
 
 def _axis(default: Any, description: str, flag: str, *old_flags: str, **more: Any) -> Any:
-    """A list of which each value is measured, by a flag in the singular."""
+    """Declare a list of values to measure, by a flag in the singular."""
     return setting(default, description, min_length=1, flag=flag, old_flags=old_flags, **more)
 
 
 class SpeedConfig(Section):
-    """What bench throughput and bench scaling have in common."""
+    """Settings common to bench throughput and bench scaling."""
 
     CPU_STEPS: ClassVar[int] = 8
 
     family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
     width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
     rounds: int = _count(3, "turns of each cell, in fresh processes each; ratios are taken within a round", 1000)
-    repeats: int = _count(5, "timed stretches of a turn", 10_000)
+    repeats: int = _count(5, "timed repeats of a turn", 10_000)
     steps: int | None = _count(None, f"steps of a repeat; unset: 200 on a GPU, {CPU_STEPS} on a CPU")
     warmup: int | None = _count(None, "steps before the first repeat; unset: 30 on a GPU, 2 on a CPU", least=0)
-    gate_steps: int = _count(3, "steps after which the engine must have the losses and weights of the eager one", 1000)
-    whole_run: bool = setting(
-        True, "an engine chooses as for all epochs of the preset; off: as for the measured steps alone"
-    )
+    gate_steps: int = _count(3, "steps after which losses and weights must match those of the eager engine", 1000)
+    whole_run: bool = setting(True, "select the engine for all epochs of the preset; off: for the measured steps only")
     profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
-    data: DataName = setting("mnist", "the images; digits needs no network")
+    data: DataName = setting("mnist", "the data set; digits needs no download")
     data_dir: str | None = data_dir_setting()
     device: Device = device_setting()
-    threads: int | None = _count(None, "CPU threads of each process; unset: those that distgan train would take", 1024)
+    threads: int | None = _count(None, "CPU threads of each process; unset: as distgan train", 1024)
     seed: int = seed_setting()
-    timeout: Real = setting(1800.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
+    timeout: Real = setting(1800.0, "time limit of a turn, in seconds", gt=0, le=86_400)
     out: str | None = setting(None, "a new folder; unset: bench/<command>-<number>", min_length=1)
 
 
@@ -72,10 +70,10 @@ class Matrix(Section):
         list(MODELS), "presets by their names, or TOML files; may be repeated", "preset", "model", "models",
         allowed="one or more names of presets, or TOML files", may_be_repeated=True,
     )  # fmt: skip
-    engines: Engines = _axis(["auto"], "who takes the steps; what ran in its place is named", "engine", "engines")
+    engines: Engines = _axis(["auto"], "engines to measure; a fallback is reported", "engine", "engines")
     precisions: Precisions | None = _axis(
         None,
-        "no: float32; tf32 and fp16 on a GPU; unset: no, and bf16 where the device has it",
+        "fp32; tf32 and fp16 need a GPU; unset: fp32, and bf16 if the device supports it",
         "precision",
         "precisions",
     )
@@ -83,16 +81,16 @@ class Matrix(Section):
         None, "images per step over all processes; unset: the preset's", "batch-size", "batch-sizes"
     )
     orders: Orders | None = _axis(
-        None, "orders of the two updates, each an algorithm of its own; unset: the preset's", "order", "orders"
+        None, "orders of the two updates, each a different algorithm; unset: the preset's", "order", "orders"
     )
     processes: Counts = setting([1], "numbers of processes, as 1,2,4")
-    peers: bool = setting(False, "plain PyTorch and Accelerate loops of the same networks and losses take turns too")
+    peers: bool = setting(False, "also measure plain PyTorch and Accelerate loops of the same networks and losses")
 
 
 class ThroughputConfig(SpeedConfig, Matrix):  # whose flags come first
-    """What `distgan bench throughput` measures."""
+    """Settings of `distgan bench throughput`."""
 
-    repeats: int = _count(5, "timed stretches of a turn", 10_000, least=5)
+    repeats: int = _count(5, "timed repeats of a turn", 10_000, least=5)
 
 
 class Points(Section):
@@ -101,7 +99,7 @@ class Points(Section):
     preset: str = setting("vanilla", "a preset by its name, or a TOML file", min_length=1, old_flags=("model",))
     order: OrderName | None = setting(None, "as of distgan train; unset: the preset's")
     precision: PrecisionName = setting("fp32", "{names}")
-    engine: EngineName = setting("auto", "who takes the steps")
+    engine: EngineName = setting("auto", "engine of the training steps")
     processes: Counts | None = setting(
         None, "numbers of processes; unset: 1, 2, 4 and so on up to the GPUs, or cores, here"
     )
@@ -117,20 +115,20 @@ class Points(Section):
 
 
 class ScalingConfig(SpeedConfig, Points):
-    """What `distgan bench scaling` measures, each setting in fresh processes."""
+    """Settings of `distgan bench scaling`; each cell runs in fresh processes."""
 
     CPU_STEPS: ClassVar[int] = 3
 
     steps: int | None = _count(None, f"steps of a repeat; unset: 200 on a GPU, {CPU_STEPS} on a CPU")
-    gate_steps: int = _count(1, "steps after which the engine must have the losses and weights of the eager one", 1000)
+    gate_steps: int = _count(1, "steps after which losses and weights must match those of the eager engine", 1000)
     threads: int | None = _count(
         None, "CPU threads of each process, whatever their number; unset: the cores divided by the most processes", 1024
     )
-    timeout: Real = setting(900.0, "seconds after which a turn that has not ended is given up", gt=0, le=86_400)
+    timeout: Real = setting(900.0, "time limit of a turn, in seconds", gt=0, le=86_400)
 
 
 class CompareConfig(Section):
-    """What `distgan bench compare` takes for a regression."""
+    """Settings of `distgan bench compare`: what counts as a regression."""
 
     fail_above: Real | None = setting(
         None, "exit 1 if a cell's ratio of seconds per step, B / A, is above that and its 95% interval excludes 1, or "
@@ -140,22 +138,22 @@ class CompareConfig(Section):
 
 
 class PlanConfig(Section):
-    """What `distgan bench plan` predicts from the results of bench scaling."""
+    """Settings of `distgan bench plan`: what to predict from the results of bench scaling."""
 
     nodes: int = _count(2, "machines", 100_000)
     gpus_per_node: int = _count(
         8, "GPUs of each; of results from a CPU, processes of as many threads as were measured", 1024
     )
     fabric: Literal["nvlink", "pcie", "ib", "ethernet"] = setting(
-        "ib", "nvlink, pcie: what joins the GPUs of one machine. ib: machines by InfiniBand, NVLink within. ethernet: "
-        "machines by 100 Gbit/s, PCIe within",
+        "ib", "nvlink, pcie: within one machine; ib: InfiniBand between machines, NVLink within; ethernet: "
+        "100 Gbit/s between machines, PCIe within",
     )  # fmt: skip
     per_rank_batch_size: int | None = _count(None, "weak scaling: images per step and GPU; unset: as measured")
     batch_size: int | None = _count(
         None, "strong scaling: images per step over all GPUs; unset: as measured", 1_000_000_000, least=2
     )
     overlap: Real = setting(
-        0.0, "microseconds of each network's all-reduce that hide behind its backward pass", ge=0, le=1e6
+        0.0, "microseconds of each network's all-reduce that overlap with its backward pass", ge=0, le=1e6
     )
     out: str | None = setting(None, "a new folder; unset: bench/plan-<number>", min_length=1)
 
@@ -165,38 +163,38 @@ _SEEDS = 2**31
 
 
 class ConvergenceConfig(Section):
-    """Which trainings `distgan bench convergence` takes, and how."""
+    """Settings of `distgan bench convergence`."""
 
     preset: str | None = setting(None, "a preset by its name, or a TOML file", min_length=1)
-    against: str | None = setting(None, "another, which takes turns with it and is compared", min_length=1)
-    seeds: int = free(10, "runs of each, with seeds that count up", ge=1, le=1000)
+    against: str | None = setting(None, "a second preset, trained in turn and compared", min_length=1)
+    seeds: int = free(10, "runs of each preset, with consecutive seeds", ge=1, le=1000)
     first_seed: int = free(0, "the first of the seeds", ge=0, lt=_SEEDS - 1000)
     processes: int = _count(
-        1, "of each run; with more than 1 it is run on 1 too, and a test says whether more need more epochs", 1024
+        1, "processes of each run; above 1 it also runs on 1, and a test checks if more need more epochs", 1024
     )
-    jobs: int | None = _count(None, "runs at a time; unset: as many as the GPUs here suffice for, on a CPU 1", 1024)
-    epochs: int | None = _count(None, "after which a run is given up; unset: the preset's")
+    jobs: int | None = _count(None, "concurrent runs; unset: as many as fit on the GPUs, 1 on a CPU", 1024)
+    epochs: int | None = _count(None, "most epochs of a run; unset: the preset's")
     # The targets themselves are compared, not the name of their file.
     targets: str = free("mnist", "mnist: the frozen ones; or a TOML file of targets", min_length=1)
-    num: int | None = _count(None, "images an evaluation; unset: as many as the targets are for", least=65)
+    num: int | None = _count(None, "images per evaluation; unset: as the targets require", least=65)
     out: str | None = free(
         None, "a new folder, or that of a bench to resume; unset: bench/convergence-<number>", min_length=1
     )
     join: str | None = free(
-        None, "train nothing: the summary, there, of benches of the same settings in the folders below this one",
+        None, "train nothing; summarise the benches in the subfolders of this folder",
         min_length=1,
     )  # fmt: skip
     data: DataNameOrPath | None = setting(
-        None, "the images; digits needs no network; unset: the preset's", is_passed_on=True
+        None, "the data set; digits needs no download; unset: the preset's", is_passed_on=True
     )
     data_dir: str | None = setting(
         None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1, is_passed_on=True
     )
     device: Device = device_setting(is_passed_on=True)
     precision: PrecisionName | None = setting(None, "{names}; unset: the preset's", is_passed_on=True)
-    engine: EngineName | None = setting(None, "who takes the steps; unset: the preset's", is_passed_on=True)
+    engine: EngineName | None = setting(None, "engine of the training steps; unset: the preset's", is_passed_on=True)
     threads: int | None = _count(
-        None, "CPU threads of each process; unset: torch's own choice, or of several runs at a time their share of the "
+        None, "CPU threads of each process; unset: torch's default, or with concurrent runs their share of the "
         "cores", 1024,
     )  # fmt: skip
-    timeout: Real = free(86_400.0, "seconds after which a run that has not ended is given up", gt=0, le=10_000_000)
+    timeout: Real = free(86_400.0, "time limit of a run, in seconds", gt=0, le=10_000_000)

@@ -1,8 +1,8 @@
-"""`distgan bench plan`: a model of the step fitted on one process, held against what it was not fitted on, and beyond.
+"""`distgan bench plan`: a model of the step time fitted on one process, its held-out errors, and predictions.
 
 T(W) = a + b B + sum over G and D of max(0, all-reduce - overlap) + the all-reduces of BatchNorm: seconds per step, for
 B images a process. `a` and `b` (neither negative) have the least relative squares over the batch sizes that were
-measured on one process. The all-reduces are as measured alone where they were; else interconnects.py predicts them.
+measured on one process. The all-reduces are as measured in isolation if they were; else interconnects.py predicts them.
 """
 
 from collections.abc import Sequence
@@ -40,13 +40,13 @@ class Model(NamedTuple):
 
 
 def run(where: Path, config: PlanConfig) -> None:
-    """Predicts from the results of bench scaling at `where`; prints, and leaves results.json and plan.png.
+    """Predict from the results of bench scaling at `where`; print tables, and write results.json and plan.png.
 
-    Raises UserError for other results, too few points, and a fabric that does not fit.
+    Raises UserError for other results, too few points, or an interconnect that does not apply.
     """
     check_nodes(config.fabric, config.nodes)
     measured = results.read(where, SpeedResults, "scaling")
-    # At the width of the scaling, not at those of growing work.
+    # At the width of strong and weak scaling, not at those of growing work.
     width = next((cell.width for cell in measured.cells if {STRONG, WEAK} & set(cell.axes)), None)
     cells = [cell for cell in measured.cells if cell.measured and cell.width == width]
     points = one_process(cells, where)
@@ -57,7 +57,7 @@ def run(where: Path, config: PlanConfig) -> None:
         predicted = predictions(model, points, cells, all_reduce, measured.facts, config)
     except (KeyError, ValueError) as error:  # of a kind of message, or a setting
         raise UserError(
-            f"{where}: is damaged, or not by distgan's bench scaling ({error!r})", code="bad-data"
+            f"{where}: damaged, or not written by distgan bench scaling ({error!r})", code="damaged-file"
         ) from error
     folder = results.new_folder(config.out, "plan")
     known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}
@@ -69,20 +69,20 @@ def run(where: Path, config: PlanConfig) -> None:
 
 
 def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
-    """Median seconds per step by batch size. Raises UserError where there are too few to fit and hold one out."""
+    """Return median seconds per step by batch size. Raises UserError if there are too few to fit and hold one out."""
     alone = sorted((cell for cell in cells if cell.world_size == 1), key=lambda cell: cell.batch_size)
     points = {cell.batch_size: cell.step_s.median for cell in alone if cell.step_s}
     if len(points) < _FEWEST:
         raise UserError(
-            f"{where}: has {len(points)} batch sizes on one process. Expected: {_FEWEST} or more, as a fit has two "
-            "constants and one has to be held out (distgan bench scaling --work-batch-size 64,128,256)",
-            code="bad-data",
+            f"{where}: too few batch sizes on one process ({len(points)}). Expected: {_FEWEST} or more, to fit two "
+            "constants and hold one out (distgan bench scaling --work-batch-size 64,128,256)",
+            code="wrong-results",
         )
     return points
 
 
 def fit(points: dict[int, float]) -> Model:
-    """The least relative squares with no constant below 0."""
+    """Fit the model by least relative squares, with non-negative constants."""
     sizes, seconds = np.array(list(points), dtype=float), np.array(list(points.values()))
     (a_s, b_s), _ = nnls(np.stack([1 / seconds, sizes / seconds], axis=1), np.ones(len(seconds)))
     return Model(float(a_s), float(b_s))
@@ -96,7 +96,7 @@ def _held_out(name: str, world_size: int, batch_size: int, predicted_s: float, m
 
 
 def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
-    """Each batch size predicted by a fit on all the others."""
+    """Predict each batch size by a fit on all the others."""
     name = "fitted on the other sizes"
     return [
         _held_out(name, 1, size, fit({k: v for k, v in points.items() if k != size})(size), seconds)
@@ -105,9 +105,9 @@ def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
 
 
 def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], overlap_s: float) -> list[HeldOut]:
-    """What several processes took, of which the fit saw none, with their all-reduces as measured alone.
+    """Predict the steps of several processes, which the fit excludes, with all-reduces as measured in isolation.
 
-    Left out are those that had more threads than there are cores: the model knows no others on a core.
+    Cells with more threads than cores are left out: the model does not cover shared cores.
     """
     found = []
     for cell in sorted(cells, key=lambda cell: (cell.world_size, cell.batch_size)):
@@ -127,17 +127,21 @@ def _step_s(model: Model, batch_size: float, all_reduce_s: dict[str, float], ove
 
 
 def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) -> tuple[AllReduce, str]:
-    """Predicts one, and where its constants come from."""
+    """Return the model of an all-reduce, and the source of its constants in words."""
     source = FABRICS[config.fabric].source
     if facts.device_type != "cpu":
         return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
     if config.fabric in ("nvlink", "pcie"):
-        raise UserError(f"--fabric {config.fabric}: joins GPUs, and a CPU was measured. Expected: ib, ethernet")
+        raise UserError(
+            f"--fabric: connects GPUs, but the results are of a CPU ({config.fabric}). Expected: ib, ethernet",
+            code="setting-not-applicable",
+        )
     worlds = [cell.world_size for cell in cells if cell.world_size > 1]
     if not worlds:
         raise UserError(
-            "a CPU's all-reduce is predicted from one that was measured, and there is none. Expected: results of "
-            "distgan bench scaling --processes 1,2"
+            "results of a CPU: no measured all-reduce to predict from (1 process). Expected: results of distgan bench "
+            "scaling --processes 1,2",
+            code="wrong-results",
         )
     found = all_reduces(cells, max(worlds))
     (tiny, _), (seconds, size) = found["tiny"], found["generator"]
@@ -149,7 +153,7 @@ def predictions(
     model: Model, points: dict[int, float], cells: Sequence[Measurement], all_reduce: AllReduce, measured: Facts,
     config: PlanConfig,
 ) -> list[Predicted]:  # fmt: skip
-    """One process, then more on a node, then more nodes, weak and strong."""
+    """Predict weak and strong scaling: one process, then more on a node, then more nodes."""
     (messages, *_), settings = [run.messages_bytes for cell in cells for run in cell.measured], measured.settings
     strong = config.batch_size or int(str(settings["batch_size"]))
     weak = config.per_rank_batch_size or int(str(settings["per_rank_batch_size"]))
@@ -159,7 +163,7 @@ def predictions(
         for nodes, per_node in ladder(config.nodes, config.gpus_per_node):
             size = nodes * per_node
             total = weak * size if mode == "weak" else strong
-            if total < size:  # some would have nothing to do
+            if total < size:  # some ranks would have no images
                 continue
             alone = {
                 kind: sum(all_reduce(num, nodes, per_node) for num in messages[kind])
@@ -179,7 +183,7 @@ def predictions(
 
 
 def ladder(nodes: int, per_node: int) -> list[tuple[int, int]]:
-    """(nodes, GPUs of each): doubling within a node, then the nodes; the last is what was asked for."""
+    """Return (nodes, GPUs per node): doubling within a node, then the nodes, up to the requested numbers."""
     within = [(1, num) for num in _doubling(per_node)]
     return within + [(num, per_node) for num in _doubling(nodes)[1:]]
 

@@ -1,4 +1,4 @@
-"""The pictures of `distgan bench`: seconds per epoch, scaling, predictions."""
+"""Plots of `distgan bench`: seconds per epoch, scaling, predictions, convergence."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from distgan.benchmark.convergence_statistics import NEVER, Times, survival_of, 
 from distgan.benchmark.measurement import Measurement, Spread
 from distgan.benchmark.ratios import AXES, STRONG, WEAK, of_axis
 from distgan.benchmark.results import HeldOut, PlanFacts, PlanResults, Predicted, SpeedResults
-from distgan.benchmark.tables import TITLES, asked, common_settings, name_of, short, title_of
+from distgan.benchmark.tables import TITLES, common_settings, describe_targets, name_of, short, title_of
 from distgan.evaluation.targets import Evaluation, Target
 from distgan.utils.figures import figure_text, new_figure, save_png
 
@@ -23,7 +23,7 @@ _PARTIAL = "PARTIAL: it was interrupted\n"
 
 
 def plot_speeds(found: SpeedResults, path: Path) -> None:
-    """Seconds per epoch, or of bench scaling a panel for each axis. Nothing where nothing was measured."""
+    """Plot seconds per epoch, or for bench scaling a panel per axis. Writes no file if nothing was measured."""
     partial_words = _PARTIAL * found.is_partial
     if found.kind == "throughput":
         models = [[cell for cell in found.cells if cell.model == model and cell.status != "waits"]
@@ -47,7 +47,7 @@ def plot_speeds(found: SpeedResults, path: Path) -> None:
 def save_panels(
     path: Path, panels: Sequence[Draw], title: str, *, heights: Sequence[float] | None = None, width: float = 5.6
 ) -> None:
-    """A PNG of panels: two in a row, or below one another, each as high as `heights` say in inches."""
+    """Save a PNG of panels: two in a row, or with `heights` (inches) one below another."""
     columns = 1 if heights else min(2, len(panels))
     heights = heights or [4.0] * (-(-len(panels) // columns))
     figure = new_figure(width * columns + 0.8 * (columns > 1), sum(heights) + 0.8, facecolor="white")
@@ -65,7 +65,7 @@ def save_panels(
 
 
 def _draw_epochs(axes: Any, cells: Sequence[Measurement], among: Sequence[Measurement]) -> None:
-    """A bar for each cell of a model, with its p5 to p95."""
+    """Draw a bar for each cell of a model, with its p5 to p95."""
     longest = max(cell.epoch_s.p95 for cell in cells if cell.epoch_s)
     for place, cell in enumerate(cells):
         if not (of := cell.epoch_s):
@@ -83,7 +83,7 @@ def _draw_epochs(axes: Any, cells: Sequence[Measurement], among: Sequence[Measur
 
 
 def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:
-    """From the medians down to p5, and up to p95."""
+    """Return the distances from the medians down to p5, and up to p95."""
     return [[each.median - each.p5 for each in spreads], [each.p95 - each.median for each in spreads]]
 
 
@@ -123,7 +123,7 @@ def _draw_growth(axes: Any, chain: list[Measurement], axis: str) -> None:
 
 
 def plot_plan(found: PlanResults, path: Path) -> None:
-    """Rates and efficiencies, predicted, and the held-out errors."""
+    """Plot predicted rates and efficiencies, the fit, and the held-out errors."""
     panels: list[Draw] = [
         partial(draw_predicted, found=found, key="predicted_images_per_s", label="images/s, predicted"),
         partial(draw_predicted, found=found, key="predicted_efficiency", label="efficiency, predicted"),
@@ -134,6 +134,7 @@ def plot_plan(found: PlanResults, path: Path) -> None:
 
 
 def draw_predicted(axes: Any, found: PlanResults, key: str, label: str) -> None:
+    """Draw field `key` of the predictions against the number of ranks."""
     predicted = [row for row in found.cells if isinstance(row, Predicted)]
     for mode, color in (("weak", "tab:blue"), ("strong", "tab:orange")):
         rows = [row for row in predicted if row.mode == mode]
@@ -170,7 +171,7 @@ def _draw_errors(axes: Any, rows: Sequence[HeldOut]) -> None:
     axes.set(title="held out: signed error", xlabel="processes x images each", ylabel="error, %")
 
 
-# -- bench convergence: the share of converged runs and each number that has a target, against epochs and seconds --
+# -- bench convergence: the share of converged runs and each metric that has a target, against epochs and seconds --
 
 _ARM_COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 Clock = Callable[[Evaluation], float]
@@ -181,9 +182,9 @@ _CLOCKS: dict[str, tuple[str, Clock]] = {
 
 
 def plot_convergence(found: ConvergenceResults, path: Path) -> None:
-    """Plot the share of converged runs, and each number that has a target, against each clock.
+    """Plot the share of converged runs, and each metric that has a target, against each clock.
 
-    Nothing where no run has an evaluation.
+    Writes no file if no run has an evaluation.
     """
     facts, runs = found.facts, [cell for cell in found.cells if cell.evaluations]
     if not runs:
@@ -216,7 +217,7 @@ def plot_convergence(found: ConvergenceResults, path: Path) -> None:
     figure.legend(handles=_legend(facts, colours), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.align_ylabels(panels[:, 0])
     about_data = f"{facts.identity.arms[0].data.name} on {facts.device}"
-    lines = [*asked(facts).split("; "), about_data, *filter(None, [facts.notice])]
+    lines = [*describe_targets(facts).split("; "), about_data, *filter(None, [facts.notice])]
     figure.suptitle(figure_text("\n".join(lines)), fontsize=9)
     save_png(figure, path)
 
@@ -234,9 +235,9 @@ def _draw_share(axes: Any, found: Times | None, colour: str) -> None:
 
 
 def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Times (P,), and the 10th, 50th and 90th percentile of the curves there, (3, P), from where all have begun.
+    """Return times (P,), and the 10th, 50th and 90th percentile of the curves there, (3, P), once all have begun.
 
-    A run that has ended counts with its last number, or those that are left would speak for all.
+    A run that has ended counts with its last value: otherwise the remaining runs would bias the percentiles.
     """
     start = max(times[0] for times, _ in curves)
     grid = np.unique([time for times, _ in curves for time in times if time >= start])
@@ -249,7 +250,7 @@ def _curve(run: TrialResult, target: Target, clock: Clock) -> tuple[list[float],
 
 
 def _draw(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, colour: str) -> None:
-    """A thin line for each run, with a mark where it converged or ended without; and what they are together."""
+    """Draw a thin line for each run, marked where it converged or ended, and median and percentiles of all runs."""
     curves = []
     for run in runs:
         moments, numbers = curve = _curve(run, target, clock)
@@ -270,7 +271,7 @@ def _draw(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, 
 
 
 def _scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> None:
-    """A distance on a log scale. Shares with room about their targets, rather than for all that came long before."""
+    """Set the y axis: log for a distance; for shares, limits around the targets instead of the full range."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     if targets[0].name == "fcd":

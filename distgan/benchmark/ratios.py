@@ -10,14 +10,14 @@ STRONG, WEAK, BATCH_SIZE, WIDTH = AXES = ("strong", "weak", "batch_size", "width
 
 
 def derive(cells: Sequence[Measurement], roofline: Roofline | None = None) -> None:
-    """Set what the repeats of each cell come to, MFU, and all ratios to other cells."""
+    """Set the summary of each cell's repeats, its MFU, and its ratios to other cells."""
     for cell in cells:
         repeats = [each for run in cell.measured for each in run.repeats]
         num, runs = cell.epoch_images, cell.measured
         cell.step_s = _spread([each.seconds / each.steps for each in repeats])
         cell.epoch_s = of = _spread([num * each.seconds / each.images for each in repeats])
         cell.host_epoch_s = _spread([num * (each.host_s or each.seconds) / each.images for each in repeats])
-        # Of the same repeats as the seconds: with an even number of them a median of rates is another one's.
+        # From the median of the seconds: with an even number of repeats the median of rates would differ.
         cell.images_per_s = of and Spread(median=num / of.median, p5=num / of.p95, p95=num / of.p5, num=of.num)
         cell.peak_memory_gib = max((run.peak_memory_gib for run in runs if run.peak_memory_gib), default=None)
         cell.against = _against(cell, cells) if cell.is_ours else {}
@@ -42,13 +42,13 @@ def _spread(values: list[float]) -> Spread | None:
 
 
 def of_axis(cells: Sequence[Measurement], axis: str) -> list[Measurement]:
-    """Those on an axis that were measured, the smallest first."""
+    """Return the measured cells on an axis, the smallest first."""
     key = "world_size" if axis in (STRONG, WEAK) else axis
     return sorted((cell for cell in cells if axis in cell.axes and cell.measured), key=lambda cell: getattr(cell, key))
 
 
 def _against(cell: Measurement, cells: Sequence[Measurement]) -> dict[str, Ratio]:
-    """By plain loop and its precision: how many times its seconds per image are the cell's."""
+    """Return the seconds per image of each plain loop over those of the cell, by loop and precision."""
     found = {}
     for peer in cells:
         is_pair = all(getattr(peer, key) == getattr(cell, key) for key in ("model", "batch_size", "order"))
@@ -59,7 +59,7 @@ def _against(cell: Measurement, cells: Sequence[Measurement]) -> dict[str, Ratio
 
 
 def efficiency(first: Measurement, cell: Measurement, *, is_strong: bool) -> Spread | None:
-    """How much of what W times the processes could do they do, relative to the first cell; 1: all of it.
+    """Return the scaling efficiency relative to the first cell; 1 is ideal.
 
     Strong, W0 T(W0) / (W T(W)) at one batch; weak, T(W0) / T(W) at one batch per process; T: seconds per step.
     """
@@ -68,6 +68,7 @@ def efficiency(first: Measurement, cell: Measurement, *, is_strong: bool) -> Spr
 
 
 def growth(first: Measurement, before: Measurement, cell: Measurement, since: float) -> Growth | None:
+    """Return the growth of cost and work from `before` to `cell`; None without a common round."""
     if not (cost := _spread(_paired(lambda one, other: other / one, before, cell))):
         return None
     work = per_work = None
@@ -79,7 +80,7 @@ def growth(first: Measurement, before: Measurement, cell: Measurement, since: fl
 
 
 def _paired(ratio: Callable[[float, float], float], one: Measurement, other: Measurement) -> list[float]:
-    """A ratio of both cells' seconds per step in each round that both have; a short batch counts by its images."""
+    """Return the ratio of the seconds per step in each common round; a short batch counts by its images."""
     ours, theirs = (
         {
             run.number: cell.batch_size * median(each.seconds / each.images for each in run.repeats)

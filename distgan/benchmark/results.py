@@ -1,4 +1,4 @@
-"""What the benchmarks leave: a folder with results.json, which has all that is needed to repeat them."""
+"""Results folder of the benchmarks: results.json, with everything needed to repeat them."""
 
 import json
 import shlex
@@ -37,7 +37,7 @@ R = TypeVar("R", bound="Results")
 
 
 class Results(Record):
-    """A results.json. `is_partial`: the benchmark was interrupted, or is at work."""
+    """A results.json. `is_partial`: the benchmark was interrupted, or is running."""
 
     format: int = FORMAT
     kind: str
@@ -46,11 +46,13 @@ class Results(Record):
     cells: Sequence[Record]
 
     def write(self, path: Path) -> None:
-        """Whole or not at all, over what stood there. A number that JSON has not (NaN) raises ValueError."""
+        """Write the file atomically, replacing an existing one. Raises ValueError for NaN or infinity."""
         write_atomic(path, f"{json.dumps(self.model_dump(), indent=1, allow_nan=False)}\n".encode())
 
 
 class SpeedResults(Results):
+    """The results.json of bench throughput or bench scaling."""
+
     kind: Literal["throughput", "scaling"]
     cells: list[Measurement]
 
@@ -58,13 +60,13 @@ class SpeedResults(Results):
     def _derive(self) -> "SpeedResults":
         ids = [cell.id for cell in self.cells]
         if twice := next((key for key in ids if ids.count(key) > 1), None):
-            raise ValueError(f"two cells have the id {twice}")
+            raise ValueError(f"duplicate cell id {twice}")
         derive(self.cells, self.facts.roofline)
         return self
 
 
 class HeldOut(Record):
-    """A point that the fit did not see. `error_percent` is above 0 where the model is too slow."""
+    """A held-out measurement. `error_percent` is positive if the predicted step is too slow."""
 
     what: Literal["held out"] = "held out"
     held_out: str
@@ -76,7 +78,7 @@ class HeldOut(Record):
 
 
 class Predicted(Record):
-    """Each number says that it is predicted."""
+    """A prediction; the name of each predicted field begins with `predicted_`."""
 
     what: Literal["predicted"] = "predicted"
     mode: Literal["weak", "strong"]
@@ -94,7 +96,7 @@ class Predicted(Record):
 
 
 class PlanFacts(Facts):
-    """`points`: measured seconds per step by batch size. `measured`: the facts of the results that were fitted."""
+    """The fitted model. `points`: measured seconds per step by batch size; `measured`: facts of the fitted results."""
 
     formula: str
     a_s: float
@@ -106,42 +108,43 @@ class PlanFacts(Facts):
 
 
 class PlanResults(Results):
+    """The results.json of bench plan."""
+
     kind: Literal["plan"]
     facts: PlanFacts
     cells: list[HeldOut | Predicted]
 
 
 def read(path: Path, model: type[R], *kinds: str) -> R:
-    """The results of a file, or of the folder that holds it, of one of `kinds`, or of those that the model takes.
+    """Read the results of a file, or of its folder, of one of `kinds`, or of those that `model` accepts.
 
-    Raises UserError with one line, which names the file, for one that is missing, damaged, foreign or newer.
+    Raises UserError, which names the file, if it is missing, damaged, of another kind, or of a newer format.
     """
     path = path / FILE if path.is_dir() else path
     if not path.exists():
-        raise UserError(
-            f"{path}: is not there. Expected: a {FILE} of distgan bench, or the folder that holds it", code="not-found"
-        )
+        raise UserError(f"{path}: not found. Expected: a {FILE} of distgan bench, or its folder", code="no-results")
     content = read_json(path, _MAX_BYTES, only_finite=True)
     if content.get("kind") not in KINDS or "format" not in content:
-        raise UserError(f"{path}: holds no results of distgan bench", code="not-found")
+        raise UserError(f"{path}: no results of distgan bench. Expected: a {FILE} of distgan bench", code="no-results")
     if content["format"] != 1:
         check_format(path, content, FORMAT)
     kinds = kinds or get_args(model.model_fields["kind"].annotation)
     if content["kind"] not in kinds:
         raise UserError(
-            f"{path}: holds the results of bench {content['kind']}. Expected: of {', '.join(kinds)}", code="bad-data"
+            f"{path}: results of another benchmark ({content['kind']}). Expected: {', '.join(kinds)}",
+            code="wrong-results",
         )
     if content["format"] == 1:
         try:
             content = upgrade(content) | {"format": FORMAT}
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
-            reason = f"not as format 1 has it: {type(error).__name__}: {error}"
-            raise UserError(f"{path}: is damaged: {reason}", code="bad-data") from error
+            reason = f"not of format 1 ({type(error).__name__}: {error})"
+            raise UserError(f"{path}: is damaged: {reason}", code="damaged-file") from error
     return parse_model(model, content, f"{path}: is damaged")
 
 
 def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
-    """Makes --out, or else bench/<kind>-<number>. Raises UserError for one that holds something else than it may."""
+    """Create --out, or else bench/<kind>-<number>. Raises UserError if --out is not empty and can't be resumed."""
     try:
         if out is None:
             for number in count(1):
@@ -149,18 +152,18 @@ def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
                     (folder := Path("bench", f"{kind}-{number}")).mkdir(parents=True)
                     return folder
         (folder := user_path(str(out), "--out")).mkdir(parents=True, exist_ok=True)
-        # A bench that was killed in its first moments may have left its lock.
+        # A bench that was killed early may have left its lock.
         names = sorted(path.name for path in folder.iterdir() if path.name not in LOCKS and not is_ignorable(path.name))
     except OSError as error:
         raise not_writable(error.filename, error) from error
     if names and not (may_resume and FILE in names):
         allowed = "a new folder, or one to resume" if may_resume else "a new folder"
-        raise UserError(f"--out {out}: holds {names[0]}, and is not overwritten. Expected: {allowed}", code="exists")
+        raise UserError(f"--out: not empty ({out} contains {names[0]}). Expected: {allowed}", code="output-exists")
     return folder
 
 
 def facts(device: torch.device, **more: object) -> Facts:
-    """What a figure depends on: the command, versions, revision, device, cores, their load, clocks. Never fails."""
+    """Return the environment of a benchmark: command, versions, revision, device, cores, load, clocks. Never fails."""
     is_cuda = device.type == "cuda"
     name = Path(sys.argv[0]).name
     words = ["python", "-m", "distgan"] if name == "__main__.py" else [name]
@@ -179,18 +182,18 @@ def facts(device: torch.device, **more: object) -> Facts:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Name, driver, clocks (MHz) and power limit (W) of each GPU as nvidia-smi says them; none without it."""
-    said = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
-    return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in said.splitlines()]
+    """Return name, driver, clocks (MHz) and power limit (W) of each GPU by nvidia-smi; [] without it."""
+    output = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
+    return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in output.splitlines()]
 
 
 def say(text: str) -> None:
-    """Tell on stderr how a benchmark is getting on."""
+    """Print a progress line on stderr."""
     print_line(text, error=True)
 
 
 def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R, Path], None]) -> None:
-    """Print tables and draw the picture. What fails there is a warning: the numbers stand without it."""
+    """Print the tables and save the plot. An error of the plot is a warning: results.json is complete without it."""
     show(found)
     picture, policy = folder / f"{found.kind}.png", WriteErrorPolicy(stops=False)
     policy.illustrate(lambda: draw(found, picture), f"{picture} is")
@@ -205,4 +208,4 @@ def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) ->
     for value in chosen:
         if modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))
-            raise UserError(f"{flag} {value}: needs a CUDA device. Expected on a CPU: {allowed}", code="unavailable")
+            raise UserError(f"{flag}: needs a CUDA device ({value}). Expected on a CPU: {allowed}", code="no-gpu")

@@ -1,6 +1,6 @@
-"""What this device can do at most, measured: matmuls, on a CPU convolutions too, and a copy.
+"""Measured peak performance of the device: matmuls, on a CPU convolutions too, and a copy.
 
-`python -m distgan.benchmark.roofline CONFIG` takes a Config as JSON, of which device and threads count.
+`python -m distgan.benchmark.roofline CONFIG` takes a Config as JSON, and uses its device and threads.
 """
 
 import json
@@ -18,7 +18,7 @@ from distgan.config.schema import Config
 from distgan.distributed.runtime import open_runtime
 
 _REPEATS = 5
-# Of a repeat, which has as many calls as fill them.
+# Duration of a repeat, filled by repeated calls.
 _REPEAT_S = 0.1
 _ROWS = {"cpu": 1024, "cuda": 8192}
 _COPIED = {"cpu": 2**28, "cuda": 2**30}
@@ -31,7 +31,7 @@ _KINDS = {
 
 
 def measure(device: torch.device) -> Roofline:
-    """FLOP/s for each kind of number, bytes/s of a copy (those read and those written), and `how` in words."""
+    """Measure FLOP/s by precision and bytes/s of a copy (read plus written); `how` describes the method."""
     rows, num_bytes, is_cpu = _ROWS[device.type], _COPIED[device.type], device.type == "cpu"
     matmul, conv = dict[str, float](), dict[str, float]()
     before = torch.get_float32_matmul_precision()
@@ -74,7 +74,7 @@ def _conv(dtype: torch.dtype) -> float:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Of one call: the median of the repeats."""
+    """Return the seconds of one call: the median of the repeats."""
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     num = max(1, ceil(_REPEAT_S / timer.timeit(3).mean))
     return median(timer.timeit(num).mean for _ in range(_REPEATS))

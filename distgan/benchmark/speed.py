@@ -1,6 +1,6 @@
 """`distgan bench throughput` and `bench scaling`: configurations measured in turn, round after round.
 
-Each turn is in fresh processes, and an engine has a speed only where it first takes the steps of the eager one.
+Each turn runs in fresh processes, and an engine is timed only if it first reproduces the eager engine's steps.
 """
 
 import json
@@ -42,7 +42,7 @@ NOTES = {
     "mfu": "flops_per_image * images_per_s / the FLOP/s that this device was measured to reach in such numbers "
     "(roofline.peak_flops, in mfu_peak's); what a convolution multiplies with padding counts, though libraries skip it",
     "gate": "losses and weights: the largest relative differences to the eager engine after `steps`",
-    "peak_memory_gib": "on a GPU of torch's allocator, after the gate; on a CPU of the whole process, gate included",
+    "peak_memory_gib": "on a GPU of torch's allocator, after the gate; on a CPU of the process, gate included",
     "against": "seconds an image of the plain loop / those of the cell: medians of a round, over the rounds; the plain "
     "loops leave TF32 as torch has it, on in cuDNN's convolutions and off in matmuls",
     "efficiency": "strong: W0 T(W0) / (W T(W)) at one batch; weak: T(W0) / T(W) at one batch per process; by round",
@@ -51,9 +51,9 @@ NOTES = {
 
 
 def throughput(config: ThroughputConfig) -> None:
-    """Measures, prints tables, and leaves results.json, throughput.png and traces in a new folder.
+    """Measure, print tables, and write results.json (after each turn), throughput.png and traces to a new folder.
 
-    results.json is whole after each turn. Raises UserError, and CommandFailed where a cell has no speed.
+    Raises UserError, and CommandFailed if a cell has no speed.
     """
     device = _device(config, "throughput")
     if device.type == "cpu":
@@ -63,9 +63,9 @@ def throughput(config: ThroughputConfig) -> None:
 
 
 def scaling(config: ScalingConfig) -> None:
-    """Measures, prints tables, and leaves results.json (after each turn) and scaling.png in the results' folder.
+    """Measure, print tables, and write results.json (after each turn) and scaling.png to a new folder.
 
-    Raises UserError, and CommandFailed at the end where a setting could not be measured.
+    Raises UserError, and CommandFailed at the end if a cell could not be measured.
     """
     device = _device(config, "scaling")
     if device.type == "cpu":
@@ -82,10 +82,11 @@ def scaling(config: ScalingConfig) -> None:
 
 
 def _device(config: SpeedConfig, name: str) -> torch.device:
-    """Raises UserError for one that is not here, and within a launcher."""
+    """Return the device. Raises UserError if it is not available, and within a launcher."""
     if is_launched():
         raise UserError(
-            f"bench {name}: starts processes of its own. Expected: without a launcher around it", code="launch"
+            f"bench {name}: started by a launcher, but it launches its processes itself. Expected: no launcher",
+            code="launcher-conflict",
         )
     return device_named(config.device)
 
@@ -103,7 +104,7 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     settings = {"settings": config.model_dump(), "pace": pace.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
     facts = results.facts(device, **settings | more)
     if (load := psutil.getloadavg()[0]) > 0.2 * cores():
-        say(f"note: other programs keep {load:.1f} of {cores()} cores busy, which figures suffer from")
+        say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
     if has_roofline:
         facts.roofline = _roofline(config, device)
     found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
@@ -111,13 +112,13 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     try:
         with PartsProgress(config.rounds * len(cells), "turns") as progress:
             for turn, cell in product(range(config.rounds), found.cells):
-                said = "left out"
+                message = "skipped"
                 if cell.status in ("waits", "ok"):
                     trace = folder / f"trace-{cell.id.replace('/', '-')}.json" if config.profile else None
-                    said = _take_turn(cell, turn, command(cell, pace, trace), config)
+                    message = _take_turn(cell, turn, command(cell, pace, trace), config)
                     derive(found.cells, facts.roofline)
                     found.write(path)
-                progress.finish(f"round {turn + 1}/{config.rounds}, {cell.id}: {said}")
+                progress.finish(f"round {turn + 1}/{config.rounds}, {cell.id}: {message}")
         found.is_partial = False
         found.write(path)
     finally:  # after a Ctrl-C too
@@ -129,7 +130,7 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
 
 
 def _take_turn(cell: Measurement, turn: int, words: list[str], config: SpeedConfig) -> str:
-    """Add what a turn found to the cell, or why it found nothing; return it in words."""
+    """Run a turn, add its result or its error to the cell, and return it in words."""
     try:
         found = parse_model(Round, _outcome(words, config, cell.world_size), "a worker")
     except ChildFailed as error:
@@ -149,7 +150,7 @@ def _take_turn(cell: Measurement, turn: int, words: list[str], config: SpeedConf
 
 
 def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
-    say("roofline: what this device reaches in a matmul and a copy")
+    say("roofline: measuring the peak of a matmul and a copy")
     peaks = {"run": {"device": device.type, "threads": config.threads}}
     try:
         found = _outcome([sys.executable, "-m", "distgan.benchmark.roofline", json.dumps(peaks)], config, 1)
@@ -159,7 +160,7 @@ def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
 
 
 def _outcome(words: list[str], config: SpeedConfig, world_size: int) -> dict[str, Any]:
-    """Return what fresh processes say in their last line of JSON. Raises ChildFailed."""
+    """Run a command, and return the last line of its output, parsed as JSON. Raises ChildFailed."""
     environment = own_modules()
     if config.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,4 +1,4 @@
-"""The tables of `distgan bench`: speeds, ratios, scaling, predictions and convergence."""
+"""Tables of `distgan bench`: speeds, ratios, scaling, predictions and convergence."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
@@ -29,7 +29,7 @@ _MESSAGES = {
 }
 _LOOPS = {"pytorch": "plain PyTorch", "accelerate": "plain Accelerate"}
 _PHASES = ("compile", "capture", "check", "race")
-# How each setting is said, of those in which cells differ.
+# The text of each setting in which cells may differ.
 _SETTINGS: dict[str, Callable[[Measurement], str]] = {
     "engine": lambda cell: cell.engine or "",
     "precision": lambda cell: cell.precision,
@@ -41,7 +41,7 @@ _SETTINGS: dict[str, Callable[[Measurement], str]] = {
 
 
 def table(title: str, heads: str, rows: Iterable[Sequence[object]], *, left: Sequence[int] = (0,)) -> Table:
-    """`heads` are divided by `|`. The columns of `left` have text, the others numbers; 80 characters have to do."""
+    """Build a table with `heads` separated by `|`; columns `left` have text, the others numbers. Fits 80 characters."""
     style = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD}
     made = Table(title=title, pad_edge=False, padding=0, **style)  # type: ignore[arg-type]  # each its own
     for number, head in enumerate(heads.split("|")):
@@ -52,16 +52,17 @@ def table(title: str, heads: str, rows: Iterable[Sequence[object]], *, left: Seq
 
 
 def short(value: float | None, unknown: str = "-") -> str:
-    """Return three digits, or all before the point."""
+    """Return three significant digits, or all digits before the point."""
     return unknown if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def two(value: float | None) -> str:
+    """Return a number with two decimals, `-` for None."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def spread(found: Spread | None, form: Callable[[float], str] = short, factor: float = 1.0) -> str:
-    """Median (p5–p95), times a factor that makes the unit; `-` for nothing."""
+    """Return `median (p5–p95)`, multiplied by `factor` to change the unit; `-` for None."""
     if not found:
         return "-"
     middle, low, high = (form(factor * value) for value in (found.median, found.p5, found.p95))
@@ -73,7 +74,7 @@ def _middle(found: Spread | None, factor: float = 1.0) -> str:
 
 
 def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str | None]]) -> None:
-    """Print above the tables which cells, by name, ran another engine than requested, and why."""
+    """Print which cells, by name, ran another engine than requested, and why."""
     for name, notice in notices:
         if notice:
             console.print(f"!! {name}: {notice} !!", style="bold yellow")
@@ -83,7 +84,7 @@ def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str |
 
 
 def print_speeds(found: SpeedResults, console: TerminalConsole | None = None) -> None:
-    """Print engine fallbacks, speeds, start-up times with gate results, ratios, what scales how, and failures."""
+    """Print engine fallbacks, speeds, start-up times with gate results, ratios, scaling, and failures."""
     console, cells, facts = console or TerminalConsole(), found.cells, found.facts
     print_fallbacks(console, ((name_of(cell, cells), notice) for cell in cells for notice in cell.notices))
     if found.is_partial:
@@ -107,7 +108,7 @@ def print_speeds(found: SpeedResults, console: TerminalConsole | None = None) ->
 
 
 def name_of(cell: Measurement, cells: Cells) -> str:
-    """What tells the cell from the others: its model, and each setting of which there are several."""
+    """Return a name that distinguishes the cell: its model, and each setting in which cells differ."""
     ours = [each for each in cells if each.is_ours]
     parts = [cell.model, _LOOPS.get(cell.contender, "")]
     parts += [say(cell) for key, say in _SETTINGS.items() if len({getattr(each, key) for each in ours}) > 1]
@@ -115,7 +116,7 @@ def name_of(cell: Measurement, cells: Cells) -> str:
 
 
 def common_settings(cells: Cells) -> str:
-    """The settings that all cells share, for a title."""
+    """Return the settings that all cells share, for a title."""
     ours = [cell for cell in cells if cell.is_ours]
     says = _SETTINGS | {"family": lambda cell: f"family {cell.family}"}
     shared = [say(ours[0]) for key, say in says.items() if len({getattr(cell, key) for cell in ours}) == 1]
@@ -186,7 +187,7 @@ def _scaling(chain: Cells, axis: str) -> Table:
 
 
 def all_reduces(cells: Cells, world_size: int) -> dict[str, tuple[Spread, int]]:
-    """Of each kind of message: seconds over all cells of that many processes, and its bytes, the same in each."""
+    """Return seconds and bytes of each kind of message, over all cells with that number of processes."""
     runs = [run for cell in cells if cell.world_size == world_size for run in cell.measured]
     seconds = {kind: [each for run in runs for each in run.all_reduce_s.get(kind, [])] for kind in _MESSAGES}
     return {kind: (Spread.of(found), sum(runs[0].messages_bytes[kind])) for kind, found in seconds.items() if found}
@@ -202,7 +203,7 @@ def _all_reduces(cells: Cells) -> Table:
             microseconds = spread(seconds, lambda value: f"{value:,.0f}", 1e6)
             rows.append((size, _MESSAGES[kind], f"{total:,}", microseconds, *of_step))
     heads = "processes|message|bytes|microseconds|GB/s|part of a\nweak step"
-    return table("all-reduce alone, float32", heads, rows, left=(0, 1))
+    return table("isolated all-reduce, float32", heads, rows, left=(0, 1))
 
 
 def _growth(chain: Cells, axis: str) -> Table:
@@ -220,7 +221,7 @@ def _growth(chain: Cells, axis: str) -> Table:
 
 
 def print_plan(found: PlanResults) -> None:
-    """The fit, its errors where it can be checked, and what it predicts."""
+    """Print the fit, its held-out errors, and its predictions."""
     facts, console = found.facts, TerminalConsole()
     heads = "processes|images\nper step|predicted\nms/step|measured\nms/step|error %|held out"
     rows = [
@@ -240,6 +241,7 @@ def print_plan(found: PlanResults) -> None:
 
 
 def predicted_table(found: PlanResults) -> Table:
+    """Return the table of the predictions."""
     heads = "scaling|nodes\nx each|images\nper step|per\nrank|predicted\nms/step|predicted\nimages/s|predicted\ns/epoch"
     rows = [
         (row.mode, f"{row.nodes} x {row.per_node}", f"{row.batch_size:,}",
@@ -251,6 +253,7 @@ def predicted_table(found: PlanResults) -> Table:
 
 
 def title_of(found: PlanResults) -> str:
+    """Return the title of a prediction: model, device, machines and interconnect."""
     facts, settings = found.facts, found.facts.settings
     machines = f"{settings['nodes']} x {settings['gpus_per_node']}, {settings['fabric']}"
     return f"predicted, not measured: {facts.model} on {facts.measured.device}, {machines}"
@@ -260,7 +263,7 @@ def title_of(found: PlanResults) -> str:
 
 
 def outcome(cell: TrialResult) -> str:
-    """`converged at epoch 3.5 (12 s of training)`, or why it has not."""
+    """Return `converged at epoch 3.5 (12 s of training)`, or why the run has not converged."""
     if cell.outcome == "converged":
         return f"converged at epoch {cell.epochs:.4g} ({short(cell.train_s)} s of training)"
     missed = f" (missed: {', '.join(cell.targets)})" if cell.outcome == "not converged" and cell.targets else ""
@@ -268,7 +271,7 @@ def outcome(cell: TrialResult) -> str:
 
 
 def print_convergence(found: ConvergenceResults) -> None:
-    """Each run, what those of an arm say together, the tests, and what was asked of the runs."""
+    """Print each run, the summary of each arm, the tests, and the targets."""
     console, facts, cells = TerminalConsole(), found.facts, found.cells
     print_fallbacks(console, ((cell.name, fallback_notice(dict(cell.engine or {}))) for cell in cells))
     if measured := [cell for cell in cells if cell.outcome not in ("unfinished", "error")]:
@@ -280,20 +283,20 @@ def print_convergence(found: ConvergenceResults) -> None:
     if left := sum(cell.outcome == "unfinished" for cell in cells):
         console.print(f"{left} of {len(cells)} runs are left: the same command resumes them", style="yellow")
     if facts.tests:
-        title, tests = "one against the other: ratio of medians, and log-rank test", facts.tests
+        title, tests = "comparison: ratio of medians, and log-rank test", facts.tests
         ratios = ("?" if test.ratio is None else two(test.ratio) for test in tests)
         rows = [
             (MEASURES[test.measure], f"{test.b} / {test.a}", ratio, test.words)
             for test, ratio in zip(tests, ratios, strict=True)
         ]
         console.print_table(table(title, "of||ratio|verdict", rows, left=range(4)))
-    console.print(f"{asked(facts)}; on {facts.device}")
+    console.print(f"{describe_targets(facts)}; on {facts.device}")
     if facts.notice:
         console.print(f"!! Trained on {facts.notice}. !!", style="bold yellow")
 
 
-def asked(facts: ConvergenceFacts) -> str:
-    """The targets and the protocol in words."""
+def describe_targets(facts: ConvergenceFacts) -> str:
+    """Return the targets and the protocol in words."""
     own, protocol = facts.identity.targets, facts.protocol
     limits = (f"{target.name} at {'most' if target.is_most else 'least'} {target.limit:g}" for target in facts.wanted)
     text = (

@@ -1,4 +1,4 @@
-"""The trainings of `distgan bench convergence`: presets on numbers of processes, by `distgan train --stop-at`."""
+"""Trainings of `distgan bench convergence`: presets on numbers of processes, by `distgan train --stop-at`."""
 
 import math
 import os
@@ -31,18 +31,21 @@ from distgan.utils.files import read_environment
 from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import STOP_SIGNALS, cores
 
-# What runs as `python -m`; another in tests.
+# The module to run by `python -m`, and its command; tests replace it.
 TRAINING = ("distgan", "train")
 
 _POLL_S = 0.1
-# For a run that was asked to stop: the end of its step or evaluation, a checkpoint, pictures.
+# Time for a run to stop: the end of its step or evaluation, a checkpoint, pictures.
 _GRACE_S = 120.0
-# The words of TrainingFailed for losses, gradients and weights.
+# Matches the messages of TrainingFailed about losses, gradients and weights.
 _NON_FINITE = re.compile(r" is (nan|-?inf)\b|\bnon-finite\b")
 
 
 class Arm(NamedTuple):
-    """`words` are those of `distgan train` but for the seed and the folder; `batch_size` is over all processes."""
+    """A preset on a number of processes. `words`: arguments of `distgan train` without the seed and the folder.
+
+    `batch_size` is over all processes.
+    """
 
     preset: str
     processes: int
@@ -66,35 +69,40 @@ class Arm(NamedTuple):
         return min(run.epochs, (run.max_steps or math.inf) / self.steps_per_epoch)
 
     def images(self, step: int) -> int:
-        """Those seen up to a step; the last batch of an epoch may be short."""
+        """Return the images seen up to a step; the last batch of an epoch may be short."""
         epochs, steps = divmod(step, self.steps_per_epoch)
-        whole = self.steps_per_epoch * self.batch_size
-        return epochs * (whole if self.config.data.drop_last else len(self.dataset.images)) + steps * self.batch_size
+        epoch_images = self.steps_per_epoch * self.batch_size
+        return (
+            epochs * (epoch_images if self.config.data.drop_last else len(self.dataset.images))
+            + steps * self.batch_size
+        )
 
     def facts(self) -> ArmFacts:
-        """What results.json has of it, and what stays the same where a bench is resumed."""
+        """Return the facts for results.json, which must stay the same when a bench is resumed."""
         return ArmFacts.model_validate({
             "name": self.name, "preset": self.preset, "processes": self.processes,
             "steps_per_epoch": self.steps_per_epoch,
             "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
-            # What the targets are is compared by itself, and older benches did not have their path here.
+            # The targets are compared separately, and older benches did not have their path here.
             "config": self.config.model_dump(mode="json", exclude={"run": {"stop_at"}}),
         })  # fmt: skip
 
 
 def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
-    """Return the environment of each of the runs at a time: its GPUs. Raises UserError."""
+    """Return the environment of each concurrent run: its GPUs. Raises UserError."""
     if not is_cuda:
         return [{} for _ in range(config.jobs or 1)]
     each, visible, num = config.processes, os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus()
     # As CUDA_VISIBLE_DEVICES has them, which may leave this process only some.
     gpus = visible.split(",")[:num] if visible else [str(index) for index in range(num)]
     if not (most := len(gpus) // each):
-        raise UserError(f"--processes {each}: there are {len(gpus)} GPUs here. Expected: at most {len(gpus)}",
-                        code="unavailable")  # fmt: skip
+        raise UserError(
+            f"--processes: more than the GPUs of this machine ({each}). Expected: at most {len(gpus)}",
+            code="unavailable",
+        )
     if config.jobs and config.jobs > most:
         raise UserError(
-            f"--jobs {config.jobs}: each takes {each} of the {len(gpus)} GPUs here. Expected: at most {most}",
+            f"--jobs: too many for {len(gpus)} GPUs with {each} per run ({config.jobs}). Expected: at most {most}",
             code="unavailable",
         )
     dealt = (gpus[slot * each : (slot + 1) * each] for slot in range(config.jobs or most))
@@ -102,9 +110,9 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
 
 
 def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
-    """Each preset on each number of processes. Raises UserError for what can't be run, or not compared."""
+    """Build an arm for each preset and number of processes. Raises UserError if they can't be run or compared."""
     if config.preset is None:
-        raise UserError("names no preset. Expected: --preset NAME, or --preset FILE.toml")
+        raise UserError("--preset: missing. Expected: --preset NAME, or --preset FILE.toml", code="missing-value")
     load = cache(_load)
 
     def build(flag: str, preset: str, processes: int) -> Arm:
@@ -125,8 +133,8 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
         dataset, size = load(training.data), global_batch_size(training.data, processes)
         fewest = min_batch_size(training, processes)
         steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest)
-        # Counted in steps: where an epoch can't be divided so, an evaluation comes a step early, and says so in its
-        # epoch.
+        # Counted in steps: where they don't divide an epoch evenly, an evaluation comes a step early, and its epoch
+        # shows it.
         every = max(1, steps // protocol.evaluations_per_epoch)
         words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
         words += ["--stop-at", str(targets)]
@@ -139,43 +147,49 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
         return own
     others = [build("--against", config.against, num) for num in numbers]
     (model, data), (other_model, other_data) = ((a.config.model.name, a.dataset.name) for a in (own[0], others[0]))
-    for what, one, other in (("trains", model, other_model), ("has the data", data, other_data)):
+    for what, one, other in (("model", model, other_model), ("data", data, other_data)):
         if one != other:
             raise UserError(
-                f"--against {config.against}: {what} {other}, {config.preset} {one}. Expected: the same of both"
+                f"--against: {what} differs ({config.against}: {other}, {config.preset}: {one}). Expected: the same "
+                f"{what}",
+                code="conflicting-settings",
             )
-    # Of all of them: a file may have the name that another has on more processes.
+    # Among all of them: a file may have the name that another has on more processes.
     taken = {name for arm in own for name in (arm.id, arm.name)}
     if any(taken & {arm.id, arm.name} for arm in others):
-        raise UserError(f"--against {config.against}: has the name of --preset {config.preset}. Expected: another name")
+        raise UserError(
+            f"--against: has the same name as --preset {config.preset} ({config.against}). Expected: another name",
+            code="conflicting-settings",
+        )
     return own + others
 
 
 def _load(config: DataConfig) -> Dataset:
-    """And the test images, so that what has to be downloaded is so once, before several runs would."""
+    """Load training and test images, so that they are downloaded once, before several runs need them."""
     dataset = load_dataset(config)
     load_splits(dataset, config)
     return dataset
 
 
 def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
-    """Ends a run early without another schedule of its rates. Raises UserError where it would need one."""
+    """Return the flags that limit a run to `epochs` with the same learning rates. Raises UserError if they can't."""
     own = training.run.epochs
     if epochs <= own:
         cap = epochs * steps_per_epoch
         return ["--max-steps", str(min(cap, training.run.max_steps or cap))]
     if training.optim.lr_schedule != "constant":
         raise UserError(
-            f"--epochs {epochs}: the rates of this preset fall over its {own} epochs. Expected: at most {own}"
+            f"--epochs: longer than the preset's learning rate schedule ({epochs}). Expected: at most {own}",
+            code="conflicting-settings",
         )
     return ["--epochs", str(epochs)]
 
 
-# -- One of them --
+# -- One training --
 
 
 class Trial:
-    """`cell` is what results.json has of it."""
+    """A training of an arm with one seed. `cell` is its entry in results.json."""
 
     def __init__(self, arm: Arm, seed: int, out: Path, targets: Targets):
         self.arm, self.targets = arm, targets
@@ -193,41 +207,41 @@ class Trial:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def await_folder(self, say: Callable[[str], None]) -> None:
-        """Wait for a training that a killed bench has left running there. Raises UserError if it stays."""
+        """Wait for a training that a killed bench has left running there. Raises UserError if it keeps running."""
         if not self.folder.is_dir():
             return
         try:
             held = lock(self.folder, 0.0)
         except UserError:
-            say(f"{self.cell.name}: waits for the end of a training that a killed bench has left in its folder")
+            say(f"{self.cell.name}: waiting for a training that a killed bench has left in its folder")
             held = lock(self.folder, _GRACE_S)
         held.release()
 
     def run(
         self, environment: dict[str, str], halted: Event, timeout_s: float, log_progress: Callable[["Trial"], None]
     ) -> None:
-        """Train until the run ends or `halted` is set, and store the outcome in `cell`. No process of it is left then.
+        """Train until the run ends or `halted` is set, and store the outcome in `cell`. Leaves no process running.
 
         Calls `log_progress` about every 0.1 s. Sets `halted` if something else stopped the run: a signal, a time limit.
         """
         if halted.is_set():
             return
         if read_status(self.folder).get("state") == "done":
-            self._conclude(0, "")  # it had ended before the bench could say so
+            self._conclude(0, "")  # it ended before the bench could record it
             return
-        # In a session of its own a Ctrl-C of the terminal does not reach it: it is asked to stop once, by us.
+        # In a new session it receives no Ctrl-C from the terminal: only the bench signals it, once.
         with self.log.open("wb") as log:
             self._process = process = subprocess.Popen(
                 [sys.executable, "-m", "distgan.benchmark.exit_with_parent", *TRAINING, *self.words], env=environment,
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
             )  # fmt: skip
         code, end, why = None, time.monotonic() + timeout_s, f"not done after --timeout {timeout_s:g} s"
-        is_asked = False
+        is_terminated = False
         try:
             while code is None and time.monotonic() < end:
-                if halted.is_set() and not is_asked:
+                if halted.is_set() and not is_terminated:
                     process.terminate()
-                    is_asked, end, why = True, time.monotonic() + _GRACE_S, "did not stop when asked to"
+                    is_terminated, end, why = True, time.monotonic() + _GRACE_S, f"did not stop within {_GRACE_S:g} s"
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(_POLL_S)
                 log_progress(self)
@@ -237,7 +251,7 @@ class Trial:
             process.stdin.close()
         if code is not None:
             why = last_words(code, self.log.read_bytes())
-        if code and not is_asked and (own := _stopped(code, self.folder)):
+        if code and not is_terminated and (own := _stopped(code, self.folder)):
             self.stopped = own
             halted.set()
         if code == 0 or not halted.is_set():
@@ -248,7 +262,7 @@ class Trial:
             kill_tree(self._process)
 
     def progress(self) -> str:
-        """Return where a run that trains is, and which targets it misses; "" before its first evaluation."""
+        """Return the epoch of a running training, and the targets it misses; "" before its first evaluation."""
         progress = self._early_stop()
         if not progress.evaluations:
             return ""
@@ -267,7 +281,7 @@ class Trial:
         if reached is not None:
             outcome, why = "converged", ""
         elif code == 0 and not found:
-            why = f"{self.folder / 'metrics.jsonl'} holds no evaluation of a run that is done"
+            why = f"no evaluation in {self.folder / 'metrics.jsonl'} of a finished run"
         elif code == 0:
             outcome, why = "not converged", not_reached
         elif code == FAILED and _NON_FINITE.search(why):
@@ -275,10 +289,10 @@ class Trial:
         last, facts = found[-1] if found else None, read_environment(self.folder)
         clocks = Clocks() if reached is None else Clocks.at(found, reached, is_resumed=self._is_resumed)
         end = last if reached is None else found[reached]
-        # Another one, as results.json may be written from the old one just now.
+        # A new object, as another thread may be writing the old one to results.json.
         self.cell = TrialResult.model_validate({
             **self.cell.model_dump(include={"id", "arm", "seed", "command"}), **clocks.model_dump(),
-            # What `auto` finds out anew in each run.
+            # What `auto` selected in this run.
             **{key: facts.get(key) for key in ("engine", "precision")},
             "outcome": outcome, "why": why, "targets": targets, "resumed": self._is_resumed, "evaluations": found,
             "last": {target.name: target.of(last) if last else None for target in progress.wanted},
@@ -287,7 +301,7 @@ class Trial:
 
 
 def _stopped(code: int, folder: Path) -> int:
-    """The exit code of a training that somebody else has stopped, in its first seconds or in good order; else 0."""
-    if -code in STOP_SIGNALS:  # which ends a process that does not listen yet
+    """Return the exit code of a training that another process has stopped, 0 of any other."""
+    if -code in STOP_SIGNALS:  # which kills a process that has no handler yet
         return 128 - code
     return code if read_status(folder).get("state") == "stopped" else 0

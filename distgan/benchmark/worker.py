@@ -1,6 +1,6 @@
 """One turn of one configuration, on one process or several: `bench throughput` and `bench scaling` start it.
 
-`python -m distgan.benchmark.worker SPEC`, alone or by torchrun, takes a Spec as JSON. Rank 0 prints a Round of
+`python -m distgan.benchmark.worker SPEC`, directly or by torchrun, takes a Spec as JSON. Rank 0 prints a Round of
 measurement.py as its last line.
 """
 
@@ -36,17 +36,19 @@ _ALL_REDUCES = {"cpu": 5, "cuda": 50}
 
 
 class Seconds(NamedTuple):
+    """Elapsed seconds by the device's events, and by the host's clock."""
+
     device_s: float
     host_s: float
 
 
 def time_on_ranks(work: Callable[[], object], runtime: Runtime) -> Seconds:
-    """Return the slowest rank's seconds, by the device's own clock where it has one, and by the host's.
+    """Return the slowest rank's seconds, by the device's events if it has them, and by the host's clock.
 
-    All ranks call it. It waits for the device, and for the other ranks, before and after, never between.
+    All ranks must call it. Synchronizes device and ranks before and after `work`, never in between.
     """
     is_cuda = runtime.device.type == "cuda"
-    if runtime.world_size > 1:  # a rank that still has something to do would count as a wait
+    if runtime.world_size > 1:  # a rank that is still busy would count as waiting time
         runtime.mean(torch.zeros(1, device=runtime.device))
     runtime.wait()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if is_cuda else []
@@ -66,19 +68,19 @@ def time_on_ranks(work: Callable[[], object], runtime: Runtime) -> Seconds:
 
 
 class Turn:
-    """The training of a configuration."""
+    """The training of a configuration, in timed stretches."""
 
     def __init__(self, session: Session, spec: Spec, startup: Startup):
         self.session, self.config, self.runtime = session, session.config, session.runtime
         self.gan, self.is_cuda = session.gan, session.runtime.device.type == "cuda"
         own_steps = spec.gate_steps + spec.warmup + spec.steps * spec.repeats + 2 * _COUNTED_STEPS
-        # An engine may take its time to start where there are many steps to take.
+        # An engine may start more slowly if there are many steps to take.
         total_steps = max(own_steps, session.total_steps) if spec.whole_run else own_steps
         self.engine = session.build_engine(total_steps=total_steps)
         startup.mark("engine")
 
     def advance(self, steps: int) -> tuple[torch.Tensor, int]:
-        """That many steps: the last STATS, and how many images were in them. Does not wait for the device."""
+        """Take `steps` steps; return the last STATS, and the number of images. Does not synchronize the device."""
         limit, images = self.gan.step + steps, 0
         stats = torch.zeros(1, 4)
         while self.gan.step < limit:
@@ -91,20 +93,20 @@ class Turn:
         seconds = time_on_ranks(lambda: done.append(self.advance(steps)), self.runtime)
         ((stats, images),) = done
         if not bool(stats.isfinite().all()):
-            raise TrainingFailed(f"non-finite loss at step {self.gan.step}: what was timed is no training")
+            raise TrainingFailed(f"non-finite loss at step {self.gan.step}: its timing is not valid")
         return Repeat(seconds=seconds.device_s, host_s=seconds.host_s, steps=steps, images=images)
 
     def gate(self, steps: int) -> Gate:
         start, advance, reference = time.perf_counter(), self.engine.advance, self.engine.reference
         parity = measure_parity(self.gan, self.session.batches, self.runtime.precision, reference, advance, steps)
         off = {key: _finite(getattr(parity, key)) for key in ("losses", "weights")}
-        passed = all(self.runtime.all_gather_object(parity.passed))  # or a rank would go on alone
+        passed = all(self.runtime.all_gather_object(parity.passed))  # or a rank would continue alone
         known = {"steps": steps, "tolerance": parity.tolerance, "passed": passed, "words": str(parity)}
         return Gate.model_validate(known | off | {"seconds": time.perf_counter() - start})
 
 
 def measure(spec: Spec) -> Round:
-    """Return what a turn found; all that is a speed is absent where the gate failed. All ranks call it."""
+    """Measure one turn; the result has no speeds if the gate failed. All ranks must call it."""
     startup = Startup()
     with open_session(spec.config, startup=startup) as session:
         turn = Turn(session, spec, startup)
@@ -126,14 +128,14 @@ def _measure(turn: Turn, spec: Spec, startup: Startup) -> Round:
     if not found.gate or not found.gate.passed:
         return found
     if turn.is_cuda:
-        torch.cuda.empty_cache()  # of what the gate has taken besides
+        torch.cuda.empty_cache()  # memory that only the gate needed
         torch.cuda.reset_peak_memory_stats(runtime.device)
     start = time.perf_counter()
     if spec.warmup:
         turn.timed(spec.warmup)
     found.warmup_s = time.perf_counter() - start
     found.repeats = [turn.timed(spec.steps) for _ in range(spec.repeats)]
-    # A capture may have taken place only now.
+    # A capture may have happened only during the repeats.
     found.start_s = dict(choice.start_s)
     more: dict[str, object] = {"gpus": gpus()} if turn.is_cuda else {}  # their clocks while they are warm
     more["peak_memory_gib"] = runtime.peak_memory_gib()
@@ -144,10 +146,10 @@ def _measure(turn: Turn, spec: Spec, startup: Startup) -> Round:
 
 
 def _profile(turn: Turn, spec: Spec) -> dict[str, float | None]:
-    """Kernels per step on a GPU; on a CPU operators per step below autograd, and the part of all-reduces in the time.
+    """Count kernels per step on a GPU; on a CPU operators per step below autograd, and the all-reduces' share of time.
 
-    Operators inside compiled code are not seen: there is no number for an engine that compiles. The part is of gloo's
-    all-reduces, with the wait for other ranks in them; on a GPU they run beside the rest.
+    Operators inside compiled code are not counted: the value is missing for an engine that compiles. The share is that
+    of gloo's all-reduces, including the wait for other ranks; on a GPU they overlap with computation.
     """
     is_cuda, is_alone = turn.is_cuda, turn.runtime.world_size == 1
     found: dict[str, float | None] = {}
@@ -168,7 +170,7 @@ def _profile(turn: Turn, spec: Spec) -> dict[str, float | None]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(spec.trace or Path(folder, "trace.json"))
             profile.export_chrome_trace(str(path))
-            if is_cuda:  # copies and fills have categories of their own
+            if is_cuda:  # copies and fills have other categories
                 trace = json.loads(read_within(path, _MAX_TRACE))["traceEvents"]
                 found["kernels_per_step"] = sum(event.get("cat") == "kernel" for event in trace) / _COUNTED_STEPS
     return found
@@ -183,7 +185,7 @@ class _Counter(TorchDispatchMode):
 
 
 def message_sizes(gan: Gan, order: str, *, is_cuda: bool) -> dict[str, list[int]]:
-    """Bytes of each message that a step sends to all ranks, in float32, whether there are others or not.
+    """Return the bytes of each message that a step all-reduces, in float32, also for a single rank.
 
     G's and D's gradients, as one message each; those of BatchNorm over all ranks, by layer of C channels: on CPUs
     two sums of C in the forward pass and two in the backward (sync_batchnorm.py), on GPUs 2 C + 1 there, an all-gather
@@ -200,7 +202,7 @@ def message_sizes(gan: Gan, order: str, *, is_cuda: bool) -> dict[str, list[int]
 
 
 def _all_reduces(sizes: dict[str, list[int]], runtime: Runtime, repeats: int) -> dict[str, list[float]]:
-    """Seconds of a step's messages of each kind, alone and one after the other, of each repeat."""
+    """Measure the seconds of a step's messages by kind, in isolation and in sequence, for each repeat."""
     if runtime.world_size == 1:
         return {}
     calls, found = _ALL_REDUCES[runtime.device.type], {}
@@ -212,7 +214,7 @@ def _all_reduces(sizes: dict[str, list[int]], runtime: Runtime, repeats: int) ->
                 for buffer in buffers:
                     dist.all_reduce(buffer)
 
-        work()  # connections and their memory are made at the first
+        work()  # the first call creates connections and buffers
         timed = [time_on_ranks(work, runtime) for _ in range(repeats if buffers else 0)]
         found[kind] = [seconds.host_s / calls for seconds in timed]
     return found
@@ -224,6 +226,8 @@ def _finite(value: float) -> float | str:
 
 
 def main(spec: str) -> int:
+    """Run the turn of `spec` (JSON), print its Round on rank 0, and return the exit code."""
+
     def work() -> None:
         found = measure(Spec.model_validate_json(spec))
         if int(os.environ.get("RANK", "0")) == 0:
@@ -236,5 +240,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    # As in cli/__init__.py: threads of gloo may abort an interpreter that ends in good order.
+    # As in cli/__init__.py: gloo's threads may abort an interpreter that exits normally.
     os._exit(code)

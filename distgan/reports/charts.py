@@ -1,6 +1,6 @@
-"""Curves as inline SVG: what a template needs to draw them, with every number in a table as well.
+"""Curves as inline SVG: the data of a template that draws them, and a table of every number.
 
-The plane is 1000 by 1000, stretched to whatever room there is; lines keep their width, and text its size.
+The viewport is 1000 by 1000, stretched to the available space; lines keep their width, and text its size.
 """
 
 import math
@@ -11,11 +11,11 @@ from distgan.reports.number_format import epochs, percent, plain
 from distgan.utils.figures import load_matplotlib
 
 SIZE = 1000.0
-_LOG_FROM = 30.0  # a range of that ratio is drawn on a logarithmic axis, where that was allowed
+_LOG_FROM = 30.0  # ratio of maximum to minimum from which `may_be_log` selects a logarithmic axis
 
 
 class Point(NamedTuple):
-    """A value with the ends of what it may be, if it has some."""
+    """A value with the ends of its interval, if it has one."""
 
     x: float
     y: float
@@ -24,31 +24,35 @@ class Point(NamedTuple):
 
 
 class Series(NamedTuple):
+    """A named curve."""
+
     name: str
     points: Sequence[Point]
 
 
 class Level(NamedTuple):
-    """A line across, as a floor is."""
+    """A horizontal reference line."""
 
     name: str
     value: float
 
 
 class Mark(NamedTuple):
-    """Something that happened at x."""
+    """An event at x."""
 
     x: float
     text: str
 
 
 class Tick(NamedTuple):
-    at: float  # in per mille of the plane, from the left or the top
+    """A text at a position, in per mille of the viewport from the left or the top."""
+
+    at: float
     text: str
 
 
 class Drawn(NamedTuple):
-    """A series as SVG paths: its line, its band (or none), the spots that are marked."""
+    """A series as SVG paths: its line, its band ("" for none), its markers."""
 
     name: str
     line: str
@@ -57,13 +61,15 @@ class Drawn(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A cell of the table: its text, and the height in the plane; both empty where there is no number."""
+    """A cell of the table: its text, and its height in the viewport; both empty without a value."""
 
     text: str
     at: float | None
 
 
 class Chart(NamedTuple):
+    """The data of a template that draws one chart and its table."""
+
     key: str
     title: str
     label: str  # of the y axis
@@ -90,7 +96,7 @@ def chart(
     share: bool = False,
     may_be_log: bool = False,
 ) -> Chart | None:
-    """None without a single point. A share is shown in percent."""
+    """Return a chart, None without a single point. A share is shown in percent."""
     series = [each for each in series if each.points]
     if not series:
         return None
@@ -135,7 +141,7 @@ def _drawn(series: Series, across: Callable[[float], float], down: Callable[[flo
     lower = [(across(p.x), down(p.low)) for p in series.points if p.low is not None and p.high is not None]
     outline = upper + lower[::-1]
     band = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in outline) + "Z" if len(upper) > 1 else ""
-    # Enough spots to know a line by, and one at its end.
+    # Enough markers to identify a line, and one at its end.
     every = max(1, math.ceil(len(places) / 14))
     spots = "".join(f"M{x:.1f} {y:.1f}h.01" for x, y in places[::-every])
     return Drawn(series.name, line, band, spots)
@@ -180,7 +186,7 @@ def _scale(low: float, high: float, is_log: bool) -> Callable[[float], float]:
 
 
 def _ticks(low: float, high: float, num: int, *, inside: bool = False) -> tuple[list[float], tuple[float, float]]:
-    """Round numbers, and the range of the axis: up to the ticks around the values, or that of the values."""
+    """Return round ticks, and the range of the axis: to the ticks around the values, or (`inside`) of the values."""
     load_matplotlib()
     from matplotlib.ticker import MaxNLocator
 
@@ -195,7 +201,7 @@ def _ticks(low: float, high: float, num: int, *, inside: bool = False) -> tuple[
 
 
 def _log_ticks(low: float, high: float) -> tuple[list[float], tuple[float, float]]:
-    """1, 2 and 5 of each power of ten, or the powers alone of a wide range."""
+    """Return 1, 2 and 5 times each power of ten, or the powers only for a wide range; and the range of the axis."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 2 else (1, 3) if last - first <= 3 else (1,)
     found = [step * 10.0**power for power in range(first, last + 1) for step in steps]
@@ -205,5 +211,5 @@ def _log_ticks(low: float, high: float) -> tuple[list[float], tuple[float, float
 
 
 def _decimals(ticks: Sequence[float]) -> int:
-    """As many as tell the ticks apart."""
+    """Return the number of decimals that distinguishes the ticks."""
     return next((n for n in range(8) if all(abs(t - round(t, n)) < 1e-9 * max(1, abs(t)) for t in ticks)), 8)

@@ -1,4 +1,4 @@
-"""`distgan compare`: runs beside each other in a table, on a screen and on a page."""
+"""`distgan compare`: a table of several runs, on the terminal and as a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from distgan.reports.report2023 import NAME, checks_of, tally_of
 from distgan.reports.run_data import read_run
 from distgan.utils.terminal import TerminalConsole
 
-_AT_ONCE = 3  # runs beside each other: more would leave no room for words
+_AT_ONCE = 3  # runs per table: more would leave no room for text
 _STYLES = {True: "green", False: "red", None: "yellow"}
 _SIGNS = {True: "✓", False: "✗", None: "?"}
 
@@ -27,6 +27,7 @@ _SIGNS = {True: "✓", False: "✗", None: "?"}
 def show(
     subjects: Sequence[ComparedRun], rows: Sequence[Row], notes: Sequence[str], console: Console | None = None
 ) -> None:
+    """Print the comparison: tables on a terminal, plain lines otherwise."""
     console = console or TerminalConsole()
     if console.is_terminal:
         _tables(subjects, rows, console)
@@ -38,7 +39,7 @@ def show(
 
 
 def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[str]:
-    """A paragraph for each row, a line for each thing: for a file, or for grep."""
+    """Return a paragraph for each row, for a file or for grep."""
     lines = []
     for row in rows:
         lines.append(f"{row.name} ({row.meaning})")
@@ -54,6 +55,7 @@ def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[st
 
 
 def measured(cell: Cell) -> str:
+    """Return the value of a cell with its interval."""
     return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
 
 
@@ -94,17 +96,17 @@ def _cell(cell: Cell, commands: list[str]) -> Text:
 
 
 class Page(NamedTuple):
-    """What the template lays out."""
+    """Data of the template compare.html."""
 
     parts: list[RunPage]
     rows: Sequence[Row]
     notes: Sequence[str]
     tally: str
-    claimed_by: str  # "" where nobody claims anything of these runs
+    claimed_by: str  # the report that makes claims about these runs, "" for none
 
 
 def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> None:
-    """Shows the table, and writes the page if `out` names one. Raises UserError."""
+    """Show the table, and write the page if `out` names one. Raises UserError."""
     subjects = compared_runs([read_run(where, config) for where in places])
     rows = checks_of(rows_of(subjects), subjects)
     notes, tally = notes_on(subjects), tally_of(rows)
@@ -117,7 +119,7 @@ def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> N
 
 
 def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
-    """What limits the comparison, a line each."""
+    """Return what limits the comparison, a line each."""
     notes = report2023.notes_on(subjects)
     for subject in subjects:
         run = subject.run

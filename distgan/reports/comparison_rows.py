@@ -1,17 +1,17 @@
-"""What `distgan compare` measures of each run: a row for each aspect, a cell for each run."""
+"""Rows of `distgan compare`: a row for each aspect, a cell for each run."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Quality
-from distgan.reports.number_format import epochs, interval, listed, percent, plain, whole
+from distgan.reports.number_format import epochs, interval, listed, percent, plain, with_interval
 from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
 from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
 from distgan.reports.run_data import NO_JUDGES, Run, eval_command, train_command
 
 
 class Check(NamedTuple):
-    """What somebody claims of a run like this one, and whether the measurement agrees; None where it can't tell."""
+    """A published claim about runs of this kind, and if the measurement agrees with it; None: undecided."""
 
     claim: str
     agrees: bool | None
@@ -19,7 +19,7 @@ class Check(NamedTuple):
 
     @property
     def word(self) -> str:
-        return {True: "agrees", False: "disagrees", None: "can't be told"}[self.agrees]
+        return {True: "agrees", False: "disagrees", None: "undecided"}[self.agrees]
 
 
 class Cell(NamedTuple):
@@ -33,6 +33,8 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
+    """An aspect of the comparison, with a cell for each run."""
+
     key: str
     name: str
     meaning: str
@@ -41,18 +43,14 @@ class Row(NamedTuple):
 
 
 def rows_of(compared: Sequence[ComparedRun]) -> list[Row]:
+    """Return the rows of the comparison of these runs."""
     table: list[tuple[str, str, str, Callable[[ComparedRun, Sequence[ComparedRun]], Cell]]] = [
-        ("labels", "labels", "whether a label enters, and images follow it", _labels),
-        ("input", "input", "what G starts from", _input),
+        ("labels", "labels", "if the model takes labels, and if images match them", _labels),
+        ("input", "input", "the generator's input", _input),
         ("quality", "image quality", "fcd is a distance to real images", _quality),
-        (
-            "speed",
-            "training speed",
-            "seconds per epoch by the run's own log, with whatever else the machine did",
-            _speed,
-        ),
-        ("epochs", "epochs to converge", "first evaluation that meets all targets of quality, and holds them", _epochs),
-        ("diversity", "diversity", "classes that are there", _diversity),
+        ("speed", "training speed", "seconds per epoch by the run's log, including other load of the machine", _speed),
+        ("epochs", "epochs to converge", "first evaluation that meets and holds all quality targets", _epochs),
+        ("diversity", "diversity", "classes that are generated", _diversity),
     ]
     return [
         Row(key, name, meaning, [cell_of(each, compared) for each in compared]) for key, name, meaning, cell_of in table
@@ -70,7 +68,7 @@ def _needs_eval(run: Run) -> Cell:
 
 
 def _measured(quality: Quality) -> str:
-    """Return of what an evaluation is, short."""
+    """Return the number of images of an evaluation, and the weights that drew them."""
     weights = drawn_by(quality)
     return f"{quality.n:,} images" + (f", {weights}" if weights else "")
 
@@ -79,13 +77,17 @@ def _labels(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     run, quality = own.run, own.run.quality
     if not run.config.model.is_conditional:
         clusters = run.config.model.clusters
-        more = [f"both networks are told one of {clusters:,} clusters of the training images"] if clusters else []
-        return Cell("no label enters", train_command(run, "--dry-run"), "by its settings", more)
+        more = (
+            [f"both networks are conditioned on one of {clusters:,} clusters of the training images"]
+            if clusters
+            else []
+        )
+        return Cell("no label input", train_command(run, "--dry-run"), "by its settings", more)
     if quality is None or quality.agreement is None:
         return _needs_eval(run)
     chance = percent(1 / len(quality.shares), 0)
     more = [
-        f"images read as the {class_noun(quality.source.data)[0]} asked for; by chance {chance}",
+        f"images read as the requested {class_noun(quality.source.data)[0]}; by chance {chance}",
         _measured(quality),
     ]
     return Cell(percent(quality.agreement.value), quality.source.command, interval(quality.agreement, share=True), more)
@@ -112,9 +114,9 @@ def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     if quality is None:
         return _needs_eval(own.run)
     more = [
-        f"fcd of two sets of real images: {whole(quality.fcd_floor)}",
-        f"recognisable: {whole(quality.recognisable, share=True)}",
-        f"real images: {whole(quality.real.recognisable, share=True)}",
+        f"fcd of two sets of real images: {with_interval(quality.fcd_floor)}",
+        f"recognisable: {with_interval(quality.recognisable, share=True)}",
+        f"real images: {with_interval(quality.real.recognisable, share=True)}",
         _measured(quality),
         *describe(orders(own, others, compare_fcd)),
     ]
@@ -124,7 +126,7 @@ def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
 def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     run, command = own.run, train_command(own.run)
     if own.seconds is None:
-        return _not_measured("its log has too few lines, or no number of images", command)
+        return _not_measured("too few lines in its log, or the number of images is not recorded", command)
     seconds, num = own.seconds
     engine, precision = run.environment.get(str, "engine", "name"), run.environment.get(str, "precision")
     start = f", since it was resumed at step {run.history.since:,}" if run.history.since else ""
@@ -158,9 +160,9 @@ def _diversity(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     (rarest, low), (commonest, high) = shares[0], shares[-1]
     more = [
         missing_words(quality),
-        f"share of {rarest}: {whole(low, share=True)}; of {commonest}: {whole(high, share=True)}",
-        f"coverage: {whole(quality.coverage)}",
-        f"coverage of real images: {whole(quality.real.coverage)}",
+        f"share of {rarest}: {with_interval(low, share=True)}; of {commonest}: {with_interval(high, share=True)}",
+        f"coverage: {with_interval(quality.coverage)}",
+        f"coverage of real images: {with_interval(quality.real.coverage)}",
         _measured(quality),
     ]
     value = f"{num - len(missing_classes(quality))} of {num} {class_noun(quality.source.data)[1]}"

@@ -1,4 +1,4 @@
-"""When a run had converged: it met and held the targets of `--stop-at`, or those that are known for its data."""
+"""The epoch at which a run converged: it met and held the targets of `--stop-at`, or the known ones for its data."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from distgan.reports.run_data import Run
 
 
 class Convergence(NamedTuple):
-    """A run by its targets, or `why` that can't be told. `before`, `at`, `held` and `last` are epochs.
+    """Convergence of a run by its targets; `why`: the reason if unknown. `before`, `at`, `held`, `last` are epochs.
 
     It met all targets `at` (None: never), missed some `before`, and still met them at `held`.
     """
@@ -25,7 +25,7 @@ class Convergence(NamedTuple):
 
     def describe(self) -> str:
         if not self.facts:
-            return f"Whether it converged can't be told: {self.why}."
+            return f"Convergence unknown: {self.why}."
         found = f"Not converged by epoch {epochs(self.last)}: {self.why}"
         if self.at is not None:
             at, before, held = map(epochs, (self.at, self.before, self.held))
@@ -34,6 +34,7 @@ class Convergence(NamedTuple):
 
 
 def convergence_of(run: Run) -> Convergence:
+    """Return at which epoch a run met and held its targets, by the evaluations in its log."""
     history = run.history
     if not (lines := history.evaluations):
         return Convergence(
@@ -42,7 +43,7 @@ def convergence_of(run: Run) -> Convergence:
         )
     name = run.config.run.stop_at or run.data_name
     if name is None or not (run.config.run.stop_at or name in SETS):
-        return Convergence(f"there are no targets for {name or 'its data'}; --stop-at names some", [])
+        return Convergence(f"there are no targets for {name or 'its data'}; --stop-at sets some", [])
     try:
         stop = EarlyStop(read_targets(find_targets(name, "--stop-at")), is_conditional=run.config.model.is_conditional)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""An evaluation on the terminal: headline, class by class, confusions, claims, files."""
+"""Terminal output of an evaluation: headline, class by class, confusions, claims, files."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _NUM_CONFUSIONS = 8
 
 
 def show(quality: Quality, folder: Path) -> None:
-    """Prints what was found, to be read at 80 columns."""
+    """Print the results of an evaluation, for 80 columns."""
     console, view = TerminalConsole(), view_of(quality)
 
     def say(text: str, style: str = "") -> None:
@@ -27,7 +27,7 @@ def show(quality: Quality, folder: Path) -> None:
         say(f"!! {notice} !!", "bold yellow")
     say(measured_on(quality))
     say(f"against {quality.source.reference}", "dim")
-    table = _table("", "here", "95 % interval", "beside")
+    table = _table("", "here", "95 % interval", "compare with")
     for card in view.cards:
         table.add_row(card.name, card.value, card.interval, card.beside)
     console.print_table(table)
@@ -37,7 +37,7 @@ def show(quality: Quality, folder: Path) -> None:
             say(f"{row.digit} {row.verdict}: {row.why}")
     if view.is_conditional:
         for pair, share, jury, seen in view.confusions[:_NUM_CONFUSIONS]:
-            say(f"{pair}: {share}; real ones {jury.partition(' (')[0]}; seen by {seen} judges alone")
+            say(f"{pair}: {share}; real ones {jury.partition(' (')[0]}; seen by {seen} judges only")
         if left := len(view.confusions[_NUM_CONFUSIONS:]):
             say(f"and {left} more such pairs")
         if not view.confusions:
@@ -50,16 +50,16 @@ def show(quality: Quality, folder: Path) -> None:
     if claims := claims_of(quality):
         say(f"\nthe sentences of the {NAME}, here:", "bold")
     for claim in claims:
-        word = {True: "holds", False: "does not hold", None: "can't be told"}[claim.holds]
+        word = {True: "holds", False: "does not hold", None: "undecided"}[claim.holds]
         say(f"  {claim.sentence}: {word.upper()} ({claim.evidence})")
-    say(f"\nlook at {folder}/: {join(path.name for path in sorted(folder.iterdir()))}")
+    say(f"\nfiles in {folder}/: {join(path.name for path in sorted(folder.iterdir()))}")
 
 
 def _table(*names: str, title: str | None = None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for name in names:
-        is_left = name in ("", "verdict", "beside")
-        table.add_column(name, justify="left" if is_left else "right", no_wrap=name != "beside")
+        is_left = name in ("", "verdict", "compare with")
+        table.add_column(name, justify="left" if is_left else "right", no_wrap=name != "compare with")
     return table
 
 

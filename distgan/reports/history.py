@@ -1,4 +1,4 @@
-"""What a metrics.jsonl of any length tells: read once, line by line, in bounded memory."""
+"""Summary of a metrics.jsonl of any length: read once, line by line, in bounded memory."""
 
 from array import array
 from pathlib import Path
@@ -8,22 +8,22 @@ from distgan.evaluation.targets import is_evaluation
 from distgan.utils.files import finite, metric_lines
 from distgan.utils.thinning import Curve, Sample
 
-Line = dict[str, Any]  # of metrics.jsonl: whatever it may hold
+Line = dict[str, Any]  # a line of metrics.jsonl, not validated
 
 PREFIXES = {"raw": "G's weights", "ema": "their moving average"}
 _CURVES = ("d_loss", "g_loss", "real_logits", "fake_logits")
-# Real runs have fewer: up to here nothing is left out.
+# Real runs have fewer: below these limits nothing is left out.
 _MOST_EVALUATIONS, _MOST_SPEEDS = 2**12, 2**13
 
 
 class History:
-    """The whole lines that have an epoch.
+    """Summary of the complete lines that have an epoch.
 
-    `num` counts them, `step` and `epoch` are those of the last one, `curves` has their numbers by name. `speeds` are
-    the images per second after step `since`, from which the run was last resumed (0: never): on the machine that is
-    recorded, and without the first line, which has the warm-up in it. `evaluations` are the lines at which quality was
-    measured, `alarms` the epochs of each alarm: what stands before the colon says what it is about, the numbers behind
-    it change all the time. Of very many lines `speeds` and `evaluations` have every k-th alone.
+    `num` counts them, `step` and `epoch` are those of the last one, `curves` has their values by name. `speeds` are
+    the images per second after step `since`, from which the run was last resumed (0: never), on the recorded machine,
+    without the first line, which includes the warm-up. `evaluations` are the lines at which quality was measured,
+    `alarms` the epochs of each alarm, by the text before its colon (the numbers after it vary). With very many lines
+    `speeds` and `evaluations` keep every k-th only.
     """
 
     def __init__(self, since: int = 0) -> None:
@@ -32,7 +32,7 @@ class History:
         self._is_warm = False
         self.step: int | None = None
         self.epoch: float | None = None
-        self.notice: str | None = None  # what every page has to say of the data
+        self.notice: str | None = None  # notice about the data, shown on every page
         self.curves = {name: Curve() for name in _CURVES}
         self.alarms: dict[str, array[float]] = {}
         self._evaluations, self._speeds = Sample[Line](_MOST_EVALUATIONS), Sample[float](_MOST_SPEEDS)
@@ -79,7 +79,7 @@ def alarms_of(line: Line) -> list[str]:
 
 
 def read_history(path: Path, since: int = 0) -> History:
-    """Return the history in a metrics.jsonl, an empty one where there is none."""
+    """Return the history in a metrics.jsonl, an empty one if there is no file."""
     history = History(since)
     for line in metric_lines(path):
         history.add(line)

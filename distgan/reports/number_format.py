@@ -1,4 +1,4 @@
-"""Numbers in words."""
+"""Formatting of numbers."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from distgan.evaluation.schema import Estimate
 
 
 def plain(value: float) -> str:
-    """Three digits that count: 0.0312, 1.39, 23.4, 1,235."""
+    """Return three significant digits: 0.0312, 1.39, 23.4, 1,235."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -20,32 +20,33 @@ def plain(value: float) -> str:
 
 
 def percent(value: float, decimals: int = 1) -> str:
-    """Of very small shares a digit more, so that few are not none."""
+    """Return a share in percent; very small shares get one more digit, so that they don't round to 0."""
     more = 1 if decimals and 0 < abs(value) < 0.0005 else 0
     return f"{100 * value:.{decimals + more}f} %"
 
 
 def interval(estimate: Estimate, *, share: bool = False) -> str:
-    """`97.8 to 98.4 %`, or `0.29 to 0.33`."""
+    """Return the interval: `97.8 to 98.4 %`, or `0.29 to 0.33`."""
     if share:
         return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
     return f"{plain(estimate.low)} to {plain(estimate.high)}"
 
 
-def whole(estimate: Estimate, *, share: bool = False) -> str:
-    """`98.1 % (97.8 to 98.4 %)`."""
+def with_interval(estimate: Estimate, *, share: bool = False) -> str:
+    """Return value and interval: `98.1 % (97.8 to 98.4 %)`."""
     return f"{percent(estimate.value) if share else plain(estimate.value)} ({interval(estimate, share=share)})"
 
 
 def epochs(value: float) -> str:
-    """An epoch, or a part of one: 4, 4.2."""
+    """Return a number of epochs: 4, 4.2."""
     return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
 def join(items: Iterable[object]) -> str:
+    """Return `a, b, c`."""
     return ", ".join(map(str, items))
 
 
 def listed(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Return `a, b and c`."""
     return f"{join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)

@@ -1,4 +1,4 @@
-"""What can be set of the commands that write pages."""
+"""Settings of `distgan report` and `distgan compare`."""
 
 from typing import Literal
 
@@ -6,25 +6,23 @@ from distgan.config.fields import Section, setting
 
 
 class PagesConfig(Section):
-    """What `distgan report` and `distgan compare` share: how a run is measured that was not yet."""
+    """Settings common to `distgan report` and `distgan compare`: how to evaluate runs without an evaluation."""
 
     out: str | None = setting(None, "the page to write, a file that ends in .html", min_length=1)
-    evaluate: bool = setting(
-        True, "measure the quality of a run that has no eval/eval.json yet, as distgan eval does", flag="eval"
-    )
-    num: int = setting(10_000, "how many images to draw and judge where it is measured", ge=1, le=1_000_000)
+    evaluate: bool = setting(True, "evaluate a run that has no eval/eval.json yet, as distgan eval does", flag="eval")
+    num: int = setting(10_000, "images to draw for that evaluation", ge=1, le=1_000_000)
     reference: str | None = setting(
         None,
-        "folder of the real data, where it is measured; unset: the run's own, then $DISTGAN_DATA, then ./data",
+        "folder of the real data for that evaluation; unset: the run's, then $DISTGAN_DATA, then ./data",
         flag="data-dir",
         old_flags=("reference",),
         min_length=1,
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where it is measured; auto: cuda where there is one")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "device of that evaluation; auto: cuda if available")
 
 
 class ReportConfig(PagesConfig):
-    """What `distgan report` writes."""
+    """Settings of `distgan report`."""
 
     out: str | None = setting(
         None, "the page to write, a file that ends in .html; unset: report.html in the run's folder", min_length=1
@@ -32,7 +30,7 @@ class ReportConfig(PagesConfig):
 
 
 class CompareConfig(PagesConfig):
-    """What `distgan compare` writes."""
+    """Settings of `distgan compare`."""
 
     out: str | None = setting(
         None, "write a page too, a file that ends in .html; unset: only the table on the screen", min_length=1

@@ -1,4 +1,4 @@
-"""Two runs beside each other: whether a measurement of both may be compared, and how the intervals lie."""
+"""Comparison of two runs: checks that their measurements are comparable, and the order of their intervals."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _RESAMPLES = 2000
 
 
 class ComparedRun(NamedTuple):
-    """A run of the table, under a name that no other has; `seconds` per epoch, and of how many lines, if there are."""
+    """A run of the table, under a unique name; `seconds`: per epoch, and over how many lines, if known."""
 
     name: str
     run: Run
@@ -23,6 +23,7 @@ class ComparedRun(NamedTuple):
 
 
 def compared_runs(runs: Sequence[Run]) -> list[ComparedRun]:
+    """Return the runs with unique names: that of the folder, or its path if names repeat."""
     names = [run.name for run in runs]
     labels = names if len(set(names)) == len(names) else [run.where for run in runs]
     return [
@@ -32,9 +33,9 @@ def compared_runs(runs: Sequence[Run]) -> list[ComparedRun]:
 
 
 class Order(NamedTuple):
-    """How the interval of a run lies to that of `other`.
+    """Position of a run's interval relative to that of `other`.
 
-    `side` is -1 below it, 1 above it, 0 where they overlap; None where they can't be compared, for the reason `why`.
+    `side` is -1 below it, 1 above it, 0 if they overlap; None if they can't be compared, for the reason `why`.
     """
 
     other: ComparedRun
@@ -48,11 +49,12 @@ SIDES = {-1: "lies below", 0: "overlaps", 1: "lies above"}
 
 
 def orders(own: ComparedRun, others: Sequence[ComparedRun], compare: Comparison) -> list[Order]:
+    """Compare a run with each of the others, itself excluded."""
     return [compare(own, other) for other in others if other.name != own.name]
 
 
 def describe(found: Sequence[Order]) -> list[str]:
-    """Return `lies below a, b`, and so on for each side, and the reasons against a comparison."""
+    """Return `its interval lies below that of a, b`, a line per side, and the reasons why runs can't be compared."""
     by_side = {words: [each.other.name for each in found if each.side == side] for side, words in SIDES.items()}
     lines = [f"its interval {words} that of {', '.join(names)}" for words, names in by_side.items() if names]
     reasons: dict[str, list[str]] = {}
@@ -67,6 +69,7 @@ def _side(own: Estimate, other: Estimate) -> int:
 
 
 def compare_fcd(own: ComparedRun, other: ComparedRun) -> Order:
+    """Compare two runs by fcd."""
     mine, theirs = own.run.quality, other.run.quality
     if mine is None or theirs is None:
         return Order(other, None, "its quality was not measured" if theirs is None else "this one was not measured")
@@ -76,7 +79,7 @@ def compare_fcd(own: ComparedRun, other: ComparedRun) -> Order:
 
 
 def not_alike(one: Quality, other: Quality) -> str | None:
-    """Why two evaluations can't be compared, if so."""
+    """Return why two evaluations can't be compared, None if they can."""
     if one.n != other.n:
         return f"they were measured on {one.n:,} and {other.n:,} images"
     if (one.source.reference, one.source.judged_by) != (other.source.reference, other.source.judged_by):
@@ -86,7 +89,7 @@ def not_alike(one: Quality, other: Quality) -> str | None:
     return None
 
 
-# -- Seconds per epoch of a run, from its own log --
+# -- Seconds per epoch of a run, from its log --
 
 
 def epoch_seconds(run: Run) -> tuple[Estimate, int] | None:
@@ -98,14 +101,14 @@ def epoch_seconds(run: Run) -> tuple[Estimate, int] | None:
         return None
     seconds = num_images / np.array(speeds)
     rng = np.random.default_rng(0)
-    # One draw after the other gives the numbers of all at once, without their memory.
+    # One resample after the other gives the same numbers as all at once, in less memory.
     medians = [np.median(seconds[rng.integers(len(seconds), size=len(seconds))]) for _ in range(_RESAMPLES)]
     low, high = np.quantile(medians, [0.025, 0.975])
     return Estimate(value=float(np.median(seconds)), low=float(low), high=float(high)), len(speeds)
 
 
 def batch_size(run: Run) -> int | None:
-    """Return the images per step over all processes, None where it is not recorded on how many it ran."""
+    """Return the images per step over all processes, None if the number of processes is not recorded."""
     data, world = run.config.data, run.environment.get(int, "world_size")
     if data.per_rank_batch_size is None:
         return data.batch_size
@@ -113,7 +116,7 @@ def batch_size(run: Run) -> int | None:
 
 
 def conditions(run: Run) -> dict[str, str]:
-    """What has to be alike where two speeds are compared."""
+    """Return the conditions that must be equal for two speeds to be compared."""
     # A run on a GPU has no threads that matter.
     is_cuda = run.environment.get(str, "device_type") == "cuda"
     facts = {
@@ -129,7 +132,7 @@ def conditions(run: Run) -> dict[str, str]:
 
 
 def what_differs(one: Run, other: Run) -> list[str]:
-    """`device: A here, B there`, a line each; nothing where the speeds can be compared."""
+    """Return `device A against B` for each condition that differs; [] if the speeds can be compared."""
     mine, theirs = conditions(one), conditions(other)
     return [
         f"{name} {mine[name]} against {theirs[name]}" if mine[name] != theirs[name] else f"{name} not recorded"
@@ -139,6 +142,7 @@ def what_differs(one: Run, other: Run) -> list[str]:
 
 
 def compare_speed(own: ComparedRun, other: ComparedRun) -> Order:
+    """Compare two runs by seconds per epoch."""
     if differing := what_differs(own.run, other.run):
         return Order(other, None, ", ".join(differing))
     mine, theirs = own.seconds, other.seconds

@@ -1,4 +1,4 @@
-"""An evaluation as headline numbers, tables and heat maps: words and numbers that a page or a terminal lays out."""
+"""View of an evaluation: headline numbers, tables and heat maps, as text for a page or a terminal."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from distgan.config.registry import DATASETS
 from distgan.evaluation.schema import Digit, Estimate, Quality
-from distgan.reports.number_format import epochs, interval, join, percent, plain, whole
+from distgan.reports.number_format import epochs, interval, join, percent, plain, with_interval
 
-# From which share of a row a cell has its next colour. Right answers: where the work is done; errors: where it begins.
+# Shares of a row at which a cell takes its next colour: high for correct answers, low for errors.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
 _WRONG = (0.002, 0.005, 0.01, 0.03, 0.1)
 _MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
@@ -23,32 +23,34 @@ def has_digits(data: str | None) -> bool:
 
 
 def class_noun(data: str | None) -> tuple[str, str]:
-    """Return what one class of a data set is called, and several."""
+    """Return the noun for a class of a data set, singular and plural."""
     return ("digit", "digits") if has_digits(data) else ("class", "classes")
 
 
 def missing_classes(quality: Quality) -> list[int]:
+    """Return the classes whose verdict is `missing`."""
     return [each.digit for each in quality.per_digit if each.verdict == "missing"]
 
 
 def missing_words(quality: Quality) -> str:
+    """Return the missing classes as text."""
     missing = missing_classes(quality)
     return f"missing: {join(missing)}" if missing else f"no {class_noun(quality.source.data)[0]} is missing"
 
 
 def drawn_by(quality: Quality) -> str:
-    """Return with which weights the images were drawn; "" for images of a file."""
+    """Return the weights that drew the images as text; "" for images of a file."""
     if quality.source.weights is None:
         return ""
     return {
         True: f"drawn with {AVERAGE}",
         False: f"drawn with {OWN_WEIGHTS}",
-        None: "drawn with weights of which it is not recorded whether they are averaged",
+        None: "drawn with weights (not recorded if averaged)",
     }[quality.source.ema]
 
 
 def measured_on(quality: Quality) -> str:
-    """Return of which images an evaluation is: how many, after which step and epoch, by which weights."""
+    """Return the images of an evaluation as text: their number, step, epoch and weights."""
     source = quality.source
     step = "" if source.step is None else f" after step {source.step:,}"
     epoch = "" if source.epoch is None else f" (epoch {epochs(source.epoch)})"
@@ -57,7 +59,7 @@ def measured_on(quality: Quality) -> str:
 
 
 class Card(NamedTuple):
-    """A headline number, what as many real images measure or chance gives, and what it says."""
+    """A headline number, the same measured on real images or expected by chance, and its meaning."""
 
     name: str
     value: str
@@ -67,13 +69,15 @@ class Card(NamedTuple):
 
 
 class HeatCell(NamedTuple):
+    """A cell of a heat map."""
+
     text: str
     tone: str  # of the style sheet
     title: str
 
 
 class Heat(NamedTuple):
-    """A matrix in percent of its rows. `is_small`: its cells have colours alone."""
+    """A matrix in percent of its rows. `is_small`: cells without numbers."""
 
     caption: str
     rows_are: str
@@ -91,7 +95,7 @@ class Bar(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A value, its interval, and what real images measure; each may be empty."""
+    """A value, its interval, and the value of real images; each may be empty."""
 
     value: str
     interval: str = ""
@@ -99,24 +103,28 @@ class Number(NamedTuple):
 
 
 class ClassRow(NamedTuple):
+    """The results of one class."""
+
     digit: int
     sign: str
     verdict: str
     why: str
-    main: Number  # agreement, or share where no label was asked for
+    main: Number  # agreement, or the share of a GAN without labels
     bar: Bar
-    columns: list[Number]  # recognisable, fcd, coverage, and real ones that the jury reads right
+    columns: list[Number]  # recognisable, fcd, coverage, and the jury's accuracy on real images
     n: int
 
 
 class View(NamedTuple):
+    """The texts and numbers of an evaluation."""
+
     is_conditional: bool
     noun: str
     nouns: str
     cards: list[Card]
     classes: list[ClassRow]
-    bar_end: str  # what the right end of a bar is
-    bar_due: float | None  # where an equal share is
+    bar_end: str  # label of the right end of a bar
+    bar_due: float | None  # position of an equal share, in percent of the bar
     matrices: list[Heat]
     confusions: list[tuple[str, str, str, str]]
     ambiguities: list[tuple[str, str]]
@@ -124,15 +132,16 @@ class View(NamedTuple):
 
 
 def view_of(quality: Quality) -> View:
+    """Return the view of an evaluation."""
     is_conditional = quality.agreement is not None
     due = 1 / len(quality.shares)
     top = 1.0 if is_conditional else min(1.0, max(2 * due, *(each.high for each in quality.shares)))
-    asked = "asked for" if is_conditional else ""
-    matrices = [_heat(f"{quality.n:,} generated images", asked, quality.matrix)] if quality.matrix else []
+    label = "requested" if is_conditional else ""
+    matrices = [_heat(f"{quality.n:,} generated images", label, quality.matrix)] if quality.matrix else []
     num_real = sum(map(sum, quality.jury_matrix))
     matrices.append(_heat(f"{num_real:,} real test images: the jury's own errors", "is", quality.jury_matrix))
     noun, nouns = class_noun(quality.source.data)
-    share, num = partial(whole, share=True), len(quality.judges)
+    share, num = partial(with_interval, share=True), len(quality.judges)
     return View(
         is_conditional,
         noun,
@@ -157,22 +166,22 @@ def view_of(quality: Quality) -> View:
 def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     real, trained, num = quality.real, quality.gan_train_real, len(quality.shares)
     right = sum(quality.jury_matrix[index][index] for index in range(num)) / max(1, sum(map(sum, quality.jury_matrix)))
-    on_real = f"as many real ones: {whole(trained, share=True)}" if trained else ""
+    on_real = f"as many real ones: {with_interval(trained, share=True)}" if trained else ""
     found: list[tuple[str, Estimate | None, bool, str, str]] = [
         ("read as asked", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
-         f"of the images are read as the {noun} that was asked for"),
-        ("fcd", quality.fcd, False, f"two sets of real images: {whole(quality.fcd_floor)}",
-         "distance between generated and real images, as a judge sees them; the lower the better"),
-        ("recognisable", quality.recognisable, True, f"real images: {whole(real.recognisable, share=True)}",
+         f"of the images are read as the requested {noun}"),
+        ("fcd", quality.fcd, False, f"two sets of real images: {with_interval(quality.fcd_floor)}",
+         "distance between generated and real images in a judge's features; lower is better"),
+        ("recognisable", quality.recognisable, True, f"real images: {with_interval(real.recognisable, share=True)}",
          f"of the images: the jury is over 90 % sure which {noun} it is"),
-        ("coverage", quality.coverage, False, f"real images: {whole(real.coverage)}",
-         "share of real images with a generated one near them; low where variety is lost"),
-        ("density", quality.density, False, f"real images: {whole(real.density)}",
+        ("coverage", quality.coverage, False, f"real images: {with_interval(real.coverage)}",
+         "share of real images with a generated one near them; low if variety is lost"),
+        ("density", quality.density, False, f"real images: {with_interval(real.density)}",
          "how closely real images lie around the generated ones"),
         ("GAN-train", quality.gan_train, True, on_real,
-         f"of real {nouns} are read right by a classifier that has seen generated ones alone"),
-        ("unevenness", quality.kl, False, f"all {nouns} alike: 0",
-         f"how far the shares of the {nouns} are from equal ones, in nats"),
+         f"of real {nouns} are read correctly by a classifier trained only on generated ones"),
+        ("unevenness", quality.kl, False, "equal shares: 0",
+         f"divergence of the shares of the {nouns} from equal shares, in nats"),
         ("near copies", quality.copies, True, "real images: 1.0 %",
          "of the images are nearer to a training image than 99 % of unseen real ones are"),
     ]  # fmt: skip
@@ -214,7 +223,7 @@ def _heat(caption: str, rows_are: str, counts: Sequence[Sequence[int]]) -> Heat:
             steps = _RIGHT if asked == read else _WRONG
             tone = f"{'hit' if asked == read else 'miss'}{sum(share >= step for step in steps)}"
             text = "" if is_small else "0" if not count else f"{100 * share:.1f}" if share < 0.9995 else "100"
-            # Of a large matrix most cells are 0, and their texts most of the page.
+            # Most cells of a large matrix are 0, and their titles would be most of the page.
             title = "" if is_small and not count else f"{asked} read as {read}: {count:,} of {total:,}"
             cells.append(HeatCell(text, tone, title))
         rows.append(cells)

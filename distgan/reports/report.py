@@ -1,4 +1,4 @@
-"""`distgan report`: a run on one page."""
+"""`distgan report`: an HTML page about a run."""
 
 import base64
 import hashlib
@@ -29,17 +29,17 @@ _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def write_page(path: Path, template: str, page: object) -> None:
-    """Raises OSError that names `path`."""
+    """Render a template and write the page. Raises OSError that names `path`."""
     text = render(template, page)
-    # A folder's name may hold bytes that are no text.
+    # A folder's name may hold bytes that are not UTF-8.
     write_atomic(path, text.encode("utf-8", "replace"))
 
 
 def render(template: str, page: object) -> str:
-    """Whatever comes from a file is escaped; only what lies in templates/ is taken as it is."""
+    """Return the HTML of a page. Everything read from a file is escaped, except the files in templates/."""
     style, head, script = (_own(name) for name in ("style.css", "head.js", "page.js"))
     hashes = " ".join(f"'sha256-{_digest(each)}'" for each in (head, script))
-    # Should something slip through, it would neither run nor reach another host.
+    # Even unescaped content could neither run nor connect to another host.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
     return _environment().get_template(template).render(
         style=Markup(style), head=Markup(head), script=Markup(script), policy=policy, version=__version__, contents=[],
@@ -68,20 +68,19 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-# -- `distgan report`: a run on one page --
+# -- `distgan report` --
 
 Pairs = list[tuple[str, str]]
 
 MOST_PICTURES = 40
-_WIDE = 1200  # pixels of a picture that scrolls sideways, where a narrower one is made to fit
+_WIDE = 1200  # pixels from which a picture scrolls sideways; a narrower one is scaled to fit
 
 _STATES = {"running": "in training, or killed", "stopped": "stopped before its end", "failed": "failed", "done": "done"}
 _FILES = {
-    "confusions": ("What is confused", "Images that were asked for as one {noun} and read as another, a pair a row."),
-    "digits": ("The best and the worst of each {noun}", "To the left those of which the jury is surest, to the right "
-               "those of which it is least sure."),
-    "neighbours": ("The nearest real images", "Each generated image beside the training image that is nearest to it: "
-                   "the closest pairs, then usual ones. A copy would show."),
+    "confusions": ("What is confused", "Images requested as one {noun} and read as another, one pair per row."),
+    "digits": ("The best and the worst of each {noun}", "Left: highest confidence of the jury; right: lowest."),
+    "neighbours": ("The nearest real images", "Each generated image next to its nearest training image: the "
+                   "closest pairs, then typical ones. Copies would be visible."),
 }  # fmt: skip
 
 
@@ -106,12 +105,12 @@ class Shown(NamedTuple):
 
 
 def page_file(out: str | Path) -> Path:
-    """Return where a page is written. Raises UserError."""
+    """Return the path of a page. Raises UserError if it can't be written there."""
     return output_file(out, b'name="generator" content="distgan', "page of distgan's")
 
 
 def report(where: str, out: Path | None, config: ReportConfig) -> Path:
-    """Writes the page; its path. Raises UserError."""
+    """Write the page and return its path. Raises UserError."""
     folder = user_path(where)
     path = out or folder / "report.html"
     if folder.is_dir():  # before minutes are spent on measuring
@@ -124,7 +123,7 @@ def report(where: str, out: Path | None, config: ReportConfig) -> Path:
 
 
 class RunPage:
-    """A run as a page shows it: each part is made when the template first asks for it."""
+    """View of a run for a page: each part is computed on first access."""
 
     claims_title, claims_caption = SENTENCES, CAPTION
 
@@ -133,10 +132,14 @@ class RunPage:
 
     @property
     def facts(self) -> Pairs:
-        """What was trained, on what, and how far."""
+        """Return the model, the data, the state, the epoch and the step."""
         run, config, state = self.run, self.run.config, self.run.status.get(str, "state")
-        kind = "conditional GAN: both networks are told the label" if run.kind == "C-GAN" else "GAN without labels"
-        clusters = f", told one of {config.model.clusters:,} clusters" if config.model.clusters else ""
+        kind = (
+            "conditional GAN: both networks are conditioned on the label"
+            if run.kind == "C-GAN"
+            else "GAN without labels"
+        )
+        clusters = f", conditioned on one of {config.model.clusters:,} clusters" if config.model.clusters else ""
         preset = run.environment.get(str, "preset")
         num_images = run.environment.get(int, "data", "num_images")
         number = "" if num_images is None else f"{num_images:,} images, "
@@ -156,21 +159,21 @@ class RunPage:
 
     @property
     def notices(self) -> list[str]:
-        """What a reader has to know before any number."""
+        """Return the notices above all numbers."""
         run, quality = self.run, self.quality
         notices = [f"This run was trained on {run.notice}."] if run.notice else []
         fallback = fallback_notice(run.environment.values.get("engine"))
         notices += [text for text in (notice_of(run), fallback) if text]
         if quality and quality.source.step is not None and run.step is not None and quality.source.step < run.step:
             notices.append(
-                f"Its quality was measured at step {quality.source.step:,}, the run is at step {run.step:,} by now; "
-                f"measure it anew by distgan eval {shlex.quote(run.where)}"
+                f"Its quality was measured at step {quality.source.step:,}, but the run is now at step {run.step:,}; "
+                f"evaluate it again by distgan eval {shlex.quote(run.where)}"
             )
         return notices + [text for text in (quality.notices if quality else []) if text not in notices]
 
     @cached_property
     def frames(self) -> list[Shown]:
-        """The grids in order, of very many an even choice with the first and the last."""
+        """Return the sample grids in order; of very many an even selection with the first and the last."""
         found = self._pictures
         if len(found) > MOST_PICTURES:
             found = [found[round(n * (len(found) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
@@ -183,9 +186,9 @@ class RunPage:
 
     @property
     def _columns(self) -> str:
-        """What the columns of a grid are, "" of a run without labels."""
+        """Return the meaning of a grid's columns, "" for a run without labels."""
         noun = class_noun(self.run.data_name)[0]
-        return f", a column for each {noun} that was asked for" if self.run.kind == "C-GAN" else ""
+        return f", one column per requested {noun}" if self.run.kind == "C-GAN" else ""
 
     @property
     def frames_text(self) -> str:
@@ -204,18 +207,18 @@ class RunPage:
 
     @property
     def course_text(self) -> str:
-        """Whether the run converged, or why there are no evaluations during training."""
+        """Return if the run converged, or why there are no evaluations during training."""
         settings = self.run.config.run
         if self.run.history.evaluations:
             return convergence_of(self.run).describe()
         if self.run.unmeasurable:
             return f"Not measured: {NO_JUDGES}."
         if not settings.evaluates_quality:
-            more = "With --eval-every 1 it would be measured after each epoch."
+            more = "--eval-every 1 measures it after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"
         often = [f"every {settings.eval_every} epochs (--eval-every)"] if settings.eval_every else []
         often += [f"every {settings.eval_every_steps} steps (--eval-every-steps)"] if settings.eval_every_steps else []
-        return f"Not measured yet: that is done {listed(often) or 'as often as the targets of --stop-at have it'}."
+        return f"Not measured yet: it is measured {listed(often) or 'as often as the --stop-at targets require'}."
 
     @cached_property
     def view(self) -> View | None:
@@ -227,15 +230,15 @@ class RunPage:
             return ""
         others = f" Other results of this run are in {join(self.run.other_results)}." if self.run.other_results else ""
         return (
-            f"Measured on {measured_on(quality)}, by a jury of {len(quality.judges)} small networks that learnt from "
-            f"{quality.source.judged_by}. The real images to compare with are {quality.source.reference}. Each number "
-            f"has its 95 % interval, and beside it what real images measure. All of it is in "
+            f"Measured on {measured_on(quality)}, by a jury of {len(quality.judges)} small networks trained on "
+            f"{quality.source.judged_by}. The reference images are {quality.source.reference}. Each number "
+            f"has its 95 % interval, and the value of real images for comparison. All results are in "
             f"{self.run.eval_folder.name}/eval.json.{others}"
         )
 
     @property
     def evaluation(self) -> list[Shown]:
-        """The pictures of the evaluation."""
+        """Return the pictures of the evaluation."""
         shown, noun = [], class_noun(self.quality.source.data if self.quality else None)[0]
         for name, texts in _FILES.items() if self.quality else ():
             title, text = (each.format(noun=noun) for each in texts)
@@ -254,7 +257,7 @@ class RunPage:
 
     @property
     def environment(self) -> Pairs:
-        """Of a machine and its libraries, what is recorded."""
+        """Return the recorded facts about the machine and its libraries."""
         facts = self.run.environment
         revision, is_dirty = facts.get(str, "git", "revision"), facts.get(bool, "git", "is_dirty")
         lines = {
@@ -300,11 +303,12 @@ class RunPage:
 
     @property
     def problems(self) -> list[str]:
-        """What could not be read of the run, so far."""
+        """Return the read errors of the run, so far."""
         return list(dict.fromkeys(self.run.problems))
 
 
 def shown(value: Any) -> str:
+    """Return a recorded value as text."""
     if isinstance(value, dict):
         return join(f"{key} {shown(each)}" for key, each in value.items())
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""What the 2023 report says: its sentences and its comparison table, each beside what was measured.
+"""Claims of the 2023 report: its sentences and its comparison table, each checked against the measurements.
 
-The only module that knows them: `claims_of` and `checks_of` are what the pages and the terminal show.
+No other module knows them: pages and terminal show `claims_of` and `checks_of`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,26 +20,26 @@ _CLASSES = 10
 
 
 def notice_of(run: Run) -> str | None:
-    """Return what limits a comparison of a run with the report."""
+    """Return what limits a comparison of a run with the report, None for nothing."""
     if run.notice or run.data_name == "mnist" or not has_digits(run.data_name):
         return None
     return f"This run was trained on {run.data_name}, not on MNIST, as the {NAME}'s were."
 
 
 class Claim(NamedTuple):
-    """`holds`: None where the measurement can't tell."""
+    """A sentence of the report. `holds`: None if the measurement can't decide it."""
 
     sentence: str
     holds: bool | None
     evidence: str
 
 
-# Of fewer images of a digit a verdict says little.
+# Images per digit below which a verdict is unreliable.
 ENOUGH = 30
 
 
 def claims_of(quality: Quality) -> list[Claim]:
-    """Those about a GAN for images that nobody asked a digit of, else those about a C-GAN; none of other data."""
+    """Return the claims about a GAN for images without requested labels, else about a C-GAN; [] for other data."""
     if not has_digits(quality.source.data) or len(quality.per_digit) != _CLASSES:
         return []
     claims = _of_gan(quality) if quality.matrix is None else _of_cgan(quality)
@@ -49,11 +49,11 @@ def claims_of(quality: Quality) -> list[Claim]:
 
 
 def too_few(quality: Quality) -> str | None:
-    """Why these images can't tell of all digits, if so."""
+    """Return why the images can't decide a claim about all digits, None if they can."""
     if unasked := [each.digit for each in quality.per_digit if each.verdict == "not asked for"]:
-        return f"not asked for: {join(unasked)}"
+        return f"not requested: {join(unasked)}"
     if quality.n < _CLASSES * ENOUGH:
-        return f"{quality.n} images are too few to tell; {_CLASSES * ENOUGH} would do"
+        return f"{quality.n} images are too few. Expected: {_CLASSES * ENOUGH} or more"
     return None
 
 
@@ -84,14 +84,14 @@ def _made_well(quality: Quality, digits: tuple[int, ...]) -> Claim:
 
 
 def _not_made(quality: Quality, digits: tuple[int, ...]) -> Claim:
-    """Not made, or not recognisable: missing or made poorly, each of them, and no other is."""
+    """Check that exactly these digits are missing or made poorly."""
     poor = [each.digit for each in quality.per_digit if each.verdict != "made well"]
     words = ", ".join(f"{each.digit} {each.verdict} ({each.why})" for each in quality.per_digit if each.digit in digits)
     return Claim(f"{join(digits)} are not made, and the others are", set(poor) == set(digits), words)
 
 
 def _confused(quality: Quality, asked: int, read: int) -> Claim:
-    """Holds where it is the most frequent confusion of that digit, and more frequent than the jury's own."""
+    """Check that it is the most frequent confusion of that digit, and more frequent than the jury's own."""
     own = [each for each in quality.confusions if each.asked == asked]
     if not own:
         return Claim(
@@ -106,7 +106,7 @@ def _confused(quality: Quality, asked: int, read: int) -> Claim:
 
 
 def _worst(quality: Quality, digits: tuple[int, ...]) -> Claim:
-    """Holds where they are the two that are read as asked least often."""
+    """Check that these digits have the lowest agreement with the requested label."""
     asked = [each for each in quality.per_digit if each.verdict != "not asked for"]
     order = sorted(asked, key=lambda each: each.agreement.value if each.agreement else 0.0)
     worst = order[: len(digits)]
@@ -132,7 +132,7 @@ Judged = tuple[bool | None, str]
 
 
 def checks_of(rows: Sequence[Row], compared: Sequence[ComparedRun]) -> list[Row]:
-    """Return the rows with what the report says of each run's kind, of runs that it says something of."""
+    """Return the rows with the report's claim about each run's kind, for runs that it applies to."""
     relevant = [each for each in compared if has_digits(each.run.data_name)]
     checked = []
     for row in rows:
@@ -148,21 +148,21 @@ def checks_of(rows: Sequence[Row], compared: Sequence[ComparedRun]) -> list[Row]
 
 
 def notes_on(compared: Sequence[ComparedRun]) -> list[str]:
-    """Return what keeps the runs from being compared with the report, a line each."""
+    """Return the limits of the comparison with the report, a line each."""
     relevant = [each for each in compared if has_digits(each.run.data_name)]
     kinds = {each.run.kind for each in relevant}
     return [
-        f"There is no {kind} among these runs: what compares the two can't be told."
+        f"There is no {kind} among these runs: claims that compare the two are undecided."
         for kind in _EPOCHS
         if relevant and kind not in kinds
     ]
 
 
 def tally_of(rows: Sequence[Row]) -> str:
-    """Return how often measurement and report agree, "" where it says nothing of these runs."""
+    """Return how often measurement and report agree, "" if it does not apply to these runs."""
     found = [cell.check.agrees for row in rows for cell in row.cells if cell.check]
     yes, no, both = found.count(True), found.count(False), len(found)
-    words = f"Of {both} cells, {yes} agree with the {NAME}, {no} disagree, and of {both - yes - no} it can't be told."
+    words = f"Of {both} cells, {yes} agree with the {NAME}, {no} disagree, {both - yes - no} are undecided."
     return words if found else ""
 
 
@@ -173,18 +173,18 @@ def _target(own: ComparedRun, others: list[ComparedRun]) -> Judged:
     if quality is None or quality.agreement is None:
         return None, "its quality was not measured"
     if quality.agreement.high < chance:
-        return False, "its images follow the label no more than by chance"
+        return False, "agreement with the requested label is not above chance"
     if quality.agreement.low <= chance:
-        return None, f"the interval holds chance ({percent(chance, 0)})"
-    return True, f"of the images asked for by label, more are read as asked than by chance ({percent(chance, 0)})"
+        return None, f"the interval contains chance ({percent(chance, 0)})"
+    return True, f"agreement with the requested label is above chance ({percent(chance, 0)})"
 
 
 def _input(own: ComparedRun, others: list[ComparedRun]) -> Judged:
-    return True, "no label enters" if own.run.kind == "GAN" else "a label enters"
+    return True, "no label input" if own.run.kind == "GAN" else "label input"
 
 
 def _quality(own: ComparedRun, others: list[ComparedRun]) -> Judged:
-    """Of a GAN: better than each C-GAN. Of a C-GAN: most images recognisable, and each GAN better."""
+    """Check that a GAN is better than each C-GAN, or that a C-GAN is mostly recognisable and each GAN better."""
     quality = own.run.quality
     if quality is None:
         return None, "its quality was not measured"
@@ -192,7 +192,7 @@ def _quality(own: ComparedRun, others: list[ComparedRun]) -> Judged:
         return False, "fewer than half of its images are recognisable"
     agrees, why = _order(own, others, compare_fcd)
     if own.run.kind == "C-GAN" and agrees and quality.recognisable.low <= 0.5:
-        return None, f"{why}; but whether most of its images are recognisable is open"
+        return None, f"{why}; but it is undecided if most of its images are recognisable"
     return agrees, why
 
 
@@ -203,10 +203,10 @@ def _speed(own: ComparedRun, others: list[ComparedRun]) -> Judged:
 
 
 def _order(own: ComparedRun, others: list[ComparedRun], compare: Comparison) -> Judged:
-    """Whether the intervals of a GAN lie below those of each C-GAN: all do, all lie the other way, or neither."""
+    """Check that the intervals of a GAN lie below those of each C-GAN: True if all do, False if all lie above."""
     if not others:
         other = "C-GAN" if own.run.kind == "GAN" else "GAN"
-        return None, f"there is no {other} beside it to compare with"
+        return None, f"there is no {other} to compare with"
     found = orders(own, others, compare)
     sides = frozenset(each.side for each in found if each.side is not None)
     expected = -1 if own.run.kind == "GAN" else 1
@@ -214,20 +214,20 @@ def _order(own: ComparedRun, others: list[ComparedRun], compare: Comparison) -> 
 
 
 def _epochs(own: ComparedRun, others: list[ComparedRun]) -> Judged:
-    """Whether a run converged at the epoch that the report names, as far as its evaluations tell."""
+    """Check if a run converged at the epoch that the report names, as far as its evaluations can decide it."""
     claimed, found = _EPOCHS[own.run.kind], own.convergence
     last = epochs(found.last)
     if not found.facts:
         return None, found.why
     if found.at is not None:
         if claimed <= found.before:
-            return False, f"at epoch {epochs(found.before)} it had not"
+            return False, f"not converged at epoch {epochs(found.before)}"
         if claimed > found.held:
-            return False, f"it had by epoch {epochs(found.held)}"
-        return True, f"it did between epochs {epochs(found.before)} and {epochs(found.held)}"
+            return False, f"converged by epoch {epochs(found.held)}"
+        return True, f"converged between epochs {epochs(found.before)} and {epochs(found.held)}"
     if found.is_open or found.last < claimed:
-        return None, f"it ended at epoch {last}"
-    return False, f"at epoch {last} it had not"
+        return None, f"the run ended at epoch {last}"
+    return False, f"not converged at epoch {last}"
 
 
 def _diversity(own: ComparedRun, others: list[ComparedRun]) -> Judged:
@@ -239,7 +239,7 @@ def _diversity(own: ComparedRun, others: list[ComparedRun]) -> Judged:
     return (not missing_classes(quality)) == (own.run.kind == "C-GAN"), missing_words(quality)
 
 
-# By the key of a row of `comparison_rows`: what it says of each kind, and whether that is so.
+# By the key of a row of `comparison_rows`: the claim about each kind, its check, and a note.
 CLAIMS: dict[str, tuple[dict[str, str], Callable[[ComparedRun, list[ComparedRun]], Judged], str]] = {
     "labels": ({"GAN": "unsupervised tasks", "C-GAN": "supervised or semi-supervised tasks"}, _target, ""),
     "input": ({"GAN": "noise", "C-GAN": "noise and a condition"}, _input, ""),

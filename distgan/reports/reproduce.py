@@ -1,4 +1,4 @@
-"""The command that trains a run again: the words of `distgan train` that give its recorded config."""
+"""The command that reproduces a run: the arguments of `distgan train` that give its recorded config."""
 
 import shlex
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from distgan.reports.run_data import Run
 
 
 def train_words(config: Config, preset: str | None) -> list[str] | None:
-    """Return `--preset NAME`, or `--model NAME`, and a flag for each setting that has another value there.
+    """Return `--preset NAME`, or `--model NAME`, and a flag for each setting that differs from it.
 
-    Read by `distgan train` they give `config`, but for its folder and for what does not outlast a start (`is_copied`).
-    A run that resumed from another one names it. None where no flag can say a setting: one that is unset, and that
-    preset and model both set.
+    Parsed by `distgan train` they give `config`, except its folder and settings of a single start (not `is_copied`).
+    A run that resumed from another one names it. None if a setting can't be expressed by a flag: one that is unset,
+    and that preset and model both set.
     """
     bases = [["--model", config.model.name]]
     if preset and (config_folder() / f"{preset}.toml").is_file():
@@ -31,7 +31,7 @@ def train_words(config: Config, preset: str | None) -> list[str] | None:
 
 
 def _flags(config: Config, base: Config) -> Iterator[str | None]:
-    """Yield `--flag=value` for each difference; None for one that no flag can say."""
+    """Yield `--flag=value` for each difference; None for one that no flag can express."""
     for flag in flags_of(Config):
         own, theirs = (_value(of, flag.path) for of in (config, base))
         if own == theirs or not rules(flag.field).is_copied:
@@ -60,6 +60,6 @@ def _is_replaced(config: Config, path: tuple[str, ...], other: str | None) -> bo
 
 
 def again(run: Run, *more: str) -> str:
-    """Return the command, with `more` flags; that of the run's own file where no flags say its config."""
+    """Return the command, with `more` flags; by `--config` of the run's file if flags can't express its config."""
     words = train_words(run.config, run.environment.get(str, "preset"))
     return shlex.join(["distgan", "train", *(words or ["--config", str(run.folder / "config.json")]), *more])

@@ -1,4 +1,4 @@
-"""What a run's folder tells: read with care, as a run may be young, killed, damaged or of another version."""
+"""Data of a run's folder, read defensively: a run may be new, killed, damaged or of another version."""
 
 import shlex
 from io import BytesIO
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Picture(NamedTuple):
-    """A whole PNG, and its size in pixels."""
+    """A valid PNG, and its size in pixels."""
 
     name: str
     data: bytes
@@ -37,13 +37,13 @@ class Picture(NamedTuple):
 
 
 class Facts:
-    """What a JSON object of a run records."""
+    """The values of a JSON file of a run."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values
 
     def get(self, kind: type[T], *keys: str) -> T | None:
-        """Return the value at these keys; None where it is not recorded, or not of this very type."""
+        """Return the value at these keys; None if it is not recorded, or not of exactly this type."""
         value: Any = self.values
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -51,10 +51,10 @@ class Facts:
 
 
 class Run(NamedTuple):
-    """`where` is the folder as it was named. `problems` says what of it could not be read.
+    """A run. `where` is the folder as given by the user. `problems` lists read errors.
 
-    `other_results` are the folders of the run that have an evaluation besides `eval_folder`. `unmeasurable`: why no
-    judge can read its images, if so.
+    `other_results` are the folders of the run that have an evaluation, apart from `eval_folder`. `unmeasurable`: why
+    no classifier can read its images, "" if one can.
     """
 
     where: str
@@ -84,12 +84,12 @@ class Run(NamedTuple):
 
     @property
     def notice(self) -> str | None:
-        """What every page has to say of the data."""
+        """Return the notice about the data that every page shows."""
         return self.environment.get(str, "data", "notice") or self.history.notice
 
     @property
     def step(self) -> int | None:
-        """The last step that is known of."""
+        """Return the last known step."""
         steps = [self.status.get(int, "step"), self.history.step]
         return max((step for step in steps if step is not None), default=None)
 
@@ -101,18 +101,18 @@ class Run(NamedTuple):
 
 
 def read_run(where: str, options: PagesConfig) -> Run:
-    """The run, measured first where that is wanted and it was not. Raises UserError."""
+    """Return the run, evaluated first if `options` request it and it has no evaluation. Raises UserError."""
     folder = user_path(where)
     rule = "Expected: the folder of a run"
     if not folder.exists():
-        raise UserError(f"{where}: not there. {rule}", code="no-run")
+        raise UserError(f"{where}: not found. {rule}", code="no-run")
     if not folder.is_dir():
         raise UserError(f"{where}: not a folder. {rule}", code="no-run")
     if (folder / "manifest.json").exists() or folder.name == "weights":
-        raise UserError(f"{where}: a part of a run. {rule} itself", code="no-run")
+        raise UserError(f"{where}: a subfolder of a run. {rule} itself", code="no-run")
     path = folder / "config.json"
     if not path.exists():
-        raise UserError(f"{where}: no run (it has no config.json). {rule}", code="no-run")
+        raise UserError(f"{where}: not a run (no config.json). {rule}", code="no-run")
     config = Config.model_validate(read_file(path, str(path)))
     problems: list[str] = []
     environment = _facts(folder / "environment.json", problems)
@@ -141,10 +141,10 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         except UserError as error:
             if options.evaluate:
                 raise UserError(
-                    f"{error}; measure it anew by distgan eval {run.where}, or leave it out by --no-eval",
+                    f"{error}; distgan eval {run.where} evaluates it again, --no-eval omits the evaluation",
                     code=error.code,
                 ) from error
-            run.problems.append(f"{error}; distgan eval {run.where} measures it anew")
+            run.problems.append(f"{error}; distgan eval {run.where} evaluates it again")
             return run
     try:
         check_can_be_judged(run.data_name or "", run.config.model.images, is_own=is_data_path(run.config.data.name))
@@ -159,13 +159,14 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         if error.code == "no-judges":  # all else of the page is there
             return run._replace(unmeasurable=str(error))
         raise UserError(
-            f"{error}\n{run.where}: not measured. Expected: --no-eval for a page without its quality", code=error.code
+            f"{error}\n{run.where}: evaluation failed. Expected: --no-eval for a page without an evaluation",
+            code=error.code,
         ) from error
     return run._replace(quality=found, eval_folder=Path(folder))
 
 
 def pictures(run: Run) -> list[tuple[str, Picture]]:
-    """The sample grids by epoch and step, each with when it was drawn in words."""
+    """Return the sample grids by epoch and step, each with its time as text (`epoch 3`, `step 100`)."""
     found = []
     for path in (run.folder / "samples").glob("*.png"):
         if match := SAMPLE.fullmatch(path.stem):
@@ -176,7 +177,7 @@ def pictures(run: Run) -> list[tuple[str, Picture]]:
 
 
 def read_picture(path: Path, problems: list[str]) -> Picture | None:
-    """A PNG; None where it is missing or, with a problem more, damaged."""
+    """Return a PNG; None if it is missing, or damaged, which is added to `problems`."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.exists():
@@ -191,11 +192,11 @@ def read_picture(path: Path, problems: list[str]) -> Picture | None:
     except UserError as error:
         problems.append(str(error))
         return None
-    except UnidentifiedImageError:  # whose words name an object of Python's
-        problems.append(f"{path}: is no whole PNG")
+    except UnidentifiedImageError:  # whose message names a Python object
+        problems.append(f"{path}: not a valid PNG")
         return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problems.append(f"{path}: is no whole PNG ({error})")
+        problems.append(f"{path}: not a valid PNG ({error})")
         return None
     return Picture(path.stem, data, width, height)
 
@@ -211,13 +212,15 @@ def _facts(path: Path, problems: list[str]) -> Facts:
 def _history(path: Path, since: int, problems: list[str]) -> History:
     history = read_history(path, since)
     if num := history.num_lines - history.num:
-        problems.append(f"{path}: {num} of its {history.num_lines} lines are no whole lines, and left out")
+        problems.append(f"{path}: {num} of {history.num_lines} lines are incomplete or invalid, and skipped")
     return history
 
 
 def eval_command(run: Run) -> str:
+    """Return the command that evaluates the run."""
     return run.quality.source.command if run.quality else f"distgan eval {shlex.quote(run.where)}"
 
 
 def train_command(run: Run, *more: str) -> str:
+    """Return the command that trains the run again, with `more` flags."""
     return shlex.join(["distgan", "train", "--config", str(run.folder / "config.json"), *more])

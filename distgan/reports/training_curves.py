@@ -1,4 +1,4 @@
-"""The curves of a run: its losses and logits, and its quality while it trained."""
+"""Curves of a run: losses and logits, and quality during training."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -16,21 +16,24 @@ MOST_POINTS = 300
 
 
 class Curves(NamedTuple):
+    """The charts of the losses and logits, and of quality."""
+
     training: list[Chart]
     quality: list[Chart]
 
 
 def curves_of(run: Run) -> Curves:
+    """Return the charts of a run."""
     return Curves(_training(run), _quality(run, run.history.evaluations))
 
 
 def _training(run: Run) -> list[Chart]:
     num, undecided = run.history.num, LOSSES[run.config.optim.loss].undecided_d_loss
-    levels = [Level("D can't tell real from fake", undecided)] if undecided else []
+    levels = [Level("D can't distinguish real from fake", undecided)] if undecided else []
     wanted = (
         ("losses", "Losses", "loss (nats)" if undecided else "loss", levels,
          {"d_loss": "D's loss", "g_loss": "G's loss"}),
-        ("logits", "What D says", "mean logit", [Level("undecided", 0.0)] if undecided else [],
+        ("logits", "D's outputs", "mean logit", [Level("undecided", 0.0)] if undecided else [],
          {"real_logits": "on real images", "fake_logits": "on generated images"}),
     )  # fmt: skip
     charts = []
@@ -58,7 +61,7 @@ def _point(group: Group) -> Point:
 def _quality(run: Run, lines: list[Line]) -> list[Chart]:
     if not lines:
         return []
-    # Of very many evaluations some are shown; the last always.
+    # With very many evaluations some are shown, always the last.
     shown = lines[::-1][:: -(-len(lines) // MOST_POINTS)][::-1]
     every = -(-run.history.num_evaluations // len(shown))
     marks = [Mark(line["epoch"], "; ".join(texts)) for line in lines if (texts := alarms_of(line))]
@@ -70,16 +73,16 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
     note += f" One evaluation in {every} is shown." if every > 1 else ""
     wanted = [
         ("fcd", "Distance to real images (fcd)", "fcd", "fcd_floor", "two sets of real images", False,
-         "The lower the better."),
-        ("agreement", f"Read as the {noun} that was asked for", "share of the images", None, "", True, ""),
+         "Lower is better."),
+        ("agreement", f"Read as the requested {noun}", "share of the images", None, "", True, ""),
         ("recognisable", "Recognisable images", "share of the images", "recognisable_floor", "real images", True,
-         "The jury is over 90 % sure of them."),
+         "The jury is over 90 % confident."),
         ("density", "Density", "density", "density_floor", "real images", False,
          "How closely real images lie around the generated ones."),
         ("coverage", "Coverage", "share of real images", "coverage_floor", "real images", False,
-         "Real images that have a generated one near them: low where variety is lost."),
+         "Real images that have a generated one near them: low if variety is lost."),
         ("kl", f"Unevenness of the {nouns}", "nats", None, "", False,
-         f"How far the shares of the {nouns} are from equal ones (Kullback-Leibler divergence)."),
+         f"Kullback-Leibler divergence of the shares of the {nouns} from equal shares."),
     ]  # fmt: skip
     charts = []
     for key, title, label, floor, name, share, words in wanted:
@@ -110,10 +113,10 @@ def _worst_class(run: Run, lines: list[Line], marks: list[Mark]) -> Chart | None
         series.append(Series(name, points))
     num, (noun, nouns) = max(sizes), class_noun(run.data_name)
     if run.kind == "C-GAN":
-        title, levels = f"The {noun} read as asked least often", []
+        title, levels = f"The {noun} with the lowest agreement", []
         note = f"Agreement of the worst of the {num} {nouns}."
     else:
-        title, levels = f"The rarest {noun}", [Level("all alike", 1 / max(num, 1))]
+        title, levels = f"The rarest {noun}", [Level("equal shares", 1 / max(num, 1))]
         note = f"The smallest of the {num} {nouns}' shares; at 0 % one of them is missing."
     return chart("q-worst", title, "share of the images", series, note=note, levels=levels, marks=marks, share=True)
 
@@ -130,7 +133,7 @@ def _estimates(lines: list[Line], key: str) -> list[Point]:
 
 
 def when(alarms: Mapping[str, Iterable[float]]) -> list[tuple[str, str]]:
-    """Return each alarm once, with the epochs at which it was raised in words."""
+    """Return each alarm once, with the epochs at which it was raised as text."""
     return [(text, _listed(sorted(set(at)))) for text, at in alarms.items()]
 
 

@@ -16,12 +16,12 @@ import pytest
 from helpers import forkserver
 from helpers.fake_bench import BAD, EASY, GOOD, TINY, FakeBench, content_of, fake_training, write_presets
 from helpers.measurements import saved
-from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, refused, wait_for
+from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, fits, refused, wait_for
 
 from distgan.benchmark import trial
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.cli import run_command
-from distgan.errors import CommandFailed, Stopped, UserError
+from distgan.errors import CommandFailed, Stopped
 from distgan.evaluation.targets import SETS, read_targets
 
 # -- what is run ----------------------------------------------------------------------------
@@ -65,15 +65,15 @@ def test_outcomes(bench: FakeBench, capsys: Capture) -> None:
     assert facts["protocol"] == {"num": 100, "evaluations_per_epoch": 4, "hold": 1}
     assert (bench.folder / "out" / "convergence.png").read_bytes().startswith(b"\x89PNG")
     out, err = capsys.readouterr()
-    assert "one, seed 0: converged at epoch 0.5 (2 s of training)" in err
-    assert "one, seed 2: diverged: d_loss is nan at step 12" in err
+    assert fits("one, seed 0: converged ... epoch 0.5 (2 s", err)
+    assert fits("one, seed 2: diverged: ... nan ... step 12", err)
     assert "2 of 5 (" in out
     assert not left_over(bench.folder)
 
 
 def test_a_crash_is_told_and_the_rest_is_measured(bench: FakeBench) -> None:
     bench.play(one_seed0={"fcd": [3], "end": "crash"}, one_seed1=GOOD)
-    with pytest.raises(CommandFailed, match=r"1 of 2 runs crashed; .*one, seed 0: rank 1: it is gone"):
+    with pytest.raises(CommandFailed, match=r"^1 of 2 .*one, seed 0: rank 1:"):
         bench("--seeds", 2)
     found = bench.cells()
     assert [cell["outcome"] for cell in found.values()] == ["error", "converged"]
@@ -89,7 +89,7 @@ def test_a_crash_is_told_and_the_rest_is_measured(bench: FakeBench) -> None:
 
 def test_a_run_that_hangs_is_given_up(bench: FakeBench) -> None:
     bench.play(one_seed0={"fcd": [3], "end": "hang"})
-    with pytest.raises(CommandFailed, match="one, seed 0: not done after --timeout 3 s"):
+    with pytest.raises(CommandFailed, match=r"one, seed 0: .*--timeout 3 s"):
         bench("--seeds", 1, "--timeout", 3)
     assert not left_over(bench.folder)
 
@@ -111,7 +111,7 @@ def test_more_processes_that_need_more_epochs_end_in_1(bench: FakeBench) -> None
     bench.play(
         **{f"one_seed{seed}": GOOD for seed in seeds}, **{f"one_processes2_seed{seed}": late for seed in seeds}
     )  # fmt: skip
-    with pytest.raises(CommandFailed, match=r"^one on 2 processes needs more epochs than on 1 \(p = 0\.014\)$"):
+    with pytest.raises(CommandFailed, match=r"^one on 2 processes .*1 \(p = 0\.014\)$"):
         bench("--processes", 2, "--seeds", 4, "--jobs", 2)
     assert len(bench.starts) == 8
 
@@ -139,7 +139,7 @@ def test_the_words_of_a_training(bench: FakeBench, monkeypatch: MonkeyPatch) -> 
     Path("one.toml").write_text(TINY + "max_steps = 1\n")
     assert words(epochs=1).endswith("--max-steps 1")
     Path("one.toml").write_text(TINY.replace("[optim]", '[optim]\nlr_schedule = "linear"'))
-    with pytest.raises(UserError, match="--epochs 5: the rates of this preset fall over its 2 epochs"):
+    with refused("--epochs: ... (5) ... 2", code="conflicting-settings"):
         words(epochs=5)
     assert words(data="mnist", device="cpu", precision="bf16", engine="eager").startswith(
         "--config one.toml --data mnist --device cpu --precision bf16 --engine eager"
@@ -150,7 +150,7 @@ def test_no_two_presets_share_a_folder(bench: FakeBench) -> None:
     protocol = read_targets(Path("easy.toml")).protocol
     Path("one-processes2.toml").write_text(TINY)
     config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
-    with pytest.raises(UserError, match=r"--against one-processes2\.toml: has the name of --preset one\.toml"):
+    with refused("--against: ... --preset one.toml (one-processes2.toml)", code="conflicting-settings"):
         trial.arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
 
 
@@ -231,7 +231,7 @@ def test_a_stopped_bench_keeps_what_it_has(signum: int, bench: FakeBench, interr
     assert [cell["outcome"] for cell in bench.cells().values()] == ["converged", "unfinished", "unfinished"]
     assert json.loads((bench.folder / "out/runs/one-seed1/status.json").read_text())["exit_code"] == 143
     said = (bench.folder / "said").read_text()
-    assert "2 of 3 runs are left: the same command resumes them" in said
+    assert "2 of 3 runs" in said
     assert "Traceback" not in said
 
 
@@ -271,11 +271,11 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
     (folder / "status.json").write_text(json.dumps({"pid": 4711, "host": "here"}))
     held = trial.lock(folder)
     monkeypatch.setattr(trial, "_GRACE_S", 0.3)
-    with refused("process 4711 on here", code="folder-in-use"):
+    with refused("4711 on here", code="folder-in-use"):
         trial_of(bench).await_folder(print)
     held.release()
     trial_of(bench).await_folder(print)
-    assert "waits for the end of a training" in capsys.readouterr().out
+    assert "one, seed 0: waiting" in capsys.readouterr().out
 
 
 def trial_of(bench: FakeBench) -> trial.Trial:
@@ -323,7 +323,7 @@ def test_more_seeds_and_other_seeds_go_on_in_the_same_folder(bench: FakeBench) -
 @pytest.mark.parametrize(("end", "code"), [("limit", 75), ("usr1", 138)])
 def test_a_training_that_stops_stops_the_bench(bench: FakeBench, end: str, code: int) -> None:
     bench.play(one_seed0={"fcd": [3, 2], "end": end}, one_seed1=GOOD)
-    with pytest.raises(Stopped, match="one, seed 0: stopped; the same command resumes it") as stopped:
+    with pytest.raises(Stopped, match="one, seed 0: stopped") as stopped:
         bench("--seeds", 2)
     assert stopped.value.exit_code == code
     assert [cell["outcome"] for cell in bench.cells().values()] == ["unfinished", "unfinished"]
@@ -336,7 +336,7 @@ def test_a_training_that_stops_stops_the_bench(bench: FakeBench, end: str, code:
 
 def test_a_run_that_is_done_without_an_evaluation_is_no_measurement(bench: FakeBench) -> None:
     bench.play(one_seed0={"fcd": [], "end": "done"})
-    with pytest.raises(CommandFailed, match=r"metrics\.jsonl holds no evaluation of a run that is done"):
+    with pytest.raises(CommandFailed, match=r"one, seed 0: .*metrics\.jsonl"):
         bench("--seeds", 1)
     assert bench.cells()["one-seed0"]["outcome"] == "error"
     assert bench.facts["summary"]["one"]["num"] == 0
@@ -371,43 +371,41 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) ->
     content = json.loads(path.read_text())
     content["cells"][0] |= {"outcome": "error", "why": "it is gone", "epochs": None}
     path.write_text(json.dumps(content))
-    with pytest.raises(
-        CommandFailed, match=r"1 of 3 runs crashed; the first, one, seed 2: it is gone \(see array/seed-2/runs/"
-    ):
+    with pytest.raises(CommandFailed, match=r"^1 of 3 .*one, seed 2: .*\(see array/seed-2/runs/"):
         run_command("bench", "convergence", "--join", "array")
 
 
 def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
-    with pytest.raises(UserError, match=r"--join nowhere: is no folder\. Expected: the folder above some benches"):
+    with refused("--join: ... (nowhere)", code="no-results"):
         run_command("bench", "convergence", "--join", "nowhere")
     Path("empty").mkdir()
-    with pytest.raises(UserError, match=r"--join empty: there is no results\.json in a folder below it"):
+    with refused("--join: ... (empty)", code="no-results"):
         run_command("bench", "convergence", "--join", "empty")
     for name, more in (("a", []), ("b", ["--first-seed", "1", "--num", "100"])):
         bench.words[-1] = f"array/{name}"
         run_command("bench", *bench.words, "--seeds", "1", *more)
-    with pytest.raises(UserError, match=r"array/b/results\.json has another --num \(100, not unset\) than array/a/"):
+    with refused("--join: --num ... (100 ... array/b/results.json, unset ... array/a/", code="mismatch"):
         run_command("bench", "convergence", "--join", "array")
     shutil.rmtree("array/b")
     shutil.copytree("array/a", "array/b")
-    with pytest.raises(UserError, match=r"both array/a/.* and array/b/.* have one-seed0. Expected: each run once"):
+    with refused("--join: ... (one-seed0 in array/a/ ... array/b/", code="mismatch"):
         run_command("bench", "convergence", "--join", "array")
     assert not Path("array/results.json").exists()
     shutil.rmtree("array/b")
     shutil.copy("array/a/results.json", "array/results.json")
-    with pytest.raises(UserError, match="--join array: has a bench of its own, which is not overwritten"):
+    with refused("--join: ... (array)", code="output-exists"):
         run_command("bench", "convergence", "--join", "array")
 
 
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (("cells", 0, "seed"), None, r"cells\.0\.seed: is missing"),
-        (("cells", 0, "epochs"), "x", r"cells\.0\.epochs: .*Expected: a valid number"),
-        (("cells", 0, "epochs"), 0.7, r"cells\.0: .*epochs is at none of its evaluations"),
-        (("cells", 0, "outcome"), "well", r"cells\.0\.outcome: "),
-        (("facts", "identity"), None, r"facts\.identity: is missing"),
+        (("cells", 0, "seed"), None, "cells.0.seed: "),
+        (("cells", 0, "epochs"), "x", "cells.0.epochs: ... 'x' ... number"),
+        (("cells", 0, "epochs"), 0.7, "cells.0: ... epochs"),
+        (("cells", 0, "outcome"), "well", "cells.0.outcome: "),
+        (("facts", "identity"), None, "facts.identity: "),
     ],
 )
 def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, ...], value: Any, message: str) -> None:
@@ -424,7 +422,7 @@ def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, .
         del parent[where[-1]]
     path.write_text(json.dumps(content))
     for words in (["convergence", "--join", "array"], [*bench.words, "--seeds", "1"]):
-        with pytest.raises(UserError, match=r"array/a/results\.json: is damaged: " + message):
+        with refused(f"array/a/results.json: ... {message}", code="damaged-file"):
             run_command("bench", *words)
     assert not Path("array/results.json").exists()
 
@@ -436,20 +434,17 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
     bench.play(one_seed0=BAD)
     bench("--seeds", 1)
     for words, message in (
-        (
-            ["--against", "two.toml"],
-            "--out out: was begun with --against unset, now two.toml. Expected: the same, or a",
-        ),
-        (["--num", 100], "begun with --num unset, now 100"),
+        (["--against", "two.toml"], "--out: ... --against (out: unset, now two.toml)"),
+        (["--num", 100], "--out: ... --num (out: unset, now 100)"),
     ):
-        with refused(message):
+        with refused(message, code="resume-mismatch"):
             bench(*words)
     Path("easy.toml").write_text(Path("easy.toml").read_text().replace("max_fcd = 1.0", "max_fcd = 2.0"))
-    with pytest.raises(UserError, match=r"begun with targets\.cgan\.max_fcd 1\.0, now 2\.0"):
+    with refused("targets.cgan.max_fcd (out: 1.0, now 2.0)", code="resume-mismatch"):
         bench("--seeds", 1)
     Path("easy.toml").write_text(Path("easy.toml").read_text().replace("max_fcd = 2.0", "max_fcd = 1.0"))
     Path("one.toml").write_text(TINY.replace("1e-3", "1e-4"))
-    with pytest.raises(UserError, match=r"begun with arms\.0\.config\.optim\.d_lr 0\.001, now 0\.0001"):
+    with refused("arms.0.config.optim.d_lr (out: 0.001, now 0.0001)", code="resume-mismatch"):
         bench("--seeds", 1)
     Path("one.toml").write_text(TINY)
     assert bench("--seeds", 1, "--timeout", 99)["one-seed0"]["outcome"] == "not converged"
@@ -459,15 +454,15 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
 def test_a_folder_of_something_else_is_refused(bench: FakeBench) -> None:
     Path("out").mkdir()
     Path("out", "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"--out out: holds config\.json, and is not overwritten. Expected: .*resume"):
+    with refused("--out: ... (out ... config.json) ... resume", code="output-exists"):
         bench()
     Path("out", "config.json").unlink()
     saved(Path("out", "results.json"), kind="scaling")
-    with pytest.raises(UserError, match=r"holds the results of bench scaling\. Expected: of convergence"):
+    with refused("(scaling) ... convergence", code="wrong-results"):
         bench()
     Path("out", "results.json").unlink()
     held = trial.lock(Path("out"))
-    with pytest.raises(UserError, match="--out out: another bench convergence is at work in it"):
+    with refused("--out: ... (out)", code="folder-in-use"):
         bench()
     held.release()
     bench.play(one_seed0=BAD)
@@ -496,4 +491,4 @@ def test_from_the_command_to_the_picture(distgan: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "convergence.png").read_bytes().startswith(b"\x89PNG")
     assert "NOT MNIST" in made.stdout
     again = distgan(*words, "--threads", 2, "--device", "cpu", "--out", "out")
-    assert_user_error(again, "--out out: was begun with --threads 1, now 2")
+    assert_user_error(again, "--out: ... --threads (out: 1, now 2)", code="resume-mismatch")

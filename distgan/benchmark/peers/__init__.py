@@ -1,1 +1,1 @@
-"""The yardstick of `distgan bench throughput --peers`: training loops as people write them."""
+"""Baselines of `distgan bench throughput --peers`: plain PyTorch and Accelerate training loops."""

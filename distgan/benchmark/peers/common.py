@@ -1,4 +1,4 @@
-"""What the plain loops share: arguments, networks, losses, data, and the clock around their steps."""
+"""Shared code of the plain loops: arguments, networks, losses, data, and the timing of their steps."""
 
 import json
 import platform
@@ -26,12 +26,12 @@ from distgan.training.losses import penalty_weight
 
 
 def read_spec() -> Spec:
-    """Return the Spec that the program is given as JSON: a config for MNIST, and how many steps to time."""
+    """Return the Spec in the program's argument, as JSON: a config for MNIST, and the number of steps to time."""
     return Spec.model_validate_json(sys.argv[1])
 
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
-    """Return distgan's networks with torch's own layers in place of two that are quicker on a CPU."""
+    """Return distgan's networks with torch's layers in place of distgan's two that are faster on a CPU."""
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     for parent in discriminator.modules():
         for key, layer in parent.named_children():
@@ -65,11 +65,13 @@ def d_loss(
 
 
 def draw_z(num: int, generator: nn.Module, device: torch.device) -> Tensor:
+    """Return standard normal noise (num, *latent_shape)."""
     shape: tuple[int, ...] = generator.latent_shape  # type: ignore[assignment]  # Module's attributes have no types
     return torch.randn(num, *shape, device=device)
 
 
 def load_mnist(config: Config) -> DataLoader:
+    """Return a loader of MNIST's training images in -1 to 1, labels by cluster if the model has clusters."""
     to_unit = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     images = datasets.MNIST(str(data_folder(config.data)[0]), download=False, transform=to_unit)
     if config.model.clusters:
@@ -79,9 +81,9 @@ def load_mnist(config: Config) -> DataLoader:
 
 
 class Clock:
-    """Deals out the batches and times stretches of `steps` of them; a step includes the wait for its batch.
+    """Iterator over batches that times stretches of `steps` of them; a step includes the wait for its batch.
 
-    A GPU runs behind the program, so it is waited for between two stretches, and nowhere else.
+    A GPU runs asynchronously: it is synchronized between two stretches only.
     """
 
     def __init__(self, spec: Spec):
@@ -91,7 +93,7 @@ class Clock:
         self.epoch_images = 0
 
     def batches(self, loader: DataLoader) -> Iterator[tuple[int, list[Tensor]]]:
-        """Numbered batches, epoch after epoch."""
+        """Yield numbered batches, epoch after epoch."""
         self.epoch_images = len(loader.dataset)  # type: ignore[arg-type]  # its type has no length
         endless = chain.from_iterable(repeat(loader))
         start, images = self._now(), 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.measurements import a_round, derived, measured, saved, tiny
-from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch
+from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, fits, refused
 
 from distgan.benchmark import configurations, results, speed, worker
 from distgan.benchmark.compare import ratio
@@ -122,7 +122,7 @@ def test_each_point_of_scaling_is_measured_once_and_trains_as_its_preset_does() 
 
 def test_what_can_not_be_trained_ends_before_a_folder_is_made(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     def absent(data: DataConfig) -> None:
-        raise UserError(f"there are no images in {data.dir}")
+        raise UserError(f"no-images: {data.dir}")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(configurations, "load_dataset", absent)
@@ -132,9 +132,9 @@ def test_what_can_not_be_trained_ends_before_a_folder_is_made(tmp_path: Path, mo
     for command in ("throughput", "scaling"):
         with pytest.raises(UserError, match=r"--preset cgan-fast: model: .*clusters"):
             run_command("bench", command, "--preset", "cgan-fast", "--family", "small", "--device", "cpu")
-        with pytest.raises(UserError, match="there are no images in a"):
+        with refused("no-images: a"):
             run_command("bench", command, "--preset", "cgan", "--data-dir", "a", "--device", "cpu")
-    with pytest.raises(UserError, match=r"--preset b/x\.toml: has the name of another preset, x"):
+    with refused("--preset: ... (x, b/x.toml)", code="conflicting-settings"):
         run_command("bench", "throughput", "--preset", "a/x.toml,b/x.toml", "--device", "cpu")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
@@ -165,7 +165,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
     with pytest.raises(UserError, match="--processes: a process takes"):
         world_sizes([1, 1024], CPU)
     monkeypatch.setattr(configurations, "count_gpus", lambda: 2)
-    with pytest.raises(UserError, match="--processes 3: there are 2 GPUs here"):
+    with refused("--processes: ... (3) ... 2", code="unavailable"):
         world_sizes([3], torch.device("cuda"))
     assert world_sizes(None, torch.device("cuda")) == [1, 2]
     assert world_sizes([2, 1, 2], CPU) == [1, 2]
@@ -176,7 +176,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
 @pytest.mark.parametrize("command", ["throughput", "scaling"])
 def test_no_launcher_around_it(command: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="starts processes of its own"):
+    with refused(f"bench {command}: ", code="launcher-conflict"):
         run_command("bench", command, "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -309,7 +309,7 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
     assert not [run for run in bad["runs"] if run["repeats"]]
     assert len(calls) == 5  # the third round is the good one's alone
     out = capsys.readouterr().out
-    assert "vanilla order alternating-fresh: gate failed: the losses differ by 5e-01" in " ".join(out.split())
+    assert fits("vanilla order alternating-fresh: gate failed ... losses ... 5e-01", " ".join(out.split()))
     assert sum("128" in line for line in out.splitlines()) == 1
 
 
@@ -328,14 +328,14 @@ def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPat
         return a_round(0.5, images=config.data.batch_size, engine=engine)
 
     answering(monkeypatch, answer)
-    with pytest.raises(CommandFailed, match=r"1 of 4 cells failed: vanilla/.*/64/.*; the first: out of memory"):
+    with pytest.raises(CommandFailed, match=r"^1 of 4 .*vanilla/.*/64/.*: .*memory"):
         speed.scaling(tiny(tmp_path))
     found = {(cell.world_size, cell.batch_size): cell for cell in results.read(tmp_path, SpeedResults).cells}
     assert (found[1, 64].status, found[1, 64].why) == ("error", "out of memory")
     assert found[2, 32].images_per_s.median == 64  # type: ignore[union-attr]
     assert not results.read(tmp_path, SpeedResults).is_partial
     out = capsys.readouterr().out
-    assert "vanilla batch 64 1 process: error: out of memory" in out
+    assert fits("vanilla batch 64 1 process: error: ... memory", out)
     notices = [line for line in out.splitlines() if line.startswith("!! ")]
     assert [line.endswith("engine eager: a test !!") for line in notices] == [True, True], "of 1 and 2 processes"
     assert out.index(notices[-1]) < out.index("efficiency"), "above the tables"
@@ -429,7 +429,7 @@ def test_a_regression_ends_in_1_and_noise_does_not(
     if not is_failure:
         run_command("bench", *map(str, words))
         return
-    with pytest.raises(CommandFailed, match=r"^vanilla/auto/32: 1\.200 times the seconds per step[^\n]*$"):
+    with pytest.raises(CommandFailed, match=r"^vanilla/auto/32: 1\.200 [^\n]*$"):
         run_command("bench", *map(str, words))
 
 
@@ -442,20 +442,20 @@ def test_compare_says_what_else_differs(tmp_path: Path, capsys: Capture) -> None
     run_command("bench", *words)
     out = " ".join(capsys.readouterr().out.split())
     assert "device differs: A this one, B that one" in out
-    assert "x: another engine ran: A eager, B graph" in out
-    assert "gone: is in A alone" in out
-    assert "new: is in B alone" in out
-    assert "lost: has no speed in B: gate failed: it is wrong" in out
-    with pytest.raises(CommandFailed, match="lost: has no speed any more"):
+    assert fits("x: engine ... A eager, B graph", out)
+    assert "gone: only in A" in out
+    assert "new: only in B" in out
+    assert fits("lost: ... in B: gate failed: ... wrong", out)
+    with pytest.raises(CommandFailed, match=r"(?m)^lost: "):
         run_command("bench", *words, "--fail-above", "2")
 
 
 def test_another_cell_or_command_is_not_compared(tmp_path: Path) -> None:
     a, b = (saved(tmp_path / f"{name}.json", measured([1.0], id=name)) for name in "xy")
-    with pytest.raises(UserError, match="have no cell in common"):
+    with refused(f"A, B: ... ({a}, {b})", code="wrong-results"):
         run_command("bench", "compare", str(a), str(b))
     other = saved(tmp_path / "s.json", measured([1.0], id="x"), kind="scaling")
-    with pytest.raises(UserError, match=r"holds the results of bench scaling\. Expected: of throughput"):
+    with refused(f"{other}: ... (scaling) ... throughput", code="wrong-results"):
         run_command("bench", "compare", str(a), str(other))
 
 
@@ -465,41 +465,35 @@ _HEAD = '{"format": 2, "kind": "throughput", "facts": {"device": "x"}'
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "value", "code"),
     [
-        ("", "not JSON"),
-        ('{"kind": "throughput"}', "holds no results of distgan bench"),
-        ('{"format": 3, "kind": "throughput", "facts": {}, "cells": []}', "unknown format (3). Expected: 2"),
-        ('{"format": 1, "kind": "plan", "facts": {}, "cells": []}', "results of bench plan"),
-        ('{"format": 2, "kind": "throughput", "facts": [], "cells": []}', "is damaged"),
-        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [1]}', "is damaged: not as format 1 has it"),
-        ('{"format": 2, "kind": "throughput", "facts": {"x": NaN}, "cells": []}', "NaN, which is not a finite"),
-        (_HEAD + ', "cells": [{"step_s": null}]}', "cells.0.id: is missing"),
+        ("", "JSON", "damaged-file"),
+        ('{"kind": "throughput"}', "", "no-results"),
+        ('{"format": 3, "kind": "throughput", "facts": {}, "cells": []}', "(3) ... 2", "unknown-format"),
+        ('{"format": 1, "kind": "plan", "facts": {}, "cells": []}', "(plan)", "wrong-results"),
+        ('{"format": 2, "kind": "throughput", "facts": [], "cells": []}', "facts", "damaged-file"),
+        ('{"format": 1, "kind": "throughput", "facts": {}, "cells": [1]}', "format 1", "damaged-file"),
+        ('{"format": 2, "kind": "throughput", "facts": {"x": NaN}, "cells": []}', "NaN", "damaged-file"),
+        (_HEAD + ', "cells": [{"step_s": null}]}', "cells.0.id", "damaged-file"),
     ],
 )
-def test_files_that_are_none_of_ours(text: str, reason: str, tmp_path: Path) -> None:
+def test_files_that_are_none_of_ours(text: str, value: str, code: str, tmp_path: Path) -> None:
     bad, good = tmp_path / "bad.json", saved(tmp_path / "good.json", measured([1.0]))
     bad.write_text(text)
     for words in ([bad, good], [good, bad]):
-        with pytest.raises(UserError) as error:
+        with refused(f"{bad} ... {value}", code=code):
             run_command("bench", "compare", *map(str, words))
-        message = str(error.value)
-        assert str(bad) in message
-        assert reason in message
-        assert "\n" not in message
 
 
 def test_a_damaged_measurement_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.json", measured([1.0]))
     text = path.read_text()
     path.write_text(text.replace('"seconds": 1.0', '"seconds": 0'))
-    with pytest.raises(
-        UserError, match=r"is damaged: cells\.0\.runs\.0\.repeats\.0: invalid value .0.. Expected: greater"
-    ):
+    with refused(f"{path} ... cells.0.runs.0.repeats.0: ... 0 ... Expected", code="damaged-file"):
         results.read(path, SpeedResults)
     content = json.loads(text)
     path.write_text(json.dumps(content | {"cells": content["cells"] * 2}))
-    with pytest.raises(UserError, match="two cells have the id vanilla/auto/32"):
+    with refused(f"{path} ... vanilla/auto/32", code="damaged-file"):
         results.read(path, SpeedResults)
 
 

@@ -38,13 +38,13 @@ def reaches(epoch: float, until: float = math.inf) -> Callable[[float], float]:
     [
         (reaches(80), 300, "epoch 80", True, "between epochs 79 and 83"),
         (reaches(78), 300, "epoch 78", True, "between epochs 77 and 81"),
-        (reaches(76), 300, "epoch 76", False, "it had by epoch 79"),
-        (reaches(20), 120, "epoch 20", False, "it had by epoch 23"),  # ended before 80, converged before
-        (reaches(81), 300, "epoch 81", False, "at epoch 80 it had not"),
-        (reaches(200), 300, "not by epoch 100", False, "at epoch 100 it had not"),
-        (reaches(200), 120, "not by epoch 40", None, "it ended at epoch 40"),
-        (reaches(20, 22), 300, "not by epoch 100", False, "at epoch 100 it had not"),
-        (reaches(98), 300, "not by epoch 100", None, "it ended at epoch 100"),  # too late to be confirmed
+        (reaches(76), 300, "epoch 76", False, "converged by epoch 79"),
+        (reaches(20), 120, "epoch 20", False, "converged by epoch 23"),  # ended before 80, converged before
+        (reaches(81), 300, "epoch 81", False, "not converged at epoch 80"),
+        (reaches(200), 300, "not by epoch 100", False, "not converged at epoch 100"),
+        (reaches(200), 120, "not by epoch 40", None, "the run ended at epoch 40"),
+        (reaches(20, 22), 300, "not by epoch 100", False, "not converged at epoch 100"),
+        (reaches(98), 300, "not by epoch 100", None, "the run ended at epoch 100"),  # too late to be confirmed
         (None, 120, "not measured", None, "without --eval-every"),
     ],
 )
@@ -117,20 +117,20 @@ def test_each_cell_has_a_value_an_interval_a_command_and_a_verdict(pair: tuple[P
 
 def test_a_label_enters_or_not(pair: tuple[Path, Path]) -> None:
     gan, cgan = table_of(*pair)["labels"].cells
-    assert (gan.value, gan.check.agrees) == ("no label enters", True)
+    assert (gan.value, gan.check.agrees) == ("no label input", True)
     assert (cgan.value, cgan.interval, cgan.check.agrees) == ("95.3 %", "94.9 to 95.7 %", True)
 
 
 @pytest.mark.parametrize(
     ("model", "labels", "given"),
     [
-        ({"name": "vanilla", "family": "dcgan"}, "no label enters", "100 of noise"),
-        ({"name": "vanilla", "family": "clustered", "clusters": 7}, "no label enters",
+        ({"name": "vanilla", "family": "dcgan"}, "no label input", "100 of noise"),
+        ({"name": "vanilla", "family": "clustered", "clusters": 7}, "no label input",
          "100 of noise and one of 7 clusters of images"),
         ({"name": "cgan", "family": "dcgan", "latent_dim": 64}, "95.3 %", "64 of noise and the label"),
         ({"name": "cgan", "family": "clustered", "clusters": 7}, "95.3 %",
          "100 of noise, the label and one of 7 clusters of its images"),
-        ({"name": "vanilla", "stem": "noise-map"}, "no label enters", "a map of noise"),
+        ({"name": "vanilla", "stem": "noise-map"}, "no label input", "a map of noise"),
     ],
 )  # fmt: skip
 def test_labels_and_input_are_those_of_the_settings(
@@ -245,10 +245,10 @@ def test_two_gans_alone_leave_the_comparison_open(tmp_path: Path) -> None:
     for name in ("image quality", "training speed"):
         for cell in rows[name].cells:
             assert cell.check.agrees is None
-            assert "no C-GAN beside it" in cell.check.why
+            assert "no C-GAN to compare" in cell.check.why
     assert any("There is no C-GAN" in note for note in notes_on(subjects_of(*runs)))
     tally = tally_of(list(rows.values()))
-    assert tally == "Of 12 cells, 4 agree with the 2023 report, 4 disagree, and of 4 it can't be told."
+    assert tally == "Of 12 cells, 4 agree with the 2023 report, 4 disagree, 4 are undecided."
 
 
 def test_any_number_of_runs_is_compared_each_with_each(tmp_path: Path, capsys: Capture) -> None:
@@ -285,7 +285,7 @@ def test_own_data_is_compared_without_the_2023_report(tmp_path: Path, capsys: Ca
     mnist = make_run(tmp_path / "mnist", quality=quality_of())
     rows = table_of(*own, mnist)
     assert [[cell.check is not None for cell in row.cells] for row in rows.values()] == [[False, False, True]] * 6
-    assert "no GAN beside it" in rows["image quality"].cells[2].check.why
+    assert "no GAN to compare" in rows["image quality"].cells[2].check.why
     assert tally_of(list(rows.values())).startswith("Of 6 cells")
 
 
