@@ -186,7 +186,7 @@ _COMMANDS: dict[str, Command | Group] = {
         help="runs beside each other, measured: distgan compare runs/vanilla-1 runs/cgan-1",
         usage="RUN RUN ... [FLAGS]",
         description="Puts runs beside each other: measured values, their 95 % intervals and the command behind each.\n"
-        "Of runs on MNIST's digits it says where they agree with the comparison table of the 2023 report. Runs\n"
+        "Of runs on handwritten digits it says where they agree with the comparison table of the 2023 report. Runs\n"
         "without eval/eval.json are measured first.",
         epilog=_SHORT.format("failed"),
         arguments=(

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from distgan.config.fields import Names, Real, Section, free, setting
-from distgan.config.schema import DataConfig, DataName, Device, data_dir_setting, device_setting, timeout_setting
+from distgan.config.schema import DataConfig, Device, JudgedDataName, data_dir_setting, device_setting, timeout_setting
 
 
 class SampleConfig(Section):
@@ -105,7 +105,7 @@ class EvalConfig(Section):
         old_flags=("reference",),
         min_length=1,
     )
-    data: DataName | None = setting(
+    data: JudgedDataName | None = setting(
         None, "the real data to compare with; unset: what the run was trained on, mnist for an .npz"
     )
     download: bool = free(True, "download real data that is missing")
@@ -130,7 +130,7 @@ class EvalConfig(Section):
 class JudgeConfig(Section):
     """Settings of `distgan judge train`."""
 
-    data: DataName = setting("mnist", "what to train on")
+    data: JudgedDataName = setting("mnist", "what to train on")
     data_dir: str | None = data_dir_setting()
     download: bool = setting(True, "download what the folder lacks")
     out: str | None = setting(

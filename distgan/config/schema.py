@@ -20,6 +20,7 @@ EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
 PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else fp32"),))]
 DataName = Annotated[str, OneOf(DATASETS)]
+JudgedDataName = Annotated[str, OneOf(DATASETS, only=lambda entry: entry.is_like_mnist)]
 DataNameOrPath = Annotated[
     str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
 ]

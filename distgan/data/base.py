@@ -298,9 +298,10 @@ def load_splits(train: Dataset, config: DataConfig, *, may_download: bool = True
 def check_can_be_judged(name: str, images: ImageSpec, *, is_own: bool) -> None:
     """Raise UserError for images that no judge can read."""
     if is_own or images != MNIST_SPEC:
+        judged = [name for name, entry in DATASETS.items() if entry.is_like_mnist]
         raise UserError(
             f"--data {name}: images of {images.describe()}, which no judge can read yet. Expected for "
-            f"measured quality: {', '.join(DATASETS)}, at {MNIST_SPEC.height} x {MNIST_SPEC.width}",
+            f"measured quality: {', '.join(judged)}, at {MNIST_SPEC.height} x {MNIST_SPEC.width}",
             code="no-judges",
         )
 

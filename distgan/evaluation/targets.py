@@ -55,7 +55,7 @@ class Targets(Section):
     protocol: Protocol
     cgan: CganTargets
     vanilla: VanillaTargets
-    runs: list[dict[str, bool | int | Real | str]]
+    runs: list[dict[str, bool | int | Real | str]] = Field(default_factory=list)
 
 
 def find_targets(name: str, flag: str) -> Path:

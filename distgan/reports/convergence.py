@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 from distgan.errors import UserError
-from distgan.evaluation.targets import SETS, EarlyStop, find_targets, judged_weights, read_targets
+from distgan.evaluation.targets import SETS, EarlyStop, Targets, find_targets, judged_weights, read_targets
 from distgan.reports.number_format import epochs
 from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS
 from distgan.reports.run_data import Run
+from distgan.utils.files import parse_model
 
 
 class Convergence(NamedTuple):
@@ -33,6 +34,13 @@ class Convergence(NamedTuple):
         return f"{found} ({'; '.join(self.facts)})."
 
 
+def _targets_of(run: Run, name: str) -> Targets:
+    """Return the targets that the run recorded; of an older run, what their file has now. Raises UserError."""
+    if recorded := run.environment.get(dict, "targets"):
+        return parse_model(Targets, recorded, f"{run.folder / 'environment.json'}: targets")
+    return read_targets(find_targets(name, "--stop-at"))
+
+
 def convergence_of(run: Run) -> Convergence:
     """Return at which epoch a run met and held its targets, by the evaluations in its log."""
     history = run.history
@@ -45,7 +53,7 @@ def convergence_of(run: Run) -> Convergence:
     if name is None or not (run.config.run.stop_at or name in SETS):
         return Convergence(f"there are no targets for {name or 'its data'}; --stop-at sets some", [])
     try:
-        stop = EarlyStop(read_targets(find_targets(name, "--stop-at")), is_conditional=run.config.model.is_conditional)
+        stop = EarlyStop(_targets_of(run, name), is_conditional=run.config.model.is_conditional)
     except UserError as error:
         return Convergence(str(error), [])
     stop.add(*lines)

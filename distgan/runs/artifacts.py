@@ -18,6 +18,7 @@ from distgan.checkpoint.resume import Start
 from distgan.config.schema import ModelConfig
 from distgan.data.base import Dataset
 from distgan.errors import WriteErrorPolicy, user_error
+from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, preview_of, sample_z
 from distgan.runs.progress import ProgressDisplay
@@ -90,6 +91,9 @@ class RunArtifacts:
         self._generator = build_generator(config.model).to(runtime.device)
         shape: tuple[int, ...] = self._generator.latent_shape  # type: ignore[assignment]
         self._z = sample_z(len(self._preview.labels), shape, config.run.seed)
+        stop_at = config.run.stop_at
+        targets = stop_at and runtime.run_on_rank0(lambda: read_targets(find_targets(stop_at, "--stop-at")))
+        self._targets = targets.model_dump(mode="json") if targets else None
         self._is_recorded = False
         self._engine: dict[str, Any] | None = None
         self._networks: dict[str, Any] | None = None
@@ -152,6 +156,7 @@ class RunArtifacts:
             "preset": self.preset,  # the preset, or the name of the config file
             "engine": self._engine,  # the engine in use, why it was chosen, and whether it is a fallback
             "networks": self._networks,  # the parameters of G and D that learn, and the shape of an image's z
+            "targets": self._targets,  # content of the targets of --stop-at when the run was started, or null
             "strategy": self.runtime.strategy,  # DDP, or DeepSpeed with its ZeRO stage
             "order": self.config.optim.order,  # the order of updates
             "resumed_from": self.start.checkpoint.state.step if self.start else None,  # the checkpoint's step, or null

@@ -6,9 +6,10 @@ from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config, RunConfig
-from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own_images
+from distgan.data.base import SOURCES, check_can_be_judged, data_folder, find, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import check_unused_folder
 from distgan.training.losses import has_penalty
@@ -43,6 +44,10 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=fewest)
     total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
     config = config.with_images(images)
+    if config.run.stop_at:
+        read_targets(find_targets(config.run.stop_at, "--stop-at"))
+    if config.run.evaluates_quality:
+        check_can_be_judged(name, images, is_own=is_data_path(name))
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     lines = [
         json.dumps(config.model_dump(mode="json"), indent=2),

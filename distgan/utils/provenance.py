@@ -44,12 +44,18 @@ def describe_environment() -> dict[str, Any]:
     """Return versions, command, time and git revision of this process."""
     return {
         "distgan": distgan.__version__,  # version of distgan
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],  # words of the command line
+        "command": [_program(), *sys.argv[1:]],  # words of the command line
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),  # time in UTC, ISO 8601
         "python": sys.version.split()[0],  # version of Python
         "versions": {name: _version(name) for name in _LIBRARIES},  # versions of torch and other libraries
         "git": git_revision(),  # revision of the clone, and whether files were changed; null of an installed package
     }
+
+
+def _program() -> str:
+    """Return what was started, as one types it: `distgan` for `python -m distgan` too."""
+    name = Path(sys.argv[0]).name
+    return "distgan" if name == "__main__.py" else name
 
 
 def _version(name: str) -> str | None:

@@ -21,6 +21,9 @@ MISTAKES: dict[str, list[str]] = {
     "train": ["--model vanilla ... --model cgan ... [missing-value]"],
     "train --preset cgan-quik": ["--preset ... cgan-quik ... [unknown-name]", "vanilla", "[bad-value]"],
     "train --config my.toml": ["my.toml ... [not-found]"],
+    "train --preset cgan-quick --data digits --stop-at nope.toml --dry-run": [
+        "--stop-at: ... (nope.toml) ... [not-found]"
+    ],
     "train --preset cgan --config my.toml": ["[conflicting-settings]"],
     "train --model cgan --preset vanilla-quick": ["--model ... cgan ... [conflicting-settings]", "trains vanilla"],
     "train --model dcgan": ["--model ... dcgan ... [unknown-name]"],

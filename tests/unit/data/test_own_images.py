@@ -461,7 +461,12 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
             ("--family", "report2023"),
             ("--family: ... (report2023) ... 28 x 28, grey, 10 classes ... [images-do-not-fit]",),
         ),
-        ("a/a.png b/b.png", (16, 16), ("--eval-every", 1), ("[no-judges]",)),
+        (
+            "a/a.png b/b.png",
+            (16, 16),
+            ("--eval-every", 1),
+            ("mnist, ... emnist-digits, digits, at 28 x 28 [no-judges]",),
+        ),
     ],
 )
 def test_networks_that_do_not_fit_the_images(
@@ -508,6 +513,7 @@ def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.png"))
     assert "2: cat (2), dog (2)" in distgan.ok("data", folder).stdout
     assert Image.open(tmp_path / "data-own.png").width > 60
+    assert_user_error(distgan("data", "nowhere"), "data: ... (nowhere) ... digits, or a path ... [unknown-name]")
     result = distgan("data", folder, "--image-size", 18, "--sheet", "x.png")
     assert_user_error(result, "no network can be built for", code="mismatch")
 

@@ -77,6 +77,10 @@ def test_targets_of_a_run_are_those_that_it_was_stopped_at(tmp_path: Path) -> No
     for stop_at, at in ((None, None), ("mnist", None), (str(own), 1)):
         run = make_run(tmp_path / f"run-{stop_at == 'mnist'}-{at}", lines=lines, config={"run": {"stop_at": stop_at}})
         assert convergence_of(read(run)).at == at
+    recorded = environment_of(targets=read_targets(own).model_dump(mode="json"))
+    kept = make_run(tmp_path / "kept", lines=lines, environment=recorded, config={"run": {"stop_at": str(own)}})
+    own.unlink()
+    assert convergence_of(read(kept)).at == 1, "whatever became of the file since"
     gone = make_run(tmp_path / "gone", config={"run": {"stop_at": str(tmp_path / "gone.toml")}})
     assert "neither a file nor a set of targets" in convergence_of(read(gone)).why
 
