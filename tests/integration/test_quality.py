@@ -36,7 +36,7 @@ def real() -> tuple[Reference, Dataset]:
 
 def judged(images: Tensor, labels: Tensor | None) -> tuple[Reading, measure.Overview, list[Any]]:
     reference, _ = real()
-    reading = read_images(reference.jury, images, ALONE)
+    reading = read_images(reference.ensemble, images, ALONE)
     overview = measure.measure_overview(reading, labels, reference)
     return reading, overview, measure.measure_digits(reading, labels, overview, reference)
 
@@ -191,7 +191,7 @@ def test_ambiguities_are_between_the_digits_that_stand_on_an_image() -> None:
     reference, unseen = real()
     threes, eights = (unseen.images[unseen.labels == digit][:150].float() for digit in (3, 8))
     mixed = ((threes + eights) / 2).to(torch.uint8)
-    reading = read_images(reference.jury, mixed, ALONE)
+    reading = read_images(reference.ensemble, mixed, ALONE)
     assert reading.confidence.mean() < honest()[0].confidence.mean()
     pairs = measure.measure_ambiguities(reading)
     assert (pairs[0].first, pairs[0].second) == (3, 8)
