@@ -7,6 +7,7 @@ registers its own before it builds a `Config`; flags, help, validation, benchmar
 """
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -237,7 +238,11 @@ DATA_FILES = (".zip", ".npz", ".parquet")
 def is_data_path(name: str) -> bool:
     """Return True for text that is the path of images: by its form, or as something of that name is there."""
     return name not in DATASETS and (
-        "/" in name or name.startswith(("~", ".")) or name.lower().endswith(DATA_FILES) or Path(name).exists()
+        "/" in name
+        or os.sep in name
+        or name.startswith(("~", "."))
+        or name.lower().endswith(DATA_FILES)
+        or Path(name).exists()
     )
 
 

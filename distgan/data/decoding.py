@@ -88,18 +88,18 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
     # Pillow's warnings: of large images, which are limited here, and of files that it then reads or does not.
     with warnings.catch_warnings(action="ignore"), PartsProgress(2 * num, f"reading {num:,} images") as progress:
         headers = _in_parallel(lambda index: _header(source, index, config), range(num), progress)
-        whole = [index for index, header in enumerate(headers) if isinstance(header, _Header)]
+        readable = [index for index, header in enumerate(headers) if isinstance(header, _Header)]
         broken = {index: header.reason for index, header in enumerate(headers) if isinstance(header, _Broken)}
         _check_broken(broken, source, config, where)
-        known = {index: header for index in whole if isinstance(header := headers[index], _Header)}
+        known = {index: header for index in readable if isinstance(header := headers[index], _Header)}
         channels = config.channels or _common_channels(known, source, where)
         width, height = _common_size(known, source, config, where)
-        _check_memory(len(whole) * channels * width * height, where)
+        check_host_memory(len(readable) * channels * width * height, where)
 
-        pixels = np.empty((len(whole), *((height, width) if channels == 1 else (height, width, channels))), np.uint8)
+        pixels = np.empty((len(readable), *((height, width) if channels == 1 else (height, width, channels))), np.uint8)
 
         def decode(row: int) -> _Broken | bytes:
-            index = whole[row]
+            index = readable[row]
             try:
                 with source.open_image(index) as image:
                     pixels[row] = _to_array(image, channels, config.background, (width, height))
@@ -113,14 +113,14 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
                 return _Broken(_reason(error))
             return hashlib.blake2b(pixels[row].tobytes(), digest_size=16).digest()
 
-        digests = _in_parallel(decode, range(len(whole)), progress)
-    broken |= {whole[row]: digest.reason for row, digest in enumerate(digests) if isinstance(digest, _Broken)}
+        digests = _in_parallel(decode, range(len(readable)), progress)
+    broken |= {readable[row]: digest.reason for row, digest in enumerate(digests) if isinstance(digest, _Broken)}
     _check_broken(broken, source, config, where)
     rows = [row for row, digest in enumerate(digests) if not isinstance(digest, _Broken)]
     images = pixels if len(rows) == len(pixels) else pixels[rows]
     if channels == 3:
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    labels = None if source.labels is None else np.array([source.labels[whole[row]] for row in rows], np.int64)
+    labels = None if source.labels is None else np.array([source.labels[readable[row]] for row in rows], np.int64)
     findings = _findings(source, known, broken, labels, len(rows) - len({digests[row] for row in rows}))
     return Decoded(images, labels, findings)
 
@@ -179,7 +179,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     name = type(error).__name__
-    return "is no image, or damaged" if name == "UnidentifiedImageError" else f"is damaged ({first_line(error)})"
+    return "is not an image, or damaged" if name == "UnidentifiedImageError" else f"is damaged ({first_line(error)})"
 
 
 # -- Headers: what each file is, and what all of them come to --
@@ -264,7 +264,8 @@ def _common_size(headers: dict[int, _Header], source: ImageSource, config: DataC
     return next(iter(first))
 
 
-def _check_memory(num_bytes: int, where: str) -> None:
+def check_host_memory(num_bytes: int, where: str) -> None:
+    """Raise UserError for decoded images that would leave this machine too little memory."""
     total = psutil.virtual_memory().total
     if num_bytes > MEMORY_SHARE * total:
         raise UserError(

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from distgan.config.image_spec import MAX_CLASSES
+from distgan.data.decoding import check_host_memory
 from distgan.data.image_source import FORMATS, ImageSource, natural_key
 from distgan.errors import UserError, first_line
 
@@ -28,11 +29,12 @@ def of_npz(path: Path, where: str) -> ImageSource:
                 )
             shape, dtype = _header(archive, "images", where)
             _check_pixels(shape, dtype, where)
+            check_host_memory(math.prod(shape), where)
             if "labels" in names:
                 label_shape, label_type = _header(archive, "labels", where)
                 if label_shape != shape[:1] or label_type.kind not in "iu":
                     raise UserError(
-                        f"{where}: labels are {label_type} of the shape {label_shape}. Expected: whole numbers of the "
+                        f"{where}: labels are {label_type} of the shape {label_shape}. Expected: integers of the "
                         f"shape ({shape[0]},), one for each image",
                         code="bad-images",
                     )
@@ -42,9 +44,7 @@ def of_npz(path: Path, where: str) -> ImageSource:
     except UserError:
         raise
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
-        raise UserError(
-            f"{where}: is no .npz of numbers that can be read ({first_line(error)})", code="bad-images"
-        ) from error
+        raise UserError(f"{where}: not a readable .npz of numbers ({first_line(error)})", code="bad-images") from error
     notes = [f"{name!r} is not used" for name in names if name not in ("images", "labels", "notice")]
     facts = path.stat()
     source = of_arrays(".npz", path, images, labels, notes, where)
@@ -89,7 +89,7 @@ def _header(archive: zipfile.ZipFile, name: str, where: str) -> tuple[tuple[int,
             what = (
                 "Python objects" if dtype.hasobject else f"{entry.file_size - file.tell():,} bytes for {shape} {dtype}"
             )
-            raise UserError(f"{where}: {name} holds {what}. Expected: an array of numbers, whole", code="bad-images")
+            raise UserError(f"{where}: {name} holds {what}. Expected: a complete array of numbers", code="bad-images")
     return shape, dtype
 
 
@@ -137,7 +137,7 @@ def of_parquet(path: Path, where: str) -> ImageSource:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where}: is no parquet that can be read ({first_line(error)})", code="bad-images") from error
+        raise UserError(f"{where}: not readable parquet ({first_line(error)})", code="bad-images") from error
     if not images or (labels and len(labels) != len(images)):
         raise UserError(
             f"{where}: has {len(images)} images and {len(labels)} labels. Expected: one for each", code="bad-images"
@@ -145,7 +145,7 @@ def of_parquet(path: Path, where: str) -> ImageSource:
     for number in labels:
         if type(number) is not int or not 0 <= number < MAX_CLASSES:
             raise UserError(
-                f"{where}: has the label {str(number)[:40]}. Expected: whole numbers from 0 to {MAX_CLASSES - 1}",
+                f"{where}: has the label {str(number)[:40]}. Expected: integers from 0 to {MAX_CLASSES - 1}",
                 code="bad-images",
             )
     num_classes = max(labels) + 1 if labels else 0

@@ -34,7 +34,7 @@ def cache_folder(named: str | None) -> Path:
 def key_of(*facts: Any) -> str:
     """Return the name of what was decoded from files of these facts, by these rules."""
     text = json.dumps([_VERSION, PIL.__version__, facts], separators=(",", ":"))
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool = True) -> Decoded:
@@ -49,7 +49,7 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
         return decode()
     lock = None
     try:
-        with suppress(OSError):  # what it costs is said at the end
+        with suppress(OSError):  # the warning below names it
             folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder / f"{key}.lock", path)
         if found := _read(path):  # by the process that was waited for
@@ -88,7 +88,7 @@ def _locked(path: Path, decoded: Path) -> FileLock | None:
 
 
 def _read(path: Path) -> Decoded | None:
-    """Return what a file of the cache holds, None if it is not there or not whole."""
+    """Return what a file of the cache holds, None if it is missing or damaged."""
     if not path.is_file():
         return None
     try:

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import posixpath
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,6 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", 
 _LABELS = "dataset.json"  # of StyleGAN's archives
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _MAX_FILE = 2**28  # bytes of one image as it lies in an archive
+# What zipfile raises for a damaged archive or member, and for a version of the format that it does not know.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
 
 
 class _Arranged(NamedTuple):
@@ -69,8 +73,8 @@ def of_zip(path: Path, where: str) -> ImageSource:
     try:
         archive = zipfile.ZipFile(path)
         entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise UserError(f"{where}: is no whole .zip ({first_line(error)})", code="bad-images") from error
+    except _DAMAGED as error:
+        raise UserError(f"{where}: not a readable .zip ({first_line(error)})", code="bad-images") from error
     for name, entry in entries.items():
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise UserError(
@@ -115,14 +119,10 @@ def _arrange(files: list[str], read_labels: Callable[[], bytes] | None, where: s
     if read_labels is not None:
         return _by_dataset_json(names, read_labels, notes, where)
 
-    first, depth = names[0].split("/"), 0
-    while all(
-        "/" in name[_start(first, depth) :] and name.startswith("/".join(first[: depth + 1]) + "/") for name in names
-    ):
-        depth += 1
-    start = _start(first, depth)
-    if depth:
-        notes.append(f"all are in one folder, {'/'.join(first[:depth])!r}, which is no class")
+    common = posixpath.commonpath([posixpath.dirname(name) for name in names])
+    start = len(common) + bool(common)
+    if common:
+        notes.append(f"all are in one folder, {common!r}, which is not a class")
     loose = [name for name in names if "/" not in name[start:]]
     if loose and len(loose) < len(names):
         raise UserError(
@@ -135,7 +135,7 @@ def _arrange(files: list[str], read_labels: Callable[[], bytes] | None, where: s
     classes = sorted({name[start:].split("/", 1)[0] for name in names}, key=natural_key)
     if {name.lower() for name in classes} <= _SPLITS:
         raise UserError(
-            f"{where}: has the folders {', '.join(classes)}, which are no classes. Expected: one of them, as "
+            f"{where}: has the folders {', '.join(classes)}, which are splits, not classes. Expected: one of them, as "
             f"{where.split(' ', 1)[1]}/{classes[-1]}",
             code="bad-images",
         )
@@ -147,17 +147,12 @@ def _arrange(files: list[str], read_labels: Callable[[], bytes] | None, where: s
     return _Arranged([name for _, name in pairs], [label for label, _ in pairs], classes, notes)
 
 
-def _start(parts: list[str], depth: int) -> int:
-    """Return where a name goes on below its first `depth` folders."""
-    return sum(len(part) + 1 for part in parts[:depth])
-
-
 def _by_dataset_json(names: list[str], read: Callable[[], bytes], notes: list[str], where: str) -> _Arranged:
     """Take the classes from StyleGAN's dataset.json: {"labels": [["00000/img.png", 6], ...]}, or null for none."""
     try:
         pairs = json.loads(read())["labels"]
         known = None if pairs is None else {str(name): label for name, label in pairs}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (*_DAMAGED, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f'{where}: its {_LABELS} is not of the form {{"labels": [[NAME, CLASS], ...]}} ({first_line(error)})',
             code="bad-images",

@@ -15,7 +15,7 @@ class ImageSource(NamedTuple):
 
     `labels` has a number for each image, or is None. `stamp` changes when the files do; `notes` are for the user.
     `open_image(index)` gives a Pillow image of which only the header may have been read. It raises OSError or
-    ValueError for a file that is no image, and may be called by several threads.
+    ValueError for a file that is not an image, and may be called by several threads.
     """
 
     kind: str

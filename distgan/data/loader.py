@@ -116,7 +116,7 @@ class Batches:
             seed=seed,
         )
         self.seed, self.size = seed, size
-        # Of each image in the epoch in hand, in the same memory too; None: none are mirrored.
+        # Of each image in the current epoch, at a fixed address as `order`; None: without --mirror.
         self.is_flipped = torch.zeros(len(dataset.images), dtype=torch.bool, device=device) if flip else None
         self.steps_per_epoch = steps_in_epoch(len(dataset.images), size, drop_last, fewest=fewest)
         self._epoch = -1

@@ -30,7 +30,7 @@ def decode_own(config: DataConfig, *, keep: bool = True) -> tuple[ImageSource, D
 
 
 def find_source(path: Path, flag: str = "--data") -> ImageSource:
-    """List the images at `path`. Raises UserError for what holds none, or holds them in a way that is not clear."""
+    """List the images at `path`. Raises UserError for what holds none, or that could be read in two ways."""
     where = f"{flag} {path}"
     suffix = path.suffix.lower()
     try:
@@ -38,10 +38,10 @@ def find_source(path: Path, flag: str = "--data") -> ImageSource:
             is_parquet = any(entry.name.endswith(".parquet") for entry in os.scandir(path))
             return of_parquet(path, where) if is_parquet else of_folder(path, where)
         if not path.exists():
-            raise UserError(f"{where}: is not there. Expected: {ALLOWED}", code="no-data")
+            raise UserError(f"{where}: does not exist. Expected: {ALLOWED}", code="no-data")
         if path.is_file() and suffix in _READERS:
             return _READERS[suffix](path, where)
     except OSError as error:
         raise not_readable(where, error) from error
     advice = "; as .npz: numpy.savez(FILE, images=pixels, labels=labels)" if suffix == ".csv" else ""
-    raise UserError(f"{where}: is no such source of images. Expected: {ALLOWED}{advice}", code="bad-images")
+    raise UserError(f"{where}: not a source of images. Expected: {ALLOWED}{advice}", code="bad-images")

@@ -339,7 +339,7 @@ _MAX_NOTES = 5
 
 
 def describe_use(data: Dataset, model: ModelConfig) -> list[str]:
-    """Say of a user's own images what was found, and what training does with it; nothing of a data set of a name."""
+    """Return lines on what was found in a user's own images, and how training uses it; none for a named data set."""
     if data.findings is None:
         return []
     spec, columns = data.spec, preview_of(model).columns

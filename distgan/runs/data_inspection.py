@@ -30,7 +30,7 @@ _SHOWN = 20  # classes in the table
 def inspect(name: str, config: InspectConfig) -> None:
     """Print what training would find, and draw some of the images.
 
-    Raises UserError where training would refuse the images, after printing what is known of them.
+    Raises UserError for images that can't be trained on, after printing what is known of them.
     """
     settings = config.model_dump(
         include={"image_size", "channels", "background", "skip_broken", "cache_dir", "download"}

@@ -9,6 +9,7 @@ from distgan.config.schema import Config, RunConfig
 from distgan.data.base import SOURCES, check_can_be_judged, data_folder, find, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.errors import UserError
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import check_unused_folder
@@ -30,7 +31,12 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     images = MNIST_SPEC
     if name not in SOURCES or find(SOURCES[name], folder):
         is_own, settings = is_data_path(name), config.data.model_copy(update={"download": False})
-        dataset = load_own_images(config.data, keep=False) if is_own else load_dataset(settings)
+        try:
+            dataset = load_own_images(config.data, keep=False) if is_own else load_dataset(settings)
+        except UserError as error:
+            if is_own or error.code != "no-data":
+                raise
+            raise UserError(f"--dry-run: downloads nothing, and {error}", code="no-data") from error
         images = dataset.spec
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""

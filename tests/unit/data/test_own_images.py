@@ -102,7 +102,7 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     findings = load(folder).findings
     assert findings is not None
     assert "1 other files are not used, as 'labels.csv'" in findings.notes
-    assert "all are in one folder, 'only', which is no class" in findings.notes
+    assert "all are in one folder, 'only', which is not a class" in findings.notes
     assert (findings.num_images, findings.num_broken) == (2, 0)
 
 
@@ -269,18 +269,18 @@ def npz(path: Path, **arrays: Any) -> Path:
 
 GREYS = np.zeros((3, 16, 16), np.uint8)
 MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
-    "missing": (lambda at: at / "no", ["is not there", "a folder of images"], "no-data"),
+    "missing": (lambda at: at / "no", ["does not exist", "a folder of images"], "no-data"),
     "empty": (lambda at: at, ["holds no images", "it is empty"], "bad-images"),
     "no images": (lambda at: (at / "a.csv").touch() or at, ["only 1 other files, as 'a.csv'"], "bad-images"),
     "both": (lambda at: write(at, "a.png b/c.png b/d.png"), ["1 images beside folders", "2 in folders"], "bad-images"),
-    "splits": (lambda at: write(at, "train/a/1.png test/a/1.png"), ["folders test, train", "no classes"], "bad-images"),
+    "splits": (lambda at: write(at, "train/a/1.png test/a/1.png"), ["test, train", "not classes"], "bad-images"),
     "csv": (lambda at: npz(at / "x.npz", a=1).rename(at / "train.csv"), ["numpy.savez("], "bad-images"),
     "broken": (broken, ["2 of 5 files can't be used, as 'cut.jpg'", "damaged", "--skip-broken"], "bad-images"),
     "mixed sizes": (lambda at: write(write(at, "a.png"), "b.png", size=(40, 24)),
                     ["of 2 sizes", "'a.png' of 16 x 16", "'b.png' of 40 x 24", "--image-size"], "bad-images"),
     "a thread": (lambda at: write(at, "a.png", size=(1_000, 1)), ["is 1000 x 1", "1 to 16"], "bad-images"),
     "dots": (lambda at: zipped(at / "a.zip", **{"..__a_png": b""}), ["'../a.png'", "out of the archive"], "bad-images"),
-    "no zip": (lambda at: (at / "a.zip").write_bytes(b"PK") and at / "a.zip", ["is no whole .zip"], "bad-images"),
+    "no zip": (lambda at: (at / "a.zip").write_bytes(b"PK") and at / "a.zip", ["not a readable .zip"], "bad-images"),
     "objects": (lambda at: npz(at / "a.npz", images=np.array([None])), ["images holds Python objects"], "bad-images"),
     "floats": (lambda at: npz(at / "a.npz", images=GREYS / 2), ["images are float64", "uint8"], "bad-images"),
     "rank": (lambda at: npz(at / "a.npz", images=GREYS[0]), ["of the shape (16, 16)", "(N, H, W)"], "bad-images"),
@@ -307,6 +307,23 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
         load(path)
 
 
+def test_a_damaged_member_with_the_labels_is_one_line(tmp_path: Path) -> None:
+    folder = write(tmp_path / "own", "a.png b.png")
+    (folder / "dataset.json").write_text(json.dumps({"labels": [["a.png", 0], ["b.png", 1]]}))
+    path = archive_of(folder, tmp_path / "own.zip")
+    path.write_bytes(path.read_bytes().replace(b'["b.png"', b'["c.png"'))
+    with refused("--data ... own.zip ... dataset.json ... CRC", code="bad-images"):
+        load(path)
+
+
+def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    path = npz(tmp_path / "a.npz", images=GREYS)
+    monkeypatch.setattr("distgan.data.decoding.MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr(np, "load", None)
+    with refused("--data ... a.npz ... GiB", code="unavailable"):
+        load(path)
+
+
 def test_few_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "own", " ".join(f"{number}.png" for number in range(150)), size=(4, 4))
     (folder / "text.png").write_text("no image")
@@ -317,7 +334,7 @@ def test_few_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     found = load(folder)
     assert (len(found.images), found.warning) == (
         150,
-        "1 files are left out, as 'text.png', which is no image, or damaged",
+        "1 files are left out, as 'text.png', which is not an image, or damaged",
     )
     assert len(load(broken(tmp_path / "more"), skip_broken=True).images) == 3
 
