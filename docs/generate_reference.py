@@ -36,7 +36,7 @@ PART = re.compile(r"(?<=<!-- generated: )([\w-]+)( -->\n).*?(?=<!-- end -->)", r
 ON_RESUME = {"fixed": "no", "confirm": "with `--allow-config-change`", "free": "yes", "reset": "yes, and is not kept"}
 JSON_TYPES = {
     "int": "integer", "Count": "integer", "Positive": "integer", "float": "number", "Finite": "number", "str": "text",
-    "bool": "true or false", "None": "null", "Verdict": "text", "Stats": "list of 4 numbers",
+    "bool": "true or false", "None": "null", "Verdict": "text", "ClassNoun": "text", "Stats": "list of 4 numbers",
 }  # fmt: skip
 
 

@@ -21,9 +21,10 @@ from distgan.config.flags import paths_by
 from distgan.config.presets import preset_words, training_of
 from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config, DataConfig
-from distgan.data.base import Dataset, load_dataset, load_splits
+from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.errors import FAILED, UserError
+from distgan.evaluation.real_images import load_real_images
 from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, last_words
@@ -167,7 +168,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
 def _load(config: DataConfig) -> Dataset:
     """Load training and test images, so that they are downloaded once, before several runs need them."""
     dataset = load_dataset(config)
-    load_splits(dataset, config)
+    load_real_images(dataset, config)
     return dataset
 
 

@@ -3,7 +3,15 @@
 from typing import Literal
 
 from distgan.config.fields import Names, Real, Section, free, setting
-from distgan.config.schema import DataConfig, Device, JudgedDataName, data_dir_setting, device_setting, timeout_setting
+from distgan.config.schema import (
+    DataConfig,
+    DataNameOrPath,
+    Device,
+    data_dir_setting,
+    device_setting,
+    test_data_setting,
+    timeout_setting,
+)
 
 
 class SampleConfig(Section):
@@ -28,14 +36,19 @@ class SampleConfig(Section):
 _DATA = DataConfig.model_fields
 
 
-class InspectConfig(Section):
-    """Settings of `distgan data`, which reads images as `distgan train` would with the same flags."""
+class _ReadImages(Section):
+    """Flags of `distgan train` by which another command reads images as it would."""
 
     image_size: int | None = _DATA["image_size"]  # type: ignore[assignment]
     channels: Literal[1, 3] | None = _DATA["channels"]  # type: ignore[assignment]
     background: Literal["black", "white"] | None = _DATA["background"]  # type: ignore[assignment]
     skip_broken: bool = _DATA["skip_broken"]  # type: ignore[assignment]
     cache_dir: str | None = _DATA["cache_dir"]  # type: ignore[assignment]
+
+
+class InspectConfig(_ReadImages):
+    """Settings of `distgan data`, which reads images as `distgan train` would with the same flags."""
+
     data_dir: str | None = data_dir_setting()
     download: bool = setting(True, "download what the folder lacks")
     sheet: str | None = setting(
@@ -86,7 +99,7 @@ class SlurmConfig(Section):
     )
 
 
-class EvalConfig(Section):
+class EvalConfig(_ReadImages):
     """Settings of `distgan eval`."""
 
     num: int = setting(10_000, "how many images to draw and judge; of an .npz, how many at most", ge=1, le=1_000_000)
@@ -105,9 +118,10 @@ class EvalConfig(Section):
         old_flags=("reference",),
         min_length=1,
     )
-    data: JudgedDataName | None = setting(
-        None, "the real data to compare with; unset: what the run was trained on, mnist for an .npz"
+    data: DataNameOrPath | None = setting(
+        None, "the real data to compare with, a name or a path; unset: what the run was trained on, mnist for an .npz"
     )
+    test: str | None = test_data_setting()
     download: bool = free(True, "download real data that is missing")
     pixel_range: Literal["unit", "signed", "byte"] | None = setting(
         None,
@@ -115,7 +129,11 @@ class EvalConfig(Section):
         "Unset: recognised by their values",
         flag="range",
     )
-    judges: str | None = setting(None, "folder of other judges; unset: those of distgan, or of the cache", min_length=1)
+    judges: str | None = setting(
+        None,
+        "folder of other judges; unset: those of distgan or of the cache, trained first where there are none",
+        min_length=1,
+    )
     gan_train: bool = setting(
         True, "C-GAN: train a classifier on the images, and one on real ones, and test both on real ones"
     )
@@ -127,16 +145,19 @@ class EvalConfig(Section):
     timeout: Real = timeout_setting()
 
 
-class JudgeConfig(Section):
+class JudgeConfig(_ReadImages):
     """Settings of `distgan judge train`."""
 
-    data: JudgedDataName = setting("mnist", "what to train on")
+    data: DataNameOrPath = setting("mnist", "what to train on: a name or a path")
+    test: str | None = test_data_setting()
     data_dir: str | None = data_dir_setting()
     download: bool = setting(True, "download what the folder lacks")
     out: str | None = setting(
         None, "folder for the weights; unset: the cache, where distgan eval looks for them", min_length=1
     )
-    epochs: int = setting(12, "passes over the data", ge=1, le=10_000)
+    epochs: int | None = setting(
+        None, "passes over the data; unset: 12, and more over fewer than 4,300 images", ge=1, le=10_000
+    )
     seed: int = setting(
         0, "of the three trainings, which count up from it in the order of the judges' names", ge=0, lt=2**31 - 2
     )

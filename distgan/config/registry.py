@@ -150,12 +150,10 @@ class DataSource(Entry):
     """`load(config, split)` takes a `DataConfig` and "train" or "test", and returns a `data.base.Dataset`.
 
     All ranks call it, the first of each machine before the others. `has_mnist_digits`: MNIST's judges can read it.
-    `is_like_mnist`: 28 x 28, grey and of ten classes, as judges need it.
     """
 
     load: Callable[..., Any]
     has_mnist_digits: bool = False
-    is_like_mnist: bool = True
 
 
 AUTO = "auto"  # of a precision or an engine: what is found to be the best here
@@ -252,11 +250,9 @@ DATASETS = Registry({
     "kmnist": DataSource("Japanese characters", Lazy("data.mnist:KMNIST")),
     "qmnist": DataSource("MNIST made anew", Lazy("data.mnist:QMNIST"), has_mnist_digits=True),
     "emnist-digits": DataSource("240,000 digits of EMNIST", Lazy("data.mnist:EMNIST_DIGITS"), has_mnist_digits=True),
-    "cifar10": DataSource("photographs of ten things", Lazy("data.torchvision_sets:load_cifar10"), is_like_mnist=False),
-    "cifar100": DataSource("photographs of a hundred things", Lazy("data.torchvision_sets:load_cifar100"),
-                           is_like_mnist=False),
-    "svhn": DataSource("digits of house numbers, in colour", Lazy("data.torchvision_sets:load_svhn"),
-                       is_like_mnist=False),
+    "cifar10": DataSource("photographs of ten things", Lazy("data.torchvision_sets:load_cifar10")),
+    "cifar100": DataSource("photographs of a hundred things", Lazy("data.torchvision_sets:load_cifar100")),
+    "svhn": DataSource("digits of house numbers, in colour", Lazy("data.torchvision_sets:load_svhn")),
     "digits": DataSource("scikit-learn's 8x8 digits, which need no network", Lazy("data.base:digits_source"),
                          has_mnist_digits=True),
 })  # fmt: skip

@@ -20,7 +20,6 @@ EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
 PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else fp32"),))]
 DataName = Annotated[str, OneOf(DATASETS)]
-JudgedDataName = Annotated[str, OneOf(DATASETS, only=lambda entry: entry.is_like_mnist)]
 DataNameOrPath = Annotated[
     str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
 ]
@@ -31,6 +30,14 @@ _MOST = 10**12  # epochs or steps: more than any run has, without overflow
 # Settings that several commands have.
 device_setting = partial(setting, "auto", "auto: cuda where there is one")
 data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
+test_data_setting = partial(
+    setting,
+    None,
+    "own images: path of others like them, which the network is not trained on, to measure quality against; unset: a "
+    "part of the training images",
+    flag="test-data",
+    min_length=1,
+)
 width_setting = partial(setting, 1.0, "factor on every hidden width", gt=0, le=16)
 seed_setting = partial(setting, 0, "of weights, order, z and dropout", ge=0, lt=2**31)
 timeout_setting = partial(
@@ -284,6 +291,7 @@ class DataConfig(Section):
         min_length=1,
         may_differ_per_rank=True,
     )
+    test: str | None = test_data_setting(on_resume="free", may_differ_per_rank=True)
     fingerprint: str | None = free(
         None, "of the decoded images and labels, SHA-256", is_derived=True, is_copied=False, may_differ_per_rank=True
     )

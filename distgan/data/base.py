@@ -68,12 +68,6 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
     Of the processes of one node one downloads or decodes (`may_download`); the others call this after it.
     """
     if is_data_path(config.name):
-        if split == "test":
-            raise UserError(
-                f"--data {config.name}: own images are not split into training and test images yet, which quality is "
-                f"measured with. Expected: {', '.join(DATASETS)}",
-                code="unavailable",
-            )
         return load_own_images(config)
     return _resized(_load_named(config, split, may_download=may_download), config)
 
@@ -264,46 +258,18 @@ def _small_digits() -> np.ndarray:
     return np.column_stack([bunch.data, bunch.target]).astype(np.uint8)
 
 
-def distort(images: Tensor, amounts: Tensor) -> Tensor:
-    """Return (N, 1, 28, 28), each rotated, scaled and moved by its `amounts`, (4, N) of -1 to 1.
+def distort(images: Tensor, amounts: Tensor, padding: str = "zeros") -> Tensor:
+    """Return (N, C, H, W), each rotated, scaled and moved by its `amounts`, (4, N) of -1 to 1.
 
-    1 is 12 degrees, 10 % and 2 pixels to the left and up.
+    1 is 12 degrees, 10 % and a 14th of the sides to the left and up. `padding`: what lies beyond the edges, as
+    `grid_sample` names it.
     """
     angle, scale, *shift = amounts
     angle, scale = angle * torch.pi / 15, 1 + scale / 10
     cos, sin = angle.cos() / scale, angle.sin() / scale
     affine = torch.stack([cos, -sin, shift[0] / 7, sin, cos, shift[1] / 7], 1).view(-1, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-# -- The real images that quality is measured with: those to compare with, and as many others a --
-
-
-def load_splits(train: Dataset, config: DataConfig, *, may_download: bool = True) -> tuple[Dataset, Dataset]:
-    """Return the training images, and the test images beside them. Raises UserError.
-
-    scikit-learn's digits have no test set: every sixth of the 1,797 stands for one, with all its variants. A GAN has
-    been trained on these too, and so is measured against what it has seen.
-    """
-    check_can_be_judged(train.name, train.spec, is_own=train.path is not None)
-    if train.name != "digits":
-        config = config.model_copy(update={"name": train.name})
-        return train, load_dataset(config, "test", may_download=may_download)
-    is_test = torch.arange(len(train.images)) // 10 % 6 == 5
-    of = [train._replace(images=train.images[rows], labels=train.labels[rows]) for rows in (~is_test, is_test)]
-    return of[0], of[1]
-
-
-def check_can_be_judged(name: str, images: ImageSpec, *, is_own: bool) -> None:
-    """Raise UserError for images that no judge can read."""
-    if is_own or images != MNIST_SPEC:
-        judged = [name for name, entry in DATASETS.items() if entry.is_like_mnist]
-        raise UserError(
-            f"--data {name}: images of {images.describe()}, which no judge can read yet. Expected for "
-            f"measured quality: {', '.join(judged)}, at {MNIST_SPEC.height} x {MNIST_SPEC.width}",
-            code="no-judges",
-        )
+    return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)
 
 
 # The registered data sets that are files as MNIST's are, below the functions that others of them name.

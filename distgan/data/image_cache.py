@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from distgan.data.decoding import Decoded, Findings
 from distgan.errors import UserError, first_line, print_line
 from distgan.utils.files import read_tensors, tensor_bytes, write_atomic
+from distgan.utils.locks import held_lock
 from distgan.utils.paths import user_path
 
 _VERSION = 1  # of the rules by which images are decoded, and of the file
-_SOON_S = 1.0  # after which a process that waits says so
 
 
 def cache_folder(named: str | None) -> Path:
@@ -47,11 +46,9 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
         return found
     if not keep:
         return decode()
-    lock = None
-    try:
-        with suppress(OSError):  # the warning below names it
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder / f"{key}.lock", path)
+    with suppress(OSError):  # the warning below names it
+        folder.mkdir(parents=True, exist_ok=True)
+    with held_lock(folder / f"{key}.lock", f"another process decodes these images, into {path}: waiting for it"):
         if found := _read(path):  # by the process that was waited for
             return found
         decoded = decode()
@@ -68,23 +65,6 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
                 error=True,
             )
         return decoded
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-def _locked(path: Path, decoded: Path) -> FileLock | None:
-    """Wait until no other process decodes the same; None on a file system without locks, where each decodes."""
-    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
-    try:
-        try:
-            lock.acquire(timeout=_SOON_S)
-        except Timeout:
-            print_line(f"another process decodes these images, into {decoded}: waiting for it", error=True)
-            lock.acquire()
-    except OSError:
-        return None
-    return lock
 
 
 def _read(path: Path) -> Decoded | None:

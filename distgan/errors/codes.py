@@ -64,6 +64,8 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
                              "delete it to have it downloaded again"),
     "bad-images": ErrorCode("bad-data", "images or labels are missing, damaged, or of another form than expected",
                             "change the files as the message says; distgan data PATH shows what is found"),
+    "not-measurable": ErrorCode("bad-data", "the data has too few images, or a class without any, for measured quality",
+                                "give more images, or leave --eval-every and --stop-at out"),
     "checksum-mismatch": ErrorCode("bad-data", "a file's checksum is not the published or recorded one",
                                    "replace the file, or accept it by --data-md5 accept"),
     "damaged-checkpoint": ErrorCode("bad-data", "a checkpoint is incomplete or changed since it was written",

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from distgan.data.base import load_splits
-from distgan.evaluation.ensemble import draw_and_read, load_ensemble, requested_digits
+from distgan.evaluation.ensemble import draw_and_read, requested_classes
 from distgan.evaluation.measure import Overview, measure_coverages, measure_overview, to_metrics
+from distgan.evaluation.real_images import load_real_images
 from distgan.evaluation.reference import build_reference
 from distgan.evaluation.targets import EarlyStop, find_targets, judged_lines, read_targets
+from distgan.evaluation.train_judges import judges_of
 from distgan.models.base import build_generator
 from distgan.training.gan import Gan
 from distgan.training.session import Session
@@ -37,11 +38,11 @@ class QualityMonitor:
         self.runtime = runtime
         reference = config.run.eval_reference
         data = config.data.model_copy(update={"dir": reference} if reference else {})
-        train, test = runtime.run_on_all_ranks(
-            lambda: load_splits(dataset, data, may_download=runtime.is_local_main), local_main_first=True
+        real = runtime.run_on_all_ranks(
+            lambda: load_real_images(dataset, data, may_download=runtime.is_local_main), local_main_first=True
         )
-        runtime.check_same_on_ranks("test data's fingerprint", test.fingerprint)
-        ensemble = runtime.run_on_all_ranks(lambda: load_ensemble(dataset.name, runtime.device))
+        runtime.check_same_on_ranks("test data's fingerprint", real.test.fingerprint)
+        ensemble = judges_of(real, data, runtime)
         self._started = startup.born
         self._early_stop: EarlyStop | None = None
         self.reason_to_stop = ""
@@ -53,8 +54,9 @@ class QualityMonitor:
             if not (config.run.eval_every or config.run.eval_every_steps):
                 self.eval_every_steps = max(1, session.steps_per_epoch // targets.protocol.evaluations_per_epoch)
         num = config.run.eval_num or (self._early_stop.protocol.num if self._early_stop else DEFAULT_NUM)
-        self._labels = requested_digits(num) if config.model.is_conditional else None
-        self.reference = build_reference(ensemble, train, test, num, self._labels, runtime, num_draws=_NUM_DRAWS)
+        is_conditional = config.model.is_conditional
+        self._labels = requested_classes(num, real.spec.num_classes) if is_conditional else None
+        self.reference = build_reference(ensemble, real, num, self._labels, runtime, num_draws=_NUM_DRAWS)
         self.notices = [ensemble.notice] if ensemble.notice else []
         with torch.device("meta"):  # as the judges: no random number is taken
             self._generator = build_generator(config.model)
@@ -87,10 +89,10 @@ class QualityMonitor:
             overview = measure_overview(reading, self._labels, self.reference)
             values |= to_metrics(overview, prefix)
             coverages = measure_coverages(reading, self._labels, self.reference)
-            values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]  # coverage of each digit
+            values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]  # coverage of each class
             if not is_raw or not gan.ema:  # of what samples are drawn with
                 self._tell(overview, epoch, say)
-                values["alarms"] = overview.alarms  # missing digits and collapse, in words
+                values["alarms"] = overview.alarms  # missing classes and collapse, in words
         for name in ("fcd", "recognisable", "density", "coverage"):
             values[f"{name}_floor"] = round(getattr(floor, name).value, 6)  # the same of as many real images
         values["eval_s"] = round(time.perf_counter() - start, 3)  # seconds that the evaluation took

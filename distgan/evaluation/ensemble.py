@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
@@ -26,7 +27,7 @@ from distgan.utils.paths import user_path
 FORMAT = 1
 RECORD = "judges.json"
 SHIPPED = Path(__file__).resolve().parent / "weights"
-_MAX_BYTES = 2**20
+_MAX_BYTES = 2**24
 SURE = 0.9  # the confidence from which on an image counts as recognisable
 
 
@@ -35,7 +36,7 @@ class _Strict(BaseModel):
 
 
 class JudgeRecord(_Strict):
-    """`matrix` counts true x read on the real test images."""
+    """`matrix` counts true x read on the real test images, (K, K)."""
 
     name: str
     sha256: str
@@ -44,7 +45,7 @@ class JudgeRecord(_Strict):
 
     @property
     def num_right(self) -> int:
-        return sum(self.matrix[digit][digit] for digit in range(10))
+        return sum(row[label] for label, row in enumerate(self.matrix))
 
 
 class Recipe(_Strict):
@@ -64,20 +65,21 @@ class EnsembleRecord(_Strict):
 
     format: int
     data: str
+    images: ImageSpec = MNIST_SPEC  # that the judges are built for; older versions have no other
     recipe: Recipe
     judges: list[JudgeRecord]
 
 
 class Reading(NamedTuple):
-    """Outputs for N images: probabilities (N, 10), digits by each judge (N, J), the first one's features (N, F)."""
+    """Outputs for N images: probabilities (N, K), classes by each judge (N, J), the first one's features (N, F)."""
 
     probabilities: Tensor
     votes: Tensor
     features: Tensor
 
     @property
-    def digits(self) -> Tensor:
-        """Digit that the ensemble reads, (N,)."""
+    def classes(self) -> Tensor:
+        """Class that the ensemble reads, (N,)."""
         return self.probabilities.argmax(1)
 
     @property
@@ -97,32 +99,48 @@ class ClassifierEnsemble(NamedTuple):
     notice: str | None
 
     def read(self, images: Tensor) -> Reading:
-        """Return the outputs for (N, 28, 28) uint8, on the CPU."""
+        """Return the outputs for uint8 (N, H, W) or (N, 3, H, W), on the CPU."""
         outputs = [classify(judge, images) for judge in self.judges]
         probabilities = torch.stack([own for own, _ in outputs], 1)
         return Reading(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
 
 
 def cache_folder(data: str) -> Path:
-    """Return the folder where `distgan judge train` puts judges of that data."""
+    """Return the folder of the judges of that data, by `RealImages.judges_name`."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return user_path(base) / "distgan" / "judges" / data
 
 
-def load_ensemble(data: str, device: torch.device, folder: str | None = None) -> ClassifierEnsemble:
+def load_ensemble(
+    data: str, device: torch.device, folder: str | None = None, images: ImageSpec = MNIST_SPEC
+) -> ClassifierEnsemble:
     """Load the judges of that data: from `folder` if given, the package, or the cache.
 
-    Raises UserError where there are none, and for weights that are not those of their record.
+    Raises UserError where there are none, for judges of other images than `images`, and for weights that are not
+    those of their record.
     """
-    where, notice = _find(data, folder)
+    where, notice = find_judges(data, folder)
+    if where is None:
+        raise UserError(
+            f"judges of {data}: none in {cache_folder(data)}. Expected: distgan judge train --data {data}, or a "
+            "folder given by distgan eval --judges",
+            code="no-judges",
+        )
     record = read_record(where)
+    if record.images != images:
+        own, others = record.images.describe(), images.describe()
+        differing = "" if own != others else ", of other names"
+        raise UserError(
+            f"{where}: judges of other images ({own}{differing}). Expected: {others}", code="images-do-not-fit"
+        )
     if folder is not None and record.data != data:
         notice = f"the judges were trained on {record.data[:40]!r}, not on {data}"
-    judges = [_load(where / f"{each.name}.safetensors", each).to(device) for each in record.judges]
+    judges = [_load(where / f"{each.name}.safetensors", each, images).to(device) for each in record.judges]
     return ClassifierEnsemble(judges, record, notice)
 
 
-def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
+def find_judges(data: str, folder: str | None = None) -> tuple[Path | None, str | None]:
+    """Return the folder of the judges of that data, None where there are none, and a notice about them."""
     if folder is not None:
         return user_path(folder, "--judges"), None
     if data == "mnist":
@@ -131,11 +149,7 @@ def _find(data: str, folder: str | None) -> tuple[Path, str | None]:
         return cache_folder(data), None
     if data in DATASETS and DATASETS[data].has_mnist_digits:  # reports say that MNIST's judges read them
         return SHIPPED, f"the judges were trained on MNIST, not on {data}"
-    raise UserError(
-        f"judges of {data}: none in {cache_folder(data)}. Expected: distgan judge train --data {data}, or a folder "
-        "given by distgan eval --judges",
-        code="no-judges",
-    )
+    return None, None
 
 
 def read_record(folder: Path) -> EnsembleRecord:
@@ -148,12 +162,15 @@ def read_record(folder: Path) -> EnsembleRecord:
             f"{path}: unknown judges ({', '.join(names)}). Expected: {', '.join(NETWORKS)}", code="damaged-file"
         )
     for judge in record.judges:
-        if [len(row) for row in judge.matrix] != [10] * 10 or min(map(min, judge.matrix)) < 0:
-            raise UserError(f"{path}: the matrix of {judge.name} is not a table of 10 x 10 counts", code="damaged-file")
+        num = record.images.num_classes
+        if [len(row) for row in judge.matrix] != [num] * num or min(map(min, judge.matrix)) < 0:
+            raise UserError(
+                f"{path}: the matrix of {judge.name} is not a table of {num} x {num} counts", code="damaged-file"
+            )
     return record
 
 
-def _load(path: Path, record: JudgeRecord) -> Judge:
+def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
     data = read_within(path, _MAX_BYTES)
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
         raise UserError(
@@ -163,7 +180,7 @@ def _load(path: Path, record: JudgeRecord) -> Judge:
             code="checksum-mismatch",
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training continues with
-        judge = NETWORKS[record.name]()
+        judge = NETWORKS[record.name](images)
     where = f"{path}: holds no weights of the judge {record.name}"
     try:
         tensors = load(data)
@@ -181,11 +198,11 @@ T = TypeVar("T")
 
 
 def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
-    """Return the outputs of the ensemble for (N, 28, 28) uint8, on all ranks. All ranks call it."""
+    """Return the outputs of the ensemble for uint8 (N, H, W) or (N, 3, H, W), on all ranks. All ranks call it."""
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         part = images[chunk * CHUNK : (chunk + 1) * CHUNK]
-        return ensemble.read(torch.cat([part, part[:1].expand(CHUNK - len(part), -1, -1)]))
+        return ensemble.read(torch.cat([part, part[:1].expand(CHUNK - len(part), *part.shape[1:])]))
 
     return Reading(*_run_chunks(len(images), runtime, work))
 
@@ -193,24 +210,27 @@ def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) 
 def draw_and_read(
     generator: nn.Module, ensemble: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
 ) -> tuple[Tensor, Reading]:
-    """Draw `num` images (N, 28, 28) uint8 and classify them, on all ranks. All ranks call it.
+    """Draw `num` images, uint8 (N, H, W) or (N, 3, H, W), and classify them, on all ranks. All ranks call it.
 
-    Image i depends on `seed` and i alone, with the label i % 10: it is the one of `distgan sample`.
+    Image i depends on `seed` and i alone, with the label i % K: it is the one of `distgan sample`.
     """
+    num_classes = ensemble.record.images.num_classes
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         z = chunk_z(chunk, generator.latent_shape, seed)  # type: ignore[arg-type]  # Module's have no types
-        labels = labels_for(generator, z, requested_digits(CHUNK, CHUNK * chunk))
+        labels = labels_for(generator, z, requested_classes(CHUNK, num_classes, CHUNK * chunk))
         images = torch.from_numpy(generate(generator, z, labels))
+        if images.ndim == 4:
+            images = images.movedim(-1, 1)
         return images, *ensemble.read(images)
 
     images, *reading = _run_chunks(num, runtime, work)
     return images, Reading(*reading)
 
 
-def requested_digits(num: int, start: int = 0) -> Tensor:
+def requested_classes(num: int, num_classes: int, start: int = 0) -> Tensor:
     """Return the labels of drawn images from number `start` on, (num,)."""
-    return torch.arange(start, start + num) % 10
+    return torch.arange(start, start + num) % num_classes
 
 
 def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:

@@ -10,21 +10,23 @@ from torch import Tensor
 
 from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
-from distgan.data.base import Dataset, load_dataset, load_splits
+from distgan.data.base import load_dataset
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.evaluation import measure
-from distgan.evaluation.classifiers import classify, train_classifier
-from distgan.evaluation.ensemble import draw_and_read, load_ensemble, read_images, requested_digits, run_jobs
-from distgan.evaluation.inputs import FILE, data_config, load_input, out_folder, source_of
+from distgan.evaluation.classifiers import classify, enough_epochs, train_classifier
+from distgan.evaluation.ensemble import draw_and_read, read_images, requested_classes, run_jobs
+from distgan.evaluation.inputs import FILE, EvalInput, data_config, load_input, out_folder, read_input_images, source_of
 from distgan.evaluation.pictures import save_pictures
-from distgan.evaluation.reference import Reference, build_reference, check_enough_images
+from distgan.evaluation.real_images import RealImages, load_real_images
+from distgan.evaluation.reference import build_reference, check_enough_images
 from distgan.evaluation.schema import Estimate, Quality
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion
+from distgan.evaluation.train_judges import judges_of
 from distgan.utils.files import make_folder, write_atomic
 
 # GAN-train: the fresh classifier, and how long it learns.
-_GAN_TRAIN, _GAN_TRAIN_EPOCHS = "wide", 2
+_GAN_TRAIN, _GAN_TRAIN_EPOCHS, _GAN_TRAIN_STEPS = "wide", 2, 156
 
 
 def start_runtime(config: EvalConfig) -> AbstractContextManager[Runtime]:
@@ -46,25 +48,29 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     seconds: dict[str, float] = {}
     with _timed(seconds, "start"):
         eval_input = runtime.run_on_all_ranks(lambda: load_input(where, config))
-        n = config.num if eval_input.images is None else len(eval_input.images)
+        data = data_config(eval_input, config)
+        real, changed = runtime.run_on_all_ranks(
+            lambda: _real(data, eval_input, may_download=runtime.is_local_main), local_main_first=True
+        )
+        runtime.check_same_on_ranks("real data's fingerprint", real.test.fingerprint)
+        eval_input = runtime.run_on_all_ranks(lambda: read_input_images(eval_input, config, real))
+        n = _num_images(eval_input, config, real)
         folder = runtime.run_on_rank0(lambda: out_folder(where, config, n))
         if eval_input.unused and runtime.is_main:
             names = ", ".join(eval_input.unused)[:200]
             print_line(f"warning: {where}: not used: {names}. Expected: images, labels, notice", error=True)
-        data = data_config(eval_input, config)
-        train, test = runtime.run_on_all_ranks(
-            lambda: _real(data, may_download=runtime.is_local_main), local_main_first=True
-        )
-        runtime.check_same_on_ranks("real data's fingerprint", test.fingerprint)
-        ensemble = runtime.run_on_all_ranks(lambda: load_ensemble(train.name, runtime.device, config.judges))
-        check_enough_images(n, "--num" if n == config.num else f"{where}: images")
-        source = source_of(where, eval_input, config, train, test, ensemble)
-    labels = (
-        requested_digits(n) if eval_input.generator is not None and eval_input.is_conditional else eval_input.labels
-    )
-    runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
+        runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
+        ensemble = judges_of(real, data, runtime, config.judges)
+        source = source_of(where, eval_input, config, real, ensemble)
+        notices = [*eval_input.notices, *filter(None, (ensemble.notice, changed))]
+        if eval_input.images is None and n < config.num and runtime.is_main:
+            print_line(
+                f"--num {config.num:,}: {n:,} images, as many as there are real ones to compare with", error=True
+            )
+    is_drawn, num_classes = eval_input.generator is not None, real.spec.num_classes
+    labels = requested_classes(n, num_classes) if is_drawn and eval_input.is_conditional else eval_input.labels
     with _timed(seconds, "real_images"):
-        reference = build_reference(ensemble, train, test, n, labels, runtime)
+        reference = build_reference(ensemble, real, n, labels, runtime)
     with _timed(seconds, "images"):
         if eval_input.generator is not None:
             generator = eval_input.generator.to(runtime.device)
@@ -74,19 +80,22 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
             images, reading = eval_input.images, read_images(ensemble, eval_input.images, runtime)
     with _timed(seconds, "numbers"):
         overview = measure.measure_overview(reading, labels, reference)
-        digits = measure.measure_digits(reading, labels, overview, reference)
-        closest = measure.measure_copies(images, reading.digits if labels is None else labels, reference)
+        classes = measure.measure_classes(reading, labels, overview, reference)
+        closest = measure.measure_copies(images, reading.classes if labels is None else labels, real)
     gan_train, gan_train_real = None, None
     if labels is not None and config.gan_train:
         with _timed(seconds, "gan_train"):
-            gan_train, gan_train_real = _gan_train(images, labels, reference, runtime)
+            gan_train, gan_train_real = _gan_train(images, labels, real, runtime)
     assert overview.sample.fcd is not None
     assert reference.floor.fcd is not None
     quality = Quality(
         n=n,
         agreement=overview.agreement,
-        per_digit=digits,
+        per_digit=classes,
         shares=overview.shares,
+        class_names=real.spec.class_names,
+        class_noun=real.class_noun,
+        expected_shares=reference.shares.tolist(),
         kl=overview.kl,
         recognisable=overview.sample.recognisable,
         fcd=overview.sample.fcd,
@@ -97,13 +106,13 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         gan_train=gan_train,
         gan_train_real=gan_train_real,
         copies=closest.copies,
-        matrix=None if labels is None else confusion_matrix(reading.digits, labels).tolist(),
+        matrix=None if labels is None else confusion_matrix(reading.classes, labels, num_classes).tolist(),
         jury_matrix=reference.matrix.tolist(),
         confusions=[] if labels is None else measure.measure_confusions(reading, labels, reference),
         ambiguities=measure.measure_ambiguities(reading),
         judges=measure.measure_judges(reading, labels, reference),
         alarms=overview.alarms,
-        notices=eval_input.notices + ([ensemble.notice] if ensemble.notice else []),
+        notices=notices,
         source=source,
         seconds=seconds,
     )
@@ -112,7 +121,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         write_atomic(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
         pictures = WriteErrorPolicy(stops=False)
         pictures.illustrate(
-            lambda: save_pictures(folder, quality, images, reading, labels, closest, train.images),
+            lambda: save_pictures(folder, quality, images, reading, labels, closest, real.trained_on.images),
             f"a picture in {folder} is",
         )
         for warning in pictures.warnings():
@@ -122,20 +131,35 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     return quality, folder
 
 
-def _real(config: DataConfig, *, may_download: bool) -> tuple[Dataset, Dataset]:
+def _num_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> int:
+    """Return how many images are judged: of a generator at most as many as there are real ones to compare with."""
+    if eval_input.images is not None:
+        check_enough_images(len(eval_input.images), f"{eval_input.what}: images")
+        return len(eval_input.images)
+    check_enough_images(config.num)
+    return min(config.num, len(real.train.images))
+
+
+def _real(config: DataConfig, eval_input: EvalInput, *, may_download: bool) -> tuple[RealImages, str]:
+    """Return the real images, and a notice if they are not those that the network was trained on, though so named."""
     try:
-        return load_splits(load_dataset(config, may_download=may_download), config, may_download=may_download)
+        data = load_dataset(config, may_download=may_download)
+        trained = eval_input.loaded.config.data if eval_input.loaded else None
+        is_other = trained and trained.name == config.name and trained.fingerprint not in (None, data.fingerprint)
+        changed = f"the images in {config.name} have changed since the training" if is_other else ""
+        return load_real_images(data, config, may_download=may_download), changed
     except UserError as error:  # without the advice for a training
         raise UserError(str(error).removesuffix(", or --data digits"), code=error.code) from error
 
 
-def _gan_train(images: Tensor, labels: Tensor, reference: Reference, runtime: Runtime) -> list[Estimate]:
+def _gan_train(images: Tensor, labels: Tensor, real: RealImages, runtime: Runtime) -> list[Estimate]:
     """Return GAN-train (Shmelkov et al. 2018), and the same with as many real images."""
-    train, test = reference.train, reference.test
+    train, test = real.train, real.test
+    epochs = enough_epochs(len(images), _GAN_TRAIN_EPOCHS, _GAN_TRAIN_STEPS)
     chosen = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(2))[: len(images)]
 
     def accuracy(images: Tensor, labels: Tensor) -> Estimate:
-        network = train_classifier(_GAN_TRAIN, images, labels, epochs=_GAN_TRAIN_EPOCHS, seed=0, device=runtime.device)
+        network = train_classifier(_GAN_TRAIN, real.spec, images, labels, epochs=epochs, seed=0, device=runtime.device)
         read = classify(network, test.images)[0].argmax(1)
         return estimate_proportion(int((read == test.labels).sum()), len(read))
 

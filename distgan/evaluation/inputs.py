@@ -16,11 +16,11 @@ from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import rules
 from distgan.config.flags import flags_of
 from distgan.config.schema import DataConfig
-from distgan.data.base import Dataset
 from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError, print_line, printable
 from distgan.evaluation.ensemble import ClassifierEnsemble
-from distgan.evaluation.npz import read_npz
+from distgan.evaluation.npz import check_is_file, read_npz
+from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.schema import Source
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import is_ignorable, read_environment, read_json
@@ -31,7 +31,7 @@ _MAX_RESULT = 2**24
 
 
 class EvalInput(NamedTuple):
-    """Evaluation input: a generator, or images (N, 28, 28) uint8; `unused` names the arrays that are ignored."""
+    """Evaluation input: a generator, or images as a `Dataset` has them; `unused` names the arrays that are ignored."""
 
     what: str
     sha256: str
@@ -45,12 +45,14 @@ class EvalInput(NamedTuple):
 
 
 def load_input(where: str, config: EvalConfig) -> EvalInput:
-    """Load the input of an evaluation from a run, weights, a checkpoint or an `.npz`. Raises UserError."""
+    """Load a generator from a run, weights or a checkpoint; of an `.npz` `read_input_images` reads the images.
+
+    Raises UserError.
+    """
     path = user_path(where)
     if path.suffix == ".npz":
-        images, labels, notices, unused = read_npz(path, config.num, config.pixel_range)
-        is_conditional = labels is not None
-        return EvalInput(where, _sha256(path), is_conditional, notices, images=images, labels=labels, unused=unused)
+        check_is_file(path)
+        return EvalInput(where, _sha256(path), False, [])
     if config.pixel_range is not None:
         raise UserError(
             f"--range: {where} is not an .npz ({config.pixel_range}). Expected: only with the images of an .npz",
@@ -64,6 +66,28 @@ def load_input(where: str, config: EvalConfig) -> EvalInput:
     return EvalInput(where, digest, loaded.config.model.is_conditional, notices, loaded.generator, loaded)
 
 
+def read_input_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> EvalInput:
+    """Return the input with the images of an `.npz`, which have the form and classes of the real ones.
+
+    A generator must draw such images. Raises UserError.
+    """
+    if eval_input.loaded is None:
+        path = user_path(eval_input.what)
+        images, labels, notices, unused = read_npz(path, config.num, config.pixel_range, real.spec)
+        return eval_input._replace(
+            is_conditional=labels is not None, notices=notices, images=images, labels=labels, unused=unused
+        )
+    drawn, spec = eval_input.loaded.config.model.images, real.spec
+    same_shape = (drawn.channels, drawn.height, drawn.width) == (spec.channels, spec.height, spec.width)
+    if not same_shape or (eval_input.is_conditional and drawn.class_names != spec.class_names):
+        raise UserError(
+            f"{real.train.source}: images of {spec.describe()}. Expected: those that {eval_input.what} draws, "
+            f"{drawn.describe()}" + (", of the same names" if same_shape else ""),
+            code="images-do-not-fit",
+        )
+    return eval_input
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -72,8 +96,18 @@ def _sha256(path: Path) -> str:
 def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
     """Return the settings of the real data to compare with."""
     trained = eval_input.loaded.config.data if eval_input.loaded else DataConfig()
-    changes = {"name": config.data or trained.name, "download": config.download}
-    return trained.model_copy(update=changes | ({"dir": config.reference} if config.reference else {}))
+    named = {
+        "name": config.data,
+        "dir": config.reference,
+        "test": config.test,
+        "image_size": config.image_size,
+        "channels": config.channels,
+        "background": config.background,
+        "cache_dir": config.cache_dir,
+    }
+    changes = {key: value for key, value in named.items() if value is not None}
+    skips = trained.skip_broken or config.skip_broken
+    return trained.model_copy(update=changes | {"download": config.download, "skip_broken": skips})
 
 
 def out_folder(where: str, config: EvalConfig, num: int) -> Path:
@@ -166,10 +200,11 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
 
 
 def source_of(
-    where: str, eval_input: EvalInput, config: EvalConfig, train: Dataset, test: Dataset, ensemble: ClassifierEnsemble
+    where: str, eval_input: EvalInput, config: EvalConfig, real: RealImages, ensemble: ClassifierEnsemble
 ) -> Source:
     """Return the record of an evaluation's input, real data, judges and command."""
-    loaded = eval_input.loaded
+    loaded, test = eval_input.loaded, real.test
+    kind = "training" if real.is_test_seen else "test"
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:
         recorded, batch, epoch = _environment(loaded).get("data"), loaded.config.data.batch_size, None
@@ -179,7 +214,7 @@ def source_of(
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.is_ema, "seed": config.seed}
     # Those that shape the numbers.
-    shaping = [flag for flag in flags_of(EvalConfig) if rules(flag.field).on_resume == "confirm"]
+    shaping = [flag for flag in flags_of(EvalConfig) if rules(flag.field).on_resume != "free"]
     values = {flag.name: getattr(config, flag.path[0]) for flag in shaping}
     flags = [
         f"{name} {shlex.quote(str(value))}"
@@ -191,8 +226,10 @@ def source_of(
         "what": where,
         "path": os.path.abspath(user_path(where)),
         "sha256": eval_input.sha256,
-        "data": train.name,
-        "reference": f"{len(test.images):,} test images of {test.name}, {test.source}, fingerprint {test.fingerprint}",
+        "data": real.train.name if real.train.path is None else real.train.path,
+        "reference": f"{len(test.images):,} {kind} images of {test.name}, {test.source}, fingerprint "
+        f"{test.fingerprint}",
+        "is_test_seen": real.is_test_seen,
         "judged_by": f"{ensemble.record.data}, fingerprint {ensemble.record.recipe.train}",
         "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
     }

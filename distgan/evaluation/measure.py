@@ -1,6 +1,5 @@
 """The numbers of a set of images: what an evaluation finds, and the smaller set of them that training keeps."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,50 +7,62 @@ import torch
 from torch import Tensor
 
 from distgan.evaluation.ensemble import SURE, Reading
+from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.reference import Reference, measure_coverage, measure_sample
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
-from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_from_uniform, nearest
+from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_divergence, nearest
 
-# Of a digit that is made well: at least this share of its label reads as it, is recognisable, and (of what as many
+# Of a class that is made well: at least this share of its label reads as it, is recognisable, and (of what as many
 # real ones cover) is covered. Agreement alone would praise one typical image, a hundred times over.
 WELL_READ, WELL_COVERED = 0.95, 0.5
-# Without labels a digit has to turn up as often as this; a tenth of the images is expected.
-LEAST_SHARE, MOST_SHARE = 0.07, 0.13
+# Without labels a class has to turn up as often as this, relative to its share of the real images.
+LEAST_SHARE, MOST_SHARE = 0.7, 1.3
 # Missing: no more than a tenth of its due, and not for want of images: its interval ends below what is made well.
 MISSING = 0.1
 # The sample has collapsed where it covers no more than a tenth of what real images cover.
 COLLAPSED = 0.1
 
 
-def verdict_of(agreement: Estimate | None, share: Estimate, sample: Sample | None, real: Sample) -> tuple[Verdict, str]:
-    """Return the verdict on one digit and the reason; by `agreement` with labels, by its `share` without."""
+def verdict_of(
+    agreement: Estimate | None,
+    share: Estimate,
+    sample: Sample | None,
+    real: Sample,
+    *,
+    expected: float,
+    well_read: float = WELL_READ,
+) -> tuple[Verdict, str]:
+    """Return the verdict on one class and the reason; by `agreement` with labels, by its `share` without.
+
+    `expected`: its share of the real images. `well_read`: the least agreement of a class that is made well.
+    """
     if _is_unasked(agreement):
         return "not asked for", "no image was asked to be it"
-    if is_missing(agreement, share) or sample is None:
+    if is_missing(agreement, share, expected) or sample is None:
         return "missing", _how_few(agreement, share)
     faults: list[str] = []
     praise: list[str] = []
     if agreement is not None:
-        (praise if agreement.high >= WELL_READ else faults).append(f"{agreement.value:.1%} read as asked")
+        (praise if agreement.high >= well_read else faults).append(f"{agreement.value:.1%} read as asked")
     else:
         (praise if sample.recognisable.high >= WELL_READ * real.recognisable.value else faults).append(
             f"{sample.recognisable.value:.1%} recognisable (real {real.recognisable.value:.1%})"
         )
-        if share.high < LEAST_SHARE:
-            faults.append(f"too rare, {share.value:.1%} of all")
-        elif share.low > MOST_SHARE:
-            faults.append(f"too frequent, {share.value:.1%} of all")
+        if share.high < LEAST_SHARE * expected:
+            faults.append(f"too rare, {share.value:.1%} of all (real {expected:.1%})")
+        elif share.low > MOST_SHARE * expected:
+            faults.append(f"too frequent, {share.value:.1%} of all (real {expected:.1%})")
     if sample.coverage.high < WELL_COVERED * real.coverage.value:
         kinds = "few kinds of it" if sample.coverage.value < real.coverage.value / 4 else "not all kinds of it"
         faults.append(f"{kinds}, coverage {sample.coverage.value:.2f} (real {real.coverage.value:.2f})")
     return ("made poorly", "; ".join(faults)) if faults else ("made well", "; ".join(praise))
 
 
-def is_missing(agreement: Estimate | None, share: Estimate) -> bool:
-    """True if the digit is requested and not drawn, or without labels does not turn up."""
+def is_missing(agreement: Estimate | None, share: Estimate, expected: float) -> bool:
+    """True if the class is requested and not drawn, or without labels does not turn up."""
     if agreement is not None:
         return agreement.value <= MISSING and agreement.high < WELL_READ and not _is_unasked(agreement)
-    return share.value <= MISSING / 10 and share.high < LEAST_SHARE
+    return share.value <= MISSING * expected and share.high < LEAST_SHARE * expected
 
 
 def _is_unasked(agreement: Estimate | None) -> bool:
@@ -59,18 +70,9 @@ def _is_unasked(agreement: Estimate | None) -> bool:
     return agreement is not None and (agreement.low, agreement.high) == (0.0, 1.0)
 
 
-def find_alarms(
-    missing: Sequence[int],
-    agreements: Sequence[Estimate] | None,
-    shares: Sequence[Estimate],
-    coverage: Estimate,
-    real_coverage: Estimate,
-) -> list[str]:
-    """Return alarms for whoever trains: missing digits, a collapse."""
-    alarms = [
-        f"digit {digit} is missing: {_how_few(agreements[digit] if agreements else None, shares[digit])}"
-        for digit in missing
-    ]
+def find_alarms(missing: dict[str, str], coverage: Estimate, real_coverage: Estimate) -> list[str]:
+    """Return alarms for whoever trains: `missing` classes, each with how few there are, and a collapse."""
+    alarms = [f"{name} is missing: {why}" for name, why in missing.items()]
     if coverage.high <= COLLAPSED * real_coverage.value:
         alarms.append(
             f"collapse: the samples cover {coverage.value:.1%} of the real images, as many real ones "
@@ -92,7 +94,7 @@ _SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
 
 
 class Overview(NamedTuple):
-    """Numbers of a sample; `agreement` of all and `agreements` per digit only with labels."""
+    """Numbers of a sample; `agreement` of all and `agreements` per class only with labels."""
 
     n: int
     sample: Sample
@@ -106,28 +108,38 @@ class Overview(NamedTuple):
 
 def measure_overview(reading: Reading, labels: Tensor | None, reference: Reference) -> Overview:
     """Measure N images with requested `labels` (N,), or without labels."""
-    read, n = reading.digits, len(reading.digits)
-    counts = torch.bincount(read, minlength=10)
+    read, n, num_classes = reading.classes, len(reading.classes), len(reference.classes)
+    counts = torch.bincount(read, minlength=num_classes)
     shares = [estimate_proportion(int(count), n) for count in counts]
     agreement, agreements = None, None
     if labels is not None:
         is_right = read == labels
         agreement = estimate_proportion(int(is_right.sum()), n)
         agreements = [
-            estimate_proportion(int(is_right[labels == d].sum()), int((labels == d).sum())) for d in range(10)
+            estimate_proportion(int(is_right[labels == label].sum()), int((labels == label).sum()))
+            for label in range(num_classes)
         ]
-    sample = measure_sample(reading, reference.real, reference.num_draws)
+    sample = measure_sample(reading, reference.test, reference.num_draws)
     assert sample is not None
-    missing = [d for d in range(10) if is_missing(agreements[d] if agreements else None, shares[d])]
-    alarms = find_alarms(missing, agreements, shares, sample.coverage, reference.floor.coverage)
-    kl = kl_from_uniform(counts.numpy())
+    missing = [
+        label
+        for label, expected in enumerate(reference.shares)
+        if is_missing(agreements[label] if agreements else None, shares[label], expected)
+    ]
+    noun, names = reference.images.class_noun, reference.images.spec.class_names
+    reasons = {
+        f"{noun} {names[label]}": _how_few(agreements[label] if agreements else None, shares[label])
+        for label in missing
+    }
+    alarms = find_alarms(reasons, sample.coverage, reference.floor.coverage)
+    kl = kl_divergence(counts.numpy(), reference.shares)
     return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
 
 
 def measure_coverages(reading: Reading, labels: Tensor | None, reference: Reference) -> list[Estimate]:
-    """Return per digit the coverage of its real images, by the images of that label or, without labels, read as it."""
-    owners = reading.digits if labels is None else labels
-    return [measure_coverage(real, reading.features[owners == d]) for d, real in enumerate(reference.digits)]
+    """Return per class the coverage of its real images, by the images of that label or, without labels, read as it."""
+    owners = reading.classes if labels is None else labels
+    return [measure_coverage(real, reading.features[owners == label]) for label, real in enumerate(reference.classes)]
 
 
 def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
@@ -143,41 +155,45 @@ def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
             }
     each = overview.agreements or overview.shares
     return values | {
-        f"{prefix}_digits": [round(number.value, 6) for number in each],  # agreement (GAN: share) of each digit
-        f"{prefix}_missing": overview.missing,  # digits that are missing
+        f"{prefix}_digits": [round(number.value, 6) for number in each],  # agreement (GAN: share) of each class
+        f"{prefix}_missing": overview.missing,  # classes that are missing
     }
 
 
-def measure_digits(reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference) -> list[Digit]:
-    """Measure per digit the images of that label or, without labels, those read as it."""
-    digits, owners = [], reading.digits if labels is None else labels
-    for digit in range(10):
-        own = owners == digit
-        sample = measure_sample(reading.of(own), reference.digits[digit], reference.num_draws)
-        real = reference.digit_floors[digit]
-        agreement = overview.agreements[digit] if overview.agreements else None
-        verdict, why = verdict_of(agreement, overview.shares[digit], sample, real)
-        row = reference.matrix[digit]
-        digits.append(
+def measure_classes(reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference) -> list[Digit]:
+    """Measure per class the images of that label or, without labels, those read as it."""
+    classes, owners = [], reading.classes if labels is None else labels
+    for label, expected in enumerate(reference.shares):
+        own = owners == label
+        sample = measure_sample(reading.of(own), reference.classes[label], reference.num_draws)
+        real, share = reference.class_floors[label], overview.shares[label]
+        agreement = overview.agreements[label] if overview.agreements else None
+        row = reference.matrix[label]
+        jury = estimate_proportion(int(row[label]), int(row.sum()))
+        verdict, why = verdict_of(
+            agreement, share, sample, real, expected=expected, well_read=min(WELL_READ, jury.value)
+        )
+        classes.append(
             Digit(
-                digit=digit,
+                digit=label,
                 n=int(own.sum()),
                 agreement=agreement,
-                share=overview.shares[digit],
+                share=share,
                 sample=sample,
                 real=real,
-                jury=estimate_proportion(int(row[digit]), int(row.sum())),
+                jury=jury,
                 verdict=verdict,
                 why=why,
             )
         )
-    return digits
+    return classes
 
 
 def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -> list[Confusion]:
     """Return confusions of the images beyond the judges' own errors, the most frequent first."""
-    matrix = confusion_matrix(reading.digits, labels)
-    by_judge = [confusion_matrix(votes, labels) for votes in reading.votes.unbind(1)]
+    num_classes = len(reference.classes)
+    matrix = confusion_matrix(reading.classes, labels, num_classes)
+    by_judge = [confusion_matrix(votes, labels, num_classes) for votes in reading.votes.unbind(1)]
 
     def exceeds(counts: Tensor, own: Tensor, label: int, read: int) -> tuple[bool, Estimate, Estimate]:
         here = estimate_proportion(int(counts[label, read]), int(counts[label].sum()))
@@ -196,14 +212,14 @@ def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -
 
 
 def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
-    """Return the pairs of digits with the most images that the ensemble is unsure of."""
-    unsure = reading.probabilities[reading.confidence <= SURE]
+    """Return the pairs of classes with the most images that the ensemble is unsure of."""
+    unsure, num_classes = reading.probabilities[reading.confidence <= SURE], reading.probabilities.shape[1]
     pairs = unsure.topk(2, dim=1).indices.sort(dim=1).values
-    counts = torch.bincount(pairs[:, 0] * 10 + pairs[:, 1], minlength=100)
+    counts = torch.bincount(pairs[:, 0] * num_classes + pairs[:, 1], minlength=num_classes**2)
     order = counts.argsort(descending=True, stable=True)[:_NUM_AMBIGUITIES].tolist()
     n = len(reading.confidence)
     return [
-        Ambiguity(first=pair // 10, second=pair % 10, share=estimate_proportion(int(counts[pair]), n))
+        Ambiguity(first=pair // num_classes, second=pair % num_classes, share=estimate_proportion(int(counts[pair]), n))
         for pair in order
         if counts[pair]
     ]
@@ -226,7 +242,7 @@ def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference
 
 
 class Closest(NamedTuple):
-    """Nearest training image of its digit per image: distance in greys of 255 per pixel, and index, both (N,).
+    """Nearest training image of its class per image: distance in greys of 255 per pixel, and index, both (N,).
 
     `copies` is the share of images nearer to one than 99 % of the real images that were not trained on.
     """
@@ -236,15 +252,14 @@ class Closest(NamedTuple):
     copies: Estimate
 
 
-def measure_copies(images: Tensor, digits: Tensor, reference: Reference) -> Closest:
-    """Return the nearest training images of (N, 28, 28) uint8 with labels `digits` (N,)."""
+def measure_copies(images: Tensor, classes: Tensor, real: RealImages) -> Closest:
+    """Return the nearest training images of uint8 (N, H, W) or (N, 3, H, W) with labels `classes` (N,)."""
     greys, which = torch.zeros(len(images)), torch.zeros(len(images), dtype=torch.long)
     is_near = torch.zeros(len(images), dtype=torch.bool)
-    for digit in digits.unique().tolist():
-        own, rows = digits == digit, (reference.train.labels == digit).nonzero().squeeze(1)
-        trained = reference.train.images[rows]
-        found = nearest(images[own], trained)
-        unseen = nearest(reference.test.images[reference.test.labels == digit], trained)
-        greys[own], which[own] = found.greys, rows[found.which]
-        is_near[own] = found.greys < float(np.quantile(unseen.greys.numpy(), 0.01))
+    for label in classes.unique().tolist():
+        own, rows = classes == label, (real.trained_on.labels == label).nonzero().squeeze(1)
+        closest = nearest(images[own], real.trained_on.images[rows])
+        unseen = nearest(real.test.images[real.test.labels == label], real.train.images[real.train.labels == label])
+        greys[own], which[own] = closest.greys, rows[closest.which]
+        is_near[own] = closest.greys < float(np.quantile(unseen.greys.numpy(), 0.01))
     return Closest(greys, which, estimate_proportion(int(is_near.sum()), len(images)))

@@ -1,4 +1,4 @@
-"""Images of any program in an .npz file: read in blocks, and made greys of 0 to 255."""
+"""Images of any program in an .npz file: read in blocks, and made uint8 of 0 to 255."""
 
 import math
 import zipfile
@@ -10,23 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.errors import UserError
 
 _IMAGES, _LABELS = (("images", "arr_0"), ("labels", "arr_1"))  # ours, then those that np.savez gives without names
-_ALLOWED = (
-    "images as uint8 of 0 to 255, or as floats of 0 to 1 or -1 to 1, with the shape (N, 28, 28), (N, 1, 28, 28) or "
-    "(N, 28, 28, 1)"
-)
 _MAX_BYTES, _MAX_NOTICE = 2**33, 2**16
 _BLOCK_BYTES = 2**23  # of an array that is read, and what is converted at once
-_SIZE = 28 * 28
 _RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
 # A range is recognised by all values but for rounding errors; and -1 to 1 by many below 0, not by one that is.
 _SLACK, _MANY = 1e-3, 0.1
 
 
 class Arrays(NamedTuple):
-    """Images (N, 28, 28) uint8, labels (N,) int64 if there are any.
+    """Images as a `Dataset` has them, labels (N,) int64 if there are any.
 
     `notices` is what to say of them with every number, `unused` names what else is in the file.
     """
@@ -56,21 +52,26 @@ class _Member(NamedTuple):
                 yield np.frombuffer(data, self.dtype).reshape(-1, width)
 
 
-def read_npz(path: Path, num: int, pixel_range: str | None = None) -> Arrays:
-    """Return the images of a file, or a fixed random choice of `num` where it has more.
-
-    Raises UserError with one line for whatever is wrong with it. Memory: that of the chosen images, as they lie in
-    the file, and some MiB.
-    """
-    if not path.is_file():  # reading a pipe would block
+def check_is_file(path: Path) -> None:
+    """Raise UserError for a path that is no regular file: reading a pipe would block."""
+    if not path.is_file():
         found = "not a regular file" if path.exists() else "does not exist"
         raise UserError(
             f"{path}: {found}. Expected: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
             code="bad-data" if path.exists() else "not-found",
         )
+
+
+def read_npz(path: Path, num: int, pixel_range: str | None = None, spec: ImageSpec = MNIST_SPEC) -> Arrays:
+    """Return the images of a file, which are of `spec`, or a fixed random choice of `num` where it has more.
+
+    Raises UserError with one line for whatever is wrong with it. Memory: that of the chosen images, as they lie in
+    the file, and some MiB.
+    """
+    check_is_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read(archive, path, num, pixel_range)
+            return _read(archive, path, num, pixel_range, spec)
     except UserError:
         raise
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
@@ -78,7 +79,7 @@ def read_npz(path: Path, num: int, pixel_range: str | None = None) -> Arrays:
         raise UserError(f"{path}: not a readable .npz of numbers ({reason})", code="bad-images") from error
 
 
-def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | None) -> Arrays:
+def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | None, spec: ImageSpec) -> Arrays:
     names = [_printable(name.removesuffix(".npy")) for name in archive.namelist()]
     images, labels, notice = (_member(archive, wanted) for wanted in (_IMAGES, _LABELS, ("notice",)))
     if images is None:
@@ -86,9 +87,9 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
             f"{path}: has no array of images, only {', '.join(names)[:200] or 'nothing'}. Expected: {_IMAGES[0]}",
             code="bad-images",
         )
-    _check_images(images, path)
+    _check_images(images, path, spec)
     num_images = images.shape[0]
-    digits = None if labels is None else _labels(archive, labels, num_images, path)
+    classes = None if labels is None else _labels(archive, labels, num_images, path, spec.num_classes)
     notices = [] if notice is None else [f"trained on {_notice(archive, notice)}"]
     rows = torch.arange(num_images)
     if num_images > num:
@@ -99,14 +100,19 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
             f"--range: the images of {path} are uint8 (signed). Expected: byte, or unit where 1 is white",
             code="setting-not-applicable",
         )
-    name = pixel_range or _range_of(values, path)
-    pixels = _greys(archive, images, rows.numpy(), *_RANGES[name])
+    name = pixel_range or _range_of(values, path, spec)
+    pixels = _pixels(archive, images, rows.numpy(), *_RANGES[name])
     notices += [f"its pixels are {words}"] if (words := _taken_as(values, *_RANGES[name])) else []
     if num_images > num:
         notices.append(f"{num:,} of its {num_images:,} images, a fixed random choice")
     used = {member.name for member in (images, labels, notice) if member}
     unused = [name for name in names if name not in used]
-    return Arrays(torch.from_numpy(pixels), None if digits is None else digits[rows], notices, unused)
+    tensor = torch.from_numpy(pixels)
+    if spec.channels == 1:
+        tensor = tensor.reshape(len(rows), spec.height, spec.width)
+    elif images.shape[1:] != (spec.channels, spec.height, spec.width):
+        tensor = tensor.movedim(-1, 1).contiguous()
+    return Arrays(tensor, None if classes is None else classes[rows], notices, unused)
 
 
 def _member(archive: zipfile.ZipFile, names: tuple[str, ...]) -> _Member | None:
@@ -137,7 +143,8 @@ def _notice(archive: zipfile.ZipFile, member: _Member) -> str:
     return _printable(str(block[0, 0]))[:100]
 
 
-def _labels(archive: zipfile.ZipFile, member: _Member, num_images: int, path: Path) -> Tensor:
+def _labels(archive: zipfile.ZipFile, member: _Member, num_images: int, path: Path, num_classes: int) -> Tensor:
+    last = num_classes - 1
     if member.shape != (num_images,):
         raise UserError(
             f"{path}: its labels have the shape {member.shape}. Expected: ({num_images},), one per image",
@@ -145,12 +152,12 @@ def _labels(archive: zipfile.ZipFile, member: _Member, num_images: int, path: Pa
         )
     if member.dtype.kind not in "iu":
         raise UserError(
-            f"{path}: its labels have the type {member.dtype}. Expected: integers from 0 to 9", code="bad-images"
+            f"{path}: its labels have the type {member.dtype}. Expected: integers from 0 to {last}", code="bad-images"
         )
     labels = np.concatenate(list(member.blocks(archive, 1)))[:, 0]
-    if labels.min() < 0 or labels.max() > 9:
+    if labels.min() < 0 or labels.max() > last:
         raise UserError(
-            f"{path}: its labels are from {labels.min()} to {labels.max()}. Expected: 0 to 9", code="bad-images"
+            f"{path}: its labels are from {labels.min()} to {labels.max()}. Expected: 0 to {last}", code="bad-images"
         )
     return torch.from_numpy(labels.astype(np.int64))
 
@@ -167,24 +174,38 @@ class _Values(NamedTuple):
     negative: float
 
 
-def _check_images(member: _Member, path: Path) -> None:
-    """Raise UserError for what can't be images by its header."""
+def _shapes(spec: ImageSpec) -> list[tuple[int, ...]]:
+    """Return the shapes that one image may have."""
+    sides = (spec.height, spec.width)
+    return [*([sides] if spec.channels == 1 else []), (spec.channels, *sides), (*sides, spec.channels)]
+
+
+def _allowed(spec: ImageSpec) -> str:
+    *shapes, last = (f"(N, {', '.join(map(str, shape))})" for shape in _shapes(spec))
+    return (
+        f"images as uint8 of 0 to 255, or as floats of 0 to 1 or -1 to 1, with the shape {', '.join(shapes)} or {last}"
+    )
+
+
+def _check_images(member: _Member, path: Path, spec: ImageSpec) -> None:
+    """Raise UserError for what can't be images of `spec` by its header."""
     shape = member.shape
-    sides = [size for size in shape[1:] if size != 1] if len(shape) == 4 and 1 in (shape[1], shape[3]) else shape[1:]
-    if len(shape) not in (3, 4) or list(sides) != [28, 28]:
-        raise UserError(f"{path}: its images have the shape {shape}. Expected: {_ALLOWED}", code="bad-images")
+    if shape[1:] not in _shapes(spec):
+        raise UserError(f"{path}: its images have the shape {shape}. Expected: {_allowed(spec)}", code="bad-images")
     if not shape[0]:
-        raise UserError(f"{path}: no images. Expected: {_ALLOWED}", code="bad-images")
+        raise UserError(f"{path}: no images. Expected: {_allowed(spec)}", code="bad-images")
     if member.dtype.newbyteorder("=") not in (np.uint8, np.float16, np.float32, np.float64):
-        raise UserError(f"{path}: its images have the type {member.dtype}. Expected: {_ALLOWED}", code="bad-images")
+        raise UserError(
+            f"{path}: its images have the type {member.dtype}. Expected: {_allowed(spec)}", code="bad-images"
+        )
 
 
 def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
     """Return what the values of all images are. Raises UserError for non-finite pixels."""
-    num = member.shape[0]
+    num, size = member.shape[0], math.prod(member.shape[1:])
     is_bad = np.zeros(num, bool)
     low, high, num_negative, start = math.inf, -math.inf, 0, 0
-    for block in member.blocks(archive, num if member.is_fortran else _SIZE):
+    for block in member.blocks(archive, num if member.is_fortran else size):
         if member.is_fortran:  # a pixel of all images after the other
             is_bad |= ~np.isfinite(block).all(0)
         else:
@@ -196,10 +217,10 @@ def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
         raise UserError(
             f"{path}: {num_bad:,} of {num:,} images have non-finite pixels (NaN or infinite)", code="non-finite-values"
         )
-    return _Values(member.dtype == np.uint8, low, high, num_negative / (num * _SIZE))
+    return _Values(member.dtype == np.uint8, low, high, num_negative / (num * size))
 
 
-def _range_of(values: _Values, path: Path) -> str:
+def _range_of(values: _Values, path: Path, spec: ImageSpec) -> str:
     """Return the name of the range that the values are of. Raises UserError where they fit several or none."""
     is_uint8, low, high, negative = values
     if is_uint8 and high != 1:
@@ -211,7 +232,8 @@ def _range_of(values: _Values, path: Path) -> str:
     found = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_shown(low)} to {_shown(high)}"
     found += f", {negative:.2%} of them below 0" if low < 0 else ""
     raise UserError(
-        f"{path}: its images have {found}. Expected: {_ALLOWED}; or give their range by --range unit, signed or byte",
+        f"{path}: its images have {found}. Expected: {_allowed(spec)}; or give "
+        "their range by --range unit, signed or byte",
         code="bad-images",
     )
 
@@ -232,10 +254,11 @@ def _shown(value: float) -> str:
     return next(text for text in texts if float(text).is_integer() == value.is_integer())
 
 
-def _greys(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: float, end: float) -> np.ndarray:
-    """Return the images of these rows, (n, 28, 28) uint8: `start` is black and `end` is white."""
-    num = member.shape[0]
-    greys = np.empty((len(rows), _SIZE), np.uint8)
+def _pixels(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return the images of these rows, (n, ...) uint8, in the file's shape: `start` is black and `end` is white."""
+    num, shape = member.shape[0], member.shape[1:]
+    size = math.prod(shape)
+    pixels = np.empty((len(rows), size), np.uint8)
     places = np.full(num, -1)
     places[rows] = np.arange(len(rows))
 
@@ -246,12 +269,14 @@ def _greys(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: f
         return (fractions.clip(0, 1) * 255).round().astype(np.uint8)
 
     first = 0
-    for block in member.blocks(archive, num if member.is_fortran else _SIZE):
+    for block in member.blocks(archive, num if member.is_fortran else size):
         here = slice(first, first := first + len(block))
         if member.is_fortran:
-            greys[:, here] = rounded(block[:, rows]).T
+            pixels[:, here] = rounded(block[:, rows]).T
         else:
             is_chosen = places[here] >= 0
-            greys[places[here][is_chosen]] = rounded(block[is_chosen])
-    images = greys.reshape(-1, 28, 28)
-    return images.transpose(0, 2, 1).copy() if member.is_fortran else images  # its first index runs fastest
+            pixels[places[here][is_chosen]] = rounded(block[is_chosen])
+    if not member.is_fortran:
+        return pixels.reshape(-1, *shape)
+    reverse = pixels.reshape(-1, *shape[::-1])  # its first index runs fastest
+    return np.ascontiguousarray(reverse.transpose(0, *range(len(shape), 0, -1)))

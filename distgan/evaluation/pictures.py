@@ -1,6 +1,6 @@
 """Pictures of an evaluation: the matrix, confused pairs, best and worst of each class, nearest real images.
 
-Images are (N, H, W) uint8, or (N, H, W, 3) in colour.
+Images are uint8 as a `Dataset` has them, (N, H, W) or in colour (N, 3, H, W), and drawn as (N, H, W, 3).
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
-from distgan.evaluation.schema import Quality
+from distgan.evaluation.schema import Quality, class_names_of
 from distgan.utils.figures import GAP, INK, PAPER, new_figure, save_png, scale_of, with_text
 from distgan.utils.files import write_atomic
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
 _TEXT_WIDTH = 190
 _MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
+_MOST_ROWS = 100  # classes of a picture with a strip for each
+_MOST_LETTERS = 12  # of a class's name
 
 
 def save_pictures(
@@ -32,17 +34,15 @@ def save_pictures(
     closest: Closest,
     trained: Tensor,
 ) -> list[str]:
-    """Write the pictures that have content to `folder`. Return their names.
-
-    `trained`: the training images as a Dataset has them, (N, H, W) or in colour (N, 3, H, W).
-    """
-    trained = trained if trained.ndim == 3 else trained.movedim(1, -1)
+    """Write the pictures that have content to `folder`. Return their names. `trained`: the training images."""
+    images, trained = (each if each.ndim == 3 else each.movedim(1, -1) for each in (images, trained))
+    names = class_names_of(quality)
     notice = "; ".join(quality.notices) or None
-    owners = reading.digits if labels is None else labels
-    pictures: dict[str, Image.Image] = {"digits.png": _best_and_worst(images, reading, owners, len(quality.shares))}
+    owners = reading.classes if labels is None else labels
+    pictures: dict[str, Image.Image] = {"digits.png": _best_and_worst(images, reading, owners, names)}
     if quality.confusions and labels is not None:
         pictures["confusions.png"] = _confused(quality, images, reading, labels)
-    pictures["neighbours.png"] = _neighbours(images, closest, owners, trained)
+    pictures["neighbours.png"] = _neighbours(images, closest, owners, trained, names)
     _save_matrix(folder / "matrix.png", quality)
     for name, picture in pictures.items():
         shown = with_text(picture, below=notice)
@@ -72,70 +72,82 @@ def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Im
     return picture
 
 
-def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, num_classes: int) -> Image.Image:
-    """Draw per class the images of the highest and the lowest probability of it."""
+def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, names: list[str]) -> Image.Image:
+    """Draw per class, of many the first ones, the images of the highest and the lowest probability of it."""
     rows = []
-    for digit in range(num_classes):
-        own = (owners == digit).nonzero().squeeze(1)
-        order = own[reading.probabilities[own, digit].argsort(descending=True, stable=True)]
+    for label, name in enumerate(names[:_MOST_ROWS]):
+        own = (owners == label).nonzero().squeeze(1)
+        order = own[reading.probabilities[own, label].argsort(descending=True, stable=True)]
         blank = torch.full((_SIDE, *images.shape[1:]), PAPER[0], dtype=torch.uint8)
         best, worst = images[order[:_SIDE]], images[order[-_SIDE:].flip(0)]
         shown = torch.cat([torch.cat([part, blank])[:_SIDE] for part in (best, worst)])
-        rows.append((f"{digit}  ({len(own):,} images)", shown))
+        rows.append((f"{_cut(name)}  ({len(own):,} images)", shown))
     return _strips(rows, heads=("the surest", "the least sure"))
 
 
 def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor) -> Image.Image:
-    rows = []
+    rows, names = [], class_names_of(quality)
     for each in quality.confusions[:_NUM_STRIPS]:
-        own = ((labels == each.asked) & (reading.digits == each.read)).nonzero().squeeze(1)
+        own = ((labels == each.asked) & (reading.classes == each.read)).nonzero().squeeze(1)
         order = own[reading.probabilities[own, each.read].argsort(descending=True, stable=True)]
-        rows.append((f"{each.asked} read as {each.read}\n{each.share.value:.1%}", images[order[:_STRIP]]))
+        asked, read = _cut(names[each.asked]), _cut(names[each.read])
+        rows.append((f"{asked} read as {read}\n{each.share.value:.1%}", images[order[:_STRIP]]))
     return _strips(rows)
 
 
-def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tensor) -> Image.Image:
-    """Draw per class the images closest to a training image, and one at the median distance."""
+def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tensor, names: list[str]) -> Image.Image:
+    """Draw per class, of many the first ones, the images closest to a training image, and at the median distance."""
     pairs, words = [], []
-    for digit in owners.unique().tolist():
-        own = (owners == digit).nonzero().squeeze(1)
+    for label in owners.unique().tolist()[:_MOST_ROWS]:
+        own = (owners == label).nonzero().squeeze(1)
         order = own[closest.greys[own].argsort(stable=True)]
         chosen = torch.cat([order[: _NEAREST - 4], order[len(order) // 2 :][:4]])
         pairs.append((images[chosen], trained[closest.which[chosen]]))
-        words.append(f"{digit}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off")
+        words.append(
+            f"{_cut(names[label])}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off"
+        )
     rows = []
     for number, (own, real) in enumerate(pairs):
         shown = torch.stack([own, real], 1).flatten(0, 1)
         rows.append((words[number], shown))
-    return _strips(rows, heads=("a sample and its nearest training image: the closest pairs", "usual pairs"))
+    return _strips(rows, heads=("the closest pairs", "usual pairs"))
 
 
 def _save_matrix(path: Path, quality: Quality) -> None:
     """Plot label x read class in percent beside that of real images; without labels the classes' shares."""
     figure = new_figure(11, 5.4, dpi=110)
     left, right = figure.subplots(1, 2)
-    title, num = f"{quality.n:,} generated images", len(quality.shares)
+    title, num, names = f"{quality.n:,} generated images", len(quality.shares), class_names_of(quality)
     if quality.matrix is not None:
-        _heat(left, np.array(quality.matrix), "asked for", title)
+        _heat(left, np.array(quality.matrix), names, "asked for", title)
     else:
         values, low, high = zip(*((each.value, each.low, each.high) for each in quality.shares), strict=True)
         errors = np.array([np.subtract(values, low), np.subtract(high, values)])
         left.bar(range(num), values, yerr=errors, capsize=3 if num <= _MOST_NUMBERS else 0, color="#4477aa")
-        left.axhline(1 / num, color="#333333", linestyle="--", linewidth=1)
-        left.set(xticks=_ticks(num), xlabel="read as", ylabel="share", title=title)
+        expected = quality.expected_shares or [1 / num] * num
+        left.step(range(num), expected, where="mid", color="#333333", linestyle="--", linewidth=1)
+        left.set(xlabel="read as", ylabel="share", title=title)
+        _name_ticks(left.xaxis, names)
     real = np.array(quality.jury_matrix)
-    _heat(right, real, "is", f"{real.sum():,} real images: the jury's own errors")
+    _heat(right, real, names, "is", f"{real.sum():,} real images: the jury's own errors")
     if quality.notices:
         figure.suptitle("; ".join(quality.notices), color="#b00020")
     save_png(figure, path)
 
 
-def _ticks(num_classes: int) -> range:
-    """Return which classes are named at an axis: all, or of many some."""
-    return range(0, num_classes, -(-num_classes // _MOST_NUMBERS))
+def _cut(name: str) -> str:
+    """Return a name of a class, shortened to what a picture has room for."""
+    return name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"
 
 
-def _heat(axes: Any, counts: np.ndarray, rows: str, title: str) -> None:
+def _name_ticks(axis: Any, names: list[str]) -> None:
+    """Name the classes at an axis: all, or of many some."""
+    chosen = range(0, len(names), -(-len(names) // _MOST_NUMBERS))
+    is_long = axis.axis_name == "x" and max(map(len, names)) > 2
+    axis.set_ticks(chosen, [_cut(names[label]) for label in chosen], rotation=90 if is_long else 0)
+
+
+def _heat(axes: Any, counts: np.ndarray, names: list[str], rows: str, title: str) -> None:
     shares, num = counts / np.maximum(counts.sum(1, keepdims=True), 1), len(counts)
     axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(shares):
@@ -144,4 +156,6 @@ def _heat(axes: Any, counts: np.ndarray, rows: str, title: str) -> None:
             axes.text(
                 column, row, words, ha="center", va="center", color="white" if value > 0.3 else "black", fontsize=8
             )
-    axes.set(xticks=_ticks(num), yticks=_ticks(num), xlabel="read as", ylabel=rows, title=f"{title}, %")
+    axes.set(xlabel="read as", ylabel=rows, title=f"{title}, %")
+    _name_ticks(axes.xaxis, names)
+    _name_ticks(axes.yaxis, names)

@@ -2,13 +2,14 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from distgan.data.base import Dataset
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.evaluation.ensemble import SURE, ClassifierEnsemble, Reading, read_images
+from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.schema import Estimate, Sample
 from distgan.evaluation.scores import (
     FEWEST,
@@ -34,20 +35,21 @@ class RealSet(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """`real` and `digits` describe the test images, all and digit by digit.
+    """`test` and `classes` describe the test images, all and class by class.
 
-    `floor` and `digit_floors` are what training images, as many as generated ones, measure against them. `matrix`
-    counts true x read on the test images by the jury, `judge_matrices` by each judge, (J, 10, 10).
+    `floor` and `class_floors` are what training images, as many as generated ones, measure against them. `shares`:
+    of each class among as many real images, or those requested, (K,). `matrix` counts true x read on the test images
+    by the jury, `judge_matrices` by each judge, (J, K, K).
     """
 
     n: int
     ensemble: ClassifierEnsemble
-    train: Dataset
-    test: Dataset
-    real: RealSet
-    digits: list[RealSet]
+    images: RealImages
+    test: RealSet
+    classes: list[RealSet]
     floor: Sample
-    digit_floors: list[Sample]
+    class_floors: list[Sample]
+    shares: np.ndarray
     matrix: Tensor
     judge_matrices: Tensor
     num_draws: int
@@ -55,8 +57,7 @@ class Reference(NamedTuple):
 
 def build_reference(
     ensemble: ClassifierEnsemble,
-    train: Dataset,
-    test: Dataset,
+    images: RealImages,
     n: int,
     requested: Tensor | None,
     runtime: Runtime,
@@ -65,36 +66,41 @@ def build_reference(
 ) -> Reference:
     """Build the reference for `n` generated images with the labels `requested` (n,), or without labels.
 
-    Raises UserError for too few of them, and for real images without some digit. All ranks call it.
+    Raises UserError for too few of them. All ranks call it.
     """
     check_enough_images(n)
-    for each in (train, test):
-        if missing := [digit for digit in range(10) if not (each.labels == digit).any()]:
-            raise UserError(
-                f"{each.source}: has no image of {missing[0]}. Expected: data with all ten classes", code="bad-dataset"
-            )
+    train, test, num_classes = images.train, images.test, images.spec.num_classes
     # MNIST's test images are not in random order: the second half is harder.
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(0))
     test = test._replace(images=test.images[order], labels=test.labels[order])
     reading = read_images(ensemble, test.images, runtime)
-    # As many of each digit as there should be among the generated ones.
-    shares = torch.bincount(train.labels, minlength=10) / len(train.labels)
-    counts = n * shares if requested is None else torch.bincount(requested, minlength=10)
+    # As many of each class as there should be among the generated ones.
+    shares = torch.bincount(train.labels, minlength=num_classes) / len(train.labels)
+    counts = n * shares if requested is None else torch.bincount(requested, minlength=num_classes)
     due = [max(1, round(float(own or n * share))) for own, share in zip(counts, shares, strict=True)]
     shuffled = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(1))
-    chosen = torch.cat([shuffled[train.labels[shuffled] == digit][: due[digit]] for digit in range(10)])
+    chosen = torch.cat([shuffled[train.labels[shuffled] == label][: due[label]] for label in range(num_classes)])
     others, labels = read_images(ensemble, train.images[chosen], runtime), train.labels[chosen]
 
     real = _real_set(reading.features, n)
-    digits = [_real_set(reading.features[test.labels == digit], due[digit]) for digit in range(10)]
+    classes = [_real_set(reading.features[test.labels == label], due[label]) for label in range(num_classes)]
     wanted = (counts > 0)[labels]
-    floors = [measure_sample(others.of(labels == d), digits[d], num_draws) for d in range(10)]
+    floors = [measure_sample(others.of(labels == label), classes[label], num_draws) for label in range(num_classes)]
     floor = measure_sample(others.of(wanted), real, num_draws)
     assert floor is not None
-    judges = torch.stack([confusion_matrix(votes, test.labels) for votes in reading.votes.unbind(1)])
-    matrix = confusion_matrix(reading.digits, test.labels)
+    judges = torch.stack([confusion_matrix(votes, test.labels, num_classes) for votes in reading.votes.unbind(1)])
     return Reference(
-        n, ensemble, train, test, real, digits, floor, [each for each in floors if each], matrix, judges, num_draws
+        n,
+        ensemble,
+        images,
+        real,
+        classes,
+        floor,
+        [floor for floor in floors if floor],
+        (counts / counts.sum()).double().numpy(),
+        confusion_matrix(reading.classes, test.labels, num_classes),
+        judges,
+        num_draws,
     )
 
 

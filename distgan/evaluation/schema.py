@@ -12,6 +12,7 @@ FORMAT = 1
 _MAX_BYTES = 2**24
 
 Verdict = Literal["made well", "made poorly", "missing", "not asked for"]
+ClassNoun = Literal["digit", "class", "cluster"]
 
 
 class _Frozen(BaseModel):
@@ -45,26 +46,26 @@ class Sample(_Frozen):
     needs. `recognisable`: the share of which the jury is over 90 % sure.
     """
 
-    recognisable: Estimate  # share of images to whose digit the ensemble gives over 90 %
+    recognisable: Estimate  # share of images to whose class the ensemble gives over 90 %
     fcd: Estimate | None  # Frechet distance of classifier features; null of too few images
     density: Estimate  # Naeem et al. 2020
     coverage: Estimate  # the same: share of real images that have a generated neighbour
 
 
 class Digit(_Frozen):
-    """`n`: the images with this label or, without labels, those read as it.
+    """A class. `n`: the images with this label or, without labels, those read as it.
 
-    `agreement` (with labels only) is the share of them that is read as this digit, `share` that of all images read as
-    this digit, `real` what as many real images of it measure, `jury` the share of real ones that the jury reads right.
+    `agreement` (with labels only) is the share of them that is read as this class, `share` that of all images read as
+    this class, `real` what as many real images of it measure, `jury` the share of real ones that the jury reads right.
     """
 
-    digit: int  # 0 to 9
+    digit: int  # number of the class, from 0
     n: int  # images requested as it or, without labels, read as it
     agreement: Estimate | None  # share of them that is read as requested; null without labels
-    share: Estimate  # share of all images that is read as this digit
+    share: Estimate  # share of all images that is read as this class
     sample: Sample | None  # measures of these images; null of too few
-    real: Sample  # the same of as many real images of the digit
-    jury: Estimate  # share of real images of the digit that the ensemble reads correctly
+    real: Sample  # the same of as many real images of the class
+    jury: Estimate  # share of real images of the class that the ensemble reads correctly
     verdict: Verdict  # "made well", "made poorly", "missing" or "not asked for"
     why: str  # the numbers behind the verdict
 
@@ -76,17 +77,17 @@ class Confusion(_Frozen):
     alone, which `seen_by` counts.
     """
 
-    asked: int  # the requested digit
-    read: int  # the digit that is read instead
+    asked: int  # the requested class
+    read: int  # the class that is read instead
     share: Estimate  # share of the images requested as `asked`
     jury: Estimate  # the same share among real images
     seen_by: int  # judges that find it on their own
 
 
 class Ambiguity(_Frozen):
-    """Images that stand between two digits: neither of which the jury gives 90 %."""
+    """Images that stand between two classes: neither of which the jury gives 90 %."""
 
-    first: int  # the lower digit of the pair
+    first: int  # the lower class of the pair
     second: int  # the higher one
     share: Estimate  # share of all images
 
@@ -114,6 +115,7 @@ class Source(_Frozen):
     seed: int | None  # of z
     data: str  # name of the real data
     reference: str  # fingerprint of the real images
+    is_test_seen: bool | None = None  # true if the images compared with are among those G was trained on
     judged_by: str  # data that the judges were trained on
     command: str  # that measures it again
 
@@ -126,7 +128,10 @@ class Quality(_Frozen):
     agreement: Estimate | None  # share that is read as the requested class; null without labels
     per_digit: list[Digit]  # one of each class, 0 to N - 1
     shares: list[Estimate] = Field(min_length=1)  # share of each class among all images, 0 to N - 1
-    kl: Estimate  # divergence of these shares from uniform ones, in nats
+    class_names: list[str] | None = None  # of 0 to N - 1; older versions have none: their numbers
+    class_noun: ClassNoun | None = None  # "digit", "class", or "cluster" of real images without labels
+    expected_shares: list[float] | None = None  # requested, else those of real images; older versions: equal ones
+    kl: Estimate  # divergence of the shares from the expected ones, in nats
     recognisable: Estimate  # share of images to whose class the ensemble gives over 90 %
     fcd: Estimate  # Frechet distance of classifier features to the real test images
     fcd_floor: Estimate  # the same of as many real training images
@@ -135,16 +140,21 @@ class Quality(_Frozen):
     real: Sample  # measures of as many real training images against the test images
     gan_train: Estimate | None  # accuracy on real images of a classifier trained on these; with labels only
     gan_train_real: Estimate | None  # the same, trained on as many real ones
-    copies: Estimate  # share nearer to a training image than 99 % of unseen real ones of its digit
-    matrix: list[list[int]] | None  # counts, requested x read, 10 x 10; null without labels
+    copies: Estimate  # share nearer to a training image than 99 % of unseen real ones of its class
+    matrix: list[list[int]] | None  # counts, requested x read, N x N; null without labels
     jury_matrix: list[list[int]]  # counts, true x read, of the real test images
-    confusions: list[Confusion]  # digits read as another more often than real ones are
-    ambiguities: list[Ambiguity]  # pairs of digits between which most uncertain images are
+    confusions: list[Confusion]  # classes read as another more often than real ones are
+    ambiguities: list[Ambiguity]  # pairs of classes between which most uncertain images are
     judges: list[JudgeFacts] = Field(min_length=1)  # each classifier of the ensemble
-    alarms: list[str]  # missing digits and collapse
+    alarms: list[str]  # missing classes and collapse
     notices: list[str]  # what to know before comparing these numbers with others
     source: Source  # what was measured, and against what
     seconds: dict[str, float]  # that each part of the evaluation took
+
+
+def class_names_of(quality: Quality) -> list[str]:
+    """Return the names of the classes; their numbers where they are not recorded."""
+    return quality.class_names or [str(label) for label in range(len(quality.shares))]
 
 
 def read_quality(path: Path) -> Quality:
@@ -154,6 +164,8 @@ def read_quality(path: Path) -> Quality:
     tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
     if any([len(row) for row in table] != [num] * num or min(map(min, table)) < 0 for table in tables):
         raise UserError(f"{path}: damaged (a matrix is not of {num} by {num} counts)", code="damaged-file")
+    if any(len(each) != num for each in (found.class_names, found.expected_shares) if each is not None):
+        raise UserError(f"{path}: damaged (names or shares of other than {num} classes)", code="damaged-file")
     if sorted(each.digit for each in found.per_digit) != list(range(num)):
         raise UserError(f"{path}: damaged (it has not each class once)", code="damaged-file")
     return found

@@ -1,5 +1,6 @@
 """Scores of sets of images, with their intervals: shares, confusions, the Frechet distance, nearest neighbours."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +24,9 @@ def estimate_proportion(num: int, total: int) -> Estimate:
     return Estimate(value=num / total, low=float(low), high=float(high))
 
 
-def confusion_matrix(read: Tensor, labels: Tensor) -> Tensor:
-    """Return the counts of label x read digit, (10, 10), of two (N,) of digits."""
-    return torch.bincount(10 * labels + read, minlength=100).view(10, 10)
+def confusion_matrix(read: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the counts of label x read class, (K, K), of two (N,) of classes."""
+    return torch.bincount(num_classes * labels + read, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def mean(values: Tensor) -> Estimate:
@@ -47,11 +48,11 @@ def bootstrap_ci(value: float, draws: np.ndarray) -> Estimate:
     return Estimate(value=value, low=max(0.0, value + min(low, 0.0)), high=value + max(high, 0.0))
 
 
-def kl_from_uniform(counts: np.ndarray, num_draws: int = 1000, seed: int = 0) -> Estimate:
-    """Return the Kullback-Leibler divergence of counts (K,) from uniform, in nats; from 0 to log K."""
-    n, equal = int(counts.sum()), np.full(len(counts), 1 / len(counts))
+def kl_divergence(counts: np.ndarray, expected: np.ndarray, num_draws: int = 1000, seed: int = 0) -> Estimate:
+    """Return the Kullback-Leibler divergence of counts (K,) from the `expected` shares (K,), in nats; 0 if equal."""
+    n = int(counts.sum())
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=num_draws) / n
-    return bootstrap_ci(float(stats.entropy(counts / n, equal)), stats.entropy(drawn, equal[None], axis=1))
+    return bootstrap_ci(float(stats.entropy(counts / n, expected)), stats.entropy(drawn, expected[None], axis=1))
 
 
 # -- The Frechet distance of two sets of features, taken as normal distributions (Heusel et al. 2017, eq. 6) --
@@ -121,6 +122,7 @@ def measure_fcd(features: Tensor, other: Moments, *, num_draws: int, seed: int =
 
 K = 5
 _ROWS = 1000  # of a table of distances at a time
+_MOST_VALUES = 2**26  # pixels of real images at a time, as float32 256 MB
 
 
 class Manifold(NamedTuple):
@@ -160,14 +162,19 @@ class Nearest(NamedTuple):
 
 
 def nearest(images: Tensor, others: Tensor) -> Nearest:
-    """Return distance and index of the nearest of (N, 28, 28) uint8 to each of (M, 28, 28), both (M,)."""
-    theirs = others.flatten(1).float()
-    squares = theirs.square().sum(1)
+    """Return distance and index of the nearest of uint8 (N, ...) to each of (M, ...) of the same shape, both (M,)."""
+    size = others[0].numel()
     # Not kept part by part: small tensors between large ones that are freed would keep their memory.
-    values, which = torch.empty(len(images)), torch.empty(len(images), dtype=torch.long)
-    for start in range(0, len(images), _ROWS):
-        rows = slice(start, start + _ROWS)
-        part = images[rows].flatten(1).float()
-        table = (squares - 2 * part @ theirs.T) + part.square().sum(1, keepdim=True)
-        values[rows], which[rows] = table.min(1)
-    return Nearest((values.clamp(min=0) / theirs.shape[1]).sqrt(), which)
+    values, which = torch.full((len(images),), math.inf), torch.zeros(len(images), dtype=torch.long)
+    for first in range(0, len(others), max(1, _MOST_VALUES // size)):
+        theirs = others[first : first + max(1, _MOST_VALUES // size)].flatten(1).float()
+        squares = theirs.square().sum(1)
+        for start in range(0, len(images), _ROWS):
+            rows = slice(start, start + _ROWS)
+            part = images[rows].flatten(1).float()
+            table = (squares - 2 * part @ theirs.T) + part.square().sum(1, keepdim=True)
+            least, index = table.min(1)
+            is_nearer = least < values[rows]
+            values[rows] = torch.where(is_nearer, least, values[rows])
+            which[rows] = torch.where(is_nearer, index + first, which[rows])
+    return Nearest((values.clamp(min=0) / size).sqrt(), which)

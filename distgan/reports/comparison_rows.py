@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from distgan.evaluation.schema import Quality
+from distgan.evaluation.schema import Quality, class_names_of
 from distgan.reports.number_format import epochs, interval, listed, percent, plain, with_interval
 from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
 from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
-from distgan.reports.run_data import NO_JUDGES, Run, eval_command, train_command
+from distgan.reports.run_data import Run, eval_command, train_command
 
 
 class Check(NamedTuple):
@@ -63,7 +63,7 @@ def _not_measured(why: str, command: str) -> Cell:
 
 def _needs_eval(run: Run) -> Cell:
     if run.unmeasurable:
-        return _not_measured(NO_JUDGES, train_command(run, "--dry-run"))
+        return _not_measured(run.unmeasurable, train_command(run, "--dry-run"))
     return _not_measured("its quality was not measured", eval_command(run))
 
 
@@ -86,10 +86,7 @@ def _labels(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     if quality is None or quality.agreement is None:
         return _needs_eval(run)
     chance = percent(1 / len(quality.shares), 0)
-    more = [
-        f"images read as the requested {class_noun(quality.source.data)[0]}; by chance {chance}",
-        _measured(quality),
-    ]
+    more = [f"images read as the requested {class_noun(quality)[0]}; by chance {chance}", _measured(quality)]
     return Cell(percent(quality.agreement.value), quality.source.command, interval(quality.agreement, share=True), more)
 
 
@@ -158,12 +155,14 @@ def _diversity(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     num = len(quality.shares)
     shares = sorted(enumerate(quality.shares), key=lambda each: each[1].value)
     (rarest, low), (commonest, high) = shares[0], shares[-1]
+    names = class_names_of(quality)
     more = [
         missing_words(quality),
-        f"share of {rarest}: {with_interval(low, share=True)}; of {commonest}: {with_interval(high, share=True)}",
+        f"share of {names[rarest]}: {with_interval(low, share=True)}; of {names[commonest]}: "
+        f"{with_interval(high, share=True)}",
         f"coverage: {with_interval(quality.coverage)}",
         f"coverage of real images: {with_interval(quality.real.coverage)}",
         _measured(quality),
     ]
-    value = f"{num - len(missing_classes(quality))} of {num} {class_noun(quality.source.data)[1]}"
+    value = f"{num - len(missing_classes(quality))} of {num} {class_noun(quality)[1]}"
     return Cell(value, quality.source.command, f"smallest share {interval(low, share=True)}", more)

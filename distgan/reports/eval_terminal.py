@@ -8,7 +8,7 @@ from rich.text import Text
 
 from distgan.evaluation.schema import Quality
 from distgan.reports.number_format import join
-from distgan.reports.quality_view import View, measured_on, view_of
+from distgan.reports.quality_view import View, compared_with, measured_on, view_of
 from distgan.reports.report2023 import NAME, claims_of
 from distgan.utils.terminal import TerminalConsole
 
@@ -27,6 +27,8 @@ def show(quality: Quality, folder: Path) -> None:
         say(f"!! {notice} !!", "bold yellow")
     say(measured_on(quality))
     say(f"against {quality.source.reference}", "dim")
+    for sentence in compared_with(quality):
+        say(sentence, "dim")
     table = _table("", "here", "95 % interval", "compare with")
     for card in view.cards:
         table.add_row(card.name, card.value, card.interval, card.beside)
@@ -34,7 +36,7 @@ def show(quality: Quality, folder: Path) -> None:
     console.print_table(_classes(view))
     for row in view.classes:
         if row.verdict != "made well":
-            say(f"{row.digit} {row.verdict}: {row.why}")
+            say(f"{row.name} {row.verdict}: {row.why}")
     if view.is_conditional:
         for pair, share, jury, seen in view.confusions[:_NUM_CONFUSIONS]:
             say(f"{pair}: {share}; real ones {jury.partition(' (')[0]}; seen by {seen} judges only")
@@ -72,5 +74,5 @@ def _classes(view: View) -> Table:
         recognisable, *others, _ = row.columns
         columns = [f"{each.value} ({each.real})" if each.real else each.value for each in others]
         verdict = Text(row.verdict.removesuffix(" for"), _COLOURS[row.verdict])  # at 80 columns
-        table.add_row(str(row.digit), *numbers, recognisable.value, *columns, verdict)
+        table.add_row(row.name, *numbers, recognisable.value, *columns, verdict)
     return table

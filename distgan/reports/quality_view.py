@@ -5,12 +5,13 @@ from functools import partial
 from typing import NamedTuple
 
 from distgan.config.registry import DATASETS
-from distgan.evaluation.schema import Digit, Estimate, Quality
+from distgan.evaluation.schema import Digit, Estimate, Quality, class_names_of
 from distgan.reports.number_format import epochs, interval, join, percent, plain, with_interval
 
 # Shares of a row at which a cell takes its next colour: high for correct answers, low for errors.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
 _WRONG = (0.002, 0.005, 0.01, 0.03, 0.1)
+PLURALS = {"digit": "digits", "class": "classes", "cluster": "clusters"}
 _MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
 
 AVERAGE, OWN_WEIGHTS = "the moving average of G's weights", "G's own weights, not averaged"
@@ -22,20 +23,38 @@ def has_digits(data: str | None) -> bool:
     return data is not None and data in DATASETS and DATASETS[data].has_mnist_digits
 
 
-def class_noun(data: str | None) -> tuple[str, str]:
-    """Return the noun for a class of a data set, singular and plural."""
-    return ("digit", "digits") if has_digits(data) else ("class", "classes")
+def class_noun(quality: Quality) -> tuple[str, str]:
+    """Return the noun for a class of an evaluation, singular and plural; that of its data where it is not recorded."""
+    noun = quality.class_noun or ("digit" if has_digits(quality.source.data) else "class")
+    return noun, PLURALS[noun]
 
 
-def missing_classes(quality: Quality) -> list[int]:
-    """Return the classes whose verdict is `missing`."""
-    return [each.digit for each in quality.per_digit if each.verdict == "missing"]
+def missing_classes(quality: Quality) -> list[str]:
+    """Return the names of the classes whose verdict is `missing`."""
+    names = class_names_of(quality)
+    return [names[each.digit] for each in quality.per_digit if each.verdict == "missing"]
+
+
+def compared_with(quality: Quality) -> list[str]:
+    """Return what limits the numbers by the real images that they are compared with, a sentence each."""
+    sentences = []
+    if quality.source.is_test_seen:
+        sentences.append(
+            "These images are among those that G was trained on: a network that copies them scores well, which the "
+            "share of near copies would show. --test-data gives images that it has not seen."
+        )
+    if quality.class_noun == "cluster":
+        sentences.append(
+            f"The data has no labels: {len(quality.shares)} clusters of the real images stand for classes. They tell "
+            "if all kinds of images turn up, and how close they are to real ones, not what the images show."
+        )
+    return sentences
 
 
 def missing_words(quality: Quality) -> str:
     """Return the missing classes as text."""
     missing = missing_classes(quality)
-    return f"missing: {join(missing)}" if missing else f"no {class_noun(quality.source.data)[0]} is missing"
+    return f"missing: {join(missing)}" if missing else f"no {class_noun(quality)[0]} is missing"
 
 
 def drawn_by(quality: Quality) -> str:
@@ -81,17 +100,19 @@ class Heat(NamedTuple):
 
     caption: str
     rows_are: str
+    names: list[str]
     rows: list[list[HeatCell]]
     totals: list[int]
     is_small: bool
 
 
 class Bar(NamedTuple):
-    """A number as a dot on a line, its interval as a bar, in percent of the line."""
+    """A number as a dot on a line, its interval as a bar, and the expected number, in percent of the line."""
 
     value: float
     low: float
     high: float
+    due: float | None
 
 
 class Number(NamedTuple):
@@ -105,7 +126,7 @@ class Number(NamedTuple):
 class ClassRow(NamedTuple):
     """The results of one class."""
 
-    digit: int
+    name: str
     sign: str
     verdict: str
     why: str
@@ -124,7 +145,7 @@ class View(NamedTuple):
     cards: list[Card]
     classes: list[ClassRow]
     bar_end: str  # label of the right end of a bar
-    bar_due: float | None  # position of an equal share, in percent of the bar
+    bar_due: str  # meaning of the line across a bar, "" for none
     matrices: list[Heat]
     confusions: list[tuple[str, str, str, str]]
     ambiguities: list[tuple[str, str]]
@@ -134,28 +155,38 @@ class View(NamedTuple):
 def view_of(quality: Quality) -> View:
     """Return the view of an evaluation."""
     is_conditional = quality.agreement is not None
-    due = 1 / len(quality.shares)
-    top = 1.0 if is_conditional else min(1.0, max(2 * due, *(each.high for each in quality.shares)))
-    label = "requested" if is_conditional else ""
-    matrices = [_heat(f"{quality.n:,} generated images", label, quality.matrix)] if quality.matrix else []
+    expected = quality.expected_shares or [1 / len(quality.shares)] * len(quality.shares)
+    top = 1.0 if is_conditional else min(1.0, max(2 * max(expected), *(each.high for each in quality.shares)))
+    names = class_names_of(quality)
+    matrices = [_heat(f"{quality.n:,} generated images", "requested", names, quality.matrix)] if quality.matrix else []
     num_real = sum(map(sum, quality.jury_matrix))
-    matrices.append(_heat(f"{num_real:,} real test images: the jury's own errors", "is", quality.jury_matrix))
-    noun, nouns = class_noun(quality.source.data)
+    caption = f"{num_real:,} real images that the judges have not seen: the jury's own errors"
+    matrices.append(_heat(caption, "is", names, quality.jury_matrix))
+    noun, nouns = class_noun(quality)
+    due = "the share of the real images" if quality.expected_shares else "an equal share"
     share, num = partial(with_interval, share=True), len(quality.judges)
     return View(
         is_conditional,
         noun,
         nouns,
         _cards(quality, noun, nouns),
-        [_class(each, top) for each in sorted(quality.per_digit, key=lambda each: each.digit)],
+        [
+            _class(each, names, top, None if is_conditional else expected[each.digit])
+            for each in sorted(quality.per_digit, key=lambda each: each.digit)
+        ],
         percent(top, 0),
-        None if is_conditional else 100 * due / top,
+        "" if is_conditional else due,
         matrices,
         [
-            (f"{each.asked} read as {each.read}", share(each.share), share(each.jury), f"{each.seen_by} of {num}")
+            (
+                f"{names[each.asked]} read as {names[each.read]}",
+                share(each.share),
+                share(each.jury),
+                f"{each.seen_by} of {num}",
+            )
             for each in quality.confusions
         ],
-        [(f"{each.first} or {each.second}", share(each.share)) for each in quality.ambiguities],
+        [(f"{names[each.first]} or {names[each.second]}", share(each.share)) for each in quality.ambiguities],
         [
             (judge.name, share(judge.accuracy), share(judge.agreement) if judge.agreement else "", judge.sha256)
             for judge in quality.judges
@@ -166,6 +197,9 @@ def view_of(quality: Quality) -> View:
 def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     real, trained, num = quality.real, quality.gan_train_real, len(quality.shares)
     right = sum(quality.jury_matrix[index][index] for index in range(num)) / max(1, sum(map(sum, quality.jury_matrix)))
+    expected = "equal shares"
+    if quality.expected_shares:
+        expected = "those of the real images" if quality.agreement is None else "the requested ones"
     on_real = f"as many real ones: {with_interval(trained, share=True)}" if trained else ""
     found: list[tuple[str, Estimate | None, bool, str, str]] = [
         ("read as asked", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
@@ -180,8 +214,8 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
          "how closely real images lie around the generated ones"),
         ("GAN-train", quality.gan_train, True, on_real,
          f"of real {nouns} are read correctly by a classifier trained only on generated ones"),
-        ("unevenness", quality.kl, False, "equal shares: 0",
-         f"divergence of the shares of the {nouns} from equal shares, in nats"),
+        ("unevenness", quality.kl, False, "0 if they are equal",
+         f"divergence of the shares of the {nouns} from {expected}, in nats"),
         ("near copies", quality.copies, True, "real images: 1.0 %",
          "of the images are nearer to a training image than 99 % of unseen real ones are"),
     ]  # fmt: skip
@@ -192,7 +226,7 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     ]
 
 
-def _class(digit: Digit, top: float) -> ClassRow:
+def _class(digit: Digit, names: list[str], top: float, expected: float | None) -> ClassRow:
     own = digit.agreement or digit.share
     sample, real = digit.sample, digit.real
     columns = [Number("too few")] * 3
@@ -203,9 +237,10 @@ def _class(digit: Digit, top: float) -> ClassRow:
             _number(sample.coverage, real.coverage),
         ]
     columns.append(_number(digit.jury, share=True))
-    bar = Bar(*(round(100 * max(0.0, min(1.0, each / top)), 2) for each in (own.value, own.low, own.high)))
+    value, low, high = (round(100 * max(0.0, min(1.0, each / top)), 2) for each in (own.value, own.low, own.high))
+    bar = Bar(value, low, high, None if expected is None else round(100 * expected / top, 2))
     main, verdict = _number(own, share=True), digit.verdict
-    return ClassRow(digit.digit, SIGNS[verdict], verdict, digit.why, main, bar, columns, digit.n)
+    return ClassRow(names[digit.digit], SIGNS[verdict], verdict, digit.why, main, bar, columns, digit.n)
 
 
 def _number(own: Estimate, real: Estimate | None = None, *, share: bool = False) -> Number:
@@ -213,7 +248,7 @@ def _number(own: Estimate, real: Estimate | None = None, *, share: bool = False)
     return Number(text(own.value), interval(own, share=share), text(real.value) if real else "")
 
 
-def _heat(caption: str, rows_are: str, counts: Sequence[Sequence[int]]) -> Heat:
+def _heat(caption: str, rows_are: str, names: list[str], counts: Sequence[Sequence[int]]) -> Heat:
     rows, is_small = [], len(counts) > _MOST_NUMBERS
     for asked, row in enumerate(counts):
         total = sum(row)
@@ -224,7 +259,7 @@ def _heat(caption: str, rows_are: str, counts: Sequence[Sequence[int]]) -> Heat:
             tone = f"{'hit' if asked == read else 'miss'}{sum(share >= step for step in steps)}"
             text = "" if is_small else "0" if not count else f"{100 * share:.1f}" if share < 0.9995 else "100"
             # Most cells of a large matrix are 0, and their titles would be most of the page.
-            title = "" if is_small and not count else f"{asked} read as {read}: {count:,} of {total:,}"
+            title = "" if is_small and not count else f"{names[asked]} read as {names[read]}: {count:,} of {total:,}"
             cells.append(HeatCell(text, tone, title))
         rows.append(cells)
-    return Heat(caption, rows_are, rows, [sum(row) for row in counts], is_small)
+    return Heat(caption, rows_are, names, rows, [sum(row) for row in counts], is_small)

@@ -16,10 +16,10 @@ from distgan.errors import print_line
 from distgan.reports.convergence import convergence_of
 from distgan.reports.number_format import epochs, join, listed
 from distgan.reports.options import ReportConfig
-from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, measured_on, view_of
+from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, compared_with, measured_on, view_of
 from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, claims_of, notice_of
 from distgan.reports.reproduce import again
-from distgan.reports.run_data import NO_JUDGES, Picture, Run, eval_command, pictures, read_picture, read_run
+from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run
 from distgan.reports.training_curves import Curves, curves_of, when
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import output_file, write_atomic
@@ -187,7 +187,7 @@ class RunPage:
     @property
     def _columns(self) -> str:
         """Return the meaning of a grid's columns, "" for a run without labels."""
-        noun = class_noun(self.run.data_name)[0]
+        noun = self.run.class_nouns[0]
         return f", one column per requested {noun}" if self.run.kind == "C-GAN" else ""
 
     @property
@@ -212,7 +212,7 @@ class RunPage:
         if self.run.history.evaluations:
             return convergence_of(self.run).describe()
         if self.run.unmeasurable:
-            return f"Not measured: {NO_JUDGES}."
+            return f"Not measured: {self.run.unmeasurable}."
         if not settings.evaluates_quality:
             more = "--eval-every 1 measures it after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"
@@ -229,9 +229,10 @@ class RunPage:
         if (quality := self.quality) is None:
             return ""
         others = f" Other results of this run are in {join(self.run.other_results)}." if self.run.other_results else ""
+        limits = "".join(f" {sentence}" for sentence in compared_with(quality))
         return (
             f"Measured on {measured_on(quality)}, by a jury of {len(quality.judges)} small networks trained on "
-            f"{quality.source.judged_by}. The reference images are {quality.source.reference}. Each number "
+            f"{quality.source.judged_by}. The reference images are {quality.source.reference}.{limits} Each number "
             f"has its 95 % interval, and the value of real images for comparison. All results are in "
             f"{self.run.eval_folder.name}/eval.json.{others}"
         )
@@ -239,7 +240,7 @@ class RunPage:
     @property
     def evaluation(self) -> list[Shown]:
         """Return the pictures of the evaluation."""
-        shown, noun = [], class_noun(self.quality.source.data if self.quality else None)[0]
+        shown, noun = [], class_noun(self.quality)[0] if self.quality else ""
         for name, texts in _FILES.items() if self.quality else ():
             title, text = (each.format(noun=noun) for each in texts)
             if picture := read_picture(self.run.eval_folder / f"{name}.png", self.run.problems):

@@ -10,19 +10,17 @@ from distgan.config.flags import read_file
 from distgan.config.registry import is_data_path
 from distgan.config.renames import with_current_names
 from distgan.config.schema import Config
-from distgan.data.base import check_can_be_judged
 from distgan.errors import UserError
 from distgan.evaluation.schema import Quality, read_quality
 from distgan.reports.history import History, read_history
 from distgan.reports.options import PagesConfig
+from distgan.reports.quality_view import PLURALS, has_digits
 from distgan.runs.run_dir import SAMPLE, read_status
 from distgan.utils.files import read_json, read_within
 from distgan.utils.paths import user_path
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
 _MAX_PIXELS = 2**26
-
-NO_JUDGES = "no judges can read its images"
 
 T = TypeVar("T")
 
@@ -54,7 +52,7 @@ class Run(NamedTuple):
     """A run. `where` is the folder as given by the user. `problems` lists read errors.
 
     `other_results` are the folders of the run that have an evaluation, apart from `eval_folder`. `unmeasurable`: why
-    no classifier can read its images, "" if one can.
+    its images can't be measured, "" if they can.
     """
 
     where: str
@@ -81,6 +79,13 @@ class Run(NamedTuple):
         if is_data_path(own):
             return own
         return self.environment.get(str, "data", "name") or (own if own != "auto" else None)
+
+    @property
+    def class_nouns(self) -> tuple[str, str]:
+        """Return the noun for a class of its data, singular and plural; clusters stand for classes without labels."""
+        has_labels = self.config.model.images.num_classes > 0
+        noun = "digit" if has_digits(self.data_name) else "class" if has_labels else "cluster"
+        return noun, PLURALS[noun]
 
     @property
     def notice(self) -> str | None:
@@ -146,17 +151,16 @@ def _measured(run: Run, options: PagesConfig) -> Run:
                 ) from error
             run.problems.append(f"{error}; distgan eval {run.where} evaluates it again")
             return run
+    if not options.evaluate or not run.has_weights:
+        return run
     try:
-        check_can_be_judged(run.data_name or "", run.config.model.images, is_own=is_data_path(run.config.data.name))
-        if not options.evaluate or not run.has_weights:
-            return run
         from distgan.config.command_settings import EvalConfig
         from distgan.evaluation.evaluate import evaluate
 
         asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)
         found, folder = evaluate(run.where, asked)
     except UserError as error:
-        if error.code == "no-judges":  # all else of the page is there
+        if error.code == "not-measurable":  # all else of the page is there
             return run._replace(unmeasurable=str(error))
         raise UserError(
             f"{error}\n{run.where}: evaluation failed. Expected: --no-eval for a page without an evaluation",

@@ -7,7 +7,7 @@ from distgan.config.registry import LOSSES
 from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
 from distgan.reports.history import PREFIXES, Line, alarms_of
 from distgan.reports.number_format import epochs, listed
-from distgan.reports.quality_view import class_noun
+from distgan.reports.quality_view import has_digits
 from distgan.reports.run_data import Run
 from distgan.utils.files import finite
 from distgan.utils.thinning import Group
@@ -69,8 +69,11 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
     counts = " or ".join(f"{size:,}" for size in sizes)
     note = f"Measured on {counts} images each time. " if counts else ""
     note += "Bands are 95 % intervals."
-    noun, nouns = class_noun(run.data_name)
+    noun, nouns = run.class_nouns
     note += f" One evaluation in {every} is shown." if every > 1 else ""
+    expected = "equal shares"
+    if run.kind == "GAN":
+        expected = "those of the real images (in runs of older versions from equal shares)"
     wanted = [
         ("fcd", "Distance to real images (fcd)", "fcd", "fcd_floor", "two sets of real images", False,
          "Lower is better."),
@@ -82,7 +85,7 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
         ("coverage", "Coverage", "share of real images", "coverage_floor", "real images", False,
          "Real images that have a generated one near them: low if variety is lost."),
         ("kl", f"Unevenness of the {nouns}", "nats", None, "", False,
-         f"Kullback-Leibler divergence of the shares of the {nouns} from equal shares."),
+         f"Kullback-Leibler divergence of the shares of the {nouns} from {expected}."),
     ]  # fmt: skip
     charts = []
     for key, title, label, floor, name, share, words in wanted:
@@ -111,12 +114,13 @@ def _worst_class(run: Run, lines: list[Line], marks: list[Mark]) -> Chart | None
                 points.append(Point(epoch, min(known)))
                 sizes.add(len(known))
         series.append(Series(name, points))
-    num, (noun, nouns) = max(sizes), class_noun(run.data_name)
+    num, (noun, nouns) = max(sizes), run.class_nouns
     if run.kind == "C-GAN":
         title, levels = f"The {noun} with the lowest agreement", []
         note = f"Agreement of the worst of the {num} {nouns}."
     else:
-        title, levels = f"The rarest {noun}", [Level("equal shares", 1 / max(num, 1))]
+        title = f"The rarest {noun}"
+        levels = [Level("equal shares", 1 / max(num, 1))] if has_digits(run.data_name) else []
         note = f"The smallest of the {num} {nouns}' shares; at 0 % one of them is missing."
     return chart("q-worst", title, "share of the images", series, note=note, levels=levels, marks=marks, share=True)
 

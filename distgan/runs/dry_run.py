@@ -6,10 +6,11 @@ from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config, RunConfig
-from distgan.data.base import SOURCES, check_can_be_judged, data_folder, find, load_dataset, load_own_images
+from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
+from distgan.evaluation.real_images import load_real_images
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import check_unused_folder
@@ -28,9 +29,9 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         check_unused_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
-    images = MNIST_SPEC
+    images, is_own = MNIST_SPEC, is_data_path(name)
     if name not in SOURCES or find(SOURCES[name], folder):
-        is_own, settings = is_data_path(name), config.data.model_copy(update={"download": False})
+        settings = config.data.model_copy(update={"download": False})
         try:
             dataset = load_own_images(config.data, keep=False) if is_own else load_dataset(settings)
         except UserError as error:
@@ -52,8 +53,8 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     config = config.with_images(images)
     if config.run.stop_at:
         read_targets(find_targets(config.run.stop_at, "--stop-at"))
-    if config.run.evaluates_quality:
-        check_can_be_judged(name, images, is_own=is_data_path(name))
+    if config.run.evaluates_quality and is_own:
+        load_real_images(dataset, config.data)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     lines = [
         json.dumps(config.model_dump(mode="json"), indent=2),

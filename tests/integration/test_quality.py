@@ -13,6 +13,7 @@ from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.evaluation import measure
 from distgan.evaluation.ensemble import Reading, load_ensemble, read_images
+from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.reference import Reference, build_reference
 
 ALONE: Any = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
@@ -30,7 +31,8 @@ def real() -> tuple[Reference, Dataset]:
     known, unseen = order[:4000], order[4000 : 4000 + NUM]
     jury = load_ensemble("mnist", torch.device("cpu"))
     part = test._replace(images=test.images[known], labels=test.labels[known])
-    reference = build_reference(jury, train, part, NUM, None, ALONE, num_draws=100)
+    images = RealImages(train, part, train, "digit", False)
+    reference = build_reference(jury, images, NUM, None, ALONE, num_draws=100)
     return reference, test._replace(images=test.images[unseen], labels=test.labels[unseen])
 
 
@@ -38,7 +40,7 @@ def judged(images: Tensor, labels: Tensor | None) -> tuple[Reading, measure.Over
     reference, _ = real()
     reading = read_images(reference.ensemble, images, ALONE)
     overview = measure.measure_overview(reading, labels, reference)
-    return reading, overview, measure.measure_digits(reading, labels, overview, reference)
+    return reading, overview, measure.measure_classes(reading, labels, overview, reference)
 
 
 @cache
@@ -177,12 +179,12 @@ def test_confusion_that_the_jury_does_not_share_is_none() -> None:
 
 def test_copies_of_training_images_are_seen() -> None:
     reference, unseen = real()
-    chosen = torch.arange(100)
-    copied = measure.measure_copies(reference.train.images[chosen], reference.train.labels[chosen], reference)
+    chosen, trained = torch.arange(100), reference.images.trained_on
+    copied = measure.measure_copies(trained.images[chosen], trained.labels[chosen], reference.images)
     assert copied.copies.value == 1
     assert torch.equal(copied.which, chosen)
     assert copied.greys.max() < 0.5
-    unseen_ones = measure.measure_copies(unseen.images, unseen.labels, reference)
+    unseen_ones = measure.measure_copies(unseen.images, unseen.labels, reference.images)
     assert unseen_ones.copies.high < 0.03
 
 

@@ -23,6 +23,7 @@ from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Fami
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
 from distgan.evaluation.inputs import source_of
+from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.schema import Quality
 from distgan.reports.options import CompareConfig, ReportConfig
 
@@ -37,7 +38,7 @@ ON_RESUME = {
     "confirm": "model.leaky_slope model.dropout optim.loss optim.penalty_weight optim.order optim.g_lr optim.d_lr "
     "optim.d_microbatches optim.beta1 optim.beta2 optim.lr_schedule optim.ema_decay run.seed run.precision "
     "processes.sync_batch_norm",
-    "free": "data.dir data.download data.mirror data.md5 data.skip_broken data.cache_dir data.fingerprint "
+    "free": "data.dir data.download data.mirror data.md5 data.skip_broken data.cache_dir data.test data.fingerprint "
     "data.batch_size data.per_rank_batch_size run.epochs "
     "run.engine run.device run.threads run.log_every run.save_every run.save_every_steps run.keep run.keep_best "
     "run.on_save_error run.eval_every run.eval_every_steps run.eval_num run.stop_at run.eval_reference "
@@ -45,7 +46,7 @@ ON_RESUME = {
     "reset": "run.out run.resume run.allow_config_change run.max_steps run.time_limit",
 }
 PER_RANK = (
-    "model.images data.dir data.download data.mirror data.cache_dir data.fingerprint run.out run.time_limit "
+    "model.images data.dir data.download data.mirror data.cache_dir data.test data.fingerprint run.out run.time_limit "
     "run.precision run.threads run.stop_at run.eval_reference processes.num"
 )
 NOT_COPIED = "model.images data.fingerprint run.out run.resume run.allow_config_change"
@@ -66,7 +67,7 @@ def test_what_may_differ_per_rank_and_what_a_copy_leaves_out() -> None:
 
 
 def test_what_shapes_the_results_of_other_commands() -> None:
-    shaping = {"num", "seed", "ema", "reference", "data", "judges", "gan_train", "pixel_range"}
+    shaping = {"num", "seed", "ema", "reference", "data", "test", "judges", "gan_train", "pixel_range"}
     assert dotted(paths_by(EvalConfig, "on_resume", "confirm")) == shaping
     free = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
     assert dotted(paths_by(ConvergenceConfig, "on_resume", "free")) == free
@@ -287,19 +288,23 @@ def test_a_copy_and_a_resume_take_over_what_their_rules_say(tmp_path: Path) -> N
 
 def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
+    real = RealImages(data, data, data, "class", False)
     jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
     subject: Any = SimpleNamespace(loaded=None, sha256="0" * 64)
     config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
-    command = source_of("a b", subject, config, data, data, jury).command
+    command = source_of("a b", subject, config, real, jury).command
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
+    own = config.model_copy(update={"data": "a b", "image_size": 32, "test": "other"})
+    words = "--image-size 32 --num 10000 --seed 3 --data 'a b' --test-data other"
+    assert words in source_of("run", subject, own, real, jury).command
     moved = config.model_copy(update={"reference": "d"})
-    assert " --data-dir d " in source_of("run", subject, moved, data, data, jury).command, "by the name that is shown"
-    source = source_of("run\udcff\x1b", subject, config, data, data, jury)
+    assert " --data-dir d " in source_of("run", subject, moved, real, jury).command, "by the name that is shown"
+    source = source_of("run\udcff\x1b", subject, config, real, jury)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()
     noted = quality_of(notices=["run\udcff/checkpoints: holds a foreign file"])
     assert Quality.model_validate_json(noted.model_dump_json()).notices == [
         r"run\udcff/checkpoints: holds a foreign file"
     ]
-    words = source_of("a", subject, EvalConfig(pixel_range="unit"), data, data, jury).command.split()
+    words = source_of("a", subject, EvalConfig(pixel_range="unit"), real, jury).command.split()
     assert parse_settings(Parser(), words[3:], EvalConfig)[1] == EvalConfig(pixel_range="unit"), "its own flag"

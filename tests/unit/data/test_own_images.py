@@ -5,6 +5,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from distgan.data.image_source import natural_key
 from distgan.data.loader import Batches, scale
 from distgan.distributed.sharding import BatchShard
 from distgan.runs import artifacts
+from distgan.utils.locks import held_lock
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 
@@ -385,24 +387,20 @@ def test_a_cache_that_can_not_be_written_is_a_warning(tmp_path: Path, capsys: Ca
     assert "can't be written" in capsys.readouterr().err
 
 
-def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: Path) -> None:
+def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: Path, monkeypatch: MonkeyPatch) -> None:
     folder = write(tmp_path / "own", "a.png b.png")
     first = load(folder)
     (file,) = cache.glob("*.safetensors")
     data = file.read_bytes()
     file.unlink()
 
-    def decode_meanwhile(*_: object) -> None:
+    def hold_after(path: Path, waiting: str) -> AbstractContextManager[None]:
         file.write_bytes(data)  # by the process that held the lock
+        return held_lock(path, waiting)
 
-    locked = image_cache._locked
-    try:
-        image_cache._locked = lambda *paths: decode_meanwhile() or locked(*paths)  # type: ignore[func-returns-value]
-        assert image_cache.cached(cache, file.stem, lambda: pytest.fail("decoded twice")).images.tobytes() == (
-            first.images.numpy().tobytes()
-        )
-    finally:
-        image_cache._locked = locked
+    monkeypatch.setattr(image_cache, "held_lock", hold_after)
+    decoded = image_cache.cached(cache, file.stem, lambda: pytest.fail("decoded twice"))
+    assert decoded.images.tobytes() == first.images.numpy().tobytes()
 
 
 # -- training -----------------------------------------------------------------------------------------------------
@@ -482,7 +480,7 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
             "a/a.png b/b.png",
             (16, 16),
             ("--eval-every", 1),
-            ("mnist, ... emnist-digits, digits, at 28 x 28 [no-judges]",),
+            ("... too few images for measured quality (2). Expected: 130 or more [not-measurable]",),
         ),
     ],
 )

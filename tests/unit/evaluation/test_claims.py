@@ -25,7 +25,7 @@ def sample(recognisable: float = 0.99, coverage: float = 0.95) -> Sample:
 def digit(number: int, *, read: float | None = 0.99, shared: float = 0.1, **looks: float) -> Digit:
     """Its verdict is what `verdict_of` makes of the numbers."""
     agreement = None if read is None else exactly(read)
-    verdict, why = verdict_of(agreement, exactly(shared), sample(**looks), sample())
+    verdict, why = verdict_of(agreement, exactly(shared), sample(**looks), sample(), expected=0.1)
     return Digit(
         digit=number, n=1000, agreement=agreement, share=exactly(shared), sample=sample(**looks), real=sample(),
         jury=exactly(0.997), verdict=verdict, why=why,
@@ -44,7 +44,9 @@ def quality(
     ]
     matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_asked else None
     source = SimpleNamespace(data="mnist")
-    return Quality.model_construct(n=n, per_digit=digits, confusions=found, matrix=matrix, source=source)
+    return Quality.model_construct(
+        n=n, per_digit=digits, shares=[each.share for each in digits], confusions=found, matrix=matrix, source=source
+    )
 
 
 def holds(found: Quality) -> dict[str, bool | None]:
@@ -150,19 +152,33 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
 )
 def test_verdicts(numbers: dict[str, Any], verdict: str, words: str) -> None:
     looks = {key: value for key, value in numbers.items() if key in ("coverage", "recognisable")}
-    found, why = verdict_of(numbers.get("agreement"), numbers.get("share", exactly(0.1)), sample(**looks), sample())
+    share = numbers.get("share", exactly(0.1))
+    found, why = verdict_of(numbers.get("agreement"), share, sample(**looks), sample(), expected=0.1)
     assert found == verdict
     assert words in why
 
 
 def test_digit_of_which_there_is_no_image_is_missing() -> None:
-    assert verdict_of(None, estimate_proportion(0, 1000), None, sample())[0] == "missing"
+    assert verdict_of(None, estimate_proportion(0, 1000), None, sample(), expected=0.1)[0] == "missing"
+
+
+def test_a_rare_class_may_be_rare_and_a_badly_read_one_badly_read() -> None:
+    """Of a class that is 2 % of the real images, 2 % is enough, and 10 % too much; 80 % agreement if the jury's is."""
+    for share, verdict in ((0.02, "made well"), (0.1, "made poorly"), (0.001, "missing")):
+        found, _ = verdict_of(
+            None, estimate_proportion(round(share * 10_000), 10_000), sample(), sample(), expected=0.02
+        )
+        assert found == verdict
+    for well_read, verdict in ((0.95, "made poorly"), (0.8, "made well")):
+        assert (
+            verdict_of(exactly(0.8), exactly(0.1), sample(), sample(), expected=0.1, well_read=well_read)[0] == verdict
+        )
 
 
 def test_collapse_is_an_alarm_and_little_coverage_is_none() -> None:
-    shares = [exactly(0.1)] * 10
-    assert find_alarms([], None, shares, exactly(0.05), exactly(0.95))[0].startswith("collapse: ")
-    assert not find_alarms([], None, shares, exactly(0.2), exactly(0.95))
+    assert find_alarms({}, exactly(0.05), exactly(0.95))[0].startswith("collapse: ")
+    assert not find_alarms({}, exactly(0.2), exactly(0.95))
+    assert find_alarms({"class cat": "0.0 %"}, exactly(0.2), exactly(0.95)) == ["class cat is missing: 0.0 %"]
 
 
 def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:

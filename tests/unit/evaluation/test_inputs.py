@@ -21,6 +21,7 @@ from distgan.config.schema import Config
 from distgan.errors import UserError, outcome_of, printable
 from distgan.evaluation import npz
 from distgan.evaluation.inputs import FILE, load_input, out_folder, read_npz, source_of
+from distgan.evaluation.real_images import RealImages
 
 
 def arrays(**changes: Any) -> dict[str, np.ndarray]:
@@ -224,9 +225,10 @@ def test_values_of_the_other_byte_order_are_the_same(tmp_path: Path, dtype: str,
 
 def test_range_of_what_has_none_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", **arrays())
-    for where in ("images.npz", "run"):
-        with refused("--range ... signed ... [setting-not-applicable]", where, code="bad-value"):
-            load_input(str(tmp_path / where), EvalConfig(pixel_range="signed"))
+    with refused("--range ... signed ... [setting-not-applicable]", "images.npz", code="bad-value"):
+        read_npz(tmp_path / "images.npz", 1000, "signed")
+    with refused("--range ... signed ... [setting-not-applicable]", "run", code="bad-value"):
+        load_input(str(tmp_path / "run"), EvalConfig(pixel_range="signed"))
 
 
 def test_one_pixel_below_zero_changes_no_other(tmp_path: Path) -> None:
@@ -406,17 +408,18 @@ def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Pa
     assert out_folder("run", EvalConfig(), 100) == Path("run/eval")
 
 
-@pytest.mark.parametrize(("data", "epoch"), [({"num_images": 1000}, 17.5), ({}, None), (None, None)])
+@pytest.mark.parametrize(("recorded", "epoch"), [({"num_images": 1000}, 17.5), ({}, None), (None, None)])
 def test_epoch_is_counted_by_the_images_that_the_run_recorded(
-    tmp_path: Path, data: dict[str, int] | None, epoch: float | None
+    tmp_path: Path, recorded: dict[str, int] | None, epoch: float | None
 ) -> None:
     """And not by those that are at hand where it is evaluated: 4 steps of 256 images are an epoch of 1,000."""
     (tmp_path / "weights").mkdir()
-    (tmp_path / "environment.json").write_text(json.dumps({"data": data}))
+    (tmp_path / "environment.json").write_text(json.dumps({"data": recorded}))
     path = tmp_path / "weights" / "generator.safetensors"
     subject: Any = SimpleNamespace(
         loaded=SimpleNamespace(path=path, config=Config(), step=70, is_ema=True), sha256="0" * 64
     )
-    real: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0")
+    data: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0", path=None)
+    real = RealImages(data, data, data, "digit", False)
     jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
-    assert source_of(str(tmp_path), subject, EvalConfig(), real, real, jury).epoch == epoch
+    assert source_of(str(tmp_path), subject, EvalConfig(), real, jury).epoch == epoch

@@ -30,8 +30,8 @@ def test_pictures_hold_every_class(tmp_path: Path, num_classes: int, shape: tupl
     closest = Closest(torch.zeros(n), torch.zeros(n, dtype=torch.long), about(0.01))
     confusions = [Confusion(asked=1, read=1, share=about(0.5), jury=about(0.0), seen_by=3)] if kind == "C-GAN" else []
     quality = quality_of(kind, num_classes=num_classes, confusions=confusions)
-    trained = images if images.ndim == 3 else images.movedim(-1, 1)
-    names = save_pictures(tmp_path, quality, images, reading, labels, closest, trained)
+    images = images if images.ndim == 3 else images.movedim(-1, 1)
+    names = save_pictures(tmp_path, quality, images, reading, labels, closest, images)
     assert set(names) == {path.name for path in tmp_path.iterdir()}
     scale = 2 if max(shape) <= 32 else 1
     pixels = np.asarray(Image.open(tmp_path / "digits.png"))

@@ -20,7 +20,7 @@ from distgan.evaluation.scores import (
     density_and_coverage,
     distance,
     estimate_proportion,
-    kl_from_uniform,
+    kl_divergence,
     manifold,
     mean,
     measure_fcd,
@@ -61,9 +61,12 @@ def test_mean_has_students_interval() -> None:
     assert found.high - found.value == pytest.approx(half, rel=1e-5)
 
 
-def test_kl_is_0_of_equal_shares_and_log_10_of_one_digit() -> None:
-    assert kl_from_uniform(np.full(10, 100)).value == pytest.approx(0, abs=1e-12)
-    assert kl_from_uniform(np.array([1000] + 9 * [0])).value == pytest.approx(math.log(10))
+def test_kl_is_0_of_the_expected_shares_and_log_10_of_one_class() -> None:
+    equal, uneven = np.full(10, 0.1), np.array([0.7, 0.2, 0.1])
+    assert kl_divergence(np.full(10, 100), equal).value == pytest.approx(0, abs=1e-12)
+    assert kl_divergence(np.array([1000] + 9 * [0]), equal).value == pytest.approx(math.log(10))
+    assert kl_divergence(np.array([700, 200, 100]), uneven).value == pytest.approx(0, abs=1e-12)
+    assert kl_divergence(np.array([0, 0, 9]), uneven).value == pytest.approx(math.log(10))
 
 
 def test_fcd_of_normals_has_the_closed_form() -> None:

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from helpers.made_up_runs import environment_of, make_run, quality_of, read, training_lines
+from helpers.made_up_runs import about, environment_of, make_run, quality_of, read, training_lines
 
+from distgan.evaluation.schema import Confusion
 from distgan.reports.comparison import notes_on, plain_lines
 from distgan.reports.comparison_rows import rows_of
 from distgan.reports.pairwise import ComparedRun, compared_runs
@@ -34,6 +35,28 @@ OWN: Settings = {
         "data": {"name": "/own/mnist"},
     },
     "environment": environment_of(data={"name": "mnist", "num_images": 800}),
+}  # fmt: skip
+CONFUSED = [Confusion(asked=0, read=1, share=about(0.3), jury=about(0.01), seen_by=3)]
+# Own images without labels: three clusters of them.
+UNLABELLED: Settings = {
+    "kind": "GAN",
+    "quality": quality_of(
+        "GAN",
+        num_classes=3,
+        class_noun="cluster",
+        class_names=["1", "2", "3"],
+        expected_shares=[0.5, 0.3, 0.2],
+        source={"data": "/own/photos"},
+    ),
+    "lines": training_lines(6, kind="GAN", num_classes=3),
+    "config": {
+        "model": {
+            "name": "vanilla", "family": "dcgan",
+            "images": {"channels": 3, "height": 32, "width": 32, "num_classes": 0, "class_names": []},
+        },
+        "data": {"name": "/own/photos"},
+    },
+    "environment": environment_of(data={"name": "photos", "num_images": 800}),
 }  # fmt: skip
 YOUNG: Settings = {"lines": [], "num_samples": 0, "quality": None}
 
@@ -155,15 +178,22 @@ def page_text(run: Path) -> str:
         ("Digit by digit", {}, KMNIST),
         ("Class by class", KMNIST, {}),
         ("The nearest real images", {}, {"quality": None}),
-        ("The quality of this run can't be measured: --data /own/mnist: images of 32 x 32, colour", OWN,
-         KMNIST | {"quality": None}),
-        ("measure its quality", KMNIST | {"quality": None}, OWN),
+        ("the line is the share of the real images", UNLABELLED, GAN),
+        ("from those of the real images, in nats", UNLABELLED, CGAN),
+        ("from the requested ones, in nats", quality(expected_shares=[0.1] * 10), UNLABELLED),
+        ("These images are among those that G was trained on", quality(source={"is_test_seen": True}),
+         quality(source={"is_test_seen": False})),
+        ("3 clusters of the real images stand for classes", UNLABELLED, CGAN),
+        ("Cluster by cluster", UNLABELLED, GAN),
+        ("cat read as dog", quality(num_classes=2, class_names=["cat", "dog"], confusions=CONFUSED),
+         quality(num_classes=2, confusions=CONFUSED)),
+        ("missing: dog", quality(num_classes=2, class_names=["cat", "dog"], missing=[1], alarms=["missing: dog"]), {}),
         ("The quality of this run was not measured yet.", {"quality": None, "weights": True}, {}),
         ("This run has no weights yet", {"quality": None}, {"quality": None, "weights": True}),
         # quality while it trained
         ("this run was trained without --eval-every", lines(fcd=None), config("run", eval_every=5) | lines(fcd=None)),
-        ("Not measured: no judges can read its images.", OWN | lines(fcd=None), lines(fcd=None)),
-        ("this run was trained without --eval-every", lines(fcd=None), OWN | lines(fcd=None)),
+        ("from those of the real images (in runs", UNLABELLED, lines()),
+        ("The rarest cluster", UNLABELLED, GAN),
         ("Not measured yet: it is measured every 5 epochs", config("run", eval_every=5) | YOUNG, YOUNG),
         ("every 5 epochs (--eval-every) and every 9 steps", config("run", eval_every=5, eval_every_steps=9) | YOUNG,
          config("run", eval_every=5) | YOUNG),
@@ -240,8 +270,7 @@ SLOWER = lines(rate=1000.0)
          {}, quality(fcd=9.0)),
         ("not to be compared with gan, cgan: they were measured on 70 and 10,000 images", quality(n=70), {}),
         ("its quality was not measured", {"quality": None}, {}),
-        ("not measured\n    no judges can read its images", OWN, {"quality": None}),
-        ("again: distgan eval", {"quality": None}, OWN),
+        ("no cluster is missing", UNLABELLED, GAN),
         ("images 32 x 32, colour, 2 classes against 28 x 28, grey, 10 classes", OWN, {}),
         ("there are no targets for /own/mnist", OWN, {}),
         ("on A processor; engine eager, fp32", {}, environment(device="Another")),

@@ -4,17 +4,12 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
 
 import pytest
-import torch
 from helpers.runs import Capture, MonkeyPatch
-from torch import nn
 
 from distgan import cli
-from distgan.data.base import Dataset
 from distgan.errors import FAILED, OK, USER_ERROR, CommandFailed, print_line
-from distgan.evaluation import train_judges
 from distgan.utils.output import guarded_output
 
 
@@ -117,17 +112,3 @@ def test_a_pipe_of_the_commands_own_is_no_success(monkeypatch: MonkeyPatch, caps
     monkeypatch.setattr(cli, "run_command", run_command)
     assert cli.main(["train"]) == FAILED
     assert "BrokenPipeError" in capsys.readouterr().err
-
-
-def test_a_judge_is_trained_without_a_reader(monkeypatch: MonkeyPatch) -> None:
-    def train_classifier(*_: object, say: Callable[[str], None], **__: object) -> nn.Module:
-        say("epoch 1")
-        return nn.Linear(1, 1)
-
-    monkeypatch.setattr(train_judges, "train_classifier", train_classifier)
-    monkeypatch.setattr(train_judges, "classify", lambda *_: (torch.zeros(2, 10),))
-    monkeypatch.setattr(sys, "stdout", Stream(errno.EPIPE))
-    data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
-    record, weights = train_judges._train("wide", 0, data, data, 1, torch.device("cpu"))
-    assert record.num_parameters == 2
-    assert weights

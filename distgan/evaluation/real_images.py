@@ -1,0 +1,161 @@
+"""The real images that quality is measured with, sorted into classes: to compare with, and to train judges on."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
+from distgan.config.registry import DATASETS, is_data_path
+from distgan.config.schema import DataConfig
+from distgan.data.base import Dataset, load_dataset, load_own_images
+from distgan.data.clustering import cluster
+from distgan.errors import UserError
+from distgan.evaluation.schema import ClassNoun
+from distgan.evaluation.scores import FEWEST
+
+# Without labels: clusters that stand for classes, and images that each of them should have.
+_NUM_CLUSTERS, _IMAGES_PER_CLUSTER = 20, 50
+# Of own images without a test set, one in six is compared with; of few, one in two.
+_TEST_EVERY, _FEW_EVERY, _FEW = 6, 2, 3000
+
+
+class RealImages(NamedTuple):
+    """`test` is what generated images are compared with, `train` has as many others for the floor and for judges.
+
+    The labels of both are `class_noun`s: where the data has none, clusters of the images. `trained_on` has all that a
+    GAN of this data is trained on, in the order of `train`; `test` is part of it where `is_test_seen`.
+    """
+
+    train: Dataset
+    test: Dataset
+    trained_on: Dataset
+    class_noun: ClassNoun
+    is_test_seen: bool
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Return shape and classes that judges are built for."""
+        return self.train.spec
+
+    @property
+    def judges_name(self) -> str:
+        """Return the name of the folder of its judges: that of the data, with its fingerprint unless it is MNIST-like.
+
+        A path and a name with other settings may have other images at another time.
+        """
+        if self.train.path is None and self.spec == MNIST_SPEC:
+            return self.train.name
+        name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in self.train.name)
+        return f"{name[:60]}-{self.train.fingerprint}"
+
+
+def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = True) -> RealImages:
+    """Return the real images beside the training images `data`. Raises UserError.
+
+    A named data set has test images, own images may have some by --test-data. Of others a part is set aside here, the
+    same ones each time: of scikit-learn's digits every sixth of the 1,797 with all its variants.
+    """
+    is_clustered = not data.spec.num_classes
+    if data.path is None and data.name != "digits":
+        test = load_dataset(config.model_copy(update={"name": data.name}), "test", may_download=may_download)
+        real = RealImages(data, test, data, _noun(data), False)
+    elif data.path is not None and config.test:
+        test = _own_test_images(data, config)
+        if is_clustered:
+            labels, names = _clusters(torch.cat([data.images, test.images]))
+            data = data._replace(labels=labels[: len(data.images)], class_names=names)
+            test = test._replace(labels=labels[len(data.images) :], class_names=names)
+        real = RealImages(data, test, data, "cluster" if is_clustered else "class", False)
+    else:
+        if is_clustered:
+            labels, names = _clusters(data.images)
+            data = data._replace(labels=labels, class_names=names)
+        is_test = torch.arange(len(data.images)) // 10 % 6 == 5 if data.name == "digits" else _every_few(data.labels)
+        train, test = (_rows(data, rows) for rows in ((~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]))
+        both = train._replace(
+            images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels])
+        )
+        real = RealImages(train, test, both, "cluster" if is_clustered else _noun(data), True)
+    _check(real)
+    return real
+
+
+def _noun(data: Dataset) -> ClassNoun:
+    return "digit" if data.path is None and DATASETS[data.name].has_mnist_digits else "class"
+
+
+def _rows(data: Dataset, rows: Tensor) -> Dataset:
+    return data._replace(images=data.images[rows], labels=data.labels[rows])
+
+
+def _own_test_images(data: Dataset, config: DataConfig) -> Dataset:
+    """Load the images of --test-data by the rules of the training images. Raises UserError for others than those."""
+    assert config.test is not None
+    if not is_data_path(config.test):
+        raise UserError(
+            f"--test-data: not found ({config.test}). Expected: the path of images as --data takes it", code="no-data"
+        )
+    test = load_own_images(config.model_copy(update={"name": config.test}))
+    own, other = data.spec, test.spec
+    if own.num_classes == 0:
+        other = other.model_copy(update={"num_classes": 0, "class_names": []})
+    if own != other:
+        same_shape = (own.channels, own.height, own.width) == (other.channels, other.height, other.width)
+        differing = f"classes {_listed(other)}" if same_shape else f"images of {other.describe()}"
+        expected = f"classes {_listed(own)}" if same_shape else own.describe()
+        raise UserError(
+            f"--test-data: not like --data ({config.test}: {differing}). Expected: {expected}", code="bad-images"
+        )
+    return test
+
+
+def _listed(images: ImageSpec) -> str:
+    names = [repr(name) for name in images.class_names]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
+
+
+def _every_few(labels: Tensor) -> Tensor:
+    """Return the mask of test images: of each class every sixth image, of few images every second, and at least one."""
+    every = _TEST_EVERY if len(labels) >= _FEW else _FEW_EVERY
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for number in labels.unique():
+        rows = (labels == number).nonzero()[:, 0]
+        is_test[rows[every - 1 :: every] if len(rows) >= every else rows[-1:]] = True
+    return is_test
+
+
+def _clusters(images: Tensor) -> tuple[Tensor, list[str]]:
+    """Return clusters (N,) of images that have no classes, each of several images, and their names."""
+    num = max(2, min(_NUM_CLUSTERS, len(images) // _IMAGES_PER_CLUSTER))
+    found = cluster(images, num)
+    counts = found.bincount(minlength=num)
+    # An image that is like no other is counted with the largest cluster: a class needs a test and a training image.
+    found = torch.where(counts[found] < 2 * _TEST_EVERY, counts.argmax(), found)
+    kept, labels = found.unique(return_inverse=True)
+    return labels, [str(number) for number in range(1, len(kept) + 1)]
+
+
+def _check(real: RealImages) -> None:
+    """Raise UserError for images that quality can't be measured with."""
+    for data in (real.train, real.test):
+        if len(data.images) < FEWEST:
+            num, least = (len(real.trained_on.images), 2 * FEWEST) if real.is_test_seen else (len(data.images), FEWEST)
+            raise UserError(
+                f"{data.source}: too few images for measured quality ({num:,}). Expected: {least} or more",
+                code="not-measurable",
+            )
+        counts = data.labels.bincount(minlength=real.spec.num_classes).tolist()
+        if 0 in counts:
+            name = real.spec.class_names[counts.index(0)]
+            which = "training" if data is real.train else "test"
+            raise UserError(
+                f"{data.source}: no {which} image of {real.class_noun} {name!r}. Expected for measured quality: 2 or "
+                "more images of each",
+                code="not-measurable",
+            )
+    if real.spec.num_classes < 2:
+        raise UserError(
+            f"{real.train.source}: all images are of one {real.class_noun}. Expected for measured quality: 2 or more",
+            code="not-measurable",
+        )

@@ -1,0 +1,33 @@
+"""A lock that one process holds while it makes what others then read, on several machines of one disk too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from distgan.errors import print_line
+
+_SOON_S = 1.0  # after which a process that waits says so
+
+
+@contextmanager
+def held_lock(path: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock of that file, and print `waiting` where another process has it.
+
+    On a file system without locks, or without a place for the file, nothing is held.
+    """
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(timeout=_SOON_S)
+        except Timeout:
+            print_line(waiting, error=True)
+            lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
