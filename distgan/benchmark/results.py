@@ -115,8 +115,8 @@ class PlanResults(Results):
     cells: list[HeldOut | Predicted]
 
 
-def read(path: Path, model: type[R], *kinds: str) -> R:
-    """Read the results of a file, or of its folder, of one of `kinds`, or of those that `model` accepts.
+def read(path: Path, *models: type[R], kind: str | None = None) -> R:
+    """Read the results of a file, or of its folder, as the one of `models` that accepts their kind, or only of `kind`.
 
     Raises UserError, which names the file, if it is missing, damaged, of another kind, or of a newer format.
     """
@@ -128,7 +128,8 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
         raise UserError(f"{path}: no results of distgan bench. Expected: a {FILE} of distgan bench", code="no-results")
     if content["format"] != 1:
         check_format(path, content, FORMAT)
-    kinds = kinds or get_args(model.model_fields["kind"].annotation)
+    by_kind = {name: model for model in models for name in get_args(model.model_fields["kind"].annotation)}
+    kinds = [kind] if kind else by_kind
     if content["kind"] not in kinds:
         raise UserError(
             f"{path}: results of another benchmark ({content['kind']}). Expected: {', '.join(kinds)}",
@@ -140,7 +141,7 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
             reason = f"not of format 1 ({type(error).__name__}: {error})"
             raise UserError(f"{path}: is damaged: {reason}", code="damaged-file") from error
-    return parse_model(model, content, f"{path}: is damaged")
+    return parse_model(by_kind[content["kind"]], content, f"{path}: is damaged")
 
 
 def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:

@@ -6,6 +6,7 @@ Each turn runs in fresh processes, and an engine is timed only if it first repro
 import json
 import shlex
 import sys
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -31,6 +32,7 @@ from distgan.utils.files import parse_model
 from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import cores
 from distgan.utils.parts_progress import PartsProgress
+from distgan.utils.paths import user_path
 
 # For the reader of results.json.
 NOTES = {
@@ -100,16 +102,17 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
         **config.model_dump(include={"gate_steps", "repeats", "whole_run"}),
     )
     count_images(cells)
+    is_new = config.out is None or not user_path(config.out, "--out").exists()
     folder = results.new_folder(config.out, kind)
     settings = {"settings": config.model_dump(), "pace": pace.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
-    facts = results.facts(device, **settings | more)
-    if (load := psutil.getloadavg()[0]) > 0.2 * cores():
-        say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
-    if has_roofline:
-        facts.roofline = _roofline(config, device)
-    found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
     path = folder / results.FILE
     try:
+        facts = results.facts(device, **settings | more)
+        if (load := psutil.getloadavg()[0]) > 0.2 * cores():
+            say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
+        if has_roofline:
+            facts.roofline = _roofline(config, device)
+        found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
         with PartsProgress(config.rounds * len(cells), "turns") as progress:
             for turn, cell in product(range(config.rounds), found.cells):
                 message = "skipped"
@@ -124,6 +127,9 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     finally:  # after a Ctrl-C too
         if path.exists():
             results.publish(found, folder, print_speeds, plot_speeds)
+        elif is_new:
+            with suppress(OSError):  # not empty: a trace
+                folder.rmdir()
     if failed := [cell for cell in found.cells if cell.status != "ok"]:
         names = ", ".join(cell.id for cell in failed)
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells failed: {names}; the first: {failed[0].why}")

@@ -375,6 +375,25 @@ def test_what_was_measured_outlives_ctrl_c_and_says_so(
     assert "!! PARTIAL" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("at", ["roofline", "first turn"])
+def test_what_ends_before_the_first_result_leaves_nothing(at: str, monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+    """But a folder that was there."""
+
+    def outcome(words: list[str], *_: object) -> dict[str, Any]:
+        if at == "roofline" or "distgan.benchmark.roofline" not in words:
+            raise KeyboardInterrupt
+        return dict(ROOFLINE)
+
+    monkeypatch.setattr(speed, "_outcome", outcome)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    words = ["bench", "throughput", "--preset", "cgan", "--device", "cpu", "--data", "digits"]
+    for more in ([], ["--out", "new"], ["--out", "there"]):
+        with pytest.raises(KeyboardInterrupt):
+            run_command(*words, *more)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["bench", "there"]
+
+
 # -- old files -------------------------------------------------------------------------------
 
 
