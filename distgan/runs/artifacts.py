@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import numpy as np
 import torch
@@ -95,8 +95,8 @@ class RunArtifacts:
         targets = stop_at and runtime.run_on_rank0(lambda: read_targets(find_targets(stop_at, "--stop-at")))
         self._targets = targets.model_dump(mode="json") if targets else None
         self._is_recorded = False
-        self._engine: dict[str, Any] | None = None
-        self._networks: dict[str, Any] | None = None
+        self._engine: dict[str, object] | None = None
+        self._networks: dict[str, object] | None = None
         self.start: Start | None = None
         self.was_done = False
         self.end_reason = ""  # why the run is done before its last step
@@ -352,11 +352,11 @@ class RunArtifacts:
         ):
             if os.path.exists(self.folder / name):  # False, too, where a network disk is away
                 display.say(f"  {self.folder / name!s:<40} {what}")
-        if self.checkpoints.stall_s and self.checkpoints.write_s:
-            facts = self.checkpoints.facts()
+        saved = self.checkpoints
+        if saved.stall_s and saved.write_s:
             display.say(
-                f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
-                f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"
+                f"checkpoints: {len(saved.stall_s)} of {saved.num_bytes / 2**20:.1f} MiB; each stopped training for "
+                f"{median(saved.stall_s):.3f} s, and was on the disk {median(saved.write_s):.3f} s later"
             )
         display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}")
         if self.dataset.notice:
