@@ -16,7 +16,8 @@ from pydantic import model_validator
 from distgan.benchmark.format_1 import upgrade
 from distgan.benchmark.measurement import Facts, Measurement, Record
 from distgan.benchmark.ratios import derive
-from distgan.config.registry import Registry, names_on_cpu
+from distgan.config.registry import ENGINES, PRECISIONS, Registry, names_on_cpu
+from distgan.distributed.env import is_launched
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import LOCKS
 from distgan.utils.child_process import tool_output
@@ -204,9 +205,20 @@ def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R
     print_line(predicted + ", ".join(map(str, [folder / FILE, *([picture] if picture.exists() else [])])))
 
 
-def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:
-    """Raise UserError if a precision or an engine among `chosen` needs a CUDA device."""
-    for value in chosen:
-        if modes[value].needs_cuda:
+def check_not_launched(kind: str) -> None:
+    """Raise UserError within a launcher."""
+    if is_launched():
+        raise UserError(
+            f"bench {kind}: started by a launcher, but it launches its processes itself. Expected: no launcher",
+            code="launcher-conflict",
+        )
+
+
+def check_runs_on(device: torch.device, engines: Sequence[str], precisions: Sequence[str]) -> None:
+    """Raise UserError if an engine or a precision needs a CUDA device, and `device` is none."""
+    asked: list[tuple[str, str, Registry[Any]]] = [("--engine", value, ENGINES) for value in engines]
+    asked += [("--precision", value, PRECISIONS) for value in precisions]
+    for flag, value, modes in asked:
+        if device.type == "cpu" and modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))
             raise UserError(f"{flag}: needs a CUDA device ({value}). Expected on a CPU: {allowed}", code="no-gpu")

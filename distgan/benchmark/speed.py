@@ -22,10 +22,8 @@ from distgan.benchmark.plots import plot_speeds
 from distgan.benchmark.ratios import derive
 from distgan.benchmark.results import SpeedResults, say
 from distgan.benchmark.tables import print_speeds
-from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config
-from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed
 from distgan.utils.child_process import ChildFailed, own_modules, run_json
 from distgan.utils.devices import device_named
 from distgan.utils.files import parse_model
@@ -57,10 +55,9 @@ def throughput(config: ThroughputConfig) -> None:
 
     Raises UserError, and CommandFailed if a cell has no speed.
     """
-    device = _device(config, "throughput")
-    if device.type == "cpu":
-        results.check_runs_on_cpu("--engine", config.engines, ENGINES)
-        results.check_runs_on_cpu("--precision", config.precisions or [], PRECISIONS)
+    results.check_not_launched("throughput")
+    device = device_named(config.device)
+    results.check_runs_on(device, config.engines, config.precisions or [])
     _measure("throughput", config, throughput_cells(config, device), device)
 
 
@@ -69,9 +66,9 @@ def scaling(config: ScalingConfig) -> None:
 
     Raises UserError, and CommandFailed at the end if a cell could not be measured.
     """
-    device = _device(config, "scaling")
-    if device.type == "cpu":
-        results.check_runs_on_cpu("--engine", [config.engine], ENGINES)
+    results.check_not_launched("scaling")
+    device = device_named(config.device)
+    results.check_runs_on(device, [config.engine], [config.precision])
     cells = scaling_cells(config, device)
     threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
     note = f"a GPU for each process, of {count_gpus()} here"
@@ -81,16 +78,6 @@ def scaling(config: ScalingConfig) -> None:
         note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > cores())
     note += "; ratios are over rounds, times over all repeats, and the slowest process counts"
     _measure("scaling", config, cells, device, threads=threads, note=note)
-
-
-def _device(config: SpeedConfig, name: str) -> torch.device:
-    """Return the device. Raises UserError if it is not available, and within a launcher."""
-    if is_launched():
-        raise UserError(
-            f"bench {name}: started by a launcher, but it launches its processes itself. Expected: no launcher",
-            code="launcher-conflict",
-        )
-    return device_named(config.device)
 
 
 def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: torch.device, **more: object) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+import torch
+
 from distgan.benchmark.convergence_results import ArmFacts, Clocks, TrialResult
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.results import check_runs_on_cpu
+from distgan.benchmark.results import check_runs_on
 from distgan.config.flags import paths_by
 from distgan.config.presets import preset_words, training_of
-from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset, load_splits
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
@@ -109,7 +110,9 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in dealt]
 
 
-def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
+def arms(
+    config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, device: torch.device
+) -> list[Arm]:
     """Build an arm for each preset and number of processes. Raises UserError if they can't be run or compared."""
     if config.preset is None:
         raise UserError("--preset: missing. Expected: --preset NAME, or --preset FILE.toml", code="missing-value")
@@ -121,15 +124,13 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
             if (value := getattr(config, key)) is not None:
                 words += [f"--{key.replace('_', '-')}", value]
         threads = config.threads
-        if threads is None and num_jobs > 1 and not is_cuda:
+        if threads is None and num_jobs > 1 and device.type == "cpu":
             threads = max(1, cores() // (num_jobs * processes))
         words += ["--threads", str(threads)] if threads else []
         words += ["--processes", str(processes), "--tracker", "none"]
         training, name = training_of(words)
-        if not is_cuda:
-            check_runs_on_cpu("--engine", [training.run.engine], ENGINES)
-            if (precision := training.run.precision) not in (None, "auto"):
-                check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
+        precision = training.run.precision
+        check_runs_on(device, [training.run.engine], [] if precision in (None, "auto") else [str(precision)])
         dataset, size = load(training.data), global_batch_size(training.data, processes)
         fewest = min_batch_size(training, processes)
         steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest)

@@ -181,6 +181,15 @@ def test_no_launcher_around_it(command: str, tmp_path: Path, monkeypatch: Monkey
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["throughput", "scaling"])
+def test_what_needs_a_gpu_is_an_error_at_once(command: str, tmp_path: Path) -> None:
+    words = ["bench", command, "--preset", "cgan", "--device", "cpu", "--out", str(tmp_path / "out")]
+    for flag, value in (("--precision", "fp16"), ("--engine", "graph")):
+        with refused(f"{flag}: ... ({value})", code="no-gpu"):
+            run_command(*words, flag, value)
+    assert not (tmp_path / "out").exists()
+
+
 # -- ratios ---------------------------------------------------------------------------------
 
 
@@ -288,6 +297,13 @@ def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: MonkeyPatch, is_broke
     assert found.gate.passed == (not is_broken)
     speeds = (found.repeats, found.warmup_s, found.peak_memory_gib, found.operators_per_step)
     assert [bool(each) for each in speeds] == [not is_broken] * 4
+
+
+def test_no_rank_measures_where_the_gate_fails_on_another(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "all_gather_object", lambda self, value: [value, False] if value is True else [value])
+    found = worker.measure(spec())
+    assert not found.gate.passed
+    assert not found.repeats
 
 
 def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture, tmp_path: Path) -> None:
