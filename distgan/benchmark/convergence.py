@@ -55,7 +55,7 @@ def run(config: ConvergenceConfig) -> None:
     protocol = targets.protocol.model_copy(update={"num": config.num} if config.num else {})
     device = device_named(config.device)
     environments = slots(config, is_cuda=device.type == "cuda")
-    chosen = arms(config, protocol, path, len(environments), device)
+    chosen = arms(config, protocol, path, len(environments), is_cuda=device.type == "cuda")
     here = results.facts(device)
     free = {key for (key,) in paths_by(ConvergenceConfig, "on_resume", "free")}
     identity = Identity.model_validate({

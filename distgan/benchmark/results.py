@@ -214,11 +214,11 @@ def check_not_launched(kind: str) -> None:
         )
 
 
-def check_runs_on(device: torch.device, engines: Sequence[str], precisions: Sequence[str]) -> None:
-    """Raise UserError if an engine or a precision needs a CUDA device, and `device` is none."""
+def check_runs_here(engines: Sequence[str], precisions: Sequence[str], *, is_cuda: bool) -> None:
+    """Raise UserError if an engine or a precision needs a CUDA device, and the benchmark has none."""
     asked: list[tuple[str, str, Registry[Any]]] = [("--engine", value, ENGINES) for value in engines]
     asked += [("--precision", value, PRECISIONS) for value in precisions]
     for flag, value, modes in asked:
-        if device.type == "cpu" and modes[value].needs_cuda:
+        if not is_cuda and modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))
             raise UserError(f"{flag}: needs a CUDA device ({value}). Expected on a CPU: {allowed}", code="no-gpu")

@@ -57,7 +57,7 @@ def throughput(config: ThroughputConfig) -> None:
     """
     results.check_not_launched("throughput")
     device = device_named(config.device)
-    results.check_runs_on(device, config.engines, config.precisions or [])
+    results.check_runs_here(config.engines, config.precisions or [], is_cuda=device.type == "cuda")
     _measure("throughput", config, throughput_cells(config, device), device)
 
 
@@ -68,7 +68,7 @@ def scaling(config: ScalingConfig) -> None:
     """
     results.check_not_launched("scaling")
     device = device_named(config.device)
-    results.check_runs_on(device, [config.engine], [config.precision])
+    results.check_runs_here([config.engine], [config.precision], is_cuda=device.type == "cuda")
     cells = scaling_cells(config, device)
     threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
     note = f"a GPU for each process, of {count_gpus()} here"
