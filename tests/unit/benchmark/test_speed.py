@@ -444,6 +444,12 @@ def test_an_interval_holds_the_ratio() -> None:
     assert 88 <= inside <= 100
 
 
+def test_an_interval_knows_that_rounds_differ() -> None:
+    """Repeats of one round are alike: two rounds with a factor of 2 between them are two numbers, not ten."""
+    found = ratio([[1.0] * 5, [2.0] * 5], [[1.0] * 5] * 2, np.random.default_rng(0), 500)
+    assert (found.low, found.ratio, found.high) == (0.5, pytest.approx(1 / 1.5), 1.0)
+
+
 @pytest.mark.parametrize(
     ("factor", "limit", "is_failure"), [(1.2, 1.05, True), (1.2, 1.3, False), (1.2, None, False), (0.8, 1.05, False)]
 )
