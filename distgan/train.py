@@ -40,8 +40,10 @@ def train(config: Config, preset: str, startup: Startup) -> None:
         monitor = _build_monitor(session, startup)
         with RunArtifacts(session, preset, startup) as artifacts:
             start = artifacts.checkpoints.restore()
-            artifacts.checkpoints.save(wait=True)  # no step without a checkpoint; does nothing if restored from one
-            artifacts.describe(start)
+            if monitor:
+                monitor.resume(artifacts.log.path)
+            is_over = gan.step >= session.last_step or bool(monitor and monitor.reason_to_stop)
+            artifacts.begin(start, is_over=is_over)
             startup.mark("outputs")
             engine = session.build_engine()
             artifacts.log.engine = engine.selection.name
@@ -73,8 +75,6 @@ def _take_steps(
 ) -> None:
     gan, runtime, log, checkpoints = session.gan, session.runtime, artifacts.log, artifacts.checkpoints
     cadence = session.cadence(monitor.eval_every_steps if monitor else 0)
-    if monitor:
-        monitor.resume(log.path)
     if gan.step == 0 and 0 in cadence.sample_epochs:
         display.say(artifacts.sample())
     log.start_clock()

@@ -1,4 +1,4 @@
-"""`distgan bench compare A.json B.json`: ratios of seconds per step, cell by cell, with intervals."""
+"""`distgan bench compare A.json B.json`: ratios of seconds per step, or of epochs to the targets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from distgan.benchmark import results
+from distgan.benchmark.convergence_results import ConvergenceResults
 from distgan.benchmark.measurement import Measurement
 from distgan.benchmark.options import CompareConfig
-from distgan.benchmark.results import SpeedResults
+from distgan.benchmark.results import Results, SpeedResults
 from distgan.benchmark.tables import table
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.terminal import TerminalConsole
@@ -34,15 +35,29 @@ class Ratio(NamedTuple):
 
 def compare(a: Path, b: Path, config: CompareConfig) -> None:
     """Print a table, and what else differs. Raises UserError, and CommandFailed for a regression."""
-    before = results.read(a, SpeedResults)
-    after = results.read(b, SpeedResults, before.kind)
+    before: Results = results.read(a, SpeedResults, ConvergenceResults)
+    if isinstance(before, ConvergenceResults):
+        from distgan.benchmark.convergence_comparison import compare_studies  # imports scipy: seconds
+
+        failures = compare_studies(before, results.read(b, ConvergenceResults), (a, b), config.fail_above)
+    else:
+        assert isinstance(before, SpeedResults)
+        failures = _compare_speeds(before, results.read(b, SpeedResults, kind=before.kind), (a, b), config)
+    if failures:
+        raise CommandFailed("\n".join(failures))
+
+
+def _compare_speeds(
+    before: SpeedResults, after: SpeedResults, paths: tuple[Path, Path], config: CompareConfig
+) -> list[str]:
+    """Return a line for each regression."""
     old, new = ({cell.id: cell for cell in found.cells} for found in (before, after))
     had = [key for key, cell in old.items() if cell.measured]
     shared = [key for key in had if key in new and new[key].measured]
     lost = [key for key in had if key not in shared]
     if not shared and (config.fail_above is None or not any(key in new for key in had)):
         raise UserError(
-            f"A, B: no common cell with a speed in both ({a}, {b}). Expected: results with the same cells",
+            "A, B: no common cell with a speed in both ({}, {}). Expected: results with the same cells".format(*paths),
             code="wrong-results",
         )
     rng = np.random.default_rng(0)
@@ -62,18 +77,15 @@ def compare(a: Path, b: Path, config: CompareConfig) -> None:
         console.print_table(made)
         mean = float(np.exp(np.mean([np.log(each.ratio) for each in ratios.values()])))
         console.print(f"geometric mean of B / A: {mean:.3f} over {len(ratios)} cells")
-    for line in _differences(before, after, old, new):
-        console.print(f"note: {line}", style="yellow")
+    print_notes(console, [*differing_facts(before, after), *_differences(old, new)])
     if config.fail_above is None:
-        return
-    lines = [
+        return []
+    return [
         f"{key}: {each.ratio:.3f} times the seconds per step ({each.low:.3f} to {each.high:.3f}). Expected: "
         f"at most {config.fail_above:g}"
         for key, each in ratios.items()
         if each.is_regression(config.fail_above)
     ] + [f"{name}: no speed in B" for name in lost]
-    if lines:
-        raise CommandFailed("\n".join(lines))
 
 
 def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> Ratio:
@@ -107,14 +119,24 @@ def _times(cell: Measurement) -> Times:
     return [run.step_s for run in cell.measured]
 
 
-def _differences(
-    before: SpeedResults, after: SpeedResults, old: dict[str, Measurement], new: dict[str, Measurement]
-) -> list[str]:
-    """Return what else differs between the two results, and so may explain a ratio."""
+def print_notes(console: TerminalConsole, lines: Sequence[str]) -> None:
+    """Print lines below the tables."""
+    for line in lines:
+        console.print(f"note: {line}", style="yellow")
+
+
+def differing_facts(before: Results, after: Results) -> list[str]:
+    """Return what differs between machines and libraries of the two results, and so may explain a ratio."""
     lines = [f"{side} is partial (interrupted)" for side, of in (("A", before), ("B", after)) if of.is_partial]
     for key in _STATED:
         a, b = (getattr(found.facts, key, None) for found in (before, after))
         lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
+    return lines
+
+
+def _differences(old: dict[str, Measurement], new: dict[str, Measurement]) -> list[str]:
+    """Return in which cells engines differ, and which have no speed in one of the results."""
+    lines = []
     for key in [key for key in old if key in new and old[key].measured and new[key].measured]:
         ran_a, ran_b = (", ".join(of[key].engines) or None for of in (old, new))
         lines += [f"{key}: engine differs: A {ran_a}, B {ran_b}"] if ran_a != ran_b else []

@@ -26,7 +26,6 @@ from distgan.benchmark.results import FILE, new_folder, say
 from distgan.benchmark.tables import outcome, print_convergence
 from distgan.benchmark.trial import Trial, arms, slots
 from distgan.config.flags import paths_by
-from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.runs.run_dir import lock
@@ -47,11 +46,7 @@ def run(config: ConvergenceConfig) -> None:
     Raises UserError, CommandFailed if a run crashed or more processes need more epochs, and Stopped if one of the
     trainings stopped on request, as before the time limit of a SLURM job.
     """
-    if is_launched():
-        raise UserError(
-            "bench convergence: started by a launcher, but it launches its trainings itself. Expected: no launcher",
-            code="launcher-conflict",
-        )
+    results.check_not_launched(KIND)
     if config.join is not None:
         join(user_path(config.join, "--join"), config)
         return

@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 
-_GRACE_S = 120.0  # for the end of a step or of an evaluation, and a checkpoint
+GRACE_S = 120.0  # for the end of a step or of an evaluation, a checkpoint, and pictures
 
 
 def _follow() -> None:
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
+    time.sleep(GRACE_S)
     os._exit(1)  # it hangs; its children see that it has exited
 
 

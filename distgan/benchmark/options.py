@@ -132,7 +132,8 @@ class CompareConfig(Section):
 
     fail_above: Real | None = setting(
         None, "exit 1 if a cell's ratio of seconds per step, B / A, is above that and its 95% interval excludes 1, or "
-        "if a cell of A has no speed in B; unset: never", gt=0, le=1000,
+        "if a cell of A has no speed in B; of bench convergence: if a preset needs more than that times A's epochs, "
+        "with p < 0.05, or has no finished runs in B; unset: never", gt=0, le=1000,
     )  # fmt: skip
     resamples: int = _count(10_000, "of the bootstrap behind the intervals", least=100)
 

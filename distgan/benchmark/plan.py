@@ -45,7 +45,7 @@ def run(where: Path, config: PlanConfig) -> None:
     Raises UserError for other results, too few points, or an interconnect that does not apply.
     """
     check_nodes(config.fabric, config.nodes)
-    measured = results.read(where, SpeedResults, "scaling")
+    measured = results.read(where, SpeedResults, kind="scaling")
     # At the width of strong and weak scaling, not at those of growing work.
     width = next((cell.width for cell in measured.cells if {STRONG, WEAK} & set(cell.axes)), None)
     cells = [cell for cell in measured.cells if cell.measured and cell.width == width]

@@ -87,15 +87,15 @@ def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:
     return [[each.median - each.p5 for each in spreads], [each.p95 - each.median for each in spreads]]
 
 
-def _draw_spreads(axes: Any, places: list[float], found: list[Spread], label: str) -> None:
+def _draw_spreads(axes: Any, places: list[float], found: list[Spread]) -> None:
     middle = [each.median for each in found]
-    axes.errorbar(places, middle, yerr=_whiskers(found), marker="o", markersize=4, capsize=3, label=label)
+    axes.errorbar(places, middle, yerr=_whiskers(found), marker="o", markersize=4, capsize=3, label="measured")
 
 
 def _draw_scaling(axes: Any, chain: list[Measurement], axis: str) -> None:
     places = [float(cell.world_size) for cell in chain]
     rates = [cell.images_per_s for cell in chain if cell.images_per_s]
-    _draw_spreads(axes, places, rates, "measured")
+    _draw_spreads(axes, places, rates)
     first = rates[0].median / places[0]
     axes.plot(places, [first * place for place in places], "--", color="gray", linewidth=1, label="ideal")
     axes.set(title=TITLES[axis], xlabel="processes", ylabel="images/s", xticks=places)
@@ -107,7 +107,7 @@ def _draw_growth(axes: Any, chain: list[Measurement], axis: str) -> None:
 
     places = [getattr(cell, axis) for cell in chain]
     seconds = [cell.step_s for cell in chain if cell.step_s]
-    _draw_spreads(axes, places, seconds, "measured")
+    _draw_spreads(axes, places, seconds)
     if chain[0].flops_per_step is not None:
         scale = seconds[0].median / chain[0].flops_per_step
         line = [scale * (cell.flops_per_step or 0) for cell in chain]

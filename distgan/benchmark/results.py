@@ -16,7 +16,8 @@ from pydantic import model_validator
 from distgan.benchmark.format_1 import upgrade
 from distgan.benchmark.measurement import Facts, Measurement, Record
 from distgan.benchmark.ratios import derive
-from distgan.config.registry import Registry, names_on_cpu
+from distgan.config.registry import ENGINES, PRECISIONS, Registry, names_on_cpu
+from distgan.distributed.env import is_launched
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.runs.run_dir import LOCKS
 from distgan.utils.child_process import tool_output
@@ -115,8 +116,8 @@ class PlanResults(Results):
     cells: list[HeldOut | Predicted]
 
 
-def read(path: Path, model: type[R], *kinds: str) -> R:
-    """Read the results of a file, or of its folder, of one of `kinds`, or of those that `model` accepts.
+def read(path: Path, *models: type[R], kind: str | None = None) -> R:
+    """Read the results of a file, or of its folder, as the one of `models` that accepts their kind, or only of `kind`.
 
     Raises UserError, which names the file, if it is missing, damaged, of another kind, or of a newer format.
     """
@@ -128,7 +129,8 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
         raise UserError(f"{path}: no results of distgan bench. Expected: a {FILE} of distgan bench", code="no-results")
     if content["format"] != 1:
         check_format(path, content, FORMAT)
-    kinds = kinds or get_args(model.model_fields["kind"].annotation)
+    by_kind = {name: model for model in models for name in get_args(model.model_fields["kind"].annotation)}
+    kinds = [kind] if kind else by_kind
     if content["kind"] not in kinds:
         raise UserError(
             f"{path}: results of another benchmark ({content['kind']}). Expected: {', '.join(kinds)}",
@@ -140,7 +142,7 @@ def read(path: Path, model: type[R], *kinds: str) -> R:
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
             reason = f"not of format 1 ({type(error).__name__}: {error})"
             raise UserError(f"{path}: is damaged: {reason}", code="damaged-file") from error
-    return parse_model(model, content, f"{path}: is damaged")
+    return parse_model(by_kind[content["kind"]], content, f"{path}: is damaged")
 
 
 def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
@@ -203,9 +205,20 @@ def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R
     print_line(predicted + ", ".join(map(str, [folder / FILE, *([picture] if picture.exists() else [])])))
 
 
-def check_runs_on_cpu(flag: str, chosen: Sequence[str], modes: Registry[Any]) -> None:
-    """Raise UserError if a precision or an engine among `chosen` needs a CUDA device."""
-    for value in chosen:
-        if modes[value].needs_cuda:
+def check_not_launched(kind: str) -> None:
+    """Raise UserError within a launcher."""
+    if is_launched():
+        raise UserError(
+            f"bench {kind}: started by a launcher, but it launches its processes itself. Expected: no launcher",
+            code="launcher-conflict",
+        )
+
+
+def check_runs_here(engines: Sequence[str], precisions: Sequence[str], *, is_cuda: bool) -> None:
+    """Raise UserError if an engine or a precision needs a CUDA device, and the benchmark has none."""
+    asked: list[tuple[str, str, Registry[Any]]] = [("--engine", value, ENGINES) for value in engines]
+    asked += [("--precision", value, PRECISIONS) for value in precisions]
+    for flag, value, modes in asked:
+        if not is_cuda and modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))
             raise UserError(f"{flag}: needs a CUDA device ({value}). Expected on a CPU: {allowed}", code="no-gpu")

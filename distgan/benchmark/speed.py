@@ -6,6 +6,7 @@ Each turn runs in fresh processes, and an engine is timed only if it first repro
 import json
 import shlex
 import sys
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -21,16 +22,15 @@ from distgan.benchmark.plots import plot_speeds
 from distgan.benchmark.ratios import derive
 from distgan.benchmark.results import SpeedResults, say
 from distgan.benchmark.tables import print_speeds
-from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config
-from distgan.distributed.env import is_launched
-from distgan.errors import CommandFailed, UserError
+from distgan.errors import CommandFailed
 from distgan.utils.child_process import ChildFailed, own_modules, run_json
 from distgan.utils.devices import device_named
 from distgan.utils.files import parse_model
 from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import cores
 from distgan.utils.parts_progress import PartsProgress
+from distgan.utils.paths import user_path
 
 # For the reader of results.json.
 NOTES = {
@@ -55,10 +55,9 @@ def throughput(config: ThroughputConfig) -> None:
 
     Raises UserError, and CommandFailed if a cell has no speed.
     """
-    device = _device(config, "throughput")
-    if device.type == "cpu":
-        results.check_runs_on_cpu("--engine", config.engines, ENGINES)
-        results.check_runs_on_cpu("--precision", config.precisions or [], PRECISIONS)
+    results.check_not_launched("throughput")
+    device = device_named(config.device)
+    results.check_runs_here(config.engines, config.precisions or [], is_cuda=device.type == "cuda")
     _measure("throughput", config, throughput_cells(config, device), device)
 
 
@@ -67,9 +66,9 @@ def scaling(config: ScalingConfig) -> None:
 
     Raises UserError, and CommandFailed at the end if a cell could not be measured.
     """
-    device = _device(config, "scaling")
-    if device.type == "cpu":
-        results.check_runs_on_cpu("--engine", [config.engine], ENGINES)
+    results.check_not_launched("scaling")
+    device = device_named(config.device)
+    results.check_runs_here([config.engine], [config.precision], is_cuda=device.type == "cuda")
     cells = scaling_cells(config, device)
     threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
     note = f"a GPU for each process, of {count_gpus()} here"
@@ -81,16 +80,6 @@ def scaling(config: ScalingConfig) -> None:
     _measure("scaling", config, cells, device, threads=threads, note=note)
 
 
-def _device(config: SpeedConfig, name: str) -> torch.device:
-    """Return the device. Raises UserError if it is not available, and within a launcher."""
-    if is_launched():
-        raise UserError(
-            f"bench {name}: started by a launcher, but it launches its processes itself. Expected: no launcher",
-            code="launcher-conflict",
-        )
-    return device_named(config.device)
-
-
 def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: torch.device, **more: object) -> None:
     is_cuda, has_roofline = device.type == "cuda", kind == "throughput"
     pace = Pace(
@@ -100,16 +89,17 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
         **config.model_dump(include={"gate_steps", "repeats", "whole_run"}),
     )
     count_images(cells)
+    is_new = config.out is None or not user_path(config.out, "--out").exists()
     folder = results.new_folder(config.out, kind)
     settings = {"settings": config.model_dump(), "pace": pace.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
-    facts = results.facts(device, **settings | more)
-    if (load := psutil.getloadavg()[0]) > 0.2 * cores():
-        say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
-    if has_roofline:
-        facts.roofline = _roofline(config, device)
-    found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
     path = folder / results.FILE
     try:
+        facts = results.facts(device, **settings | more)
+        if (load := psutil.getloadavg()[0]) > 0.2 * cores():
+            say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
+        if has_roofline:
+            facts.roofline = _roofline(config, device)
+        found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
         with PartsProgress(config.rounds * len(cells), "turns") as progress:
             for turn, cell in product(range(config.rounds), found.cells):
                 message = "skipped"
@@ -124,6 +114,9 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     finally:  # after a Ctrl-C too
         if path.exists():
             results.publish(found, folder, print_speeds, plot_speeds)
+        elif is_new:
+            with suppress(OSError):  # not empty: a trace
+                folder.rmdir()
     if failed := [cell for cell in found.cells if cell.status != "ok"]:
         names = ", ".join(cell.id for cell in failed)
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells failed: {names}; the first: {failed[0].why}")

@@ -6,7 +6,14 @@ from statistics import median
 from rich import box
 from rich.table import Table
 
-from distgan.benchmark.convergence_results import MEASURES, ConvergenceFacts, ConvergenceResults, Summary, TrialResult
+from distgan.benchmark.convergence_results import (
+    MEASURES,
+    ConvergenceFacts,
+    ConvergenceResults,
+    Summary,
+    TimesSummary,
+    TrialResult,
+)
 from distgan.benchmark.measurement import Measurement, Spread
 from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH, of_axis
 from distgan.benchmark.results import HeldOut, PlanResults, Predicted, SpeedResults
@@ -324,15 +331,20 @@ def _runs(measured: Sequence[TrialResult], targets: Sequence[str]) -> Table:
     return made
 
 
+def median_with_interval(found: TimesSummary) -> str:
+    """Return `median (low to high)`; NR: not reached."""
+    median, low, high = (short(each, "NR") for each in (found.median, found.low, found.high))
+    return f"{median} ({low} to {high})"
+
+
 def _summaries(summaries: dict[str, Summary]) -> Table:
     rows = []
     for arm, of in summaries.items():
         first = (arm, f"{of.converged} of {of.num} ({of.rate.low:.0%} to {of.rate.high:.0%})")
         for measure, words in MEASURES.items():
             if found := getattr(of, measure):
-                keys = ("median", "low", "high", "min", "max")
-                median, low, high, least, most = (short(getattr(found, key), "NR") for key in keys)
-                rows.append((*first, words, f"{median} ({low} to {high})", f"{least} to {most}"))
+                least, most = (short(end, "NR") for end in (found.min, found.max))
+                rows.append((*first, words, median_with_interval(found), f"{least} to {most}"))
                 first = ("", "")
     title = "runs together, by Kaplan and Meier: a run that ended without is censored; NR: not reached"
     return table(title, "preset|converged (95%)|until then|median (95%)|min to max", rows, left=(0, 1, 2))

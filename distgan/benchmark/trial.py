@@ -15,11 +15,11 @@ from threading import Event
 from typing import NamedTuple
 
 from distgan.benchmark.convergence_results import ArmFacts, Clocks, TrialResult
+from distgan.benchmark.exit_with_parent import GRACE_S
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.results import check_runs_on_cpu
+from distgan.benchmark.results import check_runs_here
 from distgan.config.flags import paths_by
 from distgan.config.presets import preset_words, training_of
-from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
@@ -36,8 +36,6 @@ from distgan.utils.operating_system import STOP_SIGNALS, cores
 TRAINING = ("distgan", "train")
 
 _POLL_S = 0.1
-# Time for a run to stop: the end of its step or evaluation, a checkpoint, pictures.
-_GRACE_S = 120.0
 # Matches the messages of TrainingFailed about losses, gradients and weights.
 _NON_FINITE = re.compile(r" is (nan|-?inf)\b|\bnon-finite\b")
 
@@ -127,10 +125,9 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
         words += ["--threads", str(threads)] if threads else []
         words += ["--processes", str(processes), "--tracker", "none"]
         training, name = training_of(words)
-        if not is_cuda:
-            check_runs_on_cpu("--engine", [training.run.engine], ENGINES)
-            if (precision := training.run.precision) not in (None, "auto"):
-                check_runs_on_cpu("--precision", [str(precision)], PRECISIONS)
+        precision = training.run.precision
+        precisions = [] if precision in (None, "auto") else [str(precision)]
+        check_runs_here([training.run.engine], precisions, is_cuda=is_cuda)
         dataset, size = load(training.data), global_batch_size(training.data, processes)
         fewest = min_batch_size(training, processes)
         steps = steps_in_epoch(len(dataset.images), size, training.data.drop_last, fewest=fewest)
@@ -215,7 +212,7 @@ class Trial:
             held = lock(self.folder, 0.0)
         except UserError:
             say(f"{self.cell.name}: waiting for a training that a killed bench has left in its folder")
-            held = lock(self.folder, _GRACE_S)
+            held = lock(self.folder, GRACE_S)
         held.release()
 
     def run(
@@ -242,7 +239,7 @@ class Trial:
             while code is None and time.monotonic() < end:
                 if halted.is_set() and not is_terminated:
                     process.terminate()
-                    is_terminated, end, why = True, time.monotonic() + _GRACE_S, f"did not stop within {_GRACE_S:g} s"
+                    is_terminated, end, why = True, time.monotonic() + GRACE_S, f"did not stop within {GRACE_S:g} s"
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(_POLL_S)
                 log_progress(self)

@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from torch import Tensor
 
@@ -128,9 +127,9 @@ class CheckpointManager:
         """Seconds that the last checkpoint took, from its step to the disk."""
         return sum(times[-1] for times in (self.stall_s, self.write_s) if times)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the number of checkpoints, median and longest stall and write in seconds, and the last one's bytes."""
-        facts: dict[str, Any] = {"num": len(self.stall_s), "num_bytes": self.num_bytes}
+        facts: dict[str, object] = {"num": len(self.stall_s), "num_bytes": self.num_bytes}
         for name, values in (("stall_s", self.stall_s), ("write_s", self.write_s)):
             if values:
                 facts[name] = {"median": round(median(values), 4), "max": round(max(values), 4)}

@@ -70,13 +70,17 @@ _BENCHMARKS: dict[str, Command | Group] = {
         less_memory="a smaller --batch-size or --width",
     ),
     "compare": Command(
-        help="ratios of two results of throughput or scaling, with intervals: distgan bench compare A.json B.json",
+        help="ratios of two results of a benchmark, with intervals: distgan bench compare A.json B.json",
         usage="A.json B.json [FLAGS]",
         description="Seconds per step of B over those of A, cell by cell: the ratio of the medians, and its 95% "
-        "interval by a\nbootstrap over rounds and the repeats within them, of each file by itself.",
+        "interval by a\nbootstrap over rounds and the repeats within them, of each file by itself. Of bench "
+        "convergence:\nepochs and seconds until the targets were met, preset by preset, with 95% intervals and "
+        "log-rank tests.",
         epilog=_KEPT.format("a regression over --fail-above"),
         arguments=(
-            Argument("a", "results.json of bench throughput or scaling, or its folder", "A.json", type=user_path),
+            Argument(
+                "a", "results.json of bench throughput, scaling or convergence, or its folder", "A.json", type=user_path
+            ),
             Argument("b", "another, which is compared with it", "B.json", type=user_path),
         ),
         settings="distgan.benchmark.options:CompareConfig",

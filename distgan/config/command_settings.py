@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from distgan.config.fields import Names, Real, Section, free, setting
+from distgan.config.fields import Channels, Names, Real, Section, free, setting
 from distgan.config.schema import (
     DataConfig,
     DataNameOrPath,
@@ -40,7 +40,7 @@ class _ReadImages(Section):
     """Flags of `distgan train` by which another command reads images as it would."""
 
     image_size: int | None = _DATA["image_size"]  # type: ignore[assignment]
-    channels: Literal[1, 3] | None = _DATA["channels"]  # type: ignore[assignment]
+    channels: Channels | None = _DATA["channels"]  # type: ignore[assignment]
     background: Literal["black", "white"] | None = _DATA["background"]  # type: ignore[assignment]
     skip_broken: bool = _DATA["skip_broken"]  # type: ignore[assignment]
     cache_dir: str | None = _DATA["cache_dir"]  # type: ignore[assignment]

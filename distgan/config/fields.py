@@ -38,6 +38,11 @@ def split_commas(value: Any, info: ValidationInfo) -> Any:
     return parts
 
 
+def _number_of_flag(value: Any, info: ValidationInfo) -> Any:
+    """Return a number of a command line, which is text, as one: pydantic does not for a Literal."""
+    return int(value) if info.context != "file" and value in ("1", "3") else value
+
+
 def _fit_float32(value: float) -> float:
     """Return a number that the networks can be given. Raises for one that is 0 or infinite in float32."""
     try:
@@ -54,6 +59,7 @@ DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
 
 Real = Annotated[float, AllowInfNan(False), AfterValidator(_fit_float32)]
 Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_commas)]
+Channels = Annotated[Literal[1, 3], BeforeValidator(_number_of_flag)]
 Names = Annotated[list[str], BeforeValidator(split_commas)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distgan.config.fields import DURATION, Epochs, OneOf, Real, Section, fixed, free, setting
+from distgan.config.fields import DURATION, Channels, Epochs, OneOf, Real, Section, fixed, free, setting
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS, is_data_path
 
@@ -279,7 +279,7 @@ class DataConfig(Section):
         ge=1,
         le=1024,
     )
-    channels: Literal[1, 3] | None = fixed(None, "own images: 1 (grey) or 3 (colour); unset: what all of them have")
+    channels: Channels | None = fixed(None, "own images: 1 (grey) or 3 (colour); unset: what all of them have")
     background: Literal["black", "white"] | None = fixed(
         None, "own images: what shows through transparent pixels; unset: such images are an error"
     )

@@ -206,8 +206,8 @@ def _attempt(store: dist.Store, rank: int) -> int:
     return store.add(f"distgan/starts/{rank}", 1)
 
 
-def _facts(config: Config, backend: str, precision: str) -> dict[str, Any]:
-    facts = {
+def _facts(config: Config, backend: str, precision: str) -> dict[str, object]:
+    facts: dict[str, object] = {
         "version of distgan": f"{distgan.__version__} (code {_code()})",
         "version of torch": torch.__version__,
         "backend": f"{backend}, which follows from its device",
@@ -226,7 +226,7 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _difference(facts: list[dict[str, Any]]) -> str | None:
+def _difference(facts: list[dict[str, object]]) -> str | None:
     """Return the first difference of a rank from rank 0, as a message; None without one."""
     for rank, theirs in enumerate(facts):
         for what in facts[0] | theirs:

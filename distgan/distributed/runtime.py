@@ -222,11 +222,11 @@ class Runtime:
                 f"{where}: not a state of torch's generators ({error})", code="damaged-checkpoint"
             ) from error
 
-    def grad_scaler_state(self) -> dict[str, Any] | None:
+    def grad_scaler_state(self) -> dict[str, float] | None:
         """Return the state of fp16's loss scaler; None in any other precision."""
         return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
 
-    def load_grad_scaler_state(self, state: dict[str, Any] | None, where: str) -> None:
+    def load_grad_scaler_state(self, state: dict[str, float] | None, where: str) -> None:
         """Restore the loss scaler. Raises UserError that names `where`."""
         try:
             if state is not None and self._accelerator.scaler is not None:
@@ -293,7 +293,7 @@ class Runtime:
         """Return the precision for a line of text, with what there is to say of it."""
         return f"precision {self.precision}" + (f" ({self.precision_note})" if self.precision_note else "")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return the machine and the processes, for environment.json."""
         is_cuda = self.device.type == "cuda"
         return {

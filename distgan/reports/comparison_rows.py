@@ -123,7 +123,10 @@ def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
 def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     run, command = own.run, train_command(own.run)
     if own.seconds is None:
-        return _not_measured("too few lines in its log, or the number of images is not recorded", command)
+        is_known = run.environment.get(int, "data", "num_images")
+        return _not_measured(
+            "too few lines in its log" if is_known else "the number of images is not recorded", command
+        )
     seconds, num = own.seconds
     engine, precision = run.environment.get(str, "engine", "name"), run.environment.get(str, "precision")
     start = f", since it was resumed at step {run.history.since:,}" if run.history.since else ""
@@ -138,8 +141,9 @@ def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
 
 def _epochs(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     run, found = own.run, own.convergence
-    is_as_it_was = run.config.run.evaluates_quality or run.unmeasurable
-    command = train_command(run) if is_as_it_was else train_command(run, "--eval-every", "1")
+    if run.unmeasurable and not found.facts:  # no training of them could give it
+        return _needs_eval(run)
+    command = train_command(run, *([] if run.config.run.evaluates_quality else ["--eval-every", "1"]))
     if not found.facts:
         return _not_measured(found.why, command)
     if found.at is None:

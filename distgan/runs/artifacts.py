@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from PIL import Image
 
 from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.manager import CheckpointManager
-from distgan.checkpoint.resume import Start
+from distgan.checkpoint.resume import Start, is_in
 from distgan.config.schema import ModelConfig
 from distgan.data.base import Dataset
 from distgan.errors import WriteErrorPolicy, user_error
@@ -22,7 +22,7 @@ from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, preview_of, sample_z
 from distgan.runs.progress import ProgressDisplay
-from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, record_status
+from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, read_status, record_status
 from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
@@ -95,9 +95,10 @@ class RunArtifacts:
         targets = stop_at and runtime.run_on_rank0(lambda: read_targets(find_targets(stop_at, "--stop-at")))
         self._targets = targets.model_dump(mode="json") if targets else None
         self._is_recorded = False
-        self._engine: dict[str, Any] | None = None
-        self._networks: dict[str, Any] | None = None
+        self._engine: dict[str, object] | None = None
+        self._networks: dict[str, object] | None = None
         self.start: Start | None = None
+        self.was_done = False
         self.end_reason = ""  # why the run is done before its last step
         self._lock: BaseFileLock | None = None
         self.folder = runtime.run_on_rank0(self._claim)
@@ -116,8 +117,8 @@ class RunArtifacts:
             self._lock.release()
 
     def record_status(self) -> AbstractContextManager[None]:
-        """Write status.json, from `running` to how the block ends."""
-        if not self.runtime.is_main:
+        """Write status.json, from `running` to how the block ends; nothing for a run that was done."""
+        if not self.runtime.is_main or self.was_done:
             return nullcontext()
         return record_status(self.folder, lambda: self.gan.step, lambda: self.end_reason)
 
@@ -130,11 +131,23 @@ class RunArtifacts:
 
     # -- the beginning --------------------------------------------------------------------------------
 
-    def describe(self, start: Start | None) -> None:
-        """Write the files that describe the run, which resumes from `start` if given, and start the tracker."""
+    def begin(self, start: Start | None, *, is_over: bool) -> None:
+        """Save the first checkpoint, describe the run, which resumes from `start` if given, and start the tracker.
+
+        A run that was done keeps its files as they are if it `is_over`: no further step will be taken.
+        """
         self.start = start
+        self.was_done = self.runtime.run_on_rank0(lambda: is_over and self._was_done())
+        if self.was_done:
+            return
+        self.checkpoints.save(wait=True)  # no step without a checkpoint; does nothing if restored from one
         self.runtime.run_on_rank0(self._describe)
         self.runtime.run_on_all_ranks(self._start_tracker)
+
+    def _was_done(self) -> bool:
+        status = read_status(self.folder)
+        is_own = self.start is not None and is_in(self.start.path, self.checkpoints.folder)
+        return is_own and (status.get("state"), status.get("step")) == ("done", self.gan.step)
 
     def _start_tracker(self) -> None:
         """Start the tracker; a disk that does not take its files costs a warning: they only illustrate."""
@@ -277,10 +290,17 @@ class RunArtifacts:
     # -- the end --------------------------------------------------------------------------------------
 
     def finish(self, display: ProgressDisplay) -> None:
-        """Write weights and pictures of the run as its last checkpoint has it, and show the warnings left."""
+        """Write weights and pictures of the run as its last checkpoint has it, and show the warnings left.
+
+        Of a run that was done, only what is missing.
+        """
 
         def write() -> None:
             saved = self.checkpoints.last()
+            if self.start and self.was_done:
+                if self._is_due("weights"):
+                    export_weights(self.folder, self.start.path, self.config)
+                return
             assert saved is not None
             export_weights(self.folder, saved[1], self.config)
             self._environment |= {"checkpoints": self.checkpoints.facts()}  # at the end: number, last size, seconds
@@ -289,11 +309,19 @@ class RunArtifacts:
         with self.log.paused():
             self.runtime.run_on_rank0(write)
             self._illustrate(self._timeline, "timeline.png or timeline.gif is")
-            title = f"{self.preset} on {self.dataset.name}"
-            self._illustrate(lambda: save_curves(self.folder, title, self.dataset.notice), "losses.png is")
+            self._illustrate(self._curves, "losses.png is")
         display.warn(self.write_errors.warnings())
 
+    def _is_due(self, *names: str) -> bool:
+        return not (self.was_done and all((self.folder / name).exists() for name in names))
+
+    def _curves(self) -> None:
+        if self._is_due("losses.png"):
+            save_curves(self.folder, f"{self.preset} on {self.dataset.name}", self.dataset.notice)
+
     def _timeline(self) -> None:
+        if not self._is_due("timeline.png", "timeline.gif"):
+            return
         frames = []
         for path in sorted((self.folder / "samples").glob("*.png"), key=lambda path: path.stem):
             if not (match := SAMPLE.fullmatch(path.stem)):
@@ -324,11 +352,11 @@ class RunArtifacts:
         ):
             if os.path.exists(self.folder / name):  # False, too, where a network disk is away
                 display.say(f"  {self.folder / name!s:<40} {what}")
-        if self.checkpoints.stall_s and self.checkpoints.write_s:
-            facts = self.checkpoints.facts()
+        saved = self.checkpoints
+        if saved.stall_s and saved.write_s:
             display.say(
-                f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
-                f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"
+                f"checkpoints: {len(saved.stall_s)} of {saved.num_bytes / 2**20:.1f} MiB; each stopped training for "
+                f"{median(saved.stall_s):.3f} s, and was on the disk {median(saved.write_s):.3f} s later"
             )
         display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}")
         if self.dataset.notice:

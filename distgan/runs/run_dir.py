@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -196,7 +195,7 @@ def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[]
     write("done", end_reason() or None, 0)
 
 
-def read_status(folder: Path) -> dict[str, Any]:
+def read_status(folder: Path) -> dict[str, object]:
     """Return status.json, {} if it is missing or damaged: no resume depends on it."""
     try:
         return read_json(folder / STATUS, 2**16)

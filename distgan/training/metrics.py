@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Pending(NamedTuple):
     images: int
     is_kept: bool
     stats: AsyncHostCopy
-    quality: dict[str, Any]
+    quality: dict[str, object]
 
 
 class MetricLog:
@@ -75,7 +75,7 @@ class MetricLog:
         self.write_errors = write_errors
         self.logged_step, self.num_lines = 0, 0  # up to and with the last line that a resume keeps
         self.last: MetricRecord | None = None
-        self.quality: dict[str, Any] = {}  # what the judges found, of the last line
+        self.quality: dict[str, object] = {}  # what the judges found, of the last line
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
         self._record_since, self._images = self._since, 0
@@ -174,7 +174,9 @@ class MetricLog:
             self._rows += self._checked(self._reading(), step)
         return self._rows
 
-    def write(self, step: int, *, is_kept: bool = True, quality: dict[str, Any] | None = None) -> MetricRecord | None:
+    def write(
+        self, step: int, *, is_kept: bool = True, quality: dict[str, object] | None = None
+    ) -> MetricRecord | None:
         """Write a line with the means since the last one. Return the last written line. All ranks call it.
 
         A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
@@ -239,9 +241,9 @@ class MetricLog:
             self._unwritten = []
 
 
-def _scalars(values: dict[str, Any]) -> dict[str, float]:
+def _scalars(values: dict[str, object]) -> dict[str, float]:
     """Return what a tracker can plot: scalars, and per-digit values one by one."""
-    lists = {key: value for key, value in values.items() if key.endswith("_digits")}
+    lists = {key: value for key, value in values.items() if key.endswith("_digits") and isinstance(value, list)}
     each = {f"{key}/{digit}": number for key, row in lists.items() for digit, number in enumerate(row)}
     plain = {key: value for key, value in values.items() if isinstance(value, float) and key != "elapsed_s"}
     return plain | each

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from distgan.errors import LESS_MEMORY
 from distgan.utils.operating_system import signal_name
@@ -44,7 +43,7 @@ def run_child(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str
         return out.read()
 
 
-def run_json(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]) -> dict[str, Any]:
+def run_json(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]) -> dict[str, object]:
     """Run a program as run_child does and return the JSON object in the last line of its stdout."""
     lines = run_child(command, timeout_s=timeout_s, env=env).decode(errors="replace").strip().splitlines()
     with suppress(ValueError, IndexError):

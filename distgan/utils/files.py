@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -182,7 +182,7 @@ def read_model(path: Path, kind: type[M], limit: int, *, version: int, rule: str
     return parse_model(kind, values, f"{path}: is damaged", rule=rule)
 
 
-def check_format(path: Path, values: dict[str, Any], version: int) -> None:
+def check_format(path: Path, values: Mapping[str, object], version: int) -> None:
     """Raise UserError unless `format` in a file is the version that is read here."""
     if (found := values.get("format")) != version:
         raise UserError(
@@ -198,7 +198,7 @@ def read_environment(run: Path) -> dict[str, Any]:
 
 
 def parse_model(
-    kind: type[M], values: dict[str, Any], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
+    kind: type[M], values: Mapping[str, object], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
 ) -> M:
     """Return the values of a file as a model. Raises UserError `NAME: KEY below AT: what is wrong. Expected: RULE`."""
     try:

@@ -65,7 +65,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def git_revision() -> dict[str, Any] | None:
+def git_revision() -> dict[str, object] | None:
     """Return the revision of this code's checkout and its uncommitted changes; None without git."""
     root = Path(distgan.__file__).resolve().parent.parent
     if not (root / ".git").exists():

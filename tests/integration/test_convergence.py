@@ -270,7 +270,7 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
     folder.mkdir(parents=True)
     (folder / "status.json").write_text(json.dumps({"pid": 4711, "host": "here"}))
     held = trial.lock(folder)
-    monkeypatch.setattr(trial, "_GRACE_S", 0.3)
+    monkeypatch.setattr(trial, "GRACE_S", 0.3)
     with refused("4711 on here", code="folder-in-use"):
         trial_of(bench).await_folder(print)
     held.release()

@@ -65,7 +65,9 @@ def test_a_run_stops_at_its_targets_and_after_a_resume_at_the_same_step(distgan:
     assert read_status(tmp_path / "two")["reason"] is None
     distgan.ok("train", "--out", "two")
     assert_same_run(tmp_path / "one", tmp_path / "two")
+    files = {path: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
     again = distgan.ok("train", "--out", "one")
+    assert files == {path: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
     assert "step 27; " in again.stderr
     assert checkpoint(tmp_path / "one")[1] == 27
 

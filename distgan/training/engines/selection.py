@@ -39,7 +39,7 @@ class EngineSelection:
     def __str__(self) -> str:
         return _sentence(self.name, self.why)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return the selection for environment.json and the results of a benchmark."""
         facts = {"asked": self.requested, "name": self.name, "why": self.why, "is_fallback": self.is_fallback}
         facts |= {"start_s": self.start_s, "step_s": self.step_s}

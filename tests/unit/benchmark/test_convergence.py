@@ -25,7 +25,7 @@ from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.plots import over_runs, plot_convergence
 from distgan.benchmark.tables import print_convergence
 from distgan.cli import run_command
-from distgan.errors import UserError
+from distgan.errors import CommandFailed, UserError
 from distgan.evaluation.targets import Evaluation
 from distgan.training.engines.selection import EngineSelection
 
@@ -195,3 +195,70 @@ def test_results_of_format_1_are_read(tmp_path: Path) -> None:
     assert summarise(found.cells).model_dump() == old["facts"]["summary"]["tiny"]
     plot_convergence(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").exists()
+
+
+# -- compare --------------------------------------------------------------------------------
+
+
+def study(path: Path, *runs: TrialResult, **changes: Any) -> Path:
+    """The results.json of a study with these runs."""
+    content = json.loads((ROOT / "tests" / "fixtures" / "bench-of-format-1" / "convergence.json").read_text())
+    identity = content["facts"]["identity"]
+    (arm,) = identity["arms"]
+    identity["arms"] = [arm | {"name": name, "preset": name} for name in dict.fromkeys(run.arm for run in runs)]
+    for keys, value in changes.items():
+        place = content["facts"]
+        *outer, last = keys.split("__")
+        for key in outer:
+            place = place[int(key) if key.isdigit() else key]
+        place[last] = value
+    path.write_text(json.dumps(content | {"cells": [run.model_dump() for run in runs]}))
+    return path
+
+
+def test_studies_are_compared_arm_by_arm(tmp_path: Path, capsys: Capture) -> None:
+    a = study(tmp_path / "a.json", *cells("p", 1, 2, 3, 4), *cells("same", 3, 3), *cells("gone", 1))
+    b = study(tmp_path / "b.json", *cells("p", 5, 6, 7, -9), *cells("same", 3, 3), device="that one")
+    run_command("bench", "compare", str(a), str(b))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "p converged 4 of 4 3 of 4" in lines
+    assert "epochs 2 (1 to NR) 6 (5 to NR) 3.00 A needs fewer epochs than B (p = 0.029)" in lines
+    assert lines.count("epochs 3 (3 to NR) 3 (3 to NR) 1.00 no significant difference (p = 1)") == 1
+    assert "note: gone: no finished runs in B" in lines
+    assert any(line.startswith("note: device differs: ") and line.endswith(", B that one") for line in lines)
+
+
+def test_a_study_that_needs_more_epochs_is_a_regression(tmp_path: Path) -> None:
+    def is_regression(limit: float, ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
+        a, b = (study(tmp_path / f"{name}.json", *cells("p", *each)) for name, each in (("a", ours), ("b", theirs)))
+        try:
+            run_command("bench", "compare", str(a), str(b), "--fail-above", str(limit))
+        except CommandFailed as error:
+            assert str(error).startswith("p: ")  # noqa: PT017
+            return True
+        return False
+
+    quick, slow = (1, 2, 3, 4), (5, 6, 7, 8)
+    assert is_regression(1.5, quick, slow)
+    assert not is_regression(4, quick, slow), "the ratio of medians is 3"
+    assert not is_regression(1.5, slow, quick)
+    assert not is_regression(1.1, (1, 9), (2, 9)), "noise"
+    assert is_regression(9, quick, (-9, -9, -9, -9)), "its median is not reached"
+    a, b = study(tmp_path / "a.json", *cells("p", 1), *cells("q", 1)), study(tmp_path / "b.json", *cells("q", 1))
+    with pytest.raises(CommandFailed, match=r"^p: no finished runs in B$"):
+        run_command("bench", "compare", str(a), str(b), "--fail-above", "2")
+
+
+def test_studies_that_can_not_be_compared(tmp_path: Path) -> None:
+    a = study(tmp_path / "a.json", *cells("p", 1, 2))
+    other = study(tmp_path / "b.json", *cells("p", 1, 2), protocol__hold=7)
+    with refused(f"A, B: ... {a}: ... {other}: ... 8 times", code="mismatch"):
+        run_command("bench", "compare", str(a), str(other))
+    other = study(tmp_path / "b.json", *cells("q", 1, 2), *cells("p", -1, outcome="error"))
+    with refused(f"A, B: ... ({a}, {other})", code="wrong-results"):
+        run_command("bench", "compare", str(a), str(other))
+    speeds = ROOT / "tests" / "fixtures" / "bench-of-format-1" / "throughput.json"
+    with refused(f"{speeds}: ... (throughput) ... convergence", code="wrong-results"):
+        run_command("bench", "compare", str(a), str(speeds))
+    with refused(f"{a}: ... (convergence) ... throughput", code="wrong-results"):
+        run_command("bench", "compare", str(speeds), str(a))

@@ -181,6 +181,15 @@ def test_no_launcher_around_it(command: str, tmp_path: Path, monkeypatch: Monkey
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["throughput", "scaling"])
+def test_what_needs_a_gpu_is_an_error_at_once(command: str, tmp_path: Path) -> None:
+    words = ["bench", command, "--preset", "cgan", "--device", "cpu", "--out", str(tmp_path / "out")]
+    for flag, value in (("--precision", "fp16"), ("--engine", "graph")):
+        with refused(f"{flag}: ... ({value})", code="no-gpu"):
+            run_command(*words, flag, value)
+    assert not (tmp_path / "out").exists()
+
+
 # -- ratios ---------------------------------------------------------------------------------
 
 
@@ -290,6 +299,13 @@ def test_an_engine_that_is_wrong_has_no_speed(monkeypatch: MonkeyPatch, is_broke
     assert [bool(each) for each in speeds] == [not is_broken] * 4
 
 
+def test_no_rank_measures_where_the_gate_fails_on_another(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "all_gather_object", lambda self, value: [value, False] if value is True else [value])
+    found = worker.measure(spec())
+    assert not found.gate.passed
+    assert not found.repeats
+
+
 def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture, tmp_path: Path) -> None:
     """In the second round, when there already was one."""
     calls: list[str] = []
@@ -375,6 +391,25 @@ def test_what_was_measured_outlives_ctrl_c_and_says_so(
     assert "!! PARTIAL" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("at", ["roofline", "first turn"])
+def test_what_ends_before_the_first_result_leaves_nothing(at: str, monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+    """But a folder that was there."""
+
+    def outcome(words: list[str], *_: object) -> dict[str, Any]:
+        if at == "roofline" or "distgan.benchmark.roofline" not in words:
+            raise KeyboardInterrupt
+        return dict(ROOFLINE)
+
+    monkeypatch.setattr(speed, "_outcome", outcome)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    words = ["bench", "throughput", "--preset", "cgan", "--device", "cpu", "--data", "digits"]
+    for more in ([], ["--out", "new"], ["--out", "there"]):
+        with pytest.raises(KeyboardInterrupt):
+            run_command(*words, *more)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["bench", "there"]
+
+
 # -- old files -------------------------------------------------------------------------------
 
 
@@ -407,6 +442,12 @@ def test_an_interval_holds_the_ratio() -> None:
         found = ratio(a, b, draw, 300)
         inside += found.low <= 1.02 <= found.high
     assert 88 <= inside <= 100
+
+
+def test_an_interval_knows_that_rounds_differ() -> None:
+    """Repeats of one round are alike: two rounds with a factor of 2 between them are two numbers, not ten."""
+    found = ratio([[1.0] * 5, [2.0] * 5], [[1.0] * 5] * 2, np.random.default_rng(0), 500)
+    assert (found.low, found.ratio, found.high) == (0.5, pytest.approx(1 / 1.5), 1.0)
 
 
 @pytest.mark.parametrize(

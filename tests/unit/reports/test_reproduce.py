@@ -57,6 +57,18 @@ def test_command_gives_the_recorded_settings(preset: str, name: str | None, **se
         {"processes": {"num": 2, "sync_batch_norm": False}},
         {"model": {"name": "vanilla", "stem": "noise-map"}},
         {"model": {"name": "cgan"}, "run": {"keep_best": "min:g_loss", "time_limit": "1h30m"}},
+        {
+            "model": {"family": "dcgan"},
+            "data": {
+                "name": "/own/a folder",
+                "image_size": 32,
+                "channels": 3,
+                "background": "white",
+                "flip": True,
+                "cache_dir": "/a cache",
+                "skip_broken": True,
+            },
+        },
     ],
 )
 def test_command_says_what_shells_and_flags_find_hard(tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def test_a_picture_that_fails_is_a_warning(error: Exception, is_strict: bool) ->
 def finish(folder: Path, monkeypatch: MonkeyPatch) -> list[str]:
     """The pictures of a run's end; the warnings."""
     run = RunArtifacts.__new__(RunArtifacts)
-    run.folder, run.write_errors = folder, WriteErrorPolicy(stops=True)
+    run.folder, run.write_errors, run.was_done = folder, WriteErrorPolicy(stops=True), False
     run.runtime = SimpleNamespace(run_on_rank0=lambda call: call())  # type: ignore[assignment]
     run._illustrate(run._timeline, "timeline.png is")
     run._illustrate(lambda: save_curves(folder, r"$\nosuch{ on [/b] \x1b[2J", "$^$\nmore"), "losses.png is")

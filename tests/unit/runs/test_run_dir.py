@@ -1,5 +1,6 @@
 """A run's folder: taken up after a kill at any instant, readable and writable by whom the user's umask says."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -139,3 +140,35 @@ def test_all_that_a_run_leaves_has_the_modes_of_the_umask(tmp_path: Path, umask:
     for path in found:
         usual = 0o777 if path.is_dir() else 0o666
         assert oct(path.stat().st_mode & 0o777) == oct(usual & ~umask), path
+
+
+def test_a_run_that_was_done_keeps_its_files_if_no_step_is_left(tmp_path: Path) -> None:
+    """Whatever free settings the command has; what was deleted comes back, and a further step is recorded."""
+    run = tmp_path / "run"
+    train_small(run, max_steps=2)
+    (run / "losses.png").write_bytes(b"a curve")
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    before = files()
+    train_small(run, max_steps=1, log_every=5)
+    assert files() == before
+    (run / "timeline.png").unlink()
+    train_small(run, max_steps=1, log_every=5)
+    assert files() == before
+    train_small(run, max_steps=3)
+    changed = {path.name for path, content in files().items() if before.get(path) != content}
+    assert {"config.json", "environment.json", "status.json"} <= changed
+
+
+def test_a_run_killed_at_its_end_is_completed(tmp_path: Path) -> None:
+    """Its last checkpoint is there, and its status is `running`."""
+    run = tmp_path / "run"
+    train_small(run, max_steps=2)
+    status = (run / "status.json").read_text()
+    (run / "status.json").write_text(status.replace("done", "running"))
+    (run / "config.json").write_text("{}")
+    train_small(run, max_steps=2)
+    assert read_status(run)["state"] == "done"
+    assert json.loads((run / "config.json").read_text())["run"]["max_steps"] == 2
