@@ -155,9 +155,9 @@ class Report:
                 log = self.work / f"{name}-{number}"
                 code = self._run(words, log, limit - (time.monotonic() - start), command, name)
                 if code:
-                    from distgan.utils.child_process import last_words
+                    from distgan.utils.child_process import summarise_error
 
-                    why.append(last_words(code, log.with_suffix(".err").read_bytes()))
+                    why.append(summarise_error(code, log.with_suffix(".err").read_bytes()))
                 if code is None:
                     why.insert(0, f"timed out after {limit:.0f} s, in command {number + 1}")
                     break

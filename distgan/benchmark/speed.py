@@ -25,7 +25,7 @@ from distgan.config.registry import ENGINES, PRECISIONS
 from distgan.config.schema import Config
 from distgan.distributed.env import is_launched
 from distgan.errors import CommandFailed, UserError
-from distgan.utils.child_process import ChildFailed, own_modules, run_json
+from distgan.utils.child_process import ChildFailed, build_child_env, run_json
 from distgan.utils.devices import device_named
 from distgan.utils.files import parse_model
 from distgan.utils.hardware import count_gpus
@@ -161,7 +161,7 @@ def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
 
 def _outcome(words: list[str], config: SpeedConfig, world_size: int) -> dict[str, Any]:
     """Run a command, and return the last line of its output, parsed as JSON. Raises ChildFailed."""
-    environment = own_modules()
+    environment = build_child_env()
     if config.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if config.threads or world_size > 1:

@@ -26,7 +26,7 @@ from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoc
 from distgan.errors import FAILED, UserError
 from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
-from distgan.utils.child_process import kill_tree, last_words
+from distgan.utils.child_process import kill_tree, summarise_error
 from distgan.utils.files import read_environment
 from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import STOP_SIGNALS, cores
@@ -250,7 +250,7 @@ class Trial:
             assert process.stdin is not None
             process.stdin.close()
         if code is not None:
-            why = last_words(code, self.log.read_bytes())
+            why = summarise_error(code, self.log.read_bytes())
         if code and not is_terminated and (own := _stopped(code, self.folder)):
             self.stopped = own
             halted.set()

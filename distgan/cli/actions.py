@@ -41,7 +41,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
         from distgan.data.loader import check_batch_size, global_batch_size, min_batch_size
 
         check_batch_size(global_batch_size(config.data, num), min_batch_size(config, num))
-        raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
+        raise SystemExit(local.launch_processes(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:
         from distgan.runs.dry_run import plan
@@ -71,7 +71,7 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
         if config.processes is not None:
             env.check_num_processes(num)
     elif num > 1:
-        raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py", timeout_s=config.timeout))
+        raise SystemExit(local.launch_processes(num, ["eval", *argv], script="__main__.py", timeout_s=config.timeout))
     from distgan.evaluation.evaluate import evaluate, start_runtime
     from distgan.reports.eval_terminal import show
 
@@ -148,15 +148,18 @@ def slurm(parser: "Parser", argv: list[str]) -> None:
     """Run `distgan slurm`. Raises UserError."""
     from distgan.config.command_settings import SlurmConfig
     from distgan.config.flags import add_flags, from_flags
-    from distgan.launch.slurm import slurm
+    from distgan.launch.slurm import submit
 
     add_flags(parser, SlurmConfig)
-    namespace, words = parser.parse_known_args(argv)
-    slurm(from_flags(SlurmConfig, namespace), words, is_dry=namespace.dry_run)
+    namespace, train_flags = parser.parse_known_args(argv)
+    submit(from_flags(SlurmConfig, namespace), train_flags, dry_run=namespace.dry_run)
 
 
 def doctor(config: "DoctorConfig | None" = None) -> None:
-    """Run without settings where pydantic, which reads them, is what is missing."""
-    from distgan.launch.doctor import examine
+    """Run `distgan doctor`; without `config` where pydantic, which reads the flags, is missing."""
+    from distgan.launch.doctor import check_machine
 
-    examine(config.data_dir, config.processes, as_json=config.as_json) if config else examine(None)
+    if config:
+        check_machine(config.data_dir, config.processes, as_json=config.as_json)
+    else:
+        check_machine(None)

@@ -15,7 +15,7 @@ import psutil
 
 from distgan.config.registry import AUTO, PRECISIONS, names_on_cpu
 from distgan.errors import OUR_LAUNCHER, PARENT, CommonError, UserError, first_line
-from distgan.utils.hardware import cpu_name, imitates_bf16
+from distgan.utils.hardware import cpu_name, emulates_bf16
 from distgan.utils.operating_system import cores
 
 _CONNECT_S = 5.0  # connecting to this machine itself takes no time
@@ -356,8 +356,8 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
 
 def precision_warnings(precision: str, *, is_cpu: bool) -> list[str]:
     """Return a warning where the chosen precision is slow on this device."""
-    if precision == "bf16" and is_cpu and imitates_bf16():
-        return [f"--precision bf16: {cpu_name()} imitates it, and is many times slower so; leave it unset"]
+    if precision == "bf16" and is_cpu and emulates_bf16():
+        return [f"--precision bf16: {cpu_name()} emulates it, which is many times slower; leave it unset"]
     return []
 
 

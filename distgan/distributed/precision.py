@@ -44,14 +44,14 @@ def choose_precision(wanted: str, device: torch.device, *, is_unset: bool) -> Ch
 
 
 def _raced(device: torch.device) -> ChosenPrecision:
-    float32_s, bf16_s = (max(each) for each in zip(*_gathered(race(device)), strict=True))
+    float32_s, bf16_s = (max(each) for each in zip(*_gathered(time_precisions(device)), strict=True))
     if math.isinf(bf16_s):
         return ChosenPrecision("fp32", "auto: no bf16 arithmetic here")
     times = f"{1e3 * bf16_s:.3g} ms, float32 {1e3 * float32_s:.3g} ms"
     return ChosenPrecision("bf16" if bf16_s < float32_s else "fp32", f"auto: a probe takes bf16 {times}")
 
 
-def race(
+def time_precisions(
     device: torch.device, clock: Callable[[], float] = time.perf_counter, work: Callable[[bool], None] | None = None
 ) -> tuple[float, float]:
     """Return the seconds of the same work in float32 and in bf16; infinite for a bf16 that the device does not have.

@@ -18,7 +18,7 @@ class ChildFailed(Exception):
     """Why a child process has no result, in one line."""
 
 
-def own_modules() -> dict[str, str]:
+def build_child_env() -> dict[str, str]:
     """Return the environment of a child that finds this process's modules: the current folder only if it is one."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
 
@@ -39,7 +39,7 @@ def run_child(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str
             kill_tree(process)
         if code:
             errors.seek(0)
-            raise ChildFailed(last_words(code, errors.read()))
+            raise ChildFailed(summarise_error(code, errors.read()))
         out.seek(0)
         return out.read()
 
@@ -75,7 +75,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def last_words(code: int, stderr: bytes) -> str:
+def summarise_error(code: int, stderr: bytes) -> str:
     """Return the error with which a program ended, in one line: our own first line, if it has one."""
     text = re.sub(r"^\[rank\d+\]: ?", "", stderr.decode(errors="replace"), flags=re.M)  # torch's own prefix
     lines = [line for line in text.splitlines() if line.strip()]

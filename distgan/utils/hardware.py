@@ -22,7 +22,7 @@ def cpu_flags() -> set[str]:
     return set(path.read_text().split()) if path.is_file() else set()
 
 
-def imitates_bf16() -> bool:
+def emulates_bf16() -> bool:
     """True if this CPU lacks bfloat16 arithmetic: torch's is 17 times slower than float32 then (LOG.md)."""
     flags = cpu_flags()
     return bool(flags) and not flags & _BF16

@@ -34,7 +34,7 @@ from helpers.runs import (
     [
         ("raise", "distgan: rank 1: ValueError: an injected fault", 3),
         ("kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3),
-        ("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3),
+        ("exit", "distgan: rank 1 ended with exit code 7 and no error message", 3),
         ("memory", "a higher --d-microbatches, or more --processes", 3),
         ("hang", "distgan: rank 1 is silent for --timeout 5 s", 15),
         ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distgan.utils.child_process import ChildFailed, last_words, run_child, run_json, tool_output
+from distgan.utils.child_process import ChildFailed, run_child, run_json, summarise_error, tool_output
 from distgan.utils.provenance import git_revision
 
 # A grandchild in a session of its own.
@@ -46,8 +46,8 @@ def test_a_failure_has_its_last_words(code: str, words: str) -> None:
 
 
 def test_our_own_line_comes_first() -> None:
-    assert last_words(2, b"x\ndistgan: --num 0: too few\ndistgan: more\nOSError: no\n") == "--num 0: too few"
-    assert last_words(1, b"[rank0]: torch.DistError: gone\nbye\n") == "torch.DistError: gone"
+    assert summarise_error(2, b"x\ndistgan: --num 0: too few\ndistgan: more\nOSError: no\n") == "--num 0: too few"
+    assert summarise_error(1, b"[rank0]: torch.DistError: gone\nbye\n") == "torch.DistError: gone"
 
 
 def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:

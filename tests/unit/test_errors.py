@@ -9,7 +9,7 @@ from helpers.runs import Capture, MonkeyPatch
 
 from distgan.errors import FAILED, LESS_MEMORY, USER_ERROR, UserError, exit_code_of
 from distgan.errors.codes import CODES, KINDS
-from distgan.utils.child_process import last_words
+from distgan.utils.child_process import summarise_error
 
 
 def fails(error: Exception) -> None:
@@ -40,7 +40,7 @@ def test_too_little_memory_is_one_line_with_advice(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"distgan: {f'rank {rank}: ' if rank else ''}{type(error).__name__}: ")
     assert line.endswith(f"{LESS_MEMORY}a smaller --num")
-    assert "--num" not in last_words(FAILED, line.encode()), "of a child, whose flags are others"
+    assert "--num" not in summarise_error(FAILED, line.encode()), "of a child, whose flags are others"
 
 
 def test_a_bad_address_on_a_gpu_is_no_lack_of_memory(capsys: Capture) -> None:

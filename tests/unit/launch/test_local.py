@@ -134,7 +134,7 @@ def test_a_run_goes_on_in_its_own_precision_where_auto_comes_to_another(
     distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """As on another machine of a cluster, by the command that began it."""
-    monkeypatch.setattr(precision, "race", lambda _: (2.0, 1.0))
+    monkeypatch.setattr(precision, "time_precisions", lambda _: (2.0, 1.0))
     words = ("train", "--preset", "cgan-fast", "--data", "digits", "--out", "run", "--dry-run")
     assert "precision bf16" in distgan.ok(*words).stdout
     (tmp_path / "run").mkdir()

@@ -47,8 +47,8 @@ def test_auto_precision_is_bf16_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    race = partial(precision.race, **pretended(2, bf16_ms))
-    monkeypatch.setattr(precision, "race", race)
+    time_precisions = partial(precision.time_precisions, **pretended(2, bf16_ms))
+    monkeypatch.setattr(precision, "time_precisions", time_precisions)
     with open_runtime(Config(run=RunConfig(device="cpu", precision="auto"))) as runtime:
         assert runtime.describe()["precision"] == expected
         assert runtime.describe()["precision_note"] == note
@@ -72,11 +72,11 @@ def test_a_precision_that_is_asked_for_is_not_raced(monkeypatch: MonkeyPatch) ->
     """Nor does the race of one that is not draw from the generators that a training has."""
     monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx512_bf16"})
     before = torch.get_rng_state()
-    float32_s, bf16_s = precision.race(torch.device("cpu"))
+    float32_s, bf16_s = precision.time_precisions(torch.device("cpu"))
     assert 0 < float32_s < math.inf
     assert 0 < bf16_s < math.inf
     assert torch.equal(before, torch.get_rng_state())
-    monkeypatch.setattr(precision, "race", lambda _: pytest.fail("a race"))
+    monkeypatch.setattr(precision, "time_precisions", lambda _: pytest.fail("a race"))
     for asked in ("fp32", "bf16", None):
         with open_runtime(Config(run=RunConfig(device="cpu", precision=asked))) as runtime:
             assert (runtime.precision, runtime.precision_note) == (asked or "fp32", "")
@@ -97,7 +97,9 @@ def test_all_ranks_take_one_precision(
 ) -> None:
     assert rendezvous._difference([{"precision": name} for name in wanted]) is None
     for rank in range(2):
-        monkeypatch.setattr(precision, "race", lambda _, rank=rank: times[rank] if times else pytest.fail("a race"))
+        monkeypatch.setattr(
+            precision, "time_precisions", lambda _, rank=rank: times[rank] if times else pytest.fail("a race")
+        )
         monkeypatch.setattr(precision, "_gathered", lambda own: wanted if own in wanted else times)
         assert precision.choose_precision(wanted[rank], torch.device("cpu"), is_unset=False).name == expected
 
