@@ -91,7 +91,7 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     )
     optim = OptimConfig(order=recipe.order, loss=recipe.loss, d_microbatches=recipe.accumulate, ema_decay=recipe.ema)
     if ENGINE == "fake-graph":  # what a graph has instead of DDP, and on GPUs by itself
-        runtime._trained = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)
+        runtime._network_type = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)
     config = Config(
         model=model,
         data=DataConfig(batch_size=recipe.batch_size, flip=recipe.flip),

@@ -19,8 +19,8 @@ CHECKS = ["python", "torch", "packages", "device", "processes", "memory", "disk"
 
 # What the command line does with a command.
 EXAMINE = (
-    "import sys; from distgan.launch.doctor import examine; from distgan.errors import exit_code_of\n"
-    "sys.exit(exit_code_of(lambda: examine(None)))"
+    "import sys; from distgan.launch.doctor import check_machine; from distgan.errors import exit_code_of\n"
+    "sys.exit(exit_code_of(lambda: check_machine(None)))"
 )
 
 
@@ -36,7 +36,7 @@ def fake(folder: Path, **modules: str) -> str:
 def well(monkeypatch: MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose packages import and whose processes reach each other, without the seconds that it takes."""
     monkeypatch.setattr(doctor, "find_import_failure", lambda: None)
-    monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding("processes", "ok", name))
+    monkeypatch.setattr(doctor, "check_all_reduce", lambda name, _: Finding("processes", "ok", name))
     return monkeypatch
 
 
@@ -52,7 +52,7 @@ def test_this_machine(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> Non
     assert list(found) == CHECKS
     for what in ("python", "torch", "packages", "processes", "disk"):
         assert found[what] == "ok", what
-    assert "an all-reduce over 2 works" in words(result.stdout)
+    assert "all-reduce over 2 processes works" in words(result.stdout)
     assert "safetensors 0." in words(result.stdout)
     assert "\x1b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
@@ -79,19 +79,19 @@ def test_torchvision_of_another_torch(well: MonkeyPatch, tmp_path: Path, capsys:
     well.syspath_prepend(fake(tmp_path / "fake", torch="", torchvision=code))
     well.setattr(doctor, "find_import_failure", FAILED_IMPORT)
     versions = {"torch": "2.14.1+cpu", "torchvision": "0.29.1"}
-    well.setattr(doctor, "_version", lambda name: versions.get(name, VERSION(name)))
+    well.setattr(doctor, "_installed_version", lambda name: versions.get(name, VERSION(name)))
     with pytest.raises(CommandFailed, match=r": torch$"):
-        doctor.examine(None)
+        doctor.check_machine(None)
     out = capsys.readouterr().out
     assert states(out)["torch"] == "problem"
     text = words(out)
     assert "with torchvision 0.29.1: RuntimeError: operator" in text
     assert "operator torchvision::nms does not exist; their builds do not match" in text
     assert "pip install --force-reinstall torch torchvision" in text
-    assert "both from PyTorch's own index of CPU builds" in text
+    assert "both from PyTorch's index of CPU builds" in text
 
 
-FAILED_IMPORT, VERSION = doctor.find_import_failure, doctor._version
+FAILED_IMPORT, VERSION = doctor.find_import_failure, doctor._installed_version
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_failing_import(monkeypatch: MonkeyPatch, tmp_path: Path, code: dict[str
     failure = doctor.find_import_failure()
     assert failure is not None
     assert failure.module == module
-    assert said in failure.words
+    assert said in failure.error
 
 
 def test_the_current_folder_hides_no_module(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ all_reduce_check._run_rank(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
     ("what", "processes", "limit_s", "text"),
     [
         ("dies", 2, 60, "gloo: rank 1: ended by SIGKILL"),
-        ("sums wrongly", 1, 60, "gloo: rank 0: the sum over 1 processes is wrong: [2.0, 2.0, 2.0]"),
+        ("sums wrongly", 1, 60, "gloo: rank 0: wrong sum over 1 processes: [2.0, 2.0, 2.0]"),
         ("hangs", 2, 1, "gloo: not finished after 1 s: rank 0, 1"),
     ],
 )
