@@ -23,7 +23,7 @@ from distgan.benchmark.measurement import Engine, Gate, Repeat, Round, Spec
 from distgan.benchmark.results import gpus
 from distgan.config.registry import ENGINES, ORDERS
 from distgan.distributed.runtime import Runtime
-from distgan.errors import TrainingFailed, exit_code_of
+from distgan.errors import TrainingFailed, run_and_report
 from distgan.training.engines.eager_check import measure_parity
 from distgan.training.gan import Gan, check_ranks_equal
 from distgan.training.session import Session, open_session
@@ -233,7 +233,7 @@ def main(spec: str) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print(json.dumps(found.model_dump(), allow_nan=False))
 
-    return exit_code_of(work)
+    return run_and_report(work)
 
 
 if __name__ == "__main__":

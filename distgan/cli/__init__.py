@@ -14,7 +14,7 @@ from typing import Any
 
 import distgan
 from distgan.cli.commands import TOP, Command, Group
-from distgan.errors import PARENT, UserError, exit_code_of, print_line, print_message
+from distgan.errors import PARENT, UserError, print_line, print_message, run_and_report
 from distgan.utils.operating_system import STOP_SIGNALS, is_ignored, is_parent_gone
 from distgan.utils.output import guarded_output
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
                 sys.stdout.flush()
 
     with guarded_output():
-        code = exit_code_of(run, debug="--debug" in arguments, less_memory=getattr(entry, "less_memory", ""))
+        code = run_and_report(run, debug="--debug" in arguments, less_memory=getattr(entry, "less_memory", ""))
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # Threads of gloo, which DDP keeps alive, may abort an interpreter that ends in good order.
         os._exit(code)

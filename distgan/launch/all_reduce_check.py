@@ -66,7 +66,9 @@ def check_all_reduce(backend: str, num_processes: int) -> Finding:
     if unfinished := [str(rank) for rank, code in enumerate(codes) if code is None]:
         text = f"{backend}: not finished after {_ALL_REDUCE_S} s: rank {', '.join(unfinished)}"
         return Finding("processes", "problem", text, remedy)
-    text = f"{backend}: all-reduce over {num_processes} processes works; {time.monotonic() - start:.1f} s with their start"
+    text = (
+        f"{backend}: all-reduce over {num_processes} processes works; {time.monotonic() - start:.1f} s with their start"
+    )
     return Finding("processes", "ok", text)
 
 

@@ -17,7 +17,7 @@ from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start
 from distgan.config.schema import ModelConfig
 from distgan.data.base import Dataset
-from distgan.errors import WriteErrorPolicy, user_error
+from distgan.errors import WriteErrorPolicy, as_user_error
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, preview_of, sample_z
@@ -137,13 +137,13 @@ class RunArtifacts:
         self.runtime.run_on_all_ranks(self._start_tracker)
 
     def _start_tracker(self) -> None:
-        """Start the tracker; a disk that does not take its files costs a warning: they only illustrate."""
+        """Start the tracker; a disk that does not take its files costs a warning."""
         name = self.config.run.tracker
         try:
             self.runtime.start_tracker(name, str(self.folder), self.gan.step)
         except OSError as error:
             self.write_errors.warn(
-                f"{name}'s files are not written, and nothing else is lost: {user_error(error) or error}"
+                f"{name}'s files are not written, and nothing else is lost: {as_user_error(error) or error}"
             )
 
     def _describe(self) -> None:
@@ -188,7 +188,7 @@ class RunArtifacts:
 
     def _illustrate(self, draw: Callable[[], object], what: str) -> None:
         """Draw on the first rank; whatever fails is a warning."""
-        self.runtime.run_on_rank0(lambda: self.write_errors.illustrate(draw, what))
+        self.runtime.run_on_rank0(lambda: self.write_errors.warn_on_error(draw, what))
 
     def _try(self, write: Callable[[], None], what: str) -> None:
         """Write on rank 0 a file that training can do without; an error is a warning."""
@@ -219,7 +219,7 @@ class RunArtifacts:
         display.say(
             f"{self.preset}: G {g_size:,} and D {d_size:,} parameters, {data.name} ({len(data.images):,} images), "
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
-            f"{runtime.device.type}{strategy}, {runtime.precision_in_words()}, order {config.optim.order}"
+            f"{runtime.device.type}{strategy}, {runtime.describe_precision()}, order {config.optim.order}"
         )
         if (weight := config.optim.penalty_weight) is not None:
             display.say(f"gradient penalty of weight {weight:g}")

@@ -60,7 +60,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         f"preset     {preset}",
         f"networks   G {num_parameters(generator):,} and D {num_parameters(discriminator):,} parameters",
         f"data       {data}, {num_images:,} images",
-        f"processes  {num} x {runtime.device.type} ({runtime.strategy}), {runtime.precision_in_words()}",
+        f"processes  {num} x {runtime.device.type} ({runtime.strategy}), {runtime.describe_precision()}",
         f"steps      {total:,} ({steps} an epoch) of {size} images, {size / num:.4g} a process",
         f"folder     {config.run.out or f'runs/{preset}-<number>'}",
         f"starts     {_start(config.run)}",

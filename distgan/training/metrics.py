@@ -228,7 +228,7 @@ class MetricLog:
                 self.flush()
         except OSError as error:
             self.write_errors(error, "metrics are")
-        self.write_errors.illustrate(
+        self.write_errors.warn_on_error(
             lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are"
         )
 

@@ -17,7 +17,7 @@ def device_named(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def take_gpu() -> None:
+def set_local_gpu() -> None:
     """Raise UserError if there are fewer GPUs than processes, which NCCL would report much later."""
     local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local_rank >= here:
@@ -29,7 +29,7 @@ def take_gpu() -> None:
     torch.cuda.set_device(local_rank)
 
 
-def choose_arithmetic(*, is_tf32: bool) -> None:
+def configure_cuda(*, is_tf32: bool) -> None:
     """Set TF32, which torch's convolutions take by default, and the fastest cuDNN algorithms for fixed shapes."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
     torch.backends.cudnn.benchmark = True

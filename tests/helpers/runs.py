@@ -17,7 +17,7 @@ from torch import Tensor
 from distgan.checkpoint.format import Checkpoint
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.config.schema import Config, RunConfig
-from distgan.errors import UserError, brackets
+from distgan.errors import UserError, format_codes
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def refused(*patterns: str, code: str = "") -> Iterator[None]:
     """A UserError of one line that fits all patterns with its codes behind it, of that code or kind if it is given."""
     with pytest.raises(UserError) as error:
         yield
-    text = f"{error.value} {brackets(error.value)}"
+    text = f"{error.value} {format_codes(error.value)}"
     assert "\n" not in text
     for pattern in (*patterns, f"[{code}]" if code else ""):
         assert fits(pattern, text), f"{pattern!r} does not fit: {text}"

@@ -19,8 +19,8 @@ CHECKS = ["python", "torch", "packages", "device", "processes", "memory", "disk"
 
 # What the command line does with a command.
 EXAMINE = (
-    "import sys; from distgan.launch.doctor import check_machine; from distgan.errors import exit_code_of\n"
-    "sys.exit(exit_code_of(lambda: check_machine(None)))"
+    "import sys; from distgan.launch.doctor import check_machine; from distgan.errors import run_and_report\n"
+    "sys.exit(run_and_report(lambda: check_machine(None)))"
 )
 
 

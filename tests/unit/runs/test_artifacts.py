@@ -33,7 +33,7 @@ def test_a_picture_that_fails_is_a_warning(error: Exception, is_strict: bool) ->
         raise error
 
     policy = WriteErrorPolicy(stops=is_strict)
-    policy.illustrate(draw, "losses.png is")
+    policy.warn_on_error(draw, "losses.png is")
     (warning,) = policy.warnings()
     assert warning.startswith("losses.png is not written")
 
