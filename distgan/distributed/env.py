@@ -326,8 +326,8 @@ def check_launcher_precision(run_precision: str | None) -> None:
     requested = _launcher_precision()
     if run_precision not in (None, AUTO) and requested not in (PRECISIONS.current("no"), run_precision):
         raise UserError(
-            f"--mixed_precision: the run has {run_precision} ({requested}, by the launcher or ACCELERATE_MIXED_PRECISION)"
-            ". Expected: the same, or --precision as a flag of the training",
+            f"--mixed_precision: the run has {run_precision} ({requested}, by launcher or ACCELERATE_MIXED_PRECISION). "
+            "Expected: the same, or --precision as a flag of the training",
             code="mismatch",
         )
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from distgan.config.registry import AUTO
-from distgan.utils.devices import configure_cuda, wait
+from distgan.utils.devices import configure_cuda, synchronize
 from distgan.utils.hardware import has_native_bf16
 
 # The fastest round counts: libraries choose their algorithms in the first.
@@ -67,7 +67,7 @@ def time_precisions(
         for is_bf16 in best_s:  # alternating, so that other load slows both
             start = clock()
             probe(is_bf16)
-            wait(device)
+            synchronize(device)
             best_s[is_bf16] = min(best_s[is_bf16], clock() - start)
     return best_s[False], best_s[True]
 

@@ -197,9 +197,9 @@ class Runtime:
         result = previous if is_cuda else self._stop_request
         return int(result.wait()) if result else 0
 
-    def wait(self) -> None:
-        """Wait for the device."""
-        devices.wait(self.device)
+    def synchronize(self) -> None:
+        """Wait until the device has finished its work."""
+        devices.synchronize(self.device)
 
     # -- state for checkpoints ------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ class MetricLog:
     def paused(self) -> Iterator[None]:
         """Stop the clock for anything slow that is not training."""
         self._finish(0)
-        self.runtime.wait()
+        self.runtime.synchronize()
         start = time.perf_counter()
         yield
         spent = time.perf_counter() - start

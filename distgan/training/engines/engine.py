@@ -185,7 +185,7 @@ class Trial:
             for index in indices:
                 self.gan.step = index
                 self.take(index + 1)
-            self.runtime.wait()
+            self.runtime.synchronize()
 
     def _one_of_each_shape(self) -> list[int]:
         """Return the first step of an epoch, and the last if that is short."""
@@ -229,11 +229,11 @@ class Trial:
             began = 0.0
             with preserve_state(self.gan, self.batches):
                 for count in counts:
-                    self.runtime.wait()
+                    self.runtime.synchronize()
                     began, end = self.clock(), self.gan.step + count
                     while self.gan.step < end:
                         advance(end)
-                    self.runtime.wait()
+                    self.runtime.synchronize()
                 return (self.clock() - began) / counts[-1]
 
         step_s = self._slowest(self._on_all_ranks("race", lambda: seconds_per_step(PER_REPLAY, PER_REPLAY)))

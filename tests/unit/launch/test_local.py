@@ -102,7 +102,7 @@ def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run,
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
     result = distgan.ok("train", *quick("run"), "--processes", 3, "--dry-run")
     assert "processes  3 x cpu (DDP), precision fp32" in result.stdout
-    assert "of 32 images, 10.67 a process" in result.stdout
+    assert "of 32 images, 10.67 per process" in result.stdout
 
 
 def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(distgan: Run, monkeypatch: MonkeyPatch) -> None:

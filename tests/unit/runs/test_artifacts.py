@@ -43,8 +43,8 @@ def finish(folder: Path, monkeypatch: MonkeyPatch) -> list[str]:
     run = RunArtifacts.__new__(RunArtifacts)
     run.folder, run.write_errors = folder, WriteErrorPolicy(stops=True)
     run.runtime = SimpleNamespace(run_on_rank0=lambda call: call())  # type: ignore[assignment]
-    run._illustrate(run._timeline, "timeline.png is")
-    run._illustrate(lambda: save_curves(folder, r"$\nosuch{ on [/b] \x1b[2J", "$^$\nmore"), "losses.png is")
+    run._draw_optional(run._draw_timeline, "timeline.png is")
+    run._draw_optional(lambda: save_curves(folder, r"$\nosuch{ on [/b] \x1b[2J", "$^$\nmore"), "losses.png is")
     return run.write_errors.warnings()
 
 
