@@ -1,4 +1,4 @@
-"""Steps between the flags of a command and the function that does its work, which is imported last."""
+"""Actions of commands: from parsed flags to the function that does the work, which is imported last."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
     with start_runtime(config) as runtime:
         quality, folder = evaluate(namespace.where, config, runtime)
         if runtime.is_main and config.as_json:
-            print(json.dumps(quality.model_dump(mode="json"), indent=1))  # all ASCII, whatever stdout can encode
+            print(json.dumps(quality.model_dump(mode="json"), indent=1))  # ASCII, for any encoding of stdout
         elif runtime.is_main:
             show(quality, folder)
 
@@ -90,33 +90,33 @@ def judge(action: str, config: "JudgeConfig") -> None:
     {"train": train_judges, "show": show_judges}[action](config)
 
 
-def report(where: str, config: "ReportConfig") -> str:
+def report(run: str, config: "ReportConfig") -> str:
     """Write the page of a run. Return its path. Raises UserError."""
-    out = _page(config.out)
+    out = _check_page_path(config.out)
 
     from distgan.reports.report import report
 
-    return f"report: {report(where, out, config)}"
+    return f"report: {report(run, out, config)}"
 
 
 def compare(runs: list[str], config: "CompareConfig") -> None:
     """Write the page that compares runs. Raises UserError."""
-    places = [user_path(where).resolve() for where in runs]
-    if len(places) < 2:
+    paths = [user_path(run).resolve() for run in runs]
+    if len(paths) < 2:
         raise UserError(
-            f"{runs[0]}: is one run. Expected: two or more (see distgan compare --help)", code="missing-value"
+            f"{runs[0]}: only one run. Expected: two or more (see distgan compare --help)", code="missing-value"
         )
-    if twice := [where for where, place in zip(runs, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"{twice[-1]}: given twice. Expected: each run once", code="conflicting-settings")
-    out = _page(config.out)
+    if duplicates := [run for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]:
+        raise UserError(f"{duplicates[-1]}: given twice. Expected: each run once", code="conflicting-settings")
+    out = _check_page_path(config.out)
 
     from distgan.reports.comparison import compare
 
     compare(runs, out, config)
 
 
-def _page(out: str | None) -> Path | None:
-    """Return where to write, checked before minutes are spent on measuring. Raises UserError."""
+def _check_page_path(out: str | None) -> Path | None:
+    """Return the path of --out, checked before minutes of measuring. Raises UserError."""
     if out is None:
         return None
     suffix = Path(out).suffix
@@ -129,7 +129,7 @@ def _page(out: str | None) -> Path | None:
     return page_file(out)
 
 
-def checkpoint(action: str, where: Path, other: str | None) -> None:
+def checkpoint(action: str, path: Path, other: str | None) -> None:
     """Run `distgan checkpoint ls`, `verify` or `diff`. Raises UserError and CommandFailed."""
     if other and action != "diff":
         raise UserError(
@@ -139,9 +139,9 @@ def checkpoint(action: str, where: Path, other: str | None) -> None:
     from distgan.runs.inspection import diff, list_checkpoints, verify
 
     if action == "diff":
-        diff(where, user_path(other) if other else None)
+        diff(path, user_path(other) if other else None)
     else:
-        {"ls": list_checkpoints, "verify": verify}[action](where)
+        {"ls": list_checkpoints, "verify": verify}[action](path)
 
 
 def slurm(parser: "Parser", argv: list[str]) -> None:
