@@ -31,8 +31,8 @@ from distgan.errors import TRANSIENT, UserError
 from distgan.models.base import layouts
 from distgan.utils.files import (
     describe_first_error,
+    pack_tensors,
     read_limited,
-    serialize_tensors,
     set_aside,
     sync,
     temporary_path,
@@ -165,9 +165,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
             if own or f"{name}.safetensors" not in OPTIONAL:
                 metadata = {"format": "pt", "network": name, "step": str(state.step)}
                 metadata |= {"notice": state.notice} if state.notice else {}
-                entries[f"{name}.safetensors"] = _write(
-                    temporary / f"{name}.safetensors", serialize_tensors(own, metadata)
-                )
+                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", pack_tensors(own, metadata))
         for name, value in (("state", state), ("config", config)):
             text = json.dumps(value.model_dump(mode="json"), indent=2) + "\n"
             entries[f"{name}.json"] = _write(temporary / f"{name}.json", text.encode())

@@ -84,7 +84,7 @@ class CheckpointManager:
         with self.log.paused():
             step = self.gan.step
             if self.runtime.run_on_rank0(self._written) != step:
-                unlogged = self.log.settle(step)
+                unlogged = self.log.read_stats(step)
                 self.check_finite()
                 if self.config.processes.check_ranks_every:
                     check_ranks_equal(self.gan, self.runtime)

@@ -159,7 +159,4 @@ def doctor(config: "DoctorConfig | None" = None) -> None:
     """Run `distgan doctor`; without `config` where pydantic, which reads the flags, is missing."""
     from distgan.launch.doctor import check_machine
 
-    if config:
-        check_machine(config.data_dir, config.processes, as_json=config.as_json)
-    else:
-        check_machine(None)
+    check_machine(config.data_dir, config.processes, as_json=config.as_json) if config else check_machine(None)

@@ -52,15 +52,13 @@ class _Rendezvous(NamedTuple):
     def wait_for_key(self, key: str, rank: int, limit_s: float, *, heartbeat: bool = False) -> None:
         """Wait until `rank` has set `key`; with `heartbeat` for as long as it sends one (`_send_heartbeats`).
 
-        Raises ProcessLost if its process has ended or its heartbeat stops for --timeout. After `limit_s` raises
-        TimeoutError, or ProcessLost with `heartbeat`.
+        Raises ProcessLost for a rank that has ended or sends no heartbeat for --timeout; TimeoutError after `limit_s`.
         """
         deadline, beat, beat_at = time.monotonic() + limit_s, -1, time.monotonic()
         while not self.call(self.store.check, [key]):
             now = time.monotonic()
-            if self._has_ended(rank) and not self.call(
-                self.store.check, [key]
-            ):  # it may have set the key before it ended
+            # A rank may have set the key just before it ended.
+            if self._has_ended(rank) and not self.call(self.store.check, [key]):
                 raise self._lost(f"rank {rank} is gone")
             if heartbeat and (latest := self.call(self.store.add, f"beat/{rank}", 0)) != beat:
                 beat, beat_at = latest, now
@@ -160,9 +158,8 @@ def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:
         env.check_address(address, "MASTER_ADDR")
     try:
         # torch's own timeout comes first: its message counts the ranks that joined.
-        return _call_with_timeout(
-            timeout.total_seconds() + _GRACE_S, lambda: next(dist.rendezvous("env://", timeout=timeout))
-        )
+        limit_s = timeout.total_seconds() + _GRACE_S
+        return _call_with_timeout(limit_s, lambda: next(dist.rendezvous("env://", timeout=timeout)))
     except RuntimeError as error:
         text = str(error)
         if "EADDRINUSE" in text:

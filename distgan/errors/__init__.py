@@ -43,8 +43,6 @@ _USER_ERRNO = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EIO, errno.ELOOP,
 }  # fmt: skip
-
-
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # Separates an out-of-memory error from the advice after it.
 LESS_MEMORY = "; to need less: "

@@ -37,38 +37,28 @@ def check_all_reduce(backend: str, num_processes: int) -> Finding:
         remedy = "train on one GPU by CUDA_VISIBLE_DEVICES=0, and see the log of NCCL_DEBUG=INFO"
     ranks: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="distgan-doctor-") as folder:
-        errors = [Path(folder, f"stderr-{rank}") for rank in range(num_processes)]
+        logs = [Path(folder, f"stderr-{rank}") for rank in range(num_processes)]
+        env, devnull = build_child_env(), subprocess.DEVNULL
         try:
-            for rank, path in enumerate(errors):
+            for rank, path in enumerate(logs):
                 command = [*_RANK_COMMAND, str(rank), str(num_processes), f"{folder}/store", backend]
                 with path.open("wb") as file:
-                    ranks.append(
-                        subprocess.Popen(
-                            command,
-                            stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL,
-                            stderr=file,
-                            env=build_child_env(),
-                        )
-                    )
+                    ranks.append(subprocess.Popen(command, stdin=devnull, stdout=devnull, stderr=file, env=env))
             codes = _wait_for_exit_codes(ranks, start + _ALL_REDUCE_S)
         finally:
             for process in ranks:
                 process.kill()
                 process.wait()
         failures = [
-            f"rank {rank}: {summarise_error(code, errors[rank].read_bytes())}"
-            for rank, code in enumerate(codes)
-            if code
+            f"rank {rank}: {summarise_error(code, logs[rank].read_bytes())}" for rank, code in enumerate(codes) if code
         ]
     if failures:
         return Finding("processes", "problem", f"{backend}: {'; '.join(failures)}", remedy)
     if unfinished := [str(rank) for rank, code in enumerate(codes) if code is None]:
         text = f"{backend}: not finished after {_ALL_REDUCE_S} s: rank {', '.join(unfinished)}"
         return Finding("processes", "problem", text, remedy)
-    text = (
-        f"{backend}: all-reduce over {num_processes} processes works; {time.monotonic() - start:.1f} s with their start"
-    )
+    seconds = time.monotonic() - start
+    text = f"{backend}: all-reduce over {num_processes} processes works; {seconds:.1f} s with their start"
     return Finding("processes", "ok", text)
 
 

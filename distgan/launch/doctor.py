@@ -136,8 +136,8 @@ def check_torch(failure: ImportFailure | None) -> Finding:
 
     backends = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
     builds = " ".join(f"{name} {number}" for name, number in backends.items() if number)
-    text = f"{_installed_version('torch')}, a build for {builds or 'CPUs'}, with torchvision "
-    text += str(_installed_version("torchvision"))
+    versions = _installed_version("torch"), _installed_version("torchvision")
+    text = f"{versions[0]}, a build for {builds or 'CPUs'}, with torchvision {versions[1]}"
     if failure is None or failure.module == "distgan.train":
         return Finding("torch", "ok", text)
     is_mismatch = "operator torchvision::nms does not exist" in failure.error
@@ -262,9 +262,8 @@ def check_processes(num_processes: int, num_gpus: int) -> Finding:
     """Check an all-reduce over several processes: by NCCL with several GPUs, else by gloo."""
     if num_processes < 2:
         return Finding("processes", "note", "not checked")
-    if num_gpus > 1:
-        return check_all_reduce("nccl", min(num_processes, num_gpus))
-    return check_all_reduce("gloo", num_processes)
+    backend, num = ("nccl", min(num_processes, num_gpus)) if num_gpus > 1 else ("gloo", num_processes)
+    return check_all_reduce(backend, num)
 
 
 # -- Memory, disk and data --

@@ -38,7 +38,7 @@ def launch_processes(num: int, arguments: list[str], *, script: str = "train.py"
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "30"
     grace_s = max(5.0, min(30.0, timeout_s))
     with tempfile.TemporaryDirectory(prefix="distgan-launch-") as folder:
-        launch_config = LaunchConfig(
+        config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=num,
@@ -52,9 +52,7 @@ def launch_processes(num: int, arguments: list[str], *, script: str = "train.py"
         )
         threading.Thread(target=_kill_stragglers, args=(script, grace_s), daemon=True).start()
         try:
-            elastic_launch(launch_config, sys.executable)(
-                "-u", str(Path(distgan.__file__).with_name(script)), *arguments
-            )
+            elastic_launch(config, sys.executable)("-u", str(Path(distgan.__file__).with_name(script)), *arguments)
         except SignalException as error:
             if not any(Path(folder).rglob("error.json")):  # no process has reported an error
                 print_message(f"ended by {signal_name(error.sigval)}, with nothing to save")

@@ -70,10 +70,8 @@ def draw_sheet(dataset: Dataset) -> Any:
     """Draw a column per class, as many as fit, or evenly spaced images of data without labels."""
     spec, pixels = dataset.spec, dataset.images
     if spec.num_classes > 1:
-        columns = [
-            _select_evenly(torch.nonzero(dataset.labels == number).flatten()) for number in range(spec.num_classes)
-        ]
-        columns = [column for column in columns if len(column)][:_COLUMNS]
+        rows_of_class = [torch.nonzero(dataset.labels == index).flatten() for index in range(spec.num_classes)]
+        columns = [_select_evenly(rows) for rows in rows_of_class if len(rows)][:_COLUMNS]
         heads = [spec.class_names[int(dataset.labels[column[0]])] for column in columns]
         indices = [column[row] if row < len(column) else None for row in range(_ROWS) for column in columns]
         blank = torch.zeros_like(pixels[0])

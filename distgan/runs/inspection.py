@@ -21,7 +21,7 @@ from distgan.checkpoint.resume import check_link, find_copies, find_pointers, li
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
-from distgan.training.gan import tensors_below
+from distgan.training.gan import tensors_with_prefix
 from distgan.utils.terminal import TerminalConsole
 
 
@@ -88,17 +88,12 @@ def verify(run: Path) -> None:
 
 
 def diff(path: Path, other: Path | None) -> None:
-    """Print how the checkpoint `other` differs from the one at `path`; without it, of a run's newest two.
-
-    Raises CommandFailed if they differ.
-    """
+    """Print the differences of two checkpoints, or of a run's newest two. Raises CommandFailed if they differ."""
     if other is None:
         checkpoints = [found for found in _find_checkpoints(path) if found.name not in ("latest", "best")]
         if len(checkpoints) < 2:
-            raise UserError(
-                f"{path}: {len(checkpoints)} checkpoint. Expected: a run with two, or a second folder",
-                code="no-checkpoint",
-            )
+            message = f"{path}: {len(checkpoints)} checkpoint. Expected: a run with two, or a second folder"
+            raise UserError(message, code="no-checkpoint")
         other, path = checkpoints[0], checkpoints[1]
     console = TerminalConsole(soft_wrap=True)
     (old_path, old, _), (new_path, new, _) = read_named(path), read_named(other)
@@ -158,7 +153,7 @@ def _diff_counters(old: Checkpoint, new: Checkpoint) -> Iterator[tuple[str, str,
 def _diff_files(old: Checkpoint, new: Checkpoint) -> Iterator[tuple[str, ...]]:
     """Yield a table row per tensor file that is not bit-identical."""
     for name in TENSOR_FILES:
-        before, after = tensors_below(old.tensors, name), tensors_below(new.tensors, name)
+        before, after = tensors_with_prefix(old.tensors, name), tensors_with_prefix(new.tensors, name)
         keys = sorted(before.keys() | after.keys())
         changed = [key for key in keys if not _equal(before.get(key), after.get(key))]
         if not changed:

@@ -96,9 +96,7 @@ def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
             code="output-exists",
         )
     if not holds_run(folder):
-        raise UserError(
-            f"--out: the folder has no run to resume, no config.json ({out}). Expected: a new folder", code="no-run"
-        )
+        raise UserError(f"--out: no run to resume, no config.json in it ({out}). Expected: a new folder", code="no-run")
 
 
 def holds_run(folder: Path) -> bool:

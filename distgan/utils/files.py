@@ -257,7 +257,7 @@ def make_folder(folder: Path) -> None:
         raise not_writable(folder, error) from error
 
 
-def serialize_tensors(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> bytes:
+def pack_tensors(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> bytes:
     """Return the bytes of a safetensors file; the same for the same tensors and metadata.
 
     The library writes the metadata in random order, so the header is rebuilt in sorted order.
@@ -276,8 +276,7 @@ def serialize_tensors(tensors: dict[str, "Tensor"], metadata: dict[str, str]) ->
 def output_file(out: str | Path, mark: bytes, kind: str) -> Path:
     """Return the path that --out names, links resolved. Raises UserError if it can't be written.
 
-    An existing file may be replaced only if it is empty or has `mark` in its first or last 2,000 bytes. `kind` names
-    such files in the message.
+    An existing file, of a `kind`, is replaced only if it is empty or has `mark` in its first or last 2,000 bytes.
     """
     path = user_path(out, "--out")
     if path.is_symlink():

@@ -50,7 +50,7 @@ def capture(work: Callable[[], None], before_each: Callable[[], object]) -> Call
     for _ in range(WARM_UP):
         before_each()
         work()
-    before_each()  # where CUDA takes down what it does not do, this does it once more
+    before_each()  # this capture runs the work, where CUDA only records it
     graph = FakeCudaGraph()
     with graph:
         work()

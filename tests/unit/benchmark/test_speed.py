@@ -253,7 +253,7 @@ def test_the_slowest_rank_counts() -> None:
     class Two:
         device, world_size = CPU, 2
         mean = staticmethod(lambda values: values)
-        wait = staticmethod(lambda: None)
+        synchronize = staticmethod(lambda: None)
         all_gather = staticmethod(lambda values: torch.stack([values, torch.tensor([0.0, 7.0])]))
 
     device_s, host_s = time_on_ranks(lambda: None, Two())  # type: ignore[arg-type]

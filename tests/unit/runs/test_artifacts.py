@@ -116,7 +116,7 @@ def test_an_engine_that_was_chosen_is_one_line(tmp_path: Path, monkeypatch: Monk
     make_cheap(monkeypatch)
     train_small(tmp_path / "run", tracker="none")
     lines = capsys.readouterr().err.splitlines()
-    assert "engine eager: on a CPU compiling takes long and gains nothing" in lines[1:]
+    assert "engine eager: torch.compile does not pay off on a CPU" in lines[1:]
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     facts = environment["engine"]
     assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("auto", "eager", False)
