@@ -244,11 +244,11 @@ _COMMANDS: dict[str, Command | Group] = {
     ),
     "bench": Group(
         help="measure speed, and compare measurements: distgan bench throughput --peers",
-        usage="WHAT [FLAGS]",
+        usage="BENCHMARK [FLAGS]",
         description="Measures this machine, after checking that the measured steps are correct.",
-        heading="what",
+        heading="benchmarks",
         noun="benchmark",
-        epilog="distgan bench WHAT --help lists its flags and their defaults.",
+        epilog="distgan bench BENCHMARK --help lists its flags and their defaults.",
         commands=_BENCHMARKS,
     ),
 }  # fmt: skip

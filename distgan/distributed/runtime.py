@@ -261,7 +261,7 @@ class Runtime:
         except Exception as error:  # any, of a package that is damaged or of a version that does not fit
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(
-                f"--tracker: does not start: {reason} ({name}). Expected: --tracker none, or {name} installed anew",
+                f"--tracker: does not start: {reason} ({name}). Expected: --tracker none, or {name} reinstalled",
                 code="missing-package",
             ) from error
 

@@ -1,4 +1,4 @@
-"""Which rows of the global batch are on this rank. Many processes train as one: its rows, split over the ranks."""
+"""Split the rows of the global batch over the ranks, so that many processes train as one does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

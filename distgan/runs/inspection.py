@@ -90,7 +90,7 @@ def verify(run: Path) -> None:
 def diff(path: Path, other: Path | None) -> None:
     """Print the differences of two checkpoints, or of a run's newest two. Raises CommandFailed if they differ."""
     if other is None:
-        checkpoints = [found for found in _find_checkpoints(path) if found.name not in ("latest", "best")]
+        checkpoints = [folder for folder in _find_checkpoints(path) if folder.name not in ("latest", "best")]
         if len(checkpoints) < 2:
             message = f"{path}: {len(checkpoints)} checkpoint. Expected: a run with two, or a second folder"
             raise UserError(message, code="no-checkpoint")

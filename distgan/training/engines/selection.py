@@ -68,8 +68,8 @@ def compiling_pays(steps_left: int, step_s: float, compile_s: float) -> tuple[bo
     """
     left_s = steps_left * step_s
     saved_s = left_s * COMPILED_GAIN
-    left, saved, taken = (f"{s:.2g} s" if s < 10 else f"{s:.0f} s" for s in (left_s, saved_s, compile_s))
-    return saved_s > compile_s, f"of {left} of remaining steps it may save {saved}, and takes about {taken}"
+    remaining, saved, needed = (f"{s:.2g} s" if s < 10 else f"{s:.0f} s" for s in (left_s, saved_s, compile_s))
+    return saved_s > compile_s, f"of {remaining} of remaining steps it may save {saved}, and takes about {needed}"
 
 
 def remaining_steps(step_s: float, num_done: int, multiple: int) -> int:
