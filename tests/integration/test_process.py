@@ -28,7 +28,7 @@ def test_the_last_line_is_the_result() -> None:
 
 @pytest.mark.parametrize("out", ["", "words", "[1]", '{"a": 1}\\nwords'])
 def test_no_result(out: str) -> None:
-    with pytest.raises(ChildFailed, match="its last line is no JSON object"):
+    with pytest.raises(ChildFailed, match="its last line is not a JSON object"):
         run_json([sys.executable, "-c", f"print('{out}')"], timeout_s=60, env=os.environ)
 
 
