@@ -14,30 +14,30 @@ FULL ?=
 train: $(VENV)/.installed  ## train the fast preset of MODEL (vanilla or cgan), or any PRESET, with further flags in ARGS
 	$(BIN)/distgan train --preset $(PRESET) $(ARGS)
 
-unit: $(VENV)/.installed-dev  ## the tests to work with: they start no process, need no data, and take a minute
+unit: $(VENV)/.installed-dev  ## unit tests: they start no process, need no data, and take a minute
 	$(BIN)/python -m pytest tests/unit -n 2
 
 test: $(VENV)/.installed-dev lint browser cluster  ## everything that CI checks
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
-browser:  ## a Chromium for the tests of HTML pages: CI gets Debian's where it has none; elsewhere these tests are skipped
+browser:  ## Chromium for the tests of HTML pages: CI installs Debian's; elsewhere the tests are skipped without it
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || test "$$CI" != true || \
 		{ apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium >/dev/null; }
 
-cluster:  ## a SLURM for the tests of jobs: CI gets Debian's where it has none; elsewhere these tests are skipped
+cluster:  ## SLURM for the tests of jobs: CI installs Debian's; elsewhere the tests are skipped without it
 	@test "$$CI" != true || tests/slurm/install.sh
 
-test-slurm: $(VENV)/.installed-dev  ## jobs on a SLURM of two machines, made of this one; as root, which installs what is missing; 12 minutes on two cores
+test-slurm: $(VENV)/.installed-dev  ## jobs on a SLURM cluster of two namespaces; as root it installs missing packages; 12 minutes on two cores
 	@test "$$(id -u)" != 0 || tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/slurm
 
-cuda-check: $(VENV)/.installed-dev  ## CUDA's engines without a GPU, by a stand-in for its driver: `nodes PRESET PRECISION ENGINE N`, and what breaks a rule
+cuda-check: $(VENV)/.installed-dev  ## CUDA engines without a GPU, by a stand-in for the driver: prints `nodes PRESET PRECISION ENGINE N`, and broken rules
 	$(BIN)/python -m pytest -n auto --dist load tests/integration/test_cuda_stand_in.py tests/slow/test_cuda_stand_in.py
 
-test-gpu: $(VENV)/.installed-dev  ## what only a GPU can show
+test-gpu: $(VENV)/.installed-dev  ## tests that need a GPU
 	$(BIN)/python -m pytest tests/gpu
 
-test-slow: $(VENV)/.installed-dev  ## what takes minutes: the presets at length, stress, more recipes
+test-slow: $(VENV)/.installed-dev  ## slow tests: the presets at length, stress, more recipes
 	$(BIN)/python -m pytest tests/slow
 
 lint: $(VENV)/.installed-dev
@@ -47,33 +47,33 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck --external-sources slurm/*.sh tests/slurm/*.sh
 
-reference: $(VENV)/.installed-dev  ## write the generated parts of docs/ anew, from the code
+reference: $(VENV)/.installed-dev  ## generate the reference pages of docs/ from the code
 	$(BIN)/python docs/generate_reference.py
 
 docs: reference $(VENV)/.installed-docs  ## the pages of docs/ as a site, in site/; a dead link or a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-dist: $(VENV)/.installed-dist  ## wheel and sdist in dist/, checked; README's commands by the installed wheel. FULL=1 installs torch anew too
+dist: $(VENV)/.installed-dist  ## build and check wheel and sdist in dist/; run README's commands by the installed wheel. FULL=1 installs torch too
 	$(BIN)/python tests/check_dist.py $(if $(FULL),--full)
 
 bench: $(VENV)/.installed-dev  ## seconds per epoch against plain loops, and start-up; DISTGAN_DATA names the data
 	$(BIN)/distgan bench throughput --peers
 	$(BIN)/python benchmarks/startup.py
 
-gpu-wheels:  ## what a machine with a GPU, Python 3.12, torch and no network lacks for gpu-report, into .gpu-wheels (under 10 MB)
+gpu-wheels:  ## packages for gpu-report on a machine with torch and Python 3.12 but no network, into .gpu-wheels (under 10 MB)
 	rm -rf .gpu-wheels
 	$(PYTHON) -m pip install --quiet --no-compile --no-warn-conflicts --target .gpu-wheels --only-binary=:all: --python-version 3.12 --implementation cp \
 		--platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 pydantic filelock
 
-# No prerequisite: where a GPU is, there may be a torch already and no network.
+# No prerequisite: a machine with a GPU may have torch already, and no network.
 gpu-report: OUT = gpu-report
-gpu-report:  ## all that a GPU has to show, in 8 minutes, into OUT (new); DISTGAN_DATA names the data
+gpu-report:  ## all GPU measurements, in 8 minutes, into OUT (new); DISTGAN_DATA names the data
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_report.py --out $(OUT)
 
-same-as: $(VENV)/.installed-dev  ## prove that this tree trains as REV does, to the bit; FULL=1 at full width
+same-as: $(VENV)/.installed-dev  ## check that this tree trains bit-identically to REV; FULL=1 at full width
 	$(BIN)/python benchmarks/same_as.py $(REV) $(if $(FULL),--full)
 
-stress: $(VENV)/.installed-dev  ## 300 kills, 2,000 damaged checkpoints, and what a save costs, into OUT; about half an hour on two cores
+stress: $(VENV)/.installed-dev  ## 300 kills, 2,000 damaged checkpoints, and the time of a save, into OUT; about half an hour on two cores
 	$(BIN)/python benchmarks/stress.py --out $(OUT)
 
 install: $(VENV)/.installed-dev

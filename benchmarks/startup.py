@@ -1,6 +1,6 @@
 """Seconds from the command to distgan's first step, and where they go.
 
-The phases are distgan's own, from its run folder; "launch to first step" and "whole command" are seen from
+The phases are distgan's own, from its run folder; "launch to first step" and "complete command" are seen from
 outside, with the launcher before the first phase, and the latter with the last samples and checkpoint too.
 """
 
@@ -37,7 +37,7 @@ def measure(launch: str, model: str, data_dir: str) -> dict:
         seen = {
             # Its only line is written after the only step.
             "launch to first step": (out / "metrics.jsonl").stat().st_mtime - start,
-            "whole command": time.time() - start,
+            "complete command": time.time() - start,
         }
         phases = json.loads((out / "environment.json").read_text())["startup_s"]
     return {"command": harness.shown(command), "phases": phases | seen}

@@ -191,7 +191,7 @@ def main() -> int:
                 raise SystemExit(f"{name} of {layer.name} is not the native one: it differs by {off:.1e}")
         for precision in ("no", "tf32", "bf16") if args.device == "cuda" else ("no", "bf16"):
             if args.device == "cuda":
-                devices.choose_arithmetic(is_tf32=precision == "tf32")
+                devices.configure_cuda(is_tf32=precision == "tf32")
             first = None
             for name, form in forms(layer).items():
                 row = {"layer": layer.name, "form": name, "precision": precision.replace("no", "float32")}

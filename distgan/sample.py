@@ -22,24 +22,24 @@ from distgan.errors import UserError, print_line
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
-from distgan.utils.figures import GAP, TEXT_HEIGHT, grid, save_gif, scale_of
+from distgan.utils.figures import GAP, TEXT_HEIGHT, grid, pixel_scale, save_gif
 from distgan.utils.files import output_file, write_atomic
 
 WALK_STEPS = 10
-_COLUMNS = 10  # of a picture, or a column for each class
+_COLUMNS = 10  # of a grid without labels; else a column per class
 
-# In each file that is written here: another may take its place.
+# In each file that this module writes: such a file may be overwritten.
 _MARK = b"distgan sample"
-# Of a picture: what viewers open, browsers and Pillow among them.
+# Limits of a picture that browsers, Pillow and other viewers open.
 _MAX_SIDE, _MAX_PIXELS = 65_535, 89_478_485
-_MAX_FRAMES = 2_000  # of an animation, which are in memory together
+_MAX_FRAMES = 2_000  # of an animation, all in memory at once
 
 
-def sample(where: str, config: SampleConfig) -> str:
-    """Draw and write what `config` describes from the run or weights at `where`. Return a line about it.
+def sample(source: str, config: SampleConfig) -> str:
+    """Draw images by the run or weights at `source`, write --out, and return a line about it.
 
-    Raises UserError for weights that can't be used, for what these weights can't draw, and for a file that is not
-    to be replaced.
+    Raises UserError for weights that can't be used, settings that do not apply to them, and a file that must not be
+    overwritten.
     """
     suffix = Path(config.out).suffix
     if suffix not in (".png", ".gif", ".npz"):
@@ -48,19 +48,18 @@ def sample(where: str, config: SampleConfig) -> str:
         )
     if suffix == ".gif" and not config.interpolate:
         raise UserError(
-            f"--out: a .gif shows a walk ({config.out}). Expected: .gif together with --interpolate",
+            f"--out: a .gif shows an interpolation ({config.out}). Expected: .gif together with --interpolate",
             code="conflicting-settings",
         )
     out = output_file(config.out, _MARK, "image or .npz that distgan sample wrote")
     device = device_named(config.device)
-    loaded = load_generator(where, ema=config.ema)
+    loaded = load_generator(source, ema=config.ema)
     generator, run, notice, path = loaded.generator, loaded.config, loaded.notice, loaded.path
     for warning in loaded.warnings:
         print_line(f"warning: {warning}", error=True)
     is_conditional, spec = run.model.is_conditional, run.model.images
-    classes = torch.tensor(_chosen(config.classes, run.model))
+    classes = torch.tensor(_class_indices(config.classes, run.model))
     num_images = config.num * (WALK_STEPS if config.interpolate else 1)
-    # A column for each class, or several.
     columns = WALK_STEPS if config.interpolate else len(classes) * max(1, _COLUMNS // len(classes))
     columns = min(columns, num_images)
     _check_size(suffix, config, columns, spec)
@@ -69,26 +68,26 @@ def sample(where: str, config: SampleConfig) -> str:
     if suffix == ".npz":
         shape = (num_images, spec.height, spec.width, *([spec.channels] if spec.channels > 1 else []))
         write_atomic(out, lambda file: _write_arrays(file, parts, shape, notice, with_labels=is_conditional))
-        return _words(num_images, path, out, notice)
-    images, labels = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return _summary(num_images, path, out, notice)
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if suffix == ".gif":
         frames = [grid(image[None], 1, caption=notice, scale=8) for image in images]
         write_atomic(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
         is_labelled = is_conditional and not config.interpolate
-        heads = [spec.class_names[label] for label in labels[:columns]] if is_labelled else []
-        picture, info = grid(images, columns, heads=heads, caption=notice), PngInfo()
+        column_names = [spec.class_names[label] for label in labels[:columns]] if is_labelled else []
+        picture, info = grid(images, columns, heads=column_names, caption=notice), PngInfo()
         info.add_text("Software", _MARK.decode())
         write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
-    return _words(num_images, path, out, notice)
+    return _summary(num_images, path, out, notice)
 
 
-def _words(num_images: int, path: Path, out: Path, notice: str | None) -> str:
+def _summary(num_images: int, path: Path, out: Path, notice: str | None) -> str:
     return f"{num_images:,} images by {path} in {out}{f'; trained on {notice}' if notice else ''}"
 
 
-def _chosen(names: list[str] | None, model: ModelConfig) -> list[int]:
-    """Return the numbers of the classes that --classes names, or of all. Raises UserError."""
+def _class_indices(names: list[str] | None, model: ModelConfig) -> list[int]:
+    """Return the indices of the classes in --classes, of all if it is unset. Raises UserError."""
     spec = model.images
     if not model.is_conditional:
         if names is not None:
@@ -99,44 +98,43 @@ def _chosen(names: list[str] | None, model: ModelConfig) -> list[int]:
         return [0]
     if names is None:
         return list(range(spec.num_classes))
-    numbers = {name: number for number, name in enumerate(spec.class_names)}
-    numbers = {str(number): number for number in range(spec.num_classes)} | numbers
+    indices = {str(index): index for index in range(spec.num_classes)}
+    indices |= {name: index for index, name in enumerate(spec.class_names)}
     shown = ", ".join(spec.class_names[:20]) + (", ..." if spec.num_classes > 20 else "")
     if not names:
         raise UserError(f"--classes: empty. Expected: one or more of {shown}")
     for name in names:
-        if name not in numbers:
-            close = did_you_mean(name, numbers)
-            raise UserError(f"--classes: unknown class ({name}){close}. Expected: {shown}", code="unknown-name")
-    return [numbers[name] for name in names]
+        if name not in indices:
+            suggestion = did_you_mean(name, indices)
+            raise UserError(f"--classes: unknown class ({name}){suggestion}. Expected: {shown}", code="unknown-name")
+    return [indices[name] for name in names]
 
 
 def _check_size(suffix: str, config: SampleConfig, columns: int, spec: ImageSpec) -> None:
-    """Raise UserError for a picture that viewers do not open."""
+    """Raise UserError for a picture that is too large for viewers."""
     if suffix == ".gif" and config.num * WALK_STEPS > _MAX_FRAMES:
-        most = _MAX_FRAMES // WALK_STEPS
+        limit = _MAX_FRAMES // WALK_STEPS
         raise UserError(
-            f"--num: too many for an animation ({config.num}). Expected: at most {most:,} walks in a .gif",
+            f"--num: too many for an animation ({config.num}). Expected: at most {limit:,} in a .gif",
             code="image-count",
         )
     if suffix != ".png":
         return
-    scale = scale_of(spec.width)
+    scale = pixel_scale(spec.width)
     cell = spec.width * scale + GAP
     width = columns * cell + GAP
     if width > _MAX_SIDE:
         raise UserError(
-            f"--classes: a column for each is too many ({columns:,}). Expected: at most {_MAX_SIDE // cell:,} in a "
+            f"--classes: too many columns, one per class ({columns:,}). Expected: at most {_MAX_SIDE // cell:,} in a "
             ".png, or any number in an .npz",
             code="image-count",
         )
     num_rows = (min(_MAX_SIDE, _MAX_PIXELS // width) - 3 * TEXT_HEIGHT) // (spec.height * scale + GAP)
-    most = num_rows * (1 if config.interpolate else columns)
-    if config.num > most:
+    limit = num_rows * (1 if config.interpolate else columns)
+    if config.num > limit:
         raise UserError(
-            f"--num: too many for a picture that can be opened ({config.num}). Expected: at most {most:,} in a .png, "
-            "or "
-            "any number in an .npz",
+            f"--num: too many for a picture that viewers open ({config.num}). Expected: at most {limit:,} in a .png, "
+            "or any number in an .npz",
             code="image-count",
         )
 
@@ -144,19 +142,19 @@ def _check_size(suffix: str, config: SampleConfig, columns: int, spec: ImageSpec
 def _draw(
     generator: nn.Module, config: SampleConfig, classes: Tensor, model: ModelConfig
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield images (N, H, W) or (N, H, W, 3) uint8 and labels (N,) int64, N at most CHUNK: all, in their order."""
+    """Yield images (N, H, W) or (N, H, W, 3) uint8 and labels (N,) int64 in order, N at most CHUNK."""
     latent_shape: Any = generator.latent_shape
     size = CHUNK // WALK_STEPS if config.interpolate else CHUNK
     for start in range(0, config.num, size):
-        # A walk needs a point more than it has legs.
-        num_points = min(size, config.num - start) + config.interpolate
+        num_points = min(size, config.num - start) + config.interpolate  # N legs have N + 1 points
         z = sample_z(num_points, latent_shape, config.seed, start)
         labels = classes[(start + torch.arange(num_points)) % len(classes)]
-        given = labels_for(generator, z, labels)
+        network_labels = labels_for(generator, z, labels)
         if config.interpolate:
-            z, given = walk(z, slerp), walk(F.one_hot(given, max(1, model.num_labels)).float(), torch.lerp)
-            labels = walk(F.one_hot(labels, max(1, model.images.num_classes)).float(), torch.lerp).argmax(1)
-        yield generate(generator, z, given), labels.numpy()
+            z, one_hot = interpolate(z, slerp), F.one_hot(network_labels, max(1, model.num_labels)).float()
+            network_labels = interpolate(one_hot, torch.lerp)
+            labels = interpolate(F.one_hot(labels, max(1, model.images.num_classes)).float(), torch.lerp).argmax(1)
+        yield generate(generator, z, network_labels), labels.numpy()
 
 
 def _write_arrays(
@@ -167,8 +165,8 @@ def _write_arrays(
     *,
     with_labels: bool,
 ) -> None:
-    """Write an .npz of images of that shape as numpy does, but while they are drawn: only a part is in memory."""
-    # In one piece: small arrays that are kept between large ones that are freed would keep the memory of these.
+    """Write an .npz of images of that shape as numpy does, but part by part as they are drawn."""
+    # Allocated at once: small arrays between large ones that are freed would fragment the memory.
     num = shape[0]
     labels, start = np.empty(num, np.uint16), 0
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -190,23 +188,23 @@ def _write_arrays(
 
 @contextmanager
 def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: Any) -> Iterator[IO[bytes]]:
-    """Open a member for the values of an array, behind its header."""
+    """Write the header of an array, and yield the file for its values."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array_header_1_0(member, header)
         yield member
 
 
-def walk(points: Tensor, between: Any) -> Tensor:
-    """Return WALK_STEPS points (N * WALK_STEPS, ...) on each leg between two neighbours of (N + 1, ...)."""
-    legs = []
+def interpolate(points: Tensor, between: Any) -> Tensor:
+    """Return WALK_STEPS points from each of `points`, (N + 1, ...), to the next: (N * WALK_STEPS, ...)."""
+    steps = []
     for start, end in pairwise(points):
-        legs += [between(start, end, weight) for weight in torch.linspace(0, 1, WALK_STEPS).tolist()]
-    return torch.stack(legs)
+        steps += [between(start, end, weight) for weight in torch.linspace(0, 1, WALK_STEPS).tolist()]
+    return torch.stack(steps)
 
 
 def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """Interpolate on the arc between two z, where the normal's mass lies (White 2016, eq. 1), not on the chord."""
+    """Interpolate between two z on the sphere, where a normal distribution has its mass (White 2016, eq. 1)."""
     cosine = F.cosine_similarity(start.flatten(), end.flatten(), dim=0).clamp(-1, 1)
     angle = cosine.arccos()
     if angle < 1e-4:

@@ -1,4 +1,4 @@
-"""`distgan train`, also `accelerate launch distgan/train.py`: START HERE, the training loop is on this page."""
+"""`distgan train`, also `accelerate launch distgan/train.py`: START HERE: the training loop is in this file."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
 
     Raises UserError (exit code 2), TrainingFailed for a non-finite number (1), Stopped for a signal (128 + its number)
     or a time limit (75). From the first step on the run's folder holds a checkpoint to resume from. Signal handlers,
-    environment variables, the process group and torch's settings are put back (`utils/process_state.py`).
+    environment variables and torch's settings are restored (`utils/process_state.py`).
     """
     with open_session(config, startup=startup) as session:
         gan, runtime = session.gan, session.runtime
@@ -79,14 +79,14 @@ def _take_steps(
         display.say(artifacts.sample())
     log.start_clock()
     while gan.step < session.last_step and not (monitor and monitor.reason_to_stop):
-        # One step, or several as a CUDA graph, up to the next that logs, saves or draws. Losses stay on the device.
+        # One step, or several in a CUDA graph, up to the next that logs, saves or samples. Losses stay on the device.
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
-        # Non-zero if any rank is to stop: the maximum over ranks, so that all stop after the same step.
+        # Non-zero if any rank has to stop. By the maximum over ranks all stop after the same step.
         reason = runtime.all_reduce_max(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
         artifacts.startup.finish()
-        # What follows is slow and rare. All ranks call it: rank 0 draws and writes, the others wait for its result.
+        # The rest is slow and rare. All ranks call it; rank 0 writes files, and the others wait for it.
         quality = {}
         if due.evaluate and monitor:
             with log.paused():
@@ -101,7 +101,7 @@ def _take_steps(
         if due.check_ranks:
             with log.paused():
                 check_ranks_equal(gan, runtime)
-        if due.sample:  # before the checkpoint: a run that is killed between the two redraws it on resume
+        if due.sample:  # before the checkpoint: if killed between the two, a resume draws it again
             display.say(artifacts.sample())
         if due.save:
             checkpoints.save(wait=due.is_last)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Epochs to converge, a task a seed and one summary: sbatch slurm/convergence.sh --preset cgan-fast [FLAGS]. docs/slurm.md
+# Epochs to converge, one task per seed and one summary: sbatch slurm/convergence.sh --preset cgan-fast [FLAGS]. docs/slurm.md
 #SBATCH --job-name=convergence
 #SBATCH --array=0-9
 #SBATCH --nodes=1
@@ -11,13 +11,13 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.out
-trap '' USR1 # until _run.sh listens
-# SLURM runs a copy of this file: where it is from stands in the job's own record, or else DISTGAN_ROOT says it.
+trap '' USR1 # until _run.sh sets its handler
+# SLURM runs a copy of this file: its original path is in the job's record, else in DISTGAN_ROOT.
 from="$(scontrol show job "${SLURM_JOB_ID:-none}" 2>/dev/null | sed -n 's/^ *Command=//p' | head -n 1) "
 from=${from%%/slurm/convergence.sh *}
 [[ -r $from/slurm/_run.sh ]] || from=${DISTGAN_ROOT:-${SLURM_SUBMIT_DIR:-.}}
 [[ -r $from/slurm/_run.sh ]] || {
-  echo "distgan: DISTGAN_ROOT=$from: holds no slurm/_run.sh; allowed: the folder of a clone" >&2
+  echo "distgan: DISTGAN_ROOT: no slurm/_run.sh in it ($from). Expected: the folder of a clone" >&2
   exit 2
 }
 source "$from/slurm/_run.sh" convergence "$@"

@@ -20,7 +20,7 @@ from distgan.data.base import data_folder, load_dataset
 from distgan.data.loader import check_batch_size, global_batch_size
 from distgan.distributed import env
 from distgan.errors import UserError
-from distgan.utils.hardware import count_gpus, has_native_bf16, imitates_bf16
+from distgan.utils.hardware import count_gpus, emulates_bf16, has_native_bf16
 from distgan.utils.operating_system import cores
 
 PEERS = ("pytorch", "accelerate")
@@ -76,7 +76,7 @@ class _Preset:
 def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Measurement]:
     """Return the cells by preset and batch size, the plain loops of each last. Raises UserError."""
     is_cuda = device.type == "cuda"
-    has_bf16 = has_native_bf16(is_cpu=False) if is_cuda else not imitates_bf16()
+    has_bf16 = has_native_bf16(is_cpu=False) if is_cuda else not emulates_bf16()
     precisions = _once(config.precisions or ["fp32", *(["bf16"] if has_bf16 else [])])
     sizes = world_sizes(config.processes, device)
     cells: list[Measurement] = []

@@ -29,7 +29,7 @@ from distgan.config.flags import paths_by
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.runs.run_dir import lock
-from distgan.utils.child_process import own_modules
+from distgan.utils.child_process import build_child_env
 from distgan.utils.devices import device_named
 from distgan.utils.files import not_writable
 from distgan.utils.parts_progress import PartsProgress
@@ -207,7 +207,7 @@ def _run_all(
     def take(trial: Trial) -> Trial:
         environment = free.get()
         try:
-            trial.run(own_modules() | environment, halted, timeout_s, log_progress)
+            trial.run(build_child_env() | environment, halted, timeout_s, log_progress)
         finally:
             free.put(environment)
         return trial

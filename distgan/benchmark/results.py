@@ -198,7 +198,7 @@ def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R
     """Print the tables and save the plot. An error of the plot is a warning: results.json is complete without it."""
     show(found)
     picture, policy = folder / f"{found.kind}.png", WriteErrorPolicy(stops=False)
-    policy.illustrate(lambda: draw(found, picture), f"{picture} is")
+    policy.warn_on_error(lambda: draw(found, picture), f"{picture} is")
     for warning in policy.warnings():
         say(f"warning: {warning}")
     predicted = "predicted results: " * (found.kind == "plan")

@@ -24,7 +24,7 @@ from distgan.benchmark.results import SpeedResults, say
 from distgan.benchmark.tables import print_speeds
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed
-from distgan.utils.child_process import ChildFailed, own_modules, run_json
+from distgan.utils.child_process import ChildFailed, build_child_env, run_json
 from distgan.utils.devices import device_named
 from distgan.utils.files import parse_model
 from distgan.utils.hardware import count_gpus
@@ -154,7 +154,7 @@ def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
 
 def _outcome(words: list[str], config: SpeedConfig, world_size: int) -> dict[str, Any]:
     """Run a command, and return the last line of its output, parsed as JSON. Raises ChildFailed."""
-    environment = own_modules()
+    environment = build_child_env()
     if config.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if config.threads or world_size > 1:

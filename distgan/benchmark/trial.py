@@ -27,7 +27,7 @@ from distgan.errors import FAILED, UserError
 from distgan.evaluation.real_images import load_real_images
 from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
-from distgan.utils.child_process import kill_tree, last_words
+from distgan.utils.child_process import kill_tree, summarise_error
 from distgan.utils.files import read_environment
 from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import STOP_SIGNALS, cores
@@ -248,7 +248,7 @@ class Trial:
             assert process.stdin is not None
             process.stdin.close()
         if code is not None:
-            why = last_words(code, self.log.read_bytes())
+            why = summarise_error(code, self.log.read_bytes())
         if code and not is_terminated and (own := _stopped(code, self.folder)):
             self.stopped = own
             halted.set()

@@ -23,11 +23,11 @@ from distgan.benchmark.measurement import Engine, Gate, Repeat, Round, Spec
 from distgan.benchmark.results import gpus
 from distgan.config.registry import ENGINES, ORDERS
 from distgan.distributed.runtime import Runtime
-from distgan.errors import TrainingFailed, exit_code_of
+from distgan.errors import TrainingFailed, run_and_report
 from distgan.training.engines.eager_check import measure_parity
 from distgan.training.gan import Gan, check_ranks_equal
 from distgan.training.session import Session, open_session
-from distgan.utils.files import read_within
+from distgan.utils.files import read_limited
 from distgan.utils.provenance import Startup
 
 _COUNTED_STEPS = 3
@@ -50,7 +50,7 @@ def time_on_ranks(work: Callable[[], object], runtime: Runtime) -> Seconds:
     is_cuda = runtime.device.type == "cuda"
     if runtime.world_size > 1:  # a rank that is still busy would count as waiting time
         runtime.mean(torch.zeros(1, device=runtime.device))
-    runtime.wait()
+    runtime.synchronize()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if is_cuda else []
     start = time.perf_counter()
     for event in events[:1]:
@@ -58,7 +58,7 @@ def time_on_ranks(work: Callable[[], object], runtime: Runtime) -> Seconds:
     work()
     for event in events[1:]:
         event.record()
-    runtime.wait()
+    runtime.synchronize()
     host_s = time.perf_counter() - start
     seconds = [events[0].elapsed_time(events[1]) / 1e3 if events else host_s, host_s]
     if runtime.world_size > 1:
@@ -171,7 +171,7 @@ def _profile(turn: Turn, spec: Spec) -> dict[str, float | None]:
             path = Path(spec.trace or Path(folder, "trace.json"))
             profile.export_chrome_trace(str(path))
             if is_cuda:  # copies and fills have other categories
-                trace = json.loads(read_within(path, _MAX_TRACE))["traceEvents"]
+                trace = json.loads(read_limited(path, _MAX_TRACE))["traceEvents"]
                 found["kernels_per_step"] = sum(event.get("cat") == "kernel" for event in trace) / _COUNTED_STEPS
     return found
 
@@ -233,7 +233,7 @@ def main(spec: str) -> int:
         if int(os.environ.get("RANK", "0")) == 0:
             print(json.dumps(found.model_dump(), allow_nan=False))
 
-    return exit_code_of(work)
+    return run_and_report(work)
 
 
 if __name__ == "__main__":

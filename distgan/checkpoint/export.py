@@ -11,7 +11,7 @@ from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
-from distgan.training.gan import load_weights, tensors_below
+from distgan.training.gan import load_weights, tensors_with_prefix
 from distgan.utils.files import read_tensors, write_atomic, write_json
 from distgan.utils.paths import user_path
 
@@ -107,8 +107,8 @@ def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, lis
 
 
 def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:
-    name = next(name for name in names if tensors_below(checkpoint.tensors, name))
-    tensors = tensors_below(checkpoint.tensors, name)
+    name = next(name for name in names if tensors_with_prefix(checkpoint.tensors, name))
+    tensors = tensors_with_prefix(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
     warnings = [f"{reason}; taking {path.name}" for _, reason in passed] + foreign_files(path)
     return _loaded(tensors, checkpoint.config, state.notice, file, name == "generator_ema", state.step, warnings)

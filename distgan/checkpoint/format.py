@@ -30,12 +30,12 @@ from distgan.config.schema import Config
 from distgan.errors import TRANSIENT, UserError
 from distgan.models.base import layouts
 from distgan.utils.files import (
-    first_mistake,
-    read_within,
+    describe_first_error,
+    pack_tensors,
+    read_limited,
     set_aside,
     sync,
-    temporary_beside,
-    tensor_bytes,
+    temporary_path,
     write_synced,
 )
 
@@ -155,7 +155,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
     """
     state, config = checkpoint.state, checkpoint.config
     target = folder / folder_name(state.step)
-    temporary = temporary_beside(target, f".{target.name}-")
+    temporary = temporary_path(target, f".{target.name}-")
     try:
         temporary.mkdir()
         entries = {}
@@ -165,7 +165,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
             if own or f"{name}.safetensors" not in OPTIONAL:
                 metadata = {"format": "pt", "network": name, "step": str(state.step)}
                 metadata |= {"notice": state.notice} if state.notice else {}
-                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", tensor_bytes(own, metadata))
+                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", pack_tensors(own, metadata))
         for name, value in (("state", state), ("config", config)):
             text = json.dumps(value.model_dump(mode="json"), indent=2) + "\n"
             entries[f"{name}.json"] = _write(temporary / f"{name}.json", text.encode())
@@ -274,7 +274,7 @@ def _content(path: Path, manifest: Manifest, name: str, limit: int) -> bytes:
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        return read_within(path, limit)
+        return read_limited(path, limit)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNREADABLE_NOW:
             raise  # it may be valid
@@ -285,7 +285,7 @@ def _parse(model: type[M], data: bytes, path: Path) -> M:
     try:
         return model.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise Damaged(f"{path}: {first_mistake(error)}") from error
+        raise Damaged(f"{path}: {describe_first_error(error)}") from error
 
 
 def _check_layout(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: Path) -> None:

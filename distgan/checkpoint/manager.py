@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
 from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start, is_in
-from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, user_error
+from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, as_user_error
 from distgan.training.gan import check_ranks_equal
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
@@ -83,7 +83,7 @@ class CheckpointManager:
         with self.log.paused():
             step = self.gan.step
             if self.runtime.run_on_rank0(self._written) != step:
-                unlogged = self.log.settle(step)
+                unlogged = self.log.read_stats(step)
                 self.check_finite()
                 if self.config.processes.check_ranks_every:
                     check_ranks_equal(self.gan, self.runtime)
@@ -185,7 +185,7 @@ class CheckpointManager:
         self.join()
         self._thread, error, self._error = None, self._error, None
         if error is not None:
-            if not isinstance(error, OSError) or (mistake := user_error(error)) is None:
+            if not isinstance(error, OSError) or (mistake := as_user_error(error)) is None:
                 raise error
             last = f"the last checkpoint is of step {self.saved[0]:,}" if self.saved else "there is no other"
             if must or self.write_errors.stops:
@@ -210,7 +210,7 @@ class CheckpointManager:
                 if path not in kept:
                     remove(path)
         except (OSError, UserError) as error:
-            self.write_errors.warn(f"older checkpoints may stay beyond --keep: {user_error(error) or error}")
+            self.write_errors.warn(f"older checkpoints may stay beyond --keep: {as_user_error(error) or error}")
 
     def _link(self, name: str, path: Path) -> None:
         """Link a checkpoint under a name for people; no resume depends on it, so a failure is ignored."""

@@ -20,7 +20,7 @@ from distgan.config.flags import paths_by, read_file
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.utils.files import metric_lines, read_within, set_aside
+from distgan.utils.files import metric_lines, read_limited, set_aside
 from distgan.utils.paths import user_path
 
 _COPY = "is a folder, where a run has a link; the run was copied"
@@ -100,7 +100,7 @@ def find_pointers(folder: Path) -> dict[Path, Path]:
     for path in (folder / name for name in _LINKS):
         if path.is_file() and not path.is_symlink():
             with suppress(UserError):
-                text = read_within(path, _MAX_POINTER).decode(errors="replace").strip()
+                text = read_limited(path, _MAX_POINTER).decode(errors="replace").strip()
                 if match := re.fullmatch(rf"(?:.*[/\\])?({_NAME})", text):
                     pointers[path] = folder / match[1]
     return pointers

@@ -1,4 +1,4 @@
-"""Steps between the flags of a command and the function that does its work, which is imported last."""
+"""Actions of commands: from parsed flags to the function that does the work, which is imported last."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
         from distgan.data.loader import check_batch_size, global_batch_size, min_batch_size
 
         check_batch_size(global_batch_size(config.data, num), min_batch_size(config, num))
-        raise SystemExit(local.launch(num, argv, timeout_s=config.processes.timeout))
+        raise SystemExit(local.launch_processes(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
     if namespace.dry_run:
         from distgan.runs.dry_run import plan
@@ -71,14 +71,14 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
         if config.processes is not None:
             env.check_num_processes(num)
     elif num > 1:
-        raise SystemExit(local.launch(num, ["eval", *argv], script="__main__.py", timeout_s=config.timeout))
+        raise SystemExit(local.launch_processes(num, ["eval", *argv], script="__main__.py", timeout_s=config.timeout))
     from distgan.evaluation.evaluate import evaluate, start_runtime
     from distgan.reports.eval_terminal import show
 
     with start_runtime(config) as runtime:
         quality, folder = evaluate(namespace.where, config, runtime)
         if runtime.is_main and config.as_json:
-            print(json.dumps(quality.model_dump(mode="json"), indent=1))  # all ASCII, whatever stdout can encode
+            print(json.dumps(quality.model_dump(mode="json"), indent=1))  # ASCII, for any encoding of stdout
         elif runtime.is_main:
             show(quality, folder)
 
@@ -90,33 +90,33 @@ def judge(action: str, config: "JudgeConfig") -> None:
     {"train": train_judges, "show": show_judges}[action](config)
 
 
-def report(where: str, config: "ReportConfig") -> str:
+def report(run: str, config: "ReportConfig") -> str:
     """Write the page of a run. Return its path. Raises UserError."""
-    out = _page(config.out)
+    out = _check_page_path(config.out)
 
     from distgan.reports.report import report
 
-    return f"report: {report(where, out, config)}"
+    return f"report: {report(run, out, config)}"
 
 
 def compare(runs: list[str], config: "CompareConfig") -> None:
     """Write the page that compares runs. Raises UserError."""
-    places = [user_path(where).resolve() for where in runs]
-    if len(places) < 2:
+    paths = [user_path(run).resolve() for run in runs]
+    if len(paths) < 2:
         raise UserError(
-            f"{runs[0]}: is one run. Expected: two or more (see distgan compare --help)", code="missing-value"
+            f"{runs[0]}: only one run. Expected: two or more (see distgan compare --help)", code="missing-value"
         )
-    if twice := [where for where, place in zip(runs, places, strict=True) if places.count(place) > 1]:
-        raise UserError(f"{twice[-1]}: given twice. Expected: each run once", code="conflicting-settings")
-    out = _page(config.out)
+    if duplicates := [run for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]:
+        raise UserError(f"{duplicates[-1]}: given twice. Expected: each run once", code="conflicting-settings")
+    out = _check_page_path(config.out)
 
     from distgan.reports.comparison import compare
 
     compare(runs, out, config)
 
 
-def _page(out: str | None) -> Path | None:
-    """Return where to write, checked before minutes are spent on measuring. Raises UserError."""
+def _check_page_path(out: str | None) -> Path | None:
+    """Return the path of --out, checked before minutes of measuring. Raises UserError."""
     if out is None:
         return None
     suffix = Path(out).suffix
@@ -129,7 +129,7 @@ def _page(out: str | None) -> Path | None:
     return page_file(out)
 
 
-def checkpoint(action: str, where: Path, other: str | None) -> None:
+def checkpoint(action: str, path: Path, other: str | None) -> None:
     """Run `distgan checkpoint ls`, `verify` or `diff`. Raises UserError and CommandFailed."""
     if other and action != "diff":
         raise UserError(
@@ -139,24 +139,24 @@ def checkpoint(action: str, where: Path, other: str | None) -> None:
     from distgan.runs.inspection import diff, list_checkpoints, verify
 
     if action == "diff":
-        diff(where, user_path(other) if other else None)
+        diff(path, user_path(other) if other else None)
     else:
-        {"ls": list_checkpoints, "verify": verify}[action](where)
+        {"ls": list_checkpoints, "verify": verify}[action](path)
 
 
 def slurm(parser: "Parser", argv: list[str]) -> None:
     """Run `distgan slurm`. Raises UserError."""
     from distgan.config.command_settings import SlurmConfig
     from distgan.config.flags import add_flags, from_flags
-    from distgan.launch.slurm import slurm
+    from distgan.launch.slurm import submit
 
     add_flags(parser, SlurmConfig)
-    namespace, words = parser.parse_known_args(argv)
-    slurm(from_flags(SlurmConfig, namespace), words, is_dry=namespace.dry_run)
+    namespace, train_flags = parser.parse_known_args(argv)
+    submit(from_flags(SlurmConfig, namespace), train_flags, dry_run=namespace.dry_run)
 
 
 def doctor(config: "DoctorConfig | None" = None) -> None:
-    """Run without settings where pydantic, which reads them, is what is missing."""
-    from distgan.launch.doctor import examine
+    """Run `distgan doctor`; without `config` where pydantic, which reads the flags, is missing."""
+    from distgan.launch.doctor import check_machine
 
-    examine(config.data_dir, config.processes, as_json=config.as_json) if config else examine(None)
+    check_machine(config.data_dir, config.processes, as_json=config.as_json) if config else check_machine(None)

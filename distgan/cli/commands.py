@@ -1,4 +1,4 @@
-"""The commands of `distgan`: one entry each. Imports nothing of ours that is slow; `run` and `settings` are names.
+"""The commands of `distgan`, one entry each. Imports nothing slow: `run` and `settings` are names.
 
 To add a command, write its settings (a Section), its function, and an entry here.
 """
@@ -17,7 +17,7 @@ _KEPT = f"{_SHORT} (what was measured is kept)"
 
 
 class Argument(NamedTuple):
-    """A positional argument, or a flag that is no setting: options of argparse, but that `choices` has our words."""
+    """A positional argument, or a flag that is no setting, by options of argparse; the error for `choices` is ours."""
 
     name: str
     help: str
@@ -34,8 +34,8 @@ class Command(NamedTuple):
     `settings` is "module:Section". With `reads_flags` the function gets the parser and the words instead.
     """
 
-    help: str  # a line of the list of commands
-    usage: str  # behind "distgan COMMAND"
+    help: str  # its line in the list of commands
+    usage: str  # after "distgan COMMAND"
     description: str
     epilog: str
     run: str
@@ -43,7 +43,7 @@ class Command(NamedTuple):
     arguments: tuple[Argument, ...] = ()
     reads_flags: bool = False
     needs_pydantic: bool = True
-    less_memory: str = ""  # what to change where there is too little: a smaller --num, say
+    less_memory: str = ""  # advice if memory runs out, as "a smaller --num"
 
 
 class Group(NamedTuple):
@@ -60,11 +60,11 @@ class Group(NamedTuple):
 
 _BENCHMARKS: dict[str, Command | Group] = {
     "throughput": Command(
-        help="images a second of each preset, engine, precision, batch and order: distgan bench throughput --peers",
+        help="images per second of each preset, engine, precision, batch and order: distgan bench throughput --peers",
         usage="[FLAGS]",
-        description="Speed of training. Each cell has to end a few steps as the eager engine does, or has no speed; "
-        "lists\nare written with commas.",
-        epilog=_KEPT.format("a cell failed, or was not right"),
+        description="Measures the speed of training. A cell is timed only if its first steps match those of the eager "
+        "engine.\nLists are separated by commas.",
+        epilog=_KEPT.format("a cell failed, or did not match"),
         settings="distgan.benchmark.options:ThroughputConfig",
         run="distgan.benchmark.speed:throughput",
         less_memory="a smaller --batch-size or --width",
@@ -72,46 +72,44 @@ _BENCHMARKS: dict[str, Command | Group] = {
     "compare": Command(
         help="ratios of two results of a benchmark, with intervals: distgan bench compare A.json B.json",
         usage="A.json B.json [FLAGS]",
-        description="Seconds per step of B over those of A, cell by cell: the ratio of the medians, and its 95% "
-        "interval by a\nbootstrap over rounds and the repeats within them, of each file by itself. Of bench "
-        "convergence:\nepochs and seconds until the targets were met, preset by preset, with 95% intervals and "
-        "log-rank tests.",
+        description="Compares seconds per step, B over A, cell by cell: the ratio of the medians, and its 95% interval "
+        "by a\nbootstrap over rounds and the repeats within them, for each file separately. Of bench convergence:\n"
+        "epochs and seconds until the targets were met, preset by preset, with 95% intervals and log-rank tests.",
         epilog=_KEPT.format("a regression over --fail-above"),
         arguments=(
             Argument(
                 "a", "results.json of bench throughput, scaling or convergence, or its folder", "A.json", type=user_path
             ),
-            Argument("b", "another, which is compared with it", "B.json", type=user_path),
+            Argument("b", "the results to compare with it", "B.json", type=user_path),
         ),
         settings="distgan.benchmark.options:CompareConfig",
         run="distgan.benchmark.compare:compare",
     ),
     "scaling": Command(
-        help="what more processes gain on this machine: distgan bench scaling",
+        help="speedup by more processes of this machine: distgan bench scaling",
         usage="[FLAGS]",
-        description="Speed on several numbers of processes of this machine.",
+        description="Measures the speed with several numbers of processes of this machine.",
         epilog=_KEPT.format("a number of processes failed"),
         settings="distgan.benchmark.options:ScalingConfig",
         run="distgan.benchmark.speed:scaling",
         less_memory="a smaller --batch-size, --per-rank-batch-size or --width",
     ),
     "plan": Command(
-        help="predict from measurements what more processes would gain: distgan bench plan RESULTS.json",
+        help="predict the speedup by more processes from measurements: distgan bench plan RESULTS.json",
         usage="RESULTS.json [FLAGS]",
-        description="Predicts from measured results, and says how far off it is where it was measured.",
+        description="Predicts from measured results, and prints the prediction's error where it was measured.",
         epilog=_KEPT.format("the results allow no prediction"),
-        arguments=(Argument("path", "of distgan bench, or its folder", "RESULTS.json", type=user_path),),
+        arguments=(Argument("path", "results.json of distgan bench, or its folder", "RESULTS.json", type=user_path),),
         settings="distgan.benchmark.options:PlanConfig",
         run="distgan.benchmark.plan:run",
     ),
     "convergence": Command(
-        help="epochs and seconds to a frozen quality: distgan bench convergence --preset cgan-fast",
+        help="epochs and seconds to a fixed quality: distgan bench convergence --preset cgan-fast",
         usage="--preset NAME [--against NAME] [FLAGS]",
-        description="Trains a preset with several seeds, each until it meets frozen targets of quality and holds them, "
-        "and reports\nthe epochs and seconds that this takes. The same command with --out resumes a bench that was "
-        "killed.",
+        description="Trains a preset with several seeds, each until it meets fixed quality targets and holds them, and "
+        "reports\nthe epochs and seconds. The same command with --out resumes a benchmark that was killed.",
         epilog=_KEPT.format("a run crashed, or more processes need more epochs")
-        + "; that of\na training that stops of itself (75: before the time limit of a SLURM job)",
+        + "; that of\na training that stops early (75: before the time limit of a SLURM job)",
         settings="distgan.benchmark.options:ConvergenceConfig",
         run="distgan.benchmark.convergence:run",
         less_memory="fewer --jobs",
@@ -122,12 +120,12 @@ _COMMANDS: dict[str, Command | Group] = {
     "train": Command(
         help="train a GAN: distgan train --preset cgan-fast",
         usage="(--model NAME | --preset NAME | --config FILE) [FLAGS]",
-        description="Trains a GAN. The same program starts by accelerate launch distgan/train.py.",
-        epilog=f"Weakest first: the defaults above, the preset, flags.\n{EXIT_CODES}",
+        description="Trains a GAN. accelerate launch distgan/train.py starts the same program.",
+        epilog=f"Flags override the preset, which overrides the defaults above.\n{EXIT_CODES}",
         arguments=(
             Argument("--preset", "a file of configs/ by its name (default: that of --model)", "NAME"),
             Argument("--config", "any preset, or a run's own config.json (default: unset)", "FILE"),
-            Argument("--dry-run", "show what would be done, and do nothing (default: off)",
+            Argument("--dry-run", "show the resolved settings and the plan, and exit (default: off)",
                      action="store_true"),
         ),
         reads_flags=True,
@@ -135,12 +133,12 @@ _COMMANDS: dict[str, Command | Group] = {
         less_memory="a smaller --batch-size, a higher --d-microbatches, or more --processes",
     ),
     "data": Command(
-        help="tell what a data set, or your own images, would be to a training: distgan data photos/",
+        help="inspect a data set or your own images, as training reads them: distgan data photos/",
         usage="NAME|PATH [FLAGS]",
-        description="What distgan train --data would find: format, sizes, classes, unreadable files, and what becomes "
-        "of\nthem; and a picture of some. Trains nothing.",
-        epilog="exit codes: 0 training can use them, 1 failed, 2 it can't, or a mistake of yours, 130 Ctrl-C",
-        arguments=(Argument("name", "as train --data has it: a name, or the path of a folder, .zip, .npz or .parquet",
+        description="Shows what distgan train --data reads: format, sizes, classes, unreadable files, how images are "
+        "converted;\nand a picture of some. Trains nothing.",
+        epilog="exit codes: 0 training can use them, 1 failed, 2 it can't, or a usage error, 130 Ctrl-C",
+        arguments=(Argument("name", "as in train --data: a name, or the path of a folder, .zip, .npz or .parquet",
                             "NAME|PATH"),),
         settings="distgan.config.command_settings:InspectConfig",
         run="distgan.runs.data_inspection:inspect",
@@ -149,7 +147,7 @@ _COMMANDS: dict[str, Command | Group] = {
     "sample": Command(
         help="draw images of a run or of weights: distgan sample runs/cgan-1 --out grid.png",
         usage="RUN_OR_WEIGHTS [FLAGS]",
-        description="Draws images: a grid (.png), a walk that moves (.gif), or arrays for other tools (.npz).",
+        description="Draws images: a grid (.png), an animated interpolation (.gif), or arrays for other tools (.npz).",
         epilog=EXIT_CODES,
         arguments=(Argument("where", "a run's folder, its weights/, or a .safetensors file", "RUN_OR_WEIGHTS"),),
         settings="distgan.config.command_settings:SampleConfig",
@@ -157,11 +155,11 @@ _COMMANDS: dict[str, Command | Group] = {
         less_memory="a smaller --num",
     ),
     "eval": Command(
-        help="have images judged, digit by digit, with intervals: distgan eval runs/cgan-1",
+        help="measure image quality per digit, with intervals: distgan eval runs/cgan-1",
         usage="RUN_OR_WEIGHTS_OR_NPZ [FLAGS]",
-        description="Has images judged: digit by digit, with 95 % intervals, beside what as many real images measure "
-        "and what\nthe judges themselves get wrong. Leaves eval.json and pictures; any number of processes finds\n"
-        "the same.",
+        description="Measures image quality per digit by an ensemble of classifiers (the judges), with 95 % intervals, "
+        "and the same\nof real images and the judges' own errors for comparison. Writes eval.json and pictures. The "
+        "number of\nprocesses does not change the results.",
         epilog=_SHORT.format("failed"),
         arguments=(
             Argument(
@@ -176,21 +174,21 @@ _COMMANDS: dict[str, Command | Group] = {
         less_memory="a smaller --num, or more --processes",
     ),
     "judge": Command(
-        help="train the judges of a data set, or show what they err in: distgan judge show",
+        help="train the judges of a data set, or show their errors: distgan judge show",
         usage="(train | show) [FLAGS]",
         description="train: trains three judges on a data set, measures them on its test images, and puts them in "
-        "the cache,\nwhere distgan eval looks for them (MNIST's are in the package; others by --judges). show: what\n"
-        "those get wrong, and how they were made.",
-        epilog=_SHORT.format("a judge of MNIST errs too often"),
+        "the cache,\nwhere distgan eval looks for them (MNIST's are in the package; others by --judges). show: their\n"
+        "errors, and how they were trained.",
+        epilog=_SHORT.format("a judge of MNIST has too many errors"),
         arguments=(Argument("action", "what to do", choices=("train", "show")),),
         settings="distgan.config.command_settings:JudgeConfig",
         run="distgan.cli.actions:judge",
     ),
     "compare": Command(
-        help="runs beside each other, measured: distgan compare runs/vanilla-1 runs/cgan-1",
+        help="compare runs by measured values: distgan compare runs/vanilla-1 runs/cgan-1",
         usage="RUN RUN ... [FLAGS]",
-        description="Puts runs beside each other: measured values, their 95 % intervals and the command behind each.\n"
-        "Of runs on handwritten digits it says where they agree with the comparison table of the 2023 report. Runs\n"
+        description="Compares runs: measured values, their 95 % intervals and the command of each.\n"
+        "For runs on handwritten digits it shows where they agree with the comparison table of the 2023 report. Runs\n"
         "without eval/eval.json are measured first.",
         epilog=_SHORT.format("failed"),
         arguments=(
@@ -206,21 +204,21 @@ _COMMANDS: dict[str, Command | Group] = {
         description="Writes one HTML page about a run: its samples, curves, measured quality, machine and settings.\n"
         "It needs no other file and no network. A run without eval/eval.json is measured first.",
         epilog=_SHORT.format("failed"),
-        arguments=(Argument("where", "a run's folder, of one that still trains too", "RUN"),),
+        arguments=(Argument("where", "a run's folder; the run may still be training", "RUN"),),
         settings="distgan.reports.options:ReportConfig",
         run="distgan.cli.actions:report",
         less_memory="a smaller --num",
     ),
     "checkpoint": Command(
-        help="look at the checkpoints of a run: distgan checkpoint ls|verify|diff RUN",
+        help="list, verify or compare the checkpoints of a run: distgan checkpoint ls|verify|diff RUN",
         usage="(ls RUN | verify RUN_OR_CHECKPOINT | diff RUN_OR_CHECKPOINT [OTHER])",
-        description="ls: the checkpoints of a run, and what became of it. verify: reads every byte of each. diff: how "
-        "two\ndiffer, in settings, counters and tensors; of one run, its newest two.",
+        description="ls: list the checkpoints of a run, and how it ended. verify: check every byte of each. diff: "
+        "compare two\nby settings, counters and tensors; for a run, its newest two.",
         epilog="exit codes: 0 all valid (verify) or equal (diff), 1 damaged or different, 2 usage error",
         arguments=(
             Argument("action", "what to do", choices=("ls", "verify", "diff")),
             Argument("where", "a run's folder, or a checkpoint's", "RUN_OR_CHECKPOINT", type=user_path),
-            Argument("other", "diff: what to compare with", "OTHER", nargs="?"),
+            Argument("other", "diff: the folder to compare with", "OTHER", nargs="?"),
         ),
         run="distgan.cli.actions:checkpoint",
     ),
@@ -228,7 +226,7 @@ _COMMANDS: dict[str, Command | Group] = {
         help="submit a training to SLURM: distgan slurm --nodes 2 --gpus-per-node 4 --model cgan",
         usage="[FLAGS] [FLAGS OF distgan train]",
         description="Submits a training to SLURM as slurm/cgan.sh does, with a process for each GPU: it saves before "
-        "its limit or\nwhen it has to make way, and requeues itself until it is done. Every other flag is one of "
+        "its limit or\nwhen it is preempted, and requeues itself until it is done. All other flags are those of "
         "distgan train.",
         epilog="exit codes: 0 submitted, 2 usage error, or sbatch rejects the job",
         arguments=(
@@ -241,7 +239,7 @@ _COMMANDS: dict[str, Command | Group] = {
     "doctor": Command(
         help="check this machine for training, with a remedy for each problem: distgan doctor",
         usage="[FLAGS]",
-        description="What this machine has for training: each line ok, a note, or a problem and what to do about it.",
+        description="Checks this machine for training: each line is ok, a note, or a problem with its remedy.",
         epilog="exit codes: 0 training can run here, 1 it can't",
         settings="distgan.config.command_settings:DoctorConfig",
         needs_pydantic=False,
@@ -249,11 +247,11 @@ _COMMANDS: dict[str, Command | Group] = {
     ),
     "bench": Group(
         help="measure speed, and compare measurements: distgan bench throughput --peers",
-        usage="WHAT [FLAGS]",
-        description="Measures this machine, after checking that what it measures is right.",
-        heading="what",
+        usage="BENCHMARK [FLAGS]",
+        description="Measures this machine, after checking that the measured steps are correct.",
+        heading="benchmarks",
         noun="benchmark",
-        epilog="distgan bench WHAT --help lists its flags and their defaults.",
+        epilog="distgan bench BENCHMARK --help lists its flags and their defaults.",
         commands=_BENCHMARKS,
     ),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from distgan.data.decoding import Decoded, Findings
 from distgan.errors import UserError, first_line, print_line
-from distgan.utils.files import read_tensors, tensor_bytes, write_atomic
+from distgan.utils.files import pack_tensors, read_tensors, write_atomic
 from distgan.utils.locks import held_lock
 from distgan.utils.paths import user_path
 
@@ -57,7 +57,7 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
             tensors["labels"] = torch.from_numpy(decoded.labels)
         facts = {"findings": decoded.findings.model_dump_json(), "sha256": _digest(decoded)}
         try:
-            write_atomic(path, tensor_bytes(tensors, facts))
+            write_atomic(path, pack_tensors(tensors, facts))
         except OSError as error:
             print_line(
                 f"warning: {path}: can't be written ({error.strerror}), so that the next start decodes again. "

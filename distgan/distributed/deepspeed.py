@@ -1,6 +1,6 @@
 """DeepSpeed: each network in its own engine; ZeRO shards gradients, Adam's state and weights.
 
-Through Accelerate with a plugin for each network. Imported only for a run with DeepSpeed.
+Uses Accelerate with one plugin per network. DeepSpeed itself is imported only for a run with it.
 """
 
 import importlib
@@ -28,8 +28,8 @@ from distgan.distributed import env
 from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import UserError, not_readable
 
-# What a DeepSpeed config may not say, as it is said elsewhere, and where.
-_ELSEWHERE = {
+# Keys that a DeepSpeed config may not have, and the flags that set them.
+_SET_BY_FLAG = {
     "optimizer": "--g-lr, --d-lr, --beta1 and --beta2",
     "scheduler": "--lr-schedule",
     "fp16": "no flag: --precision bf16 is autocast here",
@@ -41,7 +41,7 @@ _ELSEWHERE = {
 }
 
 
-def choose_config(
+def resolve_config(
     config: Config, precision: str, *, is_cpu: bool, has_cuda: bool, has_penalty: bool = False
 ) -> dict[str, Any] | None:
     """Return the DeepSpeed config of a run, None for one without DeepSpeed.
@@ -68,7 +68,7 @@ def choose_config(
             "command",
             code="conflicting-settings",
         )
-    settings = read_config(env.deepspeed_file(), env.zero_stage() if stage is None else stage)
+    settings = read_config(env.deepspeed_config_file(), env.zero_stage() if stage is None else stage)
     if settings["zero_optimization"]["stage"] == 3 and has_penalty:
         plain = ", ".join(name for name, loss in LOSSES.items() if loss.penalty is None)
         raise UserError(
@@ -83,10 +83,11 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
     """Read a DeepSpeed config, from a file if there is one; `stage` overrides the file's. Raises UserError."""
     config: dict[str, Any] = {}
     if path:
-        here, clone = Path(path), Path(distgan.__file__).resolve().parent.parent / path
-        found = here if here.exists() or not clone.exists() else clone
+        file, in_clone = Path(path), Path(distgan.__file__).resolve().parent.parent / path
+        if not file.exists() and in_clone.exists():
+            file = in_clone
         try:
-            config = json.loads(found.read_text())
+            config = json.loads(file.read_text())
         except OSError as error:
             raise not_readable(f"deepspeed_config_file {path}", error) from error
         except (ValueError, RecursionError) as error:
@@ -95,10 +96,10 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
             raise UserError(
                 f"deepspeed_config_file {path}: not a table of DeepSpeed's settings", code="bad-config-file"
             )
-        for key, place in _ELSEWHERE.items():
+        for key, flag in _SET_BY_FLAG.items():
             if key in config and config[key] != "auto":
                 raise UserError(
-                    f"deepspeed_config_file {path}: {key}: set by {place}. Expected: no such key",
+                    f"deepspeed_config_file {path}: {key}: set by {flag}. Expected: no such key",
                     code="deepspeed-config",
                 )
     zero = {"stage": 2} | config.get("zero_optimization", {}) | ({} if stage is None else {"stage": stage})
@@ -118,12 +119,12 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
 
 
 def complete_config(config: dict[str, Any], d_microbatches: int) -> dict[str, Any]:
-    """Return the config with all that an engine here needs. `d_microbatches`: backward passes per step."""
+    """Return the config with the keys that an engine needs. `d_microbatches`: backward passes per step."""
     return {
         "gradient_clipping": 0.0,  # Accelerate would fill in 1.0
         "zero_allow_untested_optimizer": True,
-        **{key: value for key, value in config.items() if key not in _ELSEWHERE},
-        "train_micro_batch_size_per_gpu": 1,  # for its own statistics only
+        **{key: value for key, value in config.items() if key not in _SET_BY_FLAG},
+        "train_micro_batch_size_per_gpu": 1,  # only for DeepSpeed's statistics
         "gradient_accumulation_steps": d_microbatches,
         "steps_per_print": 2**31 - 1,
     }
@@ -143,16 +144,16 @@ class _Plugin(DeepSpeedPlugin):
 def build_accelerators(config: dict[str, Any], d_microbatches: int, device_type: str) -> dict[str, Accelerator]:
     """Return an Accelerator per network, by NAMES. Call it after torch.distributed is initialised.
 
-    `d_microbatches` is the number of D's backward passes to a step of D.
+    `d_microbatches`: backward passes per step of D.
     """
-    _quieten(device_type)
-    _check_known(complete_config(config, d_microbatches))
+    _silence_deepspeed(device_type)
+    _check_accepted(complete_config(config, d_microbatches))
     os.environ.setdefault("LOCAL_RANK", "0")  # plain python
     plugins = {
         name: _Plugin(hf_ds_config=complete_config(config, d_microbatches if name == "discriminator" else 1))
         for name in NAMES
     }
-    # Without its backend each rank of a CPU counts itself alone.
+    # Without the backend, a rank on a CPU would have world size 1.
     group = InitProcessGroupKwargs(backend=dist.get_backend())
     first = Accelerator(
         deepspeed_plugins=plugins,
@@ -166,7 +167,7 @@ def build_accelerators(config: dict[str, Any], d_microbatches: int, device_type:
 
 
 def leave_process_group() -> None:
-    """Destroy the process group as DeepSpeed does, which holds references to it that a later one must not meet."""
+    """Destroy the process group by DeepSpeed, which keeps references to it that would break a later group."""
     comm: Any = sys.modules.get("deepspeed.comm.comm")
     if comm is None or comm.cdb is None:
         return
@@ -175,33 +176,33 @@ def leave_process_group() -> None:
     comm.cdb = None
 
 
-def _check_known(config: dict[str, Any]) -> None:
+def _check_accepted(config: dict[str, Any]) -> None:
     """Raise UserError for settings that DeepSpeed would reject later, with a traceback."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
         float(config["gradient_clipping"])
         DeepSpeedConfig(config)
-    except Exception as error:  # of many types, without a common base
-        words = " ".join(str(error).split())[:200]
+    except Exception as error:  # types without a common base
+        message = " ".join(str(error).split())[:200]
         raise UserError(
-            f"deepspeed_config_file: rejected by DeepSpeed ({type(error).__name__}: {words})", code="deepspeed-config"
+            f"deepspeed_config_file: rejected by DeepSpeed ({type(error).__name__}: {message})", code="deepspeed-config"
         ) from error
 
 
-def _quieten(device_type: str) -> None:
-    """Set the environment that DeepSpeed reads at import, and silence what it would print."""
+def _silence_deepspeed(device_type: str) -> None:
+    """Set the environment that DeepSpeed reads at import, and turn off its log messages."""
     if device_type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
-    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)  # of its backward, which is not used
+    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)  # about its backward(), which is not used
     # torch 2.14 renames the collectives that DeepSpeed calls.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
-    # An all-reduce for inference that is compiled at first use, with a line on stdout; training never calls it.
-    # Not `import deepspeed.comm.torch`: that name is torch itself there.
+    # An all-reduce for inference that is compiled at first use and prints to stdout; training never calls it.
+    # By import_module, since the attribute `torch` of deepspeed.comm is torch itself.
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
@@ -219,11 +220,11 @@ class DeepSpeedNetwork(DDPNetwork):
     ):
         accelerator = accelerators[name]
         if is_bf16:
-            _put_under_autocast(network, accelerator.device.type)
+            _wrap_forward_in_autocast(network, accelerator.device.type)
         accelerator.state.select_deepspeed_plugin(name)
         self._engine, _ = accelerator.prepare(network, optim)
         self._stage = int(self._engine.zero_optimization_stage())
-        self._num_parts = int(self._engine.gradient_accumulation_steps())
+        self._num_microbatches = int(self._engine.gradient_accumulation_steps())
         self.is_sharded = self._stage > 0
         self.module = self._engine.module
         self.optim = self._engine.basic_optimizer
@@ -232,7 +233,7 @@ class DeepSpeedNetwork(DDPNetwork):
         return self._engine(*inputs)
 
     def zero_grad(self) -> None:
-        """Do nothing: an update drops its gradients itself."""
+        """Do nothing: the engine clears gradients after an update."""
 
     @contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
@@ -241,8 +242,8 @@ class DeepSpeedNetwork(DDPNetwork):
             self._engine.step()  # which updates nothing before the last
 
     def backward(self, loss: Tensor) -> None:
-        # The engine means to take the mean over the parts, of which each loss has its weight already.
-        self._engine.backward(loss * self._num_parts)
+        # The engine divides by the number of microbatches, but the loss has its weight already.
+        self._engine.backward(loss * self._num_microbatches)
 
     def backward_to_leaf(self, loss: Tensor) -> None:
         loss.backward()
@@ -255,10 +256,10 @@ class DeepSpeedNetwork(DDPNetwork):
 
     @property
     def num_skipped(self) -> int:  # type: ignore[override]
-        """ZeRO 1 to 3 leave out, without a word, an update with a non-finite gradient."""
+        """Updates that ZeRO 1 to 3 have silently skipped for a non-finite gradient."""
         return int(self._engine.skipped_steps)
 
-    # -- what a checkpoint keeps ----------------------------------------------------------------------
+    # -- state for checkpoints ------------------------------------------------------------------------
 
     @contextmanager
     def full_params(self) -> Iterator[None]:
@@ -278,16 +279,16 @@ class DeepSpeedNetwork(DDPNetwork):
     def adam_state(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        state, masters = self.optim.state, self._masters()
+        state, masters = self.optim.state, self._master_params()
         if not all(state.get(master) for master in masters):
             return {}
         tensors = {}
         for name, parameter in self.module.named_parameters():
-            own = state[parameter] if self._stage == 0 else None
+            local = state[parameter] if self._stage == 0 else None
             for key in MOMENTS:
-                value = own[key] if own else safe_get_full_optimizer_state(parameter, key)
+                value = local[key] if local else safe_get_full_optimizer_state(parameter, key)
                 tensors[f"{name}.{key}"] = value.detach().cpu()
-            tensors[f"{name}.step"] = (own or state[masters[0]])["step"].detach().cpu()
+            tensors[f"{name}.step"] = (local or state[masters[0]])["step"].detach().cpu()
         return tensors
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
@@ -299,18 +300,18 @@ class DeepSpeedNetwork(DDPNetwork):
         if not adam:
             state.clear()
             return
-        for master in self._masters():
+        for master in self._master_params():
             moments = {key: torch.zeros_like(master) for key in MOMENTS}
             state[master] = {"step": adam[0]["step"].clone()} | moments
         if self._stage in (1, 2):
-            # What an engine does after its first update: each parameter's part of the flat moments.
+            # As the engine does after its first update: link each parameter to its part of the flat moments.
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-        for parameter, own in zip(self.module.parameters(), adam, strict=True):
+        for parameter, loaded in zip(self.module.parameters(), adam, strict=True):
             for key in MOMENTS:
-                self._set_moment(parameter, key, own[key].to(parameter.device))
+                self._set_moment(parameter, key, loaded[key].to(parameter.device))
             if self._stage == 0:
-                state[parameter]["step"] = own["step"].clone()
+                state[parameter]["step"] = loaded["step"].clone()
 
     def _set_moment(self, parameter: Any, key: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
@@ -320,23 +321,23 @@ class DeepSpeedNetwork(DDPNetwork):
         elif self._stage < 3:
             safe_set_full_optimizer_state(parameter, value, key)
         else:
-            # The setter of full values fails where their number is no multiple of the ranks'.
+            # The setter of full values fails where their number is not a multiple of the number of ranks.
             size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
-            part = torch.zeros(size, dtype=value.dtype, device=value.device)
-            own = value.flatten()[rank * size : (rank + 1) * size]
-            part[: len(own)] = own
-            safe_set_local_optimizer_state(parameter, part, key)
+            shard = torch.zeros(size, dtype=value.dtype, device=value.device)
+            values = value.flatten()[rank * size : (rank + 1) * size]
+            shard[: len(values)] = values
+            safe_set_local_optimizer_state(parameter, shard, key)
 
-    def _masters(self) -> list[Tensor]:
-        """Return the tensors that the optimizer updates: the parameters, or this rank's flat parts of them."""
+    def _master_params(self) -> list[Tensor]:
+        """Return the tensors that the optimizer updates: the parameters, or this rank's flat shards of them."""
         if self._stage == 0:
             return list(self.module.parameters())
         optimizer = self._engine.optimizer
         return optimizer.single_partition_of_fp32_groups if self._stage < 3 else optimizer.fp32_partitioned_groups_flat
 
 
-def _put_under_autocast(network: nn.Module, device_type: str) -> None:
-    """Run the forward pass in bf16 as Accelerate does under DDP; weights and outputs stay float32."""
+def _wrap_forward_in_autocast(network: nn.Module, device_type: str) -> None:
+    """Wrap the forward pass in bf16 autocast, as Accelerate does under DDP; weights and outputs stay float32."""
     forward = network.forward
 
     def under_autocast(*inputs: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Environment variables set by launchers and users, and checks for `--processes N`.
 
-Of each variable that Accelerate, DeepSpeed, MPI or torch reads and that could change a training: it is taken (by the
-functions here) and recorded, or ignored with a warning (`remove_foreign`), or an error (`check_environment`).
+Each variable of Accelerate, DeepSpeed, MPI or torch that could change a training is either read here and recorded,
+ignored with a warning (`remove_launcher_variables`), or an error (`check_environment`).
 """
 
 import logging
@@ -15,34 +15,34 @@ import psutil
 
 from distgan.config.registry import AUTO, PRECISIONS, names_on_cpu
 from distgan.errors import OUR_LAUNCHER, PARENT, CommonError, UserError, first_line
-from distgan.utils.hardware import cpu_name, imitates_bf16
+from distgan.utils.hardware import cpu_name, emulates_bf16
 from distgan.utils.operating_system import cores
 
-_CONNECT_S = 5.0  # connecting to this machine itself takes no time
-_PROCESS_GIB = 0.5  # of the smallest networks
-# Together, what accelerate launch leaves in a single process; one or two of them may be a user's own.
+_CONNECT_S = 5.0  # limit for a connection of this machine to itself
+_PROCESS_GIB = 0.5  # memory of a process with the smallest networks
+# accelerate launch sets all of these in a single process; a user may set one or two.
 _ACCELERATE_LAUNCH = {
     "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE",
 }  # fmt: skip
 _TORCHRUN = {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# Number of processes, by MPI: its launchers set neither WORLD_SIZE nor an address to meet at.
+# Number of processes under MPI, whose launchers set neither WORLD_SIZE nor MASTER_ADDR.
 _MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
-# What Accelerate and DeepSpeed read. All of it is out of the environment while they are in use.
-_FOREIGN = (
+# Prefixes of what Accelerate and DeepSpeed read. Removed from the environment while they are in use.
+_LAUNCHER_PREFIXES = (
     "ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FP8_", "FORK_LAUNCHED", "DS_ACCELERATOR",
     "PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
 )  # fmt: skip
-# Read above or below, so that no warning is due.
-_TAKEN = {
+# Read in this module, so that no warning is due.
+_READ_HERE = {
     "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE",
     "ACCELERATE_DEEPSPEED_ZERO_STAGE", "ACCELERATE_CONFIG_DS_FIELDS",
 }  # fmt: skip
-# Yes or no, and without influence on the numbers: they stay.
+# Boolean, and without effect on numerical results: they stay.
 _HARMLESS_FLAGS = ("ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")
-# What begins like this says nothing unless another variable switches it on.
-_SWITCHES = {
+# Variables with this prefix have no effect unless another variable turns them on; "": never.
+_ENABLED_BY = {
     "ACCELERATE_DYNAMO_": "ACCELERATE_DYNAMO_BACKEND",
     "ACCELERATE_DEEPSPEED_": "ACCELERATE_USE_DEEPSPEED",
     "FSDP_": "ACCELERATE_USE_FSDP",
@@ -52,17 +52,17 @@ _SWITCHES = {
 }  # fmt: skip
 _YES, _NO = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
 # Values by which accelerate launch marks a setting as unset.
-_NOTHING = _NO | {"", "none", "null", "default"}
-# They make a library compute in another precision than --precision says: of a GPU, and of a CPU.
+_UNSET = _NO | {"", "none", "null", "default"}
+# They make a library compute in another precision than --precision, on a GPU and on a CPU.
 _PRECISIONS_ON_GPU = ("NVIDIA_TF32_OVERRIDE",)
 _PRECISIONS_ON_CPU = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
 # Where these are not numeric, torch hangs when ranks meet.
 _TORCH_NUMBERS = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
-# What is not of this form aborts its import.
+# torch's import aborts for a value of another form.
 _ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 _ALLOCATOR = re.compile(r"\s*\w+\s*:\s*(\[[^][]*\]|[^][,:]+)(,\s*\w+\s*:\s*(\[[^][]*\]|[^][,:]+))*")
 _READ_AT_IMPORT = ("TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "PYTORCH_")
-# They choose algorithms, the order of sums, or routes: another one may round otherwise. Kept with the run.
+# Prefixes of what chooses algorithms, the order of sums, or routes, and so may change rounding. Recorded with the run.
 _RECORDED = (
     "ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "DNNL_", "DS_", "GLOO_", "GOMP_", "KMP_", "MKL_", "NCCL_",
     "NVIDIA_TF32_OVERRIDE", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_",
@@ -71,29 +71,29 @@ _RECORDED = (
 
 
 def is_launched() -> bool:
-    """True for a process of torchrun, accelerate launch, srun or our own launcher, and not by one variable alone."""
+    """True in a process of torchrun, accelerate launch, srun or `--processes N`; one variable alone does not count."""
     environ = os.environ.keys()
     return world_size() > 1 or environ >= _TORCHRUN or environ >= _ACCELERATE_LAUNCH
 
 
 def is_ours() -> bool:
-    """True if `--processes N` of ours started this process."""
+    """True if `--processes N` started this process."""
     return os.environ.get(OUR_LAUNCHER) == str(PARENT)
 
 
 def world_size() -> int:
     """Return the number of processes of the launcher, 1 without one. Raises UserError."""
-    return _number("WORLD_SIZE", 1, low=1)
+    return _read_int("WORLD_SIZE", 1, low=1)
 
 
 def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
-    """Raise UserError for what no launcher leaves: variables that are not numeric, missing, or contradict others.
+    """Raise UserError for a launcher's variables that are not numeric, missing, or contradict each other.
 
-    Also for those by which a library would compute in another precision than the chosen one.
+    Also for variables by which a library would compute in another precision than the chosen one.
     """
-    size, rank = world_size(), _number("RANK", 0)
-    _number("LOCAL_RANK", 0)
-    _number("LOCAL_WORLD_SIZE", 1, low=1)
+    size, rank = world_size(), _read_int("RANK", 0)
+    _read_int("LOCAL_RANK", 0)
+    _read_int("LOCAL_WORLD_SIZE", 1, low=1)
     if rank >= size:
         raise UserError(
             f"RANK: out of range with WORLD_SIZE={size} ({rank}). Expected: 0 to {size - 1}",
@@ -106,8 +106,8 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
                     f"{name}: not set, with WORLD_SIZE={size}. Expected: what a launcher sets",
                     code="launcher-environment",
                 )
-        _number("MASTER_PORT", 0, low=1, high=65_535)
-        _number("TORCHELASTIC_RESTART_COUNT", 0)
+        _read_int("MASTER_PORT", 0, low=1, high=65_535)
+        _read_int("TORCHELASTIC_RESTART_COUNT", 0)
         check_network_interface()
     else:
         check_no_mpi()
@@ -115,32 +115,32 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
         value = os.environ.get(name, "")
         if value and value.lower() not in ({"strict"} if is_cpu else {str(int(is_tf32))}):
             raise UserError(
-                f"{name}: another precision than the chosen one ({value}). Expected: unset, or "
+                f"{name}: sets another precision than --precision ({value}). Expected: unset, or "
                 + ("STRICT" if is_cpu else str(int(is_tf32))),
                 code="conflicting-settings",
             )
 
 
 def check_no_mpi() -> None:
-    """Raise UserError in one of several processes of an MPI launcher: each would train for itself."""
+    """Raise UserError in one of several processes of an MPI launcher: each would train alone."""
     for name in _MPI_SIZES:
-        if (size := _number(name, 1, low=1)) > 1:
+        if (size := _read_int(name, 1, low=1)) > 1:
             raise UserError(
                 f"{name}: MPI's launchers are not supported ({size}). Expected: torchrun, accelerate launch or "
-                f"--processes {size} (or {name} unset, if it is an old one)",
+                f"--processes {size} (or {name} unset, if it is left over)",
                 code="launcher-conflict",
             )
 
 
 def check_address(address: str, setting: str) -> None:
-    """Raise UserError where a process of this machine can't reach another one of it at its own `address`."""
+    """Raise UserError if a process can't connect to another one of this machine at `address`."""
     try:
         with socket.create_server((address, 0)) as server:
             socket.create_connection(server.getsockname(), timeout=_CONNECT_S).close()
     except OSError as error:
         raise UserError(
-            f"{setting}: no answer from {address} ({error.strerror or error}). Expected: its network interface up (of "
-            "127.0.0.1: ip link set lo up), or one process",
+            f"{setting}: no answer from {address} ({error.strerror or error}). Expected: an interface that is up "
+            "(for 127.0.0.1: ip link set lo up), or one process",
             code="rendezvous-failed",
         ) from error
 
@@ -156,7 +156,7 @@ def check_network_interface() -> None:
             )
 
 
-def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -> int:
+def _read_int(name: str, default: int, *, low: int = 0, high: int | None = None) -> int:
     text = os.environ.get(name, "")
     if not text:
         return default
@@ -168,8 +168,8 @@ def _number(name: str, default: int, *, low: int = 0, high: int | None = None) -
     return int(text)
 
 
-def _flag(name: str) -> bool:
-    """Return a boolean variable of Accelerate, parsed as Accelerate does. Raise UserError for other values."""
+def _read_bool(name: str) -> bool:
+    """Return a boolean variable of Accelerate, parsed as Accelerate does. Raises UserError for other values."""
     value = os.environ.get(name, "").lower()
     if value and value not in _YES | _NO:
         raise UserError(
@@ -179,16 +179,16 @@ def _flag(name: str) -> bool:
 
 
 def check_before_imports() -> None:
-    """Raise UserError for variables at which the import of Accelerate or torch would fail, or torch abort or hang."""
+    """Raise UserError for variables with which importing Accelerate or torch fails, or torch aborts or hangs."""
     for name in ("USE_TORCH_XLA", "ACCELERATE_ENABLE_RICH"):
-        _flag(name)
+        _read_bool(name)
     for name in _TORCH_NUMBERS:
-        _number(name, 0)
+        _read_int(name, 0)
     level = os.environ.get("TORCH_DISTRIBUTED_DEBUG", "")
     if level and level.upper() not in ("OFF", "INFO"):
-        reason = " (with it torch's DDP crashes)" if level.upper() == "DETAIL" else ""
+        reason = ", with which torch's DDP crashes" if level.upper() == "DETAIL" else ""
         raise UserError(
-            f"TORCH_DISTRIBUTED_DEBUG: invalid environment variable ({level}){reason}. Expected: OFF, INFO",
+            f"TORCH_DISTRIBUTED_DEBUG: invalid environment variable ({level}{reason}). Expected: OFF, INFO",
             code="launcher-environment",
         )
     for name in _ALLOCATORS:
@@ -202,150 +202,151 @@ def check_before_imports() -> None:
 
 
 def explain_import_error(error: BaseException) -> UserError | None:
-    """Return the user's mistake if the import of a module of torch ended in `error` by variables that torch reads.
+    """Return a UserError if importing a module of torch raised `error` while variables that torch reads are set.
 
-    Only torch's message says which one it was. None for a torch that is not installed, and for any other error.
+    It names them all: only torch's message says which one it was. None if torch is not installed, and for any other
+    error.
     """
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     is_import = any(
         frame.f_code.co_name == "<module>" and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch"
         for frame in frames
     )
-    named = _set_variables(_READ_AT_IMPORT)
-    if not is_import or not named or isinstance(error, ImportError):
+    variables = _list_variables(_READ_AT_IMPORT)
+    if not is_import or not variables or isinstance(error, ImportError):
         return None
     return UserError(
-        f"{named}: torch does not import ({first_line(error)}). Expected: unset", code="launcher-environment"
+        f"{variables}: torch does not import ({first_line(error)}). Expected: unset", code="launcher-environment"
     )
 
 
 def explain_group_error(error: Exception) -> UserError:
-    """Return what to raise for a process group that can't be made, though all ranks are there."""
-    named = _set_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
+    """Return the error for a process group that can't be created although all ranks have joined."""
+    variables = _list_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
     return CommonError(
-        f"{named or 'the processes'}: no process group ({first_line(error)}). Expected: what this torch supports",
+        f"{variables or 'the processes'}: no process group ({first_line(error)}). Expected: what this torch supports",
         code="rendezvous-failed",
     )
 
 
-def _set_variables(prefixes: tuple[str, ...]) -> str:
-    """Return the variables that are set and begin so, for a message."""
+def _list_variables(prefixes: tuple[str, ...]) -> str:
+    """Return the set variables with these prefixes as `NAME=value, ...`, for a message."""
     return ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes))[:300]
 
 
 def wants_cpu() -> bool:
     """True if the launcher's environment selects the CPU."""
-    return _flag("ACCELERATE_USE_CPU")
+    return _read_bool("ACCELERATE_USE_CPU")
 
 
-def remove_foreign(num_threads: int) -> list[str]:
-    """Take out of the environment what Accelerate and DeepSpeed would read beside the settings of the run.
+def remove_launcher_variables(num_threads: int) -> list[str]:
+    """Remove variables that Accelerate and DeepSpeed would read besides the settings of the run.
 
-    `num_threads` are those of torch. Returns warnings that name the ignored settings. To be called after all else
-    here, and inside of `preserve_process_state`, which puts it back.
+    `num_threads`: torch's. Returns warnings that name the ignored variables. Call it after the other functions here,
+    and inside `preserve_process_state`, which restores them.
     """
     warnings = []
     if wants_cpu() and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         warnings.append(
-            "accelerate launch was to start several processes on a CPU and started one; for more: distgan train "
-            "--processes N, or accelerate launch --config_file launch/cpu.yaml"
+            "accelerate launch started one process on a CPU, not several; for several: distgan train --processes N, "
+            "or accelerate launch --config_file launch/cpu.yaml"
         )
     end = os.environ.get("SLURM_JOB_END_TIME", "")
     if end and "SLURM_JOB_ID" in os.environ and (not end.isdecimal() or int(end) <= time.time()):
         del os.environ["SLURM_JOB_END_TIME"]
-        warnings.append(f"SLURM_JOB_END_TIME={end}: is over, and is ignored; it is that of an older job")
-    foreign = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FOREIGN)}
-    ignored = [f"{name}={value}" for name, value in foreign.items() if _asks_for_something(name, value)]
+        warnings.append(f"SLURM_JOB_END_TIME={end}: in the past, of an older job; ignored")
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_LAUNCHER_PREFIXES)}
+    ignored = [f"{name}={value}" for name, value in variables.items() if _would_have_effect(name, value)]
     if ignored:
         warnings.append(
-            f"{', '.join(ignored)}: ignored. Of Accelerate's environment the precision, the device, DeepSpeed's file "
-            "and its stage are taken; for all else there are flags"
+            f"{', '.join(ignored)}: ignored. Of Accelerate's variables only the precision, the device, and DeepSpeed's "
+            "config file and stage are used; the rest is set by flags"
         )
-    for name, value in foreign.items():
+    for name, value in variables.items():
         if not _is_harmless(name, value):
             del os.environ[name]
-    if world_size() == 1:  # one process needs no others, whoever has started it
+    if world_size() == 1:  # however it was started
         for name in _RANKS:
             os.environ.pop(name, None)
-    # Accelerate reads a plain number, where OpenMP takes a list.
+    # OpenMP also takes a list, Accelerate only a number.
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     return warnings
 
 
 def _is_harmless(name: str, value: str) -> bool:
     if name == "ACCELERATE_LOG_LEVEL":
-        return value.upper() in logging.getLevelNamesMapping()  # of another one Accelerate makes an error
+        return value.upper() in logging.getLevelNamesMapping()  # Accelerate raises for others
     return name in _HARMLESS_FLAGS and value.lower() in _YES
 
 
-def _asks_for_something(name: str, value: str) -> bool:
-    """True if a variable that is about to be ignored would have changed something."""
-    if name in _TAKEN or value.lower() in _NOTHING or _is_harmless(name, value):
+def _would_have_effect(name: str, value: str) -> bool:
+    """True if an ignored variable would have changed something."""
+    if name in _READ_HERE or value.lower() in _UNSET or _is_harmless(name, value):
         return False
     if name == "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" and value == "1":
         return False
-    switch = next((switch for prefix, switch in _SWITCHES.items() if name.startswith(prefix)), name)
-    return switch == name or os.environ.get(switch, "").lower() not in _NOTHING
+    switch = next((switch for prefix, switch in _ENABLED_BY.items() if name.startswith(prefix)), name)
+    return switch == name or os.environ.get(switch, "").lower() not in _UNSET
 
 
-def recorded_variables() -> dict[str, str]:
-    """Return the variables that torch and the libraries below it read and that may change how numbers are rounded."""
+def numerics_variables() -> dict[str, str]:
+    """Return the set variables that may change rounding in torch and the libraries that it uses."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_RECORDED)}
 
 
 def wants_deepspeed() -> bool:
     """True if the launcher's environment selects DeepSpeed."""
-    return _flag("ACCELERATE_USE_DEEPSPEED")
+    return _read_bool("ACCELERATE_USE_DEEPSPEED")
 
 
-def deepspeed_file() -> str | None:
+def deepspeed_config_file() -> str | None:
     """Return the JSON file given to accelerate launch, None without one."""
     name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     return None if name.lower() in ("", "none") else name
 
 
 def zero_stage() -> int | None:
-    """Return the ZeRO stage given to accelerate launch, None if a config file sets it. Raise UserError if invalid."""
+    """Return the ZeRO stage given to accelerate launch, None if a config file sets it. Raises UserError if invalid."""
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
-    if not stage or deepspeed_file() is not None:
+    if not stage or deepspeed_config_file() is not None:
         return None
-    return _number("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2, high=3)
+    return _read_int("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2, high=3)
 
 
-def _launchers_precision() -> str:
-    """Return the precision that the launcher was given, float32 if none, by its name in PRECISIONS where it has one."""
+def _launcher_precision() -> str:
+    """Return the launcher's precision, float32 if none, by its name in PRECISIONS if it is one of them."""
     return PRECISIONS.current(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no")
 
 
-def check_launcher_precision(own: str | None) -> None:
-    """Raise UserError for a precision that the launcher was given beside that of the run or preset.
+def check_launcher_precision(run_precision: str | None) -> None:
+    """Raise UserError if the launcher's precision is not that of the run or preset.
 
-    Not to be called where --precision is given, which is stronger.
+    Do not call it where --precision is given, which takes precedence.
     """
-    requested = _launchers_precision()
-    if own not in (None, AUTO) and requested not in (PRECISIONS.current("no"), own):
+    requested = _launcher_precision()
+    if run_precision not in (None, AUTO) and requested not in (PRECISIONS.current("no"), run_precision):
         raise UserError(
-            f"--mixed_precision: the run has {own} ({requested}, of the launcher or ACCELERATE_MIXED_PRECISION). "
+            f"--mixed_precision: the run has {run_precision} ({requested}, by launcher or ACCELERATE_MIXED_PRECISION). "
             "Expected: the same, or --precision as a flag of the training",
             code="mismatch",
         )
 
 
-def precision(chosen: str | None, *, is_cpu: bool) -> str:
-    """Return the chosen one, else the launcher's, else float32. Raises UserError for one that can't be had.
+def resolve_precision(requested: str | None, *, is_cpu: bool) -> str:
+    """Return the requested precision, else the launcher's, else float32. Raises UserError if it is not available.
 
-    "auto" is the launcher's if that names one, else "auto": it takes a race of all ranks (`precision.py`).
+    "auto" becomes the launcher's if that names one; else it stays "auto", for a probe on all ranks (`precision.py`).
     """
-    said = _launchers_precision()
-    if chosen == AUTO:
-        if said == PRECISIONS.current("no"):
+    launcher_precision = _launcher_precision()
+    if requested == AUTO:
+        if launcher_precision == PRECISIONS.current("no"):
             return AUTO
-        chosen = said
-    value, flag = (said, "--mixed_precision") if chosen is None else (chosen, "--precision")
+        requested = launcher_precision
+    value, flag = (launcher_precision, "--mixed_precision") if requested is None else (requested, "--precision")
     if value not in PRECISIONS:
-        raise UserError(f"{flag}: unknown here ({value}). Expected: {', '.join(PRECISIONS)}", code="unknown-name")
+        raise UserError(f"{flag}: unknown precision ({value}). Expected: {', '.join(PRECISIONS)}", code="unknown-name")
     if PRECISIONS[value].needs_cuda and is_cpu:
-        source = "" if chosen else " (of the launcher or accelerate's config; --precision says otherwise)"
+        source = "" if requested else ", of the launcher or accelerate's config; --precision overrides it"
         allowed = ", ".join(names_on_cpu(PRECISIONS))
         raise UserError(
             f"{flag}: a CPU would silently compute in float32 ({value}{source}). Expected on a CPU: {allowed}",
@@ -356,30 +357,30 @@ def precision(chosen: str | None, *, is_cpu: bool) -> str:
 
 def precision_warnings(precision: str, *, is_cpu: bool) -> list[str]:
     """Return a warning where the chosen precision is slow on this device."""
-    if precision == "bf16" and is_cpu and imitates_bf16():
-        return [f"--precision bf16: {cpu_name()} imitates it, and is many times slower so; leave it unset"]
+    if precision == "bf16" and is_cpu and emulates_bf16():
+        return [f"--precision bf16: {cpu_name()} emulates it, which is many times slower; leave it unset"]
     return []
 
 
-def shared_cores() -> int | None:
-    """Return the cores per process under a launcher, which would give each a single one; None without a launcher.
+def cores_per_process() -> int | None:
+    """Return the cores per process under a launcher, which sets one thread each; None without a launcher.
 
-    Plain python has torch's own choice, and with it the user's OMP_NUM_THREADS.
+    Without a launcher torch's default, and with it OMP_NUM_THREADS, applies.
     """
     if not is_launched():
         return None
-    return max(1, cores() // _number("LOCAL_WORLD_SIZE", 1, low=1))
+    return max(1, cores() // _read_int("LOCAL_WORLD_SIZE", 1, low=1))
 
 
 # -- distgan train|eval --processes N ----------------------------------------------------------------------
 
 
 def check_num_processes(num: int) -> None:
-    """Raise UserError for a --processes that is not the launcher's number."""
+    """Raise UserError if `num` is not the launcher's number of processes."""
     if world_size() != num:
         raise UserError(
-            f"--processes: this process is one of {world_size()} of a launcher already ({num}). Expected: the same "
-            "number, or unset",
+            f"--processes: a launcher started {world_size()} processes already ({num}). Expected: the same number, or "
+            "unset",
             code="launcher-conflict",
         )
 
@@ -390,7 +391,6 @@ def check_memory(num: int) -> None:
     if num * _PROCESS_GIB * 2**30 > available:
         raise UserError(
             f"--processes: a process takes {_PROCESS_GIB} GiB or more, and {available / 2**30:.1f} GiB are free "
-            f"({num}). "
-            f"Expected here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}",
+            f"({num}). Expected here: at most {max(1, int(available / 2**30 / _PROCESS_GIB))}",
             code="not-enough-memory",
         )

@@ -1,4 +1,4 @@
-"""Where the processes of a run meet: whether all have come and are alike, and later, who is gone."""
+"""Rendezvous of a run's processes: wait for all, compare their settings, and later name lost ranks."""
 
 import hashlib
 import json
@@ -26,18 +26,17 @@ from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
 T = TypeVar("T")
 
-# How gloo, NCCL and the store say that another process is gone or silent; all that they say, once ranks have met.
+# Errors of gloo, NCCL and the store for a lost or silent process; once the group exists, any error of theirs counts.
 _CONNECTION = re.compile(
     r"connection (was likely )?(closed|reset|refused)|broken pipe|timed out|timeout|remote process|socket", re.I
 )
 _LOSS = re.compile(rf"{_CONNECTION.pattern}|gloo|nccl", re.I)
-# For the launcher to see the one that failed before those that only miss it, and for a rank that still runs
-# to say so.
+# Time for the launcher to see the failed rank before those that lost it, and for a rank that still runs to report.
 _GRACE_S = 2.0
 _LOOPBACK = ("127.0.0.1", "localhost")
 _DOWNLOAD_S = 6 * 3600.0
 _POLL_S = 0.1
-_BEAT_S = 1.0
+_HEARTBEAT_S = 1.0
 
 
 class _Rendezvous(NamedTuple):
@@ -47,61 +46,62 @@ class _Rendezvous(NamedTuple):
     timeout_s: float
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call the store. Ctrl-C is heeded, and a store that is silent for --timeout is an error of the connection."""
-        return _within(self.timeout_s, function, *arguments)
+        """Call the store. Ctrl-C interrupts it; a store without an answer for --timeout is a connection error."""
+        return _call_with_timeout(self.timeout_s, function, *arguments)
 
-    def await_key(self, key: str, rank: int, limit_s: float, *, beats: bool = False) -> None:
-        """Wait until `rank` has set `key`; if `beats`, for as long as it beats (`_beating`).
+    def wait_for_key(self, key: str, rank: int, limit_s: float, *, heartbeat: bool = False) -> None:
+        """Wait until `rank` has set `key`; with `heartbeat` for as long as it sends one (`_send_heartbeats`).
 
-        Raises ProcessLost if its process is gone or, with `beats`, silent for --timeout; TimeoutError after `limit_s`.
+        Raises ProcessLost for a rank that has ended or sends no heartbeat for --timeout; TimeoutError after `limit_s`.
         """
-        end, beat, beat_at = time.monotonic() + limit_s, -1, time.monotonic()
+        deadline, beat, beat_at = time.monotonic() + limit_s, -1, time.monotonic()
         while not self.call(self.store.check, [key]):
             now = time.monotonic()
-            if self._has_ended(rank) and not self.call(self.store.check, [key]):  # it may have set it just before
+            # A rank may have set the key just before it ended.
+            if self._has_ended(rank) and not self.call(self.store.check, [key]):
                 raise self._lost(f"rank {rank} is gone")
-            if beats and (latest := self.call(self.store.add, f"beat/{rank}", 0)) != beat:
+            if heartbeat and (latest := self.call(self.store.add, f"beat/{rank}", 0)) != beat:
                 beat, beat_at = latest, now
-            if beats and now > beat_at + self.timeout_s:
+            if heartbeat and now > beat_at + self.timeout_s:
                 raise self._lost(f"rank {rank} is silent for --timeout {self.timeout_s:g} s")
-            if now > end:
-                words = f"rank {rank} is not done after {limit_s:g} s"
-                raise self._lost(words) if beats else TimeoutError(words)
+            if now > deadline:
+                message = f"rank {rank} is not done after {limit_s:g} s"
+                raise self._lost(message) if heartbeat else TimeoutError(message)
             time.sleep(_POLL_S)
 
     def _has_ended(self, rank: int) -> bool:
         if not self.call(self.store.check, [f"process/{rank}"]):
-            return False  # it has not come yet
+            return False  # it has not joined yet
         return has_ended(ProcessId(*json.loads(self.call(self.store.get, f"process/{rank}")))) is True
 
     def _lost(self, message: str) -> ProcessLost:
         """Return the error to raise; only the first rank that reports a lost rank prints its message."""
-        return ProcessLost(message, speaks=self.call(self.store.add, "lost", 1) == 1)
+        return ProcessLost(message, is_reporter=self.call(self.store.add, "lost", 1) == 1)
 
 
-def _within(limit_s: float, call: Callable[..., T], *arguments: Any) -> T:
-    """Return what a call into C++ gives, made by another thread: Python heeds Ctrl-C in the first one only."""
-    outcome: list[T] = []
+def _call_with_timeout(limit_s: float, function: Callable[..., T], *arguments: Any) -> T:
+    """Return the result of a call into C++ in another thread, as Ctrl-C interrupts only Python code in the main one."""
+    results: list[T] = []
     errors: list[BaseException] = []
     is_done = threading.Event()
 
-    def make() -> None:
+    def run() -> None:
         try:
-            outcome.append(call(*arguments))
+            results.append(function(*arguments))
         except BaseException as error:
             errors.append(error)
         is_done.set()
 
-    threading.Thread(target=make, daemon=True, name="distgan-store").start()
-    end = time.monotonic() + limit_s
-    # Without a time limit a wait would not be interrupted on every system.
-    while not is_done.wait(_POLL_S) and time.monotonic() < end:
+    threading.Thread(target=run, daemon=True, name="distgan-store").start()
+    deadline = time.monotonic() + limit_s
+    # On some systems Ctrl-C does not interrupt a wait without a timeout.
+    while not is_done.wait(_POLL_S) and time.monotonic() < deadline:
         pass
     if errors:
         raise errors[0]
-    if not outcome:
+    if not results:
         raise dist.DistNetworkError(f"the store of the processes: timed out after {limit_s:g} s")
-    return outcome[0]
+    return results[0]
 
 
 _rendezvous: _Rendezvous | None = None
@@ -110,35 +110,35 @@ _rendezvous: _Rendezvous | None = None
 def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
     """Join the other processes of the launcher in a process group.
 
-    Raises UserError on all ranks where one has another version, device or setting, and on those that wait where
-    the address is taken or one does not come.
+    Raises UserError on all ranks if one has another version, device or setting, and on those that wait if the port is
+    in use or a rank does not join.
     """
     global _rendezvous
     timeout_s = config.processes.timeout
     timeout = timedelta(seconds=timeout_s)
     is_alone = env.world_size() == 1  # DeepSpeed wants a group of one as well
     store, rank, world_size = (dist.HashStore(), 0, 1) if is_alone else _connect(timeout)
-    store = dist.PrefixStore(f"distgan/{_attempt(store, rank)}", store)
+    store = dist.PrefixStore(f"distgan/{_count_starts(store, rank)}", store)
     _rendezvous = rendezvous = _Rendezvous(store, rank, world_size, timeout_s)
     rendezvous.call(store.set, f"process/{rank}", json.dumps(own_process_id()))
-    own = _facts(config, backend, precision) | {"DeepSpeed config": zero}
-    rendezvous.call(store.set, f"facts/{rank}", json.dumps(own))
-    facts = []
-    for other in range(world_size):
+    facts = _collect_facts(config, backend, precision) | {"DeepSpeed config": zero}
+    rendezvous.call(store.set, f"facts/{rank}", json.dumps(facts))
+    all_facts = []
+    for peer in range(world_size):
         try:
-            rendezvous.await_key(f"facts/{other}", other, timeout_s)
+            rendezvous.wait_for_key(f"facts/{peer}", peer, timeout_s)
         except TimeoutError:
             raise UserError(
-                f"rank {other}: did not join within --timeout {timeout_s:g} s", code="rank-missing"
+                f"rank {peer}: did not join within --timeout {timeout_s:g} s", code="rank-missing"
             ) from None
-        facts.append(json.loads(rendezvous.call(store.get, f"facts/{other}")))
-    if difference := _difference(facts):
-        # The store may be the first rank's: that one stays until the others have read what they need.
+        all_facts.append(json.loads(rendezvous.call(store.get, f"facts/{peer}")))
+    if difference := _find_difference(all_facts):
+        # Rank 0 may host the store: it stays until the others have read all facts.
         rendezvous.call(store.set, f"read/{rank}", "")
         if rank == 0:
             with suppress(TimeoutError, ProcessLost):
-                for other in range(world_size):
-                    rendezvous.await_key(f"read/{other}", other, timeout_s)
+                for peer in range(world_size):
+                    rendezvous.wait_for_key(f"read/{peer}", peer, timeout_s)
         raise CommonError(difference, code="ranks-differ")
     group_store = dist.PrefixStore("group", store)
     try:
@@ -151,66 +151,66 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
 
 def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    where = f"{address}:{port}"
+    endpoint = f"{address}:{port}"
     if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        _await_answer(address, port, timeout.total_seconds())
-    elif address in _LOOPBACK:  # without it torch tries for minutes, and fills the screen
+        _wait_for_rank0(address, port, timeout.total_seconds())
+    elif address in _LOOPBACK:  # torch would retry for minutes, and fill the screen
         env.check_address(address, "MASTER_ADDR")
     try:
-        # Its own limit comes first, and has the better words.
-        return _within(timeout.total_seconds() + _GRACE_S, lambda: next(dist.rendezvous("env://", timeout=timeout)))
+        # torch's own timeout comes first: its message counts the ranks that joined.
+        limit_s = timeout.total_seconds() + _GRACE_S
+        return _call_with_timeout(limit_s, lambda: next(dist.rendezvous("env://", timeout=timeout)))
     except RuntimeError as error:
         text = str(error)
         if "EADDRINUSE" in text:
             raise UserError(
-                f"MASTER_PORT: port in use by another program ({where}). Expected: a free one (accelerate launch "
+                f"MASTER_PORT: port in use by another program ({endpoint}). Expected: a free one (accelerate launch "
                 "--main_process_port, torchrun --master-port or --standalone)",
                 code="rendezvous-failed",
             ) from None
-        if came := re.search(r"(\d+)/(\d+) clients joined", text):
+        if joined := re.search(r"(\d+)/(\d+) clients joined", text):
             raise UserError(
-                f"only {came[1]} of {came[2]} processes joined at {where} within --timeout {timeout.seconds} s",
+                f"only {joined[1]} of {joined[2]} processes joined at {endpoint} within --timeout {timeout.seconds} s",
                 code="rank-missing",
             ) from None
         raise UserError(
-            f"MASTER_ADDR, MASTER_PORT: no rendezvous at {where} ({first_line(error)})", code="rendezvous-failed"
+            f"MASTER_ADDR, MASTER_PORT: no rendezvous at {endpoint} ({first_line(error)})", code="rendezvous-failed"
         ) from None
 
 
-def _await_answer(address: str, port: int, timeout_s: float) -> None:
+def _wait_for_rank0(address: str, port: int, timeout_s: float) -> None:
     """Wait until rank 0 listens; torch would wait several times as long, and fill the screen.
 
-    Raises UserError when nobody does in time.
+    Raises UserError after `timeout_s`.
     """
-    end = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             socket.create_connection((address, port), timeout=1).close()
             return
         except OSError as error:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise UserError(
                     f"MASTER_ADDR, MASTER_PORT: no answer of rank 0 at {address}:{port} within --timeout "
-                    f"{timeout_s:g} s "
-                    f"({error.strerror or error})",
+                    f"{timeout_s:g} s ({error.strerror or error})",
                     code="rank-missing",
                 ) from None
             time.sleep(0.2)
 
 
-def _attempt(store: dist.Store, rank: int) -> int:
-    """Return the number of this start, whose keys torchrun's store keeps apart from earlier ones."""
+def _count_starts(store: dist.Store, rank: int) -> int:
+    """Return how often these ranks were started: torchrun's store still has the keys of earlier starts."""
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    # Of several agents each counts only the restarts that its own processes caused.
+    # Each of several agents counts only the restarts that its own processes caused.
     return store.add(f"distgan/starts/{rank}", 1)
 
 
-def _facts(config: Config, backend: str, precision: str) -> dict[str, object]:
+def _collect_facts(config: Config, backend: str, precision: str) -> dict[str, object]:
     facts: dict[str, object] = {
-        "version of distgan": f"{distgan.__version__} (code {_code()})",
+        "version of distgan": f"{distgan.__version__} (code {_hash_source()})",
         "version of torch": torch.__version__,
-        "backend": f"{backend}, which follows from its device",
+        "backend": f"{backend}, which depends on its device",
         "precision": precision,
     }
     settings = config.model_dump(mode="json")
@@ -218,56 +218,56 @@ def _facts(config: Config, backend: str, precision: str) -> dict[str, object]:
     return facts | {f"[{table}] {key}": settings[table][key] for table, key in paths}
 
 
-def _code() -> str:
-    """Return a fingerprint of the package's source, which differs between checkouts of one version."""
+def _hash_source() -> str:
+    """Return a hash of the package's source, which differs between checkouts of one version."""
     digest = hashlib.blake2b(digest_size=4)
     for path in sorted(Path(distgan.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _difference(facts: list[dict[str, object]]) -> str | None:
+def _find_difference(all_facts: list[dict[str, object]]) -> str | None:
     """Return the first difference of a rank from rank 0, as a message; None without one."""
-    for rank, theirs in enumerate(facts):
-        for what in facts[0] | theirs:
-            own, first = theirs.get(what), facts[0].get(what)
-            # One that reads the run's folder knows the precision that the run began with, which the others take on.
-            if own != first and not (what == "precision" and AUTO in (own, first)):
-                return f"rank {rank}: its {what} is {own}, that of rank 0 is {first}. Expected: the same on all ranks"
+    for rank, facts in enumerate(all_facts):
+        for key in all_facts[0] | facts:
+            value, first = facts.get(key), all_facts[0].get(key)
+            # A rank that reads the run's folder knows the precision of its start; those with "auto" use it too.
+            if value != first and not (key == "precision" and AUTO in (value, first)):
+                return f"rank {rank}: its {key} is {value}, that of rank 0 is {first}. Expected: the same on all ranks"
     return None
 
 
 @contextmanager
 def local_rank0_first(rank: int, local_rank: int) -> Iterator[None]:
-    """Run the block on the first process of each machine before the others: it may have to download.
+    """Run the block on local rank 0 of each machine before the others: it may have to download.
 
-    All are through it at its end, so that no machine that has its data waits in a collective. Raises ProcessLost for
-    one that is gone, or silent for --timeout.
+    At the end all ranks have run it, so that none that has its data waits in a collective. Raises ProcessLost for a
+    rank that has ended, or is silent for --timeout.
     """
     if _rendezvous is None or _rendezvous.world_size == 1:
         yield
         return
     rendezvous = _rendezvous
-    with _beating(rendezvous):
+    with _send_heartbeats(rendezvous):
         if local_rank:
             first = rank - local_rank
-            rendezvous.await_key(f"through/{first}", first, _DOWNLOAD_S, beats=True)
+            rendezvous.wait_for_key(f"through/{first}", first, _DOWNLOAD_S, heartbeat=True)
         try:
             yield
         finally:
             rendezvous.call(rendezvous.store.set, f"through/{rank}", "")
-        for other in range(rendezvous.world_size):
-            rendezvous.await_key(f"through/{other}", other, _DOWNLOAD_S, beats=True)
+        for peer in range(rendezvous.world_size):
+            rendezvous.wait_for_key(f"through/{peer}", peer, _DOWNLOAD_S, heartbeat=True)
 
 
 @contextmanager
-def _beating(rendezvous: _Rendezvous) -> Iterator[None]:
-    """Show the other ranks that this one is at work, while it does what may take longer than --timeout."""
+def _send_heartbeats(rendezvous: _Rendezvous) -> Iterator[None]:
+    """Show the other ranks that this one works, in a block that may take longer than --timeout."""
     done = threading.Event()
 
     def beat() -> None:
-        with suppress(RuntimeError):  # the store is gone; whoever needs it says so
-            while not done.wait(min(_BEAT_S, rendezvous.timeout_s / 4)):
+        with suppress(RuntimeError):  # the store is gone: another call to it reports that
+            while not done.wait(min(_HEARTBEAT_S, rendezvous.timeout_s / 4)):
                 rendezvous.store.add(f"beat/{rendezvous.rank}", 1)
 
     thread = threading.Thread(target=beat, daemon=True, name="distgan-beat")
@@ -280,7 +280,7 @@ def _beating(rendezvous: _Rendezvous) -> Iterator[None]:
 
 @contextmanager
 def process_group_scope() -> Iterator[None]:
-    """Leave the process group however the block ends: its threads would abort a process that ends with them."""
+    """Destroy the process group when the block ends: its threads would abort a process that exits with them."""
     global _rendezvous
     try:
         yield
@@ -304,29 +304,28 @@ def name_lost_ranks() -> Iterator[None]:
             with suppress(RuntimeError):
                 _rendezvous.call(_rendezvous.store.set, f"failed/{_rendezvous.rank}", "")
             raise
-        raise ProcessLost(*_missing(_rendezvous, error)) from error
+        raise ProcessLost(*_describe_loss(_rendezvous, error)) from error
 
 
-def _missing(rendezvous: _Rendezvous, error: Exception) -> tuple[str, bool]:
-    """Return the message. True beside it if this rank is the one to print it: the lowest that is left."""
+def _describe_loss(rendezvous: _Rendezvous, error: Exception) -> tuple[str, bool]:
+    """Return a message that names the lost ranks, and True on the lowest remaining rank, which prints it."""
     store, rank, world_size, timeout_s = rendezvous
-    rendezvous = rendezvous._replace(
-        timeout_s=_GRACE_S
-    )  # no second --timeout for the store, which may be the silent rank's
-    there, failed = {rank}, []
-    with suppress(RuntimeError):  # the store may be gone with its rank
+    # The silent rank may host the store: do not wait for --timeout once more.
+    rendezvous = rendezvous._replace(timeout_s=_GRACE_S)
+    present, failed = {rank}, []
+    with suppress(RuntimeError):  # the store may have ended with its rank
         rendezvous.call(store.set, f"there/{rank}", "")
-        end = time.monotonic() + _GRACE_S
-        while time.monotonic() < end and len(there) < world_size:
-            there |= {other for other in range(world_size) if rendezvous.call(store.check, [f"there/{other}"])}
+        deadline = time.monotonic() + _GRACE_S
+        while time.monotonic() < deadline and len(present) < world_size:
+            present |= {peer for peer in range(world_size) if rendezvous.call(store.check, [f"there/{peer}"])}
             time.sleep(_POLL_S)
-        failed = [other for other in range(world_size) if rendezvous.call(store.check, [f"failed/{other}"])]
-    # One that could leave word is it. Of the others some may only not have noticed yet.
-    gone = failed or sorted(set(range(world_size)) - there)
-    names = ", ".join(map(str, gone))
-    who = "another process" if not gone else f"rank {names}" if len(gone) == 1 else f"one of the ranks {names}"
+        failed = [peer for peer in range(world_size) if rendezvous.call(store.check, [f"failed/{peer}"])]
+    # A rank that recorded its failure is the lost one; other absent ranks may just not have noticed yet.
+    lost = failed or sorted(set(range(world_size)) - present)
+    names = ", ".join(map(str, lost))
+    subject = "another process" if not lost else f"rank {names}" if len(lost) == 1 else f"one of the ranks {names}"
     is_silent = re.search(r"timed out|timeout", str(error), re.I)
-    what = f"silent for --timeout {timeout_s:g} s" if is_silent else "gone"
-    # gloo's words begin with a place in its source, and end with advice.
+    state = f"silent for --timeout {timeout_s:g} s" if is_silent else "gone"
+    # gloo's message begins with a line of its source, and ends with advice.
     reason = re.sub(r"^\[\S+\]\s*", "", first_line(error)).partition(" This is typically")[0]
-    return f"{who} is {what} ({reason})", rank == min(there)
+    return f"{subject} is {state} ({reason})", rank == min(present)

@@ -1,4 +1,4 @@
-"""Processes and devices, by Accelerate: who there is, how a network is trained, and what all ranks do together."""
+"""Processes and devices, by Accelerate: ranks, wrapped networks, collectives, trackers."""
 
 import platform
 import threading
@@ -19,7 +19,7 @@ from distgan.config.schema import Config
 from distgan.distributed import deepspeed, env, rendezvous
 from distgan.distributed.precision import choose_precision
 from distgan.distributed.wrappers import DDPNetwork, FlatAllReduceNetwork
-from distgan.errors import CommonError, UserError, outcome_of
+from distgan.errors import CommonError, UserError, catch_user_error
 from distgan.utils import devices
 from distgan.utils.devices import AsyncHostCopy
 from distgan.utils.hardware import cpu_name
@@ -32,9 +32,9 @@ STOP_POLL_STEPS = 25
 
 @contextmanager
 def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runtime"]:
-    """Join the other ranks, and leave them, and the process as it was, however the block ends. All ranks call it.
+    """Join the other ranks. On exit leave the process group and restore the process state. All ranks call it.
 
-    Raises UserError, and ProcessLost for the error of a connection, which it names the lost rank of.
+    Raises UserError, and ProcessLost, which names the lost rank, for an error of a connection.
     """
     with preserve_process_state():
         try:
@@ -42,7 +42,7 @@ def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runt
                 runtime = Runtime(config, has_penalty=has_penalty)
                 try:
                     yield runtime
-                    runtime.wait_for_all()
+                    runtime.barrier()
                 finally:
                     runtime.close()
                     deepspeed.leave_process_group()
@@ -52,10 +52,10 @@ def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runt
 
 
 class Runtime:
-    """This process among the others. Works alike under accelerate launch, torchrun and plain python."""
+    """This rank and its collectives; the same under accelerate launch, torchrun and plain python."""
 
     def __init__(self, config: Config, *, has_penalty: bool = False):
-        launched = env.world_size()
+        num_launched = env.world_size()
         use_cuda = torch.cuda.is_available() and not env.wants_cpu()
         if config.run.device == "cuda" and not use_cuda:
             raise UserError("--device: no CUDA device here (cuda). Expected here: cpu, auto", code="no-gpu")
@@ -67,23 +67,23 @@ class Runtime:
                 f"--engine: CUDA graphs need a CUDA device ({config.run.engine}). Expected on a CPU: {allowed}",
                 code="no-gpu",
             )
-        wanted = env.precision(config.run.precision, is_cpu=is_cpu)
-        env.check_environment(is_cpu=is_cpu, is_tf32=wanted == "tf32")
-        if is_cpu and (threads := config.run.threads or env.shared_cores()):
+        requested = env.resolve_precision(config.run.precision, is_cpu=is_cpu)
+        env.check_environment(is_cpu=is_cpu, is_tf32=requested == "tf32")
+        if is_cpu and (threads := config.run.threads or env.cores_per_process()):
             torch.set_num_threads(threads)
-        zero = deepspeed.choose_config(
-            config, wanted, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
+        zero = deepspeed.resolve_config(
+            config, requested, is_cpu=is_cpu, has_cuda=torch.cuda.is_available(), has_penalty=has_penalty
         )
-        if launched > 1 or zero:
+        if num_launched > 1 or zero:
             if not is_cpu:
-                devices.take_gpu()
-            rendezvous.join(config, "gloo" if is_cpu else "nccl", wanted, zero)
+                devices.set_local_gpu()
+            rendezvous.join(config, "gloo" if is_cpu else "nccl", requested, zero)
         self.precision, self.precision_note = choose_precision(
-            wanted, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
+            requested, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
         )
         mixed_precision = PRECISIONS[self.precision].mixed_precision
-        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.recorded_variables()
-        self.warnings = env.precision_warnings(self.precision, is_cpu=is_cpu) + env.remove_foreign(
+        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.numerics_variables()
+        self.warnings = env.precision_warnings(self.precision, is_cpu=is_cpu) + env.remove_launcher_variables(
             torch.get_num_threads()
         )
         self._network_type: Callable[..., DDPNetwork]
@@ -91,19 +91,20 @@ class Runtime:
             from distgan.distributed.deepspeed import DeepSpeedNetwork, build_accelerators
 
             device_type = "cpu" if is_cpu else "cuda"
-            pair = build_accelerators(zero, config.optim.d_microbatches, device_type)
-            self._accelerator = pair["generator"]
-            self._network_type = partial(DeepSpeedNetwork, accelerators=pair, is_bf16=self.precision == "bf16")
+            accelerators = build_accelerators(zero, config.optim.d_microbatches, device_type)
+            self._accelerator = accelerators["generator"]
+            self._network_type = partial(DeepSpeedNetwork, accelerators=accelerators, is_bf16=self.precision == "bf16")
         else:
-            # Without cpu=True Accelerate starts silent duplicates where there is no GPU.
+            # Without cpu=True and without a GPU, Accelerate would let each process train alone.
             self._accelerator = accelerate.Accelerator(
                 cpu=is_cpu, mixed_precision=mixed_precision, step_scheduler_with_optimizer=False
             )
-            # A graph can hold an all-reduce, but not what DDP does around it on the host.
-            own = FlatAllReduceNetwork if launched > 1 and not is_cpu and engine.captures_graphs else DDPNetwork
-            self._network_type = partial(own, accelerator=self._accelerator)
+            # A graph can capture an all-reduce, but not DDP's work on the host.
+            is_flat = num_launched > 1 and not is_cpu and engine.captures_graphs
+            network_type = FlatAllReduceNetwork if is_flat else DDPNetwork
+            self._network_type = partial(network_type, accelerator=self._accelerator)
         self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
-        # Of weights. On a GPU they are not put into another order at each pass then; DeepSpeed takes none that are.
+        # Of weights: on a GPU channels_last saves a conversion per pass; DeepSpeed does not take it.
         self.memory_format = torch.contiguous_format if is_cpu or zero else torch.channels_last
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
@@ -114,11 +115,10 @@ class Runtime:
         self._tracker: Any = None
         self._stop_request: AsyncHostCopy | None = None
         if not is_cpu:
-            devices.choose_arithmetic(is_tf32=self.precision == "tf32")
-        if launched != self.world_size:
+            devices.configure_cuda(is_tf32=self.precision == "tf32")
+        if num_launched != self.world_size:
             raise UserError(
-                f"WORLD_SIZE: the launcher started {launched} processes, but Accelerate joined {self.world_size} of "
-                "them. "
+                f"WORLD_SIZE: the launcher started {num_launched} processes, and Accelerate joined {self.world_size}. "
                 "Expected: torchrun or accelerate launch --multi_gpu",
                 code="launcher-conflict",
             )
@@ -146,45 +146,45 @@ class Runtime:
     def run_on_all_ranks(self, attempt: Callable[[], T], *, local_main_first: bool = False) -> T:
         """Call `attempt` on every rank; a UserError of one is raised on all, and printed once.
 
-        All ranks take part, so that none waits for one that has given up. `local_main_first` lets the
-        first process of each machine go ahead.
+        No rank is left waiting for one that failed. With `local_main_first` local rank 0 of each machine calls it
+        before the others.
         """
-        turn = rendezvous.local_rank0_first(self.rank, self.local_rank) if local_main_first else nullcontext()
-        with turn:
-            result, mistake = outcome_of(attempt)
-        failed = [(rank, each) for rank, each in enumerate(self.all_gather_object(mistake)) if each is not None]
-        if failed:
-            rank, first = failed[0]
-            is_common = len(failed) == self.world_size
+        order = rendezvous.local_rank0_first(self.rank, self.local_rank) if local_main_first else nullcontext()
+        with order:
+            result, error = catch_user_error(attempt)
+        errors = [(rank, e) for rank, e in enumerate(self.all_gather_object(error)) if e is not None]
+        if errors:
+            rank, first = errors[0]
+            is_common = len(errors) == self.world_size
             raise CommonError(str(first) if is_common else f"rank {rank}: {first}", code=first.code)
         return result  # type: ignore[return-value]  # no error, so it is a T
 
     def run_on_rank0(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` on rank 0. Return its result, or raise its UserError, on all ranks."""
-        outcome = [outcome_of(attempt) if self.is_main else None]
+        outcome = [catch_user_error(attempt) if self.is_main else None]
         if self.world_size > 1:
             broadcast_object_list(outcome, from_process=0)
         assert outcome[0] is not None
-        result, mistake = outcome[0]
-        if mistake is not None:
-            raise CommonError(str(mistake), code=mistake.code)
+        result, error = outcome[0]
+        if error is not None:
+            raise CommonError(str(error), code=error.code)
         return result  # type: ignore[return-value]
 
-    def check_same_on_ranks(self, what: str, value: str) -> None:
+    def check_same_on_ranks(self, name: str, value: str) -> None:
         """Raise UserError where a rank has another value than rank 0. All ranks call it."""
         first, *others = self.all_gather_object(value)
         for rank, other in enumerate(others, 1):
             if other != first:
                 raise CommonError(
-                    f"rank {rank}: its {what} is {other}, that of rank 0 {first}. Expected: the same",
+                    f"rank {rank}: its {name} is {other}, that of rank 0 {first}. Expected: the same",
                     code="ranks-differ",
                 )
 
     def all_reduce_max(self, reason: int, step: int) -> int:
-        """Return the maximum over ranks, 0 while none has any. All ranks call it.
+        """Return the maximum of the ranks' reasons to stop, 0 for none. All ranks call it.
 
-        Asking is an all-reduce. On a GPU, where steps are short, it is at every STOP_POLL_STEPS of them, and the answer
-        is that to the question before: so nobody waits for the device.
+        On a GPU it all-reduces only every STOP_POLL_STEPS steps, and returns the result of the previous all-reduce, so
+        that the host does not wait for the device.
         """
         if self.world_size == 1:
             return reason
@@ -193,25 +193,25 @@ class Runtime:
             return 0
         highest = torch.full((), reason, device=self.device)
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
-        before, self._stop_request = self._stop_request, AsyncHostCopy(highest)
-        answer = before if is_cuda else self._stop_request
-        return int(answer.wait()) if answer else 0
+        previous, self._stop_request = self._stop_request, AsyncHostCopy(highest)
+        result = previous if is_cuda else self._stop_request
+        return int(result.wait()) if result else 0
 
-    def wait(self) -> None:
-        """Wait for the device."""
-        devices.wait(self.device)
+    def synchronize(self) -> None:
+        """Wait until the device has finished its work."""
+        devices.synchronize(self.device)
 
-    # -- what a checkpoint keeps of the processes -----------------------------------------------------
+    # -- state for checkpoints ------------------------------------------------------------------------
 
     def random_states(self) -> dict[str, Tensor]:
         """Return `rank0.cpu`, `rank0.cuda`, ...: the generator states of all ranks. All ranks call it."""
-        own = {f"rank{self.rank}.cpu": torch.get_rng_state()}
+        states = {f"rank{self.rank}.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            own[f"rank{self.rank}.cuda"] = torch.cuda.get_rng_state(self.device)
-        return {key: state for each in self.all_gather_object(own) for key, state in each.items()}
+            states[f"rank{self.rank}.cuda"] = torch.cuda.get_rng_state(self.device)
+        return {key: state for rank in self.all_gather_object(states) for key, state in rank.items()}
 
-    def load_random_states(self, states: dict[str, Tensor], where: str) -> None:
-        """Restore this rank's generators, by device. Raises UserError that names `where`."""
+    def load_random_states(self, states: dict[str, Tensor], source: str) -> None:
+        """Restore this rank's generators, by device. Raises UserError that names `source`."""
         try:
             if "cpu" in states:
                 torch.set_rng_state(states["cpu"])
@@ -219,27 +219,27 @@ class Runtime:
                 torch.cuda.set_rng_state(states["cuda"], self.device)
         except (RuntimeError, TypeError) as error:
             raise UserError(
-                f"{where}: not a state of torch's generators ({error})", code="damaged-checkpoint"
+                f"{source}: not a state of torch's generators ({error})", code="damaged-checkpoint"
             ) from error
 
     def grad_scaler_state(self) -> dict[str, float] | None:
         """Return the state of fp16's loss scaler; None in any other precision."""
         return None if self._accelerator.scaler is None else self._accelerator.scaler.state_dict()
 
-    def load_grad_scaler_state(self, state: dict[str, float] | None, where: str) -> None:
-        """Restore the loss scaler. Raises UserError that names `where`."""
+    def load_grad_scaler_state(self, state: dict[str, float] | None, source: str) -> None:
+        """Restore the loss scaler. Raises UserError that names `source`."""
         try:
             if state is not None and self._accelerator.scaler is not None:
                 self._accelerator.scaler.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
             raise UserError(
-                f"{where}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
+                f"{source}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
             ) from error
 
     # -- tracking and description ----------------------------------------------------------------------
 
     def start_tracker(self, name: str, folder: str, step: int) -> None:
-        """Start Accelerate's tracker of that name, writing to `folder/name` from after `step`; `none` for none.
+        """Start Accelerate's tracker `name`, which writes to `folder/name`, after `step`; "none" starts none.
 
         Raises UserError where its package is missing or does not import, and OSError of a disk.
         """
@@ -247,21 +247,21 @@ class Runtime:
             return
         self._accelerator.log_with = accelerate.tracking.filter_trackers([name], folder)
         self._accelerator.project_configuration = ProjectConfiguration(project_dir=folder, logging_dir=folder)
-        # TensorBoard's writer thread meets a full disk too, and hands its error on at the next write.
+        # TensorBoard's writer thread raises on a full disk, and again at the next write, which is handled.
         hook = threading.excepthook
         threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
-        # What an attempt that was killed wrote of the steps that are now taken again does not count.
         try:
             if not self._accelerator.log_with:
                 raise ImportError("it is not installed")
+            # purge_step hides what a killed process wrote of steps that are repeated now.
             self._accelerator.init_trackers(name, init_kwargs={name: {"purge_step": step + 1}} if step else {})
             self._tracker = self._accelerator.get_tracker(name)
         except OSError:
             raise
-        except Exception as error:  # those of a package that is half installed, or no pair with another
+        except Exception as error:  # any, of a package that is damaged or of a version that does not fit
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(
-                f"--tracker: does not start: {reason} ({name}). Expected: --tracker none, or {name} installed anew",
+                f"--tracker: does not start: {reason} ({name}). Expected: --tracker none, or {name} reinstalled",
                 code="missing-package",
             ) from error
 
@@ -274,23 +274,23 @@ class Runtime:
         if self._tracker is not None and self.is_main:
             self._tracker.log_images({tag: image}, step=step, dataformats="HWC")
 
-    def wait_for_all(self) -> None:
-        """Wait until all ranks have come here, so that none closes connections that another still uses."""
+    def barrier(self) -> None:
+        """Wait for all ranks, so that none closes connections that another still uses."""
         self._accelerator.wait_for_everyone()
 
     def close(self) -> None:
         """End the tracker and its thread."""
         self._accelerator.trackers, trackers = [], self._accelerator.trackers
-        for tracker in trackers if self._tracker else ():  # else it has failed to start
-            with suppress(OSError):  # its curves only illustrate; a warning was printed
+        for tracker in trackers if self._tracker else ():  # else it failed to start
+            with suppress(OSError):  # a warning was printed; nothing depends on its curves
                 tracker.finish()
 
     def peak_memory_gib(self) -> float:
         """Return the peak memory in GiB of the device, or on a CPU of this process."""
         return devices.peak_memory_gib(self.device)
 
-    def precision_in_words(self) -> str:
-        """Return the precision for a line of text, with what there is to say of it."""
+    def describe_precision(self) -> str:
+        """Return the precision and the note on its choice, as text."""
         return f"precision {self.precision}" + (f" ({self.precision_note})" if self.precision_note else "")
 
     def describe(self) -> dict[str, object]:

@@ -9,34 +9,34 @@ from torch import distributed as dist
 from distgan.distributed.sharding import BatchShard
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """y = sum of x over the ranks; so the gradient of x is the sum of theirs (each has its own loss)."""
+class _AllReduceSum(torch.autograd.Function):
+    """y = sum of x over the ranks. Ranks have losses of their own, so the gradients of y are summed too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _sum(x)
+        return _all_reduce_sum(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _sum(gradients[0])
+        return _all_reduce_sum(gradients[0])
 
 
-def _sum(x: Tensor) -> Tensor:
+def _all_reduce_sum(x: Tensor) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Statistics of the global batch, of which the ranks may hold unlike numbers of rows.
+    """BatchNorm with the statistics of the global batch; ranks may have different numbers of rows.
 
-    Two all-reduces a pass, of the mean and of the squared distance from it: the difference of two means
-    would be one, but loses digits where the mean is large. In eval mode it is torch's own BatchNorm.
+    Two all-reduces per pass, of the mean and of the variance about it: E[x^2] - E[x]^2 would need one, but loses
+    precision where the mean is large. In eval mode it is torch's BatchNorm.
     """
 
     shard = BatchShard()
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # its name in torch
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # torch's name
         pass
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -45,13 +45,13 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         dims = [0, *range(2, input.ndim)]
         shape = (1, -1, *[1] * (input.ndim - 2))
         x = input.to(torch.promote_types(input.dtype, torch.float32))
-        # The part of all rows that are here: what makes a sum over the ranks of their means the mean.
-        part = len(input) / self.shard.num_all(len(input))
-        mean = _SumOverRanks.apply(x.mean(dims) * part)
+        # The share of all rows that is on this rank: means over the ranks' rows, weighted by it, sum to the mean.
+        share = len(input) / self.shard.num_rows_over_ranks(len(input))
+        mean = _AllReduceSum.apply(x.mean(dims) * share)
         centred = x - mean.view(shape)
-        variance = _SumOverRanks.apply(centred.square().mean(dims) * part)
+        variance = _AllReduceSum.apply(centred.square().mean(dims) * share)
         with torch.no_grad():
-            num = input.numel() // input.shape[1] / part
+            num = input.numel() // input.shape[1] / share
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
@@ -64,16 +64,16 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def convert_sync_batchnorm(network: nn.Module, shard: BatchShard, device: torch.device) -> nn.Module:
-    """Return the network with its BatchNorms over all ranks. Its parameters stay the same objects."""
+    """Return the network with each BatchNorm synchronized over the ranks. Parameters stay the same objects."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for name, child in network.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            own = SyncBatchNorm(child.num_features, child.eps, child.momentum)
-            own.weight, own.bias = child.weight, child.bias
-            own.load_state_dict(child.state_dict())
-            own.shard = shard
-            setattr(network, name, own)
+            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+            synced.weight, synced.bias = child.weight, child.bias
+            synced.load_state_dict(child.state_dict())
+            synced.shard = shard
+            setattr(network, name, synced)
         else:
             convert_sync_batchnorm(child, shard, device)
     return network

@@ -1,4 +1,4 @@
-"""A network in training, with its optimizer: alone, in DDP, in a graph, or (deepspeed.py) in an engine of DeepSpeed."""
+"""A network with its optimizer: on one process, in DDP, in a CUDA graph, or (deepspeed.py) in a DeepSpeed engine."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -11,15 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class DDPNetwork:
-    """A network, prepared by Accelerate: under its autocast and, where there are several ranks, in DDP.
+    """A network prepared by Accelerate: under autocast, and in DDP with several ranks.
 
-    Calling it is a forward pass whose backward averages gradients over the ranks; `module` is the network itself,
-    without DDP. All ranks call each method.
+    Call it for a forward pass whose backward averages gradients over the ranks; `module` is the network without DDP.
+    All ranks call each method.
     """
 
-    # Whether each rank holds only its part of the weights or of Adam's state.
+    # True if each rank holds only its part of the weights or of Adam's state.
     is_sharded = False
-    # Updates left out for a non-finite gradient: none, as such a gradient breaks the weights here.
+    # Updates skipped for a non-finite gradient: only DeepSpeed skips them.
     num_skipped = 0
 
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
@@ -27,7 +27,7 @@ class DDPNetwork:
         self._wrapped, self.optim = accelerator.prepare(network, optim)
         is_ddp = isinstance(self._wrapped, DistributedDataParallel)
         self.module: nn.Module = self._wrapped.module if is_ddp else self._wrapped
-        # Of a kernel of one channel, whose stride over channels means nothing.
+        # Raised for a kernel of one channel, whose channel stride has no effect.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class DDPNetwork:
         self._accelerator.backward(loss)
 
     def backward_from(self, output: Tensor, gradient: Tensor) -> None:
-        """Continue from an output of this network, whose gradient `backward_to_leaf` has found."""
+        """Continue the backward pass from an output of this network, given its gradient by `backward_to_leaf`."""
         output.backward(gradient)
 
     def step(self) -> None:
@@ -60,21 +60,21 @@ class DDPNetwork:
         return float(self.optim.param_groups[0]["lr"])
 
     def set_lr(self, lr: Tensor) -> None:
-        """Set the learning rate; `lr` is 0-d on the device. A tensor rate keeps its memory, where a graph reads it."""
+        """Set the learning rate; `lr` is 0-d on the device. A tensor is updated in place, for CUDA graphs."""
         for group in self.optim.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].copy_(lr)
             else:
                 group["lr"] = float(lr)
 
-    # -- what a checkpoint keeps ----------------------------------------------------------------------
+    # -- state for checkpoints ------------------------------------------------------------------------
 
     def full_params(self) -> AbstractContextManager:
-        """Return a context in which every rank holds all of the weights, to read."""
+        """Return a context in which every rank can read the full weights."""
         return nullcontext()
 
     def adam_state(self) -> dict[str, Tensor]:
-        """Return `<parameter>.exp_avg`, `.exp_avg_sq` and `.step`; nothing before the first step."""
+        """Return `<parameter>.exp_avg`, `.exp_avg_sq` and `.step` of each parameter; {} before the first step."""
         state = self.optim.state_dict()["state"]
         names = [name for name, _ in self.module.named_parameters()]
         return {
@@ -84,21 +84,21 @@ class DDPNetwork:
         }
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
-        """Load weights, and Adam's state of each parameter in turn (none before the first step)."""
+        """Load weights, and Adam's state per parameter in their order ([] before the first step)."""
         self.module.load_state_dict(weights)
         groups = self.optim.state_dict()["param_groups"]
-        # A fused Adam walks through memory: moments have to lie in it as their parameter does.
-        laid_out = [
-            {key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in own.items()}
-            for parameter, own in zip(self.module.parameters(), adam, strict=False)
+        # A fused Adam goes through memory in order: moments need the memory format of their parameter.
+        states = [
+            {key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in state.items()}
+            for parameter, state in zip(self.module.parameters(), adam, strict=False)
         ]
-        self.optim.load_state_dict({"state": dict(enumerate(laid_out)), "param_groups": groups})
+        self.optim.load_state_dict({"state": dict(enumerate(states)), "param_groups": groups})
 
 
 class FlatAllReduceNetwork(DDPNetwork):
-    """Without DDP: one all-reduce a network, of all gradients in one buffer, as a part of its step.
+    """A network without DDP: its step all-reduces all gradients in one flat buffer.
 
-    What DDP does besides (events, buckets, hooks that look at a count of steps) is the host's, and is not in a graph.
+    A CUDA graph can capture that; DDP's buckets and hooks run on the host.
     """
 
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
@@ -108,7 +108,7 @@ class FlatAllReduceNetwork(DDPNetwork):
         self._parameters = list(network.parameters())
         num = sum(parameter.numel() for parameter in self._parameters)
         self._flat = torch.zeros(num, dtype=self._parameters[0].dtype, device=self._parameters[0].device)
-        # Laid out as their parameters are, for a fused Adam.
+        # In the memory format of their parameters, for a fused Adam.
         parts = self._flat.split([parameter.numel() for parameter in self._parameters])
         self._views = [
             part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())

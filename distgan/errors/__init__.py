@@ -16,40 +16,37 @@ from distgan.errors.codes import CODES
 
 T = TypeVar("T")
 
-# 75 is the EX_TEMPFAIL of sysexits.h: nothing is wrong, come again.
+# 75 is EX_TEMPFAIL of sysexits.h: no error, try again later.
 OK, FAILED, USER_ERROR, OUT_OF_TIME = 0, 1, 2, 75
 
-# In the environment of the processes that `--processes N` starts: its own number, which is in the run's id as well.
+# Environment variable of the processes that `--processes N` starts: the launcher's process id, also in its run id.
 OUR_LAUNCHER = "DISTGAN_LAUNCHER"
 
 
 def launch_id(launcher: int | str) -> str:
-    """Return the id that `--processes N` gives to torch's agent."""
+    """Return the run id that `--processes N` gives to torch's elastic agent."""
     return f"distgan-{launcher}"
 
 
 def _parent() -> int:
-    """Return the process that started this one; a launcher of ours by its own word, as it may be gone by now."""
+    """Return the id of the process that started this one. `--processes N` passes its own, as it may end early."""
     launcher = os.environ.get(OUR_LAUNCHER, "")
     is_rank = launcher.isdecimal() and os.environ.get("TORCHELASTIC_RUN_ID") == launch_id(launcher)
     return int(launcher) if is_rank else os.getppid()
 
 
-# Taken before the slow imports, during which a launcher may be killed.
+# Read before the slow imports, during which a launcher may be killed.
 PARENT = _parent()
 
-# A disk or a folder that can't be written to is for the user to remedy, and so is an error of a file that was named;
-# any other OSError is ours.
+# Errors of disks and folders, which the user can fix, as an OSError with a file name is; any other OSError is a bug.
 _USER_ERRNO = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR,
     errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.EIO, errno.ELOOP,
 }  # fmt: skip
-
-
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# Between an error for lack of memory and what to do about it.
+# Separates an out-of-memory error from the advice after it.
 LESS_MEMORY = "; to need less: "
-# How torch, CUDA's libraries and the system say that they get no memory.
+# In messages of torch, CUDA libraries and the system on a lack of memory.
 _NO_MEMORY = (
     "outofmemory",
     "out of memory",
@@ -59,7 +56,7 @@ _NO_MEMORY = (
     "alloc_failed",
 )
 
-# What a network disk answers while it is away, and a system that is short of something: later it may work.
+# Errors of a network disk that is away, or of exhausted resources: a retry may work.
 TRANSIENT = {
     errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
     errno.ENETUNREACH, errno.ECONNRESET, errno.EAGAIN, errno.EBUSY, errno.ENOLCK, errno.ENOMEM, errno.EMFILE,
@@ -70,7 +67,7 @@ TRANSIENT = {
 class UserError(Exception):
     """A user error: one or a few lines `THING: problem (value). Expected: ...`.
 
-    `code`: a key of CODES. It is printed in brackets after the message, and after it its kind.
+    `code`: a key of CODES. Printed in brackets after the message, with its kind.
     """
 
     def __init__(self, message: str, *, code: str = "bad-value"):
@@ -80,11 +77,11 @@ class UserError(Exception):
 
 
 class CommonError(UserError):
-    """One that all processes of a run have met together, so that the first alone has to say it."""
+    """A user error that all ranks raise, so that only rank 0 prints it."""
 
 
 class TrainingFailed(Exception):
-    """The training itself went wrong (a loss that is not finite, say), and what to do about it."""
+    """A training failed, as by a non-finite loss; `advice` is what to change."""
 
     def __init__(self, message: str, advice: str = "lower --g-lr and --d-lr, or try another --loss or --precision"):
         super().__init__(message)
@@ -96,72 +93,72 @@ class CommandFailed(Exception):
 
 
 class ProcessLost(Exception):
-    """Another process of the run is gone or silent. `speaks`: whether this one is to say so."""
+    """Another process of the run has ended or is silent. `is_reporter`: True if this process is to print it."""
 
-    def __init__(self, message: str, speaks: bool):
+    def __init__(self, message: str, is_reporter: bool):
         super().__init__(message)
-        self.speaks = speaks
+        self.is_reporter = is_reporter
 
 
 class Stopped(Exception):
-    """The run stopped on request before its end, and is saved."""
+    """The run was stopped by a signal or a time limit, and saved."""
 
     def __init__(self, exit_code: int, message: str):
         super().__init__(message)
         self.exit_code = exit_code
 
 
-def brackets(error: UserError) -> str:
-    """Return `[code] [kind]` for the end of a message; a general code once."""
+def format_codes(error: UserError) -> str:
+    """Return `[code] [kind]` for the end of a message; one of them if they are the same."""
     return " ".join(f"[{code}]" for code in dict.fromkeys((error.code, error.kind)))
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that is not empty, or its type's name, for a message of one line."""
+    """Return the first non-empty line of an error's message, or the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
-def not_readable(what: object, error: OSError, then: str = "") -> UserError:
-    """Return what to raise where `what`, a file that the user named, can't be read; `then`: what to do about it."""
+def not_readable(path: object, error: OSError, remedy: str = "") -> UserError:
+    """Return the UserError for a file of the user's that can't be read; `remedy` is appended to the message."""
     code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
-    return UserError(f"{what}: not readable ({error.strerror or error}){then}", code=code)
+    return UserError(f"{path}: not readable ({error.strerror or error}){remedy}", code=code)
 
 
-def user_error(error: Exception) -> UserError | None:
-    """Return `error` as a UserError if it is one, a full or forbidden disk included; None for any other."""
+def as_user_error(error: Exception) -> UserError | None:
+    """Return `error` as a UserError, also if it is an OSError that the user can fix; None for any other error."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno and (error.filename or error.errno in _USER_ERRNO):
-        return _of_the_disk(error)
+        return _disk_error(error)
     return None
 
 
-def _of_the_disk(error: OSError) -> UserError:
-    remedy = "name another place"
+def _disk_error(error: OSError) -> UserError:
+    remedy = "use another path"
     if error.errno in _FULL:
-        remedy = "make room or name another place"
+        remedy = "free space or use another path"
     elif error.errno in TRANSIENT:
-        remedy = "try again when the disk answers, or name another place"
+        remedy = "try again when the disk responds, or use another path"
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.filename and os.path.islink(error.filename) and not os.path.exists(error.filename):
         reason, remedy = (
-            f"is a link to {os.path.realpath(error.filename)}, which is not there",
-            "put that in its place, or delete the link",
+            f"is a link to {os.path.realpath(error.filename)}, which does not exist",
+            "restore that path, or delete the link",
         )
     message = f"{error.filename or 'a file of the run'}: {reason}; {remedy}"
     code = "disk-full" if error.errno in _FULL else "not-found" if error.errno == errno.ENOENT else "unwritable"
     return UserError(message, code=code)
 
 
-def outcome_of(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
+def catch_user_error(attempt: Callable[[], T]) -> tuple[T | None, UserError | None]:
     """Return what `attempt` returns, or the UserError that ended it."""
     try:
         return attempt(), None
     except (UserError, OSError) as error:
-        mistake = user_error(error)
-        if mistake is None:
+        user_error = as_user_error(error)
+        if user_error is None:
             raise
-        return None, mistake
+        return None, user_error
 
 
 class WriteErrorPolicy:
@@ -169,114 +166,117 @@ class WriteErrorPolicy:
 
     def __init__(self, *, stops: bool):
         self.stops = stops
-        self._said: set[str] = set()
-        self._new: list[str] = []
+        self._known: set[str] = set()
+        self._queued: list[str] = []
 
     def warn(self, message: str) -> None:
         """Queue a warning, unless the same message was queued before."""
-        if message not in self._said:
-            self._said.add(message)
-            self._new.append(message)
+        if message not in self._known:
+            self._known.add(message)
+            self._queued.append(message)
 
-    def illustrate(self, draw: Callable[[], object], what: str) -> None:
-        """Call `draw` and turn any exception into a warning: plots and samples never fail a run."""
+    def warn_on_error(self, draw: Callable[[], object], what: str) -> None:
+        """Call `draw` and turn any exception into a warning that `what` is not written: plots never fail a run."""
         try:
             draw()
         except Exception as error:
-            self.warn(f"{what} not written, and nothing else is lost: {user_error(error) or _named(error)}")
+            self.warn(
+                f"{what} not written, and nothing else is lost: {as_user_error(error) or _format_exception(error)}"
+            )
 
     def __call__(self, error: OSError, what: str) -> None:
-        """Take an error of a write as a warning that `what` is not written. Raises UserError if it may not."""
-        mistake = _of_the_disk(error)
+        """Queue a warning that `what` is not written, or raise a UserError if `stops`."""
+        user_error = _disk_error(error)
         if self.stops:
-            raise mistake from error
-        self.warn(f"{what} not written, and training continues: {mistake}")
+            raise user_error from error
+        self.warn(f"{what} not written, and training continues: {user_error}")
 
     def warnings(self) -> list[str]:
         """Return the warnings queued since the last call."""
-        new, self._new = self._new, []
-        return new
+        queued, self._queued = self._queued, []
+        return queued
 
 
-def exit_code_of(command: Callable[[], None], *, debug: bool = False, less_memory: str = "") -> int:
-    """Run a command and return the exit code for its end, with a traceback only under `debug`.
+def run_and_report(command: Callable[[], None], *, debug: bool = False, less_memory: str = "") -> int:
+    """Run a command, print its error if it raises one, and return its exit code.
 
-    `less_memory`: how to call the command where it finds too little.
+    User errors have a traceback only with `debug`. `less_memory`: advice for an out-of-memory error.
     """
     try:
         command()
         return OK
     except KeyboardInterrupt:
-        _say("interrupted")
+        _print("interrupted")
         return 128 + signal.SIGINT
     except Stopped as error:
-        _say(str(error))
-        _tell_launcher(str(error))
+        _print(str(error))
+        _write_error_file(str(error))
         return error.exit_code
     except ProcessLost as error:
-        # The process that is missed comes first in a launcher's report, if it could leave its own words.
-        if error.speaks:
-            _end(str(error), speaks=True)
+        # A launcher's report begins with the lost process, if that could write its own message.
+        if error.is_reporter:
+            _report(str(error), on_any_rank=True)
         return FAILED
     except Exception as error:
         is_failure = isinstance(error, TrainingFailed | CommandFailed)
-        mistake = user_error(error)
-        if not is_failure and mistake is None:
-            return _unforeseen(error, less_memory, debug=debug)
-        message = str(error) if mistake is None else f"{mistake} {brackets(mistake)}"
+        user_error = as_user_error(error)
+        if not is_failure and user_error is None:
+            return _report_unexpected(error, less_memory, debug=debug)
+        message = str(error) if user_error is None else f"{user_error} {format_codes(user_error)}"
         if debug:
             print_line(traceback.format_exc(), error=True)
-        # In torchrun's report each has its own words.
-        is_said = isinstance(error, TrainingFailed | CommonError) or "TORCHELASTIC_ERROR_FILE" in os.environ
-        _end(message, speaks=not is_said)
+        # Rank 0 prints an error that all ranks have; torchrun's report has the message of each rank.
+        is_common = isinstance(error, TrainingFailed | CommonError) or "TORCHELASTIC_ERROR_FILE" in os.environ
+        _report(message, on_any_rank=not is_common)
         return FAILED if is_failure else USER_ERROR
 
 
-def _unforeseen(error: Exception, less_memory: str, *, debug: bool) -> int:
-    """Print a traceback, or for lack of memory one line with advice; in a multi-process run, a line with the rank."""
+def _report_unexpected(error: Exception, less_memory: str, *, debug: bool) -> int:
+    """Print a traceback, or if out of memory a line with advice; with several processes also a line with the rank."""
     is_alone, is_full = os.environ.get("WORLD_SIZE", "1") == "1", _is_out_of_memory(error)
     if debug or not is_full:
         print_line("".join(traceback.format_exception(error)), error=True)
     if is_alone and not is_full:
         return FAILED
-    text = str(error).partition("\n")[0] or "there is too little" if is_full else str(error)
-    words = f"{type(error).__name__}: {text}"
-    message = words if is_alone else f"rank {os.environ.get('RANK')}: {words}"
+    text = str(error).partition("\n")[0] or "not enough memory" if is_full else str(error)
+    message = f"{type(error).__name__}: {text}"
+    if not is_alone:
+        message = f"rank {os.environ.get('RANK')}: {message}"
     if is_full and less_memory:
         message += f"{LESS_MEMORY}{less_memory}"
-    _end(message, speaks=True)
+    _report(message, on_any_rank=True)
     return FAILED
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """True if the error is a lack of memory: the machine's, a limit's or a GPU's."""
-    text = _named(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+    """True if memory ran out: the machine's, a limit's or a GPU's."""
+    text = _format_exception(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in _NO_MEMORY)
 
 
-def _named(error: BaseException) -> str:
+def _format_exception(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _end(message: str, *, speaks: bool = False) -> None:
-    """Print last of all why this process fails, unless the launcher of --processes will."""
-    _tell_launcher(message)
-    # A launcher that is killed hands its processes on to another parent, and says nothing any more.
+def _report(message: str, *, on_any_rank: bool = False) -> None:
+    """Print why this process fails, unless its launcher, --processes N, prints it."""
+    _write_error_file(message)
+    # If that launcher was killed, this process has another parent.
     if os.environ.get(OUR_LAUNCHER) != str(os.getppid()):
-        _say(message, speaks=speaks)
+        _print(message, on_any_rank=on_any_rank)
 
 
-def _tell_launcher(message: str) -> None:
-    """Write the message for the report of torchrun, accelerate launch and the launcher here."""
+def _write_error_file(message: str) -> None:
+    """Write the message for the report of torchrun, accelerate launch and --processes N."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with suppress(OSError), open(path, "w") as file:
             json.dump({"message": message, "timestamp": int(time.time())}, file)
 
 
-def _say(message: str, *, speaks: bool = False) -> None:
-    """Print to stderr, on rank 0 only where all ranks end alike, on any rank if it `speaks` for itself."""
-    if speaks or os.environ.get("RANK", "0") == "0":
-        with suppress(OSError):  # nobody reads any more, or the disk of a log is full
+def _print(message: str, *, on_any_rank: bool = False) -> None:
+    """Print to stderr on rank 0, or `on_any_rank`."""
+    if on_any_rank or os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):  # a closed pipe, or a full disk of a log
             print_message(message)
 
 
@@ -284,26 +284,26 @@ def _say(message: str, *, speaks: bool = False) -> None:
 
 
 def printable(text: object) -> str:
-    r"""Return text with control characters escaped, as `\x1b`, so that no terminal interprets them; keep \n and \t.
+    r"""Return text with control characters escaped, as `\x1b`, but for \n and \t, so that no terminal interprets them.
 
-    Names, files and the environment may hold any. All that is shown comes by here: `print_line`, `utils/terminal.py`.
+    For all output, as names, files and variables may have any: `print_line` and `utils/terminal.py` call it.
     """
     return "".join(
-        char if char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs" else _visible(char)
+        char if char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs" else _escape(char)
         for char in str(text)
     )
 
 
-def _visible(char: str) -> str:
+def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
 def print_line(text: object, *, error: bool = False) -> None:
-    """Print text for people to read, on stderr if `error`."""
+    """Print text, on stderr if `error`."""
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def print_message(message: str) -> None:
-    """Print each line of a message on stderr under the program's name."""
+    """Print each line of a message on stderr after `distgan: `."""
     for line in printable(message).split("\n"):
         print_line(f"distgan: {line}", error=True)

@@ -1,46 +1,46 @@
-"""The code of each kind of user error, with its cause and its remedy: what docs/errors.md lists."""
+"""Codes of user errors, each with cause and remedy. docs/errors.md lists them."""
 
 from typing import NamedTuple
 
 
 class ErrorCode(NamedTuple):
-    """kind: the general code, a key of KINDS, which is printed behind the code."""
+    """`kind`: the general code, a key of KINDS, which is printed after the code."""
 
     kind: str
     cause: str
     remedy: str
 
 
-# The general codes, which older versions printed alone. Scripts match them: they stay.
+# The general codes. Older versions printed only these, and scripts match them: do not change them.
 KINDS = {
     "bad-value": "a flag, setting, argument or environment variable has a value that is not allowed",
-    "bad-data": "a file does not hold what it should, or is damaged",
+    "bad-data": "a file has other content than expected, or is damaged",
     "not-found": "a file, folder, run or checkpoint does not exist",
-    "exists": "the output exists already, or another process works in its folder",
+    "exists": "the output exists already, or another process uses its folder",
     "mismatch": "two things that must agree do not: a run and its resume, two ranks, two results",
     "unreadable": "a file exists and cannot be read: permissions, or not a regular file",
     "unwritable": "a file cannot be written: a full or read-only disk, permissions",
-    "unavailable": "this machine lacks it: a package, a GPU, a precision, a download",
+    "unavailable": "a package, GPU, precision or download is not available on this machine",
     "launch": "the processes cannot form a group: launchers, ports, ranks, SLURM",
 }
 
 _REMEDIES = {
-    "bad-value": "take a value that the message lists",
+    "bad-value": "use a value that the message lists",
     "bad-data": "replace the file by a good copy, or name another",
     "not-found": "check the path",
     "exists": "name a new folder or file",
     "mismatch": "make the two agree, or start a new run",
     "unreadable": "check the permissions of the file",
-    "unwritable": "free space or change the permissions, or name another place",
+    "unwritable": "free space, change the permissions, or use another path",
     "unavailable": "install it, or choose what the message lists",
     "launch": "start with --processes N, torchrun or accelerate launch; distgan doctor tests the machine",
 }
 
-# Messages may be reworded: what a script or a test matches is the code.
+# Messages may change: scripts and tests match the code.
 CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.items()} | {
     # -- bad-value
     "unknown-name": ErrorCode("bad-value", "no preset, command, network or precision has this name",
-                              "take a name that the message lists"),
+                              "use a name that the message lists"),
     "unknown-setting": ErrorCode("bad-value", "no flag, or key of a settings file, has this name",
                                  "correct the spelling; --help lists the flags of a command"),
     "missing-value": ErrorCode("bad-value", "a flag or a command lacks its value or argument",
@@ -49,7 +49,7 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
                                       "change one of them as the message says"),
     "setting-not-applicable": ErrorCode("bad-value", "a setting does not apply to this network, file or data set",
                                         "leave the flag out"),
-    "bad-path": ErrorCode("bad-value", "a path cannot be used: its ending, its home folder, a folder for a file",
+    "bad-path": ErrorCode("bad-value", "a path has a wrong suffix, an unknown home folder, or is a folder",
                           "name a file as the message says"),
     "batch-too-small": ErrorCode("bad-value", "a batch, or the last one of an epoch, has too few images",
                                  "raise --batch-size, lower --processes or --d-microbatches, or --drop-last"),
@@ -71,14 +71,14 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
     "damaged-checkpoint": ErrorCode("bad-data", "a checkpoint is incomplete or changed since it was written",
                                     "resume from an older one: distgan checkpoint verify RUN"),
     "damaged-file": ErrorCode("bad-data", "a results, record or weights file is not what distgan writes",
-                              "restore it from a copy, or write it anew"),
-    "unknown-format": ErrorCode("bad-data", "a file is of a newer format", "update distgan"),
+                              "restore it from a copy, or write it again"),
+    "unknown-format": ErrorCode("bad-data", "a file has a newer format", "update distgan"),
     "wrong-results": ErrorCode("bad-data", "benchmark results are of another kind, or lack the cells that are needed",
                                "name results of the benchmark that the message lists"),
     "wrong-weights": ErrorCode("bad-data", "weights are of another network than the config beside them",
                                "keep weights and their config.json together"),
     "non-finite-values": ErrorCode("bad-data", "weights or images are NaN or infinite",
-                                   "take an earlier checkpoint"),
+                                   "use an earlier checkpoint"),
     # -- not-found
     "no-run": ErrorCode("not-found", "a folder holds no run", "name the folder that has the run's config.json"),
     "no-checkpoint": ErrorCode("not-found", "a run or folder has no valid checkpoint",
@@ -90,9 +90,9 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
                          "set --data-dir, allow the download, or --data digits"),
     "no-judges": ErrorCode("not-found", "no classifiers for this data set", "distgan judge train --data NAME"),
     # -- exists
-    "output-exists": ErrorCode("exists", "the output is there already and is not overwritten",
+    "output-exists": ErrorCode("exists", "the output exists already and is not overwritten",
                                "name a new folder or file; --resume auto continues a run"),
-    "folder-in-use": ErrorCode("exists", "another process works in the folder", "wait for its end or name another"),
+    "folder-in-use": ErrorCode("exists", "another process uses the folder", "wait until it ends, or name another"),
     # -- mismatch
     "resume-mismatch": ErrorCode("mismatch", "the run has other settings, data or batches than its checkpoint",
                                  "use the same, --allow-config-change where allowed, or a new --out"),

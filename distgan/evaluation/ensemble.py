@@ -21,7 +21,7 @@ from distgan.evaluation.classifiers import NETWORKS, Judge, classify
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.training.gan import check_finite, check_weights
-from distgan.utils.files import read_model, read_within
+from distgan.utils.files import read_limited, read_model
 from distgan.utils.paths import user_path
 
 FORMAT = 1
@@ -171,7 +171,7 @@ def read_record(folder: Path) -> EnsembleRecord:
 
 
 def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
-    data = read_within(path, _MAX_BYTES)
+    data = read_limited(path, _MAX_BYTES)
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
         raise UserError(
             f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}.... Expected: the "

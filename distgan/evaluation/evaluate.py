@@ -120,7 +120,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     def write() -> None:
         write_atomic(folder / FILE, (quality.model_dump_json(indent=1) + "\n").encode())
         pictures = WriteErrorPolicy(stops=False)
-        pictures.illustrate(
+        pictures.warn_on_error(
             lambda: save_pictures(folder, quality, images, reading, labels, closest, real.trained_on.images),
             f"a picture in {folder} is",
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality, class_names_of
-from distgan.utils.figures import GAP, INK, PAPER, new_figure, save_png, scale_of, with_text
+from distgan.utils.figures import GAP, INK, PAPER, add_text, new_figure, pixel_scale, save_png
 from distgan.utils.files import write_atomic
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
@@ -45,7 +45,7 @@ def save_pictures(
     pictures["neighbours.png"] = _neighbours(images, closest, owners, trained, names)
     _save_matrix(folder / "matrix.png", quality)
     for name, picture in pictures.items():
-        shown = with_text(picture, below=notice)
+        shown = add_text(picture, below=notice)
         write_atomic(folder / name, lambda file, shown=shown: shown.save(file, "png"))  # type: ignore[misc]
     (folder / "confusions.png").unlink(missing_ok=True) if "confusions.png" not in pictures else None
     return ["matrix.png", *pictures]
@@ -55,7 +55,7 @@ def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Im
     """Draw images in strips, a strip per row, with its text on the left and `heads` over equal parts."""
     columns, top = max(len(images) for _, images in rows), 24 if heads else 0
     height, width = rows[0][1].shape[1:3]
-    scale = scale_of(width)
+    scale = pixel_scale(width)
     height, width = scale * height, scale * width
     cell_h, cell_w = max(height, 2 * 14) + GAP, width + GAP  # with room for two lines of words
     picture = Image.new("RGB", (_TEXT_WIDTH + columns * cell_w + GAP, top + len(rows) * cell_h + GAP), PAPER)

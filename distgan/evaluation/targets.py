@@ -9,7 +9,7 @@ from pydantic import Field
 
 from distgan.config.fields import Real, Section
 from distgan.errors import UserError
-from distgan.utils.files import check_format, finite, metric_lines, parse_model, read_within
+from distgan.utils.files import check_format, finite, metric_lines, parse_model, read_limited
 from distgan.utils.paths import user_path
 
 FORMAT = 1
@@ -72,7 +72,7 @@ def find_targets(name: str, flag: str) -> Path:
 
 def read_targets(path: Path) -> Targets:
     """Read a file of targets. Raise UserError for one that is missing, damaged, newer, or out of range."""
-    data = read_within(path, _MAX_BYTES)
+    data = read_limited(path, _MAX_BYTES)
     try:
         values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from distgan.errors import FAILED
-from distgan.utils.child_process import last_words, own_modules
+from distgan.utils.child_process import build_child_env, summarise_error
 
 _ALL_REDUCE_S = 60
-_RANK = (sys.executable, "-m", "distgan.launch.all_reduce_check")
+_RANK_COMMAND = (sys.executable, "-m", "distgan.launch.all_reduce_check")
 
 
 State = Literal["ok", "note", "problem"]
@@ -29,57 +29,54 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def all_reduce(backend: str, processes: int) -> Finding:
-    """Sum over processes of this machine that meet in a file. When it returns, they are gone."""
-    what, started = "processes", time.monotonic()
-    remedy = "train on one process, or look for what blocks the loopback interface (GLOO_SOCKET_IFNAME, a firewall)"
+def check_all_reduce(backend: str, num_processes: int) -> Finding:
+    """All-reduce over processes of this machine, which meet by a FileStore. All have ended when it returns."""
+    start = time.monotonic()
+    remedy = "train on one process, or unblock the loopback interface (GLOO_SOCKET_IFNAME, a firewall)"
     if backend == "nccl":
-        remedy = "train on one GPU by CUDA_VISIBLE_DEVICES=0, and look at NCCL_DEBUG=INFO"
+        remedy = "train on one GPU by CUDA_VISIBLE_DEVICES=0, and see the log of NCCL_DEBUG=INFO"
     ranks: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="distgan-doctor-") as folder:
-        errors = [Path(folder, f"stderr-{rank}") for rank in range(processes)]
+        logs = [Path(folder, f"stderr-{rank}") for rank in range(num_processes)]
+        env, devnull = build_child_env(), subprocess.DEVNULL
         try:
-            for rank, path in enumerate(errors):
-                command = [*_RANK, str(rank), str(processes), f"{folder}/store", backend]
+            for rank, path in enumerate(logs):
+                command = [*_RANK_COMMAND, str(rank), str(num_processes), f"{folder}/store", backend]
                 with path.open("wb") as file:
-                    ranks.append(
-                        subprocess.Popen(
-                            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file, env=own_modules()
-                        )
-                    )
-            codes = _exit_codes(ranks, started + _ALL_REDUCE_S)
+                    ranks.append(subprocess.Popen(command, stdin=devnull, stdout=devnull, stderr=file, env=env))
+            codes = _wait_for_exit_codes(ranks, start + _ALL_REDUCE_S)
         finally:
             for process in ranks:
                 process.kill()
                 process.wait()
-        failed = [
-            f"rank {rank}: {last_words(code, errors[rank].read_bytes())}" for rank, code in enumerate(codes) if code
+        failures = [
+            f"rank {rank}: {summarise_error(code, logs[rank].read_bytes())}" for rank, code in enumerate(codes) if code
         ]
-    if failed:
-        return Finding(what, "problem", f"{backend}: {'; '.join(failed)}", remedy)
-    if silent := [str(rank) for rank, code in enumerate(codes) if code is None]:
-        return Finding(
-            what, "problem", f"{backend}: not done after {_ALL_REDUCE_S} s by rank {', '.join(silent)}", remedy
-        )
-    seconds = time.monotonic() - started
-    return Finding(what, "ok", f"{backend}: a sum over {processes} is right; {seconds:.1f} s with their start")
+    if failures:
+        return Finding("processes", "problem", f"{backend}: {'; '.join(failures)}", remedy)
+    if unfinished := [str(rank) for rank, code in enumerate(codes) if code is None]:
+        text = f"{backend}: not finished after {_ALL_REDUCE_S} s: rank {', '.join(unfinished)}"
+        return Finding("processes", "problem", text, remedy)
+    seconds = time.monotonic() - start
+    text = f"{backend}: all-reduce over {num_processes} processes works; {seconds:.1f} s with their start"
+    return Finding("processes", "ok", text)
 
 
-def _exit_codes(ranks: list[subprocess.Popen[bytes]], end: float) -> list[int | None]:
-    """Return the exit codes once all are done or one has failed, or at the time `end`."""
+def _wait_for_exit_codes(ranks: list[subprocess.Popen[bytes]], deadline: float) -> list[int | None]:
+    """Wait until all have ended, one has failed, or `deadline`. Return the exit codes, None of one that still runs."""
     while True:
         codes = [process.poll() for process in ranks]
-        if None not in codes or any(codes) or time.monotonic() > end:
+        if None not in codes or any(codes) or time.monotonic() > deadline:
             return codes
         time.sleep(0.05)
 
 
-def _take_part(rank: int, world_size: int, path: str, backend: str) -> None:
-    """Run one process of all_reduce(), which ends by itself if its parent is killed."""
-    end = threading.Timer(_ALL_REDUCE_S + 5, os._exit, (FAILED,))
-    end.daemon = True
-    end.start()
-    # The loopback interface, unless the user has chosen one; so that no name is looked up.
+def _run_rank(rank: int, world_size: int, path: str, backend: str) -> None:
+    """Run one process of check_all_reduce(); a timer ends it if its parent is killed."""
+    timer = threading.Timer(_ALL_REDUCE_S + 5, os._exit, (FAILED,))
+    timer.daemon = True
+    timer.start()
+    # With an interface given, gloo does not resolve the host name.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
     import torch
@@ -92,9 +89,9 @@ def _take_part(rank: int, world_size: int, path: str, backend: str) -> None:
     values = torch.full((1000,), rank + 1.0, device="cuda" if backend == "nccl" else "cpu")
     dist.all_reduce(values)
     if dist.get_world_size() != world_size or not (values == world_size * (world_size + 1) / 2).all():
-        sys.exit(f"the sum over {dist.get_world_size()} processes is wrong: {values[:3].tolist()}")
+        sys.exit(f"wrong sum over {dist.get_world_size()} processes: {values[:3].tolist()}")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    _take_part(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    _run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

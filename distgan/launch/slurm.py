@@ -1,4 +1,4 @@
-"""`distgan slurm`: write the batch script of a training, let sbatch test it, and submit it."""
+"""`distgan slurm`: build the batch script of a training, have sbatch test it, and submit it."""
 
 import math
 import os
@@ -16,78 +16,77 @@ from distgan.errors import UserError, print_line, print_message
 _SBATCH_S = 60
 
 
-def slurm(config: SlurmConfig, words: list[str], *, is_dry: bool) -> None:
-    """Submit a job that runs `distgan train` with `words`; if `is_dry`, print its script and SLURM's plan.
+def submit(config: SlurmConfig, train_flags: list[str], *, dry_run: bool) -> None:
+    """Submit a job that runs `distgan train`; with `dry_run` print its script, and SLURM's estimate of its start.
 
     Raises UserError for flags that train rejects, and with sbatch's message for a job that SLURM rejects.
     """
-    training, _ = training_of(words)
-    text = script(config, words, training)
-    requested = " ".join(_options(config)) or "the job"
-    if is_dry:
-        print(text, end="", flush=True)
+    training, _ = training_of(train_flags)
+    script = build_script(config, train_flags, training)
+    requested = " ".join(_sbatch_flags(config)) or "the job"
+    if dry_run:
+        print(script, end="", flush=True)
     if not shutil.which("sbatch"):
-        if not is_dry:
+        if not dry_run:
             raise UserError("sbatch: not on PATH. Expected: a machine that submits jobs, or --dry-run", code="slurm")
         print_message("sbatch is not on PATH: not checked by SLURM")
         return
-    # What it would do with the job, if it takes it.
-    plan = _sbatch("--test-only", config, text, requested)
-    if is_dry:
-        print_message(plan)
+    estimate = _call_sbatch("--test-only", config, script, requested)  # when it would start, if accepted
+    if dry_run:
+        print_message(estimate)
         return
     name = config.job_name or training.model.name
-    named = config.model_copy(update={"job_name": name})
-    job = _sbatch("--parsable", named, text, requested).split(";")[0]
+    config = config.model_copy(update={"job_name": name})
+    job = _call_sbatch("--parsable", config, script, requested).split(";")[0]
     out = training.run.out or f"{os.environ.get('DISTGAN_RUNS', 'runs')}/{name}-{job}"
     print_line(f"job {job}: log {name}-{job}.out, run {out}; squeue --job {job}, scancel {job}")
 
 
-def script(config: SlurmConfig, words: list[str], training: Config) -> str:
-    """Return the batch script: the head of slurm/vanilla.sh or cgan.sh with other numbers, and a training.
+def build_script(config: SlurmConfig, train_flags: list[str], training: Config) -> str:
+    """Return the batch script: the #SBATCH lines of slurm/vanilla.sh or cgan.sh, with `config` in place of theirs.
 
-    `words` are the flags of `distgan train`, `training` what it makes of them. Raises UserError.
+    `training` is the parsed config of `train_flags`. Raises UserError.
     """
     from distgan.data.loader import check_batch_size, global_batch_size, min_batch_size  # torch: not for --help
 
     folder = shipped("slurm", "launch/batch_scripts")
-    chosen = dict(option.removeprefix("--").split("=", 1) for option in _options(config))
-    heads = _heads((folder / f"{training.model.name}.sh").read_text()) | chosen
-    _check_time_limit(heads["time"], heads["signal"])
-    processes = int(heads["nodes"]) * (int(heads["gpus-per-node"]) or _processes_per_node())
-    if training.processes.num not in (None, processes):
+    overrides = dict(flag.removeprefix("--").split("=", 1) for flag in _sbatch_flags(config))
+    options = _read_sbatch_lines((folder / f"{training.model.name}.sh").read_text()) | overrides
+    _check_time_limit(options["time"], options["signal"])
+    num_processes = int(options["nodes"]) * (int(options["gpus-per-node"]) or _processes_per_node())
+    if training.processes.num not in (None, num_processes):
         raise UserError(
-            f"--processes: the job has {processes}, by --nodes, --gpus-per-node or, without GPUs, "
+            f"--processes: the job has {num_processes}, by --nodes, --gpus-per-node or, without GPUs, "
             f"DISTGAN_PROCESSES_PER_NODE ({training.processes.num}). Expected: the same, or unset",
             code="launcher-conflict",
         )
-    check_batch_size(global_batch_size(training.data, processes), min_batch_size(training, processes))
+    check_batch_size(global_batch_size(training.data, num_processes), min_batch_size(training, num_processes))
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# Written by: distgan slurm {' '.join(shlex.join([*_options(config), *words]).split())}",
-            *(f"#SBATCH --{key}{f'={shlex.quote(value)}' if value else ''}" for key, value in heads.items()),
-            *_own_python(),
-            f"source {shlex.quote(str(folder / '_run.sh'))} train {shlex.join(words)}",
+            f"# Written by: distgan slurm {' '.join(shlex.join([*_sbatch_flags(config), *train_flags]).split())}",
+            *(f"#SBATCH --{key}{f'={shlex.quote(value)}' if value else ''}" for key, value in options.items()),
+            *_export_python(),
+            f"source {shlex.quote(str(folder / '_run.sh'))} train {shlex.join(train_flags)}",
             "",
         ]
     )
 
 
-def _options(config: SlurmConfig) -> list[str]:
+def _sbatch_flags(config: SlurmConfig) -> list[str]:
     values = config.model_dump(exclude_none=True)
     return [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
 
 
-def _own_python() -> list[str]:
-    """Return the lines that make this Python run the job, unless DISTGAN_VENV names another."""
-    if not os.access(f"{sys.prefix}/bin/python", os.X_OK):  # that of a system may have another name
+def _export_python() -> list[str]:
+    """Return the lines that make this Python run the job, unless DISTGAN_VENV is set."""
+    if not os.access(f"{sys.prefix}/bin/python", os.X_OK):  # a system's Python may have only the name python3
         return []
     return [f"[[ -n ${{DISTGAN_VENV:-}} ]] || export DISTGAN_VENV={shlex.quote(sys.prefix)}"]
 
 
 def _processes_per_node() -> int:
-    """Return the processes per node on CPUs, as _run.sh reads it. Raises UserError."""
+    """Return the processes per node without GPUs, from the variable that _run.sh reads. Raises UserError."""
     value = os.environ.get("DISTGAN_PROCESSES_PER_NODE") or "1"
     if not re.fullmatch(r"\d{1,6}", value) or not int(value):
         raise UserError(
@@ -98,46 +97,46 @@ def _processes_per_node() -> int:
 
 
 def _check_time_limit(limit: str, signal: str) -> None:
-    """Raise UserError for a time limit that ends before the signal to save."""
+    """Raise UserError for a time limit that is no longer than the time of the signal before it."""
     lead = int(signal.partition("@")[2])
-    if _seconds(limit) <= lead:
+    if _time_limit_s(limit) <= lead:
         raise UserError(
-            f"--time: the job would have to save as soon as it begins, {lead} s before its end ({limit}). Expected: a "
-            "longer limit, or a shorter lead by --signal",
+            f"--time: too short, as the job is signalled to save {lead} s before its end ({limit}). Expected: a longer "
+            "limit, or a shorter time by --signal",
             code="slurm",
         )
 
 
-def _seconds(limit: str) -> float:
-    """Return the seconds of a limit of sbatch, where 90 are minutes and 1-12 days and hours; 0 is no limit."""
+def _time_limit_s(limit: str) -> float:
+    """Return the seconds of sbatch's --time, where 90 means minutes and 1-12 days and hours; 0 means no limit."""
     days, dash, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
-    if not dash and len(parts) < 3:  # minutes come first, and hours only behind days or before both others
+    if not dash and len(parts) < 3:  # without days, one or two parts begin with minutes
         parts = [0, *parts]
     hours, minutes, seconds = [*parts, 0, 0][:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds or math.inf
 
 
-def _heads(text: str) -> dict[str, str]:
-    """Return the options in the head of a batch script; one without a value has an empty one."""
+def _read_sbatch_lines(text: str) -> dict[str, str]:
+    """Return the options of the #SBATCH lines of a batch script; a flag without a value has ""."""
     return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.MULTILINE))
 
 
-def _sbatch(flag: str, config: SlurmConfig, text: str, requested: str) -> str:
-    """Return sbatch's output for a script. Raises UserError with it where it rejects the script."""
-    # Once more beside the script: variables as SBATCH_PARTITION are stronger than its head.
-    command = ["sbatch", flag, *_options(config)]
+def _call_sbatch(flag: str, config: SlurmConfig, script: str, requested: str) -> str:
+    """Return sbatch's output for a script. Raises UserError with that output if sbatch rejects it."""
+    # As flags too: variables as SBATCH_PARTITION override the script's #SBATCH lines, but not flags.
+    command = ["sbatch", flag, *_sbatch_flags(config)]
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SBATCH_S)
+        process = subprocess.run(command, input=script, capture_output=True, text=True, timeout=_SBATCH_S)
     except subprocess.TimeoutExpired:
         raise UserError(
             f"sbatch: no answer within {_SBATCH_S} s. Expected: try again when SLURM answers", code="slurm"
         ) from None
     except OSError as error:
         raise UserError(f"sbatch: does not start ({error.strerror})", code="slurm") from error
-    said = [re.sub(r"^\w+: (error: )?", "", line) for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    if done.returncode:
-        raise UserError(
-            f"{requested}: rejected by sbatch: {'; '.join(said) or f'exit code {done.returncode}'}", code="slurm"
-        )
-    return "; ".join(said)
+    output = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
+    message = "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in output)
+    if process.returncode:
+        reason = message or f"exit code {process.returncode}"
+        raise UserError(f"{requested}: rejected by sbatch: {reason}", code="slurm")
+    return message

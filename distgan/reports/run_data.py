@@ -16,7 +16,7 @@ from distgan.reports.history import History, read_history
 from distgan.reports.options import PagesConfig
 from distgan.reports.quality_view import PLURALS, has_digits
 from distgan.runs.run_dir import SAMPLE, read_status
-from distgan.utils.files import read_json, read_within
+from distgan.utils.files import read_json, read_limited
 from distgan.utils.paths import user_path
 
 _MAX_JSON, _MAX_PICTURE = 2**22, 2**24
@@ -187,7 +187,7 @@ def read_picture(path: Path, problems: list[str]) -> Picture | None:
     if not path.exists():
         return None
     try:
-        data = read_within(path, _MAX_PICTURE)
+        data = read_limited(path, _MAX_PICTURE)
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             width, height = image.size
             if width * height > _MAX_PIXELS:

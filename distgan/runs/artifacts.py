@@ -1,4 +1,4 @@
-"""Files of a run's folder and lines about it: config, environment, samples, weights, curves."""
+"""Write the files of a run's folder, and print lines about the run: config, environment, samples, weights, curves."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start, is_in
 from distgan.config.schema import ModelConfig
 from distgan.data.base import Dataset
-from distgan.errors import WriteErrorPolicy, user_error
+from distgan.errors import WriteErrorPolicy, as_user_error
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, preview_of, sample_z
@@ -26,7 +26,7 @@ from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftov
 from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
-from distgan.utils.figures import figure_text, grid, named, new_figure, save_gif, save_png, timeline
+from distgan.utils.figures import add_names, draw_timeline, figure_text, grid, new_figure, save_gif, save_png
 from distgan.utils.files import finite, metric_lines, write_atomic, write_json
 from distgan.utils.parts_progress import duration
 from distgan.utils.provenance import Startup, describe_environment
@@ -34,24 +34,24 @@ from distgan.utils.thinning import Curve
 
 
 def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
-    """Plot losses.png: both losses, and D's mean logits on real and fake, against epochs. None without numbers."""
-    kinds = {"d_loss": "D", "g_loss": "G"}, {"real_logits": "real", "fake_logits": "fake"}
-    drawn = {key: Curve() for curves in kinds for key in curves}
+    """Plot both losses, and D's mean logits, against epochs in losses.png. Returns None without metrics."""
+    panels = {"d_loss": "D", "g_loss": "G"}, {"real_logits": "real", "fake_logits": "fake"}
+    curves = {key: Curve() for panel in panels for key in panel}
     num = 0
     for line in metric_lines(folder / "metrics.jsonl"):
-        values = {key: finite((line or {}).get(key)) for key in ("epoch", *drawn)}
+        values = {key: finite((line or {}).get(key)) for key in ("epoch", *curves)}
         if None not in values.values():
             num += 1
-            for key, curve in drawn.items():
+            for key, curve in curves.items():
                 curve.add(values["epoch"], values[key])  # type: ignore[arg-type]
     if not num:
         return None
     figure = new_figure(9, 6.5)
     losses, logits = figure.subplots(2, 1, sharex=True)
     marker = "o" if num == 1 else ""
-    for axes, curves in zip((losses, logits), kinds, strict=True):
-        for key, name in curves.items():
-            groups = drawn[key].groups()
+    for axes, panel in zip((losses, logits), panels, strict=True):
+        for key, name in panel.items():
+            groups = curves[key].groups()
             x, y = [group.x for group in groups], [group.mean for group in groups]
             axes.plot(x, y, label=name, linewidth=1.3, marker=marker)
         axes.legend(frameon=False, ncols=2)
@@ -65,16 +65,16 @@ def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     return folder / "losses.png"
 
 
-# -- What a run leaves in its folder, and what it says of it: config, environment, samples, wei --
+# -- The folder of a run --
 
-# The report's own tags.
+# Tags of the 2023 report.
 TAGS = {"vanilla": "GAN- Generated Samples", "cgan": "C-GAN Generated Samples"}
 
 
 class RunArtifacts:
-    """The folder of a run. Every public method is called by all ranks; the first does the writing.
+    """The folder of a run. All ranks call every public method; rank 0 writes.
 
-    Raises UserError on all of them for a folder or a disk that can't be written to.
+    Raises UserError on all ranks for a folder or a disk that can't be written to.
     """
 
     def __init__(self, session: Session, preset: str, startup: Startup):
@@ -99,7 +99,7 @@ class RunArtifacts:
         self._networks: dict[str, object] | None = None
         self.start: Start | None = None
         self.was_done = False
-        self.end_reason = ""  # why the run is done before its last step
+        self.end_reason = ""  # why the run ended before its last step
         self._lock: BaseFileLock | None = None
         self.folder = runtime.run_on_rank0(self._claim)
         self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.write_errors)
@@ -109,7 +109,7 @@ class RunArtifacts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Let go of the folder, so that another training of this process may take it up."""
+        """Release the folder, so that another training of this process may use it."""
         # A second Ctrl-C does not wait for the disk.
         if not (kind and issubclass(kind, KeyboardInterrupt)):
             self.checkpoints.join()
@@ -117,19 +117,19 @@ class RunArtifacts:
             self._lock.release()
 
     def record_status(self) -> AbstractContextManager[None]:
-        """Write status.json, from `running` to how the block ends; nothing for a run that was done."""
+        """Write status.json: `running`, and at the end of the block how it ended; nothing for a run that was done."""
         if not self.runtime.is_main or self.was_done:
             return nullcontext()
         return record_status(self.folder, lambda: self.gan.step, lambda: self.end_reason)
 
     def _claim(self) -> Path:
         folder = claim_folder(self.config.run.out, self.preset, may_hold_run=self.config.run.resume != "never")
-        # While the first rank waits for the folder, the others wait for it in a collective.
+        # Less than --timeout, since the other ranks wait in a collective.
         self._lock = lock(folder, min(LOCK_WAIT_S, self.config.processes.timeout / 2))
         clear_leftovers(folder)
         return folder
 
-    # -- the beginning --------------------------------------------------------------------------------
+    # -- start ----------------------------------------------------------------------------------------
 
     def begin(self, start: Start | None, *, is_over: bool) -> None:
         """Save the first checkpoint, describe the run, which resumes from `start` if given, and start the tracker.
@@ -150,13 +150,13 @@ class RunArtifacts:
         return is_own and (status.get("state"), status.get("step")) == ("done", self.gan.step)
 
     def _start_tracker(self) -> None:
-        """Start the tracker; a disk that does not take its files costs a warning: they only illustrate."""
+        """Start the tracker; an error of the disk is a warning."""
         name = self.config.run.tracker
         try:
             self.runtime.start_tracker(name, str(self.folder), self.gan.step)
         except OSError as error:
             self.write_errors.warn(
-                f"{name}'s files are not written, and nothing else is lost: {user_error(error) or error}"
+                f"{name}'s files are not written, and nothing else is lost: {as_user_error(error) or error}"
             )
 
     def _describe(self) -> None:
@@ -188,23 +188,23 @@ class RunArtifacts:
         write_json(self.folder / "environment.json", environment)
 
     def record_startup(self) -> None:
-        """Write once, after the first steps, the start-up times, and delete the grid of an earlier stop."""
+        """Write the start-up times, once after the first steps, and delete the sample grid of an earlier stop."""
 
-        def tidy() -> None:
+        def delete_old() -> None:
             for picture in (self.folder / "samples").glob("epoch-*-step-*.png"):
                 picture.unlink()
 
         if not self._is_recorded:
-            self._try(self._write_environment, "environment.json is")
-            self._illustrate(tidy, "an old sample is not deleted, and a new one is")
+            self._write_optional(self._write_environment, "environment.json is")
+            self._draw_optional(delete_old, "an old sample is not deleted, and a new one is")
             self._is_recorded = True
 
-    def _illustrate(self, draw: Callable[[], object], what: str) -> None:
-        """Draw on the first rank; whatever fails is a warning."""
-        self.runtime.run_on_rank0(lambda: self.write_errors.illustrate(draw, what))
+    def _draw_optional(self, draw: Callable[[], object], what: str) -> None:
+        """Call `draw` on rank 0; any exception is a warning that `what` is not written."""
+        self.runtime.run_on_rank0(lambda: self.write_errors.warn_on_error(draw, what))
 
-    def _try(self, write: Callable[[], None], what: str) -> None:
-        """Write on rank 0 a file that training can do without; an error is a warning."""
+    def _write_optional(self, write: Callable[[], None], what: str) -> None:
+        """Call `write` on rank 0; an error of the disk is a warning, or ends the run by --on-save-error stop."""
 
         def attempt() -> None:
             try:
@@ -232,11 +232,11 @@ class RunArtifacts:
         display.say(
             f"{self.preset}: G {g_size:,} and D {d_size:,} parameters, {data.name} ({len(data.images):,} images), "
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
-            f"{runtime.device.type}{strategy}, {runtime.precision_in_words()}, order {config.optim.order}"
+            f"{runtime.device.type}{strategy}, {runtime.describe_precision()}, order {config.optim.order}"
         )
         if (weight := config.optim.penalty_weight) is not None:
             display.say(f"gradient penalty of weight {weight:g}")
-        for line in describe_use(data, config.model):
+        for line in describe_dataset_use(data, config.model):
             display.say(line)
         if not selection.is_fallback:
             display.say(str(selection))
@@ -247,17 +247,17 @@ class RunArtifacts:
             ranks = f", on {now} processes instead of {before}" if before != now else ""
             display.say(f"resuming at step {state.step:,} (from {self.start.path}){ranks}")
 
-    # -- on the way -----------------------------------------------------------------------------------
+    # -- during training ------------------------------------------------------------------------------
 
     def sample(self) -> str:
-        """Draw a grid from the fixed z by G's averaged weights, and return a line about it, "" for none.
+        """Draw a grid from the fixed z with the averaged weights of G. Return a line about it, "" for none.
 
-        The C-GAN's has a column for each class. One that an unbroken run would not draw has its step in its name, and
-        is deleted when the run is resumed.
+        The C-GAN's has a column per class. A grid at a stop, which an uninterrupted run would not draw, has the step
+        in its name and is deleted on resume.
         """
         gan = self.gan
-        epoch, into_epoch = divmod(gan.step, self.steps_per_epoch)
-        is_stop = into_epoch or epoch not in (*self.config.run.sample_epochs, self.config.run.epochs)
+        epoch, step_in_epoch = divmod(gan.step, self.steps_per_epoch)
+        is_stop = step_in_epoch or epoch not in (*self.config.run.sample_epochs, self.config.run.epochs)
         name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if is_stop else "")
 
         def write(weights: dict[str, torch.Tensor]) -> None:
@@ -271,26 +271,26 @@ class RunArtifacts:
 
         with self.log.paused():
             weights = gan.sampling_state()
-            self._illustrate(lambda: write(weights), "a sample is")
+            self._draw_optional(lambda: write(weights), "a sample is")
         path = self.folder / "samples" / f"{name}.png"
-        return f"to look at: {path}" if self.runtime.is_main and os.path.exists(path) else ""
+        return f"samples: {path}" if self.runtime.is_main and os.path.exists(path) else ""
 
     def export_last_good(self, advice: str) -> str:
-        """Export the state before the numbers became non-finite. Return which one, with advice."""
+        """Export the weights of the last checkpoint after a non-finite loss. Return a line about it, with advice."""
 
-        def keep() -> str:
+        def export() -> str:
             if (saved := self.checkpoints.last()) is None:
-                return "no state before it could be saved"
+                return "there is no checkpoint before it"
             step, path = saved
             export_weights(self.folder, path, self.config)
             return f"the last good state, of step {step:,}, is kept in {self.folder}; {advice}"
 
-        return self.runtime.run_on_rank0(keep)
+        return self.runtime.run_on_rank0(export)
 
-    # -- the end --------------------------------------------------------------------------------------
+    # -- end ------------------------------------------------------------------------------------------
 
     def finish(self, display: ProgressDisplay) -> None:
-        """Write weights and pictures of the run as its last checkpoint has it, and show the warnings left.
+        """Write weights and pictures of the last checkpoint, and show the remaining warnings.
 
         Of a run that was done, only what is missing.
         """
@@ -308,18 +308,18 @@ class RunArtifacts:
 
         with self.log.paused():
             self.runtime.run_on_rank0(write)
-            self._illustrate(self._timeline, "timeline.png or timeline.gif is")
-            self._illustrate(self._curves, "losses.png is")
+            self._draw_optional(self._draw_timeline, "timeline.png or timeline.gif is")
+            self._draw_optional(self._draw_curves, "losses.png is")
         display.warn(self.write_errors.warnings())
 
     def _is_due(self, *names: str) -> bool:
         return not (self.was_done and all((self.folder / name).exists() for name in names))
 
-    def _curves(self) -> None:
+    def _draw_curves(self) -> None:
         if self._is_due("losses.png"):
             save_curves(self.folder, f"{self.preset} on {self.dataset.name}", self.dataset.notice)
 
-    def _timeline(self) -> None:
+    def _draw_timeline(self) -> None:
         if not self._is_due("timeline.png", "timeline.gif"):
             return
         frames = []
@@ -329,9 +329,9 @@ class RunArtifacts:
             with Image.open(path) as picture:
                 frames.append((f"step {int(match[2]):,}" if match[2] else f"epoch {int(match[1])}", picture.copy()))
         if frames:
-            strip = timeline(frames)
+            strip = draw_timeline(frames)
             save_picture(self.folder / "timeline.png", strip)
-            write_atomic(self.folder / "timeline.gif", lambda file: save_gif(file, named(frames), 0.7, 2.5))
+            write_atomic(self.folder / "timeline.gif", lambda file: save_gif(file, add_names(frames), 0.7, 2.5))
 
     def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
@@ -340,18 +340,18 @@ class RunArtifacts:
         return f"resume with: distgan train {flags}"
 
     def summarise(self, display: ProgressDisplay) -> None:
-        why = f": {self.end_reason}" if self.end_reason else ""
-        display.say(f"done in {duration(self.log.elapsed_s)} of training{why}; look at", "bold")
-        for name, what in (
+        reason = f": {self.end_reason}" if self.end_reason else ""
+        display.say(f"done in {duration(self.log.elapsed_s)} of training{reason}; results:", "bold")
+        for name, content in (
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),
             ("losses.png", "both losses and D's logits"),
-            ("samples/", "each grid by itself"),
+            ("samples/", "each grid"),
             ("weights/", "each network as safetensors"),
-            ("metrics.jsonl", "the numbers"),
-            ("checkpoints/", "what the run can be resumed from (distgan checkpoint ls)"),
+            ("metrics.jsonl", "metrics"),
+            ("checkpoints/", "checkpoints to resume from (distgan checkpoint ls)"),
         ):
-            if os.path.exists(self.folder / name):  # False, too, where a network disk is away
-                display.say(f"  {self.folder / name!s:<40} {what}")
+            if os.path.exists(self.folder / name):  # False also if a network disk is away
+                display.say(f"  {self.folder / name!s:<40} {content}")
         saved = self.checkpoints
         if saved.stall_s and saved.write_s:
             display.say(
@@ -366,8 +366,8 @@ class RunArtifacts:
 _MAX_NOTES = 5
 
 
-def describe_use(data: Dataset, model: ModelConfig) -> list[str]:
-    """Return lines on what was found in a user's own images, and how training uses it; none for a named data set."""
+def describe_dataset_use(data: Dataset, model: ModelConfig) -> list[str]:
+    """Return lines on a user's own images and how training uses them; [] for a named data set."""
     if data.findings is None:
         return []
     spec, columns = data.spec, preview_of(model).columns

@@ -1,4 +1,4 @@
-"""`distgan data`: what a data set, or a user's own images, would be to a training."""
+"""`distgan data`: show a data set, or a user's own images, as training reads them."""
 
 import json
 import os
@@ -28,17 +28,17 @@ _SHOWN = 20  # classes in the table
 
 
 def inspect(name: str, config: InspectConfig) -> None:
-    """Print what training would find, and draw some of the images.
+    """Print what training would read, and draw some of the images.
 
-    Raises UserError for images that can't be trained on, after printing what is known of them.
+    Raises UserError, after printing, for images that no network can be built for.
     """
     settings = config.model_dump(
         include={"image_size", "channels", "background", "skip_broken", "cache_dir", "download"}
     )
     if name not in (known := ("auto", *DATASETS)) and not is_data_path(name):
         raise UserError(
-            f"data: no data set and no path ({name}){did_you_mean(name, known)}. Expected: {', '.join(known)}, or a "
-            "path that is there",
+            f"data: not a data set or a path ({name}){did_you_mean(name, known)}. Expected: {', '.join(known)}, or an "
+            "existing path",
             code="unknown-name",
         )
     sheet = config.sheet
@@ -46,36 +46,36 @@ def inspect(name: str, config: InspectConfig) -> None:
         stem = re.sub(r"[^\w.-]", "_", Path(os.path.abspath(user_path(name))).name)
         sheet = f"data-{stem[:100]}.png"
     if sheet and Path(sheet).suffix != ".png":
-        raise UserError(f"--sheet {sheet}: ends in {Path(sheet).suffix or 'nothing'}. Expected: .png")
+        raise UserError(f"--sheet: ends in {Path(sheet).suffix or 'nothing'} ({sheet}). Expected: .png")
     out = sheet and output_file(sheet, _MARK, "picture that distgan data drew")
     dataset = load_dataset(DataConfig.model_validate(settings | {"name": name, "dir": config.data_dir}))
     if out:
         picture, info = draw_sheet(dataset), PngInfo()
         info.add_text("Software", _MARK.decode())
         write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
-    networks = _networks(dataset)
+    networks = _find_families(dataset)
     if config.as_json:
-        print(json.dumps(_facts(dataset, networks), indent=1))  # all ASCII, whatever stdout can encode
+        print(json.dumps(_facts(dataset, networks), indent=1))  # ASCII, for any encoding of stdout
     else:
-        _show(dataset, networks, sheet)
+        _print_table(dataset, networks, sheet)
     if not any(networks.values()):
         raise UserError(
-            f"{name}: images of {dataset.spec.describe()}, which no network can be built for. Expected: "
+            f"{name}: no network can be built for images of {dataset.spec.describe()}. Expected: "
             f"{FAMILIES['dcgan'].unsupported(dataset.spec)}",
             code="images-do-not-fit",
         )
 
 
 def draw_sheet(dataset: Dataset) -> Any:
-    """Draw a column of each class, as many as fit, or for data without labels images from all of it."""
+    """Draw a column per class, as many as fit, or evenly spaced images of data without labels."""
     spec, pixels = dataset.spec, dataset.images
     if spec.num_classes > 1:
-        columns = [_spread(torch.nonzero(dataset.labels == number).flatten()) for number in range(spec.num_classes)]
-        columns = [column for column in columns if len(column)][:_COLUMNS]
+        rows_of_class = [torch.nonzero(dataset.labels == index).flatten() for index in range(spec.num_classes)]
+        columns = [_select_evenly(rows) for rows in rows_of_class if len(rows)][:_COLUMNS]
         heads = [spec.class_names[int(dataset.labels[column[0]])] for column in columns]
-        shown = [column[row] if row < len(column) else None for row in range(_ROWS) for column in columns]
+        indices = [column[row] if row < len(column) else None for row in range(_ROWS) for column in columns]
         blank = torch.zeros_like(pixels[0])
-        images = torch.stack([blank if index is None else pixels[index] for index in shown])
+        images = torch.stack([blank if index is None else pixels[index] for index in indices])
     else:
         num = min(len(pixels), 64)
         columns, heads = [torch.empty(0)] * min(8, num), []
@@ -84,25 +84,25 @@ def draw_sheet(dataset: Dataset) -> Any:
     return grid(drawn.numpy(), len(columns), heads=heads, caption=dataset.notice)
 
 
-def _spread(rows: torch.Tensor) -> torch.Tensor:
-    """Return some of the rows, from all parts of them: neighbours are often alike."""
+def _select_evenly(rows: torch.Tensor) -> torch.Tensor:
+    """Return up to _ROWS evenly spaced rows: neighbours are often similar."""
     num = min(len(rows), _ROWS)
     return rows[torch.linspace(0, len(rows) - 1, num).long()]
 
 
-def _networks(dataset: Dataset) -> dict[str, list[str]]:
-    """Return the families that can be built for the images, of each model."""
+def _find_families(dataset: Dataset) -> dict[str, list[str]]:
+    """Return for each model the families that can be built for the images."""
     spec = dataset.spec
-    found: dict[str, list[str]] = {"vanilla": [], "cgan": []}
+    families: dict[str, list[str]] = {"vanilla": [], "cgan": []}
     for family, entry in FAMILIES.items():
         for model in entry.models:
             try:
                 clusters = 1 if entry.takes_clusters else None
                 check_fit(ModelConfig(name=model, family=family, clusters=clusters, images=spec))
-                found[model].append(family)
+                families[model].append(family)
             except UserError:
                 continue
-    return found
+    return families
 
 
 def _facts(dataset: Dataset, networks: dict[str, list[str]]) -> dict[str, Any]:
@@ -127,24 +127,24 @@ def _facts(dataset: Dataset, networks: dict[str, list[str]]) -> dict[str, Any]:
     return facts
 
 
-def _show(dataset: Dataset, networks: dict[str, list[str]], sheet: str | None) -> None:
+def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | None) -> None:
     spec, findings, console = dataset.spec, dataset.findings, TerminalConsole()
     facts = _facts(dataset, networks)
     rows = [("images", f"{len(dataset.images):,} from {dataset.source} ({facts['kind']})")]
     if findings:
         rows += [
-            ("sizes", _counted(findings.sizes)),
-            ("modes", _counted(findings.modes)),
+            ("sizes", _format_counts(findings.sizes)),
+            ("modes", _format_counts(findings.modes)),
             ("duplicates", f"{findings.num_duplicates:,}"),
             ("unreadable", f"{findings.num_broken:,}"),
             *(("", f"{name}: {reason}") for name, reason in findings.broken.items()),
         ]
-    rows.append(("classes", f"{spec.num_classes}: {_counted(facts['classes'])}" if spec.num_classes else "none"))
+    rows.append(("classes", f"{spec.num_classes}: {_format_counts(facts['classes'])}" if spec.num_classes else "none"))
     rows += [
         ("note", note) for note in (*(findings.notes if findings else ()), dataset.warning, dataset.notice) if note
     ]
     models = "; ".join(
-        f"--model {model} with --family {' or '.join(found)}" for model, found in networks.items() if found
+        f"--model {model} with --family {' or '.join(families)}" for model, families in networks.items() if families
     )
     rows.append(("training", f"{spec.describe()}, {dataset.images.nbytes / 2**20:,.1f} MiB in memory"))
     rows.append(("", models or "no network can be built for this"))
@@ -157,6 +157,6 @@ def _show(dataset: Dataset, networks: dict[str, list[str]], sheet: str | None) -
     console.print_table(table)
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _format_counts(counts: dict[str, int]) -> str:
     shown = [f"{name} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")

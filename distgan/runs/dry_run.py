@@ -1,4 +1,4 @@
-"""`--dry-run`: the resolved config and the size of the training; reads only."""
+"""`--dry-run`: the resolved config and the size of a training. Writes nothing."""
 
 import json
 
@@ -19,7 +19,7 @@ from distgan.utils.paths import user_path
 
 
 def plan(config: Config, preset: str) -> str:
-    """Return the plan of a training. Raises UserError for invalid data, batch size or folder; writes nothing."""
+    """Return a description of a training. Raises UserError for invalid data, batch size or folder; writes nothing."""
     with open_runtime(config, has_penalty=has_penalty(config.optim.loss)) as runtime:
         return _plan(config, preset, runtime)
 
@@ -37,18 +37,18 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         except UserError as error:
             if is_own or error.code != "no-data":
                 raise
-            raise UserError(f"--dry-run: downloads nothing, and {error}", code="no-data") from error
+            raise UserError(f"--dry-run: does not download, and {error}", code="no-data") from error
         images = dataset.spec
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""
     else:
         num_images = SOURCES[name].num_images
         data = f"{name}, not in {folder} yet: " + ("to be downloaded" if config.data.download else "missing")
-        data += ", or else digits" if config.data.name == "auto" else ""
+        data += ", or digits instead" if config.data.name == "auto" else ""
     num = runtime.world_size if runtime.is_launched else config.processes.num or 1
     size = global_batch_size(config.data, num)
-    fewest = min_batch_size(config, num)
-    steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=fewest)
+    min_size = min_batch_size(config, num)
+    steps = steps_in_epoch(num_images, size, config.data.drop_last, fewest=min_size)
     total = min(config.run.epochs * steps, config.run.max_steps or config.run.epochs * steps)
     config = config.with_images(images)
     if config.run.stop_at:
@@ -61,23 +61,23 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         f"preset     {preset}",
         f"networks   G {num_parameters(generator):,} and D {num_parameters(discriminator):,} parameters",
         f"data       {data}, {num_images:,} images",
-        f"processes  {num} x {runtime.device.type} ({runtime.strategy}), {runtime.precision_in_words()}",
-        f"steps      {total:,} ({steps} an epoch) of {size} images, {size / num:.4g} a process",
+        f"processes  {num} x {runtime.device.type} ({runtime.strategy}), {runtime.describe_precision()}",
+        f"steps      {total:,} ({steps} per epoch) of {size} images, {size / num:.4g} per process",
         f"folder     {config.run.out or f'runs/{preset}-<number>'}",
-        f"starts     {_start(config.run)}",
+        f"starts     {_describe_start(config.run)}",
         *(f"warning    {warning}" for warning in runtime.warnings),
-        "dry run: nothing was done",
+        "dry run: nothing was trained or written",
     ]
     return "\n".join(lines) if runtime.is_main else ""
 
 
-def _start(config: RunConfig) -> str:
-    """Return where the run would resume from; nothing is set aside."""
+def _describe_start(config: RunConfig) -> str:
+    """Return at which step the run would start, and from which checkpoint."""
     if config.resume not in ("auto", "never"):
-        found = read_named(user_path(config.resume, "--resume"))
-    elif config.out is None or (own := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:
+        start = read_named(user_path(config.resume, "--resume"))
+    elif config.out is None or (newest := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:
         return "at step 0"
     else:
-        found = own
-    path, checkpoint, damaged = found
+        start = newest
+    path, checkpoint, damaged = start
     return f"at step {checkpoint.state.step:,}, from {path}" + "".join(f" (warning: {reason})" for _, reason in damaged)

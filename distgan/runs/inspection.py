@@ -1,4 +1,4 @@
-"""`distgan checkpoint ls|verify|diff`: what a run could be resumed from. Only looks."""
+"""`distgan checkpoint ls|verify|diff`: list, verify and compare checkpoints. Writes nothing."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,23 +21,23 @@ from distgan.checkpoint.resume import check_link, find_copies, find_pointers, li
 from distgan.config.schema import Config
 from distgan.errors import CommandFailed, UserError
 from distgan.runs.run_dir import read_status
-from distgan.training.gan import tensors_below
+from distgan.training.gan import tensors_with_prefix
 from distgan.utils.terminal import TerminalConsole
 
 
-def list_checkpoints(where: Path) -> None:
-    """Print a line per checkpoint of a run, the newest first, with its damage if any."""
-    console, found = TerminalConsole(soft_wrap=True), _found(where)
-    console.print(f"{_run_of(found[0])}:", style="bold")
+def list_checkpoints(run: Path) -> None:
+    """Print a line per checkpoint of a run, the newest first, damaged ones too."""
+    console, checkpoints = TerminalConsole(soft_wrap=True), _find_checkpoints(run)
+    console.print(f"{_run_folder(checkpoints[0])}:", style="bold")
     table = Table(box=None)
     for head in ("checkpoint", "epoch", "saved (UTC)", "MiB", "ranks", "d_loss", "g_loss", ""):
         table.add_column(head)
     damaged: list[str] = []
-    copies = find_copies(where / "checkpoints") | find_copies(where)
+    copies = find_copies(run / "checkpoints") | find_copies(run)
     warnings = [f"{path}: is a folder of step {step}, not a link: the run was copied" for path, step in copies.items()]
-    pointers = find_pointers(found[0].parent)
+    pointers = find_pointers(checkpoints[0].parent)
     warnings += [f"{path}: is a file that names {to.name}, not a link: it was copied" for path, to in pointers.items()]
-    for path in found:
+    for path in checkpoints:
         try:
             manifest, state = read_manifest(path), read_checkpoint(path).state
             size = sum(entry.size for entry in manifest.files.values())
@@ -51,7 +51,7 @@ def list_checkpoints(where: Path) -> None:
         marks = [name for name in ("latest", "best") if (path.parent / name).resolve() == path.resolve()]
         if path in copies:
             marks = ["a copy"]
-        elif path == found[0] and path.parent / "latest" in copies | pointers:
+        elif path == checkpoints[0] and path.parent / "latest" in copies | pointers:
             marks.insert(0, "latest")
         table.add_row(
             path.name, f"{state.step / state.steps_per_epoch:.2f}", f"{saved_at:%Y-%m-%d %H:%M:%S}",
@@ -62,16 +62,16 @@ def list_checkpoints(where: Path) -> None:
         console.print(f"damaged: {reason}", style="red")
     for warning in warnings:
         console.print(f"warning: {warning}", style="yellow")
-    if status := read_status(where):
-        what = f"the run is {status.get('state')}, step {status.get('step')}, {status.get('at')}"
-        console.print(f"{what}{': ' + str(status['reason']) if status.get('reason') else ''}")
+    if status := read_status(run):
+        line = f"the run is {status.get('state')}, step {status.get('step')}, {status.get('at')}"
+        console.print(f"{line}{': ' + str(status['reason']) if status.get('reason') else ''}")
 
 
-def verify(where: Path) -> None:
+def verify(run: Path) -> None:
     """Read every byte of each checkpoint. Raises CommandFailed if one is damaged."""
     console, num_damaged = TerminalConsole(soft_wrap=True), 0
-    found = _found(where)
-    for path in found:
+    checkpoints = _find_checkpoints(run)
+    for path in checkpoints:
         try:
             read_checkpoint(path)
             console.print(f"{path}: valid")
@@ -79,27 +79,26 @@ def verify(where: Path) -> None:
                 console.print(f"warning: {warning}", style="yellow")
         except Damaged as error:
             check_link(path)
-            if not path.exists():  # removed by its run just now
+            if not path.exists():  # its run has just removed it
                 continue
             num_damaged += 1
             console.print(f"{path}: damaged: {error}", style="red")
     if num_damaged:
-        raise CommandFailed(f"{where}: {num_damaged} of {len(found)} checkpoints damaged")
+        raise CommandFailed(f"{run}: {num_damaged} of {len(checkpoints)} checkpoints damaged")
 
 
-def diff(where: Path, other: Path | None) -> None:
-    """Print the differences of two checkpoints; of one run, its newest two. Raises CommandFailed if they differ."""
+def diff(path: Path, other: Path | None) -> None:
+    """Print the differences of two checkpoints, or of a run's newest two. Raises CommandFailed if they differ."""
     if other is None:
-        found = [path for path in _found(where) if path.name not in ("latest", "best")]
-        if len(found) < 2:
-            raise UserError(
-                f"{where}: {len(found)} checkpoint. Expected: a run with two, or a second folder", code="no-checkpoint"
-            )
-        other, where = found[0], found[1]
+        checkpoints = [folder for folder in _find_checkpoints(path) if folder.name not in ("latest", "best")]
+        if len(checkpoints) < 2:
+            message = f"{path}: {len(checkpoints)} checkpoint. Expected: a run with two, or a second folder"
+            raise UserError(message, code="no-checkpoint")
+        other, path = checkpoints[0], checkpoints[1]
     console = TerminalConsole(soft_wrap=True)
-    (one_path, one, _), (two_path, two, _) = read_named(where), read_named(other)
-    console.print(f"{one_path} -> {two_path}")
-    settings, files = [*_settings(one.config, two.config), *_counters(one, two)], list(_files(one, two))
+    (old_path, old, _), (new_path, new, _) = read_named(path), read_named(other)
+    console.print(f"{old_path} -> {new_path}")
+    settings, files = [*_diff_settings(old.config, new.config), *_diff_counters(old, new)], list(_diff_files(old, new))
     if settings:
         table = Table("setting or counter", "before", "after", box=None)
         for row in settings:
@@ -111,72 +110,72 @@ def diff(where: Path, other: Path | None) -> None:
     if files:
         console.print_table(table)
     else:
-        console.print("all tensors are equal to the bit")
+        console.print("all tensors are bit-identical")
     if settings or files:
-        raise CommandFailed(f"{one_path} and {two_path} differ")
+        raise CommandFailed(f"{old_path} and {new_path} differ")
 
 
-def _run_of(checkpoint: Path) -> Path:
-    """Return the folder of the run that a checkpoint belongs to, or its own if it stands alone."""
+def _run_folder(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint's run, or its parent folder if it belongs to none."""
     folder = checkpoint.parent
     return folder.parent if folder.name == "checkpoints" else folder
 
 
-def _found(where: Path) -> list[Path]:
-    """Return the checkpoints of a run, or the one at `where`."""
-    if (where / MANIFEST).exists():
-        return [where]
-    if target := find_pointers(where.parent).get(where):
+def _find_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run's folder, or `folder` if it is a checkpoint."""
+    if (folder / MANIFEST).exists():
+        return [folder]
+    if target := find_pointers(folder.parent).get(folder):
         return [target]
-    found = [path for _, path in list_by_step(where / "checkpoints") or list_by_step(where)]
-    if not found:
-        raise UserError(f"{where}: no checkpoint. Expected: a run's folder, or a checkpoint's", code="no-checkpoint")
-    return found
+    checkpoints = [path for _, path in list_by_step(folder / "checkpoints") or list_by_step(folder)]
+    if not checkpoints:
+        raise UserError(f"{folder}: no checkpoint. Expected: a run's folder, or a checkpoint's", code="no-checkpoint")
+    return checkpoints
 
 
-def _settings(one: Config, two: Config) -> Iterator[tuple[str, str, str]]:
-    before, after = one.model_dump(mode="json"), two.model_dump(mode="json")
+def _diff_settings(old: Config, new: Config) -> Iterator[tuple[str, str, str]]:
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     for table, settings in before.items():
         for key, value in settings.items():
             if value != after[table][key]:
                 yield f"[{table}] {key}", str(value), str(after[table][key])
 
 
-def _counters(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, str, str]]:
-    """Return the counters without clocks, which differ between any two runs."""
+def _diff_counters(old: Checkpoint, new: Checkpoint) -> Iterator[tuple[str, str, str]]:
+    """Yield the counters that differ; not clocks, which differ between any two runs."""
     clocks = {"elapsed_s", "metrics", "unlogged"}
-    before, after = one.state.model_dump(exclude=clocks), two.state.model_dump(exclude=clocks)
+    before, after = old.state.model_dump(exclude=clocks), new.state.model_dump(exclude=clocks)
     for key, value in before.items():
         if value != after[key]:
             yield key, str(value), str(after[key])
 
 
-def _files(one: Checkpoint, two: Checkpoint) -> Iterator[tuple[str, ...]]:
-    """Return a row per tensor file that is not bit-identical."""
+def _diff_files(old: Checkpoint, new: Checkpoint) -> Iterator[tuple[str, ...]]:
+    """Yield a table row per tensor file that is not bit-identical."""
     for name in TENSOR_FILES:
-        before, after = tensors_below(one.tensors, name), tensors_below(two.tensors, name)
+        before, after = tensors_with_prefix(old.tensors, name), tensors_with_prefix(new.tensors, name)
         keys = sorted(before.keys() | after.keys())
-        apart = [key for key in keys if not _equal(before.get(key), after.get(key))]
-        if not apart:
+        changed = [key for key in keys if not _equal(before.get(key), after.get(key))]
+        if not changed:
             continue
-        # Counters and random states differ or not; how far says nothing.
-        comparable = [key for key in apart if _is_comparable(before.get(key), after.get(key))]
-        row = (f"{name}.safetensors", f"{len(apart)} of {len(keys)}")
+        # The size of a difference has no meaning for counters and random states.
+        comparable = [key for key in changed if _is_comparable(before.get(key), after.get(key))]
+        row = (f"{name}.safetensors", f"{len(changed)} of {len(keys)}")
         if not comparable:
             yield *row, "", "", ""
             continue
-        gaps = {key: (after[key].double() - before[key].double()) for key in comparable}
-        worst = max(comparable, key=lambda key: float(gaps[key].abs().max()))
+        deltas = {key: (after[key].double() - before[key].double()) for key in comparable}
+        worst = max(comparable, key=lambda key: float(deltas[key].abs().max()))
         norm = torch.stack([before[key].double().norm() for key in comparable]).norm().clamp_min(1e-30)
-        distance = torch.stack([gap.norm() for gap in gaps.values()]).norm() / norm
-        yield *row, f"{gaps[worst].abs().max():.3g}", f"{distance:.3g}", worst
+        distance = torch.stack([delta.norm() for delta in deltas.values()]).norm() / norm
+        yield *row, f"{deltas[worst].abs().max():.3g}", f"{distance:.3g}", worst
 
 
-def _is_comparable(one: Tensor | None, two: Tensor | None) -> bool:
-    if one is None or two is None or one.shape != two.shape:
+def _is_comparable(old: Tensor | None, new: Tensor | None) -> bool:
+    if old is None or new is None or old.shape != new.shape:
         return False
-    return one.is_floating_point() and one.ndim > 0
+    return old.is_floating_point() and old.ndim > 0
 
 
-def _equal(one: Tensor | None, two: Tensor | None) -> bool:
-    return one is not None and two is not None and one.shape == two.shape and torch.equal(one, two)
+def _equal(old: Tensor | None, new: Tensor | None) -> bool:
+    return old is not None and new is not None and old.shape == new.shape and torch.equal(old, new)

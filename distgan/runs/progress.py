@@ -13,8 +13,8 @@ PLAIN_EVERY_S = 10.0
 _LONG, _SHORT = "d_loss {:.3f}  g_loss {:.3f}  {:,.0f} images/s", "D {:.3f}  G {:.3f}  {:,.0f}/s"
 
 
-def _room_for(form: str) -> int:
-    """Return the columns that numbers take, with a bar and the spaces beside it."""
+def _min_columns(form: str) -> int:
+    """Return the columns that the numbers need, with the shortest bar and its spaces."""
     return len(form.format(99.999, 99.999, 99_999)) + len("  ━━━━")
 
 
@@ -22,15 +22,15 @@ class ProgressDisplay:
     """Epoch, time left, losses and images/s of a run of `total_steps`. Silent unless `is_main`."""
 
     def __init__(self, total_steps: int, steps_per_epoch: int, step: int, is_main: bool):
-        # Plain lines are for files and other programs: no wrapping at some width.
+        # soft_wrap: plain lines go to files and other programs, and are not wrapped.
         self.console = TerminalConsole(stderr=True, quiet=not is_main, soft_wrap=True)
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
-        self._first_step, self._started, self._said = step, time.perf_counter(), -PLAIN_EVERY_S
-        # Of the bar's line on a screen: its words are shorter where they would be cut, and no bar is shown in less.
+        self._first_step, self._started, self._printed_at = step, time.perf_counter(), -PLAIN_EVERY_S
+        # Columns for the numbers and the bar; a narrower screen gets shorter text, and a still narrower one no bar.
         room = self.console.width - len(
             f"epoch {self._epoch(total_steps)} {total_steps:,}/{total_steps:,} left 0:00:00"
         )
-        self._form, steps = (_LONG, " steps") if room >= _room_for(_LONG) + len(" steps") else (_SHORT, "")
+        self._form, steps = (_LONG, " steps") if room >= _min_columns(_LONG) + len(" steps") else (_SHORT, "")
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
@@ -41,7 +41,7 @@ class ProgressDisplay:
             console=self.console,
             expand=True,
         )
-        is_wide = room >= _room_for(_SHORT)
+        is_wide = room >= _min_columns(_SHORT)
         self._is_live = self.console.is_screen and not self.console.is_dumb_terminal and is_wide
         self._task = self._bar.add_task("", total=total_steps, completed=step, epoch=self._epoch(step), numbers="")
 
@@ -54,7 +54,7 @@ class ProgressDisplay:
         self._bar.stop()
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line above the bar, if there is one."""
+        """Print a line, above the bar if there is one."""
         if text:
             self._bar.console.print(text, style=style)
 
@@ -67,7 +67,7 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=step, epoch=self._epoch(step))
 
     def show(self, record: MetricRecord | None) -> None:
-        """Show the newest numbers, if there are any yet."""
+        """Show the newest metrics; None if there are none yet."""
         if record is None:
             return
         numbers = (record.d_loss, record.g_loss, record.images_per_s)
@@ -75,14 +75,14 @@ class ProgressDisplay:
             self._bar.update(self._task, numbers=self._form.format(*numbers))
             return
         now = time.perf_counter()
-        if now - self._said >= PLAIN_EVERY_S or record.step == self.total_steps:
-            self._said = now
+        if now - self._printed_at >= PLAIN_EVERY_S or record.step == self.total_steps:
+            self._printed_at = now
             done = record.step - self._first_step
-            left = (now - self._started) / done * (self.total_steps - record.step) if done else 0.0
+            left_s = (now - self._started) / done * (self.total_steps - record.step) if done else 0.0
             counts = f"epoch {self._epoch(record.step)}  step {record.step:,}/{self.total_steps:,}"
-            self.say(f"{counts}  {_LONG.format(*numbers)}  left {duration(left)}")
+            self.say(f"{counts}  {_LONG.format(*numbers)}  left {duration(left_s)}")
 
     def _epoch(self, step: int) -> str:
-        """Return the epoch of a step, counted from 1."""
+        """Return `EPOCH/EPOCHS` of a step, counted from 1."""
         epochs = -(-self.total_steps // self.steps_per_epoch)
         return f"{max(1, min(epochs, -(-step // self.steps_per_epoch)))}/{epochs}"

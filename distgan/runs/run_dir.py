@@ -1,4 +1,4 @@
-"""A run's folder: how it is claimed, who holds it, and what became of the run."""
+"""A run's folder: claim it, lock it, and record the run's status."""
 
 import errno
 import os
@@ -21,8 +21,8 @@ from distgan.utils.paths import user_path
 STATUS = "status.json"
 SAMPLE = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,12}))?")  # the name of a grid in samples/, without .png
 LOCKS = _LOCK, _MARKER = "lock", "lock.marker"  # the second on a file system without locks
-LOCK_WAIT_S = 15.0  # what a killed run's last process may still need to leave
-# What a run's folder may hold, for the docs; a test compares it with a run's.
+LOCK_WAIT_S = 15.0  # time for the last process of a killed run to exit
+# Files of a run's folder, for the docs; a test compares them with a run's.
 CONTENTS = {
     "timeline.png": "images from the same z at each of --sample-epochs, side by side",
     "timeline.gif": "the same, animated",
@@ -41,20 +41,18 @@ CONTENTS = {
     "tensorboard/": "curves and grids by step, under the 2023 report's own tags; --tracker none turns it off",
     "lock": "held by the process that trains; lock.marker on a file system without locks",
 }
-# How file systems say that they have no locks.
+# Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}
 
 
 def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
-    """Make the folder of a new run, or take that of a run to resume. Raises UserError; never overwrites."""
+    """Create the folder of a new run, or return that of a run to resume. Raises UserError; never overwrites."""
     try:
-        if out is None and (folder := _before_restart(preset)):
+        if out is None and (folder := _folder_before_restart(preset)):
             return folder
         if out is None:
             Path("runs").mkdir(exist_ok=True)
-            return next(
-                folder for folder in (Path("runs", f"{preset}-{number}") for number in count(1)) if _made(folder)
-            )
+            return next(folder for number in count(1) if _create(folder := Path("runs", f"{preset}-{number}")))
         check_unused_folder(out, may_hold_run=may_hold_run)
         folder = user_path(out, "--out")
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +64,8 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
         raise UserError(f"--out: not writable: {error.strerror} ({error.filename})", code="unwritable") from error
 
 
-def _before_restart(preset: str) -> Path | None:
-    """Return the folder of this launcher's processes before a restart (torchrun --max-restarts)."""
+def _folder_before_restart(preset: str) -> Path | None:
+    """Return the run's folder if torchrun --max-restarts has restarted its processes, else None."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     for folder in sorted(Path("runs").glob(f"{preset}-*"), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -77,16 +75,17 @@ def _before_restart(preset: str) -> Path | None:
     return None
 
 
-def _made(folder: Path) -> bool:
+def _create(folder: Path) -> bool:
+    """Create a folder. False if it exists: an older run, or one that starts at the same time."""
     try:
         folder.mkdir()
-    except FileExistsError:  # an older run, or one that starts just now
+    except FileExistsError:
         return False
     return True
 
 
 def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
-    """Raise UserError for a folder with files, unless that is a run to resume."""
+    """Raise UserError for a folder with files, unless it holds a run to resume."""
     folder = user_path(out, "--out")
     if not folder.is_dir() or all(is_ignorable(path.name) for path in folder.iterdir()):
         return
@@ -96,11 +95,11 @@ def check_unused_folder(out: str, *, may_hold_run: bool) -> None:
             code="output-exists",
         )
     if not holds_run(folder):
-        raise UserError(f"--out: no run to resume there, no config.json ({out}). Expected: a new folder", code="no-run")
+        raise UserError(f"--out: no run to resume, no config.json in it ({out}). Expected: a new folder", code="no-run")
 
 
 def holds_run(folder: Path) -> bool:
-    """True if a run may be resumed or started there: one killed before its config.json has nothing to lose."""
+    """True if a run can be resumed or started in the folder: one killed before its config.json has lost nothing."""
     if (folder / "config.json").exists() or (folder / "checkpoints").is_dir():
         return True
     return all(
@@ -112,29 +111,29 @@ def holds_run(folder: Path) -> bool:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing or removing; only the holder of the lock may."""
-    for place in (folder, *(folder / name for name in ("checkpoints", "samples", "weights"))):
-        for path in place.iterdir() if place.is_dir() else ():
+    """Remove what a killed process was writing or removing. Only the holder of the lock may call it."""
+    for parent in (folder, *(folder / name for name in ("checkpoints", "samples", "weights"))):
+        for path in parent.iterdir() if parent.is_dir() else ():
             if is_leftover(path.name):
-                with suppress(OSError):  # as of a .nfs file, which another process has open
+                with suppress(OSError):  # as for a .nfs file, which another process has open
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFileLock:
-    """Keep every other process from working in the folder until `release()` or the end of this process.
+    """Lock the folder until `release()` or the end of this process.
 
-    On a file system without locks a marker file names the holder. The marker of a process of this machine that has
-    ended is taken over; one of another machine can't be checked. Raises UserError after `wait_s`, which names the
-    holder (`holder`, unset: by status.json) and the marker to delete.
+    On a file system without locks a marker file names the holder. A marker is replaced if its process, of this
+    machine, has ended; on another machine that can't be checked. Raises UserError after `wait_s`, which names the
+    holder (`holder`, "": by status.json) and the marker to delete.
     """
     if not issubclass(FileLock, SoftFileLock):
-        held = FileLock(folder / _LOCK, thread_local=False, fallback_to_soft=False)
+        file_lock = FileLock(folder / _LOCK, thread_local=False, fallback_to_soft=False)
         try:
-            held.acquire(timeout=wait_s)
-            return held
+            file_lock.acquire(timeout=wait_s)
+            return file_lock
         except Timeout:
-            remedy = "Expected: its end, or another folder"
-            raise UserError(f"{holder or _holder(folder)}. {remedy}", code="folder-in-use") from None
+            message = f"{holder or _describe_holder(folder)}. Expected: wait for its end, or use another folder"
+            raise UserError(message, code="folder-in-use") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -143,25 +142,25 @@ def lock(folder: Path, wait_s: float = LOCK_WAIT_S, holder: str = "") -> BaseFil
         marker.acquire(timeout=wait_s)
     except Timeout:
         raise UserError(
-            f"{holder or _holder(folder)}, by {folder / _MARKER}. Expected: its end or, if it has ended, that file "
-            "deleted (this file system has no locks: a holder that has ended can't be recognised)",
+            f"{holder or _describe_holder(folder)}, by {folder / _MARKER}. Expected: wait for its end or, if it has "
+            "ended, delete that file (on a file system without locks it is not known whether the holder has ended)",
             code="folder-in-use",
         ) from None
     return marker
 
 
-def _holder(folder: Path) -> str:
-    """Return who trains in the folder, in words."""
+def _describe_holder(folder: Path) -> str:
+    """Return a message on the process that trains in the folder."""
     status = read_status(folder)
     return f"--out: in use by process {status.get('pid', '?')} on {status.get('host', '?')} ({folder})"
 
 
 @contextmanager
 def record_status(folder: Path, step: Callable[[], int], end_reason: Callable[[], str]) -> Iterator[None]:
-    """Write status.json, from `running` to how the run ends: `done`, `stopped` (it can be resumed) or `failed`.
+    """Write status.json: `running`, and at the end `done`, `stopped` (it can be resumed) or `failed`.
 
-    `end_reason` is the reason of a run that is done before its last step, "" for another.
-    Of a run that was killed it stays `running`. No resume depends on it, and so no full disk stops a run here.
+    `end_reason`: why a run was done before its last step, "" for others. The status of a killed run stays `running`.
+    Errors of the disk are ignored, as no resume depends on the status.
     """
 
     def write(state: str, reason: str | None, exit_code: int | None) -> None:

@@ -1,4 +1,4 @@
-"""When the slow parts of a training are due: pure functions of the step."""
+"""When evaluations, logs, checks, samples and checkpoints are due: pure functions of the step."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from distgan.distributed.runtime import STOP_POLL_STEPS
 
 
 class Due(NamedTuple):
-    """Tasks that are due after a step, in the order in which they are done."""
+    """Tasks that are due after a step, in the order in which they run."""
 
     evaluate: bool
     log: bool
@@ -15,7 +15,7 @@ class Due(NamedTuple):
     sample: bool
     save: bool
     is_last: bool
-    # The line of metrics is due by the cadence, not only at the end of the run: a resume keeps this line.
+    # The log line is due by an interval, not only at a stop: a resume keeps it.
     log_is_kept: bool
 
 
@@ -34,7 +34,7 @@ class Cadence(NamedTuple):
     sample_epochs: tuple[int, ...]
 
     @classmethod
-    def of(cls, config: Config, steps_per_epoch: int, last_step: int, eval_every_steps: int = 0) -> "Cadence":
+    def from_config(cls, config: Config, steps_per_epoch: int, last_step: int, eval_every_steps: int = 0) -> "Cadence":
         run = config.run
         return cls(
             steps_per_epoch=steps_per_epoch,
@@ -52,7 +52,7 @@ class Cadence(NamedTuple):
     def next_event(self, step: int) -> int:
         """Return the first step after `step` at which something may be due, or the last step of the run.
 
-        An engine may take all steps up to it in one go.
+        An engine may run all steps up to it without returning.
         """
         intervals = (
             self.log_every, self.steps_per_epoch, self.eval_every_steps, self.save_every_steps, self.check_ranks_every,
@@ -63,7 +63,7 @@ class Cadence(NamedTuple):
     def due(self, step: int, *, is_stopping: bool = False) -> Due:
         """Return what is due after `step` steps.
 
-        `is_stopping`: the run ends here, before its last step, and logs, samples and saves as after its last one.
+        `is_stopping`: the run stops here and logs, samples and saves as after its last step.
         """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         ends_epoch, is_last = step_in_epoch == 0, is_stopping or step == self.last_step
@@ -82,5 +82,5 @@ class Cadence(NamedTuple):
         )
 
 
-def _divides(every: int, count: int) -> bool:
-    return every > 0 and count % every == 0
+def _divides(interval: int, count: int) -> bool:
+    return interval > 0 and count % interval == 0

@@ -1,4 +1,4 @@
-"""State of a training: two networks, their optimizers, the moving average, and a step count."""
+"""State of a training: two networks, their optimizers, the moving average, and the step count."""
 
 from dataclasses import dataclass
 
@@ -22,9 +22,9 @@ from distgan.training.noise import Noise
 
 @dataclass
 class Gan:
-    """`g` and `d` are the two networks in training; `shard` is what this rank has of each batch.
+    """`g` and `d`: the wrapped networks. `shard`: this rank's rows of a batch. `noise`: random numbers for both.
 
-    `noise` is what both draw from. `is_replicated`: whether BatchNorm's statistics too are the same on all ranks.
+    `is_replicated`: True if BatchNorm's statistics too are the same on all ranks.
     """
 
     g: DDPNetwork
@@ -56,27 +56,27 @@ class Gan:
         return self.g.num_skipped + self.d.num_skipped
 
     def sampling_state(self, *, is_raw: bool = False) -> dict[str, Tensor]:
-        """Return the weights to draw samples with: the moving average, or G's own without one. All ranks call it."""
+        """Return the weights for sampling: the moving average, or G's without one or `is_raw`. All ranks call it."""
         if self.ema and not is_raw:
             return self.ema.network.state_dict()
         with self.g.full_params():
             weights = self.generator.state_dict()
-            # Outside of `full_params` the shards of other ranks are gone.
+            # Outside `full_params` only this rank's shards remain.
             return {key: value.clone() for key, value in weights.items()} if self.is_sharded else weights
 
-    def labelled(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with labels as the networks take them; clusters for a clustered pair.
+    def prepare_labels(self, dataset: Dataset) -> Dataset:
+        """Return the dataset with the labels that the networks take: clusters for the clustered family.
 
-        The same on every rank, without a word between them.
+        Every rank computes the same, without communication.
         """
         counts = getattr(self.generator, "cluster_counts", None)
         if counts is None:
             return dataset
         groups, num = counts.shape
-        most = len(dataset.images) // groups
-        if num > most:
+        limit = len(dataset.images) // groups
+        if num > limit:
             raise UserError(
-                f"--clusters: too many for {len(dataset.images):,} images ({num}). Expected: at most {most}"
+                f"--clusters: too many for {len(dataset.images):,} images ({num}). Expected: at most {limit}"
             )
         classes = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
         labels = cluster_within(dataset.images, classes, num)
@@ -90,10 +90,7 @@ class Gan:
         return networks | {"generator_ema": self.ema.network} if self.ema else networks
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that the next step depends on, as flat tensors on the CPU that later steps do not change.
-
-        All ranks call it where `is_sharded`.
-        """
+        """Return weights and Adam's state by name, as copies on the CPU. All ranks call it if `is_sharded`."""
         with self.g.full_params(), self.d.full_params():
             tensors = {
                 f"{name}.{key}": value.detach().to("cpu", copy=True).contiguous()
@@ -105,39 +102,39 @@ class Gan:
                 tensors[f"{name}.{key}"] = value.to("cpu", copy=True).contiguous()
         return tensors
 
-    def load_state(self, tensors: dict[str, Tensor], step: int, where: str) -> None:
-        """Load the result of `state`. Raises UserError that names `where` for a state of other networks.
+    def load_state(self, tensors: dict[str, Tensor], step: int, source: str) -> None:
+        """Load the result of `state`. Raises UserError, which names `source`, for a state of other networks.
 
-        A moving average that the state does not have starts at G's weights.
+        Without a moving average in the state, it starts at G's weights.
         """
-        if not tensors_below(tensors, "generator_ema"):
-            average = {f"generator_ema.{key}": value for key, value in tensors_below(tensors, "generator").items()}
-            tensors = tensors | average
-        found = getattr(self.generator, "cluster_counts", None)
-        theirs = tensors.get("generator.cluster_counts")
-        # Of a run that `labelled` has prepared. The networks know clusters by their numbers alone.
-        if found is not None and theirs is not None and found.any() and not torch.equal(found.cpu(), theirs):
+        if not tensors_with_prefix(tensors, "generator_ema"):
+            weights = tensors_with_prefix(tensors, "generator")
+            tensors = tensors | {f"generator_ema.{key}": value for key, value in weights.items()}
+        counts = getattr(self.generator, "cluster_counts", None)
+        saved = tensors.get("generator.cluster_counts")
+        # After `prepare_labels` the counts must match: the networks know clusters by their numbers only.
+        if counts is not None and saved is not None and counts.any() and not torch.equal(counts.cpu(), saved):
             raise UserError(
-                f"{where}: has other clusters of the training images than this version of distgan finds. Expected on "
-                "resume: the version that began the run",
+                f"{source}: other clusters of the training images than this version of distgan computes. Expected: "
+                "resume with the version that began the run",
                 code="wrong-weights",
             )
-        for name, trained, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
-            own = tensors_below(tensors, name)
-            with trained.full_params():
-                _check_trained(trained.module, own, f"{where}: {name}")
-                # Before the first step Adam has no moments, and so they are not in the file either.
-                adam = tensors_below(tensors, optim)
-                moments = _moments(adam, trained.module, f"{where}: {optim}") if adam or step else []
-            trained.load(own, moments)
+        for name, network, optim in (("generator", self.g, "g_optim"), ("discriminator", self.d, "d_optim")):
+            weights = tensors_with_prefix(tensors, name)
+            with network.full_params():
+                _check_trainable(network.module, weights, f"{source}: {name}")
+                # Before the first step Adam has no state, and the file has none either.
+                adam = tensors_with_prefix(tensors, optim)
+                states = _adam_states(adam, network.module, f"{source}: {optim}") if adam or step else []
+            network.load(weights, states)
         if self.ema:
-            average = tensors_below(tensors, "generator_ema")
-            _check_trained(self.ema.network, average, f"{where}: generator_ema")
+            average = tensors_with_prefix(tensors, "generator_ema")
+            _check_trainable(self.ema.network, average, f"{source}: generator_ema")
             self.ema.network.load_state_dict(average)
         self.step = step
 
     def is_finite(self) -> bool:
-        """Return whether every weight is finite. Waits for the device. All ranks call it."""
+        """True if all weights are finite. Waits for the device. All ranks call it."""
         with self.g.full_params(), self.d.full_params():
             weights: list[Tensor] = [p for n in self.networks().values() for p in n.parameters()]
             return bool(torch.stack(list(torch._foreach_norm(weights))).isfinite().all())
@@ -157,7 +154,7 @@ def build_gan(
     if runtime.world_size > 1 and sync_batch_norm:
         generator = convert_sync_batchnorm(generator, shard, runtime.device)
     draw_from(discriminator, noise)
-    # Copied before it is wrapped, which puts autocast around the forward.
+    # Copied before it is wrapped: the wrapped forward runs under autocast.
     ema = Ema(generator) if optim.ema_decay else None
     g = runtime.wrap_network("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
     d = runtime.wrap_network("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
@@ -166,9 +163,9 @@ def build_gan(
 
 
 def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) -> Adam:
-    """Build Adam; on a GPU fused, with rate and counter in device memory, as a graph needs.
+    """Build Adam; on a GPU fused, with learning rate and step in device memory, as CUDA graphs need.
 
-    On a CPU a fused Adam rounds by where in memory an element lies, and ZeRO puts it elsewhere.
+    On a CPU a fused Adam rounds differently by the position in memory, which differs under ZeRO.
     """
     betas = (config.beta1, config.beta2)
     if runtime.device.type != "cuda":
@@ -179,79 +176,79 @@ def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) 
     return Adam(network.parameters(), lr=rate, betas=betas, fused=is_fused, capturable=True)
 
 
-def load_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Load the weights to draw with. Raises UserError for those of another network, and for non-finite ones."""
-    check_weights(network, tensors, where)
-    check_finite(tensors, where)
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Load weights for sampling. Raises UserError for those of another network, and for non-finite ones."""
+    check_weights(network, tensors, source)
+    check_finite(tensors, source)
     network.load_state_dict(tensors)
 
 
-def check_weights(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Raise UserError that names the first tensor that is missing, unknown, or of another shape or kind of number.
+def check_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Raise UserError that names the first tensor that is missing, unknown, or of another shape or dtype.
 
-    Floating point numbers of another precision are taken.
+    Another floating point precision is accepted.
     """
     expected = network.state_dict()
     for key, value in expected.items():
         if key not in tensors:
             raise UserError(
-                f"{where}: lacks the tensor {key}. Expected: the weights of the network in its config",
+                f"{source}: lacks the tensor {key}. Expected: the weights of the network in its config",
                 code="wrong-weights",
             )
-        found = tensors[key]
-        if found.shape != value.shape:
+        tensor = tensors[key]
+        if tensor.shape != value.shape:
             raise UserError(
-                f"{where}: {key} has the shape {list(found.shape)}. Expected, by its config: {list(value.shape)}",
+                f"{source}: {key} has shape {list(tensor.shape)}. Expected by its config: {list(value.shape)}",
                 code="wrong-weights",
             )
-        if found.dtype != value.dtype and not (found.is_floating_point() and value.is_floating_point()):
+        if tensor.dtype != value.dtype and not (tensor.is_floating_point() and value.is_floating_point()):
             raise UserError(
-                f"{where}: {key} has the type {str(found.dtype)[6:]}. Expected, by its config: {str(value.dtype)[6:]}",
+                f"{source}: {key} has dtype {str(tensor.dtype)[6:]}. Expected by its config: {str(value.dtype)[6:]}",
                 code="wrong-weights",
             )
     for key in tensors:
         if key not in expected:
-            raise UserError(f"{where}: {key[:80]!r} is not a tensor of the network in its config", code="wrong-weights")
+            raise UserError(f"{source}: {key[:80]!r} is not in the network of its config", code="wrong-weights")
 
 
-def check_finite(tensors: dict[str, Tensor], where: str) -> None:
-    """Raise UserError that names the first tensor with a number that is NaN or infinite, in float32 too."""
+def check_finite(tensors: dict[str, Tensor], source: str) -> None:
+    """Raise UserError that names the first tensor with a NaN or infinity, also after conversion to float32."""
     for key, value in tensors.items():
         if value.is_floating_point() and not value.float().isfinite().all():
-            raise UserError(f"{where}: {key} has non-finite values (NaN or infinite)", code="non-finite-values")
+            raise UserError(f"{source}: {key} has non-finite values (NaN or infinite)", code="non-finite-values")
 
 
-def _check_trained(network: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Raise UserError for what no training can resume from: statistics of BatchNorm may be infinite, as in fp16."""
-    check_weights(network, tensors, where)
-    check_finite({key: tensors[key] for key, _ in network.named_parameters()}, where)
+def _check_trainable(network: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Raise UserError for weights that do not fit or are non-finite; in fp16 BatchNorm's statistics may be infinite."""
+    check_weights(network, tensors, source)
+    check_finite({key: tensors[key] for key, _ in network.named_parameters()}, source)
 
 
-def _moments(tensors: dict[str, Tensor], network: nn.Module, where: str) -> list[dict[str, Tensor]]:
+def _adam_states(tensors: dict[str, Tensor], network: nn.Module, source: str) -> list[dict[str, Tensor]]:
     """Return Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
-    moments = []
+    states = []
     for name, parameter in network.named_parameters():
-        own = tensors_below(tensors, name)
+        state = tensors_with_prefix(tensors, name)
         shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
         for key, shape in shapes.items():
-            if key not in own or own[key].shape != shape or not own[key].is_floating_point():
-                found = f"{list(own[key].shape)}" if key in own else "not there"
-                if key in own and not own[key].is_floating_point():
-                    found += f" of {str(own[key].dtype)[6:]}"
+            if key not in state or state[key].shape != shape or not state[key].is_floating_point():
+                actual = f"of shape {list(state[key].shape)}" if key in state else "missing"
+                if key in state and not state[key].is_floating_point():
+                    actual += f" and {str(state[key].dtype)[6:]}"
                 raise UserError(
-                    f"{where}: {name}.{key} is {found}. Expected: a tensor of the shape {list(shape)}",
+                    f"{source}: {name}.{key} is {actual}. Expected: a tensor of shape {list(shape)}",
                     code="wrong-weights",
                 )
-        moments.append(own)
-    return moments
+        states.append(state)
+    return states
 
 
-def tensors_below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors whose key starts with `name.`, without it."""
+def tensors_with_prefix(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors whose key starts with `name.`, with that prefix removed."""
     return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
 
 
-# -- Check that all ranks hold bit-identical weights, which DDP relies on and does not verify --
+# -- Check that all ranks have bit-identical weights, which DDP assumes but does not verify --
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -276,12 +273,12 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
         index = int(differs.any(0).nonzero()[0])
         rank = int(differs[:, index].nonzero()[0])
         raise TrainingFailed(
-            f"rank {rank}: {list(tensors)[index]} is not that of rank 0 after step {gan.step}: the processes no longer "
+            f"rank {rank}: {list(tensors)[index]} differs from rank 0 after step {gan.step}: the processes no longer "
             "train one network",
-            advice="resume from a checkpoint, and look for what made them differ: memory, a library, a GPU",
+            advice="resume from a checkpoint, and check what may make ranks differ: memory, a library, a GPU",
         )
 
 
 def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Return a sum that changes with any one bit, and not with the order of addition."""
+    """Return a sum that changes with any single bit, but not with the order of addition."""
     return tensor.detach().contiguous().view(_BITS[tensor.element_size()]).sum(dtype=torch.int64)

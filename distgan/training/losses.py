@@ -39,7 +39,7 @@ def minus_mean(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
 
 
 def relativistic(own_logits: Tensor, other_logits: Tensor) -> Tensor:
-    """Return the relativistic pairing loss (Jolicoeur-Martineau 2018): D's own logits are real, G's are fake."""
+    """Return the relativistic pairing loss (Jolicoeur-Martineau 2018); own_logits: D's of real images, G's of fakes."""
     return F.softplus(other_logits - own_logits).mean()
 
 
@@ -55,7 +55,7 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, label
     """Return (|dD/dx| - 1)^2 at random points between real and fake (Gulrajani et al. 2017, eq. 3)."""
     mix = uniform().view(-1, 1, 1, 1)
     squared = _squared_gradient_norms(discriminator, torch.lerp(real, fake, mix), labels)
-    # The root has no derivative at 0, where a dead network would give NaN.
+    # The gradient of the root is infinite at 0, which would give NaN for a zero gradient.
     return ((squared + 1e-12).sqrt() - 1).square().mean()
 
 
@@ -66,15 +66,15 @@ def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uni
 
 def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
     """Return |dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
-    images, both = torch.cat([real, fake]), torch.cat([labels, labels])
-    return _squared_gradient_norms(discriminator, images, both).mean()
+    images = torch.cat([real, fake])
+    return _squared_gradient_norms(discriminator, images, torch.cat([labels, labels])).mean()
 
 
 def with_penalty_weight(config: OptimConfig, images: ImageSpec, batch_size: int) -> OptimConfig:
-    """Return the settings with a number in place of `auto`, or as they are.
+    """Return the settings with a number for a `penalty_weight` of "auto".
 
-    A gradient's square grows with the number of pixels, and a larger batch bears a smaller penalty: R1's weight in
-    StyleGAN2-ADA is 0.0002 * pixels / batch (Karras et al. 2020, appendix C). Here a loss's own weight sets the scale.
+    The weight scales with pixels / batch size, as R1's in StyleGAN2-ADA, 0.0002 * pixels / batch (Karras et al. 2020,
+    appendix C). The loss's default weight sets the scale.
     """
     if config.penalty_weight != "auto":
         return config
@@ -90,10 +90,10 @@ def penalty_weight(config: OptimConfig) -> float:
     loss = LOSSES[config.loss]
     if loss.penalty is None:
         return 0.0
-    assert config.penalty_weight != "auto", "a Session puts a number in its place"
+    assert config.penalty_weight != "auto", "a Session replaces it by a number"
     return loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
 
 
 def has_penalty(name: str) -> bool:
-    """True if a loss differentiates D twice."""
+    """True if a loss has a gradient penalty, which differentiates D twice."""
     return LOSSES[name].penalty is not None

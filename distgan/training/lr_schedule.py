@@ -1,4 +1,4 @@
-"""Scalars of each step, known ahead: learning rates, the weight of the moving average, the key of the noise."""
+"""Scalars of each step, computed in advance: learning rates, weight of the moving average, noise key; and the EMA."""
 
 from copy import deepcopy
 from typing import NamedTuple
@@ -12,16 +12,16 @@ from distgan.utils.devices import upload
 
 
 class StepScalars(NamedTuple):
-    """The numbers of one step, on the device: `key` (2,) int32, `rates` (3,) float64: of G, of D, of the average."""
+    """Scalars of one step, on the device. `key`: (2,) int32. `rates`: (3,) float64: of G, of D, weight of the EMA."""
 
     key: Tensor
     rates: Tensor
 
 
 class Schedule:
-    """A table of `num` steps on the device, in the same memory all the time: a graph reads its line by a counter.
+    """StepScalars of `num` steps on the device, always in the same memory: a CUDA graph indexes them by a counter.
 
-    So no step has to copy a scalar to the device, which would make the host wait.
+    A step then copies no scalar to the device, which would make the host wait.
     """
 
     def __init__(self, config: OptimConfig, seed: int, total_steps: int, device: torch.device, num: int = 512):
@@ -31,12 +31,12 @@ class Schedule:
         self._first = -1
 
     def at(self, step: int) -> StepScalars:
-        line = step % self.num
-        self.load(step - line)
-        return StepScalars(self.keys[line], self.rates[line])
+        index = step % self.num
+        self.load(step - index)
+        return StepScalars(self.keys[index], self.rates[index])
 
     def load(self, first: int) -> None:
-        """Set the table to the steps from `first` on."""
+        """Fill the table with the steps from `first` on."""
         if first == self._first:
             return
         steps = range(first, first + self.num)
@@ -46,14 +46,14 @@ class Schedule:
 
     def _rates(self, step: int) -> tuple[float, float, float]:
         config = self.config
-        left = 1 - step / self.total_steps if config.lr_schedule == "linear" else 1.0
-        # While few steps are done the decay is smaller, so that a short run does not average its random start in
-        # (as TensorFlow's ExponentialMovingAverage does with num_updates).
+        factor = 1 - step / self.total_steps if config.lr_schedule == "linear" else 1.0
+        # The decay is smaller in the first steps, so that a short run does not average in its random initial weights
+        # (as TensorFlow's ExponentialMovingAverage with num_updates).
         decay = min(config.ema_decay, (2 + step) / (11 + step))
-        return config.g_lr * left, config.d_lr * left, 1 - decay
+        return config.g_lr * factor, config.d_lr * factor, 1 - decay
 
 
-# -- The moving average of G's weights, which makes better images than the weights themselves --
+# -- Moving average of G's weights, whose images are better than those of the weights themselves --
 
 
 class Ema:
@@ -64,12 +64,12 @@ class Ema:
 
     @torch.no_grad()
     def update(self, generator: nn.Module, weight: Tensor) -> None:
-        """Move the average towards `generator`; `weight` is that of the newest weights, 0-d on the device."""
+        """Add the generator's weights with `weight`, 0-d on the device, to the average."""
         average: list[Tensor] = list(self.network.parameters())
         newest: list[Tensor] = list(generator.parameters())
-        towards = torch._foreach_sub(newest, average)
-        torch._foreach_mul_(towards, weight.to(newest[0].dtype))
-        torch._foreach_add_(average, towards)
-        # BatchNorm's statistics are averages already, and its counter is no float.
+        deltas = torch._foreach_sub(newest, average)
+        torch._foreach_mul_(deltas, weight.to(newest[0].dtype))
+        torch._foreach_add_(average, deltas)
+        # Copied: BatchNorm's statistics are averages already, and its counter is an integer.
         if buffers := list(self.network.buffers()):
             torch._foreach_copy_(buffers, list(generator.buffers()))

@@ -1,4 +1,4 @@
-"""Training scalars: kept on the device, read once in a while, written to metrics.jsonl and the tracker."""
+"""Training metrics: kept on the device, copied to the host per log line, written to metrics.jsonl and the tracker."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class MetricRecord(NamedTuple):
 
 
 class LogPosition(Protocol):
-    """Where a checkpoint has a run's log: `checkpoint.format.State` has these."""
+    """The position in a run's log that a checkpoint stores: fields of `checkpoint.format.State`."""
 
     @property
     def step(self) -> int: ...
@@ -50,7 +50,7 @@ class LogPosition(Protocol):
 
 
 class Pending(NamedTuple):
-    """A line whose numbers are on their way from the device."""
+    """A log line whose STATS are still being copied from the device."""
 
     step: int
     images: int
@@ -60,35 +60,34 @@ class Pending(NamedTuple):
 
 
 class MetricLog:
-    """`add` costs the device nothing but memory; `settle` waits for it.
+    """Collect STATS by `add`, which does not wait for the device; `read_stats` waits.
 
-    On a GPU `write` waits for the line before: the next steps are queued on the device by then, and runs
-    no more than a line ahead of what is known. `elapsed_s` is training alone. A line that the disk does not take is
-    kept for later.
+    On a GPU `write` waits for the previous line only, as the next steps are queued by then. So a non-finite loss is
+    seen at most a line late. `elapsed_s` is the time of training only. Lines that the disk rejects are kept for later.
     """
 
     def __init__(
         self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, write_errors: WriteErrorPolicy
     ):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
-        self.notice = {"data": notice} if notice else {}  # what the images are, where they are not MNIST's
+        self.notice = {"data": notice} if notice else {}  # notice that the images are not MNIST's
         self.write_errors = write_errors
-        self.logged_step, self.num_lines = 0, 0  # up to and with the last line that a resume keeps
+        self.logged_step, self.num_lines = 0, 0  # of the last line that a resume keeps
         self.last: MetricRecord | None = None
-        self.quality: dict[str, object] = {}  # what the judges found, of the last line
+        self.quality: dict[str, object] = {}  # the evaluation in the last line
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
         self._record_since, self._images = self._since, 0
-        self.engine = "eager"  # that takes the steps, for the checkpoints
+        self.engine = "eager"  # name of the engine, for checkpoints
         self._stats: list[Tensor] = []
         self._pending: list[Pending] = []
         self._rows: list[list[float]] = []
         self._unwritten: list[str] = []
 
     def restore(self, source: Path, state: LogPosition | None, *, is_over: bool = False) -> None:
-        """Continue after the lines of `source` that the state counts; what else is there will be taken again.
+        """Keep the lines of `source` up to the checkpoint's last one; later steps will be repeated.
 
-        But for the line that a run ended with, where it is over and no step will be taken.
+        With `is_over` no step is repeated, and the run's last line is kept too.
         """
         if state is not None:
             self.logged_step, self.num_lines = state.logged_step, state.num_lines
@@ -98,7 +97,7 @@ class MetricLog:
         num = 0
 
         def kept() -> Iterator[tuple[str, int]]:
-            """Yield each line that stays, and its step."""
+            """Yield each line to keep, and its step."""
             if state is None:
                 return
             for line in metric_lines(source):
@@ -117,10 +116,10 @@ class MetricLog:
             self.write_errors.warn(f"{source}: has {num} of the {self.num_lines} lines up to step {self.logged_step}")
 
     def _keep_dropped(self, kept: Iterator[str], until: float) -> None:
-        """Add the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
+        """Append the lines that the new metrics.jsonl will not have to metrics.jsonl.old.
 
-        After a kill they are those of the steps that will be taken again; one up to step `until` will not come again.
-        `kept` are those that it will have: of the same lines, or of another file that begins with the same.
+        After a kill they are of steps that will be repeated; lines up to step `until` will not be. `kept`: the lines
+        of the new file, which begins with lines of the old one.
         """
         old, is_lost = self.path.with_name(f"{self.path.name}.old"), False
         dropped: list[str] = []
@@ -146,14 +145,14 @@ class MetricLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the clock for anything slow that is not training."""
-        self._finish(0)
-        self.runtime.wait()
+        """Stop the clock within the block, for what is not training."""
+        self._write_pending(0)
+        self.runtime.synchronize()
         start = time.perf_counter()
         yield
-        spent = time.perf_counter() - start
-        self._since += spent
-        self._record_since += spent
+        paused_s = time.perf_counter() - start
+        self._since += paused_s
+        self._record_since += paused_s
 
     @property
     def elapsed_s(self) -> float:
@@ -164,14 +163,14 @@ class MetricLog:
         self._stats.append(stats)
         self._images += images
 
-    def settle(self, step: int) -> list[list[float]]:
+    def read_stats(self, step: int) -> list[list[float]]:
         """Return the STATS of each step since the last line, up to `step`, averaged over ranks. All ranks call it.
 
         Raises TrainingFailed that names the first step whose numbers are not finite.
         """
-        self._finish(0)
+        self._write_pending(0)
         if self._stats:
-            self._rows += self._checked(self._reading(), step)
+            self._rows += self._wait_finite(self._start_copy(), step)
         return self._rows
 
     def write(
@@ -179,20 +178,21 @@ class MetricLog:
     ) -> MetricRecord | None:
         """Write a line with the means since the last one. Return the last written line. All ranks call it.
 
-        A line that is not due by the cadence, at a stop, is one that a resume will not keep. `quality` is what the
-        evaluation found, if there was one. Raises TrainingFailed.
+        A resume drops a line without `is_kept`, as at a stop. `quality`: the results of an evaluation. Raises
+        TrainingFailed.
         """
-        self._pending.append(Pending(step, self._images, is_kept, self._reading(), quality or {}))
+        self._pending.append(Pending(step, self._images, is_kept, self._start_copy(), quality or {}))
         self._images = 0
-        self._finish(1 if is_kept and self.runtime.device.type == "cuda" else 0)
+        self._write_pending(1 if is_kept and self.runtime.device.type == "cuda" else 0)
         return self.last
 
-    def _reading(self) -> AsyncHostCopy:
-        """Start the copy of the numbers since the last line to the host."""
+    def _start_copy(self) -> AsyncHostCopy:
+        """Start copying the STATS since the last line, averaged over ranks, to the host."""
         stats, self._stats = self._stats, []
         return AsyncHostCopy(self.runtime.mean(torch.cat(stats)) if stats else torch.empty(0, len(STATS)))
 
-    def _checked(self, stats: AsyncHostCopy, step: int) -> list[list[float]]:
+    def _wait_finite(self, stats: AsyncHostCopy, step: int) -> list[list[float]]:
+        """Wait for STATS up to `step` and return them. Raises TrainingFailed for a non-finite number."""
         rows: list[list[float]] = stats.wait().tolist()
         for index, row in enumerate(rows):
             for name, value in zip(STATS, row, strict=True):
@@ -200,13 +200,13 @@ class MetricLog:
                     raise TrainingFailed(f"{name} is {value} at step {step - len(rows) + index + 1}")
         return rows
 
-    def _finish(self, left: int) -> None:
-        """Write the pending lines, but for the newest `left`."""
-        while len(self._pending) > left:
+    def _write_pending(self, num_left: int) -> None:
+        """Write the pending lines except the newest `num_left`."""
+        while len(self._pending) > num_left:
             self._write(self._pending.pop(0))
 
     def _write(self, line: Pending) -> None:
-        self._rows += self._checked(line.stats, line.step)
+        self._rows += self._wait_finite(line.stats, line.step)
         rows = self._rows
         now = time.perf_counter()
         seconds = max(now - self._record_since, 1e-9)
@@ -230,20 +230,20 @@ class MetricLog:
                 self.flush()
         except OSError as error:
             self.write_errors(error, "metrics are")
-        self.write_errors.illustrate(
+        self.write_errors.warn_on_error(
             lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are"
         )
 
     def flush(self) -> None:
-        """Append the lines that are not written yet. Raises OSError while the disk does not take them."""
+        """Append the lines that are not written yet. Raises OSError of the disk, and keeps them then."""
         if self._unwritten:
             append_lines(self.path, self._unwritten)
             self._unwritten = []
 
 
 def _scalars(values: dict[str, object]) -> dict[str, float]:
-    """Return what a tracker can plot: scalars, and per-digit values one by one."""
+    """Return the scalars for a tracker, with each per-class value as one."""
     lists = {key: value for key, value in values.items() if key.endswith("_digits") and isinstance(value, list)}
-    each = {f"{key}/{digit}": number for key, row in lists.items() for digit, number in enumerate(row)}
-    plain = {key: value for key, value in values.items() if isinstance(value, float) and key != "elapsed_s"}
-    return plain | each
+    per_class = {f"{key}/{label}": number for key, row in lists.items() for label, number in enumerate(row)}
+    scalars = {key: value for key, value in values.items() if isinstance(value, float) and key != "elapsed_s"}
+    return scalars | per_class

@@ -1,7 +1,7 @@
-"""z and dropout's masks as functions of (seed, step, row): the same eagerly, compiled, in a graph, on any rank.
+"""z and dropout masks as functions of (seed, step, row): the same eagerly, compiled, in a CUDA graph, and on any rank.
 
-No generator: a CUDA graph would replay the numbers of its capture, and W ranks would have to draw W times
-what they need. Nothing is kept that a resume could lose.
+With a generator a CUDA graph would replay the numbers of its capture, each of W ranks would have to draw W times its
+numbers, and a resume would need the generator's state.
 """
 
 import math
@@ -14,10 +14,10 @@ from distgan.utils.counter_rng import counter_hash, counters, stream_key, to_uni
 
 
 class Noise:
-    """The randomness of training steps. Each rank draws what belongs to its rows of the global batch, and no more.
+    """Random numbers of training steps. Each rank draws only for its rows of the global batch.
 
-    `key` (2,) and `rows` are of the pass in hand; both lie on the device, so that a graph reads them anew. z and the
-    masks of dropout have streams of their own: how many passes a step has does not change the next z.
+    `key`, (2,), and `rows` are of the current pass, on the device, so that a CUDA graph reads their current values. z
+    and dropout masks have separate streams: the number of passes of a step does not change the next z.
     """
 
     def __init__(self, latent_shape: tuple[int, ...], device: torch.device, shard: BatchShard):
@@ -29,30 +29,30 @@ class Noise:
         self._kept_rows: dict[tuple[Tensor, int, int], Tensor] = {}
 
     def _column_counters(self, num: int) -> Tensor:
-        """Return the counters of `num` columns, (num,). Cached: a graph would otherwise make them in every step."""
+        """Return the counters of `num` columns, (num,). Cached, or a graph would compute them at each replay."""
         if num not in self._kept_columns:
             self._kept_columns[num] = counters(torch.arange(num, dtype=torch.int32, device=self.device), 1)
         return self._kept_columns[num]
 
     def _row_counters(self, rows: Tensor, blocks: int, per_row: int) -> Tensor:
-        """Return the counters of `rows` (N,) for each block in turn, (blocks * N,). Cached likewise."""
+        """Return the counters of `rows` (N,) for each block in turn, (blocks * N,). Cached."""
         if (rows, blocks, per_row) not in self._kept_rows:
             block = torch.arange(blocks, dtype=torch.int32, device=self.device)
             self._kept_rows[rows, blocks, per_row] = counters(_rows_of_blocks(rows, block), per_row)
         return self._kept_rows[rows, blocks, per_row]
 
     def begin_step(self, key: Tensor) -> None:
-        """Begin the step with this `step_key`, (2,) int32 on the device: later draws are of it."""
+        """Begin a step: `key` is its `step_key`, (2,) int32 on the device."""
         self._step_key, self._passes, self._draws = key, 0, 0
 
     def begin_forward(self) -> None:
-        """Begin a forward pass with dropout: later masks are others."""
+        """Begin a forward pass with dropout, with new masks."""
         self._passes += 1
         self.key = stream_key(self._step_key, 2 * self._passes)
         self.rows = self.shard.row_indices(self.device)
 
     def _draw(self, num: int) -> Tensor:
-        """Return the next numbers between 0 and 1 for this rank's rows, (N, num)."""
+        """Return the next uniform numbers in (0, 1) for this rank's rows, (N, num)."""
         self._draws += 1
         key = stream_key(self._step_key, 2 * self._draws + 1)
         rows = self._row_counters(self.shard.row_indices(self.device), 1, num)
@@ -68,19 +68,19 @@ class Noise:
         return normals[:, :num].view(-1, *self.latent_shape)
 
     def uniform(self) -> Tensor:
-        """Return the next numbers between 0 and 1 of this step for this rank's rows, (N,)."""
+        """Return the next uniform numbers in (0, 1) of this step for this rank's rows, (N,)."""
         return self._draw(1).squeeze(1)
 
     def bits(self, shape: torch.Size, salt: int) -> Tensor:
-        """Return 16 random bits per element from -2**15 on, int16 or int32; (B * N, ...) for B blocks of the rows.
+        """Return 16 random bits per element as integers from -2**15, int16 or int32; (B * N, ...) for B blocks of rows.
 
-        In memory the channels come last, as the images that it is for have them.
+        In channels_last memory format, as the images that it masks.
         """
         num, per_row = shape[0], math.prod(shape[1:])
         words = -(-per_row // 2)
         blocks = num // len(self.rows)
         if torch.compiler.is_compiling():
-            # The same bits element by element, so that they are made in registers and never written.
+            # The same bits per element, so that a fused kernel computes them in registers.
             block, index = (torch.arange(n, dtype=torch.int32, device=self.device) for n in (blocks, per_row))
             rows = counters(_rows_of_blocks(self.rows, block), words)
             word = counter_hash(rows, counters(index >> 1, 1), self.key, salt)

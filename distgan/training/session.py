@@ -1,6 +1,6 @@
-"""A training before its first step: ranks, images, networks and batches, built once and closed once.
+"""A training session: ranks, images, networks and batches, built and closed in one place.
 
-`distgan train`, the workers of `distgan bench`, the parity checks and the tests all train through this class.
+Used by `distgan train`, the workers of `distgan bench`, the parity checks and the tests.
 """
 
 import time
@@ -20,9 +20,9 @@ from distgan.utils.provenance import Startup
 
 
 class Session:
-    """All ranks build it and call its methods. `config` is resolved: the data set and the precision are those in use.
+    """All ranks build it and call its methods. `config` is resolved: it has the data set and the precision in use.
 
-    `dataset` replaces the one that the config names. Raises UserError on all ranks if one raises it.
+    `dataset` replaces the one in the config. Raises UserError on all ranks if one raises it.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class Session:
         )
         runtime.check_same_on_ranks("data's fingerprint", self.dataset.fingerprint)
         data = self.dataset
-        own = data.fingerprint if data.path else None
+        fingerprint = data.fingerprint if data.path else None  # of a user's own images
         self.batch_size = global_batch_size(config.data, runtime.world_size)
-        config = config.resolved(data.path or data.name, runtime.precision, data.spec, own)
+        config = config.resolved(data.path or data.name, runtime.precision, data.spec, fingerprint)
         optim = with_penalty_weight(config.optim, data.spec, self.batch_size)
         self.config = config = config.model_copy(update={"optim": optim})
         startup.mark("data")
@@ -45,7 +45,7 @@ class Session:
             config.model, config.optim, config.run.seed, runtime, sync_batch_norm=config.processes.sync_batch_norm
         )
         self.batches = Batches(
-            self.gan.labelled(self.dataset),
+            self.gan.prepare_labels(self.dataset),
             self.batch_size,
             self.gan.shard,
             drop_last=config.data.drop_last,
@@ -61,16 +61,16 @@ class Session:
         startup.mark("networks")
 
     def cadence(self, eval_every_steps: int = 0) -> Cadence:
-        """Return when what is slow is due; `eval_every_steps` counts where the config has none."""
-        return Cadence.of(self.config, self.steps_per_epoch, self.last_step, eval_every_steps)
+        """Return the intervals of the run; `eval_every_steps` applies if the config has none."""
+        return Cadence.from_config(self.config, self.steps_per_epoch, self.last_step, eval_every_steps)
 
     def build_engine(
         self, *, total_steps: int | None = None, capture: Capture | None = None, clock: Clock = time.perf_counter
     ) -> Engine:
-        """Return what takes the steps, from `gan.step` on: call it after a resume.
+        """Return the engine for the steps from `gan.step` on. Call it after a resume.
 
-        `total_steps` replaces the run's own, for a benchmark that is shorter or longer. `capture` replaces the capture
-        of CUDA graphs, and `clock` what races are timed by.
+        `total_steps` replaces the run's, for a benchmark. `capture` replaces the capture of CUDA graphs, `clock` the
+        clock for timing engines.
         """
         last_step = self.last_step if total_steps is None else total_steps
         total = total_steps or self.total_steps
@@ -81,12 +81,12 @@ class Session:
 def open_session(
     config: Config, *, runtime: Runtime | None = None, dataset: Dataset | None = None, startup: Startup | None = None
 ) -> Iterator[Session]:
-    """Build a Session on a new runtime, and leave the process as it was, however the block ends.
+    """Build a Session on a new runtime; close it and restore the process state when the block ends.
 
-    A `runtime` that is given is used as it is and left open.
+    A given `runtime` is used and left open.
     """
     startup = startup or Startup()
-    opened = nullcontext(runtime) if runtime else open_runtime(config, has_penalty=has_penalty(config.optim.loss))
-    with opened as runtime:
+    context = nullcontext(runtime) if runtime else open_runtime(config, has_penalty=has_penalty(config.optim.loss))
+    with context as runtime:
         startup.mark("processes")
         yield Session(config, runtime, dataset=dataset, startup=startup)

@@ -1,4 +1,4 @@
-"""One D step and one G step for every model, loss and order of the two."""
+"""One training step, of D and of G, for every model, loss and update order."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -14,22 +14,22 @@ from distgan.training.lr_schedule import Schedule, StepScalars
 
 STATS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 
-# (real, labels, now) -> the STATS of one step, (4,), for the rows that `gan.shard` holds. Tensors in, tensors out,
-# all on the device, and no look at `gan.step`: so a graph may take this step for any other.
-# They are this rank's part of the global batch's: the ranks' mean is that of all its images.
+# (real, labels, scalars) -> the STATS of one step, (4,), of the rows in `gan.shard`. All tensors are on the device, and
+# `gan.step` is not read, so that a CUDA graph can replay it for any step. STATS are weighted: their mean over the ranks
+# is the mean over the global batch.
 DeviceStep = Callable[[Tensor, Tensor, StepScalars], Tensor]
 
-# (real, labels, rows) of a Batch -> the same, and `gan.step` is the next one.
+# (real, labels, rows) of a Batch -> the same, and `gan.step` is incremented.
 Step = Callable[[Tensor, Tensor, range], Tensor]
 
 
 def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> Step:
-    """Return a function that takes one step on a Batch, and counts it in `gan.step`."""
-    take, schedule = build_device_step(gan, config), Schedule(config, seed, total_steps, gan.device)
+    """Return a function that takes one step on a Batch and increments `gan.step`."""
+    device_step, schedule = build_device_step(gan, config), Schedule(config, seed, total_steps, gan.device)
 
     def step(real: Tensor, labels: Tensor, rows: range) -> Tensor:
         with gan.shard.bind(rows):
-            stats = take(real, labels, schedule.at(gan.step))
+            stats = device_step(real, labels, schedule.at(gan.step))
         gan.step += 1
         return stats
 
@@ -43,7 +43,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     weight = penalty_weight(config)
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Accumulate D's gradients. D has no BatchNorm, so one pass of real and fake joined equals two passes.
+        """Accumulate D's gradients. D has no BatchNorm, so one pass of real and fake images together equals two.
 
         Also returns D's logits on the real images of each microbatch, for G's loss.
         """
@@ -56,28 +56,29 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
             with shard.bind(batch_rows):
                 return noise.uniform()
 
-        for index, (own, part) in enumerate(shard.microbatches(config.d_microbatches)):
+        for index, (rows, share) in enumerate(shard.microbatches(config.d_microbatches)):
             with D.accumulating(is_last=index == config.d_microbatches - 1):
-                joined = torch.cat([real[own], fake[own]]), torch.cat([labels[own], labels[own]])
+                inputs = torch.cat([real[rows], fake[rows]]), torch.cat([labels[rows], labels[rows]])
                 noise.begin_forward()
-                real_logits, fake_logits = D(*joined).chunk(2)
+                real_logits, fake_logits = D(*inputs).chunk(2)
                 d_loss = total = loss.d_loss(real_logits, fake_logits)
                 if loss.penalty is not None and weight:
-                    # On D's module: DDP averages all gradients of a backward, but expects one forward before it.
-                    inputs = real[own], fake[own], labels[own]
+                    # On D's module: DDP expects one forward per backward, whose gradients it averages.
                     noise.begin_forward()
-                    penalty = loss.penalty(D.module, *inputs, partial(_rows, uniform, own))
+                    penalty = loss.penalty(
+                        D.module, real[rows], fake[rows], labels[rows], partial(_draw_rows, uniform, rows)
+                    )
                     total = d_loss + weight * penalty
-                D.backward(_weighted(total, part))
+                D.backward(_weighted(total, share))
             means = [d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()]
-            stats.append(_weighted(torch.stack(means), part))
+            stats.append(_weighted(torch.stack(means), share))
             all_real_logits.append(real_logits.detach())
         return stats[0] if len(stats) == 1 else torch.stack(stats).sum(0), all_real_logits
 
     def g_backward(fake: Tensor, labels: Tensor, all_real_logits: list[Tensor]) -> Tensor:
-        """Accumulate G's gradients through a frozen D, whose own would be computed only to be thrown away.
+        """Accumulate G's gradients through D, which is frozen: its gradients are not needed.
 
-        By microbatches through D as well; G has the full batch at once, as its BatchNorm needs.
+        D processes microbatches; G the full batch at once, as its BatchNorm needs.
         """
         G.zero_grad()
         D.module.requires_grad_(False)
@@ -87,11 +88,11 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
-            for (own, part), real_logits in zip(
+            for (rows, share), real_logits in zip(
                 shard.microbatches(config.d_microbatches), all_real_logits, strict=True
             ):
                 noise.begin_forward()
-                losses.append(loss.g_loss(D.module(leaf[own], labels[own]), real_logits) * part)
+                losses.append(loss.g_loss(D.module(leaf[rows], labels[rows]), real_logits) * share)
                 G.backward_to_leaf(losses[-1])
             assert leaf.grad is not None
             G.backward_from(fake, leaf.grad)
@@ -100,7 +101,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         return g_loss.detach()
 
     def update(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if order.draws_anew:  # D's fakes lead to no gradient of G
+        if order.draws_anew:  # these fakes are only for D
             with torch.no_grad():
                 fake = G.module(noise.z(), labels)
         else:
@@ -114,24 +115,24 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         G.step()
         return d_stats, g_loss
 
-    def step(real: Tensor, labels: Tensor, now: StepScalars) -> Tensor:
-        noise.begin_step(now.key)
+    def step(real: Tensor, labels: Tensor, scalars: StepScalars) -> Tensor:
+        noise.begin_step(scalars.key)
         if config.lr_schedule != "constant":
-            G.set_lr(now.rates[0])
-            D.set_lr(now.rates[1])
+            G.set_lr(scalars.rates[0])
+            D.set_lr(scalars.rates[1])
         (d_loss, real_logits, fake_logits), g_loss = update(real, labels)
         if gan.ema:
             with G.full_params():
-                gan.ema.update(G.module, now.rates[2])
+                gan.ema.update(G.module, scalars.rates[2])
         return torch.stack([d_loss, g_loss, real_logits, fake_logits])
 
     return step
 
 
 def _weighted(loss: Tensor, weight: float) -> Tensor:
-    """Return `loss * weight`. The weight of one process that has the full batch is 1, and costs no kernel."""
+    """Return `loss * weight`, without a kernel for a weight of 1, as on one process."""
     return loss if weight == 1 else loss * weight
 
 
-def _rows(draw: Callable[[], Tensor], own: slice) -> Tensor:
-    return draw()[own]
+def _draw_rows(draw: Callable[[], Tensor], rows: slice) -> Tensor:
+    return draw()[rows]

@@ -1,4 +1,4 @@
-"""Child processes: their environment, their result, the error they ended with, and their end. Imports without torch."""
+"""Run child processes: environment, output, error message, and cleanup. Imports without torch."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from distgan.utils.operating_system import signal_name
 
 
 class ChildFailed(Exception):
-    """Why a child process has no result, in one line."""
+    """A child process has no result; the message says why, in one line."""
 
 
-def own_modules() -> dict[str, str]:
-    """Return the environment of a child that finds this process's modules: the current folder only if it is one."""
+def build_child_env() -> dict[str, str]:
+    """Return an environment in which a child has this process's sys.path, without the current folder added."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
 
 
 def run_child(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]) -> bytes:
-    """Run a program to its end and return its stdout. Its process tree is gone when this returns or raises.
+    """Run a program and return its stdout. Its process tree has ended when this returns or raises.
 
-    Raises ChildFailed with its last words, or for one that is not done in time.
+    Raises ChildFailed with the program's error, or after `timeout_s`.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        # Files, since a pipe ends only with the last grandchild that holds it.
+        # Files, since a pipe stays open until the last grandchild that holds it ends.
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=env)
         try:
             code = process.wait(timeout_s)
@@ -38,7 +38,7 @@ def run_child(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str
             kill_tree(process)
         if code:
             errors.seek(0)
-            raise ChildFailed(last_words(code, errors.read()))
+            raise ChildFailed(summarise_error(code, errors.read()))
         out.seek(0)
         return out.read()
 
@@ -49,19 +49,19 @@ def run_json(command: Sequence[str], *, timeout_s: float, env: Mapping[str, str]
     with suppress(ValueError, IndexError):
         if isinstance(value := json.loads(lines[-1]), dict):
             return value
-    raise ChildFailed("exit code 0, but its last line is no JSON object")
+    raise ChildFailed("exit code 0, but its last line is not a JSON object")
 
 
 def tool_output(*command: str, env: Mapping[str, str] | None = None) -> str | None:
-    """Return what a program of the system says, stripped; None where it is missing, fails, or takes over 10 s."""
+    """Return the stdout of a system program, stripped; None if it is missing, fails, or takes over 10 s."""
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=env)
-        return done.stdout.strip()
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=env)
+        return process.stdout.strip()
     return None
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child that still runs and its descendants: torchrun's are in sessions of their own, and outlive it."""
+    """Kill a child that still runs, and its descendants: torchrun's have their own sessions, and would outlive it."""
     if process.poll() is not None:
         return
     import psutil  # may be missing where doctor looks
@@ -74,15 +74,15 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def last_words(code: int, stderr: bytes) -> str:
-    """Return the error with which a program ended, in one line: our own first line, if it has one."""
+def summarise_error(code: int, stderr: bytes) -> str:
+    """Return the error that a program ended with, in one line: of distgan's message, if it printed one."""
     text = re.sub(r"^\[rank\d+\]: ?", "", stderr.decode(errors="replace"), flags=re.M)  # torch's own prefix
     lines = [line for line in text.splitlines() if line.strip()]
     if ours := [line for line in lines if line.startswith("distgan: ")]:
-        # Without its code, and without flags that this command may not have.
+        # Without the code, and without advice on flags that the calling command may not have.
         return re.sub(r" \[[a-z-]+\]$", "", ours[0].removeprefix("distgan: ")).partition(LESS_MEMORY)[0]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    words = (errors or lines or [f"exit code {code}"])[-1]
+    message = (errors or lines or [f"exit code {code}"])[-1]
     if code < 0:
-        return f"ended by {signal_name(-code)}" + (f" ({words})" if lines else "")
-    return words
+        return f"ended by {signal_name(-code)}" + (f" ({message})" if lines else "")
+    return message

@@ -5,25 +5,25 @@ import hashlib
 import torch
 from torch import Tensor
 
-# Weyl's sequence by the golden ratio, then the multipliers of Wellons' lowbias32 (hash-prospector, 2018), whose
-# bias is near that of a random function.
+# The golden ratio for a Weyl sequence, then the multipliers of Wellons' lowbias32 (hash-prospector, 2018), whose
+# bias is close to that of a random function.
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a seed from a run's seed and whatever else it depends on, 63 bits."""
+    """Return a 63-bit seed as a hash of a run's seed and other parts."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def step_key(seed: int, step: int) -> tuple[int, int]:
-    """Return the key of all draws of a step: two numbers of 32 bits, signed as int32."""
+    """Return the key of all random numbers of a step: two int32."""
     mixed = derive_seed(seed, "noise", step)
     return _signed(mixed), _signed(mixed >> 31)
 
 
 def _signed(number: int) -> int:
-    """Return the int32 of the same last 32 bits."""
+    """Return the int32 with the same lower 32 bits."""
     return (number + 2**31) % 2**32 - 2**31
 
 
@@ -33,17 +33,17 @@ def stream_key(key: Tensor, stream: int) -> Tensor:
 
 
 def counters(indices: Tensor, stride: int) -> Tensor:
-    """Return the part of a counter that `indices` (int32) times `stride` make, as `counter_hash` takes it, int32."""
-    # Integers of 32 bits wrap, so the product of a long counter is the sum of those of two short vectors.
+    """Return the contribution of `indices` (int32) times `stride` to a counter of `counter_hash`, int32."""
+    # int32 wraps, so a sum of products of two short vectors replaces the product of a long counter.
     return indices * _signed(stride * _GOLDEN)
 
 
 def counter_hash(rows: Tensor, columns: Tensor, key: Tensor, salt: int = 0) -> Tensor:
-    """Return random int32, (R, C), of the counters row + column: (R,) and (C,) by `counters`. `key` is (2,) int32."""
+    """Return random int32, (R, C), of the counters rows + columns, (R,) and (C,) by `counters`. `key`: (2,) int32."""
     x = rows[:, None] + (columns + (key[0] + _signed(salt)))
-    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))  # >> keeps the sign: the bits that it draws in are taken out
+    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))  # >> copies the sign bit: the mask removes the copies
     x.mul_(_FIRST)
-    # With the other half of the key here, two steps whose counters overlap have nothing in common.
+    # The second half of the key separates steps whose counters overlap.
     x.bitwise_xor_(key[1])
     x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))
     x.mul_(_signed(_SECOND))
@@ -51,5 +51,5 @@ def counter_hash(rows: Tensor, columns: Tensor, key: Tensor, salt: int = 0) -> T
 
 
 def to_uniform(x: Tensor) -> Tensor:
-    """Return int32 as floats between 0 and 1, exclusive: 24 bits, the middles of equal intervals."""
+    """Return int32 as floats in (0, 1): 24 bits, the midpoints of equal intervals."""
     return ((x >> 8).bitwise_and_(0xFFFFFF).to(torch.get_default_dtype()) + 0.5) * 2.0**-24

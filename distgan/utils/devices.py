@@ -1,4 +1,4 @@
-"""GPU specifics: which one this process takes, how it computes, how full it is."""
+"""Devices: select and configure a GPU, synchronize, measure memory, copy without blocking the host."""
 
 import os
 import platform
@@ -11,54 +11,54 @@ from distgan.utils.operating_system import peak_memory_bytes
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device of a command that runs alone and outside Accelerate."""
+    """Return the device for a command without Accelerate. Raises UserError for "cuda" without a GPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: no CUDA device here (cuda). Expected here: cpu, auto", code="no-gpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def take_gpu() -> None:
-    """Raise UserError if there are fewer GPUs than processes, which NCCL would report much later."""
-    local_rank, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local_rank >= here:
+def set_local_gpu() -> None:
+    """Select the GPU of this local rank. Raises UserError if there is none."""
+    local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= num_gpus:
         raise UserError(
-            f"LOCAL_RANK: more processes than the {here} GPUs of {platform.node()} ({local_rank}). Expected: at most "
-            f"{here}, or --device cpu",
+            f"LOCAL_RANK: more processes than the {num_gpus} GPUs of {platform.node()} ({local_rank}). Expected: at "
+            f"most {num_gpus}, or --device cpu",
             code="launcher-conflict",
         )
     torch.cuda.set_device(local_rank)
 
 
-def choose_arithmetic(*, is_tf32: bool) -> None:
-    """Set TF32, which torch's convolutions take by default, and the fastest cuDNN algorithms for fixed shapes."""
+def configure_cuda(*, is_tf32: bool) -> None:
+    """Turn TF32 on or off (torch's convolutions use it by default), and cuDNN's benchmark mode on."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
     torch.backends.cudnn.benchmark = True
 
 
-def wait(device: torch.device) -> None:
-    """Wait for the work of a GPU."""
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Return GiB: on a GPU what torch has allocated, graphs included; on a CPU of this process."""
+    """Return the peak memory in GiB: on a GPU reserved by torch, CUDA graphs included; on a CPU of this process."""
     if device.type == "cuda":
-        # What lies in a graph's own memory counts as allocated only during its capture.
+        # A graph's memory pool counts as allocated only during its capture.
         return torch.cuda.max_memory_reserved(device) / 2**30
     return peak_memory_bytes() / 2**30
 
 
-# -- Numbers to the device and back without making the host wait --
+# -- Copies to the device and back that do not block the host --
 
 
-def upload(values: Tensor, into: Tensor) -> None:
-    """Copy to a tensor on the device, after its pending work; page-locked memory avoids the wait."""
-    into.copy_(values.pin_memory() if into.is_cuda else values, non_blocking=True)
+def upload(values: Tensor, target: Tensor) -> None:
+    """Copy a CPU tensor to `target` on the device, after pending work; pinned memory makes it asynchronous."""
+    target.copy_(values.pin_memory() if target.is_cuda else values, non_blocking=True)
 
 
 class AsyncHostCopy:
-    """Numbers on their way from the device; `wait` gives them as a tensor on the CPU."""
+    """An asynchronous copy of a tensor to the CPU; `wait` returns it."""
 
     def __init__(self, values: Tensor):
         self._event = None

@@ -1,4 +1,4 @@
-"""Pictures: grids of images, the timeline, the animation, and figures of matplotlib."""
+"""Pictures: grids of images, the timeline, animations, and matplotlib figures."""
 
 import importlib.util
 import os
@@ -34,7 +34,7 @@ def grid(
 ) -> Image.Image:
     """Draw images (N, H, W) or (N, H, W, 3) row by row, `heads` over the columns, and `caption` below as a warning."""
     num, height, width = images.shape[:3]
-    scale = scale or scale_of(width)
+    scale = scale or pixel_scale(width)
     rows = -(-num // columns)
     cell_h, cell_w = height * scale + GAP, width * scale + GAP
     top = TEXT_HEIGHT if heads else 0
@@ -42,30 +42,30 @@ def grid(
     draw = ImageDraw.Draw(picture)
     for column, head in enumerate(heads):
         center = (GAP + column * cell_w + cell_w // 2, TEXT_HEIGHT // 2)
-        text = _cut(str(head), width * scale)
+        text = _truncate(str(head), width * scale)
         draw.text(center, text, INK, _font(text), anchor="mm")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         tile = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         picture.paste(tile, (GAP + column * cell_w, top + GAP + row * cell_h))
-    return with_text(picture, below=caption)
+    return add_text(picture, below=caption)
 
 
-def scale_of(width: int) -> int:
-    """Return how many screen pixels a pixel of an image of that width gets in a grid."""
+def pixel_scale(width: int) -> int:
+    """Return the screen pixels per image pixel in a grid of images of that width."""
     return SCALE if width < 64 else 1
 
 
-def _cut(text: str, width: int) -> str:
-    """Return as much of a text as fits into `width` screen pixels."""
+def _truncate(text: str, width: int) -> str:
+    """Return the text, truncated with an ellipsis to `width` screen pixels."""
     text = _one_line(text)
     while len(text) > 1 and _font(text).getlength(text) > width:
         text = text[:-2] + "\N{HORIZONTAL ELLIPSIS}"
     return text
 
 
-def with_text(picture: Image.Image, above: str | None = None, below: str | None = None) -> Image.Image:
-    """Return the picture with a line of text over or under it, as wide as the text needs."""
+def add_text(picture: Image.Image, above: str | None = None, below: str | None = None) -> Image.Image:
+    """Return the picture with a line of text above or below it, widened to fit the text."""
     if not above and not below:
         return picture
     above, below = (text and _one_line(text) for text in (above, below))
@@ -81,14 +81,14 @@ def with_text(picture: Image.Image, above: str | None = None, below: str | None 
     return framed
 
 
-def named(frames: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
-    """Return each picture under its name."""
-    return [with_text(picture, above=name) for name, picture in frames]
+def add_names(frames: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
+    """Return each picture with its name above it."""
+    return [add_text(picture, above=name) for name, picture in frames]
 
 
-def timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Image.Image:
+def draw_timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Image.Image:
     """Return all grids side by side with their names, in rows of at most `per_row`."""
-    pictures = named(frames)
+    pictures = add_names(frames)
     cell_w, cell_h = max(p.width for p in pictures) + 3 * GAP, max(p.height for p in pictures) + 3 * GAP
     columns = min(per_row, len(pictures))
     strip = Image.new("RGB", (columns * cell_w, -(-len(pictures) // columns) * cell_h), PAPER)
@@ -101,48 +101,48 @@ def timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Ima
 def save_gif(
     file: BinaryIO, frames: Sequence[Image.Image], frame_s: float, last_s: float, comment: bytes = b""
 ) -> None:
-    """Write an endless animation that rests on its last frame."""
+    """Write a looping animation: `last_s` seconds for the last frame, `frame_s` for the others."""
     durations = [round(1000 * frame_s)] * (len(frames) - 1) + [round(1000 * last_s)]
     options = {"comment": comment} if comment else {}
     frames[0].save(file, "gif", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0, **options)
 
 
 def _one_line(text: str) -> str:
-    """Return what Pillow can draw of text of any origin: a line, not endless."""
+    """Return text as one printable line of at most _MAX_TEXT characters."""
     return " ".join(printable(text).split())[:_MAX_TEXT]
 
 
 def _font(text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font, which has ASCII, or for other text matplotlib's, which has most alphabets."""
+    """Return Pillow's font for ASCII text, matplotlib's, with more alphabets, for other text."""
     spec = None if text.isascii() else importlib.util.find_spec("matplotlib")
-    for place in spec.submodule_search_locations or () if spec else ():
+    for folder in spec.submodule_search_locations or () if spec else ():
         with suppress(OSError):
-            return ImageFont.truetype(Path(place) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
+            return ImageFont.truetype(Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
     return ImageFont.load_default(14)
 
 
 def load_matplotlib() -> None:
-    """Import matplotlib for figures without a screen. Call it before any import of matplotlib's.
+    """Import matplotlib with the backend agg. Call it before any other import of matplotlib.
 
-    It reads $MPLBACKEND when it is imported, and fails on one that is not installed, as notebooks hand theirs on.
+    The import fails for an $MPLBACKEND that is not installed, as one inherited from a notebook.
     """
-    before = os.environ.get("MPLBACKEND")
+    backend = os.environ.get("MPLBACKEND")
     os.environ["MPLBACKEND"] = "agg"
     try:
         import matplotlib  # noqa: F401
     finally:
         del os.environ["MPLBACKEND"]
-        if before is not None:
-            os.environ["MPLBACKEND"] = before
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def figure_text(text: str) -> str:
-    """Return text of any origin for a figure, where $ would begin a formula."""
+    """Return untrusted text escaped for a figure, where $ would begin a formula."""
     return printable(text).replace("$", r"\$")
 
 
 def new_figure(width: float, height: float, **options: Any) -> "Figure":
-    """Return a matplotlib figure of that many inches that needs no screen. Takes most of a second the first time."""
+    """Return a matplotlib figure of that size in inches. The first call takes most of a second."""
     load_matplotlib()
     from matplotlib.figure import Figure
 

@@ -28,21 +28,21 @@ M = TypeVar("M", bound=BaseModel)
 
 _MAX_LINE = 2**20  # bytes of a line of metrics.jsonl; ours have at most some thousands
 
-# A file whose name starts so is not finished yet.
+# Prefix of the name of an unfinished file.
 TEMPORARY = ".tmp-"
 
-# What a killed process may have left: unfinished files and folders, those of older versions and of checkpoints too.
+# Names of what a killed process may have left: unfinished files and folders, also of checkpoints and older versions.
 _LEFTOVER = re.compile(r"\.writable|\..+-[a-z0-9_]{8}(\.\w+)?|\.removed-.+|\.link-.+")
-# What systems put into folders of their own accord.
+# Files that operating systems and tools create in folders.
 _SYSTEM = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-f]+|\.ipynb_checkpoints|Thumbs\.db|desktop\.ini")
 
-# How file systems say that they can't put a folder on the disk, or nothing at all: FUSE, 9p, shared folders.
+# Errors of file systems without fsync, of folders or at all: FUSE, 9p, shared folders.
 _NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Raise an OSError of the block anew with the name of `path`."""
+def _add_path_to_errors(path: Path) -> Iterator[None]:
+    """Re-raise an OSError of the block with `path` as its file name."""
     try:
         yield
     except OSError as error:
@@ -50,31 +50,31 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def is_leftover(name: str) -> bool:
-    """True if that is a name which only what is not finished has."""
+    """True if only an unfinished file or folder has such a name."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
 def is_ignorable(name: str) -> bool:
-    """True if a folder that holds a file of that name may still be called empty."""
+    """True if a folder with a file of that name still counts as empty."""
     return is_leftover(name) or _SYSTEM.fullmatch(name) is not None
 
 
-def temporary_beside(path: Path, start: str = TEMPORARY) -> Path:
-    """Return a name in the folder of `path` that nothing has. Opened or made, it gets the modes of the user's umask."""
+def temporary_path(path: Path, start: str = TEMPORARY) -> Path:
+    """Return an unused path in the folder of `path`; unlike tempfile's, what is created there has the umask's modes."""
     return path.with_name(f"{start}{token_hex(4)}")
 
 
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write bytes, or what a function writes, beside `path`, flush it to the disk and rename it.
+    """Write a temporary file beside `path`, by bytes or a function, sync it to the disk and rename it.
 
-    A reader sees the old file or the new one, which has its mode. A link stays, and its target is written. An OSError
-    names `path`, and leaves neither a part of it nor the temporary file.
+    A reader sees the old file or the new one, with the same mode. If `path` is a link, its target is replaced. An
+    OSError names `path`, and leaves neither a partial nor a temporary file.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
-    temporary = temporary_beside(path)
+    temporary = temporary_path(path)
     try:
-        with _naming(path):
+        with _add_path_to_errors(path):
             with temporary.open("xb") as file:
                 file.write(content) if isinstance(content, bytes) else content(file)
                 file.flush()
@@ -90,15 +90,15 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a new file and sync it to the disk. An OSError names `path`."""
-    with _naming(path), path.open("xb") as file:
+    with _add_path_to_errors(path), path.open("xb") as file:
         file.write(data)
         file.flush()
         _fsync(file.fileno())
 
 
 def sync(path: Path) -> None:
-    """Wait until what was written to a file, or the names in a folder, are on the disk. An OSError names `path`."""
-    with _naming(path):
+    """Sync a file's content, or the names in a folder, to the disk. An OSError names `path`."""
+    with _add_path_to_errors(path):
         handle = open_to_sync(path)
         if handle is None:
             return
@@ -117,7 +117,7 @@ def _fsync(handle: int) -> None:
 
 
 def set_aside(path: Path, ending: str) -> Path | None:
-    """Rename what is at `path` to `<name>.<ending>`, or with a number where that is taken. Return its new path."""
+    """Rename `path` to `<name>.<ending>`, with a number if that exists. Return the new path, None without a file."""
     if not os.path.lexists(path):
         return None
     aside = path.with_name(f"{path.name}.{ending}")
@@ -128,10 +128,10 @@ def set_aside(path: Path, ending: str) -> Path | None:
     return path.rename(aside)
 
 
-def read_within(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most `limit` bytes. Raises UserError; never blocks or reads on.
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes. Raises UserError.
 
-    A link is not followed, and a pipe, a device or a larger file is not read at all.
+    It follows no link, and does not read a pipe, a device or a larger file.
     """
     try:
         handle = open_regular(path)
@@ -139,14 +139,14 @@ def read_within(path: Path, limit: int) -> bytes:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: is a link", code="unreadable") from error
         raise not_readable(path, error) from error
-    facts = os.fstat(handle)
-    if not stat.S_ISREG(facts.st_mode):  # a folder can't even be opened as a file
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
         raise UserError(f"{path}: not a regular file", code="unreadable")
     with open(handle, "rb") as file:
-        if facts.st_size > limit:
+        if status.st_size > limit:
             raise UserError(
-                f"{path}: too large ({facts.st_size:,} bytes). Expected: at most {limit:,}", code="damaged-file"
+                f"{path}: too large ({status.st_size:,} bytes). Expected: at most {limit:,}", code="damaged-file"
             )
         try:
             return file.read(limit)
@@ -157,9 +157,9 @@ def read_within(path: Path, limit: int) -> bytes:
 def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str, Any]:
     """Return the object in a JSON file of at most `limit` bytes. Raises UserError that names the file.
 
-    Python reads NaN, and 1e999 as infinity, which JSON has not; `only_finite` raises for them.
+    Python parses NaN, which JSON does not have, and 1e999 as infinity; `only_finite` raises for both.
     """
-    data, parse = read_within(path, limit), _finite if only_finite else None
+    data, parse = read_limited(path, limit), _parse_finite if only_finite else None
     try:
         value = json.loads(data, parse_constant=parse, parse_float=parse)
     except (ValueError, RecursionError) as error:
@@ -169,24 +169,24 @@ def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str,
     return value
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"holds {text}, which is not a finite number")
     return value
 
 
-def read_model(path: Path, kind: type[M], limit: int, *, version: int, rule: str) -> M:
+def read_model(path: Path, model: type[M], limit: int, *, version: int, rule: str) -> M:
     """Return a JSON file as a model. Raises UserError for one that is damaged or has another `format`."""
     values = read_json(path, limit)
     check_format(path, values, version)
-    return parse_model(kind, values, f"{path}: is damaged", rule=rule)
+    return parse_model(model, values, f"{path}: is damaged", rule=rule)
 
 
 def check_format(path: Path, values: Mapping[str, object], version: int) -> None:
-    """Raise UserError unless `format` in a file is the version that is read here."""
-    if (found := values.get("format")) != version:
+    """Raise UserError unless `format` in a file is `version`."""
+    if (format_ := values.get("format")) != version:
         raise UserError(
-            f"{path}: unknown format ({str(found)[:20]}). Expected: {version} (update distgan)", code="unknown-format"
+            f"{path}: unknown format ({str(format_)[:20]}). Expected: {version} (update distgan)", code="unknown-format"
         )
 
 
@@ -198,33 +198,33 @@ def read_environment(run: Path) -> dict[str, Any]:
 
 
 def parse_model(
-    kind: type[M], values: Mapping[str, object], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
+    model: type[M], values: Mapping[str, object], name: str, *, at: str = "", rule: str = "", strict: bool | None = None
 ) -> M:
     """Return the values of a file as a model. Raises UserError `NAME: KEY below AT: what is wrong. Expected: RULE`."""
     try:
-        return kind.model_validate(values, strict=strict)
+        return model.model_validate(values, strict=strict)
     except ValidationError as error:
-        complaint = first_mistake(error, at)
-        if rule and "Expected" not in complaint:
-            complaint += f". Expected: {rule}"
-        raise UserError(f"{name}: {complaint}", code="damaged-file") from error
+        problem = describe_first_error(error, at)
+        if rule and "Expected" not in problem:
+            problem += f". Expected: {rule}"
+        raise UserError(f"{name}: {problem}", code="damaged-file") from error
 
 
-def first_mistake(error: ValidationError, at: str = "") -> str:
-    """Return the first of pydantic's complaints about a file in our words, `key.0.key: is missing`, in bounds."""
+def describe_first_error(error: ValidationError, at: str = "") -> str:
+    """Return pydantic's first error about a file as `key.0.key: is missing`, of bounded length."""
     first = error.errors(include_url=False)[0]
-    where = ".".join([*filter(None, [at]), *(str(part)[:40] for part in first["loc"][:6])])
-    value, words = first["input"], first["msg"].removeprefix("Value error, ")[:200]
-    _, should, allowed = words.partition(" should ")
+    key = ".".join([*filter(None, [at]), *(str(part)[:40] for part in first["loc"][:6])])
+    value, message = first["input"], first["msg"].removeprefix("Value error, ")[:200]
+    _, should, allowed = message.partition(" should ")
     if first["type"] == "missing":
-        words = "is missing"
+        message = "is missing"
     elif first["type"] == "extra_forbidden":
-        words = "unknown key"
+        message = "unknown key"
     elif should:
         is_short = value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63)
         shown = repr(value)[:80] if is_short else f"a {type(value).__name__}"
-        words = f"invalid value ({shown}). Expected: {allowed.removeprefix('be ')}"
-    return f"{where}: {words}" if where else words
+        message = f"invalid value ({shown}). Expected: {allowed.removeprefix('be ')}"
+    return f"{key}: {message}" if key else message
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -233,9 +233,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
-    """Append lines, or on a full disk none of them. An OSError names `path`."""
+    """Append all lines, or on a full disk none. An OSError names `path`."""
     data = "".join(f"{line}\n" for line in lines).encode()
-    with _naming(path), path.open("ab", buffering=0) as file:
+    with _add_path_to_errors(path), path.open("ab", buffering=0) as file:
         size = file.tell()
         if file.write(data) != len(data):
             file.truncate(size)
@@ -243,12 +243,12 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 
 def not_writable(path: object, error: OSError) -> UserError:
-    """Return what to raise where --out can't be written to."""
+    """Return the UserError for an --out that can't be written to."""
     return UserError(f"--out: not writable: {error.strerror} ({path})", code="unwritable")
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of --out, and try to write there. Raises UserError."""
+    """Create the folder of --out, and check that it is writable. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
@@ -257,12 +257,12 @@ def make_folder(folder: Path) -> None:
         raise not_writable(folder, error) from error
 
 
-def tensor_bytes(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> bytes:
-    """Return a safetensors file. The same tensors and metadata give the same bytes.
+def pack_tensors(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> bytes:
+    """Return the bytes of a safetensors file; the same for the same tensors and metadata.
 
-    The library writes the metadata in the order of a hash map, another one each time: the header is written again.
+    The library writes the metadata in random order, so the header is rebuilt in sorted order.
     """
-    from safetensors.torch import save  # imports torch, which `train --help` does without
+    from safetensors.torch import save  # imports torch, which `train --help` does not need
 
     data = memoryview(save(tensors, metadata))
     start = 8 + int.from_bytes(data[:8], "little")
@@ -273,10 +273,10 @@ def tensor_bytes(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> byte
     return b"".join((len(text).to_bytes(8, "little"), text, data[start:]))
 
 
-def output_file(out: str | Path, mark: bytes, what: str) -> Path:
-    """Return the file that --out names, or that a link there points to. Raises UserError, before any work is done.
+def output_file(out: str | Path, mark: bytes, kind: str) -> Path:
+    """Return the path that --out names, links resolved. Raises UserError if it can't be written.
 
-    A file that is there is replaced only if it is empty or has `mark` in its first or last 2,000 bytes: it is `what`.
+    An existing file, of a `kind`, is replaced only if it is empty or has `mark` in its first or last 2,000 bytes.
     """
     path = user_path(out, "--out")
     if path.is_symlink():
@@ -287,7 +287,7 @@ def output_file(out: str | Path, mark: bytes, what: str) -> Path:
         raise UserError(f"--out: is a folder ({out}). Expected: a file in one", code="bad-path")
     if path.exists() and not (path.is_file() and _may_be_replaced(path, mark)):
         raise UserError(
-            f"--out: exists already and is no {what} ({out}). Expected: a new file, or one of those",
+            f"--out: exists already and is no {kind} ({out}). Expected: a new file, or one of those",
             code="output-exists",
         )
     if not path.parent.is_dir():
@@ -309,20 +309,20 @@ def _may_be_replaced(path: Path, mark: bytes) -> bool:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """Return the tensors and the metadata. Raises UserError for a file that is missing, damaged or none."""
+    """Return tensors and metadata of a safetensors file. Raises UserError if it is missing or damaged."""
     with _safetensors(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shape of each tensor, which is not read itself. Raises UserError as read_tensors."""
+    """Return the shape of each tensor, without reading the data. Raises UserError as read_tensors."""
     with _safetensors(path) as file:
         return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
 
 @contextmanager
 def _name_in_utf8(path: Path) -> Iterator[Path]:
-    """Yield the path, or that of a link to it if it is not UTF-8, which safetensors does not open."""
+    """Yield the path, or a link to it if it is not UTF-8, which safetensors can't open."""
     if not any("\udc80" <= char <= "\udcff" for char in str(path)):
         yield path
         return
@@ -344,11 +344,11 @@ def _safetensors(path: Path) -> Iterator[Any]:
 
 
 def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield each line of a metrics.jsonl of any length in turn, None for an incomplete one."""
+    """Yield each line of a metrics.jsonl of any length, None for an incomplete one."""
     if not path.is_file():
         return
     with path.open("rb") as file:
-        encoding = "utf-8-sig"  # of the first line
+        encoding = "utf-8-sig"  # the first line may begin with a byte order mark
         while data := file.readline(_MAX_LINE):
             is_cut = len(data) == _MAX_LINE and not data.endswith(b"\n")
             while is_cut and (rest := file.readline(_MAX_LINE)) and not rest.endswith(b"\n"):
@@ -368,7 +368,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def finite(value: Any) -> float | None:
-    """Return a finite number of a file, or None."""
+    """Return `value` as a float if it is a finite number, else None."""
     if type(value) not in (int, float) or abs(value) > 1e300 or not math.isfinite(value):
         return None
     return float(value)

@@ -4,7 +4,7 @@ import platform
 import warnings
 from pathlib import Path
 
-_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # of a CPU's flags; the last is what Arm's are called
+_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # CPU flags of x86; the last one is Arm's
 
 
 def cpu_name() -> str:
@@ -17,19 +17,19 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> set[str]:
-    """Return the names of its instruction sets if known."""
+    """Return the CPU's flags, which name its instruction sets; empty if unknown."""
     path = Path("/proc/cpuinfo")
     return set(path.read_text().split()) if path.is_file() else set()
 
 
-def imitates_bf16() -> bool:
-    """True if this CPU lacks bfloat16 arithmetic: torch's is 17 times slower than float32 then (LOG.md)."""
+def emulates_bf16() -> bool:
+    """True if this CPU lacks bfloat16 arithmetic: torch emulates it, 17 times slower than float32 (LOG.md)."""
     flags = cpu_flags()
     return bool(flags) and not flags & _BF16
 
 
 def has_native_bf16(*, is_cpu: bool) -> bool:
-    """True if the CPU, or the GPU of this process, computes in bfloat16 itself, be it fast or slow."""
+    """True if the CPU, or the GPU of this process, has bfloat16 arithmetic, whatever its speed."""
     if is_cpu:
         return bool(cpu_flags() & _BF16)
     import torch
@@ -41,5 +41,5 @@ def count_gpus() -> int:
     """Return the number of CUDA devices, 0 without a driver."""
     import torch
 
-    with warnings.catch_warnings(action="ignore"):  # torch's warning about a driver; gpus() reports it
+    with warnings.catch_warnings(action="ignore"):  # torch warns of a driver problem, which doctor reports
         return torch.cuda.device_count() if torch.cuda.is_available() else 0

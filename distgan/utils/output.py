@@ -9,28 +9,28 @@ from typing import Any
 
 from distgan.errors import UserError
 
-_ERRORS = "distgan.stand-ins"
-# Of our own signs where an encoding lacks them.
-_STAND_INS = {"–": "-", "✓": "+", "✗": "x", "△": "~"}
+_ERRORS = "distgan.replace"
+# For symbols in our output that an encoding lacks.
+_REPLACEMENTS = {"–": "-", "✓": "+", "✗": "x", "△": "~"}
 
 
-def _stand_in(error: UnicodeError) -> tuple[str, int]:
-    """Return what to write for characters that an encoding lacks, and where to continue: a handler for `codecs`."""
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """Return ASCII for characters that an encoding lacks, and where to continue: an error handler of `codecs`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
     return "".join(
-        _STAND_INS.get(char) or char.encode("ascii", "backslashreplace").decode() for char in text
+        _REPLACEMENTS.get(char) or char.encode("ascii", "backslashreplace").decode() for char in text
     ), error.end
 
 
-codecs.register_error(_ERRORS, _stand_in)
+codecs.register_error(_ERRORS, _replace_unencodable)
 
 
 class GuardedStream:
-    """stdout or stderr. What nobody reads any more is dropped; a stdout that can't be written to is named.
+    """stdout or stderr. Output to a closed pipe is dropped.
 
-    Errors on stderr are ignored: nobody reads it any more.
+    Raises UserError for any other error on stdout; errors on stderr are ignored.
     """
 
     def __init__(self, name: str, stream: Any):
@@ -62,18 +62,18 @@ class GuardedStream:
                 ) from error
 
     def close_if_broken(self) -> None:
-        """Send what is left in its buffer nowhere, or the interpreter fails at it when it ends."""
+        """Redirect a broken stream to the null device: flushing its buffer at exit would raise."""
         if self.is_broken:
-            with suppress(OSError), open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
+            with suppress(OSError), open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), self._stream.fileno())
 
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Let stdout and stderr show what their encoding lacks in another way, and be closed by whoever reads them."""
-    before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    # One that the shell has closed (`>&-`) is None.
-    guards = [GuardedStream(name, stream) for name, stream in before.items() if stream is not None]
+    """Guard stdout and stderr: replace characters that their encoding lacks, and tolerate closed pipes."""
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    # A stream that the shell has closed (`>&-`) is None.
+    guards = [GuardedStream(name, stream) for name, stream in streams.items() if stream is not None]
     for guard in guards:
         if getattr(guard, "errors", None) in ("strict", "surrogateescape") and hasattr(guard, "reconfigure"):
             guard.reconfigure(errors=_ERRORS)
@@ -83,5 +83,5 @@ def guarded_output() -> Iterator[None]:
     finally:
         for guard in guards:
             guard.close_if_broken()
-        for name, stream in before.items():
+        for name, stream in streams.items():
             setattr(sys, name, stream)

@@ -1,4 +1,4 @@
-"""Progress of a command that works through parts: a bar with the time left on a terminal, lines elsewhere."""
+"""Progress of a command with several parts: a bar with the time left on a terminal, lines elsewhere."""
 
 import time
 
@@ -10,19 +10,19 @@ _SILENT_S = 10.0  # between two lines of many short parts
 
 
 class PartsProgress:
-    """`num` parts of about the same length, each called a `what`. It writes to stderr."""
+    """Progress over `num` parts of about the same length, on stderr; `label` names them."""
 
-    def __init__(self, num: int, what: str):
+    def __init__(self, num: int, label: str):
         self.num, self.num_done = num, 0
         self._console = TerminalConsole(stderr=True, soft_wrap=True)
         self._bar = Progress(
-            TextColumn(what), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"),
+            TextColumn(label), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("left"),
             TimeRemainingColumn(compact=True), console=self._console, expand=True, transient=True,
         )  # fmt: skip
         self._is_live = self._console.is_screen and not self._console.is_dumb_terminal
         self._task = self._bar.add_task("", total=num)
-        self._what = what
-        self._start = self._said = time.monotonic()
+        self._label = label
+        self._start = self._printed_at = time.monotonic()
 
     def __enter__(self) -> "PartsProgress":
         if self._is_live:
@@ -34,26 +34,26 @@ class PartsProgress:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Print a line above the bar, if there is one."""
+        """Print a line, above the bar if there is one."""
         self._console.print(text)
 
     def advance(self, num: int) -> None:
-        """Count short parts as done; where there is no bar, with a line every ten seconds."""
+        """Count `num` parts as done; without a bar print a line every ten seconds."""
         self.num_done += num
         self._bar.update(self._task, completed=self.num_done)
-        if not self._is_live and time.monotonic() - self._said > _SILENT_S and self.num_done < self.num:
-            self._said = time.monotonic()
-            self.say(f"{self._what}: {self.num_done / self.num:.0%}; about {duration(self._left_s())} left")
+        if not self._is_live and time.monotonic() - self._printed_at > _SILENT_S and self.num_done < self.num:
+            self._printed_at = time.monotonic()
+            self.say(f"{self._label}: {self.num_done / self.num:.0%}; about {duration(self._remaining_s())} left")
 
-    def _left_s(self) -> float:
+    def _remaining_s(self) -> float:
         return (time.monotonic() - self._start) / self.num_done * (self.num - self.num_done)
 
     def finish(self, text: str) -> None:
-        """Count a part as done, and say what came of it; where there is no bar, with the time that is left."""
+        """Count a part as done and print its result; without a bar with the time left."""
         self.num_done += 1
         self._bar.update(self._task, completed=self.num_done)
-        left_s = self._left_s()
-        self.say(text if self._is_live or not left_s else f"{text}; about {duration(left_s)} left")
+        remaining_s = self._remaining_s()
+        self.say(text if self._is_live or not remaining_s else f"{text}; about {duration(remaining_s)} left")
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Paths as people write them. Imports without torch."""
+"""Paths that a user gives. Imports without torch."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from distgan.errors import UserError
 
 
 def user_path(text: str | Path, flag: str = "") -> Path:
-    """Return a path whose ~ is a home. Raises UserError that names the flag for the home of nobody."""
+    """Return a path with ~ expanded. Raises UserError, which names `flag`, for an unknown user's home."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

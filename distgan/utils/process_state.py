@@ -1,4 +1,4 @@
-"""The state of a Python process that a training changes: recorded before, and put back after."""
+"""Save and restore the state of the Python process that a training changes."""
 
 import logging
 import os
@@ -9,17 +9,16 @@ from contextlib import contextmanager
 
 import torch
 
-# Loggers that are made quieter for a training.
+# Loggers whose level a training raises.
 _LOGGERS = ("torch.utils.cpp_extension", "accelerate.accelerator")
 
 
 @contextmanager
 def preserve_process_state() -> Iterator[None]:
-    """Put back, however the block ends, what it changes in the process.
+    """Restore the state of the process when the block ends.
 
-    That is: environment variables, warning filters, log levels, the hook for errors of threads, torch's number of
-    threads, random states, default dtype, and its choice of arithmetic on GPUs. Signal handlers are put back by
-    `training.stop`.
+    That is: environment variables, warning filters, log levels, threading.excepthook, and torch's number of threads,
+    random states, default dtype, TF32 and cuDNN benchmark mode. `training.stop` restores signal handlers.
     """
     environment = dict(os.environ)
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}

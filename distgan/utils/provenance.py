@@ -1,4 +1,4 @@
-"""Under what circumstances a run was made: versions, machine, revision, and where its first seconds went."""
+"""Provenance of a run: versions, command, git revision, and start-up times."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ _LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "safetensors", "pyd
 
 
 class Startup:
-    """Seconds from the start of the process to the end of the first step, phase by phase."""
+    """Seconds of each phase from the start of the process to the end of the first step."""
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
@@ -26,7 +26,7 @@ class Startup:
         self.mark("imports")
 
     def mark(self, phase: str) -> None:
-        """End a phase."""
+        """End a phase: record the seconds since the previous one ended."""
         now = time.time()
         self.phases[phase] = round(self.phases.get(phase, 0.0) + now - self._last, 3)
         self._last = now
@@ -53,7 +53,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _program() -> str:
-    """Return what was started, as one types it: `distgan` for `python -m distgan` too."""
+    """Return the name of the program; `distgan` for `python -m distgan` too."""
     name = Path(sys.argv[0]).name
     return "distgan" if name == "__main__.py" else name
 
@@ -66,11 +66,11 @@ def _version(name: str) -> str | None:
 
 
 def git_revision() -> dict[str, object] | None:
-    """Return the revision of this code's checkout and its uncommitted changes; None without git."""
+    """Return the git revision of this code, and whether it has uncommitted changes; None without git."""
     root = Path(distgan.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
-    # A hook of git has GIT_DIR and others of that repository, which may be another one.
+    # In a git hook GIT_DIR and others may name another repository.
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     git = ("git", "-C", str(root))
     revision = tool_output(*git, "rev-parse", "HEAD", env=env)

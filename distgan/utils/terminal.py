@@ -1,4 +1,4 @@
-"""Tables and lines on a terminal: as wide as it is, with nothing cut, and text that is never taken for markup."""
+"""Tables and lines on a terminal, at its width, nothing truncated, and text never parsed as markup."""
 
 import os
 import shutil
@@ -18,13 +18,13 @@ from distgan.errors import printable
 from distgan.utils.output import GuardedStream
 
 _WIDTH_OF_FILES = 160
-_ONE_LINE, _SEVERAL_LINES = 16, 12  # entries up to the first stay on a line; others wrap
+_ONE_LINE, _SEVERAL_LINES = 16, 12  # longest entry that is not wrapped, and least width of wrapped entries
 
 
 class TerminalConsole(Console):
     """Console for untrusted text: no markup, no highlighting, control characters escaped.
 
-    A file or a pipe has no width to wrap at, whatever $FORCE_COLOR says of colours; $COLUMNS gives it one.
+    Output to a file or a pipe is not wrapped, also with $FORCE_COLOR, unless $COLUMNS is set.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class TerminalConsole(Console):
         soft_wrap: bool | None = None,
     ):
         stream: Any = file or (sys.stderr if stderr else sys.stdout)
-        if stderr and stream is not None:  # no command guards it where a program calls train() itself
+        if stderr and stream is not None:  # not guarded yet where a program calls train()
             file = GuardedStream("stderr", stream)  # type: ignore[assignment]
         self.is_screen = stream is not None and stream.isatty()
         columns = os.environ.get("COLUMNS", "")
-        if self.is_screen and width is None and columns.isdecimal() and not int(columns):  # no width to print in
+        if self.is_screen and width is None and columns.isdecimal() and not int(columns):  # COLUMNS=0
             width = shutil.get_terminal_size().columns
         has_width = self.is_screen or width is not None or (columns.isdecimal() and int(columns) > 0)
         super().__init__(
@@ -56,7 +56,7 @@ class TerminalConsole(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """Be silent from here on: nobody reads any more, which is no reason to stop."""
+        """Print nothing more instead of exiting, which is rich's default."""
         self.quiet = True
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -67,9 +67,9 @@ class TerminalConsole(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
     def print_table(self, table: Table) -> None:
-        """Print a table; where the screen is too narrow for it, each of its rows as a paragraph."""
-        natural = Measurement.get(self, self.options.update(max_width=10_000), table).maximum
-        if natural > self.width and not _narrow(table.columns, natural - self.width):
+        """Print a table, or each of its rows as a paragraph if the screen is too narrow."""
+        table_width = Measurement.get(self, self.options.update(max_width=10_000), table).maximum
+        if table_width > self.width and not _narrow(table.columns, table_width - self.width):
             self._print_paragraphs(table)
             return
         self.print(table, soft_wrap=False, crop=False)
@@ -86,8 +86,8 @@ class TerminalConsole(Console):
             self.print(table.caption, style="dim")
 
 
-def _natural(column: Column) -> int:
-    """Return the width with nothing wrapped."""
+def _unwrapped_width(column: Column) -> int:
+    """Return the width of a column with nothing wrapped."""
     return max([column.min_width or 0, *map(cell_len, _lines([column.header, *column.cells]))])
 
 
@@ -96,31 +96,31 @@ def _lines(entries: Iterable[RenderableType]) -> list[str]:
 
 
 def _narrow(columns: Sequence[Column], excess: int) -> bool:
-    """Set the widths of columns that are `excess` too wide all together; False where they can't but be cut.
+    """Shrink columns by `excess` in total; return False if text would be truncated.
 
-    Short entries stay on one line, under a head of several.
+    Short entries stay on one line, below a header of several.
     """
-    most = [_natural(column) for column in columns]
-    least = [_set_wrapping(column) for column in columns]
-    spare = sum(most) - excess - sum(least)
+    max_widths = [_unwrapped_width(column) for column in columns]
+    min_widths = [_set_wrapping(column) for column in columns]
+    spare = sum(max_widths) - excess - sum(min_widths)
     if spare < 0:
         return False
-    left = sum(not column.no_wrap for column in columns)  # of those that take a share of it
-    for column, low, high in zip(columns, least, most, strict=True):
+    num_wrapped = sum(not column.no_wrap for column in columns)  # they share the spare width
+    for column, low, high in zip(columns, min_widths, max_widths, strict=True):
         column.width = low
         if not column.no_wrap:
-            column.width += min(spare // left, max(0, high - low))
-            spare, left = spare - column.width + low, left - 1
+            column.width += min(spare // num_wrapped, max(0, high - low))
+            spare, num_wrapped = spare - column.width + low, num_wrapped - 1
     return True
 
 
 def _set_wrapping(column: Column) -> int:
-    """Return the least width that cuts nothing of a column, which wraps in it from here on."""
+    """Set how a column wraps, and return the least width that truncates nothing."""
     words = [cell_len(word) for word in printable(column.header).split()]
     longest = max(map(cell_len, _lines(column.cells)), default=0)
     if longest <= _ONE_LINE or column.no_wrap:
         width = max([longest, *words])
-        # Its head alone takes several lines.
+        # Only its header takes several lines.
         column.header = "\n".join(wrap(printable(column.header), max(width, 1), break_on_hyphens=False))
         column.no_wrap = True
         return width

@@ -1,4 +1,4 @@
-"""Series of any length in bounded memory: a curve as means of neighbours, a list as every k-th item."""
+"""Series of any length in bounded memory: a curve as means of neighbouring points, a list as every k-th item."""
 
 from typing import Generic, NamedTuple, TypeVar
 
@@ -20,13 +20,13 @@ class Group(NamedTuple):
 
 
 def merge(groups: list[Group]) -> Group:
-    """Return one group of all points of these, in their order."""
+    """Return one group of all points of consecutive groups."""
     x, totals, nums, lows, highs = zip(*groups, strict=True)
     return Group(x[-1], sum(totals), sum(nums), min(lows), max(highs))
 
 
 class Curve:
-    """Points as at most `limit` groups, each of one point as long as there are no more than that."""
+    """A curve as at most `limit` groups of points; each group has one point up to `limit` points."""
 
     def __init__(self, limit: int = 2**14):
         self.limit = limit
@@ -42,10 +42,10 @@ class Curve:
             self._every *= 2
         self._groups.append(Group(x, y, 1, y, y))
 
-    def groups(self, most: int | None = None) -> list[Group]:
-        """Return the groups by x, at most `most`: so many, or as few as can be for more."""
+    def groups(self, max_groups: int | None = None) -> list[Group]:
+        """Return the groups by x, merged to at most `max_groups`."""
         groups = sorted(self._groups, key=lambda group: group.x)
-        size = 1 if most is None else max(1, -(-len(groups) // most))
+        size = 1 if max_groups is None else max(1, -(-len(groups) // max_groups))
         return [merge(groups[start : start + size]) for start in range(0, len(groups), size)] if size > 1 else groups
 
 

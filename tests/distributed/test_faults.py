@@ -34,7 +34,7 @@ from helpers.runs import (
     [
         ("raise", "distgan: rank 1: ValueError: an injected fault", 3),
         ("kill", "distgan: rank 1 was ended by SIGKILL (often: out of memory)", 3),
-        ("exit", "distgan: rank 1 ended with exit code 7 and without a word", 3),
+        ("exit", "distgan: rank 1 ended with exit code 7 and no error message", 3),
         ("memory", "a higher --d-microbatches, or more --processes", 3),
         ("hang", "distgan: rank 1 is silent for --timeout 5 s", 15),
         ("stop", "distgan: rank 1 is silent for --timeout 5 s", 5 + 2 + 5 + 3),
@@ -87,7 +87,7 @@ def test_diverging_rank_is_named(run: Run, tmp_path: Path, inject_fault: InjectF
     flags = (*fault("run"), "--check-ranks-every", 1000)
     result = run(BIN / "distgan", "train", *flags, "--processes", 2)
     assert result.returncode == 1, result.stderr
-    words = "distgan: rank 1: discriminator.features.0.weight is not that of rank 0 after step 6"
+    words = "distgan: rank 1: discriminator.features.0.weight differs from rank 0 after step 6"
     assert words in result.stderr.splitlines()[-1]
     assert fits("step 4, ... run", result.stderr)
     assert checkpoint(tmp_path / "run")[1] == 4, "what came after is not saved"

@@ -1,4 +1,4 @@
-"""Checkpoints of small networks, made in a moment, and a manifest that tells of other files."""
+"""Build checkpoints of small networks quickly, and edit manifests."""
 
 from pathlib import Path
 
@@ -40,6 +40,7 @@ def assert_equal(one: Checkpoint, other: Checkpoint) -> None:
 
 
 def declare(path: Path, name: str, size: int, sha256: str) -> None:
+    """Set the entry of a file in a checkpoint's manifest."""
     manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     files = {key: entry.model_dump() for key, entry in manifest.files.items()} | {
         name: {"size": size, "sha256": sha256}

@@ -1,4 +1,4 @@
-"""Runs of one recipe by each engine; on a CPU the graphs are fake ones (fake_cuda_graph.py), on a GPU CUDA's own."""
+"""Train a recipe by each engine: by fake graphs on a CPU (fake_cuda_graph.py), by CUDA graphs on a GPU."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from helpers.fake_cuda_graph import capture
 from helpers.noise_images import COLOUR, UNLABELLED, noise_images
 
 STEPS = 50
-# 70 images in batches of 8: epochs of 8 whole batches and a last one of 6, of which 50 steps see five.
+# 70 images in batches of 8: epochs of 8 full batches and a short one of 6, five of them in 50 steps.
 NUM_IMAGES, BATCH = 70, 8
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "vanilla": ({"name": "vanilla"}, {}, "fp32"),
@@ -35,12 +35,12 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "unlabelled": ({"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan"}, "no"),
 }  # fmt: skip
 
-# Those of other images than MNIST's; each mirrors them.
+# Recipes with other images than MNIST's, which they flip.
 IMAGES = {"colour": COLOUR, "unlabelled": UNLABELLED}
 
 
 class Training:
-    """A run in this process. `engine` is built when it is first asked to train, and raced by `clock`."""
+    """A training in this process. The engine is built at the first step, and timed by `clock`."""
 
     def __init__(
         self, recipe: str, engine: str = "eager", *, device: str = "cpu", capture: Any = None,
@@ -52,7 +52,7 @@ class Training:
             model=ModelConfig(**({"width": width} | model)),
             data=DataConfig(batch_size=BATCH, flip=recipe in IMAGES),
             optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
-            # A CPU refuses the name before there is a capture.
+            # Runtime rejects graph engines on a CPU: the name is set below.
             run=RunConfig(device=device, engine="auto" if capture else engine, precision=precision, seed=5),
         )
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -61,8 +61,8 @@ class Training:
         dataset = noise_images(NUM_IMAGES, IMAGES.get(recipe, MNIST_SPEC))
         self.session = Session(self.config, self.runtime, dataset=dataset)
         self.gan, self.batches = self.session.gan, self.session.batches
-        for trained in (self.gan.g, self.gan.d):
-            for group in trained.optim.param_groups:  # on a CPU too as a graph needs it
+        for network in (self.gan.g, self.gan.d):
+            for group in network.optim.param_groups:  # as for a graph on a GPU
                 group["lr"], group["fused"], group["foreach"] = torch.as_tensor(group["lr"]), True, False
         self.capture, self.clock, self.total_steps = capture, clock, 100
         self.engine: Engine | None = None
@@ -75,20 +75,20 @@ class Training:
         return self.engine
 
     def to(self, step: int, *, on_device: bool = False) -> Tensor:
-        """Trains to that step; the STATS of each, (K, 4)."""
+        """Train to `step`. Return the STATS of each step, (K, 4)."""
         engine, stats = self.build(), []
         while self.gan.step < step:
-            before = self.gan.step
-            new, num_images = engine.advance(step)
-            assert len(new) == self.gan.step - before
-            assert num_images <= len(new) * BATCH
-            stats.append(new)
+            start = self.gan.step
+            new_stats, num_images = engine.advance(step)
+            assert len(new_stats) == self.gan.step - start
+            assert num_images <= len(new_stats) * BATCH
+            stats.append(new_stats)
         assert self.gan.step == step
         return torch.cat(stats) if on_device else torch.cat(stats).cpu()
 
 
 def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """The largest relative one of a tensor."""
+    """Return the largest relative difference of a tensor."""
     assert ours.keys() == theirs.keys()
     return max(
         float((ours[key].double() - theirs[key].double()).norm() / (ours[key].double().norm() + 1e-6)) for key in ours
@@ -96,7 +96,7 @@ def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> fl
 
 
 def assert_graph_takes_eager_steps(recipe: str) -> None:
-    """To the bit over 50 steps and five short last batches, dropout, moving average and schedule included."""
+    """Assert bit-identity over 50 steps with five short batches, dropout, moving average and schedule."""
     eager, graph = Training(recipe), Training(recipe, "graph", capture=capture)
     ours, theirs = eager.to(STEPS), graph.to(STEPS)
     assert graph.build().selection.name == "graph", graph.build().selection.why

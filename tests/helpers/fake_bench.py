@@ -1,4 +1,4 @@
-"""`distgan bench convergence` of trainings that do as they are told."""
+"""Run `distgan bench convergence` on scripted trainings (fake_trainer.py)."""
 
 import json
 from collections.abc import Callable
@@ -36,19 +36,19 @@ sample_epochs = [2]
 
 
 def fake_training(patch: Callable[[Any, str, Any], None]) -> None:
-    """A training that is none, and data that take no time."""
+    """Replace the training by fake_trainer.py, and the data by zeros."""
     images = torch.zeros(1000, 28, 28, dtype=torch.uint8)
     patch(trial, "TRAINING", ("helpers.fake_trainer",))
     patch(trial, "_load", lambda config: Dataset("digits", images, torch.arange(1000) % 10, "nowhere"))
 
 
 def content_of(folder: Path) -> dict[str, Any]:
-    """What results.json has, as others read it."""
+    """Return the content of results.json."""
     return json.loads((folder / "results.json").read_text())
 
 
 class FakeBench:
-    """`distgan bench convergence` of trainings that do as they are told."""
+    """`distgan bench convergence` on scripted trainings; `play` sets what each run does."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -59,7 +59,7 @@ class FakeBench:
         (self.folder / "fake_trainer.json").write_text(json.dumps(named))
 
     def __call__(self, *more: object) -> dict[str, dict[str, Any]]:
-        """The cells by their ids."""
+        """Run the benchmark with more flags. Return the cells by id."""
         run_command("bench", *self.words, *map(str, more))
         return self.cells()
 

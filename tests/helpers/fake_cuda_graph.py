@@ -1,7 +1,7 @@
-"""A fake CUDA graph on a CPU: captures operators and replays them on the same memory, with no Python between.
+"""A fake CUDA graph on a CPU: captures operators and replays them on the same memory, without Python code between.
 
-What a CUDA graph bakes in is baked in here as well: numbers from the host, random numbers, new tensors. Reading a value
-on the host during a capture raises an error, as it does on a GPU.
+As in a CUDA graph, numbers from the host, random numbers and new tensors are those of the capture. Reading a value on
+the host during a capture raises an error.
 """
 
 from collections.abc import Callable
@@ -27,30 +27,30 @@ class FakeCudaGraph(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         memory = {t.untyped_storage().data_ptr() for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)}
         outputs = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
-        # What lies in memory of its own is written there again; a view or an update in place is there already.
-        made = [t if t.untyped_storage().data_ptr() not in memory else None for t in outputs]
-        self.calls.append((func, args, kwargs or {}, made))
+        # A replay copies new tensors into the captured memory; views and in-place results are there already.
+        new = [t if t.untyped_storage().data_ptr() not in memory else None for t in outputs]
+        self.calls.append((func, args, kwargs or {}, new))
         return result
 
     def replay(self) -> None:
         with torch.no_grad():
-            for func, args, kwargs, made in self.calls:
+            for func, args, kwargs, captured in self.calls:
                 results = tree_flatten(func(*args, **kwargs))[0]
                 for work in results:
                     if hasattr(work, "wait") and not isinstance(work, Tensor):
-                        work.wait()  # a sum over the ranks
-                again = [t for t in results if isinstance(t, Tensor)]
-                for old, new in zip(made, again, strict=True):
+                        work.wait()  # an all-reduce
+                outputs = [t for t in results if isinstance(t, Tensor)]
+                for old, new in zip(captured, outputs, strict=True):
                     if old is not None and old.numel():
                         old.copy_(new)
 
 
 def capture(work: Callable[[], None], before_each: Callable[[], object]) -> Callable[[], None]:
-    """Warm up, capture `work`, and return what replays it: in the place of `graphs.CudaGraphCapture`."""
+    """Warm up, capture `work`, and return its replay: replaces `graphs.CudaGraphCapture`."""
     for _ in range(WARM_UP):
         before_each()
         work()
-    before_each()  # where CUDA takes down what it does not do, this does it once more
+    before_each()  # this capture runs the work, where CUDA only records it
     graph = FakeCudaGraph()
     with graph:
         work()

@@ -1,7 +1,7 @@
-"""Stands in for `distgan train` before what watches it: its files, signals and exit codes within a second.
+"""Fake `distgan train` for tests of the benchmark: its files, signals and exit codes within a second.
 
-$FAKE_TRAINER is a JSON file: of each run, by its folder's name, the fcd of each evaluation and how it ends. Every
-start is a line of `starts` beside that file.
+$FAKE_TRAINER is a JSON file that has for each run, by its folder's name, the fcd of each evaluation and how it ends.
+Each start is recorded as a line of `starts` beside that file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ REASONS = {
 
 
 def line(index: int, fcd: float | None) -> str:
-    """Of metrics.jsonl: four evaluations per epoch, a second of training and half a second of judging each."""
+    """Return a line of metrics.jsonl: four evaluations per epoch, each after 1 s of training and taking 0.5 s."""
     values = {
         "step": 5 * (index + 1), "epoch": (index + 1) / 4, "elapsed_s": index + 1.0, "eval_s": 0.5,
         "since_start_s": index + 7.0,
@@ -66,7 +66,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
     if end == "usr1":
-        os.kill(os.getpid(), signal.SIGUSR1)  # as one that comes before there is a handler
+        os.kill(os.getpid(), signal.SIGUSR1)  # as a signal before the handler is set
     leave({"done": "done", "limit": "stopped"}.get(end, "failed"), REASONS.get(end), ENDS[end])
 
 

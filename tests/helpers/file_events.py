@@ -1,4 +1,4 @@
-"""What this process is about to change on the disk, file by file: to look at, to count, or to make fail."""
+"""Observe each change of files by this process before it happens: to inspect, count, or make it fail."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# A full disk, one that fails or is read-only, rights, and what network disks answer.
+# Errors of a full, failing or read-only disk, of permissions, and of network disks.
 DISK_ERRORS = [
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENXIO,
     errno.ENODEV, errno.EBUSY, errno.ENOLCK, errno.EAGAIN, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
@@ -38,9 +38,9 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def before_each_change(listener: Callable[[str, str], None]) -> Iterator[None]:
-    """Call it with what happens and the path, the new one of two, in whichever thread. What it raises, the change does.
+    """Call `listener` with the event and the path (the new one of two), in any thread. Its exceptions fail the change.
 
-    A path is a mere name where a folder is removed with all that is in it.
+    The path is only a name where a folder is removed with its content.
     """
     global _listener
     if not _is_installed:
@@ -56,18 +56,18 @@ def before_each_change(listener: Callable[[str, str], None]) -> Iterator[None]:
 _is_installed: list[bool] = []
 
 
-def photograph(folder: Path) -> tuple[tuple[str, str], ...]:
-    """Return each name in a folder, without what is random in it, and its size or where it leads.
+def list_contents(folder: Path) -> tuple[tuple[str, str], ...]:
+    """Return each name in a folder, without its random part, with its size or the target of a link.
 
-    Of what is not finished, and is removed, the name alone.
+    Of unfinished files, which are removed, only the name.
     """
-    found = []
+    contents = []
     for path in sorted(folder.rglob("*")):
         name = re.sub(r"-[0-9a-f]{8}$|tfevents.*", "", str(path.relative_to(folder)))
         if path.parent.name.startswith(".step-"):
             continue
         if path.is_symlink():
-            found.append((name, os.readlink(path)))
+            contents.append((name, os.readlink(path)))
         else:
-            found.append((name, str(path.stat().st_size) if path.is_file() and path.name[0] != "." else ""))
-    return tuple(found)
+            contents.append((name, str(path.stat().st_size) if path.is_file() and path.name[0] != "." else ""))
+    return tuple(contents)

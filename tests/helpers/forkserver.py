@@ -1,8 +1,7 @@
-"""Programs of ours in processes that need not import torch again nor make the digits: most of the suite's time.
+"""Run our programs in processes that are forked from a server with torch imported, which saves most of their time.
 
-Each is forked from a server that has imported what a run needs and done nothing with it, so nothing is left
-from one to the next. The command line itself, and what it imports, is tested in processes made from nothing:
-where $COLD_START is set.
+The server only imports what a run needs, so that runs share no state. With $COLD_START programs start without it, as
+tests of the command line's own start and imports need.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ PRELOAD = (
     "distgan.evaluation.during_training distgan.reports.eval_terminal matplotlib.backends.backend_agg "
     "matplotlib.figure torch._dynamo torch.distributed.run helpers.preloaded_digits"
 )
-CONTEXT = multiprocessing.get_context("forkserver")  # for functions of a test
+CONTEXT = multiprocessing.get_context("forkserver")  # to run functions of tests
 CONTEXT.set_forkserver_preload(PRELOAD.split())
 PROGRAMS = [BIN / "distgan", BIN / "torchrun", BIN / "accelerate", SCRIPT, ROOT / "distgan" / "__main__.py"]
 PROGRAMS += [TESTS / "helpers" / f"{name}_matrix.py" for name in ("parity", "resume")]
@@ -42,7 +41,7 @@ CLIENT += "warm_python.main({address!r}, {python!r}, {programs!r})\n"
 
 @functools.cache
 def python() -> Path:
-    """Start the server, which ends with this process, and return the interpreter that asks it."""
+    """Start the server, which ends with this process. Return the script to use as the interpreter."""
     folder = tempfile.TemporaryDirectory(prefix="distgan-tests-")
     _open.append(folder)
     client, address = Path(folder.name, "python"), str(Path(folder.name, "socket"))
@@ -62,11 +61,11 @@ def python() -> Path:
     return client
 
 
-_open: list[Any] = []  # until the end of this process
+_open: list[Any] = []  # kept until this process ends
 
 
 def warm(command: tuple[object, ...]) -> list[str]:
-    """Return the words of a command, which begins warm where it is one of ours or a launcher."""
+    """Return a command that runs through the server if it is a program of ours or a launcher."""
     words = [str(word) for word in command]
     if words[0] == sys.executable:
         words[0] = str(python())
@@ -78,7 +77,7 @@ def warm(command: tuple[object, ...]) -> list[str]:
 def call(
     words: list[str], folder: Path, timeout: float, program: str = "distgan.cli"
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder`, with this process's environment, to its end."""
+    """Run a command in `folder` with this process's environment, and wait for it."""
     return subprocess.run(
         _command(program, words), cwd=folder, timeout=timeout, text=True, capture_output=True, env=dict(os.environ)
     )
@@ -93,7 +92,7 @@ def _command(program: str, words: list[str]) -> list[str]:
 class Ranks:
     """Run `program` in `num` ranks, started as srun does it; `ok` also requires that all succeed.
 
-    The output is that of one after the other, the exit code the highest.
+    The result has the ranks' outputs joined, and the exit code with the highest absolute value.
     """
 
     def __init__(self, folder: Path):
@@ -102,8 +101,8 @@ class Ranks:
     def __call__(
         self, num: int, *words: object, program: str = "distgan.cli", timeout: float = 240
     ) -> subprocess.CompletedProcess[str]:
-        port, said = free_port(), [str(word) for word in words]
-        started = [self.start(rank, num, port, *said, program=program) for rank in range(num)]
+        port, arguments = free_port(), [str(word) for word in words]
+        started = [self.start(rank, num, port, *arguments, program=program) for rank in range(num)]
         results: list[tuple[str, str]] = [("", "")] * num
 
         def read(rank: int) -> None:
@@ -121,12 +120,12 @@ class Ranks:
             for reader in readers:
                 reader.join()
         code = max((process.returncode for process in started), key=abs)
-        return subprocess.CompletedProcess(said, code, *map("".join, zip(*results, strict=True)))
+        return subprocess.CompletedProcess(arguments, code, *map("".join, zip(*results, strict=True)))
 
     def start(
         self, rank: int, num: int, port: int, *words: object, program: str = "distgan.cli"
     ) -> subprocess.Popen[str]:
-        """Start one of them; it is not waited for."""
+        """Start one rank without waiting for it."""
         world = {"WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         world |= {"RANK": rank, "LOCAL_RANK": rank}
         return subprocess.Popen(
@@ -144,22 +143,22 @@ class Ranks:
 
 
 def serve(listener: str, client: str) -> None:
-    """Fork a process for each that asks, tell its number and its end, and end it where the one that asked is gone."""
-    asked, folder = socket.socket(fileno=int(listener)), Path(client).parent
+    """Fork a process per request, send its pid and exit status, and kill it when its client disconnects."""
+    server, folder = socket.socket(fileno=int(listener)), Path(client).parent
     for name in PRELOAD.split():
         importlib.import_module(name)
-    sys.executable = client  # of what is started by what is started
+    sys.executable = client  # for children of the forked processes
     gc.collect()
     gc.freeze()
     selector = selectors.DefaultSelector()
-    selector.register(asked, selectors.EVENT_READ)
+    selector.register(server, selectors.EVENT_READ)
     selector.register(0, selectors.EVENT_READ)  # closed when the tests are over
     while True:
         for key, _ in selector.select():
             if key.fileobj == 0:
                 os._exit(0)
-            elif key.fileobj is asked:
-                connection, _ = asked.accept()
+            elif key.fileobj is server:
+                connection, _ = server.accept()
                 request, streams = _request(connection)
                 if not (pid := os.fork()):
                     _perform(request, streams)
@@ -170,7 +169,7 @@ def serve(listener: str, client: str) -> None:
                 handle = os.pidfd_open(pid)
                 selector.register(handle, selectors.EVENT_READ, (pid, connection))
                 selector.register(connection, selectors.EVENT_READ, (pid, None))
-            elif key.data[1] is None:  # nobody asks any more
+            elif key.data[1] is None:  # the client has disconnected
                 selector.unregister(key.fileobj)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(key.data[0], signal.SIGKILL)
@@ -193,7 +192,7 @@ def _request(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _perform(request: Mapping[str, Any], streams: list[int]) -> None:
-    """Be the process that was asked for."""
+    """Run the requested program in this forked process, and exit."""
     code: Any = 0
     try:
         os.setsid()
@@ -210,9 +209,9 @@ def _perform(request: Mapping[str, Any], streams: list[int]) -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith("distgan") and hasattr(module, "PARENT"):
                 module.PARENT = errors._parent()
-            elif name.startswith("accelerate.commands"):  # imported again, as $HF_HOME is heeded then
+            elif name.startswith("accelerate.commands"):  # to be imported again, as it reads $HF_HOME then
                 del sys.modules[name]
-        _break_as_asked()
+        _run_sitecustomize()
         words = request["words"]
         if words[0] == "-m":
             sys.argv = words[1:]
@@ -239,7 +238,7 @@ def _perform(request: Mapping[str, Any], streams: list[int]) -> None:
 
 
 def _open_streams() -> None:
-    """As Python does at its start."""
+    """Open the standard streams as Python does at its start."""
     for number, (name, how) in enumerate((("stdin", {}), ("stdout", {}), ("stderr", {"errors": "backslashreplace"}))):
         is_by_line = number == 2 or os.isatty(number)
         stream = open(number, "w" if number else "r", 1 if is_by_line else -1, closefd=False, **how)  # noqa: SIM115
@@ -247,15 +246,15 @@ def _open_streams() -> None:
         setattr(sys, f"__{name}__", stream)
 
 
-def _break_as_asked() -> None:
-    """What Python does at its start with a module of this name on its path."""
+def _run_sitecustomize() -> None:
+    """Run sitecustomize.py of the folders on PYTHONPATH, as Python does at its start."""
     for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         if (path := Path(folder, "sitecustomize.py")).is_file():
             runpy.run_path(str(path))
 
 
 def _parent_of(client: int) -> int:
-    """Return the parent of the process that asked for this one: the launcher of a rank."""
+    """Return the parent of the client, for example the launcher of a rank."""
     try:
         return int(Path(f"/proc/{client}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:

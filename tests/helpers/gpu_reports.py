@@ -1,4 +1,4 @@
-"""What a GPU report leaves, read back."""
+"""Read the files of a GPU report."""
 
 import json
 from pathlib import Path

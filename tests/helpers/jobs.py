@@ -1,4 +1,4 @@
-"""What jobs on a SLURM have left."""
+"""Read what SLURM jobs have written."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ def steps_of(run: Path) -> list[int]:
 
 
 def attempts(run: Path) -> list[list[str]]:
-    """(restart, what it came to, last checkpoint) of each line that ends an attempt."""
+    """Return (restart, outcome, last checkpoint) of each ended attempt."""
     lines = [line.split("\t") for line in run.with_name(f"{run.name}.attempts").read_text().splitlines()]
     return [[line[2], line[3], line[4]] for line in lines if line[3] != "began"]
 

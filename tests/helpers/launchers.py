@@ -1,4 +1,4 @@
-"""Launchers of several processes."""
+"""Commands and assertions for runs with several processes."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ LONG = ("--preset", "cgan-quick", "--data", "digits", *TINY, "--epochs", 1, "--s
 TWO = (BIN / "torchrun", "--nproc-per-node", 2, "--standalone", SCRIPT)
 ACCELERATE = (BIN / "accelerate", "launch", "--num_processes", 1, SCRIPT)
 LAUNCH = ROOT / "launch"
-# What accelerate launch leaves in the environment of a single process.
+# Variables that accelerate launch sets for a single process.
 ACCELERATE_LAUNCH = {
     "ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO",
     "ACCELERATE_DYNAMO_MODE": "default", "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False",
@@ -46,7 +46,7 @@ def world_size(run: Path) -> int:
 
 
 def assert_launch_file_starts(run: Run, tmp_path: Path, file: str, num: int) -> str:
-    """What the run says on stderr."""
+    """Assert that the launch file starts `num` processes. Return stderr."""
     result = run(*accelerate(file), *quick("run"))
     assert result.returncode == 0, result.stderr
     assert world_size(tmp_path / "run") == num
@@ -55,9 +55,9 @@ def assert_launch_file_starts(run: Run, tmp_path: Path, file: str, num: int) -> 
 
 
 def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, flags: tuple[object, ...]) -> None:
-    """One, two and one process end where one does: the same images, z, dropout masks and BatchNorm statistics.
+    """Assert that a run on one, two and one process ends as one on one process.
 
-    At the report's rates: at 1e-3 a change of 1e-8 grows to 2e-3 in 20 steps on one process too (LOG.md).
+    With the 2023 report's learning rates: at 1e-3 a change of 1e-8 grows to 2e-3 in 20 steps (LOG.md).
     """
     common = ("--width", 0.1, "--batch-size", 64, "--log-every", 1, "--threads", 1, "--tracker", "none",
               "--sample-epochs", "9", "--dropout", 0.3, "--g-lr", 2e-4, "--d-lr", 2e-4, *flags)  # fmt: skip
@@ -69,7 +69,7 @@ def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, f
     assert distgan("train", *common, "--max-steps", 9, "--out", "broken").returncode == 0
     (ours, step), (theirs, _) = checkpoint(tmp_path / "broken"), checkpoint(tmp_path / "straight")
     assert step == 9
-    assert 0 < distance(ours, theirs) < 1e-5, "equal to rounding, and not by standing still"
+    assert 0 < distance(ours, theirs) < 1e-5, "equal up to rounding, but trained"
     lines = list(zip(losses(tmp_path / "broken"), losses(tmp_path / "straight"), strict=True))
     assert [ours[0] for ours, _ in lines] == list(range(1, 10))
     for ours_line, theirs_line in lines:
@@ -77,7 +77,7 @@ def assert_resume_on_other_numbers(distgan: Run, ranks: Ranks, tmp_path: Path, f
 
 
 def assert_recipes_resume(folder: Path, third: int) -> None:
-    """Train a third of the recipes straight, and stopped and resumed in another process: the same bits."""
+    """Assert that a third of the recipes, stopped and resumed in another process, end bit-identically."""
     for part in ("first", "second"):
         result = forkserver.call([part, str(folder), str(third)], folder, 240, "helpers.resume_matrix")
         assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Made-up runs for the tests of the pages: whole folders in milliseconds, nothing trained."""
+"""Folders of runs for tests of the HTML pages, written in milliseconds without training."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def quality_of(
     source: dict[str, Any] | None = None,
     **more: Any,
 ) -> Quality:
-    """Of a C-GAN's digits 4 is read as 9 too often, of a GAN 8 is rare; `missing` are classes that are not there."""
+    """Return a Quality: a C-GAN's 4 is often read as 9, a GAN's 8 is rare, and classes in `missing` do not occur."""
     is_conditional, is_ten = kind == "C-GAN", num_classes == 10
     rng = np.random.default_rng(0)
     matrix = np.full((num_classes, num_classes), 2) + np.diag([982] * num_classes)
@@ -115,7 +115,7 @@ def quality_of(
 
 
 def falling(epoch: float) -> float:
-    """An fcd that falls until epoch 20 and lies still from there."""
+    """Return an fcd that falls until epoch 20 and is constant after."""
     return 0.5 + 60 * math.exp(-epoch / 4) if epoch < 20 else 0.5
 
 
@@ -130,7 +130,7 @@ def training_lines(
     num_classes: int = 10,
     **more: Any,
 ) -> list[dict[str, Any]]:
-    """`num` lines, `per_epoch` of them an epoch; quality at the end of each epoch, if there is an fcd."""
+    """Return `num` lines, `per_epoch` per epoch; with quality at the end of each epoch if there is an fcd."""
     rng = np.random.default_rng(1)
     lines = []
     for index in range(1, num + 1):
@@ -235,13 +235,13 @@ def read(folder: Path) -> Run:
 
 
 def table_of(*folders: Path) -> dict[str, Row]:
-    """The rows of a comparison, with what the 2023 report says of them."""
+    """Return the rows of a comparison, with the statements of the 2023 report."""
     subjects = compared_runs([read(folder) for folder in folders])
     return {row.name: row for row in checks_of(rows_of(subjects), subjects)}
 
 
 def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path:
-    """A run's folder with random weights: a generator, and a moving average that differs from it."""
+    """Write a run's folder with random weights of a generator and a different moving average."""
     config = Config(model=ModelConfig(name=name, family="dcgan", width=0.1))
     (folder / "weights").mkdir(parents=True)
     for path in (folder / "config.json", folder / "weights" / "config.json"):

@@ -1,4 +1,4 @@
-"""How much memory a block takes at its most."""
+"""Limit the peak memory of a block."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def at_most(mib: int) -> Iterator[None]:
-    """Fail unless the block gets by with that much memory: resident, on Linux, and allocated by Python and numpy."""
+    """Fail if the block needs more memory: resident (on Linux), or allocated by Python and numpy."""
     tracemalloc.start()
     before = _reset_peak()
     try:
@@ -20,10 +20,10 @@ def at_most(mib: int) -> Iterator[None]:
 
 
 def _reset_peak() -> int:
-    """Return the bytes that are resident now, from which on the kernel counts the peak anew."""
+    """Reset the kernel's peak. Return the resident bytes now."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: what Python allocates still counts
+    except OSError:  # not Linux, or no permission: only allocations by Python count
         return 2**62
     return _status("VmRSS")
 

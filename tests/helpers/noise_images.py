@@ -1,4 +1,4 @@
-"""A data set that costs nothing: random pixels."""
+"""A data set of random pixels."""
 
 import torch
 
@@ -10,7 +10,7 @@ UNLABELLED = ImageSpec(channels=1, height=48, width=48, num_classes=0, class_nam
 
 
 def noise_images(num: int, spec: ImageSpec = MNIST_SPEC) -> Dataset:
-    """Under the name of a data set that a checkpoint's config may hold."""
+    """Return `num` random images, named as a data set that a config accepts."""
     generator = torch.Generator().manual_seed(1)
     colours = [3] if spec.channels == 3 else []
     pixels = torch.randint(0, 256, (num, *colours, spec.height, spec.width), dtype=torch.uint8, generator=generator)

@@ -1,4 +1,4 @@
-"""Starts parity_matrix.py in one process or several, and compares what they end with."""
+"""Start parity_matrix.py in one or several processes, and compare the final states."""
 
 from pathlib import Path
 
@@ -18,17 +18,17 @@ ZERO_NAMES = [
 ]
 ZERO_WITHOUT_PENALTY = [name for name in ZERO_NAMES if RECIPES[name].loss == "bce"]
 
-# The last bias of D moves both means of its logits alike, so that its gradient in the Wasserstein loss is 0, and in the
-# relativistic one: rounding alone, of which Adam makes whole steps.
+# The last bias of D shifts all logits, so that its gradient is 0 in the Wasserstein and the relativistic loss: only
+# rounding, which Adam scales up to full steps.
 UNDETERMINED = {
     name: {"discriminator.read_out.bias"} for name, recipe in RECIPES.items() if recipe.loss in ("wgan-gp", "r3gan")
 }
 
 
-def weights_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], but: set[str]) -> float:
-    """Of all weights together, relative to their norm."""
+def weights_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], excluded: set[str]) -> float:
+    """Return the difference of all weights together, relative to their norm."""
     assert one.keys() == other.keys()
-    keys = [key for key in one if key.startswith(("generator", "discriminator")) and key not in but]
+    keys = [key for key in one if key.startswith(("generator", "discriminator")) and key not in excluded]
     assert keys
     squared = sum(float((one[key].double() - other[key].double()).square().sum()) for key in keys)
     return (squared / sum(float(one[key].double().square().sum()) for key in keys)) ** 0.5
@@ -41,7 +41,7 @@ def limit(name: str) -> float:
 
 
 def train_matrix(folder: Path, num: int, names: list[str], stages: str = "none") -> None:
-    """Into `folder`, by `num` processes."""
+    """Train the recipes by `num` processes, and save their states in `folder`."""
     folder.mkdir(exist_ok=True)
     words = (folder, num, stages, ",".join(names))
     if num > 1:
@@ -52,7 +52,7 @@ def train_matrix(folder: Path, num: int, names: list[str], stages: str = "none")
 
 
 def assert_ends_alike(one: Path, other: Path, names: list[str], factor: float = 1) -> None:
-    """Within `factor` times the recipe's own limit."""
+    """Assert that states differ by at most `factor` times the recipe's limit."""
     for name in names:
         ours, theirs = (load_file(folder / f"{name}.safetensors") for folder in (one, other))
         difference = weights_difference(ours, theirs, UNDETERMINED.get(name, set()))

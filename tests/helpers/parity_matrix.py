@@ -1,6 +1,6 @@
-"""Trains many recipes in as many processes as a launcher started, and saves what each ends with.
+"""Train many recipes in one process group, and save the final state of each.
 
-By the parts of the package that training consists of, so that one start of the processes serves them all.
+It calls the package's functions, so that the processes start only once.
 """
 
 import os
@@ -15,7 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # of a process that a launcher starts
+sys.path.insert(0, str(Path(__file__).parents[1]))  # if a launcher starts this script
 
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import MODELS, ORDERS
@@ -30,7 +30,7 @@ from helpers.noise_images import COLOUR, UNLABELLED, noise_images
 
 
 class Recipe(NamedTuple):
-    """`batch_size` 24 of 70 images leaves a last batch of 22, and 25 divides by no number of ranks here."""
+    """`batch_size` 24 of 70 images gives a short batch of 22; 25 is divisible by no number of ranks here."""
 
     model: str = "cgan"
     family: str = "dcgan"
@@ -52,7 +52,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     f"{model}-{order}-{accumulate}": Recipe(
         model=model, order=order, accumulate=accumulate, dropout=0.3 if accumulate == 1 else 0.0,
-        # In float32 rounding grows in 10 steps with dropout to some 1e-5 in one order or another.
+        # With dropout, rounding in float32 grows to about 1e-5 in 10 steps in some orders.
         dtype=torch.float64 if accumulate == 1 and order != "simultaneous" else torch.float32,
     )
     for model, order, accumulate in product(
@@ -70,12 +70,12 @@ RECIPES = {
     "colour": Recipe(images=COLOUR, flip=True, dtype=torch.float64),
     "unlabelled": Recipe("vanilla", "clustered", clusters=5, images=UNLABELLED, loss="r3gan", dtype=torch.float64),
     "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="alternating-fresh", accumulate=2, dropout=0.0),
-    # In float32 their Adam makes 1e-3 of rounding in as many steps.
+    # In float32 rounding grows to 1e-3 in as many steps by Adam.
     "seed-vanilla": Recipe(model="vanilla", family="report2023", width=1.0, steps=3, dtype=torch.float64),
     "seed-cgan": Recipe(family="report2023", width=1.0, steps=3, dtype=torch.float64),
     "bf16-vanilla": Recipe(model="vanilla", precision="bf16"),
     "bf16-cgan": Recipe(precision="bf16", accumulate=2, dropout=0.0),
-    # What is left of the differences above where rounding is 10**9 times as fine.
+    # The differences above with rounding 10**9 times as fine.
     "float64-vanilla": Recipe(model="vanilla", family="report2023", width=0.1, dtype=torch.float64),
     "float64-cgan": Recipe(family="report2023", width=0.1, batch_size=25, dtype=torch.float64),
     "float64-accumulate": Recipe(loss="wgan-gp", accumulate=3, dropout=0.0, dtype=torch.float64),
@@ -85,13 +85,13 @@ ENGINE = os.environ.get("PARITY_ENGINE", "eager")
 
 
 def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
-    """The state after the steps, with the losses of each under `stats`."""
+    """Return the state after the steps, with the STATS of each step under `stats`."""
     model = ModelConfig(
         name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout, clusters=recipe.clusters
     )
     optim = OptimConfig(order=recipe.order, loss=recipe.loss, d_microbatches=recipe.accumulate, ema_decay=recipe.ema)
-    if ENGINE == "fake-graph":  # what a graph has instead of DDP, and on GPUs by itself
-        runtime._trained = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)
+    if ENGINE == "fake-graph":  # on GPUs Runtime does this for graph engines
+        runtime._network_type = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)
     config = Config(
         model=model,
         data=DataConfig(batch_size=recipe.batch_size, flip=recipe.flip),
@@ -100,12 +100,12 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     )
     session = Session(config, runtime, dataset=noise_images(70, recipe.images))
     gan = session.gan
-    record = None
+    capture = None
     if ENGINE == "fake-graph":
-        record = fake_cuda_graph.capture
+        capture = fake_cuda_graph.capture
         for group in gan.g.optim.param_groups + gan.d.optim.param_groups:
             group["lr"], group["fused"], group["foreach"] = torch.tensor(group["lr"]), True, False
-    engine = session.build_engine(total_steps=recipe.steps, capture=record)
+    engine = session.build_engine(total_steps=recipe.steps, capture=capture)
     assert engine.selection.name == config.run.engine, engine.selection.why
     stats = []
     while gan.step < recipe.steps:
@@ -115,9 +115,9 @@ def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
 
 
 def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int | None, Runtime, list[str]]]:
-    """A runtime for each ZeRO stage (None: DDP) with the recipes that fit it, all in the same process group."""
+    """Yield a runtime per ZeRO stage (None: DDP) with the recipes that fit it, all in the same process group."""
     join = rendezvous.join
-    # Parameters as small as these would stay whole in stage 3, which would be no test of it.
+    # With the default threshold, parameters this small would not be sharded in stage 3.
     os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(Path(__file__).with_name("zero_shards_all.json"))
     kinds = sorted({_kind(name) for name in names})
     for stage, (accumulate, precision) in product(stages, kinds):
@@ -138,10 +138,9 @@ def _kind(name: str) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Words: the folder, the number of ranks, ZeRO stages or none, and recipes, both by commas."""
-    place, size, wanted, listed = sys.argv[1:]
-    folder, world_size, names = Path(place), int(size), listed.split(",")
-    stages = [None if word == "none" else int(word) for word in wanted.split(",")]
+    """Arguments: folder, number of ranks, comma-separated ZeRO stages (or none), comma-separated recipes."""
+    folder, world_size, names = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[4].split(",")
+    stages = [None if stage == "none" else int(stage) for stage in sys.argv[3].split(",")]
     for stage, runtime, fitting in runtimes(stages, names):
         assert runtime.world_size == world_size
         for name in fitting:
@@ -151,7 +150,7 @@ def main() -> None:
                 prefix = "" if stage is None else f"zero{stage}-"
                 save_file(state, folder / f"{prefix}{name}.safetensors")
     runtime.close()
-    # As the command line ends: threads of gloo, which DDP keeps alive, may abort an interpreter in good order.
+    # As the command line does: DDP keeps threads of gloo alive, which may abort the interpreter at exit.
     os._exit(0)
 
 

@@ -1,6 +1,6 @@
-"""For forkserver.py: the embedded digits, made once for all that are forked from it.
+"""For forkserver.py: build the embedded digits once for all forked processes.
 
-They are made in a process of their own: MKL heeds the $MKL_CBWR of its first call, which is to be a test's.
+In a separate process: MKL reads $MKL_CBWR at its first call, which has to be in a test.
 """
 
 import functools
@@ -12,7 +12,7 @@ import torch
 
 from distgan.data import base
 
-torch.set_num_threads(1)  # no thread may be there when a process is forked
+torch.set_num_threads(1)  # no threads may exist at a fork
 
 
 def _load_digits() -> base.Dataset:

@@ -1,6 +1,6 @@
-"""README's commands, each with further flags that make it take seconds: on the embedded digits, a few steps.
+"""README's commands, with flags that make each take seconds: embedded digits, a few steps.
 
-As a script it runs them in a new folder by the program that it is given: `python readme_commands.py .venv/bin/distgan`.
+As a script it runs them in a new folder by the given program: `python readme_commands.py .venv/bin/distgan`.
 """
 
 import importlib.util
@@ -20,8 +20,8 @@ _EVAL = "--num 100 --device cpu"
 _BENCH = "--data digits --device cpu --threads 1"
 _TINY = "--rounds 1 --steps 1 --warmup 1 --width 0.05 --batch-size 32"
 _SIZES = "--per-rank-batch-size 32 --work-batch-size 32"
-# By the beginning of a command, the longest that fits. Where a flag is given twice the last one counts. The plain loops
-# know no other data than MNIST; starting several processes is tested in tests/distributed.
+# Flags by the longest matching beginning of a command. Of a flag given twice the last one counts. The plain loops need
+# MNIST; tests/distributed tests several processes.
 SHORT = {
     "distgan train": _TRAIN,
     "distgan train --preset cgan-fast": f"{_TRAIN} --clusters 1",
@@ -51,9 +51,9 @@ batch_size = 4096
 
 
 def short_commands(preset: Path) -> Iterator[list[str]]:
-    """Yield the words behind `distgan` of each of README's commands that runs without a clone and without SLURM.
+    """Yield the arguments of each `distgan` command in README that needs neither a clone nor SLURM.
 
-    `preset`: where to write one for the bench whose own would take minutes.
+    `preset`: path for a preset for the benchmark whose own would take minutes.
     """
     preset.write_text(PRESET)
     blocks = re.findall(r"^```console$(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -75,10 +75,10 @@ def main(program: str) -> None:
         work.mkdir()
         for words in short_commands(Path(folder, "tiny.toml")):
             start = time.monotonic()
-            done = subprocess.run([program, *words], cwd=work, env=environment, capture_output=True, text=True)
+            process = subprocess.run([program, *words], cwd=work, env=environment, capture_output=True, text=True)
             print(f"{time.monotonic() - start:5.1f} s  distgan {shlex.join(words)}", flush=True)
-            if done.returncode != 0:
-                sys.exit(f"{done.stdout}{done.stderr}\nexit code {done.returncode}")
+            if process.returncode != 0:
+                sys.exit(f"{process.stdout}{process.stderr}\nexit code {process.returncode}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A third of many runs: `first` trains them straight and up to a stop, `second`, in a new process, from there on."""
+"""Train a third of the recipes: `first` to the end and again up to a stop; `second` resumes those in a new process."""
 
 import sys
 from itertools import product
@@ -9,7 +9,7 @@ from distgan import cli
 from distgan.config.registry import LOSSES, MODELS, ORDERS
 from helpers.small_runs import make_cheap
 
-# Epochs of 120 images, in three batches of 32 and one of 24: stopped within one, at its end, and within the next.
+# Epochs of 120 images, three batches of 32 and one of 24: stopped in an epoch, at its end, and in the next.
 STEPS, STOPS = 7, (1, 3, 4, 6)
 CASES = {
     f"{model}-{loss}-{order}-{schedule}": (model, loss, order, schedule)
@@ -17,7 +17,7 @@ CASES = {
 }
 LEVELS = product(*map(range, (len(MODELS), len(LOSSES), len(ORDERS), 2)))
 THIRD_OF = {name: sum(levels) % 3 for name, levels in zip(CASES, LEVELS, strict=True)}
-# Each has every pair of a model, a loss, an order and a schedule.
+# Each third has every pair of a model, a loss, an order and a schedule.
 THIRDS = [[name for name in CASES if THIRD_OF[name] == third] for third in range(3)]
 
 
@@ -35,17 +35,17 @@ def train(index: int, folder: str, *more: str) -> None:
 
 
 def main() -> None:
-    """Words: first or second, the folder, which third."""
+    """Arguments: first or second, folder, index of the third."""
     make_cheap(pytest.MonkeyPatch())
-    part, place, third = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    part, folder, third = sys.argv[1], sys.argv[2], int(sys.argv[3])
     for index, name in enumerate(CASES):
         if name not in THIRDS[third]:
             continue
         if part == "first":
-            train(index, f"{place}/{name}-straight")
-            train(index, f"{place}/{name}-broken", "--max-steps", str(STOPS[index % len(STOPS)]))
+            train(index, f"{folder}/{name}-straight")
+            train(index, f"{folder}/{name}-broken", "--max-steps", str(STOPS[index % len(STOPS)]))
         else:
-            train(index, f"{place}/{name}-broken")
+            train(index, f"{folder}/{name}-broken")
 
 
 if __name__ == "__main__":

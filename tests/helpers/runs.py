@@ -1,4 +1,4 @@
-"""What the tests share: the paths, the flags of a short run, and what a run has left."""
+"""Shared by the tests: paths, flags of short runs, reading runs, and assertions."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from torch import Tensor
 from distgan.checkpoint.format import Checkpoint
 from distgan.checkpoint.resume import checkpoints_in, newest_valid
 from distgan.config.schema import Config, RunConfig
-from distgan.errors import UserError, brackets
+from distgan.errors import UserError, format_codes
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ TINY = (
 
 
 class Run:
-    """Run a command to its end; `ok` also requires that it succeeds."""
+    """Run a command and wait for it; `ok` also requires that it succeeds."""
 
     def __init__(self, call: Callable[[list[str], float], subprocess.CompletedProcess[str]]):
         self.call = call
@@ -53,7 +53,7 @@ class Run:
 
 
 def quick(out: object, *more: object) -> tuple[object, ...]:
-    """Six steps on the embedded digits."""
+    """Return flags for six steps on the embedded digits."""
     return ("--preset", "cgan-quick", "--data", "digits", *TINY, "--max-steps", 6, "--out", out, *more)
 
 
@@ -62,17 +62,17 @@ def has_mnist(part: str = "train") -> bool:
 
 
 def fits(pattern: str, text: str) -> bool:
-    """True if the parts of `pattern` between `...` occur in `text`, in this order: words may change between them."""
-    at = 0
+    """True if the parts of `pattern` between `...` occur in `text` in this order; other text may change."""
+    end = 0
     for part in pattern.split("..."):
-        if (found := text.find(part.strip(), at)) < 0:
+        if (start := text.find(part.strip(), end)) < 0:
             return False
-        at = found + len(part.strip())
+        end = start + len(part.strip())
     return True
 
 
 def assert_user_error(result: subprocess.CompletedProcess[str], *patterns: str, code: str = "") -> None:
-    """Exit code 2, no traceback, and one message that fits all patterns, with the code or its kind if it is given."""
+    """Assert exit code 2, no traceback, and one message that fits all patterns, with `code` or its kind if given."""
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("distgan: ")]
@@ -84,37 +84,37 @@ def assert_user_error(result: subprocess.CompletedProcess[str], *patterns: str, 
 
 @contextmanager
 def refused(*patterns: str, code: str = "") -> Iterator[None]:
-    """A UserError of one line that fits all patterns with its codes behind it, of that code or kind if it is given."""
+    """Assert that the block raises a UserError of one line that, with its codes appended, fits all patterns."""
     with pytest.raises(UserError) as error:
         yield
-    text = f"{error.value} {brackets(error.value)}"
+    text = f"{error.value} {format_codes(error.value)}"
     assert "\n" not in text
     for pattern in (*patterns, f"[{code}]" if code else ""):
         assert fits(pattern, text), f"{pattern!r} does not fit: {text}"
 
 
 def newest(checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
-    """The newest whole checkpoint of the folder, and the damaged ones before it."""
-    found = newest_valid(checkpoints)
-    assert found is not None
-    return found
+    """Return the newest valid checkpoint of a folder, and the damaged ones that are newer."""
+    result = newest_valid(checkpoints)
+    assert result is not None
+    return result
 
 
 def checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """The newest checkpoint of a run: its tensors and its step."""
+    """Return the tensors and the step of a run's newest checkpoint."""
     _, last, damaged = newest(folder / "checkpoints")
     assert not damaged
     return last.tensors, last.state.step
 
 
 def losses(folder: Path) -> list[tuple[float, ...]]:
-    """Everything of metrics.jsonl that is not a clock."""
+    """Return metrics.jsonl without times."""
     keys = ("step", "d_loss", "g_loss", "real_logits", "fake_logits")
     return [tuple(line[key] for key in keys) for line in read_metrics(folder / "metrics.jsonl")]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Weights, Adam, moving average, random state, metrics and samples, all to the bit."""
+    """Assert that weights, Adam, moving average, random state, metrics and samples are bit-identical."""
     (ours, step), (theirs, their_step) = checkpoint(one), checkpoint(other)
     assert step == their_step
     assert ours.keys() == theirs.keys()
@@ -135,22 +135,22 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], time
 
 
 def running(pid: int) -> int:
-    """Return the process that does what this one was started for: another one, where it began warm."""
+    """Return the pid of the process that does the work: a fork of the server, if `pid` is its client."""
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     note = Path(words[2] if words[1] == "-IS" else "/nowhere").with_name(str(pid))
     return int(note.read_text()) if note.exists() else pid
 
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
-    """The process ids of the ranks that a launcher has started, in their order."""
+    """Return the pids of the ranks that a launcher has started, by rank."""
     children = subprocess.run(["pgrep", "-P", str(running(launcher.pid))], capture_output=True, text=True)
-    found = {}
+    pids = {}
     for pid in map(int, children.stdout.split()):
         with suppress(OSError):
             if "train.py" in Path(f"/proc/{pid}/cmdline").read_text():
                 environ = Path(f"/proc/{pid}/environ").read_text().split("\0")
-                found[next((e[5:] for e in environ if e.startswith("RANK=")), "0")] = pid
-    return [found[rank] for rank in sorted(found)]
+                pids[next((e[5:] for e in environ if e.startswith("RANK=")), "0")] = pid
+    return [pids[rank] for rank in sorted(pids)]
 
 
 def free_port() -> int:
@@ -160,14 +160,14 @@ def free_port() -> int:
 
 
 def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """The largest relative difference of a network's weights, all of them together."""
-    gaps = []
+    """Return the largest relative difference of a network's weights, all tensors together."""
+    differences = []
     for name in ("generator.", "discriminator.", "generator_ema."):
         if not (keys := [key for key in ours if key.startswith(name)]):
             continue
         one, other = (torch.cat([t[key].double().flatten() for key in keys]) for t in (ours, theirs))
-        gaps.append(float((one - other).norm() / one.norm()))
-    return max(gaps)
+        differences.append(float((one - other).norm() / one.norm()))
+    return max(differences)
 
 
 def checkpoint_names(folder: Path) -> list[str]:
@@ -175,7 +175,7 @@ def checkpoint_names(folder: Path) -> list[str]:
 
 
 def end_strays(folder: Path) -> None:
-    """Processes in that folder have moments to end; those that do not are killed, and an error says which."""
+    """Wait 5 s for processes in `folder` to end; kill those that do not, and fail with their names."""
     end = time.monotonic() + 5
     while strays := [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]:
         if time.monotonic() > end:

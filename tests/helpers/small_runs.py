@@ -1,4 +1,4 @@
-"""Whole trainings of a few steps within the process of a test: a tenth of a second each."""
+"""Complete trainings of a few steps in the process of a test, a tenth of a second each."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from helpers.noise_images import noise_images
 
 
 def make_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """120 images of noise, no curves, and samples of one colour: pictures take most of the time."""
+    """Use 120 images of noise, and draw no curves and samples of one colour: pictures take most of the time."""
     monkeypatch.setattr(session, "load_dataset", lambda *_, **__: noise_images(120))
     monkeypatch.setattr(artifacts, "save_curves", lambda *_: None)
     monkeypatch.setattr(artifacts, "grid", lambda *_, **__: Image.new("RGB", (8, 8)))

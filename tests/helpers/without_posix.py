@@ -1,6 +1,6 @@
-"""`python without_posix.py FOLDER`: train, resume, sample and verify as on Windows, as far as this system can show it.
+"""`python without_posix.py FOLDER`: train, resume, sample and verify without POSIX-only modules, as on Windows.
 
-What only POSIX has is hidden from the modules of distgan; libraries, which have Windows's own ways, keep it.
+They are hidden from the modules of distgan; other libraries, which support Windows themselves, keep them.
 """
 
 import builtins
@@ -62,7 +62,7 @@ def hide() -> None:
 
     class Signals:
         def __call__(self, number: int) -> signal.Signals:
-            return next(each for each in vars(known).values() if each == number)
+            return next(known_signal for known_signal in vars(known).values() if known_signal == number)
 
         def __getitem__(self, name: str) -> signal.Signals:
             return vars(known)[name]
@@ -71,7 +71,7 @@ def hide() -> None:
         "os": _without(os, OS_NAMES, name="nt", open=_open, fsync=_fsync, symlink=_symlink),
         "signal": _without(signal, signals | SIGNAL_CALLS, Signals=Signals()),
     }
-    whole = builtins.__import__
+    original_import = builtins.__import__
 
     def import_(name: str, globals_: Any = None, *more: Any, **others: Any) -> Any:
         if (globals_ or {}).get("__name__", "").split(".")[0] == "distgan":
@@ -79,7 +79,7 @@ def hide() -> None:
                 raise ImportError(f"No module named {name!r}", name=name)
             if name in copies:
                 return copies[name]
-        return whole(name, globals_, *more, **others)
+        return original_import(name, globals_, *more, **others)
 
     builtins.__import__ = import_
 

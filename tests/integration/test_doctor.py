@@ -19,8 +19,8 @@ CHECKS = ["python", "torch", "packages", "device", "processes", "memory", "disk"
 
 # What the command line does with a command.
 EXAMINE = (
-    "import sys; from distgan.launch.doctor import examine; from distgan.errors import exit_code_of\n"
-    "sys.exit(exit_code_of(lambda: examine(None)))"
+    "import sys; from distgan.launch.doctor import check_machine; from distgan.errors import run_and_report\n"
+    "sys.exit(run_and_report(lambda: check_machine(None)))"
 )
 
 
@@ -35,8 +35,8 @@ def fake(folder: Path, **modules: str) -> str:
 @pytest.fixture
 def well(monkeypatch: MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose packages import and whose processes reach each other, without the seconds that it takes."""
-    monkeypatch.setattr(doctor, "failed_import", lambda: None)
-    monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding("processes", "ok", name))
+    monkeypatch.setattr(doctor, "find_import_failure", lambda: None)
+    monkeypatch.setattr(doctor, "check_all_reduce", lambda name, _: Finding("processes", "ok", name))
     return monkeypatch
 
 
@@ -52,7 +52,7 @@ def test_this_machine(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> Non
     assert list(found) == CHECKS
     for what in ("python", "torch", "packages", "processes", "disk"):
         assert found[what] == "ok", what
-    assert "a sum over 2 is right" in words(result.stdout)
+    assert "all-reduce over 2 processes works" in words(result.stdout)
     assert "safetensors 0." in words(result.stdout)
     assert "\x1b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
@@ -77,21 +77,21 @@ def test_no_torch(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
 def test_torchvision_of_another_torch(well: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
     code = "raise RuntimeError('operator torchvision::nms does not exist')"
     well.syspath_prepend(fake(tmp_path / "fake", torch="", torchvision=code))
-    well.setattr(doctor, "failed_import", FAILED_IMPORT)
+    well.setattr(doctor, "find_import_failure", FAILED_IMPORT)
     versions = {"torch": "2.14.1+cpu", "torchvision": "0.29.1"}
-    well.setattr(doctor, "_version", lambda name: versions.get(name, VERSION(name)))
+    well.setattr(doctor, "_installed_version", lambda name: versions.get(name, VERSION(name)))
     with pytest.raises(CommandFailed, match=r": torch$"):
-        doctor.examine(None)
+        doctor.check_machine(None)
     out = capsys.readouterr().out
     assert states(out)["torch"] == "problem"
     text = words(out)
     assert "with torchvision 0.29.1: RuntimeError: operator" in text
-    assert "operator torchvision::nms does not exist; they are no pair" in text
+    assert "operator torchvision::nms does not exist; their builds do not match" in text
     assert "pip install --force-reinstall torch torchvision" in text
-    assert "both from PyTorch's own index of CPU builds" in text
+    assert "both from PyTorch's index of CPU builds" in text
 
 
-FAILED_IMPORT, VERSION = doctor.failed_import, doctor._version
+FAILED_IMPORT, VERSION = doctor.find_import_failure, doctor._installed_version
 
 
 @pytest.mark.parametrize(
@@ -104,17 +104,17 @@ FAILED_IMPORT, VERSION = doctor.failed_import, doctor._version
 def test_failing_import(monkeypatch: MonkeyPatch, tmp_path: Path, code: dict[str, str], module: str, said: str) -> None:
     monkeypatch.setattr(doctor, "_IMPORTS_S", 3)
     monkeypatch.syspath_prepend(fake(tmp_path / "fake", **code))
-    failure = doctor.failed_import()
+    failure = doctor.find_import_failure()
     assert failure is not None
     assert failure.module == module
-    assert said in failure.words
+    assert said in failure.error
 
 
 def test_the_current_folder_hides_no_module(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     """As little as it does from the installed command."""
     monkeypatch.chdir(fake(tmp_path, colorsys="raise ImportError"))
     monkeypatch.setattr(doctor, "_MODULES", ("colorsys", "distgan"))
-    assert doctor.failed_import() is None
+    assert doctor.find_import_failure() is None
 
 
 RANK = """
@@ -127,7 +127,7 @@ if what != "sums wrongly":
     time.sleep(60)
 import torch.distributed as dist
 dist.all_reduce = lambda values: values.add_(1)
-all_reduce_check._take_part(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
+all_reduce_check._run_rank(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
 """
 
 
@@ -135,8 +135,8 @@ all_reduce_check._take_part(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
     ("what", "processes", "limit_s", "text"),
     [
         ("dies", 2, 60, "gloo: rank 1: ended by SIGKILL"),
-        ("sums wrongly", 1, 60, "gloo: rank 0: the sum over 1 processes is wrong: [2.0, 2.0, 2.0]"),
-        ("hangs", 2, 1, "gloo: not done after 1 s by rank 0, 1"),
+        ("sums wrongly", 1, 60, "gloo: rank 0: wrong sum over 1 processes: [2.0, 2.0, 2.0]"),
+        ("hangs", 2, 1, "gloo: not finished after 1 s: rank 0, 1"),
     ],
 )
 def test_all_reduce_that_fails(
@@ -147,10 +147,10 @@ def test_all_reduce_that_fails(
     script.write_text(RANK.format(what=what))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(all_reduce_check, "_RANK", (sys.executable, str(script)))
+    monkeypatch.setattr(all_reduce_check, "_RANK_COMMAND", (sys.executable, str(script)))
     monkeypatch.setattr(all_reduce_check, "_ALL_REDUCE_S", limit_s)
     started = time.monotonic()
-    found = all_reduce_check.all_reduce("gloo", processes)
+    found = all_reduce_check.check_all_reduce("gloo", processes)
     assert time.monotonic() - started < (10 if what == "hangs" else 40)
     assert found[:3] == ("processes", "problem", text)
     assert "GLOO_SOCKET_IFNAME" in found.remedy

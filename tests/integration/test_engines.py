@@ -14,7 +14,7 @@ from helpers.runs import MonkeyPatch, Run, fits, newest, quick
 from torch._dynamo.utils import counters
 
 from distgan.training.engines import engine as engines
-from distgan.training.engines.compiling import blocks_of, compile_blocks, num_operators, uncompiled
+from distgan.training.engines.compiling import blocks_of, compile_blocks, num_leaf_modules, uncompiled
 
 
 def test_a_run_says_which_engine_it_has_and_why(distgan: Run, tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_graph_compiled_inside(
 ) -> None:
     """In a run that is long enough; by a race, whose times are made up here."""
     measured = dict(zip(("graph", "graph-compiled"), times, strict=True))
-    monkeypatch.setattr(engines.Trial, "race", lambda self, name, advance: measured[name])
+    monkeypatch.setattr(engines.Trial, "time_steps", lambda self, name, advance: measured[name])
     # A fake graph holds no compiled code: what is captured here is done again from Python.
     eager, graph = (
         Training("cgan"),
@@ -79,7 +79,7 @@ def test_each_block_is_compiled_whole(monkeypatch: MonkeyPatch, recipe: str) -> 
     num = len(list(run.gan.generator.children())) + 2 * len(list(run.gan.discriminator.children()))
     assert len(graphs) == counters["stats"]["unique_graphs"] == num == 4
     assert not counters["graph_break"]
-    smallest = min(num_operators(block) for block in blocks_of(run.gan))
+    smallest = min(num_leaf_modules(block) for block in blocks_of(run.gan))
     assert min(graphs) >= smallest >= 3, graphs
 
 

@@ -83,7 +83,7 @@ def test_quick_parts_leave_a_report(run: Run, tmp_path: Path) -> None:
     assert trained["commands"][0]["command"].startswith("python -m distgan train --model cgan")
     assert trained["commands"][0]["seconds"] > trained["found"]["last"]["elapsed_s"] > 0
     assert report["parts"]["facts"]["found"]["torch"] == torch.__version__
-    assert report["parts"]["parity"]["status"] == "not run: not asked for"
+    assert report["parts"]["parity"]["status"] == "not run: not requested"
     # Tiny networks are no figure.
     assert {row["value"] for row in report["figures"]} == {None}
     assert not list(tmp_path.glob("gpu-report-*"))
@@ -101,7 +101,7 @@ def test_parts_without_time_are_named(tmp_path: Path, run: Run) -> None:
     assert run(sys.executable, SCRIPT, *CPU, "--out", "out", "--budget-s", "1").returncode == 1
     found = statuses(tmp_path / "out")
     assert list(found) == list(gpu_report.PARTS)
-    assert all(status.startswith("not run: no time left (0 s, and it needs") for status in found.values())
+    assert all(status.startswith("not run: no time left (0 s of") for status in found.values())
 
 
 def test_a_part_that_fails_or_hangs_leaves_the_others(run: Run, tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_cut_off_it_leaves_a_whole_report_and_no_process(start: Start, tmp_path:
     assert process.wait(30) == (143 if signum == signal.SIGTERM else -9)
     found = statuses(tmp_path / "out")
     assert found["facts"] == "done"
-    assert found["run-vanilla"] == ("cut off by SIGTERM" if signum == signal.SIGTERM else gpu_report.RUNNING)
-    assert found["run-cgan"] == "not run: not begun yet"
+    assert found["run-vanilla"] == ("interrupted by SIGTERM" if signum == signal.SIGTERM else gpu_report.RUNNING)
+    assert found["run-cgan"] == "not run: not started yet"
     # What it had is there: collected while the part ran.
     assert files <= set(read(tmp_path / "out")["parts"]["run-vanilla"]["found"]["files"])
     assert is_gone(pid_in(path))
@@ -150,7 +150,7 @@ def test_only_marked_processes_are_ended() -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     ours, theirs = (subprocess.Popen(sleep, env=os.environ | {MARK: token}) for token in ("ours", "theirs"))
     try:
-        gpu_report.end_all(MARK, "ours")
+        gpu_report.kill_all(MARK, "ours")
         assert ours.wait(10) == -signal.SIGKILL
         assert theirs.poll() is None
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distgan.utils.child_process import ChildFailed, last_words, run_child, run_json, tool_output
+from distgan.utils.child_process import ChildFailed, run_child, run_json, summarise_error, tool_output
 from distgan.utils.provenance import git_revision
 
 # A grandchild in a session of its own.
@@ -28,7 +28,7 @@ def test_the_last_line_is_the_result() -> None:
 
 @pytest.mark.parametrize("out", ["", "words", "[1]", '{"a": 1}\\nwords'])
 def test_no_result(out: str) -> None:
-    with pytest.raises(ChildFailed, match="its last line is no JSON object"):
+    with pytest.raises(ChildFailed, match="its last line is not a JSON object"):
         run_json([sys.executable, "-c", f"print('{out}')"], timeout_s=60, env=os.environ)
 
 
@@ -46,8 +46,8 @@ def test_a_failure_has_its_last_words(code: str, words: str) -> None:
 
 
 def test_our_own_line_comes_first() -> None:
-    assert last_words(2, b"x\ndistgan: --num 0: too few\ndistgan: more\nOSError: no\n") == "--num 0: too few"
-    assert last_words(1, b"[rank0]: torch.DistError: gone\nbye\n") == "torch.DistError: gone"
+    assert summarise_error(2, b"x\ndistgan: --num 0: too few\ndistgan: more\nOSError: no\n") == "--num 0: too few"
+    assert summarise_error(1, b"[rank0]: torch.DistError: gone\nbye\n") == "torch.DistError: gone"
 
 
 def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:

@@ -103,12 +103,12 @@ def test_without_sbatch(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Captur
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        (f"{ROOT}/slurm/cgan.sh", "SLURM_JOB_ID: is not set"),
-        (f"{ROOT}/slurm/cgan.sh --out /x/slurm/cgan.sh --tags a", "SLURM_JOB_ID: is not set"),
-        ("(null)", "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone"),
+        (f"{ROOT}/slurm/cgan.sh", "SLURM_JOB_ID: not set"),
+        (f"{ROOT}/slurm/cgan.sh --out /x/slurm/cgan.sh --tags a", "SLURM_JOB_ID: not set"),
+        ("(null)", "DISTGAN_ROOT: no slurm/_run.sh in it (/no). Expected: the folder of a clone"),
         (
             "/elsewhere/slurm/cgan.sh --epochs 3",
-            "DISTGAN_ROOT=/no: holds no slurm/_run.sh; allowed: the folder of a clone",
+            "DISTGAN_ROOT: no slurm/_run.sh in it (/no). Expected: the folder of a clone",
         ),
     ],
 )

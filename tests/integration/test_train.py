@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from distgan.utils.files import read_metrics, read_tensors
-from distgan.utils.hardware import imitates_bf16
+from distgan.utils.hardware import emulates_bf16
 
 KEYS = {"step", "epoch", "d_loss", "g_loss", "real_logits", "fake_logits"}
 KEYS |= {"images_per_s", "elapsed_s", "peak_memory_gib"}
@@ -119,7 +119,7 @@ def test_same_seed_same_bits_and_another_seed_another_run(distgan: Run, tmp_path
 
 def test_bf16_trains_and_leaves_float32(distgan: Run, trained: Path, tmp_path: Path) -> None:
     result = distgan.ok("train", *quick("bf16", "--precision", "bf16"))
-    assert ("warning: --precision bf16: " in result.stderr) == imitates_bf16()
+    assert ("warning: --precision bf16: " in result.stderr) == emulates_bf16()
     assert json.loads((tmp_path / "bf16" / "environment.json").read_text())["precision"] == "bf16"
     floats = {w.dtype for w in load_file(tmp_path / "bf16" / "weights" / "generator.safetensors").values()}
     assert floats == {torch.float32, torch.int64}

@@ -79,19 +79,27 @@ def assert_failed_with(job: Job, line: str) -> None:
 def test_mistakes_end_the_job_with_one_line(slurm: Cluster) -> None:
     cases = [
         ({}, "--epohcs: unknown flag, did you mean --epochs?"),
-        ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV=/no/where: holds no bin/python on node"),
-        ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP=/no/setup.sh: can't be read on node"),
-        ({"DISTGAN_GRACE": "soon"}, "DISTGAN_GRACE=soon: allowed: an integer, 1 or more"),
-        ({"DISTGAN_PROCESSES_PER_NODE": "0"}, "DISTGAN_PROCESSES_PER_NODE=0: allowed: an integer, 1 or more"),
-        ({"DISTGAN_RUNS": "/dev/null"}, "/dev/null/cgan-"),
-        ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "/usr/bin/env -i python3: is Python 3."),
+        ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV: no bin/python on node"),
+        ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP: not readable on node"),
+        (
+            {"DISTGAN_GRACE": "soon"},
+            "DISTGAN_GRACE: invalid environment variable (soon). Expected: an integer, 1 or more",
+        ),
+        (
+            {"DISTGAN_PROCESSES_PER_NODE": "0"},
+            "DISTGAN_PROCESSES_PER_NODE: invalid environment variable (0). Expected: an integer, 1",
+        ),
+        ({"DISTGAN_RUNS": "/dev/null"}, "DISTGAN_RUNS, --out: not writable (/dev/null/cgan-"),
+        ({"DISTGAN_CONTAINER": "/usr/bin/env -i"}, "DISTGAN_VENV: Python 3."),
     ]
     (slurm.folder / "c:d").symlink_to(ROOT)
     colon = slurm.submit("c:d/slurm/cgan.sh", *TRAINING)
     array = slurm.submit("--array=4", script("convergence"), "--preset", "cgan-fast", "--seeds", 3)
     jobs = [slurm.submit(script("cgan"), *TRAINING, "--epohcs", 3, **setting) for setting, _ in cases]
-    assert_failed_with(array, "--seeds: each task of the array has one seed; allowed: sbatch --array=0-4 for five")
-    assert_failed_with(colon, f"{slurm.folder}/c:d: has a colon, which PYTHONPATH can't hold")
+    assert_failed_with(
+        array, "--seeds: not supported in an array, where each task has one seed. Expected: sbatch --array=0-4"
+    )
+    assert_failed_with(colon, f"DISTGAN_ROOT: a colon can't be in PYTHONPATH ({slurm.folder}/c:d)")
     for job, (_, line) in zip(jobs, cases, strict=True):
         assert_failed_with(job, line)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from helpers.runs import Capture, MonkeyPatch
 
-from distgan.errors import FAILED, LESS_MEMORY, USER_ERROR, UserError, exit_code_of
+from distgan.errors import FAILED, LESS_MEMORY, USER_ERROR, UserError, run_and_report
 from distgan.errors.codes import CODES, KINDS
-from distgan.utils.child_process import last_words
+from distgan.utils.child_process import summarise_error
 
 
 def fails(error: Exception) -> None:
@@ -36,23 +36,23 @@ def test_too_little_memory_is_one_line_with_advice(
     if rank:
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")
-    assert exit_code_of(lambda: fails(error), less_memory="a smaller --num") == FAILED
+    assert run_and_report(lambda: fails(error), less_memory="a smaller --num") == FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"distgan: {f'rank {rank}: ' if rank else ''}{type(error).__name__}: ")
     assert line.endswith(f"{LESS_MEMORY}a smaller --num")
-    assert "--num" not in last_words(FAILED, line.encode()), "of a child, whose flags are others"
+    assert "--num" not in summarise_error(FAILED, line.encode()), "of a child, whose flags are others"
 
 
 def test_a_bad_address_on_a_gpu_is_no_lack_of_memory(capsys: Capture) -> None:
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
-    assert exit_code_of(lambda: fails(error), less_memory="a smaller --num") == FAILED
+    assert run_and_report(lambda: fails(error), less_memory="a smaller --num") == FAILED
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
     assert LESS_MEMORY not in said
 
 
 def test_under_debug_too_little_memory_has_its_traceback(capsys: Capture) -> None:
-    assert exit_code_of(lambda: fails(MemoryError()), debug=True, less_memory="a smaller --num") == FAILED
+    assert run_and_report(lambda: fails(MemoryError()), debug=True, less_memory="a smaller --num") == FAILED
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
     assert "--num" in said
@@ -63,7 +63,7 @@ def test_under_debug_too_little_memory_has_its_traceback(capsys: Capture) -> Non
 )
 def test_a_message_ends_with_its_code_and_the_general_one(capsys: Capture, code: str, end: str) -> None:
     """By which scripts match that older versions printed alone."""
-    assert exit_code_of(lambda: fails(UserError("x", code=code))) == USER_ERROR
+    assert run_and_report(lambda: fails(UserError("x", code=code))) == USER_ERROR
     assert capsys.readouterr().err.rstrip().endswith(end)
 
 

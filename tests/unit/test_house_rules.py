@@ -81,7 +81,7 @@ def test_text_reaches_a_terminal_by_one_way() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 shown = ast.unparse(node.args[0]) if node.args else ""
-                is_for_programs = shown.startswith("json.dumps(") or (path.name == "slurm.py" and shown == "text")
+                is_for_programs = shown.startswith("json.dumps(") or (path.name == "slurm.py" and shown == "script")
                 assert node.func.id != "Console", f"{path}:{node.lineno}"
                 assert node.func.id != "print" or is_for_programs, f"{path}:{node.lineno}: {shown}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

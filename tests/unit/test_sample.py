@@ -25,10 +25,10 @@ import distgan.sample as sample_module
 from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.config.schema import ModelConfig
-from distgan.errors import UserError, brackets, outcome_of
+from distgan.errors import UserError, catch_user_error, format_codes
 from distgan.models.base import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
-from distgan.sample import WALK_STEPS, sample, slerp, walk
+from distgan.sample import WALK_STEPS, interpolate, sample, slerp
 from distgan.utils.figures import grid
 
 
@@ -128,7 +128,7 @@ def test_slerp_keeps_the_norm() -> None:
         assert slerp(start, end, weight).norm().item() == pytest.approx(1, abs=1e-6)
     assert torch.allclose(slerp(start, end, 0.5), torch.tensor([0.5**0.5, 0.5**0.5]))
     assert torch.equal(slerp(start, start, 0.3), start)
-    assert torch.allclose(walk(torch.stack([start, end]), slerp)[-1], end, atol=1e-6)
+    assert torch.allclose(interpolate(torch.stack([start, end]), slerp)[-1], end, atol=1e-6)
 
 
 def test_grid_puts_each_image_where_it_belongs() -> None:
@@ -225,7 +225,7 @@ def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch)
 
 
 def test_animation_of_hours_is_refused(tmp_path: Path) -> None:
-    with run_refused("--num ... 100000 ... [image-count]", "at most 200 walks in a .gif", code="bad-value"):
+    with run_refused("--num ... 100000 ... [image-count]", "at most 200 in a .gif", code="bad-value"):
         sample(str(weights(tmp_path / "run")), SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
 
 
@@ -296,7 +296,7 @@ def refused(where: Path | str, out: Path | str = "x.png", **settings: object) ->
         sample(str(where), SampleConfig(out=str(out), **settings))
     assert "\n" not in str(error.value)
     assert not Path(out).exists()
-    return f"{error.value} {brackets(error.value)}"
+    return f"{error.value} {format_codes(error.value)}"
 
 
 def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_any_header_of_weights_is_one_clear_error(
         head[key] = head.get(key, {}) | change if isinstance(change, dict) else change
     text = json.dumps(head).encode()
     path.write_bytes((len(text) + length).to_bytes(8, "little") + text + raw[8 + size : len(raw) - cut])
-    _, mistake = outcome_of(lambda: load_generator(str(tmp_path / "run"), ema=True))
+    _, mistake = catch_user_error(lambda: load_generator(str(tmp_path / "run"), ema=True))
     assert mistake or not cut
     if mistake:
         assert (mistake.kind, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)

@@ -1,1 +1,1 @@
-"""Eager, compiled, or CUDA graphs: the same training step behind each."""
+"""Engines that run the training step eagerly, compiled, or as CUDA graphs."""

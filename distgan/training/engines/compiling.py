@@ -1,4 +1,4 @@
-"""Compile the blocks of both networks by torch.compile, one graph each; autocast and DDP around them stay eager."""
+"""Compile the blocks of both networks by torch.compile, one FX graph each; autocast and DDP stay eager."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ _RECOMPILE_LIMIT = 256
 
 
 def compile_blocks(blocks: Sequence[nn.Module]) -> None:
-    """Let the blocks run as compiled code, in place. Each is compiled when it is first called with a new shape.
+    """Compile the blocks in place, each at its first call with a new shape.
 
-    Raises EngineUnavailable where torch.compile is switched off, and would silently run them eagerly.
+    Raises EngineUnavailable if torch.compile is disabled, and would silently run them eagerly.
     """
     for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):
         if os.environ.get(name) == "1":
-            raise EngineUnavailable(f"{name}=1 switches torch.compile off")
-    # All blocks of a process count as one function there; beyond the limit they would silently be eager.
+            raise EngineUnavailable(f"{name}=1 disables torch.compile")
+    # torch counts all blocks of a process as one function, and above the limit silently runs them eagerly.
     torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     for block in blocks:
@@ -31,12 +31,12 @@ def compile_blocks(blocks: Sequence[nn.Module]) -> None:
 
 
 def start_compiler(device: torch.device) -> None:
-    """Compile next to nothing: what a compiler needs once (imports, worker processes) is not the price of a block."""
+    """Compile a trivial function, so that timing a block does not include the compiler's start (imports, processes)."""
     torch.compile(lambda x: x + 1, dynamic=False)(torch.zeros(2, device=device))
 
 
 def _as_function(block: nn.Module) -> Callable[..., Tensor]:
-    """Return what `block` computes: given the module, torch 2.11 compiles its layers one by one and fuses nothing."""
+    """Return a function that calls `block`: given a module, torch 2.11 compiles its layers one by one, unfused."""
 
     def forward(*inputs: Tensor) -> Tensor:
         return block.forward(*inputs)
@@ -45,14 +45,14 @@ def _as_function(block: nn.Module) -> Callable[..., Tensor]:
 
 
 def uncompile(gan: Gan) -> None:
-    """Let all blocks run eagerly again."""
+    """Make all blocks run eagerly again."""
     for block in blocks_of(gan):
         block._compiled_call_impl = None
 
 
 @contextmanager
 def uncompiled(gan: Gan) -> Iterator[None]:
-    """Let compiled blocks run eagerly within: without it the reference would be what it is compared with."""
+    """Run compiled blocks eagerly within the block, as the reference of a comparison."""
     blocks = blocks_of(gan)
     compiled = [block._compiled_call_impl for block in blocks]
     uncompile(gan)
@@ -64,10 +64,7 @@ def uncompiled(gan: Gan) -> Iterator[None]:
 
 
 def blocks_of(gan: Gan) -> list[nn.Module]:
-    """Return the blocks that can be compiled.
-
-    Not those with SyncBatchNorm: their numbers of rows over the ranks change from batch to batch.
-    """
+    """Return the blocks that can be compiled: those without SyncBatchNorm, whose rows vary over ranks and batches."""
     return [
         block
         for network in (gan.generator, gan.discriminator)
@@ -76,12 +73,12 @@ def blocks_of(gan: Gan) -> list[nn.Module]:
     ]
 
 
-def num_operators(block: nn.Module) -> int:
-    """Return the number of layers with an operator of their own, by which the time to compile a block is estimated."""
+def num_leaf_modules(block: nn.Module) -> int:
+    """Return the number of leaf modules, by which the time to compile a block is estimated."""
     return sum(not list(module.children()) for module in block.modules())
 
 
 def smallest_block(gan: Gan) -> nn.Module | None:
-    """Return the block with weights that has the fewest layers; None where there is nothing to compile."""
+    """Return the block with weights that has the fewest layers; None if there is none."""
     blocks = [block for block in blocks_of(gan) if any(True for _ in block.parameters())]
-    return min(blocks, key=num_operators, default=None)
+    return min(blocks, key=num_leaf_modules, default=None)

@@ -1,4 +1,4 @@
-"""Check that an engine reproduces eager steps, and restore all state bit for bit."""
+"""Check that an engine reproduces eager steps, and then restore all state bit for bit."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ Advance = Callable[[int], tuple[Tensor, int]]
 
 
 class Parity(NamedTuple):
-    """`losses` and `weights` are differences as `Precision.tolerance` has them, over so many `steps`."""
+    """Differences of losses and of weight updates after `steps` steps, and their `Precision.tolerance`."""
 
     steps: int
     losses: float
@@ -24,7 +24,7 @@ class Parity(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        # Written so that a non-finite difference does not pass.
+        # A NaN is not <= the tolerance, and does not pass.
         return self.losses <= self.tolerance[0] and self.weights <= self.tolerance[1]
 
     def __str__(self) -> str:
@@ -36,15 +36,15 @@ class Parity(NamedTuple):
 
 @contextmanager
 def preserve_state(gan: Gan, batches: Batches) -> Iterator[None]:
-    """Put back, to the bit and in the same memory, all that steps change within the block.
+    """Restore, bit for bit and in the same memory, all that steps in the block change.
 
-    Adam's state of a run that begins becomes zeros, which is where Adam itself begins.
+    If Adam had no state before, its state becomes zeros, as Adam initializes it.
     """
     weights = _weights(gan)
-    before = [value.clone() for value in weights]
+    saved_weights = [value.clone() for value in weights]
     optims = gan.g.optim, gan.d.optim
-    adam = [
-        {parameter: {key: value.clone() for key, value in own.items()} for parameter, own in optim.state.items()}
+    saved_adam = [
+        {parameter: {key: value.clone() for key, value in state.items()} for parameter, state in optim.state.items()}
         for optim in optims
     ]
     rates = gan.g.lr, gan.d.lr
@@ -55,33 +55,33 @@ def preserve_state(gan: Gan, batches: Batches) -> Iterator[None]:
         gan.step = step
         batches.seek(step)
         with torch.no_grad():
-            for value, old in zip(weights, before, strict=True):
+            for value, old in zip(weights, saved_weights, strict=True):
                 value.copy_(old)
-            for optim, kept in zip(optims, adam, strict=True):
-                for parameter, own in optim.state.items():
-                    for key, value in own.items():
-                        value.copy_(kept[parameter][key]) if parameter in kept else value.zero_()
-            for trained, rate in zip((gan.g, gan.d), rates, strict=True):
-                trained.set_lr(torch.tensor(rate, dtype=torch.float64))
+            for optim, saved in zip(optims, saved_adam, strict=True):
+                for parameter, state in optim.state.items():
+                    for key, value in state.items():
+                        value.copy_(saved[parameter][key]) if parameter in saved else value.zero_()
+            for network, rate in zip((gan.g, gan.d), rates, strict=True):
+                network.set_lr(torch.tensor(rate, dtype=torch.float64))
 
 
 def measure_parity(
-    gan: Gan, batches: Batches, precision: str, reference: Advance, other: Advance, steps: int
+    gan: Gan, batches: Batches, precision: str, reference: Advance, candidate: Advance, steps: int
 ) -> Parity:
-    """Take `steps` from where the run stands by the one and by the other, and compare. All ranks call it."""
+    """Run `steps` from the current step by `reference` and by `candidate`, and compare. All ranks call it."""
     losses, updates = [], []
-    for advance in (reference, other):
+    for advance in (reference, candidate):
         with preserve_state(gan, batches):
             start = [value.clone() for value in _weights(gan)]
             end, stats = gan.step + steps, []
             while gan.step < end:
                 stats.append(advance(end)[0].clone())
-            assert gan.step == end, "an engine has gone past its limit"
+            assert gan.step == end, "an engine ran past its limit"
             losses.append(torch.cat(stats).double())
             updates.append([(now - old).double() for now, old in zip(_weights(gan), start, strict=True)])
-    ours, theirs = losses
-    loss = ((theirs - ours).abs() / (1 + ours.abs())).max()
-    # Each network by itself, so that a large one does not hide a small one.
+    expected, actual = losses
+    loss = ((actual - expected).abs() / (1 + expected.abs())).max()
+    # Per network, so that a large one does not hide a small one.
     weight = torch.stack([
         _norm([x - y for x, y in zip(a, b, strict=True)]) / (_norm(a) + 1e-12)
         for a, b in zip(_by_network(gan, updates[0]), _by_network(gan, updates[1]), strict=True)
@@ -94,11 +94,11 @@ def _weights(gan: Gan) -> list[Tensor]:
 
 
 def _by_network(gan: Gan, updates: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the updates of parameters per network; statistics of BatchNorm are only restored."""
-    left = iter(updates)
+    """Yield the updates of each network's parameters, without buffers."""
+    remaining = iter(updates)
     for network in gan.networks().values():
-        trained = {name for name, _ in network.named_parameters()}
-        yield [update for name, update in zip(network.state_dict(), left, strict=False) if name in trained]
+        parameters = {name for name, _ in network.named_parameters()}
+        yield [update for name, update in zip(network.state_dict(), remaining, strict=False) if name in parameters]
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""An engine takes the steps of a run: eagerly, compiled, or as CUDA graphs. Each is checked against eager steps."""
+"""An engine runs training steps: eagerly, compiled, or as CUDA graphs. It is checked against eager steps before use."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from distgan.errors import first_line
 from distgan.training.engines.compiling import (
     blocks_of,
     compile_blocks,
-    num_operators,
+    num_leaf_modules,
     smallest_block,
     start_compiler,
     uncompile,
@@ -23,23 +23,23 @@ from distgan.training.engines.compiling import (
 )
 from distgan.training.engines.eager_check import Advance, Parity, measure_parity, preserve_state
 from distgan.training.engines.graphs import PER_REPLAY, Capture, CudaGraphCapture, Graphs
-from distgan.training.engines.selection import EngineSelection, EngineUnavailable, steps_to_race
+from distgan.training.engines.selection import EngineSelection, EngineUnavailable, remaining_steps
 from distgan.training.gan import Gan
 from distgan.training.step import build_step
 
 T = TypeVar("T")
 Clock = Callable[[], float]
 
-# Of an engine against the eager one, before it is trusted with a run; the second number if the first says no, as
-# sums in another order may turn Adam's very first steps round.
+# Steps of an engine to compare with eager ones. The second number is tried if the first fails: another order of sums
+# may flip the sign of Adam's first updates.
 CHECK_STEPS = (3, 20)
 
 
 class Engine:
-    """`advance(limit)` takes one step or several from `gan.step` on, but none past `limit`.
+    """`advance(limit)` runs one or several steps from `gan.step` on, up to `limit`.
 
-    It returns their STATS, (K, 4) on the device, without waiting for it, and the images of all ranks in them.
-    `reference` does the same eagerly. Left as a context it lets go of its graphs, before which NCCL does not end.
+    It returns their STATS, (K, 4) on the device, without waiting for it, and their number of images over all ranks.
+    `reference` does the same eagerly. On exit it releases its graphs, as NCCL does not shut down before.
     """
 
     def __init__(self, selection: EngineSelection, reference: Advance, advance: Advance, graphs: Graphs | None = None):
@@ -64,10 +64,10 @@ def build_engine(
     last_step: int | None = None,
     clock: Clock = time.perf_counter,
 ) -> Engine:
-    """Return the requested engine, or the eager one and the reason. All ranks call it, after a resume.
+    """Return the requested engine, or the eager one with the reason. All ranks call it, after a resume.
 
-    `total_steps` are those of the schedule, of which this run ends at `last_step` if given. A graph is captured by
-    `capture`, which is CUDA's own unless given, and engines are raced by `clock`.
+    `total_steps`: of the schedule; the run ends at `last_step`, if given. `capture` replaces CudaGraphCapture, and
+    `clock` times engines.
     """
     trial = Trial(gan, batches, config, runtime, total_steps, capture, last_step, clock)
     requested = config.run.engine
@@ -82,9 +82,9 @@ def build_engine(
 
 
 class Trial:
-    """Parts of an engine and attempts with it. All ranks call each method; no state of `gan` changes.
+    """Build, check and time engines. All ranks call each method; the state of `gan` is preserved.
 
-    `take` takes one step by the networks as they are, compiled or not; `eager` by networks that are not compiled.
+    `advance` runs one step with the networks as they are, compiled or not; `advance_eagerly` with uncompiled ones.
     """
 
     def __init__(
@@ -110,52 +110,51 @@ class Trial:
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def take(self, limit: int) -> tuple[Tensor, int]:
+    def advance(self, limit: int) -> tuple[Tensor, int]:
         if self.batches.step != self.gan.step:
             self.batches.seek(self.gan.step)
         batch = next(self.batches)
         return self._step(*batch).unsqueeze(0), len(batch.rows)
 
-    def eager(self, limit: int) -> tuple[Tensor, int]:
+    def advance_eagerly(self, limit: int) -> tuple[Tensor, int]:
         with uncompiled(self.gan):
-            return self.take(limit)
+            return self.advance(limit)
 
     # -- results --------------------------------------------------------------------------------------
 
     def eager_engine(self, why: str, *, is_fallback: bool = False) -> Engine:
-        return Engine(self._selection("eager", why, is_fallback), self.take, self.take)
+        return Engine(self._selection("eager", why, is_fallback), self.advance, self.advance)
 
     def engine(self, name: str, why: str, graphs: Graphs | None = None, *, is_fallback: bool = False) -> Engine:
-        """Return the engine that replays `graphs`, or takes the steps by compiled networks."""
-        advance = self.take if graphs is None else graphs.advance
-        return Engine(self._selection(name, why, is_fallback), self.eager, advance, graphs)
+        """Return the engine that replays `graphs`, or without them runs compiled networks."""
+        advance = self.advance if graphs is None else graphs.advance
+        return Engine(self._selection(name, why, is_fallback), self.advance_eagerly, advance, graphs)
 
     def _selection(self, name: str, why: str, is_fallback: bool) -> EngineSelection:
         requested, parity = self.config.run.engine, self._parities.get(name)
         return EngineSelection(requested, name, why, is_fallback, self._start_s, self._step_s, parity)
 
-    # -- attempts, which succeed on all ranks or raise on all -----------------------------------------
+    # -- attempts: they succeed on all ranks, or raise on all -----------------------------------------
 
     def unsupported_reason(self) -> str | None:
-        """Return why only the eager engine can take the steps of this run; None if others can."""
+        """Return why only the eager engine can run this training; None if others can."""
         if self.runtime.strategy != "DDP":
             return f"{self.runtime.strategy} wraps the forward and backward passes itself"
         if self.runtime.precision == "fp16":
-            return "the gradient scaler of fp16 decides on the host"
+            return "the gradient scaler of fp16 needs the host in each step"
         if self.batches.size % self.runtime.world_size:
             return f"a batch of {self.batches.size} images does not divide evenly among the ranks"
         return None
 
     def check_supported(self) -> None:
-        """Raise EngineUnavailable for a run that only the eager engine can take."""
+        """Raise EngineUnavailable for a training that only the eager engine can run."""
         if reason := self.unsupported_reason():
             raise EngineUnavailable(reason)
 
     def compile_smallest(self) -> float:
-        """Compile one block for one shape. Return the seconds that the rest takes by its measure, on the slowest rank.
+        """Compile one block for one shape. Return the estimated seconds for all others, on the slowest rank.
 
-        An estimate by the number of layers, too low where torch has this block in its cache on the disk and no other.
-        Raises EngineUnavailable.
+        Estimated by the number of layers; too low if torch's disk cache has this block only. Raises EngineUnavailable.
         """
 
         def attempt() -> float:
@@ -163,11 +162,11 @@ class Trial:
                 raise EngineUnavailable("no block of the networks can be compiled")
             start_compiler(self.runtime.device)
             compile_blocks([block])
-            began = self.clock()
-            self._take_at([0])
-            own = num_operators(block)
-            every = len(self._one_of_each_shape()) * sum(map(num_operators, blocks_of(self.gan)))
-            return (self.clock() - began) * (every - own) / own
+            start = self.clock()
+            self._run_steps_at([0])
+            num = num_leaf_modules(block)
+            total = len(self._one_step_per_shape()) * sum(map(num_leaf_modules, blocks_of(self.gan)))
+            return (self.clock() - start) * (total - num) / num
 
         return self._slowest(self._on_all_ranks("compile", attempt))
 
@@ -176,19 +175,19 @@ class Trial:
 
         def attempt() -> None:
             compile_blocks(blocks_of(self.gan))
-            self._take_at(self._one_of_each_shape())
+            self._run_steps_at(self._one_step_per_shape())
 
         self._on_all_ranks("compile", attempt)
 
-    def _take_at(self, indices: list[int]) -> None:
+    def _run_steps_at(self, indices: list[int]) -> None:
         with preserve_state(self.gan, self.batches):
             for index in indices:
                 self.gan.step = index
-                self.take(index + 1)
-            self.runtime.wait()
+                self.advance(index + 1)
+            self.runtime.synchronize()
 
-    def _one_of_each_shape(self) -> list[int]:
-        """Return the first step of an epoch, and the last if that is short."""
+    def _one_step_per_shape(self) -> list[int]:
+        """Return step 0, and the last step of an epoch if its batch is short."""
         num = self.batches.steps_per_epoch
         return [0] if len(self.batches.rows(num - 1)) == self.batches.size else [0, num - 1]
 
@@ -204,40 +203,40 @@ class Trial:
         return self._on_all_ranks("capture", attempt)
 
     def check(self, name: str, advance: Advance) -> None:
-        """Compare steps with the eager ones. Raises EngineUnavailable where they differ by more than rounding."""
+        """Compare steps with eager ones. Raises EngineUnavailable if they differ by more than rounding."""
 
         def attempt(steps: int) -> Parity:
             precision = self.runtime.precision
-            return measure_parity(self.gan, self.batches, precision, self.eager, advance, steps)
+            return measure_parity(self.gan, self.batches, precision, self.advance_eagerly, advance, steps)
 
         for steps in CHECK_STEPS:
             parity = self._on_all_ranks("check", lambda steps=steps: attempt(steps))  # type: ignore[misc]
-            failed = [each for each in self.runtime.all_gather_object(parity) if not each.passed]
+            failed = [rank for rank in self.runtime.all_gather_object(parity) if not rank.passed]
             if not failed:
                 self._parities[name] = parity
                 return
-        raise EngineUnavailable(f"its steps are not the eager ones: {failed[0]}")
+        raise EngineUnavailable(f"its steps differ from eager ones: {failed[0]}")
 
-    def race(self, name: str, advance: Advance) -> float:
-        """Return the seconds of a step, on the slowest rank: so all ranks decide alike. It takes about RACE_S / 2.
+    def time_steps(self, name: str, advance: Advance) -> float:
+        """Return the seconds per step on the slowest rank, so that all ranks decide alike. Takes about RACE_S / 2.
 
         Raises EngineUnavailable.
         """
 
         def seconds_per_step(*counts: int) -> float:
-            """Return the seconds of the last of so many steps each; those before it warm up."""
-            began = 0.0
+            """Return the seconds per step of the last count; the counts before it warm up."""
+            start = 0.0
             with preserve_state(self.gan, self.batches):
                 for count in counts:
-                    self.runtime.wait()
-                    began, end = self.clock(), self.gan.step + count
+                    self.runtime.synchronize()
+                    start, end = self.clock(), self.gan.step + count
                     while self.gan.step < end:
                         advance(end)
-                    self.runtime.wait()
-                return (self.clock() - began) / counts[-1]
+                    self.runtime.synchronize()
+                return (self.clock() - start) / counts[-1]
 
         step_s = self._slowest(self._on_all_ranks("race", lambda: seconds_per_step(PER_REPLAY, PER_REPLAY)))
-        if steps := steps_to_race(step_s, 2 * PER_REPLAY, PER_REPLAY):
+        if steps := remaining_steps(step_s, 2 * PER_REPLAY, PER_REPLAY):
             step_s = self._slowest(self._on_all_ranks("race", lambda: seconds_per_step(steps)))
         self._step_s[name] = step_s
         return step_s
@@ -246,18 +245,18 @@ class Trial:
         return max(self.runtime.all_gather_object(seconds))
 
     def _on_all_ranks(self, phase: str, attempt: Callable[[], T]) -> T:
-        """Return what `attempt` returns. Raises EngineUnavailable on all ranks where it fails on one.
+        """Return the result of `attempt`. Raises EngineUnavailable on all ranks if it fails on one.
 
-        No rank may continue alone: the others' sums would wait for it.
+        No rank may continue alone: collectives of the others would wait for it.
         """
         reason = None
         with self._timed(phase):
             try:
                 result = attempt()
-            except Exception as error:  # compilers, drivers and libraries raise what they like
-                reason, kind = first_line(error), type(error).__name__
-                if not isinstance(error, EngineUnavailable) and reason != kind:
-                    reason = f"{kind}: {reason}"
+            except Exception as error:  # compilers, drivers and libraries raise any type
+                reason, type_name = first_line(error), type(error).__name__
+                if not isinstance(error, EngineUnavailable) and reason != type_name:
+                    reason = f"{type_name}: {reason}"
         reasons = self.runtime.all_gather_object(reason)
         for rank, why in enumerate(reasons):
             if why is not None:
@@ -266,6 +265,6 @@ class Trial:
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
-        began = self.clock()
+        start = self.clock()
         yield
-        self._start_s[phase] = round(self._start_s.get(phase, 0.0) + self.clock() - began, 3)
+        self._start_s[phase] = round(self._start_s.get(phase, 0.0) + self.clock() - start, 3)

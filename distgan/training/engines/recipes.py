@@ -1,4 +1,4 @@
-"""Build each engine of `config.registry.ENGINES` from a Trial. All ranks call these, and all decide alike."""
+"""Build each engine of `config.registry.ENGINES` from a Trial. All ranks call these functions and decide alike."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,40 +19,40 @@ def build_compiled(trial: Trial) -> Engine:
     """Return eager steps through compiled networks. Raises EngineUnavailable."""
     trial.check_supported()
     trial.compile()
-    trial.check("compile", trial.take)
+    trial.check("compile", trial.advance)
     return trial.engine("compile", "as requested")
 
 
 def build_fastest(trial: Trial) -> Engine:
-    """Return what a race of one second shows to be the faster on a GPU, eager or graph.
+    """Return on a GPU the faster of eager and graph, timed for a second in total; else eager.
 
-    Raises EngineUnavailable where a run that a graph could take can't be captured.
+    Raises EngineUnavailable if a capture fails.
     """
     if not trial.can_capture:
-        return trial.eager_engine("on a CPU compiling takes long and gains nothing")
+        return trial.eager_engine("torch.compile does not pay off on a CPU")
     if reason := trial.unsupported_reason():
-        return trial.eager_engine(f"no graph can take the steps: {reason}")
+        return trial.eager_engine(f"CUDA graphs are not supported here: {reason}")
     graphs = _checked_graphs(trial, "graph")
-    with _released_on_failure(graphs):
-        eager_s, graph_s = trial.race("eager", trial.take), trial.race("graph", graphs.advance)
+    with _release_on_failure(graphs):
+        eager_s, graph_s = trial.time_steps("eager", trial.advance), trial.time_steps("graph", graphs.advance)
     if eager_s < graph_s:
         graphs.release()
-        return trial.eager_engine(f"the faster one: {_us(eager_s)} per step, graph {_us(graph_s)}")
-    why = f"the faster one: {_us(graph_s)} per step, eager {_us(eager_s)}"
-    return _compiled_where_it_pays(trial, graphs, graph_s, why)
+        return trial.eager_engine(f"the faster one: {_format_us(eager_s)} per step, graph {_format_us(graph_s)}")
+    why = f"the faster one: {_format_us(graph_s)} per step, eager {_format_us(eager_s)}"
+    return _compile_if_faster(trial, graphs, graph_s, why)
 
 
 def build_graph(trial: Trial) -> Engine:
-    """Return graphs of the steps, compiled inside where that pays. Raises EngineUnavailable."""
+    """Return graphs of the steps, with compiled networks if that is faster. Raises EngineUnavailable."""
     trial.check_supported()
     graphs = _checked_graphs(trial, "graph")
-    with _released_on_failure(graphs):
-        graph_s = trial.race("graph", graphs.advance)
-    return _compiled_where_it_pays(trial, graphs, graph_s, f"as requested; {_us(graph_s)} per step")
+    with _release_on_failure(graphs):
+        graph_s = trial.time_steps("graph", graphs.advance)
+    return _compile_if_faster(trial, graphs, graph_s, f"as requested; {_format_us(graph_s)} per step")
 
 
 def build_graph_compiled(trial: Trial) -> Engine:
-    """Return graphs of steps through compiled networks; where these fail, graphs without. Raises EngineUnavailable."""
+    """Return graphs with compiled networks, or graphs without if compiling fails. Raises EngineUnavailable."""
     trial.check_supported()
     try:
         trial.compile()
@@ -64,16 +64,16 @@ def build_graph_compiled(trial: Trial) -> Engine:
 
 
 def _checked_graphs(trial: Trial, name: str) -> Graphs:
-    """Return graphs whose steps are the eager ones. Raises EngineUnavailable."""
+    """Return graphs whose steps match eager ones. Raises EngineUnavailable."""
     graphs = trial.capture()
-    with _released_on_failure(graphs):
+    with _release_on_failure(graphs):
         trial.check(name, graphs.advance)
     return graphs
 
 
 @contextmanager
-def _released_on_failure(graphs: Graphs) -> Iterator[None]:
-    """Release graphs that are not used after all: NCCL does not end while one is alive."""
+def _release_on_failure(graphs: Graphs) -> Iterator[None]:
+    """Release graphs if the block raises EngineUnavailable: NCCL does not shut down while one exists."""
     try:
         yield
     except EngineUnavailable:
@@ -81,37 +81,37 @@ def _released_on_failure(graphs: Graphs) -> Iterator[None]:
         raise
 
 
-def _compiled_where_it_pays(trial: Trial, plain: Graphs, plain_s: float, why: str) -> Engine:
-    """Return the plain graphs, or those of compiled networks where the rest of the run is long enough to pay for them.
+def _compile_if_faster(trial: Trial, plain: Graphs, plain_s: float, why: str) -> Engine:
+    """Return the plain graphs, or graphs with compiled networks if the run is long enough to pay for compiling.
 
-    The smallest block is compiled first: by its time it is estimated what the others take.
+    The smallest block is compiled first; its time is the basis of an estimate for the others.
     """
 
-    def stay(reason: str) -> Engine:
+    def keep_plain(reason: str) -> Engine:
         uncompile(trial.gan)
         return trial.engine("graph", f"{why}; not compiled inside: {reason}", plain)
 
     if penalty_weight(trial.config.optim):
-        return stay("the penalty needs a second derivative, which torch.compile lacks")
-    pays, words = compiling_pays(trial.steps_left, plain_s, FIRST_BLOCK_S)
+        return keep_plain("the penalty needs a second derivative, which torch.compile lacks")
+    pays, estimate = compiling_pays(trial.steps_left, plain_s, FIRST_BLOCK_S)
     if not pays:
-        return stay(words)
+        return keep_plain(estimate)
     try:
-        pays, words = compiling_pays(trial.steps_left, plain_s, trial.compile_smallest())
+        pays, estimate = compiling_pays(trial.steps_left, plain_s, trial.compile_smallest())
         if not pays:
-            return stay(f"{words}, by the time that its smallest block took")
+            return keep_plain(f"{estimate}, estimated from its smallest block")
         trial.compile()
         graphs = _checked_graphs(trial, "graph-compiled")
-        with _released_on_failure(graphs):
-            compiled_s = trial.race("graph-compiled", graphs.advance)
+        with _release_on_failure(graphs):
+            compiled_s = trial.time_steps("graph-compiled", graphs.advance)
     except EngineUnavailable as error:
-        return stay(str(error))
+        return keep_plain(str(error))
     if compiled_s < plain_s:
         plain.release()
-        return trial.engine("graph-compiled", f"{why}, compiled inside {_us(compiled_s)}", graphs)
+        return trial.engine("graph-compiled", f"{why}, compiled inside {_format_us(compiled_s)}", graphs)
     graphs.release()
-    return stay(f"no faster, {_us(compiled_s)} per step")
+    return keep_plain(f"no faster, {_format_us(compiled_s)} per step")
 
 
-def _us(seconds: float) -> str:
+def _format_us(seconds: float) -> str:
     return f"{seconds * 1e6:,.0f} microseconds"

@@ -1,31 +1,30 @@
-"""Which engine was chosen and why, for all outputs, and the rules of the choice: pure functions of measured times."""
+"""The chosen engine and the reason, and rules for the choice as pure functions of measured times."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # which needs torch
+if TYPE_CHECKING:  # needs torch
     from distgan.training.engines.eager_check import Parity
 
-# Seconds of the race between two engines, and the most steps that each takes in it.
+# Seconds for timing two engines, and the most steps of each.
 RACE_S, RACE_STEPS = 1.0, 50
-# Part of a graph's step that compiled blocks save: by the kernels and the memory traffic that they do without, modelled
-# and not measured on a GPU. Only whether compiling is tried hangs on it: then a race decides.
+# Share of a graph's step that compiling saves in kernels and memory traffic: by a model, not measured on a GPU. It only
+# decides whether compiling is tried; measured times decide whether it is used.
 COMPILED_GAIN = 0.25
-# Seconds to start the compiler and compile the smallest block, before anything is measured: more where it is new to
-# the machine, less where torch finds it in its cache on the disk.
+# Estimated seconds to start the compiler and compile the smallest block: more without torch's disk cache, less with it.
 FIRST_BLOCK_S = 5.0
 
 
 class EngineUnavailable(Exception):
-    """Why an engine can't be taken. Raised on all ranks alike."""
+    """An engine can't be used; the message says why. Raised on all ranks."""
 
 
 @dataclass
 class EngineSelection:
-    """`requested` by the config, `name` that runs, and `why` that one; `is_fallback` if it stands in for the requested.
+    """The engine `requested`, the one that runs (`name`) and `why`; `is_fallback` if it replaces the requested one.
 
-    `start_s`: seconds that "compile", "capture", "check" and "race" took. `step_s`: seconds per step of each engine
-    that was raced, on the slowest rank. `parity`: how near the steps of the one that runs are to the eager ones.
+    `start_s`: seconds of "compile", "capture", "check" and "race". `step_s`: seconds per step of each timed engine, on
+    the slowest rank. `parity`: the difference of its steps from eager ones.
     """
 
     requested: str
@@ -47,9 +46,9 @@ class EngineSelection:
 
 
 def fallback_notice(described: Any) -> str | None:
-    """Return what stands at the head of every output of a run whose engine gave way to another, else None.
+    """Return the notice on a fallback engine for the head of each output, None if there is none.
 
-    `described` is what `EngineSelection.describe` has returned, or whatever a file has in its place.
+    `described`: the result of `EngineSelection.describe`, or any other content of a file.
     """
     match described:
         case {"is_fallback": True, "name": str(name), "why": str(why)}:
@@ -62,21 +61,21 @@ def _sentence(name: str, why: str) -> str:
 
 
 def compiling_pays(steps_left: int, step_s: float, compile_s: float) -> tuple[bool, str]:
-    """True if compiling is expected to save more than it takes, and the numbers that decide, in words.
+    """Return whether compiling is expected to save more time than it takes, and the estimate as text.
 
-    It saves COMPILED_GAIN of the `steps_left`, of `step_s` seconds each. `compile_s` are the seconds still to spend on
-    it: FIRST_BLOCK_S before the smallest block is compiled, and after it what the others take by its measure.
+    It saves COMPILED_GAIN of `steps_left` steps of `step_s` seconds. `compile_s`: the time still to spend,
+    FIRST_BLOCK_S before the smallest block is compiled, then the estimate for the others.
     """
     left_s = steps_left * step_s
     saved_s = left_s * COMPILED_GAIN
-    left, saved, taken = (f"{each:.2g} s" if each < 10 else f"{each:.0f} s" for each in (left_s, saved_s, compile_s))
-    return saved_s > compile_s, f"of {left} of steps left it may save {saved}, and takes about {taken}"
+    remaining, saved, needed = (f"{s:.2g} s" if s < 10 else f"{s:.0f} s" for s in (left_s, saved_s, compile_s))
+    return saved_s > compile_s, f"of {remaining} of remaining steps it may save {saved}, and takes about {needed}"
 
 
-def steps_to_race(step_s: float, taken: int, multiple: int) -> int:
-    """Return how many steps more an engine takes in its half of a race, of which it has `taken` some.
+def remaining_steps(step_s: float, num_done: int, multiple: int) -> int:
+    """Return how many more steps to time an engine by, within RACE_S / 2 after `num_done` steps.
 
-    A multiple, RACE_STEPS at most, and 0 where the half is over.
+    A multiple of `multiple`, at most RACE_STEPS, 0 if the time is over.
     """
-    fitting = RACE_S / 2 / max(step_s, 1e-9) - taken
-    return int(max(0, min(fitting, RACE_STEPS))) // multiple * multiple
+    num = RACE_S / 2 / max(step_s, 1e-9) - num_done
+    return int(max(0, min(num, RACE_STEPS))) // multiple * multiple

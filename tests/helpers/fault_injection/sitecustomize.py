@@ -1,6 +1,6 @@
-"""Python imports this at its start where the tests put its folder on PYTHONPATH: one rank goes wrong at one step.
+"""Inject a fault into one rank at one step. Python imports this at its start if this folder is on PYTHONPATH.
 
-So does forkserver.py in a process that has begun warm, where other modules may have taken over a name already.
+forkserver.py runs it in a forked process, where other modules may have imported the replaced function already.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 _RANK, _STEP, _HOW = os.environ.get("FAULT_INJECTION", "none,0,none").split(",")
 
 
-def _go_wrong(gan):
+def _inject(gan):
     import signal
     import time
 
@@ -55,7 +55,7 @@ elif os.environ.get("RANK") == _RANK and _HOW == "load":
     import distgan.data.base
 
     def load_dataset(*_, **__):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without leaving word
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # so that Ctrl-C ends the process without a message
         open("loading", "w").close()
         time.sleep(3600)
 
@@ -70,7 +70,7 @@ elif os.environ.get("RANK") == _RANK:
 
         def broken(*batch):
             if gan.step == int(_STEP) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-                _go_wrong(gan)
+                _inject(gan)
             return step(*batch)
 
         return broken

@@ -130,7 +130,7 @@ def test_crashes_are_tried_again_three_times_and_no_more(slurm: Cluster, tmp_pat
         kill_rank(slurm, job, "node2")
         job.await_log(f"#{start}] the step ended with ", 60)
     assert job.end() == "FAILED", job.log()
-    assert "not requeued: crash 4 is one too many" in job.log()
+    assert "not requeued: crash 4, more than 3" in job.log()
     assert job.restarts == 3
     assert [each[1] for each in attempts(run)] == ["crashed"] * 4
 
@@ -141,7 +141,7 @@ def test_a_crash_before_the_first_checkpoint_is_not_tried_again(slurm: Cluster, 
     kill_rank(slurm, job, "node1")
     assert job.end() == "FAILED", job.log()
     assert job.restarts == 0
-    assert "not requeued: it failed before it had anything to resume from" in job.log()
+    assert "not requeued: it failed before its first checkpoint" in job.log()
 
 
 def test_attempts_that_get_nowhere_come_to_an_end(slurm: Cluster, tmp_path: Path) -> None:
@@ -189,10 +189,10 @@ def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path)
     first.await_log("step 5/")
     second = slurm.submit("--nodelist=node2", script("cgan"), *TRAINING, "--epochs", 50, "--out=mine")
     assert second.end() == "FAILED"
-    assert f"distgan: --out mine: job {first.number} writes in it; allowed: another folder" in second.log()
+    assert f"distgan: --out: in use by job {first.number} (mine). Expected: another folder" in second.log()
     same = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, f"--out={tmp_path}/./mine/")
     assert same.end() == "FAILED"
-    assert f"job {first.number} writes in it" in same.log()
+    assert f"job {first.number} in use by job" in same.log()
     # That others looked does not make the first one done when it stops, nor not the owner when it comes back.
     slurm.run("scancel", "--signal=USR1", first.number)
     first.await_log("resuming at step", 60)
@@ -221,7 +221,7 @@ def test_no_second_job_writes_in_the_same_folder(slurm: Cluster, tmp_path: Path)
     record.write_text(f"2020-01-01T00:00:00\t{int(fourth.number) + 1}\t0\tfinished\tstep-00000007\tmoved\n")
     fifth = slurm.submit(script("cgan"), *TRAINING, "--epochs", 50, "--max-steps", 10)
     assert fifth.end() == "FAILED"
-    assert f"distgan: {record}: is of another job that had this one's number; allowed: another" in fifth.log()
+    assert f"distgan: DISTGAN_RUNS: the folder has an older job with this job's id ({record}). Expected" in fifth.log()
 
 
 def test_nothing_of_the_environment_is_needed(slurm: Cluster, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_in_a_container_after_a_setup_of_others(slurm: Cluster, tmp_path: Path) 
     job.await_log("step 5/")
     setup.rename(tmp_path / "gone.sh")  # as on a machine that has a folder less than the others
     job.signal("USR1")
-    job.await_log(f"distgan: DISTGAN_SETUP={setup}: can't be read on node1; allowed: a file of bash", 60)
+    job.await_log(f"distgan: DISTGAN_SETUP: not readable on node1 ({setup}). Expected: a file that bash", 60)
     (tmp_path / "gone.sh").rename(setup)
     assert job.end(200) == "COMPLETED", job.log()
     assert_resumed_where_it_stopped(job, 1)

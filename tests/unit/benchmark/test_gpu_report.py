@@ -41,9 +41,9 @@ def report_of(tmp_path: Path, *, quick: bool = False) -> Report:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ((), "there is no CUDA device here"),
-        (("--device", "cpu"), "Expected: with --quick"),
-        ((*CPU, "--parts", "facts,moon"), "--parts moon: unknown"),
+        ((), "no CUDA device here"),
+        (("--device", "cpu"), "Expected: --device cpu with --quick"),
+        ((*CPU, "--parts", "facts,moon"), "--parts: unknown (moon)"),
     ],
 )
 def test_a_mistake_is_a_line(flags: tuple[str, ...], words: str, tmp_path: Path, capsys: Capture) -> None:
@@ -65,7 +65,7 @@ def test_a_part_that_raises_has_failed(tmp_path: Path, monkeypatch: MonkeyPatch,
     report = report_of(tmp_path)
     part = Part(0, 9, lambda report: [], lambda report, name: {})._replace(**{broken: lambda *_: 1 / 0})
     monkeypatch.setitem(gpu_report.PARTS, "facts", part)
-    report.take("facts")
+    report.run_part("facts")
     assert statuses(tmp_path / "out")["facts"] == "failed: ZeroDivisionError: division by zero"
 
 
@@ -103,7 +103,7 @@ def test_a_figure_is_held_against_its_aim(
     assert {row["value"] for row in found[2:]} == {None}
     text = (tmp_path / "out" / "report.md").read_text()
     assert ("NO, and over the limit" in text) == expected[0][2]
-    assert "| cgan, the whole command | not measured | - | at most 22 s | - |" in text
+    assert "| cgan, the complete command | not measured | - | at most 22 s | - |" in text
 
 
 def cell(
@@ -140,7 +140,7 @@ def test_a_fallback_stands_at_the_head_of_the_report(tmp_path: Path) -> None:
     assert head == [
         "**FALLBACK** run-vanilla: engine eager: graph was not taken: it differs",
         "**FALLBACK** vanilla/graph/bf16/256/alternating: engine eager: graph was not taken: it differs",
-        "device not known; revision not known",
+        "unknown device; revision unknown",
     ]
 
 
@@ -181,7 +181,7 @@ A, B = "tests/gpu/test_gpu.py::test_a[x]", "tests/gpu/test_gpu.py::test_b"
         (f"[gw0] [ 10%] PASSED {A} \n[gw1] [ 20%] PASSED {B} \n", None),
         (f"{A} PASSED [ 10%]\n{B} FAILED [ 20%]\n", "1 passed, 1 failed"),
         (f"{A} SKIPPED (no GPU) [ 10%]\n", "1 skipped"),
-        ("", "no test has ended"),
+        ("", "no test has finished"),
     ],
 )
 def test_parity_is_what_pytest_says(tmp_path: Path, log: str, problem: str | None) -> None:
@@ -283,11 +283,11 @@ def test_packed_files_of_mnist_are_unpacked_beside(tmp_path: Path) -> None:
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"1"))
-    found = gpu_report.unpacked(tmp_path / "data", tmp_path / "scratch")
+    found = gpu_report.unpack_data(tmp_path / "data", tmp_path / "scratch")
     assert (found / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").read_bytes() == b"1"
     assert found == tmp_path / "scratch"
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"1")
-    assert gpu_report.unpacked(tmp_path / "data", tmp_path / "scratch") == tmp_path / "data"
+    assert gpu_report.unpack_data(tmp_path / "data", tmp_path / "scratch") == tmp_path / "data"
 
 
 def test_files_that_are_unpacked_already_are_used_as_well(tmp_path: Path) -> None:
@@ -295,6 +295,6 @@ def test_files_that_are_unpacked_already_are_used_as_well(tmp_path: Path) -> Non
     raw.mkdir(parents=True)
     (raw / "train-labels-idx1-ubyte").write_bytes(b"2")
     (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"1"))
-    found = gpu_report.unpacked(tmp_path / "data", tmp_path / "scratch") / "MNIST" / "raw"
+    found = gpu_report.unpack_data(tmp_path / "data", tmp_path / "scratch") / "MNIST" / "raw"
     assert (found / "train-labels-idx1-ubyte").read_bytes() == b"2"
     assert (found / "t10k-labels-idx1-ubyte").read_bytes() == b"1"

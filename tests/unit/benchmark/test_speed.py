@@ -146,8 +146,8 @@ def test_presets_are_repeated_or_joined_and_precisions_are_what_the_device_has(m
         with pytest.raises(ZeroDivisionError):
             run_command("bench", "throughput", *words, "--device", "cpu")
         assert planned.pop().presets == ["cgan", "vanilla-fast"]
-    for imitates, expected in ((True, ["fp32"]), (False, ["fp32", "bf16"])):
-        monkeypatch.setattr(configurations, "imitates_bf16", lambda imitates=imitates: imitates)
+    for emulates, expected in ((True, ["fp32"]), (False, ["fp32", "bf16"])):
+        monkeypatch.setattr(configurations, "emulates_bf16", lambda emulates=emulates: emulates)
         cells = throughput_cells(ThroughputConfig(presets=["cgan"]), CPU)
         assert [cell.precision for cell in cells] == expected
 
@@ -262,7 +262,7 @@ def test_the_slowest_rank_counts() -> None:
     class Two:
         device, world_size = CPU, 2
         mean = staticmethod(lambda values: values)
-        wait = staticmethod(lambda: None)
+        synchronize = staticmethod(lambda: None)
         all_gather = staticmethod(lambda values: torch.stack([values, torch.tensor([0.0, 7.0])]))
 
     device_s, host_s = time_on_ranks(lambda: None, Two())  # type: ignore[arg-type]

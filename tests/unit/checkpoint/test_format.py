@@ -36,7 +36,7 @@ from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.training.gan import build_gan
 from distgan.training.step import build_step
-from distgan.utils.files import read_tensors, set_aside, tensor_bytes
+from distgan.utils.files import pack_tensors, read_tensors, set_aside
 
 
 @pytest.fixture(scope="module")
@@ -436,7 +436,7 @@ def test_the_same_tensors_are_the_same_bytes() -> None:
     """The library alone writes the metadata in another order nearly each time."""
     tensors = {"b": torch.arange(3), "a": torch.ones(2, 2), "ü": torch.zeros(0)}
     metadata = {"format": "pt", "step": "3", "notice": 'NOT "MNIST" ü', "z": "1", "a": "2"}
-    files = {tensor_bytes(tensors, dict(order)) for order in permutations(metadata.items())}
+    files = {pack_tensors(tensors, dict(order)) for order in permutations(metadata.items())}
     assert len(files) == 1
     (data,) = files
     assert int.from_bytes(data[:8], "little") % 8 == 0, "aligned, as the library aligns them"

@@ -33,6 +33,14 @@ def test_debug_brings_the_traceback(distgan: Run) -> None:
 
 def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:
     result = distgan.ok("train", "--model", "cgan", "--data", "digits", "--dry-run", "--epochs", "2", "--out", "run")
-    words = ('"epochs": 2', "2,430,912", "236,545", "digits", "17,970 images", "142 (71 an epoch)", "nothing was done")
+    words = (
+        '"epochs": 2',
+        "2,430,912",
+        "236,545",
+        "digits",
+        "17,970 images",
+        "142 (71 per epoch)",
+        "nothing was trained",
+    )
     assert [each for each in words if each not in result.stdout] == []
     assert not list(tmp_path.glob("r*"))

@@ -148,7 +148,7 @@ def test_run_with_clusters_of_another_version_is_not_gone_on_with() -> None:
     images, owner = blobs(3, 20)
     optim = OptimConfig(loss="r3gan", ema_decay=0.9)
     gan = build_gan(model, optim, 0, Runtime(ON_CPU))
-    gan.labelled(Dataset("digits", images, owner, "nowhere"))
+    gan.prepare_labels(Dataset("digits", images, owner, "nowhere"))
     state = gan.state()
     gan.load_state(state, 0, "a checkpoint")
     state["generator.cluster_counts"] = state["generator.cluster_counts"].roll(1) + 1

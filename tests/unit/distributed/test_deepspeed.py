@@ -13,7 +13,7 @@ from distgan.distributed import deepspeed as zero_config
 def test_without_deepspeed_there_is_a_hint(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with refused("DeepSpeed ... 'distgan[deepspeed]' ... [missing-package]"):
-        zero_config.choose_config(Config(processes=ProcessesConfig(zero=2)), "fp32", is_cpu=True, has_cuda=False)
+        zero_config.resolve_config(Config(processes=ProcessesConfig(zero=2)), "fp32", is_cpu=True, has_cuda=False)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_impossible_combinations(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     chosen = Config(optim=OptimConfig(**config), processes=ProcessesConfig(zero=3))
     with refused(words):
-        zero_config.choose_config(chosen, precision, is_cpu=True, has_cuda=has_cuda, has_penalty="loss" in config)
+        zero_config.resolve_config(chosen, precision, is_cpu=True, has_cuda=has_cuda, has_penalty="loss" in config)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ _NAMES = (*env._RANKS, *env._MPI_SIZES, "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLUR
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: MonkeyPatch) -> None:
     for name in os.environ:
-        if name in _NAMES or name.startswith((*env._FOREIGN, *env._RECORDED)):
+        if name in _NAMES or name.startswith((*env._LAUNCHER_PREFIXES, *env._RECORDED)):
             monkeypatch.delenv(name)
 
 

@@ -60,10 +60,10 @@ def test_a_rank_that_is_gone_is_named_at_once(store: dist.Store, rank: int) -> N
     store.set(f"process/{rank}", json.dumps(own._replace(created=own.created - 60)))  # its number has another one now
     with pytest.raises(ProcessLost, match=f"rank {rank} is gone") as lost:
         take_turn()
-    assert lost.value.speaks
+    assert lost.value.is_reporter
     with pytest.raises(ProcessLost) as lost:
         take_turn()
-    assert not lost.value.speaks, "the first to miss it has said so"
+    assert not lost.value.is_reporter, "the first to miss it has said so"
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -79,7 +79,7 @@ def test_a_rank_that_is_at_work_is_waited_for(store: dist.Store) -> None:
     store.delete_key("through/0")
 
     def work() -> None:
-        with rendezvous._beating(rendezvous._Rendezvous(store, 0, 3, TIMEOUT_S)):
+        with rendezvous._send_heartbeats(rendezvous._Rendezvous(store, 0, 3, TIMEOUT_S)):
             time.sleep(2 * TIMEOUT_S)
             store.set("through/0", "")
 
@@ -91,7 +91,7 @@ def test_a_rank_that_is_at_work_is_waited_for(store: dist.Store) -> None:
 
 def test_a_store_that_is_silent_is_left_after_the_timeout(store: dist.Store) -> None:
     with within(2.5), pytest.raises(RuntimeError, match=r"timed out .*0\.6 s"):
-        rendezvous._within(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=3))
+        rendezvous._call_with_timeout(TIMEOUT_S, store.wait, ["never"], timedelta(seconds=3))
 
 
 def test_a_lost_connection_is_named_without_a_second_timeout(monkeypatch: MonkeyPatch) -> None:
@@ -105,16 +105,16 @@ def test_a_lost_connection_is_named_without_a_second_timeout(monkeypatch: Monkey
     monkeypatch.setattr(rendezvous, "_GRACE_S", 0.3)
     meeting = rendezvous._Rendezvous(SilentStore(), 1, 2, 60.0)
     with within(2):
-        message, speaks = rendezvous._missing(meeting, RuntimeError("Timed out waiting 60000ms for recv"))
+        message, is_reporter = rendezvous._describe_loss(meeting, RuntimeError("Timed out waiting 60000ms for recv"))
     assert message.startswith("rank 0 is silent for --timeout 60 s")
-    assert speaks
+    assert is_reporter
 
 
 def test_ctrl_c_ends_a_wait_inside_of_torch(store: dist.Store) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with within(2.5), pytest.raises(KeyboardInterrupt):
-        rendezvous._within(30, store.wait, ["never"], timedelta(seconds=3))
+        rendezvous._call_with_timeout(30, store.wait, ["never"], timedelta(seconds=3))
 
 
 def test_variables_by_which_no_group_can_be_made_are_named(monkeypatch: MonkeyPatch) -> None:
@@ -131,8 +131,8 @@ def test_variables_by_which_no_group_can_be_made_are_named(monkeypatch: MonkeyPa
 
 def test_an_error_of_the_store_is_that_of_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
-        rendezvous._within(1, lambda: 1 / 0)
-    assert rendezvous._within(1, lambda: None) is None
+        rendezvous._call_with_timeout(1, lambda: 1 / 0)
+    assert rendezvous._call_with_timeout(1, lambda: None) is None
 
 
 def test_only_a_process_of_this_machine_is_known_to_have_ended() -> None:

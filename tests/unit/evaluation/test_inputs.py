@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config
-from distgan.errors import UserError, outcome_of, printable
+from distgan.errors import UserError, catch_user_error, printable
 from distgan.evaluation import npz
 from distgan.evaluation.inputs import FILE, load_input, out_folder, read_npz, source_of
 from distgan.evaluation.real_images import RealImages
@@ -310,7 +310,7 @@ def test_any_npz_is_read_or_is_one_clear_error(
     path = tmp_path / "images.npz"
     path.write_bytes(raw)
     with at_most(100):
-        found, mistake = outcome_of(lambda: read_npz(path, 2))
+        found, mistake = catch_user_error(lambda: read_npz(path, 2))
     if mistake:
         assert (mistake.kind, str(mistake).isprintable(), str(path) in str(mistake)) == ("bad-data", True, True)
     else:

@@ -18,7 +18,7 @@ from distgan.distributed import env as launcher
 from distgan.distributed import precision
 from distgan.errors import CommandFailed
 from distgan.launch import all_reduce_check, doctor
-from distgan.launch.doctor import Failure, Finding
+from distgan.launch.doctor import Finding, ImportFailure
 from distgan.utils import hardware
 
 CHECKS = ["python", "torch", "packages", "device", "processes", "memory", "disk", "data"]
@@ -27,8 +27,8 @@ CHECKS = ["python", "torch", "packages", "device", "processes", "memory", "disk"
 @pytest.fixture
 def well(monkeypatch: MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose packages import and whose processes reach each other, without the seconds that it takes."""
-    monkeypatch.setattr(doctor, "failed_import", lambda: None)
-    monkeypatch.setattr(doctor, "all_reduce", lambda name, _: Finding("processes", "ok", name))
+    monkeypatch.setattr(doctor, "find_import_failure", lambda: None)
+    monkeypatch.setattr(doctor, "check_all_reduce", lambda name, _: Finding("processes", "ok", name))
     return monkeypatch
 
 
@@ -39,38 +39,38 @@ def gpus(monkeypatch: MonkeyPatch, num: int) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(2))
     if num:
-        monkeypatch.setattr(precision, "race", lambda _: (2.0, 1.0))
+        monkeypatch.setattr(precision, "time_precisions", lambda _: (2.0, 1.0))
 
 
 def test_exit_code_by_what_is_essential(well: MonkeyPatch, capsys: Capture) -> None:
     """Without gloo one process trains; several GPUs have to reach each other."""
-    doctor.examine(None)
-    well.setattr(doctor, "all_reduce", lambda name, _: Finding("processes", "problem", f"{name}: lost", "look"))
-    doctor.examine(None)
+    doctor.check_machine(None)
+    well.setattr(doctor, "check_all_reduce", lambda name, _: Finding("processes", "problem", f"{name}: lost", "look"))
+    doctor.check_machine(None)
     out = capsys.readouterr().out
     assert states(out)["processes"] == "problem"
     assert "gloo: lost; look" in out
     well.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     gpus(well, 1)
-    doctor.examine(None)
+    doctor.check_machine(None)
     assert "gloo: lost" in capsys.readouterr().out
     gpus(well, 2)
     with pytest.raises(CommandFailed, match=": processes"):
-        doctor.examine(None)
+        doctor.check_machine(None)
     out = capsys.readouterr().out
     assert states(out)["device"] == "ok"
     assert "nccl: lost" in out
 
 
 def test_a_script_reads_json(well: MonkeyPatch, capsys: Capture) -> None:
-    doctor.examine(None, 0, as_json=True)
+    doctor.check_machine(None, 0, as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert report["can_train"]
     assert [each["what"] for each in report["checks"]] == CHECKS
-    assert {each["what"]: each["text"] for each in report["checks"]}["processes"] == "not tried"
-    well.setattr(doctor, "disk", lambda: Finding("disk", "problem", "full", "make room"))
+    assert {each["what"]: each["text"] for each in report["checks"]}["processes"] == "not checked"
+    well.setattr(doctor, "check_disk", lambda: Finding("disk", "problem", "full", "make room"))
     with pytest.raises(CommandFailed, match=": disk"):
-        doctor.examine(None, 0, as_json=True)
+        doctor.check_machine(None, 0, as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert not report["can_train"]
     assert {"what": "disk", "state": "problem", "text": "full", "remedy": "make room"} in report["checks"]
@@ -82,8 +82,8 @@ def test_a_check_that_fails_is_a_line(well: MonkeyPatch, capsys: Capture) -> Non
     def fail() -> None:
         raise ValueError("[red]")
 
-    well.setattr(doctor, "memory", fail)
-    doctor.examine(None)
+    well.setattr(doctor, "check_memory", fail)
+    doctor.check_machine(None)
     out = capsys.readouterr().out
     assert states(out)["memory"] == "problem"
     assert "(ValueError: [red])" in out
@@ -91,7 +91,7 @@ def test_a_check_that_fails_is_a_line(well: MonkeyPatch, capsys: Capture) -> Non
 
 def test_without_rich(well: MonkeyPatch, capsys: Capture) -> None:
     well.setitem(sys.modules, "rich.table", None)
-    doctor.examine(None)
+    doctor.check_machine(None)
     assert states(capsys.readouterr().out)["disk"] == "ok"
 
 
@@ -100,29 +100,29 @@ def test_without_rich(well: MonkeyPatch, capsys: Capture) -> None:
 )
 def test_python(monkeypatch: MonkeyPatch, version: tuple[int, int], state: str) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 0))
-    assert doctor.python().state == state
+    assert doctor.check_python().state == state
 
 
 def test_packages(monkeypatch: MonkeyPatch) -> None:
     asked = ["rich>=13.7", "accelerate>=999", "absent-one>=1", "absent-two; extra == 'dev'", "absent-three; python_version < '3'"]  # fmt: skip  # noqa: E501
     monkeypatch.setattr(doctor, "requires", lambda _: asked)
-    found = doctor.packages(None)
+    found = doctor.check_packages(None)
     assert found.state == "problem"
     assert re.fullmatch(r"accelerate [\d.]+ is not >=999, absent-one is missing", found.text)
     assert found.remedy == "pip install 'accelerate>=999' 'absent-one>=1'"
 
     # One of the pair is not installed without the other.
     monkeypatch.setattr(doctor, "requires", lambda _: ["torch>=999", "torchvision>=0.1", "rich>=13.7"])
-    assert doctor.packages(None).remedy == "pip install 'torch>=999' 'torchvision>=0.1'"
+    assert doctor.check_packages(None).remedy == "pip install 'torch>=999' 'torchvision>=0.1'"
 
     monkeypatch.setattr(doctor, "requires", lambda _: ["rich>=13.7"])
-    assert doctor.packages(None).state == "ok"
-    found = doctor.packages(Failure("distgan.train", "ImportError: no numpy"))
+    assert doctor.check_packages(None).state == "ok"
+    found = doctor.check_packages(ImportFailure("distgan.train", "ImportError: no numpy"))
     assert found[:3] == ("packages", "problem", "import distgan.train fails: ImportError: no numpy")
-    monkeypatch.setattr(doctor, "_version", lambda _: None)
-    assert doctor.packages(None).state == "note"
+    monkeypatch.setattr(doctor, "_installed_version", lambda _: None)
+    assert doctor.check_packages(None).state == "note"
     monkeypatch.setitem(sys.modules, "packaging.requirements", None)
-    assert doctor.packages(None).remedy == "pip install packaging"
+    assert doctor.check_packages(None).remedy == "pip install packaging"
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -131,9 +131,9 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.mark.parametrize(("free", "state"), [(2**30, "ok"), (2**30 - 1, "note"), (99 * 2**20, "problem")])
 def test_disk(monkeypatch: MonkeyPatch, free: int, state: str) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(2**40, 0, free))
-    found = doctor.disk()
+    found = doctor.check_disk()
     assert found.state == state
-    assert ("make room" in found.remedy) == (state != "ok")
+    assert ("free space" in found.remedy) == (state != "ok")
 
 
 def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
@@ -148,36 +148,36 @@ def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture)
     (tmp_path / "runs").mkdir()
     well.setattr(doctor.tempfile, "TemporaryFile", refuse)
     with pytest.raises(CommandFailed, match=": disk"):
-        doctor.examine(None)
+        doctor.check_machine(None)
     assert asked == ["runs"]
-    assert "runs/: Permission denied; make room" in capsys.readouterr().out
+    assert "runs/: Permission denied; free space" in capsys.readouterr().out
 
 
 def test_little_memory(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**34, available=2**33))
-    assert doctor.memory().state == "ok"
+    assert doctor.check_memory().state == "ok"
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(63 * 2**20, 0, 0))
-    assert doctor.memory()[1:3] == ("note", "8.0 GiB free of 16.0 GiB; /dev/shm 63 MiB")
+    assert doctor.check_memory()[1:3] == ("note", "8.0 GiB free of 16.0 GiB; /dev/shm 63 MiB")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**32, available=2**30))
-    assert doctor.memory()[1:3] == ("note", "1.0 GiB free of 4.0 GiB")
+    assert doctor.check_memory()[1:3] == ("note", "1.0 GiB free of 4.0 GiB")
 
 
 def test_data(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    assert doctor.data(str(tmp_path)).state == "note"
+    assert doctor.check_data(str(tmp_path)).state == "note"
     for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"):
         (raw / name).touch()
-    assert doctor.data(str(tmp_path))[1:3] == ("ok", f"MNIST in {raw}")
+    assert doctor.check_data(str(tmp_path))[1:3] == ("ok", f"MNIST in {raw}")
     monkeypatch.setenv("DISTGAN_DATA", str(tmp_path))
-    assert doctor.data(None).state == "ok"
+    assert doctor.check_data(None).state == "ok"
 
 
 def test_gpus(monkeypatch: MonkeyPatch) -> None:
     gpus(monkeypatch, 2)
     for is_native, words in ((True, "bf16 is native, 2.0 times"), (False, "leave --precision unset")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda is_native=is_native, **_: is_native)
-        found = doctor.gpus()
+        found = doctor.check_gpus()
         assert found.state == "ok"
         assert found.text.startswith("2 x A card, 80.0 GiB, compute capability 9.0; bf16 is ")
         assert words in found.text
@@ -188,7 +188,7 @@ def test_gpus(monkeypatch: MonkeyPatch) -> None:
         return torch.zeros(2)
 
     monkeypatch.setattr(torch, "ones", refuse)
-    found = doctor.gpus()
+    found = doctor.check_gpus()
     assert (found.what, found.state) == ("device", "problem")
     assert found.text.endswith("GPU 1 does not compute: no kernel image is available")
     assert "CUDA_VISIBLE_DEVICES" in found.remedy
@@ -202,7 +202,7 @@ def test_gpus(monkeypatch: MonkeyPatch) -> None:
         ((6, "No devices were found\n", ""), "13.0", None, "ok", "no GPU", ""),
         ((9, "", "no driver\n"), "13.0", None, "problem", "nvidia-smi fails (no driver)", "fix the driver"),
         ((9, "", ""), "13.0", None, "problem", "nvidia-smi fails (exit code 9)", "fix the driver"),
-        ((0, "GPU 0: A card\nGPU 1\n", ""), None, None, "problem", "beside GPU 0: A card", "--force-reinstall"),
+        ((0, "GPU 0: A card\nGPU 1\n", ""), None, None, "problem", "and there is GPU 0: A card", "--force-reinstall"),
         ((0, "GPU 0: A card\n", ""), "13.0", "7", "problem", "(CUDA_VISIBLE_DEVICES=7; too old)", "update the driver"),
     ],
 )  # fmt: skip
@@ -222,7 +222,7 @@ def test_no_gpu(
         raise RuntimeError("too old")
 
     monkeypatch.setattr(torch.cuda, "init", init)
-    found = doctor.no_gpu()
+    found = doctor.explain_no_gpu()
     assert found.state == state
     assert text in found.text
     assert "trains on the CPU" in found.text
@@ -234,7 +234,7 @@ def test_no_gpu(
     [
         ({"amx_bf16", "avx512_bf16"}, 1.0, "bf16 is native, 2.0 times as fast as float32 in a probe"),
         ({"avx512_bf16"}, 4.0, "bf16 is native, 0.5 times as fast as float32 in a probe: leave --precision unset"),
-        ({"fpu"}, 1.0, "imitated, many times slower: leave --precision unset"),
+        ({"fpu"}, 1.0, "emulated, many times slower: leave --precision unset"),
         (set(), 1.0, "not known of this CPU: leave --precision unset"),
     ],
 )
@@ -242,8 +242,8 @@ def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], bf16_s: float,
     gpus(monkeypatch, 0)
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
-    monkeypatch.setattr(precision, "race", lambda _: (2.0, bf16_s))
-    assert doctor.no_gpu().text.endswith(words)
+    monkeypatch.setattr(precision, "time_precisions", lambda _: (2.0, bf16_s))
+    assert doctor.explain_no_gpu().text.endswith(words)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +260,6 @@ def test_bf16_that_a_cpu_has_not_is_told(monkeypatch: MonkeyPatch, flags: set[st
 def test_last_words() -> None:
     """torch's prefix aside; the error, not the warning that comes after it."""
     err = b"[rank1]: Traceback (most recent call last):\n[rank1]: torch.DistError: gone\n[W1] bye\n\n"
-    assert all_reduce_check.last_words(1, err) == "torch.DistError: gone"
-    assert all_reduce_check.last_words(3, b"") == "exit code 3"
-    assert all_reduce_check.last_words(-6, b"what(): c10\n") == "ended by SIGABRT (what(): c10)"
+    assert all_reduce_check.summarise_error(1, err) == "torch.DistError: gone"
+    assert all_reduce_check.summarise_error(3, b"") == "exit code 3"
+    assert all_reduce_check.summarise_error(-6, b"what(): c10\n") == "ended by SIGABRT (what(): c10)"

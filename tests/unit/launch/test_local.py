@@ -102,7 +102,7 @@ def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run,
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
     result = distgan.ok("train", *quick("run"), "--processes", 3, "--dry-run")
     assert "processes  3 x cpu (DDP), precision fp32" in result.stdout
-    assert "of 32 images, 10.67 a process" in result.stdout
+    assert "of 32 images, 10.67 per process" in result.stdout
 
 
 def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(distgan: Run, monkeypatch: MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_run_goes_on_in_its_own_precision_where_auto_comes_to_another(
     distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """As on another machine of a cluster, by the command that began it."""
-    monkeypatch.setattr(precision, "race", lambda _: (2.0, 1.0))
+    monkeypatch.setattr(precision, "time_precisions", lambda _: (2.0, 1.0))
     words = ("train", "--preset", "cgan-fast", "--data", "digits", "--out", "run", "--dry-run")
     assert "precision bf16" in distgan.ok(*words).stdout
     (tmp_path / "run").mkdir()

@@ -48,12 +48,12 @@ def test_mistakes_are_told_before_the_job_waits(capsys: Capture, words: list[str
 def test_limit_in_all_spellings_of_sbatch() -> None:
     spellings = {"90": 90 * 60, "90:30": 90 * 60 + 30, "04:00:00": 4 * 3600, "1-12": 36 * 3600}
     spellings |= {"1-0:30": 24 * 3600 + 1800, "2-00:00:05": 48 * 3600 + 5, "0": math.inf}
-    assert {text: slurm._seconds(text) for text in spellings} == spellings
+    assert {text: slurm._time_limit_s(text) for text in spellings} == spellings
 
 
 def test_heads_of_the_scripts_are_alike() -> None:
     """Their `#SBATCH` lines differ in the name, and those of the array in what an array needs."""
-    heads = {name: slurm._heads((ROOT / "slurm" / f"{name}.sh").read_text()) for name in SCRIPTS}
+    heads = {name: slurm._read_sbatch_lines((ROOT / "slurm" / f"{name}.sh").read_text()) for name in SCRIPTS}
     for name, head in heads.items():
         assert head.pop("job-name") == name
     array = heads.pop("convergence")
@@ -85,6 +85,6 @@ def test_scripts_travel_in_a_wheel() -> None:
     """And none of them needs a clone: `distgan slurm` names its own copy of _run.sh."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["slurm"] == "distgan/launch/batch_scripts"
-    assert f"source {ROOT}/slurm/_run.sh" in slurm.script(SlurmConfig(), CGAN, training_of(CGAN)[0])
+    assert f"source {ROOT}/slurm/_run.sh" in slurm.build_script(SlurmConfig(), CGAN, training_of(CGAN)[0])
     with refused("--model ... gan ... [unknown-name]"):
-        slurm.slurm(SlurmConfig(), ["--model", "gan"], is_dry=True)
+        slurm.submit(SlurmConfig(), ["--model", "gan"], dry_run=True)

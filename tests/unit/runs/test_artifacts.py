@@ -33,7 +33,7 @@ def test_a_picture_that_fails_is_a_warning(error: Exception, is_strict: bool) ->
         raise error
 
     policy = WriteErrorPolicy(stops=is_strict)
-    policy.illustrate(draw, "losses.png is")
+    policy.warn_on_error(draw, "losses.png is")
     (warning,) = policy.warnings()
     assert warning.startswith("losses.png is not written")
 
@@ -43,8 +43,8 @@ def finish(folder: Path, monkeypatch: MonkeyPatch) -> list[str]:
     run = RunArtifacts.__new__(RunArtifacts)
     run.folder, run.write_errors, run.was_done = folder, WriteErrorPolicy(stops=True), False
     run.runtime = SimpleNamespace(run_on_rank0=lambda call: call())  # type: ignore[assignment]
-    run._illustrate(run._timeline, "timeline.png is")
-    run._illustrate(lambda: save_curves(folder, r"$\nosuch{ on [/b] \x1b[2J", "$^$\nmore"), "losses.png is")
+    run._draw_optional(run._draw_timeline, "timeline.png is")
+    run._draw_optional(lambda: save_curves(folder, r"$\nosuch{ on [/b] \x1b[2J", "$^$\nmore"), "losses.png is")
     return run.write_errors.warnings()
 
 
@@ -116,7 +116,7 @@ def test_an_engine_that_was_chosen_is_one_line(tmp_path: Path, monkeypatch: Monk
     make_cheap(monkeypatch)
     train_small(tmp_path / "run", tracker="none")
     lines = capsys.readouterr().err.splitlines()
-    assert "engine eager: on a CPU compiling takes long and gains nothing" in lines[1:]
+    assert "engine eager: torch.compile does not pay off on a CPU" in lines[1:]
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     facts = environment["engine"]
     assert (facts["asked"], facts["name"], facts["is_fallback"]) == ("auto", "eager", False)

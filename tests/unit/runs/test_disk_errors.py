@@ -14,7 +14,7 @@ from helpers.small_runs import make_cheap, train_small
 
 from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.resume import newest_valid
-from distgan.errors import UserError, WriteErrorPolicy, outcome_of
+from distgan.errors import UserError, WriteErrorPolicy, catch_user_error
 from distgan.runs.run_dir import read_status
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
@@ -111,7 +111,7 @@ def test_an_old_picture_that_stays_stops_nothing(tmp_path: Path, capfd: Capture)
 @pytest.mark.parametrize("name", ["run$", "config.json", "metrics.jsonl", "checkpoints", "environment"])
 def test_a_disk_that_is_away_at_the_start_is_one_line(tmp_path: Path, name: str) -> None:
     with failing_disk(errno.ESTALE, name):
-        _, mistake = outcome_of(lambda: train_small(tmp_path / "run", max_steps=1))
+        _, mistake = catch_user_error(lambda: train_small(tmp_path / "run", max_steps=1))
     assert mistake is not None
     assert mistake.code == "unwritable"
     assert os.strerror(errno.ESTALE) in str(mistake)
@@ -136,7 +136,7 @@ def test_a_disk_that_takes_no_weights_is_one_line(tmp_path: Path) -> None:
     path, last, _ = found
     for number in DISK_ERRORS:
         with failing_disk(number, "weights"):
-            _, mistake = outcome_of(lambda: export_weights(tmp_path / "run", path, last.config))
+            _, mistake = catch_user_error(lambda: export_weights(tmp_path / "run", path, last.config))
         assert mistake is not None
         assert mistake.kind == "unwritable"
         assert (mistake.code == "disk-full") == (number in (errno.ENOSPC, errno.EDQUOT))
@@ -158,5 +158,5 @@ def test_an_error_of_a_socket_is_no_file() -> None:
     """A rank that is gone is not a disk that is away."""
     for error in (ConnectionResetError(errno.ECONNRESET, "reset"), TimeoutError(errno.ETIMEDOUT, "timed out")):
         with pytest.raises(OSError, match=r"reset|timed out") as raised:
-            outcome_of(lambda error=error: (_ for _ in ()).throw(error))
+            catch_user_error(lambda error=error: (_ for _ in ()).throw(error))
         assert not isinstance(raised.value, UserError)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.file_events import before_each_change, photograph
+from helpers.file_events import before_each_change, list_contents
 from helpers.runs import checkpoint, checkpoint_names, losses, refused
 from helpers.small_runs import make_cheap, small_config, train_small
 
@@ -32,7 +32,7 @@ def killed_at_start(run: Path, **settings: object) -> list[Path]:
     copies: dict[object, Path] = {}
 
     def look(event: str, path: str) -> None:
-        if run.exists() and not (run / "samples").exists() and (now := photograph(run)) not in copies:
+        if run.exists() and not (run / "samples").exists() and (now := list_contents(run)) not in copies:
             copies[now] = Path(shutil.copytree(run, run.with_name(f"killed-{len(copies)}"), symlinks=True))
 
     with before_each_change(look):

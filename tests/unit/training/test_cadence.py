@@ -12,7 +12,7 @@ NOTHING = {"log_every": 1000, "save_every": 1000, "sample_epochs": [1000], "chec
 def cadence(*, last_step: int = 40, check_ranks_every: int = 0, **run: object) -> Cadence:
     settings = {key: value for key, value in NOTHING.items() if key != "check_ranks_every"} | {"epochs": 4} | run
     config = Config(run=RunConfig(**settings), processes=ProcessesConfig(check_ranks_every=check_ranks_every))
-    return Cadence.of(config, 10, last_step)
+    return Cadence.from_config(config, 10, last_step)
 
 
 @pytest.mark.parametrize(
@@ -76,5 +76,5 @@ def test_an_engine_may_run_to_the_next_step_at_which_something_may_be_due(
 
 def test_all_ranks_ask_each_other_now_and_then() -> None:
     """Even where an epoch is long: they would not hear of a stop."""
-    rule = Cadence.of(Config(run=RunConfig(log_every=1000)), 600, 600)
+    rule = Cadence.from_config(Config(run=RunConfig(log_every=1000)), 600, 600)
     assert rule.next_event(0) == 25

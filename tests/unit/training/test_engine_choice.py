@@ -10,7 +10,7 @@ from torch import nn
 
 from distgan.training.engines import engine as engines
 from distgan.training.engines import selection
-from distgan.training.engines.compiling import num_operators
+from distgan.training.engines.compiling import num_leaf_modules
 from distgan.training.engines.selection import (
     COMPILED_GAIN,
     FIRST_BLOCK_S,
@@ -18,7 +18,7 @@ from distgan.training.engines.selection import (
     EngineSelection,
     compiling_pays,
     fallback_notice,
-    steps_to_race,
+    remaining_steps,
 )
 
 
@@ -58,7 +58,7 @@ class Machine:
         return run
 
     def record(self, work: Any, before: Callable[[], object]) -> Callable[[], object]:
-        """Do `work` again for a replay. It is a partial of Graphs._work, whose last argument is the number of steps."""
+        """Do `work` again for a replay. It is a partial of Graphs._run_steps with the number of steps last."""
         is_compiled = self.block._compiled_call_impl is not None
 
         def replay() -> None:
@@ -80,7 +80,7 @@ class Machine:
             def call(*inputs: Any) -> Any:
                 if inputs[0].shape not in shapes:
                     shapes.add(inputs[0].shape)
-                    self.spend(self.layer * num_operators(block))
+                    self.spend(self.layer * num_leaf_modules(block))
                 return block.forward(*inputs)
 
             return call
@@ -93,14 +93,14 @@ class Machine:
 def test_a_race_that_fails_leaves_the_graph_that_was_right(monkeypatch: MonkeyPatch) -> None:
     """As for want of memory beside the first graphs, whose steps were checked and were the fastest."""
     run = Machine(monkeypatch, eager=5, graph=2, layer=20).training(total_steps=15_000)
-    race = engines.Trial.race
+    time_steps = engines.Trial.time_steps
 
     def fail(trial: Any, name: str, advance: Any) -> float:
         if name == "graph-compiled":
             raise selection.EngineUnavailable("CUDA out of memory")
-        return race(trial, name, advance)
+        return time_steps(trial, name, advance)
 
-    monkeypatch.setattr(engines.Trial, "race", fail)
+    monkeypatch.setattr(engines.Trial, "time_steps", fail)
     choice = run.build().selection
     assert (choice.name, choice.is_fallback) == ("graph", False)
     assert "not compiled inside: CUDA out of memory" in choice.why
@@ -111,12 +111,12 @@ def test_a_race_that_fails_leaves_the_graph_that_was_right(monkeypatch: MonkeyPa
     [
         ({"eager": 2, "graph": 5}, 10**6, "eager", "the faster one: 2,000 microseconds per step, graph 5,000"),
         ({"eager": 5, "graph": 2}, 8_000, "graph", "the faster one: 2,000 microseconds per step, eager 5,000 "
-         "microseconds; not compiled inside: of 16 s of steps left it may save 4 s, and takes about 5 s"),
+         "microseconds; not compiled inside: of 16 s of remaining steps it may save 4 s, and takes about 5 s"),
         # 30 s of steps: half of what the rule asked for when it knew no times.
         ({"eager": 5, "graph": 2, "layer": 20}, 15_000, "graph-compiled", "the faster one: 2,000 microseconds per "
          "step, eager 5,000 microseconds, compiled inside 1,000 microseconds"),
-        ({"eager": 5, "graph": 2, "layer": 1000}, 15_000, "graph", "not compiled inside: of 30 s of steps left it may "
-         "save 7.5 s, and takes about 37 s, by the time that its smallest block took"),
+        ({"eager": 5, "graph": 2, "layer": 1000}, 15_000, "graph", "not compiled inside: of 30 s of remaining steps it "
+         "may save 7.5 s, and takes about 37 s, estimated from its smallest block"),
         ({"eager": 5, "graph": 2, "compiled": 3}, 15_000, "graph", "not compiled inside: no faster, 3,000 "
          "microseconds per step"),
     ],
@@ -202,12 +202,18 @@ def test_auto_is_no_fallback_where_no_graph_was_asked_for(monkeypatch: MonkeyPat
 @pytest.mark.parametrize(
     ("steps_left", "step_s", "compile_s", "expected", "words"),
     [
-        (35_250, 1.3e-3, FIRST_BLOCK_S, True, "of 46 s of steps left it may save 11 s, and takes about 5 s"),  # bf16
-        (35_250, 1.3e-3, 15.0, False, "of 46 s of steps left it may save 11 s, and takes about 15 s"),
-        (35_250, 4.0e-3, 15.0, True, "of 141 s of steps left it may save 35 s, and takes about 15 s"),  # float32
-        (3_525, 1.3e-3, FIRST_BLOCK_S, False, "of 4.6 s of steps left it may save 1.1 s, and takes about 5 s"),
-        (0, 1.0, 0.0, False, "of 0 s of steps left it may save 0 s, and takes about 0 s"),
-        (16, 1.0, 16 * COMPILED_GAIN, False, "of 16 s of steps left it may save 4 s, and takes about 4 s"),
+        (
+            35_250,
+            1.3e-3,
+            FIRST_BLOCK_S,
+            True,
+            "of 46 s of remaining steps it may save 11 s, and takes about 5 s",
+        ),  # bf16
+        (35_250, 1.3e-3, 15.0, False, "of 46 s of remaining steps it may save 11 s, and takes about 15 s"),
+        (35_250, 4.0e-3, 15.0, True, "of 141 s of remaining steps it may save 35 s, and takes about 15 s"),  # float32
+        (3_525, 1.3e-3, FIRST_BLOCK_S, False, "of 4.6 s of remaining steps it may save 1.1 s, and takes about 5 s"),
+        (0, 1.0, 0.0, False, "of 0 s of remaining steps it may save 0 s, and takes about 0 s"),
+        (16, 1.0, 16 * COMPILED_GAIN, False, "of 16 s of remaining steps it may save 4 s, and takes about 4 s"),
     ],
 )
 def test_compiling_pays_where_it_saves_more_than_it_takes(
@@ -238,7 +244,7 @@ def test_compiled_graphs_give_way_to_graphs(monkeypatch: MonkeyPatch, engine: st
     run = Machine(monkeypatch, eager=5, graph=2).training(engine=engine, total_steps=10**6)
     monkeypatch.setattr(engines, "compile_blocks", broken)
     choice = run.build().selection
-    reason = "RuntimeError: no double backward" if fails == "compiler" else "its steps are not the eager ones"
+    reason = "RuntimeError: no double backward" if fails == "compiler" else "its steps differ from eager ones"
     assert (choice.requested, choice.name, choice.is_fallback) == (engine, "graph", engine == "graph-compiled")
     prefix = "graph-compiled was not taken: " if choice.is_fallback else "not compiled inside: "
     assert prefix + reason in choice.why
@@ -270,4 +276,4 @@ def test_a_fallback_is_noticed_in_what_a_run_left(described: Any, expected: str 
     ("step_s", "expected"), [(0.0, 50), (1e-4, 50), (8e-3, 50), (0.0125, 30), (0.03, 5), (0.04, 0), (2.0, 0)]
 )
 def test_steps_of_a_race(step_s: float, expected: int) -> None:
-    assert steps_to_race(step_s, 10, 5) == expected
+    assert remaining_steps(step_s, 10, 5) == expected

@@ -85,7 +85,7 @@ def unrecordable(work: Callable[[], None], before: Callable[[], object]) -> Call
     ("capturer", "reason"),
     [
         (unrecordable, "RuntimeError: operation not permitted when stream is capturing"),
-        (rotten, "its steps are not the eager ones: over 20 steps"),
+        (rotten, "its steps differ from eager ones: over 20 steps"),
     ],
 )
 def test_an_engine_that_fails_gives_way(capturer: Any, reason: str) -> None:
@@ -118,7 +118,7 @@ def test_a_read_of_the_host_is_an_error_in_a_capture(monkeypatch: MonkeyPatch) -
 def test_an_engine_that_fits_not_is_named(monkeypatch: MonkeyPatch) -> None:
     for attribute, value, reason in (
         ("strategy", "ZeRO 2", "ZeRO 2 wraps the forward and backward passes itself"),
-        ("precision", "fp16", "the gradient scaler of fp16 decides on the host"),
+        ("precision", "fp16", "the gradient scaler of fp16 needs the host in each step"),
     ):
         graph = Training("vanilla", "graph", capture=capture)
         monkeypatch.setattr(graph.runtime, attribute, value)
@@ -222,13 +222,13 @@ def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: Monke
     monkeypatch.setattr(engines, "compile_blocks", miscompile)
     eager, compiled = Training("cgan"), Training("cgan", "compile")
     assert torch.equal(eager.to(10), compiled.to(10))
-    assert compiled.build().selection.why.startswith("compile was not taken: its steps are not the eager ones")
+    assert compiled.build().selection.why.startswith("compile was not taken: its steps differ from eager ones")
 
 
 def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
     """The device is told of the next steps before anybody waits for the last ones."""
     runtime: Any = SimpleNamespace(
-        device=SimpleNamespace(type="cuda"), is_main=True, mean=lambda values: values, wait=lambda: None,
+        device=SimpleNamespace(type="cuda"), is_main=True, mean=lambda values: values, synchronize=lambda: None,
         track=lambda *_: None, peak_memory_gib=lambda: 0.0,
     )  # fmt: skip
     log = MetricLog(tmp_path, runtime, 10, None, WriteErrorPolicy(stops=False))
@@ -249,7 +249,7 @@ def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
     steps(2)
     log.write(9)
     steps(1)
-    assert log.settle(10) == [[1.0] * 4], "what a checkpoint keeps besides the lines before it"
+    assert log.read_stats(10) == [[1.0] * 4], "what a checkpoint keeps besides the lines before it"
     assert (log.logged_step, log.num_lines) == (9, 3)
     assert written() == [(3, 3.0), (7, 4.0), (9, 2.0)]
     log.write(10, is_kept=False)
@@ -258,4 +258,4 @@ def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
     log.add(torch.full((2, 4), float("nan")), 16)
     log.write(12)
     with pytest.raises(TrainingFailed, match=r"d_loss .* nan .* step 11"):
-        log.settle(12)
+        log.read_stats(12)

@@ -191,7 +191,7 @@ def test_shares_together_are_the_batch(num: int, start: int, world_size: int, bl
         assert shard.weight == len(own) * world_size / num
         assert [start + number for number in shard.row_indices(CPU).tolist()] == own
         if own:
-            assert shard.num_all(blocks * len(own)) == blocks * num
+            assert shard.num_rows_over_ranks(blocks * len(own)) == blocks * num
     assert sum(holding(num, rank, world_size, start).num for rank in range(world_size)) == num
 
 

@@ -6,7 +6,7 @@ import pytest
 from helpers.runs import MonkeyPatch
 
 from distgan.training import stop
-from distgan.training.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, describe, exit_code, seconds
+from distgan.training.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, describe, exit_code, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from distgan.training.stop import LAUNCHER_GONE, TIME_LIMIT, StopRequest, descri
      ("1-12:00:00", 129_600), ("0:07", 7)],
 )  # fmt: skip
 def test_durations(text: str, expected: int) -> None:
-    assert seconds(text) == expected
+    assert parse_duration(text) == expected
 
 
 def test_slow_steps_and_saves_are_allowed_for(monkeypatch: MonkeyPatch) -> None:
@@ -60,4 +60,4 @@ def test_each_signal_stops_the_run_with_its_own_code(name: str) -> None:
 def test_reasons_in_words_and_codes() -> None:
     assert (describe(signal.SIGUSR1), exit_code(signal.SIGUSR1)) == ("by SIGUSR1", 138)
     assert (describe(TIME_LIMIT), exit_code(TIME_LIMIT)) == ("before its time limit", 75)
-    assert (describe(LAUNCHER_GONE), exit_code(LAUNCHER_GONE)) == ("because its launcher is gone", 143)
+    assert (describe(LAUNCHER_GONE), exit_code(LAUNCHER_GONE)) == ("because its launcher has ended", 143)

@@ -16,12 +16,12 @@ from distgan.utils import hardware
 
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None:
-    from distgan.utils.devices import take_gpu
+    from distgan.utils.devices import set_local_gpu
 
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with refused("LOCAL_RANK ... 2 ... 2 ... at most 2 ... [launcher-conflict]"):
-        take_gpu()
+        set_local_gpu()
 
 
 # -- --precision auto --------------------------------------------------------------------------------------
@@ -47,36 +47,36 @@ def test_auto_precision_is_bf16_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    race = partial(precision.race, **pretended(2, bf16_ms))
-    monkeypatch.setattr(precision, "race", race)
+    time_precisions = partial(precision.time_precisions, **pretended(2, bf16_ms))
+    monkeypatch.setattr(precision, "time_precisions", time_precisions)
     with open_runtime(Config(run=RunConfig(device="cpu", precision="auto"))) as runtime:
         assert runtime.describe()["precision"] == expected
         assert runtime.describe()["precision_note"] == note
         words = f"precision {expected} ({note})" if note else f"precision {expected}"
-        assert runtime.precision_in_words() == words
+        assert runtime.describe_precision() == words
 
 
 def pretended(float32_ms: float, bf16_ms: float) -> dict[str, Any]:
-    """A clock, and work that takes so long by it but for the first time, when it takes hours."""
+    """A clock, and a probe that takes so long by it but for the first time, when it takes hours."""
     spent = [0.0]
     slow = {False, True}
 
-    def work(is_bf16: bool) -> None:
+    def probe(is_bf16: bool) -> None:
         spent[0] += 3600 if is_bf16 in slow else (bf16_ms if is_bf16 else float32_ms) / 1e3
         slow.discard(is_bf16)
 
-    return {"clock": lambda: spent[0], "work": work}
+    return {"clock": lambda: spent[0], "probe": probe}
 
 
 def test_a_precision_that_is_asked_for_is_not_raced(monkeypatch: MonkeyPatch) -> None:
-    """Nor does the race of one that is not draw from the generators that a training has."""
+    """Nor does the probe of one that is not draw from the generators that a training has."""
     monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx512_bf16"})
     before = torch.get_rng_state()
-    float32_s, bf16_s = precision.race(torch.device("cpu"))
+    float32_s, bf16_s = precision.time_precisions(torch.device("cpu"))
     assert 0 < float32_s < math.inf
     assert 0 < bf16_s < math.inf
     assert torch.equal(before, torch.get_rng_state())
-    monkeypatch.setattr(precision, "race", lambda _: pytest.fail("a race"))
+    monkeypatch.setattr(precision, "time_precisions", lambda _: pytest.fail("a probe"))
     for asked in ("fp32", "bf16", None):
         with open_runtime(Config(run=RunConfig(device="cpu", precision=asked))) as runtime:
             assert (runtime.precision, runtime.precision_note) == (asked or "fp32", "")
@@ -95,10 +95,12 @@ def test_a_precision_that_is_asked_for_is_not_raced(monkeypatch: MonkeyPatch) ->
 def test_all_ranks_take_one_precision(
     monkeypatch: MonkeyPatch, wanted: list[str], times: list[tuple[float, float]] | None, expected: str
 ) -> None:
-    assert rendezvous._difference([{"precision": name} for name in wanted]) is None
+    assert rendezvous._find_difference([{"precision": name} for name in wanted]) is None
     for rank in range(2):
-        monkeypatch.setattr(precision, "race", lambda _, rank=rank: times[rank] if times else pytest.fail("a race"))
-        monkeypatch.setattr(precision, "_gathered", lambda own: wanted if own in wanted else times)
+        monkeypatch.setattr(
+            precision, "time_precisions", lambda _, rank=rank: times[rank] if times else pytest.fail("a probe")
+        )
+        monkeypatch.setattr(precision, "_all_gather", lambda own: wanted if own in wanted else times)
         assert precision.choose_precision(wanted[rank], torch.device("cpu"), is_unset=False).name == expected
 
 
@@ -115,7 +117,7 @@ def test_float32_that_nobody_asked_for_names_the_faster_flag_on_a_gpu(
     monkeypatch: MonkeyPatch, device: str, asked: str | None, is_native: bool, is_told: bool
 ) -> None:
     monkeypatch.setattr(precision, "has_native_bf16", lambda *, is_cpu: is_native)
-    wanted = env.precision(asked, is_cpu=device == "cpu")
+    wanted = env.resolve_precision(asked, is_cpu=device == "cpu")
     chosen = precision.choose_precision(wanted, torch.device(device), is_unset=asked is None)
     assert chosen == ("fp32", "several times slower here than --precision bf16" if is_told else "")
 
@@ -130,4 +132,4 @@ def test_launched_processes_share_the_cores(
         for name, value in {"LOCAL_WORLD_SIZE": processes, "WORLD_SIZE": processes, "RANK": 0, "LOCAL_RANK": 0}.items():
             monkeypatch.setenv(name, str(value))
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run of torchrun")
-    assert env.shared_cores() == expected
+    assert env.cores_per_process() == expected

@@ -10,7 +10,7 @@ import pytest
 from helpers.runs import MonkeyPatch
 
 from distgan.utils import operating_system
-from distgan.utils.files import read_within
+from distgan.utils.files import read_limited
 
 
 def test_a_link_is_not_followed_where_opening_can_not_refuse_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -20,7 +20,7 @@ def test_a_link_is_not_followed_where_opening_can_not_refuse_it(tmp_path: Path, 
         with pytest.raises(OSError, match="link") as error:
             operating_system.open_regular(tmp_path / "link")
         assert error.value.errno == errno.ELOOP
-        assert read_within(tmp_path / "file", 10) == b"text"
+        assert read_limited(tmp_path / "file", 10) == b"text"
         monkeypatch.delattr(os, name)
 
 
