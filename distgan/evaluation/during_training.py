@@ -106,7 +106,7 @@ class QualityMonitor:
         floor, sample = self.reference.floor, overview.sample
         assert floor.fcd is not None
         assert sample.fcd is not None
-        agreement = "" if overview.agreement is None else f"read as asked {overview.agreement.value:.1%}, "
+        agreement = "" if overview.agreement is None else f"read as requested {overview.agreement.value:.1%}, "
         say(
             f"judges after epoch {epoch:.4g}: {agreement}recognisable {sample.recognisable.value:.1%} (real "
             f"{floor.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({floor.fcd.value:.3g}), coverage "

@@ -36,14 +36,14 @@ def verdict_of(
 
     `expected`: its share of the real images. `well_read`: the least agreement of a class that is made well.
     """
-    if _is_unasked(agreement):
-        return "not asked for", "no image was asked to be it"
+    if _is_not_requested(agreement):
+        return "not asked for", "no image was requested as it"
     if is_missing(agreement, share, expected) or sample is None:
         return "missing", _how_few(agreement, share)
     faults: list[str] = []
     praise: list[str] = []
     if agreement is not None:
-        (praise if agreement.high >= well_read else faults).append(f"{agreement.value:.1%} read as asked")
+        (praise if agreement.high >= well_read else faults).append(f"{agreement.value:.1%} read as requested")
     else:
         (praise if sample.recognisable.high >= WELL_READ * real.recognisable.value else faults).append(
             f"{sample.recognisable.value:.1%} recognisable (real {real.recognisable.value:.1%})"
@@ -61,11 +61,11 @@ def verdict_of(
 def is_missing(agreement: Estimate | None, share: Estimate, expected: float) -> bool:
     """True if the class is requested and not drawn, or without labels does not turn up."""
     if agreement is not None:
-        return agreement.value <= MISSING and agreement.high < WELL_READ and not _is_unasked(agreement)
+        return agreement.value <= MISSING and agreement.high < WELL_READ and not _is_not_requested(agreement)
     return share.value <= MISSING * expected and share.high < LEAST_SHARE * expected
 
 
-def _is_unasked(agreement: Estimate | None) -> bool:
+def _is_not_requested(agreement: Estimate | None) -> bool:
     """True if no image was requested: the interval is 0 to 1."""
     return agreement is not None and (agreement.low, agreement.high) == (0.0, 1.0)
 
@@ -83,7 +83,7 @@ def find_alarms(missing: dict[str, str], coverage: Estimate, real_coverage: Esti
 
 def _how_few(agreement: Estimate | None, share: Estimate) -> str:
     if agreement is not None:
-        return f"{agreement.value:.1%} of those asked for are read as it"
+        return f"{agreement.value:.1%} of the images requested as it are read as it"
     return f"{share.value:.2%} of the samples are read as it"
 
 

@@ -119,7 +119,7 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     left, right = figure.subplots(1, 2)
     title, num, names = f"{quality.n:,} generated images", len(quality.shares), class_names_of(quality)
     if quality.matrix is not None:
-        _heat(left, np.array(quality.matrix), names, "asked for", title)
+        _heat(left, np.array(quality.matrix), names, "requested", title)
     else:
         values, low, high = zip(*((each.value, each.low, each.high) for each in quality.shares), strict=True)
         errors = np.array([np.subtract(values, low), np.subtract(high, values)])

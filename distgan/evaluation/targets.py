@@ -190,7 +190,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     if isinstance(targets, CganTargets):
         digit = Target(
             "worst digit",
-            "read as asked, worst digit",
+            "read as requested, worst digit",
             lambda each: _extreme(min, each.digits, each),
             targets.min_agreement,
             False,

@@ -67,7 +67,7 @@ def _table(*names: str, title: str | None = None) -> Table:
 
 def _classes(view: View) -> Table:
     title = f"{view.noun} by {view.noun} (as many real ones)"
-    main = "as asked" if view.is_conditional else "share"
+    main = "agreement" if view.is_conditional else "share"
     table = _table("", main, "95 % interval", "recogn.", "fcd", "coverage", "verdict", title=title)
     for row in view.classes:
         numbers = ["", ""] if row.verdict == "not asked for" else [row.main.value, row.main.interval]

@@ -202,7 +202,7 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
         expected = "those of the real images" if quality.agreement is None else "the requested ones"
     on_real = f"as many real ones: {with_interval(trained, share=True)}" if trained else ""
     found: list[tuple[str, Estimate | None, bool, str, str]] = [
-        ("read as asked", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
+        ("read as requested", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
          f"of the images are read as the requested {noun}"),
         ("fcd", quality.fcd, False, f"two sets of real images: {with_interval(quality.fcd_floor)}",
          "distance between generated and real images in a judge's features; lower is better"),

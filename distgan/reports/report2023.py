@@ -114,7 +114,7 @@ def _worst(quality: Quality, digits: tuple[int, ...]) -> Claim:
     return Claim(
         f"{join(digits)} are learnt badly, worse than the others",
         {each.digit for each in worst} == set(digits) and all(each.verdict != "made well" for each in worst),
-        f"least often read as asked: {words}",
+        f"least often read as requested: {words}",
     )
 
 

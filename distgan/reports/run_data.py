@@ -157,8 +157,8 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         from distgan.config.command_settings import EvalConfig
         from distgan.evaluation.evaluate import evaluate
 
-        asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)
-        found, folder = evaluate(run.where, asked)
+        eval_config = EvalConfig(num=options.num, reference=options.reference, device=options.device)
+        found, folder = evaluate(run.where, eval_config)
     except UserError as error:
         if error.code == "not-measurable":  # all else of the page is there
             return run._replace(unmeasurable=str(error))

@@ -61,13 +61,13 @@ def quality_of(
     for digit in range(num_classes):
         is_poor = digit == (4 if is_conditional else 8)
         verdict = "missing" if digit in missing else "made poorly" if is_poor else "made well"
-        why = {"missing": "0.1% of those asked for are read as it", "made poorly": "70.0% read as asked"}
+        why = {"missing": "0.1% of the images requested as it are read as it", "made poorly": "70.0% read as requested"}
         sample = None if digit in missing else sample_of(fcd * (1 + digit / 10), 0.8, 0.9)
         agreement = about(agreements[digit]) if is_conditional else None
         digits.append(Digit(
             digit=digit, n=1000, agreement=agreement, share=about(shares[digit], 0.004), sample=sample,
             real=sample_of(), jury=about(0.996, 0.003), verdict=verdict,  # type: ignore[arg-type]
-            why=why.get(verdict, "98.2% read as asked"),
+            why=why.get(verdict, "98.2% read as requested"),
         ))  # fmt: skip
     jury = np.diag([980] * num_classes) + (rng.random((num_classes, num_classes)) < 0.2)
     values: dict[str, Any] = {
@@ -102,7 +102,7 @@ def quality_of(
             )
             for name in ("plain", "residual", "wide")
         ],
-        "alarms": [f"digit {digit} is missing: 0.1% of those asked for are read as it" for digit in missing],
+        "alarms": [f"digit {digit} is missing: 0.1% of the images requested as it are read as it" for digit in missing],
         "notices": [],
         "source": Source(**{
             "what": "run", "weights": "weights/generator.safetensors", "sha256": SHA, "preset": "made-up",

@@ -25,7 +25,7 @@ def tiny(out: object = None, **more: Any) -> ScalingConfig:
 def a_round(*step_s: float, number: int = 0, images: int = 32, passed: bool = True, **more: Any) -> Round:
     """Return a round with a repeat for each of these seconds per step; without repeats if the gate failed."""
     repeats = [{"seconds": seconds, "host_s": seconds, "steps": 1, "images": images} for seconds in step_s]
-    engine = {"asked": "auto", "name": "eager", "why": "as asked"}
+    engine = {"asked": "auto", "name": "eager", "why": "as requested"}
     values = {"number": number, "engine": engine, "gate": GATE | {"passed": passed}, "repeats": repeats * passed}
     return Round.model_validate(values | more)
 

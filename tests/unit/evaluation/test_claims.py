@@ -117,14 +117,14 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
 @pytest.mark.parametrize(
     ("numbers", "verdict", "words"),
     [
-        ({"agreement": estimate_proportion(990, 1000)}, "made well", "99.0% read as asked"),
+        ({"agreement": estimate_proportion(990, 1000)}, "made well", "99.0% read as requested"),
         (
             {"agreement": estimate_proportion(940, 1000)},
             "made well",
-            "94.0% read as asked",
+            "94.0% read as requested",
         ),  # its interval reaches to 95 %
-        ({"agreement": estimate_proportion(900, 1000)}, "made poorly", "90.0% read as asked"),
-        ({"agreement": estimate_proportion(50, 1000)}, "missing", "5.0% of those asked for"),
+        ({"agreement": estimate_proportion(900, 1000)}, "made poorly", "90.0% read as requested"),
+        ({"agreement": estimate_proportion(50, 1000)}, "missing", "5.0% of the images requested"),
         (
             {"agreement": estimate_proportion(990, 1000), "coverage": 0.4},
             "made poorly",
@@ -144,8 +144,8 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
         ({"share": estimate_proportion(500, 10_000)}, "made poorly", "too rare, 5.0% of all"),
         ({"share": estimate_proportion(2000, 10_000)}, "made poorly", "too frequent, 20.0% of all"),
         ({"share": estimate_proportion(10, 10_000)}, "missing", "0.10% of the samples"),
-        ({"agreement": estimate_proportion(0, 7)}, "missing", "0.0% of those asked for"),  # of few images too
-        ({"agreement": estimate_proportion(0, 0)}, "not asked for", "no image was asked to be it"),
+        ({"agreement": estimate_proportion(0, 7)}, "missing", "0.0% of the images requested"),  # of few images too
+        ({"agreement": estimate_proportion(0, 0)}, "not asked for", "no image was requested as it"),
         ({"share": estimate_proportion(0, 70)}, "missing", "0.00% of the samples"),
         ({"share": estimate_proportion(680, 10_000)}, "made well", ""),  # its interval reaches to 7 %
     ],
@@ -193,6 +193,6 @@ def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:
         watch._tell(overview, len(said) + 1, lambda text, style, lines=lines: lines.append(text))
         said.append(lines)
     assert [lines[0].startswith(f"judges after epoch {epoch}: ") for epoch, lines in enumerate(said, 1)] == [True] * 4
-    assert "read as asked" not in said[0][0]
+    assert "read as requested" not in said[0][0]
     begins, ends = ["alarm: digit 8 is missing: 0.10% of the samples"], ["no longer so: digit 8 is missing"]
     assert [lines[1:] for lines in said] == [[], begins, [], ends]

@@ -272,7 +272,7 @@ def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Captur
     assert verdict in text
     assert "…" not in text
     if unasked:
-        assert ": 3 0.0%" not in " ".join(text.split()), "the digit least often read as asked was asked for"
+        assert ": 3 0.0%" not in " ".join(text.split()), "the digit least often read as requested was asked for"
     run = make_run(tmp_path / "run", quality=found)
     assert verdict in page(run)
     assert table_of(run, make_run(tmp_path / "other", "GAN"))
