@@ -132,7 +132,7 @@ class RunArtifacts:
 
     def describe(self, start: Start | None) -> None:
         """Write the files that describe the run, which resumes from `start` if given, and start the tracker."""
-        self.start = start
+        self.start, self.config = start, self.checkpoints.config
         self.runtime.run_on_rank0(self._describe)
         self.runtime.run_on_all_ranks(self._start_tracker)
 
@@ -151,14 +151,16 @@ class RunArtifacts:
         self._write_environment()
 
     def _write_environment(self) -> None:
-        data = self.dataset
+        data, config = self.dataset, self.config
         environment = self._environment | {
             "preset": self.preset,  # the preset, or the name of the config file
             "engine": self._engine,  # the engine in use, why it was chosen, and whether it is a fallback
             "networks": self._networks,  # the parameters of G and D that learn, and the shape of an image's z
             "targets": self._targets,  # content of the targets of --stop-at when the run was started, or null
             "strategy": self.runtime.strategy,  # DDP, or DeepSpeed with its ZeRO stage
-            "order": self.config.optim.order,  # the order of updates
+            "order": config.optim.order,  # the order of updates
+            "init_from": config.run.init_from  # path and SHA-256 of the weights that the run began with, or null
+            and {"path": config.run.init_from, "sha256": config.run.init_sha256},
             "resumed_from": self.start.checkpoint.state.step if self.start else None,  # the checkpoint's step, or null
             "data": {  # name, source, number and fingerprint of the images; notice and warning say what is unusual
                 "name": data.name,
@@ -227,6 +229,8 @@ class RunArtifacts:
             display.say(line)
         if not selection.is_fallback:
             display.say(str(selection))
+        if self.checkpoints.begins_with:
+            display.say(f"beginning with {self.checkpoints.begins_with}")
         display.say(f"writing to {self.folder}")
         if self.start:
             state = self.start.checkpoint.state

@@ -2,10 +2,11 @@
 
 import json
 
+from distgan.checkpoint.initial import describe, match, read_initial
 from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.registry import is_data_path
-from distgan.config.schema import Config, RunConfig
+from distgan.config.schema import Config
 from distgan.data.base import SOURCES, check_can_be_judged, data_folder, find, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
@@ -63,19 +64,24 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         f"processes  {num} x {runtime.device.type} ({runtime.strategy}), {runtime.precision_in_words()}",
         f"steps      {total:,} ({steps} an epoch) of {size} images, {size / num:.4g} a process",
         f"folder     {config.run.out or f'runs/{preset}-<number>'}",
-        f"starts     {_start(config.run)}",
+        f"starts     {_start(config)}",
         *(f"warning    {warning}" for warning in runtime.warnings),
         "dry run: nothing was done",
     ]
     return "\n".join(lines) if runtime.is_main else ""
 
 
-def _start(config: RunConfig) -> str:
-    """Return where the run would resume from; nothing is set aside."""
-    if config.resume not in ("auto", "never"):
-        found = read_named(user_path(config.resume, "--resume"))
-    elif config.out is None or (own := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:
-        return "at step 0"
+def _start(config: Config) -> str:
+    """Return where the run would resume from, or which weights it would begin with; nothing is set aside."""
+    run = config.run
+    if run.resume not in ("auto", "never"):
+        found = read_named(user_path(run.resume, "--resume"))
+    elif run.out is None or (own := newest_valid(user_path(run.out, "--out") / "checkpoints")) is None:
+        if run.init_from is None:
+            return "at step 0"
+        initial = read_initial(run.init_from)
+        matched = match(initial, config.model, has_ema=bool(config.optim.ema_decay))
+        return f"at step 0, with {describe(initial, matched, config.model)}"
     else:
         found = own
     path, checkpoint, damaged = found
