@@ -17,6 +17,7 @@ from distgan.config.registry import DATASETS, Lazy, is_data_path
 from distgan.config.schema import DataConfig
 from distgan.data.decoding import Findings, decode_all
 from distgan.data.image_arrays import of_arrays
+from distgan.data.image_list import ImageList
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.data.own_images import decode_own
 from distgan.errors import UserError
@@ -43,6 +44,7 @@ class Dataset(NamedTuple):
     class_names: list[str] | None = None
     path: str | None = None  # of a user's own images
     findings: Findings | None = None
+    listed: ImageList | None = None
 
     @property
     def spec(self) -> ImageSpec:
@@ -80,8 +82,10 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
 
 def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
     """Decode the images of a path, and `keep` them, or read what was kept before. Raises UserError."""
-    source, (images, labels, findings) = decode_own(config, keep=keep)
+    source, (images, labels, findings, indices, digests) = decode_own(config, keep=keep)
     path = source.path
+    names = [source.names[index] for index in indices.tolist()]
+    listed = ImageList(source.kind, names, labels, source.class_names, digests)
     warning = None
     if findings.num_broken:
         name, reason = next(iter(findings.broken.items()))
@@ -89,7 +93,7 @@ def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
     numbers = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
     return Dataset(
         path.name or str(path), torch.from_numpy(images), numbers, str(path), warning=warning,
-        class_names=source.class_names, path=str(path), findings=findings,
+        class_names=source.class_names, path=str(path), findings=findings, listed=listed,
     )  # fmt: skip
 
 
@@ -101,8 +105,8 @@ def _resized(dataset: Dataset, config: DataConfig) -> Dataset:
         return dataset
     pixels = dataset.images.numpy()
     source = of_arrays(dataset.name, Path(dataset.source), pixels, None, [], f"--data {config.name}")
-    images, _, _ = decode_all(source, config, f"--data {config.name}")
-    return dataset._replace(images=torch.from_numpy(images))
+    decoded = decode_all(source, config, f"--data {config.name}")
+    return dataset._replace(images=torch.from_numpy(decoded.images))
 
 
 def _load_named(config: DataConfig, split: Split, *, may_download: bool) -> Dataset:

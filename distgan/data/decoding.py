@@ -60,11 +60,16 @@ class Findings(BaseModel):
 
 
 class Decoded(NamedTuple):
-    """`images` is (N, H, W) uint8 of greys, or (N, 3, H, W); `labels` is (N,) int64, or None."""
+    """`images` is (N, H, W) uint8 of greys, or (N, 3, H, W); `labels` is (N,) int64, or None.
+
+    `indices` (N,) int64 has the number of each image in its source, `digests` (N, 16) uint8 the hash of its pixels.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None
     findings: Findings
+    indices: np.ndarray
+    digests: np.ndarray
 
 
 class _Header(NamedTuple):
@@ -121,8 +126,10 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
     if channels == 3:
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     labels = None if source.labels is None else np.array([source.labels[readable[row]] for row in rows], np.int64)
-    findings = _findings(source, known, broken, labels, len(rows) - len({digests[row] for row in rows}))
-    return Decoded(images, labels, findings)
+    hashes = [digest for digest in digests if not isinstance(digest, _Broken)]
+    findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)))
+    indices = np.array([readable[row] for row in rows], np.int64)
+    return Decoded(images, labels, findings, indices, np.frombuffer(b"".join(hashes), np.uint8).reshape(len(rows), -1))
 
 
 def _findings(

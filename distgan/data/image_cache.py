@@ -19,7 +19,7 @@ from distgan.errors import UserError, first_line, print_line
 from distgan.utils.files import read_tensors, tensor_bytes, write_atomic
 from distgan.utils.paths import user_path
 
-_VERSION = 1  # of the rules by which images are decoded, and of the file
+_VERSION = 2  # of the rules by which images are decoded, and of the file
 _SOON_S = 1.0  # after which a process that waits says so
 
 
@@ -55,9 +55,10 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
         if found := _read(path):  # by the process that was waited for
             return found
         decoded = decode()
-        tensors = {"images": torch.from_numpy(decoded.images)}
-        if decoded.labels is not None:
-            tensors["labels"] = torch.from_numpy(decoded.labels)
+        arrays = {key: value for key, value in decoded._asdict().items() if isinstance(value, np.ndarray)}
+        tensors = {
+            key: torch.tensor(value) if key == "digests" else torch.from_numpy(value) for key, value in arrays.items()
+        }
         facts = {"findings": decoded.findings.model_dump_json(), "sha256": _digest(decoded)}
         try:
             write_atomic(path, tensor_bytes(tensors, facts))
@@ -94,7 +95,9 @@ def _read(path: Path) -> Decoded | None:
     try:
         tensors, facts = read_tensors(path)
         labels = tensors["labels"].numpy() if "labels" in tensors else None
-        decoded = Decoded(tensors["images"].numpy(), labels, Findings.model_validate_json(facts["findings"]))
+        findings = Findings.model_validate_json(facts["findings"])
+        images, indices, digests = (tensors[key].numpy() for key in ("images", "indices", "digests"))
+        decoded = Decoded(images, labels, findings, indices, digests)
         if _digest(decoded) != facts["sha256"]:
             raise ValueError("its sum is another one")
     except (UserError, KeyError, ValueError, ValidationError) as error:
@@ -105,6 +108,6 @@ def _read(path: Path) -> Decoded | None:
 
 def _digest(decoded: Decoded) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(decoded.images).data)
-    if decoded.labels is not None:
-        digest.update(decoded.labels.tobytes())
+    for array in (decoded.labels, decoded.indices, decoded.digests):
+        digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start
 from distgan.config.schema import ModelConfig
 from distgan.data.base import Dataset
+from distgan.data.image_list import FILE as IMAGES
 from distgan.errors import WriteErrorPolicy, user_error
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
@@ -134,6 +135,7 @@ class RunArtifacts:
         """Write the files that describe the run, which resumes from `start` if given, and start the tracker."""
         self.start, self.config = start, self.checkpoints.config
         self.runtime.run_on_rank0(self._describe)
+        self._try(self._list_images, f"{IMAGES} is")
         self.runtime.run_on_all_ranks(self._start_tracker)
 
     def _start_tracker(self) -> None:
@@ -149,6 +151,12 @@ class RunArtifacts:
     def _describe(self) -> None:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
         self._write_environment()
+
+    def _list_images(self) -> None:
+        """Keep what a resume with other images is compared with."""
+        path, listed = self.folder / IMAGES, self.dataset.listed
+        if listed and (self.start is None or not path.exists()):
+            listed.write(path)
 
     def _write_environment(self) -> None:
         data, config = self.dataset, self.config

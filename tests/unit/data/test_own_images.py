@@ -454,7 +454,7 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
 
     picture(99, (20, 24)).save(folder / "cat" / "0.png")
     result = distgan(*recipe, folder, "--out", "straight", "--max-steps", 6)
-    assert_user_error(result, "straight ... fingerprint ... [mismatch]")
+    assert_user_error(result, "straight ... fingerprint ... 'cat/0.png' was changed ... [mismatch]")
 
 
 @pytest.mark.parametrize(
