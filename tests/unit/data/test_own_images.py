@@ -13,8 +13,6 @@ import pytest
 import torch
 from helpers.noise_images import COLOUR, noise_images
 from helpers.runs import Capture, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from distgan.config.schema import DataConfig
@@ -533,29 +531,6 @@ def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
     assert_user_error(distgan("data", "nowhere"), "data: ... (nowhere) ... digits, or a path ... [unknown-name]")
     result = distgan("data", folder, "--image-size", 18, "--sheet", "x.png")
     assert_user_error(result, "own ... 18 x 18 ... [images-do-not-fit]")
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    counts=st.lists(st.integers(1, 4), min_size=1, max_size=4), size=st.sampled_from([(16, 16), (28, 20)]),
-    mode=st.sampled_from(["L", "RGB"]), suffix=st.sampled_from(["png", "bmp", "tiff"]),
-    form=st.sampled_from(["dir", "zip"]),
-)  # fmt: skip
-def test_any_folder_is_read_as_it_was_written(
-    tmp_path: Path, counts: list[int], size: tuple[int, int], mode: str, suffix: str, form: str
-) -> None:
-    folder = tmp_path / f"{abs(hash((tuple(counts), size, mode, suffix)))}"
-    names = [f"class {label}/{n}.{suffix}" for label, num in enumerate(counts) for n in range(num)]
-    for seed, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(seed, size, mode).save(folder / name)
-    found = load(archive_of(folder, folder.with_suffix(".zip")) if form == "zip" else folder)
-    labels = [label for label, num in enumerate(counts) for _ in range(num)]
-    assert found.labels.tolist() == (labels if len(counts) > 1 else [0] * len(labels))
-    assert found.spec.class_names == ([f"class {label}" for label in range(len(counts))] if len(counts) > 1 else [])
-    for seed, image in enumerate(found.images):
-        drawn = image if mode == "L" else image.permute(1, 2, 0)
-        assert np.array_equal(drawn, np.asarray(picture(seed, size, mode)))
 
 
 # -- torchvision's sets ---------------------------------------------------------------------------------------------
