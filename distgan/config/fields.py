@@ -196,6 +196,12 @@ def registry_of(field: FieldInfo) -> Registry[Any] | None:
     return found.registry if found else None
 
 
+def takes_path(field: FieldInfo) -> bool:
+    """True for a setting of names that takes a path as well."""
+    found = _one_of(field.annotation, field.metadata)
+    return found is not None and found.takes_path is not None
+
+
 def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:
     for item in metadata:
         if isinstance(item, OneOf):

@@ -18,6 +18,7 @@ from distgan.config.schema import DataConfig
 from distgan.data.decoding import Findings, decode_all
 from distgan.data.image_arrays import of_arrays
 from distgan.data.image_list import ImageList
+from distgan.data.image_source import counted
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.data.own_images import decode_own
 from distgan.errors import UserError
@@ -89,7 +90,8 @@ def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
     warning = None
     if findings.num_broken:
         name, reason = next(iter(findings.broken.items()))
-        warning = f"{findings.num_broken:,} files are left out, as {name!r}, which {reason}"
+        verb = "are" if findings.num_broken > 1 else "is"
+        warning = f"{counted(findings.num_broken, 'file')} {verb} left out, as {name!r}, which {reason}"
     numbers = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
     return Dataset(
         path.name or str(path), torch.from_numpy(images), numbers, str(path), warning=warning,

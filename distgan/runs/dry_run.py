@@ -15,6 +15,7 @@ from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import check_unused_folder
 from distgan.training.losses import has_penalty
+from distgan.training.session import check_classes
 from distgan.utils.paths import user_path
 
 
@@ -38,6 +39,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
             if is_own or error.code != "no-data":
                 raise
             raise UserError(f"--dry-run: downloads nothing, and {error}", code="no-data") from error
+        check_classes(dataset, config.model)
         images = dataset.spec
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""

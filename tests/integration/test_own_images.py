@@ -1,10 +1,11 @@
 """Images of a user's own in every form, by the command line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 from helpers.image_forms import FORMS, header, write_form
-from helpers.runs import Run
+from helpers.runs import BIN, Run, Start, wait_for
 
 from distgan.config.schema import DataConfig
 from distgan.data.base import load_dataset
@@ -49,3 +50,19 @@ def test_mnist_as_pictures_trains_to_the_bits_of_mnist(distgan: Run, mnist_dir: 
     distgan.ok(*flags, "--data", "mnist", "--data-dir", "idx", "--data-md5", "accept", "--out", "named")
     distgan.ok(*flags, "--data", path, "--out", "pictures")
     assert weights(tmp_path / "named") == weights(tmp_path / "pictures")
+
+
+def test_of_processes_that_start_at_once_one_decodes(start: Start, tmp_path: Path) -> None:
+    """And one that is killed while it decodes leaves nothing that the next has to mind."""
+    images = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
+    path = write_form("zip", tmp_path, images, None, [])
+    command = (BIN / "distgan", "data", path, "--json", "--cache-dir", "cache")
+    killed = start(*command)
+    wait_for(lambda: any((tmp_path / "cache").glob("*.lock")) if (tmp_path / "cache").exists() else False, killed)
+    killed.kill()
+    killed.communicate()
+    found = [json.loads(process.communicate()[0]) for process in [start(*command) for _ in range(3)]]
+    assert len({facts["fingerprint"] for facts in found}) == 1
+    assert found[0]["num_images"] == 600
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
+    assert not list((tmp_path / "cache").glob(".*"))
