@@ -31,8 +31,8 @@ class CheckpointManager:
         self.run_folder, self.folder = folder, folder / "checkpoints"
         self.config, self.runtime, self.gan = session.config, session.runtime, session.gan
         self.last_step, self.notice = session.last_step, session.dataset.notice
-        data = session.dataset
-        self.identity = Identity(data.fingerprint, session.steps_per_epoch, session.batch_size, data.listed)
+        steps, listed = session.steps_per_epoch, session.dataset.listed
+        self.identity = Identity(session.fingerprint, steps, session.batch_size, listed)
         self.log, self.write_errors = log, write_errors
         self.saved: tuple[int, Path] | None = None  # the last valid one; known to rank 0
         self.stall_s: list[float] = []

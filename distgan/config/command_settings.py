@@ -3,7 +3,15 @@
 from typing import Literal
 
 from distgan.config.fields import Names, Real, Section, free, setting
-from distgan.config.schema import DataConfig, Device, JudgedDataName, data_dir_setting, device_setting, timeout_setting
+from distgan.config.schema import (
+    Channels,
+    DataConfig,
+    Device,
+    JudgedDataName,
+    data_dir_setting,
+    device_setting,
+    timeout_setting,
+)
 
 
 class SampleConfig(Section):
@@ -32,7 +40,7 @@ class InspectConfig(Section):
     """Settings of `distgan data`, which reads images as `distgan train` would with the same flags."""
 
     image_size: int | None = _DATA["image_size"]  # type: ignore[assignment]
-    channels: Literal[1, 3] | None = _DATA["channels"]  # type: ignore[assignment]
+    channels: Channels | None = _DATA["channels"]  # type: ignore[assignment]
     background: Literal["black", "white"] | None = _DATA["background"]  # type: ignore[assignment]
     skip_broken: bool = _DATA["skip_broken"]  # type: ignore[assignment]
     cache_dir: str | None = _DATA["cache_dir"]  # type: ignore[assignment]

@@ -38,6 +38,11 @@ def split_commas(value: Any, info: ValidationInfo) -> Any:
     return parts
 
 
+def read_int(value: Any, info: ValidationInfo) -> Any:
+    """Return `3` of a command line as an integer, which a Literal does not. Text in a file stays text."""
+    return int(value) if info.context != "file" and isinstance(value, str) and value.isdecimal() else value
+
+
 def _fit_float32(value: float) -> float:
     """Return a number that the networks can be given. Raises for one that is 0 or infinite in float32."""
     try:

@@ -7,9 +7,9 @@ import os
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from distgan.config.fields import DURATION, Epochs, OneOf, Real, Section, fixed, free, setting
+from distgan.config.fields import DURATION, Epochs, OneOf, Real, Section, fixed, free, read_int, setting
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS, is_data_path
 from distgan.utils.paths import user_path
@@ -27,6 +27,7 @@ DataNameOrPath = Annotated[
     str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
 ]
 Device = Literal["auto", "cpu", "cuda"]
+Channels = Annotated[Literal[1, 3], BeforeValidator(read_int)]
 
 _MOST = 10**12  # epochs or steps: more than any run has, without overflow
 
@@ -281,7 +282,7 @@ class DataConfig(Section):
         ge=1,
         le=1024,
     )
-    channels: Literal[1, 3] | None = fixed(None, "own images: 1 (grey) or 3 (colour); unset: what all of them have")
+    channels: Channels | None = fixed(None, "own images: 1 (grey) or 3 (colour); unset: what all of them have")
     background: Literal["black", "white"] | None = fixed(
         None, "own images: what shows through transparent pixels; unset: such images are an error"
     )
@@ -351,7 +352,8 @@ class OptimConfig(Section):
     penalty_weight: Annotated[Real, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = setting(
         None,
         "weight of the gradient penalty; unset: the loss's own, as --loss has it; auto: that, times the pixels of an "
-        "image over MNIST's 784 and the batch of the loss's own weight over this one (r1: 256, r3gan: 128)",
+        f"image over MNIST's {MNIST_SPEC.height * MNIST_SPEC.width} and the batch of the loss's own weight over this "
+        f"one ({', '.join(f'{name}: {loss.penalty_batch}' for name, loss in LOSSES.items() if loss.penalty_batch)})",
         allowed="a number from 0 to 1,000,000, or auto",
     )
     order: OrderName = setting("alternating", "{names}")

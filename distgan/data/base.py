@@ -158,7 +158,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     count = None if rule == "accept" else source.num_images
     columns = () if source.label_columns is None else (source.label_columns,)
     packed = source.packed_md5 if source.md5 is None else ("", "")
-    images = read_idx(raw / source.images, (count, 28, 28), remedy, packed[0])
+    images = read_idx(raw / source.images, (count, MNIST_SPEC.height, MNIST_SPEC.width), remedy, packed[0])
     labels = read_idx(raw / source.labels, (len(images.values), *columns), remedy, packed[1])
     if len(images.values) < 2:
         raise UserError(
@@ -171,10 +171,11 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     warning = "; ".join(filter(None, warnings)) or None
 
     classes = labels.values[:, 0] if columns else labels.values
-    if classes.min() < 0 or classes.max() > 9:
+    highest = MNIST_SPEC.num_classes - 1
+    if classes.min() < 0 or classes.max() > highest:
+        found = f"{classes.min()} to {classes.max()}"
         raise UserError(
-            f"{raw / source.labels}: labels from {classes.min()} to {classes.max()}. Expected: 0 to 9; {remedy}",
-            code="bad-dataset",
+            f"{raw / source.labels}: labels from {found}. Expected: 0 to {highest}; {remedy}", code="bad-dataset"
         )
     pixels = torch.from_numpy(images.values)
     if source.is_transposed:

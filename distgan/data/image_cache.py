@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from distgan.data.decoding import Decoded, Findings
 from distgan.errors import UserError, first_line, print_line
-from distgan.utils.files import read_tensors, tensor_bytes, write_atomic
+from distgan.utils.files import read_tensors, tensor_parts, write_atomic
 from distgan.utils.paths import user_path
 
 _VERSION = 2  # of the rules by which images are decoded, and of the file
@@ -61,7 +61,7 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
         }
         facts = {"findings": decoded.findings.model_dump_json(), "sha256": _digest(decoded)}
         try:
-            write_atomic(path, tensor_bytes(tensors, facts))
+            write_atomic(path, lambda file: file.writelines(tensor_parts(tensors, facts)))
         except OSError as error:
             print_line(
                 f"warning: {path}: can't be written ({error.strerror}), so that the next start decodes again. "

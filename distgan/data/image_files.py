@@ -150,7 +150,7 @@ def _arrange(files: list[str], hidden: list[str], read_labels: Callable[[], byte
     if read_labels is not None:
         return _by_dataset_json(names, read_labels, notes, where)
 
-    common = posixpath.commonpath([posixpath.dirname(name) for name in names])
+    common = posixpath.commonpath({name.rpartition("/")[0] for name in names})
     start = len(common) + bool(common)
     if common:
         notes.append(f"all are in one folder, {common!r}, which is not a class")

@@ -50,7 +50,7 @@ class ImageList(NamedTuple):
 
     def _short_names(self) -> list[str]:
         """Return the names without the folder that all are in, which a .zip may have and a folder not."""
-        common = posixpath.commonpath([posixpath.dirname(name) for name in self.names])
+        common = posixpath.commonpath({name.rpartition("/")[0] for name in self.names})
         return [name[len(common) + bool(common) :] for name in self.names]
 
     def _keys(self) -> list[tuple[bytes, str]]:

@@ -83,6 +83,7 @@ class RunArtifacts:
             session.config, session.dataset, session.runtime, session.gan,
         )  # fmt: skip
         self.steps_per_epoch, self.preset, self.startup = session.steps_per_epoch, preset, startup
+        self._fingerprint = session.fingerprint
         config, runtime = session.config, session.runtime
         self.write_errors = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
         for warning in runtime.warnings:
@@ -176,7 +177,7 @@ class RunArtifacts:
                 "warning": data.warning,
                 "source": data.source,
                 "num_images": len(data.images),
-                "fingerprint": data.fingerprint,
+                "fingerprint": self._fingerprint,
                 "images": data.spec.model_dump(mode="json"),
                 "findings": data.findings and data.findings.model_dump(mode="json"),
             },

@@ -30,7 +30,9 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         check_unused_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
-    images = MNIST_SPEC
+    side, channels = config.data.image_size, config.data.channels
+    asked = {"height": side, "width": side, "channels": channels}
+    images = MNIST_SPEC.model_copy(update={key: value for key, value in asked.items() if value})
     if name not in SOURCES or find(SOURCES[name], folder):
         is_own, settings = is_data_path(name), config.data.model_copy(update={"download": False})
         try:

@@ -35,9 +35,10 @@ class Session:
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
         )
         check_classes(self.dataset, config.model)
-        runtime.check_same_on_ranks("data's fingerprint", self.dataset.fingerprint)
+        self.fingerprint = self.dataset.fingerprint  # seconds, where there are gigabytes of images
+        runtime.check_same_on_ranks("data's fingerprint", self.fingerprint)
         data = self.dataset
-        own = data.fingerprint if data.path else None
+        own = self.fingerprint if data.path else None
         self.batch_size = global_batch_size(config.data, runtime.world_size)
         config = config.resolved(data.path or data.name, runtime.precision, data.spec, own)
         optim = with_penalty_weight(config.optim, data.spec, self.batch_size)

@@ -258,7 +258,12 @@ def make_folder(folder: Path) -> None:
 
 
 def tensor_bytes(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> bytes:
-    """Return a safetensors file. The same tensors and metadata give the same bytes.
+    """Return a safetensors file. The same tensors and metadata give the same bytes."""
+    return b"".join(tensor_parts(tensors, metadata))
+
+
+def tensor_parts(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> list[bytes | memoryview]:
+    """Return `tensor_bytes` in parts, which spares a copy of the tensors.
 
     The library writes the metadata in the order of a hash map, another one each time: the header is written again.
     """
@@ -270,7 +275,7 @@ def tensor_bytes(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> byte
     header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # aligns the tensors
-    return b"".join((len(text).to_bytes(8, "little"), text, data[start:]))
+    return [len(text).to_bytes(8, "little"), text, data[start:]]
 
 
 def output_file(out: str | Path, mark: bytes, what: str) -> Path:

@@ -77,6 +77,7 @@ def test_names_are_sorted_as_people_do() -> None:
     names = ["img10.png", "img2.png", "Img1.png", "b.png", "ä.png", "2/1.png", "10/1.png"]
     expected = ["2/1.png", "10/1.png", "b.png", "Img1.png", "img2.png", "img10.png", "ä.png"]
     assert sorted(names, key=natural_key) == expected
+    assert natural_key("9" * 70_000) > natural_key("8"), "no number is too long"
 
 
 def test_class_folders_are_classes_in_their_order(tmp_path: Path) -> None:
@@ -693,6 +694,18 @@ def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "data-own.png").width > 60
     result = distgan("data", folder, "--image-size", 18, "--sheet", "x.png")
     assert_user_error(result, "own ... 18 x 18 ... [images-do-not-fit]")
+
+
+def test_channels_are_a_flag(distgan: Run, tmp_path: Path) -> None:
+    folder = write(write(tmp_path / "own", "a.png"), "b.png", mode="L")
+    for words, found in (((), None), (("--channels", 1), 1), (("--channels", "3"), 3), (("--channels=2",), None)):
+        result = distgan("data", folder, "--json", *words)
+        if found:
+            assert json.loads(result.stdout)["images"]["channels"] == found
+            planned = distgan.ok("train", *SMALL[1:], "--model", "cgan", "--data", "digits", *words, "--dry-run").stdout
+            assert json.loads(planned.split("\npreset")[0])["data"]["channels"] == found
+        else:
+            assert_user_error(result, "--channels ... 1 ... 3")
 
 
 @pytest.mark.parametrize(
