@@ -102,13 +102,14 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
         width, height = _common_size(known, source, config, where)
         check_host_memory(len(readable) * channels * width * height, where)
 
-        pixels = np.empty((len(readable), *((height, width) if channels == 1 else (height, width, channels))), np.uint8)
+        pixels = np.empty((len(readable), *([3] if channels == 3 else []), height, width), np.uint8)
 
         def decode(row: int) -> _Broken | bytes:
             index = readable[row]
             try:
                 with source.open_image(index) as image:
-                    pixels[row] = _to_array(image, channels, config.background, (width, height))
+                    decoded = _to_array(image, channels, config.background, (width, height))
+                    pixels[row] = decoded.transpose(2, 0, 1) if channels == 3 else decoded
             except _IsTransparentError:
                 raise UserError(
                     f"{where}: {source.names[index]!r} has transparent pixels. Expected: images without, or what is to "
@@ -117,15 +118,16 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
                 ) from None
             except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
                 return _Broken(_reason(error))
-            return hashlib.blake2b(pixels[row].tobytes(), digest_size=16).digest()
+            return hashlib.blake2b(pixels[row].data, digest_size=16).digest()
 
         digests = _in_parallel(decode, range(len(readable)), progress)
     broken |= {readable[row]: digest.reason for row, digest in enumerate(digests) if isinstance(digest, _Broken)}
     _check_broken(broken, source, config, where)
     rows = [row for row, digest in enumerate(digests) if not isinstance(digest, _Broken)]
-    images = pixels if len(rows) == len(pixels) else pixels[rows]
-    if channels == 3:
-        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    for at, row in enumerate(rows):  # a copy of all but the broken ones would take their memory twice
+        if at != row:
+            pixels[at] = pixels[row]
+    images = pixels[: len(rows)]
     labels = None if source.labels is None else np.array([source.labels[readable[row]] for row in rows], np.int64)
     hashes = [digest for digest in digests if not isinstance(digest, _Broken)]
     findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)))

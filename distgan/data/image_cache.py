@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import PIL
-import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from distgan.data.decoding import Decoded, Findings
 from distgan.errors import UserError, first_line, print_line
-from distgan.utils.files import read_tensors, tensor_parts, write_atomic
+from distgan.utils.files import read_tensors, write_arrays, write_atomic
 from distgan.utils.paths import user_path
 
 _VERSION = 2  # of the rules by which images are decoded, and of the file
@@ -56,12 +55,9 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
             return found
         decoded = decode()
         arrays = {key: value for key, value in decoded._asdict().items() if isinstance(value, np.ndarray)}
-        tensors = {
-            key: torch.tensor(value) if key == "digests" else torch.from_numpy(value) for key, value in arrays.items()
-        }
         facts = {"findings": decoded.findings.model_dump_json(), "sha256": _digest(decoded)}
         try:
-            write_atomic(path, lambda file: file.writelines(tensor_parts(tensors, facts)))
+            write_atomic(path, lambda file: write_arrays(file, arrays, facts))
         except OSError as error:
             print_line(
                 f"warning: {path}: can't be written ({error.strerror}), so that the next start decodes again. "

@@ -22,6 +22,7 @@ from distgan.utils.operating_system import open_regular, open_to_sync
 from distgan.utils.paths import user_path
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 M = TypeVar("M", bound=BaseModel)
@@ -258,12 +259,7 @@ def make_folder(folder: Path) -> None:
 
 
 def tensor_bytes(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> bytes:
-    """Return a safetensors file. The same tensors and metadata give the same bytes."""
-    return b"".join(tensor_parts(tensors, metadata))
-
-
-def tensor_parts(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> list[bytes | memoryview]:
-    """Return `tensor_bytes` in parts, which spares a copy of the tensors.
+    """Return a safetensors file. The same tensors and metadata give the same bytes.
 
     The library writes the metadata in the order of a hash map, another one each time: the header is written again.
     """
@@ -275,7 +271,27 @@ def tensor_parts(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> list
     header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # aligns the tensors
-    return [len(text).to_bytes(8, "little"), text, data[start:]]
+    return b"".join((len(text).to_bytes(8, "little"), text, data[start:]))
+
+
+_KINDS = {"int64": "I64", "uint8": "U8"}  # of arrays, as safetensors calls them; those with the longest items first
+
+
+def write_arrays(file: BinaryIO, arrays: "dict[str, np.ndarray]", metadata: dict[str, str]) -> None:
+    """Write a safetensors file of arrays as they lie in memory: the library makes two copies, of gigabytes here."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    ordered = sorted(arrays.items(), key=lambda item: list(_KINDS).index(str(item[1].dtype)))
+    end = 0
+    for name, array in ordered:
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _KINDS[str(array.dtype)], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, array in ordered:
+        if not array.flags.c_contiguous:
+            raise ValueError("an array that does not lie in one piece")
+        file.write(array.data.cast("B") if array.size else b"")
 
 
 def output_file(out: str | Path, mark: bytes, what: str) -> Path:

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ from distgan.data.loader import Batches, scale
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.runs import artifacts
+from distgan.utils.files import read_tensors
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 
@@ -539,6 +541,27 @@ def test_a_full_disk_costs_the_cache_only(tmp_path: Path, capsys: Capture, monke
     assert "No space left" in capsys.readouterr().err
     assert torch.equal(load(folder).images, found.images)
     assert capsys.readouterr().err == ""
+
+
+def test_decoding_and_keeping_take_the_memory_of_the_images_once(tmp_path: Path, cache: Path) -> None:
+    """And a file left out costs no copy of all others."""
+    (tmp_path / "own").mkdir()
+    data = saved(picture(0, (128, 128)))
+    for number in range(150):
+        (tmp_path / "own" / f"{number}.png").write_bytes(data if number != 7 else data[:400])
+    tracemalloc.start()
+    try:
+        found = load(tmp_path / "own")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.images.shape == (149, 3, 128, 128)
+    assert peak < 1.4 * found.images.nbytes
+    (file,) = cache.glob("*.safetensors")
+    assert {key: str(value.dtype) for key, value in read_tensors(file)[0].items()} == {
+        "images": "torch.uint8", "indices": "torch.int64", "digests": "torch.uint8",
+    }  # fmt: skip
+    assert torch.equal(load(tmp_path / "own").images, found.images)
 
 
 def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: Path) -> None:
