@@ -111,7 +111,7 @@ class Rules(BaseModel):
     replaces: str | None = None  # the key of its section that a flag of this setting unsets
     is_common: bool = False  # listed before the sections in the help of distgan train
     is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
-    is_derived: bool = False  # from the data when a run starts: it has no flag, and what a file says is replaced
+    is_derived: bool = False  # found when a run starts: it has no flag, and what a file says is replaced
 
 
 def setting(default: Any, description: str, **more: Any) -> Any:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +16,11 @@ from pydantic import ValidationError
 
 from distgan.data.decoding import Decoded, Findings
 from distgan.errors import UserError, first_line, print_line
-from distgan.utils.files import read_tensors, write_arrays, write_atomic
+from distgan.utils.files import TEMPORARY, read_tensors, write_arrays, write_atomic
 from distgan.utils.paths import user_path
 
 _VERSION = 2  # of the rules by which images are decoded, and of the file
+_LEFT_S = 86_400.0  # after which an unfinished file is of a process that was killed
 _SOON_S = 1.0  # after which a process that waits says so
 
 
@@ -54,6 +56,7 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
         if found := _read(path):  # by the process that was waited for
             return found
         decoded = decode()
+        _clear_leftovers(folder)
         arrays = {key: value for key, value in decoded._asdict().items() if isinstance(value, np.ndarray)}
         facts = {"findings": decoded.findings.model_dump_json(), "sha256": _digest(decoded)}
         try:
@@ -68,6 +71,14 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
     finally:
         if lock is not None:
             lock.release()
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing: gigabytes that no later start would find."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_S:
+                path.unlink()
 
 
 def _locked(path: Path, decoded: Path) -> FileLock | None:

@@ -564,6 +564,16 @@ def test_decoding_and_keeping_take_the_memory_of_the_images_once(tmp_path: Path,
     assert torch.equal(load(tmp_path / "own").images, found.images)
 
 
+def test_what_a_killed_process_left_in_the_cache_is_removed_after_a_day(tmp_path: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    old, new = cache / ".tmp-0a1b2c3d", cache / ".tmp-4e5f6a7b"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    load(write(tmp_path / "own", "a.png b.png"))
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: Path) -> None:
     folder = write(tmp_path / "own", "a.png b.png")
     first = load(folder)
