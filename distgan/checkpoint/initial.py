@@ -152,7 +152,9 @@ def describe(initial: InitialWeights, matched: Matched, model: ModelConfig) -> s
     step = "" if initial.step is None else f" (step {initial.step:,})"
     line = f"the weights of {initial.path}{step}"
     if not matched.new:
-        return line
+        pairs = zip(initial.model.images.class_names, model.images.class_names, strict=False)
+        other = next((pair for pair in pairs if pair[0] != pair[1]), None) if model.is_conditional else None
+        return f"{line}; classes by their numbers, as {other[0]!r} is {other[1]!r} here" if other else line
     more = f" and {len(matched.new) - _SHOWN} more" if len(matched.new) > _SHOWN else ""
     before, now = initial.model.images.num_classes, model.images.num_classes
     return f"{line}; new, as there are {now} classes instead of {before}: {', '.join(matched.new[:_SHOWN])}{more}"

@@ -100,6 +100,15 @@ def test_what_depends_on_the_number_of_classes_is_new_and_named(begin: Any, capf
             assert torch.equal(value, (plain if key in new else theirs)[key]), key
 
 
+def test_classes_of_other_names_are_told(begin: Any, capfd: Capture) -> None:
+    source = begin("source", with_classes(7))
+    capfd.readouterr()
+    other = COLOUR.model_copy(update={"class_names": ["0", "1", "cat", "3", "4", "5", "6"]})
+    for images, model, expected in ((other, "cgan", True), (with_classes(7), "cgan", False)):
+        begin(f"new {expected}", images, name=model, steps=1, init_from=str(source))
+        assert ("'2' is 'cat' here" in capfd.readouterr().err) == expected
+
+
 def test_clusters_are_those_of_the_new_images(begin: Any) -> None:
     source = begin("source", with_classes(7), **CLUSTERED)
     plain = first(begin("plain", with_classes(5), steps=1, **CLUSTERED))
