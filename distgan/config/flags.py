@@ -242,8 +242,8 @@ def _complaint(error: Any, field: FieldInfo) -> str:
 def did_you_mean_path(path: str) -> str:
     """Return `, did you mean photos?` for the most similar name in the folder of a path that is not there."""
     folder, name = os.path.split(path.rstrip("/" + os.sep))
-    with suppress(OSError):
-        beside = [entry.name for entry in islice(os.scandir(folder or "."), 1_000)]
+    with suppress(OSError), os.scandir(folder or ".") as entries:
+        beside = [entry.name for entry in islice(entries, 1_000)]
         if close := difflib.get_close_matches(name, beside, n=1):
             return f", did you mean {os.path.join(folder, close[0])}?"
     return ""

@@ -37,7 +37,7 @@ def find_source(path: Path, flag: str = "--data") -> ImageSource:
     suffix = path.suffix.lower()
     try:
         if path.is_dir():
-            is_parquet = any(entry.name.endswith(".parquet") for entry in os.scandir(path))
+            is_parquet = any(name.endswith(".parquet") for name in os.listdir(path))
             return of_parquet(path, where) if is_parquet else of_folder(path, where)
         if not path.exists():
             guess = did_you_mean_path(str(path)) or "."
