@@ -123,7 +123,7 @@ def _measure(turn: Turn, spec: Spec, startup: Startup) -> Round:
         gate=turn.gate(spec.gate_steps),
         runtime={key: value for key, value in runtime.describe().items() if key != "host"},
         tf32={"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
-        data={"name": turn.config.data.name, "fingerprint": turn.session.dataset.fingerprint},
+        data={"name": turn.config.data.name, "fingerprint": turn.session.fingerprint},
     )
     if not found.gate or not found.gate.passed:
         return found

@@ -16,6 +16,22 @@ from distgan.utils.files import read_tensors, write_atomic, write_json
 from distgan.utils.paths import user_path
 
 
+class FoundCheckpoint(NamedTuple):
+    """A checkpoint to take weights from, newer ones that are `damaged`, and what is to be said of the choice."""
+
+    path: Path
+    checkpoint: Checkpoint
+    damaged: list[tuple[Path, str]]
+    warnings: tuple[str, ...] = ()
+
+    def all_warnings(self) -> list[str]:
+        return [
+            *self.warnings,
+            *(f"{reason}; taking {self.path.name}" for _, reason in self.damaged),
+            *foreign_files(self.path),
+        ]
+
+
 class Loaded(NamedTuple):
     """A generator to draw with, and what is known of it."""
 
@@ -40,38 +56,48 @@ def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
     write_json(weights / "config.json", config.model_dump(mode="json"))
 
 
+def find_weights(where: str, names: list[str]) -> Path | FoundCheckpoint:
+    """Return the file of the first of `names` in a weights folder, or the checkpoint that is newer or stands in for it.
+
+    `where` is a run, its `weights/`, a checkpoint, or a file, which is returned as it is. Raises UserError.
+    """
+    path = user_path(where)
+    if (path / MANIFEST).exists() or path in find_pointers(path.parent):
+        return FoundCheckpoint(*read_named(path))
+    if path.is_dir():
+        folder = path / "weights" if (path / "weights").is_dir() else path
+        found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
+        if found and path != folder and (newest := _newer_than(found[0], path / "checkpoints")):
+            return newest._replace(warnings=(f"{folder}: is of an earlier step than {newest.path}, which is taken",))
+        if found:
+            return found[0]
+        if newest_of_run := newest_valid(path / "checkpoints"):
+            return FoundCheckpoint(*newest_of_run)
+        raise UserError(
+            f"{where}: has no weights/generator.safetensors. Expected: the folder of a run with a checkpoint, its "
+            "weights folder, a checkpoint, or a generator's .safetensors file",
+            code="no-weights",
+        )
+    if not path.exists():
+        raise UserError(
+            f"{where}: does not exist. Expected: a run's folder, its weights folder, a checkpoint, or a .safetensors "
+            "file",
+            code="no-weights",
+        )
+    return path
+
+
 def load_generator(where: str, *, ema: bool) -> Loaded:
     """Return G of a run, a weights folder, a checkpoint or a file; with `ema` the moving average if it has one.
 
     A run that has no weights yet gives those of its newest valid checkpoint. Raises UserError for what is
     missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average.
     """
-    path = user_path(where)
     names = ["generator_ema", "generator"] if ema else ["generator"]
-    if (path / MANIFEST).exists() or path in find_pointers(path.parent):
-        return _of_checkpoint(*read_named(path), names)
-    if path.is_dir():
-        folder = path / "weights" if (path / "weights").is_dir() else path
-        found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
-        if found and path != folder and (newest := _newer_than(found[0], path / "checkpoints")):
-            loaded = _of_checkpoint(*newest, names)
-            loaded.warnings.insert(0, f"{folder}: is of an earlier step than {newest[0]}, which is taken")
-            return loaded
-        if not found and (newest := newest_valid(path / "checkpoints")):
-            return _of_checkpoint(*newest, names)
-        if not found:
-            raise UserError(
-                f"{where}: has no weights/generator.safetensors. Expected: the folder of a run with a checkpoint, its "
-                "weights folder, a checkpoint, or a generator's .safetensors file",
-                code="no-weights",
-            )
-        path = found[0]
-    elif not path.exists():
-        raise UserError(
-            f"{where}: does not exist. Expected: a run's folder, its weights folder, a checkpoint, or a .safetensors "
-            "file",
-            code="no-weights",
-        )
+    found = find_weights(where, names)
+    if not isinstance(found, Path):
+        return _of_checkpoint(found, names)
+    path = found
     if not path.is_file():  # of a pipe a reader would wait for ever
         raise UserError(f"{path}: not a regular file. Expected: a .safetensors file", code="bad-data")
     config_path = path.parent / "config.json"
@@ -96,22 +122,23 @@ def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
     return next((name == "generator_ema" for name in names if name in NETWORKS), None)
 
 
-def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]] | None:
+def _newer_than(weights: Path, checkpoints: Path) -> FoundCheckpoint | None:
     """Return the newest valid checkpoint if it is newer than the weights: the run was killed or still trains."""
     step = read_tensors(weights)[1].get("step", "")
     steps = [step for step, _ in list_by_step(checkpoints)]
     if not step.isdecimal() or not steps or max(steps) <= int(step):
         return None
     newest = newest_valid(checkpoints)
-    return newest if newest and newest[1].state.step > int(step) else None
+    return FoundCheckpoint(*newest) if newest and newest[1].state.step > int(step) else None
 
 
-def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:
+def _of_checkpoint(found: FoundCheckpoint, names: list[str]) -> Loaded:
+    path, checkpoint = found.path, found.checkpoint
     name = next(name for name in names if tensors_with_prefix(checkpoint.tensors, name))
     tensors = tensors_with_prefix(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
-    warnings = [f"{reason}; taking {path.name}" for _, reason in passed] + foreign_files(path)
-    return _loaded(tensors, checkpoint.config, state.notice, file, name == "generator_ema", state.step, warnings)
+    is_ema, warnings = name == "generator_ema", found.all_warnings()
+    return _loaded(tensors, checkpoint.config, state.notice, file, is_ema, state.step, warnings)
 
 
 def _loaded(

@@ -10,6 +10,7 @@ from statistics import median
 from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
+from distgan.checkpoint.initial import read_initial, start_from
 from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start, is_in
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, as_user_error
 from distgan.training.gan import check_ranks_equal
@@ -29,24 +30,27 @@ class CheckpointManager:
         self.run_folder, self.folder = folder, folder / "checkpoints"
         self.config, self.runtime, self.gan = session.config, session.runtime, session.gan
         self.last_step, self.notice = session.last_step, session.dataset.notice
-        self.identity = Identity(session.dataset.fingerprint, session.steps_per_epoch, session.batch_size)
+        steps, listed = session.steps_per_epoch, session.dataset.listed
+        self.identity = Identity(session.fingerprint, steps, session.batch_size, listed)
         self.log, self.write_errors = log, write_errors
         self.saved: tuple[int, Path] | None = None  # the last valid one; known to rank 0
         self.stall_s: list[float] = []
         self.write_s: list[float] = []
         self.num_bytes = 0
+        self.begins_with = ""  # the weights of another run that this one takes, in words
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def restore(self) -> Start | None:
-        """Restore the run that the config names. Return None for a new run. Raises UserError.
+        """Restore the run that the config names. Return None for a new run, with the weights of --init-from if named.
 
         The first rank reads, so that no other needs the folder. z, dropout and the order of the images are
-        functions of seed and step; so another number of ranks continues with the same ones.
+        functions of seed and step; so another number of ranks continues with the same ones. Raises UserError.
         """
         start = self.runtime.run_on_rank0(self._find_start)
         if start is None:
             self.runtime.run_on_all_ranks(lambda: self.log.restore(self.log.path, None))
+            self._initialise()
             return None
         tensors, state, _ = start.checkpoint
 
@@ -61,10 +65,32 @@ class CheckpointManager:
         self.runtime.run_on_all_ranks(load)
         if is_in(start.path, self.folder) and not start.is_changed:
             self.saved = state.step, start.path
+        begun, named = start.checkpoint.config.run, self.config.run.init_from
+        if named and named != begun.init_from:
+            self.write_errors.warn(
+                f"--init-from: is for new runs, and without effect on one that is resumed ({named}). It began with "
+                f"{f'the weights of {begun.init_from}' if begun.init_from else 'new weights'}"
+            )
+        self._record_initial(begun.init_from, begun.init_sha256)
         for warning in start.warnings:
             self.write_errors.warn(warning)
         # Facts about the start outlive it; its tensors, twice the networks' own size and more, need not.
         return start._replace(checkpoint=start.checkpoint._replace(tensors={}))
+
+    def _initialise(self) -> None:
+        """Load the weights that --init-from names; rank 0 reads them. All ranks call it."""
+        if not (named := self.config.run.init_from):
+            self._record_initial(None, None)  # what a config.json of another run says is not of this one
+            return
+        initial = self.runtime.run_on_rank0(lambda: read_initial(named))
+        self.begins_with = self.runtime.run_on_all_ranks(lambda: start_from(self.gan, initial, self.config.model))
+        self._record_initial(named, initial.sha256)
+        for warning in initial.warnings:
+            self.write_errors.warn(warning)
+
+    def _record_initial(self, path: str | None, sha256: dict[str, str] | None) -> None:
+        run = self.config.run.model_copy(update={"init_from": path, "init_sha256": sha256})
+        self.config = self.config.model_copy(update={"run": run})
 
     def _find_start(self) -> Start | None:
         start = find_start(self.config, self.run_folder, self.identity)

@@ -19,6 +19,7 @@ from distgan.checkpoint.format import (
 from distgan.config.flags import paths_by, read_file
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
+from distgan.data.image_list import FILE, ImageList, first_difference, read_list
 from distgan.errors import UserError
 from distgan.utils.files import metric_lines, read_limited, set_aside
 from distgan.utils.paths import user_path
@@ -36,6 +37,7 @@ class Identity(NamedTuple):
     data: str
     steps_per_epoch: int
     batch_size: int
+    images: ImageList | None = None  # a user's own
 
 
 class Start(NamedTuple):
@@ -189,17 +191,25 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
             )
         where = str(path)
     warnings += foreign_files(path)
-    is_changed = _check_settings(checkpoint.config, config, where)
     state = checkpoint.state
+    run = folder if is_in(path, own) else _run_of(path)  # its own may be named by where a link leads
+    # Size, colours and classes follow from the data: where that is another one, it is what is named.
+    follows = {("model", "images")} if state.data != identity.data else set()
+    is_changed = _check_settings(checkpoint.config, config, where, follows)
+    if state.data != identity.data:
+        raise UserError(
+            f"{path}: the fingerprint of its data differs ({state.data}, here {identity.data})"
+            f"{_differing_images(checkpoint.config, config, run, identity)}. Expected on resume: the same data",
+            code="resume-mismatch",
+        )
     for what, theirs, ours in (
-        ("the fingerprint of its data", state.data, identity.data),
         ("its batch over all processes", state.batch_size, identity.batch_size),
         ("its number of steps per epoch", state.steps_per_epoch, identity.steps_per_epoch),
     ):
         if theirs != ours:
             raise UserError(
-                f"{path}: {what} differs ({theirs}, here {ours}). Expected on resume: the same data and the same batch "
-                "over all processes",
+                f"{path}: {what} differs ({theirs}, here {ours}). Expected on resume: the same batch over all "
+                "processes",
                 code="resume-mismatch",
             )
     epochs = checkpoint.config.run.epochs
@@ -207,7 +217,6 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         warnings.append(
             f"the rates fall to 0 over {config.run.epochs} epochs now, not {epochs}: no longer the same run"
         )
-    run = folder if is_in(path, own) else _run_of(path)  # its own may be named by where a link leads
     return Start(checkpoint, path, run / "metrics.jsonl", is_changed, warnings)
 
 
@@ -287,10 +296,25 @@ def differences(before: Config, now: Config) -> list[tuple[str, str, object, obj
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
 
 
-def _check_settings(before: Config, now: Config, where: str) -> bool:
-    """Raise UserError with a line per setting that may not differ. True if an allowed one differs."""
+def _differing_images(before: Config, now: Config, run: Path, identity: Identity) -> str:
+    """Return what is other about a user's own images, as far as the run recorded them: `; 'cat/7.png' was added`."""
+    said = []
+    if (old := before.model.images) != (new := now.model.images) and old.describe() != new.describe():
+        said.append(f"images of {old.describe()}, here {new.describe()}")
+    if identity.images and (listed := read_list(run / FILE)):
+        said.append(first_difference(listed, identity.images))
+    return "".join(f"; {text}" for text in said if text)
+
+
+def _check_settings(before: Config, now: Config, where: str, follows: set[tuple[str, str]]) -> bool:
+    """Raise UserError with a line per setting that may not differ, but for those that follow from other data.
+
+    True if an allowed one differs.
+    """
     changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
+        if (table, key) in follows:
+            continue
         is_fixed = (table, key) in fixed
         if is_fixed or not now.run.allow_config_change:
             rule = "the same" if is_fixed else "the same, or --allow-config-change"

@@ -38,9 +38,9 @@ def split_commas(value: Any, info: ValidationInfo) -> Any:
     return parts
 
 
-def _number_of_flag(value: Any, info: ValidationInfo) -> Any:
-    """Return a number of a command line, which is text, as one: pydantic does not for a Literal."""
-    return int(value) if info.context != "file" and value in ("1", "3") else value
+def read_int(value: Any, info: ValidationInfo) -> Any:
+    """Return `3` of a command line as an integer, which a Literal does not. Text in a file stays text."""
+    return int(value) if info.context != "file" and isinstance(value, str) and value.isdecimal() else value
 
 
 def _fit_float32(value: float) -> float:
@@ -59,7 +59,7 @@ DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
 
 Real = Annotated[float, AllowInfNan(False), AfterValidator(_fit_float32)]
 Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_commas)]
-Channels = Annotated[Literal[1, 3], BeforeValidator(_number_of_flag)]
+Channels = Annotated[Literal[1, 3], BeforeValidator(read_int)]
 Names = Annotated[list[str], BeforeValidator(split_commas)]
 
 
@@ -112,7 +112,7 @@ class Rules(BaseModel):
     replaces: str | None = None  # the key of its section that a flag of this setting unsets
     is_common: bool = False  # listed before the sections in the help of distgan train
     is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
-    is_derived: bool = False  # from the data when a run starts: it has no flag, and what a file says is replaced
+    is_derived: bool = False  # found when a run starts: it has no flag, and what a file says is replaced
 
 
 def setting(default: Any, description: str, **more: Any) -> Any:
@@ -200,6 +200,12 @@ def registry_of(field: FieldInfo) -> Registry[Any] | None:
     """Return the registry whose names a setting takes; None for any other setting."""
     found = _one_of(field.annotation, field.metadata)
     return found.registry if found else None
+
+
+def takes_path(field: FieldInfo) -> bool:
+    """True for a setting of names that takes a path as well."""
+    found = _one_of(field.annotation, field.metadata)
+    return found is not None and found.takes_path is not None
 
 
 def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:

@@ -7,17 +7,20 @@ but not name the file or flag of a mistake, and it takes the text "5" for a numb
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from distgan.config.fields import Section, allowed, help_text, metavar, rules, shown
+from distgan.config.fields import Section, allowed, choices, help_text, metavar, rules, shown, takes_path
 from distgan.config.schema import Config
 from distgan.errors import UserError, not_readable
 
@@ -229,7 +232,21 @@ def _complaint(error: Any, field: FieldInfo) -> str:
     encoding = sys.getfilesystemencoding()  # what it lacks is kept as bytes, which are no text
     text = "UTF-8" if encoding == "utf-8" else f"the encoding of the locale, {encoding} (LC_ALL=C.UTF-8 has all)"
     more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL", "string_unicode": f", in {text}"}
-    return f"invalid value ({error['input']!r}). Expected: {allowed(field)}{more.get(error['type'], '')}"
+    guess = ""
+    if error["type"] == "unknown_name" and isinstance(error["input"], str):
+        known = choices(field.annotation, field.metadata)
+        guess = did_you_mean(error["input"], known) or (did_you_mean_path(error["input"]) if takes_path(field) else "")
+    return f"invalid value ({error['input']!r}){guess or '.'} Expected: {allowed(field)}{more.get(error['type'], '')}"
+
+
+def did_you_mean_path(path: str) -> str:
+    """Return `, did you mean photos?` for the most similar name in the folder of a path that is not there."""
+    folder, name = os.path.split(path.rstrip("/" + os.sep))
+    with suppress(OSError), os.scandir(folder or ".") as entries:
+        beside = [entry.name for entry in islice(entries, 1_000)]
+        if close := difflib.get_close_matches(name, beside, n=1):
+            return f", did you mean {os.path.join(folder, close[0])}?"
+    return ""
 
 
 def did_you_mean(word: str, known: Any) -> str:

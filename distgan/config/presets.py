@@ -28,6 +28,12 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
             "--resume: resumes the run in --out, which is not set (auto). Expected: --out DIR",
             code="conflicting-settings",
         )
+    if resume not in (None, "auto", "never") and (begin := getattr(namespace, "run.init_from", None)):
+        raise UserError(
+            f"--resume, --init-from: both are set ({resume}, {begin}). Expected: --resume to continue that run, or "
+            "--init-from for a new one with its weights",
+            code="conflicting-settings",
+        )
     if namespace.preset and namespace.config:
         raise UserError(
             f"--preset, --config: both are set ({namespace.preset}, {namespace.config}). Expected: one of the two",

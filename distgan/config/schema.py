@@ -3,6 +3,7 @@
 A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differs carry `flag=`.
 """
 
+import os
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 from distgan.config.fields import DURATION, Channels, Epochs, OneOf, Real, Section, fixed, free, setting
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS, is_data_path
+from distgan.utils.paths import user_path
 
 ModelName = Annotated[str, OneOf(MODELS)]
 FamilyName = Annotated[str, OneOf(FAMILIES)]
@@ -67,6 +69,16 @@ class RunConfig(Section):
         is_copied=False,
         is_common=True,
     )
+    init_from: str | None = free(
+        None,
+        "begin with the weights of another run, or of a weights folder or a checkpoint; optimizers are new, and the "
+        "step is 0. Without effect on a run that has a checkpoint",
+        min_length=1,
+    )
+    init_sha256: dict[str, str] | None = free(
+        None, "SHA-256 of the files that init_from named", allowed="a table of names", is_derived=True, is_copied=False,
+        may_differ_per_rank=True,
+    )  # fmt: skip
     allow_config_change: bool = setting(
         False,
         "let a run be resumed with other settings, but for those that shape the networks and the batch",
@@ -191,9 +203,6 @@ class ProcessesConfig(Section):
     zero: int | None = free(
         None, "DeepSpeed with that ZeRO stage instead of DDP; unset: the launcher's", flag="zero-stage", ge=0, le=3
     )
-
-
-# -- What can be set: frozen sections, each handed to the component that it configures --
 
 
 class ModelConfig(Section):
@@ -350,7 +359,8 @@ class OptimConfig(Section):
     penalty_weight: Annotated[Real, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = setting(
         None,
         "weight of the gradient penalty; unset: the loss's own, as --loss has it; auto: that, times the pixels of an "
-        "image over MNIST's 784 and the batch of the loss's own weight over this one (r1: 256, r3gan: 128)",
+        f"image over MNIST's {MNIST_SPEC.height * MNIST_SPEC.width} and the batch of the loss's own weight over this "
+        f"one ({', '.join(f'{name}: {loss.penalty_batch}' for name, loss in LOSSES.items() if loss.penalty_batch)})",
         allowed="a number from 0 to 1,000,000, or auto",
     )
     order: OrderName = setting("alternating", "{names}")
@@ -386,12 +396,10 @@ class Config(Section):
 
         `data` and `precision` are what `auto`, or the launcher, came to; `images` and `fingerprint` are of the data.
         """
-        return self.with_images(images).model_copy(
-            update={
-                "data": self.data.model_copy(update={"name": data, "fingerprint": fingerprint}),
-                "run": self.run.model_copy(update={"precision": precision}),
-            }
-        )
+        named = self.run.init_from
+        run = {"precision": precision, "init_from": named and os.path.abspath(user_path(named, "--init-from"))}
+        own = self.data.model_copy(update={"name": data, "fingerprint": fingerprint})
+        return self.with_images(images).model_copy(update={"data": own, "run": self.run.model_copy(update=run)})
 
     def with_images(self, images: ImageSpec) -> "Config":
         """Return this config for networks of such images."""

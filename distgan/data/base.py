@@ -17,6 +17,8 @@ from distgan.config.registry import DATASETS, Lazy, is_data_path
 from distgan.config.schema import DataConfig
 from distgan.data.decoding import Findings, decode_all
 from distgan.data.image_arrays import of_arrays
+from distgan.data.image_list import ImageList
+from distgan.data.image_source import counted
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.data.own_images import decode_own
 from distgan.errors import UserError
@@ -43,6 +45,7 @@ class Dataset(NamedTuple):
     class_names: list[str] | None = None
     path: str | None = None  # of a user's own images
     findings: Findings | None = None
+    listed: ImageList | None = None
 
     @property
     def spec(self) -> ImageSpec:
@@ -74,16 +77,19 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
 
 def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
     """Decode the images of a path, and `keep` them, or read what was kept before. Raises UserError."""
-    source, (images, labels, findings) = decode_own(config, keep=keep)
+    source, (images, labels, findings, indices, digests) = decode_own(config, keep=keep)
     path = source.path
+    names = [source.names[index] for index in indices.tolist()]
+    listed = ImageList(source.kind, names, labels, source.class_names, digests)
     warning = None
     if findings.num_broken:
         name, reason = next(iter(findings.broken.items()))
-        warning = f"{findings.num_broken:,} files are left out, as {name!r}, which {reason}"
+        verb = "are" if findings.num_broken > 1 else "is"
+        warning = f"{counted(findings.num_broken, 'file')} {verb} left out, as {name!r}, which {reason}"
     numbers = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
     return Dataset(
         path.name or str(path), torch.from_numpy(images), numbers, str(path), warning=warning,
-        class_names=source.class_names, path=str(path), findings=findings,
+        class_names=source.class_names, path=str(path), findings=findings, listed=listed,
     )  # fmt: skip
 
 
@@ -95,8 +101,8 @@ def _resized(dataset: Dataset, config: DataConfig) -> Dataset:
         return dataset
     pixels = dataset.images.numpy()
     source = of_arrays(dataset.name, Path(dataset.source), pixels, None, [], f"--data {config.name}")
-    images, _, _ = decode_all(source, config, f"--data {config.name}")
-    return dataset._replace(images=torch.from_numpy(images))
+    decoded = decode_all(source, config, f"--data {config.name}")
+    return dataset._replace(images=torch.from_numpy(decoded.images))
 
 
 def _load_named(config: DataConfig, split: Split, *, may_download: bool) -> Dataset:
@@ -146,7 +152,7 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     count = None if rule == "accept" else source.num_images
     columns = () if source.label_columns is None else (source.label_columns,)
     packed = source.packed_md5 if source.md5 is None else ("", "")
-    images = read_idx(raw / source.images, (count, 28, 28), remedy, packed[0])
+    images = read_idx(raw / source.images, (count, MNIST_SPEC.height, MNIST_SPEC.width), remedy, packed[0])
     labels = read_idx(raw / source.labels, (len(images.values), *columns), remedy, packed[1])
     if len(images.values) < 2:
         raise UserError(
@@ -159,10 +165,11 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     warning = "; ".join(filter(None, warnings)) or None
 
     classes = labels.values[:, 0] if columns else labels.values
-    if classes.min() < 0 or classes.max() > 9:
+    highest = MNIST_SPEC.num_classes - 1
+    if classes.min() < 0 or classes.max() > highest:
+        found = f"{classes.min()} to {classes.max()}"
         raise UserError(
-            f"{raw / source.labels}: labels from {classes.min()} to {classes.max()}. Expected: 0 to 9; {remedy}",
-            code="bad-dataset",
+            f"{raw / source.labels}: labels from {found}. Expected: 0 to {highest}; {remedy}", code="bad-dataset"
         )
     pixels = torch.from_numpy(images.values)
     if source.is_transposed:

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from distgan.config.schema import DataConfig
-from distgan.data.image_source import ImageSource
+from distgan.data.image_source import ImageSource, counted
 from distgan.errors import UserError, first_line
 from distgan.utils.operating_system import cores
 from distgan.utils.parts_progress import PartsProgress
@@ -27,6 +27,7 @@ _MAX_BROKEN = 0.01  # share of unreadable files that are left out with a warning
 _MAX_PIXELS = 10**8  # of one image: 300 MB in colour
 _MAX_RATIO, _MAX_ENLARGED = 16, 8
 _NUM_EXAMPLES = 20
+_SHOWN, _FEW = 3, 2  # notes on classes, and the images of one below which there is a note
 _PART = 64  # images that a thread takes at a time
 
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -60,11 +61,16 @@ class Findings(BaseModel):
 
 
 class Decoded(NamedTuple):
-    """`images` is (N, H, W) uint8 of greys, or (N, 3, H, W); `labels` is (N,) int64, or None."""
+    """`images` is (N, H, W) uint8 of greys, or (N, 3, H, W); `labels` is (N,) int64, or None.
+
+    `indices` (N,) int64 has the number of each image in its source, `digests` (N, 16) uint8 the hash of its pixels.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None
     findings: Findings
+    indices: np.ndarray
+    digests: np.ndarray
 
 
 class _Header(NamedTuple):
@@ -96,13 +102,14 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
         width, height = _common_size(known, source, config, where)
         check_host_memory(len(readable) * channels * width * height, where)
 
-        pixels = np.empty((len(readable), *((height, width) if channels == 1 else (height, width, channels))), np.uint8)
+        pixels = np.empty((len(readable), *([3] if channels == 3 else []), height, width), np.uint8)
 
         def decode(row: int) -> _Broken | bytes:
             index = readable[row]
             try:
                 with source.open_image(index) as image:
-                    pixels[row] = _to_array(image, channels, config.background, (width, height))
+                    decoded = _to_array(image, channels, config.background, (width, height))
+                    pixels[row] = decoded.transpose(2, 0, 1) if channels == 3 else decoded
             except _IsTransparentError:
                 raise UserError(
                     f"{where}: {source.names[index]!r} has transparent pixels. Expected: images without, or what is to "
@@ -111,18 +118,21 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
                 ) from None
             except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
                 return _Broken(_reason(error))
-            return hashlib.blake2b(pixels[row].tobytes(), digest_size=16).digest()
+            return hashlib.blake2b(pixels[row].data, digest_size=16).digest()
 
         digests = _in_parallel(decode, range(len(readable)), progress)
     broken |= {readable[row]: digest.reason for row, digest in enumerate(digests) if isinstance(digest, _Broken)}
     _check_broken(broken, source, config, where)
     rows = [row for row, digest in enumerate(digests) if not isinstance(digest, _Broken)]
-    images = pixels if len(rows) == len(pixels) else pixels[rows]
-    if channels == 3:
-        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    for at, row in enumerate(rows):  # a copy of all but the broken ones would take their memory twice
+        if at != row:
+            pixels[at] = pixels[row]
+    images = pixels[: len(rows)]
     labels = None if source.labels is None else np.array([source.labels[readable[row]] for row in rows], np.int64)
-    findings = _findings(source, known, broken, labels, len(rows) - len({digests[row] for row in rows}))
-    return Decoded(images, labels, findings)
+    hashes = [digest for digest in digests if not isinstance(digest, _Broken)]
+    findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)))
+    indices = np.array([readable[row] for row in rows], np.int64)
+    return Decoded(images, labels, findings, indices, np.frombuffer(b"".join(hashes), np.uint8).reshape(len(rows), -1))
 
 
 def _findings(
@@ -135,12 +145,13 @@ def _findings(
     used = [header for index, header in headers.items() if index not in broken]
     counts = [] if labels is None else np.bincount(labels, minlength=len(source.class_names)).tolist()
     said = Counter(header.note for header in used if header.note)
-    notes = [*source.notes, *(f"{num:,} files have {note}" for note, num in said.items())]
-    for name, count in zip(source.class_names, counts, strict=True):
-        if count < 2:
-            notes.append(f"class {name!r} has {count} image{'s' * (count != 1)}")
+    notes = [*source.notes, *(f"{counted(num, 'file')} with {note}" for note, num in said.items())]
+    small = [(name, count) for name, count in zip(source.class_names, counts, strict=True) if count < _FEW]
+    notes += [f"class {name!r} has {counted(count, 'image')}" for name, count in small[:_SHOWN]]
+    if len(small) > _SHOWN:
+        notes.append(f"{len(small) - _SHOWN:,} more classes have fewer than {_FEW} images")
     if num_duplicates:
-        notes.append(f"{num_duplicates:,} images are equal to another one")
+        notes.append(f"{counted(num_duplicates, 'image')} {'are' if num_duplicates > 1 else 'is'} equal to another one")
     return Findings(
         kind=source.kind,
         num_images=len(used),
@@ -177,8 +188,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "is a link that leads nowhere"
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
+        return f"can't be read ({os.strerror(error.errno)})"
     name = type(error).__name__
+    if name == "DecompressionBombError":
+        return f"has more than {_MAX_PIXELS:,} pixels"
     return "is not an image, or damaged" if name == "UnidentifiedImageError" else f"is damaged ({first_line(error)})"
 
 
@@ -190,13 +203,13 @@ def _header(source: ImageSource, index: int, config: DataConfig) -> _Header | _B
         with source.open_image(index) as image:
             (width, height), mode = image.size, image.mode
             if width * height > _MAX_PIXELS:
-                return _Broken(f"has {width} x {height} pixels. Expected: at most {_MAX_PIXELS:,} in all")
+                return _Broken(f"has {width} x {height} pixels, more than {_MAX_PIXELS:,}")
             if max(width, height) > _MAX_RATIO * min(width, height):
-                return _Broken(f"is {width} x {height}. Expected: sides of at most 1 to {_MAX_RATIO}")
+                return _Broken(f"is {width} x {height}, a ratio of sides of more than {_MAX_RATIO}")
             if config.image_size and config.image_size > _MAX_ENLARGED * min(width, height):
                 return _Broken(f"is {width} x {height}; too small for --image-size {config.image_size}")
             if mode == "F" or (mode == "I" and image.format != "PNG"):
-                return _Broken("has 32 bits a pixel. Expected: 8 or 16")
+                return _Broken("has 32 bits a pixel instead of 8 or 16")
             note = _SAID.get("I" if mode.startswith("I;16") else mode, "")
             if getattr(image, "is_animated", False):
                 note = "several frames, of which the first is used"
@@ -227,8 +240,8 @@ def _check_broken(broken: dict[int, str], source: ImageSource, config: DataConfi
     index, reason = min(broken.items())
     advice = "" if len(broken) == num else ", or --skip-broken to leave out all of these"
     raise UserError(
-        f"{where}: {len(broken):,} of {num:,} files can't be used, as {source.names[index]!r}, which {reason}. "
-        f"Expected: at most {_MAX_BROKEN:.0%} of them{advice}",
+        f"{where}: {len(broken):,} of {counted(num, 'file')} can't be used, as {source.names[index]!r}, which "
+        f"{reason}. Expected: at most {_MAX_BROKEN:.0%} of them{advice}",
         code="bad-images",
     )
 

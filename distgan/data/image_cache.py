@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import PIL
-import torch
 from pydantic import ValidationError
 
 from distgan.data.decoding import Decoded, Findings
 from distgan.errors import UserError, first_line, print_line
-from distgan.utils.files import pack_tensors, read_tensors, write_atomic
+from distgan.utils.files import TEMPORARY, read_tensors, write_arrays, write_atomic
 from distgan.utils.locks import held_lock
 from distgan.utils.paths import user_path
 
-_VERSION = 1  # of the rules by which images are decoded, and of the file
+_VERSION = 2  # of the rules by which images are decoded, and of the file
+_LEFT_S = 86_400.0  # after which an unfinished file is of a process that was killed
 
 
 def cache_folder(named: str | None) -> Path:
@@ -52,12 +53,11 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
         if found := _read(path):  # by the process that was waited for
             return found
         decoded = decode()
-        tensors = {"images": torch.from_numpy(decoded.images)}
-        if decoded.labels is not None:
-            tensors["labels"] = torch.from_numpy(decoded.labels)
+        _clear_leftovers(folder)
+        arrays = {key: value for key, value in decoded._asdict().items() if isinstance(value, np.ndarray)}
         facts = {"findings": decoded.findings.model_dump_json(), "sha256": _digest(decoded)}
         try:
-            write_atomic(path, pack_tensors(tensors, facts))
+            write_atomic(path, lambda file: write_arrays(file, arrays, facts))
         except OSError as error:
             print_line(
                 f"warning: {path}: can't be written ({error.strerror}), so that the next start decodes again. "
@@ -67,6 +67,14 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
         return decoded
 
 
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing: gigabytes that no later start would find."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_S:
+                path.unlink()
+
+
 def _read(path: Path) -> Decoded | None:
     """Return what a file of the cache holds, None if it is missing or damaged."""
     if not path.is_file():
@@ -74,7 +82,9 @@ def _read(path: Path) -> Decoded | None:
     try:
         tensors, facts = read_tensors(path)
         labels = tensors["labels"].numpy() if "labels" in tensors else None
-        decoded = Decoded(tensors["images"].numpy(), labels, Findings.model_validate_json(facts["findings"]))
+        findings = Findings.model_validate_json(facts["findings"])
+        images, indices, digests = (tensors[key].numpy() for key in ("images", "indices", "digests"))
+        decoded = Decoded(images, labels, findings, indices, digests)
         if _digest(decoded) != facts["sha256"]:
             raise ValueError("its sum is another one")
     except (UserError, KeyError, ValueError, ValidationError) as error:
@@ -85,6 +95,6 @@ def _read(path: Path) -> Decoded | None:
 
 def _digest(decoded: Decoded) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(decoded.images).data)
-    if decoded.labels is not None:
-        digest.update(decoded.labels.tobytes())
+    for array in (decoded.labels, decoded.indices, decoded.digests):
+        digest.update(b"" if array is None else array.tobytes())
     return digest.hexdigest()

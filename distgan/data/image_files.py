@@ -4,22 +4,26 @@ import io
 import json
 import os
 import posixpath
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from PIL import Image
 
 from distgan.config.image_spec import MAX_CLASSES
-from distgan.data.image_source import FORMATS, ImageSource, natural_key
-from distgan.errors import UserError, first_line
+from distgan.config.registry import DATA_FILES
+from distgan.data.image_source import FORMATS, ImageSource, counted, natural_key
+from distgan.errors import UserError, first_line, not_readable
 from distgan.utils.files import is_ignorable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _LABELS = "dataset.json"  # of StyleGAN's archives
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+_NO_FILE = (-1, -1)
 _MAX_FILE = 2**28  # bytes of one image as it lies in an archive
 # What zipfile raises for a damaged archive or member, and for a version of the format that it does not know.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
@@ -34,45 +38,61 @@ class _Arranged(NamedTuple):
 
 def of_folder(path: Path, where: str) -> ImageSource:
     """List the images of a folder, whose sub-folders are classes if it has several. Raises UserError."""
-    files = dict(_walk(path))
+    hidden: list[str] = []
+    files = dict(_walk(path, where, hidden))
     read_labels = (path / _LABELS).read_bytes if _LABELS in files else None
-    arranged = _arrange(list(files), read_labels, where)
+    arranged = _arrange(list(files), hidden, read_labels, where)
 
     def open_image(index: int) -> Image.Image:
-        return Image.open(path / arranged.names[index], formats=FORMATS)
+        name = arranged.names[index]
+        if files[name] == _NO_FILE and not stat.S_ISREG(os.stat(path / name).st_mode):
+            raise ValueError("not a regular file")  # of a pipe a reader would wait for ever
+        return Image.open(path / name, formats=FORMATS)
 
-    stamp = [(name, *files[name]) for name in arranged.names]
+    stamp: list[object] = [(name, *files[name]) for name in arranged.names]
     return ImageSource("folder", path, *arranged[:3], [*stamp, arranged.labels], arranged.notes, open_image)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield the files below a folder by their path in it, with size and time. A link is followed, but not twice."""
+def _walk(folder: Path, where: str, hidden: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the files below a folder by their path in it, with size and time. A link is followed, but not twice.
+
+    Those that are hidden are added to `hidden`. Raises UserError that names a folder which can't be read.
+    """
     seen = set()
     waiting = [""]
     while waiting:
         below = waiting.pop()
-        facts = os.stat(folder / below)
+        try:
+            facts, entries = os.stat(folder / below), list(os.scandir(folder / below))
+        except OSError as error:
+            raise not_readable(f"{where}: {below!r}" if below else where, error) from error
         if (facts.st_dev, facts.st_ino) in seen:
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        for entry in os.scandir(folder / below):
+        for entry in entries:
             name = f"{below}{entry.name}"
             if entry.name.startswith(".") or is_ignorable(entry.name):
+                hidden.append(name)
                 continue
-            if entry.is_dir():
+            is_folder = is_file = False
+            with suppress(OSError):  # a link that leads to itself
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            if is_folder:
                 waiting.append(f"{name}/")
-            elif entry.is_file():
+            elif is_file:
                 facts = entry.stat()
                 yield name, (facts.st_size, facts.st_mtime_ns)
-            elif entry.is_symlink():  # that leads nowhere: an image that can't be read
-                yield name, (0, 0)
+            else:  # a link that leads nowhere, or a pipe: an image that can't be read
+                yield name, _NO_FILE
 
 
 def of_zip(path: Path, where: str) -> ImageSource:
     """List the images of a .zip as `of_folder` does; nothing is unpacked. Raises UserError."""
     try:
         archive = zipfile.ZipFile(path)
-        entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
+        # Some programs for Windows write \\ between folders, against the format's own rule.
+        entries = {entry.filename.replace("\\", "/"): entry for entry in archive.infolist() if not entry.is_dir()}
+        num_twice = sum(not entry.is_dir() for entry in archive.infolist()) - len(entries)
     except _DAMAGED as error:
         raise UserError(f"{where}: not a readable .zip ({first_line(error)})", code="bad-images") from error
     for name, entry in entries.items():
@@ -91,13 +111,17 @@ def of_zip(path: Path, where: str) -> ImageSource:
         with archive.open(entries[name]) as file:
             return file.read(_MAX_FILE)  # whatever the size that the archive gives for it
 
-    names = [
+    hidden = [
         name
         for name in entries
-        if not any(part.startswith(".") or part == "__MACOSX" or is_ignorable(part) for part in name.split("/"))
+        if any(part.startswith(".") or part == "__MACOSX" or is_ignorable(part) for part in name.split("/"))
     ]
+    skipped = set(hidden)
+    names = [name for name in entries if name not in skipped]
     read_labels = (lambda: read(_LABELS)) if _LABELS in entries else None
-    arranged = _arrange(names, read_labels, where)
+    arranged = _arrange(names, hidden, read_labels, where)
+    if num_twice:
+        arranged.notes.append(f"{counted(num_twice, 'file')} of a name that another one has: the last is used")
 
     def open_image(index: int) -> Image.Image:
         return Image.open(io.BytesIO(read(arranged.names[index])), formats=FORMATS)
@@ -106,28 +130,35 @@ def of_zip(path: Path, where: str) -> ImageSource:
     return ImageSource(".zip", path, *arranged[:3], [*stamp, arranged.labels], arranged.notes, open_image)
 
 
-def _arrange(files: list[str], read_labels: Callable[[], bytes] | None, where: str) -> _Arranged:
+def _arrange(files: list[str], hidden: list[str], read_labels: Callable[[], bytes] | None, where: str) -> _Arranged:
     """Put the images among `files` into order: by class, and within a class by name. Raises UserError."""
     names = [name for name in files if name.lower().endswith(SUFFIXES)]
     others = [name for name in files if not name.lower().endswith(SUFFIXES) and name != _LABELS]
     if not names:
-        found = f"only {len(others):,} other files, as {others[0]!r}" if others else "it is empty"
+        sources = sorted(name for name in others if name.lower().endswith((*DATA_FILES, ".csv")))
+        found = f"only hidden files, as {min(hidden)!r}" if hidden else "it is empty"
+        if others:
+            found = f"only {counted(len(others), 'other file')}, as {(sources or sorted(others))[0]!r}"
+        advice = f", or {sources[0]!r} by itself" if sources else ""
         raise UserError(
-            f"{where}: holds no images, {found}. Expected: images as {', '.join(SUFFIXES)}", code="bad-images"
+            f"{where}: holds no images, {found}. Expected: images as {', '.join(SUFFIXES)}{advice}", code="bad-images"
         )
-    notes = [f"{len(others):,} other files are not used, as {min(others)!r}"] if others else []
+    notes = []
+    if others:
+        verb = "are" if others[1:] else "is"
+        notes.append(f"{counted(len(others), 'other file')} {verb} not used, as {min(others)!r}")
     if read_labels is not None:
         return _by_dataset_json(names, read_labels, notes, where)
 
-    common = posixpath.commonpath([posixpath.dirname(name) for name in names])
+    common = posixpath.commonpath({name.rpartition("/")[0] for name in names})
     start = len(common) + bool(common)
     if common:
         notes.append(f"all are in one folder, {common!r}, which is not a class")
     loose = [name for name in names if "/" not in name[start:]]
     if loose and len(loose) < len(names):
         raise UserError(
-            f"{where}: has {len(loose):,} images beside folders, as {loose[0]!r}, and {len(names) - len(loose):,} in "
-            "folders. Expected: all in class folders, or all beside each other",
+            f"{where}: has {counted(len(loose), 'image')} beside folders, as {loose[0]!r}, and "
+            f"{len(names) - len(loose):,} in folders. Expected: all in class folders, or all beside each other",
             code="bad-images",
         )
     if loose:

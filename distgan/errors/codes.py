@@ -98,6 +98,8 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
                                  "use the same, --allow-config-change where allowed, or a new --out"),
     "ranks-differ": ErrorCode("mismatch", "the processes of a run differ in version, setting or data",
                               "start all ranks with the same code, settings and data"),
+    "initial-weights-mismatch": ErrorCode("mismatch", "--init-from names the weights of networks of another form",
+                                          "take model, family, width and image size of that run"),
     "images-do-not-fit": ErrorCode("mismatch", "networks cannot be built for the size, colour or classes of the images",
                                    "set --image-size, or choose another --family or --model"),
     # -- unwritable

@@ -17,6 +17,7 @@ from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start, is_in
 from distgan.config.schema import ModelConfig
 from distgan.data.base import Dataset
+from distgan.data.image_list import FILE as IMAGES
 from distgan.errors import WriteErrorPolicy, as_user_error
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
@@ -82,6 +83,7 @@ class RunArtifacts:
             session.config, session.dataset, session.runtime, session.gan,
         )  # fmt: skip
         self.steps_per_epoch, self.preset, self.startup = session.steps_per_epoch, preset, startup
+        self._fingerprint = session.fingerprint
         config, runtime = session.config, session.runtime
         self.write_errors = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
         for warning in runtime.warnings:
@@ -136,12 +138,13 @@ class RunArtifacts:
 
         A run that was done keeps its files as they are if it `is_over`: no further step will be taken.
         """
-        self.start = start
+        self.start, self.config = start, self.checkpoints.config
         self.was_done = self.runtime.run_on_rank0(lambda: is_over and self._was_done())
         if self.was_done:
             return
         self.checkpoints.save(wait=True)  # no step without a checkpoint; does nothing if restored from one
         self.runtime.run_on_rank0(self._describe)
+        self._write_optional(self._list_images, f"{IMAGES} is")
         self.runtime.run_on_all_ranks(self._start_tracker)
 
     def _was_done(self) -> bool:
@@ -163,15 +166,23 @@ class RunArtifacts:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
         self._write_environment()
 
+    def _list_images(self) -> None:
+        """Keep what a resume with other images is compared with."""
+        path, listed = self.folder / IMAGES, self.dataset.listed
+        if listed and (self.start is None or not path.exists()):
+            listed.write(path)
+
     def _write_environment(self) -> None:
-        data = self.dataset
+        data, config = self.dataset, self.config
         environment = self._environment | {
             "preset": self.preset,  # the preset, or the name of the config file
             "engine": self._engine,  # the engine in use, why it was chosen, and whether it is a fallback
             "networks": self._networks,  # the parameters of G and D that learn, and the shape of an image's z
             "targets": self._targets,  # content of the targets of --stop-at when the run was started, or null
             "strategy": self.runtime.strategy,  # DDP, or DeepSpeed with its ZeRO stage
-            "order": self.config.optim.order,  # the order of updates
+            "order": config.optim.order,  # the order of updates
+            "init_from": config.run.init_from  # path and SHA-256 of the weights that the run began with, or null
+            and {"path": config.run.init_from, "sha256": config.run.init_sha256},
             "resumed_from": self.start.checkpoint.state.step if self.start else None,  # the checkpoint's step, or null
             "data": {  # name, source, number and fingerprint of the images; notice and warning say what is unusual
                 "name": data.name,
@@ -179,7 +190,7 @@ class RunArtifacts:
                 "warning": data.warning,
                 "source": data.source,
                 "num_images": len(data.images),
-                "fingerprint": data.fingerprint,
+                "fingerprint": self._fingerprint,
                 "images": data.spec.model_dump(mode="json"),
                 "findings": data.findings and data.findings.model_dump(mode="json"),
             },
@@ -240,6 +251,8 @@ class RunArtifacts:
             display.say(line)
         if not selection.is_fallback:
             display.say(str(selection))
+        if self.checkpoints.begins_with:
+            display.say(f"beginning with {self.checkpoints.begins_with}")
         display.say(f"writing to {self.folder}")
         if self.start:
             state = self.start.checkpoint.state

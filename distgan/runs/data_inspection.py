@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
 
 from distgan.config.command_settings import InspectConfig
-from distgan.config.flags import did_you_mean
-from distgan.config.registry import DATASETS, FAMILIES, is_data_path
-from distgan.config.schema import DataConfig, ModelConfig
+from distgan.config.flags import from_flags
+from distgan.config.registry import FAMILIES
+from distgan.config.schema import Config, DataConfig, ModelConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.errors import UserError
 from distgan.models.base import check_fit
@@ -35,12 +36,7 @@ def inspect(name: str, config: InspectConfig) -> None:
     settings = config.model_dump(
         include={"image_size", "channels", "background", "skip_broken", "cache_dir", "download"}
     )
-    if name not in (known := ("auto", *DATASETS)) and not is_data_path(name):
-        raise UserError(
-            f"data: not a data set or a path ({name}){did_you_mean(name, known)}. Expected: {', '.join(known)}, or an "
-            "existing path",
-            code="unknown-name",
-        )
+    name = from_flags(Config, Namespace(**{"data.name": name})).data.name  # as --data of distgan train takes it
     sheet = config.sheet
     if sheet is None and not config.as_json:
         stem = re.sub(r"[^\w.-]", "_", Path(os.path.abspath(user_path(name))).name)

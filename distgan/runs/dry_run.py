@@ -2,10 +2,11 @@
 
 import json
 
+from distgan.checkpoint.initial import describe, match, read_initial
 from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.registry import is_data_path
-from distgan.config.schema import Config, RunConfig
+from distgan.config.schema import Config
 from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
@@ -15,6 +16,7 @@ from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.runs.run_dir import check_unused_folder
 from distgan.training.losses import has_penalty
+from distgan.training.session import check_classes
 from distgan.utils.paths import user_path
 
 
@@ -29,7 +31,9 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         check_unused_folder(config.run.out, may_hold_run=config.run.resume != "never")
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
-    images, is_own = MNIST_SPEC, is_data_path(name)
+    side, channels, is_own = config.data.image_size, config.data.channels, is_data_path(name)
+    requested = {"height": side, "width": side, "channels": channels}
+    images = MNIST_SPEC.model_copy(update={key: value for key, value in requested.items() if value})
     if name not in SOURCES or find(SOURCES[name], folder):
         settings = config.data.model_copy(update={"download": False})
         try:
@@ -38,6 +42,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
             if is_own or error.code != "no-data":
                 raise
             raise UserError(f"--dry-run: does not download, and {error}", code="no-data") from error
+        check_classes(dataset, config.model)
         images = dataset.spec
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""
@@ -64,19 +69,24 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         f"processes  {num} x {runtime.device.type} ({runtime.strategy}), {runtime.describe_precision()}",
         f"steps      {total:,} ({steps} per epoch) of {size} images, {size / num:.4g} per process",
         f"folder     {config.run.out or f'runs/{preset}-<number>'}",
-        f"starts     {_describe_start(config.run)}",
+        f"starts     {_describe_start(config)}",
         *(f"warning    {warning}" for warning in runtime.warnings),
         "dry run: nothing was trained or written",
     ]
     return "\n".join(lines) if runtime.is_main else ""
 
 
-def _describe_start(config: RunConfig) -> str:
-    """Return at which step the run would start, and from which checkpoint."""
-    if config.resume not in ("auto", "never"):
-        start = read_named(user_path(config.resume, "--resume"))
-    elif config.out is None or (newest := newest_valid(user_path(config.out, "--out") / "checkpoints")) is None:
-        return "at step 0"
+def _describe_start(config: Config) -> str:
+    """Return at which step the run would start, and from which checkpoint, or with which weights."""
+    run = config.run
+    if run.resume not in ("auto", "never"):
+        start = read_named(user_path(run.resume, "--resume"))
+    elif run.out is None or (newest := newest_valid(user_path(run.out, "--out") / "checkpoints")) is None:
+        if run.init_from is None:
+            return "at step 0"
+        initial = read_initial(run.init_from)
+        matched = match(initial, config.model, has_ema=bool(config.optim.ema_decay))
+        return f"at step 0, with {describe(initial, matched, config.model)}"
     else:
         start = newest
     path, checkpoint, damaged = start

@@ -38,6 +38,7 @@ CONTENTS = {
     "status.json": "whether the run is running, and how it ended (below)",
     "config.json": "all settings after preset and flags were applied",
     "environment.json": "versions, machine, data and engine (below)",
+    "images.safetensors": "names and hashes of your own images: a resume with others names the first that differs",
     "tensorboard/": "curves and grids by step, under the 2023 report's own tags; --tracker none turns it off",
     "lock": "held by the process that trains; lock.marker on a file system without locks",
 }

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from distgan.config.schema import Config
+from distgan.config.schema import Config, ModelConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import Batches, global_batch_size, min_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.errors import UserError
 from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Clock, Engine, build_engine
 from distgan.training.engines.graphs import Capture
@@ -33,9 +34,11 @@ class Session:
         self.dataset = dataset or runtime.run_on_all_ranks(
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
         )
-        runtime.check_same_on_ranks("data's fingerprint", self.dataset.fingerprint)
+        check_classes(self.dataset, config.model)
+        self.fingerprint = self.dataset.fingerprint  # seconds, where there are gigabytes of images
+        runtime.check_same_on_ranks("data's fingerprint", self.fingerprint)
         data = self.dataset
-        fingerprint = data.fingerprint if data.path else None  # of a user's own images
+        fingerprint = self.fingerprint if data.path else None  # of a user's own images
         self.batch_size = global_batch_size(config.data, runtime.world_size)
         config = config.resolved(data.path or data.name, runtime.precision, data.spec, fingerprint)
         optim = with_penalty_weight(config.optim, data.spec, self.batch_size)
@@ -75,6 +78,18 @@ class Session:
         last_step = self.last_step if total_steps is None else total_steps
         total = total_steps or self.total_steps
         return build_engine(self.gan, self.batches, self.config, self.runtime, total, capture, last_step, clock)
+
+
+def check_classes(dataset: Dataset, model: ModelConfig) -> None:
+    """Raise UserError for a user's own images that a conditional network finds too few classes in."""
+    if dataset.listed and model.is_conditional and dataset.spec.num_classes < 2:
+        where = {"folder": "a sub-folder for each", ".zip": "a folder for each"}.get(dataset.listed.kind, "labels")
+        raise UserError(
+            f"--data {dataset.path}: its images have {'one class' if dataset.spec.num_classes else 'no classes'}, as "
+            f"{dataset.listed.of_image(0)}, and --model {model.name} needs them. Expected: 2 or more classes, by "
+            f"{where}, or --preset images-fast-unlabelled",
+            code="images-do-not-fit",
+        )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from distgan.utils.operating_system import open_regular, open_to_sync
 from distgan.utils.paths import user_path
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 M = TypeVar("M", bound=BaseModel)
@@ -271,6 +272,26 @@ def pack_tensors(tensors: dict[str, "Tensor"], metadata: dict[str, str]) -> byte
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # aligns the tensors
     return b"".join((len(text).to_bytes(8, "little"), text, data[start:]))
+
+
+_KINDS = {"int64": "I64", "uint8": "U8"}  # of arrays, as safetensors calls them; those with the longest items first
+
+
+def write_arrays(file: BinaryIO, arrays: "dict[str, np.ndarray]", metadata: dict[str, str]) -> None:
+    """Write a safetensors file of arrays as they lie in memory: the library makes two copies, of gigabytes here."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    ordered = sorted(arrays.items(), key=lambda item: list(_KINDS).index(str(item[1].dtype)))
+    end = 0
+    for name, array in ordered:
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _KINDS[str(array.dtype)], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, array in ordered:
+        if not array.flags.c_contiguous:
+            raise ValueError("an array that does not lie in one piece")
+        file.write(array.data.cast("B") if array.size else b"")
 
 
 def output_file(out: str | Path, mark: bytes, kind: str) -> Path:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers.forkserver import Ranks
 from helpers.launchers import assert_resume_on_other_numbers
-from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, quick, refused
+from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, distance, quick, refused
 
+from distgan.checkpoint.format import read_checkpoint
 from distgan.distributed.runtime import Runtime
 
 
@@ -57,3 +58,20 @@ def test_resume_keeps_the_launchers_precision(distgan: Run, run: Run, tmp_path: 
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] == "bf16"
     result = distgan("train", *quick("run"))
     assert_user_error(result, "[run] precision: ... 'bf16' ('fp32') ... [resume-mismatch]")
+
+
+def test_two_ranks_begin_with_the_weights_of_another_run(distgan: Run, ranks: Ranks, tmp_path: Path) -> None:
+    """As one does, to rounding; the ranks compare theirs before the first checkpoint."""
+    distgan.ok("train", *quick("source", "--ema-decay", 0.9))
+    flags = ("--init-from", "source", "--ema-decay", 0.9, "--seed", 3, "--dropout", 0, "--max-steps", 1)
+    ranks.ok(2, "train", *quick("two", *flags))
+    distgan.ok("train", *quick("one", *flags))
+    theirs = checkpoint(tmp_path / "source")[0]
+    both = [tmp_path / name / "checkpoints" / "step-00000000" for name in ("one", "two")]
+    for begun in (read_checkpoint(folder).tensors for folder in both):
+        for key, value in theirs.items():
+            assert not key.startswith(("generator", "discriminator")) or torch.equal(begun[key], value), key
+    assert distance(checkpoint(tmp_path / "one")[0], checkpoint(tmp_path / "two")[0]) < 1e-6
+    assert_user_error(
+        ranks(2, "train", *quick("x", "--init-from", "nowhere")), "--init-from: ... nowhere: ... [no-weights]"
+    )

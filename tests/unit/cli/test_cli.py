@@ -44,3 +44,7 @@ def test_dry_run_writes_nothing(distgan: Run, tmp_path: Path) -> None:
     )
     assert [each for each in words if each not in result.stdout] == []
     assert not list(tmp_path.glob("r*"))
+    flags = ("--preset", "cgan-quick", "--family", "dcgan", "--image-size", 32, "--channels", 3, "--dry-run")
+    planned = distgan.ok("train", *flags).stdout  # of data that is not there yet
+    assert '"height": 32' in planned
+    assert '"channels": 3' in planned

@@ -38,7 +38,8 @@ ON_RESUME = {
     "confirm": "model.leaky_slope model.dropout optim.loss optim.penalty_weight optim.order optim.g_lr optim.d_lr "
     "optim.d_microbatches optim.beta1 optim.beta2 optim.lr_schedule optim.ema_decay run.seed run.precision "
     "processes.sync_batch_norm",
-    "free": "data.dir data.download data.mirror data.md5 data.skip_broken data.cache_dir data.test data.fingerprint "
+    "free": "run.init_from run.init_sha256 "
+    "data.dir data.download data.mirror data.md5 data.skip_broken data.cache_dir data.test data.fingerprint "
     "data.batch_size data.per_rank_batch_size run.epochs "
     "run.engine run.device run.threads run.log_every run.save_every run.save_every_steps run.keep run.keep_best "
     "run.on_save_error run.eval_every run.eval_every_steps run.eval_num run.stop_at run.eval_reference "
@@ -46,10 +47,11 @@ ON_RESUME = {
     "reset": "run.out run.resume run.allow_config_change run.max_steps run.time_limit",
 }
 PER_RANK = (
+    "run.init_sha256 "
     "model.images data.dir data.download data.mirror data.cache_dir data.test data.fingerprint run.out run.time_limit "
     "run.precision run.threads run.stop_at run.eval_reference processes.num"
 )
-NOT_COPIED = "model.images data.fingerprint run.out run.resume run.allow_config_change"
+NOT_COPIED = "run.init_sha256 model.images data.fingerprint run.out run.resume run.allow_config_change"
 
 
 def dotted(paths: list[tuple[str, ...]]) -> set[str]:

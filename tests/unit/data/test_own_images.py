@@ -1,11 +1,16 @@
 """Images that a user brings: what is found in a folder, an archive or arrays, and what training makes of it."""
 
+import errno
 import io
 import json
 import os
+import tracemalloc
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,6 @@ import pytest
 import torch
 from helpers.noise_images import COLOUR, noise_images
 from helpers.runs import Capture, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from distgan.config.schema import DataConfig
@@ -24,7 +27,9 @@ from distgan.data.base import Dataset, load_dataset
 from distgan.data.image_source import natural_key
 from distgan.data.loader import Batches, scale
 from distgan.distributed.sharding import BatchShard
+from distgan.errors import UserError
 from distgan.runs import artifacts
+from distgan.utils.files import read_tensors
 from distgan.utils.locks import held_lock
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
@@ -76,6 +81,7 @@ def test_names_are_sorted_as_people_do() -> None:
     names = ["img10.png", "img2.png", "Img1.png", "b.png", "ä.png", "2/1.png", "10/1.png"]
     expected = ["2/1.png", "10/1.png", "b.png", "Img1.png", "img2.png", "img10.png", "ä.png"]
     assert sorted(names, key=natural_key) == expected
+    assert natural_key("9" * 70_000) > natural_key("8"), "no number is too long"
 
 
 def test_class_folders_are_classes_in_their_order(tmp_path: Path) -> None:
@@ -103,7 +109,7 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     (folder / "only" / "._1.png").write_bytes(b"\0")
     findings = load(folder).findings
     assert findings is not None
-    assert "1 other files are not used, as 'labels.csv'" in findings.notes
+    assert "1 other file is not used, as 'labels.csv'" in findings.notes
     assert "all are in one folder, 'only', which is not a class" in findings.notes
     assert (findings.num_images, findings.num_broken) == (2, 0)
 
@@ -269,18 +275,89 @@ def npz(path: Path, **arrays: Any) -> Path:
     return path
 
 
+def text(path: Path, content: str) -> Path:
+    path.write_text(content)
+    return path
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(saved(picture(0, (64, 64)), "jpeg")[:900])
+    return path.parent
+
+
+def floats(folder: Path) -> Path:
+    Image.fromarray(np.zeros((16, 16), np.float32)).save(folder / "a.tif")
+    return folder
+
+
+def huge(path: Path) -> Path:
+    """A PNG whose header names 60,000 x 60,000 pixels, which its few bytes may well unpack to."""
+    data = bytearray(saved(picture(0)))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path.parent
+
+
+def encrypted(path: Path) -> Path:
+    """A .zip that says of its member that it needs a password."""
+    data = bytearray(zipped(path, a_png=b"").read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    return path
+
+
+def table(path: Path, labels: list[Any]) -> Path:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"bytes": b"no image", "path": "a.png"} for _ in labels]
+    pq.write_table(pa.table({"image": rows, "label": labels}), path)
+    return path
+
+
 GREYS = np.zeros((3, 16, 16), np.uint8)
 MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "missing": (lambda at: at / "no", ["does not exist", "a folder of images"], "no-data"),
     "empty": (lambda at: at, ["holds no images", "it is empty"], "bad-images"),
-    "no images": (lambda at: (at / "a.csv").touch() or at, ["only 1 other files, as 'a.csv'"], "bad-images"),
-    "both": (lambda at: write(at, "a.png b/c.png b/d.png"), ["1 images beside folders", "2 in folders"], "bad-images"),
+    "only a table": (lambda at: (at / "a.csv").touch() or at, ["1 other file, as 'a.csv'", "'a.csv' by itself"],
+                     "bad-images"),
+    "both": (lambda at: write(at, "a.png b/c.png b/d.png"), ["1 image beside folders, as 'a.png'", "2 in folders"],
+             "bad-images"),
     "splits": (lambda at: write(at, "train/a/1.png test/a/1.png"), ["test, train", "not classes"], "bad-images"),
-    "csv": (lambda at: npz(at / "x.npz", a=1).rename(at / "train.csv"), ["numpy.savez("], "bad-images"),
+    "csv": (lambda at: text(at / "a.csv", "name,class"), ["numpy.savez("], "bad-images"),
+    "csv of pixels": (lambda at: text(at / "a.csv", "label" + ",p" * 64), ["np.loadtxt(", "(-1, 8, 8)", "a.npz"],
+                      "bad-images"),
+    "npy": (lambda at: np.save(at / "a.npy", GREYS) or at / "a.npy", ["np.load('", "a.npz"], "bad-images"),
+    "an image": (lambda at: write(at, "a.png") / "a.png", ["of a single image its folder"], "bad-images"),
+    "hidden": (lambda at: write(at, ".a.png .git/b.png"), ["only hidden files, as '.a.png'"], "bad-images"),
+    "text": (lambda at: text(at / "a.png", "no image").parent, ["1 of 1 file", "'a.png', which is not an image"],
+             "bad-images"),
+    "no bytes": (lambda at: text(at / "a.png", "").parent, ["'a.png', which is not an image"], "bad-images"),
+    "cut": (lambda at: cut(at / "a.jpg"), ["'a.jpg', which is damaged"], "bad-images"),
+    "modes": (lambda at: write(write(at, "a.png"), "b.png", mode="L"), ["grey", "'b.png'", "'a.png'", "--channels 1"],
+              "bad-images"),
+    "floating point": (lambda at: floats(at), ["'a.tif', which has 32 bits", "8 or 16"], "bad-images"),
+    "pixels": (lambda at: huge(at / "a.png"), ["'a.png', which has more than 100,000,000 pixels"], "bad-images"),
+    "pipe": (lambda at: os.mkfifo(at / "a.png") or at, ["'a.png', which ... not a regular file"], "bad-images"),
+    "backslash": (lambda at: zipped(at / "a.zip", **{"..\\a_png": b""}), ["'../a.png'", "out of the archive"],
+                  "bad-images"),
+    "zip in a zip": (lambda at: zipped(at / "a.zip", **{"b.zip": b"PK"}), ["'b.zip' by itself"], "bad-images"),
+    "empty zip": (lambda at: zipped(at / "a.zip"), ["it is empty"], "bad-images"),
+    "password": (lambda at: encrypted(at / "a.zip"), ["'a.png' is encrypted", "without a password"], "bad-images"),
+    "no npz": (lambda at: text(at / "a.npz", "no"), ["not a readable .npz"], "bad-images"),
+    "no images": (lambda at: npz(at / "a.npz", images=GREYS[:0]), ["of the shape (0, 16, 16)"], "bad-images"),
+    "NaN": (lambda at: npz(at / "a.npz", images=GREYS * np.nan), ["images are float64"], "bad-images"),
+    "labels of objects": (lambda at: npz(at / "a.npz", images=GREYS, labels=np.array([None] * 3)),
+                          ["labels holds Python objects"], "bad-images"),
+    "labels of floats": (lambda at: npz(at / "a.npz", images=GREYS, labels=[0.0, 1.0, 2.0]), ["labels are float64"],
+                         "bad-images"),
+    "no parquet": (lambda at: text(at / "a.parquet", "no"), ["not readable parquet"], "bad-images"),
+    "names of parquet": (lambda at: table(at / "a.parquet", ["cat"]), ["the label cat", "integers"], "bad-images"),
+    "no bytes in parquet": (lambda at: table(at / "a.parquet", [0]), ["'row 0', which is not an image"], "bad-images"),
     "broken": (broken, ["2 of 5 files can't be used, as 'cut.jpg'", "damaged", "--skip-broken"], "bad-images"),
     "mixed sizes": (lambda at: write(write(at, "a.png"), "b.png", size=(40, 24)),
                     ["of 2 sizes", "'a.png' of 16 x 16", "'b.png' of 40 x 24", "--image-size"], "bad-images"),
-    "a thread": (lambda at: write(at, "a.png", size=(1_000, 1)), ["is 1000 x 1", "1 to 16"], "bad-images"),
+    "a thread": (lambda at: write(at, "a.png", size=(1_000, 1)), ["'a.png', which is 1000 x 1", "16"], "bad-images"),
     "dots": (lambda at: zipped(at / "a.zip", **{"..__a_png": b""}), ["'../a.png'", "out of the archive"], "bad-images"),
     "no zip": (lambda at: (at / "a.zip").write_bytes(b"PK") and at / "a.zip", ["not a readable .zip"], "bad-images"),
     "objects": (lambda at: npz(at / "a.npz", images=np.array([None])), ["images holds Python objects"], "bad-images"),
@@ -293,11 +370,75 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_what_can_not_be_used_is_one_line(tmp_path: Path, name: str) -> None:
+def test_what_can_not_be_used_is_one_line(distgan: Run, tmp_path: Path, name: str) -> None:
     make, fragments, code = MISTAKES[name]
     (tmp_path / "own").mkdir()
+    path = make(tmp_path / "own")
     with refused("--data ", *fragments, code=code):
-        load(make(tmp_path / "own"))
+        load(path)
+    assert_user_error(distgan("data", path), "--data ", *fragments, code=code)
+    assert not list(tmp_path.glob("*.png")), "nothing is drawn of what can't be used"
+
+
+def test_the_advice_on_a_csv_of_pixels_is_a_program_that_works(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 9), dtype=np.uint8)
+    rows = np.column_stack([np.arange(5), pixels.reshape(5, -1)])
+    head = ",".join(["label", *(f"pixel{number}" for number in range(81))])
+    for name, columns in (("train", rows), ("test", rows[:, 1:])):
+        path = tmp_path / f"{name}.csv"
+        np.savetxt(path, columns, "%d", ",", header=head if name == "train" else head[6:], comments="")
+        with pytest.raises(UserError) as error:
+            load(path)
+        exec(str(error.value).split("as .npz: ")[1])
+        found = load(path.with_suffix(".npz"))
+        assert np.array_equal(found.images, pixels)
+        assert found.labels.tolist() == ([0, 1, 2, 3, 4] if name == "train" else [0] * 5)
+
+
+@pytest.mark.parametrize("place", ["a/1.png", "a"])
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: MonkeyPatch, place: str) -> None:
+    """Root reads all, whatever the mode."""
+    folder = write(tmp_path / "own", "a/1.png b/1.png")
+
+    def closed(whole: Callable[..., Any], path: object, **named: Any) -> Any:
+        if str(path).rstrip("/") == str(folder / place):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, **named)
+
+    for owner, name in ((Image, "open"), (os, "scandir")):
+        monkeypatch.setattr(owner, name, partial(closed, getattr(owner, name)))
+    with refused("--data ", f"'{place}", "Permission denied"):
+        load(folder)
+
+
+def test_windows_archives_and_names_that_occur_twice(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for seed, name in enumerate(("cat\\1.png", "dog\\1.png", "dog\\1.png")):
+            archive.writestr(name, saved(picture(seed)))
+    found = load(tmp_path / "a.zip")
+    assert (found.spec.class_names, len(found.images)) == (["cat", "dog"], 2)
+    assert np.array_equal(found.images[1].permute(1, 2, 0), np.asarray(picture(2))), "the last of a name counts"
+    assert found.findings is not None
+    assert any("1 file of a name" in note for note in found.findings.notes)
+
+
+def test_classes_with_few_images_are_told_in_few_lines(tmp_path: Path) -> None:
+    found = load(npz(tmp_path / "a.npz", images=GREYS, labels=[0, 0, 900])).findings
+    assert found is not None
+    assert [note for note in found.notes if "class" in note] == [
+        "class '1' has 0 images", "class '2' has 0 images", "class '3' has 0 images",
+        "897 more classes have fewer than 2 images",
+    ]  # fmt: skip
+
+
+def test_columns_and_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"bytes": saved(picture(seed)), "path": ""} for seed in range(2)]
+    pq.write_table(pa.table({"image": rows, "coarse": [0, 1]}), tmp_path / "a.parquet")
+    for path, name in ((tmp_path / "a.parquet", "coarse"), (npz(tmp_path / "a.npz", images=GREYS, x=GREYS), "x")):
+        found = load(path).findings
+        assert found is not None
+        assert any(repr(name) in note for note in found.notes)
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
@@ -336,7 +477,7 @@ def test_few_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     found = load(folder)
     assert (len(found.images), found.warning) == (
         150,
-        "1 files are left out, as 'text.png', which is not an image, or damaged",
+        "1 file is left out, as 'text.png', which is not an image, or damaged",
     )
     assert len(load(broken(tmp_path / "more"), skip_broken=True).images) == 3
 
@@ -344,7 +485,11 @@ def test_few_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
 def test_links_that_go_round_are_followed_once(tmp_path: Path) -> None:
     folder = write(tmp_path / "own", "a/1.png b/1.png")
     (folder / "a" / "loop").symlink_to(folder)
+    (folder / "a" / "self").symlink_to("self")
     assert len(load(folder).images) == 2
+    (folder / "a" / "self.png").symlink_to("self.png")
+    with refused("'a/self.png', which ... symbolic links", code="bad-images"):
+        load(folder)
 
 
 @pytest.mark.parametrize("name", ["a b", "ümlaut", "猫", "line\nbreak", "\udcff", "'quotes'", "[red]"])
@@ -385,6 +530,50 @@ def test_a_cache_that_can_not_be_written_is_a_warning(tmp_path: Path, capsys: Ca
     found = load(write(tmp_path / "own", "a.png b.png"), cache_dir=str(tmp_path / "file" / "below"))
     assert len(found.images) == 2
     assert "can't be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_costs_the_cache_only(tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = write(tmp_path / "own", "a.png b.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(image_cache, "write_atomic", full)
+        found = load(folder)
+    assert "No space left" in capsys.readouterr().err
+    assert torch.equal(load(folder).images, found.images)
+    assert capsys.readouterr().err == ""
+
+
+def test_decoding_and_keeping_take_the_memory_of_the_images_once(tmp_path: Path, cache: Path) -> None:
+    """And a file left out costs no copy of all others."""
+    (tmp_path / "own").mkdir()
+    data = saved(picture(0, (128, 128)))
+    for number in range(150):
+        (tmp_path / "own" / f"{number}.png").write_bytes(data if number != 7 else data[:400])
+    tracemalloc.start()
+    try:
+        found = load(tmp_path / "own")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.images.shape == (149, 3, 128, 128)
+    assert peak < 1.4 * found.images.nbytes
+    (file,) = cache.glob("*.safetensors")
+    assert {key: str(value.dtype) for key, value in read_tensors(file)[0].items()} == {
+        "images": "torch.uint8", "indices": "torch.int64", "digests": "torch.uint8",
+    }  # fmt: skip
+    assert torch.equal(load(tmp_path / "own").images, found.images)
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed_after_a_day(tmp_path: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    old, new = cache / ".tmp-0a1b2c3d", cache / ".tmp-4e5f6a7b"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    load(write(tmp_path / "own", "a.png b.png"))
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: Path, monkeypatch: MonkeyPatch) -> None:
@@ -452,7 +641,7 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
 
     picture(99, (20, 24)).save(folder / "cat" / "0.png")
     result = distgan(*recipe, folder, "--out", "straight", "--max-steps", 6)
-    assert_user_error(result, "straight ... fingerprint ... [mismatch]")
+    assert_user_error(result, "straight ... fingerprint ... 'cat/0.png' was changed ... [mismatch]")
 
 
 @pytest.mark.parametrize(
@@ -462,7 +651,13 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
             "a.png b.png",
             (16, 16),
             (),
-            ("--model: the data has no classes (cgan) ... 2 or more ... [images-do-not-fit]",),
+            ("--data ... no classes, as 'a.png' ... cgan ... 2 or more ... sub-folder ... [images-do-not-fit]",),
+        ),
+        (
+            "a/a.png a/b.png",
+            (16, 16),
+            (),
+            ("--data ... no classes, as 'a/a.png' ... --model cgan ... 2 or more ... [images-do-not-fit]",),
         ),
         (
             "a/a.png b/b.png",
@@ -528,32 +723,39 @@ def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.png"))
     assert "2: cat (2), dog (2)" in distgan.ok("data", folder).stdout
     assert Image.open(tmp_path / "data-own.png").width > 60
-    assert_user_error(distgan("data", "nowhere"), "data: ... (nowhere) ... digits, or a path ... [unknown-name]")
     result = distgan("data", folder, "--image-size", 18, "--sheet", "x.png")
     assert_user_error(result, "own ... 18 x 18 ... [images-do-not-fit]")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    counts=st.lists(st.integers(1, 4), min_size=1, max_size=4), size=st.sampled_from([(16, 16), (28, 20)]),
-    mode=st.sampled_from(["L", "RGB"]), suffix=st.sampled_from(["png", "bmp", "tiff"]),
-    form=st.sampled_from(["dir", "zip"]),
-)  # fmt: skip
-def test_any_folder_is_read_as_it_was_written(
-    tmp_path: Path, counts: list[int], size: tuple[int, int], mode: str, suffix: str, form: str
+def test_channels_are_a_flag(distgan: Run, tmp_path: Path) -> None:
+    folder = write(write(tmp_path / "own", "a.png"), "b.png", mode="L")
+    for words, found in (((), None), (("--channels", 1), 1), (("--channels", "3"), 3), (("--channels=2",), None)):
+        result = distgan("data", folder, "--json", *words)
+        if found:
+            assert json.loads(result.stdout)["images"]["channels"] == found
+            planned = distgan.ok("train", *SMALL[1:], "--model", "cgan", "--data", "digits", *words, "--dry-run").stdout
+            assert json.loads(planned.split("\npreset")[0])["data"]["channels"] == found
+        else:
+            assert_user_error(result, "--channels ... 1 ... 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nowhere", "('nowhere'). Expected: ... digits, or a path ... [unknown-name]"),
+        ("onw", "('onw'), did you mean own? ... [unknown-name]"),
+        ("mnits", "('mnits'), did you mean mnist? ... [unknown-name]"),
+        ("./onw/", "/onw: ... did you mean ... /own? ... a folder of images ... [no-data]"),
+        ("own/1.pgn", "/own/1.pgn: ... did you mean ... /own/1.png? ... [no-data]"),
+    ],
+)
+def test_a_path_that_is_not_there_gives_the_most_similar_one(
+    distgan: Run, tmp_path: Path, name: str, expected: str
 ) -> None:
-    folder = tmp_path / f"{abs(hash((tuple(counts), size, mode, suffix)))}"
-    names = [f"class {label}/{n}.{suffix}" for label, num in enumerate(counts) for n in range(num)]
-    for seed, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(seed, size, mode).save(folder / name)
-    found = load(archive_of(folder, folder.with_suffix(".zip")) if form == "zip" else folder)
-    labels = [label for label, num in enumerate(counts) for _ in range(num)]
-    assert found.labels.tolist() == (labels if len(counts) > 1 else [0] * len(labels))
-    assert found.spec.class_names == ([f"class {label}" for label in range(len(counts))] if len(counts) > 1 else [])
-    for seed, image in enumerate(found.images):
-        drawn = image if mode == "L" else image.permute(1, 2, 0)
-        assert np.array_equal(drawn, np.asarray(picture(seed, size, mode)))
+    """By the same words in both commands."""
+    write(tmp_path / "own", "1.png 2.png")
+    for words in (("data", name), (*SMALL, "--data", name)):
+        assert_user_error(distgan(*words), f"--data ... {expected}")
 
 
 # -- torchvision's sets ---------------------------------------------------------------------------------------------

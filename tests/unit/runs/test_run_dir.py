@@ -9,17 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.file_events import before_each_change, list_contents
+from helpers.own_recipes import RECIPES as OWN
+from helpers.own_recipes import own_recipe
 from helpers.runs import checkpoint, checkpoint_names, losses, refused
 from helpers.small_runs import make_cheap, small_config, train_small
 
 from distgan.benchmark import results
 from distgan.benchmark.convergence import claimed
 from distgan.config.command_settings import EvalConfig, SampleConfig
+from distgan.config.presets import training_of
 from distgan.config.schema import Config
+from distgan.data.base import load_dataset
+from distgan.data.image_list import FILE
 from distgan.evaluation.inputs import out_folder
 from distgan.runs.run_dir import check_unused_folder, read_status
 from distgan.sample import sample
+from distgan.train import train
+from distgan.training import session
 from distgan.utils.files import make_folder
+from distgan.utils.provenance import Startup
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +35,7 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     make_cheap(monkeypatch)
 
 
-def killed_at_start(run: Path, **settings: object) -> list[Path]:
+def killed_at_start(run: Path, train: Callable[[], None]) -> list[Path]:
     """Train, and copy the folder before each change of a file up to the first sample: what a kill then would leave."""
     copies: dict[object, Path] = {}
 
@@ -36,7 +44,7 @@ def killed_at_start(run: Path, **settings: object) -> list[Path]:
             copies[now] = Path(shutil.copytree(run, run.with_name(f"killed-{len(copies)}"), symlinks=True))
 
     with before_each_change(look):
-        train_small(run, **settings)
+        train()
     return list(copies.values())
 
 
@@ -52,7 +60,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 def test_a_run_killed_at_any_file_of_its_start_starts_again(tmp_path: Path) -> None:
     """Each file up to the first lines of metrics.jsonl, the first checkpoint among them; then the same command."""
-    copies = killed_at_start(tmp_path / "run", log_every=1, max_steps=2)
+    copies = killed_at_start(tmp_path / "run", lambda: train_small(tmp_path / "run", log_every=1, max_steps=2))
     assert len(copies) > 20
     for copy in copies:
         names = {path.name for path in copy.iterdir()}
@@ -61,11 +69,30 @@ def test_a_run_killed_at_any_file_of_its_start_starts_again(tmp_path: Path) -> N
         assert_same(copy, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_a_run_on_own_images_killed_at_its_start_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """At every third change of a file."""
+    monkeypatch.setattr(session, "load_dataset", load_dataset)
+    flags = [*own_recipe(name, tmp_path, 24), "--batch-size", "8", "--max-steps", "2"]
+
+    def train_own(folder: Path) -> None:
+        train(training_of([*flags, "--out", str(folder)])[0], name, Startup())
+
+    copies = killed_at_start(tmp_path / "run", lambda: train_own(tmp_path / "run"))
+    assert any((copy / FILE).exists() for copy in copies)
+    for copy in copies[::3]:
+        train_own(copy)
+        assert_same(copy, tmp_path / "run")
+        assert (copy / FILE).read_bytes() == (tmp_path / "run" / FILE).read_bytes()
+
+
 def test_a_branch_killed_at_any_file_of_its_start_starts_again(tmp_path: Path) -> None:
     """Its metrics.jsonl has the lines of the run that it is from before it has a checkpoint."""
     train_small(tmp_path / "source", log_every=1, max_steps=2)
     settings = {"log_every": 1, "max_steps": 3, "resume": str(tmp_path / "source")}
-    copies = killed_at_start(tmp_path / "branch", **settings)
+    copies = killed_at_start(tmp_path / "branch", lambda: train_small(tmp_path / "branch", **settings))
     for copy in copies:
         check_unused_folder(str(copy), may_hold_run=True)
     copy = next(c for c in copies if losses(c) and not (c / "checkpoints").exists())
