@@ -287,7 +287,6 @@ SLOWER = lines(rate=1000.0)
         ("where the targets are for", {},
          {"lines": [line | {"eval_n": 5000} for line in training_lines(6)]}),
         ("there are no targets for kmnist", KMNIST, {}),
-        ("there are no targets for ", KMNIST, OWN),
         ("it was trained without --eval-every", lines(fcd=None), {}),
         ("it was not evaluated yet", lines(fcd=None) | config("run", eval_every=5), lines(fcd=None)),
         ("no digit is missing", {}, quality(missing=[3])),
