@@ -39,11 +39,11 @@ def begin(tmp_path: Path, monkeypatch: MonkeyPatch) -> Any:
     make_cheap(monkeypatch)
 
     def begin(
-        out: str, images: ImageSpec = MNIST_SPEC, ema: float = 0.0, steps: int = 2, seed: int = 0, **more: Any
+        out: str, images: ImageSpec = MNIST_SPEC, ema: float = 0.0, steps: int = 2, num: int = 60, **more: Any
     ) -> Path:
-        monkeypatch.setattr(session, "load_dataset", lambda *_, **__: noise_images(60, images))
+        monkeypatch.setattr(session, "load_dataset", lambda *_, **__: noise_images(num, images))
         model = {key: more.pop(key) for key in list(more) if key in ModelConfig.model_fields}
-        run = {"device": "cpu", "out": str(tmp_path / out), "epochs": 9, "max_steps": steps, "seed": seed} | more
+        run = {"device": "cpu", "out": str(tmp_path / out), "epochs": 9, "max_steps": steps} | more
         config = Config(
             model=ModelConfig(**({"name": "cgan"} | DCGAN | model)),
             data=DataConfig(name="digits", batch_size=20),
@@ -111,8 +111,8 @@ def test_classes_of_other_names_are_told(begin: Any, capfd: Capture) -> None:
 
 def test_clusters_are_those_of_the_new_images(begin: Any) -> None:
     source = begin("source", with_classes(7), **CLUSTERED)
-    plain = first(begin("plain", with_classes(5), steps=1, **CLUSTERED))
-    begun = first(begin("new", with_classes(5), steps=1, init_from=str(source), **CLUSTERED))
+    plain = first(begin("plain", with_classes(7), steps=1, num=80, **CLUSTERED))
+    begun = first(begin("new", with_classes(7), steps=1, num=80, init_from=str(source), **CLUSTERED))
     assert torch.equal(begun["generator.cluster_counts"], plain["generator.cluster_counts"])
     assert torch.equal(begun["generator.main.0.weight"], checkpoint(source)[0]["generator.main.0.weight"])
 
