@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from distgan.config.fields import OneOf, Real, Section, free, setting, split_commas
 from distgan.config.registry import FAMILIES, MODELS
-from distgan.config.schema import (
+from distgan.config.shared_settings import (
     DataName,
     DataNameOrPath,
     Device,

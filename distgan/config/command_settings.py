@@ -3,8 +3,8 @@
 from typing import Literal
 
 from distgan.config.fields import Channels, Names, Real, Section, free, setting
-from distgan.config.schema import (
-    DataConfig,
+from distgan.config.schema import DataConfig
+from distgan.config.shared_settings import (
     DataNameOrPath,
     Device,
     data_dir_setting,

@@ -14,6 +14,7 @@ from distgan.utils.terminal import TerminalConsole
 
 _COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red", "not asked for": "dim"}
 _NUM_CONFUSIONS = 8
+_MOST_LETTERS = 16  # of a class's name in a table
 
 
 def show(quality: Quality, folder: Path) -> None:
@@ -67,12 +68,16 @@ def _table(*names: str, title: str | None = None) -> Table:
 
 def _classes(view: View) -> Table:
     title = f"{view.noun} by {view.noun} (as many real ones)"
-    main = "agreement" if view.is_conditional else "share"
-    table = _table("", main, "95 % interval", "recogn.", "fcd", "coverage", "verdict", title=title)
+    main = "as req." if view.is_conditional else "share"
+    has_room = all(len(row.name) <= 3 for row in view.classes)  # at 80 columns, for the intervals beside the names
+    table = _table(
+        "", main, *(["95 % interval"] if has_room else []), "recogn.", "fcd", "coverage", "verdict", title=title
+    )
     for row in view.classes:
         numbers = ["", ""] if row.verdict == "not asked for" else [row.main.value, row.main.interval]
         recognisable, *others, _ = row.columns
         columns = [f"{each.value} ({each.real})" if each.real else each.value for each in others]
-        verdict = Text(row.verdict.removesuffix(" for"), _COLOURS[row.verdict])  # at 80 columns
-        table.add_row(row.name, *numbers, recognisable.value, *columns, verdict)
+        verdict = Text(row.verdict.removesuffix(" for"), _COLOURS[row.verdict])
+        name = row.name if len(row.name) <= _MOST_LETTERS else row.name[: _MOST_LETTERS - 1] + "…"
+        table.add_row(name, *numbers[: 1 + has_room], recognisable.value, *columns, verdict)
     return table

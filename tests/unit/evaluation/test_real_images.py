@@ -107,7 +107,7 @@ def test_what_cannot_be_measured_says_how_much_is_missing(tmp_path: Path) -> Non
     with refused("--test-data ... (nowhere) ... [no-data]"):
         real_images(save(tmp_path / "own.npz", 200, 2), test="nowhere")
     np.savez(tmp_path / "one.npz", images=pixels(201), labels=np.array([0, 1] * 100 + [2]))
-    with refused("one.npz ... no training image of class '2' ... 2 or more ... [not-measurable]"):
+    with refused("one.npz ... '2' ... 2 or more ... [not-measurable]"):
         real_images(str(tmp_path / "one.npz"))
     np.savez(tmp_path / "same.npz", images=np.zeros((200, 16, 16), np.uint8), labels=np.zeros(200, np.int64))
     with refused("same.npz ... one class ... 2 or more ... [not-measurable]"):

@@ -1,0 +1,36 @@
+"""Names of registered things and settings that several commands have, each with one help text."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+from distgan.config.fields import OneOf, free, setting
+from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS, is_data_path
+
+ModelName = Annotated[str, OneOf(MODELS)]
+FamilyName = Annotated[str, OneOf(FAMILIES)]
+LossName = Annotated[str, OneOf(LOSSES)]
+OrderName = Annotated[str, OneOf(ORDERS)]
+EngineName = Annotated[str, OneOf(ENGINES)]
+PrecisionName = Annotated[str, OneOf(PRECISIONS)]
+PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else fp32"),))]
+DataName = Annotated[str, OneOf(DATASETS)]
+DataNameOrPath = Annotated[
+    str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
+]
+Device = Literal["auto", "cpu", "cuda"]
+
+device_setting = partial(setting, "auto", "auto: cuda where there is one")
+data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
+test_data_setting = partial(
+    setting,
+    None,
+    "own images: path of others like them, which the network is not trained on, to measure quality against; unset: a "
+    "part of the training images",
+    flag="test-data",
+    min_length=1,
+)
+width_setting = partial(setting, 1.0, "factor on every hidden width", gt=0, le=16)
+seed_setting = partial(setting, 0, "of weights, order, z and dropout", ge=0, lt=2**31)
+timeout_setting = partial(
+    free, 120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
+)
