@@ -109,7 +109,7 @@ _BENCHMARKS: dict[str, Command | Group] = {
         description="Trains a preset with several seeds, each until it meets fixed quality targets and holds them, and "
         "reports\nthe epochs and seconds. The same command with --out resumes a benchmark that was killed.",
         epilog=_KEPT.format("a run crashed, or more processes need more epochs")
-        + "; that of\na training that stops early (75: before the time limit of a SLURM job)",
+        + ",\n75 a training stopped before the time limit of a SLURM job",
         settings="distgan.benchmark.options:ConvergenceConfig",
         run="distgan.benchmark.convergence:run",
         less_memory="fewer --jobs",

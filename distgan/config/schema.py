@@ -76,7 +76,7 @@ class RunConfig(Section):
     )
     time_limit: str | None = setting(
         None,
-        "stop in time to be saved before that long after the start, as 90s, 1h30m or 1-12:00:00; unset: before "
+        "save and stop before this much time has passed since the start, as 90s, 1h30m or 1-12:00:00; unset: before "
         "the end of the SLURM job, if it is one",
         allowed="a time as 90s, 45m, 1h30m, 1:30:00 or 1-12:00:00",
         pattern=DURATION,

@@ -24,6 +24,7 @@ from distgan.data.own_images import decode_own
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
 
+NUM_VARIANTS = 10  # of each of scikit-learn's digits
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
 
 
@@ -230,18 +231,18 @@ def load_digits(reason: str | None = None) -> Dataset:
     """
     rows = torch.from_numpy(_small_digits())
     small = rows[:, :64].float().div(16).view(-1, 1, 8, 8)
-    labels = rows[:, 64].long().repeat_interleave(10)
+    labels = rows[:, 64].long().repeat_interleave(NUM_VARIANTS)
     digit = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
     # 8x8 enlarged is a blur: a steeper grey curve gives strokes with an edge.
     originals = F.pad(((digit - 0.5) * 2.5 + 0.5).clamp(0, 1), (4, 4, 4, 4))
 
     generator = torch.Generator().manual_seed(0)
-    is_original = torch.arange(len(labels)) % 10 == 0
+    is_original = torch.arange(len(labels)) % NUM_VARIANTS == 0
     amounts = torch.empty(4, len(labels)).uniform_(-1, 1, generator=generator) * ~is_original
     # In parts that fit a cache: all of them at once take 500 MB, and three times as long.
     parts = [
-        distort(part.repeat_interleave(10, 0), amount).mul(255).round().clamp(0, 255).to(torch.uint8)
-        for part, amount in zip(originals.split(50), amounts.split(500, 1), strict=True)
+        distort(part.repeat_interleave(NUM_VARIANTS, 0), amount).mul(255).round().clamp(0, 255).to(torch.uint8)
+        for part, amount in zip(originals.split(50), amounts.split(50 * NUM_VARIANTS, 1), strict=True)
     ]
     pixels = torch.cat(parts).squeeze(1)
     return Dataset(

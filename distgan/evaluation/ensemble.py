@@ -28,6 +28,7 @@ FORMAT = 1
 RECORD = "judges.json"
 SHIPPED = Path(__file__).resolve().parent / "weights"
 _MAX_BYTES = 2**24
+_INTACT = "what distgan judge train wrote (train them again, or reinstall distgan for those of the package)"
 SURE = 0.9  # the confidence from which on an image counts as recognisable
 
 
@@ -165,7 +166,8 @@ def read_record(folder: Path) -> EnsembleRecord:
         num = record.images.num_classes
         if [len(row) for row in judge.matrix] != [num] * num or min(map(min, judge.matrix)) < 0:
             raise UserError(
-                f"{path}: the matrix of {judge.name} is not a table of {num} x {num} counts", code="damaged-file"
+                f"{path}: the matrix of {judge.name} is not a table of {num} x {num} counts. Expected: {_INTACT}",
+                code="damaged-file",
             )
     return record
 
@@ -175,8 +177,7 @@ def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
     if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
         raise UserError(
             f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}.... Expected: the "
-            "weights of the record (reinstall distgan, or train others by distgan judge train, for distgan eval "
-            "--judges)",
+            f"weights of the record: {_INTACT}",
             code="checksum-mismatch",
         )
     with torch.device("meta"):  # not drawn first, from the generator that a training continues with
@@ -185,7 +186,7 @@ def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise UserError(f"{where} ({error})", code="damaged-file") from error
+        raise UserError(f"{where} ({error}). Expected: {_INTACT}", code="damaged-file") from error
     check_weights(judge, tensors, where)
     check_finite(tensors, where)
     judge.load_state_dict(tensors, assign=True)

@@ -26,7 +26,7 @@ from distgan.evaluation.train_judges import judges_of
 from distgan.utils.files import make_folder, write_atomic
 
 # GAN-train: the fresh classifier, and how long it learns.
-_GAN_TRAIN, _GAN_TRAIN_EPOCHS, _GAN_TRAIN_STEPS = "wide", 2, 156
+_GAN_TRAIN, _GAN_TRAIN_EPOCHS, _GAN_TRAIN_STEPS = "wide", 2, 60
 
 
 def start_runtime(config: EvalConfig) -> AbstractContextManager[Runtime]:
@@ -134,8 +134,9 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 def _num_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> int:
     """Return how many images are judged: of a generator at most as many as there are real ones to compare with."""
     if eval_input.images is not None:
-        check_enough_images(len(eval_input.images), f"{eval_input.what}: images")
-        return len(eval_input.images)
+        num = len(eval_input.images)
+        check_enough_images(num, "--num" if num == config.num else f"{eval_input.what}: images")
+        return num
     check_enough_images(config.num)
     return min(config.num, len(real.train.images))
 

@@ -81,8 +81,8 @@ def read_input_images(eval_input: EvalInput, config: EvalConfig, real: RealImage
     same_shape = (drawn.channels, drawn.height, drawn.width) == (spec.channels, spec.height, spec.width)
     if not same_shape or (eval_input.is_conditional and drawn.class_names != spec.class_names):
         raise UserError(
-            f"{real.train.source}: images of {spec.describe()}. Expected: those that {eval_input.what} draws, "
-            f"{drawn.describe()}" + (", of the same names" if same_shape else ""),
+            f"--data: images of {spec.describe()} ({real.train.source}). Expected: images as {eval_input.what} draws, "
+            f"{drawn.describe()}" + (", with classes of the same names" if same_shape else ""),
             code="images-do-not-fit",
         )
     return eval_input
@@ -126,9 +126,7 @@ def out_folder(where: str, config: EvalConfig, num: int) -> Path:
         if path.stem not in folder.name:
             print_line(f"warning: the name of {path} is too long for one of a result: {folder}", error=True)
     if folder.exists() and not folder.is_dir():
-        raise UserError(
-            f"--out: not a folder ({folder}). Expected: a new folder, or one of distgan eval", code="not-found"
-        )
+        raise UserError(f"--out: is a file ({folder}). Expected: a new folder, or one of distgan eval", code="bad-path")
     if folder.is_dir() and not (folder / FILE).exists() and not _is_free(folder):
         raise UserError(
             f"--out: has files other than {FILE} ({folder}). Expected: a new folder, or one of distgan eval",

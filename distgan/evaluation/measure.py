@@ -12,12 +12,14 @@ from distgan.evaluation.reference import Reference, measure_coverage, measure_sa
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_divergence, nearest
 
-# Of a class that is made well: at least this share of its label reads as it, is recognisable, and (of what as many
-# real ones cover) is covered. Agreement alone would praise one typical image, a hundred times over.
+# A class is made well if at least WELL_READ of the images requested as it are read as it (without labels: are
+# recognisable), and its coverage is at least WELL_COVERED of that of as many real images. Agreement alone would praise
+# one typical image, a hundred times over.
 WELL_READ, WELL_COVERED = 0.95, 0.5
 # Without labels a class has to turn up as often as this, relative to its share of the real images.
 LEAST_SHARE, MOST_SHARE = 0.7, 1.3
-# Missing: no more than a tenth of its due, and not for want of images: its interval ends below what is made well.
+# A class is missing if its share is at most a tenth of the expected one, and the upper end of its interval is below the
+# limit for "made well", so that few images alone do not make it missing.
 MISSING = 0.1
 # The sample has collapsed where it covers no more than a tenth of what real images cover.
 COLLAPSED = 0.1

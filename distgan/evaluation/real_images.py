@@ -8,7 +8,7 @@ from torch import Tensor
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, is_data_path
 from distgan.config.schema import DataConfig
-from distgan.data.base import Dataset, load_dataset, load_own_images
+from distgan.data.base import NUM_VARIANTS, Dataset, load_dataset, load_own_images
 from distgan.data.clustering import cluster
 from distgan.errors import UserError
 from distgan.evaluation.schema import ClassNoun
@@ -21,17 +21,13 @@ _TEST_EVERY, _FEW_EVERY, _FEW = 6, 2, 3000
 
 
 class RealImages(NamedTuple):
-    """`test` is what generated images are compared with, `train` has as many others for the floor and for judges.
+    """Real images with a label each: a class or, where the data has no labels, a cluster of the images."""
 
-    The labels of both are `class_noun`s: where the data has none, clusters of the images. `trained_on` has all that a
-    GAN of this data is trained on, in the order of `train`; `test` is part of it where `is_test_seen`.
-    """
-
-    train: Dataset
-    test: Dataset
-    trained_on: Dataset
+    train: Dataset  # trains the judges, and gives the floor: what as many real images measure
+    test: Dataset  # what generated images are compared with
+    trained_on: Dataset  # all images that a GAN of this data is trained on: near copies are searched here
     class_noun: ClassNoun
-    is_test_seen: bool
+    is_test_seen: bool  # `test` is a part of `trained_on`
 
     @property
     def spec(self) -> ImageSpec:
@@ -71,7 +67,7 @@ def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = 
         if is_clustered:
             labels, names = _clusters(data.images)
             data = data._replace(labels=labels, class_names=names)
-        is_test = torch.arange(len(data.images)) // 10 % 6 == 5 if data.name == "digits" else _every_few(data.labels)
+        is_test = _every_sixth_digit(len(data.images)) if data.name == "digits" else _every_few(data.labels)
         train, test = (_rows(data, rows) for rows in ((~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]))
         both = train._replace(
             images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels])
@@ -113,6 +109,11 @@ def _own_test_images(data: Dataset, config: DataConfig) -> Dataset:
 def _listed(images: ImageSpec) -> str:
     names = [repr(name) for name in images.class_names]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
+
+
+def _every_sixth_digit(num: int) -> Tensor:
+    """Return the mask of every sixth of scikit-learn's digits, with all its variants."""
+    return torch.arange(num) // NUM_VARIANTS % _TEST_EVERY == _TEST_EVERY - 1
 
 
 def _every_few(labels: Tensor) -> Tensor:

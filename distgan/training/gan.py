@@ -198,12 +198,14 @@ def check_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) -
         tensor = tensors[key]
         if tensor.shape != value.shape:
             raise UserError(
-                f"{source}: {key} has shape {list(tensor.shape)}. Expected by its config: {list(value.shape)}",
+                f"{source}: {key} has shape {list(tensor.shape)}. Expected: {list(value.shape)}, as config.json "
+                "beside it says (the two belong together)",
                 code="wrong-weights",
             )
         if tensor.dtype != value.dtype and not (tensor.is_floating_point() and value.is_floating_point()):
             raise UserError(
-                f"{source}: {key} has dtype {str(tensor.dtype)[6:]}. Expected by its config: {str(value.dtype)[6:]}",
+                f"{source}: {key} has dtype {str(tensor.dtype)[6:]}. Expected: {str(value.dtype)[6:]}, as config.json "
+                "beside it says (the two belong together)",
                 code="wrong-weights",
             )
     for key in tensors:

@@ -206,6 +206,7 @@ def reference() -> Reference:
 
     from distgan.config.schema import DataConfig
     from distgan.data.base import load_dataset
+    from distgan.evaluation.real_images import load_real_images
     from distgan.evaluation.reference import build_reference
 
     config, alone = (
@@ -213,7 +214,7 @@ def reference() -> Reference:
         cast(Any, SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))),
     )
     jury = load_ensemble("mnist", torch.device("cpu"))
-    return build_reference(jury, load_dataset(config), load_dataset(config, "test"), 500, None, alone, num_draws=2)
+    return build_reference(jury, load_real_images(load_dataset(config), config), 500, None, alone, num_draws=2)
 
 
 # -- during training ---------------------------------------------------------------------------------------
