@@ -79,7 +79,7 @@ class OneOf:
         """Return the names that are registered now, each with its help text."""
         entries = {name: entry for name, entry in self.registry.items() if self.only(entry)}
         return dict(self.also) | {
-            name: entry.describe() + (f" (old name: {', '.join(entry.old_names)})" if entry.old_names else "")
+            name: entry.describe() + (f" (deprecated name: {', '.join(entry.old_names)})" if entry.old_names else "")
             for name, entry in entries.items()
         }
 
