@@ -11,9 +11,21 @@ from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
+from distgan.models.network_copies import choose_networks
+from distgan.models.user_networks import load_networks
 from distgan.training.gan import load_weights, tensors_below
 from distgan.utils.files import read_tensors, write_atomic, write_json
 from distgan.utils.paths import user_path
+
+
+class Code(NamedTuple):
+    """Whose code may be executed where networks are a user's own: that of a file, and that which a run carries."""
+
+    networks: str | None = None
+    is_trusted: bool = False
+
+
+NO_CODE = Code()
 
 
 class Loaded(NamedTuple):
@@ -40,25 +52,26 @@ def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:
     write_json(weights / "config.json", config.model_dump(mode="json"))
 
 
-def load_generator(where: str, *, ema: bool) -> Loaded:
+def load_generator(where: str, *, ema: bool, code: Code = NO_CODE) -> Loaded:
     """Return G of a run, a weights folder, a checkpoint or a file; with `ema` the moving average if it has one.
 
     A run that has no weights yet gives those of its newest valid checkpoint. Raises UserError for what is
-    missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average.
+    missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average,
+    and for a user's own networks that `code` does not allow to execute.
     """
     path = user_path(where)
     names = ["generator_ema", "generator"] if ema else ["generator"]
     if (path / MANIFEST).exists() or path in find_pointers(path.parent):
-        return _of_checkpoint(*read_named(path), names)
+        return _of_checkpoint(*read_named(path), names, code)
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path
         found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
         if found and path != folder and (newest := _newer_than(found[0], path / "checkpoints")):
-            loaded = _of_checkpoint(*newest, names)
+            loaded = _of_checkpoint(*newest, names, code)
             loaded.warnings.insert(0, f"{folder}: is of an earlier step than {newest[0]}, which is taken")
             return loaded
         if not found and (newest := newest_valid(path / "checkpoints")):
-            return _of_checkpoint(*newest, names)
+            return _of_checkpoint(*newest, names, code)
         if not found:
             raise UserError(
                 f"{where}: has no weights/generator.safetensors. Expected: the folder of a run with a checkpoint, its "
@@ -87,7 +100,8 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
         )
     if is_ema is None and not ema:
         warnings = [f"--no-ema: {path} does not say whether it is the moving average; it is taken as it is"]
-    return _loaded(tensors, config, metadata.get("notice"), path, is_ema, int(step) if is_number else None, warnings)
+    number = int(step) if is_number else None
+    return _loaded(tensors, config, metadata.get("notice"), path, is_ema, number, warnings, code)
 
 
 def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
@@ -106,12 +120,15 @@ def _newer_than(weights: Path, checkpoints: Path) -> tuple[Path, Checkpoint, lis
     return newest if newest and newest[1].state.step > int(step) else None
 
 
-def _of_checkpoint(path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str]) -> Loaded:
+def _of_checkpoint(
+    path: Path, checkpoint: Checkpoint, passed: list[tuple[Path, str]], names: list[str], code: Code
+) -> Loaded:
     name = next(name for name in names if tensors_below(checkpoint.tensors, name))
     tensors = tensors_below(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
     warnings = [f"{reason}; taking {path.name}" for _, reason in passed] + foreign_files(path)
-    return _loaded(tensors, checkpoint.config, state.notice, file, name == "generator_ema", state.step, warnings)
+    is_ema = name == "generator_ema"
+    return _loaded(tensors, checkpoint.config, state.notice, file, is_ema, state.step, warnings, code)
 
 
 def _loaded(
@@ -122,7 +139,13 @@ def _loaded(
     is_ema: bool | None,
     step: int | None,
     warnings: list[str],
+    code: Code,
 ) -> Loaded:
+    recorded = config.model.networks_sha256
+    model = choose_networks(config.model, path.parent, code.networks, is_trusted=code.is_trusted)
+    config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
+    if config.model.networks_sha256 != recorded:
+        warnings = [*warnings, f"{config.model.networks}: is not the code that these weights were trained with"]
     generator = build_generator(config.model)
     load_weights(generator, tensors, str(path))
     return Loaded(generator, config, notice, path, is_ema, step, warnings)

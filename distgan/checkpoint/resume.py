@@ -20,6 +20,7 @@ from distgan.config.flags import paths_by, read_file
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
 from distgan.errors import UserError
+from distgan.models.network_copies import changed_lines
 from distgan.utils.files import metric_lines, read_within, set_aside
 from distgan.utils.paths import user_path
 
@@ -189,7 +190,8 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
             )
         where = str(path)
     warnings += foreign_files(path)
-    is_changed = _check_settings(checkpoint.config, config, where)
+    run = folder if is_in(path, own) else _run_of(path)  # its own may be named by where a link leads
+    is_changed = _check_settings(checkpoint.config, config, where, run)
     state = checkpoint.state
     for what, theirs, ours in (
         ("the fingerprint of its data", state.data, identity.data),
@@ -207,7 +209,6 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         warnings.append(
             f"the rates fall to 0 over {config.run.epochs} epochs now, not {epochs}: no longer the same run"
         )
-    run = folder if is_in(path, own) else _run_of(path)  # its own may be named by where a link leads
     return Start(checkpoint, path, run / "metrics.jsonl", is_changed, warnings)
 
 
@@ -287,14 +288,17 @@ def differences(before: Config, now: Config) -> list[tuple[str, str, object, obj
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
 
 
-def _check_settings(before: Config, now: Config, where: str) -> bool:
+def _check_settings(before: Config, now: Config, where: str, run: Path) -> bool:
     """Raise UserError with a line per setting that may not differ. True if an allowed one differs."""
     changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
         is_fixed = (table, key) in fixed
         if is_fixed or not now.run.allow_config_change:
             rule = "the same" if is_fixed else "the same, or --allow-config-change"
-            mistakes.append(f"[{table}] {key}: {where} has {old!r} ({new!r}). Expected on resume: {rule}")
+            is_code = key == "networks_sha256" and before.model.networks
+            lines = changed_lines(run, before.model.networks or "", now.model) if is_code else ""
+            value = f"{new!r}; {lines}" if lines else f"{new!r}"
+            mistakes.append(f"[{table}] {key}: {where} has {old!r} ({value}). Expected on resume: {rule}")
     if mistakes:
         raise UserError("\n".join(mistakes), code="resume-mismatch")
     return bool(changes)

@@ -3,7 +3,16 @@
 from typing import Literal
 
 from distgan.config.fields import Names, Real, Section, free, setting
-from distgan.config.schema import DataConfig, Device, JudgedDataName, data_dir_setting, device_setting, timeout_setting
+from distgan.config.schema import (
+    DataConfig,
+    Device,
+    JudgedDataName,
+    data_dir_setting,
+    device_setting,
+    networks_setting,
+    timeout_setting,
+    trust_setting,
+)
 
 
 class SampleConfig(Section):
@@ -22,6 +31,8 @@ class SampleConfig(Section):
         False, "walk from one z to the next, a walk a row; cgan: from one class to the next as well"
     )
     ema: bool = setting(True, "take the moving average of G where the run has one")
+    networks: str | None = networks_setting()
+    trust_networks: bool = trust_setting()
     device: Device = device_setting()
 
 
@@ -119,6 +130,8 @@ class EvalConfig(Section):
     gan_train: bool = setting(
         True, "C-GAN: train a classifier on the images, and one on real ones, and test both on real ones"
     )
+    networks: str | None = networks_setting()
+    trust_networks: bool = trust_setting()
     processes: int | None = free(None, "share the work over that many processes of this machine", ge=1, le=4096)
     device: Device = device_setting(on_resume="free")
     threads: int | None = free(

@@ -144,7 +144,10 @@ class RunPage:
         num_images = run.environment.get(int, "data", "num_images")
         number = "" if num_images is None else f"{num_images:,} images, "
         facts = [
-            ("model", f"{kind}{clusters}; {config.model.family} networks" + (f", preset {preset}" if preset else "")),
+            (
+                "model",
+                f"{kind}{clusters}; {config.model.networks_name} networks" + (f", preset {preset}" if preset else ""),
+            ),
             ("data", f"{run.data_name or 'not recorded'} ({number}{config.model.images.describe()})"),
             ("state", _STATES.get(state or "", "unknown")),
         ]

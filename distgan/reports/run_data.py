@@ -153,7 +153,10 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         from distgan.config.command_settings import EvalConfig
         from distgan.evaluation.evaluate import evaluate
 
-        asked = EvalConfig(num=options.num, reference=options.reference, device=options.device)
+        asked = EvalConfig(
+            num=options.num, reference=options.reference, device=options.device, networks=options.networks,
+            trust_networks=options.trust_networks,
+        )  # fmt: skip
         found, folder = evaluate(run.where, asked)
     except UserError as error:
         if error.code == "no-judges":  # all else of the page is there

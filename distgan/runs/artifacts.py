@@ -221,6 +221,8 @@ class RunArtifacts:
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
             f"{runtime.device.type}{strategy}, {runtime.precision_in_words()}, order {config.optim.order}"
         )
+        if config.model.networks:
+            display.say(f"networks of {config.model.networks}, contents {config.model.networks_sha256}")
         if (weight := config.optim.penalty_weight) is not None:
             display.say(f"gradient penalty of weight {weight:g}")
         for line in describe_use(data, config.model):
@@ -308,8 +310,13 @@ class RunArtifacts:
     def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
         if self.runtime.world_size > 1 and not self.runtime.is_ours:
-            return f"resume with the same launcher and: {flags}"
-        return f"resume with: distgan train {flags}"
+            return f"resume with the same launcher and: {flags}{self._named_networks()}"
+        return f"resume with: distgan train {flags}{self._named_networks()}"
+
+    def _named_networks(self) -> str:
+        """Return the flag by which a user's networks are named, and so trusted; "" for those of a family."""
+        networks = self.config.model.networks
+        return f" --networks {shlex.quote(networks)}" if networks else ""
 
     def summarise(self, display: ProgressDisplay) -> None:
         why = f": {self.end_reason}" if self.end_reason else ""
@@ -330,7 +337,7 @@ class RunArtifacts:
                 f"checkpoints: {facts['num']} of {facts['num_bytes'] / 2**20:.1f} MiB; each stopped training for "
                 f"{facts['stall_s']['median']:.3f} s, and was on the disk {facts['write_s']['median']:.3f} s later"
             )
-        display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}")
+        display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}{self._named_networks()}")
         if self.dataset.notice:
             display.say(f"!! Trained on {self.dataset.notice}. !!", "bold yellow")
 

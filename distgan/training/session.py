@@ -11,6 +11,7 @@ from distgan.config.schema import Config
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import Batches, global_batch_size, min_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.models.user_networks import load_networks
 from distgan.training.cadence import Cadence
 from distgan.training.engines.engine import Clock, Engine, build_engine
 from distgan.training.engines.graphs import Capture
@@ -29,6 +30,7 @@ class Session:
         self, config: Config, runtime: Runtime, *, dataset: Dataset | None = None, startup: Startup | None = None
     ):
         startup = startup or Startup()
+        config = load_networks(config)
         self.runtime = runtime
         self.dataset = dataset or runtime.run_on_all_ranks(
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
@@ -86,6 +88,7 @@ def open_session(
     A `runtime` that is given is used as it is and left open.
     """
     startup = startup or Startup()
+    config = load_networks(config)  # before the ranks compare its hash
     opened = nullcontext(runtime) if runtime else open_runtime(config, has_penalty=has_penalty(config.optim.loss))
     with opened as runtime:
         startup.mark("processes")
