@@ -176,6 +176,11 @@ def slurm(parser: "Parser", argv: list[str]) -> None:
 
 def doctor(config: "DoctorConfig | None" = None) -> None:
     """Run without settings where pydantic, which reads them, is what is missing."""
-    from distgan.launch.doctor import examine
+    from distgan.launch.doctor import examine, examine_networks
 
-    examine(config.data_dir, config.processes, as_json=config.as_json) if config else examine(None)
+    if config is None:
+        examine(None)
+    elif config.networks is None:
+        examine(config.data_dir, config.processes, as_json=config.as_json)
+    else:
+        examine_networks(config)

@@ -237,7 +237,8 @@ _COMMANDS: dict[str, Command | Group] = {
     "doctor": Command(
         help="check this machine for training, with a remedy for each problem: distgan doctor",
         usage="[FLAGS]",
-        description="What this machine has for training: each line ok, a note, or a problem and what to do about it.",
+        description="What this machine has for training: each line ok, a note, or a problem and what to do about it.\n"
+        "With --networks: what a file of your own networks keeps of the contract that training needs.",
         epilog="exit codes: 0 training can run here, 1 it can't",
         settings="distgan.config.command_settings:DoctorConfig",
         needs_pydantic=False,

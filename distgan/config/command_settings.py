@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-from distgan.config.fields import Names, Real, Section, free, setting
+from distgan.config.fields import Names, Real, Section, Table, free, setting
+from distgan.config.model_config import ModelName
 from distgan.config.schema import (
     DataConfig,
     Device,
     JudgedDataName,
+    LossName,
     data_dir_setting,
     device_setting,
     networks_setting,
@@ -60,6 +62,24 @@ class InspectConfig(Section):
 class DoctorConfig(Section):
     """Settings of `distgan doctor`."""
 
+    networks: str | None = setting(
+        None,
+        "check these networks of your own instead of this machine: a .py file, or a module as my_lab.nets",
+        allowed="the path of a .py file, or a module as package.module",
+        min_length=1,
+    )
+    args: Table = setting(
+        {},
+        "an argument of their two functions; may be repeated",
+        flag="model-arg",
+        allowed="key=value, with the value as in TOML (3, 0.5, true) or text",
+        may_be_repeated=True,
+    )
+    model: ModelName = setting("cgan", "of --networks: {names}")
+    loss: LossName = setting("bce", "of --networks: the loss to take steps with")
+    data: str | None = setting(
+        None, "of --networks: what --data of distgan train will be; unset: 28 x 28, grey, ten classes", min_length=1
+    )
     data_dir: str | None = data_dir_setting()
     processes: int = setting(2, "how many try a sum together; 0: none, which saves seconds", ge=0, le=64)
     as_json: bool = setting(False, "print one JSON object on stdout instead of a table", flag="json")

@@ -95,6 +95,23 @@ class DDPNetwork:
         self.optim.load_state_dict({"state": dict(enumerate(laid_out)), "param_groups": groups})
 
 
+class PlainNetwork(DDPNetwork):
+    """A network of this process alone, in float32 and without Accelerate, whatever group the process is in."""
+
+    def __init__(self, network: nn.Module, optim: torch.optim.Optimizer):
+        self._wrapped = self.module = network
+        self.optim = optim
+
+    def accumulating(self, is_last: bool) -> AbstractContextManager:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def backward_to_leaf(self, loss: Tensor) -> None:
+        loss.backward()
+
+
 class FlatAllReduceNetwork(DDPNetwork):
     """Without DDP: one all-reduce a network, of all gradients in one buffer, as a part of its step.
 

@@ -13,13 +13,16 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from distgan.errors import CommandFailed, first_line, print_line
 from distgan.launch.all_reduce_check import Finding, State, all_reduce
 from distgan.utils import operating_system
 from distgan.utils.child_process import last_words, own_modules
 from distgan.utils.hardware import count_gpus
+
+if TYPE_CHECKING:
+    from distgan.config.command_settings import DoctorConfig
 
 _PAIR = (
     "pip install --force-reinstall torch torchvision, both by one command; for a CPU build both from PyTorch's own "
@@ -69,6 +72,23 @@ def examine(data_dir: str | None, processes: int = 2, *, as_json: bool = False) 
         raise CommandFailed(f"distgan train can't run here: {', '.join(broken)}")
     if not as_json:
         print_line("distgan train can run here")
+
+
+def examine_networks(config: "DoctorConfig") -> None:
+    """Print a line for each check of a user's networks, or all as JSON. Raises CommandFailed for a broken contract."""
+    from distgan.launch.networks_check import check_networks
+
+    findings = list(check_networks(config))
+    broken = [found.what for found in findings if found.state == "problem"]
+    if config.as_json:
+        report = {"can_train": not broken, "checks": [found._asdict() for found in findings]}
+        print_line(json.dumps(report, indent=1))
+    else:
+        _show(findings)
+    if broken:
+        raise CommandFailed(f"{config.networks} does not keep the contract: {', '.join(broken)}")
+    if not config.as_json:
+        print_line(f"distgan train --networks {config.networks} can run")
 
 
 def _tried(what: str, check: Callable[[], Finding]) -> Finding:

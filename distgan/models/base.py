@@ -15,6 +15,7 @@ from distgan.config.flags import did_you_mean
 from distgan.config.registry import FAMILIES, Family
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
+from distgan.models.layers import swap_dropout
 from distgan.models.user_networks import describe_value, loaded, own_family, parameters_of
 
 
@@ -99,6 +100,7 @@ def _build(config: ModelConfig, name: str) -> nn.Module:
             f"--networks {config.networks}: {name} returns {describe_value(network)}. Expected: an nn.Module{advice}",
             code="bad-networks",
         )
+    network = swap_dropout(network)
     if not config.num_labels:
         network.register_forward_pre_hook(_without_labels)
     return network

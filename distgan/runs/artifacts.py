@@ -78,6 +78,7 @@ class RunArtifacts:
     """
 
     def __init__(self, session: Session, preset: str, startup: Startup):
+        self._notes = session.traits.notes
         self.config, self.dataset, self.runtime, self.gan = (
             session.config, session.dataset, session.runtime, session.gan,
         )  # fmt: skip
@@ -223,6 +224,8 @@ class RunArtifacts:
         )
         if config.model.networks:
             display.say(f"networks of {config.model.networks}, contents {config.model.networks_sha256}")
+            for note in self._notes:
+                display.say(f"note: {note}", "yellow")
         if (weight := config.optim.penalty_weight) is not None:
             display.say(f"gradient penalty of weight {weight:g}")
         for line in describe_use(data, config.model):

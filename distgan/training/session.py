@@ -13,9 +13,10 @@ from distgan.data.loader import Batches, global_batch_size, min_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.models.user_networks import load_networks
 from distgan.training.cadence import Cadence
+from distgan.training.contract import check_contract
 from distgan.training.engines.engine import Clock, Engine, build_engine
 from distgan.training.engines.graphs import Capture
-from distgan.training.gan import build_gan
+from distgan.training.gan import NO_TRAITS, Traits, build_gan
 from distgan.training.losses import has_penalty, with_penalty_weight
 from distgan.utils.provenance import Startup
 
@@ -23,11 +24,18 @@ from distgan.utils.provenance import Startup
 class Session:
     """All ranks build it and call its methods. `config` is resolved: the data set and the precision are those in use.
 
-    `dataset` replaces the one that the config names. Raises UserError on all ranks if one raises it.
+    `dataset` replaces the one that the config names, and `traits` the check of a user's networks.
+    Raises UserError on all ranks if one raises it.
     """
 
     def __init__(
-        self, config: Config, runtime: Runtime, *, dataset: Dataset | None = None, startup: Startup | None = None
+        self,
+        config: Config,
+        runtime: Runtime,
+        *,
+        dataset: Dataset | None = None,
+        startup: Startup | None = None,
+        traits: Traits | None = None,
     ):
         startup = startup or Startup()
         config = load_networks(config)
@@ -43,8 +51,16 @@ class Session:
         optim = with_penalty_weight(config.optim, data.spec, self.batch_size)
         self.config = config = config.model_copy(update={"optim": optim})
         startup.mark("data")
+        self.traits = traits or NO_TRAITS
+        if config.model.networks and traits is None:
+            self.traits = runtime.run_on_rank0(lambda: check_contract(config, runtime.device))
         self.gan = build_gan(
-            config.model, config.optim, config.run.seed, runtime, sync_batch_norm=config.processes.sync_batch_norm
+            config.model,
+            config.optim,
+            config.run.seed,
+            runtime,
+            sync_batch_norm=config.processes.sync_batch_norm,
+            traits=self.traits,
         )
         self.batches = Batches(
             self.gan.labelled(self.dataset),
