@@ -1,6 +1,12 @@
 """Files of networks as a user writes them."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
+
+from helpers.own_architectures import HEAD, TRAINS
 
 # Dropout and spectral norm in D, BatchNorm in G, labels by embedding; any size and number of classes.
 PAIR = """\
@@ -47,6 +53,15 @@ def build_generator(spec, width: int = 24):
 def build_discriminator(spec, width: int = 24, dropout: float = 0.3):
     return Discriminator(spec, width, dropout)
 """
+
+
+def path_of(name: str) -> str:
+    """Return a file of this process with the pair, or with an architecture of own_architectures.py."""
+    path = Path(tempfile.gettempdir()) / f"distgan-own-{os.getpid()}" / f"{name}.py"
+    path.parent.mkdir(exist_ok=True)
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    path.write_text(PAIR if name == "pair" else HEAD + TRAINS[name][0])
+    return str(path)
 
 
 def write_pair(folder: Path, name: str = "my_gan.py", *changes: tuple[str, str]) -> Path:

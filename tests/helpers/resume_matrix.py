@@ -7,6 +7,7 @@ import pytest
 
 from distgan import cli
 from distgan.config.registry import LOSSES, MODELS, ORDERS
+from helpers.own_networks import path_of
 from helpers.small_runs import make_cheap
 
 # Epochs of 120 images, in three batches of 32 and one of 24: stopped within one, at its end, and within the next.
@@ -23,8 +24,10 @@ THIRDS = [[name for name in CASES if THIRD_OF[name] == third] for third in range
 
 def train(index: int, folder: str, *more: str) -> None:
     model, loss, order, schedule = list(CASES.values())[index]
-    # Every other case has the report's networks, and every third no moving average.
+    # Every other case has the report's networks, every fifth a user's own, and every third no moving average.
     family = ["--family", "report2023", "--width", "0.02"] if index % 2 else ["--family", "dcgan", "--width", "0.05"]
+    if index % 5 == 4:
+        family = ["--networks", path_of("pair")]
     code = cli.main([
         *("train", "--preset", f"{model}-quick", *family, "--dropout", "0.3", "--loss", loss, "--order", order),
         *("--lr-schedule", schedule, "--ema-decay", "0" if index % 3 == 0 else "0.9", "--data", "digits"),
