@@ -43,7 +43,7 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
 
 def find_copy(near: Path, networks: str) -> Path | None:
     """Return the copy of `networks` in the run that a folder belongs to; None without one."""
-    parts = re.split(r"[/\\]", networks)
+    parts = [part for part in re.split(r"[/\\]", networks) if part not in ("", ".", "..")]
     for run in (near, *near.absolute().parents[:2]):
         for num in range(1, len(parts) + 1):
             if (path := run.joinpath(FOLDER, *parts[-num:])).is_file():

@@ -89,6 +89,12 @@ class _Contract:
                 "result depends on the number of processes"
             )
         d_mixes = d_mixes or any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in discriminator.modules())
+        if d_mixes and self.config.optim.d_microbatches > 1:
+            raise UserError(
+                "--d-microbatches: D mixes the images of a batch, so that parts of it are not the whole "
+                f"({self.config.optim.d_microbatches}). Expected: 1, or a D without BatchNorm and the like",
+                code="conflicting-settings",
+            )
         if d_mixes:
             self.notes.append("D mixes the images of a batch: real and generated images take separate passes")
         traits = Traits(d_mixes, self.obstacle(), tuple(self.notes))

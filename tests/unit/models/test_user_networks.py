@@ -113,6 +113,15 @@ def test_a_module_of_a_package_with_relative_imports(tmp_path: Path, monkeypatch
         del sys.modules[name]
 
 
+def test_a_copy_lies_below_its_run(tmp_path: Path) -> None:
+    write_pair(tmp_path, "evil.py")
+    (tmp_path / "run" / "networks").mkdir(parents=True)
+    assert network_copies.find_copy(tmp_path / "run", "../../evil.py") is None
+    assert network_copies.find_copy(tmp_path / "run", str(tmp_path / "evil.py")) is None
+    copy = write_pair(tmp_path / "run", "networks/evil.py")
+    assert network_copies.find_copy(tmp_path / "run" / "weights", r"C:\\user\\evil.py") == copy
+
+
 def test_loading_takes_no_random_number_and_prints_nothing_on_stdout(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,6 +188,14 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert not capfd.readouterr().out
 
 
+def test_parts_of_a_batch_are_refused_where_rows_are_mixed(tmp_path: Path) -> None:
+    (tmp_path / "my_gan.py").write_text(HEAD + TRAINS["dcgan"][0])
+    model = ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)
+    config = load_networks(Config(model=model, optim=OptimConfig(d_microbatches=2)))
+    with refused("--d-microbatches: ... (2). Expected: 1 ... [conflicting-settings]"):
+        check_contract(config, CPU)
+
+
 def test_a_first_tensor_of_a_batch_that_is_no_row_is_named(tmp_path: Path) -> None:
     text = PAIR.replace(D_LINE, "features = self.features(images.repeat(2, 1, 1, 1)[:5])[:4]")
     with refused("discriminator.features.3 (Dropout) fails: ValueError: ... (5, 24) ... batch of 4"):
