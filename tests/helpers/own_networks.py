@@ -22,7 +22,8 @@ class Generator(nn.Module):
         self.embed = nn.Embedding(spec.num_classes, spec.latent_dim) if spec.num_classes else None
         num = spec.channels * spec.height * spec.width
         self.main = nn.Sequential(
-            nn.Linear(spec.latent_dim, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, num), nn.Tanh()
+            nn.Linear(spec.latent_dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, num),
+            nn.Tanh(),
         )
 
     def forward(self, z, labels):

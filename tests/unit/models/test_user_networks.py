@@ -178,7 +178,7 @@ BUILT = {
     "raises": (
         "return Generator(spec, width)",
         "return spec.nope",
-        "... AttributeError: ... 'nope' ... (my_gan.py, line 38:",
+        "... AttributeError: ... 'nope' ... (my_gan.py, line 39:",
     ),
     "late": ("return Generator(spec, width)", "import late", "imports late when it is called ... at the top"),
 }
@@ -295,7 +295,7 @@ def test_a_changed_file_is_refused_with_the_difference(train: Any, distgan: Run,
     again = ("--max-steps", 3, "--out", "run")
     result = train(*again)
     assert_user_error(
-        result, "[model] networks_sha256: ... my_gan.py, line 26: - ...(0.2) ...+ ...(0.3)", code="resume-mismatch"
+        result, "[model] networks_sha256: ... my_gan.py, line 27: - ...(0.2) ...+ ...(0.3)", code="resume-mismatch"
     )
     result = distgan("sample", "run", "--networks", "my_gan.py", "--num", 2)
     assert result.returncode == 0

@@ -67,7 +67,7 @@ G, D = "generator (Generator)", "discriminator (Discriminator)"
 G_INIT = "        self.shape = (spec.channels, spec.height, spec.width)\n"
 BAD = {
     "G's shape": ((G_LINE, "return self.main(z)"), "generator gives the shape (4, 768). Expected: (4, 3, 16, 16)"),
-    "G's range": (("nn.Linear(width, num), nn.Tanh()", "nn.Linear(width, num)"), "generator gives pixels up to"),
+    "G's range": (("nn.Tanh(),", "nn.Identity(),"), "generator gives pixels up to"),
     "G's dtype": ((G_LINE, G_LINE + ".double()"), "generator gives torch.float64. Expected: torch.float32"),
     "G's tuple": ((G_LINE, "return z, z"), "generator returns a tuple. Expected: a tensor"),
     "NaN": ((G_LINE, G_LINE + " * float('nan')"), "generator gives NaN"),
@@ -88,12 +88,15 @@ BAD = {
         (G_INIT, G_INIT + "        self.f = nn.Parameter(torch.ones(2).half())\n"),
         "generator.f is of torch.float16",
     ),
-    "lazy": (("nn.Linear(spec.latent_dim, width)", "nn.LazyLinear(width)"), "generator.main.0 has no shape before"),
+    "lazy": (
+        ("nn.Linear(spec.latent_dim, width, bias=False)", "nn.LazyLinear(width)"),
+        "generator.main.0 has no shape before",
+    ),
     "fails": (
         ("nn.Linear(num, width)", "nn.Linear(num + 1, width)"),
         "discriminator.features.1 ... Linear) fails: RuntimeError",
     ),
-    "fails in its own code": ((G_LINE, "return self.nope"), f"{G} fails: AttributeError: ... (my_gan.py, line 18:"),
+    "fails in its own code": ((G_LINE, "return self.nope"), f"{G} fails: AttributeError: ... (my_gan.py, line 19:"),
     "numpy's weights": (
         (G_INIT, G_INIT + "        import numpy\n        self.f = nn.Parameter(torch.ones(2) * numpy.random.rand())\n"),
         "generator.f differs between two builds",
@@ -126,7 +129,7 @@ BAD = {
         ("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),
         "discriminator can't be copied",
     ),
-    "a function": (("nn.Tanh()", "nn.Tanh()"), "a copy of generator still uses the weights of the original"),
+    "a function": (("nn.ReLU()", "nn.ReLU()"), "a copy of generator still uses the weights of the original"),
 }
 MORE = {
     "a buffer anew": (G_LINE, "self.b = self.b + 1; " + G_LINE),
