@@ -221,7 +221,10 @@ def _history(path: Path, since: int, problems: list[str]) -> History:
 
 def eval_command(run: Run) -> str:
     """Return the command that evaluates the run."""
-    return run.quality.source.command if run.quality else f"distgan eval {shlex.quote(run.where)}"
+    if run.quality:
+        return run.quality.source.command
+    networks = run.config.model.networks
+    return f"distgan eval {shlex.quote(run.where)}" + (f" --networks {shlex.quote(networks)}" if networks else "")
 
 
 def train_command(run: Run, *more: str) -> str:

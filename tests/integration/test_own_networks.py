@@ -77,7 +77,7 @@ def test_doctor_names_what_breaks_the_contract(distgan: Run, tmp_path: Path) -> 
     result = distgan("doctor", "--networks", "my_gan.py")
     assert result.returncode == 1
     assert states(result.stdout)["contract"] == "problem"
-    assert "pixels up to" in words(result.stdout)
+    assert "Expected: images in [-1, 1]" in words(result.stdout)
     result = distgan("doctor", "--networks", "nowhere.py")
     assert result.returncode == 1
     assert "no-networks" not in result.stderr

@@ -227,9 +227,7 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     path = write_pair(tmp_path)
     train = ("train", "--preset", "cgan-quick", *SHORT, "--networks", path)
     assert_user_error(distgan(*train, "--family", "dcgan"), "--family, --networks: ... [conflicting-settings]")
-    assert_user_error(
-        distgan(*train, "--clusters", 3), "--clusters: ... (3, --networks ...)", code="conflicting-settings"
-    )
+    assert_user_error(distgan(*train, "--clusters", 3), "--clusters: ... (3", code="conflicting-settings")
     assert_user_error(distgan(*train, "--loss", "own"), "--loss: ... has no build_loss() ... [bad-networks]")
     assert_user_error(distgan(*train, "--model-arg", "width"), "--model-arg: ... Expected: key=value")
     result = distgan("train", "--preset", "cgan-fast", "--networks", path, "--data", "digits", "--dry-run")
