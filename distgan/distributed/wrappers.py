@@ -112,6 +112,19 @@ class PlainNetwork(DDPNetwork):
         loss.backward()
 
 
+class LocalRuntime:
+    """A runtime of one process, whatever group this one is in: what `build_gan` needs of one."""
+
+    rank, world_size, precision = 0, 1, "fp32"
+    memory_format = torch.contiguous_format
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
+        return PlainNetwork(network, optim)
+
+
 class FlatAllReduceNetwork(DDPNetwork):
     """Without DDP: one all-reduce a network, of all gradients in one buffer, as a part of its step.
 

@@ -160,7 +160,7 @@ def _train_both(run: Config, traits: Traits, dtype: str, folder: Path) -> str:
             for rank in range(num):
                 words = [
                     json.dumps(run.model_dump(mode="json")),
-                    json.dumps(traits),
+                    json.dumps(traits._asdict()),
                     dtype,
                     str(folder / f"{num}.safetensors"),
                 ]
@@ -204,7 +204,7 @@ def _take_part(config_text: str, traits_text: str, dtype: str, out: str) -> None
     """Train as one rank of those that the environment says, on images of noise."""
     config = Config.model_validate_json(config_text)
     values = json.loads(traits_text)
-    traits = Traits(values[0], values[1], tuple(values[2]))
+    traits = Traits(**values | {"notes": tuple(values["notes"])})
     config = config.model_copy(
         update={
             "model": config.model.model_copy(update={"networks_sha256": None}),

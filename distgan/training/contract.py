@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distgan.config.schema import Config
 from distgan.distributed.sharding import BatchShard
-from distgan.distributed.wrappers import DDPNetwork, PlainNetwork
+from distgan.distributed.wrappers import LocalRuntime
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import draw_from
@@ -97,7 +97,8 @@ class _Contract:
             )
         if d_mixes:
             self.notes.append("D mixes the images of a batch: real and generated images take separate passes")
-        traits = Traits(d_mixes, self.obstacle(), tuple(self.notes))
+        is_contiguous = not self.takes_channels_last(generator, discriminator)
+        traits = Traits(d_mixes, self.obstacle(), is_contiguous, tuple(self.notes))
         self.check_steps(traits)
         return traits
 
@@ -217,6 +218,18 @@ class _Contract:
                 if not parameter.grad.isfinite().all():
                     raise self.refuse(f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one")
 
+    def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
+        """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
+        g, d = (
+            self.with_noise(copy.deepcopy(each)).train().to(memory_format=torch.channels_last)
+            for each in (generator, discriminator)
+        )
+        try:
+            d(g(self.z, self.labels), self.labels).sum().backward()
+        except RuntimeError:
+            return False
+        return True
+
     # -- state ----------------------------------------------------------------------------------------
 
     def check_state(self, name: str, network: nn.Module) -> None:
@@ -329,7 +342,7 @@ class _Contract:
         """Take steps, save, load into other networks, and take more of them by both: these must end alike."""
         optim = with_penalty_weight(self.config.optim, self.config.model.images, ROWS)
         optim = optim.model_copy(update={"ema_decay": optim.ema_decay or 0.9, "d_microbatches": 1})
-        alone = _Alone(self.device)
+        alone = LocalRuntime(self.device)
         gans: list[Gan] = [build_gan(self.config.model, optim, seed, alone, traits=traits) for seed in (1, 2)]  # type: ignore[arg-type]
         steps = [build_step(gan, optim, 0, 2 * STEPS) for gan in gans]
 
@@ -344,10 +357,13 @@ class _Contract:
             tensor_bytes(state, {})
         except Exception as error:
             raise self.refuse(f"its tensors can't be saved ({type(error).__name__}: {error})", error) from error
-        random_state = torch.get_rng_state()
+        is_cuda = self.device.type == "cuda"
+        random_states = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None
         take(0)
         gans[1].load_state(state, STEPS, self.where)
-        torch.set_rng_state(random_state)
+        torch.set_rng_state(random_states[0])
+        if random_states[1] is not None:
+            torch.cuda.set_rng_state(random_states[1], self.device)
         take(1)
         first, second = (gan.state() for gan in gans)
         for key in first:
@@ -378,16 +394,3 @@ _MISSING = _Missing()
 
 def _first(found: list[str]) -> str:
     return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
-
-
-class _Alone:
-    """A runtime of one process, whatever group this one is in: what `build_gan` needs of one."""
-
-    rank, world_size, precision = 0, 1, "fp32"
-    memory_format = torch.contiguous_format
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
-        return PlainNetwork(network, optim)

@@ -25,10 +25,12 @@ class Traits(NamedTuple):
     """Properties of a user's networks that `contract.py` has found; those of a family have none of them.
 
     `d_mixes_rows`: D's logit of an image depends on the others of the batch. `eager_only`: see `Gan`.
+    `is_contiguous`: they view tensors in a way that weights with channels last do not allow.
     """
 
     d_mixes_rows: bool = False
     eager_only: str = ""
+    is_contiguous: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -172,8 +174,9 @@ def build_gan(
 ) -> Gan:
     """Build both networks with weights drawn from `seed`, the same on every rank. `traits`: of a user's networks."""
     torch.manual_seed(seed)
+    memory_format = torch.contiguous_format if traits.is_contiguous else runtime.memory_format
     generator, discriminator = (
-        network.to(runtime.device).to(memory_format=runtime.memory_format)
+        network.to(runtime.device).to(memory_format=memory_format)
         for network in (build_generator(model), build_discriminator(model))
     )
     shard = BatchShard(runtime.rank, runtime.world_size)

@@ -53,7 +53,11 @@ class Session:
         startup.mark("data")
         self.traits = traits or NO_TRAITS
         if config.model.networks and traits is None:
-            self.traits = runtime.run_on_rank0(lambda: check_contract(config, runtime.device))
+            # The others wait for the first rank as long as it is at work.
+            found = runtime.run_on_all_ranks(
+                lambda: check_contract(config, runtime.device) if runtime.is_main else NO_TRAITS, local_main_first=True
+            )
+            self.traits = runtime.all_gather_object(found)[0]
         self.gan = build_gan(
             config.model,
             config.optim,

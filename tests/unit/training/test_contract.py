@@ -191,6 +191,15 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert not capfd.readouterr().out
 
 
+@pytest.mark.parametrize(("flat", "is_contiguous"), [("x.view(len(x), -1)", True), ("x.flatten(1)", False)])
+def test_weights_stay_contiguous_where_a_view_needs_it(tmp_path: Path, flat: str, is_contiguous: bool) -> None:
+    layers = "nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))"
+    text = PAIR.replace("nn.Flatten(), spectral_norm(nn.Linear(num, width))", "spectral_norm(nn.Linear(128, width))")
+    text = text.replace("        self.read_out", f"        self.convs = {layers}\n        self.read_out")
+    text = text.replace(D_LINE, f"x = self.convs(images)\n        features = self.features({flat})")
+    assert check(tmp_path, text).is_contiguous == is_contiguous
+
+
 def test_parts_of_a_batch_are_refused_where_rows_are_mixed(tmp_path: Path) -> None:
     (tmp_path / "my_gan.py").write_text(HEAD + TRAINS["dcgan"][0])
     model = ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)
