@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
-from distgan.checkpoint.export import load_generator
+from distgan.checkpoint.export import Code, load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.config.flags import did_you_mean
 from distgan.config.image_spec import ImageSpec
@@ -53,7 +53,7 @@ def sample(source: str, config: SampleConfig) -> str:
         )
     out = output_file(config.out, _MARK, "image or .npz that distgan sample wrote")
     device = device_named(config.device)
-    loaded = load_generator(source, ema=config.ema)
+    loaded = load_generator(source, ema=config.ema, code=Code(config.networks, config.trust_networks))
     generator, run, notice, path = loaded.generator, loaded.config, loaded.notice, loaded.path
     for warning in loaded.warnings:
         print_line(f"warning: {warning}", error=True)
@@ -150,10 +150,13 @@ def _draw(
         z = sample_z(num_points, latent_shape, config.seed, start)
         labels = classes[(start + torch.arange(num_points)) % len(classes)]
         network_labels = labels_for(generator, z, labels)
-        if config.interpolate:
+        if config.interpolate and getattr(generator, "takes_mixtures", False):
             z, one_hot = interpolate(z, slerp), F.one_hot(network_labels, max(1, model.num_labels)).float()
             network_labels = interpolate(one_hot, torch.lerp)
             labels = interpolate(F.one_hot(labels, max(1, model.images.num_classes)).float(), torch.lerp).argmax(1)
+        elif config.interpolate:  # each leg in the class that it starts in
+            z = interpolate(z, slerp)
+            network_labels, labels = (each[:-1].repeat_interleave(WALK_STEPS) for each in (network_labels, labels))
         yield generate(generator, z, network_labels), labels.numpy()
 
 

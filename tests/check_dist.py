@@ -22,7 +22,7 @@ from helpers import readme_commands
 ROOT = Path(__file__).resolve().parent.parent
 # What a wheel has of each folder, and where.
 IN_WHEEL = {"distgan": "distgan", "configs": "distgan/config/presets_toml", "slurm": "distgan/launch/batch_scripts"}
-IN_SDIST = (*IN_WHEEL, "launch", "docs", "tests", "benchmarks")
+IN_SDIST = (*IN_WHEEL, "launch", "docs", "examples", "tests", "benchmarks")
 SINGLE_FILES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LOG.md", "LICENSE", "CITATION.cff", "Makefile",
                 "mkdocs.yml", "pyproject.toml")  # fmt: skip
 

@@ -171,7 +171,9 @@ def inject_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and partitioned as always, but run by torch's own operators: no minutes of a C++ compiler."""
     whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: whole(function, backend="aot_eager", **kwargs))
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **kwargs: whole(function, **kwargs | {"backend": "aot_eager"})
+    )
 
 
 @pytest.fixture(autouse=True)

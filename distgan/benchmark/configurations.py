@@ -20,6 +20,7 @@ from distgan.data.base import data_folder, load_dataset
 from distgan.data.loader import check_batch_size, global_batch_size
 from distgan.distributed import env
 from distgan.errors import UserError
+from distgan.models.user_networks import load_networks
 from distgan.utils.hardware import count_gpus, emulates_bf16, has_native_bf16
 from distgan.utils.operating_system import cores
 
@@ -43,9 +44,11 @@ class _Preset:
     ) -> Measurement:  # fmt: skip
         """Return a cell; `size`: images per step over `num` processes. Raises UserError for conflicting settings."""
         own, config = self.own, self.config
-        family, width = config.family or own.model.family, width or self.width
+        model: dict[str, Any] = {"width": width or self.width}
+        if config.family:
+            model |= {"family": config.family, "networks": None, "args": {}}
         changes: dict[str, dict[str, Any]] = {
-            "model": {"family": family, "width": width},
+            "model": model,
             "data": {"name": config.data, "dir": config.data_dir, "batch_size": size}
             | ({} if drop_last is None else {"drop_last": drop_last}),
             "optim": {"order": order},
@@ -58,10 +61,11 @@ class _Preset:
             },
             "processes": {"timeout": min(config.timeout, 120.0)} if num > 1 else {},
         }
-        training = with_changes(own, changes, f"--preset {self.preset}")
+        training = load_networks(with_changes(own, changes, f"--preset {self.preset}"))
+        family, width = training.model.networks_name, training.model.width
         # What was requested, not what ran; and the settings that override the preset's.
         words = [self.name, engine or f"plain {contender}", precision, str(size), order]
-        words += [family] if family != own.model.family else []
+        words += [family] if family != own.model.networks_name else []
         words += [f"width {width:g}"] if width != own.model.width else []
         words += [config.data] if config.data != "mnist" else []
         words += [f"{num} processes"] if num > 1 else []

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PlainSeriali
 from distgan.benchmark.measurement import Engine, Facts, Record
 from distgan.benchmark.results import Results
 from distgan.config.fields import shown
-from distgan.config.shared_settings import ModelName
+from distgan.config.model_config import ModelName
 from distgan.evaluation.schema import Estimate
 from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, Target, VanillaTargets, targets_of
 

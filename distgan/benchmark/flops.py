@@ -20,15 +20,18 @@ FORMULA = (
 
 
 def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
-    """Return the FLOP of a step per image of its batch, by FORMULA. None for a loss that has no formula."""
+    """Return the FLOP of a step per image of its batch, by FORMULA. None for a loss or a layer that has no formula."""
     if LOSSES[optim.loss].penalty:  # which differentiates D twice, in extra passes
         return None
     images = model.images
-    with torch.device("meta"):
+    # A user's functions do not all run without contents.
+    with torch.device("meta") if model.family else torch.random.fork_rng(devices=[]):
         generator, discriminator = build_generator(model).eval(), build_discriminator(model).eval()
         z_shape: tuple[int, ...] = generator.latent_shape  # type: ignore[assignment]  # Module's attributes have no types
         z, image = torch.empty(1, *z_shape), torch.empty(1, images.channels, images.height, images.width)
-        labels = torch.empty(1, max(1, model.num_labels))
+        labels = torch.zeros(1, dtype=torch.int64)
+    if any(isinstance(layer, nn.RNNBase) for layer in (*generator.modules(), *discriminator.modules())):
+        return None  # of which torch counts nothing
     for layer in (*generator.modules(), *discriminator.modules()):
         # distgan's layers reach the same result by other multiplications.
         if isinstance(layer, nn.Conv2d):

@@ -11,6 +11,8 @@ from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
+from distgan.models.network_copies import choose_networks
+from distgan.models.user_networks import load_networks
 from distgan.training.gan import load_weights, tensors_with_prefix
 from distgan.utils.files import read_tensors, write_atomic, write_json
 from distgan.utils.paths import user_path
@@ -30,6 +32,16 @@ class FoundCheckpoint(NamedTuple):
             *(f"{reason}; taking {self.path.name}" for _, reason in self.damaged),
             *foreign_files(self.path),
         ]
+
+
+class Code(NamedTuple):
+    """Whose code may be executed where networks are a user's own: that of a file, and that which a run carries."""
+
+    networks: str | None = None
+    is_trusted: bool = False
+
+
+NO_CODE = Code()
 
 
 class Loaded(NamedTuple):
@@ -87,16 +99,17 @@ def find_weights(where: str, names: list[str]) -> Path | FoundCheckpoint:
     return path
 
 
-def load_generator(where: str, *, ema: bool) -> Loaded:
+def load_generator(where: str, *, ema: bool, code: Code = NO_CODE) -> Loaded:
     """Return G of a run, a weights folder, a checkpoint or a file; with `ema` the moving average if it has one.
 
     A run that has no weights yet gives those of its newest valid checkpoint. Raises UserError for what is
-    missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average.
+    missing, damaged, non-finite, weights of another network than the config beside them, or without `ema` the average,
+    and for a user's own networks that `code` does not allow to execute.
     """
     names = ["generator_ema", "generator"] if ema else ["generator"]
     found = find_weights(where, names)
     if not isinstance(found, Path):
-        return _of_checkpoint(found, names)
+        return _of_checkpoint(found, names, code)
     path = found
     if not path.is_file():  # of a pipe a reader would wait for ever
         raise UserError(f"{path}: not a regular file. Expected: a .safetensors file", code="bad-data")
@@ -113,7 +126,8 @@ def load_generator(where: str, *, ema: bool) -> Loaded:
         )
     if is_ema is None and not ema:
         warnings = [f"--no-ema: {path} does not say whether it is the moving average; it is taken as it is"]
-    return _loaded(tensors, config, metadata.get("notice"), path, is_ema, int(step) if is_number else None, warnings)
+    number = int(step) if is_number else None
+    return _loaded(tensors, config, metadata.get("notice"), path, is_ema, number, warnings, code)
 
 
 def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
@@ -132,13 +146,13 @@ def _newer_than(weights: Path, checkpoints: Path) -> FoundCheckpoint | None:
     return FoundCheckpoint(*newest) if newest and newest[1].state.step > int(step) else None
 
 
-def _of_checkpoint(found: FoundCheckpoint, names: list[str]) -> Loaded:
+def _of_checkpoint(found: FoundCheckpoint, names: list[str], code: Code) -> Loaded:
     path, checkpoint = found.path, found.checkpoint
     name = next(name for name in names if tensors_with_prefix(checkpoint.tensors, name))
     tensors = tensors_with_prefix(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
     is_ema, warnings = name == "generator_ema", found.all_warnings()
-    return _loaded(tensors, checkpoint.config, state.notice, file, is_ema, state.step, warnings)
+    return _loaded(tensors, checkpoint.config, state.notice, file, is_ema, state.step, warnings, code)
 
 
 def _loaded(
@@ -149,7 +163,13 @@ def _loaded(
     is_ema: bool | None,
     step: int | None,
     warnings: list[str],
+    code: Code,
 ) -> Loaded:
+    recorded = config.model.networks_sha256
+    model = choose_networks(config.model, path.parent, code.networks, is_trusted=code.is_trusted)
+    config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
+    if config.model.networks_sha256 != recorded:
+        warnings = [*warnings, f"{config.model.networks}: is not the code that these weights were trained with"]
     generator = build_generator(config.model)
     load_weights(generator, tensors, str(path))
     return Loaded(generator, config, notice, path, is_ema, step, warnings)

@@ -66,6 +66,7 @@ class Manifest(_Strict):
     saved_at: str  # time in UTC, ISO 8601
     step: Count  # optimizer steps
     files: dict[str, Entry]  # every other file of the checkpoint by its name
+    networks: str | None = None  # hash of the user's file of networks; not there for a family
     sha256: str = ""  # of this file as it is without this value
 
     def to_bytes(self) -> bytes:
@@ -73,7 +74,8 @@ class Manifest(_Strict):
         return self._dump(hashlib.sha256(bare).hexdigest())
 
     def _dump(self, sha256: str) -> bytes:
-        return (json.dumps(self.model_dump() | {"sha256": sha256}, indent=2) + "\n").encode()
+        values = {key: value for key, value in self.model_dump().items() if (key, value) != ("networks", None)}
+        return (json.dumps(values | {"sha256": sha256}, indent=2) + "\n").encode()
 
 
 class State(_Strict):
@@ -175,6 +177,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
             saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
             step=state.step,
             files=entries,
+            networks=config.model.networks_sha256,
         ).to_bytes()
         write_synced(temporary / MANIFEST, manifest)
         sync(temporary)
@@ -226,21 +229,27 @@ def foreign_files(path: Path) -> list[str]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Return a checkpoint whose every byte is verified. Raises Damaged that names the file and the reason.
 
-    Takes time and memory in proportion to the networks that the config names, whatever the files claim.
+    Takes time and memory in proportion to the networks that the config names, whatever the files claim; of a user's
+    networks whose code is not loaded, in proportion to the files.
     """
     manifest = read_manifest(path)
     config = _parse(Config, _content(path, manifest, "config.json", _MAX_JSON), path / "config.json")
     state = _state(path, manifest)
-    g_layout, d_layout = layouts(config.model)
-    networks = {"generator": g_layout, "generator_ema": g_layout, "discriminator": d_layout}
-    g_bytes, d_bytes = (sum(value.nbytes for value in layout.values()) for layout in (g_layout, d_layout))
-    limits = {"generator": g_bytes, "generator_ema": g_bytes, "discriminator": d_bytes}
-    # Adam keeps two moments of each parameter and a counter.
-    limits |= {"g_optim": 2 * g_bytes, "d_optim": 2 * d_bytes, "random": _MAX_RANDOM}
+    if config.model.networks_sha256 != manifest.networks:
+        raise Damaged(f"{path / 'config.json'}: is of networks {config.model.networks_sha256}, the manifest is not")
+    networks, limits = {}, {"random": _MAX_RANDOM}
+    if known := layouts(config.model):
+        g_layout, d_layout = known
+        networks = {"generator": g_layout, "generator_ema": g_layout, "discriminator": d_layout}
+        g_bytes, d_bytes = (sum(value.nbytes for value in layout.values()) for layout in known)
+        limits |= {"generator": g_bytes, "generator_ema": g_bytes, "discriminator": d_bytes}
+        # Adam keeps two moments of each parameter and a counter.
+        limits |= {"g_optim": 2 * g_bytes, "d_optim": 2 * d_bytes}
     tensors: dict[str, Tensor] = {}
     for name in TENSOR_FILES:
         if (file := f"{name}.safetensors") in manifest.files:
-            own = _tensors(_content(path, manifest, file, limits[name] + _MAX_HEADER), path / file)
+            limit = limits[name] if name in limits else manifest.files[file].size
+            own = _tensors(_content(path, manifest, file, limit + _MAX_HEADER), path / file)
             if name in networks:
                 _check_layout(own, networks[name], path / file)
             tensors |= {f"{name}.{key}": value for key, value in own.items()}

@@ -112,7 +112,9 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
 
 
 def _layout(model: ModelConfig) -> dict[str, Tensor]:
-    generator, discriminator = layouts(model)
+    found = layouts(model)
+    assert found is not None, "the code of a user's networks is loaded before weights are read"
+    generator, discriminator = found
     of = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
     return {f"{name}.{key}": value for name, layout in of.items() for key, value in layout.items()}
 

@@ -13,6 +13,7 @@ from distgan.checkpoint.format import Checkpoint, State, random_states, remove, 
 from distgan.checkpoint.initial import read_initial, start_from
 from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start, is_in
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, as_user_error
+from distgan.models.network_copies import write_copy
 from distgan.training.gan import check_ranks_equal
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
@@ -97,6 +98,7 @@ class CheckpointManager:
         # Before any other file: by it a run that is killed in its first moments is known, and is started again.
         if start is None or not (self.run_folder / "config.json").exists():
             write_json(self.run_folder / "config.json", self.config.model_dump(mode="json"))
+        write_copy(self.run_folder, self.config.model)
         return start
 
     def save(self, *, wait: bool = False) -> None:

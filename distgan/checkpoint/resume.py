@@ -21,6 +21,7 @@ from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
 from distgan.data.image_list import FILE, ImageList, first_difference, read_list
 from distgan.errors import UserError
+from distgan.models.network_copies import changed_lines
 from distgan.utils.files import metric_lines, read_limited, set_aside
 from distgan.utils.paths import user_path
 
@@ -195,7 +196,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     run = folder if is_in(path, own) else _run_of(path)  # its own may be named by where a link leads
     # Size, colours and classes follow from the data: where that is another one, it is what is named.
     follows = {("model", "images")} if state.data != identity.data else set()
-    is_changed = _check_settings(checkpoint.config, config, where, follows)
+    is_changed = _check_settings(checkpoint.config, config, where, run, follows)
     if state.data != identity.data:
         raise UserError(
             f"{path}: the fingerprint of its data differs ({state.data}, here {identity.data})"
@@ -306,7 +307,7 @@ def _differing_images(before: Config, now: Config, run: Path, identity: Identity
     return "".join(f"; {text}" for text in said if text)
 
 
-def _check_settings(before: Config, now: Config, where: str, follows: set[tuple[str, str]]) -> bool:
+def _check_settings(before: Config, now: Config, where: str, run: Path, follows: set[tuple[str, str]]) -> bool:
     """Raise UserError with a line per setting that may not differ, but for those that follow from other data.
 
     True if an allowed one differs.
@@ -318,7 +319,10 @@ def _check_settings(before: Config, now: Config, where: str, follows: set[tuple[
         is_fixed = (table, key) in fixed
         if is_fixed or not now.run.allow_config_change:
             rule = "the same" if is_fixed else "the same, or --allow-config-change"
-            mistakes.append(f"[{table}] {key}: {where} has {old!r} ({new!r}). Expected on resume: {rule}")
+            is_code = key == "networks_sha256" and before.model.networks
+            lines = changed_lines(run, before.model.networks or "", now.model) if is_code else ""
+            value = f"{new!r}; {lines}" if lines else f"{new!r}"
+            mistakes.append(f"[{table}] {key}: {where} has {old!r} ({value}). Expected on resume: {rule}")
     if mistakes:
         raise UserError("\n".join(mistakes), code="resume-mismatch")
     return bool(changes)

@@ -239,7 +239,8 @@ _COMMANDS: dict[str, Command | Group] = {
     "doctor": Command(
         help="check this machine for training, with a remedy for each problem: distgan doctor",
         usage="[FLAGS]",
-        description="Checks this machine for training: each line is ok, a note, or a problem with its remedy.",
+        description="Checks this machine for training: each line is ok, a note, or a problem with its remedy.\n"
+        "With --networks: checks a file of your own networks against the contract that training needs.",
         epilog="exit codes: 0 training can run here, 1 it can't",
         settings="distgan.config.command_settings:DoctorConfig",
         needs_pydantic=False,

@@ -2,15 +2,19 @@
 
 from typing import Literal
 
-from distgan.config.fields import Channels, Names, Real, Section, free, setting
+from distgan.config.fields import Channels, Names, Real, Section, Table, free, setting
+from distgan.config.model_config import ModelName
 from distgan.config.schema import DataConfig
 from distgan.config.shared_settings import (
     DataNameOrPath,
     Device,
+    LossName,
     data_dir_setting,
     device_setting,
+    networks_setting,
     test_data_setting,
     timeout_setting,
+    trust_setting,
 )
 
 
@@ -30,6 +34,8 @@ class SampleConfig(Section):
         False, "walk from one z to the next, a walk a row; cgan: from one class to the next as well"
     )
     ema: bool = setting(True, "take the moving average of G where the run has one")
+    networks: str | None = networks_setting()
+    trust_networks: bool = trust_setting()
     device: Device = device_setting()
 
 
@@ -62,6 +68,24 @@ class InspectConfig(_ReadImages):
 class DoctorConfig(Section):
     """Settings of `distgan doctor`."""
 
+    networks: str | None = setting(
+        None,
+        "check these networks of your own instead of this machine: a .py file, or a module as my_lab.nets",
+        allowed="the path of a .py file, or a module as package.module",
+        min_length=1,
+    )
+    args: Table = setting(
+        {},
+        "an argument of their two functions; may be repeated",
+        flag="model-arg",
+        allowed="key=value, with the value as in TOML (3, 0.5, true) or text",
+        may_be_repeated=True,
+    )
+    model: ModelName = setting("cgan", "of --networks: {names}")
+    loss: LossName = setting("bce", "of --networks: the loss to take steps with")
+    data: str | None = setting(
+        None, "of --networks: what --data of distgan train will be; unset: 28 x 28, grey, ten classes", min_length=1
+    )
     data_dir: str | None = data_dir_setting()
     processes: int = setting(2, "how many try a sum together; 0: none, which saves seconds", ge=0, le=64)
     as_json: bool = setting(False, "print one JSON object on stdout instead of a table", flag="json")
@@ -137,6 +161,8 @@ class EvalConfig(_ReadImages):
     gan_train: bool = setting(
         True, "C-GAN: train a classifier on the images, and one on real ones, and test both on real ones"
     )
+    networks: str | None = networks_setting()
+    trust_networks: bool = trust_setting()
     processes: int | None = free(None, "share the work over that many processes of this machine", ge=1, le=4096)
     device: Device = device_setting(on_resume="free")
     threads: int | None = free(

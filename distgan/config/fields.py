@@ -1,6 +1,7 @@
 """Fields of frozen sections: a setting's help text, limits, flag and rules."""
 
 import struct
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +55,22 @@ def _fit_float32(value: float) -> float:
     return value
 
 
+def split_pairs(value: Any) -> Any:
+    """Return the `key=value` texts of a command line as a table, with values as a TOML file has them, or else text."""
+    if not isinstance(value, list):
+        return value
+    table = {}
+    for pair in value:
+        key, is_pair, text = pair.partition("=")
+        if not is_pair or not key.strip().isidentifier():
+            raise PydanticCustomError("no_pair", "a text that is no KEY=VALUE")
+        try:
+            table[key.strip()] = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            table[key.strip()] = text
+    return table
+
+
 # 90s, 1h30m, 45:00, 1:30:00 or 1-12:00:00
 DURATION = r"^(\d{1,6}[dhms])+$|^(\d{1,4}-)?(\d{1,6}:)?\d{1,6}:\d\d$"
 
@@ -61,6 +78,8 @@ Real = Annotated[float, AllowInfNan(False), AfterValidator(_fit_float32)]
 Epochs = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_commas)]
 Channels = Annotated[Literal[1, 3], BeforeValidator(read_int)]
 Names = Annotated[list[str], BeforeValidator(split_commas)]
+_Scalar = bool | int | float | str
+Table = Annotated[dict[str, _Scalar | list[_Scalar]], BeforeValidator(split_pairs)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +127,8 @@ class Rules(BaseModel):
     on_resume: Literal["fixed", "confirm", "free", "reset"] = "confirm"
     may_differ_per_rank: bool = False
     is_copied: bool = True  # taken over by `--config RUN/config.json`
-    may_be_repeated: bool = False  # the flag of a list: its values are joined
-    replaces: str | None = None  # the key of its section that a flag of this setting unsets
+    may_be_repeated: bool = False  # the flag of a list or a table: its values are joined
+    replaces: tuple[str, ...] = ()  # the keys of its section that a flag of this setting unsets
     is_common: bool = False  # listed before the sections in the help of distgan train
     is_passed_on: bool = False  # by a benchmark to the `distgan train` that it starts
     is_derived: bool = False  # found when a run starts: it has no flag, and what a file says is replaced
@@ -230,6 +249,8 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
         return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None))
     if origin is Literal:
         return ", ".join(map(str, get_args(annotation)))
+    if origin is dict:
+        return "key=value"
     if origin is list and choices(get_args(annotation)[0]):
         return _SOME + _kind(get_args(annotation)[0])
     if origin is list and _kind(get_args(annotation)[0]) == "text":
@@ -247,6 +268,8 @@ def metavar(field: FieldInfo) -> str:
     """Return the placeholder of a flag's value in the help."""
     kind = _kind(field.annotation, field.metadata)
     short = {"an integer": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
+    if kind == "key=value":
+        return "KEY=VALUE"
     if kind.startswith("integers"):
         return "N,N,..."
     if kind.startswith(_SOME):
@@ -264,4 +287,6 @@ def shown(default: Any) -> str:
             return "on" if default else "off"
         case list():
             return ",".join(map(str, default))
+        case dict():
+            return " ".join(f"{key}={value}" for key, value in default.items()) or "none"
     return str(default)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -142,7 +142,8 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
         if not hasattr(namespace, flag.dest):
             continue
         text = getattr(namespace, flag.dest)
-        if rules(flag.field).may_be_repeated:
+        is_table = get_origin(flag.field.annotation) is dict
+        if rules(flag.field).may_be_repeated and not is_table:
             text = ",".join(text)
         try:
             adapter: Any = TypeAdapter(Annotated[flag.field.annotation, flag.field])  # type: ignore[arg-type]
@@ -155,10 +156,10 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
         section = values
         for key in flag.path[:-1]:
             section = section.setdefault(key, {})
-        section[flag.path[-1]] = value
-        other = rules(flag.field).replaces
-        if other and not hasattr(namespace, ".".join((*flag.path[:-1], other))):  # stronger than that of the file
-            section.pop(other, None)
+        section[flag.path[-1]] = section.get(flag.path[-1], {}) | value if is_table else value
+        for other in rules(flag.field).replaces:
+            if not hasattr(namespace, ".".join((*flag.path[:-1], other))):  # stronger than that of the file
+                section.pop(other, None)
     if mistakes:
         raise UserError("\n".join(mistakes), code=code)
     return _validate(model, values, "")

@@ -64,7 +64,20 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )
     if path.suffix == ".json":
         _remove(base, paths_by(Config, "is_copied", False))
+    elif (networks := base.get("model", {}).get("networks")) and networks.endswith(".py"):
+        base["model"]["networks"] = str(path.parent / user_path(networks))  # it lies beside the file that names it
     return base, name
+
+
+def run_of_settings(namespace: argparse.Namespace) -> Path | None:
+    """Return the folder of the config.json, a run's, that the settings below the flags are of; None for a preset."""
+    if namespace.preset:
+        return None
+    if namespace.config:
+        path = user_path(namespace.config, "--config")
+        return path.parent if path.suffix == ".json" else None
+    own = _config_to_resume(getattr(namespace, "run.out", None), getattr(namespace, "run.resume", None))
+    return own.parent if own else None
 
 
 def _preset_of(run: Path) -> str:

@@ -131,14 +131,16 @@ class Loss(Entry):
 
 @dataclass(frozen=True)
 class Family(Entry):
-    """`build_generator(config)` and `build_discriminator(config)` take a `ModelConfig` and return an nn.Module.
+    """`build_generator(spec)` and `build_discriminator(spec)` take a `NetworkSpec` and return an nn.Module.
 
-    See `models/base.py` for what the networks take and give. `models`: those that the family supports.
+    See `models/base.py` for what the networks take and give. `settings`: those of `[model]` that are arguments of
+    the functions that name them. `models`: those that the family supports.
     `unsupported`: which images it can be built for, in words, if it can't be built for these; else "".
     """
 
-    build_generator: Callable[[Any], Any]
-    build_discriminator: Callable[[Any], Any]
+    build_generator: Callable[..., Any]
+    build_discriminator: Callable[..., Any]
+    settings: tuple[str, ...] = ()
     models: tuple[str, ...] = ("vanilla", "cgan")
     takes_noise_map: bool = False
     takes_clusters: bool = False
@@ -205,6 +207,8 @@ LOSSES = Registry({
                   _PAIRS, _PAIRS, Lazy(_L + "r1_r2"), 0.3, 128),
 })  # fmt: skip
 
+OWN_LOSS = "own"  # that of build_loss() in a user's file, which is an entry once the file is loaded
+
 
 def _unlike_mnist(images: ImageSpec) -> str:
     return "" if images.model_copy(update={"class_names": MNIST_SPEC.class_names}) == MNIST_SPEC else _MNIST_ONLY
@@ -218,16 +222,31 @@ def _unlike_multiples_of_4(images: ImageSpec) -> str:
 _MNIST_ONLY = f"those of the report, {MNIST_SPEC.describe()}"
 _MULTIPLES_OF_4 = "sides of 16 to 128 that are multiples of 4, as by --image-size 32"
 
+
+def _built_by(module: str) -> tuple[Lazy, Lazy]:
+    return Lazy(f"models.{module}:build_generator"), Lazy(f"models.{module}:build_discriminator")
+
+
+_SHAPED = ("leaky_slope", "dropout")
+
 FAMILIES = Registry({
-    "report2023": Family("the networks of the 2023 report", Lazy("models.report2023:Generator"),
-                         Lazy("models.report2023:build_discriminator"), takes_noise_map=True,
+    "report2023": Family("the networks of the 2023 report", *_built_by("report2023"),
+                         settings=("stem", "logit_tail", *_SHAPED), takes_noise_map=True,
                          unsupported=_unlike_mnist, old_names=("seed",)),
-    "dcgan": Family("a small DCGAN pair for a laptop", Lazy("models.dcgan:Generator"),
-                    Lazy("models.dcgan:Discriminator"), unsupported=_unlike_multiples_of_4, old_names=("small",)),
+    "dcgan": Family("a small DCGAN pair for a laptop", *_built_by("dcgan"), settings=_SHAPED,
+                    unsupported=_unlike_multiples_of_4, old_names=("small",)),
     "clustered": Family("the dcgan pair, conditioned on k-means clusters of the training images",
-                        Lazy("models.clustered:Generator"), Lazy("models.clustered:Discriminator"),
+                        *_built_by("clustered"), settings=("clusters", *_SHAPED),
                         takes_clusters=True, unsupported=_unlike_multiples_of_4),
 })  # fmt: skip
+
+
+def _not_loaded(spec: Any) -> Any:
+    raise AssertionError("models.user_networks.load_networks comes first")
+
+
+# What is known of a user's networks before their file is loaded.
+OWN_FAMILY = Family("your own networks", _not_loaded, _not_loaded)
 
 # Of files and folders of images that are no registered name; a name is one first.
 DATA_FILES = (".zip", ".npz", ".parquet")

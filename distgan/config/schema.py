@@ -10,14 +10,13 @@ from pydantic import Field, model_validator
 
 from distgan.config.fields import DURATION, Channels, Epochs, Real, Section, fixed, free, setting
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
-from distgan.config.registry import FAMILIES, LOSSES
+from distgan.config.model_config import ModelConfig
+from distgan.config.registry import LOSSES
 from distgan.config.shared_settings import (
     DataNameOrPath,
     Device,
     EngineName,
-    FamilyName,
     LossName,
-    ModelName,
     OrderName,
     PrecisionNameOrAuto,
     data_dir_setting,
@@ -25,7 +24,6 @@ from distgan.config.shared_settings import (
     seed_setting,
     test_data_setting,
     timeout_setting,
-    width_setting,
 )
 from distgan.utils.paths import user_path
 
@@ -64,6 +62,12 @@ class RunConfig(Section):
         None, "SHA-256 of the files that init_from named", allowed="a table of names", is_derived=True, is_copied=False,
         may_differ_per_rank=True,
     )  # fmt: skip
+    trust_networks: bool = setting(
+        False,
+        "execute the networks that the run or the checkpoint to resume from carries; those of --networks are trusted",
+        on_resume="reset",
+        is_copied=False,
+    )
     allow_config_change: bool = setting(
         False,
         "let a run be resumed with other settings, but for those that shape the networks and the batch",
@@ -190,72 +194,6 @@ class ProcessesConfig(Section):
     )
 
 
-class ModelConfig(Section):
-    """The two networks."""
-
-    name: ModelName = fixed(
-        "vanilla",
-        "{names}. Without --preset or --config it also picks the preset of that name",
-        flag="model",
-        is_common=True,
-    )
-    family: FamilyName = fixed("report2023", "{names}")
-    clusters: int | None = fixed(
-        None, "clusters (k-means, of each digit for cgan), clustered family only", ge=1, le=10_000
-    )
-    width: Real = width_setting(on_resume="fixed")
-    latent_dim: int = fixed(100, "normals per image that G starts from", ge=1, le=4096)
-    stem: Literal["linear", "noise-map"] = fixed(
-        "linear",
-        "report2023 family: linear maps z to 7x7 channels; noise-map takes a 7x7 map of noise instead, the "
-        "literal reading of the report (vanilla only; latent_dim is then unused)",
-    )
-    logit_tail: bool = fixed(
-        True, "report2023 family, cgan: LeakyReLU and dropout on D's logit itself, as the report lists them"
-    )
-    leaky_slope: Real = setting(0.2, "slope of LeakyReLU below zero", ge=0, le=1)
-    dropout: Real = setting(0.3, "dropout in D", ge=0, lt=1)
-    images: ImageSpec = fixed(
-        MNIST_SPEC,
-        "the images that both networks are built for",
-        allowed="a table as the config.json of a run has it",
-        is_derived=True,
-        is_copied=False,
-        may_differ_per_rank=True,
-    )
-
-    @property
-    def is_conditional(self) -> bool:
-        return self.name == "cgan"
-
-    @property
-    def num_labels(self) -> int:
-        """Number of labels of the networks: classes, clusters, or clusters of classes; 0 if unconditional."""
-        return (self.clusters or 1) * (self.images.num_classes if self.is_conditional else self.clusters is not None)
-
-    @model_validator(mode="after")
-    def _fits_family(self) -> "ModelConfig":
-        family = FAMILIES[self.family]
-        if self.name not in family.models:
-            raise ValueError(
-                f"--model: not with --family {self.family} ({self.name}). Expected: {', '.join(family.models)}"
-            )
-        if (self.clusters is not None) != family.takes_clusters:
-            others = ", ".join(name for name, other in FAMILIES.items() if other.takes_clusters)
-            raise ValueError(
-                f"--clusters: --family {others} requires it, other families do not take it "
-                f"({self.clusters or 'unset'}, "
-                f"--family {self.family}). Expected: 1 or more with --family {others}, unset with others"
-            )
-        if self.stem == "noise-map" and (self.is_conditional or not family.takes_noise_map):
-            others = ", ".join(name for name, other in FAMILIES.items() if other.takes_noise_map)
-            raise ValueError(
-                f"--stem: not with --model {self.name} --family {self.family} (noise-map). Expected: --model vanilla "
-                f"--family {others}"
-            )
-        return self
-
-
 class DataConfig(Section):
     """Data set and batches."""
 
@@ -312,11 +250,11 @@ class DataConfig(Section):
         "images per step over all processes, however many",
         ge=2,
         le=1_000_000,
-        replaces="per_rank_batch_size",
+        replaces=("per_rank_batch_size",),
         is_common=True,
     )
     per_rank_batch_size: int | None = free(
-        None, "images per step and process; instead of batch_size", ge=1, le=1_000_000, replaces="batch_size"
+        None, "images per step and process; instead of batch_size", ge=1, le=1_000_000, replaces=("batch_size",)
     )
     drop_last: bool = fixed(False, "leave out the short last batch of an epoch")
 

@@ -4,11 +4,9 @@ from functools import partial
 from typing import Annotated, Literal
 
 from distgan.config.fields import OneOf, free, setting
-from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, MODELS, ORDERS, PRECISIONS, is_data_path
+from distgan.config.registry import DATASETS, ENGINES, LOSSES, ORDERS, OWN_LOSS, PRECISIONS, is_data_path
 
-ModelName = Annotated[str, OneOf(MODELS)]
-FamilyName = Annotated[str, OneOf(FAMILIES)]
-LossName = Annotated[str, OneOf(LOSSES)]
+LossName = Annotated[str, OneOf(LOSSES, ((OWN_LOSS, "that of build_loss() in the file of --networks"),))]
 OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
@@ -29,7 +27,15 @@ test_data_setting = partial(
     flag="test-data",
     min_length=1,
 )
-width_setting = partial(setting, 1.0, "factor on every hidden width", gt=0, le=16)
+networks_setting = partial(
+    free,
+    None,
+    "of weights of your own networks: the file to execute, which is trusted; unset: the copy that the run has, with "
+    "--trust-networks",
+    allowed="the path of a .py file, or a module as package.module",
+    min_length=1,
+)
+trust_setting = partial(free, False, "execute the networks that a run carries a copy of, which may be anybody's code")
 seed_setting = partial(setting, 0, "of weights, order, z and dropout", ge=0, lt=2**31)
 timeout_setting = partial(
     free, 120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400

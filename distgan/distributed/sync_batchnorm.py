@@ -18,7 +18,8 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _all_reduce_sum(gradients[0])
+        # Through the same function, as a gradient penalty differentiates it once more.
+        return _AllReduceSum.apply(gradients[0])
 
 
 def _all_reduce_sum(x: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         pass
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        if not self.training:
+        if not self.training and self.track_running_stats:
             return super().forward(input)
         dims = [0, *range(2, input.ndim)]
         shape = (1, -1, *[1] * (input.ndim - 2))
@@ -50,17 +51,23 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = _AllReduceSum.apply(x.mean(dims) * share)
         centred = x - mean.view(shape)
         variance = _AllReduceSum.apply(centred.square().mean(dims) * share)
-        with torch.no_grad():
-            num = input.numel() // input.shape[1] / share
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            assert self.momentum is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (num / (num - 1)), self.momentum)
-            self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        if self.track_running_stats:
+            with torch.no_grad():
+                num = input.numel() // input.shape[1] / share
+                assert self.running_mean is not None
+                assert self.running_var is not None
+                assert self.num_batches_tracked is not None
+                self.num_batches_tracked += 1
+                # Without a momentum torch takes the mean of all batches.
+                momentum: Any = self.momentum
+                if momentum is None:
+                    momentum = (1 / self.num_batches_tracked).to(mean.dtype)
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * (num / (num - 1)), momentum)
+        scale = (variance + self.eps).rsqrt()
+        scale = scale if self.weight is None else self.weight * scale
+        outputs = centred * scale.view(shape)
+        return (outputs if self.bias is None else outputs + self.bias.view(shape)).to(input.dtype)
 
 
 def convert_sync_batchnorm(network: nn.Module, shard: BatchShard, device: torch.device) -> nn.Module:
@@ -69,9 +76,12 @@ def convert_sync_batchnorm(network: nn.Module, shard: BatchShard, device: torch.
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for name, child in network.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            synced = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+            synced = SyncBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
             synced.weight, synced.bias = child.weight, child.bias
             synced.load_state_dict(child.state_dict())
+            synced.train(child.training)
             synced.shard = shard
             setattr(network, name, synced)
         else:

@@ -95,6 +95,36 @@ class DDPNetwork:
         self.optim.load_state_dict({"state": dict(enumerate(states)), "param_groups": groups})
 
 
+class PlainNetwork(DDPNetwork):
+    """A network of this process alone, in float32 and without Accelerate, whatever group the process is in."""
+
+    def __init__(self, network: nn.Module, optim: torch.optim.Optimizer):
+        self._wrapped = self.module = network
+        self.optim = optim
+
+    def accumulating(self, is_last: bool) -> AbstractContextManager:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def backward_to_leaf(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+class LocalRuntime:
+    """A runtime of one process, whatever group this one is in: what `build_gan` needs of one."""
+
+    rank, world_size, precision = 0, 1, "fp32"
+    memory_format = torch.contiguous_format
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
+        return PlainNetwork(network, optim)
+
+
 class FlatAllReduceNetwork(DDPNetwork):
     """A network without DDP: its step all-reduces all gradients in one flat buffer.
 

@@ -58,9 +58,8 @@ class QualityMonitor:
         self._labels = requested_classes(num, real.spec.num_classes) if is_conditional else None
         self.reference = build_reference(ensemble, real, num, self._labels, runtime, num_draws=_NUM_DRAWS)
         self.notices = [ensemble.notice] if ensemble.notice else []
-        with torch.device("meta"):  # as the judges: no random number is taken
-            self._generator = build_generator(config.model)
-        self._generator.to_empty(device=runtime.device)
+        with torch.random.fork_rng(devices=[]):  # as the judges: no random number is taken
+            self._generator = build_generator(config.model).to(runtime.device)
         self._alarms: list[str] = []
         startup.mark("judges")
 

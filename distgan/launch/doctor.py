@@ -13,13 +13,16 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from distgan.errors import CommandFailed, first_line, print_line
 from distgan.launch.all_reduce_check import Finding, State, check_all_reduce
 from distgan.utils import operating_system
 from distgan.utils.child_process import build_child_env, summarise_error
 from distgan.utils.hardware import count_gpus
+
+if TYPE_CHECKING:
+    from distgan.config.command_settings import DoctorConfig
 
 _REINSTALL_TORCH = (
     "pip install --force-reinstall torch torchvision, both in one command; for a CPU build both from PyTorch's index "
@@ -60,15 +63,32 @@ def check_machine(data_dir: str | None, num_processes: int = 2, *, as_json: bool
     essential |= {"processes"} if num_gpus > 1 else set()
     findings = [_run_check(name, check) for name, check in checks.items()]
     failed = [finding.what for finding in findings if finding.state == "problem" and finding.what in essential]
-    if as_json:
-        report = {"can_train": not failed, "checks": [finding._asdict() for finding in findings]}
-        print_line(json.dumps(report, indent=1))
-    else:
-        _print_table(findings)
+    _print_findings(findings, can_train=not failed, as_json=as_json)
     if failed:
         raise CommandFailed(f"distgan train can't run here: {', '.join(failed)}")
     if not as_json:
         print_line("distgan train can run here")
+
+
+def check_user_networks(config: "DoctorConfig") -> None:
+    """Print a line for each check of a user's networks, or all as JSON. Raises CommandFailed for a failed contract."""
+    from distgan.launch.networks_check import check_networks
+
+    findings = list(check_networks(config))
+    failed = [finding.what for finding in findings if finding.state == "problem"]
+    _print_findings(findings, can_train=not failed, as_json=config.as_json)
+    if failed:
+        raise CommandFailed(f"{config.networks} does not keep the contract: {', '.join(failed)}")
+    if not config.as_json:
+        print_line(f"distgan train --networks {config.networks} can run")
+
+
+def _print_findings(findings: list[Finding], *, can_train: bool, as_json: bool) -> None:
+    if as_json:
+        report = {"can_train": can_train, "checks": [finding._asdict() for finding in findings]}
+        print_line(json.dumps(report, indent=1))
+    else:
+        _print_table(findings)
 
 
 def _run_check(name: str, check: Callable[[], Finding]) -> Finding:

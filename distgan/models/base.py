@@ -1,22 +1,32 @@
-"""The networks of a family of `config.registry.FAMILIES`, all of one signature.
+"""The two networks of a run: of a family of `config.registry.FAMILIES`, or of a user's file, all of one signature.
 
 `generator(z, labels)` gives images (N, C, H, W) in [-1, 1] from z (N, *latent_shape), where `config.images` has the
-sizes; `discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, or weights over the classes
-(N, K) between two of them; an unconditional network ignores them. Those of a clustered pair are clusters, which
-`labels_for` draws.
+sizes; `discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, None for a pair without. A
+generator with `takes_mixtures` also takes weights over the classes (N, K), for a walk between two of them. Labels of a
+clustered pair are clusters, which `labels_for` draws.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distgan.config.registry import FAMILIES
+from distgan.config.flags import did_you_mean
+from distgan.config.registry import FAMILIES, Family
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
+from distgan.models.layers import swap_dropout
+from distgan.models.user_networks import describe_value, loaded, own_family, parameters_of
+
+
+def family_of(model: ModelConfig) -> Family:
+    """Return the two functions that build the networks. Raises UserError for a file that is not loaded."""
+    return own_family(model) if model.family is None else FAMILIES[model.family]
 
 
 def check_fit(model: ModelConfig) -> None:
     """Raise UserError for networks that can't be built for the images."""
-    images, family = model.images, FAMILIES[model.family]
+    images, family = model.images, family_of(model)
     if model.is_conditional and images.num_classes < 2:
         found = f"{images.num_classes} of" if images.num_classes else "no"
         raise UserError(
@@ -28,17 +38,77 @@ def check_fit(model: ModelConfig) -> None:
             f"--family: not for images of {images.describe()} ({model.family}). Expected: {allowed}, or another",
             code="images-do-not-fit",
         )
+    _check_arguments(model, family)
+
+
+def _check_arguments(model: ModelConfig, family: Family) -> None:
+    """Raise UserError for a `--model-arg` that neither function takes, is of another type, or is missing."""
+    of_both = {name: parameters_of(getattr(family, name)) for name in ("build_generator", "build_discriminator")}
+    known = {name: each for parameters in of_both.values() for name, each in parameters.items()}
+    allowed = [name for name in known if name not in (*family.settings, "**")]
+    for name, value in model.args.items():
+        if name in family.settings or (name not in known and "**" not in known):
+            raise UserError(
+                f"--model-arg: {model.networks_name} takes no {name}{did_you_mean(name, allowed)} ({value!r}). "
+                f"Expected: {', '.join(allowed) or 'none'}",
+                code="unknown-setting",
+            )
+        kind = known[name].annotation if name in known else None
+        kind = {each.__name__: each for each in _KINDS}.get(kind, kind) if isinstance(kind, str) else kind
+        is_right = type(value) is kind or (kind is float and type(value) is int)
+        if kind in _KINDS and not is_right:
+            raise UserError(
+                f"--model-arg: {name} of {model.networks_name} is {describe_value(value)} ({value!r}). Expected: "
+                f"{_KINDS[kind]}"
+            )
+    for function, parameters in of_both.items():
+        for name, each in parameters.items():
+            if name not in (*family.settings, *model.args, "**") and each.default is each.empty:
+                raise UserError(
+                    f"--model-arg: {function} of {model.networks_name} needs {name}, which is not set. Expected: "
+                    f"--model-arg {name}=VALUE, or a default in the function",
+                    code="missing-value",
+                )
+
+
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list"}
 
 
 def build_generator(config: ModelConfig) -> nn.Module:
     """Build G, with `latent_shape`: the shape of one z."""
     check_fit(config)
-    return FAMILIES[config.family].build_generator(config)
+    generator = _build(config, "build_generator")
+    if not hasattr(generator, "latent_shape"):
+        generator.latent_shape = (config.latent_dim,)  # type: ignore[assignment]  # Module's have no types
+    return generator
 
 
 def build_discriminator(config: ModelConfig) -> nn.Module:
     """Build D."""
-    return FAMILIES[config.family].build_discriminator(config)
+    return _build(config, "build_discriminator")
+
+
+def _build(config: ModelConfig, name: str) -> nn.Module:
+    family = family_of(config)
+    function = getattr(family, name)
+    given = {each: getattr(config, each) for each in family.settings} | config.args
+    taken = parameters_of(function)
+    network: Any = function(config.spec, **{each: given[each] for each in given if each in taken or "**" in taken})
+    if not isinstance(network, nn.Module):
+        advice = f", as {network.__name__}(spec)" if isinstance(network, type) else ""
+        raise UserError(
+            f"--networks {config.networks}: {name} returns {describe_value(network)}. Expected: an nn.Module{advice}",
+            code="bad-networks",
+        )
+    network = swap_dropout(network)
+    if not config.num_labels:
+        network.register_forward_pre_hook(_without_labels)
+    return network
+
+
+def _without_labels(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """Give None in place of the labels, which are all 0 where there are none."""
+    return inputs[0], None
 
 
 def labels_for(generator: nn.Module, z: Tensor, classes: Tensor) -> Tensor:
@@ -51,7 +121,10 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return names, shapes and types of the tensors of G and D, without contents."""
-    with torch.device("meta"):
+def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return names, shapes and types of the tensors of G and D; None for a file whose code is not loaded."""
+    if config.family is None and loaded(config) is None:
+        return None
+    # Of a user's functions not all run without contents.
+    with torch.device("meta") if config.family else torch.random.fork_rng(devices=[]):
         return build_generator(config).state_dict(), build_discriminator(config).state_dict()

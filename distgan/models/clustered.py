@@ -7,7 +7,7 @@ it can jump between; with labels they are kinds within a digit. After Liu et al.
 import torch
 from torch import Tensor, nn
 
-from distgan.config.schema import ModelConfig
+from distgan.config.network_spec import NetworkSpec
 from distgan.models.dcgan import convolutions, map_size, upsampling
 from distgan.models.layers import ChannelsLastFlatten, ReadOut, channels_last, one_hot
 from distgan.utils.counter_rng import counter_hash, counters, to_uniform
@@ -23,19 +23,19 @@ class Generator(nn.Module):
     """
 
     cluster_counts: Tensor
+    takes_mixtures = True
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, spec: NetworkSpec, *, clusters: int, leaky_slope: float):
         super().__init__()
-        self.num_labels = config.num_labels
-        self.latent_shape = (config.latent_dim,)
-        num = config.clusters or 1
-        self.register_buffer("cluster_counts", torch.zeros(config.num_labels // num, num))
-        self.embedding = nn.Linear(config.num_labels, _EMBEDDING, bias=False)
+        groups = max(1, spec.num_classes)
+        self.num_labels = groups * clusters
+        self.register_buffer("cluster_counts", torch.zeros(groups, clusters))
+        self.embedding = nn.Linear(self.num_labels, _EMBEDDING, bias=False)
         # `forward` makes it as large as the normals of z beside it. Adam moves every weight by the same amount:
         # of small weights that is more, and clusters come apart sooner (LOG.md).
         nn.init.normal_(self.embedding.weight, std=_EMBEDDING**-0.5)
-        self.map_size = map_size(config.images)
-        self.stem, self.main = upsampling(config, config.latent_dim + _EMBEDDING)
+        self.map_size = map_size(spec)
+        self.stem, self.main = upsampling(spec, spec.latent_dim + _EMBEDDING, leaky_slope)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         embedded = self.embedding(one_hot(labels, z, self.num_labels))
@@ -59,18 +59,28 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Strided convolutions, a linear read-out, and a few features that are projected on the cluster's embedding."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, spec: NetworkSpec, *, clusters: int, leaky_slope: float, dropout: float):
         super().__init__()
-        layers, wide = convolutions(config)
-        size = map_size(config.images)
-        self.num_labels = config.num_labels
+        layers, wide = convolutions(spec, leaky_slope, dropout)
+        size = map_size(spec)
+        self.num_labels = max(1, spec.num_classes) * clusters
         self.features = nn.Sequential(*layers, ChannelsLastFlatten())
         self.read_out = ReadOut(wide, *size, 1)
-        self.projected = nn.Sequential(ReadOut(wide, *size, _EMBEDDING), nn.LeakyReLU(config.leaky_slope))
-        self.embedding = nn.Linear(config.num_labels, _EMBEDDING, bias=False)
+        self.projected = nn.Sequential(ReadOut(wide, *size, _EMBEDDING), nn.LeakyReLU(leaky_slope))
+        self.embedding = nn.Linear(self.num_labels, _EMBEDDING, bias=False)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         features = self.features(channels_last(images))
         embedded = self.embedding(one_hot(labels, features, self.num_labels))
         logits = (embedded * self.projected(features)).sum(1, keepdim=True)
         return self.read_out(features) + logits
+
+
+def build_generator(spec: NetworkSpec, *, clusters: int, leaky_slope: float) -> nn.Module:
+    """Build G; `clusters` and `leaky_slope` are settings of `[model]`."""
+    return Generator(spec, clusters=clusters, leaky_slope=leaky_slope)
+
+
+def build_discriminator(spec: NetworkSpec, *, clusters: int, leaky_slope: float, dropout: float) -> nn.Module:
+    """Build D; `clusters`, `leaky_slope` and `dropout` are settings of `[model]`."""
+    return Discriminator(spec, clusters=clusters, leaky_slope=leaky_slope, dropout=dropout)

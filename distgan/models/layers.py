@@ -1,11 +1,14 @@
 """torch's layers in the exact form that is quickest for these networks: the same weights, the same result."""
 
+import math
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from distgan.utils.counter_rng import counter_hash, counters
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -122,6 +125,14 @@ class BitSource(Protocol):
     def bits(self, shape: torch.Size, salt: int) -> Tensor: ...
 
 
+def _kept(module: "Dropout | ChannelDropout | AlphaDropout", shape: torch.Size, like: Tensor) -> tuple[Tensor, float]:
+    """Return 1 for what is kept and 0 for what is dropped, in the type of `like`, and the share that is dropped."""
+    assert module.noise is not None
+    num_dropped = min(round(module.p * 2**16), 2**16 - 1)
+    kept = module.noise.bits(shape, module.salt) >= num_dropped - 2**15
+    return kept.to(like.dtype), num_dropped / 2**16
+
+
 class Dropout(nn.Dropout):
     """In training its mask comes from `noise`, by 16 random bits an element; without one it is torch's own.
 
@@ -140,10 +151,117 @@ class Dropout(nn.Dropout):
         return input * kept.to(input.dtype).mul_(2**16 / (2**16 - num_dropped))
 
 
-def draw_from(network: nn.Module, noise: BitSource) -> None:
-    """Let every Dropout of a network draw from `noise`, each other numbers."""
-    for salt, module in enumerate(module for module in network.modules() if isinstance(module, Dropout)):
-        module.noise, module.salt = noise, salt * 0x2545F491
+class ChannelDropout(nn.Module):
+    """nn.Dropout1d, 2d and 3d on (N, C, ...): channels are dropped as a whole, by the numbers of `noise`."""
+
+    noise: BitSource | None = None
+    salt = 0
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        if not self.training or self.p == 0:
+            return input
+        if self.noise is None:
+            return torch.feature_dropout(input, self.p, train=True)
+        kept, dropped = _kept(self, input.shape[:2], input)
+        return input * kept.mul(1 / (1 - dropped)).view(*kept.shape, *[1] * (input.ndim - 2))
+
+
+class AlphaDropout(nn.Module):
+    """nn.AlphaDropout, and with `of_channels` nn.FeatureAlphaDropout, by the numbers of `noise` (Klambauer 2017)."""
+
+    noise: BitSource | None = None
+    salt = 0
+    _LOWEST = -1.7580993408473766  # SELU's output far below zero
+
+    def __init__(self, p: float, *, of_channels: bool = False):
+        super().__init__()
+        self.p, self.of_channels = p, of_channels
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        if not self.training or self.p == 0:
+            return input
+        if self.noise is None:
+            return (F.feature_alpha_dropout if self.of_channels else F.alpha_dropout)(input, self.p, training=True)
+        kept, dropped = _kept(self, input.shape[:2] if self.of_channels else input.shape, input)
+        if self.of_channels:
+            kept = kept.view(*kept.shape, *[1] * (input.ndim - 2))
+        scale = ((1 - dropped) * (1 + dropped * self._LOWEST**2)) ** -0.5
+        return scale * (input * kept + self._LOWEST * (1 - kept) + dropped * -self._LOWEST)
+
+
+class Normal(nn.Module):
+    """Normals of a given shape (N, ...), in training from `noise`: `self.noise(like)` in a network of one's own.
+
+    In eval mode every row gets the same ones, always, so that images that are drawn again are the same. Without a
+    source, outside of distgan's training, they are torch's.
+    """
+
+    noise: BitSource | None = None
+    salt = 0
+
+    def forward(self, like: Tensor) -> Tensor:
+        if not self.training:
+            nothing = torch.zeros(2, dtype=torch.int32, device=like.device)
+            num = like[0].numel()
+            columns = counters(torch.arange(2 * num, dtype=torch.int32, device=like.device), 1)
+            bits = counter_hash(nothing[:1], columns, nothing, self.salt) >> 16
+            return _normals(bits.view(1, 2, num), like.dtype).view(1, *like.shape[1:]).expand_as(like)
+        if self.noise is None:
+            return torch.randn_like(like)
+        num = like[0].numel()
+        bits = self.noise.bits(torch.Size((len(like), 2 * num)), self.salt)
+        return _normals(bits.view(len(like), 2, num), like.dtype).view(like.shape)
+
+
+def _normals(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return normals (N, M) from (N, 2, M) of random integers from -2**15 to 2**15 - 1 (Box and Muller 1958)."""
+    radius, angle = bits.to(torch.get_default_dtype()).add(2**15 + 0.5).mul(2.0**-16).unbind(1)
+    return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).to(dtype)
+
+
+_DRAWING = (Dropout, ChannelDropout, AlphaDropout, Normal)
+
+
+def swap_dropout(network: nn.Module) -> nn.Module:
+    """Return the network with layers of this module in place of torch's dropout, and give each its own salt."""
+    if type(network) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout):
+        network = _swapped(network)
+    else:
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                if (other := _swapped(child)) is not child:
+                    setattr(parent, name, other.train(child.training))
+    for salt, module in enumerate(drawing_layers(network)):
+        module.salt = salt * 0x2545F491
+    return network
+
+
+def _swapped(layer: nn.Module) -> nn.Module:
+    """Return the layer of this module for one of torch's own; a subclass, which may do more, stays."""
+    if type(layer) is nn.Dropout:
+        return Dropout(layer.p)
+    if type(layer) in (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
+        return ChannelDropout(layer.p)  # type: ignore[arg-type]
+    if type(layer) in (nn.AlphaDropout, nn.FeatureAlphaDropout):
+        return AlphaDropout(layer.p, of_channels=type(layer) is nn.FeatureAlphaDropout)  # type: ignore[arg-type]
+    return layer
+
+
+def drawing_layers(network: nn.Module) -> list[Any]:
+    """Return the layers that draw random numbers from a BitSource."""
+    return [module for module in network.modules() if isinstance(module, _DRAWING)]
+
+
+def draw_from(network: nn.Module, noise: BitSource) -> bool:
+    """Let every layer that draws do so from `noise`, each other numbers. Return whether there is one."""
+    layers = drawing_layers(network)
+    for layer in layers:
+        layer.noise = noise
+    return bool(layers)
 
 
 # -- How a label joins a network's input --

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from distgan.config.fields import Section, setting
+from distgan.config.shared_settings import networks_setting, trust_setting
 
 
 class PagesConfig(Section):
@@ -18,6 +19,8 @@ class PagesConfig(Section):
         old_flags=("reference",),
         min_length=1,
     )
+    networks: str | None = networks_setting()
+    trust_networks: bool = trust_setting()
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "device of that evaluation; auto: cuda if available")
 
 

@@ -144,7 +144,10 @@ class RunPage:
         num_images = run.environment.get(int, "data", "num_images")
         number = "" if num_images is None else f"{num_images:,} images, "
         facts = [
-            ("model", f"{kind}{clusters}; {config.model.family} networks" + (f", preset {preset}" if preset else "")),
+            (
+                "model",
+                f"{kind}{clusters}; {config.model.networks_name} networks" + (f", preset {preset}" if preset else ""),
+            ),
             ("data", f"{run.data_name or 'not recorded'} ({number}{config.model.images.describe()})"),
             ("state", _STATES.get(state or "", "unknown")),
         ]
@@ -254,7 +257,9 @@ class RunPage:
     @property
     def settings(self) -> list[tuple[str, Pairs]]:
         tables = self.run.config.model_dump(mode="json")
-        return [(table, [(key, shown(value)) for key, value in keys.items()]) for table, keys in tables.items()]
+        return [
+            (table, [(key, shown(value) or "none") for key, value in keys.items()]) for table, keys in tables.items()
+        ]
 
     @property
     def environment(self) -> Pairs:
@@ -288,13 +293,15 @@ class RunPage:
     @property
     def commands(self) -> Pairs:
         run, place = self.run, shlex.quote(self.run.where)
+        networks = run.config.model.networks
+        named = f" --networks {shlex.quote(networks)}" if networks else ""
         started, world = run.environment.get(list, "command"), run.environment.get(int, "world_size")
         ranks = f"; it ran on {world:,} processes" if world and world != (run.config.processes.num or 1) else ""
         return [
             *([("how it was started", shlex.join(map(str, started)))] if started else []),
             (f"train it again, in a new folder{ranks}", again(run)),
             *([] if run.unmeasurable else [("measure its quality", self.eval_command)]),
-            ("draw more images", f"distgan sample {place} --num 100 --out samples.png"),
+            ("draw more images", f"distgan sample {place}{named} --num 100 --out samples.png"),
             ("write this page", f"distgan report {place}"),
         ]
 

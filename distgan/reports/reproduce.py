@@ -1,5 +1,6 @@
 """The command that reproduces a run: the arguments of `distgan train` that give its recorded config."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -41,9 +42,13 @@ def _flags(config: Config, base: Config) -> Iterator[str | None]:
             yield name if own else f"--no-{name[2:]}"
         elif isinstance(own, list):
             yield f"{name}={','.join(map(str, own))}"
+        elif isinstance(own, dict):
+            yield from (f"{name}={key}={json.dumps(value)}" for key, value in own.items())
+            if theirs.keys() - own.keys():
+                yield None
         elif own is not None:
             yield f"{name}={own}"
-        elif not _is_replaced(config, flag.path, rules(flag.field).replaces):
+        elif not _is_replaced(config, flag.path):
             yield None
 
 
@@ -54,9 +59,13 @@ def _value(config: Config, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _is_replaced(config: Config, path: tuple[str, ...], other: str | None) -> bool:
-    """True if the flag of another setting, which is set, unsets this one."""
-    return other is not None and _value(config, (*path[:-1], other)) is not None
+def _is_replaced(config: Config, path: tuple[str, ...]) -> bool:
+    """True if the flag of another setting of its section, which is set, unsets this one."""
+    return any(
+        path[-1] in rules(other.field).replaces and _value(config, other.path) is not None
+        for other in flags_of(Config)
+        if other.path[:-1] == path[:-1]
+    )
 
 
 def again(run: Run, *more: str) -> str:

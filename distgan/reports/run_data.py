@@ -157,7 +157,10 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         from distgan.config.command_settings import EvalConfig
         from distgan.evaluation.evaluate import evaluate
 
-        eval_config = EvalConfig(num=options.num, reference=options.reference, device=options.device)
+        eval_config = EvalConfig(
+            num=options.num, reference=options.reference, device=options.device, networks=options.networks,
+            trust_networks=options.trust_networks,
+        )  # fmt: skip
         found, folder = evaluate(run.where, eval_config)
     except UserError as error:
         if error.code == "not-measurable":  # all else of the page is there
@@ -222,7 +225,10 @@ def _history(path: Path, since: int, problems: list[str]) -> History:
 
 def eval_command(run: Run) -> str:
     """Return the command that evaluates the run."""
-    return run.quality.source.command if run.quality else f"distgan eval {shlex.quote(run.where)}"
+    if run.quality:
+        return run.quality.source.command
+    networks = run.config.model.networks
+    return f"distgan eval {shlex.quote(run.where)}" + (f" --networks {shlex.quote(networks)}" if networks else "")
 
 
 def train_command(run: Run, *more: str) -> str:

@@ -28,7 +28,8 @@ def curves_of(run: Run) -> Curves:
 
 
 def _training(run: Run) -> list[Chart]:
-    num, undecided = run.history.num, LOSSES[run.config.optim.loss].undecided_d_loss
+    num, loss = run.history.num, LOSSES.get(run.config.optim.loss)  # None: of a file that is not executed here
+    undecided = loss.undecided_d_loss if loss else None
     levels = [Level("D can't distinguish real from fake", undecided)] if undecided else []
     wanted = (
         ("losses", "Losses", "loss (nats)" if undecided else "loss", levels,

@@ -15,13 +15,12 @@ from PIL import Image
 from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start, is_in
-from distgan.config.schema import ModelConfig
-from distgan.data.base import Dataset
 from distgan.data.image_list import FILE as IMAGES
 from distgan.errors import WriteErrorPolicy, as_user_error
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, preview_of, sample_z
+from distgan.runs.dataset_use import describe_dataset_use
 from distgan.runs.progress import ProgressDisplay
 from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, read_status, record_status
 from distgan.training.engines.selection import EngineSelection
@@ -79,6 +78,7 @@ class RunArtifacts:
     """
 
     def __init__(self, session: Session, preset: str, startup: Startup):
+        self._notes = session.traits.notes
         self.config, self.dataset, self.runtime, self.gan = (
             session.config, session.dataset, session.runtime, session.gan,
         )  # fmt: skip
@@ -245,6 +245,10 @@ class RunArtifacts:
             f"{config.run.epochs} epochs of {self.steps_per_epoch} steps, {runtime.world_size} x "
             f"{runtime.device.type}{strategy}, {runtime.describe_precision()}, order {config.optim.order}"
         )
+        if config.model.networks:
+            display.say(f"networks of {config.model.networks}, contents {config.model.networks_sha256}")
+            for note in self._notes:
+                display.say(f"note: {note}", "yellow")
         if (weight := config.optim.penalty_weight) is not None:
             display.say(f"gradient penalty of weight {weight:g}")
         for line in describe_dataset_use(data, config.model):
@@ -349,8 +353,13 @@ class RunArtifacts:
     def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"
         if self.runtime.world_size > 1 and not self.runtime.is_ours:
-            return f"resume with the same launcher and: {flags}"
-        return f"resume with: distgan train {flags}"
+            return f"resume with the same launcher and: {flags}{self._named_networks()}"
+        return f"resume with: distgan train {flags}{self._named_networks()}"
+
+    def _named_networks(self) -> str:
+        """Return the flag by which a user's networks are named, and so trusted; "" for those of a family."""
+        networks = self.config.model.networks
+        return f" --networks {shlex.quote(networks)}" if networks else ""
 
     def summarise(self, display: ProgressDisplay) -> None:
         reason = f": {self.end_reason}" if self.end_reason else ""
@@ -371,27 +380,9 @@ class RunArtifacts:
                 f"checkpoints: {len(saved.stall_s)} of {saved.num_bytes / 2**20:.1f} MiB; each stopped training for "
                 f"{median(saved.stall_s):.3f} s, and was on the disk {median(saved.write_s):.3f} s later"
             )
-        display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}")
+        display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}{self._named_networks()}")
         if self.dataset.notice:
             display.say(f"!! Trained on {self.dataset.notice}. !!", "bold yellow")
-
-
-_MAX_NOTES = 5
-
-
-def describe_dataset_use(data: Dataset, model: ModelConfig) -> list[str]:
-    """Return lines on a user's own images and how training uses them; [] for a named data set."""
-    if data.findings is None:
-        return []
-    spec, columns = data.spec, preview_of(model).columns
-    lines = [f"images of {spec.describe()}"]
-    if spec.num_classes and not model.is_conditional:
-        lines[0] += f": {model.name} is unconditional and does not use the {spec.num_classes} classes"
-    if model.is_conditional and columns < spec.num_classes:
-        lines.append(f"sample grids show the first {columns} of {spec.num_classes} classes")
-    notes = data.findings.notes
-    more = [f"{len(notes) - _MAX_NOTES} more findings: distgan data {shlex.quote(data.source)}"]
-    return lines + notes[:_MAX_NOTES] + (more if len(notes) > _MAX_NOTES else [])
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:

@@ -14,6 +14,7 @@ from distgan.errors import UserError
 from distgan.evaluation.real_images import load_real_images
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
+from distgan.models.user_networks import load_networks
 from distgan.runs.run_dir import check_unused_folder
 from distgan.training.losses import has_penalty
 from distgan.training.session import check_classes
@@ -22,6 +23,7 @@ from distgan.utils.paths import user_path
 
 def plan(config: Config, preset: str) -> str:
     """Return a description of a training. Raises UserError for invalid data, batch size or folder; writes nothing."""
+    config = load_networks(config)
     with open_runtime(config, has_penalty=has_penalty(config.optim.loss)) as runtime:
         return _plan(config, preset, runtime)
 

@@ -30,6 +30,7 @@ CONTENTS = {
     "losses.png": "both losses, and D's mean logits on real and generated images",
     "metrics.jsonl": "losses, speed and evaluations, one line every --log-every steps (below)",
     "metrics.jsonl.old": "lines of steps that a resume repeated",
+    "networks/": "with --networks: a copy of that file, and of what it imports beside it",
     "weights/": "generator, discriminator and (with a moving average) generator_ema as safetensors, and config.json. "
     "Equal runs give the same bytes",
     "checkpoints/": "checkpoints (below), and the links latest and best",

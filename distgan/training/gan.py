@@ -1,6 +1,7 @@
 """State of a training: two networks, their optimizers, the moving average, and the step count."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,28 @@ from distgan.training.lr_schedule import Ema
 from distgan.training.noise import Noise
 
 
+class Traits(NamedTuple):
+    """Properties of a user's networks that `contract.py` has found; those of a family have none of them.
+
+    `d_mixes_rows`: D's logit of an image depends on the others of the batch. `eager_only`: see `Gan`.
+    `is_contiguous`: they view tensors in a way that weights with channels last do not allow.
+    """
+
+    d_mixes_rows: bool = False
+    eager_only: str = ""
+    is_contiguous: bool = False
+    notes: tuple[str, ...] = ()
+
+
+NO_TRAITS = Traits()
+
+
 @dataclass
 class Gan:
     """`g` and `d`: the wrapped networks. `shard`: this rank's rows of a batch. `noise`: random numbers for both.
 
-    `is_replicated`: True if BatchNorm's statistics too are the same on all ranks.
+    `noise` is what both draw from; `g_draws`: True if G has layers that do. `is_replicated`: True if BatchNorm's
+    statistics too are the same on all ranks. `eager_only`: why only eager steps can be taken, "" if others can.
     """
 
     g: DDPNetwork
@@ -34,6 +52,8 @@ class Gan:
     noise: Noise
     is_replicated: bool = True
     step: int = 0
+    g_draws: bool = False
+    eager_only: str = ""
 
     @property
     def generator(self) -> nn.Module:
@@ -141,25 +161,35 @@ class Gan:
 
 
 def build_gan(
-    model: ModelConfig, optim: OptimConfig, seed: int, runtime: Runtime, *, sync_batch_norm: bool = True
+    model: ModelConfig,
+    optim: OptimConfig,
+    seed: int,
+    runtime: Runtime,
+    *,
+    sync_batch_norm: bool = True,
+    traits: Traits = NO_TRAITS,
 ) -> Gan:
-    """Build both networks with weights drawn from `seed`, the same on every rank."""
+    """Build both networks with weights drawn from `seed`, the same on every rank. `traits`: of a user's networks."""
     torch.manual_seed(seed)
+    memory_format = torch.contiguous_format if traits.is_contiguous else runtime.memory_format
     generator, discriminator = (
-        network.to(runtime.device).to(memory_format=runtime.memory_format)
+        network.to(runtime.device).to(memory_format=memory_format)
         for network in (build_generator(model), build_discriminator(model))
     )
     shard = BatchShard(runtime.rank, runtime.world_size)
     noise = Noise(generator.latent_shape, runtime.device, shard)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
         generator = convert_sync_batchnorm(generator, shard, runtime.device)
+        discriminator = convert_sync_batchnorm(discriminator, shard, runtime.device)
     draw_from(discriminator, noise)
+    discriminator.mixes_rows = traits.d_mixes_rows  # type: ignore[assignment]  # Module's have no types
     # Copied before it is wrapped: the wrapped forward runs under autocast.
     ema = Ema(generator) if optim.ema_decay else None
+    g_draws = draw_from(generator, noise)
     g = runtime.wrap_network("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
     d = runtime.wrap_network("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
     is_replicated = sync_batch_norm or runtime.world_size == 1
-    return Gan(g, d, ema, shard, noise, is_replicated=is_replicated)
+    return Gan(g, d, ema, shard, noise, is_replicated, g_draws=g_draws, eager_only=traits.eager_only)
 
 
 def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) -> Adam:

@@ -78,7 +78,12 @@ class Noise:
         """
         num, per_row = shape[0], math.prod(shape[1:])
         words = -(-per_row // 2)
-        blocks = num // len(self.rows)
+        blocks, rest = divmod(num, len(self.rows))
+        if rest:
+            raise ValueError(
+                f"a layer that draws random numbers gets a tensor of shape {tuple(shape)}, whose first dimension is "
+                f"not the batch of {len(self.rows)}"
+            )
         if torch.compiler.is_compiling():
             # The same bits per element, so that a fused kernel computes them in registers.
             block, index = (torch.arange(n, dtype=torch.int32, device=self.device) for n in (blocks, per_row))

@@ -12,10 +12,12 @@ from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import Batches, global_batch_size, min_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
+from distgan.models.user_networks import load_networks
 from distgan.training.cadence import Cadence
+from distgan.training.contract import check_contract
 from distgan.training.engines.engine import Clock, Engine, build_engine
 from distgan.training.engines.graphs import Capture
-from distgan.training.gan import build_gan
+from distgan.training.gan import NO_TRAITS, Traits, build_gan
 from distgan.training.losses import has_penalty, with_penalty_weight
 from distgan.utils.provenance import Startup
 
@@ -23,13 +25,21 @@ from distgan.utils.provenance import Startup
 class Session:
     """All ranks build it and call its methods. `config` is resolved: it has the data set and the precision in use.
 
-    `dataset` replaces the one in the config. Raises UserError on all ranks if one raises it.
+    `dataset` replaces the one in the config, and `traits` the check of a user's networks. Raises UserError on all
+    ranks if one raises it.
     """
 
     def __init__(
-        self, config: Config, runtime: Runtime, *, dataset: Dataset | None = None, startup: Startup | None = None
+        self,
+        config: Config,
+        runtime: Runtime,
+        *,
+        dataset: Dataset | None = None,
+        startup: Startup | None = None,
+        traits: Traits | None = None,
     ):
         startup = startup or Startup()
+        config = load_networks(config)
         self.runtime = runtime
         self.dataset = dataset or runtime.run_on_all_ranks(
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
@@ -44,8 +54,20 @@ class Session:
         optim = with_penalty_weight(config.optim, data.spec, self.batch_size)
         self.config = config = config.model_copy(update={"optim": optim})
         startup.mark("data")
+        self.traits = traits or NO_TRAITS
+        if config.model.networks and traits is None:
+            # The others wait for the first rank as long as it is at work.
+            found = runtime.run_on_all_ranks(
+                lambda: check_contract(config, runtime.device) if runtime.is_main else NO_TRAITS, local_main_first=True
+            )
+            self.traits = runtime.all_gather_object(found)[0]
         self.gan = build_gan(
-            config.model, config.optim, config.run.seed, runtime, sync_batch_norm=config.processes.sync_batch_norm
+            config.model,
+            config.optim,
+            config.run.seed,
+            runtime,
+            sync_batch_norm=config.processes.sync_batch_norm,
+            traits=self.traits,
         )
         self.batches = Batches(
             self.gan.prepare_labels(self.dataset),
@@ -101,6 +123,7 @@ def open_session(
     A given `runtime` is used and left open.
     """
     startup = startup or Startup()
+    config = load_networks(config)  # before the ranks compare its hash
     context = nullcontext(runtime) if runtime else open_runtime(config, has_penalty=has_penalty(config.optim.loss))
     with context as runtime:
         startup.mark("processes")

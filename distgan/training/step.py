@@ -43,7 +43,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     weight = penalty_weight(config)
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Accumulate D's gradients. D has no BatchNorm, so one pass of real and fake images together equals two.
+        """Accumulate D's gradients: by one pass of real and fake joined, which equals two, or by two if D mixes rows.
 
         Also returns D's logits on the real images of each microbatch, for G's loss.
         """
@@ -58,9 +58,15 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
 
         for index, (rows, share) in enumerate(shard.microbatches(config.d_microbatches)):
             with D.accumulating(is_last=index == config.d_microbatches - 1):
-                inputs = torch.cat([real[rows], fake[rows]]), torch.cat([labels[rows], labels[rows]])
-                noise.begin_forward()
-                real_logits, fake_logits = D(*inputs).chunk(2)
+                if D.module.mixes_rows:
+                    noise.begin_forward()
+                    real_logits = D(real[rows], labels[rows])
+                    noise.begin_forward()
+                    fake_logits = D(fake[rows], labels[rows])
+                else:
+                    inputs = torch.cat([real[rows], fake[rows]]), torch.cat([labels[rows], labels[rows]])
+                    noise.begin_forward()
+                    real_logits, fake_logits = D(*inputs).chunk(2)
                 d_loss = total = loss.d_loss(real_logits, fake_logits)
                 if loss.penalty is not None and weight:
                     # On D's module: DDP expects one forward per backward, whose gradients it averages.
@@ -100,16 +106,22 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         D.module.requires_grad_(True)
         return g_loss.detach()
 
+    def generate(network: Callable[..., Tensor], labels: Tensor) -> Tensor:
+        z = noise.z()
+        if gan.g_draws:
+            noise.begin_forward()
+        return network(z, labels)
+
     def update(real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if order.draws_anew:  # these fakes are only for D
             with torch.no_grad():
-                fake = G.module(noise.z(), labels)
+                fake = generate(G.module, labels)
         else:
-            fake = G(noise.z(), labels)
+            fake = generate(G, labels)
         d_stats, all_real_logits = d_backward(real, fake.detach(), labels)
         if order.updates_d_first:
             D.step()
-        g_loss = g_backward(G(noise.z(), labels) if order.draws_anew else fake, labels, all_real_logits)
+        g_loss = g_backward(generate(G, labels) if order.draws_anew else fake, labels, all_real_logits)
         if not order.updates_d_first:
             D.step()
         G.step()

@@ -15,6 +15,7 @@ from distgan.training.engines.engine import Engine
 from distgan.training.session import Session
 from helpers.fake_cuda_graph import capture
 from helpers.noise_images import COLOUR, UNLABELLED, noise_images
+from helpers.own_networks import path_of
 
 STEPS = 50
 # 70 images in batches of 8: epochs of 8 full batches and a short one of 6, five of them in 50 steps.
@@ -32,6 +33,8 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "parts": ({"name": "cgan", "family": "dcgan"}, {"d_microbatches": 2, "ema_decay": 0.9}, "fp32"),
     "bf16": ({"name": "vanilla"}, {"ema_decay": 0.9}, "bf16"),
     "colour": ({"name": "cgan", "family": "small"}, {"ema_decay": 0.9}, "no"),
+    "own": ({"name": "cgan", "networks": "pair"}, {"ema_decay": 0.9}, "fp32"),
+    "own-noise": ({"name": "vanilla", "networks": "stylegan2"}, {"loss": "r3gan"}, "fp32"),
     "unlabelled": ({"name": "vanilla", "family": "clustered", "clusters": 5}, {"loss": "r3gan"}, "no"),
 }  # fmt: skip
 
@@ -48,6 +51,8 @@ class Training:
     ):  # fmt: skip
         model, optim, precision = RECIPES[recipe]
         width = 0.1 if "family" in model else 0.05
+        if "networks" in model:
+            model = model | {"networks": path_of(model["networks"])}
         self.config = Config(
             model=ModelConfig(**({"width": width} | model)),
             data=DataConfig(batch_size=BATCH, flip=recipe in IMAGES),

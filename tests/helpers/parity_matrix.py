@@ -27,6 +27,7 @@ from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session
 from helpers import fake_cuda_graph
 from helpers.noise_images import COLOUR, UNLABELLED, noise_images
+from helpers.own_networks import path_of
 
 
 class Recipe(NamedTuple):
@@ -47,6 +48,7 @@ class Recipe(NamedTuple):
     clusters: int | None = None
     images: ImageSpec = MNIST_SPEC
     flip: bool = False
+    networks: str | None = None  # of own_networks.py
 
 
 RECIPES = {
@@ -69,6 +71,11 @@ RECIPES = {
     ),
     "colour": Recipe(images=COLOUR, flip=True, dtype=torch.float64),
     "unlabelled": Recipe("vanilla", "clustered", clusters=5, images=UNLABELLED, loss="r3gan", dtype=torch.float64),
+    "own": Recipe(networks="pair", images=COLOUR, ema=0.9, dtype=torch.float64),
+    "own-accumulate": Recipe("vanilla", networks="pair", accumulate=3, batch_size=25, dtype=torch.float64),
+    "own-batch-norm": Recipe("vanilla", networks="dcgan", loss="r3gan", images=COLOUR, dtype=torch.float64),
+    "own-sngan": Recipe(networks="sngan", images=COLOUR, loss="hinge", steps=3, dtype=torch.float64),
+    "own-lstm": Recipe("vanilla", networks="lstm", steps=5, batch_size=25, dtype=torch.float64),
     "wgan-gp-accumulate": Recipe(loss="wgan-gp", order="alternating-fresh", accumulate=2, dropout=0.0),
     # In float32 rounding grows to 1e-3 in as many steps by Adam.
     "seed-vanilla": Recipe(model="vanilla", family="report2023", width=1.0, steps=3, dtype=torch.float64),
@@ -86,9 +93,11 @@ ENGINE = os.environ.get("PARITY_ENGINE", "eager")
 
 def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
     """Return the state after the steps, with the STATS of each step under `stats`."""
+    networks = path_of(recipe.networks) if recipe.networks else None
     model = ModelConfig(
-        name=recipe.model, family=recipe.family, width=recipe.width, dropout=recipe.dropout, clusters=recipe.clusters
-    )
+        name=recipe.model, family=None if networks else recipe.family, networks=networks, width=recipe.width,
+        dropout=recipe.dropout, clusters=recipe.clusters,
+    )  # fmt: skip
     optim = OptimConfig(order=recipe.order, loss=recipe.loss, d_microbatches=recipe.accumulate, ema_decay=recipe.ema)
     if ENGINE == "fake-graph":  # on GPUs Runtime does this for graph engines
         runtime._network_type = partial(FlatAllReduceNetwork, accelerator=runtime._accelerator)

@@ -10,6 +10,7 @@ from distgan import cli
 from distgan.config.registry import LOSSES, MODELS, ORDERS
 from distgan.data.base import load_dataset
 from distgan.training import session
+from helpers.own_networks import path_of
 from helpers.own_recipes import RECIPES as OWN
 from helpers.own_recipes import own_recipe
 from helpers.small_runs import make_cheap
@@ -32,8 +33,10 @@ def flags_of(name: str, place: str) -> list[str]:
         return own_recipe(name, Path(place), 120)
     index = list(CASES).index(name)
     model, loss, order, schedule = CASES[name]
-    # Every other case has the report's networks, and every third no moving average.
+    # Every other case has the report's networks, every fifth a user's own, and every third no moving average.
     family = ["--family", "report2023", "--width", "0.02"] if index % 2 else ["--family", "dcgan", "--width", "0.05"]
+    if index % 5 == 4:
+        family = ["--networks", path_of("pair")]
     return [
         *("--preset", f"{model}-quick", *family, "--dropout", "0.3", "--loss", loss, "--order", order),
         *("--lr-schedule", schedule, "--ema-decay", "0" if index % 3 == 0 else "0.9", "--data", "digits"),

@@ -24,6 +24,6 @@ def test_graphs_take_the_eager_steps(recipe: str) -> None:
     assert_graph_takes_eager_steps(recipe)
 
 
-@pytest.mark.parametrize("recipe", ["vanilla", "bf16"])
+@pytest.mark.parametrize("recipe", ["vanilla", "bf16", "own"])
 def test_compiled_networks_take_the_eager_steps(quick_compiler: None, recipe: str) -> None:
     assert_compiled_takes_eager_steps(recipe)

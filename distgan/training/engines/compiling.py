@@ -14,8 +14,10 @@ from distgan.training.gan import Gan
 _RECOMPILE_LIMIT = 256
 
 
-def compile_blocks(blocks: Sequence[nn.Module]) -> None:
+def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> None:
     """Compile the blocks in place, each at its first call with a new shape.
+
+    The backend aot_eager traces as all others do and generates no code, which is what takes long.
 
     Raises EngineUnavailable if torch.compile is disabled, and would silently run them eagerly.
     """
@@ -27,7 +29,9 @@ def compile_blocks(blocks: Sequence[nn.Module]) -> None:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     for block in blocks:
         if block._compiled_call_impl is None:
-            block._compiled_call_impl = torch.compile(_as_function(block), dynamic=False, fullgraph=True)
+            block._compiled_call_impl = torch.compile(
+                _as_function(block), dynamic=False, fullgraph=True, backend=backend
+            )
 
 
 def start_compiler(device: torch.device) -> None:

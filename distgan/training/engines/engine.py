@@ -138,6 +138,8 @@ class Trial:
 
     def unsupported_reason(self) -> str | None:
         """Return why only the eager engine can run this training; None if others can."""
+        if self.gan.eager_only:
+            return self.gan.eager_only
         if self.runtime.strategy != "DDP":
             return f"{self.runtime.strategy} wraps the forward and backward passes itself"
         if self.runtime.precision == "fp16":

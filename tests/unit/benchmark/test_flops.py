@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.own_networks import path_of
 from helpers.runs import ON_CPU, MonkeyPatch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +14,7 @@ from distgan.data.base import Dataset
 from distgan.data.loader import Batches
 from distgan.distributed.runtime import Runtime
 from distgan.models.layers import Conv2d, TransposedConv2d
+from distgan.models.user_networks import load_networks
 from distgan.training.engines.engine import build_engine
 from distgan.training.gan import build_gan
 
@@ -58,6 +60,16 @@ def test_hinge_takes_the_same_passes() -> None:
     model, optim = ModelConfig(width=0.1), OptimConfig(loss="hinge")
     found = counted(ON_CPU.model_copy(update={"model": model, "optim": optim}))
     assert found == BATCH * flops_per_image(model, optim)
+
+
+@pytest.mark.parametrize(("name", "is_counted"), [("pair", True), ("sngan", True), ("lstm", False)])
+def test_networks_of_a_file_are_counted_by_torch(name: str, is_counted: bool) -> None:
+    model = load_networks(Config(model=ModelConfig(name="cgan", networks=path_of(name)))).model
+    num = flops_per_image(model, OptimConfig())
+    assert (num is not None) == is_counted
+    if name == "pair":  # 2 a multiply-add; G 3 f but 2 f in its first layer, D twice that, and 2 f for the image
+        g, d = 2 * (100 * 24 + 24 * 784), 2 * (784 * 24 + 24)
+        assert num == 3 * g - 2 * 0 + 2 * 3 * d - 2 * 2 * 784 * 24 + 2 * d
 
 
 @pytest.mark.parametrize("loss", ["wgan-gp", "r1"])

@@ -18,9 +18,10 @@ from distgan.config import registry
 from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import Rules, Section, rules, setting
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_settings, paths_by, read_file
+from distgan.config.network_spec import NetworkSpec
 from distgan.config.presets import training_of
 from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
-from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
+from distgan.config.schema import Config, DataConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
 from distgan.evaluation.inputs import source_of
 from distgan.evaluation.real_images import RealImages
@@ -35,23 +36,27 @@ REGISTRIES = {name: value for name, value in vars(registry).items() if isinstanc
 ON_RESUME = {
     "fixed": "model.name model.family model.clusters model.width model.latent_dim model.stem model.logit_tail "
     "model.images data.name data.image_size data.channels data.background data.flip data.drop_last",
-    "confirm": "model.leaky_slope model.dropout optim.loss optim.penalty_weight optim.order optim.g_lr optim.d_lr "
+    "confirm": "model.args model.networks_sha256 model.leaky_slope model.dropout optim.loss optim.penalty_weight "
+    "optim.order optim.g_lr optim.d_lr "
     "optim.d_microbatches optim.beta1 optim.beta2 optim.lr_schedule optim.ema_decay run.seed run.precision "
     "processes.sync_batch_norm",
-    "free": "run.init_from run.init_sha256 "
+    "free": "run.init_from run.init_sha256 model.networks "
     "data.dir data.download data.mirror data.md5 data.skip_broken data.cache_dir data.test data.fingerprint "
     "data.batch_size data.per_rank_batch_size run.epochs "
     "run.engine run.device run.threads run.log_every run.save_every run.save_every_steps run.keep run.keep_best "
     "run.on_save_error run.eval_every run.eval_every_steps run.eval_num run.stop_at run.eval_reference "
     "run.sample_epochs run.tracker processes.num processes.check_ranks_every processes.timeout processes.zero",
-    "reset": "run.out run.resume run.allow_config_change run.max_steps run.time_limit",
+    "reset": "run.out run.resume run.trust_networks run.allow_config_change run.max_steps run.time_limit",
 }
 PER_RANK = (
-    "run.init_sha256 "
+    "run.init_sha256 model.networks "
     "model.images data.dir data.download data.mirror data.cache_dir data.test data.fingerprint run.out run.time_limit "
     "run.precision run.threads run.stop_at run.eval_reference processes.num"
 )
-NOT_COPIED = "run.init_sha256 model.images data.fingerprint run.out run.resume run.allow_config_change"
+NOT_COPIED = (
+    "run.init_sha256 model.networks_sha256 model.images data.fingerprint run.out run.resume run.trust_networks "
+    "run.allow_config_change"
+)
 
 
 def dotted(paths: list[tuple[str, ...]]) -> set[str]:
@@ -180,21 +185,20 @@ def squares_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
 
 
 class Generator(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, spec: NetworkSpec):
         super().__init__()
-        self.latent_shape = (config.latent_dim,)
-        self.main = nn.Sequential(nn.Linear(config.latent_dim, 28 * 28), nn.Tanh(), nn.Unflatten(1, (1, 28, 28)))
+        self.main = nn.Sequential(nn.Linear(spec.latent_dim, 28 * 28), nn.Tanh(), nn.Unflatten(1, (1, 28, 28)))
 
-    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return self.main(z)
 
 
 class Discriminator(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, spec: NetworkSpec):
         super().__init__()
         self.main = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 1))
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
         return self.main(images)
 
 
@@ -250,7 +254,7 @@ def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
     text = " ".join(parser.format_help().split())
     for words in ("squares: least squares, weight 2.5 unless set", "mlp: one layer each", "stripes: grey stripes"):
         assert words in text
-    for flag, names in (("--loss", LOSSES), ("--family", FAMILIES), ("--data", ["auto", *DATASETS])):
+    for flag, names in (("--loss", ["own", *LOSSES]), ("--family", FAMILIES), ("--data", ["auto", *DATASETS])):
         path = ", or a path that is there" if flag == "--data" else ""
         with refused(f"{flag}: ... ('nope'). Expected: {', '.join(names)}{path} [unknown-name]"):
             from_flags(Config, parser.parse([flag, "nope"]))

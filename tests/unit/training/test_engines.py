@@ -20,7 +20,7 @@ from distgan.training.metrics import MetricLog
 from distgan.utils.files import read_metrics
 
 
-@pytest.mark.parametrize("recipe", ["vanilla", "cgan"])
+@pytest.mark.parametrize("recipe", ["vanilla", "cgan", "own", "own-noise"])
 def test_graphs_take_the_eager_steps(recipe: str) -> None:
     assert_graph_takes_eager_steps(recipe)
 

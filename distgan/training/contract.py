@@ -1,0 +1,396 @@
+"""Check a user's networks before the first step: what the guarantees of a training need of them.
+
+Each failure is one sentence that names the layer. What only costs something (the graph engine, independence from the
+number of processes) is a note, and what it costs is left out of the training. On one process, in seconds.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distgan.config.schema import Config
+from distgan.distributed.sharding import BatchShard
+from distgan.distributed.wrappers import LocalRuntime
+from distgan.errors import UserError
+from distgan.models.base import build_discriminator, build_generator
+from distgan.models.layers import draw_from
+from distgan.models.user_networks import describe_error, loaded
+from distgan.training.forward_watch import ForwardWatch, module_state
+from distgan.training.gan import Gan, Traits, build_gan
+from distgan.training.losses import with_penalty_weight
+from distgan.training.noise import Noise
+from distgan.training.step import build_step
+from distgan.utils.files import pack_tensors
+
+ROWS = 4
+STEPS = 3
+_SCALE = 4.0
+
+
+def check_contract(config: Config, device: torch.device) -> Traits:
+    """Return what training has to know of the networks of `config`. Raises UserError for what it can't train.
+
+    Takes no random number of the caller's.
+    """
+    devices = [device] if device.type == "cuda" else []
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices), redirect_stdout(sys.stderr):
+        torch.set_default_dtype(torch.float32)
+        try:
+            return _Contract(config, device).check()
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+class _Contract:
+    """The checks, in their order: each may rely on those before it."""
+
+    def __init__(self, config: Config, device: torch.device):
+        self.config, self.device = config, device
+        networks = loaded(config.model)
+        self.where = f"--networks {networks.path}" if networks else f"--family {config.model.family}"
+        self.root = networks.root if networks else None
+        self.notes: list[str] = []
+        self.draws: dict[str, list[str]] = {"generator": [], "discriminator": []}
+        self.syncs: list[str] = []
+
+    def check(self) -> Traits:
+        generator, discriminator = self.build()
+        model = self.config.model
+        num = max(1, model.num_labels)
+        self.labels = torch.arange(ROWS, device=self.device) % num
+        source = torch.Generator().manual_seed(0)
+        shape: Any = generator.latent_shape
+        self.z = torch.randn((ROWS, *shape), generator=source).to(self.device)
+        spec = model.spec
+        size = (ROWS, spec.channels, spec.height, spec.width)
+        self.images = torch.rand(size, generator=source).mul(2).sub(1).to(self.device)
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            self.check_parameters(name, network)
+            self.check_can_be_copied(name, network)
+        self.check_outputs(generator, discriminator)
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            self.check_copy(name, network)
+        self.check_gradients(generator, discriminator)
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            self.check_state(name, network)
+        g_mixes = self.mixes_rows("generator", generator)
+        d_mixes = self.mixes_rows("discriminator", discriminator)
+        if g_mixes or d_mixes:
+            names = " and ".join(name for name, mixes in (("G", g_mixes), ("D", d_mixes)) if mixes)
+            self.notes.append(
+                f"{names}: an output depends on the other images of the batch by more than BatchNorm, so that the "
+                "result depends on the number of processes"
+            )
+        d_mixes = d_mixes or any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in discriminator.modules())
+        if d_mixes and self.config.optim.d_microbatches > 1:
+            raise UserError(
+                "--d-microbatches: D mixes the images of a batch, so that parts of it are not the whole "
+                f"({self.config.optim.d_microbatches}). Expected: 1, or a D without BatchNorm and the like",
+                code="conflicting-settings",
+            )
+        if d_mixes:
+            self.notes.append("D mixes the images of a batch: real and generated images take separate passes")
+        is_contiguous = not self.takes_channels_last(generator, discriminator)
+        traits = Traits(d_mixes, self.obstacle(), is_contiguous, tuple(self.notes))
+        self.check_steps(traits)
+        return traits
+
+    def refuse(self, text: str, error: BaseException | None = None) -> UserError:
+        mistake = UserError(f"{self.where}: {text}", code="bad-networks")
+        mistake.__cause__ = error
+        return mistake
+
+    # -- building -------------------------------------------------------------------------------------
+
+    def build(self) -> tuple[nn.Module, nn.Module]:
+        """Build the pair twice from one seed, and return one of them."""
+        pairs = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            pairs.append((build_generator(self.config.model), build_discriminator(self.config.model)))
+        for name, one, other in zip(("generator", "discriminator"), *pairs, strict=True):
+            for key, value in one.state_dict().items():
+                if nn.parameter.is_lazy(value):
+                    layer = key.rpartition(".")[0]
+                    raise self.refuse(
+                        f"{name}.{layer} has no shape before its first pass. Expected: nn.Linear(in, out) and the "
+                        "like, no lazy layer"
+                    )
+                if not torch.equal(value, other.state_dict()[key]):
+                    raise self.refuse(
+                        f"{name}.{key} differs between two builds from the same seed, so that no run can be repeated. "
+                        "Expected: weights drawn by torch alone"
+                    )
+        generator, discriminator = (network.to(self.device) for network in pairs[0])
+        return generator, discriminator
+
+    def check_parameters(self, name: str, network: nn.Module) -> None:
+        if not list(network.parameters()):
+            raise self.refuse(f"{name} has no parameter. Expected: weights to train, as attributes of the module")
+        for key, parameter in network.named_parameters():
+            if parameter.dtype != torch.float32:
+                raise self.refuse(f"{name}.{key} is of {parameter.dtype}. Expected: torch.float32 (see --precision)")
+            if not parameter.requires_grad:
+                raise self.refuse(
+                    f"{name}.{key} does not require a gradient, but a step trains all parameters. Expected: "
+                    "register_buffer for a constant"
+                )
+
+    # -- forward --------------------------------------------------------------------------------------
+
+    def run(self, name: str, network: nn.Module, *inputs: Tensor) -> Any:
+        """Return what a pass gives, and note what it draws and reads."""
+        watch = ForwardWatch(name, network)
+        try:
+            with watch.watching():
+                output = network(*inputs)
+        except Exception as error:
+            raise self.refuse(f"{watch.layer} fails: {self.described(error)}", error) from error
+        self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
+        self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
+        if watch.foreign:
+            raise self.refuse(
+                f"{name} draws from {watch.foreign[0]} in forward, which no checkpoint keeps. Expected: "
+                "distgan.noise.Normal, or torch's"
+            )
+        if watch.printed:
+            self.notes.append(f"{name} prints in forward, in every step: {watch.printed.splitlines()[0][:60]!r}")
+        return output
+
+    def described(self, error: BaseException) -> str:
+        return describe_error(error, self.root) if self.root else f"{type(error).__name__}: {error}"
+
+    def check_outputs(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        for is_training in (False, True):
+            g, d = (self.with_noise(copy.deepcopy(each)).train(is_training) for each in (generator, discriminator))
+            with torch.no_grad():
+                images = self.run("generator", g, self.z, self.labels)
+                self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
+                logits = self.run("discriminator", d, images, self.labels)
+                self.check_output("discriminator", logits, (ROWS, 1), "logits (N, 1)")
+        largest = float(images.abs().max())
+        with torch.no_grad():
+            wide = self.with_noise(copy.deepcopy(generator)).train()
+            for parameter in wide.parameters():
+                parameter.mul_(_SCALE)
+            reach = wide(self.z * _SCALE, self.labels).abs()
+        # An infinite intermediate of the enlarged weights says nothing.
+        largest = max(largest, float(reach.max())) if reach.isfinite().all() else largest
+        if largest > 1.001:
+            raise self.refuse(
+                f"generator gives pixels up to {largest:.3g}, with larger weights at the latest. Expected: images in "
+                "[-1, 1], as by a last nn.Tanh()"
+            )
+
+    def check_output(self, name: str, output: Any, shape: tuple[int, ...], what: str) -> None:
+        if not isinstance(output, Tensor):
+            raise self.refuse(f"{name} returns a {type(output).__name__}. Expected: a tensor, {what}")
+        if tuple(output.shape) != shape:
+            raise self.refuse(f"{name} gives the shape {tuple(output.shape)}. Expected: {shape}, {what}")
+        if output.dtype != torch.float32:
+            raise self.refuse(f"{name} gives {output.dtype}. Expected: torch.float32, {what}")
+        if not output.isfinite().all():
+            raise self.refuse(f"{name} gives NaN or infinite values with its first weights. Expected: finite {what}")
+
+    def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        """Take a gradient of each network by the way that a step takes."""
+        g, d = (self.with_noise(copy.deepcopy(each)).train() for each in (generator, discriminator))
+        with self.errors_named("the backward pass"):
+            fake = g(self.z, self.labels)
+            d(fake, self.labels).sum().backward()
+        for name, network in (("generator", g), ("discriminator", d)):
+            unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
+            if unused:
+                more = f", nor do {len(unused) - 1} more" if len(unused) > 1 else ""
+                raise self.refuse(
+                    f"{name}.{unused[0]} gets no gradient{more}: forward does not use it, and several processes would "
+                    "wait for it for ever. Expected: parameters that an output depends on, or none"
+                )
+            for key, parameter in network.named_parameters():
+                assert parameter.grad is not None
+                if not parameter.grad.isfinite().all():
+                    raise self.refuse(f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one")
+
+    def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
+        """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
+        g, d = (
+            self.with_noise(copy.deepcopy(each)).train().to(memory_format=torch.channels_last)
+            for each in (generator, discriminator)
+        )
+        try:
+            d(g(self.z, self.labels), self.labels).sum().backward()
+        except RuntimeError:
+            return False
+        return True
+
+    # -- state ----------------------------------------------------------------------------------------
+
+    def check_state(self, name: str, network: nn.Module) -> None:
+        """Look for what a pass changes and a checkpoint does not keep."""
+        network = self.with_noise(copy.deepcopy(network)).train()
+        saved = set(network.state_dict())
+        buffers = {key: (value, value.clone()) for key, value in network.named_buffers()}
+        before = {path: module_state(module) for path, module in network.named_modules()}
+        inputs = self.z if name == "generator" else self.images
+        network(inputs, self.labels).sum().backward()
+        now = dict(network.named_buffers())
+        for key, (value, old) in buffers.items():
+            if now.get(key) is not value:
+                raise self.refuse(
+                    f"{name}.{key} is a new tensor after a pass, which leaves the old one in the moving average and in "
+                    "graphs. Expected: a buffer that is changed in place, as by copy_() or add_()"
+                )
+            if key not in saved and not torch.equal(value, old):
+                raise self.refuse(
+                    f"{name}.{key} changes in forward, and no checkpoint keeps it. Expected: register_buffer with "
+                    "persistent=True"
+                )
+        for path, module in network.named_modules():
+            for key, value in module_state(module).items():
+                if before[path].get(key, _MISSING) != value:
+                    full = ".".join(filter(None, (name, path, key)))
+                    raise self.refuse(
+                        f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
+                        "attribute. Expected: register_buffer, changed in place"
+                    )
+
+    def check_can_be_copied(self, name: str, network: nn.Module) -> None:
+        try:
+            copy.deepcopy(network)
+        except Exception as error:
+            raise self.refuse(
+                f"{name} can't be copied, as the moving average needs: {self.described(error)}. Expected: no tensor "
+                "with a history as an attribute (nn.utils.parametrizations in place of nn.utils.weight_norm and "
+                "spectral_norm)",
+                error,
+            ) from error
+
+    def check_copy(self, name: str, network: nn.Module) -> None:
+        """Copy the network as the moving average does: the copy may know nothing of the original."""
+        original = copy.deepcopy(network)
+        copies = [copy.deepcopy(original) for _ in range(2)]
+        inputs = self.z if name == "generator" else self.images
+        with torch.no_grad():
+            before = copies[0].eval()(inputs, self.labels)
+            kept = [parameter.clone() for parameter in network.parameters()]
+            for parameter in (*network.parameters(), *original.parameters()):
+                parameter.add_(1)
+            after = copies[1].eval()(inputs, self.labels)
+            for parameter, value in zip(network.parameters(), kept, strict=True):
+                parameter.copy_(value)
+        if not torch.equal(before, after) and not self.draws[name]:
+            raise self.refuse(
+                f"a copy of {name} still uses the weights of the original, by a function or a list that holds them. "
+                "Expected: layers as attributes, or in an nn.ModuleList"
+            )
+
+    # -- what is the same on many processes -----------------------------------------------------------
+
+    def with_noise(self, network: nn.Module, shard: BatchShard | None = None) -> nn.Module:
+        """Let the network draw as in a step; by default for all rows."""
+        shard = shard or BatchShard()
+        shard.rows = range(ROWS)
+        noise = Noise((1,), self.device, shard)
+        noise.begin_step(torch.tensor([3, 4], dtype=torch.int32, device=self.device))
+        noise.begin_forward()
+        draw_from(network, noise)
+        return network
+
+    def mixes_rows(self, name: str, network: nn.Module) -> bool:
+        """Return whether a row depends on others, but for BatchNorm: by what one of two processes would compute."""
+        if self.draws[name]:
+            return False  # nothing can be compared
+        inputs, outputs = self.z if name == "generator" else self.images, []
+        for shard in (BatchShard(), BatchShard(1, 2)):
+            own = self.with_noise(copy.deepcopy(network), shard).train()
+            for module in own.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+            rows = slice(shard.rank, None, shard.world_size)
+            with torch.no_grad(), self.errors_named(f"{name} with a part of the batch"):
+                outputs.append(own(inputs[rows], self.labels[rows]))
+        whole, part = outputs
+        return not torch.allclose(whole[1::2], part, rtol=1e-3, atol=1e-4)
+
+    def obstacle(self) -> str:
+        """Note what was drawn and read, and return why neither a graph nor a compiler can take the steps."""
+        draws, syncs = (list(dict.fromkeys(each)) for each in (chain(*self.draws.values()), self.syncs))
+        if draws:
+            self.notes.append(
+                f"{_first(draws)} draws torch's random numbers in forward, so that the result depends on the number of "
+                "processes, and every step is eager (distgan.noise has layers without either loss)"
+            )
+        if syncs:
+            self.notes.append(
+                f"{_first(syncs)} reads or makes a value on the host in forward, so that a GPU waits and every step is "
+                "eager"
+            )
+        if draws:
+            return f"{_first(draws)} draws torch's random numbers"
+        return f"{_first(syncs)} looks at a value on the host" if syncs else ""
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def check_steps(self, traits: Traits) -> None:
+        """Take steps, save, load into other networks, and take more of them by both: these must end alike."""
+        optim = with_penalty_weight(self.config.optim, self.config.model.images, ROWS)
+        optim = optim.model_copy(update={"ema_decay": optim.ema_decay or 0.9, "d_microbatches": 1})
+        alone = LocalRuntime(self.device)
+        gans: list[Gan] = [build_gan(self.config.model, optim, seed, alone, traits=traits) for seed in (1, 2)]  # type: ignore[arg-type]
+        steps = [build_step(gan, optim, 0, 2 * STEPS) for gan in gans]
+
+        def take(index: int) -> None:
+            for _ in range(STEPS):
+                steps[index](self.images, self.labels, range(ROWS))
+
+        with self.errors_named(f"a step with --loss {optim.loss}"):
+            take(0)
+        state = gans[0].state()
+        try:
+            pack_tensors(state, {})
+        except Exception as error:
+            raise self.refuse(f"its tensors can't be saved ({type(error).__name__}: {error})", error) from error
+        is_cuda = self.device.type == "cuda"
+        random_states = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None
+        take(0)
+        gans[1].load_state(state, STEPS, self.where)
+        torch.set_rng_state(random_states[0])
+        if random_states[1] is not None:
+            torch.cuda.set_rng_state(random_states[1], self.device)
+        take(1)
+        first, second = (gan.state() for gan in gans)
+        for key in first:
+            if not torch.equal(first[key], second[key]) and first[key].isfinite().all():
+                raise self.refuse(
+                    f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
+                    "Expected: all that a pass depends on in parameters and buffers"
+                )
+
+    @contextmanager
+    def errors_named(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise self.refuse(f"{what} fails: {self.described(error)}", error) from error
+
+
+class _Missing:
+    pass
+
+
+_MISSING = _Missing()
+
+
+def _first(found: list[str]) -> str:
+    return found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")

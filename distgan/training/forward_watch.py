@@ -1,0 +1,136 @@
+"""Watch the forward passes of a network: which layer draws torch's random numbers, and which makes the host wait."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distgan.errors import print_line
+
+# Calls that read or write values on the host, and leave no trace among the operators.
+_ON_HOST = {"tolist": "tolist", "numpy": "numpy", "cpu": "cpu"}
+_MADE_ON_HOST = ("lift_fresh",)  # torch.tensor(...): a copy from the host
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+class ForwardWatch:
+    """Record of a network's passes: `draws` and `syncs` by layer, with the operator; `foreign` generators, prints."""
+
+    def __init__(self, name: str, network: nn.Module):
+        self.name, self.network = name, network
+        self.draws: dict[str, str] = {}
+        self.syncs: dict[str, str] = {}
+        self.foreign: list[str] = []
+        self.printed = ""
+        self._stack: list[str] = []
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer whose forward runs, or ran last."""
+        return self._stack[-1] if self._stack else self.name
+
+    @contextmanager
+    def watching(self) -> Iterator["ForwardWatch"]:
+        """Watch the calls of the network within the block."""
+        out = StringIO()
+        before = random.getstate(), _numpy_state()
+        with ExitStack() as stack:
+            for name, module in self.network.named_modules():
+                full = f"{self.name}.{name}" if name else self.name
+                words = f"{full} ({type(module).__name__})"
+                stack.callback(
+                    module.register_forward_pre_hook(lambda *_, words=words: self._stack.append(words)).remove
+                )
+                stack.callback(module.register_forward_hook(lambda *_: self._leave()).remove)
+            stack.enter_context(redirect_stdout(out))
+            stack.enter_context(_Operators(self))
+            stack.enter_context(_Calls(self))
+            yield self
+        self._stack.clear()
+        self.printed += out.getvalue()
+        if out.getvalue():
+            print_line(out.getvalue().rstrip("\n"), error=True)
+        if before[0] != random.getstate():
+            self.foreign.append("Python's random")
+        if before[1] != _numpy_state():
+            self.foreign.append("numpy.random")
+
+    def _leave(self) -> None:
+        if len(self._stack) > 1:  # of an error the layer in which it was raised stays
+            self._stack.pop()
+
+
+def _numpy_state() -> str:
+    state: Any = np.random.get_state(legacy=False)
+    return f"{state['state']['pos']} {state['state']['key'].tobytes()!r}"
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self, watch: ForwardWatch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if torch.Tag.nondeterministic_seeded in func.tags and not _draws_nothing(func, args, kwargs or {}):
+            self.watch.draws.setdefault(self.watch.layer, name)
+        elif torch.Tag.data_dependent_output in func.tags or name in _MADE_ON_HOST:
+            self.watch.syncs.setdefault(self.watch.layer, {"_local_scalar_dense": "item"}.get(name, name))
+        elif torch.Tag.dynamic_output_shape in func.tags and (name != "index" or _by_mask(args)):
+            self.watch.syncs.setdefault(self.watch.layer, name)
+        return func(*args, **(kwargs or {}))
+
+
+def _draws_nothing(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """True for dropout of an operator that may do without, as attention, at a probability of 0."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
+    chances = [name for name in ("dropout_p", "dropout", "p") if name in names]
+    return any(given.get(name, defaults[name]) == 0 for name in chances)
+
+
+def _by_mask(args: Any) -> bool:
+    return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+class _Calls(TorchFunctionMode):
+    def __init__(self, watch: ForwardWatch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _ON_HOST:
+            self.watch.syncs.setdefault(self.watch.layer, func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+# -- Python attributes --
+
+
+def module_state(module: nn.Module) -> dict[str, Any]:
+    """Return the plain values among the attributes of a module, as text; nothing of torch's own."""
+    own = {"_parameters", "_buffers", "_modules", "noise", "salt"}
+    return {
+        key: repr(value)
+        for key, value in vars(module).items()
+        if key not in own and not key.endswith("_hooks") and is_plain(value)
+    }
+
+
+def is_plain(value: Any, depth: int = 0) -> bool:
+    """True for numbers and text, and for lists and tables of them."""
+    if isinstance(value, _PLAIN):
+        return True
+    if depth > 3:
+        return False
+    if isinstance(value, dict):
+        return all(is_plain(each, depth + 1) for each in value.values())
+    return isinstance(value, list | tuple | set) and all(is_plain(each, depth + 1) for each in value)

@@ -1,0 +1,342 @@
+"""A user's file of networks: loaded, copied, hashed, trusted or not, and each mistake in one line."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.own_networks import PAIR, write_pair
+from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
+
+from distgan.config.image_spec import ImageSpec
+from distgan.config.registry import LOSSES
+from distgan.config.schema import Config, ModelConfig, OptimConfig
+from distgan.distributed.rendezvous import _collect_facts, _find_difference
+from distgan.models import network_copies, user_networks
+from distgan.models.base import build_discriminator, build_generator
+from distgan.models.user_networks import find_file, load, load_networks
+from distgan.reports.reproduce import train_words
+
+COLOUR = ImageSpec(channels=3, height=10, width=12, num_classes=3, class_names=["a", "b", "c"])
+SHORT = (*TINY[2:], "--data", "digits", "--sample-epochs", "9", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """No file of another test is known, as at the start of a process."""
+    user_networks._loaded.clear()
+    yield
+    user_networks._loaded.clear()
+    LOSSES.pop("own", None)
+
+
+def config_of(path: Path, **model: Any) -> Config:
+    return Config(model=ModelConfig(networks=str(path), images=COLOUR, **model))
+
+
+# -- what is loaded ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vanilla", "cgan"])
+def test_a_file_builds_networks_for_the_images_of_a_run(tmp_path: Path, name: str) -> None:
+    model = load_networks(config_of(write_pair(tmp_path), name=name, args={"width": 5}, latent_dim=7)).model
+    generator, discriminator = build_generator(model), build_discriminator(model)
+    assert generator.latent_shape == (7,)
+    assert generator.main[0].out_features == discriminator.read_out.in_features == 5
+    labels = torch.tensor([0, 2])
+    images = generator(torch.randn(2, 7), labels)
+    assert images.shape == (2, 3, 10, 12)
+    assert discriminator(images, labels).shape == (2, 1)
+    assert (generator.embed is None) == (name == "vanilla"), "without labels they get None"
+
+
+def test_what_a_file_imports_from_its_folder_belongs_to_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """From any working directory, and not what lies in a virtual environment below it, or is loaded under its name."""
+    head = "import torch\nfrom shapes import SLOPE\nfrom lib.norms import *\nimport heavy\n"
+    path = write_pair(tmp_path / "lab", "my_gan.py", ("import torch\n", head), ("0.2", "SLOPE"))
+    (tmp_path / "lab" / "shapes.py").write_text("SLOPE = 0.1\n")
+    (tmp_path / "lab" / "unused.py").write_text("raise SystemExit\n")
+    (tmp_path / "lab" / "lib").mkdir()
+    (tmp_path / "lab" / "lib" / "norms.py").write_text("EPS = 1\n")
+    site = tmp_path / "lab" / ".venv" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "heavy.py").write_text("")
+    other = tmp_path / "elsewhere" / "shapes.py"
+    other.parent.mkdir()
+    other.write_text("SLOPE = 'of another'\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.syspath_prepend(other.parent)
+    import shapes  # type: ignore[import-not-found]
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    search = list(sys.path)
+    networks = load(path)
+    assert sorted(networks.files) == ["lib/norms.py", "my_gan.py", "shapes.py"]
+    assert sys.path == search
+    assert sys.modules["shapes"] is shapes
+    assert not list((tmp_path / "lab").glob("__pycache__")), "nothing is written beside it"
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("lab/my_gan.py").absolute()).sha256 == networks.sha256
+    copied = tmp_path / "renamed.py"
+    path.rename(tmp_path / "lab" / "renamed.py")
+    assert load(tmp_path / "lab" / copied.name).sha256 == networks.sha256, "its name does not count"
+    (tmp_path / "lab" / "shapes.py").write_text("SLOPE = 0.3\n")
+    assert load(tmp_path / "lab" / copied.name).sha256 != networks.sha256, "what it imports does"
+
+
+def test_a_module_of_a_package_with_relative_imports(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    path = write_pair(
+        tmp_path / "src" / "my_lab", "nets.py", ("import torch\n", "import torch\nfrom .parts import X\n")
+    )
+    for name in ("__init__", "parts"):
+        (path.parent / f"{name}.py").write_text("X = 1\n")
+    with refused("my_lab.nets: ... [no-networks]"):
+        find_file("my_lab.nets")
+    monkeypatch.chdir(tmp_path / "src")
+    with refused("my_lab.nets: ... Expected: --networks my_lab/nets.py"):
+        find_file("my_lab.nets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    assert find_file("my_lab.nets") == path
+    networks = load(path)
+    assert sorted(networks.files) == ["my_lab/__init__.py", "my_lab/nets.py", "my_lab/parts.py"]
+    config = load_networks(config_of(path))
+    network_copies.write_copy(tmp_path / "run", config.model)
+    copy = network_copies.find_copy(tmp_path / "run" / "checkpoints" / "step-1", str(path))
+    assert copy == tmp_path / "run" / "networks" / "my_lab" / "nets.py"
+    assert load(copy).sha256 == networks.sha256
+    for name in [name for name in sys.modules if name.startswith("my_lab")]:
+        del sys.modules[name]
+
+
+def test_a_copy_lies_below_its_run(tmp_path: Path) -> None:
+    write_pair(tmp_path, "evil.py")
+    (tmp_path / "run" / "networks").mkdir(parents=True)
+    assert network_copies.find_copy(tmp_path / "run", "../../evil.py") is None
+    assert network_copies.find_copy(tmp_path / "run", str(tmp_path / "evil.py")) is None
+    copy = write_pair(tmp_path / "run", "networks/evil.py")
+    assert network_copies.find_copy(tmp_path / "run" / "weights", r"C:\\user\\evil.py") == copy
+
+
+def test_loading_takes_no_random_number_and_prints_nothing_on_stdout(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_pair(tmp_path, "my_gan.py", ("class Generator", "print('hello', torch.rand(1))\n\n\nclass Generator"))
+    before = torch.get_rng_state()
+    load(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    out, err = capfd.readouterr()
+    assert not out
+    assert "hello" in err
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------
+
+BAD = {
+    "syntax": (
+        "def build_generator(spec):\n  return (\n",
+        "does not import: SyntaxError: ... (my_gan.py, line 2: return",
+    ),
+    "import": ("import torch\nimport no_such\n", "... ModuleNotFoundError: ... (my_gan.py, line 2:"),
+    "raises": (
+        "x = 1\ndef f():\n  return 1 / 0\nf()\n",
+        "... ZeroDivisionError: ... (my_gan.py, line 3: return 1 / 0)",
+    ),
+    "exits": ("import sys\nsys.exit('no')\n", "... SystemExit: no (my_gan.py, line 2:"),
+    "lacks": ("def build_generator(spec): ...\n", "lacks build_discriminator(spec). Expected:"),
+    "lacks both": ("", "lacks build_generator(spec) and build_discriminator(spec)"),
+    "no function": ("build_generator = build_discriminator = 3\n", "build_generator is a int. Expected: a function"),
+    "no spec": (
+        "def build_generator(): ...\nbuild_discriminator = build_generator\n",
+        "build_generator() takes no spec",
+    ),
+    "loss": (PAIR + "def build_loss(): return 'bce'\n", "build_loss returns a str. Expected: ... Loss"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_can_not_be_used_is_one_line(tmp_path: Path, name: str) -> None:
+    text, pattern = BAD[name]
+    (tmp_path / "my_gan.py").write_text(text)
+    before = set(sys.modules)
+    with refused(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
+        load(tmp_path / "my_gan.py")
+    assert user_networks.MODULE not in set(sys.modules) - before or name in ("lacks", "lacks both", "no function")
+
+
+BUILT = {
+    "class": (
+        "return Generator(spec, width)",
+        "return Generator",
+        "returns the class Generator ... as Generator(spec)",
+    ),
+    "other": ("return Generator(spec, width)", "return [1]", "returns a list. Expected: an nn.Module"),
+    "raises": (
+        "return Generator(spec, width)",
+        "return spec.nope",
+        "... AttributeError: ... 'nope' ... (my_gan.py, line 39:",
+    ),
+    "late": ("return Generator(spec, width)", "import late", "imports late when it is called ... at the top"),
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_functions_that_build_no_network_are_one_line(tmp_path: Path, monkeypatch: MonkeyPatch, name: str) -> None:
+    old, new, pattern = BUILT[name]
+    path = write_pair(tmp_path, "my_gan.py", (old, new))
+    (tmp_path / "late.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_networks(config_of(path))
+    try:
+        with refused(f"--networks {path}: build_generator {pattern} ... [bad-networks]"):
+            build_generator(config.model)
+    finally:
+        sys.modules.pop("late", None)
+
+
+ARGUMENTS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"widht": 3}, "... takes no widht, did you mean width? (3). Expected: width, dropout [unknown-setting]"),
+    ({"width": 3.5}, "width of my_gan.py is a float (3.5). Expected: an integer"),
+    ({"width": True}, "width of my_gan.py is a bool (True). Expected: an integer"),
+    ({"dropout": "a"}, "dropout of my_gan.py is a str ('a'). Expected: a number"),
+)
+
+
+@pytest.mark.parametrize(("args", "pattern"), ARGUMENTS)
+def test_arguments_are_those_of_the_functions(tmp_path: Path, args: dict[str, Any], pattern: str) -> None:
+    config = load_networks(config_of(write_pair(tmp_path), args=args))
+    with refused(f"--model-arg: {pattern}"):
+        build_generator(config.model)
+    model = load_networks(config_of(write_pair(tmp_path), args={"dropout": 0, "width": 3})).model
+    assert build_discriminator(model).features[3].p == 0, "that of one function alone, and an integer for a number"
+
+
+def test_an_argument_without_a_default_must_be_set(tmp_path: Path) -> None:
+    path = write_pair(tmp_path, "my_gan.py", ("width: int = 24, dropout", "width, dropout"))
+    with refused("--model-arg: build_discriminator ... width ... [missing-value]"):
+        build_generator(load_networks(config_of(path)).model)
+    with refused("--model-arg: report2023 ... (3) ... [unknown-setting]"):
+        build_generator(ModelConfig(args={"depth": 3}))
+
+
+def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
+    path = write_pair(tmp_path)
+    train = ("train", "--preset", "cgan-quick", *SHORT, "--networks", path)
+    assert_user_error(distgan(*train, "--family", "dcgan"), "--family, --networks: ... [conflicting-settings]")
+    assert_user_error(distgan(*train, "--clusters", 3), "--clusters: ... (3", code="conflicting-settings")
+    assert_user_error(distgan(*train, "--loss", "own"), "--loss: ... build_loss() ... [bad-networks]")
+    assert_user_error(distgan(*train, "--model-arg", "width"), "--model-arg: ... Expected: key=value")
+    result = distgan("train", "--preset", "cgan-fast", "--networks", path, "--data", "digits", "--dry-run")
+    config = json.loads(result.stdout.partition("\npreset ")[0])
+    assert config["model"]["clusters"] is None, "those of the preset's family are not its other settings"
+    assert config["optim"]["loss"] == "r3gan"
+    assert config["model"]["networks_sha256"]
+    (tmp_path / "preset.toml").write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\n[model.args]\nwidth=9\n")
+    write_pair(tmp_path, "sub/my.py")
+    (tmp_path / "cwd").mkdir()
+    os.chdir(tmp_path / "cwd")
+    result = distgan(
+        "train", "--config", tmp_path / "preset.toml", "--data", "digits", "--model-arg", "dropout=0.5", "--dry-run"
+    )
+    assert json.loads(result.stdout.partition("\npreset ")[0])["model"]["args"] == {"width": 9, "dropout": 0.5}
+
+
+# -- a run -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(distgan: Run, tmp_path: Path) -> Any:
+    def call(*words: object, networks: object = "my_gan.py") -> Any:
+        named = ("--networks", networks) if networks else ()
+        return distgan("train", "--preset", "cgan-quick", *SHORT, *named, "--model-arg", "width=9", *words)
+
+    write_pair(tmp_path)
+    return call
+
+
+def test_a_run_resumes_to_the_same_bits_and_executes_what_is_trusted(train: Any, distgan: Run, tmp_path: Path) -> None:
+    for words in (("--max-steps", 4, "--out", "straight"), ("--max-steps", 2, "--out", "broken")):
+        result = train(*words)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "broken/networks/my_gan.py").read_text() == PAIR
+    user_networks._loaded.clear()
+    stranger = "broken ... code that would be executed (... networks/my_gan.py). Expected: --trust-networks ..."
+    assert_user_error(distgan("train", "--out", "broken"), stranger, code="networks-not-trusted")
+    assert_user_error(distgan("sample", "broken", "--num", 2), stranger, code="networks-not-trusted")
+    assert_user_error(distgan("sample", "broken/checkpoints/latest", "--num", 2), code="networks-not-trusted")
+    assert distgan("checkpoint", "verify", "broken").returncode == 0, "executes nothing"
+    assert not user_networks._loaded
+    assert_user_error(distgan("train", "--config", "broken/config.json", "--out", "new"), code="networks-not-trusted")
+    os.rename(tmp_path / "my_gan.py", tmp_path / "elsewhere.py")
+    result = distgan("train", "--out", "broken", "--max-steps", 3, "--trust-networks")
+    assert result.returncode == 0, result.stderr
+    result = distgan("train", "--out", "broken", "--max-steps", 4, "--networks", "elsewhere.py")
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path / "straight", tmp_path / "broken")
+    (tmp_path / "broken").rename(tmp_path / "moved")
+    for where in ("moved", "moved/weights", "moved/checkpoints/latest", "moved/weights/generator.safetensors"):
+        for flag in (("--trust-networks",), ("--networks", "elsewhere.py")):
+            result = distgan("sample", where, "--num", 2, *flag)
+            assert result.returncode == 0, result.stderr
+            assert "warning" not in result.stderr
+    result = distgan("sample", "moved", "--num", 2, "--interpolate", "--trust-networks", "--out", "walk.npz")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_changed_file_is_refused_with_the_difference(train: Any, distgan: Run, tmp_path: Path) -> None:
+    assert train("--max-steps", 2, "--out", "run").returncode == 0
+    write_pair(tmp_path, "my_gan.py", ("LeakyReLU(0.2)", "LeakyReLU(0.3)"))
+    again = ("--max-steps", 3, "--out", "run")
+    result = train(*again)
+    assert_user_error(
+        result, "[model] networks_sha256: ... my_gan.py, line 27: - ...(0.2) ...+ ...(0.3)", code="resume-mismatch"
+    )
+    result = distgan("sample", "run", "--networks", "my_gan.py", "--num", 2)
+    assert result.returncode == 0
+    assert str(tmp_path / "my_gan.py") in result.stderr
+    result = train(*again, "--allow-config-change")
+    assert result.returncode == 0, result.stderr
+    assert "LeakyReLU(0.3)" in (tmp_path / "run/networks/my_gan.py").read_text()
+    # Of another shape: no checkpoint is taken for damaged.
+    write_pair(tmp_path, "my_gan.py", ("nn.Linear(width, 1)", "nn.Linear(width, 1, bias=False)"))
+    names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert_user_error(train(*again, "--allow-config-change"), "read_out.bias", code="wrong-weights")
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == names
+
+
+def test_a_loss_of_the_file_is_taken_unless_a_flag_says_otherwise(train: Any, distgan: Run, tmp_path: Path) -> None:
+    loss = "from distgan.config.registry import LOSSES\ndef build_loss():\n    return LOSSES['hinge']\n"
+    (tmp_path / "my_gan.py").write_text(PAIR + loss)
+    for out, flags in (("own", ()), ("hinge", ("--loss", "hinge")), ("bce", ("--loss", "bce"))):
+        assert train("--max-steps", 2, "--out", out, *flags).returncode == 0
+        assert json.loads((tmp_path / out / "config.json").read_text())["optim"]["loss"] == out
+    losses = {
+        out: (tmp_path / out / "metrics.jsonl").read_text().partition('"g_loss"')[0] for out in ("own", "hinge", "bce")
+    }
+    assert losses["own"] == losses["hinge"] != losses["bce"]
+    user_networks._loaded.clear()
+    del LOSSES["own"]
+    result = distgan("report", "own", "--no-eval", "--out", "page.html")
+    assert result.returncode == 0, result.stderr
+
+
+def test_ranks_with_other_files_do_not_meet(tmp_path: Path) -> None:
+    """The path may differ from machine to machine, the contents may not."""
+    paths = (write_pair(tmp_path), write_pair(tmp_path, "b/other.py"), write_pair(tmp_path, "c.py", ("0.2", "0.3")))
+    facts = [_collect_facts(load_networks(config_of(path)), "gloo", "fp32") for path in paths]
+    assert _find_difference(facts[:2]) is None
+    assert "rank 1: its [model] networks_sha256 is" in (_find_difference(facts[::2]) or "")
+
+
+def test_the_command_of_a_run_names_file_and_arguments(tmp_path: Path) -> None:
+    config = Config(
+        model=ModelConfig(name="cgan", networks="/a b/my_gan.py", args={"width": 3, "kind": "x y", "on": True}),
+        optim=OptimConfig(loss="own"),
+    )
+    words = train_words(config, None)
+    assert words is not None
+    assert {"--networks=/a b/my_gan.py", "--model-arg=width=3", "--model-arg=on=true", "--loss=own"} <= set(words)

@@ -1,0 +1,279 @@
+"""What a user's networks must be, each failure in one sentence; public architectures train, as written or noted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.own_architectures import HEAD, TRAINS
+from helpers.own_networks import PAIR
+from helpers.runs import Capture, fits, refused
+from torch import nn
+
+from distgan.config.image_spec import ImageSpec
+from distgan.config.registry import FAMILIES
+from distgan.config.schema import Config, ModelConfig, OptimConfig
+from distgan.models import user_networks
+from distgan.models.base import build_discriminator
+from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
+from distgan.models.user_networks import load_networks
+from distgan.training.contract import check_contract
+from distgan.training.gan import Traits
+
+CPU = torch.device("cpu")
+SPEC = ImageSpec(channels=3, height=16, width=16, num_classes=3, class_names=["a", "b", "c"])
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    user_networks._loaded.clear()
+    yield
+    user_networks._loaded.clear()
+
+
+def check(folder: Path, text: str, name: str = "cgan", loss: str = "bce") -> Traits:
+    path = folder / "my_gan.py"
+    path.write_text(text)
+    model = ModelConfig(name=name, networks=str(path), images=SPEC, latent_dim=8)
+    return check_contract(load_networks(Config(model=model, optim=OptimConfig(loss=loss))), CPU)
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_public_architectures_fit(tmp_path: Path, name: str) -> None:
+    text, notes = TRAINS[name]
+    loss = "r3gan" if name in ("sngan", "dcgan", "lstm") else "bce"
+    before = torch.get_rng_state()
+    traits = check(tmp_path, HEAD + text, loss=loss)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(traits.notes) == len(notes), traits.notes
+    for note, start in zip(traits.notes, notes, strict=True):
+        assert fits(start, note), note
+    assert bool(traits.eager_only) == any("draws" in note for note in notes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["vanilla", "cgan"])
+def test_the_families_fit_without_a_note(family: str, name: str) -> None:
+    clusters = 2 if FAMILIES[family].takes_clusters else None
+    config = Config(model=ModelConfig(name=name, family=family, clusters=clusters, width=0.1))
+    assert check_contract(config, CPU) == Traits()
+
+
+# -- refusals ----------------------------------------------------------------------------------------------
+
+G_LINE, D_LINE = "return self.main(z).view(-1, *self.shape)", "features = self.features(images)"
+FORWARD = "    def forward(self, z"
+G, D = "generator (Generator)", "discriminator (Discriminator)"
+G_INIT = "        self.shape = (spec.channels, spec.height, spec.width)\n"
+BAD = {
+    "G's shape": ((G_LINE, "return self.main(z)"), "generator gives the shape (4, 768). Expected: (4, 3, 16, 16)"),
+    "G's range": (("nn.Tanh(),", "nn.Identity(),"), "generator gives pixels up to"),
+    "G's dtype": ((G_LINE, G_LINE + ".double()"), "generator gives torch.float64. Expected: torch.float32"),
+    "G's tuple": ((G_LINE, "return z, z"), "generator returns a tuple. Expected: a tensor"),
+    "NaN": ((G_LINE, G_LINE + " * float('nan')"), "generator gives NaN"),
+    "D's shape": (
+        ("nn.Linear(width, 1)", "nn.Linear(width, 2)"),
+        "discriminator gives the shape (4, 2). Expected: (4, 1)",
+    ),
+    "unused": (
+        (G_INIT, G_INIT + "        self.extra = nn.Linear(2, 2)\n"),
+        "generator.extra.weight gets no gradient, nor",
+    ),
+    "detached": ((D_LINE, D_LINE + ".detach()"), "generator.embed.weight gets no gradient"),
+    "frozen": (
+        (G_INIT, G_INIT + "        self.f = nn.Parameter(torch.ones(2), requires_grad=False)\n"),
+        "generator.f does not require",
+    ),
+    "half": (
+        (G_INIT, G_INIT + "        self.f = nn.Parameter(torch.ones(2).half())\n"),
+        "generator.f is of torch.float16",
+    ),
+    "lazy": (
+        ("nn.Linear(spec.latent_dim, width, bias=False)", "nn.LazyLinear(width)"),
+        "generator.main.0 has no shape before",
+    ),
+    "fails": (
+        ("nn.Linear(num, width)", "nn.Linear(num + 1, width)"),
+        "discriminator.features.1 ... Linear) fails: RuntimeError",
+    ),
+    "fails in its own code": ((G_LINE, "return self.nope"), f"{G} fails: AttributeError: ... (my_gan.py, line 19:"),
+    "numpy's weights": (
+        (G_INIT, G_INIT + "        import numpy\n        self.f = nn.Parameter(torch.ones(2) * numpy.random.rand())\n"),
+        "generator.f differs between two builds",
+    ),
+    "Python's random": (
+        (G_LINE, "import random; " + G_LINE + " * random.random()"),
+        "generator draws from Python's random",
+    ),
+    "numpy's random": (
+        (G_LINE, "import numpy; " + G_LINE + " * numpy.random.rand()"),
+        "generator draws from numpy.random",
+    ),
+    "a count": (
+        (G_LINE, "self.n = getattr(self, 'n', 0) + 1; " + G_LINE),
+        "generator.n (Generator) changes in forward",
+    ),
+    "a buffer anew": (
+        (G_INIT, G_INIT + "        self.register_buffer('b', torch.zeros(1))\n        self.embed = None\n"),
+        "generator.b is a new tensor",
+    ),
+    "a buffer that is not saved": (
+        (G_INIT, G_INIT + "        self.register_buffer('b', torch.zeros(1), persistent=False)\n"),
+        "generator.b changes in forward",
+    ),
+    "a tensor that is not saved": (
+        (G_INIT, G_INIT + "        self.kept = torch.zeros(1)\n"),
+        "3 steps, a checkpoint, and 3 more do not end as 6 steps: generator.",
+    ),
+    "old weight norm": (
+        ("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),
+        "discriminator can't be copied",
+    ),
+    "a function": (("nn.ReLU()", "nn.ReLU()"), "a copy of generator still uses the weights of the original"),
+}
+MORE = {
+    "a buffer anew": (G_LINE, "self.b = self.b + 1; " + G_LINE),
+    "a buffer that is not saved": (G_LINE, "self.b.add_(1); " + G_LINE),
+    "a tensor that is not saved": (G_LINE, "self.kept = self.kept + 1; " + G_LINE + " * self.kept.sigmoid()"),
+    "a function": (G_LINE, "return self.call(z).view(-1, *self.shape)"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", BAD)
+def test_what_breaks_the_contract_is_named_with_its_layer(tmp_path: Path, name: str) -> None:
+    change, pattern = BAD[name]
+    text = PAIR
+    for old, new in (change, *([MORE[name]] if name in MORE else [])):
+        assert old in text, old
+        text = text.replace(old, new)
+    if name == "a buffer anew":
+        text = text.replace("self.embed = None\n", "\n", 1)
+    if name == "a function":
+        text = text.replace(
+            "    def forward(self, z",
+            "        main = self.main\n        self.call = lambda z: main(z)\n\n    def forward(self, z",
+            1,
+        )
+    with refused(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
+        check(tmp_path, text)
+
+
+NOTED = {
+    "random": ((D_LINE, D_LINE + " * (1 + 0.1 * torch.rand(1))"), f"{D}: rand draws torch's random", True),
+    "item": ((D_LINE, D_LINE + " * (1 + 0 * float(images.mean()))"), f"{D}: item reads", True),
+    "tolist": ((D_LINE, "images.mean().tolist(); " + D_LINE), f"{D}: tolist reads", True),
+    "one-hot": ((D_LINE, "F = nn.functional; F.one_hot(labels, 3); " + D_LINE), f"{D}: item reads", True),
+    "mask": ((G_LINE, "z[z > 0].sum(); " + G_LINE), f"{G}: index reads", True),
+    "a tensor of the host": ((G_LINE, G_LINE + " * torch.tensor(0.5)"), f"{G}: lift_fresh reads or makes", True),
+    "prints": (
+        (G_LINE, "print('hello', z.shape); " + G_LINE),
+        "generator prints in forward, in every step: 'hello",
+        False,
+    ),
+    "rows": ((G_LINE, "z = z - z.mean(0); " + G_LINE), "G: an output depends on the other images", False),
+    "rows of D": (
+        (D_LINE, "images = images - images.mean(0); " + D_LINE),
+        "D: an output depends on the other images",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture) -> None:
+    change, start, is_eager = NOTED[name]
+    assert change[0] in PAIR
+    traits = check(tmp_path, PAIR.replace(*change))
+    assert traits.notes[0].startswith(start), traits.notes
+    assert bool(traits.eager_only) == is_eager
+    assert traits.d_mixes_rows == (name == "rows of D")
+    assert not capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("flat", "is_contiguous"), [("x.view(len(x), -1)", True), ("x.flatten(1)", False)])
+def test_weights_stay_contiguous_where_a_view_needs_it(tmp_path: Path, flat: str, is_contiguous: bool) -> None:
+    layers = "nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))"
+    text = PAIR.replace("nn.Flatten(), spectral_norm(nn.Linear(num, width))", "spectral_norm(nn.Linear(128, width))")
+    text = text.replace("        self.read_out", f"        self.convs = {layers}\n        self.read_out")
+    text = text.replace(D_LINE, f"x = self.convs(images)\n        features = self.features({flat})")
+    assert check(tmp_path, text).is_contiguous == is_contiguous
+
+
+def test_parts_of_a_batch_are_refused_where_rows_are_mixed(tmp_path: Path) -> None:
+    (tmp_path / "my_gan.py").write_text(HEAD + TRAINS["dcgan"][0])
+    model = ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)
+    config = load_networks(Config(model=model, optim=OptimConfig(d_microbatches=2)))
+    with refused("--d-microbatches: ... (2). Expected: 1 ... [conflicting-settings]"):
+        check_contract(config, CPU)
+
+
+def test_a_first_tensor_of_a_batch_that_is_no_row_is_named(tmp_path: Path) -> None:
+    text = PAIR.replace(D_LINE, "features = self.features(images.repeat(2, 1, 1, 1)[:5])[:4]")
+    with refused("discriminator.features.3 (Dropout) fails: ValueError: ... (5, 24) ... batch of 4"):
+        check(tmp_path, text)
+
+
+# -- layers that draw --------------------------------------------------------------------------------------
+
+
+def test_dropout_of_torch_is_swapped_and_a_subclass_is_not(tmp_path: Path) -> None:
+    class Mine(nn.Dropout):
+        pass
+
+    layers = [nn.Dropout(0.1), nn.Dropout1d(0.2), nn.Dropout2d(), nn.Dropout3d(), nn.AlphaDropout(), Mine(0.3)]
+    network = swap_dropout(nn.Sequential(nn.Sequential(*layers), nn.FeatureAlphaDropout(0.4).eval()))
+    kinds = [type(layer) for layer in drawing_layers(network)]
+    assert kinds == [Dropout, ChannelDropout, ChannelDropout, ChannelDropout, AlphaDropout, AlphaDropout]
+    assert isinstance(network[0][5], Mine)
+    assert network[1].of_channels
+    assert not network[1].training
+    assert len({layer.salt for layer in drawing_layers(network)}) == 6
+    assert isinstance(swap_dropout(nn.Dropout(0.5)), Dropout)
+    path = tmp_path / "my_gan.py"
+    path.write_text(PAIR)
+    model = load_networks(Config(model=ModelConfig(networks=str(path), images=SPEC))).model
+    assert type(build_discriminator(model).features[3]) is Dropout
+
+
+class Source:
+    """A BitSource of torch's own numbers."""
+
+    def bits(self, shape: torch.Size, salt: int) -> torch.Tensor:
+        return torch.randint(-(2**15), 2**15, shape, dtype=torch.int32, generator=torch.Generator().manual_seed(salt))
+
+
+@pytest.mark.parametrize(
+    ("layer", "reference"),
+    [
+        (ChannelDropout(0.3), nn.Dropout2d(0.3)),
+        (AlphaDropout(0.3), nn.AlphaDropout(0.3)),
+        (AlphaDropout(0.3, of_channels=True), nn.FeatureAlphaDropout(0.3)),
+    ],
+)
+def test_swapped_dropout_has_torchs_distribution(layer: nn.Module, reference: nn.Module) -> None:
+    x = torch.full((200, 100, 3, 4), 1.5)
+    layer.noise = Source()
+    ours, theirs = layer(x), reference(x)
+    (low, high), counts = ours.unique(return_counts=True)
+    (their_low, their_high), _ = theirs.unique(return_counts=True)
+    assert torch.allclose(torch.stack([low, high]), torch.stack([their_low, their_high]), atol=1e-3)
+    assert 0.28 < counts[0] / x.numel() < 0.32
+    assert (ours.flatten(2).std(2) == 0).all() == (not isinstance(layer, AlphaDropout) or layer.of_channels)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_normal_is_normal_in_training_and_the_same_for_each_row_in_eval() -> None:
+    layer = Normal()
+    layer.noise, layer.salt = Source(), 5
+    like = torch.zeros(500, 1, 16, 16)
+    drawn = layer(like)
+    assert drawn.shape == like.shape
+    assert abs(float(drawn.mean())) < 0.01
+    assert abs(float(drawn.std()) - 1) < 0.01
+    fixed = layer.eval()(like)
+    assert torch.equal(fixed[0], fixed[-1])
+    assert 0.8 < float(fixed[0].std()) < 1.2
+    assert torch.equal(fixed[:3], layer(like[:3])), "whatever stands beside it"
+    layer.salt = 6
+    assert not torch.equal(fixed, layer(like))
