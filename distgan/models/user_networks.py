@@ -225,8 +225,8 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
     try:
         yield imported
     except BaseException:
-        for each in _own(imported(), root):
-            del sys.modules[each]
+        for each in (*_own(imported(), root), MODULE):
+            sys.modules.pop(each, None)
         raise
     finally:
         sys.path[:] = search
