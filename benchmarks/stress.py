@@ -437,6 +437,7 @@ def main() -> int:
     parser.add_argument("--run-steps", type=int, default=500, help="length of the runs that are killed")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs that are killed at the same time")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), help="what to kill")
+    parser.add_argument("--networks", type=Path, help="a file of networks to train, in place of the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("stress"))
     args = parser.parse_args()
@@ -444,6 +445,7 @@ def main() -> int:
     facts, rng = harness.machine(), random.Random(args.seed)
     has_mnist = (Path(args.data_dir) / "MNIST").exists()
     data = ["--data", "mnist", "--data-dir", str(Path(args.data_dir).resolve())] if has_mnist else ["--data", "digits"]
+    data += ["--networks", str(args.networks.resolve())] if args.networks else []
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -225,8 +225,8 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
     try:
         yield imported
     except BaseException:
-        for each in _own(imported(), root):
-            del sys.modules[each]
+        for each in (*_own(imported(), root), MODULE):
+            sys.modules.pop(each, None)
         raise
     finally:
         sys.path[:] = search
@@ -274,7 +274,8 @@ def run_own_code(what: str, root: Path, call: Callable[[], T]) -> T:
 
 def describe_error(error: BaseException, root: Path) -> str:
     """Return `ValueError: its text (my_gan.py, line 12: the code)`: of the last place below `root`."""
-    text = " ".join(traceback.format_exception_only(error)[-1].split())
+    lines = traceback.format_exception_only(error)  # of a syntax error the place comes first, of others notes last
+    text = " ".join(lines[-1 if isinstance(error, SyntaxError) else 0].split())
     if isinstance(error, SyntaxError) and error.filename:
         return f"{text} ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
     frames = traceback.extract_tb(error.__traceback__)

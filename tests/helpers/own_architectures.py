@@ -69,7 +69,8 @@ class Up(nn.Module):
     def __init__(self, num, classes):
         super().__init__()
         self.norm1, self.norm2 = ConditionalNorm(num, classes), ConditionalNorm(num, classes)
-        self.conv1, self.conv2 = nn.Conv2d(num, num, 3, padding=1), nn.Conv2d(num, num, 3, padding=1)
+        self.conv1 = nn.Conv2d(num, num, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(num, num, 3, padding=1)
 
     def forward(self, x, labels):
         h = self.conv1(F.interpolate(F.relu(self.norm1(x, labels)), scale_factor=2))

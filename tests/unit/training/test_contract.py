@@ -1,5 +1,6 @@
 """What a user's networks must be, each failure in one sentence; public architectures train, as written or noted."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from torch import nn
 from distgan.config.image_spec import ImageSpec
 from distgan.config.registry import FAMILIES
 from distgan.config.schema import Config, ModelConfig, OptimConfig
+from distgan.distributed.wrappers import LocalRuntime
 from distgan.models import user_networks
 from distgan.models.base import build_discriminator
 from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
 from distgan.models.user_networks import load_networks
 from distgan.training.contract import check_contract
-from distgan.training.gan import Traits
+from distgan.training.gan import Traits, build_gan
+from distgan.training.losses import bce_d
+from distgan.training.lr_schedule import Schedule
+from distgan.training.step import build_step
 
 CPU = torch.device("cpu")
 SPEC = ImageSpec(channels=3, height=16, width=16, num_classes=3, class_names=["a", "b", "c"])
@@ -189,6 +194,23 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert bool(traits.eager_only) == is_eager
     assert traits.d_mixes_rows == (name == "rows of D")
     assert not capfd.readouterr().out
+
+
+def test_real_and_fake_take_separate_passes_through_batch_norm(tmp_path: Path) -> None:
+    """The losses of a step are those of the textbook's two passes, and not those of one over both."""
+    (tmp_path / "my_gan.py").write_text(HEAD + TRAINS["dcgan"][0])
+    config = load_networks(Config(model=ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)))
+    real, labels = torch.rand(6, 3, 16, 16) * 2 - 1, torch.zeros(6, dtype=torch.int64)
+    found = {}
+    for mixes in (True, False):
+        gan = build_gan(config.model, config.optim, 3, LocalRuntime(CPU), traits=Traits(mixes))  # type: ignore[arg-type]
+        g, d = copy.deepcopy(gan.generator), copy.deepcopy(gan.discriminator)
+        found[mixes] = float(build_step(gan, config.optim, 0, 10)(real, labels, range(6))[0])
+        gan.noise.begin_step(Schedule(config.optim, 0, 10, CPU).at(0).key)
+        with gan.shard.bind(range(6)), torch.no_grad():
+            fake = g(gan.noise.z(), labels)
+        expected = float(bce_d(d(real, labels), d(fake, labels)))
+        assert (abs(found[mixes] - expected) < 1e-5) == mixes, (found[mixes], expected)
 
 
 @pytest.mark.parametrize(("flat", "is_contiguous"), [("x.view(len(x), -1)", True), ("x.flatten(1)", False)])
