@@ -21,16 +21,14 @@ from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import draw_from
 from distgan.models.user_networks import describe_error, loaded
-from distgan.training.forward_watch import ForwardWatch, module_state
+from distgan.training.forward_watch import ForwardWatch, module_state, watched_draws
 from distgan.training.gan import Gan, Traits, build_gan
 from distgan.training.losses import with_penalty_weight
 from distgan.training.noise import Noise
 from distgan.training.step import build_step
 from distgan.utils.files import pack_tensors
 
-ROWS = 4
-STEPS = 3
-_SCALE = 4.0
+ROWS, STEPS, _SCALE = 4, 3, 4.0
 
 
 def check_contract(config: Config, device: torch.device) -> Traits:
@@ -203,8 +201,13 @@ class _Contract:
         """Take a gradient of each network by the way that a step takes."""
         g, d = (self.with_noise(copy.deepcopy(each)).train() for each in (generator, discriminator))
         with self.errors_named("the backward pass"):
-            fake = g(self.z, self.labels)
-            d(fake, self.labels).sum().backward()
+            logits = d(g(self.z, self.labels), self.labels)
+            with watched_draws(generator=g, discriminator=d) as again:
+                logits.sum().backward()
+        if again:
+            raise self.refuse(
+                f"{again[0]} draws anew in the backward pass. Expected: no torch.utils.checkpoint around it"
+            )
         for name, network in (("generator", g), ("discriminator", d)):
             unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
             if unused:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distgan.errors import print_line
+from distgan.models.layers import drawing_layers
 
 # Calls that read or write values on the host, and leave no trace among the operators.
 _ON_HOST = {"tolist": "tolist", "numpy": "numpy", "cpu": "cpu"}
@@ -110,6 +111,21 @@ class _Calls(TorchFunctionMode):
         if getattr(func, "__name__", "") in _ON_HOST:
             self.watch.syncs.setdefault(self.watch.layer, func.__name__)
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watched_draws(**networks: nn.Module) -> Iterator[list[str]]:
+    """Yield the names of layers with counter-based numbers whose forward runs within the block."""
+    found: list[str] = []
+    with ExitStack() as stack:
+        for name, network in networks.items():
+            layers = set(drawing_layers(network))
+            for path, module in network.named_modules():
+                if module in layers:
+                    words = f"{name}.{path} ({type(module).__name__})"
+                    hook = module.register_forward_pre_hook(lambda *_, words=words: found.append(words))
+                    stack.callback(hook.remove)
+        yield found
 
 
 # -- Python attributes --

@@ -130,6 +130,10 @@ BAD = {
         (G_INIT, G_INIT + "        self.kept = torch.zeros(1)\n"),
         "3 steps, a checkpoint, and 3 more do not end as 6 steps: generator.",
     ),
+    "checkpointing": (
+        (D_LINE, "features = torch.utils.checkpoint.checkpoint(self.features, images, use_reentrant=False)"),
+        "discriminator.features.3 (Dropout) draws anew in the backward pass",
+    ),
     "old weight norm": (
         ("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),
         "discriminator can't be copied",
