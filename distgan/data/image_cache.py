@@ -50,7 +50,7 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
     with suppress(OSError):  # the warning below names it
         folder.mkdir(parents=True, exist_ok=True)
     with held_lock(folder / f"{key}.lock", f"another process decodes these images, into {path}: waiting for it"):
-        if found := _read(path):  # by the process that was waited for
+        if found := _read(path, says_damage=False):  # by the process that was waited for
             return found
         decoded = decode()
         _clear_leftovers(folder)
@@ -75,7 +75,7 @@ def _clear_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def _read(path: Path) -> Decoded | None:
+def _read(path: Path, *, says_damage: bool = True) -> Decoded | None:
     """Return what a file of the cache holds, None if it is missing or damaged."""
     if not path.is_file():
         return None
@@ -88,7 +88,9 @@ def _read(path: Path) -> Decoded | None:
         if _digest(decoded) != facts["sha256"]:
             raise ValueError("its sum is another one")
     except (UserError, KeyError, ValueError, ValidationError) as error:
-        print_line(f"warning: {path}: is damaged, and made anew ({first_line(error)})", error=True)
+        if says_damage:
+            reason = first_line(error).removeprefix(f"{path}: ")
+            print_line(f"warning: {path}: is damaged, and made anew ({reason})", error=True)
         return None
     return decoded
 

@@ -11,7 +11,7 @@ from distgan.evaluation.ensemble import draw_and_read, requested_classes
 from distgan.evaluation.measure import Overview, measure_coverages, measure_overview, to_metrics
 from distgan.evaluation.real_images import load_real_images
 from distgan.evaluation.reference import build_reference
-from distgan.evaluation.targets import EarlyStop, find_targets, judged_lines, read_targets
+from distgan.evaluation.targets import EarlyStop, check_targets_fit, find_targets, judged_lines, read_targets
 from distgan.evaluation.train_judges import judges_of
 from distgan.models.base import build_generator
 from distgan.training.gan import Gan
@@ -50,6 +50,7 @@ class QualityMonitor:
         if name := config.run.stop_at:
             targets = runtime.run_on_all_ranks(lambda: read_targets(find_targets(name, "--stop-at")))
             runtime.check_same_on_ranks("targets", targets.model_dump_json())
+            check_targets_fit(name, "--stop-at", real.class_noun)
             self._early_stop = EarlyStop(targets, is_conditional=config.model.is_conditional)
             if not (config.run.eval_every or config.run.eval_every_steps):
                 self.eval_every_steps = max(1, session.steps_per_epoch // targets.protocol.evaluations_per_epoch)

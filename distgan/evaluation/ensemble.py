@@ -128,11 +128,9 @@ def load_ensemble(
             code="no-judges",
         )
     record = read_record(where)
-    if record.images != images:
-        own, others = record.images.describe(), images.describe()
-        differing = "" if own != others else ", of other names"
+    if (own := record.images.describe()) != images.describe():  # the names of classes change no weight
         raise UserError(
-            f"{where}: judges of other images ({own}{differing}). Expected: {others}", code="images-do-not-fit"
+            f"{where}: judges of other images ({own}). Expected: {images.describe()}", code="images-do-not-fit"
         )
     if folder is not None and record.data != data:
         notice = f"the judges were trained on {record.data[:40]!r}, not on {data}"

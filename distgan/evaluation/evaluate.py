@@ -59,7 +59,6 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         if eval_input.unused and runtime.is_main:
             names = ", ".join(eval_input.unused)[:200]
             print_line(f"warning: {where}: not used: {names}. Expected: images, labels, notice", error=True)
-        runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
         ensemble = judges_of(real, data, runtime, config.judges)
         source = source_of(where, eval_input, config, real, ensemble)
         notices = [*eval_input.notices, *filter(None, (ensemble.notice, changed))]
@@ -67,6 +66,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
             print_line(
                 f"--num {config.num:,}: {n:,} images, as many as there are real ones to compare with", error=True
             )
+    runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
     is_drawn, num_classes = eval_input.generator is not None, real.spec.num_classes
     labels = requested_classes(n, num_classes) if is_drawn and eval_input.is_conditional else eval_input.labels
     with _timed(seconds, "real_images"):

@@ -78,6 +78,12 @@ def read_input_images(eval_input: EvalInput, config: EvalConfig, real: RealImage
             is_conditional=labels is not None, notices=notices, images=images, labels=labels, unused=unused
         )
     drawn, spec = eval_input.loaded.config.model.images, real.spec
+    if eval_input.is_conditional and real.class_noun == "cluster":
+        raise UserError(
+            f"--data: images without classes ({real.train.source}). Expected: those that {eval_input.what} draws, "
+            f"{drawn.describe()}",
+            code="images-do-not-fit",
+        )
     same_shape = (drawn.channels, drawn.height, drawn.width) == (spec.channels, spec.height, spec.width)
     if not same_shape or (eval_input.is_conditional and drawn.class_names != spec.class_names):
         raise UserError(

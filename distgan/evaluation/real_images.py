@@ -36,14 +36,12 @@ class RealImages(NamedTuple):
 
     @property
     def judges_name(self) -> str:
-        """Return the name of the folder of its judges: that of the data, with its fingerprint unless it is MNIST-like.
+        """Return the name of the folder of its judges: that of a data set in MNIST's form, else by the contents.
 
-        A path and a name with other settings may have other images at another time.
+        Equal images have the same judges in any place or form; a name or a path may have others at another time.
         """
-        if self.train.path is None and self.spec == MNIST_SPEC:
-            return self.train.name
-        name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in self.train.name)
-        return f"{name[:60]}-{self.train.fingerprint}"
+        is_named = self.train.path is None and self.spec == MNIST_SPEC
+        return self.train.name if is_named else f"images-{self.train.fingerprint}"
 
 
 def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = True) -> RealImages:

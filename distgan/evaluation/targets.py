@@ -9,6 +9,7 @@ from pydantic import Field
 
 from distgan.config.fields import Real, Section
 from distgan.errors import UserError
+from distgan.evaluation.schema import ClassNoun
 from distgan.utils.files import check_format, finite, metric_lines, parse_model, read_limited
 from distgan.utils.paths import user_path
 
@@ -68,6 +69,16 @@ def find_targets(name: str, flag: str) -> Path:
             code="not-found",
         )
     return path
+
+
+def check_targets_fit(name: str, flag: str, class_noun: ClassNoun) -> None:
+    """Raise UserError for a named set, whose numbers are of digits, with other images."""
+    if name in SETS and class_noun != "digit":
+        raise UserError(
+            f"{flag}: targets for digits ({name}). Expected for other images: a TOML file of targets, as "
+            f"{SETS[name].name} of distgan is one",
+            code="setting-not-applicable",
+        )
 
 
 def read_targets(path: Path) -> Targets:

@@ -38,7 +38,7 @@ def missing_classes(quality: Quality) -> list[str]:
 def compared_with(quality: Quality) -> list[str]:
     """Return what limits the numbers by the real images that they are compared with, a sentence each."""
     sentences = []
-    if quality.source.is_test_seen:
+    if quality.source.is_test_seen and quality.source.weights:
         sentences.append(
             "These images are among those that G was trained on: a network that copies them scores well, which the "
             "share of near copies would show. --test-data gives images that it has not seen."
@@ -217,7 +217,7 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
         ("unevenness", quality.kl, False, "0 if they are equal",
          f"divergence of the shares of the {nouns} from {expected}, in nats"),
         ("near copies", quality.copies, True, "real images: 1.0 %",
-         "of the images are nearer to a training image than 99 % of unseen real ones are"),
+         "of the images are nearer to a training image than 99 % of other real images are"),
     ]  # fmt: skip
     return [
         Card(name, percent(own.value) if share else plain(own.value), interval(own, share=share), beside, text)

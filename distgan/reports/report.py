@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from distgan import __version__
 from distgan.config import fields
+from distgan.data.image_source import counted
 from distgan.errors import print_line
 from distgan.reports.convergence import convergence_of
 from distgan.reports.number_format import epochs, join, listed
@@ -219,8 +220,12 @@ class RunPage:
         if not settings.evaluates_quality:
             more = "--eval-every 1 measures it after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"
-        often = [f"every {settings.eval_every} epochs (--eval-every)"] if settings.eval_every else []
-        often += [f"every {settings.eval_every_steps} steps (--eval-every-steps)"] if settings.eval_every_steps else []
+        often = [f"every {counted(settings.eval_every, 'epoch')} (--eval-every)"] if settings.eval_every else []
+        often += (
+            [f"every {counted(settings.eval_every_steps, 'step')} (--eval-every-steps)"]
+            if settings.eval_every_steps
+            else []
+        )
         return f"Not measured yet: it is measured {listed(often) or 'as often as the --stop-at targets require'}."
 
     @cached_property

@@ -95,8 +95,10 @@ class Gan:
         groups, num = counts.shape
         limit = len(dataset.images) // groups
         if num > limit:
+            images = f"{len(dataset.images):,} images" + (f" of {groups:,} classes" if groups > 1 else "")
             raise UserError(
-                f"--clusters: too many for {len(dataset.images):,} images ({num}). Expected: at most {limit}"
+                f"--clusters: too many for {images} ({num}). Expected: at most {limit}"
+                + (" for each class" if groups > 1 else "")
             )
         classes = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
         labels = cluster_within(dataset.images, classes, num)

@@ -6,6 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from distgan.utils.terminal import TerminalConsole
 
+_LEAST_DONE = 0.02
 _SILENT_S = 10.0  # between two lines of many short parts
 
 
@@ -41,7 +42,10 @@ class PartsProgress:
         """Count `num` parts as done; without a bar print a line every ten seconds."""
         self.num_done += num
         self._bar.update(self._task, completed=self.num_done)
-        if not self._is_live and time.monotonic() - self._printed_at > _SILENT_S and self.num_done < self.num:
+        is_early = self.num_done < _LEAST_DONE * self.num  # too early to tell the time left
+        if self._is_live or is_early or self.num_done == self.num:
+            return
+        if time.monotonic() - self._printed_at > _SILENT_S:
             self._printed_at = time.monotonic()
             self.say(f"{self._label}: {self.num_done / self.num:.0%}; about {duration(self._remaining_s())} left")
 

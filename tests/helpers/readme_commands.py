@@ -27,6 +27,7 @@ SHORT = {
     "distgan train --preset cgan-fast": f"{_TRAIN} --clusters 1",
     "distgan train --preset cgan-fast --stop-at": f"{_TRAIN} --clusters 1 --eval-every-steps 2 --eval-num 65",
     "distgan train --preset images-fast": f"{_TRAIN} --clusters 1",
+    "distgan train --preset cgan-quick --networks": f"{_TRAIN} --networks {{networks}}",
     "distgan train --out": f"{_TRAIN} --max-steps 4",
     "distgan train --model cgan --processes": f"{_TRAIN} --processes 1",
     "distgan doctor": "--processes 0",
@@ -56,6 +57,10 @@ def short_commands(preset: Path) -> Iterator[list[str]]:
     `preset`: path for a preset for the benchmark whose own would take minutes.
     """
     preset.write_text(PRESET)
+    networks = preset.with_name("my_gan.py")
+    example = re.search(r"^```python$(.*?)^```$", (ROOT / "docs/your_networks.md").read_text(), re.M | re.S)
+    assert example
+    networks.write_text(example[1])
     blocks = re.findall(r"^```console$(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     for line in "".join(blocks).splitlines():
         command = line.partition(" #")[0].strip()
@@ -64,7 +69,7 @@ def short_commands(preset: Path) -> Iterator[list[str]]:
         if "--zero-stage" in command and not importlib.util.find_spec("deepspeed"):
             continue
         start = max((start for start in SHORT if command.startswith(start)), key=len)
-        yield shlex.split(command)[1:] + shlex.split(SHORT[start].format(preset=preset))
+        yield shlex.split(command)[1:] + shlex.split(SHORT[start].format(preset=preset, networks=networks))
 
 
 def main(program: str) -> None:

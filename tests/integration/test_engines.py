@@ -69,7 +69,7 @@ def test_each_block_is_compiled_whole(monkeypatch: MonkeyPatch, recipe: str) -> 
         return module.forward
 
     whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: whole(function, backend=backend, **kwargs))
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: whole(function, **kwargs | {"backend": backend}))
     run = Training(recipe)
     compile_blocks(blocks_of(run.gan))
     torch._dynamo.reset()

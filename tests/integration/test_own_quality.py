@@ -88,7 +88,7 @@ def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Pa
         1,
         "--no-gan-train",
         "--judges",
-        next((cache / "distgan").glob("judges/own-*[0-9a-f]")),
+        next((cache / "distgan").glob("judges/images-*[0-9a-f]")),
     )
     assert "have changed" in changed.stdout
 
