@@ -27,7 +27,8 @@ from distgan.benchmark.tables import outcome, print_convergence
 from distgan.benchmark.trial import Trial, arms, slots
 from distgan.config.flags import paths_by
 from distgan.errors import CommandFailed, Stopped, UserError
-from distgan.evaluation.targets import find_targets, read_targets
+from distgan.evaluation.real_images import class_noun_of
+from distgan.evaluation.targets import check_targets_fit, find_targets, read_targets
 from distgan.runs.run_dir import lock
 from distgan.utils.child_process import build_child_env
 from distgan.utils.devices import device_named
@@ -56,6 +57,7 @@ def run(config: ConvergenceConfig) -> None:
     device = device_named(config.device)
     environments = slots(config, is_cuda=device.type == "cuda")
     chosen = arms(config, protocol, path, len(environments), is_cuda=device.type == "cuda")
+    check_targets_fit(config.targets, "--targets", class_noun_of(chosen[0].dataset))
     here = results.facts(device)
     free = {key for (key,) in paths_by(ConvergenceConfig, "on_resume", "free")}
     identity = Identity.model_validate({

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.errors import FAILED, UserError
 from distgan.evaluation.real_images import load_real_images
-from distgan.evaluation.targets import EarlyStop, Protocol, Targets, check_targets_fit, judged_lines
+from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, summarise_error
 from distgan.utils.files import read_environment
@@ -112,7 +112,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
     """Build an arm for each preset and number of processes. Raises UserError if they can't be run or compared."""
     if config.preset is None:
         raise UserError("--preset: missing. Expected: --preset NAME, or --preset FILE.toml", code="missing-value")
-    load = cache(partial(_load, config.targets))
+    load = cache(_load)
 
     def build(flag: str, preset: str, processes: int) -> Arm:
         words = preset_words(flag, preset)
@@ -162,13 +162,10 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
     return own + others
 
 
-def _load(targets: str, config: DataConfig) -> Dataset:
-    """Load training and test images, so that they are downloaded once, before several runs need them.
-
-    Raises UserError, also for named targets of other images.
-    """
+def _load(config: DataConfig) -> Dataset:
+    """Load training and test images, so that they are downloaded once, before several runs need them."""
     dataset = load_dataset(config)
-    check_targets_fit(targets, "--targets", load_real_images(dataset, config).class_noun)
+    load_real_images(dataset, config)
     return dataset
 
 

@@ -53,7 +53,7 @@ def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = 
     is_clustered = not data.spec.num_classes
     if data.path is None and data.name != "digits":
         test = load_dataset(config.model_copy(update={"name": data.name}), "test", may_download=may_download)
-        real = RealImages(data, test, data, _noun(data), False)
+        real = RealImages(data, test, data, class_noun_of(data), False)
     elif data.path is not None and config.test:
         test = _own_test_images(data, config)
         if is_clustered:
@@ -70,13 +70,16 @@ def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = 
         both = train._replace(
             images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels])
         )
-        real = RealImages(train, test, both, "cluster" if is_clustered else _noun(data), True)
+        real = RealImages(train, test, both, "cluster" if is_clustered else class_noun_of(data), True)
     _check(real)
     return real
 
 
-def _noun(data: Dataset) -> ClassNoun:
-    return "digit" if data.path is None and DATASETS[data.name].has_mnist_digits else "class"
+def class_noun_of(data: Dataset) -> ClassNoun:
+    """Return what the judges' classes of a data set are: clusters where it has no labels."""
+    if data.path is None and DATASETS[data.name].has_mnist_digits:
+        return "digit"
+    return "class" if data.spec.num_classes else "cluster"
 
 
 def _rows(data: Dataset, rows: Tensor) -> Dataset:

@@ -31,7 +31,11 @@ def test_commands_of_the_readme_run_in_an_empty_folder(
 
     documented = {name.rstrip("/") for name in run_dir.CONTENTS}
     assert {path.name for path in with_samples.iterdir()} <= documented
-    assert documented <= {path.name for path in with_samples.iterdir()} | {"metrics.jsonl.old"}
+    assert documented <= {path.name for path in with_samples.iterdir()} | {
+        "metrics.jsonl.old",
+        "networks",
+        "images.safetensors",
+    }
     assert json.loads((with_samples / "status.json").read_text()).keys() == keys_of(run_dir.record_status).keys()
     environment = json.loads((with_samples / "environment.json").read_text())
     writers = describe_environment, Runtime.describe, RunArtifacts._write_environment, RunArtifacts.finish
