@@ -13,6 +13,7 @@ from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.measurement import Measurement, Pace, Spec
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH
+from distgan.config.image_spec import ImageSpec
 from distgan.config.presets import preset_words, training_of, with_changes
 from distgan.config.registry import PLAIN_LOOP_ORDER
 from distgan.config.schema import Config, DataConfig
@@ -20,6 +21,7 @@ from distgan.data.base import data_folder, load_dataset
 from distgan.data.loader import check_batch_size, global_batch_size
 from distgan.distributed import env
 from distgan.errors import UserError
+from distgan.models.base import check_fit
 from distgan.models.user_networks import load_networks
 from distgan.utils.hardware import count_gpus, emulates_bf16, has_native_bf16
 from distgan.utils.operating_system import cores
@@ -50,7 +52,8 @@ class _Preset:
         changes: dict[str, dict[str, Any]] = {
             "model": model,
             "data": {"name": config.data, "dir": config.data_dir, "batch_size": size}
-            | ({} if drop_last is None else {"drop_last": drop_last}),
+            | ({} if drop_last is None else {"drop_last": drop_last})
+            | ({} if config.image_size is None else {"image_size": config.image_size}),
             "optim": {"order": order},
             "run": {
                 "device": self.device_type,
@@ -67,7 +70,7 @@ class _Preset:
         words = [self.name, engine or f"plain {contender}", precision, str(size), order]
         words += [family] if family != own.model.networks_name else []
         words += [f"width {width:g}"] if width != own.model.width else []
-        words += [config.data] if config.data != "mnist" else []
+        words += [Path(config.data).name] if config.data != "mnist" else []
         words += [f"{num} processes"] if num > 1 else []
         return Measurement.model_validate({
             "id": "/".join(words), "contender": contender, "preset": self.preset, "model": self.name, "engine": engine,
@@ -190,11 +193,24 @@ def world_sizes(processes: list[int] | None, device: torch.device) -> list[int]:
 
 
 def count_images(cells: list[Measurement]) -> None:
-    """Load the data before the first cell, and set `epoch_images`. Raises UserError for missing data."""
-    count = cache(lambda data: len(load_dataset(DataConfig.model_validate_json(data)).images))
+    """Load the data before the first cell, and set `epoch_images` and, for other images than MNIST's, the flops.
+
+    Raises UserError for missing data, and for images that the networks can't be built for.
+    """
+
+    @cache
+    def measure(data: str) -> tuple[int, ImageSpec]:
+        dataset = load_dataset(DataConfig.model_validate_json(data))
+        return len(dataset.images), dataset.spec
+
     for cell in cells:
-        data = Config.model_validate(cell.training).data
-        num = count(data.model_copy(update={"batch_size": 2, "drop_last": False}).model_dump_json())
+        training = Config.model_validate(cell.training)
+        data = training.data
+        num, images = measure(data.model_copy(update={"batch_size": 2, "drop_last": False}).model_dump_json())
+        if images != training.model.images:
+            model = training.with_images(images).model
+            check_fit(model)
+            cell.flops_per_image = flops_per_image(model, training.optim)
         # bench scaling drops the last batch only for steps of one size.
         cell.epoch_images = num - num % cell.batch_size if data.drop_last and not cell.axes else num
 

@@ -6,8 +6,9 @@ from pydantic import BeforeValidator, Field
 
 from distgan.config.fields import OneOf, Real, Section, free, setting, split_commas
 from distgan.config.registry import FAMILIES, MODELS
+from distgan.config.schema import DataConfig
 from distgan.config.shared_settings import (
-    DataName,
+    DataNameOrOwn,
     DataNameOrPath,
     Device,
     EngineName,
@@ -54,7 +55,8 @@ class SpeedConfig(Section):
     gate_steps: int = _count(3, "steps after which losses and weights must match those of the eager engine", 1000)
     whole_run: bool = setting(True, "select the engine for all epochs of the preset; off: for the measured steps only")
     profile: bool = setting(False, "keep a trace of a few steps of each cell, for chrome://tracing or Perfetto")
-    data: DataName = setting("mnist", "the data set; digits needs no download")
+    data: DataNameOrOwn = setting("mnist", "the data set, or the path of your own images; digits needs no download")
+    image_size: int | None = DataConfig.model_fields["image_size"]  # type: ignore[assignment]
     data_dir: str | None = data_dir_setting()
     device: Device = device_setting()
     threads: int | None = _count(None, "CPU threads of each process; unset: as distgan train", 1024)

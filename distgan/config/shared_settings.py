@@ -11,7 +11,7 @@ OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
 PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else fp32"),))]
-DataName = Annotated[str, OneOf(DATASETS)]
+DataNameOrOwn = Annotated[str, OneOf(DATASETS, takes_path=is_data_path)]  # not auto, which may be either
 DataNameOrPath = Annotated[
     str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
 ]

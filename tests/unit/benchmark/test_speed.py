@@ -14,7 +14,7 @@ from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, fits, refused
 
 from distgan.benchmark import configurations, results, speed, worker
 from distgan.benchmark.compare import ratio
-from distgan.benchmark.configurations import Point, points, scaling_cells, throughput_cells, world_sizes
+from distgan.benchmark.configurations import Point, count_images, points, scaling_cells, throughput_cells, world_sizes
 from distgan.benchmark.measurement import Round, Spec, Spread
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
 from distgan.benchmark.results import SpeedResults
@@ -542,3 +542,22 @@ def test_no_number_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         saved(tmp_path / "x.json", measured([1.0]), load=float("nan"))
     assert not list(tmp_path.iterdir())
+
+
+def test_own_images_are_counted_before_the_first_cell(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Their number and the flops, of networks for such images; and one line where there are no such networks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    np.savez(tmp_path / "own.npz", images=np.zeros((90, 32, 32, 3), np.uint8), labels=np.arange(90) % 3)
+    own, mnist = (
+        throughput_cells(ThroughputConfig(presets=["cgan-quick"], data=data, precisions=["fp32"]), CPU)[0]
+        for data in (str(tmp_path / "own.npz"), "digits")
+    )
+    count_images([own, mnist])
+    assert own.id.endswith("/own.npz")
+    assert own.epoch_images == 90
+    assert own.flops_per_image > 1.1 * mnist.flops_per_image
+    (report,) = throughput_cells(
+        ThroughputConfig(presets=["cgan"], data=str(tmp_path / "own.npz"), precisions=["fp32"]), CPU
+    )
+    with refused("--family: ... 32 x 32, colour ... (report2023) ... [images-do-not-fit]"):
+        count_images([report])
