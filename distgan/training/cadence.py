@@ -67,11 +67,12 @@ class Cadence(NamedTuple):
         """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         ends_epoch, is_last = step_in_epoch == 0, is_stopping or step == self.last_step
-        is_interval = _divides(self.eval_every_steps, step) or (ends_epoch and _divides(self.eval_every, epoch))
-        evaluates = self.eval_every > 0 or self.eval_every_steps > 0
-        log_is_kept = is_interval or ends_epoch or _divides(self.log_every, step)
+        evaluate = _divides(self.eval_every_steps, step) or (
+            ends_epoch and (_divides(self.eval_every, epoch) or (self.eval_every > 0 and epoch == self.epochs))
+        )
+        log_is_kept = evaluate or ends_epoch or _divides(self.log_every, step)
         return Due(
-            evaluate=is_interval or (evaluates and step == self.last_step),
+            evaluate=evaluate,
             log=log_is_kept or is_last,
             check_ranks=_divides(self.check_ranks_every, step),
             sample=is_last or (ends_epoch and epoch in self.sample_epochs),
