@@ -151,7 +151,7 @@ _COMMANDS: dict[str, Command | Group] = {
         epilog=EXIT_CODES,
         arguments=(Argument("where", "a run's folder, its weights/, or a .safetensors file", "RUN_OR_WEIGHTS"),),
         settings="distgan.config.command_settings:SampleConfig",
-        run="distgan.sample:sample",
+        run="distgan.runs.sample:sample",
         less_memory="a smaller --num",
     ),
     "eval": Command(

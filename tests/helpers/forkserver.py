@@ -27,7 +27,7 @@ from typing import Any
 from helpers.runs import BIN, ROOT, SCRIPT, TESTS, free_port
 
 PRELOAD = (
-    "distgan.train distgan.sample distgan.runs.inspection distgan.evaluation.evaluate "
+    "distgan.train distgan.runs.sample distgan.runs.inspection distgan.evaluation.evaluate "
     "distgan.evaluation.during_training distgan.reports.eval_terminal matplotlib.backends.backend_agg "
     "matplotlib.figure torch._dynamo torch.distributed.run helpers.preloaded_digits"
 )

@@ -7,7 +7,7 @@ from helpers.made_up_runs import weights
 from helpers.runs import BIN, MonkeyPatch, Run
 
 from distgan.config.command_settings import SampleConfig
-from distgan.sample import sample
+from distgan.runs.sample import sample
 
 
 def draw(where: Path, out: Path, **settings: object) -> dict[str, np.ndarray]:

@@ -102,7 +102,7 @@ def test_mistakes(words: list[str], message: str) -> None:
 
 
 def test_a_result_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("distgan.sample.sample", lambda where, config: f"{where}: {config.num}")
+    monkeypatch.setattr("distgan.runs.sample.sample", lambda where, config: f"{where}: {config.num}")
     run_command("sample", "some/run", "--num", "3")
     assert capsys.readouterr().out == "some/run: 3\n"
 

@@ -23,7 +23,7 @@ from distgan.data.base import load_dataset
 from distgan.data.image_list import FILE
 from distgan.evaluation.inputs import out_folder
 from distgan.runs.run_dir import check_unused_folder, read_status
-from distgan.sample import sample
+from distgan.runs.sample import sample
 from distgan.train import train
 from distgan.training import session
 from distgan.utils.files import make_folder

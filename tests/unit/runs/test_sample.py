@@ -21,14 +21,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import distgan.sample as sample_module
+import distgan.runs.sample as sample_module
 from distgan.checkpoint.export import load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError, catch_user_error, format_codes
 from distgan.models.base import build_generator
 from distgan.models.sampling import CHUNK, generate, to_uint8
-from distgan.sample import WALK_STEPS, interpolate, sample, slerp
+from distgan.runs.sample import WALK_STEPS, interpolate, sample, slerp
 from distgan.utils.figures import grid
 
 
@@ -163,7 +163,7 @@ def test_arrays_are_written_while_they_are_drawn(tmp_path: Path, monkeypatch: Mo
         most = max(most, len(z))
         return np.zeros((len(z), 28, 28), np.uint8)
 
-    monkeypatch.setattr("distgan.sample.generate", draw_black)
+    monkeypatch.setattr("distgan.runs.sample.generate", draw_black)
     run = weights(tmp_path / "run")
     with at_most(15):
         sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=40_000))
@@ -189,7 +189,7 @@ def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyP
             return part
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("distgan.sample.generate", full)
+    monkeypatch.setattr("distgan.runs.sample.generate", full)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         sample(str(run), SampleConfig(out=str(tmp_path / "a.npz"), num=600))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
