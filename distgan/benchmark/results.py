@@ -216,9 +216,9 @@ def check_not_launched(kind: str) -> None:
 
 def check_runs_here(engines: Sequence[str], precisions: Sequence[str], *, is_cuda: bool) -> None:
     """Raise UserError if an engine or a precision needs a CUDA device, and the benchmark has none."""
-    asked: list[tuple[str, str, Registry[Any]]] = [("--engine", value, ENGINES) for value in engines]
-    asked += [("--precision", value, PRECISIONS) for value in precisions]
-    for flag, value, modes in asked:
+    requested: list[tuple[str, str, Registry[Any]]] = [("--engine", value, ENGINES) for value in engines]
+    requested += [("--precision", value, PRECISIONS) for value in precisions]
+    for flag, value, modes in requested:
         if not is_cuda and modes[value].needs_cuda:
             allowed = ", ".join(names_on_cpu(modes))
             raise UserError(f"{flag}: needs a CUDA device ({value}). Expected on a CPU: {allowed}", code="no-gpu")

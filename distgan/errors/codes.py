@@ -53,7 +53,7 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
                           "name a file as the message says"),
     "batch-too-small": ErrorCode("bad-value", "a batch, or the last one of an epoch, has too few images",
                                  "raise --batch-size, lower --processes or --d-microbatches, or --drop-last"),
-    "networks-not-trusted": ErrorCode("bad-value", "a run carries networks of its own: code that would be executed",
+    "networks-not-trusted": ErrorCode("bad-value", "a run has a copy of a user's networks: code that would be executed",
                                       "read networks/ in the run's folder, then --trust-networks"),
     "image-count": ErrorCode("bad-value", "too few images for an evaluation, or too many for a picture",
                              "change --num"),

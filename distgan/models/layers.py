@@ -152,7 +152,7 @@ class Dropout(nn.Dropout):
 
 
 class ChannelDropout(nn.Module):
-    """nn.Dropout1d, 2d and 3d on (N, C, ...): channels are dropped as a whole, by the numbers of `noise`."""
+    """nn.Dropout1d, 2d and 3d on (N, C, ...): entire channels are dropped, by the numbers of `noise`."""
 
     noise: BitSource | None = None
     salt = 0

@@ -45,8 +45,8 @@ def compared_with(quality: Quality) -> list[str]:
         )
     if quality.class_noun == "cluster":
         sentences.append(
-            f"The data has no labels: {len(quality.shares)} clusters of the real images stand for classes. They tell "
-            "if all kinds of images turn up, and how close they are to real ones, not what the images show."
+            f"The data has no labels: {len(quality.shares)} clusters of the real images stand for classes. They show "
+            "if all kinds of images occur and how close they are to real ones, not what is on the images."
         )
     return sentences
 

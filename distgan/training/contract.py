@@ -89,7 +89,7 @@ class _Contract:
         d_mixes = d_mixes or any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in discriminator.modules())
         if d_mixes and self.config.optim.d_microbatches > 1:
             raise UserError(
-                "--d-microbatches: D mixes the images of a batch, so that parts of it are not the whole "
+                "--d-microbatches: D mixes the images of a batch, so that microbatches give other results "
                 f"({self.config.optim.d_microbatches}). Expected: 1, or a D without BatchNorm and the like",
                 code="conflicting-settings",
             )
@@ -100,10 +100,11 @@ class _Contract:
         self.check_steps(traits)
         return traits
 
-    def refuse(self, text: str, error: BaseException | None = None) -> UserError:
-        mistake = UserError(f"{self.where}: {text}", code="bad-networks")
-        mistake.__cause__ = error
-        return mistake
+    def contract_error(self, text: str, error: BaseException | None = None) -> UserError:
+        """Return the error to raise for a failed check, with the exception that caused it."""
+        contract_error = UserError(f"{self.where}: {text}", code="bad-networks")
+        contract_error.__cause__ = error
+        return contract_error
 
     # -- building -------------------------------------------------------------------------------------
 
@@ -117,12 +118,12 @@ class _Contract:
             for key, value in one.state_dict().items():
                 if nn.parameter.is_lazy(value):
                     layer = key.rpartition(".")[0]
-                    raise self.refuse(
+                    raise self.contract_error(
                         f"{name}.{layer} has no shape before its first pass. Expected: nn.Linear(in, out) and the "
                         "like, no lazy layer"
                     )
                 if not torch.equal(value, other.state_dict()[key]):
-                    raise self.refuse(
+                    raise self.contract_error(
                         f"{name}.{key} differs between two builds from the same seed, so that no run can be repeated. "
                         "Expected: weights drawn by torch alone"
                     )
@@ -131,12 +132,16 @@ class _Contract:
 
     def check_parameters(self, name: str, network: nn.Module) -> None:
         if not list(network.parameters()):
-            raise self.refuse(f"{name} has no parameter. Expected: weights to train, as attributes of the module")
+            raise self.contract_error(
+                f"{name} has no parameter. Expected: weights to train, as attributes of the module"
+            )
         for key, parameter in network.named_parameters():
             if parameter.dtype != torch.float32:
-                raise self.refuse(f"{name}.{key} is of {parameter.dtype}. Expected: torch.float32 (see --precision)")
+                raise self.contract_error(
+                    f"{name}.{key} is of {parameter.dtype}. Expected: torch.float32 (see --precision)"
+                )
             if not parameter.requires_grad:
-                raise self.refuse(
+                raise self.contract_error(
                     f"{name}.{key} does not require a gradient, but a step trains all parameters. Expected: "
                     "register_buffer for a constant"
                 )
@@ -150,11 +155,11 @@ class _Contract:
             with watch.watching():
                 output = network(*inputs)
         except Exception as error:
-            raise self.refuse(f"{watch.layer} fails: {self.described(error)}", error) from error
+            raise self.contract_error(f"{watch.layer} fails: {self.described(error)}", error) from error
         self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
         self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
         if watch.foreign:
-            raise self.refuse(
+            raise self.contract_error(
                 f"{name} draws from {watch.foreign[0]} in forward, which no checkpoint keeps. Expected: "
                 "distgan.noise.Normal, or torch's"
             )
@@ -182,20 +187,22 @@ class _Contract:
         # An infinite intermediate of the enlarged weights says nothing.
         largest = max(largest, float(reach.max())) if reach.isfinite().all() else largest
         if largest > 1.001:
-            raise self.refuse(
+            raise self.contract_error(
                 f"generator gives pixels up to {largest:.3g}, with larger weights at the latest. Expected: images in "
                 "[-1, 1], as by a last nn.Tanh()"
             )
 
     def check_output(self, name: str, output: Any, shape: tuple[int, ...], what: str) -> None:
         if not isinstance(output, Tensor):
-            raise self.refuse(f"{name} returns a {type(output).__name__}. Expected: a tensor, {what}")
+            raise self.contract_error(f"{name} returns a {type(output).__name__}. Expected: a tensor, {what}")
         if tuple(output.shape) != shape:
-            raise self.refuse(f"{name} gives the shape {tuple(output.shape)}. Expected: {shape}, {what}")
+            raise self.contract_error(f"{name} gives the shape {tuple(output.shape)}. Expected: {shape}, {what}")
         if output.dtype != torch.float32:
-            raise self.refuse(f"{name} gives {output.dtype}. Expected: torch.float32, {what}")
+            raise self.contract_error(f"{name} gives {output.dtype}. Expected: torch.float32, {what}")
         if not output.isfinite().all():
-            raise self.refuse(f"{name} gives NaN or infinite values with its first weights. Expected: finite {what}")
+            raise self.contract_error(
+                f"{name} gives NaN or infinite values with its first weights. Expected: finite {what}"
+            )
 
     def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:
         """Take a gradient of each network by the way that a step takes."""
@@ -205,21 +212,23 @@ class _Contract:
             with watched_draws(generator=g, discriminator=d) as again:
                 logits.sum().backward()
         if again:
-            raise self.refuse(
+            raise self.contract_error(
                 f"{again[0]} draws anew in the backward pass. Expected: no torch.utils.checkpoint around it"
             )
         for name, network in (("generator", g), ("discriminator", d)):
             unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
             if unused:
                 more = f", nor do {len(unused) - 1} more" if len(unused) > 1 else ""
-                raise self.refuse(
+                raise self.contract_error(
                     f"{name}.{unused[0]} gets no gradient{more}: forward does not use it, and several processes would "
                     "wait for it for ever. Expected: parameters that an output depends on, or none"
                 )
             for key, parameter in network.named_parameters():
                 assert parameter.grad is not None
                 if not parameter.grad.isfinite().all():
-                    raise self.refuse(f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one")
+                    raise self.contract_error(
+                        f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one"
+                    )
 
     def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
         """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
@@ -246,12 +255,12 @@ class _Contract:
         now = dict(network.named_buffers())
         for key, (value, old) in buffers.items():
             if now.get(key) is not value:
-                raise self.refuse(
+                raise self.contract_error(
                     f"{name}.{key} is a new tensor after a pass, which leaves the old one in the moving average and in "
                     "graphs. Expected: a buffer that is changed in place, as by copy_() or add_()"
                 )
             if key not in saved and not torch.equal(value, old):
-                raise self.refuse(
+                raise self.contract_error(
                     f"{name}.{key} changes in forward, and no checkpoint keeps it. Expected: register_buffer with "
                     "persistent=True"
                 )
@@ -259,7 +268,7 @@ class _Contract:
             for key, value in module_state(module).items():
                 if before[path].get(key, _MISSING) != value:
                     full = ".".join(filter(None, (name, path, key)))
-                    raise self.refuse(
+                    raise self.contract_error(
                         f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
                         "attribute. Expected: register_buffer, changed in place"
                     )
@@ -268,7 +277,7 @@ class _Contract:
         try:
             copy.deepcopy(network)
         except Exception as error:
-            raise self.refuse(
+            raise self.contract_error(
                 f"{name} can't be copied, as the moving average needs: {self.described(error)}. Expected: no tensor "
                 "with a history as an attribute (nn.utils.parametrizations in place of nn.utils.weight_norm and "
                 "spectral_norm)",
@@ -289,7 +298,7 @@ class _Contract:
             for parameter, value in zip(network.parameters(), kept, strict=True):
                 parameter.copy_(value)
         if not torch.equal(before, after) and not self.draws[name]:
-            raise self.refuse(
+            raise self.contract_error(
                 f"a copy of {name} still uses the weights of the original, by a function or a list that holds them. "
                 "Expected: layers as attributes, or in an nn.ModuleList"
             )
@@ -319,8 +328,8 @@ class _Contract:
             rows = slice(shard.rank, None, shard.world_size)
             with torch.no_grad(), self.errors_named(f"{name} with a part of the batch"):
                 outputs.append(own(inputs[rows], self.labels[rows]))
-        whole, part = outputs
-        return not torch.allclose(whole[1::2], part, rtol=1e-3, atol=1e-4)
+        full, every_second = outputs
+        return not torch.allclose(full[1::2], every_second, rtol=1e-3, atol=1e-4)
 
     def obstacle(self) -> str:
         """Note what was drawn and read, and return why neither a graph nor a compiler can take the steps."""
@@ -359,7 +368,7 @@ class _Contract:
         try:
             pack_tensors(state, {})
         except Exception as error:
-            raise self.refuse(f"its tensors can't be saved ({type(error).__name__}: {error})", error) from error
+            raise self.contract_error(f"its tensors can't be saved ({type(error).__name__}: {error})", error) from error
         is_cuda = self.device.type == "cuda"
         random_states = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None
         take(0)
@@ -371,7 +380,7 @@ class _Contract:
         first, second = (gan.state() for gan in gans)
         for key in first:
             if not torch.equal(first[key], second[key]) and first[key].isfinite().all():
-                raise self.refuse(
+                raise self.contract_error(
                     f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
                     "Expected: all that a pass depends on in parameters and buffers"
                 )
@@ -385,7 +394,7 @@ class _Contract:
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise self.refuse(f"{what} fails: {self.described(error)}", error) from error
+            raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
 
 
 class _Missing:
