@@ -52,8 +52,8 @@ def grid(
 
 
 def pixel_scale(width: int) -> int:
-    """Return the screen pixels per image pixel in a grid of images of that width."""
-    return SCALE if width < 64 else 1
+    """Return the screen pixels per image pixel in a grid of images of that width: 2 from 22 to 63, more for smaller."""
+    return max(SCALE, 64 // width) if width < 64 else 1
 
 
 def _truncate(text: str, width: int) -> str:

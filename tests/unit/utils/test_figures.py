@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distgan.utils import figures
 from distgan.utils.figures import new_figure, save_png
 
 
@@ -26,3 +27,8 @@ def test_a_figure_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
     with pytest.raises(OSError, match=r"plot\.png"):
         save_png(new_figure(1, 1), tmp_path / "plot.png")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+
+
+def test_small_images_are_enlarged_until_a_name_fits_above_them() -> None:
+    widths = (8, 16, 28, 32, 63, 64, 128)
+    assert [figures.pixel_scale(width) for width in widths] == [8, 4, 2, 2, 2, 1, 1]
