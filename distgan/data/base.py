@@ -72,13 +72,20 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
     Of the processes of one node one downloads or decodes (`may_download`); the others call this after it.
     """
     if is_data_path(config.name):
+        assert split == "train", "own images have test images by --test-data alone"
         return load_own_images(config)
+    if config.test:
+        raise UserError(
+            f"--test-data: is for own images ({config.test}). {config.name} has test images of its own. Expected: only "
+            "with --data PATH",
+            code="setting-not-applicable",
+        )
     return _resized(_load_named(config, split, may_download=may_download), config)
 
 
-def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
-    """Decode the images of a path, and `keep` them, or read what was kept before. Raises UserError."""
-    source, (images, labels, findings, indices, digests) = decode_own(config, keep=keep)
+def load_own_images(config: DataConfig, *, flag: str = "--data", keep: bool = True) -> Dataset:
+    """Decode the images of a path, which `flag` named, and `keep` them, or read what was kept. Raises UserError."""
+    source, (images, labels, findings, indices, digests) = decode_own(config, flag, keep=keep)
     path = source.path
     names = [source.names[index] for index in indices.tolist()]
     listed = ImageList(source.kind, names, labels, source.class_names, digests)
