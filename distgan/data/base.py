@@ -18,11 +18,11 @@ from distgan.config.schema import DataConfig
 from distgan.data.decoding import Findings, decode_all
 from distgan.data.image_arrays import of_arrays
 from distgan.data.image_list import ImageList
-from distgan.data.image_source import counted
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.data.own_images import decode_own
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
+from distgan.utils.text import counted
 
 NUM_VARIANTS = 10  # of each of scikit-learn's digits
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"

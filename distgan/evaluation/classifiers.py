@@ -159,7 +159,7 @@ def train_classifier(
         network = NETWORKS[name](spec).to(device)
     images, labels = images.to(device), labels.to(device)
     generator = torch.Generator().manual_seed(seed)
-    steps = -(-len(images) // BATCH)
+    steps = (len(images) - 2) // BATCH + 1  # without a last batch of one image
     optim = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optim, 4e-3, epochs * steps, pct_start=0.2)
     # Black beside a digit is part of the image; beside a photograph turned by some degrees it would be news.

@@ -51,9 +51,7 @@ class RealImages(NamedTuple):
         return min(num, len(self.train.images))
 
 
-def load_real_images(
-    data: Dataset, config: DataConfig, *, may_download: bool = True, keep: bool = True
-) -> RealImages:
+def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = True, keep: bool = True) -> RealImages:
     """Return the real images beside the training images `data`. Raises UserError.
 
     A named data set has test images, own images may have some by --test-data, which are decoded, and kept with `keep`.

@@ -127,7 +127,7 @@ class Source(_Frozen):
     seed: int | None  # of z
     data: str  # name of the real data
     reference: str  # fingerprint of the real images
-    is_test_seen: bool | None = None  # true if the images compared with are among those G was trained on
+    is_test_seen: bool | None = None  # true if G was trained on the images compared with; null: unknown, as for an .npz
     judged_by: str  # data that the judges were trained on
     command: str  # that measures it again
 

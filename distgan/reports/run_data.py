@@ -156,10 +156,8 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         from distgan.config.command_settings import EvalConfig
         from distgan.evaluation.evaluate import evaluate
 
-        eval_config = EvalConfig(
-            num=options.num, reference=options.reference, device=options.device, networks=options.networks,
-            trust_networks=options.trust_networks,
-        )  # fmt: skip
+        names = {"num", "reference", "device", "networks", "trust_networks"}
+        eval_config = EvalConfig.model_validate(options.model_dump(include=names, exclude_unset=True))
         found, folder = evaluate(run.where, eval_config)
     except UserError as error:
         if error.code == "not-measurable":  # all else of the page is there

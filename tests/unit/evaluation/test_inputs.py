@@ -420,6 +420,6 @@ def test_epoch_is_counted_by_the_images_that_the_run_recorded(
         loaded=SimpleNamespace(path=path, config=Config(), step=70, is_ema=True), sha256="0" * 64
     )
     data: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0", path=None)
-    real = RealImages(data, data, data, "digit", False)
+    real = RealImages(data, data, data, "digit", False, "0", "0")
     jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
-    assert source_of(str(tmp_path), subject, EvalConfig(), real, jury).epoch == epoch
+    assert source_of(str(tmp_path), subject, EvalConfig(), real, jury, is_test_seen=False).epoch == epoch
