@@ -18,6 +18,7 @@ from distgan.distributed.rendezvous import name_lost_ranks
 from distgan.errors import TrainingFailed
 from distgan.runs.artifacts import RunArtifacts
 from distgan.runs.progress import ProgressDisplay
+from distgan.runs.run_dir import has_checkpoints
 from distgan.training.engines.engine import Engine
 from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session, open_session
@@ -37,9 +38,12 @@ def train(config: Config, preset: str, startup: Startup) -> None:
     """
     with open_session(config, startup=startup) as session:
         gan, runtime = session.gan, session.runtime
-        monitor = _build_monitor(session, startup)
+        # Judges may take minutes: they come before a new run's folder, but after an old one's settings are compared.
+        is_begun = runtime.run_on_rank0(lambda: has_checkpoints(config.run.out))
+        monitor = None if is_begun else _build_monitor(session, startup)
         with RunArtifacts(session, preset, startup) as artifacts:
             start = artifacts.checkpoints.restore()
+            monitor = _build_monitor(session, startup) if is_begun else monitor
             if monitor:
                 monitor.resume(artifacts.log.path)
             is_over = gan.step >= session.last_step or bool(monitor and monitor.reason_to_stop)
@@ -66,13 +70,9 @@ def train(config: Config, preset: str, startup: Startup) -> None:
 
 
 def _take_steps(
-    session: Session,
-    engine: Engine,
-    artifacts: RunArtifacts,
-    monitor: "QualityMonitor | None",
-    display: ProgressDisplay,
-    request: StopRequest,
-) -> None:
+    session: Session, engine: Engine, artifacts: RunArtifacts, monitor: "QualityMonitor | None",
+    display: ProgressDisplay, request: StopRequest,
+) -> None:  # fmt: skip
     gan, runtime, log, checkpoints = session.gan, session.runtime, artifacts.log, artifacts.checkpoints
     cadence = session.cadence(monitor.eval_every_steps if monitor else 0)
     if gan.step == 0 and 0 in cadence.sample_epochs:

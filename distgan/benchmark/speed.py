@@ -31,6 +31,7 @@ from distgan.utils.hardware import count_gpus
 from distgan.utils.operating_system import cores
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
+from distgan.utils.text import counted
 
 # For the reader of results.json.
 NOTES = {
@@ -73,7 +74,7 @@ def scaling(config: ScalingConfig) -> None:
     threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
     note = f"a GPU for each process, of {count_gpus()} here"
     if device.type == "cpu":
-        each = f"{threads} CPU thread{'s' * (threads != 1)} a process"
+        each = f"{counted(threads or 1, 'CPU thread')} a process"
         note = f"{each}, on {cores()} cores, which share caches and memory"
         note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > cores())
     note += "; ratios are over rounds, times over all repeats, and the slowest process counts"

@@ -18,11 +18,11 @@ from distgan.config.schema import DataConfig
 from distgan.data.decoding import Findings, decode_all
 from distgan.data.image_arrays import of_arrays
 from distgan.data.image_list import ImageList
-from distgan.data.image_source import counted
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.data.own_images import decode_own
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
+from distgan.utils.text import counted
 
 NUM_VARIANTS = 10  # of each of scikit-learn's digits
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
@@ -72,13 +72,20 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
     Of the processes of one node one downloads or decodes (`may_download`); the others call this after it.
     """
     if is_data_path(config.name):
+        assert split == "train", "own images have test images by --test-data alone"
         return load_own_images(config)
+    if config.test:
+        raise UserError(
+            f"--test-data: is for own images ({config.test}). {config.name} has test images of its own. Expected: only "
+            "with --data PATH",
+            code="setting-not-applicable",
+        )
     return _resized(_load_named(config, split, may_download=may_download), config)
 
 
-def load_own_images(config: DataConfig, *, keep: bool = True) -> Dataset:
-    """Decode the images of a path, and `keep` them, or read what was kept before. Raises UserError."""
-    source, (images, labels, findings, indices, digests) = decode_own(config, keep=keep)
+def load_own_images(config: DataConfig, *, flag: str = "--data", keep: bool = True) -> Dataset:
+    """Decode the images of a path, which `flag` named, and `keep` them, or read what was kept. Raises UserError."""
+    source, (images, labels, findings, indices, digests) = decode_own(config, flag, keep=keep)
     path = source.path
     names = [source.names[index] for index in indices.tolist()]
     listed = ImageList(source.kind, names, labels, source.class_names, digests)

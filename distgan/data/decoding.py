@@ -15,10 +15,11 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from distgan.config.schema import DataConfig
-from distgan.data.image_source import ImageSource, counted
+from distgan.data.image_source import ImageSource
 from distgan.errors import UserError, first_line
 from distgan.utils.operating_system import cores
 from distgan.utils.parts_progress import PartsProgress
+from distgan.utils.text import counted
 
 T = TypeVar("T")
 

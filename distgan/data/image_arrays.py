@@ -130,8 +130,8 @@ def of_parquet(path: Path, where: str) -> ImageSource:
                     code="bad-images",
                 )
             label = next((name for name in ("label", "labels", "fine_label") if name in schema.names), None)
-            unused = [name for name in schema.names if name not in (column, label)]
-            notes += [f"column {name!r} is not used" for name in unused if file is files[0]]
+            if file is files[0]:
+                notes += [f"column {name!r} is not used" for name in schema.names if name not in (column, label)]
             table = pq.read_table(file, columns=[column, *([label] if label else [])])
             images += [(row or {}).get("bytes") or b"" for row in table[column].to_pylist()]
             labels += table[label].to_pylist() if label else []

@@ -16,9 +16,10 @@ from PIL import Image
 
 from distgan.config.image_spec import MAX_CLASSES
 from distgan.config.registry import DATA_FILES
-from distgan.data.image_source import FORMATS, ImageSource, counted, natural_key
+from distgan.data.image_source import FORMATS, ImageSource, natural_key
 from distgan.errors import UserError, first_line, not_readable
 from distgan.utils.files import is_ignorable
+from distgan.utils.text import counted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _LABELS = "dataset.json"  # of StyleGAN's archives
@@ -91,8 +92,9 @@ def of_zip(path: Path, where: str) -> ImageSource:
     try:
         archive = zipfile.ZipFile(path)
         # Some programs for Windows write \\ between folders, against the format's own rule.
-        entries = {entry.filename.replace("\\", "/"): entry for entry in archive.infolist() if not entry.is_dir()}
-        num_twice = sum(not entry.is_dir() for entry in archive.infolist()) - len(entries)
+        files = [entry for entry in archive.infolist() if not entry.is_dir()]
+        entries = {entry.filename.replace("\\", "/"): entry for entry in files}
+        num_twice = len(files) - len(entries)
     except _DAMAGED as error:
         raise UserError(f"{where}: not a readable .zip ({first_line(error)})", code="bad-images") from error
     for name, entry in entries.items():

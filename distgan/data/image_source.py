@@ -28,16 +28,11 @@ class ImageSource(NamedTuple):
     open_image: Callable[[int], Image.Image]
 
 
-def counted(num: int, noun: str) -> str:
-    """Return `1 file` or `2,000 files`."""
-    return f"{num:,} {noun}{'s' * (num != 1)}"
-
-
 _NUMBERS = re.compile(r"(\d+)")
 
 
-def natural_key(name: str) -> list[Any]:
+def natural_key(name: str) -> tuple[list[Any], str]:
     """Sort as people do: 2 before 10, capital letters with small ones."""
     parts: list[Any] = _NUMBERS.split(name.casefold())
     parts[1::2] = [int(part[:4_000]) for part in parts[1::2]]  # Python reads no longer numbers
-    return [*parts, name]
+    return parts, name

@@ -22,16 +22,16 @@ ALLOWED = (
 _READERS: dict[str, Callable[[Path, str], ImageSource]] = {".zip": of_zip, ".npz": of_npz, ".parquet": of_parquet}
 
 
-def decode_own(config: DataConfig, *, keep: bool = True) -> tuple[ImageSource, Decoded]:
-    """Decode the images of a path, and `keep` them, or read what was kept before. Raises UserError."""
-    source = find_source(Path(os.path.abspath(user_path(config.name, "--data"))))
+def decode_own(config: DataConfig, flag: str, *, keep: bool) -> tuple[ImageSource, Decoded]:
+    """Decode the images of a path, which `flag` named, and `keep` them, or read what was kept. Raises UserError."""
+    source = find_source(Path(os.path.abspath(user_path(config.name, flag))), flag)
     rules = (config.image_size, config.channels, config.background, config.skip_broken)
     key = key_of(source.kind, source.stamp, source.class_names, rules)
-    where = f"--data {config.name}"
+    where = f"{flag} {config.name}"
     return source, cached(cache_folder(config.cache_dir), key, lambda: decode_all(source, config, where), keep=keep)
 
 
-def find_source(path: Path, flag: str = "--data") -> ImageSource:
+def find_source(path: Path, flag: str) -> ImageSource:
     """List the images at `path`. Raises UserError for what holds none, or that could be read in two ways."""
     where = f"{flag} {path}"
     suffix = path.suffix.lower()

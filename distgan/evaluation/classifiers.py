@@ -100,13 +100,15 @@ def _residual(images: ImageSpec) -> Judge:
 def _wide(images: ImageSpec) -> Judge:
     """Build large kernels without padding, 28 -> 22 -> 9 -> 5, and a linear layer over positions.
 
-    Smaller images are padded at the first layer; maps of another size than 5 x 5 are averaged to it.
+    Smaller images are padded at the first layer, and larger ones where its steps would leave out the last pixels; maps
+    of another size than 5 x 5 are averaged to it.
     """
     is_small = min(images.height, images.width) < _SIDE
+    is_padded = is_small or _first_stride(images) > 1
     has_own_size = (images.height, images.width) == (_SIDE, _SIDE)
     return Judge(
         images,
-        _first(images, 32, 7, padding=None if is_small else 0),
+        _first(images, 32, 7, padding=None if is_padded else 0),
         _conv(32, 48, 5, stride=2, padding=0),
         _conv(48, 64, 5, padding=None if is_small else 0),
         nn.Flatten() if has_own_size else nn.Sequential(nn.AdaptiveAvgPool2d(5), nn.Flatten()),
@@ -159,7 +161,7 @@ def train_classifier(
         network = NETWORKS[name](spec).to(device)
     images, labels = images.to(device), labels.to(device)
     generator = torch.Generator().manual_seed(seed)
-    steps = -(-len(images) // BATCH)
+    steps = (len(images) - 2) // BATCH + 1  # without a last batch of one image
     optim = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optim, 4e-3, epochs * steps, pct_start=0.2)
     # Black beside a digit is part of the image; beside a photograph turned by some degrees it would be news.

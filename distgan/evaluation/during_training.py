@@ -9,7 +9,7 @@ import torch
 
 from distgan.evaluation.ensemble import draw_and_read, requested_classes
 from distgan.evaluation.measure import Overview, measure_coverages, measure_overview, to_metrics
-from distgan.evaluation.real_images import load_real_images
+from distgan.evaluation.real_images import class_noun_of, load_real_images
 from distgan.evaluation.reference import build_reference
 from distgan.evaluation.targets import EarlyStop, check_targets_fit, find_targets, judged_lines, read_targets
 from distgan.evaluation.train_judges import judges_of
@@ -38,28 +38,29 @@ class QualityMonitor:
         self.runtime = runtime
         reference = config.run.eval_reference
         data = config.data.model_copy(update={"dir": reference} if reference else {})
-        real = runtime.run_on_all_ranks(
-            lambda: load_real_images(dataset, data, may_download=runtime.is_local_main), local_main_first=True
-        )
-        runtime.check_same_on_ranks("test data's fingerprint", real.test.fingerprint)
-        ensemble = judges_of(real, data, runtime)
-        self._started = startup.born
         self._early_stop: EarlyStop | None = None
         self.reason_to_stop = ""
         self.eval_every_steps = 0
-        if name := config.run.stop_at:
+        if name := config.run.stop_at:  # before judges are trained, which takes minutes
             targets = runtime.run_on_all_ranks(lambda: read_targets(find_targets(name, "--stop-at")))
             runtime.check_same_on_ranks("targets", targets.model_dump_json())
-            check_targets_fit(name, "--stop-at", real.class_noun)
+            check_targets_fit(name, "--stop-at", class_noun_of(dataset))
             self._early_stop = EarlyStop(targets, is_conditional=config.model.is_conditional)
             if not (config.run.eval_every or config.run.eval_every_steps):
                 self.eval_every_steps = max(1, session.steps_per_epoch // targets.protocol.evaluations_per_epoch)
+        real = runtime.run_on_all_ranks(
+            lambda: load_real_images(dataset, data, may_download=runtime.is_local_main), local_main_first=True
+        )
+        runtime.check_same_on_ranks("test data's fingerprint", real.test_fingerprint)
+        ensemble = judges_of(real, data, runtime)
+        self._started = startup.born
         num = config.run.eval_num or (self._early_stop.protocol.num if self._early_stop else DEFAULT_NUM)
+        num = real.at_most(num)
         is_conditional = config.model.is_conditional
         self._labels = requested_classes(num, real.spec.num_classes) if is_conditional else None
         self.reference = build_reference(ensemble, real, num, self._labels, runtime, num_draws=_NUM_DRAWS)
         self.notices = [ensemble.notice] if ensemble.notice else []
-        with torch.random.fork_rng(devices=[]):  # as the judges: no random number is taken
+        with torch.random.fork_rng(devices=[]):  # the training goes on with the numbers that it would have had
             self._generator = build_generator(config.model).to(runtime.device)
         self._alarms: list[str] = []
         startup.mark("judges")

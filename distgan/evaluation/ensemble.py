@@ -113,18 +113,19 @@ def cache_folder(data: str) -> Path:
 
 
 def load_ensemble(
-    data: str, device: torch.device, folder: str | None = None, images: ImageSpec = MNIST_SPEC
+    data: str, device: torch.device, folder: str | None = None, images: ImageSpec = MNIST_SPEC, data_flags: str = ""
 ) -> ClassifierEnsemble:
     """Load the judges of that data: from `folder` if given, the package, or the cache.
 
+    `data_flags`: those of `distgan judge train` that give the images, unset where the name does.
     Raises UserError where there are none, for judges of other images than `images`, and for weights that are not
     those of their record.
     """
     where, notice = find_judges(data, folder)
     if where is None:
         raise UserError(
-            f"judges of {data}: none in {cache_folder(data)}. Expected: distgan judge train --data {data}, or a "
-            "folder given by distgan eval --judges",
+            f"judges of {data}: none in {cache_folder(data)}. Expected: distgan judge train "
+            f"{data_flags or f'--data {data}'}, or a folder given by distgan eval --judges",
             code="no-judges",
         )
     record = read_record(where)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,16 @@ from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.evaluation import measure
 from distgan.evaluation.classifiers import classify, enough_epochs, train_classifier
 from distgan.evaluation.ensemble import draw_and_read, read_images, requested_classes, run_jobs
-from distgan.evaluation.inputs import FILE, EvalInput, data_config, load_input, out_folder, read_input_images, source_of
+from distgan.evaluation.inputs import (
+    FILE,
+    EvalInput,
+    data_config,
+    is_same_place,
+    load_input,
+    out_folder,
+    read_input_images,
+    source_of,
+)
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.real_images import RealImages, load_real_images
 from distgan.evaluation.reference import build_reference, check_enough_images
@@ -49,10 +59,10 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
     with _timed(seconds, "start"):
         eval_input = runtime.run_on_all_ranks(lambda: load_input(where, config))
         data = data_config(eval_input, config)
-        real, changed = runtime.run_on_all_ranks(
+        real, is_test_seen, changed = runtime.run_on_all_ranks(
             lambda: _real(data, eval_input, may_download=runtime.is_local_main), local_main_first=True
         )
-        runtime.check_same_on_ranks("real data's fingerprint", real.test.fingerprint)
+        runtime.check_same_on_ranks("real data's fingerprint", real.test_fingerprint)
         eval_input = runtime.run_on_all_ranks(lambda: read_input_images(eval_input, config, real))
         n = _num_images(eval_input, config, real)
         folder = runtime.run_on_rank0(lambda: out_folder(where, config, n))
@@ -60,11 +70,12 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
             names = ", ".join(eval_input.unused)[:200]
             print_line(f"warning: {where}: not used: {names}. Expected: images, labels, notice", error=True)
         ensemble = judges_of(real, data, runtime, config.judges)
-        source = source_of(where, eval_input, config, real, ensemble)
+        source = source_of(where, eval_input, config, real, ensemble, is_test_seen=is_test_seen)
         notices = [*eval_input.notices, *filter(None, (ensemble.notice, changed))]
-        if eval_input.images is None and n < config.num and runtime.is_main:
+        if eval_input.images is None and "num" in config.model_fields_set and n < config.num and runtime.is_main:
             print_line(
-                f"--num {config.num:,}: {n:,} images, as many as there are real ones to compare with", error=True
+                f"warning: --num: more than the real images to compare with ({config.num:,}). Evaluating {n:,}",
+                error=True,
             )
     runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
     is_drawn, num_classes = eval_input.generator is not None, real.spec.num_classes
@@ -132,25 +143,35 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 
 
 def _num_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> int:
-    """Return how many images are judged: of a generator at most as many as there are real ones to compare with."""
+    """Return how many images are judged: of a file all."""
     if eval_input.images is not None:
         num = len(eval_input.images)
         check_enough_images(num, "--num" if num == config.num else f"{eval_input.what}: images")
         return num
     check_enough_images(config.num)
-    return min(config.num, len(real.train.images))
+    return real.at_most(config.num)
 
 
-def _real(config: DataConfig, eval_input: EvalInput, *, may_download: bool) -> tuple[RealImages, str]:
+class _RealData(NamedTuple):
+    real: RealImages
+    is_test_seen: bool | None  # the network was trained on the test images; None where that is not known
+    changed: str  # a notice
+
+
+def _real(config: DataConfig, eval_input: EvalInput, *, may_download: bool) -> _RealData:
     """Return the real images, and a notice if they are not those that the network was trained on, though so named."""
     try:
         data = load_dataset(config, may_download=may_download)
-        trained = eval_input.loaded.config.data if eval_input.loaded else None
-        is_other = trained and trained.name == config.name and trained.fingerprint not in (None, data.fingerprint)
-        changed = f"the images in {config.name} have changed since the training" if is_other else ""
-        return load_real_images(data, config, may_download=may_download), changed
+        real = load_real_images(data, config, may_download=may_download)
     except UserError as error:  # without the advice for a training
         raise UserError(str(error).removesuffix(", or --data digits"), code=error.code) from error
+    if eval_input.loaded is None:
+        return _RealData(real, None, "")
+    trained = eval_input.loaded.config.data
+    is_same_name = is_same_place(config.name, trained.name)
+    is_same = is_same_name if trained.fingerprint is None else trained.fingerprint == data.fingerprint
+    changed = f"the images in {config.name} have changed since the training" if is_same_name and not is_same else ""
+    return _RealData(real, (is_same or None) if real.is_test_seen else False, changed)
 
 
 def _gan_train(images: Tensor, labels: Tensor, real: RealImages, runtime: Runtime) -> list[Estimate]:

@@ -15,6 +15,7 @@ from distgan.checkpoint.export import Code, Loaded, load_generator
 from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import rules
 from distgan.config.flags import flags_of
+from distgan.config.registry import is_data_path
 from distgan.config.schema import DataConfig
 from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError, print_line, printable
@@ -112,8 +113,16 @@ def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
         "cache_dir": config.cache_dir,
     }
     changes = {key: value for key, value in named.items() if value is not None}
+    if config.data and not is_same_place(config.data, trained.name):
+        trained = trained.model_copy(update={"test": None, "fingerprint": None})  # which are of its own images
     skips = trained.skip_broken or config.skip_broken
     return trained.model_copy(update=changes | {"download": config.download, "skip_broken": skips})
+
+
+def is_same_place(data: str, other: str) -> bool:
+    """True for two spellings of the same path of images, or the same name of a data set."""
+    first, second = (os.path.abspath(user_path(each)) if is_data_path(each) else each for each in (data, other))
+    return first == second
 
 
 def out_folder(where: str, config: EvalConfig, num: int) -> Path:
@@ -204,11 +213,17 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
 
 
 def source_of(
-    where: str, eval_input: EvalInput, config: EvalConfig, real: RealImages, ensemble: ClassifierEnsemble
+    where: str,
+    eval_input: EvalInput,
+    config: EvalConfig,
+    real: RealImages,
+    ensemble: ClassifierEnsemble,
+    *,
+    is_test_seen: bool | None,
 ) -> Source:
     """Return the record of an evaluation's input, real data, judges and command."""
     loaded, test = eval_input.loaded, real.test
-    kind = "training" if real.is_test_seen else "test"
+    kind = "training" if is_test_seen else "test"
     facts: dict[str, Any] = {"weights": None, "preset": None, "step": None, "epoch": None, "ema": None, "seed": None}
     if loaded is not None:
         recorded, batch, epoch = _environment(loaded).get("data"), loaded.config.data.batch_size, None
@@ -232,8 +247,8 @@ def source_of(
         "sha256": eval_input.sha256,
         "data": real.train.name if real.train.path is None else real.train.path,
         "reference": f"{len(test.images):,} {kind} images of {test.name}, {test.source}, fingerprint "
-        f"{test.fingerprint}",
-        "is_test_seen": real.is_test_seen,
+        f"{real.test_fingerprint}",
+        "is_test_seen": is_test_seen,
         "judged_by": f"{ensemble.record.data}, fingerprint {ensemble.record.recipe.train}",
         "command": " ".join(["distgan eval", shlex.quote(where), *flags]),
     }

@@ -1,5 +1,6 @@
 """The numbers of a set of images: what an evaluation finds, and the smaller set of them that training keeps."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,18 +9,19 @@ from torch import Tensor
 
 from distgan.evaluation.ensemble import SURE, Reading
 from distgan.evaluation.real_images import RealImages
-from distgan.evaluation.reference import Reference, measure_coverage, measure_sample
+from distgan.evaluation.reference import WELL_READ, Reference, measure_coverage, measure_sample
 from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_divergence, nearest
 
-# A class is made well if at least WELL_READ of the images requested as it are read as it (without labels: are
-# recognisable), and its coverage is at least WELL_COVERED of that of as many real images. Agreement alone would praise
-# one typical image, a hundred times over.
-WELL_READ, WELL_COVERED = 0.95, 0.5
+# A class is made well if at least WELL_READ of the images requested as it are read as it, or as many as of real ones
+# (without labels: are recognisable), and its coverage is at least WELL_COVERED of that of as many real images.
+# Agreement alone would praise one typical image, a hundred times over.
+WELL_COVERED = 0.5
 # Without labels a class has to turn up as often as this, relative to its share of the real images.
 LEAST_SHARE, MOST_SHARE = 0.7, 1.3
-# A class is missing if its share is at most a tenth of the expected one, and the upper end of its interval is below the
-# limit for "made well", so that few images alone do not make it missing.
+# A class is missing if its share is at most a tenth of the expected one, less where the jury reads real images worse
+# than WELL_READ, and the upper end of its interval is below the limit for "made well", so that few images alone do not
+# make it missing.
 MISSING = 0.1
 # The sample has collapsed where it covers no more than a tenth of what real images cover.
 COLLAPSED = 0.1
@@ -40,7 +42,7 @@ def verdict_of(
     """
     if _is_not_requested(agreement):
         return "not asked for", "no image was requested as it"
-    if is_missing(agreement, share, expected) or sample is None:
+    if is_missing(agreement, share, expected, well_read) or sample is None:
         return "missing", _how_few(agreement, share)
     faults: list[str] = []
     praise: list[str] = []
@@ -60,10 +62,11 @@ def verdict_of(
     return ("made poorly", "; ".join(faults)) if faults else ("made well", "; ".join(praise))
 
 
-def is_missing(agreement: Estimate | None, share: Estimate, expected: float) -> bool:
+def is_missing(agreement: Estimate | None, share: Estimate, expected: float, well_read: float = WELL_READ) -> bool:
     """True if the class is requested and not drawn, or without labels does not turn up."""
     if agreement is not None:
-        return agreement.value <= MISSING and agreement.high < WELL_READ and not _is_not_requested(agreement)
+        is_rare = agreement.value <= MISSING * (well_read / WELL_READ)
+        return is_rare and agreement.high < well_read and not _is_not_requested(agreement)
     return share.value <= MISSING * expected and share.high < LEAST_SHARE * expected
 
 
@@ -123,19 +126,17 @@ def measure_overview(reading: Reading, labels: Tensor | None, reference: Referen
         ]
     sample = measure_sample(reading, reference.test, reference.num_draws)
     assert sample is not None
-    missing = [
-        label
-        for label, expected in enumerate(reference.shares)
-        if is_missing(agreements[label] if agreements else None, shares[label], expected)
-    ]
+    numbers = list(zip(_of_each(agreements, num_classes), shares, reference.shares, reference.well_read, strict=True))
+    missing = [label for label, of_class in enumerate(numbers) if is_missing(*of_class)]
     noun, names = reference.images.class_noun, reference.images.spec.class_names
-    reasons = {
-        f"{noun} {names[label]}": _how_few(agreements[label] if agreements else None, shares[label])
-        for label in missing
-    }
+    reasons = {f"{noun} {names[label]}": _how_few(*numbers[label][:2]) for label in missing}
     alarms = find_alarms(reasons, sample.coverage, reference.floor.coverage)
     kl = kl_divergence(counts.numpy(), reference.shares)
     return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
+
+
+def _of_each(agreements: list[Estimate] | None, num_classes: int) -> Sequence[Estimate | None]:
+    return agreements or [None] * num_classes
 
 
 def measure_coverages(reading: Reading, labels: Tensor | None, reference: Reference) -> list[Estimate]:
@@ -165,16 +166,12 @@ def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
 def measure_classes(reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference) -> list[Digit]:
     """Measure per class the images of that label or, without labels, those read as it."""
     classes, owners = [], reading.classes if labels is None else labels
-    for label, expected in enumerate(reference.shares):
+    agreements = _of_each(overview.agreements, len(overview.shares))
+    for label, (agreement, share) in enumerate(zip(agreements, overview.shares, strict=True)):
         own = owners == label
         sample = measure_sample(reading.of(own), reference.classes[label], reference.num_draws)
-        real, share = reference.class_floors[label], overview.shares[label]
-        agreement = overview.agreements[label] if overview.agreements else None
-        row = reference.matrix[label]
-        jury = estimate_proportion(int(row[label]), int(row.sum()))
-        verdict, why = verdict_of(
-            agreement, share, sample, real, expected=expected, well_read=min(WELL_READ, jury.value)
-        )
+        real, expected, well_read = reference.class_floors[label], reference.shares[label], reference.well_read[label]
+        verdict, why = verdict_of(agreement, share, sample, real, expected=expected, well_read=well_read)
         classes.append(
             Digit(
                 digit=label,
@@ -183,7 +180,7 @@ def measure_classes(reading: Reading, labels: Tensor | None, overview: Overview,
                 share=share,
                 sample=sample,
                 real=real,
-                jury=jury,
+                jury=reference.jury[label],
                 verdict=verdict,
                 why=why,
             )

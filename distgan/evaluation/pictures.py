@@ -17,6 +17,7 @@ from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality, class_names_of
 from distgan.utils.figures import GAP, INK, PAPER, add_text, new_figure, pixel_scale, save_png
 from distgan.utils.files import write_atomic
+from distgan.utils.text import shortened
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
 _TEXT_WIDTH = 190
@@ -136,8 +137,7 @@ def _save_matrix(path: Path, quality: Quality) -> None:
 
 
 def _cut(name: str) -> str:
-    """Return a name of a class, shortened to what a picture has room for."""
-    return name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"
+    return shortened(name, _MOST_LETTERS)
 
 
 def _name_ticks(axis: Any, names: list[str]) -> None:

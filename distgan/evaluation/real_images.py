@@ -1,17 +1,18 @@
 """The real images that quality is measured with, sorted into classes: to compare with, and to train judges on."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
-from distgan.config.registry import DATASETS, is_data_path
+from distgan.config.registry import is_data_path
 from distgan.config.schema import DataConfig
 from distgan.data.base import NUM_VARIANTS, Dataset, load_dataset, load_own_images
 from distgan.data.clustering import cluster
 from distgan.errors import UserError
-from distgan.evaluation.schema import ClassNoun
+from distgan.evaluation.schema import ClassNoun, noun_of
 from distgan.evaluation.scores import FEWEST
 
 # Without labels: clusters that stand for classes, and images that each of them should have.
@@ -28,6 +29,8 @@ class RealImages(NamedTuple):
     trained_on: Dataset  # all images that a GAN of this data is trained on: near copies are searched here
     class_noun: ClassNoun
     is_test_seen: bool  # `test` is a part of `trained_on`
+    train_fingerprint: str  # `Dataset.fingerprint` takes seconds of gigabytes
+    test_fingerprint: str
 
     @property
     def spec(self) -> ImageSpec:
@@ -41,59 +44,61 @@ class RealImages(NamedTuple):
         Equal images have the same judges in any place or form; a name or a path may have others at another time.
         """
         is_named = self.train.path is None and self.spec == MNIST_SPEC
-        return self.train.name if is_named else f"images-{self.train.fingerprint}"
+        return self.train.name if is_named else f"images-{self.train_fingerprint}"
+
+    def at_most(self, num: int) -> int:
+        """Return how many of `num` generated images are judged: as many as there are real ones to compare with."""
+        return min(num, len(self.train.images))
 
 
-def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = True) -> RealImages:
+def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = True, keep: bool = True) -> RealImages:
     """Return the real images beside the training images `data`. Raises UserError.
 
-    A named data set has test images, own images may have some by --test-data. Of others a part is set aside here, the
-    same ones each time: of scikit-learn's digits every sixth of the 1,797 with all its variants.
+    A named data set has test images, own images may have some by --test-data, which are decoded, and kept with `keep`.
+    Of others a part is set aside here, the same ones each time: of scikit-learn's digits every sixth of the 1,797 with
+    all its variants.
     """
-    is_clustered = not data.spec.num_classes
+    class_noun, is_test_seen = class_noun_of(data), False
+    is_clustered = class_noun == "cluster"
     if data.path is None and data.name != "digits":
+        train = data
         test = load_dataset(config.model_copy(update={"name": data.name}), "test", may_download=may_download)
-        real = RealImages(data, test, data, class_noun_of(data), False)
     elif data.path is not None and config.test:
-        test = _own_test_images(data, config)
+        test = _own_test_images(data, config, keep=keep)
         if is_clustered:
-            labels, names = _clusters(torch.cat([data.images, test.images]))
-            data = data._replace(labels=labels[: len(data.images)], class_names=names)
-            test = test._replace(labels=labels[len(data.images) :], class_names=names)
-        real = RealImages(data, test, data, "cluster" if is_clustered else "class", False)
+            (labels, of_test), names = _clusters([data.images, test.images])
+            data = data._replace(labels=labels, class_names=names)
+            test = test._replace(labels=of_test, class_names=names)
+        train = data
     else:
         if is_clustered:
-            labels, names = _clusters(data.images)
+            (labels,), names = _clusters([data.images])
             data = data._replace(labels=labels, class_names=names)
         is_test = _every_sixth_digit(len(data.images)) if data.name == "digits" else _every_few(data.labels)
         train, test = (_rows(data, rows) for rows in ((~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]))
-        both = train._replace(
-            images=torch.cat([train.images, test.images]), labels=torch.cat([train.labels, test.labels])
-        )
-        real = RealImages(train, test, both, "cluster" if is_clustered else class_noun_of(data), True)
+        is_test_seen = True
+    real = RealImages(train, test, data, class_noun, is_test_seen, train.fingerprint, test.fingerprint)
     _check(real)
     return real
 
 
 def class_noun_of(data: Dataset) -> ClassNoun:
     """Return what the judges' classes of a data set are: clusters where it has no labels."""
-    if data.path is None and DATASETS[data.name].has_mnist_digits:
-        return "digit"
-    return "class" if data.spec.num_classes else "cluster"
+    return noun_of(data.name if data.path is None else None, has_labels=data.spec.num_classes > 0)
 
 
 def _rows(data: Dataset, rows: Tensor) -> Dataset:
     return data._replace(images=data.images[rows], labels=data.labels[rows])
 
 
-def _own_test_images(data: Dataset, config: DataConfig) -> Dataset:
+def _own_test_images(data: Dataset, config: DataConfig, *, keep: bool) -> Dataset:
     """Load the images of --test-data by the rules of the training images. Raises UserError for others than those."""
     assert config.test is not None
     if not is_data_path(config.test):
         raise UserError(
             f"--test-data: not found ({config.test}). Expected: the path of images as --data takes it", code="no-data"
         )
-    test = load_own_images(config.model_copy(update={"name": config.test}))
+    test = load_own_images(config.model_copy(update={"name": config.test}), flag="--test-data", keep=keep)
     own, other = data.spec, test.spec
     if own.num_classes == 0:
         other = other.model_copy(update={"num_classes": 0, "class_names": []})
@@ -118,24 +123,32 @@ def _every_sixth_digit(num: int) -> Tensor:
 
 
 def _every_few(labels: Tensor) -> Tensor:
-    """Return the mask of test images: of each class every sixth image, of few images every second, and at least one."""
+    """Return the mask of test images: sorted by class every sixth, of few images every second; one of each class."""
     every = _TEST_EVERY if len(labels) >= _FEW else _FEW_EVERY
+    order = labels.argsort(stable=True)
     is_test = torch.zeros(len(labels), dtype=torch.bool)
+    is_test[order[every - 1 :: every]] = True
     for number in labels.unique():
         rows = (labels == number).nonzero()[:, 0]
-        is_test[rows[every - 1 :: every] if len(rows) >= every else rows[-1:]] = True
+        is_test[rows[-1]] |= not is_test[rows].any()
     return is_test
 
 
-def _clusters(images: Tensor) -> tuple[Tensor, list[str]]:
-    """Return clusters (N,) of images that have no classes, each of several images, and their names."""
-    num = max(2, min(_NUM_CLUSTERS, len(images) // _IMAGES_PER_CLUSTER))
-    found = cluster(images, num)
-    counts = found.bincount(minlength=num)
+def _clusters(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[str]]:
+    """Return clusters (N,) of the images of each part, which have no classes, and the clusters' names.
+
+    Each has several images, and some in every part.
+    """
+    num = max(2, min(_NUM_CLUSTERS, min(map(len, parts)) // _IMAGES_PER_CLUSTER))
+    sizes = [len(part) for part in parts]
+    found = cluster(torch.cat(list(parts)), num)
+    counts = torch.stack([own.bincount(minlength=num) for own in found.split(sizes)])
     # An image that is like no other is counted with the largest cluster: a class needs a test and a training image.
-    found = torch.where(counts[found] < 2 * _TEST_EVERY, counts.argmax(), found)
+    least = counts.amin(0)
+    is_small = (counts.sum(0) < 2 * _TEST_EVERY) | (least < 2)
+    found = torch.where(is_small[found], least.argmax(), found)
     kept, labels = found.unique(return_inverse=True)
-    return labels, [str(number) for number in range(1, len(kept) + 1)]
+    return labels.split(sizes), [str(number) for number in range(1, len(kept) + 1)]
 
 
 def _check(real: RealImages) -> None:

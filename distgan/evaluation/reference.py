@@ -25,6 +25,7 @@ from distgan.evaluation.scores import (
 )
 
 NUM_DRAWS = 200
+WELL_READ = 0.95  # the share of images that have to be read as requested, if the jury reads as many real ones right
 
 
 class RealSet(NamedTuple):
@@ -39,7 +40,7 @@ class Reference(NamedTuple):
 
     `floor` and `class_floors` are what training images, as many as generated ones, measure against them. `shares`:
     of each class among as many real images, or those requested, (K,). `matrix` counts true x read on the test images
-    by the jury, `judge_matrices` by each judge, (J, K, K).
+    by the jury, `judge_matrices` by each judge, (J, K, K). `jury`: the share of each class that the jury reads right.
     """
 
     n: int
@@ -53,6 +54,12 @@ class Reference(NamedTuple):
     matrix: Tensor
     judge_matrices: Tensor
     num_draws: int
+    jury: list[Estimate]
+
+    @property
+    def well_read(self) -> list[float]:
+        """Return of each class the least agreement with which it is made well."""
+        return [min(WELL_READ, each.value) for each in self.jury]
 
 
 def build_reference(
@@ -85,9 +92,13 @@ def build_reference(
     real = _real_set(reading.features, n)
     classes = [_real_set(reading.features[test.labels == label], due[label]) for label in range(num_classes)]
     wanted = (counts > 0)[labels]
-    floors = [measure_sample(others.of(labels == label), classes[label], num_draws) for label in range(num_classes)]
-    floor = measure_sample(others.of(wanted), real, num_draws)
-    assert floor is not None
+
+    def floor_of(rows: Tensor, compared: RealSet) -> Sample:
+        floor = measure_sample(others.of(rows), compared, num_draws)
+        assert floor is not None  # each class has training and test images
+        return floor
+
+    matrix = confusion_matrix(reading.classes, test.labels, num_classes)
     judges = torch.stack([confusion_matrix(votes, test.labels, num_classes) for votes in reading.votes.unbind(1)])
     return Reference(
         n,
@@ -95,12 +106,13 @@ def build_reference(
         images,
         real,
         classes,
-        floor,
-        [floor for floor in floors if floor],
+        floor_of(wanted, real),
+        [floor_of(labels == label, classes[label]) for label in range(num_classes)],
         (counts / counts.sum()).double().numpy(),
-        confusion_matrix(reading.classes, test.labels, num_classes),
+        matrix,
         judges,
         num_draws,
+        [estimate_proportion(int(row[label]), int(row.sum())) for label, row in enumerate(matrix)],
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from distgan.config.registry import DATASETS
 from distgan.errors import UserError, printable
 from distgan.utils.files import read_model
 
@@ -13,6 +14,17 @@ _MAX_BYTES = 2**24
 
 Verdict = Literal["made well", "made poorly", "missing", "not asked for"]
 ClassNoun = Literal["digit", "class", "cluster"]
+PLURALS: dict[ClassNoun, str] = {"digit": "digits", "class": "classes", "cluster": "clusters"}
+
+
+def has_digits(data: str | None) -> bool:
+    """True for a data set whose classes are the digits 0 to 9, by its entry in the registry."""
+    return data is not None and data in DATASETS and DATASETS[data].has_mnist_digits
+
+
+def noun_of(data: str | None, *, has_labels: bool) -> ClassNoun:
+    """Return what the classes of a data set of that name are, None for own images: clusters without labels."""
+    return "digit" if has_digits(data) else "class" if has_labels else "cluster"
 
 
 class _Frozen(BaseModel):
@@ -115,7 +127,7 @@ class Source(_Frozen):
     seed: int | None  # of z
     data: str  # name of the real data
     reference: str  # fingerprint of the real images
-    is_test_seen: bool | None = None  # true if the images compared with are among those G was trained on
+    is_test_seen: bool | None = None  # true if G was trained on the images compared with; null: unknown, as for an .npz
     judged_by: str  # data that the judges were trained on
     command: str  # that measures it again
 

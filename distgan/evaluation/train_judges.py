@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from distgan.config.command_settings import JudgeConfig
-from distgan.config.image_spec import MNIST_SPEC
+from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import is_data_path
 from distgan.config.schema import DataConfig
-from distgan.data.base import Dataset, load_dataset
+from distgan.data.base import load_dataset
 from distgan.distributed.runtime import Runtime
 from distgan.errors import CommandFailed, UserError, print_line
 from distgan.evaluation.classifiers import NETWORKS, classify, enough_epochs, train_classifier
@@ -103,8 +104,9 @@ def _data_config(config: JudgeConfig) -> DataConfig:
 def _data_flags(data: DataConfig) -> str:
     """Return the flags of `distgan judge train` that give these images."""
     values = {"--data": data.name, "--test-data": data.test, "--image-size": data.image_size}
-    values |= {"--channels": data.channels, "--background": data.background}
-    return shlex.join(word for flag, value in values.items() if value is not None for word in (flag, str(value)))
+    values |= {"--channels": data.channels, "--background": data.background, "--data-dir": data.dir}
+    words = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+    return shlex.join(words + ["--skip-broken"] * data.skip_broken)
 
 
 def _train_all(
@@ -122,6 +124,7 @@ def _train_all(
     seeds = [seed + sorted(NETWORKS).index(name) for name in NETWORKS]
     # Each in its own process, on one thread: the same bits however many cores there are.
     context = get_context("spawn")
+    images = (train.images, train.labels, test.images, test.labels)
     num_done = context.Value("i", 0)
     workers = min(len(NETWORKS), os.cpu_count() or 1)
     with (
@@ -129,11 +132,13 @@ def _train_all(
         PartsProgress(len(NETWORKS) * epochs, "training judges") as progress,
     ):
         jobs = [
-            pool.submit(_train, name, judge_seed, train, test, epochs, device)
+            pool.submit(_train, name, judge_seed, real.spec, *images, epochs, device)
             for name, judge_seed in zip(NETWORKS, seeds, strict=True)
         ]
         try:
-            while wait(jobs, timeout=_LOOK_S).not_done:
+            while (state := wait(jobs, timeout=_LOOK_S)).not_done:
+                for job in state.done:
+                    job.result()  # raises its error
                 if num := num_done.value - progress.num_done:
                     progress.advance(num)
             trained = [job.result() for job in jobs]
@@ -147,8 +152,8 @@ def _train_all(
         command=f"distgan judge train {data_flags} --epochs {epochs} --seed {seed}",
         epochs=epochs,
         seeds=seeds,
-        train=train.fingerprint,
-        test=test.fingerprint,
+        train=real.train_fingerprint,
+        test=real.test_fingerprint,
         versions={"python": environment["python"], **environment["versions"]},
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
     )
@@ -184,39 +189,44 @@ def _start(num_done: Any) -> None:
 
 
 def _train(
-    name: str, seed: int, train: Dataset, test: Dataset, epochs: int, device: torch.device
+    name: str,
+    seed: int,
+    spec: ImageSpec,
+    images: Tensor,
+    labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    epochs: int,
+    device: torch.device,
 ) -> tuple[JudgeRecord, bytes]:
-    """Train one judge. Return its record and its weights as a file."""
+    """Train one judge, and read the test images. Return its record and its weights as a file."""
 
     def count(epoch: int) -> None:
         with _num_done.get_lock():
             _num_done.value += 1
 
-    spec = train.spec
-    judge = train_classifier(
-        name, spec, train.images, train.labels, epochs=epochs, seed=seed, device=device, after_epoch=count
-    )
+    judge = train_classifier(name, spec, images, labels, epochs=epochs, seed=seed, device=device, after_epoch=count)
     weights = save({key: value.cpu().contiguous() for key, value in judge.state_dict().items()})
-    read = classify(judge, test.images)[0].argmax(1)
+    read = classify(judge, test_images)[0].argmax(1)
     record = JudgeRecord(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
         num_parameters=sum(parameter.numel() for parameter in judge.parameters()),
-        matrix=confusion_matrix(read, test.labels, spec.num_classes).tolist(),
+        matrix=confusion_matrix(read, test_labels, spec.num_classes).tolist(),
     )
     return record, weights
 
 
 def show_judges(config: JudgeConfig) -> None:
     """Print the errors of the judges that `distgan eval` takes for that data. Raises UserError."""
-    name, images = config.data, MNIST_SPEC
+    name, images, data = config.data, MNIST_SPEC, _data_config(config)
     if config.out:
-        images = read_record(user_path(config.out, "--out")).images
+        record = read_record(user_path(config.out, "--out"))
+        name, images = record.data, record.images
     elif is_data_path(name) or not find_judges(name)[0]:
-        data = _data_config(config)
         real = load_real_images(load_dataset(data), data)
         name, images = real.judges_name, real.spec
-    ensemble = load_ensemble(name, torch.device("cpu"), config.out, images)
+    ensemble = load_ensemble(name, torch.device("cpu"), config.out, images, _data_flags(data))
     recipe, names = ensemble.record.recipe, images.class_names
     for notice in [ensemble.notice] if ensemble.notice else []:
         print_line(f"!! {notice} !!")

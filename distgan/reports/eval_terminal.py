@@ -11,6 +11,7 @@ from distgan.reports.number_format import join
 from distgan.reports.quality_view import View, compared_with, measured_on, view_of
 from distgan.reports.report2023 import NAME, claims_of
 from distgan.utils.terminal import TerminalConsole
+from distgan.utils.text import shortened
 
 _COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red", "not asked for": "dim"}
 _NUM_CONFUSIONS = 8
@@ -78,6 +79,6 @@ def _classes(view: View) -> Table:
         recognisable, *others, _ = row.columns
         columns = [f"{each.value} ({each.real})" if each.real else each.value for each in others]
         verdict = Text(row.verdict.removesuffix(" for"), _COLOURS[row.verdict])
-        name = row.name if len(row.name) <= _MOST_LETTERS else row.name[: _MOST_LETTERS - 1] + "…"
+        name = shortened(row.name, _MOST_LETTERS)
         table.add_row(name, *numbers[: 1 + has_room], recognisable.value, *columns, verdict)
     return table

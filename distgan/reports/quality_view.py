@@ -4,28 +4,21 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from distgan.config.registry import DATASETS
-from distgan.evaluation.schema import Digit, Estimate, Quality, class_names_of
+from distgan.evaluation.schema import PLURALS, Digit, Estimate, Quality, class_names_of, noun_of
 from distgan.reports.number_format import epochs, interval, join, percent, plain, with_interval
 
 # Shares of a row at which a cell takes its next colour: high for correct answers, low for errors.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
 _WRONG = (0.002, 0.005, 0.01, 0.03, 0.1)
-PLURALS = {"digit": "digits", "class": "classes", "cluster": "clusters"}
 _MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
 
 AVERAGE, OWN_WEIGHTS = "the moving average of G's weights", "G's own weights, not averaged"
 SIGNS = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
 
 
-def has_digits(data: str | None) -> bool:
-    """True for a data set whose classes are the digits 0 to 9, by its entry in the registry."""
-    return data is not None and data in DATASETS and DATASETS[data].has_mnist_digits
-
-
 def class_noun(quality: Quality) -> tuple[str, str]:
     """Return the noun for a class of an evaluation, singular and plural; that of its data where it is not recorded."""
-    noun = quality.class_noun or ("digit" if has_digits(quality.source.data) else "class")
+    noun = quality.class_noun or noun_of(quality.source.data, has_labels=True)
     return noun, PLURALS[noun]
 
 

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from distgan import __version__
 from distgan.config import fields
-from distgan.data.image_source import counted
 from distgan.errors import print_line
 from distgan.reports.convergence import convergence_of
 from distgan.reports.number_format import epochs, join, listed
@@ -25,6 +24,7 @@ from distgan.reports.training_curves import Curves, curves_of, when
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
+from distgan.utils.text import counted
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 

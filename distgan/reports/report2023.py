@@ -6,11 +6,11 @@ No other module knows them: pages and terminal show `claims_of` and `checks_of`.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from distgan.evaluation.schema import Quality
+from distgan.evaluation.schema import Quality, has_digits
 from distgan.reports.comparison_rows import Check, Row
 from distgan.reports.number_format import epochs, join, percent
 from distgan.reports.pairwise import ComparedRun, Comparison, compare_fcd, compare_speed, describe, orders
-from distgan.reports.quality_view import has_digits, missing_classes, missing_words
+from distgan.reports.quality_view import missing_classes, missing_words
 from distgan.reports.run_data import Run
 
 NAME = "2023 report"

@@ -11,10 +11,9 @@ from distgan.config.registry import is_data_path
 from distgan.config.renames import with_current_names
 from distgan.config.schema import Config
 from distgan.errors import UserError
-from distgan.evaluation.schema import Quality, read_quality
+from distgan.evaluation.schema import PLURALS, Quality, noun_of, read_quality
 from distgan.reports.history import History, read_history
 from distgan.reports.options import PagesConfig
-from distgan.reports.quality_view import PLURALS, has_digits
 from distgan.runs.run_dir import SAMPLE, read_status
 from distgan.utils.files import read_json, read_limited
 from distgan.utils.paths import user_path
@@ -84,7 +83,7 @@ class Run(NamedTuple):
     def class_nouns(self) -> tuple[str, str]:
         """Return the noun for a class of its data, singular and plural; clusters stand for classes without labels."""
         has_labels = self.config.model.images.num_classes > 0
-        noun = "digit" if has_digits(self.data_name) else "class" if has_labels else "cluster"
+        noun = noun_of(self.data_name, has_labels=has_labels)
         return noun, PLURALS[noun]
 
     @property
@@ -157,10 +156,8 @@ def _measured(run: Run, options: PagesConfig) -> Run:
         from distgan.config.command_settings import EvalConfig
         from distgan.evaluation.evaluate import evaluate
 
-        eval_config = EvalConfig(
-            num=options.num, reference=options.reference, device=options.device, networks=options.networks,
-            trust_networks=options.trust_networks,
-        )  # fmt: skip
+        names = {"num", "reference", "device", "networks", "trust_networks"}
+        eval_config = EvalConfig.model_validate(options.model_dump(include=names, exclude_unset=True))
         found, folder = evaluate(run.where, eval_config)
     except UserError as error:
         if error.code == "not-measurable":  # all else of the page is there

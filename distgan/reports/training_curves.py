@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from distgan.config.registry import LOSSES
+from distgan.evaluation.schema import has_digits
 from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
 from distgan.reports.history import PREFIXES, Line, alarms_of
 from distgan.reports.number_format import epochs, listed
-from distgan.reports.quality_view import has_digits
 from distgan.reports.run_data import Run
 from distgan.utils.files import finite
 from distgan.utils.thinning import Group

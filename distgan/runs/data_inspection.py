@@ -18,7 +18,7 @@ from distgan.config.schema import Config, DataConfig, ModelConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.errors import UserError
 from distgan.models.base import check_fit
-from distgan.utils.figures import grid
+from distgan.utils.figures import PAPER, grid
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
 from distgan.utils.terminal import TerminalConsole
@@ -26,12 +26,13 @@ from distgan.utils.terminal import TerminalConsole
 _MARK = b"distgan data"
 _ROWS, _COLUMNS = 10, 16  # of the picture, at most
 _SHOWN = 20  # classes in the table
+_FEWEST = 2  # images of the smallest batch, by BatchNorm
 
 
 def inspect(name: str, config: InspectConfig) -> None:
     """Print what training would read, and draw some of the images.
 
-    Raises UserError, after printing, for images that no network can be built for.
+    Raises UserError, after printing, for images that no network can be built for or trained on.
     """
     settings = config.model_dump(
         include={"image_size", "channels", "background", "skip_broken", "cache_dir", "download"}
@@ -60,6 +61,11 @@ def inspect(name: str, config: InspectConfig) -> None:
             f"{FAMILIES['dcgan'].unsupported(dataset.spec)}",
             code="images-do-not-fit",
         )
+    if len(dataset.images) < _FEWEST:
+        raise UserError(
+            f"{name}: too few images for a training ({len(dataset.images)}). Expected: {_FEWEST} or more",
+            code="bad-images",
+        )
 
 
 def draw_sheet(dataset: Dataset) -> Any:
@@ -70,7 +76,8 @@ def draw_sheet(dataset: Dataset) -> Any:
         columns = [_select_evenly(rows) for rows in rows_of_class if len(rows)][:_COLUMNS]
         heads = [spec.class_names[int(dataset.labels[column[0]])] for column in columns]
         indices = [column[row] if row < len(column) else None for row in range(_ROWS) for column in columns]
-        blank = torch.zeros_like(pixels[0])
+        paper = torch.tensor(PAPER, dtype=torch.uint8).view(3, 1, 1).expand(3, spec.height, spec.width)
+        blank = paper if pixels.ndim == 4 else paper[0]
         images = torch.stack([blank if index is None else pixels[index] for index in indices])
     else:
         num = min(len(pixels), 64)
@@ -133,7 +140,7 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
             ("modes", _format_counts(findings.modes)),
             ("duplicates", f"{findings.num_duplicates:,}"),
             ("unreadable", f"{findings.num_broken:,}"),
-            *(("", f"{name}: {reason}") for name, reason in findings.broken.items()),
+            *(("", f"{_one_line(name)}: {reason}") for name, reason in findings.broken.items()),
         ]
     rows.append(("classes", f"{spec.num_classes}: {_format_counts(facts['classes'])}" if spec.num_classes else "none"))
     rows += [
@@ -153,6 +160,10 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
     console.print_table(table)
 
 
+def _one_line(name: str) -> str:
+    return name.replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _format_counts(counts: dict[str, int]) -> str:
-    shown = [f"{name} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
+    shown = [f"{_one_line(name)} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")

@@ -11,8 +11,9 @@ from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
-from distgan.evaluation.real_images import load_real_images
-from distgan.evaluation.targets import find_targets, read_targets
+from distgan.evaluation.real_images import class_noun_of, load_real_images
+from distgan.evaluation.schema import noun_of
+from distgan.evaluation.targets import check_targets_fit, find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.models.user_networks import load_networks
 from distgan.runs.run_dir import check_unused_folder
@@ -45,11 +46,11 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
                 raise
             raise UserError(f"--dry-run: does not download, and {error}", code="no-data") from error
         check_classes(dataset, config.model)
-        images = dataset.spec
+        images, noun = dataset.spec, class_noun_of(dataset)
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
         data += f" (warning: {dataset.warning})" if dataset.warning else ""
     else:
-        num_images = SOURCES[name].num_images
+        num_images, noun = SOURCES[name].num_images, noun_of(name, has_labels=True)
         data = f"{name}, not in {folder} yet: " + ("to be downloaded" if config.data.download else "missing")
         data += ", or digits instead" if config.data.name == "auto" else ""
     num = runtime.world_size if runtime.is_launched else config.processes.num or 1
@@ -60,8 +61,9 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     config = config.with_images(images)
     if config.run.stop_at:
         read_targets(find_targets(config.run.stop_at, "--stop-at"))
+        check_targets_fit(config.run.stop_at, "--stop-at", noun)
     if config.run.evaluates_quality and is_own:
-        load_real_images(dataset, config.data)
+        load_real_images(dataset, config.data, keep=False)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     lines = [
         json.dumps(config.model_dump(mode="json"), indent=2),

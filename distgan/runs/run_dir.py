@@ -47,6 +47,11 @@ CONTENTS = {
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO}
 
 
+def has_checkpoints(out: str | None) -> bool:
+    """True if the folder that --out names has a run with checkpoints."""
+    return out is not None and any((user_path(out, "--out") / "checkpoints").glob("step-*"))
+
+
 def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
     """Create the folder of a new run, or return that of a run to resume. Raises UserError; never overwrites."""
     try:

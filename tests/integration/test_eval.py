@@ -280,8 +280,12 @@ def test_best_checkpoint_by_the_judges_stays(runs: Path) -> None:
 
 
 def test_damaged_judges_end_a_run_at_its_start(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """But a run that is resumed is refused for its settings before."""
+    distgan.ok("train", *quick("begun", "--max-steps", 1))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(SHIPPED, cache_folder("digits"))
     (cache_folder("digits") / "wide.safetensors").write_bytes(b"other")
     assert_user_error(distgan("train", *quick("run", *WATCHED)), "wide.safetensors: its SHA-256 is")
     assert not (tmp_path / "run").exists()
+    changed = quick("begun", *WATCHED, "--seed", 7, "--max-steps", 2)
+    assert_user_error(distgan("train", *changed), "[run] seed", code="resume-mismatch")

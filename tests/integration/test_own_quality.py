@@ -51,7 +51,9 @@ def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Pa
     assert [line["step"] for line in lines] == [6, 12]
     assert all(len(line["ema_digits"]) == len(line["ema_coverage_digits"]) == 3 for line in lines)
 
-    found = measured(distgan, "run")
+    evaluated = distgan.ok("eval", "run", "--threads", 1, "--json")
+    assert "--num" not in evaluated.stderr, "nobody gave one"
+    found = dict(json.loads(evaluated.stdout))
     assert (found["n"], found["class_names"], found["class_noun"]) == (75, sorted(CLASSES), "class")
     assert found["source"]["is_test_seen"] is True
     assert np.shape(found["matrix"]) == np.shape(found["jury_matrix"]) == (3, 3)
@@ -67,7 +69,12 @@ def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Pa
     }
     distgan.ok("sample", "run", "--num", 75, "--out", "drawn.npz")
     drawn = measured(distgan, "drawn.npz", "--data", "own", "--out", "npz")
+    assert drawn["source"]["is_test_seen"] is None, "nobody knows"
     assert drawn["matrix"] == found["matrix"]
+
+    many = distgan.ok("eval", "run", "--num", 100, "--no-gan-train", "--threads", 1, "--out", "many").stderr
+    assert "warning: --num: " in many
+    assert "(100). Evaluating 75" in many
 
     distgan.ok("report", "run")
     page = (tmp_path / "run" / "report.html").read_text()
@@ -112,10 +119,13 @@ def test_own_images_that_cannot_be_measured_end_in_one_line(distgan: Run, tmp_pa
     for path in list((tmp_path / "own").glob("*/*-[1-4]?.png")):
         path.unlink()
     train = ("train", "--preset", "images-fast", *QUICK, "--max-steps", 2)
-    assert_user_error(distgan(*train, "--eval-every", 1), "own: ... (30)", code="bad-data")
+    assert_user_error(distgan(*train, "--eval-every", 1), "own: ... (30)", code="not-measurable")
     assert not (tmp_path / "run").exists()
-    assert_user_error(distgan(*train, "--eval-every", 1, "--dry-run"), "own: ... (30)", code="bad-data")
+    assert_user_error(distgan(*train, "--eval-every", 1, "--dry-run"), "own: ... (30)", code="not-measurable")
+    targets = (*train, "--stop-at", "mnist")
+    assert_user_error(distgan(*targets), "--stop-at: ... (mnist)", code="setting-not-applicable")
+    assert_user_error(distgan(*targets, "--dry-run"), "--stop-at: ... (mnist)", code="setting-not-applicable")
     distgan.ok(*train)
-    assert_user_error(distgan("eval", "run"), "own: ... (30)", code="bad-data")
+    assert_user_error(distgan("eval", "run"), "own: ... (30)", code="not-measurable")
     assert "own: too few" in distgan.ok("report", "run").stderr
     assert_user_error(distgan("eval", "run", "--data", "digits"), "28 x 28, grey ... 16 x 16, colour", code="mismatch")

@@ -78,8 +78,8 @@ def saved(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
 
 
 def test_names_are_sorted_as_people_do() -> None:
-    names = ["img10.png", "img2.png", "Img1.png", "b.png", "ä.png", "2/1.png", "10/1.png"]
-    expected = ["2/1.png", "10/1.png", "b.png", "Img1.png", "img2.png", "img10.png", "ä.png"]
+    names = ["img10.png", "img2.png", "Img1.png", "b.png", "ä.png", "2/1.png", "10/1.png", "cat2", "cat"]
+    expected = ["2/1.png", "10/1.png", "b.png", "cat", "cat2", "Img1.png", "img2.png", "img10.png", "ä.png"]
     assert sorted(names, key=natural_key) == expected
     assert natural_key("9" * 70_000) > natural_key("8"), "no number is too long"
 

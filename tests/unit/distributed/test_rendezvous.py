@@ -1,5 +1,6 @@
 """Waits of a rank for others: limited in time, over when the other is gone, and interruptible."""
 
+import itertools
 import json
 import os
 import signal
@@ -26,9 +27,11 @@ def store(monkeypatch: MonkeyPatch) -> Iterator[dist.Store]:
     """That of three ranks, of which this process is the second."""
     store = dist.HashStore()
     monkeypatch.setattr(rendezvous, "_rendezvous", rendezvous._Rendezvous(store, 1, 3, TIMEOUT_S))
+    monkeypatch.setattr(rendezvous, "_turns", itertools.count())
     for rank in (0, 2):
         store.set(f"process/{rank}", json.dumps(own_process_id()))
-        store.set(f"through/{rank}", "")
+        for turn in range(2):
+            store.set(f"through/{turn}/{rank}", "")
     yield store
     store.set("never", "")  # what a wait was left for
     for thread in threading.enumerate():  # one inside of torch would abort the interpreter at its end
@@ -50,12 +53,31 @@ def take_turn() -> None:
 
 def test_a_rank_waits_for_the_first_of_its_machine_and_for_all(store: dist.Store) -> None:
     take_turn()
-    assert store.check(["through/1"])
+    assert store.check(["through/0/1"])
+
+
+def test_a_later_turn_waits_for_the_first_rank_again(store: dist.Store) -> None:
+    take_turn()
+    store.delete_key("through/1/0")
+    said = []
+
+    def work() -> None:
+        time.sleep(TIMEOUT_S / 2)
+        said.append("first rank")
+        store.set("through/1/0", "")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    with rendezvous.local_rank0_first(1, 1):
+        said.append("this one")
+    worker.join()
+    assert said == ["first rank", "this one"]
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_that_is_gone_is_named_at_once(store: dist.Store, rank: int) -> None:
-    store.delete_key(f"through/{rank}")
+    for turn in range(2):
+        store.delete_key(f"through/{turn}/{rank}")
     own = own_process_id()
     store.set(f"process/{rank}", json.dumps(own._replace(created=own.created - 60)))  # its number has another one now
     with pytest.raises(ProcessLost, match=f"rank {rank} is gone") as lost:
@@ -68,7 +90,7 @@ def test_a_rank_that_is_gone_is_named_at_once(store: dist.Store, rank: int) -> N
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_silent_rank_is_named_after_the_timeout(store: dist.Store, rank: int) -> None:
-    store.delete_key(f"through/{rank}")
+    store.delete_key(f"through/0/{rank}")
     store.set(f"process/{rank}", json.dumps(ProcessId("another machine", 1, 0.0)))
     with within(TIMEOUT_S + 4), pytest.raises(ProcessLost, match=f"rank {rank} .*--timeout 0.6 s"):
         take_turn()
@@ -76,12 +98,12 @@ def test_a_silent_rank_is_named_after_the_timeout(store: dist.Store, rank: int) 
 
 def test_a_rank_that_is_at_work_is_waited_for(store: dist.Store) -> None:
     """As one that downloads for longer than --timeout."""
-    store.delete_key("through/0")
+    store.delete_key("through/0/0")
 
     def work() -> None:
         with rendezvous._send_heartbeats(rendezvous._Rendezvous(store, 0, 3, TIMEOUT_S)):
             time.sleep(2 * TIMEOUT_S)
-            store.set("through/0", "")
+            store.set("through/0/0", "")
 
     worker = threading.Thread(target=work)
     worker.start()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from distgan.evaluation.during_training import QualityMonitor
-from distgan.evaluation.measure import Overview, find_alarms, verdict_of
+from distgan.evaluation.measure import Overview, find_alarms, is_missing, verdict_of
 from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
 from distgan.evaluation.scores import estimate_proportion
 from distgan.reports.report2023 import claims_of
@@ -163,7 +163,15 @@ def test_digit_of_which_there_is_no_image_is_missing() -> None:
 
 
 def test_a_rare_class_may_be_rare_and_a_badly_read_one_badly_read() -> None:
-    """Of a class that is 2 % of the real images, 2 % is enough, and 10 % too much; 80 % agreement if the jury's is."""
+    """Of a class that is 2 % of the real images, 2 % is enough, and 10 % too much; 80 % agreement if the jury's is.
+
+    One that the jury itself reads in three of ten cases is not missing where it reads half a tenth of the images.
+    """
+    for well_read, verdict in ((0.95, "missing"), (0.3, "made poorly")):
+        read = estimate_proportion(50, 1000)
+        found, _ = verdict_of(read, exactly(0.1), sample(), sample(), expected=0.1, well_read=well_read)
+        assert found == verdict
+    assert is_missing(exactly(0.1), exactly(0.1), 0.1), "a tenth is missing where the jury reads nearly all"
     for share, verdict in ((0.02, "made well"), (0.1, "made poorly"), (0.001, "missing")):
         found, _ = verdict_of(
             None, estimate_proportion(round(share * 10_000), 10_000), sample(), sample(), expected=0.02

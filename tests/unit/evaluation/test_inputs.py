@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distgan.config.command_settings import EvalConfig
-from distgan.config.schema import Config
+from distgan.config.schema import Config, DataConfig
+from distgan.data.base import load_dataset
 from distgan.errors import UserError, catch_user_error, printable
 from distgan.evaluation import npz
-from distgan.evaluation.inputs import FILE, load_input, out_folder, read_npz, source_of
+from distgan.evaluation.evaluate import _real
+from distgan.evaluation.inputs import FILE, EvalInput, data_config, load_input, out_folder, read_npz, source_of
 from distgan.evaluation.real_images import RealImages
 
 
@@ -105,6 +107,35 @@ def test_more_images_than_asked_for_are_a_choice_of_all(tmp_path: Path) -> None:
     assert len(found.labels.unique()) == 10
     again = read_npz(tmp_path / "sorted.npz", 70)
     assert torch.equal(found.images, again.images)
+
+
+def test_other_data_has_not_the_test_images_of_the_training(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = str(tmp_path / "own.npz")
+    trained = DataConfig(name=own, test="./test.npz", fingerprint="0" * 16, image_size=16)
+    run: Any = SimpleNamespace(loaded=SimpleNamespace(config=SimpleNamespace(data=trained)))
+    for data, test in ((None, "./test.npz"), ("./own.npz", "./test.npz"), ("./other.npz", None), ("digits", None)):
+        found = data_config(run, EvalConfig(data=data))
+        assert (found.test, found.fingerprint is None, found.image_size) == (test, test is None, 16)
+    assert data_config(run, EvalConfig(data="./other.npz", test="./new.npz")).test == "./new.npz"
+
+
+def test_images_are_seen_by_a_network_that_was_trained_on_them(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = str(tmp_path / "own.npz")
+    np.savez(path, **arrays(images=np.resize(arrays()["images"], (140, 28, 28)), labels=np.arange(140) % 10))
+    config = DataConfig(name=path)
+    own = load_dataset(config).fingerprint
+    for name, fingerprint, is_seen, is_changed in (
+        (path, own, True, False),
+        (str(tmp_path / "moved.npz"), own, True, False),
+        (path, "0" * 16, None, True),
+        (str(tmp_path / "other.npz"), "0" * 16, None, False),
+    ):
+        trained = SimpleNamespace(data=DataConfig(name=name, fingerprint=fingerprint))
+        found = _real(config, EvalInput("run", "", True, [], loaded=SimpleNamespace(config=trained)), may_download=True)  # type: ignore[arg-type]
+        assert (found.is_test_seen, bool(found.changed)) == (is_seen, is_changed)
+    assert _real(config, EvalInput("a.npz", "", False, []), may_download=True).is_test_seen is None
 
 
 def test_notice_of_another_program_is_harmless(tmp_path: Path) -> None:
@@ -420,6 +451,6 @@ def test_epoch_is_counted_by_the_images_that_the_run_recorded(
         loaded=SimpleNamespace(path=path, config=Config(), step=70, is_ema=True), sha256="0" * 64
     )
     data: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0", path=None)
-    real = RealImages(data, data, data, "digit", False)
+    real = RealImages(data, data, data, "digit", False, "0", "0")
     jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
-    assert source_of(str(tmp_path), subject, EvalConfig(), real, jury).epoch == epoch
+    assert source_of(str(tmp_path), subject, EvalConfig(), real, jury, is_test_seen=False).epoch == epoch

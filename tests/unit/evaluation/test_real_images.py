@@ -10,7 +10,8 @@ from torch import Tensor
 
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.schema import DataConfig
-from distgan.data.base import load_dataset
+from distgan.data.base import load_dataset, load_own_images
+from distgan.evaluation import real_images as module
 from distgan.evaluation import scores
 from distgan.evaluation.classifiers import NETWORKS, NUM_FEATURES, enough_epochs, to_batch
 from distgan.evaluation.npz import read_npz
@@ -57,13 +58,23 @@ def test_own_images_are_split_by_class_and_none_is_lost(tmp_path: Path) -> None:
     assert len(both) == 300
     again = real_images(save(tmp_path / "copy.npz", 300, 3))
     assert again.test.fingerprint == real.test.fingerprint
-    assert again.judges_name == f"images-{real.train.fingerprint}"
+    assert again.judges_name == f"images-{real.train_fingerprint}"
     assert again.judges_name == real.judges_name, "equal images have the same judges"
 
 
 def test_of_many_images_a_sixth_is_compared_with(tmp_path: Path) -> None:
     real = real_images(save(tmp_path / "own.npz", 3600, 2, channels=1, side=4))
     assert (len(real.train.images), len(real.test.images)) == (3000, 600)
+
+
+def test_the_fewest_images_are_enough_in_any_number_of_classes(tmp_path: Path) -> None:
+    real = real_images(save(tmp_path / "own.npz", 130, 3))
+    assert (len(real.train.images), len(real.test.images)) == (65, 65)
+    labels = np.arange(3600) % 2
+    labels[[10, 20]] = 2
+    np.savez(tmp_path / "rare.npz", images=pixels(3600, channels=1, side=4), labels=labels)
+    rare = real_images(str(tmp_path / "rare.npz"))
+    assert [data.labels.bincount().tolist()[2] for data in (rare.train, rare.test)] == [1, 1]
 
 
 def test_images_without_labels_are_clustered(tmp_path: Path) -> None:
@@ -84,6 +95,32 @@ def test_given_test_images_are_not_trained_on(tmp_path: Path) -> None:
     unlabelled = real_images(save(tmp_path / "plain.npz", 100), test=other)
     assert unlabelled.class_noun == "cluster", "labels of the test images alone are not used"
     assert len(unlabelled.test.labels) == 70
+
+
+def test_a_cluster_of_one_set_alone_is_none(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    found = torch.arange(400) % 2
+    found[:20], found[380:] = 2, 3  # 20 training images, and 20 test images, that are like none of the other set
+    monkeypatch.setattr(module, "cluster", lambda *_: found)
+    real = real_images(save(tmp_path / "own.npz", 200), test=save(tmp_path / "other.npz", 200, seed=1))
+    assert real.spec.class_names == ["1", "2"]
+    for data in (real.train, real.test):
+        assert data.labels.bincount().tolist() == [110, 90]
+
+
+def test_test_images_are_those_of_a_path(tmp_path: Path) -> None:
+    own = save(tmp_path / "own.npz", 100, 2)
+    with refused("--test-data: ... (own.npz) ... [setting-not-applicable]"):
+        load_dataset(DataConfig(name="digits", test="own.npz"))
+    (tmp_path / "other.npz").write_bytes(b"other")
+    with refused("--test-data ...other.npz: ... [bad-images]"):
+        real_images(own, test=str(tmp_path / "other.npz"))
+
+
+def test_test_images_are_kept_only_if_wanted(tmp_path: Path) -> None:
+    own, other = save(tmp_path / "own.npz", 100, 2), save(tmp_path / "other.npz", 70, 2)
+    config = DataConfig(name=own, test=other)
+    load_real_images(load_own_images(config, keep=False), config, keep=False)
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -145,8 +182,11 @@ def test_judges_read_images_of_any_shape(name: str, channels: int, height: int, 
     network = NETWORKS[name](spec).eval()
     logits, features = network(to_batch(images))
     assert (logits.shape, features.shape) == ((2, num_classes), (2, NUM_FEATURES))
-    gradient = torch.autograd.grad(logits.sum(), network.trunk[0][0].weight)[0]
-    assert gradient.abs().sum() > 0
+    pixels = to_batch(images).requires_grad_()
+    first = network.trunk[0][0]
+    gradient = torch.autograd.grad((first(pixels) * torch.rand_like(first(pixels))).sum(), pixels)[0]
+    unseen = (gradient == 0).nonzero()[:, 2:]
+    assert not len(unseen), f"pixels that the first layer skips: {unseen[:5].tolist()}"
 
 
 def test_few_images_are_learnt_in_more_epochs() -> None:

@@ -1,0 +1,11 @@
+"""Words of messages, tables and pictures: a number with its noun, and a name cut to its place."""
+
+
+def counted(num: int, noun: str) -> str:
+    """Return `1 file` or `2,000 files`."""
+    return f"{num:,} {noun}{'s' * (num != 1)}"
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a name of at most `most` letters, of a longer one the first, with an ellipsis in place of the last."""
+    return name if len(name) <= most else name[: most - 1] + "…"
