@@ -151,7 +151,7 @@ class Report:
         most_s = 2 * part.most_s * max(1.0, self.args.budget_s / BUDGET_S)
         left = min(self.ends[name] - time.monotonic(), most_s)
         if left < part.least_s or left <= 0:
-            entry["status"] = f"not run: no time left ({max(left, 0):.0f} s of {part.least_s:g})"
+            entry["status"] = f"not run: no time left ({max(left, 0):.0f} s). Expected: {part.least_s:g} s"
             return
         limit, start, problems = left, time.monotonic(), []
         entry["status"] = RUNNING

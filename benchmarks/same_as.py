@@ -70,7 +70,7 @@ RECIPES = (
     Recipe("vanilla-two-ranks", "--preset vanilla --ema-decay 0.99 --processes 2", processes=2),
     Recipe("cgan-zero2", "--preset cgan --zero-stage 2 --processes 2", resumed=True, processes=2),
 )
-SETTING = re.compile(r"<div><dt>([^<]*)</dt><dd>[^<]*</dd></div>\n")  # of a page
+SETTING = re.compile(r"<div><dt>([^<]*)</dt><dd>([^<]*)</dd></div>\n")  # of a page
 NARROW = "--data digits --width 0.1 --batch-size 384 --epochs 2 --save-every-steps 25 --sample-epochs 0,1"
 FULL = "--sample-epochs 0 --save-every-steps 25"
 
@@ -168,6 +168,14 @@ def without_new_settings(before: Any, after: Any) -> Any:
     return {key: without_new_settings(before[key], value) for key, value in after.items() if key in before}
 
 
+def without_new_rows(before: str, after: str) -> tuple[str, list[str]]:
+    """Return a page without the rows of settings that the older one lacks, and each of these as `name: value`."""
+    rows = [row for row in SETTING.finditer(after) if f"<dt>{row[1]}</dt>" not in before]
+    for row in rows:
+        after = after.replace(row[0], "")
+    return after, [f"{row[1]}: {row[2]}" for row in rows]
+
+
 def compare_runs(old: Path, new: Path, only: Callable[[Path], bool] = lambda path: True) -> list[str]:
     """Differences between two run folders; TensorBoard's file, the environment and manifests of sizes aside."""
     skipped = {"environment.json", "lock", "manifest.json", "latest", "best"}
@@ -249,9 +257,9 @@ def read_both(old: Tree, new: Tree, scratch: Path) -> list[str]:
     for page in ("compare.html", "report.html"):
         before, after = (_without_times((scratch / f"read-{tree}" / page).read_text()) for tree in ("old", "new"))
         before, after = before.replace("read-old", "read"), after.replace("read-new", "read")
-        for row in SETTING.finditer(after):
-            if f"<dt>{row[1]}</dt>" not in before:
-                after = after.replace(row[0], "")
+        after, dropped = without_new_rows(before, after)
+        for row in dropped:
+            print(f"        {page}: new row, not compared: {row}", flush=True)
         if before != after:
             at = next(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
             found.append(f"{page}: {before[at - 40 : at + 60]!r} != {after[at - 40 : at + 60]!r}")

@@ -379,7 +379,7 @@ def save_cost(model: str, num_steps: int, data: list[str], place: Path) -> dict:
         "model": model,
         "command": harness.shown(command),
         "epoch_s": num_images / median(speeds),
-        "pack_tensors": sum(tensor.nbytes for tensor in found[1].tensors.values()),
+        "tensor_bytes": sum(tensor.nbytes for tensor in found[1].tensors.values()),
         **facts,
     }
 
@@ -411,7 +411,7 @@ def report(kills: list[dict], damages: list[dict], costs: list[dict], console: C
     for row in costs:
         stall, write = row["stall_s"]["median"], row["write_s"]["median"]
         table.add_row(
-            row["model"], f"{row['num_bytes'] / 2**20:.1f}", f"{row['num_bytes'] / row['pack_tensors']:.4f}",
+            row["model"], f"{row['num_bytes'] / 2**20:.1f}", f"{row['num_bytes'] / row['tensor_bytes']:.4f}",
             f"{stall:.3f} (max {row['stall_s']['max']:.3f})", f"{write:.3f} (max {row['write_s']['max']:.3f})",
             f"{row['epoch_s']:.0f}", f"{100 * (stall + write) / row['epoch_s']:.2f} %",
         )  # fmt: skip

@@ -4,7 +4,7 @@
 set -uo pipefail # not -e: a `wait` that a signal interrupts is no error
 
 # A job may be preempted before its step has started.
-stop_requested=0 term_received=0
+stop_requested=0 stop_time=0 term_received=0 # stop_time: of the last request, in SECONDS
 trap stop_requested=1 USR1
 trap term_received=1 TERM
 
@@ -34,7 +34,7 @@ fail() {
   printf 'distgan: %s\n' "$*" >&2
   exit 2
 }
-say() { printf '[%(%F %T)T %s #%s] %s\n' -1 "$SLURM_JOB_NAME-$job" "$start" "$*"; }
+say() { printf '[%(%F %T)T %s #%s] %s\n' -1 "$SLURM_JOB_NAME-$job" "$restarts" "$*"; }
 time_left() { squeue --noheader --job "$job" --format %L 2>/dev/null | head -n 1; }
 require_int() { # NAME DEFAULT MIN: check the variable NAME, and set it to a plain integer
   local value=${!1:-$2}
@@ -53,11 +53,11 @@ job_field() { sed -n "s/.* $1=\([0-9]*\).*/\1/p" <<<"$job_record"; }
 job=$(job_field ArrayJobId) seed=$(job_field ArrayTaskId)
 job=${job:+${job}_$seed}
 job=${job:-$SLURM_JOB_ID}
-start=$(job_field Restarts)
-start=${start:-${SLURM_RESTART_COUNT:-0}} # 0: the first attempt of this job
+restarts=$(job_field Restarts)
+restarts=${restarts:-${SLURM_RESTART_COUNT:-0}} # 0: the first attempt of this job
 nodes=$SLURM_JOB_NUM_NODES gpus=${SLURM_GPUS_ON_NODE:-0}
 [[ ${SLURM_GPUS_PER_NODE:-} == 0 ]] && gpus=0 # none requested, though --exclusive allocates all
-trap 'stop_requested=$((SECONDS + 1)); say "USR1, $(time_left) left: requesting the run to save"' USR1
+trap 'stop_requested=1 stop_time=$SECONDS; say "USR1, $(time_left) left: requesting the run to save"' USR1
 trap 'term_received=1; say "TERM: SLURM ends this attempt"' TERM
 require_int DISTGAN_PROCESSES_PER_NODE 1 1
 require_int DISTGAN_GRACE 120 1
@@ -82,8 +82,8 @@ run=${out_flag:-$runs/$SLURM_JOB_NAME-$job} array_dir=
 case $kind in
   train)
     # At the first attempt a folder of this name is from before the cluster's job ids restarted.
-    resume=auto && [[ $start == 0 && -z $out_flag ]] && resume=never
-    if [[ $start == 0 ]]; then set -- train --resume $resume "$@"; else set -- train "$@" --resume auto; fi
+    resume=auto && [[ $restarts == 0 && -z $out_flag ]] && resume=never
+    if [[ $restarts == 0 ]]; then set -- train --resume $resume "$@"; else set -- train "$@" --resume auto; fi
     ;;
   bench)
     benchmark=throughput
@@ -110,7 +110,7 @@ record() {
   now=$(newest_checkpoint)
   [[ $now != "$before" ]] && moved=moved
   # Without the record a job could requeue itself for ever.
-  printf '%(%FT%T)T\t%s\t%s\t%s\t%s\t%s\n' -1 "$job" "$start" "$1" "${now:--}" $moved >>"$attempts" || fail "$unwritable"
+  printf '%(%FT%T)T\t%s\t%s\t%s\t%s\t%s\n' -1 "$job" "$restarts" "$1" "${now:--}" $moved >>"$attempts" || fail "$unwritable"
 }
 job_lines() { # the lines of this job, without those of an older job with the same id
   awk -F '\t' -v job="$job" '$2 == job { if ($3 == 0 && $4 == "began") n = 0; line[n++] = $0 } END { for (i = 0; i < n; i++) print line[i] }' "$attempts"
@@ -144,9 +144,9 @@ requeue() { # and exit
 }
 handle_crash() { # EXIT_CODE: requeue, or print why not
   record crashed
-  if [[ $start == 0 && $1 == 2 ]]; then
+  if [[ $restarts == 0 && $1 == 2 ]]; then
     say "not requeued: usage error, see above"
-  elif [[ $start == 0 && $(newest_checkpoint) == "$before" ]]; then
+  elif [[ $restarts == 0 && $(newest_checkpoint) == "$before" ]]; then
     say "not requeued: it failed before its first checkpoint"
   elif (($(count_crashes) <= DISTGAN_MAX_CRASHES)); then
     requeue "crash $(count_crashes) of at most $DISTGAN_MAX_CRASHES"
@@ -162,9 +162,9 @@ fail_on_node() { # a usage error, or in a later attempt a problem of this machin
 
 before=$(newest_checkpoint)
 { mkdir -p "$(dirname "$attempts")" && : >>"$attempts"; } || fail "$unwritable"
-[[ $start == 0 && -z $out_flag && -s $attempts ]] &&
+[[ $restarts == 0 && -z $out_flag && -s $attempts ]] &&
   fail "DISTGAN_RUNS: the folder has an older job with this job's id ($attempts). Expected: another folder, or --out"
-if [[ $start != 0 && $(job_lines | tail -n 1 | cut -f 4) == finished ]]; then
+if [[ $restarts != 0 && $(job_lines | tail -n 1 | cut -f 4) == finished ]]; then
   say "done already: $run"
   exit 0
 fi
@@ -176,21 +176,24 @@ if [[ $owner != "$job" ]]; then
   fail "--out: in use by job $owner ($run). Expected: another folder, or this one when that job has ended"
 fi
 # Of the benchmarks only convergence can be resumed.
-[[ $kind == bench && $benchmark != convergence && $start != 0 ]] && run=$run-$start
+[[ $kind == bench && $benchmark != convergence && $restarts != 0 ]] && run=$run-$restarts
 
 # -- python --------------------------------------------------------------------------------------------------------
 
 [[ -z $setup_error ]] || fail_on_node "$setup_error"
 venv=${DISTGAN_VENV:-}
 [[ -z $venv && -x $root/.venv/bin/python ]] && venv=$root/.venv
-python=(python3)
+python=(python3) chosen_by=DISTGAN_VENV
 if [[ -n ${DISTGAN_CONTAINER:-} ]]; then # a command prefix, as: apptainer exec --nv image.sif
+  chosen_by=DISTGAN_CONTAINER
   read -ra python <<<"$DISTGAN_CONTAINER"
   python+=(python3)
 elif [[ -n $venv ]]; then
   python=("$venv/bin/python")
   [[ -x ${python[0]} ]] ||
     fail_on_node "DISTGAN_VENV: no bin/python on $(hostname) ($venv). Expected: a virtual environment visible to all nodes"
+elif [[ -n ${DISTGAN_SETUP:-} ]]; then
+  chosen_by=DISTGAN_SETUP
 fi
 if [[ -d $root/distgan ]]; then # a clone; a wheel is installed
   [[ $root != *:* ]] || fail_on_node "DISTGAN_ROOT: a colon can't be in PYTHONPATH ($root). Expected: a clone in another folder"
@@ -200,9 +203,9 @@ missing=$("${python[@]}" -c '
 import importlib.util, sys
 names = ("distgan", "torch", "torchvision", "accelerate", "pydantic", "safetensors", "rich", "psutil")
 print("Python", sys.version.split()[0], "without", *[n for n in names if not importlib.util.find_spec(n)])') ||
-  fail_on_node "DISTGAN_VENV: python does not start on $(hostname) (${python[*]}). Expected: a virtual environment, or a python3 by DISTGAN_SETUP"
+  fail_on_node "$chosen_by: python does not start on $(hostname) (${python[*]}). Expected: a Python with distgan's dependencies, by DISTGAN_VENV, DISTGAN_SETUP or DISTGAN_CONTAINER"
 [[ $missing == *without ]] ||
-  fail_on_node "DISTGAN_VENV: $missing (${python[*]}). Expected: a Python with distgan's dependencies, by DISTGAN_VENV or DISTGAN_SETUP"
+  fail_on_node "$chosen_by: dependencies are missing on $(hostname) (${python[*]}: $missing). Expected: a Python with distgan's dependencies, by DISTGAN_VENV, DISTGAN_SETUP or DISTGAN_CONTAINER"
 
 # -- the step -------------------------------------------------------------------------------------------------------
 
@@ -223,7 +226,7 @@ if [[ $kind == train ]]; then
   ((nodes == 1)) && first=127.0.0.1
   export MASTER_ADDR=${DISTGAN_MASTER_ADDR:-$first}
   # Below the ephemeral ports; another one in each attempt.
-  export MASTER_PORT=${DISTGAN_MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 997 * start) % 12000))}
+  export MASTER_PORT=${DISTGAN_MASTER_PORT:-$((20000 + (SLURM_JOB_ID + 997 * restarts) % 12000))}
   export WORLD_SIZE=$((nodes * per_node)) LOCAL_WORLD_SIZE=$per_node
 fi
 set -- "$@" --out "$run"
@@ -259,7 +262,7 @@ if ((stop_requested + term_received == 0)); then
     if ((stop_requested)); then
       # srun forwards it to all tasks. Repeatedly: a signal before python has its handler is ignored.
       ((SECONDS - step_start > 1)) && kill -USR1 $step 2>/dev/null
-      if ((SECONDS >= stop_requested + DISTGAN_GRACE)); then
+      if ((SECONDS > stop_time + DISTGAN_GRACE)); then
         record stuck
         (($(count_idle) < DISTGAN_MAX_IDLE)) && requeue "nothing was saved within $DISTGAN_GRACE s; it resumes from the previous checkpoint"
         say "not requeued: the last $(count_idle) attempts left no new checkpoint"

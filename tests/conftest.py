@@ -170,9 +170,9 @@ def inject_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.fixture
 def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and partitioned as always, but run by torch's own operators: no minutes of a C++ compiler."""
-    whole = torch.compile
+    torch_compile = torch.compile
     monkeypatch.setattr(
-        torch, "compile", lambda function, **kwargs: whole(function, **kwargs | {"backend": "aot_eager"})
+        torch, "compile", lambda function, **kwargs: torch_compile(function, **kwargs | {"backend": "aot_eager"})
     )
 
 

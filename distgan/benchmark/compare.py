@@ -10,13 +10,12 @@ from distgan.benchmark import results
 from distgan.benchmark.convergence_results import ConvergenceResults
 from distgan.benchmark.measurement import Measurement
 from distgan.benchmark.options import CompareConfig
-from distgan.benchmark.results import Results, SpeedResults
-from distgan.benchmark.tables import table
+from distgan.benchmark.results import Results, SpeedResults, differing_facts
+from distgan.benchmark.tables import print_notes, table
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.terminal import TerminalConsole
 
 _DRAWN = 2_000_000  # numbers per chunk of the bootstrap
-_STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
 
 Times = Sequence[Sequence[float]]  # seconds per step, (rounds, repeats)
 
@@ -119,27 +118,15 @@ def _times(cell: Measurement) -> Times:
     return [run.step_s for run in cell.measured]
 
 
-def print_notes(console: TerminalConsole, lines: Sequence[str]) -> None:
-    """Print lines below the tables."""
-    for line in lines:
-        console.print(f"note: {line}", style="yellow")
-
-
-def differing_facts(before: Results, after: Results) -> list[str]:
-    """Return what differs between machines and libraries of the two results, and so may explain a ratio."""
-    lines = [f"{side} is partial (interrupted)" for side, of in (("A", before), ("B", after)) if of.is_partial]
-    for key in _STATED:
-        a, b = (getattr(found.facts, key, None) for found in (before, after))
-        lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
-    return lines
-
-
 def _differences(old: dict[str, Measurement], new: dict[str, Measurement]) -> list[str]:
-    """Return in which cells engines differ, and which have no speed in one of the results."""
+    """Return in which cells engines or data differ, and which have no speed in one of the results."""
     lines = []
     for key in [key for key in old if key in new and old[key].measured and new[key].measured]:
         ran_a, ran_b = (", ".join(of[key].engines) or None for of in (old, new))
         lines += [f"{key}: engine differs: A {ran_a}, B {ran_b}"] if ran_a != ran_b else []
+        data_a, data_b = (of[key].fingerprints for of in (old, new))
+        if data_a and data_b and data_a != data_b:  # plain loops and older results have none
+            lines.append(f"{key}: data differ: A {', '.join(data_a)}, B {', '.join(data_b)}")
     for side, of, other in (("A", old, new), ("B", new, old)):
         lines += [f"{cell.id}: only in {side}" for key, cell in of.items() if key not in other]
         for cell in of.values():

@@ -16,7 +16,7 @@ from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH
 from distgan.config.image_spec import ImageSpec
 from distgan.config.presets import preset_words, training_of, with_changes
 from distgan.config.registry import PLAIN_LOOP_ORDER
-from distgan.config.schema import Config, DataConfig
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import data_folder, load_dataset
 from distgan.data.loader import check_batch_size, global_batch_size
 from distgan.distributed import env
@@ -71,12 +71,12 @@ class _Preset:
         words += [family] if family != own.model.networks_name else []
         words += [f"width {width:g}"] if width != own.model.width else []
         words += [Path(config.data).name] if config.data != "mnist" else []
+        words += [f"{training.data.image_size} px"] if training.data.image_size != own.data.image_size else []
         words += [f"{num} processes"] if num > 1 else []
         return Measurement.model_validate({
             "id": "/".join(words), "contender": contender, "preset": self.preset, "model": self.name, "engine": engine,
             "precision": precision, "batch_size": size, "order": order, "family": family, "width": width,
-            "data": config.data, "world_size": num, "flops_per_image": flops_per_image(training.model, training.optim),
-            "training": training.model_dump(mode="json", exclude_unset=True),
+            "data": config.data, "world_size": num, "training": training.model_dump(mode="json", exclude_unset=True),
         })  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def world_sizes(processes: list[int] | None, device: torch.device) -> list[int]:
 
 
 def count_images(cells: list[Measurement]) -> None:
-    """Load the data before the first cell, and set `epoch_images` and, for other images than MNIST's, the flops.
+    """Load the data before the first cell, and set `epoch_images` and `flops_per_image`.
 
     Raises UserError for missing data, and for images that the networks can't be built for.
     """
@@ -203,14 +203,17 @@ def count_images(cells: list[Measurement]) -> None:
         dataset = load_dataset(DataConfig.model_validate_json(data))
         return len(dataset.images), dataset.spec
 
+    @cache
+    def count(model: str, optim: str) -> int | None:
+        return flops_per_image(ModelConfig.model_validate_json(model), OptimConfig.model_validate_json(optim))
+
     for cell in cells:
         training = Config.model_validate(cell.training)
         data = training.data
         num, images = measure(data.model_copy(update={"batch_size": 2, "drop_last": False}).model_dump_json())
-        if images != training.model.images:
-            model = training.with_images(images).model
-            check_fit(model)
-            cell.flops_per_image = flops_per_image(model, training.optim)
+        model = training.with_images(images).model
+        check_fit(model)
+        cell.flops_per_image = count(model.model_dump_json(), training.optim.model_dump_json())
         # bench scaling drops the last batch only for steps of one size.
         cell.epoch_images = num - num % cell.batch_size if data.drop_last and not cell.axes else num
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from distgan.benchmark.compare import differing_facts, print_notes
 from distgan.benchmark.convergence_results import (
     MEASURES,
     OVER,
@@ -14,7 +13,8 @@ from distgan.benchmark.convergence_results import (
     TrialResult,
 )
 from distgan.benchmark.convergence_statistics import LEVEL, compared, summarise
-from distgan.benchmark.tables import describe_targets, median_with_interval, table, two
+from distgan.benchmark.results import differing_facts
+from distgan.benchmark.tables import describe_targets, median_with_interval, print_notes, table, two
 from distgan.errors import UserError
 from distgan.utils.terminal import TerminalConsole
 
@@ -25,7 +25,7 @@ def compare_studies(
     """Print medians with intervals, ratios and log-rank tests of each arm. Return a line for each regression.
 
     A regression is an arm that needs significantly more epochs in B, by a ratio of medians above `fail_above` or
-    without a median, or that B lacks. Raises UserError for other targets, or studies without a common arm.
+    without a median in A or B, or that B lacks. Raises UserError for other targets, or studies without a common arm.
     """
     a, b = paths
     targets, other_targets = (describe_targets(found.facts) for found in (before, after))
@@ -81,10 +81,12 @@ def _rows(name: str, summaries: Sequence[Summary], tests: dict[str, Test]) -> li
 def _regression(name: str, summaries: Sequence[Summary], tests: dict[str, Test], limit: float) -> str:
     test = tests["epochs"]
     ours, theirs = (of.epochs.median if of.epochs else None for of in summaries)
-    is_slower = ours is not None and (theirs is None or theirs > limit * ours)
+    # Without a median of A there is no ratio, and the test alone decides.
+    is_slower = test.later == "B" if ours is None else theirs is None or theirs > limit * ours
     if not is_slower or test.p is None or test.p >= LEVEL:
         return ""
-    ratio = f"{test.ratio:.3f} times the epochs" if test.ratio is not None else "its median is not reached in B"
+    ratio = f"its median is not reached in {'A' if ours is None else 'B'}, and B needs more epochs"
+    ratio = ratio if test.ratio is None else f"{test.ratio:.3f} times the epochs"
     return f"{name}: {ratio} (p = {test.p:.2g}). Expected: at most {limit:g}"
 
 

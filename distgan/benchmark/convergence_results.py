@@ -104,7 +104,10 @@ class Summary(Record):
 
 
 class Test(Record):
-    """Test if arm A's times are smaller than B's (`less`), or differ (`two-sided`)."""
+    """Test if arm A's times are smaller than B's (`less`), or differ (`two-sided`).
+
+    `later`: the arm with the later times by the sign of the statistic, significant or not; None in older results.
+    """
 
     measure: str
     a: str
@@ -113,6 +116,7 @@ class Test(Record):
     p: float | None
     ratio: float | None
     words: str
+    later: str | None = None
 
 
 class Data(Strict):

@@ -142,6 +142,7 @@ def compared(cells: Cells, a: str, b: str) -> list[Test]:
         ours, theirs, test = found
         # An earlier time is a greater hazard, and a greater statistic.
         fewer, more = (a, b) if _logrank(ours.data, theirs.data) > 0 else (b, a)
+        test.later = more
         test.words = _words(f"{fewer} needs fewer {words} than {more}", "no significant difference", test.p)
         tests.append(test)
     return tests

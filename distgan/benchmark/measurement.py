@@ -120,7 +120,7 @@ class Round(Open):
     """One turn of a configuration, in fresh processes; a plain loop has repeats only.
 
     `messages_bytes`: bytes that a step all-reduces, by kind; `all_reduce_s`: their seconds in isolation, per repeat.
-    `all_reduce_share`: fraction of a step's time, on a CPU.
+    `all_reduce_share`: fraction of a step's time, on a CPU. `data`: name and fingerprint; of format 1 the name.
     """
 
     number: int = 0
@@ -137,6 +137,7 @@ class Round(Open):
     messages_bytes: dict[str, list[int]] = {}
     all_reduce_s: dict[str, list[float]] = {}
     all_reduce_share: float | None = None
+    data: dict[str, JsonValue] | str | None = None
 
     @property
     def step_s(self) -> list[float]:
@@ -193,6 +194,12 @@ class Measurement(Record):
     def engines(self) -> list[str]:
         """Return the engines that ran: more than one if rounds differ."""
         return list(dict.fromkeys(run.engine.name for run in self.runs if run.engine))
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Return the fingerprints of the images that were trained on, as recorded by the workers."""
+        found = (run.data.get("fingerprint") for run in self.runs if isinstance(run.data, dict))
+        return list(dict.fromkeys(str(each) for each in found if each))
 
     @property
     def notices(self) -> list[str]:

@@ -188,7 +188,9 @@ class ConvergenceConfig(Section):
         min_length=1,
     )  # fmt: skip
     data: DataNameOrPath | None = setting(
-        None, "the data set; digits needs no download; unset: the preset's", is_passed_on=True
+        None,
+        "the data set, or the path of your own images; digits needs no download; unset: the preset's",
+        is_passed_on=True,
     )
     data_dir: str | None = setting(
         None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1, is_passed_on=True

@@ -32,6 +32,7 @@ KINDS = ("throughput", "scaling", "plan", "convergence")
 FILE = "results.json"
 
 _MAX_BYTES = 2**26
+_STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
 _SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
 
 R = TypeVar("R", bound="Results")
@@ -143,6 +144,15 @@ def read(path: Path, *models: type[R], kind: str | None = None) -> R:
             reason = f"not of format 1 ({type(error).__name__}: {error})"
             raise UserError(f"{path}: is damaged: {reason}", code="damaged-file") from error
     return parse_model(by_kind[content["kind"]], content, f"{path}: is damaged")
+
+
+def differing_facts(before: Results, after: Results) -> list[str]:
+    """Return what differs between machines and libraries of the two results, and so may explain a ratio."""
+    lines = [f"{side} is partial (interrupted)" for side, of in (("A", before), ("B", after)) if of.is_partial]
+    for key in _STATED:
+        a, b = (getattr(found.facts, key, None) for found in (before, after))
+        lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
+    return lines
 
 
 def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:

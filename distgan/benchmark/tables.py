@@ -87,6 +87,12 @@ def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str |
             console.print(f"!! {name}: {notice} !!", style="bold yellow")
 
 
+def print_notes(console: TerminalConsole, lines: Sequence[str]) -> None:
+    """Print lines below the tables."""
+    for line in lines:
+        console.print(f"note: {line}", style="yellow")
+
+
 # -- bench throughput and bench scaling --
 
 

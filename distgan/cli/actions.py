@@ -59,7 +59,7 @@ def train(parser: "Parser", argv: list[str]) -> None:
 
 
 def _with_networks(config: "Config", namespace: Namespace) -> "Config":
-    """Return the config with the user's networks loaded, if it names any. Raises UserError for those of a stranger."""
+    """Return the config with the user's networks loaded, if it names any. Raises UserError for an untrusted copy."""
     if config.model.networks is None:
         return config
     from distgan.config.presets import run_of_settings

@@ -155,9 +155,9 @@ _COMMANDS: dict[str, Command | Group] = {
         less_memory="a smaller --num",
     ),
     "eval": Command(
-        help="measure image quality per digit, with intervals: distgan eval runs/cgan-1",
+        help="measure image quality per class, with intervals: distgan eval runs/cgan-1",
         usage="RUN_OR_WEIGHTS_OR_NPZ [FLAGS]",
-        description="Measures image quality per digit by an ensemble of classifiers (the judges), with 95 % intervals, "
+        description="Measures image quality per class by an ensemble of classifiers (the judges), with 95 % intervals, "
         "and the same\nof real images and the judges' own errors for comparison. Writes eval.json and pictures. The "
         "number of\nprocesses does not change the results.",
         epilog=_SHORT.format("failed"),
@@ -177,8 +177,9 @@ _COMMANDS: dict[str, Command | Group] = {
         help="train the judges of a data set, or show their errors: distgan judge show",
         usage="(train | show) [FLAGS]",
         description="train: trains three judges on a data set, measures them on its test images, and puts them in "
-        "the cache,\nwhere distgan eval looks for them (MNIST's are in the package; others by --judges). show: their\n"
-        "errors, and how they were trained.",
+        "the cache,\nwhere distgan eval looks for them, or in --out, for eval --judges. MNIST's are in the package; "
+        "for other\ndata the first evaluation trains missing ones, in fewer passes. show: their errors, and how they "
+        "were trained.",
         epilog=_SHORT.format("a judge of MNIST has too many errors"),
         arguments=(Argument("action", "what to do", choices=("train", "show")),),
         settings="distgan.config.command_settings:JudgeConfig",

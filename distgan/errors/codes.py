@@ -90,10 +90,12 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
     "no-results": ErrorCode("not-found", "there are no results of distgan bench",
                             "name a results.json, or its folder"),
     "no-weights": ErrorCode("not-found", "there are no generator weights", "name a run, its weights, or a checkpoint"),
-    "no-networks": ErrorCode("not-found", "the file of your own networks is not there", "name it by --networks FILE"),
+    "no-networks": ErrorCode("not-found", "the file of your own networks does not exist",
+                             "name it by --networks FILE"),
     "no-data": ErrorCode("not-found", "the data set is not in its folder",
                          "set --data-dir, allow the download, or --data digits"),
-    "no-judges": ErrorCode("not-found", "no classifiers for this data set", "distgan judge train --data NAME"),
+    "no-judges": ErrorCode("not-found", "distgan judge show finds no classifiers for this data",
+                           "distgan judge train --data NAME; the first evaluation of such images trains them too"),
     # -- exists
     "output-exists": ErrorCode("exists", "the output exists already and is not overwritten",
                                "name a new folder or file; --resume auto continues a run"),
@@ -104,7 +106,7 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
     "ranks-differ": ErrorCode("mismatch", "the processes of a run differ in version, setting or data",
                               "start all ranks with the same code, settings and data"),
     "initial-weights-mismatch": ErrorCode("mismatch", "--init-from names the weights of networks of another form",
-                                          "take model, family, width and image size of that run"),
+                                          "use the model, family, width and image size of that run"),
     "images-do-not-fit": ErrorCode("mismatch", "networks cannot be built for the size, colour or classes of the images",
                                    "set --image-size, or choose another --family or --model"),
     # -- unwritable

@@ -51,6 +51,13 @@ batch_size = 4096
 """
 
 
+def own_networks_example() -> str:
+    """Return the file of networks that docs/your_networks.md shows."""
+    example = re.search(r"^```python\n(.*?)^```$", (ROOT / "docs/your_networks.md").read_text(), re.M | re.S)
+    assert example
+    return example[1]
+
+
 def short_commands(preset: Path) -> Iterator[list[str]]:
     """Yield the arguments of each `distgan` command in README that needs neither a clone nor SLURM.
 
@@ -58,9 +65,7 @@ def short_commands(preset: Path) -> Iterator[list[str]]:
     """
     preset.write_text(PRESET)
     networks = preset.with_name("my_gan.py")
-    example = re.search(r"^```python$(.*?)^```$", (ROOT / "docs/your_networks.md").read_text(), re.M | re.S)
-    assert example
-    networks.write_text(example[1])
+    networks.write_text(own_networks_example())
     blocks = re.findall(r"^```console$(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     for line in "".join(blocks).splitlines():
         command = line.partition(" #")[0].strip()

@@ -68,8 +68,10 @@ def test_each_block_is_compiled_whole(monkeypatch: MonkeyPatch, recipe: str) -> 
         graphs.append(sum(node.op.startswith("call") for node in module.graph.nodes))
         return module.forward
 
-    whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: whole(function, **kwargs | {"backend": backend}))
+    torch_compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **kwargs: torch_compile(function, **kwargs | {"backend": backend})
+    )
     run = Training(recipe)
     compile_blocks(blocks_of(run.gan))
     torch._dynamo.reset()

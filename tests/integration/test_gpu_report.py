@@ -101,7 +101,8 @@ def test_parts_without_time_are_named(tmp_path: Path, run: Run) -> None:
     assert run(sys.executable, SCRIPT, *CPU, "--out", "out", "--budget-s", "1").returncode == 1
     found = statuses(tmp_path / "out")
     assert list(found) == list(gpu_report.PARTS)
-    assert all(status.startswith("not run: no time left (0 s of") for status in found.values())
+    for name, part in gpu_report.PARTS.items():
+        assert found[name] == f"not run: no time left (0 s). Expected: {part.least_s:g} s"
 
 
 def test_a_part_that_fails_or_hangs_leaves_the_others(run: Run, tmp_path: Path) -> None:

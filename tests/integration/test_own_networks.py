@@ -1,7 +1,6 @@
 """A user's file from the first check to the report: the pages' example, the example for colour, killed and resumed."""
 
 import json
-import re
 import signal
 from pathlib import Path
 
@@ -10,19 +9,18 @@ import pytest
 from helpers.doctor import states, words
 from helpers.own_architectures import HEAD, TRAINS
 from helpers.own_networks import write_pair
-from helpers.runs import BIN, ROOT, Run, Start, assert_same_run, assert_user_error, wait_for
+from helpers.readme_commands import own_networks_example
+from helpers.runs import BIN, ROOT, Run, Start, assert_same_run, assert_user_error, fits, wait_for
 
-PAGE = (ROOT / "docs" / "your_networks.md").read_text()
 SHORT = ("--batch-size", "64", "--log-every", "5", "--tracker", "none", "--threads", "1", "--sample-epochs", "9")
 
 
 def test_the_example_of_the_page_trains_is_killed_resumes_and_is_judged(
     distgan: Run, start: Start, tmp_path: Path
 ) -> None:
-    match = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert match is not None
-    (tmp_path / "my_gan.py").write_text(match[1])
-    assert sum(bool(line.strip()) for line in match[1].splitlines()) <= 25
+    example = own_networks_example()
+    (tmp_path / "my_gan.py").write_text(example)
+    assert sum(bool(line.strip()) for line in example.splitlines()) <= 25
     named = ("--networks", "my_gan.py")
     train = ("train", "--preset", "cgan-quick", "--data", "digits", *SHORT, *named, "--model-arg", "width=32")
     train = (*train, "--save-every-steps", "5", "--max-steps", "40")
@@ -80,8 +78,8 @@ def test_doctor_names_what_breaks_the_contract(distgan: Run, tmp_path: Path) -> 
     assert "Expected: images in [-1, 1]" in words(result.stdout)
     result = distgan("doctor", "--networks", "nowhere.py")
     assert result.returncode == 1
-    assert "no-networks" not in result.stderr
-    assert "nowhere.py" in words(result.stdout)
+    assert states(result.stdout) == {"contract": "problem"}
+    assert fits("--networks nowhere.py: ... nowhere.py)", words(result.stdout))
 
 
 def test_deepspeed_trains_them(distgan: Run, tmp_path: Path) -> None:

@@ -122,3 +122,43 @@ def test_scripts_find_their_clone_by_the_record_of_the_job(tmp_path: Path, comma
     done = subprocess.run(["bash", copy], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"distgan: {line}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"DISTGAN_VENV": "/no/where"}, "DISTGAN_VENV: ... (/no/where)"),
+        ({"DISTGAN_SETUP": "/no/setup.sh"}, "DISTGAN_SETUP: ... (/no/setup.sh)"),
+        ({"DISTGAN_VENV": "venv"}, "DISTGAN_VENV: ... start ... (venv/bin/python)"),
+        ({"DISTGAN_VENV": "/no/where", "DISTGAN_CONTAINER": "no-container exec"},
+         "DISTGAN_CONTAINER: ... start ... (no-container exec python3)"),
+        ({"DISTGAN_VENV": "/no/where", "DISTGAN_CONTAINER": "env"},
+         "DISTGAN_CONTAINER: ... missing ... (env python3: Python 3.12.1 without torch)"),
+        ({"DISTGAN_SETUP": "setup.sh"}, "DISTGAN_SETUP: ... missing ... (python3: Python 3.12.1 without torch)"),
+        ({}, "DISTGAN_VENV: ... missing ... (python3: Python 3.12.1 without torch)"),
+    ],
+)  # fmt: skip
+def test_a_python_that_can_not_train_is_named_with_the_variable_that_chose_it(
+    tmp_path: Path, variables: dict[str, str], line: str
+) -> None:
+    """By the scripts alone, in a copy: a clone's own .venv would be chosen first."""
+    programs = {"scontrol": "echo JobId=7 Restarts=0", "squeue": "true", "python3": "echo Python 3.12.1 without torch"}
+    programs |= {"venv/bin/python": "exit 3"}
+    for name, text in programs.items():
+        path = tmp_path / "bin" / name if "/" not in name else tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    (tmp_path / "setup.sh").touch()
+    (tmp_path / "clone/slurm").mkdir(parents=True)
+    (tmp_path / "clone/slurm/_run.sh").write_text((ROOT / "slurm" / "_run.sh").read_text())
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "cgan", "SLURM_JOB_NUM_NODES": "1"}
+    done = subprocess.run(
+        ["bash", "-c", "source clone/slurm/_run.sh train"], cwd=tmp_path, capture_output=True, text=True,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path)} | job | variables,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (error,) = (each for each in done.stderr.splitlines() if each.startswith("distgan: "))
+    assert error.startswith(f"distgan: {line.partition(' ... ')[0]}")
+    assert fits(line, error)
+    assert " #0] not requeued: usage error" in done.stdout

@@ -9,7 +9,7 @@ import pytest
 from helpers.runs import ROOT, Capture, MonkeyPatch, refused
 from scipy.stats import logrank
 
-from distgan.benchmark import results
+from distgan.benchmark import convergence_statistics, results
 from distgan.benchmark import trial as arms
 from distgan.benchmark.convergence_results import ConvergenceResults, TrialResult
 from distgan.benchmark.convergence_statistics import (
@@ -228,7 +228,7 @@ def test_studies_are_compared_arm_by_arm(tmp_path: Path, capsys: Capture) -> Non
     assert any(line.startswith("note: device differs: ") and line.endswith(", B that one") for line in lines)
 
 
-def test_a_study_that_needs_more_epochs_is_a_regression(tmp_path: Path) -> None:
+def test_a_study_that_needs_more_epochs_is_a_regression(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     def is_regression(limit: float, ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
         a, b = (study(tmp_path / f"{name}.json", *cells("p", *each)) for name, each in (("a", ours), ("b", theirs)))
         try:
@@ -244,6 +244,11 @@ def test_a_study_that_needs_more_epochs_is_a_regression(tmp_path: Path) -> None:
     assert not is_regression(1.5, slow, quick)
     assert not is_regression(1.1, (1, 9), (2, 9)), "noise"
     assert is_regression(9, quick, (-9, -9, -9, -9)), "its median is not reached"
+    monkeypatch.setattr(convergence_statistics, "_NUM_PERMUTATIONS", 200)
+    few, none = (1,) * 9 + (-9,) * 12, (-9,) * 21
+    assert is_regression(9, few, none), "A's median is not reached, and B needs significantly more"
+    assert not is_regression(9, none, few), "A needs more"
+    assert not is_regression(9, few[8:11], none[:3]), "noise"
     a, b = study(tmp_path / "a.json", *cells("p", 1), *cells("q", 1)), study(tmp_path / "b.json", *cells("q", 1))
     with pytest.raises(CommandFailed, match=r"^p: no finished runs in B$"):
         run_command("bench", "compare", str(a), str(b), "--fail-above", "2")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.measurements import a_round, derived, measured, saved, tiny
+from helpers.own_networks import write_pair
 from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, fits, refused
 
-from distgan.benchmark import configurations, results, speed, worker
+from distgan.benchmark import configurations, flops, results, speed, worker
 from distgan.benchmark.compare import ratio
 from distgan.benchmark.configurations import Point, count_images, points, scaling_cells, throughput_cells, world_sizes
 from distgan.benchmark.measurement import Round, Spec, Spread
@@ -27,6 +28,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
 from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
 from distgan.errors import CommandFailed, UserError
+from distgan.models.base import build_generator
 from distgan.training import session
 from distgan.training.engines.selection import EngineSelection
 from distgan.training.gan import build_gan
@@ -34,6 +36,18 @@ from distgan.utils.child_process import ChildFailed
 from distgan.utils.terminal import TerminalConsole
 
 CPU = torch.device("cpu")
+BUILD = "def build_generator(spec, width: int = 24):\n    return Generator(spec, width)\n"
+# A generator that takes colour only, and draws numbers in its forward pass too.
+ONLY_COLOUR = """\
+class Noisy(Generator):
+    def forward(self, z, labels):
+        return super().forward(z + torch.randn_like(z), labels)
+
+
+def build_generator(spec, width: int = 24):
+    assert spec.channels == 3, "colour only"
+    return Noisy(spec, width)
+"""
 ROOFLINE = {"matmul_flops": {"fp32": 1e11}, "peak_flops": {"fp32": 1e11}, "copy_bytes_per_s": 1e10, "how": ""}
 EAGER = EngineSelection("compile", "eager", "compile was not taken: no compiler", is_fallback=True).describe()
 
@@ -476,14 +490,17 @@ def test_a_regression_ends_in_1_and_noise_does_not(
 
 def test_compare_says_what_else_differs(tmp_path: Path, capsys: Capture) -> None:
     x, gone, lost, new = (measured([1.0] * 5, id=name) for name in ("x", "gone", "lost", "new"))
+    x.runs[0].data = {"name": "mine", "fingerprint": "aaaa"}
     a = saved(tmp_path / "a.json", x, gone, lost)
     x.runs[0].engine = x.runs[0].engine.model_copy(update={"name": "graph"})  # type: ignore[union-attr]
+    x.runs[0].data = {"name": "mine", "fingerprint": "bbbb"}
     wrong = measured(id="lost", status="gate failed", why="it is wrong")
     words = ["compare", str(a), str(saved(tmp_path / "b.json", x, new, wrong, device="that one"))]
     run_command("bench", *words)
     out = " ".join(capsys.readouterr().out.split())
     assert "device differs: A this one, B that one" in out
     assert fits("x: engine ... A eager, B graph", out)
+    assert fits("x: data ... A aaaa, B bbbb", out)
     assert "gone: only in A" in out
     assert "new: only in B" in out
     assert fits("lost: ... in B: gate failed: ... wrong", out)
@@ -561,3 +578,17 @@ def test_own_images_are_counted_before_the_first_cell(tmp_path: Path, monkeypatc
     )
     with refused("--family: ... 32 x 32, colour ... (report2023) ... [images-do-not-fit]"):
         count_images([report])
+    # Networks of a file that takes colour only, which are built for the data's images alone, and once for both engines.
+    networks = write_pair(tmp_path, "colour.py", (BUILD, ONLY_COLOUR))
+    preset = tmp_path / "colour.toml"
+    preset.write_text(f'[model]\nname = "cgan"\nnetworks = {json.dumps(str(networks))}\n')
+    chosen = {"presets": [str(preset)], "data": str(tmp_path / "own.npz"), "precisions": ["fp32"]}
+    sizes = [throughput_cells(ThroughputConfig(image_size=size, **chosen), CPU)[0] for size in (None, 16)]
+    assert [each.id.rpartition("own.npz")[2] for each in sizes] == ["", "/16 px"]
+    cells, built = throughput_cells(ThroughputConfig(engines=["auto", "eager"], **chosen), CPU), []
+    monkeypatch.setattr(flops, "build_generator", lambda model: built.append(model) or build_generator(model))
+    state = torch.get_rng_state()
+    count_images(cells)
+    assert cells[0].flops_per_image == cells[1].flops_per_image > 0
+    assert len(built) == 1
+    assert torch.equal(torch.get_rng_state(), state), "the networks draw numbers"
