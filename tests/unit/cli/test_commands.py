@@ -44,7 +44,7 @@ ENTRIES = dict(entries())
 ON_DATA = [("train",), ("eval",), ("judge",), *(("bench", name) for name in ("throughput", "scaling", "convergence"))]
 # The commands that each module speaks in. Flags that only a value of themselves leads to are no advice.
 SPEAKERS = {
-    "data/base.py": (ON_DATA, {"--no-download"}),
+    "data/base.py": (ON_DATA, {"--no-download", "--test-data"}),
     "data/mnist.py": (ON_DATA, set()),
     "evaluation/ensemble.py": ([("train",), ("eval",)], set()),
     "evaluation/reference.py": ([("eval",), ("report",), ("compare",)], set()),
