@@ -14,36 +14,41 @@ if __name__ == "__main__":
 from typing import TYPE_CHECKING
 
 from distgan.config.schema import Config
+from distgan.data.base import Dataset
 from distgan.distributed.rendezvous import name_lost_ranks
 from distgan.errors import TrainingFailed
+from distgan.evaluation import build_monitor
 from distgan.runs.artifacts import RunArtifacts
+from distgan.runs.observers import Observers, RunResult
 from distgan.runs.progress import ProgressDisplay
 from distgan.runs.run_dir import has_checkpoints
 from distgan.training.engines.engine import Engine
 from distgan.training.gan import check_ranks_equal
 from distgan.training.session import Session, open_session
-from distgan.training.stop import SLURM_END, TIME_LIMIT, StopRequest, seconds_left, stop_error
+from distgan.training.stop import SLURM_END, TIME_LIMIT, StopRequest, describe, seconds_left, stop_error
 from distgan.utils.provenance import Startup
 
 if TYPE_CHECKING:
     from distgan.evaluation.during_training import QualityMonitor
 
 
-def train(config: Config, preset: str, startup: Startup) -> None:
+def train(
+    config: Config, preset: str, startup: Startup, dataset: Dataset | None = None, observers: Observers | None = None
+) -> RunResult:
     """Train to the last step, or until the targets of `--stop-at` are met (exit code 0). All ranks call it.
 
-    Raises UserError (exit code 2), TrainingFailed for a non-finite number (1), Stopped for a signal (128 + its number)
-    or a time limit (75). From the first step on the run's folder holds a checkpoint to resume from. Signal handlers,
-    environment variables and torch's settings are restored (`utils/process_state.py`).
+    `dataset` replaces the config's. Raises UserError (exit code 2), TrainingFailed for a non-finite number (1), Stopped
+    for a signal (128 + its number) or a time limit (75). From the first step on the run's folder holds a checkpoint to
+    resume from. Signal handlers, environment variables and torch's settings are restored (`utils/process_state.py`).
     """
-    with open_session(config, startup=startup) as session:
+    with open_session(config, dataset=dataset, startup=startup) as session:
         gan, runtime = session.gan, session.runtime
         # Judges may take minutes: they come before a new run's folder, but after an old one's settings are compared.
         is_begun = runtime.run_on_rank0(lambda: has_checkpoints(config.run.out))
-        monitor = None if is_begun else _build_monitor(session, startup)
-        with RunArtifacts(session, preset, startup) as artifacts:
+        monitor = None if is_begun else build_monitor(session, startup)
+        with RunArtifacts(session, preset, startup, observers) as artifacts:
             start = artifacts.checkpoints.restore()
-            monitor = _build_monitor(session, startup) if is_begun else monitor
+            monitor = build_monitor(session, startup) if is_begun else monitor
             if monitor:
                 monitor.resume(artifacts.log.path)
             is_over = gan.step >= session.last_step or bool(monitor and monitor.reason_to_stop)
@@ -67,6 +72,7 @@ def train(config: Config, preset: str, startup: Startup) -> None:
                     raise TrainingFailed(f"{error}; {artifacts.export_last_good(error.advice)}") from error
                 artifacts.finish(display)
             artifacts.summarise(display)
+            return artifacts.result(artifacts.end_reason or None)
 
 
 def _take_steps(
@@ -97,6 +103,7 @@ def _take_steps(
             display.show(log.write(gan.step, is_kept=due.log_is_kept, quality=quality))
             checkpoints.check_skipped_updates()  # like every check here, raises TrainingFailed
             artifacts.record_startup()
+            checkpoints.report_written()
             display.warn(artifacts.write_errors.warnings())
         if due.check_ranks:
             with log.paused():
@@ -108,13 +115,5 @@ def _take_steps(
             request.save_s = checkpoints.last_s  # time to keep free before a time limit
         if reason:
             artifacts.finish(display)
-            raise stop_error(reason, gan.step, artifacts.resume_hint())
+            raise stop_error(reason, gan.step, artifacts.resume_hint(), artifacts.result(describe(reason)))
     artifacts.end_reason = monitor.reason_to_stop if monitor else ""
-
-
-def _build_monitor(session: Session, startup: Startup) -> "QualityMonitor | None":
-    if not session.config.run.evaluates_quality:
-        return None
-    from distgan.evaluation.during_training import QualityMonitor  # imports scipy: seconds
-
-    return QualityMonitor(session, startup)

@@ -11,6 +11,7 @@ from distgan.config.flags import read_file
 from distgan.config.schema import Config
 from distgan.errors import UserError
 from distgan.models.base import build_generator
+from distgan.models.given_modules import is_same_generator, with_modules
 from distgan.models.network_copies import choose_networks
 from distgan.models.user_networks import load_networks
 from distgan.training.gan import load_weights, tensors_with_prefix
@@ -35,10 +36,14 @@ class FoundCheckpoint(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Whose code may be executed where networks are a user's own: that of a file, and that which a run carries."""
+    """Whose code may be executed where networks are a user's own: that of a file, and that which a run carries.
+
+    `given`: the hash of modules that a program passes instead (`models/given_modules.py`).
+    """
 
     networks: str | None = None
     is_trusted: bool = False
+    given: str | None = None
 
 
 NO_CODE = Code()
@@ -166,9 +171,19 @@ def _loaded(
     code: Code,
 ) -> Loaded:
     recorded = config.model.networks_sha256
-    model = choose_networks(config.model, path.parent, code.networks, is_trusted=code.is_trusted)
-    config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
-    if config.model.networks_sha256 != recorded:
+    if code.given is not None:
+        if config.model.networks is None:
+            raise UserError(
+                f"generator: the weights {path} are of --family {config.model.family}. Expected: no generator",
+                code="setting-not-applicable",
+            )
+        config = with_modules(config, code.given)
+        is_same = is_same_generator(code.given, recorded)
+    else:
+        model = choose_networks(config.model, path.parent, code.networks, is_trusted=code.is_trusted)
+        config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
+        is_same = config.model.networks_sha256 == recorded
+    if not is_same:
         warnings = [*warnings, f"{config.model.networks}: is not the code that these weights were trained with"]
     generator = build_generator(config.model)
     load_weights(generator, tensors, str(path))

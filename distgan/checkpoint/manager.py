@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -39,6 +40,8 @@ class CheckpointManager:
         self.write_s: list[float] = []
         self.num_bytes = 0
         self.begins_with = ""  # the weights of another run that this one takes, in words
+        self.on_written: Callable[[Path], None] = lambda path: None  # called on rank 0, in the main thread
+        self._reported: Path | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -134,6 +137,13 @@ class CheckpointManager:
         if self.gan.num_skipped:
             raise TrainingFailed(f"non-finite gradient at or before step {self.gan.step}")
 
+    def report_written(self) -> None:
+        """Call `on_written` for a checkpoint of this process that is on the disk by now."""
+        is_written = self.write_s and not (self._thread and self._thread.is_alive())
+        if is_written and self.saved and self.saved[1] != self._reported:
+            self._reported = self.saved[1]
+            self.on_written(self._reported)
+
     def check_finite(self) -> None:
         """Raise TrainingFailed for non-finite weights or gradients. Waits for the device. All ranks call it."""
         self.check_skipped_updates()
@@ -219,6 +229,7 @@ class CheckpointManager:
             if must or self.write_errors.stops:
                 raise UserError(f"{mistake}; the checkpoint was not written, {last}", code=mistake.code)
             self.write_errors.warn(f"a checkpoint was not written, and training continues ({last}): {mistake}")
+        self.report_written()
         return self.saved[0] if self.saved else None
 
     def _tidy(self, newest: Path) -> None:

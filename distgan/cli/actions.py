@@ -1,7 +1,6 @@
 """Actions of commands: from parsed flags to the function that does the work, which is imported last."""
 
 import json
-from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from distgan.utils.paths import user_path
 if TYPE_CHECKING:
     from distgan.config.command_settings import DoctorConfig, JudgeConfig
     from distgan.config.flags import Parser
-    from distgan.config.schema import Config
     from distgan.reports.options import CompareConfig, ReportConfig
 
 
@@ -25,8 +23,8 @@ def train(parser: "Parser", argv: list[str]) -> None:
     parser.epilog = f"presets: {presets}\n{parser.epilog}"
     add_flags(parser, Config)
     namespace = parser.parse(argv)
-    base, preset = base_of(namespace)
-    config = config_from(namespace, base)
+    config = config_from(namespace, *base_of(namespace))
+    preset = config.origin.preset
 
     from distgan.distributed import env
     from distgan.launch import local
@@ -45,7 +43,9 @@ def train(parser: "Parser", argv: list[str]) -> None:
         check_batch_size(global_batch_size(config.data, num), min_batch_size(config, num))
         raise SystemExit(local.launch_processes(num, argv, timeout_s=config.processes.timeout))
     startup = Startup()
-    config = _with_networks(config, namespace)
+    from distgan.models.network_copies import with_networks
+
+    config = with_networks(config)
     if namespace.dry_run:
         from distgan.runs.dry_run import plan
 
@@ -56,22 +56,6 @@ def train(parser: "Parser", argv: list[str]) -> None:
 
     startup.mark("imports")
     train(config, preset, startup)
-
-
-def _with_networks(config: "Config", namespace: Namespace) -> "Config":
-    """Return the config with the user's networks loaded, if it names any. Raises UserError for an untrusted copy."""
-    if config.model.networks is None:
-        return config
-    from distgan.config.presets import run_of_settings
-    from distgan.models.network_copies import choose_networks
-    from distgan.models.user_networks import load_networks, with_own_loss
-
-    model = config.model
-    run = None if "model.networks" in namespace else run_of_settings(namespace)
-    if run is not None:
-        model = choose_networks(model, run, None, is_trusted=config.run.trust_networks)
-    config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
-    return config if "optim.loss" in namespace else with_own_loss(config)
 
 
 def evaluate(parser: "Parser", argv: list[str]) -> None:

@@ -40,6 +40,11 @@ class Flag(NamedTuple):
     def dest(self) -> str:
         return ".".join(self.path)
 
+    @property
+    def old_names(self) -> tuple[str, ...]:
+        """Return the names without dashes that the flag had before."""
+        return rules(self.field).old_flags
+
 
 class Parser(argparse.ArgumentParser):
     """Complains in our words and without abbreviations, which a new flag could make ambiguous."""

@@ -3,14 +3,18 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 import distgan
-from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, paths_by, read_file
+from distgan.config.flags import Parser, add_flags, did_you_mean, flags_of, from_flags, paths_by, read_file
 from distgan.config.registry import MODELS
-from distgan.config.schema import Config
+from distgan.config.schema import Config, Origin
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -113,8 +117,39 @@ def training_of(words: list[str]) -> tuple[Config, str]:
         parser.add_argument(flag)
     add_flags(parser, Config)
     namespace = parser.parse(words)
-    base, name = base_of(namespace)
-    return config_from(namespace, base), name
+    config = config_from(namespace, *base_of(namespace))
+    return config, config.origin.preset
+
+
+def settings_from(model: type[M], settings: dict[str, Any]) -> M:
+    """Return the settings of a command other than training for keywords, as `keywords_of` names them.
+
+    Raises UserError.
+    """
+    return from_flags(model, _namespace(model, settings))
+
+
+def config_of(name: str, settings: dict[str, Any]) -> Config:
+    """Return the config of a preset, or of a .toml or .json file, with `settings` by keyword. Raises UserError."""
+    namespace = _namespace(Config, settings)
+    flag, value = preset_words("name", name)
+    namespace.preset, namespace.config = (value, None) if flag == "--preset" else (None, value)
+    return config_from(namespace, *base_of(namespace))
+
+
+def _namespace(model: type[BaseModel], settings: dict[str, Any]) -> argparse.Namespace:
+    """Return settings by keyword, which are the flags' names with underscores, as parsed flags. Raises UserError."""
+    flags = {name.replace("-", "_"): flag for flag in flags_of(model) for name in (flag.name[2:], *flag.old_names)}
+    namespace = argparse.Namespace()
+    for key, value in settings.items():
+        if key not in flags:
+            raise UserError(
+                f"{key}: unknown setting{did_you_mean(key, flags) or '.'} Expected: a flag with underscores, as "
+                "batch_size",
+                code="unknown-setting",
+            )
+        setattr(namespace, flags[key].dest, os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return namespace
 
 
 def preset_words(flag: str, preset: str) -> list[str]:
@@ -137,8 +172,8 @@ def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str
     return parse_model(Config, {key: sections.get(key, {}) | own for key, own in changes.items()}, name)
 
 
-def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
-    """Return the config of the flags over their base. Raises UserError.
+def config_from(namespace: argparse.Namespace, base: dict[str, Any], preset: str) -> Config:
+    """Return the config of the flags over their base, which is that of `preset`. Raises UserError.
 
     A resumed run keeps the precision that it began with, where `auto` comes to another one on this machine too.
     """
@@ -146,7 +181,7 @@ def config_from(namespace: argparse.Namespace, base: dict[str, Any]) -> Config:
     if config.run.precision == "auto" and (own := _config_to_resume(config.run.out, config.run.resume)):
         begun = read_file(own, str(own)).get("run", {}).get("precision")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": begun})})
-    return config
+    return config.with_origin(Origin(preset, run_of_settings(namespace), frozenset(vars(namespace))))
 
 
 def _config_to_resume(out: str | None, resume: str | None) -> Path | None:

@@ -252,6 +252,10 @@ OWN_FAMILY = Family("your own networks", _not_loaded, _not_loaded)
 DATA_FILES = (".zip", ".npz", ".parquet")
 
 
+# In place of the path of images, where a program passes them.
+IN_MEMORY = "(in memory)/images"
+
+
 def is_data_path(name: str) -> bool:
     """Return True for text that is the path of images: by its form, or as something of that name is there."""
     return name not in DATASETS and (

@@ -4,9 +4,10 @@ A key is a flag of the same name (`d_lr` is `--d-lr`); the few whose flag differ
 """
 
 import os
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from distgan.config.fields import DURATION, Channels, Epochs, Real, Section, fixed, free, setting
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
@@ -305,6 +306,17 @@ class OptimConfig(Section):
     ema_decay: Real = setting(0.0, "moving average of G's weights per step; 0: none", ge=0, lt=1)
 
 
+class Origin(NamedTuple):
+    """Sources of a config: the preset's name, the folder of the run whose config.json it took over, and what was set.
+
+    `named`: the paths of settings that were given by flag or keyword, as "run.out".
+    """
+
+    preset: str
+    run: Path | None
+    named: frozenset[str]
+
+
 class Config(Section):
     """All settings of a run. Weakest first: these defaults, one preset, flags."""
 
@@ -313,6 +325,30 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
     processes: ProcessesConfig = ProcessesConfig()
+
+    _origin: Origin | None = PrivateAttr(None)
+
+    @classmethod
+    def from_preset(cls, name: str, **settings: Any) -> "Config":
+        """Return the settings of a preset, as "cgan-fast", or of a .toml file or a run's config.json.
+
+        `settings` replace some of them: the flags of `distgan train` with underscores, as `batch_size=128`,
+        `data="photos/"`, `max_steps=500`, `out="runs/mine"`. Raises UserError for a name or value that is not allowed.
+        """
+        from distgan.config.presets import config_of
+
+        return config_of(name, settings)
+
+    @property
+    def origin(self) -> Origin:
+        """Sources of this config; of one that was built by hand, a preset of its model's name."""
+        return self._origin or Origin(self.model.name, None, frozenset())
+
+    def with_origin(self, origin: Origin) -> "Config":
+        """Return a copy with other sources."""
+        config = self.model_copy()
+        config._origin = origin
+        return config
 
     def resolved(self, data: str, precision: str, images: ImageSpec, fingerprint: str | None = None) -> "Config":
         """Return this config with what was found when the run started.

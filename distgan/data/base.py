@@ -80,7 +80,7 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
             "with --data PATH",
             code="setting-not-applicable",
         )
-    return _resized(_load_named(config, split, may_download=may_download), config)
+    return resized(_load_named(config, split, may_download=may_download), config, f"--data {config.name}")
 
 
 def load_own_images(config: DataConfig, *, flag: str = "--data", keep: bool = True) -> Dataset:
@@ -101,15 +101,15 @@ def load_own_images(config: DataConfig, *, flag: str = "--data", keep: bool = Tr
     )  # fmt: skip
 
 
-def _resized(dataset: Dataset, config: DataConfig) -> Dataset:
-    """Return a data set of a name with its images of --image-size and --channels."""
+def resized(dataset: Dataset, config: DataConfig, where: str) -> Dataset:
+    """Return a data set with its images of --image-size and --channels. Raises UserError that begins with `where`."""
     spec = dataset.spec
     has_size = config.image_size is None or spec.height == spec.width == config.image_size
     if has_size and config.channels in (None, spec.channels):
         return dataset
     pixels = dataset.images.numpy()
-    source = of_arrays(dataset.name, Path(dataset.source), pixels, None, [], f"--data {config.name}")
-    decoded = decode_all(source, config, f"--data {config.name}")
+    source = of_arrays(dataset.name, Path(dataset.source), pixels, None, [], where)
+    decoded = decode_all(source, config, where)
     return dataset._replace(images=torch.from_numpy(decoded.images))
 
 

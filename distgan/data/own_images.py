@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distgan.config.flags import did_you_mean_path
+from distgan.config.registry import IN_MEMORY
 from distgan.config.schema import DataConfig
 from distgan.data.decoding import Decoded, decode_all
 from distgan.data.image_arrays import of_npz, of_parquet
@@ -24,6 +25,12 @@ _READERS: dict[str, Callable[[Path, str], ImageSource]] = {".zip": of_zip, ".npz
 
 def decode_own(config: DataConfig, flag: str, *, keep: bool) -> tuple[ImageSource, Decoded]:
     """Decode the images of a path, which `flag` named, and `keep` them, or read what was kept. Raises UserError."""
+    if config.name == IN_MEMORY:
+        raise UserError(
+            f"{flag}: these images were passed by a program. Expected: dataset= of distgan's functions in Python, or "
+            "--data PATH of the same images",
+            code="no-data",
+        )
     source = find_source(Path(os.path.abspath(user_path(config.name, flag))), flag)
     rules = (config.image_size, config.channels, config.background, config.skip_broken)
     key = key_of(source.kind, source.stamp, source.class_names, rules)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import accelerate
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
@@ -34,21 +34,56 @@ STOP_POLL_STEPS = 25
 def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runtime"]:
     """Join the other ranks. On exit leave the process group and restore the process state. All ranks call it.
 
-    Raises UserError, and ProcessLost, which names the lost rank, for an error of a connection.
+    Raises UserError, also where this program has a process group of its own or another of its threads is in here, and
+    ProcessLost, which names the lost rank, for an error of a connection.
     """
-    with preserve_process_state():
-        try:
-            with rendezvous.process_group_scope(), rendezvous.name_lost_ranks():
-                runtime = Runtime(config, has_penalty=has_penalty)
-                try:
-                    yield runtime
-                    runtime.barrier()
-                finally:
-                    runtime.close()
-                    deepspeed.leave_process_group()
-        finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
+    with _one_thread_at_a_time(), preserve_process_state(), _own_accelerate_state():
+        if torch.distributed.is_initialized():
+            raise UserError(
+                "torch.distributed: this program has a process group already. Expected: destroy_process_group() "
+                "first, or distgan's functions before Accelerator() and init_process_group()",
+                code="launcher-conflict",
+            )
+        with rendezvous.process_group_scope(), rendezvous.name_lost_ranks():
+            runtime = Runtime(config, has_penalty=has_penalty)
+            try:
+                yield runtime
+                runtime.barrier()
+            finally:
+                runtime.close()
+                deepspeed.leave_process_group()
+
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def _one_thread_at_a_time() -> Iterator[None]:
+    """Raise UserError while another thread is in the block: random numbers and Accelerate's state are the process's."""
+    if not _lock.acquire(blocking=False):
+        raise UserError(
+            "another thread of this program trains or evaluates. Expected: one at a time, or another process",
+            code="process-in-use",
+        )
+    try:
+        yield
+    finally:
+        _lock.release()
+
+
+@contextmanager
+def _own_accelerate_state() -> Iterator[None]:
+    """Hide the state of an Accelerator that the program has, and restore it."""
+    states: tuple[Any, ...] = (AcceleratorState, PartialState, GradientState)
+    before = [dict(state._shared_state) for state in states]
+    try:
+        for state in states:
+            state._shared_state.clear()
+        yield
+    finally:
+        for state, values in zip(states, before, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(values)
 
 
 class Runtime:

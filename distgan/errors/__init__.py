@@ -10,7 +10,8 @@ import traceback
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from distgan.errors.codes import CODES
 
@@ -64,7 +65,13 @@ TRANSIENT = {
 }  # fmt: skip
 
 
-class UserError(Exception):
+class DistganError(Exception):
+    """Base of all errors of this package. `code`: what happened, for programs; messages may change."""
+
+    code = "failed"
+
+
+class UserError(DistganError):
     """A user error: one or a few lines `THING: problem (value). Expected: ...`.
 
     `code`: a key of CODES. Printed in brackets after the message, with its kind.
@@ -80,32 +87,38 @@ class CommonError(UserError):
     """A user error that all ranks raise, so that only rank 0 prints it."""
 
 
-class TrainingFailed(Exception):
+class TrainingFailed(DistganError):
     """A training failed, as by a non-finite loss; `advice` is what to change."""
+
+    code = "training-failed"
 
     def __init__(self, message: str, advice: str = "lower --g-lr and --d-lr, or try another --loss or --precision"):
         super().__init__(message)
         self.advice = advice
 
 
-class CommandFailed(Exception):
+class CommandFailed(DistganError):
     """A negative result of a command: a damaged checkpoint, two that differ. Exit code 1."""
 
 
-class ProcessLost(Exception):
+class ProcessLost(DistganError):
     """Another process of the run has ended or is silent. `is_reporter`: True if this process is to print it."""
+
+    code = "process-lost"
 
     def __init__(self, message: str, is_reporter: bool):
         super().__init__(message)
         self.is_reporter = is_reporter
 
 
-class Stopped(Exception):
-    """The run was stopped by a signal or a time limit, and saved."""
+class Stopped(DistganError):
+    """The run was stopped by a signal or a time limit, and saved. `result`: what a program is given of it."""
 
-    def __init__(self, exit_code: int, message: str):
+    code = "stopped"
+
+    def __init__(self, exit_code: int, message: str, result: Any = None):
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.result = exit_code, result
 
 
 def format_codes(error: UserError) -> str:
@@ -282,6 +295,9 @@ def _print(message: str, *, on_any_rank: bool = False) -> None:
 
 # -- Text on a terminal --
 
+# True while a program wants nothing printed: of this thread and what it calls.
+IS_QUIET: ContextVar[bool] = ContextVar("distgan_is_quiet", default=False)
+
 
 def printable(text: object) -> str:
     r"""Return text with control characters escaped, as `\x1b`, but for \n and \t, so that no terminal interprets them.
@@ -299,7 +315,9 @@ def _escape(char: str) -> str:
 
 
 def print_line(text: object, *, error: bool = False) -> None:
-    """Print text, on stderr if `error`."""
+    """Print text, on stderr if `error`; nothing where a program wants quiet."""
+    if IS_QUIET.get():
+        return
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 

@@ -100,6 +100,8 @@ CODES = {kind: ErrorCode(kind, cause, _REMEDIES[kind]) for kind, cause in KINDS.
     "output-exists": ErrorCode("exists", "the output exists already and is not overwritten",
                                "name a new folder or file; --resume auto continues a run"),
     "folder-in-use": ErrorCode("exists", "another process uses the folder", "wait until it ends, or name another"),
+    "process-in-use": ErrorCode("exists", "another thread of this program trains or evaluates",
+                                "wait until it ends, or start another process"),
     # -- mismatch
     "resume-mismatch": ErrorCode("mismatch", "the run has other settings, data or batches than its checkpoint",
                                  "use the same, --allow-config-change where allowed, or a new --out"),

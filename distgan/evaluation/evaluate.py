@@ -12,6 +12,7 @@ from torch import Tensor
 from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
 from distgan.data.base import load_dataset
+from distgan.data.in_memory import Dataset as InMemoryDataset
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError, WriteErrorPolicy, print_line
 from distgan.evaluation import measure
@@ -45,22 +46,33 @@ def start_runtime(config: EvalConfig) -> AbstractContextManager[Runtime]:
     return open_runtime(Config(run=run, processes=ProcessesConfig(num=config.processes, timeout=config.timeout)))
 
 
-def evaluate(where: str, config: EvalConfig, runtime: Runtime | None = None) -> tuple[Quality, Path]:
+def evaluate(
+    where: str,
+    config: EvalConfig,
+    runtime: Runtime | None = None,
+    *,
+    images: InMemoryDataset | None = None,
+    given: str | None = None,
+) -> tuple[Quality, Path]:
     """Measure the run, weights, checkpoint or `.npz` at `where`. Return the result and its folder.
 
+    `images`: the real ones of a program, in place of those of the settings. `given`: the hash of a program's modules.
     All ranks call it; the first one writes. Raises UserError.
     """
     with nullcontext(runtime) if runtime else start_runtime(config) as runtime:
-        return _evaluate(where, config, runtime)
+        return _evaluate(where, config, runtime, images, given)
 
 
-def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality, Path]:
+def _evaluate(
+    where: str, config: EvalConfig, runtime: Runtime, images_of_program: InMemoryDataset | None, given: str | None
+) -> tuple[Quality, Path]:
     seconds: dict[str, float] = {}
     with _timed(seconds, "start"):
-        eval_input = runtime.run_on_all_ranks(lambda: load_input(where, config))
+        eval_input = runtime.run_on_all_ranks(lambda: load_input(where, config, given))
         data = data_config(eval_input, config)
         real, is_test_seen, changed = runtime.run_on_all_ranks(
-            lambda: _real(data, eval_input, may_download=runtime.is_local_main), local_main_first=True
+            lambda: _real(data, eval_input, images_of_program, may_download=runtime.is_local_main),
+            local_main_first=True,
         )
         runtime.check_same_on_ranks("real data's fingerprint", real.test_fingerprint)
         eval_input = runtime.run_on_all_ranks(lambda: read_input_images(eval_input, config, real))
@@ -158,17 +170,19 @@ class _RealData(NamedTuple):
     changed: str  # a notice
 
 
-def _real(config: DataConfig, eval_input: EvalInput, *, may_download: bool) -> _RealData:
+def _real(
+    config: DataConfig, eval_input: EvalInput, images: InMemoryDataset | None, *, may_download: bool
+) -> _RealData:
     """Return the real images, and a notice if they are not those that the network was trained on, though so named."""
     try:
-        data = load_dataset(config, may_download=may_download)
+        data = images.prepare(config) if images else load_dataset(config, may_download=may_download)
         real = load_real_images(data, config, may_download=may_download)
     except UserError as error:  # without the advice for a training
         raise UserError(str(error).removesuffix(", or --data digits"), code=error.code) from error
     if eval_input.loaded is None:
         return _RealData(real, None, "")
     trained = eval_input.loaded.config.data
-    is_same_name = is_same_place(config.name, trained.name)
+    is_same_name = is_same_place(data.path or config.name, trained.name)
     is_same = is_same_name if trained.fingerprint is None else trained.fingerprint == data.fingerprint
     changed = f"the images in {config.name} have changed since the training" if is_same_name and not is_same else ""
     return _RealData(real, (is_same or None) if real.is_test_seen else False, changed)

@@ -45,7 +45,7 @@ class EvalInput(NamedTuple):
     unused: Sequence[str] = ()
 
 
-def load_input(where: str, config: EvalConfig) -> EvalInput:
+def load_input(where: str, config: EvalConfig, given: str | None = None) -> EvalInput:
     """Load a generator from a run, weights or a checkpoint; of an `.npz` `read_input_images` reads the images.
 
     Raises UserError.
@@ -59,7 +59,7 @@ def load_input(where: str, config: EvalConfig) -> EvalInput:
             f"--range: {where} is not an .npz ({config.pixel_range}). Expected: only with the images of an .npz",
             code="setting-not-applicable",
         )
-    loaded = load_generator(where, ema=config.ema, code=Code(config.networks, config.trust_networks))
+    loaded = load_generator(where, ema=config.ema, code=Code(config.networks, config.trust_networks, given))
     digest = _sha256(loaded.path)
     fallback = fallback_notice(_environment(loaded).get("engine"))
     notices = [f"trained on {loaded.notice}"] if loaded.notice else []

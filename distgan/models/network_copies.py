@@ -4,9 +4,10 @@ import difflib
 import re
 from pathlib import Path
 
-from distgan.config.schema import ModelConfig
+from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.models.user_networks import find_file, loaded
+from distgan.models.given_modules import GIVEN
+from distgan.models.user_networks import find_file, load_networks, loaded, with_own_loss
 from distgan.utils.files import write_atomic
 
 FOLDER = "networks"  # of a run
@@ -26,6 +27,12 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
         return model
     if named is not None:
         return model.model_copy(update={"networks": str(find_file(named))})
+    if model.networks == GIVEN:
+        raise UserError(
+            f"{near}: its networks are modules that a program passed. Expected: the same by generator= and "
+            "discriminator= of distgan's functions in Python, or --networks FILE that builds them",
+            code="no-networks",
+        )
     carried = find_copy(near, model.networks)
     if carried is None:
         raise UserError(
@@ -39,6 +46,21 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
             code="networks-not-trusted",
         )
     return model.model_copy(update={"networks": str(carried)})
+
+
+def with_networks(config: Config) -> Config:
+    """Return the config with the user's networks loaded, if it names any, and with the loss of their file.
+
+    A file that was named by flag or keyword is trusted, unlike the copy of a run. Raises UserError.
+    """
+    if config.model.networks is None:
+        return config
+    origin, model = config.origin, config.model
+    is_copy = origin.run is not None and "model.networks" not in origin.named
+    if is_copy and origin.run:
+        model = choose_networks(model, origin.run, None, is_trusted=config.run.trust_networks)
+    config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
+    return config if "optim.loss" in origin.named else with_own_loss(config)
 
 
 def find_copy(near: Path, networks: str) -> Path | None:

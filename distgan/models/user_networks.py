@@ -57,6 +57,14 @@ def loaded(model: ModelConfig) -> UserNetworks | None:
     return _loaded.get(model.networks_sha256 or "")
 
 
+def set_loaded(sha256: str, networks: UserNetworks | None) -> UserNetworks | None:
+    """Set the networks of that hash, or remove them for None. Return those before."""
+    before = _loaded.pop(sha256, None)
+    if networks is not None:
+        _loaded[sha256] = networks
+    return before
+
+
 def own_family(model: ModelConfig) -> Family:
     """Return the two functions of a config's file, which is loaded by now. Raises UserError for one that is not."""
     if (networks := loaded(model)) is None:

@@ -2,10 +2,13 @@
 
 import os
 import shlex
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,51 +24,17 @@ from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, preview_of, sample_z
 from distgan.runs.dataset_use import describe_dataset_use
+from distgan.runs.loss_curves import save_curves
+from distgan.runs.observers import Observers, RunResult
 from distgan.runs.progress import ProgressDisplay
 from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, read_status, record_status
 from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
-from distgan.utils.figures import add_names, draw_timeline, figure_text, grid, new_figure, save_gif, save_png
-from distgan.utils.files import finite, metric_lines, write_atomic, write_json
+from distgan.utils.figures import add_names, draw_timeline, grid, save_gif
+from distgan.utils.files import metric_lines, write_atomic, write_json
 from distgan.utils.parts_progress import duration
 from distgan.utils.provenance import Startup, describe_environment
-from distgan.utils.thinning import Curve
-
-
-def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
-    """Plot both losses, and D's mean logits, against epochs in losses.png. Returns None without metrics."""
-    panels = {"d_loss": "D", "g_loss": "G"}, {"real_logits": "real", "fake_logits": "fake"}
-    curves = {key: Curve() for panel in panels for key in panel}
-    num = 0
-    for line in metric_lines(folder / "metrics.jsonl"):
-        values = {key: finite((line or {}).get(key)) for key in ("epoch", *curves)}
-        if None not in values.values():
-            num += 1
-            for key, curve in curves.items():
-                curve.add(values["epoch"], values[key])  # type: ignore[arg-type]
-    if not num:
-        return None
-    figure = new_figure(9, 6.5)
-    losses, logits = figure.subplots(2, 1, sharex=True)
-    marker = "o" if num == 1 else ""
-    for axes, panel in zip((losses, logits), panels, strict=True):
-        for key, name in panel.items():
-            groups = curves[key].groups()
-            x, y = [group.x for group in groups], [group.mean for group in groups]
-            axes.plot(x, y, label=name, linewidth=1.3, marker=marker)
-        axes.legend(frameon=False, ncols=2)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    losses.set_ylabel("loss")
-    logits.set_ylabel("D's mean logit")
-    logits.set_xlabel("epoch")
-    figure.suptitle(figure_text(f"{title}\n{notice}" if notice else title))
-    save_png(figure, folder / "losses.png")
-    return folder / "losses.png"
-
-
-# -- The folder of a run --
 
 # Tags of the 2023 report.
 TAGS = {"vanilla": "GAN- Generated Samples", "cgan": "C-GAN Generated Samples"}
@@ -77,7 +46,7 @@ class RunArtifacts:
     Raises UserError on all ranks for a folder or a disk that can't be written to.
     """
 
-    def __init__(self, session: Session, preset: str, startup: Startup):
+    def __init__(self, session: Session, preset: str, startup: Startup, observers: Observers | None = None):
         self._notes = session.traits.notes
         self.config, self.dataset, self.runtime, self.gan = (
             session.config, session.dataset, session.runtime, session.gan,
@@ -86,6 +55,8 @@ class RunArtifacts:
         self._fingerprint = session.fingerprint
         config, runtime = session.config, session.runtime
         self.write_errors = WriteErrorPolicy(stops=config.run.on_save_error == "stop")
+        self.observers = observers or Observers()
+        self.observers.warn = self.write_errors.warn
         for warning in runtime.warnings:
             self.write_errors.warn(warning)
         self._environment = describe_environment() | runtime.describe()
@@ -106,6 +77,8 @@ class RunArtifacts:
         self.folder = runtime.run_on_rank0(self._claim)
         self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.write_errors)
         self.checkpoints = CheckpointManager(self.folder, session, self.log, self.write_errors)
+        self.log.on_line = partial(self.observers.notify, "on_metrics")
+        self.checkpoints.on_written = partial(self.observers.notify, "on_checkpoint")
 
     def __enter__(self) -> "RunArtifacts":
         return self
@@ -285,6 +258,7 @@ class RunArtifacts:
             (self.folder / "samples").mkdir(exist_ok=True)
             save_picture(self.folder / "samples" / f"{name}.png", picture)
             self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), gan.step)
+            self.observers.notify("on_samples", gan.step, images)
 
         with self.log.paused():
             weights = gan.sampling_state()
@@ -349,6 +323,15 @@ class RunArtifacts:
             strip = draw_timeline(frames)
             save_picture(self.folder / "timeline.png", strip)
             write_atomic(self.folder / "timeline.gif", lambda file: save_gif(file, add_names(frames), 0.7, 2.5))
+
+    def result(self, stopped: str | None) -> RunResult:
+        """Return the result of the run as it is now, for a program. All ranks call it."""
+
+        def last_line() -> dict[str, Any]:
+            lines = deque(metric_lines(self.log.path), 1)
+            return (lines[0] if lines else None) or {}
+
+        return RunResult(self.folder, self.gan.step, self.runtime.run_on_rank0(last_line), stopped)
 
     def resume_hint(self) -> str:
         flags = f"--out {shlex.quote(str(self.folder))}"

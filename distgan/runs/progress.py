@@ -1,14 +1,16 @@
-"""Progress display: a live bar on a terminal, periodic log lines otherwise. Rank 0 only."""
+"""Progress display: a bar on a terminal, a line that changes in a notebook, else lines in a log. Rank 0 only."""
 
 import time
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distgan.training.metrics import MetricRecord
 from distgan.utils.parts_progress import duration
-from distgan.utils.terminal import TerminalConsole
+from distgan.utils.terminal import TerminalConsole, in_notebook
 
 PLAIN_EVERY_S = 10.0
+NOTEBOOK_EVERY_S = 0.5
 
 _LONG, _SHORT = "d_loss {:.3f}  g_loss {:.3f}  {:,.0f} images/s", "D {:.3f}  G {:.3f}  {:,.0f}/s"
 
@@ -44,6 +46,7 @@ class ProgressDisplay:
         is_wide = room >= _min_columns(_SHORT)
         self._is_live = self.console.is_screen and not self.console.is_dumb_terminal and is_wide
         self._task = self._bar.add_task("", total=total_steps, completed=step, epoch=self._epoch(step), numbers="")
+        self._cell = _NotebookLine() if in_notebook() and not self.console.quiet else None
 
     def __enter__(self) -> "ProgressDisplay":
         if self._is_live:
@@ -75,14 +78,35 @@ class ProgressDisplay:
             self._bar.update(self._task, numbers=self._form.format(*numbers))
             return
         now = time.perf_counter()
-        if now - self._printed_at >= PLAIN_EVERY_S or record.step == self.total_steps:
+        every_s = NOTEBOOK_EVERY_S if self._cell else PLAIN_EVERY_S
+        if now - self._printed_at >= every_s or record.step == self.total_steps:
             self._printed_at = now
             done = record.step - self._first_step
             left_s = (now - self._started) / done * (self.total_steps - record.step) if done else 0.0
             counts = f"epoch {self._epoch(record.step)}  step {record.step:,}/{self.total_steps:,}"
-            self.say(f"{counts}  {_LONG.format(*numbers)}  left {duration(left_s)}")
+            text = f"{counts}  {_LONG.format(*numbers)}  left {duration(left_s)}"
+            if self._cell:
+                filled = 20 * record.step // self.total_steps
+                self._cell.show(f"{'━' * filled}{'╌' * (20 - filled)}  {text}")
+            else:
+                self.say(text)
 
     def _epoch(self, step: int) -> str:
         """Return `EPOCH/EPOCHS` of a step, counted from 1."""
         epochs = -(-self.total_steps // self.steps_per_epoch)
         return f"{max(1, min(epochs, -(-step // self.steps_per_epoch)))}/{epochs}"
+
+
+class _NotebookLine:
+    """A line below a cell of a notebook that is replaced by the next, without widgets."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, text: str) -> None:
+        from IPython.display import display  # there, as a notebook runs
+
+        if self._handle is None:
+            self._handle = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self._handle.update({"text/plain": text}, raw=True)

@@ -82,17 +82,32 @@ def sample(source: str, config: SampleConfig) -> str:
     return _summary(num_images, path, out, notice)
 
 
+def draw_images(
+    source: str, config: SampleConfig, given: str | None = None, *, labels_name: str = "--classes"
+) -> np.ndarray:
+    """Return `config.num` images, uint8 (N, H, W) or (N, H, W, 3), by the run or weights at `source`.
+
+    `given`: the hash of a program's modules. `labels_name`: what the classes are called in errors. Raises UserError.
+    """
+    device = device_named(config.device)
+    loaded = load_generator(source, ema=config.ema, code=Code(config.networks, config.trust_networks, given))
+    model = loaded.config.model
+    classes = torch.tensor(_class_indices(config.classes, model, labels_name))
+    parts = _draw(loaded.generator.to(device), config, classes, model)
+    return np.concatenate([images for images, _ in parts])
+
+
 def _summary(num_images: int, path: Path, out: Path, notice: str | None) -> str:
     return f"{num_images:,} images by {path} in {out}{f'; trained on {notice}' if notice else ''}"
 
 
-def _class_indices(names: list[str] | None, model: ModelConfig) -> list[int]:
-    """Return the indices of the classes in --classes, of all if it is unset. Raises UserError."""
+def _class_indices(names: list[str] | None, model: ModelConfig, flag: str = "--classes") -> list[int]:
+    """Return the indices of the classes that `flag` names, of all if it is unset. Raises UserError."""
     spec = model.images
     if not model.is_conditional:
         if names is not None:
             raise UserError(
-                "--classes: these weights are of an unconditional GAN. Expected: no --classes, or a cgan's weights",
+                f"{flag}: these weights are of an unconditional GAN. Expected: no {flag}, or a cgan's weights",
                 code="setting-not-applicable",
             )
         return [0]
@@ -102,11 +117,11 @@ def _class_indices(names: list[str] | None, model: ModelConfig) -> list[int]:
     indices |= {name: index for index, name in enumerate(spec.class_names)}
     shown = ", ".join(spec.class_names[:20]) + (", ..." if spec.num_classes > 20 else "")
     if not names:
-        raise UserError(f"--classes: empty. Expected: one or more of {shown}")
+        raise UserError(f"{flag}: empty. Expected: one or more of {shown}")
     for name in names:
         if name not in indices:
-            suggestion = did_you_mean(name, indices)
-            raise UserError(f"--classes: unknown class ({name}){suggestion}. Expected: {shown}", code="unknown-name")
+            suggestion = did_you_mean(name, indices) or "."
+            raise UserError(f"{flag}: unknown class ({name}){suggestion} Expected: {shown}", code="unknown-name")
     return [indices[name] for name in names]
 
 

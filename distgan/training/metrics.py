@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -78,6 +78,7 @@ class MetricLog:
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
         self._record_since, self._images = self._since, 0
+        self.on_line: Callable[[int, dict[str, object]], None] = lambda step, values: None  # on rank 0
         self.engine = "eager"  # name of the engine, for checkpoints
         self._stats: list[Tensor] = []
         self._pending: list[Pending] = []
@@ -230,6 +231,8 @@ class MetricLog:
                 self.flush()
         except OSError as error:
             self.write_errors(error, "metrics are")
+        if self.runtime.is_main:
+            self.on_line(line.step, values | self.notice)
         self.write_errors.warn_on_error(
             lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are"
         )

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from types import FrameType
@@ -41,8 +42,10 @@ class StopRequest:
         self.save_s = 0.0  # duration of the last checkpoint
 
     def __enter__(self) -> "StopRequest":
-        # nohup ignores SIGHUP, so that the program outlives the terminal.
-        caught = [signum for signum in STOP_SIGNALS if signum.name != "SIGHUP" or not is_ignored(signum)]
+        # Python lets only the main thread handle signals. nohup ignores SIGHUP, so that the program outlives the
+        # terminal.
+        is_main = threading.current_thread() is threading.main_thread()
+        caught = [each for each in STOP_SIGNALS if is_main and (each.name != "SIGHUP" or not is_ignored(each))]
         self._before = {signum: signal.signal(signum, self._catch) for signum in caught}
         self._checked_at = time.monotonic()
         return self
@@ -76,9 +79,9 @@ class StopRequest:
         return self._limit if now + reserve >= self._deadline else 0
 
 
-def stop_error(reason: int, step: int, resume_hint: str) -> Stopped:
-    """Return the exception that ends a run, saved after `step`."""
-    return Stopped(exit_code(reason), f"stopped {describe(reason)} at step {step:,}; {resume_hint}")
+def stop_error(reason: int, step: int, resume_hint: str, result: object) -> Stopped:
+    """Return the exception that ends a run, saved after `step`; `result` is for a program."""
+    return Stopped(exit_code(reason), f"stopped {describe(reason)} at step {step:,}; {resume_hint}", result)
 
 
 def describe(reason: int) -> str:

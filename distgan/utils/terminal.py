@@ -14,11 +14,17 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from distgan.errors import printable
+from distgan.errors import IS_QUIET, printable
 from distgan.utils.output import GuardedStream
 
 _WIDTH_OF_FILES = 160
 _ONE_LINE, _SEVERAL_LINES = 16, 12  # longest entry that is not wrapped, and least width of wrapped entries
+
+
+def in_notebook() -> bool:
+    """True in a cell of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
 
 
 class TerminalConsole(Console):
@@ -36,6 +42,7 @@ class TerminalConsole(Console):
         quiet: bool = False,
         soft_wrap: bool | None = None,
     ):
+        stderr = stderr and not in_notebook()  # where stderr has a red background, as errors have
         stream: Any = file or (sys.stderr if stderr else sys.stdout)
         if stderr and stream is not None:  # not guarded yet where a program calls train()
             file = GuardedStream("stderr", stream)  # type: ignore[assignment]
@@ -47,7 +54,7 @@ class TerminalConsole(Console):
         super().__init__(
             file=file,
             stderr=stderr,
-            quiet=quiet,
+            quiet=quiet or IS_QUIET.get(),
             markup=False,
             emoji=False,
             highlight=False,

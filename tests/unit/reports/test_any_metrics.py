@@ -23,7 +23,7 @@ from distgan.reports.report import RunPage, render
 from distgan.reports.report2023 import checks_of
 from distgan.reports.run_data import read_run
 from distgan.reports.training_curves import when
-from distgan.runs.artifacts import save_curves
+from distgan.runs.loss_curves import save_curves
 from distgan.training.metrics import MetricLog
 from distgan.utils.files import metric_lines, read_metrics
 

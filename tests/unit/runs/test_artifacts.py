@@ -19,7 +19,8 @@ from distgan.reports.options import ReportConfig
 from distgan.reports.report import RunPage
 from distgan.reports.run_data import read_run
 from distgan.runs import artifacts
-from distgan.runs.artifacts import RunArtifacts, save_curves
+from distgan.runs.artifacts import RunArtifacts
+from distgan.runs.loss_curves import save_curves
 from distgan.training.engines import engine
 from distgan.utils.figures import grid
 
@@ -75,7 +76,7 @@ def test_a_damaged_sample_costs_the_timeline_alone(tmp_path: Path, monkeypatch: 
 
 def test_no_backend_of_any_kind_ends_a_run(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE))
-    monkeypatch.setattr(artifacts, "new_figure", lambda *_: 1 / 0)
+    monkeypatch.setattr(loss_curves, "new_figure", lambda *_: 1 / 0)
     (warning,) = finish(tmp_path, monkeypatch)
     assert "losses.png" in warning
     assert "ZeroDivisionError" in warning

@@ -1,0 +1,82 @@
+"""Networks that a program passes as modules, in place of a file of `--networks`."""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from distgan.config.network_spec import NetworkSpec
+from distgan.config.registry import Family
+from distgan.config.schema import Config, ModelConfig
+from distgan.errors import UserError
+from distgan.models.user_networks import UserNetworks, describe_value, set_loaded
+
+# In place of a file in the config of a run.
+GIVEN = "(modules of a program)"
+_LENGTH = 8
+
+
+@contextmanager
+def given_modules(generator: nn.Module | None, discriminator: nn.Module | None) -> Iterator[str | None]:
+    """Let a config with the yielded hash build copies of these modules, until the block ends; None without modules.
+
+    The hash is over the classes' code and the shapes of all tensors, not over their values: half of it of each module.
+    Without `discriminator` they can only be drawn with. Raises UserError for what is no module.
+    """
+    if generator is None and discriminator is None:
+        yield None
+        return
+    for name, module in (("generator", generator), ("discriminator", discriminator)):
+        if module is not None and not isinstance(module, nn.Module):
+            raise UserError(f"{name}: {describe_value(module)}. Expected: an nn.Module", code="bad-networks")
+    if generator is None:
+        raise UserError("generator: not given, though a discriminator is. Expected: both", code="missing-value")
+
+    def build_generator(spec: NetworkSpec) -> nn.Module:
+        return copy.deepcopy(generator)
+
+    def build_discriminator(spec: NetworkSpec) -> nn.Module:
+        if discriminator is None:
+            raise UserError("discriminator: not given, though a generator is. Expected: both", code="missing-value")
+        return copy.deepcopy(discriminator)
+
+    family = Family("modules of a program", build_generator, build_discriminator)
+    sha256 = _hash(generator) + _hash(discriminator)
+    before = set_loaded(sha256, UserNetworks(Path(GIVEN), Path(), {}, sha256, family, None))
+    try:
+        yield sha256
+    finally:
+        set_loaded(sha256, before)
+
+
+def with_modules(config: Config, sha256: str | None) -> Config:
+    """Return the config with the modules of that hash in place of its family; as it is for None."""
+    if sha256 is None:
+        return config
+    changes: dict[str, Any] = {"networks": GIVEN, "networks_sha256": sha256, "family": None, "args": {}}
+    model = config.model.model_dump(mode="json") | changes | {"clusters": None, "stem": "linear"}
+    return config.model_copy(update={"model": ModelConfig.model_validate(model)})
+
+
+def is_same_generator(sha256: str, other: str | None) -> bool:
+    """True for two hashes of `given_modules` of the same generator."""
+    return sha256[:_LENGTH] == (other or "")[:_LENGTH]
+
+
+def _hash(network: nn.Module | None) -> str:
+    if network is None:
+        return "0" * _LENGTH
+    digest = hashlib.sha256(repr(network).encode())
+    for kind in dict.fromkeys(type(module) for module in network.modules()):
+        digest.update(f"{kind.__module__}.{kind.__qualname__}\0".encode())
+        if not kind.__module__.startswith("torch."):
+            with suppress(OSError, TypeError):  # of a class that was typed at a prompt
+                digest.update(inspect.getsource(kind).encode())
+    for key, value in network.state_dict().items():
+        digest.update(f"{key}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
+    return digest.hexdigest()[:_LENGTH]
