@@ -44,6 +44,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict examples/train_from_python.py examples/sweep.py
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck --external-sources slurm/*.sh tests/slurm/*.sh
 

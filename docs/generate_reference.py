@@ -14,9 +14,10 @@ import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
+import distgan
 from distgan.checkpoint import format as checkpoint_format
 from distgan.cli import run_command
 from distgan.cli.commands import TOP, Command, Group
@@ -233,11 +234,44 @@ def environment_reference() -> str:
     )  # fmt: skip
 
 
+def python_reference() -> str:
+    """Return signature and docstring of each name of `import distgan`."""
+    found = [("Config.from_preset", distgan.Config.from_preset)]
+    found += [(name, getattr(distgan, name)) for name in distgan.__all__ if name != "Config"]
+    return "\n\n".join(f"### distgan.{name}\n\n{describe_object(name, each)}" for name, each in found)
+
+
+def describe_object(name: str, each: Any) -> str:
+    if isinstance(each, type) and hasattr(each, "_fields"):
+        fields = ", ".join(f"{key}: {readable(kind)}" for key, kind in each.__annotations__.items())
+        signature = f"({fields})"
+    else:
+        signature = readable(inspect.signature(each)).replace("(self, ", "(")
+    if len(signature) > 100:  # a line for each argument
+        signature = re.sub(r", (?=\w+: |\*)", ",\n    ", signature.replace("(", "(\n    ", 1))
+        signature = re.sub(r"\)(?=( -> \w+)?$)", ",\n)", signature)
+    code = f"```python\ndistgan.{name}{signature}\n```"
+    text, *sections = re.split(r"\n(Args|Raises):\n", inspect.getdoc(each) or "")
+    parts = [code, text.strip()]
+    for title, body in zip(sections[::2], sections[1::2], strict=True):
+        entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", body, re.MULTILINE)
+        head = ("argument", "meaning") if title == "Args" else ("error", "raised")
+        parts.append(table(head, ((f"`{key}`", prose(value)) for key, value in entries)))
+    return "\n\n".join(parts)
+
+
+def readable(annotated: object) -> str:
+    """Return a signature or a type without the modules of its types."""
+    text = annotated.__name__ if isinstance(annotated, type) and not get_args(annotated) else str(annotated)
+    return re.sub(r"(?<![\w'\"])(?:[a-z_]\w*\.)+(?=[A-Za-z])", "", text)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": command_reference,
     "settings": settings_reference,
     "presets": preset_reference,
     "error-codes": error_reference,
+    "python": python_reference,
     "run-folder": lambda: table(
         ("file", "content"), ((f"`{name}`", prose(text)) for name, text in run_dir.CONTENTS.items())
     ),

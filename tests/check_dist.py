@@ -80,6 +80,9 @@ def main(is_full: bool) -> None:
         program = python.with_name("distgan")
         print(run(program, "--version", cwd=folder, env=environment).strip(), "in a new environment")
         readme_commands.main(str(program))
+        example = re.search(r"^```python\n(.*?)^```$", (ROOT / "docs/python_api.md").read_text(), re.M | re.S)
+        run(python, "-c", example[1], cwd=folder, env=environment)  # type: ignore[index]
+        print("the program of docs/python_api.md runs")
 
 
 if __name__ == "__main__":

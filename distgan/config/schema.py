@@ -339,6 +339,9 @@ class Config(Section):
 
         return config_of(name, settings)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()  # whatever their origin
+
     @property
     def origin(self) -> Origin:
         """Sources of this config; of one that was built by hand, a preset of its model's name."""

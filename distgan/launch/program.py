@@ -1,8 +1,7 @@
 """Train, sample and evaluate from a program: the functions that `import distgan` offers.
 
-A program is a good host to find again as it was: these functions restore what they change of the process
-(`utils/process_state.py`), raise `errors.DistganError`, and never exit. Started by `accelerate launch` or torchrun, all
-processes of the program call them alike.
+They restore what they change of the process (`utils/process_state.py`), raise `errors.DistganError`, and never exit.
+Under `accelerate launch` or torchrun all processes of the program make the same calls.
 """
 
 import os
@@ -52,7 +51,7 @@ def train(
         config: the settings, as `Config.from_preset` gives them.
         dataset: images to train on, instead of those that the config names.
         generator: G, (z (N, latent_dim), labels (N,) or None) -> (N, C, H, W) in [-1, 1]; it is copied, not changed.
-            The same checks as for `--networks` apply. To resume the run, pass it again.
+            The same checks as for --networks apply. To resume the run, pass it again.
         discriminator: D, (images, labels) -> (N, 1), likewise.
         observers: objects with `on_metrics(step, dict)`, `on_samples(step, array)` or `on_checkpoint(path)`.
             `array` is uint8 (N, H, W), or (N, H, W, 3) in colour.
@@ -72,7 +71,7 @@ def train(
             code="conflicting-settings",
         )
     startup = Startup(time.time())
-    with _host(quiet=quiet), given_modules(generator, discriminator) as modules:
+    with _restoring(quiet=quiet), given_modules(generator, discriminator) as modules:
         config = with_modules(config, modules) if modules else with_networks(config)
         images = given.prepare(config.data) if (given := _checked(dataset)) else None
         try:
@@ -105,7 +104,7 @@ def sample(
         seed: of z.
         ema: take the moving average of G where there is one.
         generator: for a run that was trained with modules of a program, its G again; its weights are replaced.
-        networks: for a run of `--networks`, that file; it is executed.
+        networks: for a run of --networks, that file; it is executed.
         trust_networks: execute the copy of that file in the run.
         device: where to draw.
 
@@ -115,7 +114,7 @@ def sample(
     classes = None if labels is None else [str(label) for label in labels]
     settings = {"num": num, "seed": seed, "ema": ema, "networks": networks, "trust_networks": trust_networks}
     config = settings_from(SampleConfig, settings | {"classes": classes, "device": device})
-    with _host(), given_modules(generator, None) as modules:
+    with _restoring(), given_modules(generator, None) as modules:
         return draw_images(os.fspath(folder), config, modules, labels_name="labels")
 
 
@@ -145,7 +144,7 @@ def evaluate(
     config = settings_from(EvalConfig, settings)
     from distgan.evaluation.evaluate import evaluate  # scipy and matplotlib
 
-    with _host(quiet=quiet), given_modules(generator, None) as modules:
+    with _restoring(quiet=quiet), given_modules(generator, None) as modules:
         return evaluate(os.fspath(folder), config, images=_checked(dataset), given=modules)[0]
 
 
@@ -167,13 +166,13 @@ def load_generator(
         folder: the run, checkpoint, weights folder or .safetensors file.
         ema: take the moving average of G where there is one.
         generator: for a run that was trained with modules of a program, its G again; a copy is returned.
-        networks: for a run of `--networks`, that file; it is executed.
+        networks: for a run of --networks, that file; it is executed.
         trust_networks: execute the copy of that file in the run.
 
     Raises:
         UserError: for weights that are missing or damaged, or of other networks.
     """
-    with _host(), given_modules(generator, None) as modules:
+    with _restoring(), given_modules(generator, None) as modules:
         loaded = export.load_generator(os.fspath(folder), ema=ema, code=Code(networks, trust_networks, modules))
     return loaded.generator.eval()
 
@@ -186,7 +185,7 @@ def _checked(dataset: Dataset | None) -> Dataset | None:
 
 
 @contextmanager
-def _host(*, quiet: bool = False) -> Iterator[None]:
+def _restoring(*, quiet: bool = False) -> Iterator[None]:
     """Print nothing if `quiet`, keep torch's random state, and raise a disk's errors as UserErrors."""
     token = IS_QUIET.set(quiet or IS_QUIET.get())
     try:

@@ -1,4 +1,4 @@
-"""How a program follows a training: observers that are called while it runs, and the result at its end."""
+"""A training as a program sees it: observers that are called while it runs, and the result at its end."""
 
 import logging
 import traceback

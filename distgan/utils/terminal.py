@@ -55,6 +55,7 @@ class TerminalConsole(Console):
             file=file,
             stderr=stderr,
             quiet=quiet or IS_QUIET.get(),
+            force_jupyter=False,  # lines of text, in a notebook too
             markup=False,
             emoji=False,
             highlight=False,

@@ -1,10 +1,12 @@
 """Whole runs by every launcher."""
 
 import json
+import sys
 from pathlib import Path
 
+import torch
 from helpers.forkserver import Ranks
-from helpers.runs import BIN, SCRIPT, MonkeyPatch, Run, assert_same_run, quick
+from helpers.runs import BIN, SCRIPT, MonkeyPatch, Run, assert_same_run, checkpoint, quick
 
 from distgan.utils.files import read_metrics
 
@@ -33,3 +35,33 @@ def test_two_processes_train_one_run(run: Run, ranks: Ranks, tmp_path: Path) -> 
     assert result.stderr.count("writing to two") == 1, "one process speaks"
     ranks.ok(2, "train", *quick("again"))
     assert_same_run(tmp_path / "two", tmp_path / "again")
+
+
+PROGRAM = """
+import os, sys, numpy as np, torch, distgan
+from accelerate import Accelerator
+data = distgan.Dataset(np.random.default_rng(0).integers(0, 256, (60, 28, 28), np.uint8), np.arange(60) % 3)
+settings = dict(family="dcgan", width=0.1, device="cpu", threads=1, epochs=2, batch_size=20, precision="fp32")
+config = distgan.Config.from_preset("cgan", **settings, out=sys.argv[1], tracker="none")
+result = distgan.train(config, dataset=data)
+assert not torch.distributed.is_initialized()
+os.write(1, f"{sys.argv[1]} {result.step} {result.metrics['step']}\\n".encode())
+mine = Accelerator(cpu=True)  # a group of the program's own, afterwards
+try:
+    distgan.train(config, dataset=data)
+except distgan.errors.UserError as error:
+    os.write(1, f"{error.code}\\n".encode())
+assert mine.gather(torch.tensor([mine.process_index])).tolist() == list(range(mine.num_processes))
+"""
+
+
+def test_a_program_trains_under_a_launcher(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    one = run.ok(sys.executable, "program.py", "one")
+    two = run.ok(BIN / "torchrun", "--nproc-per-node", 2, "--standalone", "program.py", "two")
+    assert one.stdout == "one 6 6\n"
+    assert sorted(two.stdout.splitlines()) == ["launcher-conflict"] * 2 + ["two 6 6"] * 2
+    ours, theirs = (checkpoint(tmp_path / name)[0] for name in ("one", "two"))
+    for key in ours:
+        if key.startswith(("generator.", "discriminator.")):
+            assert torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-5), key

@@ -130,11 +130,11 @@ def test_keywords_are_the_flags_with_underscores() -> None:
     defaults = {flag.name[2:].replace("-", "_"): flag.field.default for flag in flags_of(distgan.Config)}
     settable = {key: value for key, value in defaults.items() if key not in ("model", "resume", "family", "batch_size")}
     assert distgan.Config.from_preset("cgan", **settable).run.seed == 0
-    with refused("epoch: unknown setting, did you mean epochs? ... [unknown-setting]"):
+    with refused("epoch: ... epochs? ... [unknown-setting]"):
         distgan.Config.from_preset("cgan", epoch=3)
     with refused("--batch-size: invalid value ('many') ... [bad-value]"):
         distgan.Config.from_preset("cgan", batch_size="many")
-    with refused("name: unknown preset (cgan-fats), did you mean cgan-fast? ... [unknown-name]"):
+    with refused("name: ... (cgan-fats) ... cgan-fast? ... [unknown-name]"):
         distgan.Config.from_preset("cgan-fats")
 
 
@@ -156,7 +156,7 @@ def test_train_and_sample_are_functions_on_every_access(trained: distgan.RunResu
     assert sorted(distgan.__all__) == [
         "Config", "Dataset", "RunResult", "evaluate", "load_generator", "sample", "train",
     ]  # fmt: skip
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+    with pytest.raises(AttributeError, match="trian"):
         _ = distgan.trian  # type: ignore[attr-defined]
 
 
@@ -167,7 +167,7 @@ def test_samples_cycle_the_labels_and_are_those_of_the_command(tmp_path: Path, t
     with np.load(out) as arrays:
         assert np.array_equal(arrays["images"], images)
     assert (images.dtype, distgan.sample(trained.folder, num=3).shape) == (np.uint8, (3, 28, 28))
-    with refused("labels: unknown class (5) ... 0, 1, 2 [unknown-name]"):
+    with refused("labels: ... (5) ... 0, 1, 2 [unknown-name]"):
         distgan.sample(trained.folder, labels=[5])
     with refused("--num: invalid value (0) ... [bad-value]"):
         distgan.sample(trained.folder, num=0)
@@ -208,11 +208,11 @@ def test_modules_are_copied_and_resumed_by_passing_them_again(tmp_path: Path, ca
     loaded = distgan.load_generator(whole.folder, generator=generator)
     assert not torch.equal(loaded.main[0].weight, generator.main[0].weight)  # type: ignore
     for call in (lambda: distgan.sample(whole.folder), lambda: run_command("sample", str(whole.folder))):
-        with refused("...: its networks are modules that a program passed ... generator= ... [no-networks]"):
+        with refused("... generator= ... [no-networks]"):
             call()
-    with refused("...: its networks are modules ... [no-networks]"):
+    with refused("... generator= ... [no-networks]"):
         run_command("train", "--out", str(whole.folder))
-    with refused("--data: these images were passed by a program ... dataset= ... [no-data]"):
+    with refused("--data: ... dataset= ... [no-data]"):
         distgan.evaluate(whole.folder, generator=generator, quiet=True)
     capsys.readouterr()
 
@@ -270,9 +270,9 @@ def test_observers_are_told_and_change_nothing(tmp_path: Path, trained: distgan.
     names = [f"step-{step:08}" for step in (0, 3, 6, 9)]
     assert [entry[1:] for entry in recorder.seen if entry[0] == "checkpoint"] == [(name, True) for name in names]
     assert capfd.readouterr() == ("", ""), "quiet"
-    with refused("observers: object has none of the methods ... on_metrics ... [bad-value]"):
+    with refused("observers: object ... on_metrics ... [bad-value]"):
         train(tmp_path / "new", observers=[object()])
-    with refused("observers: a Recorder ... a list ... [bad-value]"):
+    with refused("observers: ... Recorder ... [bad-value]"):
         train(tmp_path / "new", observers=recorder)
 
 
@@ -283,8 +283,8 @@ def test_an_error_of_an_observer_is_a_warning_with_its_traceback(
         patch.setattr(logging.Logger, "hasHandlers", lambda self: False)  # pytest has some
         train(tmp_path / "printed", observers=[Vandal()], quiet=False, max_steps=2)
     err = capfd.readouterr().err
-    assert "warning: Vandal.on_metrics failed, and training continues:\n" in err
-    assert 'in on_metrics\n    raise ValueError("no reason")\nValueError: no reason\n' in err
+    assert err.count("warning: Vandal.on_metrics") == 1
+    assert 'raise ValueError("no reason")\nValueError: no reason\n' in err
     with caplog.at_level(logging.WARNING):
         train(tmp_path / "logged", observers=[Vandal()], max_steps=2)
     (record,) = caplog.records
@@ -298,7 +298,7 @@ def test_a_thread_trains_and_handles_no_signals(tmp_path: Path, trained: distgan
     class Look:
         def on_metrics(self, step: int, metrics: dict[str, Any]) -> None:
             results.append(signal.getsignal(signal.SIGINT) is handler)
-            with refused("another thread ... [process-in-use]"):
+            with refused("... [process-in-use]"):
                 threading_error(lambda: train(tmp_path / "other"))
 
     thread = threading.Thread(target=lambda: results.append(train(tmp_path / "run", observers=[Look()])))
@@ -349,9 +349,9 @@ def test_a_time_limit_counts_from_the_call(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_takes_flags_and_the_images_of_a_program(trained: distgan.RunResult) -> None:
-    with refused("nun: unknown setting, did you mean num? ... [unknown-setting]"):
+    with refused("nun: ... num? ... [unknown-setting]"):
         distgan.evaluate(trained.folder, nun=100)
-    with refused("... too few images ... (60) ... [not-measurable] ..."):
+    with refused("... (60) ... 130 ... [not-measurable] ..."):
         distgan.evaluate(trained.folder, num=65, dataset=distgan.Dataset(IMAGES, LABELS), quiet=True)
 
 
@@ -363,7 +363,7 @@ def test_errors_are_one_tree_with_codes(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refusal:
         train(tmp_path / "file" / "run")
     assert refusal.value.code in CODES
-    with refused("processes: a program is one process (2) ... [conflicting-settings]"):
+    with refused("processes: ... (2) ... torchrun ... [conflicting-settings]"):
         train(tmp_path / "run", processes=2)
     with refused("config: a dict ... [bad-value]"):
         distgan.train({})  # type: ignore[arg-type]

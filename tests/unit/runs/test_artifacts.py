@@ -18,6 +18,7 @@ from distgan.models.base import build_discriminator, build_generator, num_parame
 from distgan.reports.options import ReportConfig
 from distgan.reports.report import RunPage
 from distgan.reports.run_data import read_run
+from distgan.runs import loss_curves
 from distgan.runs.artifacts import RunArtifacts
 from distgan.runs.loss_curves import save_curves
 from distgan.training.engines import engine
