@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distgan import errors as errors
     from distgan.config.schema import Config as Config
     from distgan.data.in_memory import Dataset as Dataset
     from distgan.launch.program import evaluate as evaluate
@@ -36,6 +37,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("distgan.errors")
     if name not in _MODULES:
         raise AttributeError(f"module 'distgan' has no attribute {name!r}")
     return getattr(import_module(f"distgan.{_MODULES[name]}"), name)

@@ -16,7 +16,7 @@ import distgan
 from distgan.checkpoint.format import NETWORKS
 from distgan.cli import run_command
 from distgan.config.flags import flags_of
-from distgan.errors import CODES, DistganError, UserError
+from distgan.errors import CODES, UserError
 from distgan.runs.run_dir import read_status
 
 RANDOM = np.random.default_rng(0)
@@ -356,7 +356,7 @@ def test_an_evaluation_takes_flags_and_the_images_of_a_program(trained: distgan.
 
 
 def test_errors_are_one_tree_with_codes(tmp_path: Path) -> None:
-    with pytest.raises(DistganError) as failed:
+    with pytest.raises(distgan.errors.DistganError) as failed:
         train(tmp_path / "nan", d_lr=1e30, g_lr=1e30)
     assert failed.value.code == "training-failed"
     (tmp_path / "file").touch()
