@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
 from distgan.checkpoint.initial import read_initial, start_from
-from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start, is_in
+from distgan.checkpoint.resume import Identity, Start, best_of, checkpoints_in, find_start, is_in, rename_copied_links
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, as_user_error
 from distgan.models.network_copies import write_copy
 from distgan.training.gan import check_ranks_equal
@@ -224,7 +224,7 @@ class CheckpointManager:
     def _tidy(self, newest: Path) -> None:
         """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
         try:
-            adopt_copies(self.folder, self.write_errors.warn)
+            rename_copied_links(self.folder, self.write_errors.warn)
             self._link("latest", newest)
             found = checkpoints_in(self.folder)
             kept = found[: self.config.run.keep]

@@ -116,7 +116,7 @@ def list_by_step(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, key=lambda pair: -pair[0])
 
 
-def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
+def rename_copied_links(folder: Path, warn: Callable[[str], None]) -> None:
     """Rename the folders `latest` and `best` of a copied run to make room for the links; nothing is deleted."""
     for path, step in find_copies(folder).items():
         target = None if step is None else folder / folder_name(step)
@@ -176,7 +176,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         for bad, reason in damaged:
             aside = set_aside(bad, "damaged")
             warnings.append(f"{reason}; resuming from {path.name}, and the damaged one is now {aside}")
-        adopt_copies(own, warnings.append)
+        rename_copied_links(own, warnings.append)
         path = path if path.exists() else own / folder_name(checkpoint.state.step)
         where = f"the run in {folder}"
     else:

@@ -22,7 +22,7 @@ from distgan.config.flags import paths_by
 from distgan.config.registry import AUTO
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.errors import CommonError, ProcessLost, UserError, first_line
+from distgan.errors import AllRanksUserError, ProcessLost, UserError, first_line
 from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
             with suppress(TimeoutError, ProcessLost):
                 for peer in range(world_size):
                     rendezvous.wait_for_key(f"read/{peer}", peer, timeout_s)
-        raise CommonError(difference, code="ranks-differ")
+        raise AllRanksUserError(difference, code="ranks-differ")
     group_store = dist.PrefixStore("group", store)
     try:
         dist.init_process_group(backend, store=group_store, rank=rank, world_size=world_size, timeout=timeout)

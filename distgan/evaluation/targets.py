@@ -10,7 +10,7 @@ from pydantic import Field
 from distgan.config.fields import Real, Section
 from distgan.errors import UserError
 from distgan.evaluation.schema import ClassNoun
-from distgan.utils.files import check_format, finite, metric_lines, parse_model, read_limited
+from distgan.utils.files import check_format, finite_or_none, metric_lines, parse_model, read_limited
 from distgan.utils.paths import user_path
 
 FORMAT = 1
@@ -167,7 +167,7 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
     found = {}
     for line in judged:
         step = line["step"]
-        epoch, elapsed_s, eval_s = (finite(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
+        epoch, elapsed_s, eval_s = (finite_or_none(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
         if epoch is None or elapsed_s is None or eval_s is None:
             continue
         found[step] = Evaluation(
@@ -175,17 +175,17 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
             epoch,
             elapsed_s,
             eval_s,
-            finite(line.get(f"{prefix}_fcd")),
-            finite(line.get(f"{prefix}_recognisable")),
+            finite_or_none(line.get(f"{prefix}_fcd")),
+            finite_or_none(line.get(f"{prefix}_recognisable")),
             _numbers(line.get(f"{prefix}_digits")),
             _numbers(line.get(f"{prefix}_coverage_digits")),
-            finite(line.get("since_start_s")),
+            finite_or_none(line.get("since_start_s")),
         )
     return [found[step] for step in sorted(found)]
 
 
 def _numbers(value: Any) -> list[float | None]:
-    return [finite(each) for each in value] if isinstance(value, list) else []
+    return [finite_or_none(each) for each in value] if isinstance(value, list) else []
 
 
 def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:

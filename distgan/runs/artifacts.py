@@ -27,7 +27,7 @@ from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
 from distgan.utils.figures import add_names, draw_timeline, figure_text, grid, new_figure, save_gif, save_png
-from distgan.utils.files import finite, metric_lines, write_atomic, write_json
+from distgan.utils.files import finite_or_none, metric_lines, write_atomic, write_json
 from distgan.utils.parts_progress import duration
 from distgan.utils.provenance import Startup, describe_environment
 from distgan.utils.thinning import Curve
@@ -39,7 +39,7 @@ def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     curves = {key: Curve() for panel in panels for key in panel}
     num = 0
     for line in metric_lines(folder / "metrics.jsonl"):
-        values = {key: finite((line or {}).get(key)) for key in ("epoch", *curves)}
+        values = {key: finite_or_none((line or {}).get(key)) for key in ("epoch", *curves)}
         if None not in values.values():
             num += 1
             for key, curve in curves.items():

@@ -39,7 +39,7 @@ def test_graph_compiled_inside(
 ) -> None:
     """In a run that is long enough; by a race, whose times are made up here."""
     measured = dict(zip(("graph", "graph-compiled"), times, strict=True))
-    monkeypatch.setattr(engines.Trial, "time_steps", lambda self, name, advance: measured[name])
+    monkeypatch.setattr(engines.EngineBuilder, "time_steps", lambda self, name, advance: measured[name])
     # A fake graph holds no compiled code: what is captured here is done again from Python.
     eager, graph = (
         Training("cgan"),

@@ -44,7 +44,8 @@ def prose_in(path: Path) -> list[int]:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             matched += [each.value for each in node.keywords if name == "raises" and each.arg == "match"]
-            matched += node.args if name == "refused" else node.args[1:] if name == "assert_user_error" else []
+            if name in ("expect_user_error", "assert_user_error"):
+                matched += node.args[name == "assert_user_error" :]  # the patterns
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn | ast.Eq):
             if any(MESSAGE.search(ast.unparse(side)) for side in node.comparators):
                 matched.append(node.left)

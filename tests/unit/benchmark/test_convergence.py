@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import ROOT, Capture, MonkeyPatch, refused
+from helpers.runs import ROOT, Capture, MonkeyPatch, expect_user_error
 from scipy.stats import logrank
 
 from distgan.benchmark import convergence_statistics, results
@@ -156,7 +156,7 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert dealt(processes=2) == ["4,5", "6,7"]
     for key in ("processes", "jobs"):
-        with refused(f"--{key}: ... (5) ... 4", code="unavailable"):
+        with expect_user_error(f"--{key}: ... (5) ... 4", code="unavailable"):
             dealt(**{key: 5})
     assert arms.slots(ConvergenceConfig(), is_cuda=False) == [{}]
     assert len(arms.slots(ConvergenceConfig(jobs=3), is_cuda=False)) == 3
@@ -257,13 +257,13 @@ def test_a_study_that_needs_more_epochs_is_a_regression(tmp_path: Path, monkeypa
 def test_studies_that_can_not_be_compared(tmp_path: Path) -> None:
     a = study(tmp_path / "a.json", *cells("p", 1, 2))
     other = study(tmp_path / "b.json", *cells("p", 1, 2), protocol__hold=7)
-    with refused(f"A, B: ... {a}: ... {other}: ... 8 times", code="mismatch"):
+    with expect_user_error(f"A, B: ... {a}: ... {other}: ... 8 times", code="mismatch"):
         run_command("bench", "compare", str(a), str(other))
     other = study(tmp_path / "b.json", *cells("q", 1, 2), *cells("p", -1, outcome="error"))
-    with refused(f"A, B: ... ({a}, {other})", code="wrong-results"):
+    with expect_user_error(f"A, B: ... ({a}, {other})", code="wrong-results"):
         run_command("bench", "compare", str(a), str(other))
     speeds = ROOT / "tests" / "fixtures" / "bench-of-format-1" / "throughput.json"
-    with refused(f"{speeds}: ... (throughput) ... convergence", code="wrong-results"):
+    with expect_user_error(f"{speeds}: ... (throughput) ... convergence", code="wrong-results"):
         run_command("bench", "compare", str(a), str(speeds))
-    with refused(f"{a}: ... (convergence) ... throughput", code="wrong-results"):
+    with expect_user_error(f"{a}: ... (convergence) ... throughput", code="wrong-results"):
         run_command("bench", "compare", str(speeds), str(a))

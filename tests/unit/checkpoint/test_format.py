@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import CONFIG, MODEL, assert_equal, declare, make
-from helpers.runs import ON_CPU, TESTS, MonkeyPatch, newest, refused
+from helpers.runs import ON_CPU, TESTS, MonkeyPatch, expect_user_error, newest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save
@@ -282,7 +282,7 @@ def test_tensors_of_other_shapes_are_refused(made: Checkpoint, saved: Path) -> N
         shutil.copytree(saved, forged)
         forge(forged, f"{name}.safetensors", save(tensors))
         checkpoint = read_checkpoint(forged)
-        with refused(f"{forged}: {name}", words):
+        with expect_user_error(f"{forged}: {name}", words):
             gan.load_state(checkpoint.tensors, 3, str(forged))
 
 
@@ -309,7 +309,7 @@ def test_non_finite_weights_are_refused_and_statistics_are_not(saved: Path, name
     gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
     weight = next(key for key in own if key.endswith("weight"))
     forge(saved, f"{name}.safetensors", save(own | {weight: own[weight].fill_(float("nan"))}))
-    with refused(str(saved), name, weight, code="non-finite-values"):
+    with expect_user_error(str(saved), name, weight, code="non-finite-values"):
         gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
 
 
@@ -428,7 +428,7 @@ def test_what_can_not_be_read_now_is_not_called_damaged(saved: Path, monkeypatch
         return opened(path, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", fail)
-    with refused("g_optim.safetensors", os.strerror(number), code="unreadable"):
+    with expect_user_error("g_optim.safetensors", os.strerror(number), code="unreadable"):
         newest_valid(saved.parent)
 
 

@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args
 import pytest
 import torch
 from helpers.made_up_runs import quality_of
-from helpers.runs import ROOT, TINY, Run, assert_same_run, assert_user_error, refused
+from helpers.runs import ROOT, TINY, Run, assert_same_run, assert_user_error, expect_user_error
 from torch import Tensor, nn
 
 from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, ThroughputConfig
 from distgan.config import registry
 from distgan.config.command_settings import EvalConfig
-from distgan.config.fields import Rules, Section, rules, setting
+from distgan.config.fields import Section, SettingInfo, setting, setting_info
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_settings, paths_by, read_file
 from distgan.config.network_spec import NetworkSpec
 from distgan.config.presets import training_of
@@ -63,7 +63,7 @@ def dotted(paths: list[tuple[str, ...]]) -> set[str]:
     return {".".join(path) for path in paths}
 
 
-@pytest.mark.parametrize("rule", get_args(Rules.model_fields["on_resume"].annotation))
+@pytest.mark.parametrize("rule", get_args(SettingInfo.model_fields["on_resume"].annotation))
 def test_every_setting_has_its_rule_on_resume(rule: Literal["fixed", "confirm", "free", "reset"]) -> None:
     assert dotted(paths_by(Config, "on_resume", rule)) == set(ON_RESUME[rule].split())
 
@@ -89,7 +89,7 @@ def test_a_new_setting_is_safe_and_a_mistyped_rule_is_an_error() -> None:
         plain: int = setting(0, "a number")
 
     for field in New.model_fields.values():
-        assert (rules(field).on_resume, rules(field).may_differ_per_rank) == ("confirm", False)
+        assert (setting_info(field).on_resume, setting_info(field).may_differ_per_rank) == ("confirm", False)
     with pytest.raises(ValueError, match="on_resume"):
         setting(0, "a number", on_resume="fre")
 
@@ -117,7 +117,7 @@ def test_a_flag_that_has_a_better_name_keeps_the_old_one_as_deprecated(
     monkeypatch: pytest.MonkeyPatch, model: type[Section]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")  # no wrapped line
-    found = {flag.name: [f"--{old}" for old in rules(flag.field).old_flags] for flag in flags_of(model)}
+    found = {flag.name: [f"--{old}" for old in setting_info(flag.field).old_flags] for flag in flags_of(model)}
     assert {name: old for name, old in found.items() if old} == OLD_FLAGS[model]
     for name, old_names in OLD_FLAGS[model].items():
         for old in old_names:
@@ -129,7 +129,7 @@ def test_a_flag_that_has_a_better_name_keeps_the_old_one_as_deprecated(
             assert re.search(rf"{name}\b", parser.format_help())
             assert re.search(rf"deprecated: [^)]*{old}\b", parser.format_help())
             assert not re.search(rf"^ *{old}\b", parser.format_help(), re.MULTILINE)
-            with refused(f"{old}: ... [missing-value]"):
+            with expect_user_error(f"{old}: ... [missing-value]"):
                 parser.parse([old])
 
 
@@ -256,13 +256,13 @@ def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
         assert words in text
     for flag, names in (("--loss", ["own", *LOSSES]), ("--family", FAMILIES), ("--data", ["auto", *DATASETS])):
         path = ", or a path that is there" if flag == "--data" else ""
-        with refused(f"{flag}: ... ('nope'). Expected: {', '.join(names)}{path} [unknown-name]"):
+        with expect_user_error(f"{flag}: ... ('nope'). Expected: {', '.join(names)}{path} [unknown-name]"):
             from_flags(Config, parser.parse([flag, "nope"]))
     path = tmp_path / "my.toml"
     path.write_text("[model]\nfamily = 'mlp'\n[optim]\nloss = 'nope'")
-    with refused("my.toml: [optim] loss: ... ('nope') ... bce, ... squares [unknown-name]"):
+    with expect_user_error("my.toml: [optim] loss: ... ('nope') ... bce, ... squares [unknown-name]"):
         read_file(path, "my.toml")
-    with refused("--model: ... --family mlp (cgan) ... vanilla [conflicting-settings]"):
+    with expect_user_error("--model: ... --family mlp (cgan) ... vanilla [conflicting-settings]"):
         from_flags(Config, parser.parse(["--model", "cgan", "--family", "mlp"]))
 
 

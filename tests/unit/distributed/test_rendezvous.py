@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
-from helpers.runs import MonkeyPatch, refused
+from helpers.runs import MonkeyPatch, expect_user_error
 
 from distgan.config.schema import Config
 from distgan.distributed import env, rendezvous
@@ -147,7 +147,7 @@ def test_variables_by_which_no_group_can_be_made_are_named(monkeypatch: MonkeyPa
         raise RuntimeError("makeDeviceForHostname(): unsupported gloo device")
 
     monkeypatch.setattr(dist, "init_process_group", unsupported)
-    with rendezvous.process_group_scope(), refused("GLOO_DEVICE_TRANSPORT=nosuch", code="launch"):
+    with rendezvous.process_group_scope(), expect_user_error("GLOO_DEVICE_TRANSPORT=nosuch", code="launch"):
         rendezvous.join(Config(), "gloo", "fp32", None)
 
 

@@ -22,7 +22,7 @@ from helpers.made_up_runs import (
     table_of,
     training_lines,
 )
-from helpers.runs import Capture, MonkeyPatch, assert_user_error, fits, refused
+from helpers.runs import Capture, MonkeyPatch, assert_user_error, expect_user_error, fits
 from helpers.runs import Run as Command
 
 from distgan.cli import run_command
@@ -321,14 +321,14 @@ def test_page_that_can_not_be_written_is_refused_before_the_run_is_measured(
     monkeypatch.setattr("distgan.evaluation.evaluate.evaluate", evaluate)
     runs = [str(make_run(tmp_path / name, kind)) for name, kind in (("run", "C-GAN"), ("other", "GAN"))]
     for words in (["report", runs[0]], ["compare", *runs]):
-        with refused("--out: ... /proc/page.html", code="unwritable"):
+        with expect_user_error("--out: ... /proc/page.html", code="unwritable"):
             run_command(*words, "--out", "/proc/page.html")
     (tmp_path / "run" / "report.html").write_text("precious")
-    with refused("report.html", code="exists"):
+    with expect_user_error("report.html", code="exists"):
         run_command("report", runs[0])
     (tmp_path / "run" / "report.html").unlink()
     (tmp_path / "run" / "report.html").symlink_to("/proc/page.html")
-    with refused("report.html", code="unwritable"):
+    with expect_user_error("report.html", code="unwritable"):
         run_command("report", runs[0])
 
 
