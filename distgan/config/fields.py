@@ -57,7 +57,7 @@ def _fit_float32(value: float) -> float:
 
 def split_pairs(value: Any) -> Any:
     """Return the `key=value` texts of a command line as a table, with values as a TOML file has them, or else text."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not all(isinstance(pair, str) for pair in value):
         return value
     table = {}
     for pair in value:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import MonkeyPatch, expect_user_error
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distgan.config.command_settings import SampleConfig
@@ -318,6 +318,7 @@ def as_toml(value: object) -> str:
 
 @settings(max_examples=150, deadline=None)
 @given(values=SETTINGS, kind=st.sampled_from(["toml", "json"]), raw=st.none() | st.binary(max_size=30))
+@example(values=[(("model", "args"), [False])], kind="toml", raw=None)
 def test_any_file_is_a_config_or_a_mistake(
     tmp_path_factory: pytest.TempPathFactory, values: list[tuple[tuple[str, str], object]], kind: str, raw: bytes | None
 ) -> None:
