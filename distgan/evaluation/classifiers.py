@@ -119,7 +119,7 @@ def _wide(images: ImageSpec) -> Judge:
 
 
 # The first is the reference: its features are those of every distance. They separate real digits with noise from
-# such without, in multiples of the floor, better than the others' (LOG.md).
+# such without, in multiples of the baseline, better than the others' (LOG.md).
 NETWORKS: dict[str, Callable[[ImageSpec], Judge]] = {"wide": _wide, "plain": _plain, "residual": _residual}
 
 

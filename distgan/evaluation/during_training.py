@@ -60,7 +60,7 @@ class QualityMonitor:
         self._labels = requested_classes(num, real.spec.num_classes) if is_conditional else None
         self.reference = build_reference(ensemble, real, num, self._labels, runtime, num_draws=_NUM_DRAWS)
         self.notices = [ensemble.notice] if ensemble.notice else []
-        with torch.random.fork_rng(devices=[]):  # the training goes on with the numbers that it would have had
+        with torch.random.fork_rng(devices=[]):  # the training draws the numbers that it would have drawn
             self._generator = build_generator(config.model).to(runtime.device)
         self._alarms: list[str] = []
         startup.mark("judges")
@@ -81,7 +81,6 @@ class QualityMonitor:
         Says what it found, and which alarms have begun or ended with it. `elapsed_s`: of training so far.
         """
         start = time.perf_counter()
-        floor = self.reference.floor
         values: dict[str, Any] = {"eval_n": self.reference.n}  # images evaluated
         kinds = {"ema": False, "raw": True} if gan.ema else {"raw": True}
         for prefix, is_raw in kinds.items():
@@ -94,8 +93,9 @@ class QualityMonitor:
             if not is_raw or not gan.ema:  # of what samples are drawn with
                 self._tell(overview, epoch, say)
                 values["alarms"] = overview.alarms  # missing classes and collapse, in words
+        baseline = self.reference.baseline
         for name in ("fcd", "recognisable", "density", "coverage"):
-            values[f"{name}_floor"] = round(getattr(floor, name).value, 6)  # the same of as many real images
+            values[f"{name}_floor"] = round(getattr(baseline, name).value, 6)  # the same of as many real images
         values["eval_s"] = round(time.perf_counter() - start, 3)  # seconds that the evaluation took
         values["since_start_s"] = round(time.time() - self._started, 3)  # seconds since the process started
         if self._early_stop:
@@ -104,14 +104,14 @@ class QualityMonitor:
         return values
 
     def _tell(self, overview: Overview, epoch: float, say: Callable[[str, str], None]) -> None:
-        floor, sample = self.reference.floor, overview.sample
-        assert floor.fcd is not None
+        real, sample = self.reference.baseline, overview.sample
+        assert real.fcd is not None
         assert sample.fcd is not None
         agreement = "" if overview.agreement is None else f"read as requested {overview.agreement.value:.1%}, "
         say(
             f"judges after epoch {epoch:.4g}: {agreement}recognisable {sample.recognisable.value:.1%} (real "
-            f"{floor.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({floor.fcd.value:.3g}), coverage "
-            f"{sample.coverage.value:.2f} ({floor.coverage.value:.2f})",
+            f"{real.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({real.fcd.value:.3g}), coverage "
+            f"{sample.coverage.value:.2f} ({real.coverage.value:.2f})",
             "",
         )
         # What stands before the colon says what it is about; the numbers behind it change all the time.

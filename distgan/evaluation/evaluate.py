@@ -98,7 +98,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         with _timed(seconds, "gan_train"):
             gan_train, gan_train_real = _gan_train(images, labels, real, runtime)
     assert overview.sample.fcd is not None
-    assert reference.floor.fcd is not None
+    assert reference.baseline.fcd is not None
     quality = Quality(
         n=n,
         agreement=overview.agreement,
@@ -110,10 +110,10 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
         kl=overview.kl,
         recognisable=overview.sample.recognisable,
         fcd=overview.sample.fcd,
-        fcd_floor=reference.floor.fcd,
+        fcd_floor=reference.baseline.fcd,
         density=overview.sample.density,
         coverage=overview.sample.coverage,
-        real=reference.floor,
+        real=reference.baseline,
         gan_train=gan_train,
         gan_train_real=gan_train_real,
         copies=closest.copies,

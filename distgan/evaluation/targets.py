@@ -31,7 +31,7 @@ class Protocol(Section):
 
 
 class CganTargets(Section):
-    """Agreement (the share read as its label) and coverage are those of the worst digit."""
+    """Agreement (the share read as its label) and coverage are those of the worst class."""
 
     max_fcd: Distance
     min_agreement: Fraction
@@ -39,7 +39,7 @@ class CganTargets(Section):
 
 
 class VanillaTargets(Section):
-    """Shares are those of each digit among all images; coverage is that of the worst."""
+    """Shares are those of each class among all images; coverage is that of the worst."""
 
     max_fcd: Distance
     min_share: Annotated[Real, Field(ge=0, le=0.1)]
@@ -98,9 +98,9 @@ def read_targets(path: Path) -> Targets:
 class Evaluation(NamedTuple):
     """Numbers of an evaluation after `step`; None where one is not finite.
 
-    `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
-    class (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (N,) each. `since_start_s`: of
-    all since the start of the process that trained it.
+    `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `since_start_s`: of all since the
+    start of the process that trained it. `digits` (a key of results.json): the agreement of each class (C-GAN) or its
+    share of all images (GAN), `coverages`: those of its real images; (N,) each.
     """
 
     step: int
@@ -193,21 +193,21 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     fcd = Target("fcd", "fcd", lambda each: each.fcd, targets.max_fcd, True)
     coverage = Target(
         "worst coverage",
-        "coverage, worst digit",
+        "coverage, worst class",
         lambda each: _extreme(min, each.coverages, each),
         targets.min_coverage,
         False,
     )
     if isinstance(targets, CganTargets):
-        digit = Target(
-            "worst digit",
-            "read as requested, worst digit",
+        agreement = Target(
+            "worst digit",  # of any data: a key of results.json
+            "read as requested, worst class",
             lambda each: _extreme(min, each.digits, each),
             targets.min_agreement,
             False,
         )
-        return [fcd, digit, coverage]
-    shares = "smallest and largest share\nof a digit"
+        return [fcd, agreement, coverage]
+    shares = "smallest and largest share\nof a class"
     return [
         fcd,
         Target("smallest share", shares, lambda each: _extreme(min, each.digits, each), targets.min_share, False),

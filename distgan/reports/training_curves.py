@@ -80,7 +80,7 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
          "Lower is better."),
         ("agreement", f"Read as the requested {noun}", "share of the images", None, "", True, ""),
         ("recognisable", "Recognisable images", "share of the images", "recognisable_floor", "real images", True,
-         "The jury is over 90 % confident."),
+         "The judges are over 90 % confident."),
         ("density", "Density", "density", "density_floor", "real images", False,
          "How closely real images lie around the generated ones."),
         ("coverage", "Coverage", "share of real images", "coverage_floor", "real images", False,
@@ -89,10 +89,10 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
          f"Kullback-Leibler divergence of the shares of the {nouns} from {expected}."),
     ]  # fmt: skip
     charts = []
-    for key, title, label, floor, name, share, words in wanted:
+    for key, title, label, baseline, name, share, words in wanted:
         series = [Series(PREFIXES[p], _estimates(shown, f"{p}_{key}")) for p in PREFIXES]
-        floors = [value for line in lines if floor and (value := finite_or_none(line.get(floor))) is not None]
-        levels = [Level(name, floors[-1])] if floors else []
+        known = [value for line in lines if baseline and (value := finite_or_none(line.get(baseline))) is not None]
+        levels = [Level(name, known[-1])] if known else []
         charts.append(
             chart(
                 f"q-{key}", title, label, series, note=f"{words} {note}".strip(), levels=levels, marks=marks,

@@ -213,8 +213,8 @@ def reference() -> Reference:
         DataConfig(dir=str(MNIST)),
         cast(Any, SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))),
     )
-    jury = load_ensemble("mnist", torch.device("cpu"))
-    return build_reference(jury, load_real_images(load_dataset(config), config), 500, None, alone, num_draws=2)
+    ensemble = load_ensemble("mnist", torch.device("cpu"))
+    return build_reference(ensemble, load_real_images(load_dataset(config), config), 500, None, alone, num_draws=2)
 
 
 # -- during training ---------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def load_mnist(config: Config) -> DataLoader:
     to_unit = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     images = datasets.MNIST(str(data_folder(config.data)[0]), download=False, transform=to_unit)
     if config.model.clusters:
-        digits = images.targets if config.model.is_conditional else torch.zeros_like(images.targets)
-        images.targets = cluster_within(images.data, digits, config.model.clusters)
+        labels = images.targets if config.model.is_conditional else torch.zeros_like(images.targets)
+        images.targets = cluster_within(images.data, labels, config.model.clusters)
     return DataLoader(images, batch_size=config.data.batch_size, shuffle=True, num_workers=2)
 
 

@@ -295,24 +295,24 @@ def test_a_copy_and_a_resume_take_over_what_their_rules_say(tmp_path: Path) -> N
 def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
     real = RealImages(data, data, data, "class", False, "f", "f")
-    jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
+    ensemble: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
     subject: Any = SimpleNamespace(loaded=None, sha256="0" * 64)
     config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
-    command = source_of("a b", subject, config, real, jury, is_test_seen=False).command
+    command = source_of("a b", subject, config, real, ensemble, is_test_seen=False).command
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
     own = config.model_copy(update={"data": "a b", "image_size": 32, "test": "other"})
     words = "--image-size 32 --num 10000 --seed 3 --data 'a b' --test-data other"
-    assert words in source_of("run", subject, own, real, jury, is_test_seen=False).command
+    assert words in source_of("run", subject, own, real, ensemble, is_test_seen=False).command
     moved = config.model_copy(update={"reference": "d"})
-    assert " --data-dir d " in source_of("run", subject, moved, real, jury, is_test_seen=False).command, (
+    assert " --data-dir d " in source_of("run", subject, moved, real, ensemble, is_test_seen=False).command, (
         "by the name that is shown"
     )
-    source = source_of("run\udcff\x1b", subject, config, real, jury, is_test_seen=False)
+    source = source_of("run\udcff\x1b", subject, config, real, ensemble, is_test_seen=False)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()
     noted = quality_of(notices=["run\udcff/checkpoints: holds a foreign file"])
     assert Quality.model_validate_json(noted.model_dump_json()).notices == [
         r"run\udcff/checkpoints: holds a foreign file"
     ]
-    words = source_of("a", subject, EvalConfig(pixel_range="unit"), real, jury, is_test_seen=False).command.split()
+    words = source_of("a", subject, EvalConfig(pixel_range="unit"), real, ensemble, is_test_seen=False).command.split()
     assert parse_settings(Parser(), words[3:], EvalConfig)[1] == EvalConfig(pixel_range="unit"), "its own flag"

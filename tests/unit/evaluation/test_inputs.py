@@ -452,5 +452,5 @@ def test_epoch_is_counted_by_the_images_that_the_run_recorded(
     )
     data: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0", path=None)
     real = RealImages(data, data, data, "digit", False, "0", "0")
-    jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
-    assert source_of(str(tmp_path), subject, EvalConfig(), real, jury, is_test_seen=False).epoch == epoch
+    ensemble: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
+    assert source_of(str(tmp_path), subject, EvalConfig(), real, ensemble, is_test_seen=False).epoch == epoch

@@ -125,7 +125,7 @@ def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: Capture) 
         assert words in text
     assert ("requested ↓" in text) == (kind == "C-GAN")
     assert text.count('<table class="heat">') == (2 if kind == "C-GAN" else 1)
-    # A cell of the matrix, and one of the jury's.
+    # A cell of the matrix, and one of the judges'.
     assert ("4 read as 9: 292 of 1,000" in text) == (kind == "C-GAN")
     headings = [int(level) for level in re.findall(r"<h(\d)", text)]
     assert headings[0] == 1
@@ -259,22 +259,23 @@ def test_of_very_many_samples_some_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verdict", get_args(Verdict))
 def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
-    """Of digits that nobody asked for too: the images of an .npz are what they are."""
+    """Of digits that nobody requested too: the images of an .npz are what they are."""
     each = quality_of().per_digit[3]
-    unasked = {"agreement": estimate_proportion(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
-    digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | unasked)]
+    absent = {"agreement": estimate_proportion(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
+    digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | absent)]
     wide = {"sample": sample_of(113.44), "real": sample_of(12.345), "agreement": about(0.953, 0.02)}
     rest = [digit.model_copy(update=wide) for digit in quality_of().per_digit[4:]]
     found = quality_of(per_digit=digits + rest)
     monkeypatch.setenv("COLUMNS", "80")
     show_evaluation(found, tmp_path)
     text = capsys.readouterr().out
-    assert verdict in text
+    shown = "not requested" if absent else verdict
+    assert shown in text
     assert "…" not in text
-    if unasked:
-        assert ": 3 0.0%" not in " ".join(text.split()), "the digit least often read as requested was asked for"
+    if absent:
+        assert ": 3 0.0%" not in " ".join(text.split()), "the digit least often read as requested was requested"
     run = make_run(tmp_path / "run", quality=found)
-    assert verdict in page(run)
+    assert shown in page(run)
     assert table_of(run, make_run(tmp_path / "other", "GAN"))
 
 
