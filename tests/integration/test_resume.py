@@ -332,4 +332,4 @@ def test_checkpoint_ls_verify_and_diff(distgan: Run) -> None:
     assert differs.returncode == 1
     assert "discriminator.safetensors  7 of 7" in differs.stdout
     same = distgan.ok("checkpoint", "diff", "run", f"run/checkpoints/{SIX}")
-    assert "all tensors are bit-identical" in same.stdout
+    assert "bit-identical" in same.stdout

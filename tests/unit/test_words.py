@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers.runs import ROOT, TESTS
 
 # Assertions that name three words in a row of a message, instead of its code, thing and value. It may only fall.
-MOST_PROSE = 25
+MOST_PROSE = 16
 PROSE = re.compile(r"[A-Za-z']{2,}( [a-z']+){2,}")
 MESSAGE = re.compile(
     r"str\(\w*error\.value\)|\.stderr|\.stdout|readouterr|\b(said|line|message|err|out)\b|warning"

