@@ -345,7 +345,7 @@ def test_a_run_that_is_done_without_an_evaluation_is_no_measurement(bench: FakeB
 def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) -> None:
     bench.play(one_seed0=GOOD, one_seed1=BAD, one_seed2=GOOD)
     together = bench("--seeds", 3)
-    whole = bench.facts
+    facts = bench.facts
     for seed in (2, 0, 1):
         bench.words[-1] = f"array/seed-{seed}"
         run_command("bench", *bench.words, "--seeds", "1", "--first-seed", str(seed))
@@ -358,16 +358,16 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) ->
     assert [cell["id"] for cell in joined["cells"]] == list(together)
     for key in ("epochs", "outcome"):
         assert [cell[key] for cell in joined["cells"]] == [cell[key] for cell in together.values()]
-    assert joined["facts"]["summary"]["one"]["epochs"] == whole["summary"]["one"]["epochs"]
-    assert joined["facts"]["tests"] == whole["tests"]
+    assert joined["facts"]["summary"]["one"]["epochs"] == facts["summary"]["one"]["epochs"]
+    assert joined["facts"]["tests"] == facts["tests"]
     # A cluster may have machines of several kinds.
     path = bench.folder / "array" / "seed-2" / "results.json"
-    path.write_text(path.read_text().replace(whole["device"], "another GPU"))
+    path.write_text(path.read_text().replace(facts["device"], "another GPU"))
     run_command("bench", "convergence", "--join", "array")
     joined = content_of(bench.folder / "array")
-    assert joined["facts"]["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
+    assert joined["facts"]["device"] == ", ".join(sorted([facts["device"], "another GPU"]))
     assert len(joined["cells"]) == 3
-    # What one of them says of a crash, the whole does too.
+    # What one of them says of a crash, the joined result does too.
     content = json.loads(path.read_text())
     content["cells"][0] |= {"outcome": "error", "why": "it is gone", "epochs": None}
     path.write_text(json.dumps(content))

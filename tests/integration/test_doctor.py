@@ -142,7 +142,7 @@ all_reduce_check._run_rank(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
 def test_all_reduce_that_fails(
     monkeypatch: MonkeyPatch, tmp_path: Path, what: str, processes: int, limit_s: int, text: str
 ) -> None:
-    """Says so in time, and leaves no process and no folder."""
+    """It says so in time, and leaves no process and no folder."""
     script = tmp_path / "rank.py"
     script.write_text(RANK.format(what=what))
     (tmp_path / "tmp").mkdir()

@@ -1,4 +1,4 @@
-"""What keeps the metrics honest: real digits, spoilt in known ways, and what each of them must do to the numbers."""
+"""Tests of the metrics: real digits, spoilt in known ways, and what each of them must do to the numbers."""
 
 from functools import cache
 from types import SimpleNamespace

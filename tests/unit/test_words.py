@@ -16,10 +16,10 @@ MESSAGE = re.compile(
 
 
 def docstrings() -> Iterator[tuple[Path, str, str]]:
-    for path in sorted((ROOT / "distgan").rglob("*.py")):
+    for path in sorted(path for folder in ("distgan", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-                yield path, getattr(node, "name", "module"), text
+                yield path, getattr(node, "name", "Module"), text
 
 
 def test_docstrings_begin_with_a_verb_or_a_noun() -> None:

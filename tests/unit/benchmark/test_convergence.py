@@ -31,7 +31,7 @@ from distgan.training.engines.selection import EngineSelection
 
 
 def cells(arm: str, *epochs: float, outcome: str = "not converged", **changes: Any) -> list[TrialResult]:
-    """Of runs that converged after so many epochs or, below 0, ended otherwise after so many."""
+    """Cells of runs that converged after so many epochs or, below 0, ended otherwise after so many."""
     found = []
     for each in epochs:
         clocks = dict.fromkeys(("epochs", "train_s", "mlperf_s", "cold_s"), each if each > 0 else None)
@@ -67,7 +67,7 @@ def test_medians_and_the_test_are_those_of_a_published_study() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_the_test_on_few_runs_is_exact() -> None:
-    """Of 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
+    """With 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
     low, high = (times(cells("a", *epochs), "epochs") for epochs in ((1, 2, 3, 4), (5, 6, -9, -9)))
     assert low is not None
     assert high is not None

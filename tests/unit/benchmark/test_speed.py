@@ -449,7 +449,7 @@ def test_results_of_format_1_say_what_they_said(kind: str, capsys: Capture) -> N
 
 
 def test_an_interval_holds_the_ratio() -> None:
-    """Of 100 comparisons whose truth is known, about 95 intervals hold it."""
+    """About 95 of 100 intervals of comparisons with a known ratio contain it."""
     draw, inside = np.random.default_rng(5), 0
     for _ in range(100):
         a, b = (draw.normal(mean, 0.01, (1, 40)).tolist() for mean in (1.0, 1.02))

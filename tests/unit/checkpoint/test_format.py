@@ -241,7 +241,7 @@ def test_when_all_are_damaged_nothing_starts_from_zero(pair: Path, tmp_path: Pat
 
 
 def forge(path: Path, name: str, data: bytes) -> None:
-    """Puts `data` into a file, and its size and hash into the manifest."""
+    """Put `data` into a file, and its size and hash into the manifest."""
     (path / name).write_bytes(data)
     declare(path, name, len(data), hashlib.sha256(data).hexdigest())
 
@@ -401,7 +401,7 @@ def test_invalid_checkpoint_is_refused(saved: Path, name: str) -> None:
     "name", [".DS_Store", "._state.json", ".nfs000000000001", "Thumbs.db", "x.pt", ".ipynb_checkpoints/"]
 )
 def test_foreign_files_are_ignored_with_a_warning(made: Checkpoint, saved: Path, name: str) -> None:
-    """What systems and people leave in folders is never read, and no reason to lose a checkpoint."""
+    """Files that systems and people leave in folders are never read, and no reason to lose a checkpoint."""
     (saved / name).mkdir() if name.endswith("/") else (saved / name).write_bytes(b"\x80\x04K\x01.")
     assert_equal(read_checkpoint(saved), made)
     (warning,) = foreign_files(saved)

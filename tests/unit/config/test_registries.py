@@ -157,7 +157,7 @@ def test_no_list_of_names_stands_elsewhere() -> None:
 
 
 def test_no_engine_and_no_order_is_known_by_its_name() -> None:
-    """What one does differently is a field of its entry, or its function there: no comparison, no table of names."""
+    """A difference between entries is a field of its entry, or its function there: no comparison, no table of names."""
     known = (set(registry.ENGINES) | set(registry.ORDERS)) - {"auto"}
     for path in (ROOT / "distgan").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -75,7 +75,7 @@ def test_the_old_key_of_a_setting_is_read_from_flags_and_files(tmp_path: Path) -
 
 
 def test_a_resume_compares_current_names() -> None:
-    """Of a run that recorded old ones: the fixture's checkpoint, and each other old value."""
+    """Config of a run that recorded old ones: the fixture's checkpoint, and each other old value."""
     path = FIXTURE / "checkpoints" / "step-00000006"
     recorded = json.loads((path / "config.json").read_text())
     assert (recorded["model"]["family"], recorded["optim"]["order"], recorded["run"]["precision"]) == (
@@ -95,7 +95,7 @@ def test_a_resume_compares_current_names() -> None:
 
 
 def test_records_are_read_with_current_names() -> None:
-    """What a benchmark or a run left that is no Config, so that old and new ones compare."""
+    """Records of a benchmark or a run that are no Config, so that old and new ones compare."""
     record = {"config": {"order": "fresh", "optim": {"accumulate": 2}}, "orders": ["reuse", 3], "precision": None}
     assert with_current_names(record) == {
         "config": {"order": "alternating-fresh", "optim": {"d_microbatches": 2}},

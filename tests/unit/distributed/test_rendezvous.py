@@ -24,7 +24,7 @@ TIMEOUT_S = 0.6
 
 @pytest.fixture
 def store(monkeypatch: MonkeyPatch) -> Iterator[dist.Store]:
-    """That of three ranks, of which this process is the second."""
+    """Environment of three ranks, of which this process is the second."""
     store = dist.HashStore()
     monkeypatch.setattr(rendezvous, "_rendezvous", rendezvous._Rendezvous(store, 1, 3, TIMEOUT_S))
     monkeypatch.setattr(rendezvous, "_turns", itertools.count())

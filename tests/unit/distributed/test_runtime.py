@@ -1,4 +1,4 @@
-"""What a run tells to other programs, and what they may get wrong."""
+"""Calls of other programs by a run, and their errors."""
 
 from pathlib import Path
 from types import ModuleType

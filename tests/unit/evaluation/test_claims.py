@@ -163,7 +163,7 @@ def test_digit_of_which_there_is_no_image_is_missing() -> None:
 
 
 def test_a_rare_class_may_be_rare_and_a_badly_read_one_badly_read() -> None:
-    """Of a class that is 2 % of the real images, 2 % is enough, and 10 % too much; 80 % agreement if the ensemble's is.
+    """For a class of 2 % of the real images, 2 % is enough, and 10 % too much; 80 % agreement if the ensemble's is.
 
     One that the ensemble itself reads in three of ten cases is not missing where it reads half a tenth of the images.
     """

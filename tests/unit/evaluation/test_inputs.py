@@ -288,7 +288,7 @@ def test_arrays_that_are_not_used_are_named(distgan: Run, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("dtype", "order"), [(np.uint8, "C"), (np.float16, "F"), (np.float64, "C")])
 def test_memory_is_that_of_the_chosen_images(tmp_path: Path, dtype: type, order: Literal["C", "F"]) -> None:
-    """Of at least 80 MiB of images in a file of less than 1 MiB."""
+    """At least 80 MiB of images in a file of less than 1 MiB."""
     num = 80 * 2**20 // (784 * np.dtype(dtype).itemsize) + 1000
     path, images = tmp_path / "images.npz", np.zeros((num, 28, 28), dtype, order=order)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

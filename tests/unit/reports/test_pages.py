@@ -259,7 +259,7 @@ def test_of_very_many_samples_some_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verdict", get_args(Verdict))
 def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
-    """Of digits that nobody requested too: the images of an .npz are what they are."""
+    """Also for digits that nobody requested: the images of an .npz are what they are."""
     each = quality_of().per_digit[3]
     absent = {"agreement": estimate_proportion(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
     digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | absent)]

@@ -83,7 +83,7 @@ def lines(num: int = 6, **more: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def text_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], str], Settings], str]:
-    """What is said of a run, made once for all tests that say the same of it."""
+    """Text about a run, made once for all tests that say the same of it."""
     found: dict[str, str] = {}
 
     def text_of(say: Callable[[Path], str], settings: Settings) -> str:
@@ -105,7 +105,7 @@ def run_of(folder: Path, settings: Settings) -> Path:
 
 
 def page_text(run: Path) -> str:
-    """What a page says, without its marks, styles and scripts."""
+    """Text of a page, without its marks, styles and scripts."""
     text = re.sub(r"<(style|script)>.*?</\1>", "", render("report.html", RunPage(read(run))), flags=re.S)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", re.sub(r' alt="([^"]*)"', r"> \1 <", text))).split())
 
@@ -244,7 +244,7 @@ def others() -> Sequence[ComparedRun]:
 
 
 def compare_text(run: Path) -> str:
-    """What a comparison says of a run beside a C-GAN and a GAN."""
+    """Text of a comparison of a run beside a C-GAN and a GAN."""
     subjects = [*compared_runs([read(run)]), *others()]
     rows = checks_of(rows_of(subjects), subjects)
     rows = [row._replace(cells=row.cells[:1]) for row in rows]

@@ -145,7 +145,7 @@ def test_a_disk_that_takes_no_weights_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", DISK_ERRORS, ids=errno.errorcode.get)
 def test_an_error_of_a_write_needs_no_name_of_its_file(number: int) -> None:
-    """That of a file that is open already has none."""
+    """The error of a file that is open already has no name."""
     policy = WriteErrorPolicy(stops=False)
     policy(OSError(number, os.strerror(number)), "a sample is")
     (warning,) = policy.warnings()

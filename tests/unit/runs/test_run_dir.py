@@ -153,7 +153,7 @@ def test_settings_of_a_run_without_a_checkpoint_bind_nobody(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("umask", [0o077, 0o002])
 def test_all_that_a_run_leaves_has_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
-    """What a plain open() and mkdir() would give: private runs stay private, shared ones can be gone on with."""
+    """Modes as of a plain open() and mkdir(): private runs stay private, shared ones can be resumed."""
     before = os.umask(umask)
     try:
         train_small(tmp_path / "run", save_every_steps=1, keep_best="min:d_loss")

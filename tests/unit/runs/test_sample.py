@@ -435,7 +435,7 @@ KEYS = st.sampled_from(["stem.0.weight", "stem.1.running_var", "a\x1b[1m\nb", "_
 def test_any_header_of_weights_is_one_clear_error(
     tmp_path: Path, changes: dict[str, Any], cut: int, length: int
 ) -> None:
-    """Of safetensors: its JSON, what it says of a tensor, its length, and the bytes behind it."""
+    """Damage of safetensors: its JSON, what it says of a tensor, its length, and the bytes behind it."""
     path, good = tmp_path / "run" / "weights" / "generator_ema.safetensors", tmp_path / "good"
     if not good.exists():
         good.write_bytes((weights(tmp_path / "run") / "weights" / path.name).read_bytes())

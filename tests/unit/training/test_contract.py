@@ -1,4 +1,4 @@
-"""What a user's networks must be, each failure in one sentence; public architectures train, as written or noted."""
+"""Contract of a user's networks, each failure in one sentence; public architectures train, as written or noted."""
 
 import copy
 from collections.abc import Iterator

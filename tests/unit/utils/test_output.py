@@ -104,7 +104,7 @@ def test_what_an_encoding_lacks_is_shown_in_another_way(monkeypatch: MonkeyPatch
 
 
 def test_a_pipe_of_the_commands_own_is_no_success(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
-    """That of a child or a socket, say."""
+    """As the error of a child or a socket."""
 
     def run_command(*words: str) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
