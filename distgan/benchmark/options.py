@@ -169,9 +169,7 @@ class ConvergenceConfig(Section):
     """Settings of `distgan bench convergence`."""
 
     preset: str | None = setting(None, "a preset by its name, or a TOML file", min_length=1)
-    against: str | None = setting(
-        None, "a second preset, trained alternately with the first and compared", min_length=1
-    )
+    against: str | None = setting(None, "a second preset, trained alternately and compared", min_length=1)
     seeds: int = free(10, "runs of each preset, with consecutive seeds", ge=1, le=1000)
     first_seed: int = free(0, "the first of the seeds", ge=0, lt=_SEEDS - 1000)
     processes: int = _count(
@@ -186,7 +184,7 @@ class ConvergenceConfig(Section):
         None, "a new folder, or that of a bench to resume; unset: bench/convergence-<number>", min_length=1
     )
     join: str | None = free(
-        None, "train nothing; summarise the benches in the subfolders of this folder",
+        None, "train nothing; summarise the results in the subfolders of this folder",
         min_length=1,
     )  # fmt: skip
     data: DataNameOrPath | None = setting(

@@ -1,4 +1,4 @@
-"""Fields of frozen sections: a setting's help text, limits, flag and rules."""
+"""Fields of frozen sections: a setting's help text, limits, flag and properties."""
 
 import struct
 import tomllib
@@ -168,7 +168,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _check_text(cls, value: Any) -> Any:
-        """Raise for text that no file can have as its name, and that no program can be handed."""
+        """Raise for text with NUL, which no file name and no argument can have."""
         if isinstance(value, str) and "\0" in value:
             raise PydanticCustomError("nul", "text with NUL")
         return value

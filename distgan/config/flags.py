@@ -1,4 +1,4 @@
-"""Presets and flags -> a config, with one line for each mistake that says where it stands.
+"""Build a config from presets and flags, with one message per mistake that names its flag or key.
 
 Flags are argparse arguments made from the config's own fields. pydantic-settings would make them too,
 but not name the file or flag of a mistake, and it takes the text "5" for a number in a TOML file.
@@ -42,7 +42,7 @@ class Flag(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in our words and without abbreviations, which a new flag could make ambiguous."""
+    """An ArgumentParser that raises UserError and takes no abbreviations, which a new flag could make ambiguous."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)

@@ -107,8 +107,7 @@ class ModelConfig(Section):
     def _fits_family(self) -> "ModelConfig":
         if (self.family is None) == (self.networks is None):
             raise ValueError(
-                f"--family, --networks: both or none are set ({self.family}, {self.networks}). Expected: exactly one "
-                "of the two"
+                f"--family, --networks: both or none are set ({self.family}, {self.networks}). Expected: one of them"
             )
         family = FAMILIES[self.family] if self.family else OWN_FAMILY
         if self.name not in family.models:

@@ -1,4 +1,4 @@
-"""The judges during training: every few epochs a look at what G draws, into metrics.jsonl, with alarms."""
+"""Evaluation during training: every few epochs, into metrics.jsonl, with alarms."""
 
 import time
 from collections.abc import Callable
@@ -24,13 +24,13 @@ _NUM_DRAWS = 50
 
 
 class QualityMonitor:
-    """Looks at the moving average of G (`ema_...`) where there is one, and at G as it is trained (`raw_...`).
+    """Evaluate G's moving average (`ema_...`), if there is one, and its own weights (`raw_...`).
 
-    The same images as `distgan eval --seed 0` would draw, and no random number of the training is taken. Every public
-    method is called by all ranks. Raises UserError for judges, test images or targets that can't be had.
+    It draws the images of `distgan eval --seed 0`, and takes no random number of the training. All ranks call every
+    public method. Raises UserError for missing judges, test images or targets.
 
-    With `--stop-at`, `reason_to_stop` says so once the targets are met. `eval_every_steps`: steps between evaluations
-    where only the targets set the interval, else 0.
+    `reason_to_stop`: text once the targets of `--stop-at` are met, else "". `eval_every_steps`: steps between
+    evaluations where only the targets set the interval, else 0.
     """
 
     def __init__(self, session: Session, startup: Startup):
@@ -66,7 +66,7 @@ class QualityMonitor:
         startup.mark("judges")
 
     def resume(self, metrics: Path) -> None:
-        """Count the evaluations that a run had before this process took it up."""
+        """Count the evaluations that a resumed run has had."""
         if self._early_stop:
             self._count(self._early_stop, self.runtime.run_on_rank0(lambda: judged_lines(metrics)))
 
@@ -76,9 +76,9 @@ class QualityMonitor:
         self.reason_to_stop = self.runtime.run_on_rank0(lambda: early_stop.describe() if early_stop.is_met else "")
 
     def evaluate(self, gan: Gan, epoch: float, elapsed_s: float, say: Callable[[str, str], None]) -> dict[str, Any]:
-        """Return what a line of metrics.jsonl has of it, beside the numbers of training.
+        """Return the results as fields for a line of metrics.jsonl.
 
-        Says what it found, and which alarms have begun or ended with it. `elapsed_s`: of training so far.
+        Prints them, and the alarms that have begun or ended. `elapsed_s`: of training so far.
         """
         start = time.perf_counter()
         values: dict[str, Any] = {"eval_n": self.reference.n}  # images evaluated

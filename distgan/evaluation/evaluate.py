@@ -1,4 +1,4 @@
-"""`distgan eval`: draws images or takes those of a file, has them judged, and leaves eval.json and the pictures."""
+"""`distgan eval`: draw images or read those of a file, evaluate them, and write eval.json and pictures."""
 
 import time
 from collections.abc import Iterator
@@ -143,7 +143,7 @@ def _evaluate(where: str, config: EvalConfig, runtime: Runtime) -> tuple[Quality
 
 
 def _num_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> int:
-    """Return how many images are judged: of a file all."""
+    """Return how many images to evaluate: all of a file. Raises UserError for too few."""
     if eval_input.images is not None:
         num = len(eval_input.images)
         check_enough_images(num, "--num" if num == config.num else f"{eval_input.what}: images")
@@ -159,7 +159,7 @@ class _RealData(NamedTuple):
 
 
 def _real(config: DataConfig, eval_input: EvalInput, *, may_download: bool) -> _RealData:
-    """Return the real images, and a notice if they are not those that the network was trained on, though so named."""
+    """Return the real images, and a notice if they are others of the name that the network was trained on."""
     try:
         data = load_dataset(config, may_download=may_download)
         real = load_real_images(data, config, may_download=may_download)

@@ -1,4 +1,4 @@
-"""The numbers of a set of images: what an evaluation finds, and the smaller set of them that training keeps."""
+"""Measurements of a set of images: those of an evaluation, and the fewer that training records."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ def verdict_of(
 
 
 def is_missing(agreement: Estimate | None, share: Estimate, expected: float, well_read: float = WELL_READ) -> bool:
-    """True if the class is requested and not drawn, or without labels does not turn up."""
+    """True if the class is requested but hardly drawn or, without labels, hardly occurs."""
     if agreement is not None:
         is_rare = agreement.value <= MISSING * (well_read / WELL_READ)
         return is_rare and agreement.high < well_read and not _is_not_requested(agreement)
@@ -146,7 +146,7 @@ def measure_coverages(reading: Reading, labels: Tensor | None, reference: Refere
 
 
 def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
-    """Return an overview as it stands in a line of metrics.jsonl."""
+    """Return an overview as fields of metrics.jsonl."""
     values: dict[str, Any] = {}
     estimates = {name: getattr(overview.sample, name) for name in Sample.model_fields}
     for name, number in (estimates | {"agreement": overview.agreement, "kl": overview.kl}).items():
@@ -173,8 +173,9 @@ def measure_classes(
         own = owners == label
         sample = measure_sample(reading.of(own), reference.classes[label], reference.num_draws)
         real, expected = reference.class_baselines[label], reference.shares[label]
-        well_read = reference.well_read[label]
-        verdict, why = verdict_of(agreement, share, sample, real, expected=expected, well_read=well_read)
+        verdict, why = verdict_of(
+            agreement, share, sample, real, expected=expected, well_read=reference.well_read[label]
+        )
         classes.append(
             ClassQuality(
                 digit=label,

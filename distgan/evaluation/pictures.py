@@ -92,8 +92,8 @@ def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor
         requested, read = each.asked, each.read
         own = ((labels == requested) & (reading.classes == read)).nonzero().squeeze(1)
         order = own[reading.probabilities[own, read].argsort(descending=True, stable=True)]
-        text = f"{_cut(names[requested])} read as {_cut(names[read])}\n{each.share.value:.1%}"
-        rows.append((text, images[order[:_STRIP]]))
+        pair = f"{_cut(names[requested])} read as {_cut(names[read])}"
+        rows.append((f"{pair}\n{each.share.value:.1%}", images[order[:_STRIP]]))
     return _strips(rows)
 
 

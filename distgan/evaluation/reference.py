@@ -29,7 +29,7 @@ WELL_READ = 0.95  # the share of images that have to be read as requested, if th
 
 
 class RealSet(NamedTuple):
-    """`moments` (None of too few) are of all images, `manifold` of as many as there are generated ones due."""
+    """`moments` (None of too few) are of all images, `manifold` of as many as are generated."""
 
     moments: Moments | None
     manifold: Manifold

@@ -180,5 +180,5 @@ def read_quality(path: Path) -> Quality:
     if any(len(each) != num for each in (found.class_names, found.expected_shares) if each is not None):
         raise UserError(f"{path}: damaged (names or shares of other than {num} classes)", code="damaged-file")
     if sorted(each.digit for each in found.per_digit) != list(range(num)):
-        raise UserError(f"{path}: damaged (it has not each class once)", code="damaged-file")
+        raise UserError(f"{path}: damaged (a class is missing or repeated)", code="damaged-file")
     return found

@@ -64,8 +64,7 @@ def find_targets(name: str, flag: str) -> Path:
     path = SETS.get(name) or user_path(name, flag)
     if not path.exists():
         raise UserError(
-            f"{flag}: neither a file nor a set of targets ({name}). Expected: {', '.join(SETS)}, or a TOML file of "
-            "targets",
+            f"{flag}: neither a file nor a set of targets ({name}). Expected: {', '.join(SETS)}, or a TOML file",
             code="not-found",
         )
     return path

@@ -27,7 +27,7 @@ def store(monkeypatch: MonkeyPatch) -> Iterator[dist.Store]:
     """Environment of three ranks, of which this process is the second."""
     store = dist.HashStore()
     monkeypatch.setattr(rendezvous, "_rendezvous", rendezvous._Rendezvous(store, 1, 3, TIMEOUT_S))
-    monkeypatch.setattr(rendezvous, "_turns", itertools.count())
+    monkeypatch.setattr(rendezvous, "_local_calls", itertools.count())
     for rank in (0, 2):
         store.set(f"process/{rank}", json.dumps(own_process_id()))
         for turn in range(2):
