@@ -1,4 +1,4 @@
-"""What each ingredient of a fast preset buys alone, and what taking it away costs, by `distgan bench convergence`.
+"""Measure what each ingredient of a fast preset gains alone and its removal costs, by `distgan bench convergence`.
 
     python benchmarks/ablations.py --preset vanilla-fast --out ablations [--seeds 2] [--epochs 3] [--arms whole ...]
 
@@ -51,7 +51,7 @@ def preset_of(preset: str, missing: list[str], epochs: int) -> str:
 
 
 def row(arm: str, found: ConvergenceResults) -> str:
-    """Of the last evaluations: fcd of each seed, the mean of what is recognisable, the worst digit by its mean."""
+    """Return from the last evaluations each seed's fcd, the mean share recognisable and the worst class by its mean."""
     last = [cell.evaluations[-1] for cell in found.cells]
     missed = {target.name for target in found.facts.wanted for each in last if not target.is_met(each)}
     digits, coverages = (

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fresh processes, the facts of the machine, medians with their spread."""
+"""Shared by the benchmarks: fresh processes, the facts of the machine, medians with their spread."""
 
 import argparse
 import json
@@ -49,7 +49,7 @@ def _git(*words: str) -> str:
 
 
 def machine() -> dict:
-    """What a figure depends on, the code among it: to be asked before the runs, as code may change."""
+    """Return what a figure depends on, the code included: to be called before the runs, as code may change."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {

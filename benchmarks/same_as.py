@@ -137,7 +137,7 @@ def tensors(path: Path) -> dict[str, Any]:
 
 
 def differences(old: Path, new: Path) -> list[str]:
-    """What differs between two files of the same name, in a line each; empty if nothing does."""
+    """Return what differs between two files of the same name, a line each; empty if nothing does."""
     kind = old.suffix
     if kind == ".safetensors":
         before, after = tensors(old), tensors(new)
@@ -208,19 +208,19 @@ def train_both(recipe: Recipe, old: Tree, new: Tree, scratch: Path, common: str,
         return out
 
     with ThreadPoolExecutor(2 if recipe.processes == 1 else 1) as pool:
-        whole = pool.submit(train, old, "old", steps)
+        uninterrupted = pool.submit(train, old, "old", steps)
         again = pool.submit(train, new, "new", steps)
         half = pool.submit(train, old, "resumed", steps // 2) if recipe.resumed else None
-        found = compare_runs(whole.result(), again.result())
+        found = compare_runs(uninterrupted.result(), again.result())
         if half is not None:
             half.result()
             resumed = train(new, "resumed", steps)
-            found += [f"resumed: {line}" for line in compare_runs(whole.result(), resumed, _is_final)]
+            found += [f"resumed: {line}" for line in compare_runs(uninterrupted.result(), resumed, _is_final)]
     return found
 
 
 def _is_final(path: Path) -> bool:
-    """Of a run that was stopped on its way: the samples of the stop are its own, what it ends with is not."""
+    """True for what a run that was stopped and resumed ends with: the samples at the stop are its own."""
     return path.name == "metrics.jsonl" or path.parts[0] == "weights"
 
 

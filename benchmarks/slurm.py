@@ -1,4 +1,4 @@
-"""How long a job takes to start, to save and to come back, on a SLURM of two machines made of this one (tests/slurm/).
+"""Measure the time of a job's start, save and resume, on a SLURM of two machines made of this one (tests/slurm/).
 
     python benchmarks/slurm.py [--rounds 3]
 

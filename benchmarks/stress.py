@@ -73,7 +73,7 @@ class Attempt:
         return self.process.poll() is not None
 
     def is_training(self) -> bool:
-        """Whether it has taken steps: a process is at its first one for as long as at a hundred others."""
+        """True if it has taken steps: a process is at its first one for as long as at a hundred others."""
         status = read_status(self.out)
         if status.get("state") != "running" or status.get("pid") == self.last_pid:
             return False
@@ -87,7 +87,7 @@ class Attempt:
         return self.seen
 
     def end(self, timeout_s: float = 90) -> str:
-        """Waits until every process of the attempt has left by itself; its stderr."""
+        """Wait until every process of the attempt has ended by itself. Return its stderr."""
         err = self.process.communicate(timeout=timeout_s)[1].decode(errors="replace")
         end = time.monotonic() + timeout_s
         while any(Path(f"/proc/{pid}").exists() for pid in self.seen):
@@ -133,7 +133,7 @@ def kill(attempt: Attempt, kind: str, rng: random.Random) -> str | None:
 
 
 def differences(run: Path, reference: Path) -> list[str]:
-    """What of two finished runs is not the same to the bit."""
+    """Return what differs between two finished runs, compared bit by bit."""
     found = [newest_valid(folder / "checkpoints") for folder in (run, reference)]
     if None in found:
         return ["no checkpoint"]
@@ -352,7 +352,7 @@ def damage(kind: str, num: int, num_commands: int, source: Path, place: Path, rn
         if index < num_commands:
             command = [sys.executable, "-m", "distgan", "checkpoint", "verify", str(copy)]
             seen = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-            # With its names swapped each checkpoint is whole in itself.
+            # With its names swapped each checkpoint is valid in itself.
             expected = 0 if kind == "two folders' names swapped" else 1
             result["accepted"] += seen.returncode < expected
             result["tracebacks"] += "Traceback" in seen.stderr

@@ -44,7 +44,7 @@ class Layer(NamedTuple):
         return f"{self.inputs}x{self.side}x{self.side} to {self.outputs}"
 
     def flops(self, batch_size: int) -> int:
-        """Of a forward pass, as torch defines the layer."""
+        """FLOP of a forward pass, as torch defines the layer."""
         return 2 * batch_size * self.inputs * self.side**2 * self.outputs * SIZE**2
 
 
@@ -57,18 +57,18 @@ def native(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def flipped(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Of stride 1: a convolution with the kernel turned around."""
+    """Stride 1: a convolution with the kernel turned around."""
     return F.conv2d(x, weight.transpose(0, 1).flip(2, 3), padding=SIZE - 1 - PADDING)
 
 
 def sub_pixel(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Of stride 2: distgan's own form, a convolution to four times the channels, shuffled."""
+    """Stride 2: distgan's own form, a convolution to four times the channels, shuffled."""
     kernel = sub_pixel_kernel(weight, PADDING)
     return F.pixel_shuffle(F.conv2d(x, kernel, padding=kernel.shape[2] // 2), 2)
 
 
 def matmul_fold(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """What each pixel adds to its neighbourhood, by one matmul; then all of it summed up."""
+    """Compute what each pixel adds to its neighbourhood by one matmul, then sum it up."""
     columns = weight.flatten(1).t() @ x.flatten(2)
     return F.fold(columns, x.shape[-1] * stride, SIZE, padding=PADDING, stride=stride)
 

@@ -1,4 +1,4 @@
-"""GAN training as a systems problem: two networks, one process or many.
+"""Train GANs on one process or many.
 
     import distgan
 

@@ -89,7 +89,7 @@ def _take_steps(
         log.add(*engine.advance(cadence.next_event(gan.step)))
         display.advance(gan.step)
         # Non-zero if any rank has to stop. By the maximum over ranks all stop after the same step.
-        reason = runtime.all_reduce_max(request.reason(), gan.step)
+        reason = runtime.all_reduce_stop_reason(request.reason(), gan.step)
         due = cadence.due(gan.step, is_stopping=reason != 0)
         artifacts.startup.finish()
         # The rest is slow and rare. All ranks call it; rank 0 writes files, and the others wait for it.

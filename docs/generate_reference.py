@@ -21,7 +21,7 @@ import distgan
 from distgan.checkpoint import format as checkpoint_format
 from distgan.cli import run_command
 from distgan.cli.commands import TOP, Command, Group
-from distgan.config.fields import allowed, help_text, rules, shown
+from distgan.config.fields import allowed, help_text, setting_info, shown
 from distgan.config.flags import Flag, flags_of, read_file
 from distgan.config.presets import config_folder
 from distgan.config.schema import Config
@@ -125,9 +125,9 @@ def settings_reference() -> str:
                 prose(shown(flag.field.default)),
                 prose(
                     help_text(flag.field)
-                    + "".join(f" (deprecated name: --{old})" for old in rules(flag.field).old_flags)
+                    + "".join(f" (deprecated name: --{old})" for old in setting_info(flag.field).old_flags)
                 ),
-                ON_RESUME[rules(flag.field).on_resume],
+                ON_RESUME[setting_info(flag.field).on_resume],
             )
             for flag in flags
             if flag.path[0] == section
@@ -214,7 +214,7 @@ def keys_table(*functions: Callable[..., Any]) -> str:
 
 def eval_reference() -> str:
     models = (
-        schema.Quality, schema.Estimate, schema.Sample, schema.Digit, schema.Confusion, schema.Ambiguity,
+        schema.Quality, schema.Estimate, schema.Sample, schema.ClassQuality, schema.Confusion, schema.Ambiguity,
         schema.JudgeFacts, schema.Source,
     )  # fmt: skip
     first, *others = ((model, fields_of(model)) for model in models)

@@ -1,4 +1,4 @@
-"""What MkDocs does besides: pages from the root of the repository."""
+"""Hooks of MkDocs: pages from the root of the repository."""
 
 import re
 from pathlib import Path

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What cuda_stand_in/nodes.py has counted, from whichever worker."""
+    """Counts of cuda_stand_in/nodes.py, from any worker."""
     reports = [report for status in ("passed", "failed") for report in terminalreporter.getreports(status)]
     for line in [text for report in reports for name, text in report.user_properties if name == "nodes"]:
         terminalreporter.write_line(line)

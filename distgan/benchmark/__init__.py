@@ -1,1 +1,1 @@
-"""`distgan bench`: measurements of training speed and convergence; each turn in a separate process."""
+"""`distgan bench`: measurements of training speed and convergence; each in a fresh process."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from distgan.benchmark.flops import flops_per_image
-from distgan.benchmark.measurement import Measurement, Pace, Spec
+from distgan.benchmark.measurement import Measurement, RunSpec, TimingSettings
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH
 from distgan.config.image_spec import ImageSpec
@@ -123,8 +123,7 @@ def _check_peers(config: ThroughputConfig, orders: list[str]) -> None:
         )
     if PLAIN_LOOP_ORDER not in orders:
         raise UserError(
-            f"--order: lacks the order of the --peers loops ({','.join(orders)}). Expected: a list with "
-            f"{PLAIN_LOOP_ORDER}",
+            f"--order: lacks the order of the --peers loops ({','.join(orders)}). Expected: {PLAIN_LOOP_ORDER} too",
             code="conflicting-settings",
         )
     folder = data_folder(Config().data.model_copy(update={"dir": config.data_dir}))[0]
@@ -218,9 +217,10 @@ def count_images(cells: list[Measurement]) -> None:
         cell.epoch_images = num - num % cell.batch_size if data.drop_last and not cell.axes else num
 
 
-def command(cell: Measurement, pace: Pace, trace: Path | None) -> list[str]:
-    """Return the command that measures one turn of a cell, and prints its result as a last line of JSON."""
-    spec = Spec(config=Config.model_validate(cell.training), trace=str(trace) if trace else None, **pace.model_dump())
+def command(cell: Measurement, timing: TimingSettings, trace: Path | None) -> list[str]:
+    """Return the command that runs a cell once, and prints the result as a last line of JSON."""
+    training = Config.model_validate(cell.training)
+    spec = RunSpec(config=training, trace=str(trace) if trace else None, **timing.model_dump())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.world_size)]
     module = f"distgan.benchmark.{'worker' if cell.is_ours else f'peers.{cell.contender}_loop'}"
     words = [*(torchrun if cell.world_size > 1 else []), "-m", module]

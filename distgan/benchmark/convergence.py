@@ -95,23 +95,22 @@ def run(config: ConvergenceConfig) -> None:
 
 
 def join(folder: Path, config: ConvergenceConfig) -> None:
-    """Summarise the benches in the folders below `folder`, as results.json and convergence.png there, and tables.
+    """Summarise the results in the folders below `folder`, as results.json and convergence.png there, and tables.
 
     Raises UserError if there are none, if they differ in more than seeds and devices, if two contain the same run, or
-    if `folder` itself is a bench; CommandFailed as `run`.
+    if `folder` itself has results; CommandFailed as `run`.
     """
     if not folder.is_dir():
-        raise UserError(f"--join: not a folder ({folder}). Expected: the parent folder of benches", code="no-results")
+        raise UserError(f"--join: not a folder ({folder}). Expected: a folder of results folders", code="no-results")
     paths = sorted(folder.glob(f"*/{FILE}"))
     if not paths:
         raise UserError(
-            f"--join: no results.json in its subfolders ({folder}). Expected: the parent folder of benches",
+            f"--join: no results.json in its subfolders ({folder}). Expected: a folder of results folders",
             code="no-results",
         )
     if (folder / FILE).exists() and results.read(folder, ConvergenceResults).facts.joined is None:
         raise UserError(
-            f"--join: contains a results.json of a bench, which is not overwritten ({folder}). Expected: the parent "
-            "folder of benches",
+            f"--join: contains a results.json, which is not overwritten ({folder}). Expected: another folder",
             code="output-exists",
         )
     found = [results.read(path, ConvergenceResults) for path in paths]
@@ -122,14 +121,13 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
         if difference := first.difference(own):
             key, old, new = difference
             raise UserError(
-                f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: benches that differ in seeds "
-                "only",
+                f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: only seeds differ",
                 code="mismatch",
             )
         for cell in each.cells:
             if (owner := owners.setdefault(cell.id, path)) != path:
                 raise UserError(
-                    f"--join: a run is in two benches ({cell.id} in {owner} and {path}). Expected: each run once",
+                    f"--join: a run is in two results ({cell.id} in {owner} and {path}). Expected: each run once",
                     code="mismatch",
                 )
     here = results.facts(device_named(config.device)).model_dump() | {

@@ -16,8 +16,8 @@ from distgan.training.engines.selection import fallback_notice
 Count = Annotated[int, Field(ge=1)]
 
 
-class Pace(Section):
-    """Steps of a turn: those of the gate, `warmup`, and then `repeats` times `steps` that are timed.
+class TimingSettings(Section):
+    """Settings of the timing: `gate_steps` checked against eager ones, `warmup`, then `repeats` times `steps`.
 
     `counts`: kernels or operators per step are counted. `whole_run`: an engine chooses as for all epochs.
     """
@@ -30,8 +30,8 @@ class Pace(Section):
     whole_run: bool = True
 
 
-class Spec(Pace):
-    """The input of a turn: its config, its pace, and the file of its profiler trace."""
+class RunSpec(TimingSettings):
+    """The input of benchmark/worker.py: what to train, how to time it, and the file of the profiler trace."""
 
     config: Config
     trace: str | None = None
@@ -116,8 +116,8 @@ class Repeat(Record):
     images: Count
 
 
-class Round(Open):
-    """One turn of a configuration, in fresh processes; a plain loop has repeats only.
+class RunResult(Open):
+    """Result of a configuration in round `number`, in fresh processes; a plain loop has repeats only.
 
     `messages_bytes`: bytes that a step all-reduces, by kind; `all_reduce_s`: their seconds in isolation, per repeat.
     `all_reduce_share`: fraction of a step's time, on a CPU. `data`: name and fingerprint; of format 1 the name.
@@ -168,7 +168,7 @@ class Measurement(Record):
     flops_per_image: int | None = None
     status: Literal["waits", "ok", "error", "gate failed"] = "waits"
     why: str | None = None
-    runs: list[Round] = []
+    runs: list[RunResult] = []
     # Set by ratios.derive.
     step_s: Spread | None = None
     epoch_s: Spread | None = None
@@ -186,7 +186,7 @@ class Measurement(Record):
         return self.contender == "distgan"
 
     @property
-    def measured(self) -> list[Round]:
+    def measured(self) -> list[RunResult]:
         """Return the rounds that have a speed: none if the gate failed in one."""
         return [] if self.status == "gate failed" else [run for run in self.runs if run.repeats]
 

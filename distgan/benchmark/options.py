@@ -48,8 +48,8 @@ class SpeedConfig(Section):
 
     family: PlainFamily | None = setting(None, "family of the networks; unset: the preset's")
     width: Real | None = setting(None, "factor on every hidden width; unset: the preset's", gt=0, le=16)
-    rounds: int = _count(3, "turns of each cell, in fresh processes each; ratios are taken within a round", 1000)
-    repeats: int = _count(5, "timed repeats of a turn", 10_000)
+    rounds: int = _count(3, "measurements of each cell, in fresh processes; ratios are taken within a round", 1000)
+    repeats: int = _count(5, "timed repeats per round", 10_000)
     steps: int | None = _count(None, f"steps of a repeat; unset: 200 on a GPU, {CPU_STEPS} on a CPU")
     warmup: int | None = _count(None, "steps before the first repeat; unset: 30 on a GPU, 2 on a CPU", least=0)
     gate_steps: int = _count(3, "steps after which losses and weights must match those of the eager engine", 1000)
@@ -61,7 +61,7 @@ class SpeedConfig(Section):
     device: Device = device_setting()
     threads: int | None = _count(None, "CPU threads of each process; unset: as distgan train", 1024)
     seed: int = seed_setting()
-    timeout: Real = setting(1800.0, "time limit of a turn, in seconds", gt=0, le=86_400)
+    timeout: Real = setting(1800.0, "time limit of a measurement, in seconds", gt=0, le=86_400)
     out: str | None = setting(None, "a new folder; unset: bench/<command>-<number>", min_length=1)
 
 
@@ -92,7 +92,7 @@ class Matrix(Section):
 class ThroughputConfig(SpeedConfig, Matrix):  # whose flags come first
     """Settings of `distgan bench throughput`."""
 
-    repeats: int = _count(5, "timed repeats of a turn", 10_000, least=5)
+    repeats: int = _count(5, "timed repeats per round", 10_000, least=5)
 
 
 class Points(Section):
@@ -126,7 +126,7 @@ class ScalingConfig(SpeedConfig, Points):
     threads: int | None = _count(
         None, "CPU threads of each process, whatever their number; unset: the cores divided by the most processes", 1024
     )
-    timeout: Real = setting(900.0, "time limit of a turn, in seconds", gt=0, le=86_400)
+    timeout: Real = setting(900.0, "time limit of a measurement, in seconds", gt=0, le=86_400)
 
 
 class CompareConfig(Section):
@@ -169,7 +169,7 @@ class ConvergenceConfig(Section):
     """Settings of `distgan bench convergence`."""
 
     preset: str | None = setting(None, "a preset by its name, or a TOML file", min_length=1)
-    against: str | None = setting(None, "a second preset, trained in turn and compared", min_length=1)
+    against: str | None = setting(None, "a second preset, trained alternately and compared", min_length=1)
     seeds: int = free(10, "runs of each preset, with consecutive seeds", ge=1, le=1000)
     first_seed: int = free(0, "the first of the seeds", ge=0, lt=_SEEDS - 1000)
     processes: int = _count(
@@ -184,7 +184,7 @@ class ConvergenceConfig(Section):
         None, "a new folder, or that of a bench to resume; unset: bench/convergence-<number>", min_length=1
     )
     join: str | None = free(
-        None, "train nothing; summarise the benches in the subfolders of this folder",
+        None, "train nothing; summarise the results in the subfolders of this folder",
         min_length=1,
     )  # fmt: skip
     data: DataNameOrPath | None = setting(

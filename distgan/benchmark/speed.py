@@ -1,6 +1,6 @@
-"""`distgan bench throughput` and `bench scaling`: configurations measured in turn, round after round.
+"""`distgan bench throughput` and `bench scaling`: each configuration measured once per round.
 
-Each turn runs in fresh processes, and an engine is timed only if it first reproduces the eager engine's steps.
+Each measurement runs in fresh processes, and an engine is timed only if it first reproduces the eager engine's steps.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 from distgan.benchmark import results
 from distgan.benchmark.configurations import command, count_images, scaling_cells, throughput_cells
 from distgan.benchmark.flops import FORMULA
-from distgan.benchmark.measurement import Measurement, Pace, Roofline, Round, Spread
+from distgan.benchmark.measurement import Measurement, Roofline, RunResult, Spread, TimingSettings
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.plots import plot_speeds
 from distgan.benchmark.ratios import derive
@@ -52,7 +52,7 @@ NOTES = {
 
 
 def throughput(config: ThroughputConfig) -> None:
-    """Measure, print tables, and write results.json (after each turn), throughput.png and traces to a new folder.
+    """Measure, print tables, and write results.json (after each one), throughput.png and traces to a new folder.
 
     Raises UserError, and CommandFailed if a cell has no speed.
     """
@@ -63,7 +63,7 @@ def throughput(config: ThroughputConfig) -> None:
 
 
 def scaling(config: ScalingConfig) -> None:
-    """Measure, print tables, and write results.json (after each turn) and scaling.png to a new folder.
+    """Measure, print tables, and write results.json (after each one) and scaling.png to a new folder.
 
     Raises UserError, and CommandFailed at the end if a cell could not be measured.
     """
@@ -83,7 +83,7 @@ def scaling(config: ScalingConfig) -> None:
 
 def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: torch.device, **more: object) -> None:
     is_cuda, has_roofline = device.type == "cuda", kind == "throughput"
-    pace = Pace(
+    timing = TimingSettings(
         warmup=(30 if is_cuda else 2) if config.warmup is None else config.warmup,
         steps=(200 if is_cuda else config.CPU_STEPS) if config.steps is None else config.steps,
         counts=has_roofline,
@@ -92,7 +92,7 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     count_images(cells)
     is_new = config.out is None or not user_path(config.out, "--out").exists()
     folder = results.new_folder(config.out, kind)
-    settings = {"settings": config.model_dump(), "pace": pace.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
+    settings = {"settings": config.model_dump(), "pace": timing.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
     path = folder / results.FILE
     try:
         facts = results.facts(device, **settings | more)
@@ -101,15 +101,15 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
         if has_roofline:
             facts.roofline = _roofline(config, device)
         found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
-        with PartsProgress(config.rounds * len(cells), "turns") as progress:
-            for turn, cell in product(range(config.rounds), found.cells):
+        with PartsProgress(config.rounds * len(cells), "measurements") as progress:
+            for number, cell in product(range(config.rounds), found.cells):
                 message = "skipped"
                 if cell.status in ("waits", "ok"):
                     trace = folder / f"trace-{cell.id.replace('/', '-')}.json" if config.profile else None
-                    message = _take_turn(cell, turn, command(cell, pace, trace), config)
+                    message = _measure_cell(cell, number, command(cell, timing, trace), config)
                     derive(found.cells, facts.roofline)
                     found.write(path)
-                progress.finish(f"round {turn + 1}/{config.rounds}, {cell.id}: {message}")
+                progress.finish(f"round {number + 1}/{config.rounds}, {cell.id}: {message}")
         found.is_partial = False
         found.write(path)
     finally:  # after a Ctrl-C too
@@ -123,14 +123,14 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells failed: {names}; the first: {failed[0].why}")
 
 
-def _take_turn(cell: Measurement, turn: int, words: list[str], config: SpeedConfig) -> str:
-    """Run a turn, add its result or its error to the cell, and return it in words."""
+def _measure_cell(cell: Measurement, number: int, words: list[str], config: SpeedConfig) -> str:
+    """Measure a cell in round `number`, add the result or the error to it, and return that in words."""
     try:
-        found = parse_model(Round, _outcome(words, config, cell.world_size), "a worker")
+        found = parse_model(RunResult, _outcome(words, config, cell.world_size), "a worker")
     except ChildFailed as error:
         cell.status, cell.why = "error", str(error)
         return f"error: {error}"
-    found.number, found.command = turn, shlex.join(["python", *words[1:]])
+    found.number, found.command = number, shlex.join(["python", *words[1:]])
     cell.runs.append(found)
     if found.gate and not found.gate.passed:  # a plain loop has none: it is its own measure
         cell.status, cell.why = "gate failed", found.gate.words

@@ -148,8 +148,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
     for what, one, other in (("model", model, other_model), ("data", data, other_data)):
         if one != other:
             raise UserError(
-                f"--against: {what} differs ({config.against}: {other}, {config.preset}: {one}). Expected: the same "
-                f"{what}",
+                f"--against: {what} differs ({config.against}: {other}, {config.preset}: {one}). Expected: the same",
                 code="conflicting-settings",
             )
     # Among all of them: a file may have the name that another has on more processes.

@@ -1,7 +1,7 @@
-"""One turn of one configuration, on one process or several: `bench throughput` and `bench scaling` start it.
+"""Measure a configuration once, on one process or several: `bench throughput` and `bench scaling` start it.
 
-`python -m distgan.benchmark.worker SPEC`, directly or by torchrun, takes a Spec as JSON. Rank 0 prints a Round of
-measurement.py as its last line.
+`python -m distgan.benchmark.worker SPEC`, directly or by torchrun, takes a RunSpec of measurement.py as JSON. Rank 0
+prints a RunResult as its last line.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distgan.benchmark.measurement import Engine, Gate, Repeat, Round, Spec
+from distgan.benchmark.measurement import Engine, Gate, Repeat, RunResult, RunSpec
 from distgan.benchmark.results import gpus
 from distgan.config.registry import ENGINES, ORDERS
 from distgan.distributed.runtime import Runtime
@@ -67,10 +67,10 @@ def time_on_ranks(work: Callable[[], object], runtime: Runtime) -> Seconds:
     return Seconds(*seconds)
 
 
-class Turn:
-    """The training of a configuration, in timed stretches."""
+class TimedTraining:
+    """The training of a configuration: `advance` takes steps, `timed` times them, `gate` checks them."""
 
-    def __init__(self, session: Session, spec: Spec, startup: Startup):
+    def __init__(self, session: Session, spec: RunSpec, startup: Startup):
         self.session, self.config, self.runtime = session, session.config, session.runtime
         self.gan, self.is_cuda = session.gan, session.runtime.device.type == "cuda"
         own_steps = spec.gate_steps + spec.warmup + spec.steps * spec.repeats + 2 * _COUNTED_STEPS
@@ -89,6 +89,7 @@ class Turn:
         return stats[-1], images
 
     def timed(self, steps: int) -> Repeat:
+        """Time `steps` steps. Raises TrainingFailed for a non-finite loss. All ranks must call it."""
         done: list[tuple[torch.Tensor, int]] = []
         seconds = time_on_ranks(lambda: done.append(self.advance(steps)), self.runtime)
         ((stats, images),) = done
@@ -97,76 +98,77 @@ class Turn:
         return Repeat(seconds=seconds.device_s, host_s=seconds.host_s, steps=steps, images=images)
 
     def gate(self, steps: int) -> Gate:
+        """Compare `steps` steps of the engine with eager ones. All ranks must call it."""
         start, advance, reference = time.perf_counter(), self.engine.advance, self.engine.reference
         parity = measure_parity(self.gan, self.session.batches, self.runtime.precision, reference, advance, steps)
-        off = {key: _finite(getattr(parity, key)) for key in ("losses", "weights")}
+        off = {key: _to_json_number(getattr(parity, key)) for key in ("losses", "weights")}
         passed = all(self.runtime.all_gather_object(parity.passed))  # or a rank would continue alone
         known = {"steps": steps, "tolerance": parity.tolerance, "passed": passed, "words": str(parity)}
         return Gate.model_validate(known | off | {"seconds": time.perf_counter() - start})
 
 
-def measure(spec: Spec) -> Round:
-    """Measure one turn; the result has no speeds if the gate failed. All ranks must call it."""
+def measure(spec: RunSpec) -> RunResult:
+    """Measure a configuration once; the result has no speeds if the gate failed. All ranks must call it."""
     startup = Startup()
     with open_session(spec.config, startup=startup) as session:
-        turn = Turn(session, spec, startup)
-        with turn.engine:
-            return _measure(turn, spec, startup)
+        training = TimedTraining(session, spec, startup)
+        with training.engine:
+            return _measure(training, spec, startup)
 
 
-def _measure(turn: Turn, spec: Spec, startup: Startup) -> Round:
-    choice, runtime = turn.engine.selection, turn.runtime
-    found = Round(
+def _measure(training: TimedTraining, spec: RunSpec, startup: Startup) -> RunResult:
+    choice, runtime = training.engine.selection, training.runtime
+    found = RunResult(
         engine=Engine.model_validate(choice.describe()),
         build_s=startup.phases,
         start_s=dict(choice.start_s),
-        gate=turn.gate(spec.gate_steps),
+        gate=training.gate(spec.gate_steps),
         runtime={key: value for key, value in runtime.describe().items() if key != "host"},
         tf32={"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
-        data={"name": turn.config.data.name, "fingerprint": turn.session.fingerprint},
+        data={"name": training.config.data.name, "fingerprint": training.session.fingerprint},
     )
     if not found.gate or not found.gate.passed:
         return found
-    if turn.is_cuda:
+    if training.is_cuda:
         torch.cuda.empty_cache()  # memory that only the gate needed
         torch.cuda.reset_peak_memory_stats(runtime.device)
     start = time.perf_counter()
     if spec.warmup:
-        turn.timed(spec.warmup)
+        training.timed(spec.warmup)
     found.warmup_s = time.perf_counter() - start
-    found.repeats = [turn.timed(spec.steps) for _ in range(spec.repeats)]
+    found.repeats = [training.timed(spec.steps) for _ in range(spec.repeats)]
     # A capture may have happened only during the repeats.
     found.start_s = dict(choice.start_s)
-    more: dict[str, object] = {"gpus": gpus()} if turn.is_cuda else {}  # their clocks while they are warm
+    more: dict[str, object] = {"gpus": gpus()} if training.is_cuda else {}  # their clocks while they are warm
     more["peak_memory_gib"] = runtime.peak_memory_gib()
-    check_ranks_equal(turn.gan, runtime)
-    more["messages_bytes"] = sizes = message_sizes(turn.gan, turn.config.optim.order, is_cuda=turn.is_cuda)
+    check_ranks_equal(training.gan, runtime)
+    more["messages_bytes"] = sizes = message_sizes(training.gan, training.config.optim.order, is_cuda=training.is_cuda)
     more["all_reduce_s"] = _all_reduces(sizes, runtime, spec.repeats)
-    return found.model_copy(update=more | _profile(turn, spec))
+    return found.model_copy(update=more | _profile(training, spec))
 
 
-def _profile(turn: Turn, spec: Spec) -> dict[str, float | None]:
+def _profile(training: TimedTraining, spec: RunSpec) -> dict[str, float | None]:
     """Count kernels per step on a GPU; on a CPU operators per step below autograd, and the all-reduces' share of time.
 
     Operators inside compiled code are not counted: the value is missing for an engine that compiles. The share is that
     of gloo's all-reduces, including the wait for other ranks; on a GPU they overlap with computation.
     """
-    is_cuda, is_alone = turn.is_cuda, turn.runtime.world_size == 1
+    is_cuda, is_alone = training.is_cuda, training.runtime.world_size == 1
     found: dict[str, float | None] = {}
-    if spec.counts and not is_cuda and not ENGINES[turn.engine.selection.name].compiles:
+    if spec.counts and not is_cuda and not ENGINES[training.engine.selection.name].compiles:
         with _Counter() as counter:
-            turn.advance(_COUNTED_STEPS)
+            training.advance(_COUNTED_STEPS)
         found["operators_per_step"] = counter.num / _COUNTED_STEPS
     if not spec.trace and (not spec.counts if is_cuda else is_alone):
         return found
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if is_cuda else []
     with torch.profiler.profile(activities=activities) as profile:
-        seconds = turn.timed(_COUNTED_STEPS).host_s or 0
+        seconds = training.timed(_COUNTED_STEPS).host_s or 0
     if not is_cuda and not is_alone:
         events = [event for event in profile.key_averages() if event.key == "gloo:all_reduce"]
         found["all_reduce_share"] = sum(event.cpu_time_total for event in events) / 1e6 / seconds
-    if turn.runtime.is_main and (is_cuda or spec.trace):
+    if training.runtime.is_main and (is_cuda or spec.trace):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(spec.trace or Path(folder, "trace.json"))
             profile.export_chrome_trace(str(path))
@@ -220,16 +222,16 @@ def _all_reduces(sizes: dict[str, list[int]], runtime: Runtime, repeats: int) ->
     return found
 
 
-def _finite(value: float) -> float | str:
+def _to_json_number(value: float) -> float | str:
     """Return a finite number unchanged, and NaN or infinity as text: JSON has neither."""
     return value if isfinite(value) else str(value)
 
 
 def main(spec: str) -> int:
-    """Run the turn of `spec` (JSON), print its Round on rank 0, and return the exit code."""
+    """Measure by a RunSpec (JSON), print the RunResult on rank 0, and return the exit code."""
 
     def work() -> None:
-        found = measure(Spec.model_validate_json(spec))
+        found = measure(RunSpec.model_validate_json(spec))
         if int(os.environ.get("RANK", "0")) == 0:
             print(json.dumps(found.model_dump(), allow_nan=False))
 

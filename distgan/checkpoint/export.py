@@ -20,7 +20,7 @@ from distgan.utils.paths import user_path
 
 
 class FoundCheckpoint(NamedTuple):
-    """A checkpoint to take weights from, newer ones that are `damaged`, and what is to be said of the choice."""
+    """A checkpoint to take weights from, newer ones that are `damaged`, and warnings about the choice."""
 
     path: Path
     checkpoint: Checkpoint
@@ -36,7 +36,7 @@ class FoundCheckpoint(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Whose code may be executed where networks are a user's own: that of a file, and that which a run carries.
+    """Code that may be executed for a user's networks: the file `networks` or, with `is_trusted`, a run's copy.
 
     `given`: the hash of modules that a program passes instead (`models/given_modules.py`).
     """
@@ -54,11 +54,11 @@ class Loaded(NamedTuple):
 
     generator: nn.Module
     config: Config
-    notice: str | None  # what the data was not
+    notice: str | None  # about unusual data
     path: Path
     is_ema: bool | None  # True for the moving average; None where neither the file nor its name says so
-    step: int | None  # of the training; unknown to a file of another origin
-    warnings: list[str]  # what the checkpoint is not, or its folder holds besides
+    step: int | None  # of the training; None for a file of another program
+    warnings: list[str]  # damaged newer checkpoints, unknown files
 
 
 def export_weights(folder: Path, checkpoint: Path, config: Config) -> None:

@@ -7,7 +7,7 @@
         state.json  config.json                           counters and settings
         manifest.json                                     size and SHA-256 of each of them, and of itself
 
-Nothing in it is executed, and no file is looked into before its size and hash are those of the manifest.
+Nothing in it is executed, and no file is parsed before its size and hash match the manifest.
 """
 
 import errno
@@ -79,7 +79,7 @@ class Manifest(_Strict):
 
 
 class State(_Strict):
-    """Where a run stands. The position is a function of `step`; it is here to be checked and read."""
+    """Counters of a run. The position in the data is a function of `step`; it is recorded to be checked."""
 
     step: Count  # optimizer steps
     epoch: Count  # complete epochs
@@ -127,7 +127,7 @@ _UNREADABLE_NOW = TRANSIENT | {errno.EACCES, errno.EPERM}
 
 
 class Checkpoint(NamedTuple):
-    """`tensors` lie on the CPU; the part of a key before the first dot is the file it is in."""
+    """`tensors` are on the CPU; the part of a key before its first dot names its file."""
 
     tensors: dict[str, Tensor]
     state: State
@@ -229,14 +229,14 @@ def foreign_files(path: Path) -> list[str]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Return a checkpoint whose every byte is verified. Raises Damaged that names the file and the reason.
 
-    Takes time and memory in proportion to the networks that the config names, whatever the files claim; of a user's
-    networks whose code is not loaded, in proportion to the files.
+    Time and memory are bounded by the size of the networks in the config or, if the code of a user's networks is not
+    loaded, of the files.
     """
     manifest = read_manifest(path)
     config = _parse(Config, _content(path, manifest, "config.json", _MAX_JSON), path / "config.json")
     state = _state(path, manifest)
     if config.model.networks_sha256 != manifest.networks:
-        raise Damaged(f"{path / 'config.json'}: is of networks {config.model.networks_sha256}, the manifest is not")
+        raise Damaged(f"{path / 'config.json'}: networks other than the manifest's ({config.model.networks_sha256})")
     networks, limits = {}, {"random": _MAX_RANDOM}
     if known := layouts(config.model):
         g_layout, d_layout = known
@@ -264,7 +264,7 @@ def read_state(path: Path) -> State:
 def _state(path: Path, manifest: Manifest) -> State:
     state = _parse(State, _content(path, manifest, "state.json", 16 * _MAX_JSON), path / "state.json")
     if state.step != manifest.step:
-        raise Damaged(f"{path / 'state.json'}: is of step {state.step}, the manifest of step {manifest.step}")
+        raise Damaged(f"{path / 'state.json'}: step {state.step}, by the manifest {manifest.step}")
     return state
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
 from distgan.checkpoint.initial import read_initial, start_from
-from distgan.checkpoint.resume import Identity, Start, adopt_copies, best_of, checkpoints_in, find_start, is_in
+from distgan.checkpoint.resume import Identity, Start, best_of, checkpoints_in, find_start, is_in, rename_copied_links
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, as_user_error
 from distgan.models.network_copies import write_copy
 from distgan.training.gan import check_ranks_equal
@@ -24,8 +24,8 @@ from distgan.utils.files import sync, write_json
 class CheckpointManager:
     """Every public method is called by all ranks; rank 0 writes, in a separate thread.
 
-    `stall_s` and `write_s`: per checkpoint, how long training was paused for it, and how long it
-    then took to be on the disk; `num_bytes` is the size of the last.
+    `stall_s` and `write_s`: seconds per checkpoint that training was paused, and that writing then took. `num_bytes`:
+    size of the last.
     """
 
     def __init__(self, folder: Path, session: Session, log: MetricLog, write_errors: WriteErrorPolicy):
@@ -78,13 +78,13 @@ class CheckpointManager:
         self._record_initial(begun.init_from, begun.init_sha256)
         for warning in start.warnings:
             self.write_errors.warn(warning)
-        # Facts about the start outlive it; its tensors, twice the networks' own size and more, need not.
+        # Frees the tensors, which are more than twice as large as the networks.
         return start._replace(checkpoint=start.checkpoint._replace(tensors={}))
 
     def _initialise(self) -> None:
         """Load the weights that --init-from names; rank 0 reads them. All ranks call it."""
         if not (named := self.config.run.init_from):
-            self._record_initial(None, None)  # what a config.json of another run says is not of this one
+            self._record_initial(None, None)  # which the config.json of another run may name
             return
         initial = self.runtime.run_on_rank0(lambda: read_initial(named))
         self.begins_with = self.runtime.run_on_all_ranks(lambda: start_from(self.gan, initial, self.config.model))
@@ -98,7 +98,7 @@ class CheckpointManager:
 
     def _find_start(self) -> Start | None:
         start = find_start(self.config, self.run_folder, self.identity)
-        # Before any other file: by it a run that is killed in its first moments is known, and is started again.
+        # Before any other file: a run that is killed before its first checkpoint is recognised and started by it.
         if start is None or not (self.run_folder / "config.json").exists():
             write_json(self.run_folder / "config.json", self.config.model_dump(mode="json"))
         write_copy(self.run_folder, self.config.model)
@@ -107,8 +107,8 @@ class CheckpointManager:
     def save(self, *, wait: bool = False) -> None:
         """Save a checkpoint, unless this step has one; with `wait` it is on the disk when this returns.
 
-        Raises TrainingFailed for numbers that are none, before anything is saved over good ones, and
-        UserError for a disk that takes it not, if the run may not continue or has to `wait` for it.
+        Raises TrainingFailed for non-finite weights, before anything is written, and UserError for an error of the
+        disk with `wait` or --on-save-error stop.
         """
         began = time.perf_counter()
         with self.log.paused():
@@ -201,14 +201,14 @@ class CheckpointManager:
     # -- the thread -----------------------------------------------------------------------------------
 
     def _start(self, checkpoint: Checkpoint) -> None:
-        # A daemon: a second Ctrl-C does not wait for the disk. What it leaves has no checkpoint's name.
+        # A daemon: a second Ctrl-C does not wait for the disk. Unfinished checkpoints have temporary names.
         self._thread = threading.Thread(target=self._write, args=(checkpoint,), daemon=True)
         self._thread.start()
 
     def _write(self, checkpoint: Checkpoint) -> None:
         began = time.perf_counter()
         try:
-            # The lines that the checkpoint counts must not be younger on the disk than itself.
+            # The lines of metrics that the checkpoint counts must be on the disk before it.
             sync(self.log.path)
             self.folder.mkdir(exist_ok=True)
             path, self.num_bytes = write_checkpoint(self.folder, checkpoint)
@@ -235,7 +235,7 @@ class CheckpointManager:
     def _tidy(self, newest: Path) -> None:
         """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
         try:
-            adopt_copies(self.folder, self.write_errors.warn)
+            rename_copied_links(self.folder, self.write_errors.warn)
             self._link("latest", newest)
             found = checkpoints_in(self.folder)
             kept = found[: self.config.run.keep]

@@ -33,7 +33,7 @@ _MAX_POINTER = 4096  # bytes, the longest path of a link
 
 
 class Identity(NamedTuple):
-    """All that a position in the data depends on besides the config."""
+    """Data and batch sizes, which a resumed run must share besides the config."""
 
     data: str
     steps_per_epoch: int
@@ -52,9 +52,9 @@ class Start(NamedTuple):
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run's `checkpoints/`, by their names, the newest first; none is looked into.
+    """Return the checkpoints of a run's `checkpoints/`, by their names, the newest first; none is read.
 
-    One may be a link to another disk, also one that leads nowhere.
+    One may be a link to another disk, also a broken one.
     """
     if not folder.is_dir():
         return []
@@ -68,12 +68,11 @@ def is_in(path: Path, folder: Path) -> bool:
 
 
 def check_link(path: Path) -> None:
-    """Raise UserError for a link that leads nowhere: its disk may be away for now, so that it is not damaged."""
+    """Raise UserError for a broken link, which is no damage: its disk may not be mounted."""
     if path.is_symlink() and not path.exists():
         raise UserError(
             f"{path}: broken link ({os.path.realpath(path)}). Expected: its disk mounted or, to resume from the "
-            "checkpoint "
-            "before it, the link deleted",
+            "checkpoint before it, the link deleted",
             code="not-found",
         )
 
@@ -82,7 +81,7 @@ def find_copies(folder: Path) -> dict[Path, int | None]:
     """Return the folders `latest` and `best`, and the step of each if it can be read.
 
     A run has links of these names. A copy of it has folders where links were followed: cp -L, zip, object storage.
-    Nothing moves them on, so that they stay at their step while the run continues.
+    They are not updated while the run continues.
     """
     copies: dict[Path, int | None] = {}
     for path in (folder / name for name in _LINKS):
@@ -96,8 +95,8 @@ def find_copies(folder: Path) -> dict[Path, int | None]:
 def find_pointers(folder: Path) -> dict[Path, Path]:
     """Return the files `latest` and `best`, each with the checkpoint that its text names, which may be missing.
 
-    A copy of a run has them where links become text: zip, git on Windows, object storage. As a copied folder, one stays
-    at its step while the run continues.
+    A copy of a run has them where links become text: zip, git on Windows, object storage. Like copied folders, they are
+    not updated while the run continues.
     """
     pointers: dict[Path, Path] = {}
     for path in (folder / name for name in _LINKS):
@@ -116,7 +115,7 @@ def list_by_step(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, key=lambda pair: -pair[0])
 
 
-def adopt_copies(folder: Path, warn: Callable[[str], None]) -> None:
+def rename_copied_links(folder: Path, warn: Callable[[str], None]) -> None:
     """Rename the folders `latest` and `best` of a copied run to make room for the links; nothing is deleted."""
     for path, step in find_copies(folder).items():
         target = None if step is None else folder / folder_name(step)
@@ -164,8 +163,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
             if (folder / "weights").exists() or any(metric_lines(folder / "metrics.jsonl")):
                 raise UserError(
                     f"{own}: no checkpoint, but the run in {folder} has taken steps. Expected: a copy of one there, "
-                    "or a "
-                    "new run (--out)",
+                    "or a new run (--out)",
                     code="no-checkpoint",
                 )
             if (path := folder / "config.json").exists():
@@ -176,7 +174,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         for bad, reason in damaged:
             aside = set_aside(bad, "damaged")
             warnings.append(f"{reason}; resuming from {path.name}, and the damaged one is now {aside}")
-        adopt_copies(own, warnings.append)
+        rename_copied_links(own, warnings.append)
         path = path if path.exists() else own / folder_name(checkpoint.state.step)
         where = f"the run in {folder}"
     else:
@@ -242,9 +240,9 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     Raises UserError.
     """
     if path in (copies := find_copies(path.parent)) and copies[path] is not None:
-        return _in_place_of(path, path, _COPY)
+        return _resolve_copied_link(path, path, _COPY)
     if target := find_pointers(path.parent).get(path):
-        return _in_place_of(path, target, _POINTER)
+        return _resolve_copied_link(path, target, _POINTER)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
     if found := newest_valid(path):
@@ -258,8 +256,8 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     return path, read_checkpoint(path), []
 
 
-def _in_place_of(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
-    """Return where the link that a copied run lacks would lead, as read_named does. It led to `target` once."""
+def _resolve_copied_link(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
+    """Return the checkpoint that a copied link would name now, as read_named does; it named `target` when copied."""
     said = [(link, f"{link}: {reason}")]
     if link.name == "best" and target.is_dir():
         keep_best = read_checkpoint(target).config.run.keep_best
@@ -275,7 +273,7 @@ def _in_place_of(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoin
 def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
     """Return the checkpoint with the best value of `--keep-best`, the newest of equal ones; None if none has one.
 
-    Raises UserError where the disk does not give one to read now, which may be the best.
+    Raises UserError if one can't be read now, as it may be the best.
     """
     if keep_best is None:
         return None
@@ -298,7 +296,7 @@ def differences(before: Config, now: Config) -> list[tuple[str, str, object, obj
 
 
 def _differing_images(before: Config, now: Config, run: Path, identity: Identity) -> str:
-    """Return what is other about a user's own images, as far as the run recorded them: `; 'cat/7.png' was added`."""
+    """Return how a user's own images differ, as far as the run recorded them: `; 'cat/7.png' was added`."""
     said = []
     if (old := before.model.images) != (new := now.model.images) and old.describe() != new.describe():
         said.append(f"images of {old.describe()}, here {new.describe()}")

@@ -1,4 +1,4 @@
-"""Fields of frozen sections: a setting's help text, limits, flag and rules."""
+"""Fields of frozen sections: a setting's help text, limits, flag and properties."""
 
 import struct
 import tomllib
@@ -57,7 +57,7 @@ def _fit_float32(value: float) -> float:
 
 def split_pairs(value: Any) -> Any:
     """Return the `key=value` texts of a command line as a table, with values as a TOML file has them, or else text."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not all(isinstance(pair, str) for pair in value):
         return value
     table = {}
     for pair in value:
@@ -113,7 +113,7 @@ class OneOf:
         return name
 
 
-class Rules(BaseModel):
+class SettingInfo(BaseModel):
     """Properties of a setting that other modules read; the defaults are the strictest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,18 +135,18 @@ class Rules(BaseModel):
 
 
 def setting(default: Any, description: str, **more: Any) -> Any:
-    """Return a field with its help text (`{names}`: that of each registered name), its Rules and its limits."""
-    rules = Rules(**{key: more.pop(key) for key in Rules.model_fields if key in more})
-    return Field(default, description=description, json_schema_extra={"rules": rules}, **more)  # type: ignore[dict-item]
+    """Return a field with its help text (`{names}`: that of each registered name), its SettingInfo and its limits."""
+    rules = SettingInfo(**{key: more.pop(key) for key in SettingInfo.model_fields if key in more})
+    return Field(default, description=description, json_schema_extra={"info": rules}, **more)  # type: ignore[dict-item]
 
 
 fixed, free = partial(setting, on_resume="fixed"), partial(setting, on_resume="free")
 
 
-def rules(field: FieldInfo) -> Rules:
-    """Return the Rules of a setting's field."""
+def setting_info(field: FieldInfo) -> SettingInfo:
+    """Return the SettingInfo of a setting's field."""
     extra = field.json_schema_extra
-    return extra.get("rules", Rules()) if isinstance(extra, dict) else Rules()  # type: ignore[return-value]
+    return extra.get("info", SettingInfo()) if isinstance(extra, dict) else SettingInfo()  # type: ignore[return-value]
 
 
 class Section(BaseModel):
@@ -159,7 +159,7 @@ class Section(BaseModel):
     def _rename_old_keys(cls, values: Any) -> Any:
         """Return `values` with the key that a setting has now in place of one that it had."""
         for key, field in cls.model_fields.items() if isinstance(values, dict) else ():
-            for old in rules(field).old_keys:
+            for old in setting_info(field).old_keys:
                 if old in values and key in values:
                     raise ValueError(f"{old}: is the old name of {key}, which is set too. Expected: one of the two")
                 values = {key if each == old else each: value for each, value in values.items()}
@@ -168,7 +168,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _check_text(cls, value: Any) -> Any:
-        """Raise for text that no file can have as its name, and that no program can be handed."""
+        """Raise for text with NUL, which no file name and no argument can have."""
         if isinstance(value, str) and "\0" in value:
             raise PydanticCustomError("nul", "text with NUL")
         return value
@@ -187,7 +187,7 @@ def allowed(field: FieldInfo) -> str:
         for key in ("gt", "ge", "lt", "le", "min_length")
         if getattr(item, key, None) is not None
     }
-    if text := rules(field).allowed:
+    if text := setting_info(field).allowed:
         return text
     kind = _kind(field.annotation, field.metadata)
     words = {

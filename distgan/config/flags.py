@@ -1,4 +1,4 @@
-"""Presets and flags -> a config, with one line for each mistake that says where it stands.
+"""Build a config from presets and flags, with one message per mistake that names its flag or key.
 
 Flags are argparse arguments made from the config's own fields. pydantic-settings would make them too,
 but not name the file or flag of a mistake, and it takes the text "5" for a number in a TOML file.
@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from distgan.config.fields import Section, allowed, choices, help_text, metavar, rules, shown, takes_path
+from distgan.config.fields import Section, allowed, choices, help_text, metavar, setting_info, shown, takes_path
 from distgan.config.schema import Config
 from distgan.errors import UserError, not_readable
 
@@ -43,11 +43,11 @@ class Flag(NamedTuple):
     @property
     def old_names(self) -> tuple[str, ...]:
         """Return the names without dashes that the flag had before."""
-        return rules(self.field).old_flags
+        return setting_info(self.field).old_flags
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in our words and without abbreviations, which a new flag could make ambiguous."""
+    """An ArgumentParser that raises UserError and takes no abbreviations, which a new flag could make ambiguous."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -91,7 +91,7 @@ def parse_settings(parser: Parser, argv: list[str], model: type[M]) -> tuple[arg
 
 def flags_of(model: type[BaseModel]) -> Iterator[Flag]:
     """Yield each setting below a config that has a flag."""
-    return (flag for flag in settings_of(model) if not rules(flag.field).is_derived)
+    return (flag for flag in settings_of(model) if not setting_info(flag.field).is_derived)
 
 
 def settings_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
@@ -100,29 +100,29 @@ def settings_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[
         if _is_section(field):
             yield from settings_of(field.annotation, (*path, key))  # type: ignore[arg-type]
         else:
-            yield Flag("--" + (rules(field).flag or key).replace("_", "-"), (*path, key), field)
+            yield Flag("--" + (setting_info(field).flag or key).replace("_", "-"), (*path, key), field)
 
 
 def paths_by(model: type[BaseModel], rule: str, *values: object) -> list[tuple[str, ...]]:
-    """Return the paths of the settings whose Rules have one of these values, as ("run", "out")."""
-    return [flag.path for flag in settings_of(model) if getattr(rules(flag.field), rule) in values]
+    """Return the paths of the settings whose SettingInfo have one of these values, as ("run", "out")."""
+    return [flag.path for flag in settings_of(model) if getattr(setting_info(flag.field), rule) in values]
 
 
 def add_flags(parser: Parser, model: type[BaseModel]) -> None:
     """Add an argument for each setting, the common ones first; it is absent from the namespace unless given."""
     groups: dict[tuple[str, ...], Any] = {}
     flags = list(flags_of(model))
-    if any(rules(flag.field).is_common for flag in flags):
+    if any(setting_info(flag.field).is_common for flag in flags):
         groups["common",] = parser.add_argument_group("common settings; the others are below, by section")
     for flag in flags:
-        section = ("common",) if rules(flag.field).is_common else flag.path[:-1]
+        section = ("common",) if setting_info(flag.field).is_common else flag.path[:-1]
         if section not in groups:
             owner = model.model_fields[section[0]].annotation if section else model
             title = f"{section[0]}: {(owner.__doc__ or '').strip().rstrip('.')}" if section else "options"
             groups[section] = parser.add_argument_group(title)
         parser.allowed[flag.name] = allowed(flag.field)
         # argparse reads % in a help text as a format.
-        old_flags = [f"--{old}" for old in rules(flag.field).old_flags]
+        old_flags = [f"--{old}" for old in setting_info(flag.field).old_flags]
         deprecated = f"; deprecated: {', '.join(old_flags)}" if old_flags else ""
         text = f"{help_text(flag.field)} (default: {shown(flag.field.default)}{deprecated})".replace("%", "%%")
         options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": text}
@@ -130,7 +130,7 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["metavar"] = metavar(flag.field)
-        if rules(flag.field).may_be_repeated:
+        if setting_info(flag.field).may_be_repeated:
             options["action"] = "append"
         groups[section].add_argument(flag.name, **options)
         for old in old_flags:
@@ -148,7 +148,7 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
             continue
         text = getattr(namespace, flag.dest)
         is_table = get_origin(flag.field.annotation) is dict
-        if rules(flag.field).may_be_repeated and not is_table:
+        if setting_info(flag.field).may_be_repeated and not is_table:
             text = ",".join(text)
         try:
             adapter: Any = TypeAdapter(Annotated[flag.field.annotation, flag.field])  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
         for key in flag.path[:-1]:
             section = section.setdefault(key, {})
         section[flag.path[-1]] = section.get(flag.path[-1], {}) | value if is_table else value
-        for other in rules(flag.field).replaces:
+        for other in setting_info(flag.field).replaces:
             if not hasattr(namespace, ".".join((*flag.path[:-1], other))):  # stronger than that of the file
                 section.pop(other, None)
     if mistakes:

@@ -49,7 +49,7 @@ class ModelConfig(Section):
         None, "of the file of --networks and of what it imports beside it", is_derived=True, is_copied=False
     )
     clusters: int | None = fixed(
-        None, "clusters (k-means, of each digit for cgan), clustered family only", ge=1, le=10_000
+        None, "clusters (k-means, of each class for cgan), clustered family only", ge=1, le=10_000
     )
     width: Real = width_setting(on_resume="fixed")
     latent_dim: int = fixed(100, "normals per image that G starts from", ge=1, le=4096)
@@ -107,8 +107,7 @@ class ModelConfig(Section):
     def _fits_family(self) -> "ModelConfig":
         if (self.family is None) == (self.networks is None):
             raise ValueError(
-                f"--family, --networks: both or none are set ({self.family}, {self.networks}). Expected: exactly one "
-                "of the two"
+                f"--family, --networks: both or none are set ({self.family}, {self.networks}). Expected: one of them"
             )
         family = FAMILIES[self.family] if self.family else OWN_FAMILY
         if self.name not in family.models:

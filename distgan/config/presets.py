@@ -1,4 +1,4 @@
-"""Which settings the flags are laid over: a preset, a file, or those of the run to resume."""
+"""The base that flags override: a preset, a file, or the config of the run to resume."""
 
 import argparse
 import os
@@ -74,7 +74,7 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def run_of_settings(namespace: argparse.Namespace) -> Path | None:
-    """Return the folder of the config.json, a run's, that the settings below the flags are of; None for a preset."""
+    """Return the folder of the run whose config.json is the base of the flags; None for a preset."""
     if namespace.preset:
         return None
     if namespace.config:
@@ -153,7 +153,7 @@ def _namespace(model: type[BaseModel], settings: dict[str, Any]) -> argparse.Nam
 
 
 def preset_words(flag: str, preset: str) -> list[str]:
-    """Return how `distgan train` is given a preset's name or a file. Raises UserError for a name that is none."""
+    """Return the arguments of `distgan train` for a preset's name or file. Raises UserError for an unknown name."""
     if Path(preset).suffix in (".toml", ".json"):
         return ["--config", preset]
     preset_path(preset, flag)
@@ -175,7 +175,7 @@ def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str
 def config_from(namespace: argparse.Namespace, base: dict[str, Any], preset: str) -> Config:
     """Return the config of the flags over their base, which is that of `preset`. Raises UserError.
 
-    A resumed run keeps the precision that it began with, where `auto` comes to another one on this machine too.
+    A resumed run keeps the precision that it began with, also where `auto` would choose another one here.
     """
     config = from_flags(Config, namespace, base)
     if config.run.precision == "auto" and (own := _config_to_resume(config.run.out, config.run.resume)):
@@ -193,8 +193,7 @@ def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
     path = user_path(name, "--resume" if is_named else "--out") / "config.json"
     if is_named and not path.is_file():
         raise UserError(
-            f"--resume: no config.json there ({resume}). Expected: auto, never, or the folder of a checkpoint or of "
-            "a run",
+            f"--resume: no config.json there ({resume}). Expected: auto, never, or the folder of a checkpoint or run",
             code="no-run",
         )
     return path if path.is_file() else None

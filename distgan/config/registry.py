@@ -82,7 +82,7 @@ class Precision(Mode):
 
 @dataclass(frozen=True)
 class Engine(Mode):
-    """`build(trial)` takes a `training.engines.engine.Trial` and returns an `Engine` of that module.
+    """`build(builder)` takes a `training.engines.engine.EngineBuilder` and returns an `Engine` of that module.
 
     It raises `EngineUnavailable` on all ranks where it can't take the steps, for which the eager engine then stands in.
     `captures_graphs`: on a GPU its steps may be CUDA graphs. `compiles`: its steps go through compiled code.

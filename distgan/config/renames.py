@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from distgan.config.fields import registry_of, rules
+from distgan.config.fields import registry_of, setting_info
 from distgan.config.flags import flags_of
 from distgan.config.schema import Config
 
@@ -13,7 +13,7 @@ def with_current_names(value: Any) -> Any:
         return [with_current_names(item) for item in value]
     if not isinstance(value, dict):
         return value
-    keys = {old: flag.path[-1] for flag in flags_of(Config) for old in rules(flag.field).old_keys}
+    keys = {old: flag.path[-1] for flag in flags_of(Config) for old in setting_info(flag.field).old_keys}
     registries = {flag.path[-1]: names for flag in flags_of(Config) if (names := registry_of(flag.field)) is not None}
 
     def current(key: str, item: Any) -> Any:

@@ -49,7 +49,7 @@ def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
 
 
 def _small_greys(images: Tensor) -> Tensor:
-    """Return (N, H, W) uint8 of at most 28 pixels a side, of which `_nearest` has exact sums, all in whole numbers.
+    """Return (N, H, W) uint8 of at most 28 pixels a side, of which `_nearest` has exact sums, all in integers.
 
     Colours are weighted as by ITU-R BT.601, in 256ths; pixels become means of squares of them.
     """

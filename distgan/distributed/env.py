@@ -14,7 +14,7 @@ import traceback
 import psutil
 
 from distgan.config.registry import AUTO, PRECISIONS, names_on_cpu
-from distgan.errors import OUR_LAUNCHER, PARENT, CommonError, UserError, first_line
+from distgan.errors import OUR_LAUNCHER, PARENT, AllRanksUserError, UserError, first_line
 from distgan.utils.hardware import cpu_name, emulates_bf16
 from distgan.utils.operating_system import cores
 
@@ -223,7 +223,7 @@ def explain_import_error(error: BaseException) -> UserError | None:
 def explain_group_error(error: Exception) -> UserError:
     """Return the error for a process group that can't be created although all ranks have joined."""
     variables = _list_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
-    return CommonError(
+    return AllRanksUserError(
         f"{variables or 'the processes'}: no process group ({first_line(error)}). Expected: what this torch supports",
         code="rendezvous-failed",
     )

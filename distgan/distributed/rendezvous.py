@@ -22,7 +22,7 @@ from distgan.config.flags import paths_by
 from distgan.config.registry import AUTO
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.errors import CommonError, ProcessLost, UserError, first_line
+from distgan.errors import AllRanksUserError, ProcessLost, UserError, first_line
 from distgan.utils.operating_system import ProcessId, has_ended, own_process_id
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def _call_with_timeout(limit_s: float, function: Callable[..., T], *arguments: A
 
 
 _rendezvous: _Rendezvous | None = None
-_turns = count()  # of `local_rank0_first`: all ranks call it equally often
+_local_calls = count()  # of `local_rank0_first`: all ranks call it equally often
 
 
 def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
@@ -115,14 +115,14 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
     Raises UserError on all ranks if one has another version, device or setting, and on those that wait if the port is
     in use or a rank does not join.
     """
-    global _rendezvous, _turns
+    global _rendezvous, _local_calls
     timeout_s = config.processes.timeout
     timeout = timedelta(seconds=timeout_s)
     is_alone = env.world_size() == 1  # DeepSpeed wants a group of one as well
     store, rank, world_size = (dist.HashStore(), 0, 1) if is_alone else _connect(timeout)
     store = dist.PrefixStore(f"distgan/{_count_starts(store, rank)}", store)
     _rendezvous = rendezvous = _Rendezvous(store, rank, world_size, timeout_s)
-    _turns = count()
+    _local_calls = count()
     rendezvous.call(store.set, f"process/{rank}", json.dumps(own_process_id()))
     facts = _collect_facts(config, backend, precision) | {"DeepSpeed config": zero}
     rendezvous.call(store.set, f"facts/{rank}", json.dumps(facts))
@@ -142,7 +142,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
             with suppress(TimeoutError, ProcessLost):
                 for peer in range(world_size):
                     rendezvous.wait_for_key(f"read/{peer}", peer, timeout_s)
-        raise CommonError(difference, code="ranks-differ")
+        raise AllRanksUserError(difference, code="ranks-differ")
     group_store = dist.PrefixStore("group", store)
     try:
         dist.init_process_group(backend, store=group_store, rank=rank, world_size=world_size, timeout=timeout)
@@ -250,17 +250,17 @@ def local_rank0_first(rank: int, local_rank: int) -> Iterator[None]:
     if _rendezvous is None or _rendezvous.world_size == 1:
         yield
         return
-    rendezvous, turn = _rendezvous, next(_turns)
+    rendezvous, number = _rendezvous, next(_local_calls)
     with _send_heartbeats(rendezvous):
         if local_rank:
             first = rank - local_rank
-            rendezvous.wait_for_key(f"through/{turn}/{first}", first, _DOWNLOAD_S, heartbeat=True)
+            rendezvous.wait_for_key(f"through/{number}/{first}", first, _DOWNLOAD_S, heartbeat=True)
         try:
             yield
         finally:
-            rendezvous.call(rendezvous.store.set, f"through/{turn}/{rank}", "")
+            rendezvous.call(rendezvous.store.set, f"through/{number}/{rank}", "")
         for peer in range(rendezvous.world_size):
-            rendezvous.wait_for_key(f"through/{turn}/{peer}", peer, _DOWNLOAD_S, heartbeat=True)
+            rendezvous.wait_for_key(f"through/{number}/{peer}", peer, _DOWNLOAD_S, heartbeat=True)
 
 
 @contextmanager

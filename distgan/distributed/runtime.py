@@ -19,7 +19,7 @@ from distgan.config.schema import Config
 from distgan.distributed import deepspeed, env, rendezvous
 from distgan.distributed.precision import choose_precision
 from distgan.distributed.wrappers import DDPNetwork, FlatAllReduceNetwork
-from distgan.errors import CommonError, UserError, catch_user_error
+from distgan.errors import AllRanksUserError, UserError, catch_user_error
 from distgan.utils import devices
 from distgan.utils.devices import AsyncHostCopy
 from distgan.utils.hardware import cpu_name
@@ -191,7 +191,7 @@ class Runtime:
         if errors:
             rank, first = errors[0]
             is_common = len(errors) == self.world_size
-            raise CommonError(str(first) if is_common else f"rank {rank}: {first}", code=first.code)
+            raise AllRanksUserError(str(first) if is_common else f"rank {rank}: {first}", code=first.code)
         return result  # type: ignore[return-value]  # no error, so it is a T
 
     def run_on_rank0(self, attempt: Callable[[], T]) -> T:
@@ -202,7 +202,7 @@ class Runtime:
         assert outcome[0] is not None
         result, error = outcome[0]
         if error is not None:
-            raise CommonError(str(error), code=error.code)
+            raise AllRanksUserError(str(error), code=error.code)
         return result  # type: ignore[return-value]
 
     def check_same_on_ranks(self, name: str, value: str) -> None:
@@ -210,12 +210,12 @@ class Runtime:
         first, *others = self.all_gather_object(value)
         for rank, other in enumerate(others, 1):
             if other != first:
-                raise CommonError(
+                raise AllRanksUserError(
                     f"rank {rank}: its {name} is {other}, that of rank 0 {first}. Expected: the same",
                     code="ranks-differ",
                 )
 
-    def all_reduce_max(self, reason: int, step: int) -> int:
+    def all_reduce_stop_reason(self, reason: int, step: int) -> int:
         """Return the maximum of the ranks' reasons to stop, 0 for none. All ranks call it.
 
         On a GPU it all-reduces only every STOP_POLL_STEPS steps, and returns the result of the previous all-reduce, so

@@ -83,7 +83,7 @@ class UserError(DistganError):
         self.code, self.kind = code, CODES[code].kind
 
 
-class CommonError(UserError):
+class AllRanksUserError(UserError):
     """A user error that all ranks raise, so that only rank 0 prints it."""
 
 
@@ -239,7 +239,7 @@ def run_and_report(command: Callable[[], None], *, debug: bool = False, less_mem
         if debug:
             print_line(traceback.format_exc(), error=True)
         # Rank 0 prints an error that all ranks have; torchrun's report has the message of each rank.
-        is_common = isinstance(error, TrainingFailed | CommonError) or "TORCHELASTIC_ERROR_FILE" in os.environ
+        is_common = isinstance(error, TrainingFailed | AllRanksUserError) or "TORCHELASTIC_ERROR_FILE" in os.environ
         _report(message, on_any_rank=not is_common)
         return FAILED if is_failure else USER_ERROR
 

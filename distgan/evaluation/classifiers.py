@@ -1,7 +1,7 @@
-"""The judges' networks: three small classifiers, unlike one another on purpose.
+"""The judges' networks: three small classifiers, deliberately unlike one another, so that their errors are.
 
 Each gives (logits (N, K), features (N, 64)) from images (N, C, H, W) in [0, 1] of the `ImageSpec` that it is built
-for. An error that one of them makes alone is more likely its own than the image's.
+for.
 """
 
 from collections.abc import Callable
@@ -119,7 +119,7 @@ def _wide(images: ImageSpec) -> Judge:
 
 
 # The first is the reference: its features are those of every distance. They separate real digits with noise from
-# such without, in multiples of the floor, better than the others' (LOG.md).
+# such without, in multiples of the baseline, better than the others' (LOG.md).
 NETWORKS: dict[str, Callable[[ImageSpec], Judge]] = {"wide": _wide, "plain": _plain, "residual": _residual}
 
 
@@ -131,7 +131,7 @@ _PASS = 1000  # images of a pass without gradients
 
 
 def enough_epochs(num: int, least: int, steps: int) -> int:
-    """Return `least` epochs, or of fewer images as many as make `steps` of a batch; at most 200."""
+    """Return `least` epochs, or more, at most 200, where those are fewer than `steps` batches."""
     return max(least, min(200, round(steps * BATCH / num)))
 
 
@@ -154,7 +154,7 @@ def train_classifier(
     """Train the network of that name on uint8 (N, H, W) or (N, 3, H, W) and (N,) int64. Return it in eval mode.
 
     AdamW by a one-cycle rate (Smith and Topin 2018) on images that are turned, enlarged and moved a little,
-    others at each look. Numbers come from a separate generator, so that a run around it keeps its state.
+    anew in each epoch. Random numbers come from a separate generator, so that a run around it keeps its state.
     """
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

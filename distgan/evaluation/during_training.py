@@ -1,4 +1,4 @@
-"""The judges during training: every few epochs a look at what G draws, into metrics.jsonl, with alarms."""
+"""Evaluation during training: every few epochs, into metrics.jsonl, with alarms."""
 
 import time
 from collections.abc import Callable
@@ -24,13 +24,13 @@ _NUM_DRAWS = 50
 
 
 class QualityMonitor:
-    """Looks at the moving average of G (`ema_...`) where there is one, and at G as it is trained (`raw_...`).
+    """Evaluate G's moving average (`ema_...`), if there is one, and its own weights (`raw_...`).
 
-    The same images as `distgan eval --seed 0` would draw, and no random number of the training is taken. Every public
-    method is called by all ranks. Raises UserError for judges, test images or targets that can't be had.
+    It draws the images of `distgan eval --seed 0`, and takes no random number of the training. All ranks call every
+    public method. Raises UserError for missing judges, test images or targets.
 
-    With `--stop-at`, `reason_to_stop` says so once the targets are met. `eval_every_steps`: steps between evaluations
-    where only the targets set the interval, else 0.
+    `reason_to_stop`: text once the targets of `--stop-at` are met, else "". `eval_every_steps`: steps between
+    evaluations where only the targets set the interval, else 0.
     """
 
     def __init__(self, session: Session, startup: Startup):
@@ -60,13 +60,13 @@ class QualityMonitor:
         self._labels = requested_classes(num, real.spec.num_classes) if is_conditional else None
         self.reference = build_reference(ensemble, real, num, self._labels, runtime, num_draws=_NUM_DRAWS)
         self.notices = [ensemble.notice] if ensemble.notice else []
-        with torch.random.fork_rng(devices=[]):  # the training goes on with the numbers that it would have had
+        with torch.random.fork_rng(devices=[]):  # the training draws the numbers that it would have drawn
             self._generator = build_generator(config.model).to(runtime.device)
         self._alarms: list[str] = []
         startup.mark("judges")
 
     def resume(self, metrics: Path) -> None:
-        """Count the evaluations that a run had before this process took it up."""
+        """Count the evaluations that a resumed run has had."""
         if self._early_stop:
             self._count(self._early_stop, self.runtime.run_on_rank0(lambda: judged_lines(metrics)))
 
@@ -76,12 +76,11 @@ class QualityMonitor:
         self.reason_to_stop = self.runtime.run_on_rank0(lambda: early_stop.describe() if early_stop.is_met else "")
 
     def evaluate(self, gan: Gan, epoch: float, elapsed_s: float, say: Callable[[str, str], None]) -> dict[str, Any]:
-        """Return what a line of metrics.jsonl has of it, beside the numbers of training.
+        """Return the results as fields for a line of metrics.jsonl.
 
-        Says what it found, and which alarms have begun or ended with it. `elapsed_s`: of training so far.
+        Prints them, and the alarms that have begun or ended. `elapsed_s`: of training so far.
         """
         start = time.perf_counter()
-        floor = self.reference.floor
         values: dict[str, Any] = {"eval_n": self.reference.n}  # images evaluated
         kinds = {"ema": False, "raw": True} if gan.ema else {"raw": True}
         for prefix, is_raw in kinds.items():
@@ -94,8 +93,9 @@ class QualityMonitor:
             if not is_raw or not gan.ema:  # of what samples are drawn with
                 self._tell(overview, epoch, say)
                 values["alarms"] = overview.alarms  # missing classes and collapse, in words
+        baseline = self.reference.baseline
         for name in ("fcd", "recognisable", "density", "coverage"):
-            values[f"{name}_floor"] = round(getattr(floor, name).value, 6)  # the same of as many real images
+            values[f"{name}_floor"] = round(getattr(baseline, name).value, 6)  # the same of as many real images
         values["eval_s"] = round(time.perf_counter() - start, 3)  # seconds that the evaluation took
         values["since_start_s"] = round(time.time() - self._started, 3)  # seconds since the process started
         if self._early_stop:
@@ -104,14 +104,14 @@ class QualityMonitor:
         return values
 
     def _tell(self, overview: Overview, epoch: float, say: Callable[[str, str], None]) -> None:
-        floor, sample = self.reference.floor, overview.sample
-        assert floor.fcd is not None
+        real, sample = self.reference.baseline, overview.sample
+        assert real.fcd is not None
         assert sample.fcd is not None
         agreement = "" if overview.agreement is None else f"read as requested {overview.agreement.value:.1%}, "
         say(
             f"judges after epoch {epoch:.4g}: {agreement}recognisable {sample.recognisable.value:.1%} (real "
-            f"{floor.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({floor.fcd.value:.3g}), coverage "
-            f"{sample.coverage.value:.2f} ({floor.coverage.value:.2f})",
+            f"{real.recognisable.value:.1%}), fcd {sample.fcd.value:.3g} ({real.fcd.value:.3g}), coverage "
+            f"{sample.coverage.value:.2f} ({real.coverage.value:.2f})",
             "",
         )
         # What stands before the colon says what it is about; the numbers behind it change all the time.

@@ -1,4 +1,4 @@
-"""The three judges together: where their weights lie, whether they are the right ones, and how they read."""
+"""The ensemble of three judges: where its weights are, their check against the record, and its readings of images."""
 
 import hashlib
 import os
@@ -93,7 +93,7 @@ class Reading(NamedTuple):
 
 
 class ClassifierEnsemble(NamedTuple):
-    """Its probabilities are the mean of the judges', so that one of them alone does not carry a reading."""
+    """Its probabilities are the mean of the judges', so that no single judge decides."""
 
     judges: list[Judge]
     record: EnsembleRecord
@@ -179,7 +179,7 @@ def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
             f"weights of the record: {_INTACT}",
             code="checksum-mismatch",
         )
-    with torch.device("meta"):  # not drawn first, from the generator that a training continues with
+    with torch.device("meta"):  # no initial weights, which would advance a training's generator
         judge = NETWORKS[record.name](images)
     where = f"{path}: holds no weights of the judge {record.name}"
     try:
@@ -192,7 +192,7 @@ def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
     return judge.float().eval()
 
 
-# -- Work on many images, shared by the ranks in chunks: any number of ranks finds the same --
+# -- Work on many images, shared by the ranks in chunks: any number of ranks gets the same --
 
 T = TypeVar("T")
 
@@ -241,7 +241,7 @@ def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, 
         if size == 1:
             return _joined(results, num)
         own = list(results)
-    # Of the last round some ranks have none, and send what nobody looks at.
+    # In the last round some ranks have no chunk left, and send one that is dropped.
     fill = own[0] if own else work(0)
     own += [fill] * (-(-num_chunks // size) - len(own))
     found = []
@@ -252,7 +252,7 @@ def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, 
 
 
 def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
-    """Return the first `num` rows of all parts, each of which is let go when it is copied."""
+    """Return the first `num` rows of all parts, each of which is freed when it is copied."""
     results: list[Tensor] = []
     start = 0
     for part in parts:
@@ -265,9 +265,9 @@ def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
 
 def run_jobs(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
     """Return the results of all jobs on all ranks; each rank runs every W-th. All ranks call it."""
-    turns = range(runtime.rank, len(jobs), runtime.world_size)
+    indices = range(runtime.rank, len(jobs), runtime.world_size)
     with _workers(runtime) as pool:
-        own = dict(zip(turns, pool.map(lambda i: jobs[i](), turns), strict=True))
+        own = dict(zip(indices, pool.map(lambda i: jobs[i](), indices), strict=True))
     found = {i: result for part in runtime.all_gather_object(own) for i, result in part.items()}
     return [found[i] for i in range(len(jobs))]
 

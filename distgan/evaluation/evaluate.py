@@ -1,4 +1,4 @@
-"""`distgan eval`: draws images or takes those of a file, has them judged, and leaves eval.json and the pictures."""
+"""`distgan eval`: draw images or read those of a file, evaluate them, and write eval.json and pictures."""
 
 import time
 from collections.abc import Iterator
@@ -110,7 +110,7 @@ def _evaluate(
         with _timed(seconds, "gan_train"):
             gan_train, gan_train_real = _gan_train(images, labels, real, runtime)
     assert overview.sample.fcd is not None
-    assert reference.floor.fcd is not None
+    assert reference.baseline.fcd is not None
     quality = Quality(
         n=n,
         agreement=overview.agreement,
@@ -122,10 +122,10 @@ def _evaluate(
         kl=overview.kl,
         recognisable=overview.sample.recognisable,
         fcd=overview.sample.fcd,
-        fcd_floor=reference.floor.fcd,
+        fcd_floor=reference.baseline.fcd,
         density=overview.sample.density,
         coverage=overview.sample.coverage,
-        real=reference.floor,
+        real=reference.baseline,
         gan_train=gan_train,
         gan_train_real=gan_train_real,
         copies=closest.copies,
@@ -155,7 +155,7 @@ def _evaluate(
 
 
 def _num_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> int:
-    """Return how many images are judged: of a file all."""
+    """Return how many images to evaluate: all of a file. Raises UserError for too few."""
     if eval_input.images is not None:
         num = len(eval_input.images)
         check_enough_images(num, "--num" if num == config.num else f"{eval_input.what}: images")
@@ -173,7 +173,7 @@ class _RealData(NamedTuple):
 def _real(
     config: DataConfig, eval_input: EvalInput, images: InMemoryDataset | None, *, may_download: bool
 ) -> _RealData:
-    """Return the real images, and a notice if they are not those that the network was trained on, though so named."""
+    """Return the real images, and a notice if they are others of the name that the network was trained on."""
     try:
         data = images.prepare(config) if images else load_dataset(config, may_download=may_download)
         real = load_real_images(data, config, may_download=may_download)

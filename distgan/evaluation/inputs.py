@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distgan.checkpoint.export import Code, Loaded, load_generator
 from distgan.config.command_settings import EvalConfig
-from distgan.config.fields import rules
+from distgan.config.fields import setting_info
 from distgan.config.flags import flags_of
 from distgan.config.registry import is_data_path
 from distgan.config.schema import DataConfig
@@ -233,7 +233,7 @@ def source_of(
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.is_ema, "seed": config.seed}
     # Those that shape the numbers.
-    shaping = [flag for flag in flags_of(EvalConfig) if rules(flag.field).on_resume != "free"]
+    shaping = [flag for flag in flags_of(EvalConfig) if setting_info(flag.field).on_resume != "free"]
     values = {flag.name: getattr(config, flag.path[0]) for flag in shaping}
     flags = [
         f"{name} {shlex.quote(str(value))}"

@@ -1,4 +1,4 @@
-"""The numbers of a set of images: what an evaluation finds, and the smaller set of them that training keeps."""
+"""Measurements of a set of images: those of an evaluation, and the fewer that training records."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from distgan.evaluation.ensemble import SURE, Reading
 from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.reference import WELL_READ, Reference, measure_coverage, measure_sample
-from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Sample, Verdict
+from distgan.evaluation.schema import Ambiguity, ClassQuality, Confusion, Estimate, JudgeFacts, Sample, Verdict
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_divergence, nearest
 
 # A class is made well if at least WELL_READ of the images requested as it are read as it, or as many as of real ones
@@ -19,8 +19,8 @@ from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_
 WELL_COVERED = 0.5
 # Without labels a class has to turn up as often as this, relative to its share of the real images.
 LEAST_SHARE, MOST_SHARE = 0.7, 1.3
-# A class is missing if its share is at most a tenth of the expected one, less where the jury reads real images worse
-# than WELL_READ, and the upper end of its interval is below the limit for "made well", so that few images alone do not
+# A class is missing if its share is at most a tenth of the expected one, less where real images are read worse than
+# WELL_READ, and the upper end of its interval is below the limit for "made well", so that few images alone do not
 # make it missing.
 MISSING = 0.1
 # The sample has collapsed where it covers no more than a tenth of what real images cover.
@@ -63,7 +63,7 @@ def verdict_of(
 
 
 def is_missing(agreement: Estimate | None, share: Estimate, expected: float, well_read: float = WELL_READ) -> bool:
-    """True if the class is requested and not drawn, or without labels does not turn up."""
+    """True if the class is requested but hardly drawn or, without labels, hardly occurs."""
     if agreement is not None:
         is_rare = agreement.value <= MISSING * (well_read / WELL_READ)
         return is_rare and agreement.high < well_read and not _is_not_requested(agreement)
@@ -95,7 +95,7 @@ def _how_few(agreement: Estimate | None, share: Estimate) -> str:
 # -- The numbers of a set of images --
 
 _NUM_AMBIGUITIES = 5
-_SEEN_BY = 2  # judges, beside the jury, for a confusion to be one
+_SEEN_BY = 2  # judges that find it by themselves, beside the ensemble, for a confusion to count
 
 
 class Overview(NamedTuple):
@@ -130,7 +130,7 @@ def measure_overview(reading: Reading, labels: Tensor | None, reference: Referen
     missing = [label for label, of_class in enumerate(numbers) if is_missing(*of_class)]
     noun, names = reference.images.class_noun, reference.images.spec.class_names
     reasons = {f"{noun} {names[label]}": _how_few(*numbers[label][:2]) for label in missing}
-    alarms = find_alarms(reasons, sample.coverage, reference.floor.coverage)
+    alarms = find_alarms(reasons, sample.coverage, reference.baseline.coverage)
     kl = kl_divergence(counts.numpy(), reference.shares)
     return Overview(n, sample, agreement, agreements, shares, kl, missing, alarms)
 
@@ -146,7 +146,7 @@ def measure_coverages(reading: Reading, labels: Tensor | None, reference: Refere
 
 
 def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
-    """Return an overview as it stands in a line of metrics.jsonl."""
+    """Return an overview as fields of metrics.jsonl."""
     values: dict[str, Any] = {}
     estimates = {name: getattr(overview.sample, name) for name in Sample.model_fields}
     for name, number in (estimates | {"agreement": overview.agreement, "kl": overview.kl}).items():
@@ -163,24 +163,28 @@ def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
     }
 
 
-def measure_classes(reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference) -> list[Digit]:
+def measure_classes(
+    reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference
+) -> list[ClassQuality]:
     """Measure per class the images of that label or, without labels, those read as it."""
     classes, owners = [], reading.classes if labels is None else labels
     agreements = _of_each(overview.agreements, len(overview.shares))
     for label, (agreement, share) in enumerate(zip(agreements, overview.shares, strict=True)):
         own = owners == label
         sample = measure_sample(reading.of(own), reference.classes[label], reference.num_draws)
-        real, expected, well_read = reference.class_floors[label], reference.shares[label], reference.well_read[label]
-        verdict, why = verdict_of(agreement, share, sample, real, expected=expected, well_read=well_read)
+        real, expected = reference.class_baselines[label], reference.shares[label]
+        verdict, why = verdict_of(
+            agreement, share, sample, real, expected=expected, well_read=reference.well_read[label]
+        )
         classes.append(
-            Digit(
+            ClassQuality(
                 digit=label,
                 n=int(own.sum()),
                 agreement=agreement,
                 share=share,
                 sample=sample,
                 real=real,
-                jury=reference.jury[label],
+                jury=reference.class_accuracies[label],
                 verdict=verdict,
                 why=why,
             )

@@ -1,4 +1,4 @@
-"""Images of any program in an .npz file: read in blocks, and made uint8 of 0 to 255."""
+"""Images of any program in an .npz file: read in blocks, and converted to uint8."""
 
 import math
 import zipfile
@@ -24,7 +24,7 @@ _SLACK, _MANY = 1e-3, 0.1
 class Arrays(NamedTuple):
     """Images as a `Dataset` has them, labels (N,) int64 if there are any.
 
-    `notices` is what to say of them with every number, `unused` names what else is in the file.
+    `notices`: to show with every result. `unused`: names of other arrays in the file.
     """
 
     images: Tensor
@@ -102,7 +102,7 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
         )
     name = pixel_range or _range_of(values, path, spec)
     pixels = _pixels(archive, images, rows.numpy(), *_RANGES[name])
-    notices += [f"its pixels are {words}"] if (words := _taken_as(values, *_RANGES[name])) else []
+    notices += [f"its pixels are {words}"] if (words := _describe_conversion(values, *_RANGES[name])) else []
     if num_images > num:
         notices.append(f"{num:,} of its {num_images:,} images, a fixed random choice")
     used = {member.name for member in (images, labels, notice) if member}
@@ -201,7 +201,7 @@ def _check_images(member: _Member, path: Path, spec: ImageSpec) -> None:
 
 
 def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
-    """Return what the values of all images are. Raises UserError for non-finite pixels."""
+    """Return type and range of the values of all images. Raises UserError for non-finite pixels."""
     num, size = member.shape[0], math.prod(member.shape[1:])
     is_bad = np.zeros(num, bool)
     low, high, num_negative, start = math.inf, -math.inf, 0, 0
@@ -238,8 +238,8 @@ def _range_of(values: _Values, path: Path, spec: ImageSpec) -> str:
     )
 
 
-def _taken_as(values: _Values, start: float, end: float) -> str:
-    """Return as what values were taken, in words, unless they were that already."""
+def _describe_conversion(values: _Values, start: float, end: float) -> str:
+    """Return the conversion of the values as text, "" without one."""
     if values.is_uint8 and end == 255:
         return ""
     words = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"

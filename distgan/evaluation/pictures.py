@@ -89,10 +89,11 @@ def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, names: lis
 def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor) -> Image.Image:
     rows, names = [], class_names_of(quality)
     for each in quality.confusions[:_NUM_STRIPS]:
-        own = ((labels == each.asked) & (reading.classes == each.read)).nonzero().squeeze(1)
-        order = own[reading.probabilities[own, each.read].argsort(descending=True, stable=True)]
-        asked, read = _cut(names[each.asked]), _cut(names[each.read])
-        rows.append((f"{asked} read as {read}\n{each.share.value:.1%}", images[order[:_STRIP]]))
+        requested, read = each.asked, each.read
+        own = ((labels == requested) & (reading.classes == read)).nonzero().squeeze(1)
+        order = own[reading.probabilities[own, read].argsort(descending=True, stable=True)]
+        pair = f"{_cut(names[requested])} read as {_cut(names[read])}"
+        rows.append((f"{pair}\n{each.share.value:.1%}", images[order[:_STRIP]]))
     return _strips(rows)
 
 
@@ -130,7 +131,7 @@ def _save_matrix(path: Path, quality: Quality) -> None:
         left.set(xlabel="read as", ylabel="share", title=title)
         _name_ticks(left.xaxis, names)
     real = np.array(quality.jury_matrix)
-    _heat(right, real, names, "is", f"{real.sum():,} real images: the jury's own errors")
+    _heat(right, real, names, "is", f"{real.sum():,} real images: the judges' own errors")
     if quality.notices:
         figure.suptitle("; ".join(quality.notices), color="#b00020")
     save_png(figure, path)

@@ -24,7 +24,7 @@ _TEST_EVERY, _FEW_EVERY, _FEW = 6, 2, 3000
 class RealImages(NamedTuple):
     """Real images with a label each: a class or, where the data has no labels, a cluster of the images."""
 
-    train: Dataset  # trains the judges, and gives the floor: what as many real images measure
+    train: Dataset  # trains the judges, and gives the baseline: what as many real images measure
     test: Dataset  # what generated images are compared with
     trained_on: Dataset  # all images that a GAN of this data is trained on: near copies are searched here
     class_noun: ClassNoun

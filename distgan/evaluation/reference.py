@@ -1,4 +1,4 @@
-"""Reference of an evaluation: the real test images, and the floor of as many real images."""
+"""Reference of an evaluation: the real test images, and the baseline of as many real images."""
 
 from typing import NamedTuple
 
@@ -25,11 +25,11 @@ from distgan.evaluation.scores import (
 )
 
 NUM_DRAWS = 200
-WELL_READ = 0.95  # the share of images that have to be read as requested, if the jury reads as many real ones right
+WELL_READ = 0.95  # the share of images that have to be read as requested, if the ensemble reads as many real ones right
 
 
 class RealSet(NamedTuple):
-    """`moments` (None of too few) are of all images, `manifold` of as many as there are generated ones due."""
+    """`moments` (None of too few) are of all images, `manifold` of as many as are generated."""
 
     moments: Moments | None
     manifold: Manifold
@@ -38,9 +38,9 @@ class RealSet(NamedTuple):
 class Reference(NamedTuple):
     """`test` and `classes` describe the test images, all and class by class.
 
-    `floor` and `class_floors` are what training images, as many as generated ones, measure against them. `shares`:
-    of each class among as many real images, or those requested, (K,). `matrix` counts true x read on the test images
-    by the jury, `judge_matrices` by each judge, (J, K, K). `jury`: the share of each class that the jury reads right.
+    `baseline` and `class_baselines` are what training images, as many as generated ones, measure against them.
+    `shares`: of each class among as many real images, or those requested, (K,). `matrix` counts true x read on the
+    test images by the ensemble, `judge_matrices` by each judge, (J, K, K). `class_accuracies`: the ensemble's.
     """
 
     n: int
@@ -48,18 +48,18 @@ class Reference(NamedTuple):
     images: RealImages
     test: RealSet
     classes: list[RealSet]
-    floor: Sample
-    class_floors: list[Sample]
+    baseline: Sample
+    class_baselines: list[Sample]
     shares: np.ndarray
     matrix: Tensor
     judge_matrices: Tensor
     num_draws: int
-    jury: list[Estimate]
+    class_accuracies: list[Estimate]
 
     @property
     def well_read(self) -> list[float]:
         """Return of each class the least agreement with which it is made well."""
-        return [min(WELL_READ, each.value) for each in self.jury]
+        return [min(WELL_READ, each.value) for each in self.class_accuracies]
 
 
 def build_reference(
@@ -93,10 +93,10 @@ def build_reference(
     classes = [_real_set(reading.features[test.labels == label], due[label]) for label in range(num_classes)]
     wanted = (counts > 0)[labels]
 
-    def floor_of(rows: Tensor, compared: RealSet) -> Sample:
-        floor = measure_sample(others.of(rows), compared, num_draws)
-        assert floor is not None  # each class has training and test images
-        return floor
+    def measure_baseline(rows: Tensor, compared: RealSet) -> Sample:
+        baseline = measure_sample(others.of(rows), compared, num_draws)
+        assert baseline is not None  # each class has training and test images
+        return baseline
 
     matrix = confusion_matrix(reading.classes, test.labels, num_classes)
     judges = torch.stack([confusion_matrix(votes, test.labels, num_classes) for votes in reading.votes.unbind(1)])
@@ -106,8 +106,8 @@ def build_reference(
         images,
         real,
         classes,
-        floor_of(wanted, real),
-        [floor_of(labels == label, classes[label]) for label in range(num_classes)],
+        measure_baseline(wanted, real),
+        [measure_baseline(labels == label, classes[label]) for label in range(num_classes)],
         (counts / counts.sum()).double().numpy(),
         matrix,
         judges,

@@ -12,6 +12,7 @@ from distgan.utils.files import read_model
 FORMAT = 1
 _MAX_BYTES = 2**24
 
+NOT_REQUESTED: Literal["not asked for"] = "not asked for"  # as files have it; pages show "not requested"
 Verdict = Literal["made well", "made poorly", "missing", "not asked for"]
 ClassNoun = Literal["digit", "class", "cluster"]
 PLURALS: dict[ClassNoun, str] = {"digit": "digits", "class": "classes", "cluster": "clusters"}
@@ -52,10 +53,10 @@ class Estimate(_Frozen):
 
 
 class Sample(_Frozen):
-    """Numbers of a set of images: generated ones, or as many real ones, which are the floor.
+    """Numbers of a set of images: generated ones, or as many real ones, which are the baseline.
 
     Distances, density and coverage are to the real test images. `fcd` is None of fewer images than a covariance
-    needs. `recognisable`: the share of which the jury is over 90 % sure.
+    needs. `recognisable`: the share of which the ensemble is over 90 % sure.
     """
 
     recognisable: Estimate  # share of images to whose class the ensemble gives over 90 %
@@ -64,11 +65,11 @@ class Sample(_Frozen):
     coverage: Estimate  # the same: share of real images that have a generated neighbour
 
 
-class Digit(_Frozen):
-    """A class. `n`: the images with this label or, without labels, those read as it.
+class ClassQuality(_Frozen):
+    """Quality of a class. `n`: the images with this label or, without labels, those read as it.
 
     `agreement` (with labels only) is the share of them that is read as this class, `share` that of all images read as
-    this class, `real` what as many real images of it measure, `jury` the share of real ones that the jury reads right.
+    this class, `real` what as many real images of it measure, `jury` the ensemble's accuracy on real ones.
     """
 
     digit: int  # number of the class, from 0
@@ -83,21 +84,21 @@ class Digit(_Frozen):
 
 
 class Confusion(_Frozen):
-    """Images with the label `asked` that are read as `read`: their share, and that of real images of `asked`.
+    """Images requested as one class and read as another: their share, and that of real images of the requested class.
 
-    Listed only if the interval of `share` lies above that of `jury`, for the jury and for at least two of the judges
+    Listed only if the interval of `share` lies above that of `jury`, for the ensemble and for at least two judges
     alone, which `seen_by` counts.
     """
 
     asked: int  # the requested class
     read: int  # the class that is read instead
-    share: Estimate  # share of the images requested as `asked`
+    share: Estimate  # share of the images of the requested class
     jury: Estimate  # the same share among real images
     seen_by: int  # judges that find it on their own
 
 
 class Ambiguity(_Frozen):
-    """Images that stand between two classes: neither of which the jury gives 90 %."""
+    """Images that stand between two classes: neither of which the ensemble gives 90 %."""
 
     first: int  # the lower class of the pair
     second: int  # the higher one
@@ -138,7 +139,7 @@ class Quality(_Frozen):
     format: int = FORMAT  # version of this format
     n: int = Field(ge=1)  # images evaluated
     agreement: Estimate | None  # share that is read as the requested class; null without labels
-    per_digit: list[Digit]  # one of each class, 0 to N - 1
+    per_digit: list[ClassQuality]  # one of each class, 0 to N - 1
     shares: list[Estimate] = Field(min_length=1)  # share of each class among all images, 0 to N - 1
     class_names: list[str] | None = None  # of 0 to N - 1; older versions have none: their numbers
     class_noun: ClassNoun | None = None  # "digit", "class", or "cluster" of real images without labels
@@ -179,5 +180,5 @@ def read_quality(path: Path) -> Quality:
     if any(len(each) != num for each in (found.class_names, found.expected_shares) if each is not None):
         raise UserError(f"{path}: damaged (names or shares of other than {num} classes)", code="damaged-file")
     if sorted(each.digit for each in found.per_digit) != list(range(num)):
-        raise UserError(f"{path}: damaged (it has not each class once)", code="damaged-file")
+        raise UserError(f"{path}: damaged (a class is missing or repeated)", code="damaged-file")
     return found

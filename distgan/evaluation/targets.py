@@ -10,7 +10,7 @@ from pydantic import Field
 from distgan.config.fields import Real, Section
 from distgan.errors import UserError
 from distgan.evaluation.schema import ClassNoun
-from distgan.utils.files import check_format, finite, metric_lines, parse_model, read_limited
+from distgan.utils.files import check_format, finite_or_none, metric_lines, parse_model, read_limited
 from distgan.utils.paths import user_path
 
 FORMAT = 1
@@ -31,7 +31,7 @@ class Protocol(Section):
 
 
 class CganTargets(Section):
-    """Agreement (the share read as its label) and coverage are those of the worst digit."""
+    """Agreement (the share read as its label) and coverage are those of the worst class."""
 
     max_fcd: Distance
     min_agreement: Fraction
@@ -39,7 +39,7 @@ class CganTargets(Section):
 
 
 class VanillaTargets(Section):
-    """Shares are those of each digit among all images; coverage is that of the worst."""
+    """Shares are those of each class among all images; coverage is that of the worst."""
 
     max_fcd: Distance
     min_share: Annotated[Real, Field(ge=0, le=0.1)]
@@ -64,8 +64,7 @@ def find_targets(name: str, flag: str) -> Path:
     path = SETS.get(name) or user_path(name, flag)
     if not path.exists():
         raise UserError(
-            f"{flag}: neither a file nor a set of targets ({name}). Expected: {', '.join(SETS)}, or a TOML file of "
-            "targets",
+            f"{flag}: neither a file nor a set of targets ({name}). Expected: {', '.join(SETS)}, or a TOML file",
             code="not-found",
         )
     return path
@@ -98,9 +97,9 @@ def read_targets(path: Path) -> Targets:
 class Evaluation(NamedTuple):
     """Numbers of an evaluation after `step`; None where one is not finite.
 
-    `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `digits` are the agreement of each
-    class (C-GAN) or its share of all images (GAN), `coverages` those of its real images; (N,) each. `since_start_s`: of
-    all since the start of the process that trained it.
+    `elapsed_s`: seconds of training alone up to it. `eval_s`: of the evaluation. `since_start_s`: of all since the
+    start of the process that trained it. `digits` (a key of results.json): the agreement of each class (C-GAN) or its
+    share of all images (GAN), `coverages`: those of its real images; (N,) each.
     """
 
     step: int
@@ -167,7 +166,7 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
     found = {}
     for line in judged:
         step = line["step"]
-        epoch, elapsed_s, eval_s = (finite(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
+        epoch, elapsed_s, eval_s = (finite_or_none(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
         if epoch is None or elapsed_s is None or eval_s is None:
             continue
         found[step] = Evaluation(
@@ -175,17 +174,17 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
             epoch,
             elapsed_s,
             eval_s,
-            finite(line.get(f"{prefix}_fcd")),
-            finite(line.get(f"{prefix}_recognisable")),
+            finite_or_none(line.get(f"{prefix}_fcd")),
+            finite_or_none(line.get(f"{prefix}_recognisable")),
             _numbers(line.get(f"{prefix}_digits")),
             _numbers(line.get(f"{prefix}_coverage_digits")),
-            finite(line.get("since_start_s")),
+            finite_or_none(line.get("since_start_s")),
         )
     return [found[step] for step in sorted(found)]
 
 
 def _numbers(value: Any) -> list[float | None]:
-    return [finite(each) for each in value] if isinstance(value, list) else []
+    return [finite_or_none(each) for each in value] if isinstance(value, list) else []
 
 
 def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
@@ -193,21 +192,21 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     fcd = Target("fcd", "fcd", lambda each: each.fcd, targets.max_fcd, True)
     coverage = Target(
         "worst coverage",
-        "coverage, worst digit",
+        "coverage, worst class",
         lambda each: _extreme(min, each.coverages, each),
         targets.min_coverage,
         False,
     )
     if isinstance(targets, CganTargets):
-        digit = Target(
-            "worst digit",
-            "read as requested, worst digit",
+        agreement = Target(
+            "worst digit",  # of any data: a key of results.json
+            "read as requested, worst class",
             lambda each: _extreme(min, each.digits, each),
             targets.min_agreement,
             False,
         )
-        return [fcd, digit, coverage]
-    shares = "smallest and largest share\nof a digit"
+        return [fcd, agreement, coverage]
+    shares = "smallest and largest share\nof a class"
     return [
         fcd,
         Target("smallest share", shares, lambda each: _extreme(min, each.digits, each), targets.min_share, False),

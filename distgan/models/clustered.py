@@ -1,7 +1,7 @@
 """The dcgan pair, conditioned on the cluster of training images (`data/clustering.py`) of an image.
 
-One smooth map from one normal distribution to ten kinds of digit has to draw what lies between them. Clusters are what
-it can jump between; with labels they are kinds within a digit. After Liu et al. 2020, who cluster D's features instead.
+A smooth map from one normal distribution to ten kinds of images also draws images between them; clusters let it jump.
+With labels they are kinds within a class. After Liu et al. 2020, who cluster D's features instead.
 """
 
 import torch

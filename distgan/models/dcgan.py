@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from distgan.config.network_spec import NetworkSpec
-from distgan.models.layers import BatchNorm2d, Dropout, TransposedConv2d, channels_last, join, one_hot
+from distgan.models.layers import BatchNorm2d, Dropout, TransposedConv2d, channels_last, concat_one_hot, one_hot
 
 
 def num_halvings(spec: NetworkSpec) -> int:
@@ -63,7 +63,7 @@ class Generator(nn.Module):
         self.stem, self.main = upsampling(spec, spec.latent_dim + spec.num_classes, leaky_slope)
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        inputs = z if labels is None else join(z, labels, self.num_classes)
+        inputs = z if labels is None else concat_one_hot(z, labels, self.num_classes)
         maps = self.stem(inputs).unflatten(1, (-1, *self.map_size))
         return self.main(channels_last(maps))
 

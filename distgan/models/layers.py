@@ -1,4 +1,4 @@
-"""torch's layers in the exact form that is quickest for these networks: the same weights, the same result."""
+"""Faster forms of torch's layers, with equal weights and results up to rounding, and layers that draw from `noise`."""
 
 import math
 from functools import cache
@@ -12,9 +12,9 @@ from distgan.utils.counter_rng import counter_hash, counters
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Return the same (N, C, H, W) with channels last in memory, which following layers keep and are faster by.
+    """Return (N, C, H, W) in torch.channels_last format, which the following layers keep and are faster with.
 
-    Of one channel both orders are one, and only the strides say which it is.
+    With one channel both formats have the same memory, and only the strides tell them apart.
     """
     if images.shape[1] > 1:
         return images.contiguous(memory_format=torch.channels_last)
@@ -22,7 +22,7 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 class TransposedConv2d(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d. To one channel, where libraries are slow, by way of a convolution at the small size.
+    """nn.ConvTranspose2d; to one channel, where libraries are slow, computed as a convolution at the input's size.
 
     Of stride 2 each output pixel (2i + a, 2j + b) is a sum over a window of 3x3 around (i, j), with other weights for
     each of the four (a, b): a convolution to four channels, shuffled (Shi et al. 2016, section 3.2).
@@ -42,7 +42,7 @@ class TransposedConv2d(nn.ConvTranspose2d):
 def sub_pixel_kernel(weight: Tensor, padding: int) -> Tensor:
     """Return the convolution kernel of a transposed one of stride 2, (C_in, C_out, K, K) -> (4 * C_out, C_in, R, R).
 
-    No index lies on the host: a graph takes this up as it is.
+    It reads no index from the host, so that a CUDA graph can capture it.
     """
     size = weight.shape[2]
     # Output 2i + a reads input i + d through tap k = a + padding - 2d, if there is one.
@@ -57,11 +57,11 @@ def sub_pixel_kernel(weight: Tensor, padding: int) -> Tensor:
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d. Where its weights train in float32 on a CPU, border outputs that see only padding are not computed.
+    """nn.Conv2d that skips border outputs which see only padding, when its weights train in float32 on a CPU.
 
-    They equal the bias: of the report's 10x10 outputs the first row and column. Outputs and the input's gradient stay
-    the same to the bit, the weights' to rounding, which takes half the time (LOG.md). bfloat16 gains nothing by it;
-    on a GPU it was not measured.
+    They equal the bias: in the report's network the first row and column of 10x10. Outputs and the input's gradient
+    are bit-identical, the weights' gradient is equal up to rounding. It takes half the time (LOG.md). bfloat16 gains
+    nothing by it; on a GPU it was not measured.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
@@ -83,10 +83,10 @@ class Conv2d(nn.Conv2d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d, but for what its sums cost in digits where they are long.
+    """nn.BatchNorm2d with accurate sums over large inputs on a CPU.
 
-    On a CPU torch adds up a channel in float32, one pixel after another, where the channels come last: ten times as
-    quick as otherwise, but over 3,000 images of 14x14 off by 6e-4 (LOG.md).
+    With channels last torch adds up a channel in float32, one pixel after another: ten times as fast as otherwise, but
+    off by 6e-4 over 3,000 images of 14x14 (LOG.md).
     """
 
     _LONG = 2**16
@@ -98,7 +98,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class ChannelsLastFlatten(nn.Module):
-    """(N, C, H, W) as (N, H * W * C), for a ReadOut: no copy where the channels come last in memory."""
+    """(N, C, H, W) as (N, H * W * C), for a ReadOut: without a copy if the channels are last in memory."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.movedim(1, -1).flatten(1)
@@ -120,7 +120,7 @@ class ReadOut(nn.Linear):
 
 
 class BitSource(Protocol):
-    """`training.noise.Noise` is one."""
+    """Source of random bits for the layers, as `training.noise.Noise`."""
 
     def bits(self, shape: torch.Size, salt: int) -> Tensor: ...
 
@@ -134,9 +134,9 @@ def _kept(module: "Dropout | ChannelDropout | AlphaDropout", shape: torch.Size, 
 
 
 class Dropout(nn.Dropout):
-    """In training its mask comes from `noise`, by 16 random bits an element; without one it is torch's own.
+    """nn.Dropout whose mask in training comes from `noise`, 16 random bits per element; without `noise` from torch.
 
-    torch draws one number after another on a CPU, a fifth of a step of the report's GAN (LOG.md). `p` becomes
+    On a CPU torch draws serially, which takes a fifth of a step of the report's GAN (LOG.md). `p` becomes
     the next multiple of 2**-16, which for 0.3 is 0.3 + 3e-6, and the kept elements are scaled by what that leaves.
     """
 
@@ -146,13 +146,12 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # its name in torch
         if not self.training or self.p == 0 or self.noise is None:
             return super().forward(input)
-        num_dropped = min(round(self.p * 2**16), 2**16 - 1)
-        kept = self.noise.bits(input.shape, self.salt) >= num_dropped - 2**15
-        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - num_dropped))
+        kept, dropped = _kept(self, input.shape, input)
+        return input * kept.mul_(1 / (1 - dropped))
 
 
 class ChannelDropout(nn.Module):
-    """nn.Dropout1d, 2d and 3d on (N, C, ...): entire channels are dropped, by the numbers of `noise`."""
+    """nn.Dropout1d, 2d and 3d on (N, C, ...): entire channels are dropped, by random bits of `noise`."""
 
     noise: BitSource | None = None
     salt = 0
@@ -171,7 +170,7 @@ class ChannelDropout(nn.Module):
 
 
 class AlphaDropout(nn.Module):
-    """nn.AlphaDropout, and with `of_channels` nn.FeatureAlphaDropout, by the numbers of `noise` (Klambauer 2017)."""
+    """nn.AlphaDropout, and with `of_channels` nn.FeatureAlphaDropout, by random bits of `noise` (Klambauer 2017)."""
 
     noise: BitSource | None = None
     salt = 0
@@ -194,10 +193,10 @@ class AlphaDropout(nn.Module):
 
 
 class Normal(nn.Module):
-    """Normals of a given shape (N, ...), in training from `noise`: `self.noise(like)` in a network of one's own.
+    """Normal random numbers of the shape of `like`, (N, ...), in training from `noise`. User networks call it too.
 
-    In eval mode every row gets the same ones, always, so that images that are drawn again are the same. Without a
-    source, outside of distgan's training, they are torch's.
+    In eval mode all rows get the same fixed numbers, so that samples are reproducible. Without `noise`, outside
+    distgan's training, it is torch.randn_like.
     """
 
     noise: BitSource | None = None
@@ -227,7 +226,7 @@ _DRAWING = (Dropout, ChannelDropout, AlphaDropout, Normal)
 
 
 def swap_dropout(network: nn.Module) -> nn.Module:
-    """Return the network with layers of this module in place of torch's dropout, and give each its own salt."""
+    """Return the network with layers of this module in place of torch's dropout, each with another salt."""
     if type(network) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout):
         network = _swapped(network)
     else:
@@ -257,7 +256,7 @@ def drawing_layers(network: nn.Module) -> list[Any]:
 
 
 def draw_from(network: nn.Module, noise: BitSource) -> bool:
-    """Let every layer that draws do so from `noise`, each other numbers. Return whether there is one."""
+    """Make every layer that draws random numbers take them from `noise`. True if there is such a layer."""
     layers = drawing_layers(network)
     for layer in layers:
         layer.noise = noise
@@ -281,6 +280,6 @@ def _classes(num: int, device: torch.device) -> Tensor:
     return torch.arange(num, device=device)
 
 
-def join(flat: Tensor, labels: Tensor, num: int) -> Tensor:
+def concat_one_hot(flat: Tensor, labels: Tensor, num: int) -> Tensor:
     """Return (N, F) with the one-hot label of `num` classes behind it, (N, F + num)."""
     return torch.cat([flat, one_hot(labels, flat, num)], dim=1)

@@ -11,7 +11,7 @@ from distgan.models.layers import (
     ReadOut,
     TransposedConv2d,
     channels_last,
-    join,
+    concat_one_hot,
 )
 
 NUM_CLASSES = 10
@@ -52,7 +52,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        inputs = z if labels is None else join(z, labels, NUM_CLASSES)
+        inputs = z if labels is None else concat_one_hot(z, labels, NUM_CLASSES)
         maps = self.stem(inputs).view(-1, *self.map_shape)
         return self.main(channels_last(maps))
 
@@ -101,7 +101,7 @@ class MlpDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.main(join(images.flatten(1), labels, NUM_CLASSES))
+        return self.main(concat_one_hot(images.flatten(1), labels, NUM_CLASSES))
 
 
 def build_generator(spec: NetworkSpec, *, stem: str, leaky_slope: float) -> nn.Module:

@@ -36,7 +36,7 @@ def preview_of(config: ModelConfig) -> Preview:
 
 
 def sample_z(num: int, latent_shape: tuple[int, ...], seed: int, start: int = 0) -> Tensor:
-    """Return z of samples `start` to start + num, (num, *latent_shape) on the CPU: of each the same, always."""
+    """Return z of samples `start` to start + num, (num, *latent_shape) on the CPU; that of sample i never varies."""
     first, end = start // CHUNK, -(-(start + num) // CHUNK)
     return torch.cat([chunk_z(chunk, latent_shape, seed) for chunk in range(first, end)])[start - first * CHUNK :][:num]
 
@@ -52,8 +52,8 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
     """Return uint8 (N, H, W), in colour (N, H, W, 3), from z (N, *latent_shape) and labels as the generator takes them.
 
     The generator is put into eval mode. Chunks have one size, the last one filled up, so that an image
-    comes out of the same arithmetic, to the bit, whatever stands beside it. Raises UserError for images that are no
-    numbers, which finite weights too can draw.
+    comes out of the same arithmetic, to the bit, whatever stands beside it. Raises UserError for
+    non-finite images, which finite weights too can draw.
     """
     generator.eval()
     device = next(generator.parameters()).device

@@ -13,7 +13,7 @@ from distgan.reports.report2023 import NAME, claims_of
 from distgan.utils.terminal import TerminalConsole
 from distgan.utils.text import shortened
 
-_COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red", "not asked for": "dim"}
+_COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red", "not requested": "dim"}
 _NUM_CONFUSIONS = 8
 _MOST_LETTERS = 16  # of a class's name in a table
 
@@ -40,8 +40,8 @@ def show(quality: Quality, folder: Path) -> None:
         if row.verdict != "made well":
             say(f"{row.name} {row.verdict}: {row.why}")
     if view.is_conditional:
-        for pair, share, jury, seen in view.confusions[:_NUM_CONFUSIONS]:
-            say(f"{pair}: {share}; real ones {jury.partition(' (')[0]}; seen by {seen} judges only")
+        for pair, share, real, seen in view.confusions[:_NUM_CONFUSIONS]:
+            say(f"{pair}: {share}; real ones {real.partition(' (')[0]}; seen by {seen} judges only")
         if left := len(view.confusions[_NUM_CONFUSIONS:]):
             say(f"and {left} more such pairs")
         if not view.confusions:
@@ -75,10 +75,10 @@ def _classes(view: View) -> Table:
         "", main, *(["95 % interval"] if has_room else []), "recogn.", "fcd", "coverage", "verdict", title=title
     )
     for row in view.classes:
-        numbers = ["", ""] if row.verdict == "not asked for" else [row.main.value, row.main.interval]
+        numbers = ["", ""] if row.verdict == "not requested" else [row.main.value, row.main.interval]
         recognisable, *others, _ = row.columns
         columns = [f"{each.value} ({each.real})" if each.real else each.value for each in others]
-        verdict = Text(row.verdict.removesuffix(" for"), _COLOURS[row.verdict])
+        verdict = Text(row.verdict.replace("requested", "req."), _COLOURS[row.verdict])
         name = shortened(row.name, _MOST_LETTERS)
         table.add_row(name, *numbers[: 1 + has_room], recognisable.value, *columns, verdict)
     return table

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distgan.evaluation.targets import is_evaluation
-from distgan.utils.files import finite, metric_lines
+from distgan.utils.files import finite_or_none, metric_lines
 from distgan.utils.thinning import Curve, Sample
 
 Line = dict[str, Any]  # a line of metrics.jsonl, not validated
@@ -52,17 +52,18 @@ class History:
     def add(self, line: Line | None) -> None:
         """Take a line as `metric_lines` yields it."""
         self.num_lines += 1
-        if line is None or (epoch := finite(line.get("epoch"))) is None or finite(step := line["step"]) is None:
+        epoch = finite_or_none(line.get("epoch")) if line else None
+        if line is None or epoch is None or finite_or_none(step := line["step"]) is None:
             return
         if self.step is None or step >= self.step:
             self.step, self.epoch = step, epoch
         if not self.notice and isinstance(text := line.get("data"), str):
             self.notice = text
         for name, curve in self.curves.items():
-            if (value := finite(line.get(name))) is not None:
+            if (value := finite_or_none(line.get(name))) is not None:
                 curve.add(epoch, value)
         if step > self.since:
-            if self._is_warm and (speed := finite(line.get("images_per_s"))) is not None and speed > 0:
+            if self._is_warm and (speed := finite_or_none(line.get("images_per_s"))) is not None and speed > 0:
                 self._speeds.add(speed)
             self._is_warm = True
         self.num += 1

@@ -8,7 +8,7 @@ import numpy as np
 from distgan.evaluation.schema import Estimate, Quality
 from distgan.reports.convergence import Convergence, convergence_of
 from distgan.reports.run_data import Run
-from distgan.utils.files import finite
+from distgan.utils.files import finite_or_none
 
 _RESAMPLES = 2000
 
@@ -97,7 +97,7 @@ def epoch_seconds(run: Run) -> tuple[Estimate, int] | None:
     num_images, batch, speeds = run.environment.get(int, "data", "num_images"), batch_size(run), run.history.speeds
     if num_images and batch and run.config.data.drop_last:
         num_images -= num_images % batch
-    if not finite(num_images) or num_images is None or num_images <= 0 or not speeds:
+    if not finite_or_none(num_images) or num_images is None or num_images <= 0 or not speeds:
         return None
     seconds = num_images / np.array(speeds)
     rng = np.random.default_rng(0)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from distgan.evaluation.schema import PLURALS, Digit, Estimate, Quality, class_names_of, noun_of
+from distgan.evaluation.schema import NOT_REQUESTED, PLURALS, ClassQuality, Estimate, Quality, class_names_of, noun_of
 from distgan.reports.number_format import epochs, interval, join, percent, plain, with_interval
 
 # Shares of a row at which a cell takes its next colour: high for correct answers, low for errors.
@@ -13,7 +13,7 @@ _WRONG = (0.002, 0.005, 0.01, 0.03, 0.1)
 _MOST_NUMBERS = 20  # classes of a matrix whose cells have room for numbers
 
 AVERAGE, OWN_WEIGHTS = "the moving average of G's weights", "G's own weights, not averaged"
-SIGNS = {"made well": "✓", "made poorly": "△", "missing": "✗", "not asked for": "–"}
+SIGNS = {"made well": "✓", "made poorly": "△", "missing": "✗", "not requested": "–"}
 
 
 def class_noun(quality: Quality) -> tuple[str, str]:
@@ -125,7 +125,7 @@ class ClassRow(NamedTuple):
     why: str
     main: Number  # agreement, or the share of a GAN without labels
     bar: Bar
-    columns: list[Number]  # recognisable, fcd, coverage, and the jury's accuracy on real images
+    columns: list[Number]  # recognisable, fcd, coverage, and the judges' accuracy on real images
     n: int
 
 
@@ -153,7 +153,7 @@ def view_of(quality: Quality) -> View:
     names = class_names_of(quality)
     matrices = [_heat(f"{quality.n:,} generated images", "requested", names, quality.matrix)] if quality.matrix else []
     num_real = sum(map(sum, quality.jury_matrix))
-    caption = f"{num_real:,} real images that the judges have not seen: the jury's own errors"
+    caption = f"{num_real:,} real images that the judges have not seen: the judges' own errors"
     matrices.append(_heat(caption, "is", names, quality.jury_matrix))
     noun, nouns = class_noun(quality)
     due = "the share of the real images" if quality.expected_shares else "an equal share"
@@ -200,7 +200,7 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
         ("fcd", quality.fcd, False, f"two sets of real images: {with_interval(quality.fcd_floor)}",
          "distance between generated and real images in a judge's features; lower is better"),
         ("recognisable", quality.recognisable, True, f"real images: {with_interval(real.recognisable, share=True)}",
-         f"of the images: the jury is over 90 % sure which {noun} it is"),
+         f"of the images: the judges are over 90 % sure which {noun} it is"),
         ("coverage", quality.coverage, False, f"real images: {with_interval(real.coverage)}",
          "share of real images with a generated one near them; low if variety is lost"),
         ("density", quality.density, False, f"real images: {with_interval(real.density)}",
@@ -219,9 +219,9 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     ]
 
 
-def _class(digit: Digit, names: list[str], top: float, expected: float | None) -> ClassRow:
-    own = digit.agreement or digit.share
-    sample, real = digit.sample, digit.real
+def _class(found: ClassQuality, names: list[str], top: float, expected: float | None) -> ClassRow:
+    own = found.agreement or found.share
+    sample, real = found.sample, found.real
     columns = [Number("too few")] * 3
     if sample is not None:
         columns = [
@@ -229,11 +229,12 @@ def _class(digit: Digit, names: list[str], top: float, expected: float | None) -
             _number(sample.fcd, real.fcd) if sample.fcd else Number("too few"),
             _number(sample.coverage, real.coverage),
         ]
-    columns.append(_number(digit.jury, share=True))
+    columns.append(_number(found.jury, share=True))
     value, low, high = (round(100 * max(0.0, min(1.0, each / top)), 2) for each in (own.value, own.low, own.high))
     bar = Bar(value, low, high, None if expected is None else round(100 * expected / top, 2))
-    main, verdict = _number(own, share=True), digit.verdict
-    return ClassRow(names[digit.digit], SIGNS[verdict], verdict, digit.why, main, bar, columns, digit.n)
+    verdict = "not requested" if found.verdict == NOT_REQUESTED else found.verdict
+    main = _number(own, share=True)
+    return ClassRow(names[found.digit], SIGNS[verdict], verdict, found.why, main, bar, columns, found.n)
 
 
 def _number(own: Estimate, real: Estimate | None = None, *, share: bool = False) -> Number:
@@ -243,16 +244,16 @@ def _number(own: Estimate, real: Estimate | None = None, *, share: bool = False)
 
 def _heat(caption: str, rows_are: str, names: list[str], counts: Sequence[Sequence[int]]) -> Heat:
     rows, is_small = [], len(counts) > _MOST_NUMBERS
-    for asked, row in enumerate(counts):
+    for label, row in enumerate(counts):
         total = sum(row)
         cells = []
         for read, count in enumerate(row):
             share = count / total if total else 0.0
-            steps = _RIGHT if asked == read else _WRONG
-            tone = f"{'hit' if asked == read else 'miss'}{sum(share >= step for step in steps)}"
+            steps = _RIGHT if label == read else _WRONG
+            tone = f"{'hit' if label == read else 'miss'}{sum(share >= step for step in steps)}"
             text = "" if is_small else "0" if not count else f"{100 * share:.1f}" if share < 0.9995 else "100"
             # Most cells of a large matrix are 0, and their titles would be most of the page.
-            title = "" if is_small and not count else f"{names[asked]} read as {names[read]}: {count:,} of {total:,}"
+            title = "" if is_small and not count else f"{names[label]} read as {names[read]}: {count:,} of {total:,}"
             cells.append(HeatCell(text, tone, title))
         rows.append(cells)
     return Heat(caption, rows_are, names, rows, [sum(row) for row in counts], is_small)

@@ -79,7 +79,7 @@ _WIDE = 1200  # pixels from which a picture scrolls sideways; a narrower one is 
 _STATES = {"running": "in training, or killed", "stopped": "stopped before its end", "failed": "failed", "done": "done"}
 _FILES = {
     "confusions": ("What is confused", "Images requested as one {noun} and read as another, one pair per row."),
-    "digits": ("The best and the worst of each {noun}", "Left: highest confidence of the jury; right: lowest."),
+    "digits": ("The best and the worst of each {noun}", "Left: highest confidence of the judges; right: lowest."),
     "neighbours": ("The nearest real images", "Each generated image next to its nearest training image: the "
                    "closest pairs, then typical ones. Copies would be visible."),
 }  # fmt: skip
@@ -239,9 +239,9 @@ class RunPage:
         others = f" Other results of this run are in {join(self.run.other_results)}." if self.run.other_results else ""
         limits = "".join(f" {sentence}" for sentence in compared_with(quality))
         return (
-            f"Measured on {measured_on(quality)}, by a jury of {len(quality.judges)} small networks trained on "
-            f"{quality.source.judged_by}. The reference images are {quality.source.reference}.{limits} Each number "
-            f"has its 95 % interval, and the value of real images for comparison. All results are in "
+            f"Measured on {measured_on(quality)}, by an ensemble of {len(quality.judges)} small networks (the judges), "
+            f"trained on {quality.source.judged_by}. The reference images are {quality.source.reference}.{limits} Each "
+            f"number has its 95 % interval, and the value of real images for comparison. All results are in "
             f"{self.run.eval_folder.name}/eval.json.{others}"
         )
 

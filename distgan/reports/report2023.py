@@ -6,7 +6,7 @@ No other module knows them: pages and terminal show `claims_of` and `checks_of`.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from distgan.evaluation.schema import Quality, has_digits
+from distgan.evaluation.schema import NOT_REQUESTED, Quality, has_digits
 from distgan.reports.comparison_rows import Check, Row
 from distgan.reports.number_format import epochs, join, percent
 from distgan.reports.pairwise import ComparedRun, Comparison, compare_fcd, compare_speed, describe, orders
@@ -50,8 +50,8 @@ def claims_of(quality: Quality) -> list[Claim]:
 
 def too_few(quality: Quality) -> str | None:
     """Return why the images can't decide a claim about all digits, None if they can."""
-    if unasked := [each.digit for each in quality.per_digit if each.verdict == "not asked for"]:
-        return f"not requested: {join(unasked)}"
+    if missing := [each.digit for each in quality.per_digit if each.verdict == NOT_REQUESTED]:
+        return f"not requested: {join(missing)}"
     if quality.n < _CLASSES * ENOUGH:
         return f"{quality.n} images are too few. Expected: {_CLASSES * ENOUGH} or more"
     return None
@@ -90,25 +90,25 @@ def _not_made(quality: Quality, digits: tuple[int, ...]) -> Claim:
     return Claim(f"{join(digits)} are not made, and the others are", set(poor) == set(digits), words)
 
 
-def _confused(quality: Quality, asked: int, read: int) -> Claim:
-    """Check that it is the most frequent confusion of that digit, and more frequent than the jury's own."""
-    own = [each for each in quality.confusions if each.asked == asked]
+def _confused(quality: Quality, requested: int, read: int) -> Claim:
+    """Check that it is the most frequent confusion of that digit, and more frequent than the judges' own."""
+    own = [each for each in quality.confusions if each.asked == requested]
     if not own:
         return Claim(
-            f"{asked} is read as {read}",
+            f"{requested} is read as {read}",
             False,
-            f"no confusion of {asked} beyond the judges' own; {_count(quality, asked, read)} read as {read}",
+            f"no confusion of {requested} beyond the judges' own; {_count(quality, requested, read)} read as {read}",
         )
     found = next((each for each in own if each.read == read), None)
     most = f"most often as {own[0].read}, {own[0].share:.1%}"
-    here = f"{found.share:.1%}" if found else f"{_count(quality, asked, read)}, no more than the judges' own"
-    return Claim(f"{asked} is read as {read}", own[0].read == read, f"read as {read}: {here}; {most}")
+    here = f"{found.share:.1%}" if found else f"{_count(quality, requested, read)}, no more than the judges' own"
+    return Claim(f"{requested} is read as {read}", own[0].read == read, f"read as {read}: {here}; {most}")
 
 
 def _worst(quality: Quality, digits: tuple[int, ...]) -> Claim:
     """Check that these digits have the lowest agreement with the requested label."""
-    asked = [each for each in quality.per_digit if each.verdict != "not asked for"]
-    order = sorted(asked, key=lambda each: each.agreement.value if each.agreement else 0.0)
+    requested = [each for each in quality.per_digit if each.verdict != NOT_REQUESTED]
+    order = sorted(requested, key=lambda each: each.agreement.value if each.agreement else 0.0)
     worst = order[: len(digits)]
     words = ", ".join(f"{each.digit} {each.agreement.value:.1%}" if each.agreement else "" for each in worst)
     return Claim(
@@ -118,9 +118,9 @@ def _worst(quality: Quality, digits: tuple[int, ...]) -> Claim:
     )
 
 
-def _count(quality: Quality, asked: int, read: int) -> str:
+def _count(quality: Quality, requested: int, read: int) -> str:
     assert quality.matrix is not None
-    return f"{quality.matrix[asked][read]} of {sum(quality.matrix[asked])}"
+    return f"{quality.matrix[requested][read]} of {sum(quality.matrix[requested])}"
 
 
 # -- Its comparison table --

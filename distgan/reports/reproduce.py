@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from distgan.config.fields import rules
+from distgan.config.fields import setting_info
 from distgan.config.flags import flags_of
 from distgan.config.presets import config_folder, training_of
 from distgan.config.schema import Config
@@ -35,7 +35,7 @@ def _flags(config: Config, base: Config) -> Iterator[str | None]:
     """Yield `--flag=value` for each difference; None for one that no flag can express."""
     for flag in flags_of(Config):
         own, theirs = (_value(of, flag.path) for of in (config, base))
-        if own == theirs or not rules(flag.field).is_copied:
+        if own == theirs or not setting_info(flag.field).is_copied:
             continue
         name = flag.name
         if isinstance(own, bool):
@@ -62,7 +62,7 @@ def _value(config: Config, path: tuple[str, ...]) -> Any:
 def _is_replaced(config: Config, path: tuple[str, ...]) -> bool:
     """True if the flag of another setting of its section, which is set, unsets this one."""
     return any(
-        path[-1] in rules(other.field).replaces and _value(config, other.path) is not None
+        path[-1] in setting_info(other.field).replaces and _value(config, other.path) is not None
         for other in flags_of(Config)
         if other.path[:-1] == path[:-1]
     )

@@ -9,7 +9,7 @@ from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
 from distgan.reports.history import PREFIXES, Line, alarms_of
 from distgan.reports.number_format import epochs, listed
 from distgan.reports.run_data import Run
-from distgan.utils.files import finite
+from distgan.utils.files import finite_or_none
 from distgan.utils.thinning import Group
 
 MOST_POINTS = 300
@@ -80,7 +80,7 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
          "Lower is better."),
         ("agreement", f"Read as the requested {noun}", "share of the images", None, "", True, ""),
         ("recognisable", "Recognisable images", "share of the images", "recognisable_floor", "real images", True,
-         "The jury is over 90 % confident."),
+         "The judges are over 90 % confident."),
         ("density", "Density", "density", "density_floor", "real images", False,
          "How closely real images lie around the generated ones."),
         ("coverage", "Coverage", "share of real images", "coverage_floor", "real images", False,
@@ -89,10 +89,10 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
          f"Kullback-Leibler divergence of the shares of the {nouns} from {expected}."),
     ]  # fmt: skip
     charts = []
-    for key, title, label, floor, name, share, words in wanted:
+    for key, title, label, baseline, name, share, words in wanted:
         series = [Series(PREFIXES[p], _estimates(shown, f"{p}_{key}")) for p in PREFIXES]
-        floors = [value for line in lines if floor and (value := finite(line.get(floor))) is not None]
-        levels = [Level(name, floors[-1])] if floors else []
+        known = [value for line in lines if baseline and (value := finite_or_none(line.get(baseline))) is not None]
+        levels = [Level(name, known[-1])] if known else []
         charts.append(
             chart(
                 f"q-{key}", title, label, series, note=f"{words} {note}".strip(), levels=levels, marks=marks,
@@ -108,8 +108,8 @@ def _worst_class(run: Run, lines: list[Line], marks: list[Mark]) -> Chart | None
     for prefix, name in PREFIXES.items():
         points = []
         for line in lines:
-            epoch, found = finite(line["epoch"]), line.get(f"{prefix}_digits")
-            values = [finite(value) for value in found] if isinstance(found, list) else []
+            epoch, found = finite_or_none(line["epoch"]), line.get(f"{prefix}_digits")
+            values = [finite_or_none(value) for value in found] if isinstance(found, list) else []
             known = [value for value in values if value is not None]
             if epoch is not None and known and len(known) == len(values):
                 points.append(Point(epoch, min(known)))
@@ -129,8 +129,8 @@ def _worst_class(run: Run, lines: list[Line], marks: list[Mark]) -> Chart | None
 def _estimates(lines: list[Line], key: str) -> list[Point]:
     points = []
     for line in lines:
-        value = finite(line.get(key))
-        low, high = finite(line.get(f"{key}_low")), finite(line.get(f"{key}_high"))
+        value = finite_or_none(line.get(key))
+        low, high = finite_or_none(line.get(f"{key}_low")), finite_or_none(line.get(f"{key}_high"))
         if value is not None:
             has_ends = low is not None and high is not None
             points.append(Point(float(line["epoch"]), value, *((low, high) if has_ends else ())))

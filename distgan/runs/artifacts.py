@@ -140,7 +140,7 @@ class RunArtifacts:
         self._write_environment()
 
     def _list_images(self) -> None:
-        """Keep what a resume with other images is compared with."""
+        """Write the list of own images, with which a resume is compared."""
         path, listed = self.folder / IMAGES, self.dataset.listed
         if listed and (self.start is None or not path.exists()):
             listed.write(path)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distgan.utils.figures import figure_text, new_figure, save_png
-from distgan.utils.files import finite, metric_lines
+from distgan.utils.files import finite_or_none, metric_lines
 from distgan.utils.thinning import Curve
 
 
@@ -13,7 +13,7 @@ def save_curves(folder: Path, title: str, notice: str | None) -> Path | None:
     curves = {key: Curve() for panel in panels for key in panel}
     num = 0
     for line in metric_lines(folder / "metrics.jsonl"):
-        values = {key: finite((line or {}).get(key)) for key in ("epoch", *curves)}
+        values = {key: finite_or_none((line or {}).get(key)) for key in ("epoch", *curves)}
         if None not in values.values():
             num += 1
             for key, curve in curves.items():

@@ -26,7 +26,7 @@ LOCK_WAIT_S = 15.0  # time for the last process of a killed run to exit
 CONTENTS = {
     "timeline.png": "images from the same z at each of --sample-epochs, side by side",
     "timeline.gif": "the same, animated",
-    "samples/": "each of these grids; the C-GAN's has one column per digit",
+    "samples/": "each of these grids; the C-GAN's has one column per class",
     "losses.png": "both losses, and D's mean logits on real and generated images",
     "metrics.jsonl": "losses, speed and evaluations, one line every --log-every steps (below)",
     "metrics.jsonl.old": "lines of steps that a resume repeated",

@@ -307,8 +307,7 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
         index = int(differs.any(0).nonzero()[0])
         rank = int(differs[:, index].nonzero()[0])
         raise TrainingFailed(
-            f"rank {rank}: {list(tensors)[index]} differs from rank 0 after step {gan.step}: the processes no longer "
-            "train one network",
+            f"rank {rank}: {list(tensors)[index]} differs from rank 0 after step {gan.step}: the ranks have diverged",
             advice="resume from a checkpoint, and check what may make ranks differ: memory, a library, a GPU",
         )
 

@@ -45,7 +45,7 @@ class Session:
             lambda: load_dataset(config.data, may_download=runtime.is_local_main), local_main_first=True
         )
         check_classes(self.dataset, config.model)
-        self.fingerprint = self.dataset.fingerprint  # seconds, where there are gigabytes of images
+        self.fingerprint = self.dataset.fingerprint  # takes seconds for gigabytes of images
         runtime.check_same_on_ranks("data's fingerprint", self.fingerprint)
         data = self.dataset
         fingerprint = self.fingerprint if data.path else None  # of a user's own images
@@ -56,7 +56,7 @@ class Session:
         startup.mark("data")
         self.traits = traits or NO_TRAITS
         if config.model.networks and traits is None:
-            # The others wait for the first rank as long as it is at work.
+            # Rank 0 may need longer than --timeout; the others wait for it.
             found = runtime.run_on_all_ranks(
                 lambda: check_contract(config, runtime.device) if runtime.is_main else NO_TRAITS, local_main_first=True
             )
@@ -103,7 +103,7 @@ class Session:
 
 
 def check_classes(dataset: Dataset, model: ModelConfig) -> None:
-    """Raise UserError for a user's own images that a conditional network finds too few classes in."""
+    """Raise UserError for own images of fewer than two classes with a conditional model."""
     if dataset.listed and model.is_conditional and dataset.spec.num_classes < 2:
         where = {"folder": "a sub-folder for each", ".zip": "a folder for each"}.get(dataset.listed.kind, "labels")
         raise UserError(

@@ -388,7 +388,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [line for line in metric_lines(path) if line is not None]
 
 
-def finite(value: Any) -> float | None:
+def finite_or_none(value: Any) -> float | None:
     """Return `value` as a float if it is a finite number, else None."""
     if type(value) not in (int, float) or abs(value) > 1e300 or not math.isfinite(value):
         return None

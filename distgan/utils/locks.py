@@ -1,4 +1,4 @@
-"""A lock that one process holds while it makes what others then read, on several machines of one disk too."""
+"""A file lock for one process to create what others then read, also on several machines that share a disk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

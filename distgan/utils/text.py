@@ -1,4 +1,4 @@
-"""Words of messages, tables and pictures: a number with its noun, and a name cut to its place."""
+"""Text of messages, tables and pictures: a count with its noun, and a shortened name."""
 
 
 def counted(num: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""How many kernels a training step may have: for a GPU each costs time, however little it does."""
+"""Ceilings on the kernels of a training step: for a GPU each costs time, however little it does."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -27,7 +27,7 @@ STEPS, STEADY = 22, 5
 
 
 class Interval(NamedTuple):
-    """What was asked of the device up to its `end`, a "step" or a "replay" of a graph, since the one before."""
+    """Calls of the device up to its `end`, a "step" or a "replay" of a graph, since the one before."""
 
     end: str
     launches: list[str]
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 class Log:
-    """What one process asked of the device: the nodes of each graph in their order, and what broke a rule."""
+    """Calls of the device by one process: the nodes of each graph in their order, and what broke a rule."""
 
     def __init__(self, lines: list[str]):
         self.graphs: list[list[str]] = []

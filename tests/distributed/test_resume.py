@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.forkserver import Ranks
 from helpers.launchers import assert_resume_on_other_numbers
-from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, distance, quick, refused
+from helpers.runs import BIN, ON_CPU, SCRIPT, Run, assert_user_error, checkpoint, distance, expect_user_error, quick
 
 from distgan.checkpoint.format import read_checkpoint
 from distgan.distributed.runtime import Runtime
@@ -23,7 +23,7 @@ def test_random_states_of_every_rank_come_back(ranks: Ranks, tmp_path: Path) -> 
     torch.rand(3)
     assert not torch.equal(torch.get_rng_state(), tensors["random.rank0.cpu"])
     for hostile in (torch.zeros(3, dtype=torch.uint8), torch.zeros(5056), torch.zeros(5056, dtype=torch.uint8)):
-        with refused("here: ... [damaged-checkpoint]"):
+        with expect_user_error("here: ... [damaged-checkpoint]"):
             runtime.load_random_states({"cpu": hostile}, "here")
 
 

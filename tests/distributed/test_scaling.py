@@ -14,7 +14,7 @@ from helpers.runs import Capture
 
 from distgan.benchmark import results, speed
 from distgan.benchmark.configurations import command, scaling_cells
-from distgan.benchmark.measurement import Pace
+from distgan.benchmark.measurement import TimingSettings
 from distgan.benchmark.options import PlanConfig, ScalingConfig
 from distgan.benchmark.plan import run as plan
 from distgan.benchmark.results import PlanResults, SpeedResults
@@ -71,7 +71,7 @@ def test_real_processes_are_measured(tmp_path: Path, capsys: Capture) -> None:
 def test_a_turn_that_fails_or_hangs_says_why(size: int, settings: dict[str, Any], why: str) -> None:
     config = tiny(processes=[2], batch_size=size, **settings)
     cell = scaling_cells(config, torch.device("cpu"))[0]
-    pace = Pace(gate_steps=1, warmup=1, steps=1, repeats=1)
+    pace = TimingSettings(gate_steps=1, warmup=1, steps=1, repeats=1)
     with pytest.raises(ChildFailed, match=why):
         speed._outcome(command(cell, pace, None), config, 2)
     left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]

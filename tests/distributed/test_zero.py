@@ -22,7 +22,7 @@ def _sums_do_not_depend_on_addresses() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process without DeepSpeed ends with."""
+    """Result of one process without DeepSpeed ends with."""
     folder = tmp_path_factory.mktemp("plain")
     train_matrix(folder, 1, ZERO_NAMES)
     return folder

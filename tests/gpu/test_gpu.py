@@ -1,4 +1,4 @@
-"""What only a GPU can show; With two of them, NCCL as well."""
+"""Tests that only a GPU can run; with two of them, NCCL as well."""
 
 import gc
 import signal

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from distgan.config.schema import Config, ModelConfig
-from distgan.evaluation.schema import Ambiguity, Confusion, Digit, Estimate, JudgeFacts, Quality, Sample, Source
+from distgan.evaluation.schema import Ambiguity, ClassQuality, Confusion, Estimate, JudgeFacts, Quality, Sample, Source
 from distgan.models.base import build_generator
 from distgan.reports.comparison_rows import Row, rows_of
 from distgan.reports.options import PagesConfig
@@ -64,7 +64,7 @@ def quality_of(
         why = {"missing": "0.1% of the images requested as it are read as it", "made poorly": "70.0% read as requested"}
         sample = None if digit in missing else sample_of(fcd * (1 + digit / 10), 0.8, 0.9)
         agreement = about(agreements[digit]) if is_conditional else None
-        digits.append(Digit(
+        digits.append(ClassQuality(
             digit=digit, n=1000, agreement=agreement, share=about(shares[digit], 0.004), sample=sample,
             real=sample_of(), jury=about(0.996, 0.003), verdict=verdict,  # type: ignore[arg-type]
             why=why.get(verdict, "98.2% read as requested"),

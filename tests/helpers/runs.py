@@ -83,7 +83,7 @@ def assert_user_error(result: subprocess.CompletedProcess[str], *patterns: str, 
 
 
 @contextmanager
-def refused(*patterns: str, code: str = "") -> Iterator[None]:
+def expect_user_error(*patterns: str, code: str = "") -> Iterator[None]:
     """Assert that the block raises a UserError of one line that, with its codes appended, fits all patterns."""
     with pytest.raises(UserError) as error:
         yield

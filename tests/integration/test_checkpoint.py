@@ -19,7 +19,7 @@ from distgan.errors import WriteErrorPolicy
 
 
 def killed_at(operation: int, act: Callable[[], object]) -> bool:
-    """Calls `act` in a child that dies, without any clean-up, before its n-th change of the disk.
+    """Call `act` in a child that dies, without any clean-up, before its n-th change of the disk.
 
     False when the child got to its end.
     """

@@ -13,7 +13,7 @@ from helpers.runs import ROOT, Run
 
 @pytest.mark.parametrize("words", ["--help", "bench --help", "--version", "train --help", "sample --help"])
 def test_help_imports_nothing_heavy(run: Run, words: str) -> None:
-    """What keeps it under half a second; the seconds themselves stand in LOG.md."""
+    """Guards what keeps it under half a second; the seconds themselves stand in LOG.md."""
     heavy = ["torch", "accelerate", "numpy", "rich", "matplotlib"]
     if words.split()[0] not in ("train", "sample"):  # whose flags are settings
         heavy.append("pydantic")

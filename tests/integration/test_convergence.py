@@ -16,7 +16,7 @@ import pytest
 from helpers import forkserver
 from helpers.fake_bench import BAD, EASY, GOOD, TINY, FakeBench, content_of, fake_training, write_presets
 from helpers.measurements import saved
-from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, fits, refused, wait_for
+from helpers.runs import Capture, MonkeyPatch, Run, Start, assert_user_error, expect_user_error, fits, wait_for
 
 from distgan.benchmark import trial
 from distgan.benchmark.options import ConvergenceConfig
@@ -139,7 +139,7 @@ def test_the_words_of_a_training(bench: FakeBench, monkeypatch: MonkeyPatch) -> 
     Path("one.toml").write_text(TINY + "max_steps = 1\n")
     assert words(epochs=1).endswith("--max-steps 1")
     Path("one.toml").write_text(TINY.replace("[optim]", '[optim]\nlr_schedule = "linear"'))
-    with refused("--epochs: ... (5) ... 2", code="conflicting-settings"):
+    with expect_user_error("--epochs: ... (5) ... 2", code="conflicting-settings"):
         words(epochs=5)
     assert words(data="mnist", device="cpu", precision="bf16", engine="eager").startswith(
         "--config one.toml --data mnist --device cpu --precision bf16 --engine eager"
@@ -150,7 +150,7 @@ def test_no_two_presets_share_a_folder(bench: FakeBench) -> None:
     protocol = read_targets(Path("easy.toml")).protocol
     Path("one-processes2.toml").write_text(TINY)
     config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
-    with refused("--against: ... --preset one.toml (one-processes2.toml)", code="conflicting-settings"):
+    with expect_user_error("--against: ... --preset one.toml (one-processes2.toml)", code="conflicting-settings"):
         trial.arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
 
 
@@ -271,7 +271,7 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
     (folder / "status.json").write_text(json.dumps({"pid": 4711, "host": "here"}))
     held = trial.lock(folder)
     monkeypatch.setattr(trial, "GRACE_S", 0.3)
-    with refused("4711 on here", code="folder-in-use"):
+    with expect_user_error("4711 on here", code="folder-in-use"):
         trial_of(bench).await_folder(print)
     held.release()
     trial_of(bench).await_folder(print)
@@ -345,7 +345,7 @@ def test_a_run_that_is_done_without_an_evaluation_is_no_measurement(bench: FakeB
 def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) -> None:
     bench.play(one_seed0=GOOD, one_seed1=BAD, one_seed2=GOOD)
     together = bench("--seeds", 3)
-    whole = bench.facts
+    facts = bench.facts
     for seed in (2, 0, 1):
         bench.words[-1] = f"array/seed-{seed}"
         run_command("bench", *bench.words, "--seeds", "1", "--first-seed", str(seed))
@@ -358,16 +358,16 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) ->
     assert [cell["id"] for cell in joined["cells"]] == list(together)
     for key in ("epochs", "outcome"):
         assert [cell[key] for cell in joined["cells"]] == [cell[key] for cell in together.values()]
-    assert joined["facts"]["summary"]["one"]["epochs"] == whole["summary"]["one"]["epochs"]
-    assert joined["facts"]["tests"] == whole["tests"]
+    assert joined["facts"]["summary"]["one"]["epochs"] == facts["summary"]["one"]["epochs"]
+    assert joined["facts"]["tests"] == facts["tests"]
     # A cluster may have machines of several kinds.
     path = bench.folder / "array" / "seed-2" / "results.json"
-    path.write_text(path.read_text().replace(whole["device"], "another GPU"))
+    path.write_text(path.read_text().replace(facts["device"], "another GPU"))
     run_command("bench", "convergence", "--join", "array")
     joined = content_of(bench.folder / "array")
-    assert joined["facts"]["device"] == ", ".join(sorted([whole["device"], "another GPU"]))
+    assert joined["facts"]["device"] == ", ".join(sorted([facts["device"], "another GPU"]))
     assert len(joined["cells"]) == 3
-    # What one of them says of a crash, the whole does too.
+    # What one of them says of a crash, the joined result does too.
     content = json.loads(path.read_text())
     content["cells"][0] |= {"outcome": "error", "why": "it is gone", "epochs": None}
     path.write_text(json.dumps(content))
@@ -377,24 +377,24 @@ def test_benches_of_a_seed_each_are_joined(bench: FakeBench, capsys: Capture) ->
 
 def test_what_does_not_belong_together_is_not_joined(bench: FakeBench) -> None:
     bench.play(one_seed0=GOOD, one_seed1=GOOD)
-    with refused("--join: ... (nowhere)", code="no-results"):
+    with expect_user_error("--join: ... (nowhere)", code="no-results"):
         run_command("bench", "convergence", "--join", "nowhere")
     Path("empty").mkdir()
-    with refused("--join: ... (empty)", code="no-results"):
+    with expect_user_error("--join: ... (empty)", code="no-results"):
         run_command("bench", "convergence", "--join", "empty")
     for name, more in (("a", []), ("b", ["--first-seed", "1", "--num", "100"])):
         bench.words[-1] = f"array/{name}"
         run_command("bench", *bench.words, "--seeds", "1", *more)
-    with refused("--join: --num ... (100 ... array/b/results.json, unset ... array/a/", code="mismatch"):
+    with expect_user_error("--join: --num ... (100 ... array/b/results.json, unset ... array/a/", code="mismatch"):
         run_command("bench", "convergence", "--join", "array")
     shutil.rmtree("array/b")
     shutil.copytree("array/a", "array/b")
-    with refused("--join: ... (one-seed0 in array/a/ ... array/b/", code="mismatch"):
+    with expect_user_error("--join: ... (one-seed0 in array/a/ ... array/b/", code="mismatch"):
         run_command("bench", "convergence", "--join", "array")
     assert not Path("array/results.json").exists()
     shutil.rmtree("array/b")
     shutil.copy("array/a/results.json", "array/results.json")
-    with refused("--join: ... (array)", code="output-exists"):
+    with expect_user_error("--join: ... (array)", code="output-exists"):
         run_command("bench", "convergence", "--join", "array")
 
 
@@ -422,7 +422,7 @@ def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, .
         del parent[where[-1]]
     path.write_text(json.dumps(content))
     for words in (["convergence", "--join", "array"], [*bench.words, "--seeds", "1"]):
-        with refused(f"array/a/results.json: ... {message}", code="damaged-file"):
+        with expect_user_error(f"array/a/results.json: ... {message}", code="damaged-file"):
             run_command("bench", *words)
     assert not Path("array/results.json").exists()
 
@@ -437,14 +437,14 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
         (["--against", "two.toml"], "--out: ... --against (out: unset, now two.toml)"),
         (["--num", 100], "--out: ... --num (out: unset, now 100)"),
     ):
-        with refused(message, code="resume-mismatch"):
+        with expect_user_error(message, code="resume-mismatch"):
             bench(*words)
     Path("easy.toml").write_text(Path("easy.toml").read_text().replace("max_fcd = 1.0", "max_fcd = 2.0"))
-    with refused("targets.cgan.max_fcd (out: 1.0, now 2.0)", code="resume-mismatch"):
+    with expect_user_error("targets.cgan.max_fcd (out: 1.0, now 2.0)", code="resume-mismatch"):
         bench("--seeds", 1)
     Path("easy.toml").write_text(Path("easy.toml").read_text().replace("max_fcd = 2.0", "max_fcd = 1.0"))
     Path("one.toml").write_text(TINY.replace("1e-3", "1e-4"))
-    with refused("arms.0.config.optim.d_lr (out: 0.001, now 0.0001)", code="resume-mismatch"):
+    with expect_user_error("arms.0.config.optim.d_lr (out: 0.001, now 0.0001)", code="resume-mismatch"):
         bench("--seeds", 1)
     Path("one.toml").write_text(TINY)
     assert bench("--seeds", 1, "--timeout", 99)["one-seed0"]["outcome"] == "not converged"
@@ -454,15 +454,15 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
 def test_a_folder_of_something_else_is_refused(bench: FakeBench) -> None:
     Path("out").mkdir()
     Path("out", "config.json").write_text("{}")
-    with refused("--out: ... (out ... config.json) ... resume", code="output-exists"):
+    with expect_user_error("--out: ... (out ... config.json) ... resume", code="output-exists"):
         bench()
     Path("out", "config.json").unlink()
     saved(Path("out", "results.json"), kind="scaling")
-    with refused("(scaling) ... convergence", code="wrong-results"):
+    with expect_user_error("(scaling) ... convergence", code="wrong-results"):
         bench()
     Path("out", "results.json").unlink()
     held = trial.lock(Path("out"))
-    with refused("--out: ... (out)", code="folder-in-use"):
+    with expect_user_error("--out: ... (out)", code="folder-in-use"):
         bench()
     held.release()
     bench.play(one_seed0=BAD)

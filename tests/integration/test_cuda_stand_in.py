@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cuda_stand_in.nodes import FAST_LINES, assert_nodes
 from cuda_stand_in.stand_in import missing, train
-from helpers.runs import TINY, Run
+from helpers.runs import TINY, Run, fits
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no stand-in for CUDA: {missing()}")
 
@@ -41,4 +41,4 @@ def test_what_no_capture_may_have_is_noticed(run: Run, tmp_path: Path) -> None:
     assert any(text.startswith("cudaStreamSynchronize") for text in log.violations)
     # The second is CUDA's error too, by which the engine was not taken.
     assert engine["name"] == "eager"
-    assert "engine eager: graph was not taken" in said
+    assert fits("engine eager: graph ...", said)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import refused
+from helpers.runs import expect_user_error
 
 from distgan.config.schema import DataConfig
 from distgan.data.base import load_dataset
@@ -34,9 +34,9 @@ def test_real_mnist_is_what_torchvision_reads(mnist_dir: Path) -> None:
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_real_mnist_is_refused_under_the_names_of_its_twins(mnist_dir: Path, name: str) -> None:
     raw = mnist_dir / "MNIST" / "raw"
-    with refused(f"{raw}/train-", "mnist's train-", name, code="checksum-mismatch"):
+    with expect_user_error(f"{raw}/train-", "mnist's train-", name, code="checksum-mismatch"):
         load_dataset(DataConfig(name=name, dir=str(raw), md5="accept"))
-    with refused(f"{raw}/t10k-", "mnist's t10k-", name, code="checksum-mismatch"):
+    with expect_user_error(f"{raw}/t10k-", "mnist's t10k-", name, code="checksum-mismatch"):
         load_dataset(DataConfig(name=name, dir=str(raw)), "test")
 
 

@@ -71,7 +71,7 @@ def test_no_torch(run: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     assert found["torch"] == "problem"
     assert found["device"] == found["processes"] == found["data"] == "note"
     assert "libtorch is gone" in words(result.stdout)
-    assert "pip install --force-reinstall torch torchvision" in words(result.stdout)
+    assert "--force-reinstall torch torchvision" in words(result.stdout)
 
 
 def test_torchvision_of_another_torch(well: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
@@ -87,7 +87,7 @@ def test_torchvision_of_another_torch(well: MonkeyPatch, tmp_path: Path, capsys:
     text = words(out)
     assert "with torchvision 0.29.1: RuntimeError: operator" in text
     assert "operator torchvision::nms does not exist; their builds do not match" in text
-    assert "pip install --force-reinstall torch torchvision" in text
+    assert "--force-reinstall torch torchvision" in text
     assert "both from PyTorch's index of CPU builds" in text
 
 
@@ -142,7 +142,7 @@ all_reduce_check._run_rank(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
 def test_all_reduce_that_fails(
     monkeypatch: MonkeyPatch, tmp_path: Path, what: str, processes: int, limit_s: int, text: str
 ) -> None:
-    """Says so in time, and leaves no process and no folder."""
+    """It says so in time, and leaves no process and no folder."""
     script = tmp_path / "rank.py"
     script.write_text(RANK.format(what=what))
     (tmp_path / "tmp").mkdir()

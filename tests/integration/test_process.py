@@ -28,7 +28,7 @@ def test_the_last_line_is_the_result() -> None:
 
 @pytest.mark.parametrize("out", ["", "words", "[1]", '{"a": 1}\\nwords'])
 def test_no_result(out: str) -> None:
-    with pytest.raises(ChildFailed, match="its last line is not a JSON object"):
+    with pytest.raises(ChildFailed, match="JSON"):
         run_json([sys.executable, "-c", f"print('{out}')"], timeout_s=60, env=os.environ)
 
 
@@ -53,7 +53,7 @@ def test_our_own_line_comes_first() -> None:
 def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     code = f"{GRANDCHILD} open({str(path)!r}, 'w').write(str(p.pid)); time.sleep(600)"
-    with pytest.raises(ChildFailed, match=r"^not done after --timeout 5 s$"):
+    with pytest.raises(ChildFailed, match=r"--timeout 5 s$"):
         python(code, timeout_s=5)
     with suppress(psutil.NoSuchProcess):
         grandchild = psutil.Process(int(path.read_text()))

@@ -1,4 +1,4 @@
-"""What keeps the metrics honest: real digits, spoilt in known ways, and what each of them must do to the numbers."""
+"""Tests of the metrics: real digits, spoilt in known ways, and what each of them must do to the numbers."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -29,10 +29,10 @@ def real() -> tuple[Reference, Dataset]:
     train, test = load_dataset(config), load_dataset(config, "test")
     order = torch.randperm(len(test.images), generator=torch.Generator().manual_seed(7))
     known, unseen = order[:4000], order[4000 : 4000 + NUM]
-    jury = load_ensemble("mnist", torch.device("cpu"))
+    ensemble = load_ensemble("mnist", torch.device("cpu"))
     part = test._replace(images=test.images[known], labels=test.labels[known])
     images = RealImages(train, part, train, "digit", False)
-    reference = build_reference(jury, images, NUM, None, ALONE, num_draws=100)
+    reference = build_reference(ensemble, images, NUM, None, ALONE, num_draws=100)
     return reference, test._replace(images=test.images[unseen], labels=test.labels[unseen])
 
 
@@ -50,15 +50,15 @@ def honest() -> tuple[Reading, measure.Overview, list[Any]]:
     return judged(unseen.images, unseen.labels)
 
 
-def test_real_against_real_is_at_the_floor() -> None:
+def test_real_against_real_is_at_the_baseline() -> None:
     reference, unseen = real()
     reading, overview, digits = honest()
-    floor = reference.floor
-    assert overview.sample.fcd.low <= floor.fcd.high
-    assert overview.sample.fcd.high >= floor.fcd.low
-    assert overview.sample.fcd.value < 2 * floor.fcd.value
-    assert abs(overview.sample.coverage.value - floor.coverage.value) < 0.03
-    assert abs(overview.sample.density.value - floor.density.value) < 0.08
+    baseline = reference.baseline
+    assert overview.sample.fcd.low <= baseline.fcd.high
+    assert overview.sample.fcd.high >= baseline.fcd.low
+    assert overview.sample.fcd.value < 2 * baseline.fcd.value
+    assert abs(overview.sample.coverage.value - baseline.coverage.value) < 0.03
+    assert abs(overview.sample.density.value - baseline.density.value) < 0.08
     assert overview.agreement.low > 0.99
     assert overview.sample.recognisable.value > 0.97
     assert not overview.alarms
@@ -136,7 +136,7 @@ def test_fcd_rises_with_every_step_of_noise() -> None:
 
 
 def test_confusion_that_one_judge_alone_sees_is_the_judges() -> None:
-    """The jury carries it, but only one of three judges by itself: no confusion of the images."""
+    """The ensemble carries it, but only one of three judges by itself: no confusion of the images."""
     reference, unseen = real()
     reading, _, _ = honest()
     fours = unseen.labels == 4
@@ -152,8 +152,8 @@ def test_confusion_that_one_judge_alone_sees_is_the_judges() -> None:
     ] == [(4, 9, 2)]
 
 
-def test_confusion_needs_more_than_the_jurys_own_errors() -> None:
-    """As many images of 4 read as 9 as the jury takes for one among real ones: nothing to report."""
+def test_confusion_needs_more_than_the_judges_own_errors() -> None:
+    """As many images of 4 read as 9 as the ensemble takes for one among real ones: nothing to report."""
     reference, unseen = real()
     reading, _, _ = honest()
     fours = (unseen.labels == 4).nonzero().squeeze(1)
@@ -165,7 +165,7 @@ def test_confusion_needs_more_than_the_jurys_own_errors() -> None:
     assert not measure.measure_confusions(few, unseen.labels, reference)
 
 
-def test_confusion_that_the_jury_does_not_share_is_none() -> None:
+def test_confusion_that_the_ensemble_does_not_share_is_none() -> None:
     """Two judges of three, each barely: the mean of all has another reading, but for one image."""
     reference, unseen = real()
     reading, _, _ = honest()
@@ -197,6 +197,6 @@ def test_ambiguities_are_between_the_digits_that_stand_on_an_image() -> None:
     assert reading.confidence.mean() < honest()[0].confidence.mean()
     pairs = measure.measure_ambiguities(reading)
     assert (pairs[0].first, pairs[0].second) == (3, 8)
-    # What the jury is sure of stands between no two digits.
+    # What the ensemble is sure of stands between no two digits.
     unsure = 1 - honest()[1].sample.recognisable.value
     assert 0 < sum(pair.share.value for pair in measure.measure_ambiguities(honest()[0])) <= unsure + 1e-9

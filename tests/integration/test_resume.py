@@ -18,11 +18,11 @@ from helpers.runs import (
     assert_user_error,
     checkpoint,
     distance,
+    expect_user_error,
     fits,
     losses,
     newest,
     quick,
-    refused,
     wait_for,
 )
 
@@ -113,7 +113,7 @@ def test_grad_scaler_comes_back(trained: Path) -> None:
     runtime._accelerator.scaler = torch.amp.GradScaler("cpu")
     runtime.load_grad_scaler_state(json.loads(state.model_dump_json())["grad_scaler"], "here")
     assert runtime._accelerator.scaler.get_scale() == 1024.0
-    with refused("here: ... [damaged-checkpoint]"):
+    with expect_user_error("here: ... [damaged-checkpoint]"):
         runtime.load_grad_scaler_state({"scale": 1.0}, "here")
 
 
@@ -310,7 +310,7 @@ def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path
 def test_a_run_takes_the_lock(start: Start, tmp_path: Path) -> None:
     process = start(BIN / "distgan", "train", *quick("run", "--max-steps", 500))
     wait_for(lambda: len(steps_of(tmp_path / "run")) > 2, process)
-    with refused(code="folder-in-use"):
+    with expect_user_error(code="folder-in-use"):
         lock(tmp_path / "run", wait_s=0)
 
 
@@ -332,4 +332,4 @@ def test_checkpoint_ls_verify_and_diff(distgan: Run) -> None:
     assert differs.returncode == 1
     assert "discriminator.safetensors  7 of 7" in differs.stdout
     same = distgan.ok("checkpoint", "diff", "run", f"run/checkpoints/{SIX}")
-    assert "all tensors are bit-identical" in same.stdout
+    assert "bit-identical" in same.stdout

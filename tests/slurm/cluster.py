@@ -18,7 +18,7 @@ _ON = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED
 
 
 def missing() -> str | None:
-    """What this machine lacks for one, in words."""
+    """Return what this machine lacks for one, in words."""
     if os.geteuid():
         return "not root, which namespaces and slurmd need"
     programs = [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "ip") if not shutil.which(name)]
@@ -54,8 +54,8 @@ class Cluster:
 
     def run(self, *command: object, **environment: str) -> subprocess.CompletedProcess[str]:
         words = [str(word) for word in command]
-        whole = self.environment | environment
-        return subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=self.folder, env=whole)
+        variables = self.environment | environment
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=self.folder, env=variables)
 
     def submit(self, *words: object, **environment: str) -> "Job":
         """sbatch with the words, which are its flags, a script and that one's flags."""
@@ -89,7 +89,7 @@ class Job:
         self.owner, self.number = owner, number
 
     def log(self) -> str:
-        """What it has written, in all attempts; of an array, all its tasks."""
+        """Return what it has written, in all attempts; of an array, in all its tasks."""
         names = (f"*-{self.number}.out", f"*-{self.number}_*.out")
         paths = [path for name in names for path in sorted(self.owner.folder.glob(name))]
         return "".join(path.read_text(errors="replace") for path in paths)

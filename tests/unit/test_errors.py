@@ -1,4 +1,4 @@
-"""How commands end."""
+"""The end of each command."""
 
 import errno
 import os

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from distgan.benchmark.measurement import Spec
+from distgan.benchmark.measurement import RunSpec
 from distgan.config.registry import LOSSES
 from distgan.config.schema import Config
 from distgan.data.base import data_folder
@@ -25,9 +25,9 @@ from distgan.models.layers import Conv2d, Dropout
 from distgan.training.losses import penalty_weight
 
 
-def read_spec() -> Spec:
-    """Return the Spec in the program's argument, as JSON: a config for MNIST, and the number of steps to time."""
-    return Spec.model_validate_json(sys.argv[1])
+def read_spec() -> RunSpec:
+    """Return the RunSpec in the program's argument, as JSON: a config for MNIST, and the number of steps to time."""
+    return RunSpec.model_validate_json(sys.argv[1])
 
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
@@ -75,8 +75,8 @@ def load_mnist(config: Config) -> DataLoader:
     to_unit = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     images = datasets.MNIST(str(data_folder(config.data)[0]), download=False, transform=to_unit)
     if config.model.clusters:
-        digits = images.targets if config.model.is_conditional else torch.zeros_like(images.targets)
-        images.targets = cluster_within(images.data, digits, config.model.clusters)
+        labels = images.targets if config.model.is_conditional else torch.zeros_like(images.targets)
+        images.targets = cluster_within(images.data, labels, config.model.clusters)
     return DataLoader(images, batch_size=config.data.batch_size, shuffle=True, num_workers=2)
 
 
@@ -86,7 +86,7 @@ class Clock:
     A GPU runs asynchronously: it is synchronized between two stretches only.
     """
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: RunSpec):
         self.warmup, self.steps, self.total = spec.warmup, spec.steps, spec.warmup + spec.steps * spec.repeats
         self.is_cuda = torch.cuda.is_available()
         self.repeats: list[dict[str, float]] = []

@@ -8,7 +8,7 @@ from distgan.config.registry import LOSSES
 
 
 def main() -> None:
-    """Train by the Spec in the program's argument, and print its timing."""
+    """Train by the RunSpec in the program's argument, and print its timing."""
     spec = common.read_spec()
     config, settings = spec.config, spec.config.optim
     torch.manual_seed(0)

@@ -69,19 +69,19 @@ def build_engine(
     `total_steps`: of the schedule; the run ends at `last_step`, if given. `capture` replaces CudaGraphCapture, and
     `clock` times engines.
     """
-    trial = Trial(gan, batches, config, runtime, total_steps, capture, last_step, clock)
+    builder = EngineBuilder(gan, batches, config, runtime, total_steps, capture, last_step, clock)
     requested = config.run.engine
-    if trial.steps_left <= 0:
-        return trial.eager_engine("no step is left")
+    if builder.steps_left <= 0:
+        return builder.eager_engine("no step is left")
     try:
-        return ENGINES[requested].build(trial)
+        return ENGINES[requested].build(builder)
     except EngineUnavailable as error:
         uncompile(gan)
         wanted = "graph" if requested == AUTO else requested
-        return trial.eager_engine(f"{wanted} was not taken: {error}", is_fallback=True)
+        return builder.eager_engine(f"{wanted} was not taken: {error}", is_fallback=True)
 
 
-class Trial:
+class EngineBuilder:
     """Build, check and time engines. All ranks call each method; the state of `gan` is preserved.
 
     `advance` runs one step with the networks as they are, compiled or not; `advance_eagerly` with uncompiled ones.

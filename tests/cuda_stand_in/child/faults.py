@@ -1,4 +1,4 @@
-"""What no training step may do, done in each, to show that it is noticed; `joined` alone is allowed.
+"""Faults that no training step may have, injected into each, to show that it is noticed; `joined` alone is allowed.
 
 By torch's hook before each step of Adam.
 """

@@ -1,4 +1,4 @@
-"""What ranks say to each other, by the store that they meet in: NCCL's way needs sums of sizes, made on the device."""
+"""Collectives of objects by the store that they meet in: NCCL's way needs sums of sizes, made on the device."""
 
 import pickle
 from itertools import count

@@ -310,7 +310,7 @@ def test_a_benchmark_runs_on_one_node(slurm: Cluster, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_behind(up: Cluster) -> None:
-    """Of a cluster; the last test, as none of the others has one then."""
+    """Measured on a cluster; the last test, as none of the others has one then."""
     folder = up.lab.with_name("gone")
     subprocess.run([Path(__file__).parent / "slurm" / "down.sh", up.lab], check=True, timeout=90)
     assert not up.lab.exists()

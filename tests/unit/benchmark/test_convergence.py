@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import ROOT, Capture, MonkeyPatch, refused
+from helpers.runs import ROOT, Capture, MonkeyPatch, expect_user_error
 from scipy.stats import logrank
 
 from distgan.benchmark import convergence_statistics, results
@@ -31,7 +31,7 @@ from distgan.training.engines.selection import EngineSelection
 
 
 def cells(arm: str, *epochs: float, outcome: str = "not converged", **changes: Any) -> list[TrialResult]:
-    """Of runs that converged after so many epochs or, below 0, ended otherwise after so many."""
+    """Cells of runs that converged after so many epochs or, below 0, ended otherwise after so many."""
     found = []
     for each in epochs:
         clocks = dict.fromkeys(("epochs", "train_s", "mlperf_s", "cold_s"), each if each > 0 else None)
@@ -67,7 +67,7 @@ def test_medians_and_the_test_are_those_of_a_published_study() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_the_test_on_few_runs_is_exact() -> None:
-    """Of 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
+    """With 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
     low, high = (times(cells("a", *epochs), "epochs") for epochs in ((1, 2, 3, 4), (5, 6, -9, -9)))
     assert low is not None
     assert high is not None
@@ -156,7 +156,7 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert dealt(processes=2) == ["4,5", "6,7"]
     for key in ("processes", "jobs"):
-        with refused(f"--{key}: ... (5) ... 4", code="unavailable"):
+        with expect_user_error(f"--{key}: ... (5) ... 4", code="unavailable"):
             dealt(**{key: 5})
     assert arms.slots(ConvergenceConfig(), is_cuda=False) == [{}]
     assert len(arms.slots(ConvergenceConfig(jobs=3), is_cuda=False)) == 3
@@ -250,20 +250,20 @@ def test_a_study_that_needs_more_epochs_is_a_regression(tmp_path: Path, monkeypa
     assert not is_regression(9, none, few), "A needs more"
     assert not is_regression(9, few[8:11], none[:3]), "noise"
     a, b = study(tmp_path / "a.json", *cells("p", 1), *cells("q", 1)), study(tmp_path / "b.json", *cells("q", 1))
-    with pytest.raises(CommandFailed, match=r"^p: no finished runs in B$"):
+    with pytest.raises(CommandFailed, match=r"^p: .* B$"):
         run_command("bench", "compare", str(a), str(b), "--fail-above", "2")
 
 
 def test_studies_that_can_not_be_compared(tmp_path: Path) -> None:
     a = study(tmp_path / "a.json", *cells("p", 1, 2))
     other = study(tmp_path / "b.json", *cells("p", 1, 2), protocol__hold=7)
-    with refused(f"A, B: ... {a}: ... {other}: ... 8 times", code="mismatch"):
+    with expect_user_error(f"A, B: ... {a}: ... {other}: ... 8 times", code="mismatch"):
         run_command("bench", "compare", str(a), str(other))
     other = study(tmp_path / "b.json", *cells("q", 1, 2), *cells("p", -1, outcome="error"))
-    with refused(f"A, B: ... ({a}, {other})", code="wrong-results"):
+    with expect_user_error(f"A, B: ... ({a}, {other})", code="wrong-results"):
         run_command("bench", "compare", str(a), str(other))
     speeds = ROOT / "tests" / "fixtures" / "bench-of-format-1" / "throughput.json"
-    with refused(f"{speeds}: ... (throughput) ... convergence", code="wrong-results"):
+    with expect_user_error(f"{speeds}: ... (throughput) ... convergence", code="wrong-results"):
         run_command("bench", "compare", str(a), str(speeds))
-    with refused(f"{a}: ... (convergence) ... throughput", code="wrong-results"):
+    with expect_user_error(f"{a}: ... (convergence) ... throughput", code="wrong-results"):
         run_command("bench", "compare", str(speeds), str(a))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.measurements import a_round, measured, saved
-from helpers.runs import Capture, MonkeyPatch, refused
+from helpers.runs import Capture, MonkeyPatch, expect_user_error
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -171,18 +171,18 @@ def test_the_ladder_ends_where_it_was_asked_to() -> None:
     ],
 )
 def test_a_fabric_that_does_not_fit(tmp_path: Path, settings: dict[str, Any], fragments: tuple[str, ...]) -> None:
-    with refused(*fragments):
+    with expect_user_error(*fragments):
         run(scaling(tmp_path), PlanConfig(out=str(tmp_path / "plan"), **settings))
     assert not (tmp_path / "plan").exists()
 
 
 def test_results_that_allow_no_plan(tmp_path: Path) -> None:
-    with refused("(2) ... 3 or more", code="wrong-results"):
+    with expect_user_error("(2) ... 3 or more", code="wrong-results"):
         run(scaling(tmp_path, sizes=(64, 128)), PlanConfig())
     saved(tmp_path / results.FILE, cell(1, 64, 1.0))
-    with refused("(throughput) ... scaling", code="wrong-results"):
+    with expect_user_error("(throughput) ... scaling", code="wrong-results"):
         run(tmp_path, PlanConfig())
-    with refused("nowhere: ", code="no-results"):
+    with expect_user_error("nowhere: ", code="no-results"):
         run(tmp_path / "nowhere", PlanConfig())
-    with refused("--processes 1,2", code="wrong-results"):
+    with expect_user_error("--processes 1,2", code="wrong-results"):
         run(scaling(tmp_path, worlds=1), PlanConfig(fabric="ethernet"))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from helpers.measurements import a_round, derived, measured, saved, tiny
 from helpers.own_networks import write_pair
-from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, fits, refused
+from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, expect_user_error, fits
 
 from distgan.benchmark import configurations, flops, results, speed, worker
 from distgan.benchmark.compare import ratio
 from distgan.benchmark.configurations import Point, count_images, points, scaling_cells, throughput_cells, world_sizes
-from distgan.benchmark.measurement import Round, Spec, Spread
+from distgan.benchmark.measurement import RunResult, RunSpec, Spread
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
 from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import print_speeds
@@ -52,21 +52,21 @@ ROOFLINE = {"matmul_flops": {"fp32": 1e11}, "peak_flops": {"fp32": 1e11}, "copy_
 EAGER = EngineSelection("compile", "eager", "compile was not taken: no compiler", is_fallback=True).describe()
 
 
-def spec(**run: Any) -> Spec:
+def spec(**run: Any) -> RunSpec:
     config = Config(
         model=ModelConfig(width=0.1), data=DataConfig(name="digits", batch_size=32),
         run=RunConfig(device="cpu", precision="fp32", engine="eager", **run),
     )  # fmt: skip
-    return Spec(config=config, gate_steps=2, warmup=1, steps=2, repeats=5)
+    return RunSpec(config=config, gate_steps=2, warmup=1, steps=2, repeats=5)
 
 
-def answering(monkeypatch: MonkeyPatch, answer: Callable[[Config, int], Round]) -> None:
+def answering(monkeypatch: MonkeyPatch, answer: Callable[[Config, int], RunResult]) -> None:
     """Let the processes of a benchmark say what a test wants, by their config and their number."""
 
     def outcome(words: list[str], config: object, world_size: int) -> dict[str, Any]:
         if "distgan.benchmark.roofline" in words:
             return dict(ROOFLINE)
-        return answer(Spec.model_validate_json(words[-1]).config, world_size).model_dump()
+        return answer(RunSpec.model_validate_json(words[-1]).config, world_size).model_dump()
 
     monkeypatch.setattr(speed, "_outcome", outcome)
 
@@ -146,9 +146,9 @@ def test_what_can_not_be_trained_ends_before_a_folder_is_made(tmp_path: Path, mo
     for command in ("throughput", "scaling"):
         with pytest.raises(UserError, match=r"--preset cgan-fast: model: .*clusters"):
             run_command("bench", command, "--preset", "cgan-fast", "--family", "small", "--device", "cpu")
-        with refused("no-images: a"):
+        with expect_user_error("no-images: a"):
             run_command("bench", command, "--preset", "cgan", "--data-dir", "a", "--device", "cpu")
-    with refused("--preset: ... (x, b/x.toml)", code="conflicting-settings"):
+    with expect_user_error("--preset: ... (x, b/x.toml)", code="conflicting-settings"):
         run_command("bench", "throughput", "--preset", "a/x.toml,b/x.toml", "--device", "cpu")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
@@ -179,7 +179,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
     with pytest.raises(UserError, match="--processes: a process takes"):
         world_sizes([1, 1024], CPU)
     monkeypatch.setattr(configurations, "count_gpus", lambda: 2)
-    with refused("--processes: ... (3) ... 2", code="unavailable"):
+    with expect_user_error("--processes: ... (3) ... 2", code="unavailable"):
         world_sizes([3], torch.device("cuda"))
     assert world_sizes(None, torch.device("cuda")) == [1, 2]
     assert world_sizes([2, 1, 2], CPU) == [1, 2]
@@ -190,7 +190,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
 @pytest.mark.parametrize("command", ["throughput", "scaling"])
 def test_no_launcher_around_it(command: str, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    with refused(f"bench {command}: ", code="launcher-conflict"):
+    with expect_user_error(f"bench {command}: ", code="launcher-conflict"):
         run_command("bench", command, "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -199,7 +199,7 @@ def test_no_launcher_around_it(command: str, tmp_path: Path, monkeypatch: Monkey
 def test_what_needs_a_gpu_is_an_error_at_once(command: str, tmp_path: Path) -> None:
     words = ["bench", command, "--preset", "cgan", "--device", "cpu", "--out", str(tmp_path / "out")]
     for flag, value in (("--precision", "fp16"), ("--engine", "graph")):
-        with refused(f"{flag}: ... ({value})", code="no-gpu"):
+        with expect_user_error(f"{flag}: ... ({value})", code="no-gpu"):
             run_command(*words, flag, value)
     assert not (tmp_path / "out").exists()
 
@@ -324,7 +324,7 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
     """In the second round, when there already was one."""
     calls: list[str] = []
 
-    def answer(config: Config, world_size: int) -> Round:
+    def answer(config: Config, world_size: int) -> RunResult:
         calls.append(config.optim.order)
         return a_round(*[0.25] * 5, passed=len(calls) < 4 or config.optim.order != "alternating-fresh")
 
@@ -346,7 +346,7 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
 def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     turns: list[int] = []
 
-    def answer(config: Config, world_size: int) -> Round:
+    def answer(config: Config, world_size: int) -> RunResult:
         if turns:  # what was measured is on the disk before the next turn
             found = results.read(tmp_path, SpeedResults)
             assert found.is_partial
@@ -389,7 +389,7 @@ def test_a_fallback_and_a_change_of_engines_stand_above_the_tables(capsys: Captu
 def test_what_was_measured_outlives_ctrl_c_and_says_so(
     monkeypatch: MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
-    def answer(config: Config, world_size: int) -> Round:
+    def answer(config: Config, world_size: int) -> RunResult:
         if config.run.precision == "bf16":
             raise KeyboardInterrupt
         return a_round(*[0.5] * 5)
@@ -449,7 +449,7 @@ def test_results_of_format_1_say_what_they_said(kind: str, capsys: Capture) -> N
 
 
 def test_an_interval_holds_the_ratio() -> None:
-    """Of 100 comparisons whose truth is known, about 95 intervals hold it."""
+    """About 95 of 100 intervals of comparisons with a known ratio contain it."""
     draw, inside = np.random.default_rng(5), 0
     for _ in range(100):
         a, b = (draw.normal(mean, 0.01, (1, 40)).tolist() for mean in (1.0, 1.02))
@@ -510,10 +510,10 @@ def test_compare_says_what_else_differs(tmp_path: Path, capsys: Capture) -> None
 
 def test_another_cell_or_command_is_not_compared(tmp_path: Path) -> None:
     a, b = (saved(tmp_path / f"{name}.json", measured([1.0], id=name)) for name in "xy")
-    with refused(f"A, B: ... ({a}, {b})", code="wrong-results"):
+    with expect_user_error(f"A, B: ... ({a}, {b})", code="wrong-results"):
         run_command("bench", "compare", str(a), str(b))
     other = saved(tmp_path / "s.json", measured([1.0], id="x"), kind="scaling")
-    with refused(f"{other}: ... (scaling) ... throughput", code="wrong-results"):
+    with expect_user_error(f"{other}: ... (scaling) ... throughput", code="wrong-results"):
         run_command("bench", "compare", str(a), str(other))
 
 
@@ -539,7 +539,7 @@ def test_files_that_are_none_of_ours(text: str, value: str, code: str, tmp_path:
     bad, good = tmp_path / "bad.json", saved(tmp_path / "good.json", measured([1.0]))
     bad.write_text(text)
     for words in ([bad, good], [good, bad]):
-        with refused(f"{bad} ... {value}", code=code):
+        with expect_user_error(f"{bad} ... {value}", code=code):
             run_command("bench", "compare", *map(str, words))
 
 
@@ -547,11 +547,11 @@ def test_a_damaged_measurement_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.json", measured([1.0]))
     text = path.read_text()
     path.write_text(text.replace('"seconds": 1.0', '"seconds": 0'))
-    with refused(f"{path} ... cells.0.runs.0.repeats.0: ... 0 ... Expected", code="damaged-file"):
+    with expect_user_error(f"{path} ... cells.0.runs.0.repeats.0: ... 0 ... Expected", code="damaged-file"):
         results.read(path, SpeedResults)
     content = json.loads(text)
     path.write_text(json.dumps(content | {"cells": content["cells"] * 2}))
-    with refused(f"{path} ... vanilla/auto/32", code="damaged-file"):
+    with expect_user_error(f"{path} ... vanilla/auto/32", code="damaged-file"):
         results.read(path, SpeedResults)
 
 
@@ -576,7 +576,7 @@ def test_own_images_are_counted_before_the_first_cell(tmp_path: Path, monkeypatc
     (report,) = throughput_cells(
         ThroughputConfig(presets=["cgan"], data=str(tmp_path / "own.npz"), precisions=["fp32"]), CPU
     )
-    with refused("--family: ... 32 x 32, colour ... (report2023) ... [images-do-not-fit]"):
+    with expect_user_error("--family: ... 32 x 32, colour ... (report2023) ... [images-do-not-fit]"):
         count_images([report])
     # Networks of a file that takes colour only, which are built for the data's images alone, and once for both engines.
     networks = write_pair(tmp_path, "colour.py", (BUILD, ONLY_COLOUR))

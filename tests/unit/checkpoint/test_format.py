@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import CONFIG, MODEL, assert_equal, declare, make
-from helpers.runs import ON_CPU, TESTS, MonkeyPatch, newest, refused
+from helpers.runs import ON_CPU, TESTS, MonkeyPatch, expect_user_error, newest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save
@@ -241,7 +241,7 @@ def test_when_all_are_damaged_nothing_starts_from_zero(pair: Path, tmp_path: Pat
 
 
 def forge(path: Path, name: str, data: bytes) -> None:
-    """Puts `data` into a file, and its size and hash into the manifest."""
+    """Put `data` into a file, and its size and hash into the manifest."""
     (path / name).write_bytes(data)
     declare(path, name, len(data), hashlib.sha256(data).hexdigest())
 
@@ -282,7 +282,7 @@ def test_tensors_of_other_shapes_are_refused(made: Checkpoint, saved: Path) -> N
         shutil.copytree(saved, forged)
         forge(forged, f"{name}.safetensors", save(tensors))
         checkpoint = read_checkpoint(forged)
-        with refused(f"{forged}: {name}", words):
+        with expect_user_error(f"{forged}: {name}", words):
             gan.load_state(checkpoint.tensors, 3, str(forged))
 
 
@@ -309,7 +309,7 @@ def test_non_finite_weights_are_refused_and_statistics_are_not(saved: Path, name
     gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
     weight = next(key for key in own if key.endswith("weight"))
     forge(saved, f"{name}.safetensors", save(own | {weight: own[weight].fill_(float("nan"))}))
-    with refused(str(saved), name, weight, code="non-finite-values"):
+    with expect_user_error(str(saved), name, weight, code="non-finite-values"):
         gan.load_state(read_checkpoint(saved).tensors, 3, str(saved))
 
 
@@ -401,7 +401,7 @@ def test_invalid_checkpoint_is_refused(saved: Path, name: str) -> None:
     "name", [".DS_Store", "._state.json", ".nfs000000000001", "Thumbs.db", "x.pt", ".ipynb_checkpoints/"]
 )
 def test_foreign_files_are_ignored_with_a_warning(made: Checkpoint, saved: Path, name: str) -> None:
-    """What systems and people leave in folders is never read, and no reason to lose a checkpoint."""
+    """Files that systems and people leave in folders are never read, and no reason to lose a checkpoint."""
     (saved / name).mkdir() if name.endswith("/") else (saved / name).write_bytes(b"\x80\x04K\x01.")
     assert_equal(read_checkpoint(saved), made)
     (warning,) = foreign_files(saved)
@@ -428,7 +428,7 @@ def test_what_can_not_be_read_now_is_not_called_damaged(saved: Path, monkeypatch
         return opened(path, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", fail)
-    with refused("g_optim.safetensors", os.strerror(number), code="unreadable"):
+    with expect_user_error("g_optim.safetensors", os.strerror(number), code="unreadable"):
         newest_valid(saved.parent)
 
 

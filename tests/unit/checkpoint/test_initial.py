@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.noise_images import COLOUR, UNLABELLED, noise_images
-from helpers.runs import Capture, MonkeyPatch, Run, assert_user_error, checkpoint, fits, refused
+from helpers.runs import Capture, MonkeyPatch, Run, assert_user_error, checkpoint, expect_user_error, fits
 from helpers.small_runs import make_cheap
 
 from distgan.checkpoint.format import read_checkpoint
@@ -132,7 +132,7 @@ def test_weights_of_another_form_are_refused(
     begin: Any, before: dict[str, Any], now: dict[str, Any], images: ImageSpec, fragments: tuple[str, ...]
 ) -> None:
     source = begin("source", COLOUR, **before)
-    with refused("--init-from: ", str(source), *fragments, code="initial-weights-mismatch"):
+    with expect_user_error("--init-from: ", str(source), *fragments, code="initial-weights-mismatch"):
         begin("new", images, init_from=str(source), **now)
 
 
@@ -160,17 +160,17 @@ def test_a_run_that_went_on_gives_its_newest_weights(begin: Any) -> None:
 
 def test_what_holds_no_weights_of_both_networks_is_refused(begin: Any, tmp_path: Path) -> None:
     source = begin("source")
-    with refused("--init-from: ", "nowhere", code="no-weights"):
+    with expect_user_error("--init-from: ", "nowhere", code="no-weights"):
         read_initial(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with refused("--init-from: ", "empty: ... generator.safetensors", code="no-weights"):
+    with expect_user_error("--init-from: ", "empty: ... generator.safetensors", code="no-weights"):
         read_initial(str(tmp_path / "empty"))
     for place in ("weights/generator.safetensors", "weights/discriminator.safetensors"):
         if place.startswith("weights/d"):
             (source / place).unlink()
-        with refused("--init-from: ", "both networks", code="no-weights"):
+        with expect_user_error("--init-from: ", "both networks", code="no-weights"):
             read_initial(str(source / (place if place.startswith("weights/g") else "weights")))
-    with refused("--init-from: ", "~nobody", code="bad-path"):
+    with expect_user_error("--init-from: ", "~nobody", code="bad-path"):
         read_initial("~nobody-of-this-name/run")
 
 
@@ -180,7 +180,7 @@ def test_non_finite_weights_are_refused(begin: Any) -> None:
     found.tensors["discriminator.read_out.bias"][0] = torch.nan
     config = training_of(["--preset", "cgan-quick", "--family", "dcgan", "--width", "0.05", "--device", "cpu"])[0]
     built = Session(config, Runtime(config), dataset=noise_images(300))
-    with refused("--init-from: ", "read_out.bias", code="non-finite-values"):
+    with expect_user_error("--init-from: ", "read_out.bias", code="non-finite-values"):
         start_from(built.gan, found, built.config.model)
 
 

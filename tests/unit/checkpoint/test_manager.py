@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.file_events import DISK_ERRORS
 from helpers.noise_images import noise_images
-from helpers.runs import ON_CPU, MonkeyPatch, checkpoint_names, refused
+from helpers.runs import ON_CPU, MonkeyPatch, checkpoint_names, expect_user_error
 
 from distgan.checkpoint import manager
 from distgan.checkpoint.format import read_checkpoint
@@ -116,14 +116,14 @@ def test_a_disk_that_takes_no_checkpoint_is_a_warning_or_the_end(
             at(made, step)
             made.save()
             if setting == "stop":
-                with refused("metrics.jsonl", reason, "step 1", code="unwritable"):
+                with expect_user_error("metrics.jsonl", reason, "step 1", code="unwritable"):
                     made.last()
             else:
                 assert made.last() == (1, tmp_path / "checkpoints" / "step-00000001")
                 (warning,) = made.write_errors.warnings()
                 assert "checkpoint" in warning
                 assert f"metrics.jsonl: {reason}" in warning
-            with refused("metrics.jsonl", reason, code="unwritable"):  # nothing comes after the last one
+            with expect_user_error("metrics.jsonl", reason, code="unwritable"):  # nothing comes after the last one
                 made.save(wait=True)
     at(made, 99)
     made.save(wait=True)

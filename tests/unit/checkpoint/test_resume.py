@@ -11,10 +11,10 @@ from helpers.runs import (
     assert_user_error,
     checkpoint,
     checkpoint_names,
+    expect_user_error,
     fits,
     losses,
     quick,
-    refused,
 )
 from helpers.small_runs import make_cheap, train_small
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_whose_disk_is_away_is_not_passed_over(run: Path, tmp_path:
     link.rename(tmp_path / "away")
     link.symlink_to(tmp_path / "big" / link.name)
     for resume in ("auto", str(run)):
-        with refused(str(link), str(tmp_path / "big"), code="not-found"):
+        with expect_user_error(str(link), str(tmp_path / "big"), code="not-found"):
             train_steps(run, 3, resume=resume)
     assert_user_error(distgan("checkpoint", "verify", run), str(link), code="not-found")
     assert link.is_symlink()
@@ -173,7 +173,7 @@ def test_a_run_may_have_a_name_that_is_not_utf8(
         words = ("train", *quick("new"), flag, odd)
         assert_user_error(distgan(*words), f"{flag}: ", r"run\udcff", "in UTF-8", code="bad-value")
     monkeypatch.setenv("DISTGAN_DATA", str(odd))
-    with refused("run\udcff ... [no-data]", code="not-found"):
+    with expect_user_error("run\udcff ... [no-data]", code="not-found"):
         load_dataset(DataConfig(name="mnist", download=False))
     monkeypatch.chdir(odd)
     train_small(Path("inner"), max_steps=2)
@@ -373,5 +373,5 @@ def test_a_run_that_began_from_another_goes_on_by_the_same_command(tmp_path: Pat
     for steps in (4, 6):
         train_small(tmp_path / "second", max_steps=steps, resume=str(tmp_path / "first"))
     assert checkpoint(tmp_path / "second")[1] == 6
-    with refused("--resume", "[resume-mismatch]", code="mismatch"):
+    with expect_user_error("--resume", "[resume-mismatch]", code="mismatch"):
         train_small(tmp_path / "second", max_steps=8, resume=str(tmp_path / "first" / "checkpoints" / "latest"))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from helpers.runs import ROOT, refused
+from helpers.runs import ROOT, expect_user_error
 
 from distgan.cli import _load, run_command
 from distgan.cli.commands import TOP, Command, Group
@@ -97,7 +97,7 @@ def test_flags_in_a_message_are_those_of_each_command_that_says_it(
     ],
 )
 def test_mistakes(words: list[str], message: str) -> None:
-    with refused(message):
+    with expect_user_error(message):
         run_command(*words)
 
 

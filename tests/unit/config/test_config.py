@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers.runs import MonkeyPatch, refused
-from hypothesis import given, settings
+from helpers.runs import MonkeyPatch, expect_user_error
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distgan.config.command_settings import SampleConfig
@@ -119,7 +119,7 @@ def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
     base = toml(tmp_path, "[data]\nper_rank_batch_size = 8\n")
     data = parse("--batch-size", "32", base=base).data
     assert (data.batch_size, data.per_rank_batch_size) == (32, None)
-    with refused("--batch-size, --per-rank-batch-size: ... (32, 8) ... [conflicting-settings]"):
+    with expect_user_error("--batch-size, --per-rank-batch-size: ... (32, 8) ... [conflicting-settings]"):
         parse("--batch-size", "32", "--per-rank-batch-size", "8")
 
 
@@ -160,7 +160,7 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_a_file_are_one_line_each(tmp_path: Path, text: str, message: str) -> None:
-    with refused(message):
+    with expect_user_error(message):
         toml(tmp_path, text)
 
 
@@ -207,24 +207,24 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> None:
-    with refused(message):
+    with expect_user_error(message):
         parse(*argv)
 
 
 def test_unknown_preset_is_refused() -> None:
     for name in ("cgan-quik", "../configs/cgan", "/etc/passwd"):
-        with refused(f"--preset ... ({name}) ... cgan, cgan-fast, cgan-quick, images-fast ... [unknown-name]"):
+        with expect_user_error(f"--preset ... ({name}) ... cgan, cgan-fast, cgan-quick ... [unknown-name]"):
             preset_path(name, "--preset")
 
 
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
-    with refused("my.toml ... [not-found]"):
+    with expect_user_error("my.toml ... [not-found]"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.toml").write_bytes(b"\xff\xfe\x00")
-    with refused("my.toml ... TOML ... [bad-config-file]"):
+    with expect_user_error("my.toml ... TOML ... [bad-config-file]"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.json").write_text("[" * 100_000)
-    with refused("my.json ... JSON ... [bad-config-file]"):
+    with expect_user_error("my.json ... JSON ... [bad-config-file]"):
         read_file(tmp_path / "my.json", "my.json")
 
 
@@ -237,7 +237,7 @@ def test_files_of_other_editors_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--out", "--resume", "--config"])
 def test_the_home_of_nobody_is_refused(flag: str) -> None:
-    with refused(f"{flag} ~nosuch-user/x: ", code="bad-path"):
+    with expect_user_error(f"{flag} ~nosuch-user/x: ", code="bad-path"):
         training_of([*(("--preset", "cgan") if flag == "--out" else ()), flag, "~nosuch-user/x"])
         claim_folder("~nosuch-user/x", "cgan", may_hold_run=True)
 
@@ -271,7 +271,7 @@ def test_the_config_of_a_part_of_a_run_has_the_runs_name(tmp_path: Path, part: s
 def test_text_that_the_locale_can_not_encode_is_named(monkeypatch: MonkeyPatch, encoding: str, words: str) -> None:
     """As a name with ü under LC_ALL=C, and one in Latin-1 under UTF-8."""
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
-    with refused("--out ... '\\udcfc.png' ... [bad-value]", words, code="bad-value"):
+    with expect_user_error("--out ... '\\udcfc.png' ... [bad-value]", words, code="bad-value"):
         training_of(["--preset", "cgan", "--out", "\udcfc.png"])
 
 
@@ -279,7 +279,7 @@ def test_negative_numbers_are_values_not_flags() -> None:
     parser = Parser(prog="x")
     add_flags(parser, Config)
     assert isinstance(parser.parse(["--seed", "3"]), argparse.Namespace)
-    with refused("--d-lr ... '-1' ... [bad-value]"):
+    with expect_user_error("--d-lr ... '-1' ... [bad-value]"):
         parse("--d-lr", "-1")
 
 
@@ -318,6 +318,7 @@ def as_toml(value: object) -> str:
 
 @settings(max_examples=150, deadline=None)
 @given(values=SETTINGS, kind=st.sampled_from(["toml", "json"]), raw=st.none() | st.binary(max_size=30))
+@example(values=[(("model", "args"), [False])], kind="toml", raw=None)
 def test_any_file_is_a_config_or_a_mistake(
     tmp_path_factory: pytest.TempPathFactory, values: list[tuple[tuple[str, str], object]], kind: str, raw: bytes | None
 ) -> None:

@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args
 import pytest
 import torch
 from helpers.made_up_runs import quality_of
-from helpers.runs import ROOT, TINY, Run, assert_same_run, assert_user_error, refused
+from helpers.runs import ROOT, TINY, Run, assert_same_run, assert_user_error, expect_user_error
 from torch import Tensor, nn
 
 from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, ThroughputConfig
 from distgan.config import registry
 from distgan.config.command_settings import EvalConfig
-from distgan.config.fields import Rules, Section, rules, setting
+from distgan.config.fields import Section, SettingInfo, setting, setting_info
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_settings, paths_by, read_file
 from distgan.config.network_spec import NetworkSpec
 from distgan.config.presets import training_of
@@ -63,7 +63,7 @@ def dotted(paths: list[tuple[str, ...]]) -> set[str]:
     return {".".join(path) for path in paths}
 
 
-@pytest.mark.parametrize("rule", get_args(Rules.model_fields["on_resume"].annotation))
+@pytest.mark.parametrize("rule", get_args(SettingInfo.model_fields["on_resume"].annotation))
 def test_every_setting_has_its_rule_on_resume(rule: Literal["fixed", "confirm", "free", "reset"]) -> None:
     assert dotted(paths_by(Config, "on_resume", rule)) == set(ON_RESUME[rule].split())
 
@@ -89,7 +89,7 @@ def test_a_new_setting_is_safe_and_a_mistyped_rule_is_an_error() -> None:
         plain: int = setting(0, "a number")
 
     for field in New.model_fields.values():
-        assert (rules(field).on_resume, rules(field).may_differ_per_rank) == ("confirm", False)
+        assert (setting_info(field).on_resume, setting_info(field).may_differ_per_rank) == ("confirm", False)
     with pytest.raises(ValueError, match="on_resume"):
         setting(0, "a number", on_resume="fre")
 
@@ -117,7 +117,7 @@ def test_a_flag_that_has_a_better_name_keeps_the_old_one_as_deprecated(
     monkeypatch: pytest.MonkeyPatch, model: type[Section]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")  # no wrapped line
-    found = {flag.name: [f"--{old}" for old in rules(flag.field).old_flags] for flag in flags_of(model)}
+    found = {flag.name: [f"--{old}" for old in setting_info(flag.field).old_flags] for flag in flags_of(model)}
     assert {name: old for name, old in found.items() if old} == OLD_FLAGS[model]
     for name, old_names in OLD_FLAGS[model].items():
         for old in old_names:
@@ -129,7 +129,7 @@ def test_a_flag_that_has_a_better_name_keeps_the_old_one_as_deprecated(
             assert re.search(rf"{name}\b", parser.format_help())
             assert re.search(rf"deprecated: [^)]*{old}\b", parser.format_help())
             assert not re.search(rf"^ *{old}\b", parser.format_help(), re.MULTILINE)
-            with refused(f"{old}: ... [missing-value]"):
+            with expect_user_error(f"{old}: ... [missing-value]"):
                 parser.parse([old])
 
 
@@ -157,7 +157,7 @@ def test_no_list_of_names_stands_elsewhere() -> None:
 
 
 def test_no_engine_and_no_order_is_known_by_its_name() -> None:
-    """What one does differently is a field of its entry, or its function there: no comparison, no table of names."""
+    """A difference between entries is a field of its entry, or its function there: no comparison, no table of names."""
     known = (set(registry.ENGINES) | set(registry.ORDERS)) - {"auto"}
     for path in (ROOT / "distgan").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -256,13 +256,13 @@ def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
         assert words in text
     for flag, names in (("--loss", ["own", *LOSSES]), ("--family", FAMILIES), ("--data", ["auto", *DATASETS])):
         path = ", or a path that is there" if flag == "--data" else ""
-        with refused(f"{flag}: ... ('nope'). Expected: {', '.join(names)}{path} [unknown-name]"):
+        with expect_user_error(f"{flag}: ... ('nope'). Expected: {', '.join(names)}{path} [unknown-name]"):
             from_flags(Config, parser.parse([flag, "nope"]))
     path = tmp_path / "my.toml"
     path.write_text("[model]\nfamily = 'mlp'\n[optim]\nloss = 'nope'")
-    with refused("my.toml: [optim] loss: ... ('nope') ... bce, ... squares [unknown-name]"):
+    with expect_user_error("my.toml: [optim] loss: ... ('nope') ... bce, ... squares [unknown-name]"):
         read_file(path, "my.toml")
-    with refused("--model: ... --family mlp (cgan) ... vanilla [conflicting-settings]"):
+    with expect_user_error("--model: ... --family mlp (cgan) ... vanilla [conflicting-settings]"):
         from_flags(Config, parser.parse(["--model", "cgan", "--family", "mlp"]))
 
 
@@ -295,24 +295,24 @@ def test_a_copy_and_a_resume_take_over_what_their_rules_say(tmp_path: Path) -> N
 def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     data = Dataset("x", torch.zeros(2, 28, 28).byte(), torch.zeros(2).long(), "here")
     real = RealImages(data, data, data, "class", False, "f", "f")
-    jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
+    ensemble: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
     subject: Any = SimpleNamespace(loaded=None, sha256="0" * 64)
     config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
-    command = source_of("a b", subject, config, real, jury, is_test_seen=False).command
+    command = source_of("a b", subject, config, real, ensemble, is_test_seen=False).command
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
     own = config.model_copy(update={"data": "a b", "image_size": 32, "test": "other"})
     words = "--image-size 32 --num 10000 --seed 3 --data 'a b' --test-data other"
-    assert words in source_of("run", subject, own, real, jury, is_test_seen=False).command
+    assert words in source_of("run", subject, own, real, ensemble, is_test_seen=False).command
     moved = config.model_copy(update={"reference": "d"})
-    assert " --data-dir d " in source_of("run", subject, moved, real, jury, is_test_seen=False).command, (
+    assert " --data-dir d " in source_of("run", subject, moved, real, ensemble, is_test_seen=False).command, (
         "by the name that is shown"
     )
-    source = source_of("run\udcff\x1b", subject, config, real, jury, is_test_seen=False)
+    source = source_of("run\udcff\x1b", subject, config, real, ensemble, is_test_seen=False)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()
     noted = quality_of(notices=["run\udcff/checkpoints: holds a foreign file"])
     assert Quality.model_validate_json(noted.model_dump_json()).notices == [
         r"run\udcff/checkpoints: holds a foreign file"
     ]
-    words = source_of("a", subject, EvalConfig(pixel_range="unit"), real, jury, is_test_seen=False).command.split()
+    words = source_of("a", subject, EvalConfig(pixel_range="unit"), real, ensemble, is_test_seen=False).command.split()
     assert parse_settings(Parser(), words[3:], EvalConfig)[1] == EvalConfig(pixel_range="unit"), "its own flag"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import ROOT, refused
+from helpers.runs import ROOT, expect_user_error
 
 from distgan.benchmark import results
 from distgan.checkpoint.format import read_checkpoint
@@ -58,7 +58,7 @@ def test_an_old_value_stands_in_the_help_alone_as_deprecated(flag: str, path: st
     names = allowed(field).split(", ")
     assert current in names
     assert old not in names
-    with refused(f"{flag}: ... ('nope') ... {current}", code="unknown-name"):
+    with expect_user_error(f"{flag}: ... ('nope') ... {current}", code="unknown-name"):
         of_flags(flag, "nope")
 
 
@@ -70,12 +70,12 @@ def test_the_old_key_of_a_setting_is_read_from_flags_and_files(tmp_path: Path) -
     assert of_flags("--accumulate", "3") == of_flags("--d-microbatches", "3") != Config()
     assert "accumulate" not in settings(of_flags("--accumulate", "3"))["optim"]
     (tmp_path / "my.toml").write_text("[optim]\naccumulate = 3\nd_microbatches = 3\n")
-    with refused("accumulate: ... d_microbatches ... [conflicting-settings]"):
+    with expect_user_error("accumulate: ... d_microbatches ... [conflicting-settings]"):
         read_file(tmp_path / "my.toml", "my.toml")
 
 
 def test_a_resume_compares_current_names() -> None:
-    """Of a run that recorded old ones: the fixture's checkpoint, and each other old value."""
+    """Config of a run that recorded old ones: the fixture's checkpoint, and each other old value."""
     path = FIXTURE / "checkpoints" / "step-00000006"
     recorded = json.loads((path / "config.json").read_text())
     assert (recorded["model"]["family"], recorded["optim"]["order"], recorded["run"]["precision"]) == (
@@ -95,7 +95,7 @@ def test_a_resume_compares_current_names() -> None:
 
 
 def test_records_are_read_with_current_names() -> None:
-    """What a benchmark or a run left that is no Config, so that old and new ones compare."""
+    """Records of a benchmark or a run that are no Config, so that old and new ones compare."""
     record = {"config": {"order": "fresh", "optim": {"accumulate": 2}}, "orders": ["reuse", 3], "precision": None}
     assert with_current_names(record) == {
         "config": {"order": "alternating-fresh", "optim": {"d_microbatches": 2}},
@@ -119,5 +119,5 @@ def test_no_two_settings_of_a_section_share_a_key() -> None:
         return [model, *(each for each in below if isinstance(each, type) and issubclass(each, Section))]
 
     for model in sections(Config):
-        old = [each for flag in flags_of(model) for each in flag.field.json_schema_extra["rules"].old_keys]  # type: ignore[index,call-overload]
+        old = [each for flag in flags_of(model) for each in flag.field.json_schema_extra["info"].old_keys]  # type: ignore[index,call-overload]
         assert not set(old) & set(model.model_fields)

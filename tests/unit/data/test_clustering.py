@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.runs import ON_CPU, refused
+from helpers.runs import ON_CPU, expect_user_error
 from torch import Tensor
 
 from distgan.config.schema import ModelConfig, OptimConfig
@@ -152,5 +152,5 @@ def test_run_with_clusters_of_another_version_is_not_gone_on_with() -> None:
     state = gan.state()
     gan.load_state(state, 0, "a checkpoint")
     state["generator.cluster_counts"] = state["generator.cluster_counts"].roll(1) + 1
-    with refused("checkpoint ... [wrong-weights]"):
+    with expect_user_error("checkpoint ... [wrong-weights]"):
         gan.load_state(state, 0, "a checkpoint")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.memory import at_most
-from helpers.runs import MonkeyPatch, refused
+from helpers.runs import MonkeyPatch, expect_user_error
 
 from distgan.config.schema import DataConfig
 from distgan.data.base import NOT_MNIST, SOURCES, TEST_SOURCES, Dataset, load_dataset, load_digits
@@ -53,7 +53,7 @@ def test_test_sets_are_named_as_torchvision_names_them() -> None:
 
 def test_missing_test_set_is_one_clear_error(tmp_path: Path) -> None:
     small_mnist(tmp_path)
-    with refused("t10k-images-idx3-ubyte ... [no-data]"):
+    with expect_user_error("t10k-images-idx3-ubyte ... [no-data]"):
         load_dataset(DataConfig(dir=str(tmp_path), download=False), "test")
 
 
@@ -107,7 +107,7 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path, file: str, damage: obje
         (raw / f"{file}.gz").write_bytes(gzip.compress(content))
     else:
         (raw / file).write_bytes(content)
-    with refused(file, words, code="bad-dataset"):
+    with expect_user_error(file, words, code="bad-dataset"):
         load(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_damaged_archive_is_one_clear_error(tmp_path: Path) -> None:
     (raw / IMAGES).unlink()
     for damaged in (packed[:-20], b"not gzip at all", packed[:200] + b"\0" * 50 + packed[250:]):
         (raw / f"{IMAGES}.gz").write_bytes(damaged)
-        with refused(f"{IMAGES}.gz: "):
+        with expect_user_error(f"{IMAGES}.gz: "):
             load(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_archive_damaged_anywhere_is_one_clear_error(tmp_path: Path) -> None:
     (raw / LABELS).unlink()
     for place in (0, *range(10, len(packed))):
         (raw / f"{LABELS}.gz").write_bytes(packed[:place] + bytes([packed[place] ^ 0x55]) + packed[place + 1 :])
-        with refused(f"{LABELS}.gz", code="bad-data"):
+        with expect_user_error(f"{LABELS}.gz", code="bad-data"):
             load(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_memory_is_that_of_the_images(tmp_path: Path) -> None:
     with at_most(50):
         assert load(tmp_path).fingerprint
     os.truncate(raw / IMAGES, 2**32)
-    with at_most(50), refused("too long", code="bad-data"):
+    with at_most(50), expect_user_error("too long", code="bad-data"):
         load(tmp_path)
 
 
@@ -148,18 +148,18 @@ def test_packed_bomb_is_read_no_further_than_the_largest_data_set(tmp_path: Path
     raw = small_mnist(tmp_path)
     (raw / LABELS).unlink()
     (raw / f"{LABELS}.gz").write_bytes(gzip.compress(idx(np.zeros(50, np.uint8)) + bytes(300_000_000)))
-    with refused("too long"):
+    with expect_user_error("too long"):
         load(tmp_path)
 
 
 def test_wrong_number_of_images_is_refused_unless_accepted(tmp_path: Path) -> None:
     small_mnist(tmp_path)
-    with refused("50 x 28 x 28 ... 60000 x 28 x 28 ... [bad-dataset]"):
+    with expect_user_error("50 x 28 x 28 ... 60000 x 28 x 28 ... [bad-dataset]"):
         load(tmp_path, md5="auto")
 
 
 def test_require_refuses_digits_which_have_no_published_sum() -> None:
-    with refused("digits: ... [setting-not-applicable]"):
+    with expect_user_error("digits: ... [setting-not-applicable]"):
         load_dataset(DataConfig(name="digits", md5="require"))
     assert len(load_dataset(DataConfig(name="digits")).images) == 17_970
 
@@ -169,9 +169,9 @@ def test_md5_rules(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     raw = small_mnist(tmp_path / "data", 50)
     monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(num_images=50))
     monkeypatch.chdir(tmp_path)
-    with refused("6bbc9ace ... --data-dir ... [checksum-mismatch]"):
+    with expect_user_error("6bbc9ace ... --data-dir ... [checksum-mismatch]"):
         load_dataset(DataConfig(download=False))
-    with refused(code="checksum-mismatch"):
+    with expect_user_error(code="checksum-mismatch"):
         load("data", md5="require")
     for taken in (load("data", md5="auto"), load("data", md5="accept")):
         assert all(f"{file}: its md5" in taken.warning for file in (IMAGES, LABELS))
@@ -229,7 +229,7 @@ def test_a_file_of_another_set_is_refused_under_every_other_name(
             monkeypatch.setitem(sources, name, sources[name]._replace(num_images=50))
     monkeypatch.setitem(TEST_SOURCES, "kmnist", TEST_SOURCES["kmnist"]._replace(**known))
     for name in ("mnist", "fashion-mnist", "kmnist"):  # of the last, test images in the place of training images
-        with refused(*words, code="bad-data"):
+        with expect_user_error(*words, code="bad-data"):
             load(raw, name=name, md5=rule)
 
 
@@ -247,7 +247,7 @@ def test_require_means_something_where_packed_files_alone_have_a_sum(tmp_path: P
         assert len(checked.images) == 50
     for file in (IMAGES, LABELS):
         (raw / f"{file}.gz").unlink()
-    with refused(f"KMNIST/raw/{IMAGES}", code="checksum-mismatch"):
+    with expect_user_error(f"KMNIST/raw/{IMAGES}", code="checksum-mismatch"):
         load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
     assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
     assert "KMNIST" in str(load(tmp_path / "data", name="kmnist", md5="auto").warning)
@@ -255,7 +255,7 @@ def test_require_means_something_where_packed_files_alone_have_a_sum(tmp_path: P
         (raw / f"{file}.gz").write_bytes(gzip.compress((raw / file).read_bytes(), 1))
         (raw / file).unlink()
     assert load_dataset(DataConfig(name="kmnist", download=False)).warning is None
-    with refused(f"KMNIST/raw/{IMAGES}.gz", code="checksum-mismatch"):
+    with expect_user_error(f"KMNIST/raw/{IMAGES}.gz", code="checksum-mismatch"):
         load_dataset(DataConfig(name="kmnist", download=False, md5="require"))
 
 
@@ -284,7 +284,7 @@ def test_download_keeps_the_files_that_have_a_sum(tmp_path: Path, monkeypatch: M
 
 
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
-    with refused("--data-dir", "nowhere/MNIST/raw/train-images-idx3-ubyte", "$DISTGAN_DATA", "--data digits"):
+    with expect_user_error("--data-dir", "nowhere/MNIST/raw/train-images-idx3-ubyte", "$DISTGAN_DATA", "--data digits"):
         load(tmp_path / "nowhere")
 
 
@@ -344,7 +344,7 @@ def test_download_fills_the_folder_once(tmp_path: Path, mirror: tuple[str, Path]
 
 def test_download_with_another_md5_is_refused(tmp_path: Path, mirror: tuple[str, Path]) -> None:
     """torchvision knows what the packed files of the real MNIST are."""
-    with refused(mirror[0], code="no-data"):
+    with expect_user_error(mirror[0], code="no-data"):
         load(tmp_path / "data", download=True, mirror=mirror[0], md5="auto")
     assert not (tmp_path / "data").exists()
 
@@ -353,7 +353,7 @@ def test_truncated_download_leaves_nothing(tmp_path: Path, mirror: tuple[str, Pa
     address, folder = mirror
     packed = (folder / f"{IMAGES}.gz").read_bytes()
     (folder / f"{IMAGES}.gz").write_bytes(packed[: len(packed) // 2])
-    with refused(code="no-data"):
+    with expect_user_error(code="no-data"):
         load(tmp_path / "data", download=True, mirror=address)
     assert not (tmp_path / "data").exists()
 
@@ -379,7 +379,7 @@ def test_auto_falls_back_where_the_folder_can_not_be_made(tmp_path: Path) -> Non
         dataset = load(folder, name="auto", download=True, mirror=REFUSING)
         assert dataset.name == "digits"
         assert str(folder) in dataset.warning
-        with refused(f"--data-dir: ... {folder} ... not writable", code="no-data"):
+        with expect_user_error(f"--data-dir: ... {folder} ... not writable", code="no-data"):
             load(folder, download=True, mirror=REFUSING)
 
 
@@ -392,7 +392,7 @@ def test_auto_takes_mnist_where_it_is(tmp_path: Path) -> None:
 def test_auto_does_not_hide_damaged_files(tmp_path: Path) -> None:
     raw = small_mnist(tmp_path)
     (raw / IMAGES).write_bytes(b"")
-    with refused("[bad-dataset]"):
+    with expect_user_error("[bad-dataset]"):
         load(tmp_path, name="auto")
 
 
@@ -416,5 +416,5 @@ def test_digits_are_real_varied_and_the_same_each_time() -> None:
 
 
 def test_digits_do_not_stand_in_where_a_published_sum_is_required(tmp_path: Path) -> None:
-    with refused("mnist", code="not-found"):
+    with expect_user_error("mnist", code="not-found"):
         load(tmp_path, name="auto", md5="require")

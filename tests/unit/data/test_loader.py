@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.runs import refused
+from helpers.runs import expect_user_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -121,12 +121,12 @@ def test_fewest_rows(world_size: int, accumulate: int, sync: bool, expected: int
 
 
 def test_batches_that_can_not_be_trained_on_are_refused() -> None:
-    with refused("--drop-last ... 100 ... at most 100 ... [bad-value]"):
+    with expect_user_error("--drop-last ... 100 ... at most 100 ... [bad-value]"):
         steps_in_epoch(100, 128, True)
-    with refused("--batch-size: ... 1 of 65 ... [batch-too-small]"):
+    with expect_user_error("--batch-size: ... 1 of 65 ... [batch-too-small]"):
         steps_in_epoch(65, 32, False)
-    with refused("--batch-size: ... 3 of 67 ... 4 ... [batch-too-small]"):
+    with expect_user_error("--batch-size: ... 3 of 67 ... 4 ... [batch-too-small]"):
         steps_in_epoch(67, 32, False, fewest=4)
-    with refused("--batch-size ... 3 ... at least 4 ... [batch-too-small]"):
+    with expect_user_error("--batch-size ... 3 ... at least 4 ... [batch-too-small]"):
         steps_in_epoch(67, 3, False, fewest=4)
     assert steps_in_epoch(65, 32, True) == 2

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.noise_images import COLOUR, noise_images
-from helpers.runs import Capture, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
+from helpers.runs import Capture, MonkeyPatch, Run, assert_same_run, assert_user_error, expect_user_error
 from PIL import Image, ImageSequence
 
 from distgan.config.schema import DataConfig
@@ -165,7 +165,7 @@ def test_parquet_of_hugging_face_is_read(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "hf" / "test-00000.parquet")
     found = load(tmp_path / "hf")
     assert (found.fingerprint, found.spec) == (load(folder).fingerprint, load(folder).spec)
-    with refused("--data ... no.parquet ... label", code="bad-images"):
+    with expect_user_error("--data ... no.parquet ... label", code="bad-images"):
         pq.write_table(pa.table({"label": [1]}), tmp_path / "no.parquet")
         load(tmp_path / "no.parquet")
 
@@ -222,7 +222,7 @@ def test_transparency_is_decided_by_a_flag_unless_nothing_shows_through(tmp_path
     assert np.array_equal(load(tmp_path / "own").images[0].permute(1, 2, 0), np.asarray(picture(0)))
     image.putpixel((0, 0), (9, 9, 9, 0))
     image.save(tmp_path / "own" / "b.png")
-    with refused("'b.png' ... transparent", "--background black or white", code="bad-images"):
+    with expect_user_error("'b.png' ... transparent", "--background black or white", code="bad-images"):
         load(tmp_path / "own")
     for name, value in (("black", 0), ("white", 255)):
         assert load(tmp_path / "own", background=name).images[1, :, 0, 0].tolist() == [value] * 3
@@ -246,7 +246,7 @@ def test_images_are_resized_by_their_shorter_side_and_cropped(tmp_path: Path) ->
 def test_channels_decide_between_grey_and_colour(tmp_path: Path) -> None:
     folder = write(tmp_path / "own", "a.png b.png", mode="L")
     picture(7).save(folder / "c.png")
-    with refused("grey images, as 'a.png'", "coloured ones, as 'c.png'", "--channels 1", code="bad-images"):
+    with expect_user_error("grey images, as 'a.png'", "coloured ones, as 'c.png'", "--channels 1", code="bad-images"):
         load(folder)
     assert load(folder, channels=1).images.shape == (3, 16, 16)
     assert load(folder, channels=3).images.shape == (3, 3, 16, 16)
@@ -374,7 +374,7 @@ def test_what_can_not_be_used_is_one_line(distgan: Run, tmp_path: Path, name: st
     make, fragments, code = MISTAKES[name]
     (tmp_path / "own").mkdir()
     path = make(tmp_path / "own")
-    with refused("--data ", *fragments, code=code):
+    with expect_user_error("--data ", *fragments, code=code):
         load(path)
     assert_user_error(distgan("data", path), "--data ", *fragments, code=code)
     assert not list(tmp_path.glob("*.png")), "nothing is drawn of what can't be used"
@@ -407,7 +407,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: MonkeyPatch,
 
     for owner, name in ((Image, "open"), (os, "scandir")):
         monkeypatch.setattr(owner, name, partial(closed, getattr(owner, name)))
-    with refused("--data ", f"'{place}", "Permission denied"):
+    with expect_user_error("--data ", f"'{place}", "Permission denied"):
         load(folder)
 
 
@@ -446,7 +446,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.png", "w") as file:
         for _ in range(260):
             file.write(bytes(2**20))
-    with refused("'a.png' has 272,629,760 bytes", "at most 268,435,456", code="bad-images"):
+    with expect_user_error("'a.png' has 272,629,760 bytes", "at most 268,435,456", code="bad-images"):
         load(path)
 
 
@@ -455,7 +455,7 @@ def test_a_damaged_member_with_the_labels_is_one_line(tmp_path: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps({"labels": [["a.png", 0], ["b.png", 1]]}))
     path = archive_of(folder, tmp_path / "own.zip")
     path.write_bytes(path.read_bytes().replace(b'["b.png"', b'["c.png"'))
-    with refused("--data ... own.zip ... dataset.json ... CRC", code="bad-images"):
+    with expect_user_error("--data ... own.zip ... dataset.json ... CRC", code="bad-images"):
         load(path)
 
 
@@ -463,7 +463,7 @@ def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path: Path, monkeyp
     path = npz(tmp_path / "a.npz", images=GREYS)
     monkeypatch.setattr("distgan.data.decoding.MEMORY_SHARE", 1e-9)
     monkeypatch.setattr(np, "load", None)
-    with refused("--data ... a.npz ... GiB", code="unavailable"):
+    with expect_user_error("--data ... a.npz ... GiB", code="unavailable"):
         load(path)
 
 
@@ -471,7 +471,7 @@ def test_few_broken_files_are_left_out_and_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "own", " ".join(f"{number}.png" for number in range(150)), size=(4, 4))
     (folder / "text.png").write_text("no image")
     os.symlink(folder / "nowhere", folder / "away.png")
-    with refused("2 of 152 files", code="bad-images"):
+    with expect_user_error("2 of 152 files", code="bad-images"):
         load(folder)
     (folder / "away.png").unlink()
     found = load(folder)
@@ -488,7 +488,7 @@ def test_links_that_go_round_are_followed_once(tmp_path: Path) -> None:
     (folder / "a" / "self").symlink_to("self")
     assert len(load(folder).images) == 2
     (folder / "a" / "self.png").symlink_to("self.png")
-    with refused("'a/self.png', which ... symbolic links", code="bad-images"):
+    with expect_user_error("'a/self.png', which ... symbolic links", code="bad-images"):
         load(folder)
 
 
@@ -789,5 +789,5 @@ def test_colour_sets_are_torchvisions(tmp_path: Path, monkeypatch: MonkeyPatch, 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn"])
 def test_a_colour_set_that_is_not_there(tmp_path: Path, name: str) -> None:
-    with refused(f"--data-dir: no {name} in {tmp_path}", code="no-data"):
+    with expect_user_error(f"--data-dir: no {name} in {tmp_path}", code="no-data"):
         load(name, dir=str(tmp_path), download=False)

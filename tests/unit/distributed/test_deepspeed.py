@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from helpers.runs import MonkeyPatch, refused
+from helpers.runs import MonkeyPatch, expect_user_error
 
 from distgan.config.schema import Config, OptimConfig, ProcessesConfig
 from distgan.distributed import deepspeed as zero_config
@@ -12,7 +12,7 @@ from distgan.distributed import deepspeed as zero_config
 
 def test_without_deepspeed_there_is_a_hint(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with refused("DeepSpeed ... 'distgan[deepspeed]' ... [missing-package]"):
+    with expect_user_error("DeepSpeed ... 'distgan[deepspeed]' ... [missing-package]"):
         zero_config.resolve_config(Config(processes=ProcessesConfig(zero=2)), "fp32", is_cpu=True, has_cuda=False)
 
 
@@ -29,7 +29,7 @@ def test_impossible_combinations(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     chosen = Config(optim=OptimConfig(**config), processes=ProcessesConfig(zero=3))
-    with refused(words):
+    with expect_user_error(words):
         zero_config.resolve_config(chosen, precision, is_cpu=True, has_cuda=has_cuda, has_penalty="loss" in config)
 
 
@@ -52,7 +52,7 @@ def test_impossible_combinations(
 )
 def test_a_file_that_can_not_be_used_is_one_line(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "my.json").write_text(text)
-    with refused(words):
+    with expect_user_error(words):
         zero_config.read_config(str(tmp_path / "my.json"), None)
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from helpers.launchers import ACCELERATE_LAUNCH
-from helpers.runs import ON_CPU, MonkeyPatch, refused
+from helpers.runs import ON_CPU, MonkeyPatch, expect_user_error
 
 from distgan import errors
 from distgan.config.schema import Config, RunConfig
@@ -110,7 +110,8 @@ def test_ignored(monkeypatch: MonkeyPatch, name: str, value: str) -> None:
 @pytest.mark.parametrize(("name", "value", "code"), REFUSED)
 def test_refused(monkeypatch: MonkeyPatch, name: str, value: str, code: str) -> None:
     monkeypatch.setenv(name, value)
-    with refused("--mixed_precision" if "PRECISION" in name else name, value, code=code), open_runtime(ON_CPU):
+    shown = "--mixed_precision" if "PRECISION" in name else name
+    with expect_user_error(shown, value, code=code), open_runtime(ON_CPU):
         pass
 
 
@@ -148,7 +149,7 @@ def test_the_launchers_precision_beside_that_of_a_run(
     if not is_refused:
         env.check_launcher_precision(own)
         return
-    with refused(f"--mixed_precision: ... {own} ... {asked} ... --precision", code="mismatch"):
+    with expect_user_error(f"--mixed_precision: ... {own} ... {asked} ... --precision", code="mismatch"):
         env.check_launcher_precision(own)
 
 
@@ -210,7 +211,7 @@ def test_a_network_interface_that_is_not_there_is_named(monkeypatch: MonkeyPatch
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", interfaces)
-    with refused("GLOO_SOCKET_IFNAME ... nosuch0 ... [launcher-environment]", code="launch"):
+    with expect_user_error("GLOO_SOCKET_IFNAME ... nosuch0 ... [launcher-environment]", code="launch"):
         env.check_environment(is_cpu=True, is_tf32=False)
 
 
@@ -218,7 +219,7 @@ def test_tf32_of_the_driver_must_be_that_of_the_precision(monkeypatch: MonkeyPat
     for value, is_tf32, is_refused in (("1", False, True), ("0", True, True), ("1", True, False), ("0", False, False)):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
         if is_refused:
-            with refused("NVIDIA_TF32_OVERRIDE", f"or {int(is_tf32)}", code="bad-value"):
+            with expect_user_error("NVIDIA_TF32_OVERRIDE", f"or {int(is_tf32)}", code="bad-value"):
                 env.check_environment(is_cpu=False, is_tf32=is_tf32)
         else:
             env.check_environment(is_cpu=False, is_tf32=is_tf32)

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
-from helpers.runs import MonkeyPatch, refused
+from helpers.runs import MonkeyPatch, expect_user_error
 
 from distgan.config.schema import Config
 from distgan.distributed import env, rendezvous
@@ -24,10 +24,10 @@ TIMEOUT_S = 0.6
 
 @pytest.fixture
 def store(monkeypatch: MonkeyPatch) -> Iterator[dist.Store]:
-    """That of three ranks, of which this process is the second."""
+    """Environment of three ranks, of which this process is the second."""
     store = dist.HashStore()
     monkeypatch.setattr(rendezvous, "_rendezvous", rendezvous._Rendezvous(store, 1, 3, TIMEOUT_S))
-    monkeypatch.setattr(rendezvous, "_turns", itertools.count())
+    monkeypatch.setattr(rendezvous, "_local_calls", itertools.count())
     for rank in (0, 2):
         store.set(f"process/{rank}", json.dumps(own_process_id()))
         for turn in range(2):
@@ -147,7 +147,7 @@ def test_variables_by_which_no_group_can_be_made_are_named(monkeypatch: MonkeyPa
         raise RuntimeError("makeDeviceForHostname(): unsupported gloo device")
 
     monkeypatch.setattr(dist, "init_process_group", unsupported)
-    with rendezvous.process_group_scope(), refused("GLOO_DEVICE_TRANSPORT=nosuch", code="launch"):
+    with rendezvous.process_group_scope(), expect_user_error("GLOO_DEVICE_TRANSPORT=nosuch", code="launch"):
         rendezvous.join(Config(), "gloo", "fp32", None)
 
 

@@ -1,11 +1,11 @@
-"""What a run tells to other programs, and what they may get wrong."""
+"""Calls of other programs by a run, and their errors."""
 
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from accelerate.tracking import TensorBoardTracker
-from helpers.runs import ON_CPU, MonkeyPatch, refused
+from helpers.runs import ON_CPU, MonkeyPatch, expect_user_error
 
 from distgan.distributed.runtime import Runtime
 
@@ -20,7 +20,7 @@ def test_a_tracker_that_does_not_import_is_named_with_a_way_out(
         raise error
 
     monkeypatch.setattr(TensorBoardTracker, "start", start)
-    with refused(
+    with expect_user_error(
         "--tracker ... tensorboard ... [missing-package]",
         str(error).split("\n")[0],
         "--tracker none",
@@ -31,5 +31,5 @@ def test_a_tracker_that_does_not_import_is_named_with_a_way_out(
 
 def test_a_tracker_that_is_not_installed_is_named_too(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
-    with refused("--tracker ... tensorboard ... [missing-package]", "--tracker none", code="unavailable"):
+    with expect_user_error("--tracker ... tensorboard ... [missing-package]", "--tracker none", code="unavailable"):
         Runtime(ON_CPU).start_tracker("tensorboard", str(tmp_path), 0)

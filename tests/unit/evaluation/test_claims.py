@@ -7,7 +7,7 @@ import pytest
 
 from distgan.evaluation.during_training import QualityMonitor
 from distgan.evaluation.measure import Overview, find_alarms, is_missing, verdict_of
-from distgan.evaluation.schema import Confusion, Digit, Estimate, Quality, Sample
+from distgan.evaluation.schema import ClassQuality, Confusion, Estimate, Quality, Sample
 from distgan.evaluation.scores import estimate_proportion
 from distgan.reports.report2023 import claims_of
 
@@ -22,18 +22,18 @@ def sample(recognisable: float = 0.99, coverage: float = 0.95) -> Sample:
     )
 
 
-def digit(number: int, *, read: float | None = 0.99, shared: float = 0.1, **looks: float) -> Digit:
+def digit(number: int, *, read: float | None = 0.99, shared: float = 0.1, **looks: float) -> ClassQuality:
     """Its verdict is what `verdict_of` makes of the numbers."""
     agreement = None if read is None else exactly(read)
     verdict, why = verdict_of(agreement, exactly(shared), sample(**looks), sample(), expected=0.1)
-    return Digit(
+    return ClassQuality(
         digit=number, n=1000, agreement=agreement, share=exactly(shared), sample=sample(**looks), real=sample(),
         jury=exactly(0.997), verdict=verdict, why=why,
     )  # fmt: skip
 
 
 def quality(
-    digits: list[Digit],
+    digits: list[ClassQuality],
     confusions: list[tuple[int, int, float]] = (),  # type: ignore[assignment]
     n: int = 10_000,
 ) -> Quality:
@@ -163,15 +163,15 @@ def test_digit_of_which_there_is_no_image_is_missing() -> None:
 
 
 def test_a_rare_class_may_be_rare_and_a_badly_read_one_badly_read() -> None:
-    """Of a class that is 2 % of the real images, 2 % is enough, and 10 % too much; 80 % agreement if the jury's is.
+    """For a class of 2 % of the real images, 2 % is enough, and 10 % too much; 80 % agreement if the ensemble's is.
 
-    One that the jury itself reads in three of ten cases is not missing where it reads half a tenth of the images.
+    One that the ensemble itself reads in three of ten cases is not missing where it reads half a tenth of the images.
     """
     for well_read, verdict in ((0.95, "missing"), (0.3, "made poorly")):
         read = estimate_proportion(50, 1000)
         found, _ = verdict_of(read, exactly(0.1), sample(), sample(), expected=0.1, well_read=well_read)
         assert found == verdict
-    assert is_missing(exactly(0.1), exactly(0.1), 0.1), "a tenth is missing where the jury reads nearly all"
+    assert is_missing(exactly(0.1), exactly(0.1), 0.1), "a tenth is missing where the ensemble reads nearly all"
     for share, verdict in ((0.02, "made well"), (0.1, "made poorly"), (0.001, "missing")):
         found, _ = verdict_of(
             None, estimate_proportion(round(share * 10_000), 10_000), sample(), sample(), expected=0.02
@@ -192,7 +192,7 @@ def test_collapse_is_an_alarm_and_little_coverage_is_none() -> None:
 def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:
     """And not again at every look in between, though its numbers change."""
     watch = object.__new__(QualityMonitor)
-    watch.reference = SimpleNamespace(floor=sample())  # type: ignore[assignment]
+    watch.reference = SimpleNamespace(baseline=sample())  # type: ignore[assignment]
     watch._alarms = []
     said: list[list[str]] = []
     for alarms in ([], ["digit 8 is missing: 0.10% of the samples"], ["digit 8 is missing: 0.05%"], []):

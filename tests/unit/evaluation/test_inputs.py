@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.memory import at_most
-from helpers.runs import Capture, MonkeyPatch, Run, refused
+from helpers.runs import Capture, MonkeyPatch, Run, expect_user_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -62,14 +62,14 @@ FLOATS = np.linspace(0, 1, 100 * 784).reshape(100, 28, 28)
 def test_bad_arrays_are_one_clear_error(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     path = tmp_path / "images.npz"
     np.savez(path, **arrays(**changes))
-    with refused(words, str(path)):
+    with expect_user_error(words, str(path)):
         read_npz(path, 1000)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 broken"])
 def test_file_that_is_no_npz(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "images.npz").write_bytes(content)
-    with refused("[bad-images]"):
+    with expect_user_error("[bad-images]"):
         read_npz(tmp_path / "images.npz", 1000)
 
 
@@ -95,7 +95,7 @@ def header(shape: str, descr: str = "'|u1'") -> bytes:
 def test_member_that_is_no_array_costs_one_line_and_no_memory(tmp_path: Path, member: bytes) -> None:
     with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
         archive.writestr("images.npy", member)
-    with refused("images.npz: ... [bad-images]"):
+    with expect_user_error("images.npz: ... [bad-images]"):
         read_npz(tmp_path / "images.npz", 1000)
 
 
@@ -147,7 +147,7 @@ def test_notice_of_another_program_is_harmless(tmp_path: Path) -> None:
 
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "images.npz")
-    with refused("[bad-data]"):
+    with expect_user_error("[bad-data]"):
         read_npz(tmp_path / "images.npz", 1000)
 
 
@@ -235,7 +235,7 @@ def test_range_of_pixels(
 )
 def test_range_that_pixels_do_not_tell_is_asked_for(tmp_path: Path, images: np.ndarray, words: str) -> None:
     np.savez(tmp_path / "images.npz", images=images)
-    with refused(str(tmp_path / "images.npz"), words, "--range", code="bad-data"):
+    with expect_user_error(str(tmp_path / "images.npz"), words, "--range", code="bad-data"):
         read_npz(tmp_path / "images.npz", 1000)
 
 
@@ -256,9 +256,9 @@ def test_values_of_the_other_byte_order_are_the_same(tmp_path: Path, dtype: str,
 
 def test_range_of_what_has_none_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", **arrays())
-    with refused("--range ... signed ... [setting-not-applicable]", "images.npz", code="bad-value"):
+    with expect_user_error("--range ... signed ... [setting-not-applicable]", "images.npz", code="bad-value"):
         read_npz(tmp_path / "images.npz", 1000, "signed")
-    with refused("--range ... signed ... [setting-not-applicable]", "run", code="bad-value"):
+    with expect_user_error("--range ... signed ... [setting-not-applicable]", "run", code="bad-value"):
         load_input(str(tmp_path / "run"), EvalConfig(pixel_range="signed"))
 
 
@@ -288,7 +288,7 @@ def test_arrays_that_are_not_used_are_named(distgan: Run, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("dtype", "order"), [(np.uint8, "C"), (np.float16, "F"), (np.float64, "C")])
 def test_memory_is_that_of_the_chosen_images(tmp_path: Path, dtype: type, order: Literal["C", "F"]) -> None:
-    """Of at least 80 MiB of images in a file of less than 1 MiB."""
+    """At least 80 MiB of images in a file of less than 1 MiB."""
     num = 80 * 2**20 // (784 * np.dtype(dtype).itemsize) + 1000
     path, images = tmp_path / "images.npz", np.zeros((num, 28, 28), dtype, order=order)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -428,11 +428,11 @@ def test_result_of_another_input_is_not_replaced_where_it_was_named(tmp_path: Pa
     known = json.dumps({"source": {"what": "images.npz", "path": str(tmp_path / "a" / "images.npz")}})
     (tmp_path / "mine" / FILE).write_text(known)
     assert out_folder("a/images.npz", EvalConfig(out="mine"), 100) == Path("mine"), "named from another folder"
-    with refused("mine", code="exists"):
+    with expect_user_error("mine", code="exists"):
         out_folder("images.npz", EvalConfig(out="mine"), 100)
     (tmp_path / "mine" / FILE).unlink()
     done(tmp_path / "mine", "a/images.npz")
-    with refused("--out ... mine ... [output-exists]", "b/images.npz", code="exists"):
+    with expect_user_error("--out ... mine ... [output-exists]", "b/images.npz", code="exists"):
         out_folder("b/images.npz", EvalConfig(out="mine"), 100)
     (tmp_path / "run" / "weights").mkdir(parents=True)
     done(tmp_path / "run" / "eval", "somewhere/else/run")  # a run that was moved
@@ -452,5 +452,5 @@ def test_epoch_is_counted_by_the_images_that_the_run_recorded(
     )
     data: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0", path=None)
     real = RealImages(data, data, data, "digit", False, "0", "0")
-    jury: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
-    assert source_of(str(tmp_path), subject, EvalConfig(), real, jury, is_test_seen=False).epoch == epoch
+    ensemble: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
+    assert source_of(str(tmp_path), subject, EvalConfig(), real, ensemble, is_test_seen=False).epoch == epoch

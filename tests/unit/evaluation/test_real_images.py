@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import MNIST, MonkeyPatch, has_mnist, refused
+from helpers.runs import MNIST, MonkeyPatch, expect_user_error, has_mnist
 from torch import Tensor
 
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
@@ -109,10 +109,10 @@ def test_a_cluster_of_one_set_alone_is_none(tmp_path: Path, monkeypatch: MonkeyP
 
 def test_test_images_are_those_of_a_path(tmp_path: Path) -> None:
     own = save(tmp_path / "own.npz", 100, 2)
-    with refused("--test-data: ... (own.npz) ... [setting-not-applicable]"):
+    with expect_user_error("--test-data: ... (own.npz) ... [setting-not-applicable]"):
         load_dataset(DataConfig(name="digits", test="own.npz"))
     (tmp_path / "other.npz").write_bytes(b"other")
-    with refused("--test-data ...other.npz: ... [bad-images]"):
+    with expect_user_error("--test-data ...other.npz: ... [bad-images]"):
         real_images(own, test=str(tmp_path / "other.npz"))
 
 
@@ -134,23 +134,23 @@ def test_test_images_are_kept_only_if_wanted(tmp_path: Path) -> None:
     ],
 )
 def test_other_test_images_are_an_error(tmp_path: Path, other: dict[str, int], message: str) -> None:
-    with refused(message):
+    with expect_user_error(message):
         real_images(save(tmp_path / "own.npz", 200, 2), test=save(tmp_path / "other.npz", **other))
 
 
 def test_what_cannot_be_measured_says_how_much_is_missing(tmp_path: Path) -> None:
-    with refused("own.npz ... (120) ... 130 or more [not-measurable]"):
+    with expect_user_error("own.npz ... (120) ... 130 or more [not-measurable]"):
         real_images(save(tmp_path / "own.npz", 120, 2))
-    with refused("--test-data ... (nowhere) ... [no-data]"):
+    with expect_user_error("--test-data ... (nowhere) ... [no-data]"):
         real_images(save(tmp_path / "own.npz", 200, 2), test="nowhere")
     np.savez(tmp_path / "one.npz", images=pixels(201), labels=np.array([0, 1] * 100 + [2]))
-    with refused("one.npz ... '2' ... 2 or more ... [not-measurable]"):
+    with expect_user_error("one.npz ... '2' ... 2 or more ... [not-measurable]"):
         real_images(str(tmp_path / "one.npz"))
     np.savez(tmp_path / "same.npz", images=np.zeros((200, 16, 16), np.uint8), labels=np.zeros(200, np.int64))
-    with refused("same.npz ... one class ... 2 or more ... [not-measurable]"):
+    with expect_user_error("same.npz ... one class ... 2 or more ... [not-measurable]"):
         real_images(str(tmp_path / "same.npz"))
     np.savez(tmp_path / "alike.npz", images=np.zeros((200, 16, 16), np.uint8))
-    with refused("alike.npz ... one cluster ... 2 or more ... [not-measurable]"):
+    with expect_user_error("alike.npz ... one cluster ... 2 or more ... [not-measurable]"):
         real_images(str(tmp_path / "alike.npz"))
 
 
@@ -233,5 +233,5 @@ def test_arrays_of_other_images_are_an_error(
 ) -> None:
     arrays = {"images": np.zeros(shape, np.uint8)} | ({} if labels is None else {"labels": np.array(labels)})
     np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
-    with refused(message):
+    with expect_user_error(message):
         read_npz(tmp_path / "a.npz", 100, spec=COLOUR)

@@ -115,7 +115,7 @@ def test_fcd_needs_more_images_than_features() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 0.1])
 def test_interval_of_fcd_holds_what_other_images_of_the_same_generator_give(shift: float) -> None:
-    """Of 40 generators' intervals nearly all hold the mean over many of them, at the floor too."""
+    """Nearly all of 40 generators' intervals hold the mean over many of them, at the baseline too."""
     reference = moments(normals(4000, 0))
     root = square_root(reference.cov)
     n = 400

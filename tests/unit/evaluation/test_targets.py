@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.fake_bench import EASY
-from helpers.runs import refused
+from helpers.runs import expect_user_error
 
 from distgan.evaluation.targets import (
     SETS,
@@ -169,7 +169,7 @@ def test_a_set_of_targets_is_found_by_its_name_or_as_a_file(tmp_path: Path) -> N
     assert find_targets("mnist", "--stop-at") == SETS["mnist"]
     (tmp_path / "mine.toml").write_text(EASY)
     assert find_targets(str(tmp_path / "mine.toml"), "--stop-at") == tmp_path / "mine.toml"
-    with refused("--stop-at ... moon ... [not-found]", "mnist", code="not-found"):
+    with expect_user_error("--stop-at ... moon ... [not-found]", "mnist", code="not-found"):
         find_targets("moon", "--stop-at")
 
 
@@ -201,5 +201,5 @@ def test_targets_that_are_none(before: str, after: str, message: str, tmp_path: 
     path = tmp_path / "targets.toml"
     assert before in EASY
     path.write_text(EASY.replace(before, after, 1))
-    with refused(f"{path}: ... {message}"):
+    with expect_user_error(f"{path}: ... {message}"):
         read_targets(path)

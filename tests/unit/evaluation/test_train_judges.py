@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import Capture, MonkeyPatch, refused
+from helpers.runs import Capture, MonkeyPatch, expect_user_error
 from torch import nn
 
 from distgan.config.command_settings import JudgeConfig
@@ -75,7 +75,7 @@ def test_the_recorded_command_gives_the_same_images() -> None:
 
 
 def test_judges_that_are_not_there_are_trained_by_the_images_path(own: str) -> None:
-    with refused(f"--data {own}, ... [no-judges]"):
+    with expect_user_error(f"--data {own}, ... [no-judges]"):
         train_judges.show_judges(JudgeConfig(data=own))
 
 
@@ -147,7 +147,7 @@ def monitor(own: str, **run: Any) -> None:
 
 def test_targets_of_other_images_are_refused_before_judges_are_trained(own: str, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(during_training, "judges_of", lambda *_: pytest.fail("trained"))
-    with refused("--stop-at: ... (mnist) ... [setting-not-applicable]"):
+    with expect_user_error("--stop-at: ... (mnist) ... [setting-not-applicable]"):
         monitor(own, stop_at="mnist")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.launchers import ACCELERATE_LAUNCH, LAUNCH
-from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, quick, refused
+from helpers.runs import ROOT, MonkeyPatch, Run, assert_user_error, expect_user_error, quick
 
 from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.schema import Config, DataConfig, ModelConfig
@@ -95,7 +95,7 @@ def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run,
     assert_user_error(result, "--processes 2 ... 127.0.0.1 ... [rendezvous-failed]", os.strerror(errno.ENETUNREACH))
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with refused("MASTER_ADDR ... 127.0.0.1 ... [rendezvous-failed]", os.strerror(errno.ENETUNREACH)):
+    with expect_user_error("MASTER_ADDR ... 127.0.0.1 ... [rendezvous-failed]", os.strerror(errno.ENETUNREACH)):
         rendezvous.join(Config(), "gloo", "fp32", None)
 
 

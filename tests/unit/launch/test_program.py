@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import Capture, refused
+from helpers.runs import Capture, expect_user_error
 from torch import nn
 
 import distgan
@@ -116,7 +116,7 @@ def test_arrays_of_any_layout_are_the_same_images(shape: str) -> None:
     ],
 )
 def test_arrays_that_are_no_images(arguments: tuple[Any, ...], message: str) -> None:
-    with refused(message):
+    with expect_user_error(message):
         distgan.Dataset(*arguments[:2], class_names=arguments[2] if len(arguments) > 2 else None)
 
 
@@ -130,11 +130,11 @@ def test_keywords_are_the_flags_with_underscores() -> None:
     defaults = {flag.name[2:].replace("-", "_"): flag.field.default for flag in flags_of(distgan.Config)}
     settable = {key: value for key, value in defaults.items() if key not in ("model", "resume", "family", "batch_size")}
     assert distgan.Config.from_preset("cgan", **settable).run.seed == 0
-    with refused("epoch: ... epochs? ... [unknown-setting]"):
+    with expect_user_error("epoch: ... epochs? ... [unknown-setting]"):
         distgan.Config.from_preset("cgan", epoch=3)
-    with refused("--batch-size: invalid value ('many') ... [bad-value]"):
+    with expect_user_error("--batch-size: invalid value ('many') ... [bad-value]"):
         distgan.Config.from_preset("cgan", batch_size="many")
-    with refused("name: ... (cgan-fats) ... cgan-fast? ... [unknown-name]"):
+    with expect_user_error("name: ... (cgan-fats) ... cgan-fast? ... [unknown-name]"):
         distgan.Config.from_preset("cgan-fats")
 
 
@@ -167,9 +167,9 @@ def test_samples_cycle_the_labels_and_are_those_of_the_command(tmp_path: Path, t
     with np.load(out) as arrays:
         assert np.array_equal(arrays["images"], images)
     assert (images.dtype, distgan.sample(trained.folder, num=3).shape) == (np.uint8, (3, 28, 28))
-    with refused("labels: ... (5) ... 0, 1, 2 [unknown-name]"):
+    with expect_user_error("labels: ... (5) ... 0, 1, 2 [unknown-name]"):
         distgan.sample(trained.folder, labels=[5])
-    with refused("--num: invalid value (0) ... [bad-value]"):
+    with expect_user_error("--num: invalid value (0) ... [bad-value]"):
         distgan.sample(trained.folder, num=0)
 
 
@@ -196,11 +196,11 @@ def test_modules_are_copied_and_resumed_by_passing_them_again(tmp_path: Path, ca
     assert go_on("parts", Generator(), Discriminator()).step == 9
     assert weights(tmp_path / "parts") == weights(whole.folder)
     assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
-    with refused("... networks_sha256 ... [resume-mismatch]"):
+    with expect_user_error("... networks_sha256 ... [resume-mismatch]"):
         go_on("parts", Generator(width=9), Discriminator(), epochs=4)
-    with refused("discriminator: not given ... [missing-value]"):
+    with expect_user_error("discriminator: not given ... [missing-value]"):
         go_on("new", generator, None)
-    with refused("generator: a list ... [bad-networks]"):
+    with expect_user_error("generator: a list ... [bad-networks]"):
         go_on("new", [], discriminator)
 
     images = distgan.sample(whole.folder, num=3, generator=generator)
@@ -208,11 +208,11 @@ def test_modules_are_copied_and_resumed_by_passing_them_again(tmp_path: Path, ca
     loaded = distgan.load_generator(whole.folder, generator=generator)
     assert not torch.equal(loaded.main[0].weight, generator.main[0].weight)  # type: ignore
     for call in (lambda: distgan.sample(whole.folder), lambda: run_command("sample", str(whole.folder))):
-        with refused("... generator= ... [no-networks]"):
+        with expect_user_error("... generator= ... [no-networks]"):
             call()
-    with refused("... generator= ... [no-networks]"):
+    with expect_user_error("... generator= ... [no-networks]"):
         run_command("train", "--out", str(whole.folder))
-    with refused("--data: ... dataset= ... [no-data]"):
+    with expect_user_error("--data: ... dataset= ... [no-data]"):
         distgan.evaluate(whole.folder, generator=generator, quiet=True)
     capsys.readouterr()
 
@@ -224,9 +224,9 @@ def test_networks_go_through_the_contract(tmp_path: Path) -> None:
 
     settings = {key: value for key, value in SETTINGS.items() if key != "family"}
     config = distgan.Config.from_preset("vanilla", **settings, out=tmp_path / "run")
-    with refused("... (4, 1, 28, 27) ... [bad-networks]"):
+    with expect_user_error("... (4, 1, 28, 27) ... [bad-networks]"):
         distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=Wide(), discriminator=Discriminator())
-    with refused("generator: ... [setting-not-applicable]"):
+    with expect_user_error("generator: ... [setting-not-applicable]"):
         distgan.sample(train(tmp_path / "cgan", max_steps=1).folder, generator=Generator())
 
 
@@ -270,9 +270,9 @@ def test_observers_are_told_and_change_nothing(tmp_path: Path, trained: distgan.
     names = [f"step-{step:08}" for step in (0, 3, 6, 9)]
     assert [entry[1:] for entry in recorder.seen if entry[0] == "checkpoint"] == [(name, True) for name in names]
     assert capfd.readouterr() == ("", ""), "quiet"
-    with refused("observers: object ... on_metrics ... [bad-value]"):
+    with expect_user_error("observers: object ... on_metrics ... [bad-value]"):
         train(tmp_path / "new", observers=[object()])
-    with refused("observers: ... Recorder ... [bad-value]"):
+    with expect_user_error("observers: ... Recorder ... [bad-value]"):
         train(tmp_path / "new", observers=recorder)
 
 
@@ -298,7 +298,7 @@ def test_a_thread_trains_and_handles_no_signals(tmp_path: Path, trained: distgan
     class Look:
         def on_metrics(self, step: int, metrics: dict[str, Any]) -> None:
             results.append(signal.getsignal(signal.SIGINT) is handler)
-            with refused("... [process-in-use]"):
+            with expect_user_error("... [process-in-use]"):
                 threading_error(lambda: train(tmp_path / "other"))
 
     thread = threading.Thread(target=lambda: results.append(train(tmp_path / "run", observers=[Look()])))
@@ -349,9 +349,9 @@ def test_a_time_limit_counts_from_the_call(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_takes_flags_and_the_images_of_a_program(trained: distgan.RunResult) -> None:
-    with refused("nun: ... num? ... [unknown-setting]"):
+    with expect_user_error("nun: ... num? ... [unknown-setting]"):
         distgan.evaluate(trained.folder, nun=100)
-    with refused("... (60) ... 130 ... [not-measurable] ..."):
+    with expect_user_error("... (60) ... 130 ... [not-measurable] ..."):
         distgan.evaluate(trained.folder, num=65, dataset=distgan.Dataset(IMAGES, LABELS), quiet=True)
 
 
@@ -363,9 +363,9 @@ def test_errors_are_one_tree_with_codes(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refusal:
         train(tmp_path / "file" / "run")
     assert refusal.value.code in CODES
-    with refused("processes: ... (2) ... torchrun ... [conflicting-settings]"):
+    with expect_user_error("processes: ... (2) ... torchrun ... [conflicting-settings]"):
         train(tmp_path / "run", processes=2)
-    with refused("config: a dict ... [bad-value]"):
+    with expect_user_error("config: a dict ... [bad-value]"):
         distgan.train({})  # type: ignore[arg-type]
-    with refused("dataset: a tuple ... [bad-value]"):
+    with expect_user_error("dataset: a tuple ... [bad-value]"):
         distgan.train(config(tmp_path / "run"), dataset=(IMAGES, LABELS))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import re
 import tomllib
 
 import pytest
-from helpers.runs import ROOT, Capture, fits, refused
+from helpers.runs import ROOT, Capture, expect_user_error, fits
 
 from distgan import cli
 from distgan.config.command_settings import SlurmConfig
@@ -86,5 +86,5 @@ def test_scripts_travel_in_a_wheel() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["slurm"] == "distgan/launch/batch_scripts"
     assert f"source {ROOT}/slurm/_run.sh" in slurm.build_script(SlurmConfig(), CGAN, training_of(CGAN)[0])
-    with refused("--model ... gan ... [unknown-name]"):
+    with expect_user_error("--model ... gan ... [unknown-name]"):
         slurm.submit(SlurmConfig(), ["--model", "gan"], dry_run=True)

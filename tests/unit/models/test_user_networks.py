@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.own_networks import PAIR, write_pair
-from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
+from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, assert_user_error, expect_user_error
 
 from distgan.config.image_spec import ImageSpec
 from distgan.config.registry import LOSSES
@@ -94,10 +94,10 @@ def test_a_module_of_a_package_with_relative_imports(tmp_path: Path, monkeypatch
     )
     for name in ("__init__", "parts"):
         (path.parent / f"{name}.py").write_text("X = 1\n")
-    with refused("my_lab.nets: ... [no-networks]"):
+    with expect_user_error("my_lab.nets: ... [no-networks]"):
         find_file("my_lab.nets")
     monkeypatch.chdir(tmp_path / "src")
-    with refused("my_lab.nets: ... Expected: --networks my_lab/nets.py"):
+    with expect_user_error("my_lab.nets: ... Expected: --networks my_lab/nets.py"):
         find_file("my_lab.nets")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "src")
@@ -163,7 +163,7 @@ def test_a_file_that_can_not_be_used_is_one_line(tmp_path: Path, name: str) -> N
     text, pattern = BAD[name]
     (tmp_path / "my_gan.py").write_text(text)
     sys.modules.pop(user_networks.MODULE, None)
-    with refused(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
+    with expect_user_error(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
         load(tmp_path / "my_gan.py")
     if name in ("syntax", "import", "raises", "exits"):
         assert user_networks.MODULE not in sys.modules
@@ -193,7 +193,7 @@ def test_functions_that_build_no_network_are_one_line(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     config = load_networks(config_of(path))
     try:
-        with refused(f"--networks {path}: build_generator {pattern} ... [bad-networks]"):
+        with expect_user_error(f"--networks {path}: build_generator {pattern} ... [bad-networks]"):
             build_generator(config.model)
     finally:
         sys.modules.pop("late", None)
@@ -210,7 +210,7 @@ ARGUMENTS: tuple[tuple[dict[str, Any], str], ...] = (
 @pytest.mark.parametrize(("args", "pattern"), ARGUMENTS)
 def test_arguments_are_those_of_the_functions(tmp_path: Path, args: dict[str, Any], pattern: str) -> None:
     config = load_networks(config_of(write_pair(tmp_path), args=args))
-    with refused(f"--model-arg: {pattern}"):
+    with expect_user_error(f"--model-arg: {pattern}"):
         build_generator(config.model)
     model = load_networks(config_of(write_pair(tmp_path), args={"dropout": 0, "width": 3})).model
     assert build_discriminator(model).features[3].p == 0, "that of one function alone, and an integer for a number"
@@ -218,9 +218,9 @@ def test_arguments_are_those_of_the_functions(tmp_path: Path, args: dict[str, An
 
 def test_an_argument_without_a_default_must_be_set(tmp_path: Path) -> None:
     path = write_pair(tmp_path, "my_gan.py", ("width: int = 24, dropout", "width, dropout"))
-    with refused("--model-arg: build_discriminator ... width ... [missing-value]"):
+    with expect_user_error("--model-arg: build_discriminator ... width ... [missing-value]"):
         build_generator(load_networks(config_of(path)).model)
-    with refused("--model-arg: report2023 ... (3) ... [unknown-setting]"):
+    with expect_user_error("--model-arg: report2023 ... (3) ... [unknown-setting]"):
         build_generator(ModelConfig(args={"depth": 3}))
 
 

@@ -102,7 +102,7 @@ def test_any_lines_can_be_gone_on_from(run: Path, rows: list[bytes], step: int) 
 
 
 def test_memory_does_not_grow_with_the_log(run: Path) -> None:
-    """Of a page, a comparison, losses.png and a resume; these took four times the file, and 32 kB a line for speeds."""
+    """For a page, a comparison, losses.png and a resume: they took four times the file, and 32 kB a line for speeds."""
 
     def write(lines: int) -> None:
         with (run / "metrics.jsonl").open("w") as file:

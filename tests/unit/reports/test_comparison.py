@@ -204,7 +204,7 @@ def test_speed_is_the_median_without_the_first_line(tmp_path: Path) -> None:
 
 
 def test_speed_is_that_of_the_machine_on_record(tmp_path: Path) -> None:
-    """Of a resumed run that is the one that it resumed on: environment.json tells of the last start."""
+    """For a resumed run that is the one that it resumed on: environment.json tells of the last start."""
     rates = {10: 1.0, 20: 1.0, 30: 1.0, 40: 5.0, 50: 100.0, 60: 100.0}  # the first after a start has its warm-up in it
     lines = [{"step": step, "epoch": step / 30, "images_per_s": rate} for step, rate in rates.items()]
     run = read(make_run(tmp_path / "run", lines=lines, environment=environment_of(resumed_from=30)))

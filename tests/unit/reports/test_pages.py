@@ -22,7 +22,7 @@ from helpers.made_up_runs import (
     table_of,
     training_lines,
 )
-from helpers.runs import Capture, MonkeyPatch, assert_user_error, fits, refused
+from helpers.runs import Capture, MonkeyPatch, assert_user_error, expect_user_error, fits
 from helpers.runs import Run as Command
 
 from distgan.cli import run_command
@@ -125,7 +125,7 @@ def test_a_report_has_all_its_parts(tmp_path: Path, kind: str, capsys: Capture) 
         assert words in text
     assert ("requested ↓" in text) == (kind == "C-GAN")
     assert text.count('<table class="heat">') == (2 if kind == "C-GAN" else 1)
-    # A cell of the matrix, and one of the jury's.
+    # A cell of the matrix, and one of the judges'.
     assert ("4 read as 9: 292 of 1,000" in text) == (kind == "C-GAN")
     headings = [int(level) for level in re.findall(r"<h(\d)", text)]
     assert headings[0] == 1
@@ -259,22 +259,23 @@ def test_of_very_many_samples_some_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verdict", get_args(Verdict))
 def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
-    """Of digits that nobody asked for too: the images of an .npz are what they are."""
+    """Also for digits that nobody requested: the images of an .npz are what they are."""
     each = quality_of().per_digit[3]
-    unasked = {"agreement": estimate_proportion(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
-    digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | unasked)]
+    absent = {"agreement": estimate_proportion(0, 0), "sample": None, "n": 0} if verdict == "not asked for" else {}
+    digits = [*quality_of().per_digit[:3], each.model_copy(update={"verdict": verdict, "why": "a reason"} | absent)]
     wide = {"sample": sample_of(113.44), "real": sample_of(12.345), "agreement": about(0.953, 0.02)}
     rest = [digit.model_copy(update=wide) for digit in quality_of().per_digit[4:]]
     found = quality_of(per_digit=digits + rest)
     monkeypatch.setenv("COLUMNS", "80")
     show_evaluation(found, tmp_path)
     text = capsys.readouterr().out
-    assert verdict in text
+    shown = "not requested" if absent else verdict
+    assert shown in text
     assert "…" not in text
-    if unasked:
-        assert ": 3 0.0%" not in " ".join(text.split()), "the digit least often read as requested was asked for"
+    if absent:
+        assert ": 3 0.0%" not in " ".join(text.split()), "the digit least often read as requested was requested"
     run = make_run(tmp_path / "run", quality=found)
-    assert verdict in page(run)
+    assert shown in page(run)
     assert table_of(run, make_run(tmp_path / "other", "GAN"))
 
 
@@ -321,14 +322,14 @@ def test_page_that_can_not_be_written_is_refused_before_the_run_is_measured(
     monkeypatch.setattr("distgan.evaluation.evaluate.evaluate", evaluate)
     runs = [str(make_run(tmp_path / name, kind)) for name, kind in (("run", "C-GAN"), ("other", "GAN"))]
     for words in (["report", runs[0]], ["compare", *runs]):
-        with refused("--out: ... /proc/page.html", code="unwritable"):
+        with expect_user_error("--out: ... /proc/page.html", code="unwritable"):
             run_command(*words, "--out", "/proc/page.html")
     (tmp_path / "run" / "report.html").write_text("precious")
-    with refused("report.html", code="exists"):
+    with expect_user_error("report.html", code="exists"):
         run_command("report", runs[0])
     (tmp_path / "run" / "report.html").unlink()
     (tmp_path / "run" / "report.html").symlink_to("/proc/page.html")
-    with refused("report.html", code="unwritable"):
+    with expect_user_error("report.html", code="unwritable"):
         run_command("report", runs[0])
 
 

@@ -83,7 +83,7 @@ def lines(num: int = 6, **more: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def text_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], str], Settings], str]:
-    """What is said of a run, made once for all tests that say the same of it."""
+    """Text about a run, made once for all tests that say the same of it."""
     found: dict[str, str] = {}
 
     def text_of(say: Callable[[Path], str], settings: Settings) -> str:
@@ -105,7 +105,7 @@ def run_of(folder: Path, settings: Settings) -> Path:
 
 
 def page_text(run: Path) -> str:
-    """What a page says, without its marks, styles and scripts."""
+    """Text of a page, without its marks, styles and scripts."""
     text = re.sub(r"<(style|script)>.*?</\1>", "", render("report.html", RunPage(read(run))), flags=re.S)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", re.sub(r' alt="([^"]*)"', r"> \1 <", text))).split())
 
@@ -153,8 +153,8 @@ def page_text(run: Path) -> str:
         ("undecided: 0", config("optim", loss="bce"), config("optim", loss="wgan-gp")),
         ("loss (nats)", {}, config("optim", loss="hinge")),
         # quality
-        ("drawn with the moving average of G's weights, by a jury", {}, quality(source={"ema": False})),
-        ("drawn with G's own weights, not averaged, by a jury", quality(source={"ema": False}), {}),
+        ("drawn with the moving average of G's weights, by an ensemble", {}, quality(source={"ema": False})),
+        ("drawn with G's own weights, not averaged, by an ensemble", quality(source={"ema": False}), {}),
         ("(not recorded if averaged)", quality(source={"ema": None}), {}),
         ("drawn with weights", quality(source={"ema": None}),
          quality(source={"ema": None, "weights": None, "what": "images.npz"})),
@@ -162,8 +162,8 @@ def page_text(run: Path) -> str:
          quality(n=70)),
         ("generator.safetensors after step", {}, quality(source={"step": None})),
         ("12,000 (epoch ", {}, quality(source={"epoch": None})),
-        ("a jury of 3 small networks", {}, quality(judges=quality_of().judges[:2])),
-        ("networks trained on mnist", {}, quality(source={"judged_by": "kmnist"})),
+        ("an ensemble of 3 small networks", {}, quality(judges=quality_of().judges[:2])),
+        ("(the judges), trained on mnist", {}, quality(source={"judged_by": "kmnist"})),
         ("Other results of this run", {"files": {"eval-70/eval.json": {"n": 70}}}, {}),
         ("Alarm: collapse", quality(alarms=["collapse"]), {}),
         ("by chance: 10.0 %", {}, quality(num_classes=2)),
@@ -171,7 +171,7 @@ def page_text(run: Path) -> str:
         ("GAN-train", {}, quality(gan_train=None)),
         ("the line is an equal share", GAN, CGAN),
         ("Requested and read classes", CGAN, GAN),
-        ("How well the jury reads real digits", GAN, CGAN),
+        ("How well the judges read real digits", GAN, CGAN),
         ("None: no pair is confused more often", quality(confusions=[]), {}),
         ("Pairs that are confused more often", {}, quality(confusions=[])),
         ("Between two digits", {}, quality(ambiguities=[])),
@@ -244,7 +244,7 @@ def others() -> Sequence[ComparedRun]:
 
 
 def compare_text(run: Path) -> str:
-    """What a comparison says of a run beside a C-GAN and a GAN."""
+    """Text of a comparison of a run beside a C-GAN and a GAN."""
     subjects = [*compared_runs([read(run)]), *others()]
     rows = checks_of(rows_of(subjects), subjects)
     rows = [row._replace(cells=row.cells[:1]) for row in rows]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.runs import Capture, MonkeyPatch, refused
+from helpers.runs import Capture, MonkeyPatch, expect_user_error
 
 from distgan.config.command_settings import InspectConfig
 from distgan.data.base import Dataset
@@ -26,7 +26,7 @@ def test_a_name_of_several_lines_stays_in_its_row() -> None:
 
 def test_one_image_is_too_few(tmp_path: Path, capsys: Capture) -> None:
     np.savez(tmp_path / "one.npz", images=np.zeros((1, 28, 28), np.uint8))
-    with refused("one.npz: ... (1) ... 2 or more [bad-images]"):
+    with expect_user_error("one.npz: ... (1) ... 2 or more [bad-images]"):
         data_inspection.inspect(str(tmp_path / "one.npz"), InspectConfig())
     assert "28 x 28" in capsys.readouterr().out
     np.savez(tmp_path / "two.npz", images=np.zeros((2, 28, 28), np.uint8))

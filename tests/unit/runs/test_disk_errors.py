@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.file_events import DISK_ERRORS, before_each_change
-from helpers.runs import Capture, MonkeyPatch, checkpoint, refused
+from helpers.runs import Capture, MonkeyPatch, checkpoint, expect_user_error
 from helpers.small_runs import make_cheap, train_small
 
 from distgan.checkpoint.export import export_weights
@@ -145,12 +145,12 @@ def test_a_disk_that_takes_no_weights_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", DISK_ERRORS, ids=errno.errorcode.get)
 def test_an_error_of_a_write_needs_no_name_of_its_file(number: int) -> None:
-    """That of a file that is open already has none."""
+    """The error of a file that is open already has no name."""
     policy = WriteErrorPolicy(stops=False)
     policy(OSError(number, os.strerror(number)), "a sample is")
     (warning,) = policy.warnings()
     assert os.strerror(number) in warning
-    with refused(os.strerror(number), code="unwritable"):
+    with expect_user_error(os.strerror(number), code="unwritable"):
         WriteErrorPolicy(stops=True)(OSError(number, os.strerror(number)), "a sample is")
 
 

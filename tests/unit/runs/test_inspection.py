@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers.checkpoints import make
-from helpers.runs import Capture, MonkeyPatch, refused
+from helpers.runs import Capture, MonkeyPatch, expect_user_error
 
 from distgan.checkpoint.format import Checkpoint, write_checkpoint
 from distgan.checkpoint.resume import checkpoints_in
@@ -60,5 +60,5 @@ def test_a_narrow_screen_cuts_nothing(run: Path, monkeypatch: MonkeyPatch, capsy
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:
-    with refused("[no-checkpoint]"):
+    with expect_user_error("[no-checkpoint]"):
         list_checkpoints(tmp_path)

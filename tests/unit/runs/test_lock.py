@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.runs import MonkeyPatch, refused
+from helpers.runs import MonkeyPatch, expect_user_error
 
 from distgan.runs.run_dir import LOCKS, lock
 
@@ -18,7 +18,7 @@ MARKER = LOCKS[1]
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"pid": 7, "host": "here"}')
     held = lock(tmp_path)
-    with refused(f"--out: ... ({tmp_path})", "process 7 on here", code="exists"):
+    with expect_user_error(f"--out: ... ({tmp_path})", "process 7 on here", code="exists"):
         lock(tmp_path, wait_s=0)
     held.release()
     lock(tmp_path, wait_s=0).release()
@@ -39,7 +39,7 @@ def test_a_file_system_without_locks_has_one_holder_at_a_time(tmp_path: Path, le
     if left:
         (tmp_path / left).write_text("" if left == "lock" else f"{2**22 + 1}\n{socket.gethostname()}\n")
     held = lock(tmp_path, wait_s=0.2)
-    with refused(f"--out: ... ({tmp_path})", str(tmp_path / MARKER), code="exists"):
+    with expect_user_error(f"--out: ... ({tmp_path})", str(tmp_path / MARKER), code="exists"):
         lock(tmp_path, wait_s=0.1)
     held.release()
     assert os.listdir(tmp_path) == ["lock"], "no marker stays"
@@ -50,7 +50,7 @@ def test_the_marker_of_another_machine_is_named_after_a_while(tmp_path: Path) ->
     (tmp_path / MARKER).write_text("7\nanother-machine\n")
     (tmp_path / "status.json").write_text('{"pid": 7, "host": "another-machine"}')
     began = time.monotonic()
-    with refused("process 7 on another-machine", str(tmp_path / MARKER), "delete", code="exists"):
+    with expect_user_error("process 7 on another-machine", str(tmp_path / MARKER), "delete", code="exists"):
         lock(tmp_path, wait_s=0.2)
     assert time.monotonic() - began < 2
     (tmp_path / MARKER).unlink()

@@ -1,4 +1,4 @@
-"""What is seen of a run: bars on a screen, lines in a log, and nothing that ends it."""
+"""Progress of a run: bars on a screen, lines in a log, and nothing that ends it."""
 
 import errno
 import io

@@ -11,7 +11,7 @@ import torch
 from helpers.file_events import before_each_change, list_contents
 from helpers.own_recipes import RECIPES as OWN
 from helpers.own_recipes import own_recipe
-from helpers.runs import checkpoint, checkpoint_names, losses, refused
+from helpers.runs import checkpoint, checkpoint_names, expect_user_error, losses
 from helpers.small_runs import make_cheap, small_config, train_small
 
 from distgan.benchmark import results
@@ -107,7 +107,7 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
     train_small(tmp_path / "run", max_steps=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.jsonl").write_text('{"step": 1}\n')
-    with refused("--out", "other", code="not-found"):
+    with expect_user_error("--out", "other", code="not-found"):
         train_small(tmp_path / "other", max_steps=1)
 
 
@@ -139,7 +139,7 @@ def test_what_systems_and_killed_commands_leave_is_no_foreign_file(
         (tmp_path / "out" / name).touch()
     claim(str(tmp_path / "out"))
     (tmp_path / "out" / "mine").touch()
-    with refused(f"--out ... {tmp_path}/out"):
+    with expect_user_error(f"--out ... {tmp_path}/out"):
         claim(str(tmp_path / "out"))
 
 
@@ -153,7 +153,7 @@ def test_settings_of_a_run_without_a_checkpoint_bind_nobody(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("umask", [0o077, 0o002])
 def test_all_that_a_run_leaves_has_the_modes_of_the_umask(tmp_path: Path, umask: int) -> None:
-    """What a plain open() and mkdir() would give: private runs stay private, shared ones can be gone on with."""
+    """Modes as of a plain open() and mkdir(): private runs stay private, shared ones can be resumed."""
     before = os.umask(umask)
     try:
         train_small(tmp_path / "run", save_every_steps=1, keep_best="min:d_loss")

@@ -13,8 +13,7 @@ import pytest
 import torch
 from helpers.made_up_runs import weights
 from helpers.memory import at_most
-from helpers.runs import Capture, MonkeyPatch, fits
-from helpers.runs import refused as run_refused
+from helpers.runs import Capture, MonkeyPatch, expect_user_error, fits
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -209,7 +208,7 @@ def test_picture_that_nothing_opens_is_refused_before_it_is_drawn(
     tmp_path: Path, settings_: dict[str, Any], most: int | None
 ) -> None:
     flag, run = "--num ... 100000 ... [image-count]" if most else "--classes", weights(tmp_path / "run")
-    with run_refused(flag, f"at most {most or 1_129:,} in a .png", ".npz", code="bad-value"):
+    with expect_user_error(flag, f"at most {most or 1_129:,} in a .png", ".npz", code="bad-value"):
         sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), **settings_))
 
 
@@ -217,7 +216,7 @@ def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch)
     assert (sample_module._MAX_SIDE, sample_module._MAX_PIXELS) <= (2**16 - 1, Image.MAX_IMAGE_PIXELS)
     monkeypatch.setattr(sample_module, "_MAX_SIDE", 2_000)
     run = weights(tmp_path / "run", notice="a notice")
-    with run_refused("--num ... 331 ... [image-count]", "at most 330 in a .png", code="bad-value"):
+    with expect_user_error("--num ... 331 ... [image-count]", "at most 330 in a .png", code="bad-value"):
         sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=331))
     sample(str(run), SampleConfig(out=str(tmp_path / "a.png"), num=330))
     with Image.open(tmp_path / "a.png") as picture:
@@ -225,7 +224,7 @@ def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch)
 
 
 def test_animation_of_hours_is_refused(tmp_path: Path) -> None:
-    with run_refused("--num ... 100000 ... [image-count]", "at most 200 in a .gif", code="bad-value"):
+    with expect_user_error("--num ... 100000 ... [image-count]", "at most 200 in a .gif", code="bad-value"):
         sample(str(weights(tmp_path / "run")), SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
 
 
@@ -244,14 +243,14 @@ def test_own_files_are_replaced_and_others_are_not(tmp_path: Path, name: str) ->
     assert draw_one(0) == draw_one(0)
     for content in (b"precious", foreign(name)):
         out.write_bytes(content)
-        with run_refused(f"--out: ... {out}", "[output-exists]", code="exists"):
+        with expect_user_error(f"--out: ... {out}", "[output-exists]", code="exists"):
             draw_one(0)
         assert out.read_bytes() == content
     out.write_bytes(b"")  # as mktemp makes one: there is nothing to lose
     assert draw_one(0)
     out.unlink()
     os.mkfifo(out)
-    with run_refused(f"--out: ... {out}", code="exists"):
+    with expect_user_error(f"--out: ... {out}", code="exists"):
         draw_one(0)
 
 
@@ -274,11 +273,11 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
         assert link.is_symlink()
         assert (tmp_path / "there" / "target.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "there" / "target.png").write_bytes(b"precious")
-    with run_refused(f"--out: ... {link}", code="exists"):
+    with expect_user_error(f"--out: ... {link}", code="exists"):
         sample(str(run), SampleConfig(out=str(link), num=1))
     link.unlink()
     link.symlink_to(link)
-    with run_refused(f"--out: ... {link}"):
+    with expect_user_error(f"--out: ... {link}"):
         sample(str(run), SampleConfig(out=str(link), num=1))
 
 
@@ -287,11 +286,11 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
 )
 def test_where_nothing_can_be_written_is_refused_before_anything_is_read(tmp_path: Path, out: str, code: str) -> None:
     (tmp_path / "run.png").mkdir()
-    with run_refused("--out ", out, code=code):
+    with expect_user_error("--out ", out, code=code):
         sample("no weights", SampleConfig(out=str(tmp_path / out)))
 
 
-def refused(where: Path | str, out: Path | str = "x.png", **settings: object) -> str:
+def error_of(where: Path | str, out: Path | str = "x.png", **settings: object) -> str:
     with pytest.raises(UserError) as error:
         sample(str(where), SampleConfig(out=str(out), **settings))
     assert "\n" not in str(error.value)
@@ -301,12 +300,12 @@ def refused(where: Path | str, out: Path | str = "x.png", **settings: object) ->
 
 def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
     gan = weights(tmp_path / "gan", "vanilla")
-    assert fits("--classes: ... [setting-not-applicable]", refused(gan, classes=["1"]))
-    assert fits("--out: ... (images.jpg) ... .png, .gif, .npz [bad-path]", refused(gan, out="images.jpg"))
-    assert fits("--out: ... (x.gif) ... --interpolate [conflicting-settings]", refused(gan, out="x.gif"))
-    assert fits("nowhere: ... [no-weights]", refused("nowhere"))
+    assert fits("--classes: ... [setting-not-applicable]", error_of(gan, classes=["1"]))
+    assert fits("--out: ... (images.jpg) ... .png, .gif, .npz [bad-path]", error_of(gan, out="images.jpg"))
+    assert fits("--out: ... (x.gif) ... --interpolate [conflicting-settings]", error_of(gan, out="x.gif"))
+    assert fits("nowhere: ... [no-weights]", error_of("nowhere"))
     (tmp_path / "empty").mkdir()
-    assert fits("empty: ... weights/generator.safetensors ... [no-weights]", refused(tmp_path / "empty"))
+    assert fits("empty: ... weights/generator.safetensors ... [no-weights]", error_of(tmp_path / "empty"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -320,11 +319,11 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     ):
         settings = {"name": "cgan", "family": "dcgan", "width": 0.1} | change
         save_file(build_generator(ModelConfig(**settings)).state_dict(), path)
-        message = refused(run)
+        message = error_of(run)
         assert str(path) in message
         assert fits(words, message) or "stem.0.weight" in message
     save_file({"stem.0.weight": torch.zeros(637, 110)}, path)
-    assert fits("[wrong-weights]", refused(run))
+    assert fits("[wrong-weights]", error_of(run))
 
 
 NAN, INF = float("nan"), float("inf")
@@ -348,7 +347,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path: Path, key: str
     path = run / "weights" / "generator_ema.safetensors"
     own = load_file(path)
     save_file(own | {key: change(own[key])}, path)
-    with run_refused(str(path), key, words, code="bad-data"):
+    with expect_user_error(str(path), key, words, code="bad-data"):
         sample(str(run), SampleConfig(out=str(tmp_path / "x.png")))
 
 
@@ -357,7 +356,7 @@ def test_finite_weights_that_draw_no_numbers_are_refused(tmp_path: Path) -> None
     path = run / "weights" / "generator_ema.safetensors"
     own = load_file(path)
     save_file(own | {"stem.1.running_var": -torch.ones_like(own["stem.1.running_var"])}, path)
-    with run_refused(code="non-finite-values"):
+    with expect_user_error(code="non-finite-values"):
         sample(str(run), SampleConfig(out=str(tmp_path / "x.npz")))
     assert not (tmp_path / "x.npz").exists()
 
@@ -382,7 +381,7 @@ def test_the_moving_average_is_not_taken_for_the_raw_weights(
     path.symlink_to(average) if by == "link" else shutil.copy(average, path)
     out = SampleConfig(out=str(tmp_path / "x.png"), num=1, ema=False)
     if name == "generator_ema" or by == "link":
-        with run_refused("--no-ema", str(path), code="bad-value"):
+        with expect_user_error("--no-ema", str(path), code="bad-value"):
             sample(str(path), out)
     elif name == "mine":
         sample(str(path), out)
@@ -390,7 +389,7 @@ def test_the_moving_average_is_not_taken_for_the_raw_weights(
     save_file(load_file(average), average, {"network": "generator_ema"})
     if by == "copy":
         shutil.copy(average, path)
-    with run_refused("--no-ema", str(path), code="bad-value"):
+    with expect_user_error("--no-ema", str(path), code="bad-value"):
         sample(str(path), out)
     assert load_generator(str(path), ema=True).is_ema is True
 
@@ -400,7 +399,7 @@ def test_weights_in_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
     for where in (path, path.parent):
-        with run_refused(f"{path}: ", code="bad-data"):
+        with expect_user_error(f"{path}: ", code="bad-data"):
             sample(str(where), SampleConfig(out=str(tmp_path / "x.png")))
 
 
@@ -409,7 +408,7 @@ def test_large_file_of_other_tensors_is_not_read(tmp_path: Path) -> None:
     head = json.dumps({"a": {"dtype": "U8", "shape": [2**32], "data_offsets": [0, 2**32]}}).encode()
     path.write_bytes(len(head).to_bytes(8, "little") + head)
     os.truncate(path, 8 + len(head) + 2**32)
-    with at_most(100), run_refused(str(path), code="wrong-weights"):
+    with at_most(100), expect_user_error(str(path), code="wrong-weights"):
         sample(str(path), SampleConfig(out=str(tmp_path / "x.png")))
 
 
@@ -436,7 +435,7 @@ KEYS = st.sampled_from(["stem.0.weight", "stem.1.running_var", "a\x1b[1m\nb", "_
 def test_any_header_of_weights_is_one_clear_error(
     tmp_path: Path, changes: dict[str, Any], cut: int, length: int
 ) -> None:
-    """Of safetensors: its JSON, what it says of a tensor, its length, and the bytes behind it."""
+    """Damage of safetensors: its JSON, what it says of a tensor, its length, and the bytes behind it."""
     path, good = tmp_path / "run" / "weights" / "generator_ema.safetensors", tmp_path / "good"
     if not good.exists():
         good.write_bytes((weights(tmp_path / "run") / "weights" / path.name).read_bytes())
@@ -458,13 +457,13 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: object) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "generator_ema.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert fits(f"{path}: ... [damaged-file]", refused(run))
+    assert fits(f"{path}: ... [damaged-file]", error_of(run))
 
 
 def test_missing_and_damaged_config_are_refused(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "config.json"
     path.write_text(json.dumps({"model": {"name": "cgan", "wdth": 1}}))
-    assert fits("[model] wdth: ... width ... [unknown-setting]", refused(run))
+    assert fits("[model] wdth: ... width ... [unknown-setting]", error_of(run))
     path.unlink()
-    assert fits(f"{path}: ... [not-found]", refused(run))
+    assert fits(f"{path}: ... [not-found]", error_of(run))

@@ -1,4 +1,4 @@
-"""What is due after which step, as a table."""
+"""Actions that are due after each step, as a table."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a user's networks must be, each failure in one sentence; public architectures train, as written or noted."""
+"""Contract of a user's networks, each failure in one sentence; public architectures train, as written or noted."""
 
 import copy
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.own_architectures import HEAD, TRAINS
 from helpers.own_networks import PAIR
-from helpers.runs import Capture, fits, refused
+from helpers.runs import Capture, expect_user_error, fits
 from torch import nn
 
 from distgan.config.image_spec import ImageSpec
@@ -164,7 +164,7 @@ def test_what_breaks_the_contract_is_named_with_its_layer(tmp_path: Path, name: 
             "        main = self.main\n        self.call = lambda z: main(z)\n\n    def forward(self, z",
             1,
         )
-    with refused(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
+    with expect_user_error(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
         check(tmp_path, text)
 
 
@@ -230,13 +230,13 @@ def test_parts_of_a_batch_are_refused_where_rows_are_mixed(tmp_path: Path) -> No
     (tmp_path / "my_gan.py").write_text(HEAD + TRAINS["dcgan"][0])
     model = ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)
     config = load_networks(Config(model=model, optim=OptimConfig(d_microbatches=2)))
-    with refused("--d-microbatches: ... (2). Expected: 1 ... [conflicting-settings]"):
+    with expect_user_error("--d-microbatches: ... (2). Expected: 1 ... [conflicting-settings]"):
         check_contract(config, CPU)
 
 
 def test_a_first_tensor_of_a_batch_that_is_no_row_is_named(tmp_path: Path) -> None:
     text = PAIR.replace(D_LINE, "features = self.features(images.repeat(2, 1, 1, 1)[:5])[:4]")
-    with refused("discriminator.features.3 (Dropout) fails: ValueError: ... (5, 24) ... batch of 4"):
+    with expect_user_error("discriminator.features.3 (Dropout) fails: ValueError: ... (5, 24) ... batch of 4"):
         check(tmp_path, text)
 
 

@@ -93,14 +93,14 @@ class Machine:
 def test_a_race_that_fails_leaves_the_graph_that_was_right(monkeypatch: MonkeyPatch) -> None:
     """As for want of memory beside the first graphs, whose steps were checked and were the fastest."""
     run = Machine(monkeypatch, eager=5, graph=2, layer=20).training(total_steps=15_000)
-    time_steps = engines.Trial.time_steps
+    time_steps = engines.EngineBuilder.time_steps
 
     def fail(trial: Any, name: str, advance: Any) -> float:
         if name == "graph-compiled":
             raise selection.EngineUnavailable("CUDA out of memory")
         return time_steps(trial, name, advance)
 
-    monkeypatch.setattr(engines.Trial, "time_steps", fail)
+    monkeypatch.setattr(engines.EngineBuilder, "time_steps", fail)
     choice = run.build().selection
     assert (choice.name, choice.is_fallback) == ("graph", False)
     assert "not compiled inside: CUDA out of memory" in choice.why

@@ -41,7 +41,7 @@ def test_a_graph_is_captured_after_a_resume() -> None:
 
 
 def test_warm_up_and_check_leave_no_trace() -> None:
-    """Of a run that begins, and of one that goes on."""
+    """For a new run and a resumed one."""
     for step in (0, 11):
         graph, eager = Training("cgan", "graph", capture=capture), Training("cgan")
         if step:

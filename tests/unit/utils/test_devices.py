@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import MonkeyPatch, refused
+from helpers.runs import MonkeyPatch, expect_user_error
 
 from distgan.config.schema import Config, RunConfig
 from distgan.distributed import env, precision, rendezvous
@@ -20,7 +20,7 @@ def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None
 
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with refused("LOCAL_RANK ... 2 ... 2 ... at most 2 ... [launcher-conflict]"):
+    with expect_user_error("LOCAL_RANK ... 2 ... 2 ... at most 2 ... [launcher-conflict]"):
         set_local_gpu()
 
 

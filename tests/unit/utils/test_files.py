@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 from helpers.memory import at_most
-from helpers.runs import refused
+from helpers.runs import expect_user_error
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distgan.errors import UserError
@@ -62,7 +62,7 @@ def written(path: Path, content: Any) -> Path:
 def test_a_damaged_model_is_named_in_one_line(content: Any, message: str, tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", content)
     limit = 200_000 if content == "[" * 100_000 else 1000
-    with refused(f"{path}: ... {message}"):
+    with expect_user_error(f"{path}: ... {message}"):
         read_model(path, Outer, limit, version=1, rule="ours")
     with pytest.raises(UserError) as error:
         read_model(path, Outer, limit, version=1, rule="ours")
@@ -72,7 +72,7 @@ def test_a_damaged_model_is_named_in_one_line(content: Any, message: str, tmp_pa
 def test_a_whole_model_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", {"format": 1, "parts": [{"share": 0.5}]})
     assert read_model(path, Outer, 1000, version=1, rule="ours").parts[0].share == 0.5
-    with refused("[not-found]"):
+    with expect_user_error("[not-found]"):
         read_model(tmp_path / "none.json", Outer, 1000, version=1, rule="ours")
 
 
@@ -88,7 +88,7 @@ def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
 def test_only_finite_numbers(text: str, tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", f'{{"x": {text}}}')
     assert list(read_json(path, 100)) == ["x"]
-    with refused(f"file.json: ... JSON ... {text}", code="damaged-file"):
+    with expect_user_error(f"file.json: ... JSON ... {text}", code="damaged-file"):
         read_json(path, 100, only_finite=True)
 
 

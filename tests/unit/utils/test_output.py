@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from helpers.runs import Capture, MonkeyPatch
+from helpers.runs import Capture, MonkeyPatch, fits
 
 from distgan import cli
 from distgan.errors import FAILED, OK, USER_ERROR, CommandFailed, print_line
@@ -66,7 +66,7 @@ def test_a_stdout_that_takes_nothing_keeps_the_exit_code(
     assert cli.main([command]) == code
     err = capsys.readouterr().err
     assert ("distgan: stdout: " in err and "[unwritable]" in err) is (code == USER_ERROR)
-    assert "file of the run" not in err
+    assert not fits("file ... run:", err)
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
@@ -104,7 +104,7 @@ def test_what_an_encoding_lacks_is_shown_in_another_way(monkeypatch: MonkeyPatch
 
 
 def test_a_pipe_of_the_commands_own_is_no_success(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
-    """That of a child or a socket, say."""
+    """As the error of a child or a socket."""
 
     def run_command(*words: str) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")

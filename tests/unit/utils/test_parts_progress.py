@@ -1,4 +1,4 @@
-"""How long a command of many parts still takes, on a terminal and elsewhere."""
+"""Remaining time of a command of many parts, on a terminal and elsewhere."""
 
 import os
 import pty
