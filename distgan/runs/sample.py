@@ -22,7 +22,7 @@ from distgan.errors import UserError, print_line
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
-from distgan.utils.figures import GAP, TEXT_HEIGHT, grid, pixel_scale, save_gif
+from distgan.utils.figures import GAP, TEXT_HEIGHT, describe_numbered, drawable_names, grid, pixel_scale, save_gif
 from distgan.utils.files import output_file, write_atomic
 
 WALK_STEPS = 10
@@ -75,7 +75,10 @@ def sample(source: str, config: SampleConfig) -> str:
         write_atomic(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
         is_labelled = is_conditional and not config.interpolate
-        column_names = [spec.class_names[label] for label in labels[:columns]] if is_labelled else []
+        names = drawable_names(spec.class_names) if is_labelled else []
+        column_names = [names[label] for label in labels[:columns]] if is_labelled else []
+        if is_labelled and (numbered := describe_numbered(spec.class_names)):
+            print_line(numbered, error=True)
         picture, info = grid(images, columns, heads=column_names, caption=notice), PngInfo()
         info.add_text("Software", _MARK.decode())
         write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
