@@ -5,9 +5,10 @@ import json
 from distgan.checkpoint.initial import describe, match, read_initial
 from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.image_spec import MNIST_SPEC
+from distgan.config.presets import config_of_run
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
-from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own_images
+from distgan.data.base import SOURCES, data_folder, find, keep_class_names, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
@@ -45,6 +46,8 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
             if is_own or error.code != "no-data":
                 raise
             raise UserError(f"--dry-run: does not download, and {error}", code="no-data") from error
+        if is_own and (run := config_of_run(config.run.out, config.run.resume)):
+            dataset = keep_class_names(dataset, dataset.fingerprint, run)
         check_classes(dataset, config.model)
         images, noun = dataset.spec, class_noun_of(dataset)
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
