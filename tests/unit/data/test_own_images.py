@@ -22,7 +22,7 @@ from helpers.runs import Capture, MonkeyPatch, Run, assert_same_run, assert_user
 from PIL import Image, ImageSequence
 
 from distgan.config.schema import DataConfig
-from distgan.data import base, image_cache
+from distgan.data import base, image_cache, image_files
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.image_source import natural_key
 from distgan.data.loader import Batches, scale
@@ -90,6 +90,8 @@ def test_class_folders_are_classes_in_their_order(tmp_path: Path) -> None:
     assert found.spec.class_names == ["2", "10", "a", "b"]
     assert found.labels.tolist() == [0, 1, 2, 2, 3, 3]
     assert found.images.shape == (6, 3, 16, 16)
+    with pytest.raises(AssertionError):
+        load_dataset(DataConfig(name=str(tmp_path / "own")), "test")  # its training images are none
     written = ["b/2.png", "b/10.png", "a/x.PNG", "a/deep/y.png", "10/z.png", "2/z.png"]
     order = ["2/z.png", "10/z.png", "a/deep/y.png", "a/x.PNG", "b/2.png", "b/10.png"]
     for image, name in zip(found.images, order, strict=True):
@@ -465,13 +467,13 @@ def test_columns_and_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:
         assert any(repr(name) in note for note in found.notes)
 
 
-def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "a.zip", a_png=b"")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.png", "w") as file:
-        for _ in range(260):
-            file.write(bytes(2**20))
-    with refused("'a.png' has 272,629,760 bytes", "at most 268,435,456", code="bad-images"):
-        load(path)
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "_MAX_FILE", 2**20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**20 + 1))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
+    with refused("'a.png' has 1,048,577 bytes", "at most 1,048,576", code="bad-images"):
+        load(tmp_path / "a.zip")
 
 
 def test_a_damaged_member_with_the_labels_is_one_line(tmp_path: Path) -> None:
@@ -753,6 +755,7 @@ def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
     assert_user_error(result, "own ... 18 x 18 ... [images-do-not-fit]")
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_channels_are_a_flag(distgan: Run, tmp_path: Path) -> None:
     folder = write(write(tmp_path / "own", "a.png"), "b.png", mode="L")
     for words, found in (((), None), (("--channels", 1), 1), (("--channels", "3"), 3), (("--channels=2",), None)):
