@@ -154,8 +154,8 @@ def _clusters(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[str]]:
 def _check(real: RealImages) -> None:
     """Raise UserError for images that quality can't be measured with."""
     for data in (real.train, real.test):
-        if len(data.images) < FEWEST:
-            num, least = (len(real.trained_on.images), 2 * FEWEST) if real.is_test_seen else (len(data.images), FEWEST)
+        num, least = (len(real.trained_on.images), 2 * FEWEST) if real.is_test_seen else (len(data.images), FEWEST)
+        if num < least:  # where a class has one image, half of enough can be fewer: that class is named below
             raise UserError(
                 f"{data.source}: too few images for measured quality ({num:,}). Expected: {least} or more",
                 code="not-measurable",

@@ -143,9 +143,12 @@ def test_what_cannot_be_measured_says_how_much_is_missing(tmp_path: Path) -> Non
         real_images(save(tmp_path / "own.npz", 120, 2))
     with refused("--test-data ... (nowhere) ... [no-data]"):
         real_images(save(tmp_path / "own.npz", 200, 2), test="nowhere")
-    np.savez(tmp_path / "one.npz", images=pixels(201), labels=np.array([0, 1] * 100 + [2]))
-    with refused("one.npz ... '2' ... 2 or more ... [not-measurable]"):
-        real_images(str(tmp_path / "one.npz"))
+    for num in (201, 130):
+        labels = np.array([1, 2] * (num // 2) + [1] * (num % 2))
+        labels[9] = 0
+        np.savez(tmp_path / "one.npz", images=pixels(num), labels=labels)
+        with refused("one.npz ... '0' ... 2 or more ... [not-measurable]"):
+            real_images(str(tmp_path / "one.npz"))
     np.savez(tmp_path / "same.npz", images=np.zeros((200, 16, 16), np.uint8), labels=np.zeros(200, np.int64))
     with refused("same.npz ... one class ... 2 or more ... [not-measurable]"):
         real_images(str(tmp_path / "same.npz"))
