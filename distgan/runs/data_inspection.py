@@ -22,6 +22,7 @@ from distgan.utils.figures import PAPER, describe_numbered, drawable_names, grid
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
 from distgan.utils.terminal import TerminalConsole
+from distgan.utils.text import one_line
 
 _MARK = b"distgan data"
 _ROWS, _COLUMNS = 10, 16  # of the picture, at most
@@ -141,7 +142,7 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
             ("modes", _format_counts(findings.modes)),
             ("duplicates", f"{findings.num_duplicates:,}"),
             ("unreadable", f"{findings.num_broken:,}"),
-            *(("", f"{_one_line(name)}: {reason}") for name, reason in findings.broken.items()),
+            *(("", f"{one_line(name)}: {reason}") for name, reason in findings.broken.items()),
         ]
     rows.append(("classes", f"{spec.num_classes}: {_format_counts(facts['classes'])}" if spec.num_classes else "none"))
     rows += [
@@ -162,10 +163,6 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
     console.print_table(table)
 
 
-def _one_line(name: str) -> str:
-    return name.replace("\n", "\\n").replace("\t", "\\t")
-
-
 def _format_counts(counts: dict[str, int]) -> str:
-    shown = [f"{_one_line(name)} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
+    shown = [f"{one_line(name)} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")

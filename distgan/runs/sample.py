@@ -24,6 +24,7 @@ from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import GAP, TEXT_HEIGHT, describe_numbered, drawable_names, grid, pixel_scale, save_gif
 from distgan.utils.files import output_file, write_atomic
+from distgan.utils.text import one_line
 
 WALK_STEPS = 10
 _COLUMNS = 10  # of a grid without labels; else a column per class
@@ -103,7 +104,7 @@ def _class_indices(names: list[str] | None, model: ModelConfig) -> list[int]:
         return list(range(spec.num_classes))
     indices = {str(index): index for index in range(spec.num_classes)}
     indices |= {name: index for index, name in enumerate(spec.class_names)}
-    shown = ", ".join(spec.class_names[:20]) + (", ..." if spec.num_classes > 20 else "")
+    shown = ", ".join(map(one_line, spec.class_names[:20])) + (", ..." if spec.num_classes > 20 else "")
     if not names:
         raise UserError(f"--classes: empty. Expected: one or more of {shown}")
     for name in names:
