@@ -51,6 +51,22 @@ class RealImages(NamedTuple):
         return min(num, len(self.train.images))
 
 
+def with_folder(data: DataConfig, folder: str | None, flag: str) -> DataConfig:
+    """Return the settings with the folder of the real data that `flag` names, if it does.
+
+    Raises UserError where the data are own images, which a folder of a named data set has no part in.
+    """
+    if folder is None:
+        return data
+    if is_data_path(data.name):
+        raise UserError(
+            f"{flag}: is for named data sets ({folder}). {data.name} is a path of own images. Expected: real images to "
+            "compare with by --test-data",
+            code="setting-not-applicable",
+        )
+    return data.model_copy(update={"dir": folder})
+
+
 def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = True, keep: bool = True) -> RealImages:
     """Return the real images beside the training images `data`. Raises UserError.
 

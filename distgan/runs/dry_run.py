@@ -12,7 +12,7 @@ from distgan.data.base import SOURCES, data_folder, find, keep_class_names, load
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
-from distgan.evaluation.real_images import class_noun_of, load_real_images
+from distgan.evaluation.real_images import class_noun_of, load_real_images, with_folder
 from distgan.evaluation.schema import noun_of
 from distgan.evaluation.targets import check_targets_fit, find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
@@ -66,7 +66,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         read_targets(find_targets(config.run.stop_at, "--stop-at"))
         check_targets_fit(config.run.stop_at, "--stop-at", noun)
     if config.run.evaluates_quality and is_own:
-        load_real_images(dataset, config.data, keep=False)
+        load_real_images(dataset, with_folder(config.data, config.run.eval_reference, "--eval-data-dir"), keep=False)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     lines = [
         json.dumps(config.model_dump(mode="json"), indent=2),

@@ -118,6 +118,9 @@ def test_other_data_has_not_the_test_images_of_the_training(tmp_path: Path, monk
         found = data_config(run, EvalConfig(data=data))
         assert (found.test, found.fingerprint is None, found.image_size) == (test, test is None, 16)
     assert data_config(run, EvalConfig(data="./other.npz", test="./new.npz")).test == "./new.npz"
+    assert data_config(run, EvalConfig(data="digits", reference="raw")).dir == "raw"
+    with refused("--data-dir: ... (raw) ... own.npz ... --test-data [setting-not-applicable]"):
+        data_config(run, EvalConfig(reference="raw"))
 
 
 def test_images_are_seen_by_a_network_that_was_trained_on_them(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

@@ -149,6 +149,8 @@ def test_targets_of_other_images_are_refused_before_judges_are_trained(own: str,
     monkeypatch.setattr(during_training, "judges_of", lambda *_: pytest.fail("trained"))
     with refused("--stop-at: ... (mnist) ... [setting-not-applicable]"):
         monitor(own, stop_at="mnist")
+    with refused("--eval-data-dir: ... (raw) ... own.npz ... --test-data [setting-not-applicable]"):
+        monitor(own, eval_reference="raw")
 
 
 def test_training_compares_no_more_images_than_there_are_real_ones(own: str, monkeypatch: MonkeyPatch) -> None:
