@@ -90,7 +90,8 @@ def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = 
         if is_clustered:
             (labels,), names = _clusters([data.images])
             data = data._replace(labels=labels, class_names=names)
-        is_test = _every_sixth_digit(len(data.images)) if data.name == "digits" else _every_few(data.labels)
+        # A user's own folder may be called digits as well.
+        is_test = _every_sixth_digit(len(data.images)) if data.path is None else _every_few(data.labels)
         train, test = (_rows(data, rows) for rows in ((~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]))
         is_test_seen = True
     real = RealImages(train, test, data, class_noun, is_test_seen, train.fingerprint, test.fingerprint)

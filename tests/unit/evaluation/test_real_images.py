@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.schema import DataConfig
-from distgan.data.base import load_dataset, load_own_images
+from distgan.data.base import Dataset, load_dataset, load_own_images
 from distgan.evaluation import real_images as module
 from distgan.evaluation import scores
 from distgan.evaluation.classifiers import NETWORKS, NUM_FEATURES, enough_epochs, to_batch
@@ -60,6 +60,13 @@ def test_own_images_are_split_by_class_and_none_is_lost(tmp_path: Path) -> None:
     assert again.test.fingerprint == real.test.fingerprint
     assert again.judges_name == f"images-{real.train_fingerprint}"
     assert again.judges_name == real.judges_name, "equal images have the same judges"
+
+
+def test_a_folder_may_have_the_name_of_a_data_set() -> None:
+    labels = torch.arange(200) % 2
+    own = Dataset("digits", torch.zeros(200, 16, 16, dtype=torch.uint8), labels, "/digits", path="/digits")
+    real = load_real_images(own, DataConfig(name="/digits"))
+    assert (real.class_noun, len(real.test.images)) == ("class", 100)
 
 
 def test_of_many_images_a_sixth_is_compared_with(tmp_path: Path) -> None:
