@@ -26,7 +26,7 @@ class ImageSpec(BaseModel):
 
     def describe(self) -> str:
         """Return `28 x 28, grey, 10 classes`."""
-        classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
+        classes = f"{self.num_classes} class{'es' * (self.num_classes != 1)}" if self.num_classes else "no labels"
         return f"{self.height} x {self.width}, {'grey' if self.channels == 1 else 'colour'}, {classes}"
 
 

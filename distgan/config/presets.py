@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,6 +198,14 @@ def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
             code="no-run",
         )
     return path if path.is_file() else None
+
+
+def config_of_run(out: str | None, resume: str) -> Config | None:
+    """Return the config of the run or checkpoint that is resumed, None without one that can be read."""
+    with suppress(UserError):
+        path = _config_to_resume(out, resume)
+        return Config.model_validate(read_file(path, str(path))) if path else None
+    return None
 
 
 def config_folder() -> Path:

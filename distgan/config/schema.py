@@ -129,7 +129,8 @@ class RunConfig(Section):
     eval_every_steps: int | None = free(None, "steps between two evaluations, besides eval_every", ge=1, le=_MOST)
     eval_num: int | None = free(
         None,
-        "images that the judges see at each of them; unset: 2000, or as many as the targets of --stop-at are for",
+        "images that the judges see at each of them, at most as many as there are real ones to compare with; unset: "
+        "2000, or as many as the targets of --stop-at are for",
         ge=65,
         le=1_000_000,
     )

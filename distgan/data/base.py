@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, Lazy, is_data_path
-from distgan.config.schema import DataConfig
+from distgan.config.schema import Config, DataConfig
 from distgan.data.decoding import Findings, decode_all
 from distgan.data.image_arrays import of_arrays
 from distgan.data.image_list import ImageList
@@ -99,6 +99,20 @@ def load_own_images(config: DataConfig, *, flag: str = "--data", keep: bool = Tr
         path.name or str(path), torch.from_numpy(images), numbers, str(path), warning=warning,
         class_names=source.class_names, path=str(path), findings=findings, listed=listed,
     )  # fmt: skip
+
+
+def keep_class_names(data: Dataset, fingerprint: str, run: Config) -> Dataset:
+    """Return own images of that fingerprint with the classes named as in a run that was trained on the same.
+
+    The same images and labels are the same data in any form, and arrays have no names.
+    """
+    spec, begun = data.spec, run.model.images
+    is_same = data.path is not None and fingerprint == run.data.fingerprint
+    if not is_same or spec == begun or spec.model_copy(update={"class_names": begun.class_names}) != begun:
+        return data
+    here, there = (", ".join(map(repr, images.class_names[:3])) for images in (spec, begun))
+    warning = f"the classes keep the names of the run, whose images these are ({there}; here {here})"
+    return data._replace(class_names=begun.class_names, warning="; ".join(filter(None, (data.warning, warning))))
 
 
 def resized(dataset: Dataset, config: DataConfig, where: str) -> Dataset:

@@ -104,6 +104,8 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
         check_host_memory(len(readable) * channels * width * height, where)
 
         pixels = np.empty((len(readable), *([3] if channels == 3 else []), height, width), np.uint8)
+        # True once an image is known to need three channels: only of grey ones all pixels are compared.
+        has_colour = [channels == 1 or config.channels is not None]
 
         def decode(row: int) -> _Broken | bytes:
             index = readable[row]
@@ -111,6 +113,8 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
                 with source.open_image(index) as image:
                     decoded = _to_array(image, channels, config.background, (width, height))
                     pixels[row] = decoded.transpose(2, 0, 1) if channels == 3 else decoded
+                if not has_colour[0]:
+                    has_colour[0] = bool((pixels[row, 1:] != pixels[row, 0]).any())
             except _IsTransparentError:
                 raise UserError(
                     f"{where}: {source.names[index]!r} has transparent pixels. Expected: images without, or what is to "
@@ -131,7 +135,7 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
     images = pixels[: len(rows)]
     labels = None if source.labels is None else np.array([source.labels[readable[row]] for row in rows], np.int64)
     hashes = [digest for digest in digests if not isinstance(digest, _Broken)]
-    findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)))
+    findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)), has_colour=has_colour[0])
     indices = np.array([readable[row] for row in rows], np.int64)
     return Decoded(images, labels, findings, indices, np.frombuffer(b"".join(hashes), np.uint8).reshape(len(rows), -1))
 
@@ -142,11 +146,14 @@ def _findings(
     broken: dict[int, str],
     labels: np.ndarray | None,
     num_duplicates: int,
+    *,
+    has_colour: bool,
 ) -> Findings:
     used = [header for index, header in headers.items() if index not in broken]
     counts = [] if labels is None else np.bincount(labels, minlength=len(source.class_names)).tolist()
     said = Counter(header.note for header in used if header.note)
-    notes = [*source.notes, *(f"{counted(num, 'file')} with {note}" for note, num in said.items())]
+    notes = [] if has_colour else ["all images are grey, stored in colour: --channels 1 takes a third of the memory"]
+    notes += [*source.notes, *(f"{counted(num, 'file')} with {note}" for note, num in said.items())]
     small = [(name, count) for name, count in zip(source.class_names, counts, strict=True) if count < _FEW]
     notes += [f"class {name!r} has {counted(count, 'image')}" for name, count in small[:_SHOWN]]
     if len(small) > _SHOWN:

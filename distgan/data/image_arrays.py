@@ -44,7 +44,10 @@ def of_npz(path: Path, where: str) -> ImageSource:
     except UserError:
         raise
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
-        raise UserError(f"{where}: not a readable .npz of numbers ({first_line(error)})", code="bad-images") from error
+        raise UserError(
+            f"{where}: not a readable .npz of numbers ({first_line(error)}). Expected: what numpy.savez writes",
+            code="bad-images",
+        ) from error
     notes = [f"{name!r} is not used" for name in names if name not in ("images", "labels", "notice")]
     facts = path.stat()
     source = of_arrays(".npz", path, images, labels, notes, where)
@@ -139,7 +142,10 @@ def of_parquet(path: Path, where: str) -> ImageSource:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where}: not readable parquet ({first_line(error)})", code="bad-images") from error
+        raise UserError(
+            f"{where}: not readable parquet ({first_line(error)}). Expected: complete files of Hugging Face's form",
+            code="bad-images",
+        ) from error
     if not images or (labels and len(labels) != len(images)):
         raise UserError(
             f"{where}: has {len(images)} images and {len(labels)} labels. Expected: one for each", code="bad-images"

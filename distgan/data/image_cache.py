@@ -19,7 +19,7 @@ from distgan.utils.files import TEMPORARY, read_tensors, write_arrays, write_ato
 from distgan.utils.locks import held_lock
 from distgan.utils.paths import user_path
 
-_VERSION = 2  # of the rules by which images are decoded, and of the file
+_VERSION = 3  # of the rules by which images are decoded, and of the file
 _LEFT_S = 86_400.0  # after which an unfinished file is of a process that was killed
 
 

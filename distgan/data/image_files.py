@@ -96,7 +96,9 @@ def of_zip(path: Path, where: str) -> ImageSource:
         entries = {entry.filename.replace("\\", "/"): entry for entry in files}
         num_twice = len(files) - len(entries)
     except _DAMAGED as error:
-        raise UserError(f"{where}: not a readable .zip ({first_line(error)})", code="bad-images") from error
+        raise UserError(
+            f"{where}: not a readable .zip ({first_line(error)}). Expected: a complete archive", code="bad-images"
+        ) from error
     for name, entry in entries.items():
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise UserError(
@@ -167,9 +169,10 @@ def _arrange(files: list[str], hidden: list[str], read_labels: Callable[[], byte
         return _Arranged(sorted(names, key=natural_key), None, [], notes)
     classes = sorted({name[start:].split("/", 1)[0] for name in names}, key=natural_key)
     if {name.lower() for name in classes} <= _SPLITS:
+        split = next((name for name in classes if name.lower().startswith("train")), classes[0])
         raise UserError(
             f"{where}: has the folders {', '.join(classes)}, which are splits, not classes. Expected: one of them, as "
-            f"{where.split(' ', 1)[1]}/{classes[-1]}",
+            f"{where.split(' ', 1)[1]}/{split}",
             code="bad-images",
         )
     _check_num(len(classes), where)

@@ -77,6 +77,8 @@ def read_list(path: Path) -> ImageList | None:
 
 def first_difference(before: ImageList, now: ImageList) -> str:
     """Return the first image that is not as it was, and how many are not; "" if all are."""
+    if now.class_names == [str(number) for number in range(len(before.class_names))]:  # as in arrays, without names
+        now = now._replace(class_names=before.class_names)
     for name in [*before.class_names, *now.class_names]:
         if name not in now.class_names:
             return f"class {name!r} is gone"

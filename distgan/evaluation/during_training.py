@@ -9,7 +9,7 @@ import torch
 
 from distgan.evaluation.ensemble import draw_and_read, requested_classes
 from distgan.evaluation.measure import Overview, measure_coverages, measure_overview, to_metrics
-from distgan.evaluation.real_images import class_noun_of, load_real_images
+from distgan.evaluation.real_images import class_noun_of, load_real_images, with_folder
 from distgan.evaluation.reference import build_reference
 from distgan.evaluation.targets import EarlyStop, check_targets_fit, find_targets, judged_lines, read_targets
 from distgan.evaluation.train_judges import judges_of
@@ -36,8 +36,7 @@ class QualityMonitor:
     def __init__(self, session: Session, startup: Startup):
         config, dataset, runtime = session.config, session.dataset, session.runtime
         self.runtime = runtime
-        reference = config.run.eval_reference
-        data = config.data.model_copy(update={"dir": reference} if reference else {})
+        data = with_folder(config.data, config.run.eval_reference, "--eval-data-dir")
         self._early_stop: EarlyStop | None = None
         self.reason_to_stop = ""
         self.eval_every_steps = 0

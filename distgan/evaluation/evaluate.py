@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distgan.config.command_settings import EvalConfig
 from distgan.config.schema import Config, DataConfig, ProcessesConfig, RunConfig
-from distgan.data.base import load_dataset
+from distgan.data.base import keep_class_names, load_dataset
 from distgan.data.in_memory import Dataset as InMemoryDataset
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError, WriteErrorPolicy, print_line
@@ -171,19 +171,22 @@ class _RealData(NamedTuple):
 
 
 def _real(
-    config: DataConfig, eval_input: EvalInput, images: InMemoryDataset | None, *, may_download: bool
+    config: DataConfig, eval_input: EvalInput, images: InMemoryDataset | None = None, *, may_download: bool
 ) -> _RealData:
     """Return the real images, and a notice if they are others of the name that the network was trained on."""
     try:
         data = images.prepare(config) if images else load_dataset(config, may_download=may_download)
+        run = eval_input.loaded and eval_input.loaded.config
+        # Of a user's own images: seconds, where there are gigabytes of them.
+        fingerprint = data.fingerprint if run and run.data.fingerprint else None
+        data = keep_class_names(data, fingerprint, run) if run and fingerprint else data
         real = load_real_images(data, config, may_download=may_download)
     except UserError as error:  # without the advice for a training
         raise UserError(str(error).removesuffix(", or --data digits"), code=error.code) from error
-    if eval_input.loaded is None:
+    if run is None:
         return _RealData(real, None, "")
-    trained = eval_input.loaded.config.data
-    is_same_name = is_same_place(data.path or config.name, trained.name)
-    is_same = is_same_name if trained.fingerprint is None else trained.fingerprint == data.fingerprint
+    is_same_name = is_same_place(data.path or config.name, run.data.name)
+    is_same = is_same_name if fingerprint is None else run.data.fingerprint == fingerprint
     changed = f"the images in {config.name} have changed since the training" if is_same_name and not is_same else ""
     return _RealData(real, (is_same or None) if real.is_test_seen else False, changed)
 

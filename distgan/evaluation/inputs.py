@@ -21,7 +21,7 @@ from distgan.data.loader import steps_in_epoch
 from distgan.errors import UserError, print_line, printable
 from distgan.evaluation.ensemble import ClassifierEnsemble
 from distgan.evaluation.npz import check_is_file, read_npz
-from distgan.evaluation.real_images import RealImages
+from distgan.evaluation.real_images import RealImages, with_folder
 from distgan.evaluation.schema import Source
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import is_ignorable, read_environment, read_json
@@ -101,11 +101,10 @@ def _sha256(path: Path) -> str:
 
 
 def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
-    """Return the settings of the real data to compare with."""
+    """Return the settings of the real data to compare with. Raises UserError."""
     trained = eval_input.loaded.config.data if eval_input.loaded else DataConfig()
     named = {
         "name": config.data,
-        "dir": config.reference,
         "test": config.test,
         "image_size": config.image_size,
         "channels": config.channels,
@@ -116,7 +115,8 @@ def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
     if config.data and not is_same_place(config.data, trained.name):
         trained = trained.model_copy(update={"test": None, "fingerprint": None})  # which are of its own images
     skips = trained.skip_broken or config.skip_broken
-    return trained.model_copy(update=changes | {"download": config.download, "skip_broken": skips})
+    data = trained.model_copy(update=changes | {"download": config.download, "skip_broken": skips})
+    return with_folder(data, config.reference, "--data-dir")
 
 
 def is_same_place(data: str, other: str) -> bool:

@@ -12,6 +12,7 @@ from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.reference import WELL_READ, Reference, measure_coverage, measure_sample
 from distgan.evaluation.schema import Ambiguity, ClassQuality, Confusion, Estimate, JudgeFacts, Sample, Verdict
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_divergence, nearest
+from distgan.utils.text import one_line
 
 # A class is made well if at least WELL_READ of the images requested as it are read as it, or as many as of real ones
 # (without labels: are recognisable), and its coverage is at least WELL_COVERED of that of as many real images.
@@ -77,7 +78,7 @@ def _is_not_requested(agreement: Estimate | None) -> bool:
 
 def find_alarms(missing: dict[str, str], coverage: Estimate, real_coverage: Estimate) -> list[str]:
     """Return alarms for whoever trains: `missing` classes, each with how few there are, and a collapse."""
-    alarms = [f"{name} is missing: {why}" for name, why in missing.items()]
+    alarms = [f"{one_line(name)} is missing: {why}" for name, why in missing.items()]
     if coverage.high <= COLLAPSED * real_coverage.value:
         alarms.append(
             f"collapse: the samples cover {coverage.value:.1%} of the real images, as many real ones "

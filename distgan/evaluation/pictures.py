@@ -9,13 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality, class_names_of
-from distgan.utils.figures import GAP, INK, PAPER, add_text, new_figure, pixel_scale, save_png
+from distgan.utils.figures import (
+    GAP,
+    INK,
+    PAPER,
+    add_text,
+    drawable_names,
+    figure_text,
+    font_of,
+    new_figure,
+    pixel_scale,
+    save_png,
+)
 from distgan.utils.files import write_atomic
 from distgan.utils.text import shortened
 
@@ -37,7 +48,7 @@ def save_pictures(
 ) -> list[str]:
     """Write the pictures that have content to `folder`. Return their names. `trained`: the training images."""
     images, trained = (each if each.ndim == 3 else each.movedim(1, -1) for each in (images, trained))
-    names = class_names_of(quality)
+    names = drawable_names(class_names_of(quality))
     notice = "; ".join(quality.notices) or None
     owners = reading.classes if labels is None else labels
     pictures: dict[str, Image.Image] = {"digits.png": _best_and_worst(images, reading, owners, names)}
@@ -60,13 +71,13 @@ def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Im
     height, width = scale * height, scale * width
     cell_h, cell_w = max(height, 2 * 14) + GAP, width + GAP  # with room for two lines of words
     picture = Image.new("RGB", (_TEXT_WIDTH + columns * cell_w + GAP, top + len(rows) * cell_h + GAP), PAPER)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    draw = ImageDraw.Draw(picture)
     for part, head in enumerate(heads):
         left = _TEXT_WIDTH + part * columns * cell_w // len(heads)
-        draw.text((left, top // 2), head, INK, font, anchor="lm")
+        draw.text((left, top // 2), head, INK, font_of(head), anchor="lm")
     for row, (words, images) in enumerate(rows):
         y = top + GAP + row * cell_h
-        draw.multiline_text((10, y + cell_h // 2), words, INK, font, anchor="lm", spacing=3)
+        draw.multiline_text((10, y + cell_h // 2), words, INK, font_of(words), anchor="lm", spacing=3)
         for column, image in enumerate(images.numpy()):
             tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             picture.paste(tile, (_TEXT_WIDTH + column * cell_w, y))
@@ -87,7 +98,7 @@ def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, names: lis
 
 
 def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor) -> Image.Image:
-    rows, names = [], class_names_of(quality)
+    rows, names = [], drawable_names(class_names_of(quality))
     for each in quality.confusions[:_NUM_STRIPS]:
         requested, read = each.asked, each.read
         own = ((labels == requested) & (reading.classes == read)).nonzero().squeeze(1)
@@ -119,7 +130,7 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     """Plot label x read class in percent beside that of real images; without labels the classes' shares."""
     figure = new_figure(11, 5.4, dpi=110)
     left, right = figure.subplots(1, 2)
-    title, num, names = f"{quality.n:,} generated images", len(quality.shares), class_names_of(quality)
+    title, num, names = f"{quality.n:,} generated images", len(quality.shares), drawable_names(class_names_of(quality))
     if quality.matrix is not None:
         _heat(left, np.array(quality.matrix), names, "requested", title)
     else:
@@ -145,7 +156,7 @@ def _name_ticks(axis: Any, names: list[str]) -> None:
     """Name the classes at an axis: all, or of many some."""
     chosen = range(0, len(names), -(-len(names) // _MOST_NUMBERS))
     is_long = axis.axis_name == "x" and max(map(len, names)) > 2
-    axis.set_ticks(chosen, [_cut(names[label]) for label in chosen], rotation=90 if is_long else 0)
+    axis.set_ticks(chosen, [figure_text(_cut(names[label])) for label in chosen], rotation=90 if is_long else 0)
 
 
 def _heat(axes: Any, counts: np.ndarray, names: list[str], rows: str, title: str) -> None:

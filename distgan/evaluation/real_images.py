@@ -51,6 +51,22 @@ class RealImages(NamedTuple):
         return min(num, len(self.train.images))
 
 
+def with_folder(data: DataConfig, folder: str | None, flag: str) -> DataConfig:
+    """Return the settings with the folder of the real data that `flag` names, if it does.
+
+    Raises UserError where the data are own images, which a folder of a named data set has no part in.
+    """
+    if folder is None:
+        return data
+    if is_data_path(data.name):
+        raise UserError(
+            f"{flag}: is for named data sets ({folder}). {data.name} is a path of own images. Expected: real images to "
+            "compare with by --test-data",
+            code="setting-not-applicable",
+        )
+    return data.model_copy(update={"dir": folder})
+
+
 def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = True, keep: bool = True) -> RealImages:
     """Return the real images beside the training images `data`. Raises UserError.
 
@@ -74,7 +90,8 @@ def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = 
         if is_clustered:
             (labels,), names = _clusters([data.images])
             data = data._replace(labels=labels, class_names=names)
-        is_test = _every_sixth_digit(len(data.images)) if data.name == "digits" else _every_few(data.labels)
+        # A user's own folder may be called digits as well.
+        is_test = _every_sixth_digit(len(data.images)) if data.path is None else _every_few(data.labels)
         train, test = (_rows(data, rows) for rows in ((~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]))
         is_test_seen = True
     real = RealImages(train, test, data, class_noun, is_test_seen, train.fingerprint, test.fingerprint)
@@ -154,8 +171,8 @@ def _clusters(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[str]]:
 def _check(real: RealImages) -> None:
     """Raise UserError for images that quality can't be measured with."""
     for data in (real.train, real.test):
-        if len(data.images) < FEWEST:
-            num, least = (len(real.trained_on.images), 2 * FEWEST) if real.is_test_seen else (len(data.images), FEWEST)
+        num, least = (len(real.trained_on.images), 2 * FEWEST) if real.is_test_seen else (len(data.images), FEWEST)
+        if num < least:  # where a class has one image, half of enough can be fewer: that class is named below
             raise UserError(
                 f"{data.source}: too few images for measured quality ({num:,}). Expected: {least} or more",
                 code="not-measurable",

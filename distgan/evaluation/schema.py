@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from distgan.config.registry import DATASETS
 from distgan.errors import UserError, printable
 from distgan.utils.files import read_model
+from distgan.utils.text import one_line
 
 FORMAT = 1
 _MAX_BYTES = 2**24
@@ -166,8 +167,9 @@ class Quality(_Frozen):
 
 
 def class_names_of(quality: Quality) -> list[str]:
-    """Return the names of the classes; their numbers where they are not recorded."""
-    return quality.class_names or [str(label) for label in range(len(quality.shares))]
+    """Return the names of the classes, each in one line; their numbers where they are not recorded."""
+    names = quality.class_names or map(str, range(len(quality.shares)))
+    return [one_line(name) for name in names]
 
 
 def read_quality(path: Path) -> Quality:

@@ -45,6 +45,7 @@ from distgan.utils.locks import held_lock
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
+from distgan.utils.text import one_line
 
 # Of MNIST's test images, for a judge that is to be relied on.
 ENOUGH = 0.995
@@ -227,7 +228,7 @@ def show_judges(config: JudgeConfig) -> None:
         real = load_real_images(load_dataset(data), data)
         name, images = real.judges_name, real.spec
     ensemble = load_ensemble(name, torch.device("cpu"), config.out, images, _data_flags(data))
-    recipe, names = ensemble.record.recipe, images.class_names
+    recipe, names = ensemble.record.recipe, [one_line(name) for name in images.class_names]
     for notice in [ensemble.notice] if ensemble.notice else []:
         print_line(f"!! {notice} !!")
     for judge in ensemble.record.judges:

@@ -6,10 +6,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from distgan.evaluation.schema import Quality
+from distgan.evaluation.schema import Quality, class_names_of
 from distgan.reports.number_format import join
 from distgan.reports.quality_view import View, compared_with, measured_on, view_of
 from distgan.reports.report2023 import NAME, claims_of
+from distgan.utils.figures import describe_numbered
 from distgan.utils.terminal import TerminalConsole
 from distgan.utils.text import shortened
 
@@ -57,6 +58,8 @@ def show(quality: Quality, folder: Path) -> None:
         word = {True: "holds", False: "does not hold", None: "undecided"}[claim.holds]
         say(f"  {claim.sentence}: {word.upper()} ({claim.evidence})")
     say(f"\nfiles in {folder}/: {join(path.name for path in sorted(folder.iterdir()))}")
+    if numbered := describe_numbered(class_names_of(quality)):
+        say(numbered)
 
 
 def _table(*names: str, title: str | None = None) -> Table:

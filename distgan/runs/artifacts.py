@@ -31,7 +31,7 @@ from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftov
 from distgan.training.engines.selection import EngineSelection
 from distgan.training.metrics import MetricLog
 from distgan.training.session import Session
-from distgan.utils.figures import add_names, draw_timeline, grid, save_gif
+from distgan.utils.figures import add_names, draw_timeline, drawable_names, grid, save_gif
 from distgan.utils.files import metric_lines, write_atomic, write_json
 from distgan.utils.parts_progress import duration
 from distgan.utils.provenance import Startup, describe_environment
@@ -254,7 +254,7 @@ class RunArtifacts:
             self._generator.load_state_dict(weights)
             labels, columns, heads = self._preview
             images = generate(self._generator, self._z, labels_for(self._generator, self._z, labels))
-            picture = grid(images, columns, heads=heads, caption=self.dataset.notice)
+            picture = grid(images, columns, heads=drawable_names(heads), caption=self.dataset.notice)
             (self.folder / "samples").mkdir(exist_ok=True)
             save_picture(self.folder / "samples" / f"{name}.png", picture)
             self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), gan.step)

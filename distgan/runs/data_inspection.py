@@ -18,10 +18,11 @@ from distgan.config.schema import Config, DataConfig, ModelConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.errors import UserError
 from distgan.models.base import check_fit
-from distgan.utils.figures import PAPER, grid
+from distgan.utils.figures import PAPER, describe_numbered, drawable_names, grid
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
 from distgan.utils.terminal import TerminalConsole
+from distgan.utils.text import one_line
 
 _MARK = b"distgan data"
 _ROWS, _COLUMNS = 10, 16  # of the picture, at most
@@ -74,7 +75,8 @@ def draw_sheet(dataset: Dataset) -> Any:
     if spec.num_classes > 1:
         rows_of_class = [torch.nonzero(dataset.labels == index).flatten() for index in range(spec.num_classes)]
         columns = [_select_evenly(rows) for rows in rows_of_class if len(rows)][:_COLUMNS]
-        heads = [spec.class_names[int(dataset.labels[column[0]])] for column in columns]
+        names = drawable_names(spec.class_names)
+        heads = [names[int(dataset.labels[column[0]])] for column in columns]
         indices = [column[row] if row < len(column) else None for row in range(_ROWS) for column in columns]
         paper = torch.tensor(PAPER, dtype=torch.uint8).view(3, 1, 1).expand(3, spec.height, spec.width)
         blank = paper if pixels.ndim == 4 else paper[0]
@@ -140,7 +142,7 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
             ("modes", _format_counts(findings.modes)),
             ("duplicates", f"{findings.num_duplicates:,}"),
             ("unreadable", f"{findings.num_broken:,}"),
-            *(("", f"{_one_line(name)}: {reason}") for name, reason in findings.broken.items()),
+            *(("", f"{one_line(name)}: {reason}") for name, reason in findings.broken.items()),
         ]
     rows.append(("classes", f"{spec.num_classes}: {_format_counts(facts['classes'])}" if spec.num_classes else "none"))
     rows += [
@@ -151,7 +153,8 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
     )
     rows.append(("training", f"{spec.describe()}, {dataset.images.nbytes / 2**20:,.1f} MiB in memory"))
     rows.append(("", models or "no network can be built for this"))
-    rows += [("picture", sheet)] if sheet else []
+    if sheet:
+        rows += [("picture", line) for line in (sheet, describe_numbered(spec.class_names)) if line]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -160,10 +163,6 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
     console.print_table(table)
 
 
-def _one_line(name: str) -> str:
-    return name.replace("\n", "\\n").replace("\t", "\\t")
-
-
 def _format_counts(counts: dict[str, int]) -> str:
-    shown = [f"{_one_line(name)} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
+    shown = [f"{one_line(name)} ({num:,})" for name, num in list(counts.items())[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")

@@ -5,6 +5,7 @@ import shlex
 from distgan.config.model_config import ModelConfig
 from distgan.data.base import Dataset
 from distgan.models.sampling import preview_of
+from distgan.utils.figures import describe_numbered
 
 _MAX_NOTES = 5
 
@@ -19,6 +20,8 @@ def describe_dataset_use(data: Dataset, model: ModelConfig) -> list[str]:
         lines[0] += f": {model.name} is unconditional and does not use the {spec.num_classes} classes"
     if model.is_conditional and columns < spec.num_classes:
         lines.append(f"sample grids show the first {columns} of {spec.num_classes} classes")
+    if model.is_conditional and (numbered := describe_numbered(spec.class_names)):
+        lines.append(numbered)
     notes = data.findings.notes
     more = [f"{len(notes) - _MAX_NOTES} more findings: distgan data {shlex.quote(data.source)}"]
     return lines + notes[:_MAX_NOTES] + (more if len(notes) > _MAX_NOTES else [])

@@ -5,13 +5,14 @@ import json
 from distgan.checkpoint.initial import describe, match, read_initial
 from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.image_spec import MNIST_SPEC
+from distgan.config.presets import config_of_run
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
-from distgan.data.base import SOURCES, data_folder, find, load_dataset, load_own_images
+from distgan.data.base import SOURCES, data_folder, find, keep_class_names, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
-from distgan.evaluation.real_images import class_noun_of, load_real_images
+from distgan.evaluation.real_images import class_noun_of, load_real_images, with_folder
 from distgan.evaluation.schema import noun_of
 from distgan.evaluation.targets import check_targets_fit, find_targets, read_targets
 from distgan.models.base import build_discriminator, build_generator, num_parameters
@@ -45,6 +46,8 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
             if is_own or error.code != "no-data":
                 raise
             raise UserError(f"--dry-run: does not download, and {error}", code="no-data") from error
+        if is_own and (run := config_of_run(config.run.out, config.run.resume)):
+            dataset = keep_class_names(dataset, dataset.fingerprint, run)
         check_classes(dataset, config.model)
         images, noun = dataset.spec, class_noun_of(dataset)
         num_images, data = len(dataset.images), f"{dataset.name} from {dataset.source}"
@@ -63,7 +66,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
         read_targets(find_targets(config.run.stop_at, "--stop-at"))
         check_targets_fit(config.run.stop_at, "--stop-at", noun)
     if config.run.evaluates_quality and is_own:
-        load_real_images(dataset, config.data, keep=False)
+        load_real_images(dataset, with_folder(config.data, config.run.eval_reference, "--eval-data-dir"), keep=False)
     generator, discriminator = build_generator(config.model), build_discriminator(config.model)
     lines = [
         json.dumps(config.model_dump(mode="json"), indent=2),

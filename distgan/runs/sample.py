@@ -22,8 +22,9 @@ from distgan.errors import UserError, print_line
 from distgan.models.base import labels_for
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
-from distgan.utils.figures import GAP, TEXT_HEIGHT, grid, pixel_scale, save_gif
+from distgan.utils.figures import GAP, TEXT_HEIGHT, describe_numbered, drawable_names, grid, pixel_scale, save_gif
 from distgan.utils.files import output_file, write_atomic
+from distgan.utils.text import one_line
 
 WALK_STEPS = 10
 _COLUMNS = 10  # of a grid without labels; else a column per class
@@ -75,7 +76,10 @@ def sample(source: str, config: SampleConfig) -> str:
         write_atomic(out, lambda file: save_gif(file, frames, 0.1, 0.1, _MARK))
     else:
         is_labelled = is_conditional and not config.interpolate
-        column_names = [spec.class_names[label] for label in labels[:columns]] if is_labelled else []
+        names = drawable_names(spec.class_names) if is_labelled else []
+        column_names = [names[label] for label in labels[:columns]] if is_labelled else []
+        if is_labelled and (numbered := describe_numbered(spec.class_names)):
+            print_line(numbered, error=True)
         picture, info = grid(images, columns, heads=column_names, caption=notice), PngInfo()
         info.add_text("Software", _MARK.decode())
         write_atomic(out, lambda file: picture.save(file, "png", pnginfo=info))
@@ -115,7 +119,7 @@ def _class_indices(names: list[str] | None, model: ModelConfig, flag: str = "--c
         return list(range(spec.num_classes))
     indices = {str(index): index for index in range(spec.num_classes)}
     indices |= {name: index for index, name in enumerate(spec.class_names)}
-    shown = ", ".join(spec.class_names[:20]) + (", ..." if spec.num_classes > 20 else "")
+    shown = ", ".join(map(one_line, spec.class_names[:20])) + (", ..." if spec.num_classes > 20 else "")
     if not names:
         raise UserError(f"{flag}: empty. Expected: one or more of {shown}")
     for name in names:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from distgan.config.presets import config_of_run
 from distgan.config.schema import Config, ModelConfig
-from distgan.data.base import Dataset, load_dataset
+from distgan.data.base import Dataset, keep_class_names, load_dataset
 from distgan.data.loader import Batches, global_batch_size, min_batch_size
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.errors import UserError
@@ -47,6 +48,9 @@ class Session:
         check_classes(self.dataset, config.model)
         self.fingerprint = self.dataset.fingerprint  # takes seconds for gigabytes of images
         runtime.check_same_on_ranks("data's fingerprint", self.fingerprint)
+        if self.dataset.path:  # rank 0 reads: no other needs the run's folder
+            run = runtime.run_on_rank0(lambda: config_of_run(config.run.out, config.run.resume))
+            self.dataset = keep_class_names(self.dataset, self.fingerprint, run) if run else self.dataset
         data = self.dataset
         fingerprint = self.fingerprint if data.path else None  # of a user's own images
         self.batch_size = global_batch_size(config.data, runtime.world_size)
@@ -108,7 +112,7 @@ def check_classes(dataset: Dataset, model: ModelConfig) -> None:
         where = {"folder": "a sub-folder for each", ".zip": "a folder for each"}.get(dataset.listed.kind, "labels")
         raise UserError(
             f"--data {dataset.path}: its images have {'one class' if dataset.spec.num_classes else 'no classes'}, as "
-            f"{dataset.listed.of_image(0)}, and --model {model.name} needs them. Expected: 2 or more classes, by "
+            f"{dataset.listed.of_image(0)}, and --model {model.name} needs several. Expected: 2 or more classes, by "
             f"{where}, or --preset images-fast-unlabelled",
             code="images-do-not-fit",
         )

@@ -22,6 +22,8 @@ GAP = 2
 INK, PAPER, WARNING = (235, 235, 235), (48, 48, 48), (255, 196, 64)
 TEXT_HEIGHT = 22
 _MAX_TEXT = 200
+_MAX_NUMBERED = 20  # classes of a line
+_NO_LETTER = "\U0010fffe"  # in no font: Unicode gives it no meaning
 
 
 def grid(
@@ -43,7 +45,7 @@ def grid(
     for column, head in enumerate(heads):
         center = (GAP + column * cell_w + cell_w // 2, TEXT_HEIGHT // 2)
         text = _truncate(str(head), width * scale)
-        draw.text(center, text, INK, _font(text), anchor="mm")
+        draw.text(center, text, INK, font_of(text), anchor="mm")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         tile = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
@@ -59,7 +61,7 @@ def pixel_scale(width: int) -> int:
 def _truncate(text: str, width: int) -> str:
     """Return the text, truncated with an ellipsis to `width` screen pixels."""
     text = _one_line(text)
-    while len(text) > 1 and _font(text).getlength(text) > width:
+    while len(text) > 1 and font_of(text).getlength(text) > width:
         text = text[:-2] + "\N{HORIZONTAL ELLIPSIS}"
     return text
 
@@ -70,14 +72,14 @@ def add_text(picture: Image.Image, above: str | None = None, below: str | None =
         return picture
     above, below = (text and _one_line(text) for text in (above, below))
     texts = [text for text in (above, below) if text]
-    width = max([picture.width, *(round(_font(text).getlength(text)) + 2 * GAP for text in texts)])
+    width = max([picture.width, *(round(font_of(text).getlength(text)) + 2 * GAP for text in texts)])
     framed = Image.new("RGB", (width, picture.height + TEXT_HEIGHT * len(texts)), PAPER)
     draw = ImageDraw.Draw(framed)
     framed.paste(picture, ((width - picture.width) // 2, TEXT_HEIGHT if above else 0))
     if above:
-        draw.text((width // 2, TEXT_HEIGHT // 2), above, INK, _font(above), anchor="mm")
+        draw.text((width // 2, TEXT_HEIGHT // 2), above, INK, font_of(above), anchor="mm")
     if below:
-        draw.text((width // 2, framed.height - TEXT_HEIGHT // 2), below, WARNING, _font(below), anchor="mm")
+        draw.text((width // 2, framed.height - TEXT_HEIGHT // 2), below, WARNING, font_of(below), anchor="mm")
     return framed
 
 
@@ -112,13 +114,39 @@ def _one_line(text: str) -> str:
     return " ".join(printable(text).split())[:_MAX_TEXT]
 
 
-def _font(text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return Pillow's font for ASCII text, matplotlib's, with more alphabets, for other text."""
     spec = None if text.isascii() else importlib.util.find_spec("matplotlib")
     for folder in spec.submodule_search_locations or () if spec else ():
         with suppress(OSError):
             return ImageFont.truetype(Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
     return ImageFont.load_default(14)
+
+
+def drawable_names(names: Sequence[str]) -> list[str]:
+    """Return the names of classes 0 to N - 1 as pictures show them: `#3` for one with letters that no font here has."""
+    return [_one_line(name) if _has_letters(name) else f"#{number}" for number, name in enumerate(names)]
+
+
+def describe_numbered(names: Sequence[str]) -> str:
+    """Return which numbers stand for which classes in pictures, "" if all are drawn by name."""
+    lines = [f"#{number} {_one_line(name)}" for number, name in enumerate(names) if not _has_letters(name)]
+    more = f" and {len(lines) - _MAX_NUMBERED} more" if len(lines) > _MAX_NUMBERED else ""
+    return (
+        f"by number in pictures, whose font lacks their letters: {', '.join(lines[:_MAX_NUMBERED])}{more}"
+        if lines
+        else ""
+    )
+
+
+def _has_letters(name: str) -> bool:
+    """True if the font of that text has each of its characters: others are all drawn as one and the same box."""
+    text = _one_line(name)
+    if text.isascii():
+        return True
+    font = font_of(text)
+    box, *drawn = (font.getmask(char) for char in (_NO_LETTER, *sorted(set(text))))
+    return all((mask.size, bytes(mask)) != (box.size, bytes(box)) for mask in drawn)
 
 
 def load_matplotlib() -> None:

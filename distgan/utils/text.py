@@ -6,6 +6,11 @@ def counted(num: int, noun: str) -> str:
     return f"{num:,} {noun}{'s' * (num != 1)}"
 
 
+def one_line(name: str) -> str:
+    r"""Return a name with its line breaks and tabs escaped, as `\n`: a folder, and so a class, may have any."""
+    return name.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
 def shortened(name: str, most: int) -> str:
     """Return a name of at most `most` letters, of a longer one the first, with an ellipsis in place of the last."""
     return name if len(name) <= most else name[: most - 1] + "…"

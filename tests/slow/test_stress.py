@@ -15,7 +15,7 @@ def test_kills_and_damage_lose_nothing(run: Run, tmp_path: Path) -> None:
         "--damages", 200, "--commands", 0, "--steps", 0, "--run-steps", 120, "--out", tmp_path / "stress", timeout=580,
     )  # fmt: skip
     (found,) = json.loads((tmp_path / "stress" / "stress.json").read_text())["runs"]
-    assert len(found["kills"]) == 5
+    assert len(found["kills"]) == 6
     for row in found["kills"]:
         assert row["kills"] >= 1
         assert row["equal_runs"] == row["runs"] >= 1, row

@@ -106,7 +106,7 @@ MISTAKES: dict[str, list[str]] = {
     "bench throughput --device tpu": ["--device ... 'tpu' ... [bad-value]", "auto, cpu, cuda"],
     "bench throughput --peers --data digits": ["--data: ... --peers (digits) ... mnist ... [conflicting-settings]"],
     "bench throughput --peers --order alternating-fresh": [
-        "--order: ... --peers ... (alternating-fresh) ... alternating [conflicting-settings]"
+        "--order: ... --peers ... (alternating-fresh) ... alternating ... [conflicting-settings]"
     ],
     "bench throughput --peers --data-dir nowhere": ["--peers: ... nowhere/MNIST/raw ... --data-dir ... [no-data]"],
     "bench throughput --precision fp32,fp16 --device cpu --out out": ["--precision: ... (fp16) ... [no-gpu]"],

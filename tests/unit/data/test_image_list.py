@@ -28,6 +28,9 @@ DIFFERENCES = {
     "none": (FILES, FILES, ""),
     "a common folder": (FILES, listed("z/x/1.png z/x/2.png z/y/1.png", "xxy", ".zip"), ""),
     "another form": (FILES, ARRAY, ""),
+    "no names": (FILES, ARRAY._replace(class_names=["0", "1"]), ""),
+    "no names, and another pixel": (FILES, listed("image:0 image:1 image:2", "001", ".npz", "azc"),
+                                    "image:1 of class 'x' is not what it was"),
     "added": (FILES, listed("x/1.png x/10.png x/2.png y/1.png", "xxxy", digests="azbc"),
               "'x/10.png' was added (in all: 1 added)"),
     "removed": (FILES, listed("x/2.png y/1.png", "xy", digests="bc"), "'x/1.png' was removed (in all: 1 removed)"),
@@ -164,6 +167,7 @@ def test_a_resume_with_another_array_counts_its_images(distgan: Run, tmp_path: P
     images[4, 3, 3] ^= 1
     np.savez(tmp_path / "own.npz", images=images, labels=labels)
     fragment = "; image 4 of class '1' is not what it was (9 images then, 9 now)"
-    assert_user_error(distgan(*recipe, "--max-steps", 2), fragment, code="resume-mismatch")
+    measured = distgan(*recipe, "--max-steps", 2, "--eval-every", 1)  # which 9 images are too few for
+    assert_user_error(measured, fragment, code="resume-mismatch")
     distgan.ok(*RECIPE, "--data", "digits", "--out", "named", "--max-steps", 1)
     assert not (tmp_path / "named" / FILE).exists()

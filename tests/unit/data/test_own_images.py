@@ -22,7 +22,7 @@ from helpers.runs import Capture, MonkeyPatch, Run, assert_same_run, assert_user
 from PIL import Image, ImageSequence
 
 from distgan.config.schema import DataConfig
-from distgan.data import base, image_cache
+from distgan.data import base, image_cache, image_files
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.image_source import natural_key
 from distgan.data.loader import Batches, scale
@@ -90,6 +90,8 @@ def test_class_folders_are_classes_in_their_order(tmp_path: Path) -> None:
     assert found.spec.class_names == ["2", "10", "a", "b"]
     assert found.labels.tolist() == [0, 1, 2, 2, 3, 3]
     assert found.images.shape == (6, 3, 16, 16)
+    with pytest.raises(AssertionError):
+        load_dataset(DataConfig(name=str(tmp_path / "own")), "test")  # its training images are none
     written = ["b/2.png", "b/10.png", "a/x.PNG", "a/deep/y.png", "10/z.png", "2/z.png"]
     order = ["2/z.png", "10/z.png", "a/deep/y.png", "a/x.PNG", "b/2.png", "b/10.png"]
     for image, name in zip(found.images, order, strict=True):
@@ -253,6 +255,28 @@ def test_channels_decide_between_grey_and_colour(tmp_path: Path) -> None:
     assert load("digits", channels=3, image_size=32).images.shape == (120, 3, 32, 32)
 
 
+def test_grey_images_that_are_stored_in_colour_are_told(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    for seed, name in enumerate(("a.png", "b.png", "c.png")):
+        picture(seed, mode="L").convert("RGB").save(tmp_path / "own" / name)
+    forms = [tmp_path / "own", npz(tmp_path / "own.npz", images=load(tmp_path / "own").images.numpy())]
+    for form in forms:
+        found = load(form)
+        assert found.spec.channels == 3
+        assert found.findings is not None
+        assert "--channels 1" in found.findings.notes[0]
+        for channels in (1, 3):  # said by whoever gives it
+            findings = load(form, channels=channels).findings
+            assert findings is not None
+            assert findings.notes == []
+    image = picture(2, mode="L").convert("RGB")
+    image.putpixel((15, 15), (9, 9, 8))
+    image.save(tmp_path / "own" / "c.png")
+    findings = load(tmp_path / "own").findings
+    assert findings is not None
+    assert findings.notes == []
+
+
 # -- what is wrong ----------------------------------------------------------------------------------------------
 
 
@@ -323,7 +347,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
                      "bad-images"),
     "both": (lambda at: write(at, "a.png b/c.png b/d.png"), ["1 image beside folders, as 'a.png'", "2 in folders"],
              "bad-images"),
-    "splits": (lambda at: write(at, "train/a/1.png test/a/1.png"), ["test, train", "not classes"], "bad-images"),
+    "splits": (lambda at: write(at, "train/a/1.png val/a/1.png"), ["train, val", "not classes", "own/train ["],
+               "bad-images"),
     "csv": (lambda at: text(at / "a.csv", "name,class"), ["numpy.savez("], "bad-images"),
     "csv of pixels": (lambda at: text(at / "a.csv", "label" + ",p" * 64), ["np.loadtxt(", "(-1, 8, 8)", "a.npz"],
                       "bad-images"),
@@ -374,9 +399,10 @@ def test_what_can_not_be_used_is_one_line(distgan: Run, tmp_path: Path, name: st
     make, fragments, code = MISTAKES[name]
     (tmp_path / "own").mkdir()
     path = make(tmp_path / "own")
-    with expect_user_error("--data ", *fragments, code=code):
+    fragments = ["--data ", *fragments, ". Expected: "]
+    with expect_user_error(*fragments, code=code):
         load(path)
-    assert_user_error(distgan("data", path), "--data ", *fragments, code=code)
+    assert_user_error(distgan("data", path), *fragments, code=code)
     assert not list(tmp_path.glob("*.png")), "nothing is drawn of what can't be used"
 
 
@@ -441,13 +467,13 @@ def test_columns_and_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:
         assert any(repr(name) in note for note in found.notes)
 
 
-def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "a.zip", a_png=b"")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.png", "w") as file:
-        for _ in range(260):
-            file.write(bytes(2**20))
-    with expect_user_error("'a.png' has 272,629,760 bytes", "at most 268,435,456", code="bad-images"):
-        load(path)
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "_MAX_FILE", 2**20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**20 + 1))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("unpacked"))
+    with expect_user_error("'a.png' has 1,048,577 bytes", "at most 1,048,576", code="bad-images"):
+        load(tmp_path / "a.zip")
 
 
 def test_a_damaged_member_with_the_labels_is_one_line(tmp_path: Path) -> None:
@@ -623,13 +649,15 @@ def test_own_colour_images_train_resume_and_are_drawn(distgan: Run, tmp_path: Pa
     recipe = (*RECIPE, "--mirror", "--data")
     assert "images of 24 x 20, colour, 2 classes" in distgan.ok(*recipe, folder, "--out", "straight").stderr
     distgan.ok(*recipe, folder, "--out", "broken", "--max-steps", 2)
-    moved = archive_of(folder, tmp_path / "own.zip")
-    distgan.ok(*recipe, moved, "--out", "broken")  # the same images in another place
+    same = load(folder)
+    moved = npz(tmp_path / "own.npz", images=same.images.numpy(), labels=same.labels.numpy())
+    resumed = distgan.ok(*recipe, moved, "--out", "broken")  # the same images in another place, and without names
+    assert "'cat', 'dog'; " in resumed.stderr, "a warning: the run's names stay"
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
     for file in (tmp_path / "straight" / "weights").glob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "broken" / "weights" / file.name).read_bytes(), file.name
-    config = json.loads((tmp_path / "straight" / "config.json").read_text())
-    assert config["model"]["images"]["class_names"] == ["cat", "dog"]
+    config = json.loads((tmp_path / "broken" / "config.json").read_text())
+    assert (config["model"]["images"]["class_names"], config["data"]["name"]) == (["cat", "dog"], str(moved))
     assert config["data"]["fingerprint"] == load(folder).fingerprint
     assert config["optim"]["penalty_weight"] == pytest.approx(0.3 * 20 * 24 / 784 * 128 / 8, rel=1e-3)
 
@@ -727,6 +755,7 @@ def test_data_says_what_training_uses(distgan: Run, tmp_path: Path) -> None:
     assert_user_error(result, "own ... 18 x 18 ... [images-do-not-fit]")
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_channels_are_a_flag(distgan: Run, tmp_path: Path) -> None:
     folder = write(write(tmp_path / "own", "a.png"), "b.png", mode="L")
     for words, found in (((), None), (("--channels", 1), 1), (("--channels", "3"), 3), (("--channels=2",), None)):

@@ -186,7 +186,7 @@ def test_a_rare_class_may_be_rare_and_a_badly_read_one_badly_read() -> None:
 def test_collapse_is_an_alarm_and_little_coverage_is_none() -> None:
     assert find_alarms({}, exactly(0.05), exactly(0.95))[0].startswith("collapse: ")
     assert not find_alarms({}, exactly(0.2), exactly(0.95))
-    assert find_alarms({"class cat": "0.0 %"}, exactly(0.2), exactly(0.95)) == ["class cat is missing: 0.0 %"]
+    assert find_alarms({"class a\nb": "0.0 %"}, exactly(0.2), exactly(0.95)) == [r"class a\nb is missing: 0.0 %"]
 
 
 def test_alarm_of_training_is_said_when_it_begins_and_when_it_ends() -> None:

@@ -118,6 +118,9 @@ def test_other_data_has_not_the_test_images_of_the_training(tmp_path: Path, monk
         found = data_config(run, EvalConfig(data=data))
         assert (found.test, found.fingerprint is None, found.image_size) == (test, test is None, 16)
     assert data_config(run, EvalConfig(data="./other.npz", test="./new.npz")).test == "./new.npz"
+    assert data_config(run, EvalConfig(data="digits", reference="raw")).dir == "raw"
+    with expect_user_error("--data-dir: ... (raw) ... own.npz ... --test-data [setting-not-applicable]"):
+        data_config(run, EvalConfig(reference="raw"))
 
 
 def test_images_are_seen_by_a_network_that_was_trained_on_them(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -125,16 +128,20 @@ def test_images_are_seen_by_a_network_that_was_trained_on_them(tmp_path: Path, m
     path = str(tmp_path / "own.npz")
     np.savez(path, **arrays(images=np.resize(arrays()["images"], (140, 28, 28)), labels=np.arange(140) % 10))
     config = DataConfig(name=path)
-    own = load_dataset(config).fingerprint
+    data = load_dataset(config)
+    own = data.fingerprint
+    letters = data.spec.model_copy(update={"class_names": list("abcdefghij")})
     for name, fingerprint, is_seen, is_changed in (
         (path, own, True, False),
         (str(tmp_path / "moved.npz"), own, True, False),
         (path, "0" * 16, None, True),
         (str(tmp_path / "other.npz"), "0" * 16, None, False),
     ):
-        trained = SimpleNamespace(data=DataConfig(name=name, fingerprint=fingerprint))
+        trained = Config(data=DataConfig(name=name, fingerprint=fingerprint)).with_images(letters)
         found = _real(config, EvalInput("run", "", True, [], loaded=SimpleNamespace(config=trained)), may_download=True)  # type: ignore[arg-type]
         assert (found.is_test_seen, bool(found.changed)) == (is_seen, is_changed)
+        named = letters if fingerprint == own else data.spec
+        assert found.real.spec == named, "the run's names of classes are those of its images in any form"
     assert _real(config, EvalInput("a.npz", "", False, []), may_download=True).is_test_seen is None
 
 

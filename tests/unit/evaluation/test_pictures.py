@@ -11,7 +11,7 @@ from PIL import Image
 from distgan.evaluation.ensemble import Reading
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.pictures import save_pictures
-from distgan.evaluation.schema import Confusion
+from distgan.evaluation.schema import Confusion, class_names_of
 
 
 @pytest.mark.parametrize("kind", ["GAN", "C-GAN"])
@@ -44,3 +44,15 @@ def test_pictures_hold_every_class(tmp_path: Path, num_classes: int, shape: tupl
     colour = [200, 0, 0] if len(shape) == 3 else [200] * 3
     assert pixels[-10 - 12 * (shape[0] < 28), 195].tolist() == colour
     assert pixels.shape[1] == 190 + 16 * (scale * shape[1] + 2) + 2
+
+
+def test_names_that_are_no_plain_words_are_drawn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A formula would end in an error, a letter that the font lacks in a box and matplotlib's warning."""
+    labels = torch.arange(6) % 2
+    images = torch.zeros(6, 28, 28, dtype=torch.uint8)
+    reading = Reading(torch.nn.functional.one_hot(labels, 2).double(), labels[:, None], torch.zeros(6, 4))
+    closest = Closest(torch.zeros(6), torch.zeros(6, dtype=torch.long), about(0.01))
+    quality = quality_of("C-GAN", num_classes=2).model_copy(update={"class_names": ["$\\frac$\n", "猫"]})
+    assert class_names_of(quality) == [r"$\frac$\n", "猫"], "a line for each"
+    save_pictures(tmp_path, quality, images, reading, labels, closest, images)
+    assert not [str(warning.message) for warning in recwarn]

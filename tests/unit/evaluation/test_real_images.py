@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.schema import DataConfig
-from distgan.data.base import load_dataset, load_own_images
+from distgan.data.base import Dataset, load_dataset, load_own_images
 from distgan.evaluation import real_images as module
 from distgan.evaluation import scores
 from distgan.evaluation.classifiers import NETWORKS, NUM_FEATURES, enough_epochs, to_batch
@@ -60,6 +60,13 @@ def test_own_images_are_split_by_class_and_none_is_lost(tmp_path: Path) -> None:
     assert again.test.fingerprint == real.test.fingerprint
     assert again.judges_name == f"images-{real.train_fingerprint}"
     assert again.judges_name == real.judges_name, "equal images have the same judges"
+
+
+def test_a_folder_may_have_the_name_of_a_data_set() -> None:
+    labels = torch.arange(200) % 2
+    own = Dataset("digits", torch.zeros(200, 16, 16, dtype=torch.uint8), labels, "/digits", path="/digits")
+    real = load_real_images(own, DataConfig(name="/digits"))
+    assert (real.class_noun, len(real.test.images)) == ("class", 100)
 
 
 def test_of_many_images_a_sixth_is_compared_with(tmp_path: Path) -> None:
@@ -143,9 +150,12 @@ def test_what_cannot_be_measured_says_how_much_is_missing(tmp_path: Path) -> Non
         real_images(save(tmp_path / "own.npz", 120, 2))
     with expect_user_error("--test-data ... (nowhere) ... [no-data]"):
         real_images(save(tmp_path / "own.npz", 200, 2), test="nowhere")
-    np.savez(tmp_path / "one.npz", images=pixels(201), labels=np.array([0, 1] * 100 + [2]))
-    with expect_user_error("one.npz ... '2' ... 2 or more ... [not-measurable]"):
-        real_images(str(tmp_path / "one.npz"))
+    for num in (201, 130):
+        labels = np.array([1, 2] * (num // 2) + [1] * (num % 2))
+        labels[9] = 0
+        np.savez(tmp_path / "one.npz", images=pixels(num), labels=labels)
+        with expect_user_error("one.npz ... '0' ... 2 or more ... [not-measurable]"):
+            real_images(str(tmp_path / "one.npz"))
     np.savez(tmp_path / "same.npz", images=np.zeros((200, 16, 16), np.uint8), labels=np.zeros(200, np.int64))
     with expect_user_error("same.npz ... one class ... 2 or more ... [not-measurable]"):
         real_images(str(tmp_path / "same.npz"))

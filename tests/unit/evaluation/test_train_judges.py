@@ -149,14 +149,19 @@ def test_targets_of_other_images_are_refused_before_judges_are_trained(own: str,
     monkeypatch.setattr(during_training, "judges_of", lambda *_: pytest.fail("trained"))
     with expect_user_error("--stop-at: ... (mnist) ... [setting-not-applicable]"):
         monitor(own, stop_at="mnist")
+    with expect_user_error("--eval-data-dir: ... (raw) ... own.npz ... --test-data [setting-not-applicable]"):
+        monitor(own, eval_reference="raw")
 
 
 def test_training_compares_no_more_images_than_there_are_real_ones(own: str, monkeypatch: MonkeyPatch) -> None:
     def build_reference(ensemble: object, real: object, num: int, *_: object, **__: object) -> None:
         raise Reached(num)
 
+    hashed: list[int] = []
+    monkeypatch.setattr(Dataset, "fingerprint", property(lambda data: hashed.append(len(data.images)) or "0"))
     monkeypatch.setattr(during_training, "judges_of", lambda *_: None)
     monkeypatch.setattr(during_training, "build_reference", build_reference)
     with pytest.raises(Reached) as reached:
         monitor(own, eval_num=1000)
     assert reached.value.args == (75,)
+    assert hashed == [75, 75], "seconds, where there are gigabytes of images"
