@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.measurements import a_round, derived, measured, saved, tiny
+from helpers.own_networks import write_pair
 from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, fits, refused
 
 from distgan.benchmark import configurations, results, speed, worker
@@ -101,6 +102,27 @@ def test_any_preset_and_file_is_a_cell_that_trains_as_it_does(tmp_path: Path) ->
     # A cell's id tells other networks than the preset's from its own.
     seed = ThroughputConfig(presets=["cgan-quick"], family="seed", precisions=["fp32"])
     assert [each.id for each in throughput_cells(seed, CPU)] == ["cgan-quick/auto/fp32/128/alternating/report2023"]
+
+
+def test_networks_that_a_run_names_are_not_executed(tmp_path: Path) -> None:
+    """A .toml that names them is the user's own; a run may be anyone's."""
+    path = write_pair(
+        tmp_path, "my_gan.py", ("import torch\n", "import torch\nopen(__file__ + '.executed', 'w').close()\n")
+    )
+    text = json.dumps({"model": {"name": "cgan", "networks": str(path)}})
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "mine.toml").write_text("[model]\nname = 'cgan'\nnetworks = 'my_gan.py'\n")
+    preset = str(tmp_path / "config.json")
+    for call in (
+        lambda: throughput_cells(ThroughputConfig(presets=[preset]), CPU),
+        lambda: scaling_cells(ScalingConfig(preset=preset, processes=[1]), CPU),
+    ):
+        with refused(f"{tmp_path}: ... my_gan.py ... [networks-not-trusted]"):
+            call()
+    assert not (tmp_path / "my_gan.py.executed").exists()
+    cells = throughput_cells(ThroughputConfig(presets=[str(tmp_path / "mine.toml")]), CPU)
+    assert cells[0].family == "my_gan.py"
+    assert (tmp_path / "my_gan.py.executed").exists()
 
 
 def test_each_point_of_scaling_is_measured_once_and_trains_as_its_preset_does() -> None:
