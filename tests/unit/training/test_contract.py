@@ -256,6 +256,10 @@ def test_dropout_of_torch_is_swapped_and_a_subclass_is_not(tmp_path: Path) -> No
     assert not network[1].training
     assert len({layer.salt for layer in drawing_layers(network)}) == 6
     assert isinstance(swap_dropout(nn.Dropout(0.5)), Dropout)
+    shared = nn.Dropout(0.5)
+    twice = swap_dropout(nn.Sequential(shared, nn.Sequential(shared), shared))
+    assert isinstance(twice[0], Dropout)
+    assert twice[0] is twice[1][0] is twice[2], "one layer stays one"
     path = tmp_path / "my_gan.py"
     path.write_text(PAIR)
     model = load_networks(Config(model=ModelConfig(networks=str(path), images=SPEC))).model
