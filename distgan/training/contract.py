@@ -19,16 +19,16 @@ from distgan.distributed.sharding import BatchShard
 from distgan.distributed.wrappers import LocalRuntime
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.layers import draw_from
-from distgan.models.user_networks import describe_error, loaded
+from distgan.models.user_networks import describe_error, describe_value, loaded
 from distgan.training.forward_watch import ForwardWatch, module_state, watched_draws
 from distgan.training.gan import Gan, Traits, build_gan
 from distgan.training.losses import with_penalty_weight
-from distgan.training.noise import Noise
-from distgan.training.step import build_step
+from distgan.training.step import Step, build_step
+from distgan.training.trial_inputs import ROWS, draw_inputs, with_noise
 from distgan.utils.files import pack_tensors
 
-ROWS, STEPS, _SCALE = 4, 3, 4.0
+STEPS, _SCALE = 3, 4.0
+_NOISE = 10  # times the difference of two trainings that should not differ
 
 
 def check_contract(config: Config, device: torch.device) -> Traits:
@@ -60,15 +60,8 @@ class _Contract:
 
     def check(self) -> Traits:
         generator, discriminator = self.build()
-        model = self.config.model
-        num = max(1, model.num_labels)
-        self.labels = torch.arange(ROWS, device=self.device) % num
-        source = torch.Generator().manual_seed(0)
-        shape: Any = generator.latent_shape
-        self.z = torch.randn((ROWS, *shape), generator=source).to(self.device)
-        spec = model.spec
-        size = (ROWS, spec.channels, spec.height, spec.width)
-        self.images = torch.rand(size, generator=source).mul(2).sub(1).to(self.device)
+        self.inputs, self.others = (draw_inputs(generator, self.config.model, self.device, seed) for seed in (0, 1))
+        self.z, self.images, self.labels = self.inputs
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self.check_parameters(name, network)
             self.check_can_be_copied(name, network)
@@ -79,7 +72,7 @@ class _Contract:
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self.check_state(name, network)
         g_mixes = self.mixes_rows("generator", generator)
-        d_mixes = self.mixes_rows("discriminator", discriminator)
+        mixes_by_layer = d_mixes = self.mixes_rows("discriminator", discriminator)
         if g_mixes or d_mixes:
             names = " and ".join(name for name, mixes in (("G", g_mixes), ("D", d_mixes)) if mixes)
             self.notes.append(
@@ -96,7 +89,8 @@ class _Contract:
         if d_mixes:
             self.notes.append("D mixes the images of a batch: real and generated images take separate passes")
         is_contiguous = not self.takes_channels_last(generator, discriminator)
-        traits = Traits(d_mixes, self.obstacle(), is_contiguous, tuple(self.notes))
+        depends = g_mixes or mixes_by_layer or bool(self.draws["generator"] or self.draws["discriminator"])
+        traits = Traits(d_mixes, self.find_eager_only_reason(), is_contiguous, depends, tuple(self.notes))
         self.check_steps(traits)
         return traits
 
@@ -115,19 +109,36 @@ class _Contract:
             torch.manual_seed(0)
             pairs.append((build_generator(self.config.model), build_discriminator(self.config.model)))
         for name, one, other in zip(("generator", "discriminator"), *pairs, strict=True):
-            for key, value in one.state_dict().items():
+            states = one.state_dict(), other.state_dict()
+            if unlike := sorted(states[0].keys() ^ states[1].keys()):
+                raise self.contract_error(
+                    f"{name}.{unlike[0]} is in one of two builds from the same seed alone. Expected: the same layers each "
+                    "time"
+                )
+            for key, value in states[0].items():
+                if not isinstance(value, Tensor):
+                    raise self.contract_error(
+                        f"{name}.{key} is {describe_value(value)} in state_dict. Expected: tensors alone, by "
+                        "register_buffer in place of get_extra_state"
+                    )
                 if nn.parameter.is_lazy(value):
                     layer = key.rpartition(".")[0]
                     raise self.contract_error(
                         f"{name}.{layer} has no shape before its first pass. Expected: nn.Linear(in, out) and the "
                         "like, no lazy layer"
                     )
-                if not torch.equal(value, other.state_dict()[key]):
+                if not torch.equal(value, states[1][key]):
                     raise self.contract_error(
                         f"{name}.{key} differs between two builds from the same seed, so that no run can be repeated. "
                         "Expected: weights drawn by torch alone"
                     )
         generator, discriminator = (network.to(self.device) for network in pairs[0])
+        shape = generator.latent_shape
+        if not isinstance(shape, tuple | list) or not all(type(each) is int and each > 0 for each in shape):
+            raise self.contract_error(
+                f"generator.latent_shape is {describe_value(shape)} ({shape}). Expected: the shape of one z without the "
+                "batch, as (8,)"
+            )
         return generator, discriminator
 
     def check_parameters(self, name: str, network: nn.Module) -> None:
@@ -171,6 +182,7 @@ class _Contract:
         return describe_error(error, self.root) if self.root else f"{type(error).__name__}: {error}"
 
     def check_outputs(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        largest = 0.0
         for is_training in (False, True):
             g, d = (self.with_noise(copy.deepcopy(each)).train(is_training) for each in (generator, discriminator))
             with torch.no_grad():
@@ -178,8 +190,8 @@ class _Contract:
                 self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
                 logits = self.run("discriminator", d, images, self.labels)
                 self.check_output("discriminator", logits, (ROWS, 1), "logits (N, 1)")
-        largest = float(images.abs().max())
-        with torch.no_grad():
+            largest = max(largest, float(images.abs().max()))
+        with torch.no_grad(), self.errors_named("generator with larger weights"):
             wide = self.with_noise(copy.deepcopy(generator)).train()
             for parameter in wide.parameters():
                 parameter.mul_(_SCALE)
@@ -194,7 +206,7 @@ class _Contract:
 
     def check_output(self, name: str, output: Any, shape: tuple[int, ...], what: str) -> None:
         if not isinstance(output, Tensor):
-            raise self.contract_error(f"{name} returns a {type(output).__name__}. Expected: a tensor, {what}")
+            raise self.contract_error(f"{name} returns {describe_value(output)}. Expected: a tensor, {what}")
         if tuple(output.shape) != shape:
             raise self.contract_error(f"{name} gives the shape {tuple(output.shape)}. Expected: {shape}, {what}")
         if output.dtype != torch.float32:
@@ -250,8 +262,8 @@ class _Contract:
         saved = set(network.state_dict())
         buffers = {key: (value, value.clone()) for key, value in network.named_buffers()}
         before = {path: module_state(module) for path, module in network.named_modules()}
-        inputs = self.z if name == "generator" else self.images
-        network(inputs, self.labels).sum().backward()
+        with self.errors_named(f"a pass of {name} in training"):
+            network(self.inputs.of(name), self.labels).sum().backward()
         now = dict(network.named_buffers())
         for key, (value, old) in buffers.items():
             if now.get(key) is not value:
@@ -266,7 +278,7 @@ class _Contract:
                 )
         for path, module in network.named_modules():
             for key, value in module_state(module).items():
-                if before[path].get(key, _MISSING) != value:
+                if before.get(path, {}).get(key) != value:
                     full = ".".join(filter(None, (name, path, key)))
                     raise self.contract_error(
                         f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
@@ -288,8 +300,8 @@ class _Contract:
         """Copy the network as the moving average does: the copy may know nothing of the original."""
         original = copy.deepcopy(network)
         copies = [copy.deepcopy(original) for _ in range(2)]
-        inputs = self.z if name == "generator" else self.images
-        with torch.no_grad():
+        inputs = self.inputs.of(name)
+        with torch.no_grad(), self.errors_named(f"a copy of {name}"):
             before = copies[0].eval()(inputs, self.labels)
             kept = [parameter.clone() for parameter in network.parameters()]
             for parameter in (*network.parameters(), *original.parameters()):
@@ -306,32 +318,34 @@ class _Contract:
     # -- what is the same on many processes -----------------------------------------------------------
 
     def with_noise(self, network: nn.Module, shard: BatchShard | None = None) -> nn.Module:
-        """Let the network draw as in a step; by default for all rows."""
-        shard = shard or BatchShard()
-        shard.rows = range(ROWS)
-        noise = Noise((1,), self.device, shard)
-        noise.begin_step(torch.tensor([3, 4], dtype=torch.int32, device=self.device))
-        noise.begin_forward()
-        draw_from(network, noise)
-        return network
+        return with_noise(network, self.device, shard)
 
     def mixes_rows(self, name: str, network: nn.Module) -> bool:
-        """Return whether a row depends on others, but for BatchNorm: by what one of two processes would compute."""
-        if self.draws[name]:
-            return False  # nothing can be compared
-        inputs, outputs = self.z if name == "generator" else self.images, []
-        for shard in (BatchShard(), BatchShard(1, 2)):
+        """Return whether a row depends on others, but for BatchNorm.
+
+        By what one of two processes would compute; or, where torch's random numbers are drawn, which then differ too,
+        by the first row beside other ones.
+        """
+
+        def run(inputs: Tensor, rows: slice, shard: BatchShard) -> Tensor:
             own = self.with_noise(copy.deepcopy(network), shard).train()
             for module in own.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-            rows = slice(shard.rank, None, shard.world_size)
-            with torch.no_grad(), self.errors_named(f"{name} with a part of the batch"):
-                outputs.append(own(inputs[rows], self.labels[rows]))
-        full, every_second = outputs
+            torch.manual_seed(0)
+            with torch.no_grad(), self.errors_named(f"{name} with other rows of the batch"):
+                output: Tensor = own(inputs[rows], self.labels[rows])
+                return output
+
+        inputs, all_rows = self.inputs.of(name), slice(None)
+        full = run(inputs, all_rows, BatchShard())
+        if self.draws[name]:
+            beside = run(torch.cat([inputs[:1], self.others.of(name)[1:]]), all_rows, BatchShard())
+            return not torch.allclose(full[:1], beside[:1], rtol=1e-3, atol=1e-4)
+        every_second = run(inputs, slice(1, None, 2), BatchShard(1, 2))
         return not torch.allclose(full[1::2], every_second, rtol=1e-3, atol=1e-4)
 
-    def obstacle(self) -> str:
+    def find_eager_only_reason(self) -> str:
         """Note what was drawn and read, and return why neither a graph nor a compiler can take the steps."""
         draws, syncs = (list(dict.fromkeys(each)) for each in (chain(*self.draws.values()), self.syncs))
         if draws:
@@ -355,35 +369,44 @@ class _Contract:
         optim = with_penalty_weight(self.config.optim, self.config.model.images, ROWS)
         optim = optim.model_copy(update={"ema_decay": optim.ema_decay or 0.9, "d_microbatches": 1})
         alone = LocalRuntime(self.device)
-        gans: list[Gan] = [build_gan(self.config.model, optim, seed, alone, traits=traits) for seed in (1, 2)]  # type: ignore[arg-type]
-        steps = [build_step(gan, optim, 0, 2 * STEPS) for gan in gans]
+        is_cuda = self.device.type == "cuda"
 
-        def take(index: int) -> None:
+        def build(seed: int) -> tuple[Gan, Step]:
+            gan = build_gan(self.config.model, optim, seed, alone, traits=traits)  # type: ignore[arg-type]
+            return gan, build_step(gan, optim, 0, 2 * STEPS)
+
+        def take(step: Step) -> None:
             for _ in range(STEPS):
-                steps[index](self.images, self.labels, range(ROWS))
+                step(self.images, self.labels, range(ROWS))
 
+        def resume(seed: int) -> dict[str, Tensor]:
+            """Return the end of a training that continues from `state`, with weights of another seed before."""
+            gan, step = build(seed)
+            gan.load_state(state, STEPS, self.where)
+            torch.set_rng_state(random_states[0])
+            if random_states[1] is not None:
+                torch.cuda.set_rng_state(random_states[1], self.device)
+            take(step)
+            return gan.state()
+
+        gan, step = build(1)
         with self.errors_named(f"a step with --loss {optim.loss}"):
-            take(0)
-        state = gans[0].state()
+            take(step)
+        state = gan.state()
         try:
             pack_tensors(state, {})
         except Exception as error:
             raise self.contract_error(f"its tensors can't be saved ({type(error).__name__}: {error})", error) from error
-        is_cuda = self.device.type == "cuda"
         random_states = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None
-        take(0)
-        gans[1].load_state(state, STEPS, self.where)
-        torch.set_rng_state(random_states[0])
-        if random_states[1] is not None:
-            torch.cuda.set_rng_state(random_states[1], self.device)
-        take(1)
-        first, second = (gan.state() for gan in gans)
-        for key in first:
-            if not torch.equal(first[key], second[key]) and first[key].isfinite().all():
-                raise self.contract_error(
-                    f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
-                    "Expected: all that a pass depends on in parameters and buffers"
-                )
+        take(step)
+        resumed = resume(2)
+        # A GPU may add up gradients in any order.
+        again = resume(3) if is_cuda else resumed
+        if key := find_difference(gan.state(), resumed, again):
+            raise self.contract_error(
+                f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
+                "Expected: all that a pass depends on in parameters and buffers"
+            )
 
     @contextmanager
     def errors_named(self, what: str) -> Iterator[None]:
@@ -397,11 +420,19 @@ class _Contract:
             raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
 
 
-class _Missing:
-    pass
+def find_difference(straight: dict[str, Tensor], resumed: dict[str, Tensor], again: dict[str, Tensor]) -> str:
+    """Return the first tensor of `straight` that is not that of `resumed`, "" without one.
 
-
-_MISSING = _Missing()
+    All bits count, unless `again`, which was resumed once more, has other ones.
+    """
+    is_exact = all(torch.equal(resumed[key], again[key]) for key in resumed)
+    for key, value in straight.items():
+        if torch.equal(value, resumed[key]) or not value.isfinite().all():
+            continue
+        one, other, repeated = (each.double() for each in (value, resumed[key], again[key]))
+        if is_exact or (one - other).norm() > _NOISE * (repeated - other).norm() + 1e-2 * other.norm():
+            return key
+    return ""
 
 
 def _first(found: list[str]) -> str:

@@ -25,12 +25,14 @@ class Traits(NamedTuple):
     """Properties of a user's networks that `contract.py` has found; those of a family have none of them.
 
     `d_mixes_rows`: D's logit of an image depends on the others of the batch. `eager_only`: see `Gan`.
-    `is_contiguous`: they view tensors in a way that weights with channels last do not allow.
+    `is_contiguous`: they view tensors in a way that weights with channels last do not allow. `depends_on_processes`: the
+    result does on their number.
     """
 
     d_mixes_rows: bool = False
     eager_only: str = ""
     is_contiguous: bool = False
+    depends_on_processes: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -184,7 +186,8 @@ def build_gan(
         generator = convert_sync_batchnorm(generator, shard, runtime.device)
         discriminator = convert_sync_batchnorm(discriminator, shard, runtime.device)
     draw_from(discriminator, noise)
-    discriminator.mixes_rows = traits.d_mixes_rows  # type: ignore[assignment]  # Module's have no types
+    # On the module, as a penalty is given no more; by a name that no user's attribute has.
+    discriminator._distgan_mixes_rows = traits.d_mixes_rows  # type: ignore[assignment]
     # Copied before it is wrapped: the wrapped forward runs under autocast.
     ema = Ema(generator) if optim.ema_decay else None
     g_draws = draw_from(generator, noise)

@@ -66,7 +66,7 @@ def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uni
 
 def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
     """Return |dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
-    if getattr(discriminator, "mixes_rows", False):
+    if getattr(discriminator, "_distgan_mixes_rows", False):
         return r1(discriminator, real, fake, labels, uniform) + r1(discriminator, fake, real, labels, uniform)
     images = torch.cat([real, fake])
     return _squared_gradient_norms(discriminator, images, torch.cat([labels, labels])).mean()

@@ -58,7 +58,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
 
         for index, (rows, share) in enumerate(shard.microbatches(config.d_microbatches)):
             with D.accumulating(is_last=index == config.d_microbatches - 1):
-                if D.module.mixes_rows:
+                if D.module._distgan_mixes_rows:
                     noise.begin_forward()
                     real_logits = D(real[rows], labels[rows])
                     noise.begin_forward()

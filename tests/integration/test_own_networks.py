@@ -65,7 +65,7 @@ def test_doctor_proves_what_takes_two_processes(distgan: Run, tmp_path: Path) ->
     images = np.zeros((20, 3, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "colour.npz", images=images)
     (tmp_path / "dcgan.py").write_text(HEAD + TRAINS["dcgan"][0])
-    flags = ("--networks", "dcgan.py", "--data", "colour.npz", "--model", "vanilla", "--model-arg", "ngf=4")
+    flags = ("--networks", "dcgan.py", "--data", "colour.npz", "--model", "vanilla", "--model-arg", "num=4")
     report = json.loads(distgan.ok("doctor", *flags, "--json").stdout)
     assert report["can_train"]
     assert {check["what"]: check["state"] for check in report["checks"]}["processes"] == "ok"

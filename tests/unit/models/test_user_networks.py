@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.own_networks import PAIR, write_pair
+from helpers.own_networks import PAIR, none_loaded, write_pair
 from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
 
 from distgan.config.image_spec import ImageSpec
@@ -27,11 +27,8 @@ SHORT = (*TINY[2:], "--data", "digits", "--sample-epochs", "9", "--threads", "1"
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    """No file of another test is known, as at the start of a process."""
-    user_networks._loaded.clear()
-    yield
-    user_networks._loaded.clear()
-    LOSSES.pop("own", None)
+    with none_loaded():
+        yield
 
 
 def config_of(path: Path, **model: Any) -> Config:
@@ -149,7 +146,7 @@ BAD = {
     "exits": ("import sys\nsys.exit('no')\n", "... SystemExit: no (my_gan.py, line 2:"),
     "lacks": ("def build_generator(spec): ...\n", "lacks build_discriminator(spec). Expected:"),
     "lacks both": ("", "lacks build_generator(spec) and build_discriminator(spec)"),
-    "no function": ("build_generator = build_discriminator = 3\n", "build_generator is a int. Expected: a function"),
+    "no function": ("build_generator = build_discriminator = 3\n", "build_generator is an int. Expected: a function"),
     "no spec": (
         "def build_generator(): ...\nbuild_discriminator = build_generator\n",
         "build_generator() takes no spec",
