@@ -66,11 +66,10 @@ def _with_networks(config: "Config", namespace: Namespace) -> "Config":
     from distgan.models.network_copies import choose_networks
     from distgan.models.user_networks import load_networks, with_own_loss
 
-    model = config.model
-    run = None if "model.networks" in namespace else run_of_settings(namespace)
-    if run is not None:
-        model = choose_networks(model, run, None, is_trusted=config.run.trust_networks)
-    config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
+    run = run_of_settings(namespace)
+    named = config.model.networks if run is None or "model.networks" in namespace else None
+    model = choose_networks(config.model, run or Path(), named, is_trusted=config.run.trust_networks)
+    config = load_networks(config.model_copy(update={"model": model}))
     return config if "optim.loss" in namespace else with_own_loss(config)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from distgan.checkpoint.export import Code, Loaded, load_generator
+from distgan.checkpoint.export import CodeTrust, Loaded, load_generator
 from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import rules
 from distgan.config.flags import flags_of
@@ -58,7 +58,7 @@ def load_input(where: str, config: EvalConfig) -> EvalInput:
             f"--range: {where} is not an .npz ({config.pixel_range}). Expected: only with the images of an .npz",
             code="setting-not-applicable",
         )
-    loaded = load_generator(where, ema=config.ema, code=Code(config.networks, config.trust_networks))
+    loaded = load_generator(where, ema=config.ema, code=CodeTrust(config.networks, config.trust_networks))
     digest = _sha256(loaded.path)
     fallback = fallback_notice(_environment(loaded).get("engine"))
     notices = [f"trained on {loaded.notice}"] if loaded.notice else []

@@ -15,7 +15,8 @@ FOLDER = "networks"  # of a run
 def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_trusted: bool) -> ModelConfig:
     """Return the model with the file to execute: the `named` one, or with `is_trusted` the copy of the run.
 
-    `near`: a folder of the run, or of a part of it. Raises UserError where neither may be executed.
+    It has no hash, so that `load_networks` loads the file. `near`: a folder of the run, or of a part of it. Raises
+    UserError where neither may be executed.
     """
     if model.networks is None:
         if named is not None:
@@ -25,7 +26,7 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
             )
         return model
     if named is not None:
-        return model.model_copy(update={"networks": str(find_file(named))})
+        return model.model_copy(update={"networks": str(find_file(named)), "networks_sha256": None})
     carried = find_copy(near, model.networks)
     if carried is None:
         raise UserError(
@@ -38,14 +39,14 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
             "--networks FILE for a file of yours",
             code="networks-not-trusted",
         )
-    return model.model_copy(update={"networks": str(carried)})
+    return model.model_copy(update={"networks": str(carried), "networks_sha256": None})
 
 
 def find_copy(near: Path, networks: str) -> Path | None:
     """Return the copy of `networks` in the run that a folder belongs to; None without one."""
     parts = [part for part in re.split(r"[/\\]", networks) if part not in ("", ".", "..")]
     for run in (near, *near.absolute().parents[:2]):
-        for num in range(1, len(parts) + 1):
+        for num in range(len(parts), 0, -1):  # its full name first
             if (path := run.joinpath(FOLDER, *parts[-num:])).is_file():
                 return path.absolute()
     return None
