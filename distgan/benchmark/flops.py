@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distgan.config.registry import LOSSES, ORDERS
+from distgan.config.registry import ORDERS
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.models.base import build_discriminator, build_generator
+from distgan.training.losses import find_loss
 
 FORMULA = (
     "FLOP an image and step, of the model and not of its implementation: 2 a multiply-add of linear layers, "
@@ -21,7 +22,7 @@ FORMULA = (
 
 def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
     """Return the FLOP of a step per image of its batch, by FORMULA. None for a loss or a layer that has no formula."""
-    if LOSSES[optim.loss].penalty:  # which differentiates D twice, in extra passes
+    if find_loss(optim.loss, model).penalty:  # which differentiates D twice, in extra passes
         return None
     images = model.images
     # A user's functions do not all run without contents.

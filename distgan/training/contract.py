@@ -16,19 +16,15 @@ from torch import Tensor, nn
 
 from distgan.config.schema import Config
 from distgan.distributed.sharding import BatchShard
-from distgan.distributed.wrappers import LocalRuntime
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.user_networks import describe_error, describe_value, loaded
 from distgan.training.forward_watch import ForwardWatch, module_state, watched_draws
-from distgan.training.gan import Gan, Traits, build_gan
-from distgan.training.losses import with_penalty_weight
-from distgan.training.step import Step, build_step
+from distgan.training.gan import Traits
+from distgan.training.resume_trial import STEPS, ResumeTrial
 from distgan.training.trial_inputs import ROWS, draw_inputs, with_noise
-from distgan.utils.files import pack_tensors
 
-STEPS, _SCALE = 3, 4.0
-_NOISE = 10  # times the difference of two trainings that should not differ
+_SCALE = 4.0
 
 
 def check_contract(config: Config, device: torch.device) -> Traits:
@@ -112,8 +108,8 @@ class _Contract:
             states = one.state_dict(), other.state_dict()
             if unlike := sorted(states[0].keys() ^ states[1].keys()):
                 raise self.contract_error(
-                    f"{name}.{unlike[0]} is in one of two builds from the same seed alone. Expected: the same layers each "
-                    "time"
+                    f"{name}.{unlike[0]} is in one of two builds from the same seed alone. Expected: the same layers "
+                    "each time"
                 )
             for key, value in states[0].items():
                 if not isinstance(value, Tensor):
@@ -136,8 +132,8 @@ class _Contract:
         shape = generator.latent_shape
         if not isinstance(shape, tuple | list) or not all(type(each) is int and each > 0 for each in shape):
             raise self.contract_error(
-                f"generator.latent_shape is {describe_value(shape)} ({shape}). Expected: the shape of one z without the "
-                "batch, as (8,)"
+                f"generator.latent_shape is {describe_value(shape)} ({shape}). Expected: the shape of one z without "
+                "the batch, as (8,)"
             )
         return generator, discriminator
 
@@ -366,43 +362,12 @@ class _Contract:
 
     def check_steps(self, traits: Traits) -> None:
         """Take steps, save, load into other networks, and take more of them by both: these must end alike."""
-        optim = with_penalty_weight(self.config.optim, self.config.model.images, ROWS)
-        optim = optim.model_copy(update={"ema_decay": optim.ema_decay or 0.9, "d_microbatches": 1})
-        alone = LocalRuntime(self.device)
-        is_cuda = self.device.type == "cuda"
-
-        def build(seed: int) -> tuple[Gan, Step]:
-            gan = build_gan(self.config.model, optim, seed, alone, traits=traits)  # type: ignore[arg-type]
-            return gan, build_step(gan, optim, 0, 2 * STEPS)
-
-        def take(step: Step) -> None:
-            for _ in range(STEPS):
-                step(self.images, self.labels, range(ROWS))
-
-        def resume(seed: int) -> dict[str, Tensor]:
-            """Return the end of a training that continues from `state`, with weights of another seed before."""
-            gan, step = build(seed)
-            gan.load_state(state, STEPS, self.where)
-            torch.set_rng_state(random_states[0])
-            if random_states[1] is not None:
-                torch.cuda.set_rng_state(random_states[1], self.device)
-            take(step)
-            return gan.state()
-
-        gan, step = build(1)
-        with self.errors_named(f"a step with --loss {optim.loss}"):
-            take(step)
-        state = gan.state()
-        try:
-            pack_tensors(state, {})
-        except Exception as error:
-            raise self.contract_error(f"its tensors can't be saved ({type(error).__name__}: {error})", error) from error
-        random_states = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None
-        take(step)
-        resumed = resume(2)
-        # A GPU may add up gradients in any order.
-        again = resume(3) if is_cuda else resumed
-        if key := find_difference(gan.state(), resumed, again):
+        trial = ResumeTrial(self.config, self.device, traits)
+        with self.errors_named(f"a step with --loss {self.config.optim.loss}"):
+            trial.take_steps()
+        with self.errors_named("a checkpoint of its tensors"):
+            trial.save()
+        if key := trial.find_difference(self.where):
             raise self.contract_error(
                 f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
                 "Expected: all that a pass depends on in parameters and buffers"
@@ -418,21 +383,6 @@ class _Contract:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
-
-
-def find_difference(straight: dict[str, Tensor], resumed: dict[str, Tensor], again: dict[str, Tensor]) -> str:
-    """Return the first tensor of `straight` that is not that of `resumed`, "" without one.
-
-    All bits count, unless `again`, which was resumed once more, has other ones.
-    """
-    is_exact = all(torch.equal(resumed[key], again[key]) for key in resumed)
-    for key, value in straight.items():
-        if torch.equal(value, resumed[key]) or not value.isfinite().all():
-            continue
-        one, other, repeated = (each.double() for each in (value, resumed[key], again[key]))
-        if is_exact or (one - other).norm() > _NOISE * (repeated - other).norm() + 1e-2 * other.norm():
-            return key
-    return ""
 
 
 def _first(found: list[str]) -> str:

@@ -76,8 +76,8 @@ class Noise:
     def bits(self, shape: torch.Size, salt: int) -> Tensor:
         """Return 16 random bits per element as integers from -2**15, int16 or int32; (B * N, ...) for B blocks of rows.
 
-        Each call of a salt within a pass gives others, as a layer may run several times. In channels_last memory format,
-        as the images that it masks.
+        Each call of a salt within a pass gives others, as a layer may run several times. In channels_last memory
+        format, as the images that it masks.
         """
         call = self._calls.get(salt, 0)
         self._calls[salt] = call + 1

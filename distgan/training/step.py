@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from distgan.config.registry import LOSSES, ORDERS
+from distgan.config.registry import ORDERS
 from distgan.config.schema import OptimConfig
 from distgan.training.gan import Gan
 from distgan.training.losses import penalty_weight
@@ -39,8 +39,8 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
 def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     """Return the device-only step of the configured loss and update order."""
     G, D, shard, noise = gan.g, gan.d, gan.shard, gan.noise
-    loss, order = LOSSES[config.loss], ORDERS[config.order]
-    weight = penalty_weight(config)
+    loss, order = gan.loss, ORDERS[config.order]
+    weight = penalty_weight(config, loss)
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Accumulate D's gradients: by one pass of real and fake joined, which equals two, or by two if D mixes rows.

@@ -13,11 +13,11 @@ from torch import Tensor
 from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
+from distgan.models.user_networks import load_networks
 from distgan.training.engines.engine import Engine
 from distgan.training.session import Session
 from helpers.fake_cuda_graph import capture
 from helpers.noise_images import COLOUR, UNLABELLED, noise_images
-from distgan.models.user_networks import load_networks
 from helpers.own_networks import path_of
 
 STEPS = 50

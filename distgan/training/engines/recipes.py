@@ -91,7 +91,7 @@ def _compile_if_faster(trial: Trial, plain: Graphs, plain_s: float, why: str) ->
         uncompile(trial.gan)
         return trial.engine("graph", f"{why}; not compiled inside: {reason}", plain)
 
-    if penalty_weight(trial.config.optim):
+    if penalty_weight(trial.config.optim, trial.gan.loss):
         return keep_plain("the penalty needs a second derivative, which torch.compile lacks")
     pays, estimate = compiling_pays(trial.steps_left, plain_s, FIRST_BLOCK_S)
     if not pays:

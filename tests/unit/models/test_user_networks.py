@@ -18,8 +18,9 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.rendezvous import _collect_facts, _find_difference
 from distgan.models import network_copies, user_networks
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.user_networks import find_file, load, load_networks
+from distgan.models.user_networks import find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
+from distgan.training.losses import find_loss
 
 COLOUR = ImageSpec(channels=3, height=10, width=12, num_classes=3, class_names=["a", "b", "c"])
 SHORT = (*TINY[2:], "--data", "digits", "--sample-epochs", "9", "--threads", "1")
@@ -117,6 +118,27 @@ def test_a_copy_lies_below_its_run(tmp_path: Path) -> None:
     assert network_copies.find_copy(tmp_path / "run", str(tmp_path / "evil.py")) is None
     copy = write_pair(tmp_path / "run", "networks/evil.py")
     assert network_copies.find_copy(tmp_path / "run" / "weights", r"C:\\user\\evil.py") == copy
+
+
+def test_of_copies_of_one_name_that_of_the_full_one_is_taken(tmp_path: Path) -> None:
+    write_pair(tmp_path / "run", "networks/nets.py")
+    copy = write_pair(tmp_path / "run", "networks/my_lab/nets.py")
+    assert network_copies.find_copy(tmp_path / "run", "/src/my_lab/nets.py") == copy
+
+
+def test_own_is_the_loss_of_each_configs_file(tmp_path: Path) -> None:
+    """Of several trainings in one process too; the registry has no entry of it."""
+    text = "from distgan.config.registry import LOSSES\ndef build_loss():\n    return LOSSES['{}']\n"
+    configs = {}
+    for name in ("hinge", "r1"):
+        path = write_pair(tmp_path, f"{name}.py")
+        path.write_text(PAIR + text.format(name))
+        configs[name] = with_own_loss(load_networks(config_of(path)))
+    for name, config in configs.items():
+        assert config.optim.loss == "own"
+        assert find_loss("own", config.model) is LOSSES[name]
+        assert find_loss("bce", config.model) is LOSSES["bce"]
+    assert "own" not in LOSSES
 
 
 def test_loading_takes_no_random_number_and_prints_nothing_on_stdout(
@@ -317,7 +339,6 @@ def test_a_loss_of_the_file_is_taken_unless_a_flag_says_otherwise(train: Any, di
     }
     assert losses["own"] == losses["hinge"] != losses["bce"]
     user_networks._loaded.clear()
-    del LOSSES["own"]
     result = distgan("report", "own", "--no-eval", "--out", "page.html")
     assert result.returncode == 0, result.stderr
 

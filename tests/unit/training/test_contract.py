@@ -18,10 +18,11 @@ from distgan.distributed.wrappers import LocalRuntime
 from distgan.models.base import build_discriminator
 from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
 from distgan.models.user_networks import load_networks
-from distgan.training.contract import check_contract, find_difference
+from distgan.training.contract import check_contract
 from distgan.training.gan import Traits, build_gan
 from distgan.training.losses import bce_d
 from distgan.training.lr_schedule import Schedule
+from distgan.training.resume_trial import find_difference
 from distgan.training.step import build_step
 
 CPU = torch.device("cpu")
