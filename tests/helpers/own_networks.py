@@ -64,6 +64,16 @@ def path_of(name: str, folder: Path) -> str:
     return str(path)
 
 
+# A file's own loss: one of the registry, by its name.
+LOSS = """
+
+def build_loss():
+    from distgan.config.registry import LOSSES
+
+    return LOSSES["{}"]
+"""
+
+
 @contextmanager
 def none_loaded() -> Iterator[None]:
     """Know no file of another test within the block, as at the start of a process, and none of these after it."""

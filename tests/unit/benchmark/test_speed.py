@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,21 @@ import numpy as np
 import pytest
 import torch
 from helpers.measurements import a_round, derived, measured, saved, tiny
-from helpers.own_networks import write_pair
+from helpers.own_networks import LOSS, none_loaded, write_pair
 from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, fits, refused
 
 from distgan.benchmark import configurations, results, speed, worker
 from distgan.benchmark.compare import ratio
 from distgan.benchmark.configurations import Point, count_images, points, scaling_cells, throughput_cells, world_sizes
-from distgan.benchmark.measurement import Round, Spec, Spread
+from distgan.benchmark.measurement import Pace, Round, Spec, Spread
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
+from distgan.benchmark.peers import common
 from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import print_speeds
 from distgan.benchmark.worker import message_sizes, time_on_ranks
 from distgan.cli import run_command
 from distgan.config.presets import training_of
+from distgan.config.registry import LOSSES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
@@ -123,6 +126,24 @@ def test_networks_that_a_run_names_are_not_executed(tmp_path: Path) -> None:
     cells = throughput_cells(ThroughputConfig(presets=[str(tmp_path / "mine.toml")]), CPU)
     assert cells[0].family == "my_gan.py"
     assert (tmp_path / "my_gan.py.executed").exists()
+
+
+def test_a_files_loss_is_measured_as_it_is_trained_by_plain_loops_too(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    path = write_pair(tmp_path)
+    path.write_text(path.read_text() + LOSS.format("wgan-gp"))
+    (tmp_path / "mine.toml").write_text("[model]\nname = 'cgan'\nnetworks = 'my_gan.py'\n")
+    (cell, *_) = throughput_cells(ThroughputConfig(presets=[str(tmp_path / "mine.toml")], precisions=["fp32"]), CPU)
+    assert cell.training["optim"]["loss"] == "own"
+    assert cell.flops_per_image is None, "it has a penalty"
+    with none_loaded():
+        text = configurations.command(cell, Pace(gate_steps=1, warmup=1, steps=1, repeats=1), None)[-1]
+        monkeypatch.setattr(sys, "argv", ["", text])
+        config = common.read_spec().config
+        generator, discriminator = common.build_networks(config)
+        real, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
+        fake = generator(common.draw_z(4, generator, CPU), labels)
+        assert common.d_loss(discriminator, real, fake.detach(), labels, config)[0].isfinite()
+        assert common.loss_of(config) is LOSSES["wgan-gp"]
 
 
 def test_each_point_of_scaling_is_measured_once_and_trains_as_its_preset_does() -> None:

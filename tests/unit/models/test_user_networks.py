@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.own_networks import PAIR, none_loaded, write_pair
+from helpers.own_networks import LOSS, PAIR, none_loaded, write_pair
 from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, assert_user_error, refused
 
 from distgan.config.image_spec import ImageSpec
@@ -128,11 +128,10 @@ def test_of_copies_of_one_name_that_of_the_full_one_is_taken(tmp_path: Path) -> 
 
 def test_own_is_the_loss_of_each_configs_file(tmp_path: Path) -> None:
     """Of several trainings in one process too; the registry has no entry of it."""
-    text = "from distgan.config.registry import LOSSES\ndef build_loss():\n    return LOSSES['{}']\n"
     configs = {}
     for name in ("hinge", "r1"):
         path = write_pair(tmp_path, f"{name}.py")
-        path.write_text(PAIR + text.format(name))
+        path.write_text(PAIR + LOSS.format(name))
         configs[name] = with_own_loss(load_networks(config_of(path)))
     for name, config in configs.items():
         assert config.optim.loss == "own"
@@ -329,8 +328,7 @@ def test_a_changed_file_is_refused_with_the_difference(train: Any, distgan: Run,
 
 
 def test_a_loss_of_the_file_is_taken_unless_a_flag_says_otherwise(train: Any, distgan: Run, tmp_path: Path) -> None:
-    loss = "from distgan.config.registry import LOSSES\ndef build_loss():\n    return LOSSES['hinge']\n"
-    (tmp_path / "my_gan.py").write_text(PAIR + loss)
+    (tmp_path / "my_gan.py").write_text(PAIR + LOSS.format("hinge"))
     for out, flags in (("own", ()), ("hinge", ("--loss", "hinge")), ("bce", ("--loss", "bce"))):
         assert train("--max-steps", 2, "--out", out, *flags).returncode == 0
         assert json.loads((tmp_path / out / "config.json").read_text())["optim"]["loss"] == out
