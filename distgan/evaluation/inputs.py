@@ -226,6 +226,8 @@ def source_of(
         if not isinstance(value, bool) and value not in (None, 0)
     ]
     flags += [f"--no-{name[2:]}" for name, value in values.items() if value is False]
+    if loaded is not None and loaded.config.model.networks:  # or it would not be executed again
+        flags.append(f"--networks {shlex.quote(config.networks)}" if config.networks else "--trust-networks")
     facts |= {
         "what": where,
         "path": os.path.abspath(user_path(where)),

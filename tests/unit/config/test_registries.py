@@ -21,7 +21,7 @@ from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_
 from distgan.config.network_spec import NetworkSpec
 from distgan.config.presets import training_of
 from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
-from distgan.config.schema import Config, DataConfig, OptimConfig
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
 from distgan.evaluation.inputs import source_of
 from distgan.evaluation.real_images import RealImages
@@ -305,6 +305,12 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     assert words in source_of("run", subject, own, real, jury).command
     moved = config.model_copy(update={"reference": "d"})
     assert " --data-dir d " in source_of("run", subject, moved, real, jury).command, "by the name that is shown"
+    model = ModelConfig(networks="/lab/my_gan.py")
+    loaded = SimpleNamespace(path=Path("run/weights/g"), config=Config(model=model), step=None, is_ema=True)
+    mine: Any = SimpleNamespace(loaded=loaded, sha256="0" * 64)
+    for networks, words in (("my gan.py", "--networks 'my gan.py'"), (None, "--trust-networks")):
+        named = config.model_copy(update={"networks": networks, "trust_networks": networks is None})
+        assert source_of("run", mine, named, real, jury).command.endswith(f" --no-gan-train {words}")
     source = source_of("run\udcff\x1b", subject, config, real, jury)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()
