@@ -6,7 +6,8 @@ number of processes) is a note, and what it costs is left out of the training. O
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from itertools import chain
 from typing import Any
@@ -21,8 +22,10 @@ from distgan.models.base import build_discriminator, build_generator
 from distgan.models.user_networks import describe_error, describe_value, loaded
 from distgan.training.forward_watch import ForwardWatch, module_state, watched_draws
 from distgan.training.gan import Traits
+from distgan.training.losses import find_loss
 from distgan.training.resume_trial import STEPS, ResumeTrial
 from distgan.training.trial_inputs import ROWS, draw_inputs, with_noise
+from distgan.training.weights_check import find_problem
 
 _SCALE = 4.0
 
@@ -51,17 +54,18 @@ class _Contract:
         self.where = f"--networks {networks.path}" if networks else f"--family {config.model.family}"
         self.root = networks.root if networks else None
         self.notes: list[str] = []
-        self.draws: dict[str, list[str]] = {"generator": [], "discriminator": []}
+        self.draws: dict[str, list[str]] = defaultdict(list)
         self.syncs: list[str] = []
 
     def check(self) -> Traits:
         generator, discriminator = self.build()
-        self.inputs, self.others = (draw_inputs(generator, self.config.model, self.device, seed) for seed in (0, 1))
+        with self.errors_named("z of generator.latent_shape"):
+            self.inputs, self.others = (draw_inputs(generator, self.config.model, self.device, seed) for seed in (0, 1))
         self.z, self.images, self.labels = self.inputs
         for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_parameters(name, network)
             self.check_can_be_copied(name, network)
         self.check_outputs(generator, discriminator)
+        self.check_loss()
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self.check_copy(name, network)
         self.check_gradients(generator, discriminator)
@@ -85,7 +89,7 @@ class _Contract:
         if d_mixes:
             self.notes.append("D mixes the images of a batch: real and generated images take separate passes")
         is_contiguous = not self.takes_channels_last(generator, discriminator)
-        depends = g_mixes or mixes_by_layer or bool(self.draws["generator"] or self.draws["discriminator"])
+        depends = g_mixes or mixes_by_layer or any(self.draws.values())
         traits = Traits(d_mixes, self.find_eager_only_reason(), is_contiguous, depends, tuple(self.notes))
         self.check_steps(traits)
         return traits
@@ -105,29 +109,8 @@ class _Contract:
             torch.manual_seed(0)
             pairs.append((build_generator(self.config.model), build_discriminator(self.config.model)))
         for name, one, other in zip(("generator", "discriminator"), *pairs, strict=True):
-            states = one.state_dict(), other.state_dict()
-            if unlike := sorted(states[0].keys() ^ states[1].keys()):
-                raise self.contract_error(
-                    f"{name}.{unlike[0]} is in one of two builds from the same seed alone. Expected: the same layers "
-                    "each time"
-                )
-            for key, value in states[0].items():
-                if not isinstance(value, Tensor):
-                    raise self.contract_error(
-                        f"{name}.{key} is {describe_value(value)} in state_dict. Expected: tensors alone, by "
-                        "register_buffer in place of get_extra_state"
-                    )
-                if nn.parameter.is_lazy(value):
-                    layer = key.rpartition(".")[0]
-                    raise self.contract_error(
-                        f"{name}.{layer} has no shape before its first pass. Expected: nn.Linear(in, out) and the "
-                        "like, no lazy layer"
-                    )
-                if not torch.equal(value, states[1][key]):
-                    raise self.contract_error(
-                        f"{name}.{key} differs between two builds from the same seed, so that no run can be repeated. "
-                        "Expected: weights drawn by torch alone"
-                    )
+            if problem := find_problem(name, one, other):
+                raise self.contract_error(problem)
         generator, discriminator = (network.to(self.device) for network in pairs[0])
         shape = generator.latent_shape
         if not isinstance(shape, tuple | list) or not all(type(each) is int and each > 0 for each in shape):
@@ -137,22 +120,6 @@ class _Contract:
             )
         return generator, discriminator
 
-    def check_parameters(self, name: str, network: nn.Module) -> None:
-        if not list(network.parameters()):
-            raise self.contract_error(
-                f"{name} has no parameter. Expected: weights to train, as attributes of the module"
-            )
-        for key, parameter in network.named_parameters():
-            if parameter.dtype != torch.float32:
-                raise self.contract_error(
-                    f"{name}.{key} is of {parameter.dtype}. Expected: torch.float32 (see --precision)"
-                )
-            if not parameter.requires_grad:
-                raise self.contract_error(
-                    f"{name}.{key} does not require a gradient, but a step trains all parameters. Expected: "
-                    "register_buffer for a constant"
-                )
-
     # -- forward --------------------------------------------------------------------------------------
 
     def run(self, name: str, network: nn.Module, *inputs: Tensor) -> Any:
@@ -161,7 +128,7 @@ class _Contract:
         try:
             with watch.watching():
                 output = network(*inputs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.contract_error(f"{watch.layer} fails: {self.described(error)}", error) from error
         self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
         self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
@@ -209,8 +176,16 @@ class _Contract:
             raise self.contract_error(f"{name} gives {output.dtype}. Expected: torch.float32, {what}")
         if not output.isfinite().all():
             raise self.contract_error(
-                f"{name} gives NaN or infinite values with its first weights. Expected: finite {what}"
+                f"{name} gives NaN or infinite values before the first step. Expected: finite {what}"
             )
+
+    def check_loss(self) -> None:
+        """Call both functions of the loss, which may be that of the file; its penalty is a part of the steps."""
+        loss = find_loss(self.config.optim.loss, self.config.model)
+        logits = torch.linspace(-2, 2, ROWS, device=self.device).view(-1, 1)
+        for key, function in (("d_loss", loss.d_loss), ("g_loss", loss.g_loss)):
+            name = f"--loss {self.config.optim.loss}: {key}"
+            self.check_output(name, self.run(name, LossFunction(function), logits, -logits), (), "a scalar")
 
     def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:
         """Take a gradient of each network by the way that a step takes."""
@@ -377,12 +352,21 @@ class _Contract:
     def errors_named(self, what: str) -> Iterator[None]:
         try:
             yield
-        except UserError:
+        except (UserError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+        except (Exception, SystemExit) as error:
             raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
+
+
+class LossFunction(nn.Module):
+    """A function of a loss as a network, whose calls can be watched."""
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
 
 
 def _first(found: list[str]) -> str:

@@ -17,7 +17,7 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.wrappers import LocalRuntime
 from distgan.models.base import build_discriminator
 from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
-from distgan.models.user_networks import load_networks
+from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.training.contract import check_contract
 from distgan.training.gan import Traits, build_gan
 from distgan.training.losses import bce_d
@@ -39,7 +39,8 @@ def check(folder: Path, text: str, name: str = "cgan", loss: str = "bce") -> Tra
     path = folder / "my_gan.py"
     path.write_text(text)
     model = ModelConfig(name=name, networks=str(path), images=SPEC, latent_dim=8)
-    return check_contract(load_networks(Config(model=model, optim=OptimConfig(loss=loss))), CPU)
+    config = load_networks(Config(model=model, optim=OptimConfig(loss=loss)))
+    return check_contract(with_own_loss(config), CPU)
 
 
 @pytest.mark.parametrize("name", TRAINS)
@@ -97,6 +98,16 @@ BAD: dict[str, tuple[Changes, str]] = {
         ((FORWARD, f"    def get_extra_state(self):\n        return [1]\n\n{FORWARD}"),),
         "generator._extra_state is a list in state_dict. Expected: tensors",
     ),
+    "infinite buffer": (
+        first("self.register_buffer('b', torch.full((2,), -torch.inf))"),
+        "generator.b has NaN or infinite values ... persistent=False",
+    ),
+    **{
+        f"{what} buffer": (first(f"self.register_buffer('b', torch.ones(2{more})"), "generator.b is sparse, quantized")
+        for what, more in (("sparse", ").to_sparse()"), ("meta", ", device='meta')"))
+    },
+    "latent shape of no z": (first("self.latent_shape = (10**14,)"), "z of generator.latent_shape fails: RuntimeError"),
+    "exits": (((G_LINE, "raise SystemExit(3)"),), f"{G} fails: SystemExit: 3 (my_gan.py, line 19:"),
     "other layers": (
         first("type(self).n = getattr(self, 'n', 0) + 1; self.register_buffer(f'b{self.n}', torch.ones(1))"),
         "generator.b1 is in one of two builds",
@@ -217,6 +228,29 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert traits.d_mixes_rows == name.startswith("rows of D")
     assert traits.depends_on_processes == ("rows" in name or "random" in name)
     assert not capfd.readouterr().out
+
+
+LOSSES_OF_FILES = {
+    "r - f": "d_loss gives the shape (4, 1). Expected: (), a scalar",
+    "1.0": "d_loss returns a float. Expected: a tensor, a scalar",
+    "(f - r).mean() * float('nan')": "d_loss gives NaN",
+    "nope(r)": "d_loss (LossFunction) fails: NameError: ... (my_gan.py, line 5",
+    "(f - r).mean() * torch.rand(())": "",
+}
+
+
+@pytest.mark.parametrize("d_loss", LOSSES_OF_FILES)
+def test_a_loss_of_the_file_is_two_scalars(tmp_path: Path, d_loss: str) -> None:
+    loss = f"from distgan.config.registry import Loss\n\n\ndef build_loss():\n    return Loss('', lambda r, f: {d_loss}"
+    text = loss + ", lambda f, r: -f.mean())\n\n\n" + PAIR
+    if pattern := LOSSES_OF_FILES[d_loss]:
+        with refused(f"--loss own: {pattern}", code="bad-networks"):
+            check(tmp_path, text)
+        return
+    traits = check(tmp_path, text)
+    assert fits("--loss own: d_loss (LossFunction): rand draws", traits.notes[0])
+    assert traits.eager_only
+    assert traits.depends_on_processes
 
 
 def test_what_forward_prints_is_shown_where_it_fails_too(tmp_path: Path, capfd: Capture) -> None:
