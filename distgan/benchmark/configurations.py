@@ -22,7 +22,7 @@ from distgan.data.loader import check_batch_size, global_batch_size
 from distgan.distributed import env
 from distgan.errors import UserError
 from distgan.models.base import check_fit
-from distgan.models.user_networks import load_networks
+from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.utils.hardware import count_gpus, emulates_bf16, has_native_bf16
 from distgan.utils.operating_system import cores
 
@@ -64,7 +64,7 @@ class _Preset:
             },
             "processes": {"timeout": min(config.timeout, 120.0)} if num > 1 else {},
         }
-        training = load_networks(with_changes(own, changes, f"--preset {self.preset}"))
+        training = with_own_loss(load_networks(with_changes(own, changes, f"--preset {self.preset}")))
         family, width = training.model.networks_name, training.model.width
         # What was requested, not what ran; and the settings that override the preset's.
         words = [self.name, engine or f"plain {contender}", precision, str(size), order]

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distgan.config.registry import LOSSES, ORDERS
+from distgan.config.registry import ORDERS
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.models.base import build_discriminator, build_generator
+from distgan.training.losses import find_loss
 
 FORMULA = (
     "FLOP an image and step, of the model and not of its implementation: 2 a multiply-add of linear layers, "
@@ -24,7 +25,7 @@ FORMULA = (
 
 def flops_per_image(model: ModelConfig, optim: OptimConfig) -> int | None:
     """Return the FLOP of a step per image of its batch, by FORMULA. None for a loss or a layer that has no formula."""
-    if LOSSES[optim.loss].penalty:  # which differentiates D twice, in extra passes
+    if find_loss(optim.loss, model).penalty:  # which differentiates D twice, in extra passes
         return None
     with torch.random.fork_rng(devices=[]):  # a user's functions may draw numbers
         return _count(model, ORDERS[optim.order].g_forwards)

@@ -116,7 +116,7 @@ class Repeat(Record):
     images: Count
 
 
-class RunResult(Open):
+class TimedRun(Open):
     """Result of a configuration in round `number`, in fresh processes; a plain loop has repeats only.
 
     `messages_bytes`: bytes that a step all-reduces, by kind; `all_reduce_s`: their seconds in isolation, per repeat.
@@ -168,7 +168,7 @@ class Measurement(Record):
     flops_per_image: int | None = None
     status: Literal["waits", "ok", "error", "gate failed"] = "waits"
     why: str | None = None
-    runs: list[RunResult] = []
+    runs: list[TimedRun] = []
     # Set by ratios.derive.
     step_s: Spread | None = None
     epoch_s: Spread | None = None
@@ -186,7 +186,7 @@ class Measurement(Record):
         return self.contender == "distgan"
 
     @property
-    def measured(self) -> list[RunResult]:
+    def measured(self) -> list[TimedRun]:
         """Return the rounds that have a speed: none if the gate failed in one."""
         return [] if self.status == "gate failed" else [run for run in self.runs if run.repeats]
 

@@ -16,7 +16,7 @@ import torch
 from distgan.benchmark import results
 from distgan.benchmark.configurations import command, count_images, scaling_cells, throughput_cells
 from distgan.benchmark.flops import FORMULA
-from distgan.benchmark.measurement import Measurement, Roofline, RunResult, Spread, TimingSettings
+from distgan.benchmark.measurement import Measurement, Roofline, Spread, TimedRun, TimingSettings
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.plots import plot_speeds
 from distgan.benchmark.ratios import derive
@@ -126,7 +126,7 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
 def _measure_cell(cell: Measurement, number: int, words: list[str], config: SpeedConfig) -> str:
     """Measure a cell in round `number`, add the result or the error to it, and return that in words."""
     try:
-        found = parse_model(RunResult, _outcome(words, config, cell.world_size), "a worker")
+        found = parse_model(TimedRun, _outcome(words, config, cell.world_size), "a worker")
     except ChildFailed as error:
         cell.status, cell.why = "error", str(error)
         return f"error: {error}"

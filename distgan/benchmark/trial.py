@@ -26,6 +26,7 @@ from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoc
 from distgan.errors import FAILED, UserError
 from distgan.evaluation.real_images import load_real_images
 from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
+from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, summarise_error
 from distgan.utils.files import read_environment
@@ -82,8 +83,9 @@ class Arm(NamedTuple):
             "name": self.name, "preset": self.preset, "processes": self.processes,
             "steps_per_epoch": self.steps_per_epoch,
             "data": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
-            # The targets are compared separately, and older benches did not have their path here.
-            "config": self.config.model_dump(mode="json", exclude={"run": {"stop_at"}}),
+            # The targets are compared separately, and older benches did not have their path here. Of networks the
+            # contents count.
+            "config": self.config.model_dump(mode="json", exclude={"run": {"stop_at"}, "model": {"networks"}}),
         })  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
             threads = max(1, cores() // (num_jobs * processes))
         words += ["--threads", str(threads)] if threads else []
         words += ["--processes", str(processes), "--tracker", "none"]
-        training, name = training_of(words)
+        training, name = _training_of(words)
         precision = training.run.precision
         precisions = [] if precision in (None, "auto") else [str(precision)]
         check_runs_here([training.run.engine], precisions, is_cuda=is_cuda)
@@ -137,7 +139,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
         words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
         words += ["--stop-at", str(targets)]
         words += [] if config.epochs is None else _cap(config.epochs, training, steps)
-        return Arm(name, processes, words, training_of(words)[0], dataset, size, steps)
+        return Arm(name, processes, words, _training_of(words)[0], dataset, size, steps)
 
     numbers = dict.fromkeys((config.processes, 1))
     own = [build("--preset", config.preset, num) for num in numbers]
@@ -159,6 +161,12 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
             code="conflicting-settings",
         )
     return own + others
+
+
+def _training_of(words: list[str]) -> tuple[Config, str]:
+    """Return the config for flags of `distgan train`, with its networks' hash and loss, and the preset's name."""
+    training, name = training_of(words)
+    return with_own_loss(load_networks(training)), name
 
 
 def _load(config: DataConfig) -> Dataset:

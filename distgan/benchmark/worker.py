@@ -1,7 +1,7 @@
 """Measure a configuration once, on one process or several: `bench throughput` and `bench scaling` start it.
 
 `python -m distgan.benchmark.worker SPEC`, directly or by torchrun, takes a RunSpec of measurement.py as JSON. Rank 0
-prints a RunResult as its last line.
+prints a TimedRun as its last line.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distgan.benchmark.measurement import Engine, Gate, Repeat, RunResult, RunSpec
+from distgan.benchmark.measurement import Engine, Gate, Repeat, RunSpec, TimedRun
 from distgan.benchmark.results import gpus
 from distgan.config.registry import ENGINES, ORDERS
 from distgan.distributed.runtime import Runtime
@@ -107,7 +107,7 @@ class TimedTraining:
         return Gate.model_validate(known | off | {"seconds": time.perf_counter() - start})
 
 
-def measure(spec: RunSpec) -> RunResult:
+def measure(spec: RunSpec) -> TimedRun:
     """Measure a configuration once; the result has no speeds if the gate failed. All ranks must call it."""
     startup = Startup()
     with open_session(spec.config, startup=startup) as session:
@@ -116,9 +116,9 @@ def measure(spec: RunSpec) -> RunResult:
             return _measure(training, spec, startup)
 
 
-def _measure(training: TimedTraining, spec: RunSpec, startup: Startup) -> RunResult:
+def _measure(training: TimedTraining, spec: RunSpec, startup: Startup) -> TimedRun:
     choice, runtime = training.engine.selection, training.runtime
-    found = RunResult(
+    found = TimedRun(
         engine=Engine.model_validate(choice.describe()),
         build_s=startup.phases,
         start_s=dict(choice.start_s),
@@ -228,7 +228,7 @@ def _to_json_number(value: float) -> float | str:
 
 
 def main(spec: str) -> int:
-    """Measure by a RunSpec (JSON), print the RunResult on rank 0, and return the exit code."""
+    """Measure by a RunSpec (JSON), print the TimedRun on rank 0, and return the exit code."""
 
     def work() -> None:
         found = measure(RunSpec.model_validate_json(spec))

@@ -35,7 +35,7 @@ class FoundCheckpoint(NamedTuple):
         ]
 
 
-class Code(NamedTuple):
+class CodeTrust(NamedTuple):
     """Code that may be executed for a user's networks: the file `networks` or, with `is_trusted`, a run's copy.
 
     `given`: the hash of modules that a program passes instead (`models/given_modules.py`).
@@ -46,7 +46,7 @@ class Code(NamedTuple):
     given: str | None = None
 
 
-NO_CODE = Code()
+NO_CODE = CodeTrust()
 
 
 class Loaded(NamedTuple):
@@ -104,7 +104,7 @@ def find_weights(where: str, names: list[str]) -> Path | FoundCheckpoint:
     return path
 
 
-def load_generator(where: str, *, ema: bool, code: Code = NO_CODE) -> Loaded:
+def load_generator(where: str, *, ema: bool, code: CodeTrust = NO_CODE) -> Loaded:
     """Return G of a run, a weights folder, a checkpoint or a file; with `ema` the moving average if it has one.
 
     A run that has no weights yet gives those of its newest valid checkpoint. Raises UserError for what is
@@ -151,7 +151,7 @@ def _newer_than(weights: Path, checkpoints: Path) -> FoundCheckpoint | None:
     return FoundCheckpoint(*newest) if newest and newest[1].state.step > int(step) else None
 
 
-def _of_checkpoint(found: FoundCheckpoint, names: list[str], code: Code) -> Loaded:
+def _of_checkpoint(found: FoundCheckpoint, names: list[str], code: CodeTrust) -> Loaded:
     path, checkpoint = found.path, found.checkpoint
     name = next(name for name in names if tensors_with_prefix(checkpoint.tensors, name))
     tensors = tensors_with_prefix(checkpoint.tensors, name)
@@ -168,7 +168,7 @@ def _loaded(
     is_ema: bool | None,
     step: int | None,
     warnings: list[str],
-    code: Code,
+    code: CodeTrust,
 ) -> Loaded:
     recorded = config.model.networks_sha256
     if code.given is not None:
@@ -181,7 +181,7 @@ def _loaded(
         is_same = is_same_generator(code.given, recorded)
     else:
         model = choose_networks(config.model, path.parent, code.networks, is_trusted=code.is_trusted)
-        config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
+        config = load_networks(config.model_copy(update={"model": model}))
         is_same = config.model.networks_sha256 == recorded
     if not is_same:
         warnings = [*warnings, f"{config.model.networks}: is not the code that these weights were trained with"]

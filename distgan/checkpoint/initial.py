@@ -16,7 +16,7 @@ from distgan.training.gan import Gan, tensors_with_prefix
 from distgan.utils.files import read_limited, read_tensors
 from distgan.utils.paths import user_path
 
-_OF_DATA = "cluster_counts"  # a tensor that the training images give, not training
+_DATA_TENSOR = "cluster_counts"  # a tensor that the training images give, not training
 _SHOWN = 6  # tensors named in a line
 _MAX_FILE = 2**34
 
@@ -94,7 +94,7 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
         layout = tensors_with_prefix(own, name)
         for key in sorted(layout.keys() | others.keys()):
             full = f"{name}.{key}"
-            if key == _OF_DATA and key in layout:
+            if key == _DATA_TENSOR and key in layout:
                 continue
             expected, found = (_form(tensors.get(key)) for tensors in (layout, others))
             if found == expected:
@@ -103,9 +103,9 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
                 new.append(full)
             else:
                 raise UserError(
-                    f"--init-from: {full[:80]} is {found} there, and {expected} here "
-                    f"({initial.path}){_why(initial, model)}. Expected: weights of the same networks, "
-                    "but for the number of classes",
+                    f"--init-from: {full[:80]} is {found} ({initial.path}). Expected: {expected}"
+                    f"{describe_differences(initial.model, model)}; but for the number of classes, the networks must "
+                    "be the same",
                     code="initial-weights-mismatch",
                 )
     return Matched(taken, new)
@@ -126,14 +126,23 @@ def _form(tensor: Tensor | None) -> str:
     return str(list(tensor.shape)) + ("" if tensor.is_floating_point() else f" of {str(tensor.dtype)[6:]}")
 
 
-def _why(initial: InitialWeights, model: ModelConfig) -> str:
+def describe_differences(before: ModelConfig, now: ModelConfig) -> str:
     """Return the settings of the networks that differ, `; its width is 0.5, here 1.0`."""
-    before, now = initial.model.model_dump(mode="json"), model.model_dump(mode="json")
-    keys = [key for table, key in paths_by(Config, "on_resume", "fixed") if table == "model" and key != "images"]
-    differing = [f"; its {key} is {before[key]}, here {now[key]}" for key in keys if before[key] != now[key]]
-    sizes = [f"{m.images.channels} x {m.images.height} x {m.images.width}" for m in (initial.model, model)]
-    differing += [f"; its images are {sizes[0]}, here {sizes[1]}"] if sizes[0] != sizes[1] else []
-    return "".join(differing)
+    keys = [key for table, key in paths_by(Config, "on_resume", "fixed") if table == "model"]
+    keys = ["args", *(key for key in keys if key not in ("family", "images"))]
+    kind = "family" if before.family and now.family else "networks"
+    settings = [
+        {kind: model.networks_name + (f" of {model.networks_sha256}" if model.networks_sha256 else "")}
+        | {key: getattr(model, key) for key in keys}
+        | {"images": f"{model.images.channels} x {model.images.height} x {model.images.width}"}
+        for model in (before, now)
+    ]
+    words = {"networks": "networks are", "args": "--model-arg are", "images": "images are"}
+    return "".join(
+        f"; its {words.get(key, f'{key} is')} {value}, here {settings[1][key]}"
+        for key, value in settings[0].items()
+        if value != settings[1][key]
+    )
 
 
 def start_from(gan: Gan, initial: InitialWeights, model: ModelConfig) -> str:

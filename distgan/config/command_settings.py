@@ -82,7 +82,9 @@ class DoctorConfig(Section):
         may_be_repeated=True,
     )
     model: ModelName = setting("cgan", "of --networks: {names}")
-    loss: LossName = setting("bce", "of --networks: the loss to take steps with")
+    loss: LossName | None = setting(
+        None, "of --networks: the loss to take steps with; unset: that of build_loss(), or else bce"
+    )
     data: str | None = setting(
         None, "of --networks: what --data of distgan train will be; unset: 28 x 28, grey, ten classes", min_length=1
     )

@@ -149,6 +149,19 @@ def setting_info(field: FieldInfo) -> SettingInfo:
     return extra.get("info", SettingInfo()) if isinstance(extra, dict) else SettingInfo()  # type: ignore[return-value]
 
 
+def check_one_of_two(flags: str, one: Any, other: Any) -> None:
+    """Raise ValueError, which names `flags`, unless exactly one of two values is set."""
+    if (one is None) == (other is None):
+        raise ValueError(f"{flags}: both or none are set ({one}, {other}). Expected: exactly one of the two")
+
+
+def replace_default(values: Any, name: str, default: str) -> Any:
+    """Return the values of a section with `default` unset if `name`, which stands in its place, is set."""
+    if isinstance(values, dict) and values.get(name) is not None:
+        return {default: None} | values
+    return values
+
+
 class Section(BaseModel):
     """A frozen table of settings, which reads old keys of a setting by its current one."""
 

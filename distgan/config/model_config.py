@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from distgan.config.fields import OneOf, Real, Section, Table, fixed, free, setting
+from distgan.config.fields import OneOf, Real, Section, Table, check_one_of_two, fixed, free, replace_default, setting
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.network_spec import NetworkSpec
 from distgan.config.registry import FAMILIES, MODELS, OWN_FAMILY
@@ -99,16 +99,11 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _networks_replace_default(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("networks") is not None:
-            return {"family": None} | values
-        return values
+        return replace_default(values, "networks", "family")
 
     @model_validator(mode="after")
     def _fits_family(self) -> "ModelConfig":
-        if (self.family is None) == (self.networks is None):
-            raise ValueError(
-                f"--family, --networks: both or none are set ({self.family}, {self.networks}). Expected: one of them"
-            )
+        check_one_of_two("--family, --networks", self.family, self.networks)
         family = FAMILIES[self.family] if self.family else OWN_FAMILY
         if self.name not in family.models:
             raise ValueError(

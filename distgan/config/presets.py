@@ -112,13 +112,23 @@ def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:
 
 
 def training_of(words: list[str]) -> tuple[Config, str]:
-    """Return the config for flags of `distgan train`, and the preset's name. Raises UserError."""
+    """Return the config for flags of `distgan train`, and the preset's name.
+
+    Raises UserError, for networks that a run's config.json names and no flag trusts too: what this returns is executed.
+    """
     parser = Parser(prog="distgan train")
     for flag in ("--preset", "--config"):
         parser.add_argument(flag)
     add_flags(parser, Config)
     namespace = parser.parse(words)
     config = config_from(namespace, *base_of(namespace))
+    run = config.origin.run
+    if run and config.model.networks and "model.networks" not in namespace and not config.run.trust_networks:
+        raise UserError(
+            f"{run}: its networks are code that would be executed ({config.model.networks}). Expected: a preset .toml "
+            "of yours that names the file; or, with distgan train, --trust-networks or --networks FILE",
+            code="networks-not-trusted",
+        )
     return config, config.origin.preset
 
 

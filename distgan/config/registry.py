@@ -207,7 +207,7 @@ LOSSES = Registry({
                   _PAIRS, _PAIRS, Lazy(_L + "r1_r2"), 0.3, 128),
 })  # fmt: skip
 
-OWN_LOSS = "own"  # that of build_loss() in a user's file, which is an entry once the file is loaded
+OWN_LOSS = "own"  # that of build_loss() in a user's file, which is no entry
 
 
 def _unlike_mnist(images: ImageSpec) -> str:

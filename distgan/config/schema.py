@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from distgan.config.fields import DURATION, Channels, Epochs, Real, Section, fixed, free, setting
+from distgan.config.fields import (
+    DURATION,
+    Channels,
+    Epochs,
+    Real,
+    Section,
+    check_one_of_two,
+    fixed,
+    free,
+    replace_default,
+    setting,
+)
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.model_config import ModelConfig
 from distgan.config.registry import LOSSES
@@ -263,17 +274,11 @@ class DataConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _per_rank_replaces_default(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("per_rank_batch_size") is not None:
-            return {"batch_size": None} | values
-        return values
+        return replace_default(values, "per_rank_batch_size", "batch_size")
 
     @model_validator(mode="after")
     def _one_batch_size(self) -> "DataConfig":
-        if (self.batch_size is None) == (self.per_rank_batch_size is None):
-            raise ValueError(
-                f"--batch-size, --per-rank-batch-size: both or none are set ({self.batch_size}, "
-                f"{self.per_rank_batch_size}). Expected: exactly one of the two"
-            )
+        check_one_of_two("--batch-size, --per-rank-batch-size", self.batch_size, self.per_rank_batch_size)
         return self
 
 

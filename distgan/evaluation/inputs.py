@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from distgan.checkpoint.export import Code, Loaded, load_generator
+from distgan.checkpoint.export import CodeTrust, Loaded, load_generator
 from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import setting_info
 from distgan.config.flags import flags_of
@@ -59,7 +59,7 @@ def load_input(where: str, config: EvalConfig, given: str | None = None) -> Eval
             f"--range: {where} is not an .npz ({config.pixel_range}). Expected: only with the images of an .npz",
             code="setting-not-applicable",
         )
-    loaded = load_generator(where, ema=config.ema, code=Code(config.networks, config.trust_networks, given))
+    loaded = load_generator(where, ema=config.ema, code=CodeTrust(config.networks, config.trust_networks, given))
     digest = _sha256(loaded.path)
     fallback = fallback_notice(_environment(loaded).get("engine"))
     notices = [f"trained on {loaded.notice}"] if loaded.notice else []
@@ -241,6 +241,8 @@ def source_of(
         if not isinstance(value, bool) and value not in (None, 0)
     ]
     flags += [f"--no-{name[2:]}" for name, value in values.items() if value is False]
+    if loaded is not None and loaded.config.model.networks:  # or it would not be executed again
+        flags.append(f"--networks {shlex.quote(config.networks)}" if config.networks else "--trust-networks")
     facts |= {
         "what": where,
         "path": os.path.abspath(user_path(where)),

@@ -1,17 +1,16 @@
 """Check that processes of this machine reach each other: an all-reduce under a time limit."""
 
 import os
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from distgan.errors import FAILED
-from distgan.utils.child_process import build_child_env, summarise_error
+from distgan.launch.trial_ranks import TrialRank, run_ranks
+from distgan.utils.child_process import build_child_env
 
 _ALL_REDUCE_S = 60
 _RANK_COMMAND = (sys.executable, "-m", "distgan.launch.all_reduce_check")
@@ -35,40 +34,21 @@ def check_all_reduce(backend: str, num_processes: int) -> Finding:
     remedy = "train on one process, or unblock the loopback interface (GLOO_SOCKET_IFNAME, a firewall)"
     if backend == "nccl":
         remedy = "train on one GPU by CUDA_VISIBLE_DEVICES=0, and see the log of NCCL_DEBUG=INFO"
-    ranks: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="distgan-doctor-") as folder:
-        logs = [Path(folder, f"stderr-{rank}") for rank in range(num_processes)]
-        env, devnull = build_child_env(), subprocess.DEVNULL
-        try:
-            for rank, path in enumerate(logs):
-                command = [*_RANK_COMMAND, str(rank), str(num_processes), f"{folder}/store", backend]
-                with path.open("wb") as file:
-                    ranks.append(subprocess.Popen(command, stdin=devnull, stdout=devnull, stderr=file, env=env))
-            codes = _wait_for_exit_codes(ranks, start + _ALL_REDUCE_S)
-        finally:
-            for process in ranks:
-                process.kill()
-                process.wait()
-        failures = [
-            f"rank {rank}: {summarise_error(code, logs[rank].read_bytes())}" for rank, code in enumerate(codes) if code
+        words = (str(num_processes), f"{folder}/store", backend)
+        ranks = [
+            TrialRank(f"rank {rank}", (*_RANK_COMMAND, str(rank), *words), build_child_env())
+            for rank in range(num_processes)
         ]
+        failures, unfinished = run_ranks(ranks, _ALL_REDUCE_S)
     if failures:
         return Finding("processes", "problem", f"{backend}: {'; '.join(failures)}", remedy)
-    if unfinished := [str(rank) for rank, code in enumerate(codes) if code is None]:
-        text = f"{backend}: not finished after {_ALL_REDUCE_S} s: rank {', '.join(unfinished)}"
+    if unfinished:
+        text = f"{backend}: not finished after {_ALL_REDUCE_S} s: {', '.join(unfinished)}"
         return Finding("processes", "problem", text, remedy)
     seconds = time.monotonic() - start
     text = f"{backend}: all-reduce over {num_processes} processes works; {seconds:.1f} s with their start"
     return Finding("processes", "ok", text)
-
-
-def _wait_for_exit_codes(ranks: list[subprocess.Popen[bytes]], deadline: float) -> list[int | None]:
-    """Wait until all have ended, one has failed, or `deadline`. Return the exit codes, None of one that still runs."""
-    while True:
-        codes = [process.poll() for process in ranks]
-        if None not in codes or any(codes) or time.monotonic() > deadline:
-            return codes
-        time.sleep(0.05)
 
 
 def _run_rank(rank: int, world_size: int, path: str, backend: str) -> None:

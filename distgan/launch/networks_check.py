@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,18 +19,18 @@ from distgan.config.model_config import ModelConfig
 from distgan.config.schema import Config, DataConfig, OptimConfig, ProcessesConfig, RunConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.distributed.runtime import Runtime
-from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError, first_line
 from distgan.launch.all_reduce_check import Finding
+from distgan.launch.trial_ranks import TrialRank, run_ranks
 from distgan.models.base import build_discriminator, build_generator, num_parameters
-from distgan.models.layers import draw_from
-from distgan.models.user_networks import load_networks, loaded
+from distgan.models.network_copies import choose_networks
+from distgan.models.user_networks import load_networks, loaded, with_own_loss
 from distgan.training.contract import check_contract
 from distgan.training.engines.compiling import compile_blocks
 from distgan.training.gan import Traits, check_ranks_equal
-from distgan.training.noise import Noise
 from distgan.training.session import Session
-from distgan.utils.child_process import build_child_env, summarise_error
+from distgan.training.trial_inputs import draw_inputs, with_noise
+from distgan.utils.child_process import build_child_env
 from distgan.utils.files import pack_tensors, read_tensors
 
 _STEPS, _NUM, _BATCH = 3, 22, 8
@@ -44,7 +43,8 @@ def check_networks(config: DoctorConfig) -> Iterator[Finding]:
     try:
         images, origin = _images(config)
         model = ModelConfig(networks=config.networks, args=config.args, images=images, name=config.model)
-        run = load_networks(Config(model=model, optim=OptimConfig(loss=config.loss)))
+        run = load_networks(Config(model=model, optim=OptimConfig(loss=config.loss or "bce")))
+        run = run if config.loss else with_own_loss(run)
         networks = loaded(run.model)
         assert networks is not None
         files = f"with {', '.join(name for name in networks.files if name != networks.name)}, " * (
@@ -54,12 +54,12 @@ def check_networks(config: DoctorConfig) -> Iterator[Finding]:
         yield Finding("images", "note", f"{origin}, --model {config.model}")
         began = time.monotonic()
         traits = check_contract(run, torch.device("cpu"))
-        sizes = [num_parameters(build(run.model)) for build in (build_generator, build_discriminator)]
+        num_g, num_d = (num_parameters(build(run.model)) for build in (build_generator, build_discriminator))
         yield Finding(
             "contract",
             "ok",
-            f"G {sizes[0]:,} and D {sizes[1]:,} parameters: shapes, range, gradients, state, copies, and 3 steps, a "
-            f"checkpoint and 3 more ({time.monotonic() - began:.1f} s)",
+            f"G {num_g:,} and D {num_d:,} parameters, --loss {run.optim.loss}: shapes, range, gradients, state, "
+            f"copies, and 3 steps, a checkpoint and 3 more ({time.monotonic() - began:.1f} s)",
         )
     except UserError as error:
         yield Finding("contract", "problem", str(error))
@@ -84,35 +84,25 @@ def _compiled(run: Config, traits: Traits) -> Finding:
     """Run both networks in pieces that torch.compile traces, but without its slow code generation."""
     if traits.eager_only:
         return Finding("engines", "note", f"eager alone: {traits.eager_only}")
-    spec = run.model.spec
+    cpu = torch.device("cpu")
     try:
         with torch.random.fork_rng(devices=[]):
-            for build in (build_generator, build_discriminator):
-                network = build(run.model).train()
-                shard = BatchShard()
-                shard.rows = range(4)
-                noise = Noise((1,), torch.device("cpu"), shard)
-                draw_from(network, noise)
-                inputs = torch.rand(4, spec.channels, spec.height, spec.width)
-                if build is build_generator:
-                    shape: tuple[int, ...] = network.latent_shape  # type: ignore[assignment]
-                    inputs = torch.randn(4, *shape)
-                labels = torch.arange(4) % max(1, run.model.num_labels)
+            pair = {"generator": build_generator(run.model), "discriminator": build_discriminator(run.model)}
+            inputs = draw_inputs(pair["generator"], run.model, cpu)
+            for name, network in pair.items():
                 state = {key: value.clone() for key, value in network.state_dict().items()}
                 outputs = []
                 for is_compiled in (False, True):
                     network.load_state_dict(state)
-                    noise.begin_step(torch.tensor([1, 2], dtype=torch.int32))
-                    noise.begin_forward()
+                    with_noise(network.train(), cpu)
                     if is_compiled:
                         compile_blocks(list(network.children()), "aot_eager")
-                    outputs.append(network(inputs, labels).detach())
+                    outputs.append(network(inputs.of(name), inputs.labels).detach())
                 if not torch.allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-4):
-                    return Finding(
-                        "engines", "note", f"compiled, {build.__name__[6:]} gives other values; steps stay eager"
-                    )
+                    return Finding("engines", "note", f"compiled, {name} gives other values; steps stay eager or graph")
     except Exception as error:  # compilers raise what they like
-        return Finding("engines", "note", f"torch.compile does not take them ({first_line(error)}); eager and graph do")
+        text = f"torch.compile does not take them ({first_line(error)}); steps stay eager or graph"
+        return Finding("engines", "note", text)
     finally:
         torch.compiler.reset()
     return Finding(
@@ -135,8 +125,8 @@ def _processes(run: Config, traits: Traits) -> Finding:
         if difference <= tolerance:
             text = f"{_STEPS} steps on 2 processes end as on 1, to {difference:.0e} in {dtype}"
             return Finding("processes", "ok", text)
-        expected = any("number of processes" in note for note in traits.notes)
         text = f"{_STEPS} steps on 2 processes do not end as on 1: {key} differs by {difference:.1e} in {dtype}"
+        expected = traits.depends_on_processes
         return Finding("processes", "note" if expected else "problem", text + ", as noted above" * expected)
     return Finding("processes", "problem", f"2 processes: {reason}")
 
@@ -153,45 +143,26 @@ def _largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> tuple
 
 def _train_both(run: Config, traits: Traits, dtype: str, folder: Path) -> str:
     """Start one process and two, which leave what they end with in `folder`. Return why one failed, "" if none did."""
-    started: list[tuple[str, Path, subprocess.Popen[bytes]]] = []
-    try:
-        for num in (1, 2):
-            port = _free_port()
-            for rank in range(num):
-                words = [
-                    json.dumps(run.model_dump(mode="json")),
-                    json.dumps(traits._asdict()),
-                    dtype,
-                    str(folder / f"{num}.safetensors"),
-                ]
-                env = build_child_env() | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
-                env |= {
-                    "WORLD_SIZE": str(num),
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "LOCAL_WORLD_SIZE": str(num),
-                }
-                env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                errors = folder / f"stderr-{num}-{rank}"
-                with errors.open("wb") as file:
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "distgan.launch.networks_check", *words],
-                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file, env=env,
-                    )  # fmt: skip
-                started.append((f"rank {rank} of {num}", errors, process))
-        end = time.monotonic() + _LIMIT_S
-        for name, errors, process in started:
-            try:
-                code = process.wait(max(0.1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                return f"{name} is not done after {_LIMIT_S:g} s"
-            if code:
-                return f"{name}: {summarise_error(code, errors.read_bytes())}"
-    finally:
-        for _, _, process in started:
-            process.kill()
-            process.wait()
-    return ""
+    ranks = []
+    for num in (1, 2):
+        port = str(_free_port())
+        words = [
+            json.dumps(run.model_dump(mode="json")),
+            json.dumps(traits._asdict()),
+            dtype,
+            str(folder / f"{num}.safetensors"),
+        ]
+        for rank in range(num):
+            env = build_child_env() | {
+                "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1", "WORLD_SIZE": str(num), "RANK": str(rank),
+                "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            }  # fmt: skip
+            command = (sys.executable, "-m", "distgan.launch.networks_check", *words)
+            ranks.append(TrialRank(f"rank {rank} of {num}", command, env))
+    failures, unfinished = run_ranks(ranks, _LIMIT_S)
+    if failures:
+        return "; ".join(failures)
+    return f"not finished after {_LIMIT_S:g} s: {', '.join(unfinished)}" if unfinished else ""
 
 
 def _free_port() -> int:
@@ -207,7 +178,7 @@ def _take_part(config_text: str, traits_text: str, dtype: str, out: str) -> None
     traits = Traits(**values | {"notes": tuple(values["notes"])})
     config = config.model_copy(
         update={
-            "model": config.model.model_copy(update={"networks_sha256": None}),
+            "model": choose_networks(config.model, Path(), config.model.networks, is_trusted=False),
             "data": DataConfig(batch_size=_BATCH),
             "run": RunConfig(device="cpu", engine="eager", threads=1),
             "processes": ProcessesConfig(timeout=60),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from distgan.checkpoint import export
-from distgan.checkpoint.export import Code
+from distgan.checkpoint.export import CodeTrust
 from distgan.config.command_settings import EvalConfig, SampleConfig
 from distgan.config.presets import settings_from
 from distgan.config.schema import Config
@@ -173,7 +173,7 @@ def load_generator(
         UserError: for weights that are missing or damaged, or of other networks.
     """
     with _restoring(), given_modules(generator, None) as modules:
-        loaded = export.load_generator(os.fspath(folder), ema=ema, code=Code(networks, trust_networks, modules))
+        loaded = export.load_generator(os.fspath(folder), ema=ema, code=CodeTrust(networks, trust_networks, modules))
     return loaded.generator.eval()
 
 

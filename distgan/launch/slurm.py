@@ -21,7 +21,11 @@ def submit(config: SlurmConfig, train_flags: list[str], *, dry_run: bool) -> Non
 
     Raises UserError for flags that train rejects, and with sbatch's message for a job that SLURM rejects.
     """
+    from distgan.models.user_networks import find_file  # torch: not for --help
+
     training, _ = training_of(train_flags)
+    if training.model.networks and not training.run.trust_networks:
+        find_file(training.model.networks)  # it is executed in the job alone
     script = build_script(config, train_flags, training)
     requested = " ".join(_sbatch_flags(config)) or "the job"
     if dry_run:

@@ -16,12 +16,12 @@ from distgan.config.registry import FAMILIES, Family
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
 from distgan.models.layers import swap_dropout
-from distgan.models.user_networks import describe_value, loaded, own_family, parameters_of
+from distgan.models.user_networks import describe_value, load_family, loaded, parameters_of
 
 
 def family_of(model: ModelConfig) -> Family:
     """Return the two functions that build the networks. Raises UserError for a file that is not loaded."""
-    return own_family(model) if model.family is None else FAMILIES[model.family]
+    return load_family(model) if model.family is None else FAMILIES[model.family]
 
 
 def check_fit(model: ModelConfig) -> None:
@@ -102,11 +102,11 @@ def _build(config: ModelConfig, name: str) -> nn.Module:
         )
     network = swap_dropout(network)
     if not config.num_labels:
-        network.register_forward_pre_hook(_without_labels)
+        network.register_forward_pre_hook(drop_labels)
     return network
 
 
-def _without_labels(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+def drop_labels(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     """Give None in place of the labels, which are all 0 where there are none."""
     return inputs[0], None
 

@@ -226,14 +226,15 @@ _DRAWING = (Dropout, ChannelDropout, AlphaDropout, Normal)
 
 
 def swap_dropout(network: nn.Module) -> nn.Module:
-    """Return the network with layers of this module in place of torch's dropout, each with another salt."""
-    if type(network) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout):
-        network = _swapped(network)
-    else:
-        for parent in list(network.modules()):
-            for name, child in list(parent.named_children()):
-                if (other := _swapped(child)) is not child:
-                    setattr(parent, name, other.train(child.training))
+    """Return the network with layers of this module in place of torch's dropout, and give each its own salt."""
+    network = _swapped(network)
+    swapped: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None:
+                if child not in swapped:
+                    swapped[child] = _swapped(child)
+                parent._modules[name] = swapped[child]
     for salt, module in enumerate(drawing_layers(network)):
         module.salt = salt * 0x2545F491
     return network
@@ -241,13 +242,15 @@ def swap_dropout(network: nn.Module) -> nn.Module:
 
 def _swapped(layer: nn.Module) -> nn.Module:
     """Return the layer of this module for one of torch's own; a subclass, which may do more, stays."""
-    if type(layer) is nn.Dropout:
-        return Dropout(layer.p)
-    if type(layer) in (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
-        return ChannelDropout(layer.p)  # type: ignore[arg-type]
-    if type(layer) in (nn.AlphaDropout, nn.FeatureAlphaDropout):
-        return AlphaDropout(layer.p, of_channels=type(layer) is nn.FeatureAlphaDropout)  # type: ignore[arg-type]
-    return layer
+    kind, swapped = type(layer), layer
+    if kind is nn.Dropout:
+        swapped = Dropout(layer.p)  # type: ignore[arg-type]
+    if kind in (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
+        swapped = ChannelDropout(layer.p)  # type: ignore[arg-type]
+    if kind in (nn.AlphaDropout, nn.FeatureAlphaDropout):
+        swapped = AlphaDropout(layer.p, of_channels=kind is nn.FeatureAlphaDropout)  # type: ignore[arg-type]
+    swapped.training = layer.training
+    return swapped
 
 
 def drawing_layers(network: nn.Module) -> list[Any]:

@@ -16,7 +16,8 @@ FOLDER = "networks"  # of a run
 def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_trusted: bool) -> ModelConfig:
     """Return the model with the file to execute: the `named` one, or with `is_trusted` the copy of the run.
 
-    `near`: a folder of the run, or of a part of it. Raises UserError where neither may be executed.
+    It has no hash, so that `load_networks` loads the file. `near`: a folder of the run, or of a part of it. Raises
+    UserError where neither may be executed.
     """
     if model.networks is None:
         if named is not None:
@@ -26,7 +27,7 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
             )
         return model
     if named is not None:
-        return model.model_copy(update={"networks": str(find_file(named))})
+        return model.model_copy(update={"networks": str(find_file(named)), "networks_sha256": None})
     if model.networks == GIVEN:
         raise UserError(
             f"{near}: its networks are modules that a program passed. Expected: the same by generator= and "
@@ -45,7 +46,7 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
             "--networks FILE for a file of yours",
             code="networks-not-trusted",
         )
-    return model.model_copy(update={"networks": str(carried)})
+    return model.model_copy(update={"networks": str(carried), "networks_sha256": None})
 
 
 def with_networks(config: Config) -> Config:
@@ -55,11 +56,10 @@ def with_networks(config: Config) -> Config:
     """
     if config.model.networks is None:
         return config
-    origin, model = config.origin, config.model
-    is_copy = origin.run is not None and "model.networks" not in origin.named
-    if is_copy and origin.run:
-        model = choose_networks(model, origin.run, None, is_trusted=config.run.trust_networks)
-    config = load_networks(config.model_copy(update={"model": model.model_copy(update={"networks_sha256": None})}))
+    origin = config.origin
+    named = config.model.networks if origin.run is None or "model.networks" in origin.named else None
+    model = choose_networks(config.model, origin.run or Path(), named, is_trusted=config.run.trust_networks)
+    config = load_networks(config.model_copy(update={"model": model}))
     return config if "optim.loss" in origin.named else with_own_loss(config)
 
 
@@ -67,7 +67,7 @@ def find_copy(near: Path, networks: str) -> Path | None:
     """Return the copy of `networks` in the run that a folder belongs to; None without one."""
     parts = [part for part in re.split(r"[/\\]", networks) if part not in ("", ".", "..")]
     for run in (near, *near.absolute().parents[:2]):
-        for num in range(1, len(parts) + 1):
+        for num in range(len(parts), 0, -1):  # its full name first
             if (path := run.joinpath(FOLDER, *parts[-num:])).is_file():
                 return path.absolute()
     return None

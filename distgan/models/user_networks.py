@@ -65,7 +65,7 @@ def set_loaded(sha256: str, networks: UserNetworks | None) -> UserNetworks | Non
     return before
 
 
-def own_family(model: ModelConfig) -> Family:
+def load_family(model: ModelConfig) -> Family:
     """Return the two functions of a config's file, which is loaded by now. Raises UserError for one that is not."""
     if (networks := loaded(model)) is None:
         raise UserError(
@@ -86,8 +86,6 @@ def load_networks(config: Config) -> Config:
         return _check_loss(config)
     networks = load(find_file(model.networks))
     _loaded[networks.sha256] = networks
-    if networks.loss:
-        LOSSES[OWN_LOSS] = networks.loss
     more = {"networks": str(networks.path), "networks_sha256": networks.sha256}
     return _check_loss(config.model_copy(update={"model": model.model_copy(update=more)}))
 
@@ -105,7 +103,7 @@ def _check_loss(config: Config) -> Config:
         networks = loaded(config.model)
         if networks is None or networks.loss is None:
             where = config.model.networks or f"--family {config.model.family}"
-            others = ", ".join(name for name in LOSSES if name != OWN_LOSS)
+            others = ", ".join(LOSSES)
             raise UserError(
                 f"--loss: {where} has no build_loss() ({OWN_LOSS}). Expected: {others}, or --networks with one",
                 code="bad-networks",
@@ -162,7 +160,7 @@ def load(path: Path) -> UserNetworks:
     except OSError as error:
         raise not_readable(f"--networks {path}", error) from error
     with _importable(root, name) as imported, torch.random.fork_rng(devices=[]):
-        module = run_own_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
+        module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
         files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), root)
     missing = [f"{each}(spec)" for each in BUILDERS if getattr(module, each, None) is None]
     if missing:
@@ -233,7 +231,7 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
     try:
         yield imported
     except BaseException:
-        for each in (*_own(imported(), root), MODULE):
+        for each in (*modules_below(imported(), root), MODULE):
             sys.modules.pop(each, None)
         raise
     finally:
@@ -245,7 +243,7 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
                 sys.modules[each] = module
 
 
-def _own(modules: dict[str, ModuleType], root: Path) -> dict[str, Path]:
+def modules_below(modules: dict[str, ModuleType], root: Path) -> dict[str, Path]:
     """Return those that lie in `root` where their name says, not in a virtual environment below it."""
     found = {}
     for name, module in modules.items():
@@ -258,13 +256,13 @@ def _own(modules: dict[str, ModuleType], root: Path) -> dict[str, Path]:
 
 def _files_of(modules: dict[str, ModuleType], root: Path) -> dict[str, bytes]:
     files = {}
-    for name, path in _own(modules, root).items():
+    for name, path in modules_below(modules, root).items():
         if name.partition(".")[0] != "distgan":
             files[path.relative_to(root).as_posix()] = path.read_bytes()
     return files
 
 
-def run_own_code(what: str, root: Path, call: Callable[[], T]) -> T:
+def call_user_code(what: str, root: Path, call: Callable[[], T]) -> T:
     """Return what a user's code returns; what it prints goes to stderr.
 
     Raises UserError that begins with `what` for an exception of it, with its last line and its place in the code.
@@ -301,8 +299,8 @@ def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[
 
     def build(*arguments: Any, **settings: Any) -> Any:
         before = set(sys.modules)
-        built = run_own_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
-        late = _own({each: module for each, module in sys.modules.items() if each not in before}, root)
+        built = call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
+        late = modules_below({each: module for each, module in sys.modules.items() if each not in before}, root)
         if late:
             raise UserError(
                 f"--networks {path}: {name} imports {next(iter(late))} when it is called, which a copy would lack. "
@@ -319,7 +317,7 @@ def _loss_of(path: Path, root: Path, module: ModuleType) -> Loss | None:
     build = getattr(module, "build_loss", None)
     if build is None:
         return None
-    loss = run_own_code(f"--networks {path}: build_loss fails", root, build)
+    loss = call_user_code(f"--networks {path}: build_loss fails", root, build)
     if not isinstance(loss, Loss):
         raise UserError(
             f"--networks {path}: build_loss returns {describe_value(loss)}. Expected: a distgan.config.registry.Loss",
@@ -357,5 +355,8 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def describe_value(value: Any) -> str:
-    """Return `the class Generator` or `a list`."""
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    """Return `the class Generator`, `a list` or `an int`."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

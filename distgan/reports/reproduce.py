@@ -9,7 +9,7 @@ from distgan.config.fields import setting_info
 from distgan.config.flags import flags_of
 from distgan.config.presets import config_folder, training_of
 from distgan.config.schema import Config
-from distgan.reports.run_data import Run
+from distgan.reports.run_data import Run, train_command
 
 
 def train_words(config: Config, preset: str | None) -> list[str] | None:
@@ -71,4 +71,4 @@ def _is_replaced(config: Config, path: tuple[str, ...]) -> bool:
 def again(run: Run, *more: str) -> str:
     """Return the command, with `more` flags; by `--config` of the run's file if flags can't express its config."""
     words = train_words(run.config, run.environment.get(str, "preset"))
-    return shlex.join(["distgan", "train", *(words or ["--config", str(run.folder / "config.json")]), *more])
+    return shlex.join(["distgan", "train", *words, *more]) if words else train_command(run, *more)

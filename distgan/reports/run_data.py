@@ -162,10 +162,7 @@ def _measured(run: Run, options: PagesConfig) -> Run:
     except UserError as error:
         if error.code == "not-measurable":  # all else of the page is there
             return run._replace(unmeasurable=str(error))
-        raise UserError(
-            f"{error}\n{run.where}: evaluation failed. Expected: --no-eval for a page without an evaluation",
-            code=error.code,
-        ) from error
+        raise UserError(f"{error}; --no-eval omits the evaluation of {run.where}", code=error.code) from error
     return run._replace(quality=found, eval_folder=Path(folder))
 
 
@@ -224,10 +221,15 @@ def eval_command(run: Run) -> str:
     """Return the command that evaluates the run."""
     if run.quality:
         return run.quality.source.command
-    networks = run.config.model.networks
-    return f"distgan eval {shlex.quote(run.where)}" + (f" --networks {shlex.quote(networks)}" if networks else "")
+    return shlex.join(["distgan", "eval", run.where, *_named_networks(run)])
 
 
 def train_command(run: Run, *more: str) -> str:
     """Return the command that trains the run again, with `more` flags."""
-    return shlex.join(["distgan", "train", "--config", str(run.folder / "config.json"), *more])
+    return shlex.join(["distgan", "train", "--config", str(run.folder / "config.json"), *_named_networks(run), *more])
+
+
+def _named_networks(run: Run) -> list[str]:
+    """Return the flag without which the networks of the run, if they are a user's own, are not executed."""
+    networks = run.config.model.networks
+    return ["--networks", networks] if networks else []

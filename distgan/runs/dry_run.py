@@ -18,7 +18,7 @@ from distgan.evaluation.targets import check_targets_fit, find_targets, read_tar
 from distgan.models.base import build_discriminator, build_generator, num_parameters
 from distgan.models.user_networks import load_networks
 from distgan.runs.run_dir import check_unused_folder
-from distgan.training.losses import has_penalty
+from distgan.training.losses import find_loss
 from distgan.training.session import check_classes
 from distgan.utils.paths import user_path
 
@@ -26,7 +26,7 @@ from distgan.utils.paths import user_path
 def plan(config: Config, preset: str) -> str:
     """Return a description of a training. Raises UserError for invalid data, batch size or folder; writes nothing."""
     config = load_networks(config)
-    with open_runtime(config, has_penalty=has_penalty(config.optim.loss)) as runtime:
+    with open_runtime(config, has_penalty=find_loss(config.optim.loss, config.model).penalty is not None) as runtime:
         return _plan(config, preset, runtime)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
-from distgan.checkpoint.export import Code, load_generator
+from distgan.checkpoint.export import CodeTrust, load_generator
 from distgan.config.command_settings import SampleConfig
 from distgan.config.flags import did_you_mean
 from distgan.config.image_spec import ImageSpec
@@ -54,7 +54,7 @@ def sample(source: str, config: SampleConfig) -> str:
         )
     out = output_file(config.out, _MARK, "image or .npz that distgan sample wrote")
     device = device_named(config.device)
-    loaded = load_generator(source, ema=config.ema, code=Code(config.networks, config.trust_networks))
+    loaded = load_generator(source, ema=config.ema, code=CodeTrust(config.networks, config.trust_networks))
     generator, run, notice, path = loaded.generator, loaded.config, loaded.notice, loaded.path
     for warning in loaded.warnings:
         print_line(f"warning: {warning}", error=True)
@@ -94,7 +94,7 @@ def draw_images(
     `given`: the hash of a program's modules. `labels_name`: what the classes are called in errors. Raises UserError.
     """
     device = device_named(config.device)
-    loaded = load_generator(source, ema=config.ema, code=Code(config.networks, config.trust_networks, given))
+    loaded = load_generator(source, ema=config.ema, code=CodeTrust(config.networks, config.trust_networks, given))
     model = loaded.config.model
     classes = torch.tensor(_class_indices(config.classes, model, labels_name))
     parts = _draw(loaded.generator.to(device), config, classes, model)

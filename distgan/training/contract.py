@@ -6,7 +6,8 @@ number of processes) is a note, and what it costs is left out of the training. O
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from itertools import chain
 from typing import Any
@@ -16,19 +17,17 @@ from torch import Tensor, nn
 
 from distgan.config.schema import Config
 from distgan.distributed.sharding import BatchShard
-from distgan.distributed.wrappers import LocalRuntime
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.layers import draw_from
-from distgan.models.user_networks import describe_error, loaded
+from distgan.models.user_networks import describe_error, describe_value, loaded
 from distgan.training.forward_watch import ForwardWatch, module_state, watched_draws
-from distgan.training.gan import Gan, Traits, build_gan
-from distgan.training.losses import with_penalty_weight
-from distgan.training.noise import Noise
-from distgan.training.step import build_step
-from distgan.utils.files import pack_tensors
+from distgan.training.gan import Traits
+from distgan.training.losses import find_loss
+from distgan.training.resume_trial import STEPS, ResumeTrial
+from distgan.training.trial_inputs import ROWS, draw_inputs, with_noise
+from distgan.training.weights_check import find_problem
 
-ROWS, STEPS, _SCALE = 4, 3, 4.0
+_SCALE = 4.0
 
 
 def check_contract(config: Config, device: torch.device) -> Traits:
@@ -55,31 +54,25 @@ class _Contract:
         self.where = f"--networks {networks.path}" if networks else f"--family {config.model.family}"
         self.root = networks.root if networks else None
         self.notes: list[str] = []
-        self.draws: dict[str, list[str]] = {"generator": [], "discriminator": []}
+        self.draws: dict[str, list[str]] = defaultdict(list)
         self.syncs: list[str] = []
 
     def check(self) -> Traits:
         generator, discriminator = self.build()
-        model = self.config.model
-        num = max(1, model.num_labels)
-        self.labels = torch.arange(ROWS, device=self.device) % num
-        source = torch.Generator().manual_seed(0)
-        shape: Any = generator.latent_shape
-        self.z = torch.randn((ROWS, *shape), generator=source).to(self.device)
-        spec = model.spec
-        size = (ROWS, spec.channels, spec.height, spec.width)
-        self.images = torch.rand(size, generator=source).mul(2).sub(1).to(self.device)
+        with self.errors_named("z of generator.latent_shape"):
+            self.inputs, self.others = (draw_inputs(generator, self.config.model, self.device, seed) for seed in (0, 1))
+        self.z, self.images, self.labels = self.inputs
         for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_parameters(name, network)
             self.check_can_be_copied(name, network)
         self.check_outputs(generator, discriminator)
+        self.check_loss()
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self.check_copy(name, network)
         self.check_gradients(generator, discriminator)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             self.check_state(name, network)
         g_mixes = self.mixes_rows("generator", generator)
-        d_mixes = self.mixes_rows("discriminator", discriminator)
+        mixes_by_layer = d_mixes = self.mixes_rows("discriminator", discriminator)
         if g_mixes or d_mixes:
             names = " and ".join(name for name, mixes in (("G", g_mixes), ("D", d_mixes)) if mixes)
             self.notes.append(
@@ -96,7 +89,8 @@ class _Contract:
         if d_mixes:
             self.notes.append("D mixes the images of a batch: real and generated images take separate passes")
         is_contiguous = not self.takes_channels_last(generator, discriminator)
-        traits = Traits(d_mixes, self.obstacle(), is_contiguous, tuple(self.notes))
+        depends = g_mixes or mixes_by_layer or any(self.draws.values())
+        traits = Traits(d_mixes, self.find_eager_only_reason(), is_contiguous, depends, tuple(self.notes))
         self.check_steps(traits)
         return traits
 
@@ -115,36 +109,16 @@ class _Contract:
             torch.manual_seed(0)
             pairs.append((build_generator(self.config.model), build_discriminator(self.config.model)))
         for name, one, other in zip(("generator", "discriminator"), *pairs, strict=True):
-            for key, value in one.state_dict().items():
-                if nn.parameter.is_lazy(value):
-                    layer = key.rpartition(".")[0]
-                    raise self.contract_error(
-                        f"{name}.{layer} has no shape before its first pass. Expected: nn.Linear(in, out) and the "
-                        "like, no lazy layer"
-                    )
-                if not torch.equal(value, other.state_dict()[key]):
-                    raise self.contract_error(
-                        f"{name}.{key} differs between two builds from the same seed, so that no run can be repeated. "
-                        "Expected: weights drawn by torch alone"
-                    )
+            if problem := find_problem(name, one, other):
+                raise self.contract_error(problem)
         generator, discriminator = (network.to(self.device) for network in pairs[0])
-        return generator, discriminator
-
-    def check_parameters(self, name: str, network: nn.Module) -> None:
-        if not list(network.parameters()):
+        shape = generator.latent_shape
+        if not isinstance(shape, tuple | list) or not all(type(each) is int and each > 0 for each in shape):
             raise self.contract_error(
-                f"{name} has no parameter. Expected: weights to train, as attributes of the module"
+                f"generator.latent_shape is {describe_value(shape)} ({shape}). Expected: the shape of one z without "
+                "the batch, as (8,)"
             )
-        for key, parameter in network.named_parameters():
-            if parameter.dtype != torch.float32:
-                raise self.contract_error(
-                    f"{name}.{key} is of {parameter.dtype}. Expected: torch.float32 (see --precision)"
-                )
-            if not parameter.requires_grad:
-                raise self.contract_error(
-                    f"{name}.{key} does not require a gradient, but a step trains all parameters. Expected: "
-                    "register_buffer for a constant"
-                )
+        return generator, discriminator
 
     # -- forward --------------------------------------------------------------------------------------
 
@@ -154,7 +128,7 @@ class _Contract:
         try:
             with watch.watching():
                 output = network(*inputs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.contract_error(f"{watch.layer} fails: {self.described(error)}", error) from error
         self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
         self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
@@ -171,6 +145,7 @@ class _Contract:
         return describe_error(error, self.root) if self.root else f"{type(error).__name__}: {error}"
 
     def check_outputs(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        largest = 0.0
         for is_training in (False, True):
             g, d = (self.with_noise(copy.deepcopy(each)).train(is_training) for each in (generator, discriminator))
             with torch.no_grad():
@@ -178,8 +153,8 @@ class _Contract:
                 self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
                 logits = self.run("discriminator", d, images, self.labels)
                 self.check_output("discriminator", logits, (ROWS, 1), "logits (N, 1)")
-        largest = float(images.abs().max())
-        with torch.no_grad():
+            largest = max(largest, float(images.abs().max()))
+        with torch.no_grad(), self.errors_named("generator with larger weights"):
             wide = self.with_noise(copy.deepcopy(generator)).train()
             for parameter in wide.parameters():
                 parameter.mul_(_SCALE)
@@ -194,15 +169,23 @@ class _Contract:
 
     def check_output(self, name: str, output: Any, shape: tuple[int, ...], what: str) -> None:
         if not isinstance(output, Tensor):
-            raise self.contract_error(f"{name} returns a {type(output).__name__}. Expected: a tensor, {what}")
+            raise self.contract_error(f"{name} returns {describe_value(output)}. Expected: a tensor, {what}")
         if tuple(output.shape) != shape:
             raise self.contract_error(f"{name} gives the shape {tuple(output.shape)}. Expected: {shape}, {what}")
         if output.dtype != torch.float32:
             raise self.contract_error(f"{name} gives {output.dtype}. Expected: torch.float32, {what}")
         if not output.isfinite().all():
             raise self.contract_error(
-                f"{name} gives NaN or infinite values with its first weights. Expected: finite {what}"
+                f"{name} gives NaN or infinite values before the first step. Expected: finite {what}"
             )
+
+    def check_loss(self) -> None:
+        """Call both functions of the loss, which may be that of the file; its penalty is a part of the steps."""
+        loss = find_loss(self.config.optim.loss, self.config.model)
+        logits = torch.linspace(-2, 2, ROWS, device=self.device).view(-1, 1)
+        for key, function in (("d_loss", loss.d_loss), ("g_loss", loss.g_loss)):
+            name = f"--loss {self.config.optim.loss}: {key}"
+            self.check_output(name, self.run(name, LossFunction(function), logits, -logits), (), "a scalar")
 
     def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:
         """Take a gradient of each network by the way that a step takes."""
@@ -250,8 +233,8 @@ class _Contract:
         saved = set(network.state_dict())
         buffers = {key: (value, value.clone()) for key, value in network.named_buffers()}
         before = {path: module_state(module) for path, module in network.named_modules()}
-        inputs = self.z if name == "generator" else self.images
-        network(inputs, self.labels).sum().backward()
+        with self.errors_named(f"a pass of {name} in training"):
+            network(self.inputs.of(name), self.labels).sum().backward()
         now = dict(network.named_buffers())
         for key, (value, old) in buffers.items():
             if now.get(key) is not value:
@@ -266,7 +249,7 @@ class _Contract:
                 )
         for path, module in network.named_modules():
             for key, value in module_state(module).items():
-                if before[path].get(key, _MISSING) != value:
+                if before.get(path, {}).get(key) != value:
                     full = ".".join(filter(None, (name, path, key)))
                     raise self.contract_error(
                         f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
@@ -288,8 +271,8 @@ class _Contract:
         """Copy the network as the moving average does: the copy may know nothing of the original."""
         original = copy.deepcopy(network)
         copies = [copy.deepcopy(original) for _ in range(2)]
-        inputs = self.z if name == "generator" else self.images
-        with torch.no_grad():
+        inputs = self.inputs.of(name)
+        with torch.no_grad(), self.errors_named(f"a copy of {name}"):
             before = copies[0].eval()(inputs, self.labels)
             kept = [parameter.clone() for parameter in network.parameters()]
             for parameter in (*network.parameters(), *original.parameters()):
@@ -306,32 +289,34 @@ class _Contract:
     # -- what is the same on many processes -----------------------------------------------------------
 
     def with_noise(self, network: nn.Module, shard: BatchShard | None = None) -> nn.Module:
-        """Let the network draw as in a step; by default for all rows."""
-        shard = shard or BatchShard()
-        shard.rows = range(ROWS)
-        noise = Noise((1,), self.device, shard)
-        noise.begin_step(torch.tensor([3, 4], dtype=torch.int32, device=self.device))
-        noise.begin_forward()
-        draw_from(network, noise)
-        return network
+        return with_noise(network, self.device, shard)
 
     def mixes_rows(self, name: str, network: nn.Module) -> bool:
-        """Return whether a row depends on others, but for BatchNorm: by what one of two processes would compute."""
-        if self.draws[name]:
-            return False  # nothing can be compared
-        inputs, outputs = self.z if name == "generator" else self.images, []
-        for shard in (BatchShard(), BatchShard(1, 2)):
+        """Return whether a row depends on others, but for BatchNorm.
+
+        By what one of two processes would compute; or, where torch's random numbers are drawn, which then differ too,
+        by the first row beside other ones.
+        """
+
+        def run(inputs: Tensor, rows: slice, shard: BatchShard) -> Tensor:
             own = self.with_noise(copy.deepcopy(network), shard).train()
             for module in own.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-            rows = slice(shard.rank, None, shard.world_size)
-            with torch.no_grad(), self.errors_named(f"{name} with a part of the batch"):
-                outputs.append(own(inputs[rows], self.labels[rows]))
-        full, every_second = outputs
+            torch.manual_seed(0)
+            with torch.no_grad(), self.errors_named(f"{name} with other rows of the batch"):
+                output: Tensor = own(inputs[rows], self.labels[rows])
+                return output
+
+        inputs, all_rows = self.inputs.of(name), slice(None)
+        full = run(inputs, all_rows, BatchShard())
+        if self.draws[name]:
+            beside = run(torch.cat([inputs[:1], self.others.of(name)[1:]]), all_rows, BatchShard())
+            return not torch.allclose(full[:1], beside[:1], rtol=1e-3, atol=1e-4)
+        every_second = run(inputs, slice(1, None, 2), BatchShard(1, 2))
         return not torch.allclose(full[1::2], every_second, rtol=1e-3, atol=1e-4)
 
-    def obstacle(self) -> str:
+    def find_eager_only_reason(self) -> str:
         """Note what was drawn and read, and return why neither a graph nor a compiler can take the steps."""
         draws, syncs = (list(dict.fromkeys(each)) for each in (chain(*self.draws.values()), self.syncs))
         if draws:
@@ -352,56 +337,36 @@ class _Contract:
 
     def check_steps(self, traits: Traits) -> None:
         """Take steps, save, load into other networks, and take more of them by both: these must end alike."""
-        optim = with_penalty_weight(self.config.optim, self.config.model.images, ROWS)
-        optim = optim.model_copy(update={"ema_decay": optim.ema_decay or 0.9, "d_microbatches": 1})
-        alone = LocalRuntime(self.device)
-        gans: list[Gan] = [build_gan(self.config.model, optim, seed, alone, traits=traits) for seed in (1, 2)]  # type: ignore[arg-type]
-        steps = [build_step(gan, optim, 0, 2 * STEPS) for gan in gans]
-
-        def take(index: int) -> None:
-            for _ in range(STEPS):
-                steps[index](self.images, self.labels, range(ROWS))
-
-        with self.errors_named(f"a step with --loss {optim.loss}"):
-            take(0)
-        state = gans[0].state()
-        try:
-            pack_tensors(state, {})
-        except Exception as error:
-            raise self.contract_error(f"its tensors can't be saved ({type(error).__name__}: {error})", error) from error
-        is_cuda = self.device.type == "cuda"
-        random_states = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None
-        take(0)
-        gans[1].load_state(state, STEPS, self.where)
-        torch.set_rng_state(random_states[0])
-        if random_states[1] is not None:
-            torch.cuda.set_rng_state(random_states[1], self.device)
-        take(1)
-        first, second = (gan.state() for gan in gans)
-        for key in first:
-            if not torch.equal(first[key], second[key]) and first[key].isfinite().all():
-                raise self.contract_error(
-                    f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
-                    "Expected: all that a pass depends on in parameters and buffers"
-                )
+        trial = ResumeTrial(self.config, self.device, traits)
+        with self.errors_named(f"a step with --loss {self.config.optim.loss}"):
+            trial.take_steps()
+        with self.errors_named("a checkpoint of its tensors"):
+            trial.save()
+        if key := trial.find_difference(self.where):
+            raise self.contract_error(
+                f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
+                "Expected: all that a pass depends on in parameters and buffers"
+            )
 
     @contextmanager
     def errors_named(self, what: str) -> Iterator[None]:
         try:
             yield
-        except UserError:
+        except (UserError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+        except (Exception, SystemExit) as error:
             raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
 
 
-class _Missing:
-    pass
+class LossFunction(nn.Module):
+    """A function of a loss as a network, whose calls can be watched."""
 
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self.function = function
 
-_MISSING = _Missing()
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
 
 
 def _first(found: list[str]) -> str:

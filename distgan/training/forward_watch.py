@@ -16,7 +16,7 @@ from distgan.errors import print_line
 from distgan.models.layers import drawing_layers
 
 # Calls that read or write values on the host, and leave no trace among the operators.
-_ON_HOST = {"tolist": "tolist", "numpy": "numpy", "cpu": "cpu"}
+_ON_HOST = ("tolist", "numpy", "cpu")
 _MADE_ON_HOST = ("lift_fresh",)  # torch.tensor(...): a copy from the host
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -42,22 +42,24 @@ class ForwardWatch:
         """Watch the calls of the network within the block."""
         out = StringIO()
         before = random.getstate(), _numpy_state()
-        with ExitStack() as stack:
-            for name, module in self.network.named_modules():
-                full = f"{self.name}.{name}" if name else self.name
-                words = f"{full} ({type(module).__name__})"
-                stack.callback(
-                    module.register_forward_pre_hook(lambda *_, words=words: self._stack.append(words)).remove
-                )
-                stack.callback(module.register_forward_hook(lambda *_: self._leave()).remove)
-            stack.enter_context(redirect_stdout(out))
-            stack.enter_context(_Operators(self))
-            stack.enter_context(_Calls(self))
-            yield self
+        try:
+            with ExitStack() as stack:
+                for name, module in self.network.named_modules():
+                    full = f"{self.name}.{name}" if name else self.name
+                    words = f"{full} ({type(module).__name__})"
+                    stack.callback(
+                        module.register_forward_pre_hook(lambda *_, words=words: self._stack.append(words)).remove
+                    )
+                    stack.callback(module.register_forward_hook(lambda *_: self._leave()).remove)
+                stack.enter_context(redirect_stdout(out))
+                stack.enter_context(_Operators(self))
+                stack.enter_context(_Calls(self))
+                yield self
+        finally:
+            self.printed += out.getvalue()
+            if out.getvalue():
+                print_line(out.getvalue().rstrip("\n"), error=True)
         self._stack.clear()
-        self.printed += out.getvalue()
-        if out.getvalue():
-            print_line(out.getvalue().rstrip("\n"), error=True)
         if before[0] != random.getstate():
             self.foreign.append("Python's random")
         if before[1] != _numpy_state():

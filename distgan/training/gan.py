@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from distgan.config.registry import Loss
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.data.base import Dataset
 from distgan.data.clustering import cluster_within
@@ -17,6 +18,7 @@ from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import draw_from
+from distgan.training.losses import find_loss
 from distgan.training.lr_schedule import Ema
 from distgan.training.noise import Noise
 
@@ -25,12 +27,14 @@ class Traits(NamedTuple):
     """Properties of a user's networks that `contract.py` has found; those of a family have none of them.
 
     `d_mixes_rows`: D's logit of an image depends on the others of the batch. `eager_only`: see `Gan`.
-    `is_contiguous`: they view tensors in a way that weights with channels last do not allow.
+    `is_contiguous`: they view tensors in a way that weights with channels last do not allow. `depends_on_processes`:
+    the result does on their number.
     """
 
     d_mixes_rows: bool = False
     eager_only: str = ""
     is_contiguous: bool = False
+    depends_on_processes: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -50,6 +54,7 @@ class Gan:
     ema: Ema | None
     shard: BatchShard
     noise: Noise
+    loss: Loss
     is_replicated: bool = True
     step: int = 0
     g_draws: bool = False
@@ -184,14 +189,16 @@ def build_gan(
         generator = convert_sync_batchnorm(generator, shard, runtime.device)
         discriminator = convert_sync_batchnorm(discriminator, shard, runtime.device)
     draw_from(discriminator, noise)
-    discriminator.mixes_rows = traits.d_mixes_rows  # type: ignore[assignment]  # Module's have no types
+    # On the module, as a penalty is given no more; by a name that no user's attribute has.
+    discriminator._distgan_mixes_rows = traits.d_mixes_rows  # type: ignore[assignment]
     # Copied before it is wrapped: the wrapped forward runs under autocast.
     ema = Ema(generator) if optim.ema_decay else None
     g_draws = draw_from(generator, noise)
     g = runtime.wrap_network("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
     d = runtime.wrap_network("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
     is_replicated = sync_batch_norm or runtime.world_size == 1
-    return Gan(g, d, ema, shard, noise, is_replicated, g_draws=g_draws, eager_only=traits.eager_only)
+    loss = find_loss(optim.loss, model)
+    return Gan(g, d, ema, shard, noise, loss, is_replicated, g_draws=g_draws, eager_only=traits.eager_only)
 
 
 def _adam(network: nn.Module, lr: float, config: OptimConfig, runtime: Runtime) -> Adam:

@@ -1,4 +1,4 @@
-"""The losses and gradient penalties that `config.registry.LOSSES` names."""
+"""The losses and gradient penalties that `config.registry.LOSSES` names, and that of a user's file."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distgan.config.image_spec import MNIST_SPEC, ImageSpec
-from distgan.config.registry import LOSSES
-from distgan.config.schema import OptimConfig
+from distgan.config.image_spec import MNIST_SPEC
+from distgan.config.registry import LOSSES, OWN_LOSS, Loss
+from distgan.config.schema import ModelConfig, OptimConfig
+from distgan.models.user_networks import loaded
 
 Uniform = Callable[[], Tensor]
+
+
+def find_loss(name: str, model: ModelConfig) -> Loss:
+    """Return the loss of that name; OWN_LOSS is that of the model's file, which is loaded by now."""
+    if name != OWN_LOSS:
+        return LOSSES[name]
+    networks = loaded(model)
+    assert networks is not None, "models.user_networks.load_networks comes first"
+    assert networks.loss is not None
+    return networks.loss
 
 
 def bce_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -66,36 +77,31 @@ def r1(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uni
 
 def r1_r2(discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, uniform: Uniform) -> Tensor:
     """Return |dD/dx|^2 / 2 on real images and on fakes, added (Huang et al. 2024); the weight is its gamma."""
-    if getattr(discriminator, "mixes_rows", False):
+    if getattr(discriminator, "_distgan_mixes_rows", False):
         return r1(discriminator, real, fake, labels, uniform) + r1(discriminator, fake, real, labels, uniform)
     images = torch.cat([real, fake])
     return _squared_gradient_norms(discriminator, images, torch.cat([labels, labels])).mean()
 
 
-def with_penalty_weight(config: OptimConfig, images: ImageSpec, batch_size: int) -> OptimConfig:
-    """Return the settings with a number for a `penalty_weight` of "auto".
+def with_penalty_weight(config: OptimConfig, model: ModelConfig, batch_size: int) -> OptimConfig:
+    """Return the settings with a number for a `penalty_weight` of "auto", for the loss and the images of `model`.
 
     The weight scales with pixels / batch size, as R1's in StyleGAN2-ADA, 0.0002 * pixels / batch (Karras et al. 2020,
     appendix C). The loss's default weight sets the scale.
     """
     if config.penalty_weight != "auto":
         return config
-    loss, weight = LOSSES[config.loss], LOSSES[config.loss].penalty_weight
+    loss, images = find_loss(config.loss, model), model.images
+    weight = loss.penalty_weight
     if loss.penalty_batch is not None:
         pixels = images.height * images.width / (MNIST_SPEC.height * MNIST_SPEC.width)
         weight = float(f"{weight * pixels * loss.penalty_batch / batch_size:.4g}")
     return config.model_copy(update={"penalty_weight": weight})
 
 
-def penalty_weight(config: OptimConfig) -> float:
+def penalty_weight(config: OptimConfig, loss: Loss) -> float:
     """Return the weight of the loss's gradient penalty, 0 for a loss without one."""
-    loss = LOSSES[config.loss]
     if loss.penalty is None:
         return 0.0
     assert config.penalty_weight != "auto", "a Session replaces it by a number"
     return loss.penalty_weight if config.penalty_weight is None else config.penalty_weight
-
-
-def has_penalty(name: str) -> bool:
-    """True if a loss has a gradient penalty, which differentiates D twice."""
-    return LOSSES[name].penalty is not None

@@ -25,6 +25,7 @@ class Noise:
         self._step_key = self.key = torch.zeros(2, dtype=torch.int32, device=device)
         self.rows = torch.zeros(1, dtype=torch.int32, device=device)
         self._passes = self._draws = 0
+        self._calls: dict[int, int] = {}  # of `bits` in the current pass, by salt
         self._kept_columns: dict[int, Tensor] = {}
         self._kept_rows: dict[tuple[Tensor, int, int], Tensor] = {}
 
@@ -48,6 +49,7 @@ class Noise:
     def begin_forward(self) -> None:
         """Begin a forward pass with dropout, with new masks."""
         self._passes += 1
+        self._calls = {}
         self.key = stream_key(self._step_key, 2 * self._passes)
         self.rows = self.shard.row_indices(self.device)
 
@@ -74,8 +76,12 @@ class Noise:
     def bits(self, shape: torch.Size, salt: int) -> Tensor:
         """Return 16 random bits per element as integers from -2**15, int16 or int32; (B * N, ...) for B blocks of rows.
 
-        In channels_last memory format, as the images that it masks.
+        Each call of a salt within a pass gives others, as a layer may run several times. In channels_last memory
+        format, as the images that it masks.
         """
+        call = self._calls.get(salt, 0)
+        self._calls[salt] = call + 1
+        key = stream_key(self.key, call << 16) if call else self.key  # beyond the streams of a step's passes
         num, per_row = shape[0], math.prod(shape[1:])
         words = -(-per_row // 2)
         blocks, rest = divmod(num, len(self.rows))
@@ -88,11 +94,11 @@ class Noise:
             # The same bits per element, so that a fused kernel computes them in registers.
             block, index = (torch.arange(n, dtype=torch.int32, device=self.device) for n in (blocks, per_row))
             rows = counters(_rows_of_blocks(self.rows, block), words)
-            word = counter_hash(rows, counters(index >> 1, 1), self.key, salt)
+            word = counter_hash(rows, counters(index >> 1, 1), key, salt)
             drawn = torch.where(index & 1 == 1, word >> 16, (word << 16) >> 16)
         else:
             rows = self._row_counters(self.rows, blocks, words)
-            words_drawn = counter_hash(rows, self._column_counters(words), self.key, salt)
+            words_drawn = counter_hash(rows, self._column_counters(words), key, salt)
             drawn = words_drawn.view(torch.int16)[:, :per_row]
         if len(shape) == 2:
             return drawn

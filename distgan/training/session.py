@@ -19,7 +19,7 @@ from distgan.training.contract import check_contract
 from distgan.training.engines.engine import Clock, Engine, build_engine
 from distgan.training.engines.graphs import Capture
 from distgan.training.gan import NO_TRAITS, Traits, build_gan
-from distgan.training.losses import has_penalty, with_penalty_weight
+from distgan.training.losses import find_loss, with_penalty_weight
 from distgan.utils.provenance import Startup
 
 
@@ -55,7 +55,7 @@ class Session:
         fingerprint = self.fingerprint if data.path else None  # of a user's own images
         self.batch_size = global_batch_size(config.data, runtime.world_size)
         config = config.resolved(data.path or data.name, runtime.precision, data.spec, fingerprint)
-        optim = with_penalty_weight(config.optim, data.spec, self.batch_size)
+        optim = with_penalty_weight(config.optim, config.model, self.batch_size)
         self.config = config = config.model_copy(update={"optim": optim})
         startup.mark("data")
         self.traits = traits or NO_TRAITS
@@ -128,7 +128,8 @@ def open_session(
     """
     startup = startup or Startup()
     config = load_networks(config)  # before the ranks compare its hash
-    context = nullcontext(runtime) if runtime else open_runtime(config, has_penalty=has_penalty(config.optim.loss))
+    has_penalty = find_loss(config.optim.loss, config.model).penalty is not None
+    context = nullcontext(runtime) if runtime else open_runtime(config, has_penalty=has_penalty)
     with context as runtime:
         startup.mark("processes")
         yield Session(config, runtime, dataset=dataset, startup=startup)

@@ -6,7 +6,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from distgan.config.registry import LOSSES, ORDERS
+from distgan.config.registry import ORDERS
 from distgan.config.schema import OptimConfig
 from distgan.training.gan import Gan
 from distgan.training.losses import penalty_weight
@@ -39,8 +39,8 @@ def build_step(gan: Gan, config: OptimConfig, seed: int, total_steps: int) -> St
 def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     """Return the device-only step of the configured loss and update order."""
     G, D, shard, noise = gan.g, gan.d, gan.shard, gan.noise
-    loss, order = LOSSES[config.loss], ORDERS[config.order]
-    weight = penalty_weight(config)
+    loss, order = gan.loss, ORDERS[config.order]
+    weight = penalty_weight(config, loss)
 
     def d_backward(real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Accumulate D's gradients: by one pass of real and fake joined, which equals two, or by two if D mixes rows.
@@ -58,7 +58,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
 
         for index, (rows, share) in enumerate(shard.microbatches(config.d_microbatches)):
             with D.accumulating(is_last=index == config.d_microbatches - 1):
-                if D.module.mixes_rows:
+                if D.module._distgan_mixes_rows:
                     noise.begin_forward()
                     real_logits = D(real[rows], labels[rows])
                     noise.begin_forward()

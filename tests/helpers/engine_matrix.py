@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
+from distgan.models.user_networks import load_networks
 from distgan.training.engines.engine import Engine
 from distgan.training.session import Session
 from helpers.fake_cuda_graph import capture
@@ -51,15 +54,16 @@ class Training:
     ):  # fmt: skip
         model, optim, precision = RECIPES[recipe]
         width = 0.1 if "family" in model else 0.05
-        if "networks" in model:
-            model = model | {"networks": path_of(model["networks"])}
-        self.config = Config(
-            model=ModelConfig(**({"width": width} | model)),
-            data=DataConfig(batch_size=BATCH, flip=recipe in IMAGES),
-            optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
-            # Runtime rejects graph engines on a CPU: the name is set below.
-            run=RunConfig(device=device, engine="auto" if capture else engine, precision=precision, seed=5),
-        )
+        with TemporaryDirectory() as folder:
+            if "networks" in model:
+                model = model | {"networks": path_of(model["networks"], Path(folder))}
+            self.config = load_networks(Config(
+                model=ModelConfig(**({"width": width} | model)),
+                data=DataConfig(batch_size=BATCH, flip=recipe in IMAGES),
+                optim=OptimConfig(**({"g_lr": 1e-3, "d_lr": 1e-3} | optim)),
+                # Runtime rejects graph engines on a CPU: the name is set below.
+                run=RunConfig(device=device, engine="auto" if capture else engine, precision=precision, seed=5),
+            ))  # fmt: skip
         AcceleratorState._reset_state(reset_partial_state=True)
         self.runtime = Runtime(self.config)
         self.config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"engine": engine})})

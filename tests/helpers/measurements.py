@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from distgan.benchmark.measurement import Facts, Measurement, RunResult
+from distgan.benchmark.measurement import Facts, Measurement, TimedRun
 from distgan.benchmark.options import ScalingConfig
 from distgan.benchmark.ratios import derive
 from distgan.benchmark.results import SpeedResults
@@ -22,12 +22,12 @@ def tiny(out: object = None, **more: Any) -> ScalingConfig:
     return ScalingConfig.model_validate(settings | more)
 
 
-def a_round(*step_s: float, number: int = 0, images: int = 32, passed: bool = True, **more: Any) -> RunResult:
+def a_round(*step_s: float, number: int = 0, images: int = 32, passed: bool = True, **more: Any) -> TimedRun:
     """Return a round with a repeat for each of these seconds per step; without repeats if the gate failed."""
     repeats = [{"seconds": seconds, "host_s": seconds, "steps": 1, "images": images} for seconds in step_s]
     engine = {"asked": "auto", "name": "eager", "why": "as requested"}
     values = {"number": number, "engine": engine, "gate": GATE | {"passed": passed}, "repeats": repeats * passed}
-    return RunResult.model_validate(values | more)
+    return TimedRun.model_validate(values | more)
 
 
 def measured(*rounds: list[float], **more: Any) -> Measurement:

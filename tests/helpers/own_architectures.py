@@ -1,4 +1,4 @@
-"""Public architectures, written anew as a user's files: each trains, or is refused with the sentence beside it."""
+"""Public architectures, written anew as a user's files: each trains, with the notes beside it."""
 
 HEAD = """\
 import torch
@@ -8,8 +8,17 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import distgan.noise
 """
 
+SIZED = """
+def build_generator(spec, num: int = 8):
+    return Generator(spec, num)
+
+def build_discriminator(spec, num: int = 8):
+    return Discriminator(spec, num)
+"""
+
 # The shape of PyTorch's DCGAN example: BatchNorm in both, initial weights by apply().
-DCGAN = """
+DCGAN = (
+    """
 def init(layer):
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -43,16 +52,13 @@ class Discriminator(nn.Module):
 
     def forward(self, images, labels):
         return self.main(images)
-
-def build_generator(spec, ngf: int = 8):
-    return Generator(spec, ngf)
-
-def build_discriminator(spec, ndf: int = 8):
-    return Discriminator(spec, ndf)
 """
+    + SIZED
+)
 
 # SNGAN-ResNet: residual blocks, conditional BatchNorm in G, spectral norm and a projection in D.
-SNGAN = """
+SNGAN = (
+    """
 class ConditionalNorm(nn.Module):
     def __init__(self, num, classes):
         super().__init__()
@@ -113,13 +119,9 @@ class Discriminator(nn.Module):
         h = F.relu(self.blocks(images)).sum((2, 3))
         out = self.last(h)
         return out if self.embed is None else out + (self.embed(labels) * h).sum(1, keepdim=True)
-
-def build_generator(spec, num: int = 8):
-    return Generator(spec, num)
-
-def build_discriminator(spec, num: int = 8):
-    return Discriminator(spec, num)
 """
+    + SIZED
+)
 
 # SAGAN: attention over places in both.
 ATTENTION = """

@@ -1,11 +1,11 @@
 """Files of networks as a user writes them."""
 
-import atexit
 import os
-import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from distgan.models import user_networks
 from helpers.own_architectures import HEAD, TRAINS
 
 # Dropout and spectral norm in D, BatchNorm in G, labels by embedding; any size and number of classes.
@@ -56,13 +56,30 @@ def build_discriminator(spec, width: int = 24, dropout: float = 0.3):
 """
 
 
-def path_of(name: str) -> str:
-    """Return a file of this process with the pair, or with an architecture of own_architectures.py."""
-    path = Path(tempfile.gettempdir()) / f"distgan-own-{os.getpid()}" / f"{name}.py"
+def path_of(name: str, folder: Path) -> str:
+    """Write the pair, or an architecture of own_architectures.py, for this process, and return the file."""
+    path = folder / f"own-{os.getpid()}" / f"{name}.py"
     path.parent.mkdir(exist_ok=True)
-    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
     path.write_text(PAIR if name == "pair" else HEAD + TRAINS[name][0])
     return str(path)
+
+
+# A file's own loss: one of the registry, by its name.
+LOSS = """
+
+def build_loss():
+    from distgan.config.registry import LOSSES
+
+    return LOSSES["{}"]
+"""
+
+
+@contextmanager
+def none_loaded() -> Iterator[None]:
+    """Know no file of another test within the block, as at the start of a process, and none of these after it."""
+    user_networks._loaded.clear()
+    yield
+    user_networks._loaded.clear()
 
 
 def write_pair(folder: Path, name: str = "my_gan.py", *changes: tuple[str, str]) -> Path:

@@ -91,9 +91,9 @@ DEVICE = os.environ.get("PARITY_DEVICE", "cpu")
 ENGINE = os.environ.get("PARITY_ENGINE", "eager")
 
 
-def train(recipe: Recipe, runtime: Runtime) -> dict[str, torch.Tensor]:
-    """Return the state after the steps, with the STATS of each step under `stats`."""
-    networks = path_of(recipe.networks) if recipe.networks else None
+def train(recipe: Recipe, runtime: Runtime, folder: Path | None = None) -> dict[str, torch.Tensor]:
+    """Return the state after the steps, with the STATS of each step under `stats`. `folder`: for a file of networks."""
+    networks = path_of(recipe.networks, folder) if recipe.networks and folder else None
     model = ModelConfig(
         name=recipe.model, family=None if networks else recipe.family, networks=networks, width=recipe.width,
         dropout=recipe.dropout, clusters=recipe.clusters,
@@ -154,7 +154,7 @@ def main() -> None:
         assert runtime.world_size == world_size
         for name in fitting:
             torch.set_default_dtype(RECIPES[name].dtype)
-            state = train(RECIPES[name], runtime)
+            state = train(RECIPES[name], runtime, folder)
             if runtime.is_main:
                 prefix = "" if stage is None else f"zero{stage}-"
                 save_file(state, folder / f"{prefix}{name}.safetensors")

@@ -36,7 +36,7 @@ def flags_of(name: str, place: str) -> list[str]:
     # Every other case has the report's networks, every fifth a user's own, and every third no moving average.
     family = ["--family", "report2023", "--width", "0.02"] if index % 2 else ["--family", "dcgan", "--width", "0.05"]
     if index % 5 == 4:
-        family = ["--networks", path_of("pair")]
+        family = ["--networks", path_of("pair", Path(place))]
     return [
         *("--preset", f"{model}-quick", *family, "--dropout", "0.3", "--loss", loss, "--order", order),
         *("--lr-schedule", schedule, "--ema-decay", "0" if index % 3 == 0 else "0.9", "--data", "digits"),

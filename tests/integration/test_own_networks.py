@@ -63,11 +63,22 @@ def test_doctor_proves_what_takes_two_processes(distgan: Run, tmp_path: Path) ->
     images = np.zeros((20, 3, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "colour.npz", images=images)
     (tmp_path / "dcgan.py").write_text(HEAD + TRAINS["dcgan"][0])
-    flags = ("--networks", "dcgan.py", "--data", "colour.npz", "--model", "vanilla", "--model-arg", "ngf=4")
+    flags = ("--networks", "dcgan.py", "--data", "colour.npz", "--model", "vanilla", "--model-arg", "num=4")
     report = json.loads(distgan.ok("doctor", *flags, "--json").stdout)
     assert report["can_train"]
     assert {check["what"]: check["state"] for check in report["checks"]}["processes"] == "ok"
     assert any("separate passes" in check["text"] for check in report["checks"])
+
+
+def test_doctor_takes_steps_with_the_loss_of_the_file(distgan: Run, tmp_path: Path) -> None:
+    path = write_pair(tmp_path)
+    loss = "from distgan.config.registry import LOSSES, Loss\n\ndef of_d(real, fake):\n    raise ValueError('mine')\n\n"
+    path.write_text(path.read_text() + loss + "def build_loss():\n    return Loss('', of_d, LOSSES['bce'].g_loss)\n")
+    result = distgan("doctor", "--networks", "my_gan.py")
+    assert result.returncode == 1
+    found = words(result.stdout)
+    assert "--loss own" in found
+    assert "ValueError: mine" in found
 
 
 def test_doctor_names_what_breaks_the_contract(distgan: Run, tmp_path: Path) -> None:

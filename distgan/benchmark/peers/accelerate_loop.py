@@ -5,7 +5,6 @@ from accelerate import Accelerator
 from torch import optim
 
 from distgan.benchmark.peers import common
-from distgan.config.registry import LOSSES
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
         opt_d.step()
 
         opt_g.zero_grad()
-        loss_g = LOSSES[settings.loss].g_loss(discriminator(fake, labels), real_logits)
+        loss_g = common.loss_of(config).g_loss(discriminator(fake, labels), real_logits)
         accelerator.backward(loss_g)
         opt_g.step()
         average(network)

@@ -16,18 +16,28 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from distgan.benchmark.measurement import RunSpec
-from distgan.config.registry import LOSSES
+from distgan.config.registry import Loss
 from distgan.config.schema import Config
 from distgan.data.base import data_folder
 from distgan.data.clustering import cluster_within
+from distgan.data.loader import global_batch_size
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Conv2d, Dropout
-from distgan.training.losses import penalty_weight
+from distgan.models.user_networks import load_networks
+from distgan.training.losses import find_loss, penalty_weight, with_penalty_weight
 
 
 def read_spec() -> RunSpec:
     """Return the RunSpec in the program's argument, as JSON: a config for MNIST, and the number of steps to time."""
-    return RunSpec.model_validate_json(sys.argv[1])
+    spec = RunSpec.model_validate_json(sys.argv[1])
+    config = load_networks(spec.config)
+    optim = with_penalty_weight(config.optim, config.model, global_batch_size(config.data, 1))
+    return spec.model_copy(update={"config": config.model_copy(update={"optim": optim})})
+
+
+def loss_of(config: Config) -> Loss:
+    """Return the loss that a config names."""
+    return find_loss(config.optim.loss, config.model)
 
 
 def build_networks(config: Config) -> tuple[nn.Module, nn.Module]:
@@ -55,10 +65,10 @@ def d_loss(
     discriminator: nn.Module, real: Tensor, fake: Tensor, labels: Tensor, config: Config
 ) -> tuple[Tensor, Tensor]:
     """Return D's loss with its penalty, and its logits on the real images, detached."""
-    loss = LOSSES[config.optim.loss]
+    loss = loss_of(config)
     real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
     total = loss.d_loss(real_logits, fake_logits)
-    if loss.penalty is not None and (weight := penalty_weight(config.optim)):
+    if loss.penalty is not None and (weight := penalty_weight(config.optim, loss)):
         uniform = lambda: torch.rand(len(real), device=real.device)  # noqa: E731
         total = total + weight * loss.penalty(discriminator, real, fake, labels, uniform)
     return total, real_logits.detach()

@@ -4,7 +4,6 @@ import torch
 from torch import optim
 
 from distgan.benchmark.peers import common
-from distgan.config.registry import LOSSES
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
 
         generator.zero_grad()
         with autocast:
-            loss_g = LOSSES[settings.loss].g_loss(discriminator(fake, labels), real_logits)
+            loss_g = common.loss_of(config).g_loss(discriminator(fake, labels), real_logits)
         loss_g.backward()
         opt_g.step()
         average(generator)

@@ -91,7 +91,7 @@ def _compile_if_faster(builder: EngineBuilder, plain: Graphs, plain_s: float, wh
         uncompile(builder.gan)
         return builder.engine("graph", f"{why}; not compiled inside: {reason}", plain)
 
-    if penalty_weight(builder.config.optim):
+    if penalty_weight(builder.config.optim, builder.gan.loss):
         return keep_plain("the penalty needs a second derivative, which torch.compile lacks")
     pays, estimate = compiling_pays(builder.steps_left, plain_s, FIRST_BLOCK_S)
     if not pays:

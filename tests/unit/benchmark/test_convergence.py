@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from helpers.own_networks import LOSS, none_loaded, write_pair
 from helpers.runs import ROOT, Capture, MonkeyPatch, expect_user_error
 from scipy.stats import logrank
 
@@ -25,8 +27,9 @@ from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.plots import over_runs, plot_convergence
 from distgan.benchmark.tables import print_convergence
 from distgan.cli import run_command
+from distgan.data.base import Dataset
 from distgan.errors import CommandFailed, UserError
-from distgan.evaluation.targets import Evaluation
+from distgan.evaluation.targets import Evaluation, Protocol
 from distgan.training.engines.selection import EngineSelection
 
 
@@ -160,6 +163,28 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
             dealt(**{key: 5})
     assert arms.slots(ConvergenceConfig(), is_cuda=False) == [{}]
     assert len(arms.slots(ConvergenceConfig(jobs=3), is_cuda=False)) == 3
+
+
+def test_the_contents_of_a_users_file_are_a_part_of_a_study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Its place is not: a study may go on elsewhere, but not with other networks or another loss."""
+    images = torch.zeros(1000, 28, 28, dtype=torch.uint8)
+    monkeypatch.setattr(arms, "_load", lambda config: Dataset("digits", images, torch.arange(1000) % 10, "nowhere"))
+    protocol = Protocol(num=100, evaluations_per_epoch=4, hold=1)
+
+    def facts(folder: str, text: str) -> dict[str, Any]:
+        path = write_pair(tmp_path / folder)
+        path.write_text(path.read_text() + text)
+        toml = path.with_name("mine.toml")
+        toml.write_text("[model]\nname = 'cgan'\nnetworks = 'my_gan.py'\n[data]\nname = 'digits'\n")
+        config = ConvergenceConfig(preset=str(toml))
+        with none_loaded():
+            (arm,) = arms.arms(config, protocol, Path("targets.toml"), 1, is_cuda=False)
+        assert arm.words[:2] == ["--config", str(toml)]
+        return arm.facts().model_dump()
+
+    assert facts("a", "") == facts("b", "") != facts("c", "\n")
+    assert facts("a", "")["config"]["optim"]["loss"] == "bce"
+    assert facts("a", LOSS.format("hinge"))["config"]["optim"]["loss"] == "own"
 
 
 def test_under_nohup_a_bench_outlives_its_terminal() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,21 @@ import numpy as np
 import pytest
 import torch
 from helpers.measurements import a_round, derived, measured, saved, tiny
-from helpers.own_networks import write_pair
+from helpers.own_networks import LOSS, none_loaded, write_pair
 from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, expect_user_error, fits
 
 from distgan.benchmark import configurations, flops, results, speed, worker
 from distgan.benchmark.compare import ratio
 from distgan.benchmark.configurations import Point, count_images, points, scaling_cells, throughput_cells, world_sizes
-from distgan.benchmark.measurement import RunResult, RunSpec, Spread
+from distgan.benchmark.measurement import RunSpec, Spread, TimedRun, TimingSettings
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
+from distgan.benchmark.peers import common
 from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import print_speeds
 from distgan.benchmark.worker import message_sizes, time_on_ranks
 from distgan.cli import run_command
 from distgan.config.presets import training_of
+from distgan.config.registry import LOSSES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
@@ -60,7 +63,7 @@ def spec(**run: Any) -> RunSpec:
     return RunSpec(config=config, gate_steps=2, warmup=1, steps=2, repeats=5)
 
 
-def answering(monkeypatch: MonkeyPatch, answer: Callable[[Config, int], RunResult]) -> None:
+def answering(monkeypatch: MonkeyPatch, answer: Callable[[Config, int], TimedRun]) -> None:
     """Let the processes of a benchmark say what a test wants, by their config and their number."""
 
     def outcome(words: list[str], config: object, world_size: int) -> dict[str, Any]:
@@ -115,6 +118,45 @@ def test_any_preset_and_file_is_a_cell_that_trains_as_it_does(tmp_path: Path) ->
     # A cell's id tells other networks than the preset's from its own.
     seed = ThroughputConfig(presets=["cgan-quick"], family="seed", precisions=["fp32"])
     assert [each.id for each in throughput_cells(seed, CPU)] == ["cgan-quick/auto/fp32/128/alternating/report2023"]
+
+
+def test_networks_that_a_run_names_are_not_executed(tmp_path: Path) -> None:
+    """A .toml that names them is the user's own; a run may be anyone's."""
+    path = write_pair(
+        tmp_path, "my_gan.py", ("import torch\n", "import torch\nopen(__file__ + '.executed', 'w').close()\n")
+    )
+    text = json.dumps({"model": {"name": "cgan", "networks": str(path)}})
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "mine.toml").write_text("[model]\nname = 'cgan'\nnetworks = 'my_gan.py'\n")
+    preset = str(tmp_path / "config.json")
+    for call in (
+        lambda: throughput_cells(ThroughputConfig(presets=[preset]), CPU),
+        lambda: scaling_cells(ScalingConfig(preset=preset, processes=[1]), CPU),
+    ):
+        with expect_user_error(f"{tmp_path}: ... my_gan.py ... [networks-not-trusted]"):
+            call()
+    assert not (tmp_path / "my_gan.py.executed").exists()
+    cells = throughput_cells(ThroughputConfig(presets=[str(tmp_path / "mine.toml")]), CPU)
+    assert cells[0].family == "my_gan.py"
+    assert (tmp_path / "my_gan.py.executed").exists()
+
+
+def test_a_files_loss_is_measured_as_it_is_trained_by_plain_loops_too(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    path = write_pair(tmp_path)
+    path.write_text(path.read_text() + LOSS.format("wgan-gp"))
+    (tmp_path / "mine.toml").write_text("[model]\nname = 'cgan'\nnetworks = 'my_gan.py'\n")
+    (cell, *_) = throughput_cells(ThroughputConfig(presets=[str(tmp_path / "mine.toml")], precisions=["fp32"]), CPU)
+    assert cell.training["optim"]["loss"] == "own"
+    assert cell.flops_per_image is None, "it has a penalty"
+    with none_loaded():
+        text = configurations.command(cell, TimingSettings(gate_steps=1, warmup=1, steps=1, repeats=1), None)[-1]
+        monkeypatch.setattr(sys, "argv", ["", text])
+        config = common.read_spec().config
+        generator, discriminator = common.build_networks(config)
+        real, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
+        fake = generator(common.draw_z(4, generator, CPU), labels)
+        assert common.d_loss(discriminator, real, fake.detach(), labels, config)[0].isfinite()
+        assert common.loss_of(config) is LOSSES["wgan-gp"]
 
 
 def test_each_point_of_scaling_is_measured_once_and_trains_as_its_preset_does() -> None:
@@ -324,7 +366,7 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
     """In the second round, when there already was one."""
     calls: list[str] = []
 
-    def answer(config: Config, world_size: int) -> RunResult:
+    def answer(config: Config, world_size: int) -> TimedRun:
         calls.append(config.optim.order)
         return a_round(*[0.25] * 5, passed=len(calls) < 4 or config.optim.order != "alternating-fresh")
 
@@ -346,7 +388,7 @@ def test_a_failed_gate_prints_no_speed(monkeypatch: MonkeyPatch, capsys: Capture
 def test_a_failing_cell_leaves_the_others(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:
     turns: list[int] = []
 
-    def answer(config: Config, world_size: int) -> RunResult:
+    def answer(config: Config, world_size: int) -> TimedRun:
         if turns:  # what was measured is on the disk before the next turn
             found = results.read(tmp_path, SpeedResults)
             assert found.is_partial
@@ -389,7 +431,7 @@ def test_a_fallback_and_a_change_of_engines_stand_above_the_tables(capsys: Captu
 def test_what_was_measured_outlives_ctrl_c_and_says_so(
     monkeypatch: MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
-    def answer(config: Config, world_size: int) -> RunResult:
+    def answer(config: Config, world_size: int) -> TimedRun:
         if config.run.precision == "bf16":
             raise KeyboardInterrupt
         return a_round(*[0.5] * 5)

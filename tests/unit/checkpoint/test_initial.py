@@ -13,7 +13,7 @@ from helpers.runs import Capture, MonkeyPatch, Run, assert_user_error, checkpoin
 from helpers.small_runs import make_cheap
 
 from distgan.checkpoint.format import read_checkpoint
-from distgan.checkpoint.initial import read_initial, start_from
+from distgan.checkpoint.initial import describe_differences, read_initial, start_from
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.presets import training_of
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
@@ -120,7 +120,7 @@ def test_clusters_are_those_of_the_new_images(begin: Any) -> None:
 @pytest.mark.parametrize(
     ("before", "now", "images", "fragments"),
     [
-        (DCGAN, DCGAN | {"width": 0.1}, COLOUR, ("main.0.weight is [13, 6, 4, 4] there, and [26, 13, 4, 4] here",
+        (DCGAN, DCGAN | {"width": 0.1}, COLOUR, ("main.0.weight is [13, 6, 4, 4] ... Expected: [26, 13, 4, 4]",
                                                 "width is 0.05, here 0.1")),
         (DCGAN, DCGAN | {"name": "vanilla"}, COLOUR, ("name is cgan, here vanilla",)),
         (DCGAN, CLUSTERED, COLOUR, ("no tensor", "family is dcgan, here clustered")),
@@ -134,6 +134,20 @@ def test_weights_of_another_form_are_refused(
     source = begin("source", COLOUR, **before)
     with expect_user_error("--init-from: ", str(source), *fragments, code="initial-weights-mismatch"):
         begin("new", images, init_from=str(source), **now)
+
+
+def test_networks_of_files_that_differ_are_named() -> None:
+    mine = ModelConfig(name="cgan", networks="/lab/my_gan.py", args={"width": 9})
+    other = ModelConfig(name="cgan", family="dcgan")
+    assert describe_differences(mine, mine) == ""
+    told = describe_differences(mine, other)
+    assert "networks are my_gan.py, here dcgan" in told
+    assert "--model-arg are {'width': 9}, here {}" in told
+    assert "None" not in told
+    told = describe_differences(*(mine.model_copy(update={"networks_sha256": each}) for each in ("a1", "b2")))
+    assert told == "; its networks are my_gan.py of a1, here my_gan.py of b2"
+    told = describe_differences(mine, mine.model_copy(update={"args": {"width": 12}}))
+    assert told == "; its --model-arg are {'width': 9}, here {'width': 12}"
 
 
 @pytest.mark.parametrize("place", ["", "weights", "checkpoints/latest", "checkpoints/step-00000002"])

@@ -21,7 +21,7 @@ from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_
 from distgan.config.network_spec import NetworkSpec
 from distgan.config.presets import training_of
 from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
-from distgan.config.schema import Config, DataConfig, OptimConfig
+from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
 from distgan.evaluation.inputs import source_of
 from distgan.evaluation.real_images import RealImages
@@ -302,11 +302,21 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
     own = config.model_copy(update={"data": "a b", "image_size": 32, "test": "other"})
     words = "--image-size 32 --num 10000 --seed 3 --data 'a b' --test-data other"
-    assert words in source_of("run", subject, own, real, ensemble, is_test_seen=False).command
+
+    def command_of(what: Any, settings: EvalConfig) -> str:
+        return source_of("run", what, settings, real, ensemble, is_test_seen=False).command
+
+    assert words in command_of(subject, own)
     moved = config.model_copy(update={"reference": "d"})
     assert " --data-dir d " in source_of("run", subject, moved, real, ensemble, is_test_seen=False).command, (
         "by the name that is shown"
     )
+    model = ModelConfig(networks="/lab/my_gan.py")
+    loaded = SimpleNamespace(path=Path("run/weights/g"), config=Config(model=model), step=None, is_ema=True)
+    mine: Any = SimpleNamespace(loaded=loaded, sha256="0" * 64)
+    for networks, words in (("my gan.py", "--networks 'my gan.py'"), (None, "--trust-networks")):
+        named = config.model_copy(update={"networks": networks, "trust_networks": networks is None})
+        assert command_of(mine, named).endswith(f" --no-gan-train {words}")
     source = source_of("run\udcff\x1b", subject, config, real, ensemble, is_test_seen=False)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()

@@ -17,9 +17,10 @@ from helpers.runs import Capture, MonkeyPatch
 from distgan.distributed import env as launcher
 from distgan.distributed import precision
 from distgan.errors import CommandFailed
-from distgan.launch import all_reduce_check, doctor
+from distgan.launch import doctor
 from distgan.launch.doctor import Finding, ImportFailure
 from distgan.utils import hardware
+from distgan.utils.child_process import summarise_error
 
 CHECKS = ["python", "torch", "packages", "device", "processes", "memory", "disk", "data"]
 
@@ -260,6 +261,6 @@ def test_bf16_that_a_cpu_has_not_is_told(monkeypatch: MonkeyPatch, flags: set[st
 def test_last_words() -> None:
     """torch's prefix aside; the error, not the warning that comes after it."""
     err = b"[rank1]: Traceback (most recent call last):\n[rank1]: torch.DistError: gone\n[W1] bye\n\n"
-    assert all_reduce_check.summarise_error(1, err) == "torch.DistError: gone"
-    assert all_reduce_check.summarise_error(3, b"") == "exit code 3"
-    assert all_reduce_check.summarise_error(-6, b"what(): c10\n") == "ended by SIGABRT (what(): c10)"
+    assert summarise_error(1, err) == "torch.DistError: gone"
+    assert summarise_error(3, b"") == "exit code 3"
+    assert summarise_error(-6, b"what(): c10\n") == "ended by SIGABRT (what(): c10)"

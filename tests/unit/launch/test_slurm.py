@@ -28,6 +28,7 @@ CGAN = ["--model", "cgan", "--epochs", "20"]
         (["--job-name", "a/b"], "--job-name: ... ('a/b') ... [bad-value]"),
         (["--partition", ""], "--partition: ... ('') ... [bad-value]"),
         (["--partition", "a\n#SBATCH --nodes=2"], "--partition: ... ('a\\n#SBATCH --nodes=2') ... [bad-value]"),
+        (["--networks", "nope.py"], "--networks nope.py: ... [no-networks]"),
         (["--epohcs", "3"], "--epohcs: ... --epochs ... [unknown-setting]"),
         (["--g-lr", "fast"], "--g-lr: ... ('fast') ... [bad-value]"),
         (["--nodes", "40", "--gpus-per-node", "8"], "--batch-size: ... (256) ... at least 320 [batch-too-small]"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.own_networks import PAIR, write_pair
+from helpers.own_networks import LOSS, PAIR, none_loaded, write_pair
 from helpers.runs import TINY, MonkeyPatch, Run, assert_same_run, assert_user_error, expect_user_error
 
 from distgan.config.image_spec import ImageSpec
@@ -18,8 +18,9 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.rendezvous import _collect_facts, _find_difference
 from distgan.models import network_copies, user_networks
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.user_networks import find_file, load, load_networks
+from distgan.models.user_networks import find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
+from distgan.training.losses import find_loss
 
 COLOUR = ImageSpec(channels=3, height=10, width=12, num_classes=3, class_names=["a", "b", "c"])
 SHORT = (*TINY[2:], "--data", "digits", "--sample-epochs", "9", "--threads", "1")
@@ -27,11 +28,8 @@ SHORT = (*TINY[2:], "--data", "digits", "--sample-epochs", "9", "--threads", "1"
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    """No file of another test is known, as at the start of a process."""
-    user_networks._loaded.clear()
-    yield
-    user_networks._loaded.clear()
-    LOSSES.pop("own", None)
+    with none_loaded():
+        yield
 
 
 def config_of(path: Path, **model: Any) -> Config:
@@ -122,6 +120,26 @@ def test_a_copy_lies_below_its_run(tmp_path: Path) -> None:
     assert network_copies.find_copy(tmp_path / "run" / "weights", r"C:\\user\\evil.py") == copy
 
 
+def test_of_copies_of_one_name_that_of_the_full_one_is_taken(tmp_path: Path) -> None:
+    write_pair(tmp_path / "run", "networks/nets.py")
+    copy = write_pair(tmp_path / "run", "networks/my_lab/nets.py")
+    assert network_copies.find_copy(tmp_path / "run", "/src/my_lab/nets.py") == copy
+
+
+def test_own_is_the_loss_of_each_configs_file(tmp_path: Path) -> None:
+    """Of several trainings in one process too; the registry has no entry of it."""
+    configs = {}
+    for name in ("hinge", "r1"):
+        path = write_pair(tmp_path, f"{name}.py")
+        path.write_text(PAIR + LOSS.format(name))
+        configs[name] = with_own_loss(load_networks(config_of(path)))
+    for name, config in configs.items():
+        assert config.optim.loss == "own"
+        assert find_loss("own", config.model) is LOSSES[name]
+        assert find_loss("bce", config.model) is LOSSES["bce"]
+    assert "own" not in LOSSES
+
+
 def test_loading_takes_no_random_number_and_prints_nothing_on_stdout(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +167,7 @@ BAD = {
     "exits": ("import sys\nsys.exit('no')\n", "... SystemExit: no (my_gan.py, line 2:"),
     "lacks": ("def build_generator(spec): ...\n", "lacks build_discriminator(spec). Expected:"),
     "lacks both": ("", "lacks build_generator(spec) and build_discriminator(spec)"),
-    "no function": ("build_generator = build_discriminator = 3\n", "build_generator is a int. Expected: a function"),
+    "no function": ("build_generator = build_discriminator = 3\n", "build_generator is an int. Expected: a function"),
     "no spec": (
         "def build_generator(): ...\nbuild_discriminator = build_generator\n",
         "build_generator() takes no spec",
@@ -310,8 +328,7 @@ def test_a_changed_file_is_refused_with_the_difference(train: Any, distgan: Run,
 
 
 def test_a_loss_of_the_file_is_taken_unless_a_flag_says_otherwise(train: Any, distgan: Run, tmp_path: Path) -> None:
-    loss = "from distgan.config.registry import LOSSES\ndef build_loss():\n    return LOSSES['hinge']\n"
-    (tmp_path / "my_gan.py").write_text(PAIR + loss)
+    (tmp_path / "my_gan.py").write_text(PAIR + LOSS.format("hinge"))
     for out, flags in (("own", ()), ("hinge", ("--loss", "hinge")), ("bce", ("--loss", "bce"))):
         assert train("--max-steps", 2, "--out", out, *flags).returncode == 0
         assert json.loads((tmp_path / out / "config.json").read_text())["optim"]["loss"] == out
@@ -320,7 +337,6 @@ def test_a_loss_of_the_file_is_taken_unless_a_flag_says_otherwise(train: Any, di
     }
     assert losses["own"] == losses["hinge"] != losses["bce"]
     user_networks._loaded.clear()
-    del LOSSES["own"]
     result = distgan("report", "own", "--no-eval", "--out", "page.html")
     assert result.returncode == 0, result.stderr
 

@@ -349,7 +349,7 @@ def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeyp
             raise UserError("no disk")
 
     monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
-    with pytest.raises(UserError, match=r"no disk\n.*Expected: --no-eval"):
+    with expect_user_error("no disk; --no-eval ... run"):
         run_command("report", str(make_run(tmp_path / "run")))
 
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgan.config.presets import config_folder, training_of
-from distgan.config.schema import Config
+from distgan.config.schema import Config, ModelConfig
 from distgan.reports import reproduce
 from distgan.reports.reproduce import again, train_words
-from distgan.reports.run_data import Facts
+from distgan.reports.run_data import Facts, eval_command, train_command
 
 PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))
 TEXTS = st.text(min_size=1, max_size=12).filter(lambda text: "\0" not in text and not any(map(str.isspace, text[:1])))
@@ -93,4 +93,9 @@ def test_settings_that_no_flag_can_say_are_those_of_the_file(tmp_path: Path, mon
     assert again(run).startswith("distgan train --model cgan --sample-epochs=")
     base = Config.model_validate({"model": {"name": "cgan"}, "run": {"threads": 2}})
     monkeypatch.setattr(reproduce, "training_of", lambda words: (base, "cgan"))
-    assert again(run) == f"distgan train --config '{tmp_path}/a run/config.json'"
+    words = ["distgan", "train", "--config", f"{tmp_path}/a run/config.json"]
+    assert shlex.split(again(run)) == words
+    model = ModelConfig(networks="/a lab/my_gan.py")
+    run = run._replace(config=run.config.model_copy(update={"model": model}))
+    assert shlex.split(train_command(run, "--dry-run")) == [*words, "--networks", "/a lab/my_gan.py", "--dry-run"]
+    assert shlex.split(eval_command(run)) == ["distgan", "eval", run.where, "--networks", "/a lab/my_gan.py"]

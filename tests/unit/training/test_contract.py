@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.own_architectures import HEAD, TRAINS
-from helpers.own_networks import PAIR
+from helpers.own_networks import PAIR, none_loaded, write_pair
 from helpers.runs import Capture, expect_user_error, fits
 from torch import nn
 
@@ -15,14 +15,14 @@ from distgan.config.image_spec import ImageSpec
 from distgan.config.registry import FAMILIES
 from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.wrappers import LocalRuntime
-from distgan.models import user_networks
 from distgan.models.base import build_discriminator
 from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
-from distgan.models.user_networks import load_networks
+from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.training.contract import check_contract
 from distgan.training.gan import Traits, build_gan
 from distgan.training.losses import bce_d
 from distgan.training.lr_schedule import Schedule
+from distgan.training.resume_trial import find_difference
 from distgan.training.step import build_step
 
 CPU = torch.device("cpu")
@@ -31,16 +31,16 @@ SPEC = ImageSpec(channels=3, height=16, width=16, num_classes=3, class_names=["a
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    user_networks._loaded.clear()
-    yield
-    user_networks._loaded.clear()
+    with none_loaded():
+        yield
 
 
 def check(folder: Path, text: str, name: str = "cgan", loss: str = "bce") -> Traits:
     path = folder / "my_gan.py"
     path.write_text(text)
     model = ModelConfig(name=name, networks=str(path), images=SPEC, latent_dim=8)
-    return check_contract(load_networks(Config(model=model, optim=OptimConfig(loss=loss))), CPU)
+    config = load_networks(Config(model=model, optim=OptimConfig(loss=loss)))
+    return check_contract(with_own_loss(config), CPU)
 
 
 @pytest.mark.parametrize("name", TRAINS)
@@ -70,100 +70,124 @@ G_LINE, D_LINE = "return self.main(z).view(-1, *self.shape)", "features = self.f
 FORWARD = "    def forward(self, z"
 G, D = "generator (Generator)", "discriminator (Discriminator)"
 G_INIT = "        self.shape = (spec.channels, spec.height, spec.width)\n"
-BAD = {
-    "G's shape": ((G_LINE, "return self.main(z)"), "generator gives the shape (4, 768). Expected: (4, 3, 16, 16)"),
-    "G's range": (("nn.Tanh(),", "nn.Identity(),"), "generator gives pixels up to"),
-    "G's dtype": ((G_LINE, G_LINE + ".double()"), "generator gives torch.float64. Expected: torch.float32"),
-    "G's tuple": ((G_LINE, "return z, z"), "generator returns a tuple. Expected: a tensor"),
-    "NaN": ((G_LINE, G_LINE + " * float('nan')"), "generator gives NaN"),
+Changes = tuple[tuple[str, str], ...]
+
+
+def first(line: str) -> Changes:
+    """Let the generator's constructor run a line before its layers are built."""
+    return ((G_INIT, f"{G_INIT}        {line}\n"),)
+
+
+def in_forward(line: str, result: str = G_LINE) -> tuple[str, str]:
+    return G_LINE, f"{line}; {result}"
+
+
+BAD: dict[str, tuple[Changes, str]] = {
+    "G's shape": (((G_LINE, "return self.main(z)"),), "generator gives the shape (4, 768). Expected: (4, 3, 16, 16)"),
+    "G's range": ((("nn.Tanh(),", "nn.Identity(),"),), "generator gives pixels up to"),
+    "G's range in eval alone": (((G_LINE, f"{G_LINE} * (1 if self.training else 2)"),), "generator gives pixels up to"),
+    "G's dtype": (((G_LINE, G_LINE + ".double()"),), "generator gives torch.float64. Expected: torch.float32"),
+    "G's tuple": (((G_LINE, "return z, z"),), "generator returns a tuple. Expected: a tensor"),
+    "NaN": (((G_LINE, G_LINE + " * float('nan')"),), "generator gives NaN"),
     "D's shape": (
-        ("nn.Linear(width, 1)", "nn.Linear(width, 2)"),
+        (("nn.Linear(width, 1)", "nn.Linear(width, 2)"),),
         "discriminator gives the shape (4, 2). Expected: (4, 1)",
     ),
-    "unused": (
-        (G_INIT, G_INIT + "        self.extra = nn.Linear(2, 2)\n"),
-        "generator.extra.weight gets no gradient, nor",
+    "latent shape": (first("self.latent_shape = 8"), "generator.latent_shape is an int (8). Expected: ... (8,)"),
+    "extra state": (
+        ((FORWARD, f"    def get_extra_state(self):\n        return [1]\n\n{FORWARD}"),),
+        "generator._extra_state is a list in state_dict. Expected: tensors",
     ),
-    "detached": ((D_LINE, D_LINE + ".detach()"), "generator.embed.weight gets no gradient"),
-    "frozen": (
-        (G_INIT, G_INIT + "        self.f = nn.Parameter(torch.ones(2), requires_grad=False)\n"),
-        "generator.f does not require",
+    "infinite buffer": (
+        first("self.register_buffer('b', torch.full((2,), -torch.inf))"),
+        "generator.b has NaN or infinite values ... persistent=False",
     ),
-    "half": (
-        (G_INIT, G_INIT + "        self.f = nn.Parameter(torch.ones(2).half())\n"),
-        "generator.f is of torch.float16",
+    **{
+        f"{what} buffer": (first(f"self.register_buffer('b', torch.ones(2{more})"), "generator.b is sparse, quantized")
+        for what, more in (("sparse", ").to_sparse()"), ("meta", ", device='meta')"))
+    },
+    "latent shape of no z": (first("self.latent_shape = (10**14,)"), "z of generator.latent_shape fails: RuntimeError"),
+    "exits": (((G_LINE, "raise SystemExit(3)"),), f"{G} fails: SystemExit: 3 (my_gan.py, line 19:"),
+    "other layers": (
+        first("type(self).n = getattr(self, 'n', 0) + 1; self.register_buffer(f'b{self.n}', torch.ones(1))"),
+        "generator.b1 is in one of two builds",
     ),
+    "unused": (first("self.extra = nn.Linear(2, 2)"), "generator.extra.weight gets no gradient, nor"),
+    "detached": (((D_LINE, D_LINE + ".detach()"),), "generator.embed.weight gets no gradient"),
+    "frozen": (first("self.f = nn.Parameter(torch.ones(2), requires_grad=False)"), "generator.f does not require"),
+    "half": (first("self.f = nn.Parameter(torch.ones(2).half())"), "generator.f is of torch.float16"),
     "lazy": (
-        ("nn.Linear(spec.latent_dim, width, bias=False)", "nn.LazyLinear(width)"),
+        (("nn.Linear(spec.latent_dim, width, bias=False)", "nn.LazyLinear(width)"),),
         "generator.main.0 has no shape before",
     ),
     "fails": (
-        ("nn.Linear(num, width)", "nn.Linear(num + 1, width)"),
+        (("nn.Linear(num, width)", "nn.Linear(num + 1, width)"),),
         "discriminator.features.1 ... Linear) fails: RuntimeError",
     ),
-    "fails in its own code": ((G_LINE, "return self.nope"), f"{G} fails: AttributeError: ... (my_gan.py, line 19:"),
+    "fails in its own code": (((G_LINE, "return self.nope"),), f"{G} fails: AttributeError: ... (my_gan.py, line 19:"),
+    **{
+        f"fails in {what}": (
+            (in_forward(f"type(self).calls = getattr(self, 'calls', 0) + 1; assert self.calls != {num}"),),
+            f"{what} fails: AssertionError (my_gan.py, line 19:",
+        )
+        for num, what in (
+            (3, "generator with larger weights"),
+            (4, "a copy of generator"),
+            (6, "the backward pass"),
+            (7, "a pass of generator in training"),
+        )
+    },
     "numpy's weights": (
-        (G_INIT, G_INIT + "        import numpy\n        self.f = nn.Parameter(torch.ones(2) * numpy.random.rand())\n"),
+        first("import numpy; self.f = nn.Parameter(torch.ones(2) * numpy.random.rand())"),
         "generator.f differs between two builds",
     ),
     "Python's random": (
-        (G_LINE, "import random; " + G_LINE + " * random.random()"),
+        ((G_LINE, "import random; " + G_LINE + " * random.random()"),),
         "generator draws from Python's random",
     ),
     "numpy's random": (
-        (G_LINE, "import numpy; " + G_LINE + " * numpy.random.rand()"),
+        ((G_LINE, "import numpy; " + G_LINE + " * numpy.random.rand()"),),
         "generator draws from numpy.random",
     ),
-    "a count": (
-        (G_LINE, "self.n = getattr(self, 'n', 0) + 1; " + G_LINE),
-        "generator.n (Generator) changes in forward",
-    ),
+    "a count": ((in_forward("self.n = getattr(self, 'n', 0) + 1"),), "generator.n (Generator) changes in forward"),
     "a buffer anew": (
-        (G_INIT, G_INIT + "        self.register_buffer('b', torch.zeros(1))\n        self.embed = None\n"),
+        (*first("self.register_buffer('b', torch.zeros(1))"), in_forward("self.b = self.b + 1")),
         "generator.b is a new tensor",
     ),
     "a buffer that is not saved": (
-        (G_INIT, G_INIT + "        self.register_buffer('b', torch.zeros(1), persistent=False)\n"),
+        (*first("self.register_buffer('b', torch.zeros(1), persistent=False)"), in_forward("self.b.add_(1)")),
         "generator.b changes in forward",
     ),
     "a tensor that is not saved": (
-        (G_INIT, G_INIT + "        self.kept = torch.zeros(1)\n"),
+        (
+            *first("self.kept = torch.zeros(1)"),
+            in_forward("self.kept = self.kept + 1", f"{G_LINE} * self.kept.sigmoid()"),
+        ),
         "3 steps, a checkpoint, and 3 more do not end as 6 steps: generator.",
     ),
     "checkpointing": (
-        (D_LINE, "features = torch.utils.checkpoint.checkpoint(self.features, images, use_reentrant=False)"),
+        ((D_LINE, "features = torch.utils.checkpoint.checkpoint(self.features, images, use_reentrant=False)"),),
         "discriminator.features.3 (Dropout) draws anew in the backward pass",
     ),
     "old weight norm": (
-        ("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),
+        (("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),),
         "discriminator can't be copied",
     ),
-    "a function": (("nn.ReLU()", "nn.ReLU()"), "a copy of generator still uses the weights of the original"),
-}
-MORE = {
-    "a buffer anew": (G_LINE, "self.b = self.b + 1; " + G_LINE),
-    "a buffer that is not saved": (G_LINE, "self.b.add_(1); " + G_LINE),
-    "a tensor that is not saved": (G_LINE, "self.kept = self.kept + 1; " + G_LINE + " * self.kept.sigmoid()"),
-    "a function": (G_LINE, "return self.call(z).view(-1, *self.shape)"),
+    "a function": (
+        (
+            (FORWARD, f"        main = self.main\n        self.call = lambda z: main(z)\n\n{FORWARD}"),
+            (G_LINE, "return self.call(z).view(-1, *self.shape)"),
+        ),
+        "a copy of generator still uses the weights of the original",
+    ),
 }
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", BAD)
 def test_what_breaks_the_contract_is_named_with_its_layer(tmp_path: Path, name: str) -> None:
-    change, pattern = BAD[name]
-    text = PAIR
-    for old, new in (change, *([MORE[name]] if name in MORE else [])):
-        assert old in text, old
-        text = text.replace(old, new)
-    if name == "a buffer anew":
-        text = text.replace("self.embed = None\n", "\n", 1)
-    if name == "a function":
-        text = text.replace(
-            "    def forward(self, z",
-            "        main = self.main\n        self.call = lambda z: main(z)\n\n    def forward(self, z",
-            1,
-        )
+    changes, pattern = BAD[name]
+    text = write_pair(tmp_path, "my_gan.py", *changes).read_text()
     with expect_user_error(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
         check(tmp_path, text)
 
@@ -186,6 +210,11 @@ NOTED = {
         "D: an output depends on the other images",
         False,
     ),
+    "rows of D, random": (
+        (D_LINE, "images = images - images.mean(0) + 0.1 * torch.randn_like(images); " + D_LINE),
+        "D: an output depends on the other images",
+        True,
+    ),
 }
 
 
@@ -196,8 +225,55 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     traits = check(tmp_path, PAIR.replace(*change))
     assert traits.notes[0].startswith(start), traits.notes
     assert bool(traits.eager_only) == is_eager
-    assert traits.d_mixes_rows == (name == "rows of D")
+    assert traits.d_mixes_rows == name.startswith("rows of D")
+    assert traits.depends_on_processes == ("rows" in name or "random" in name)
     assert not capfd.readouterr().out
+
+
+LOSSES_OF_FILES = {
+    "r - f": "d_loss gives the shape (4, 1). Expected: (), a scalar",
+    "1.0": "d_loss returns a float. Expected: a tensor, a scalar",
+    "(f - r).mean() * float('nan')": "d_loss gives NaN",
+    "nope(r)": "d_loss (LossFunction) fails: NameError: ... (my_gan.py, line 5",
+    "(f - r).mean() * torch.rand(())": "",
+}
+
+
+@pytest.mark.parametrize("d_loss", LOSSES_OF_FILES)
+def test_a_loss_of_the_file_is_two_scalars(tmp_path: Path, d_loss: str) -> None:
+    loss = f"from distgan.config.registry import Loss\n\n\ndef build_loss():\n    return Loss('', lambda r, f: {d_loss}"
+    text = loss + ", lambda f, r: -f.mean())\n\n\n" + PAIR
+    if pattern := LOSSES_OF_FILES[d_loss]:
+        with expect_user_error(f"--loss own: {pattern}", code="bad-networks"):
+            check(tmp_path, text)
+        return
+    traits = check(tmp_path, text)
+    assert fits("--loss own: d_loss (LossFunction): rand draws", traits.notes[0])
+    assert traits.eager_only
+    assert traits.depends_on_processes
+
+
+def test_what_forward_prints_is_shown_where_it_fails_too(tmp_path: Path, capfd: Capture) -> None:
+    with expect_user_error("generator (Generator) fails: ZeroDivisionError"):
+        check(tmp_path, PAIR.replace(G_LINE, f"print('hello', z.shape); 1 / 0; {G_LINE}"))
+    assert "hello" in capfd.readouterr().err
+
+
+def test_steps_that_are_not_repeated_to_the_bit_are_compared_by_how_far_they_are() -> None:
+    one, near, far = ({"w": torch.ones(100) + shift} for shift in (0, 1e-4, 0.5))
+    assert not find_difference(one, one, one)
+    assert find_difference(near, one, one) == "w", "all bits count where they are repeated"
+    assert not find_difference(near, one, {"w": torch.ones(100) + 1e-5})
+    assert find_difference(far, one, near) == "w"
+    assert not find_difference({"w": torch.tensor(torch.nan)}, {"w": torch.ones(())}, {"w": torch.ones(())})
+
+
+def test_an_attribute_of_a_users_own_stays(tmp_path: Path) -> None:
+    text = PAIR.replace("self.read_out = ", "self.mixes_rows = 5\n        self.read_out = ")
+    (tmp_path / "my_gan.py").write_text(text)
+    config = load_networks(Config(model=ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)))
+    gan = build_gan(config.model, config.optim, 3, LocalRuntime(CPU), traits=Traits(d_mixes_rows=True))  # type: ignore[arg-type]
+    assert gan.discriminator.mixes_rows == 5
 
 
 def test_real_and_fake_take_separate_passes_through_batch_norm(tmp_path: Path) -> None:
@@ -256,6 +332,10 @@ def test_dropout_of_torch_is_swapped_and_a_subclass_is_not(tmp_path: Path) -> No
     assert not network[1].training
     assert len({layer.salt for layer in drawing_layers(network)}) == 6
     assert isinstance(swap_dropout(nn.Dropout(0.5)), Dropout)
+    shared = nn.Dropout(0.5)
+    twice = swap_dropout(nn.Sequential(shared, nn.Sequential(shared), shared))
+    assert isinstance(twice[0], Dropout)
+    assert twice[0] is twice[1][0] is twice[2], "one layer stays one"
     path = tmp_path / "my_gan.py"
     path.write_text(PAIR)
     model = load_networks(Config(model=ModelConfig(networks=str(path), images=SPEC))).model

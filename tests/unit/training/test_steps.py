@@ -17,6 +17,7 @@ from distgan.distributed.sharding import BatchShard
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import Dropout, draw_from
 from distgan.models.sampling import sample_z
+from distgan.training.engines.compiling import compile_blocks
 from distgan.training.gan import Gan, build_gan
 from distgan.training.lr_schedule import Ema, Schedule
 from distgan.training.noise import Noise
@@ -295,15 +296,52 @@ def test_noise_is_normal_uniform_and_without_pattern() -> None:
 @pytest.mark.parametrize("shape", [(8, 6, 3, 3), (6, 1), (7, 5), (4, 3, 1, 1)])
 def test_bits_are_the_same_however_they_are_made(shape: tuple[int, ...], monkeypatch: MonkeyPatch) -> None:
     """A compiler makes them element by element."""
-    noise = started(1, 2, holding(shape[0] // 2 if shape[0] % 2 == 0 else shape[0]))
-    noise.begin_forward()
-    eager = noise.bits(torch.Size(shape), 5)
+    noise, other = (started(1, 2, holding(shape[0] // 2 if shape[0] % 2 == 0 else shape[0])) for _ in range(2))
+    for each in (noise, other):
+        each.begin_forward()
+    eager, eager_again = (noise.bits(torch.Size(shape), 5) for _ in range(2))
     assert eager.shape == shape
     assert shape[1] != 6 or eager.is_contiguous(memory_format=torch.channels_last)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    compiled = noise.bits(torch.Size(shape), 5)
+    compiled, compiled_again = (other.bits(torch.Size(shape), 5) for _ in range(2))
     assert compiled.dtype == torch.int32
     assert torch.equal(eager.int(), compiled)
+    assert torch.equal(eager_again.int(), compiled_again)
+
+
+def test_a_layer_that_runs_several_times_in_a_pass_has_other_masks_each_time() -> None:
+    """The same ones in the next step of that key, and other ones than the next pass and the next layer have."""
+    found = []
+    for _ in range(2):
+        noise = started(1, 2, holding(16))
+        for _ in range(2):
+            noise.begin_forward()
+            found += [noise.bits(torch.Size([16, 64]), salt) for salt in (0, 0x2545F491, 0, 0)]
+    for one in range(8):
+        assert torch.equal(found[one], found[one + 8])
+        for other in range(one):
+            assert (found[one] == found[other]).float().mean() < 0.01, (one, other)
+
+
+def test_a_compiled_block_counts_the_calls_of_a_layer() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.dropout(x) + 2 * self.dropout(x)
+
+    block, x = Twice(), torch.ones(8, 40)
+    noise = started(1, 2, holding(8))
+    draw_from(block, noise)
+    noise.begin_forward()
+    eager = [block(x), block(x)]
+    assert set(eager[0].unique().tolist()) == {0, 2, 4, 6}
+    compile_blocks([block], "aot_eager")
+    noise.begin_step(torch.tensor(step_key(1, 2), dtype=torch.int32))
+    noise.begin_forward()
+    assert all(map(torch.equal, eager, [block(x), block(x)]))
 
 
 def test_real_and_fake_of_one_pass_have_masks_of_their_own() -> None:
