@@ -127,7 +127,7 @@ def test_of_copies_of_one_name_that_of_the_full_one_is_taken(tmp_path: Path) -> 
 
 
 def test_own_is_the_loss_of_each_configs_file(tmp_path: Path) -> None:
-    """Of several trainings in one process too; the registry has no entry of it."""
+    """In several trainings of one process too; the registry has no entry of it."""
     configs = {}
     for name in ("hinge", "r1"):
         path = write_pair(tmp_path, f"{name}.py")
