@@ -20,7 +20,7 @@ _DRAWN = 2_000_000  # numbers per chunk of the bootstrap
 Times = Sequence[Sequence[float]]  # seconds per step, (rounds, repeats)
 
 
-class Ratio(NamedTuple):
+class StepRatio(NamedTuple):
     """Seconds per step of B over those of A: of the medians, and the 95% interval of a bootstrap."""
 
     ratio: float
@@ -87,14 +87,14 @@ def _compare_speeds(
     ] + [f"{name}: no speed in B" for name in lost]
 
 
-def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> Ratio:
+def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> StepRatio:
     """Return the ratio of the seconds per step of two cells, (rounds, repeats) each.
 
     Rounds of two runs are not paired, so each side is resampled independently: rounds with replacement, and within
     each its repeats, because repeats of one round are correlated.
     """
     low, high = np.percentile(_medians(b, rng, resamples) / _medians(a, rng, resamples), (2.5, 97.5))
-    return Ratio(_median(b) / _median(a), float(low), float(high))
+    return StepRatio(_median(b) / _median(a), float(low), float(high))
 
 
 def _medians(values: Times, rng: np.random.Generator, resamples: int) -> np.ndarray:

@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 class TimingSettings(Section):
     """Settings of the timing: `gate_steps` checked against eager ones, `warmup`, then `repeats` times `steps`.
 
-    `counts`: kernels or operators per step are counted. `whole_run`: an engine chooses as for all epochs.
+    With `counts` the kernels or operators of a step are counted.
     """
 
     gate_steps: int
@@ -27,7 +27,7 @@ class TimingSettings(Section):
     steps: int
     repeats: int
     counts: bool = True
-    whole_run: bool = True
+    whole_run: bool = True  # an engine is chosen as for all epochs of the run
 
 
 class RunSpec(TimingSettings):

@@ -281,7 +281,7 @@ class Trial:
 
     def _conclude(self, code: int | None, why: str) -> None:
         progress = self._early_stop()
-        found, (reached, not_reached, targets) = progress.evaluations, progress.verdict
+        found, (reached, not_reached, targets) = progress.evaluations, progress.detected
         outcome = "error"
         if reached is not None:
             outcome, why = "converged", ""

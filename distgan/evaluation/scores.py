@@ -42,7 +42,7 @@ def bootstrap_ci(value: float, draws: np.ndarray) -> Estimate:
     """Return the interval by `draws` of the number from bootstrap samples, centred on its own mean.
 
     A distance of N images is biased upwards, and that of a bootstrap sample twice as much, so only the spread of the
-    draws is used. The interval ends at 0, as no number here is negative.
+    draws is used. The interval ends at 0, as these scores are never negative.
     """
     low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)) - draws.mean()
     return Estimate(value=value, low=max(0.0, value + min(low, 0.0)), high=value + max(high, 0.0))

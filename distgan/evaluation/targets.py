@@ -129,7 +129,7 @@ class Target(NamedTuple):
         return value <= self.limit if self.is_most else value >= self.limit
 
 
-class Verdict(NamedTuple):
+class DetectedConvergence(NamedTuple):
     """`reached`: at which of the evaluations the run had converged; None where it has not, for the reason `why`.
 
     `targets`: the names of those that were met last or, where it has not converged, that its best evaluation missed:
@@ -225,24 +225,24 @@ def _extreme(
     return choose(known) if known and len(known) == num_classes else None
 
 
-def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> Verdict:
+def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> DetectedConvergence:
     """Return when a run had converged by evaluations `found`, which are in the order of their steps."""
     missed = [[target.name for target in targets if not target.is_met(each)] for each in found]
     starts = [i for i, names in enumerate(missed) if not names and (i == 0 or missed[i - 1])]
     for start in starts:
         if len(window := missed[start : start + hold + 1]) == hold + 1 and not any(window):
-            return Verdict(start, "", _met_last(missed, start, targets))
+            return DetectedConvergence(start, "", _met_last(missed, start, targets))
     if not starts:
         best = min(reversed(missed), key=len, default=[target.name for target in targets])
-        return Verdict(None, "never met", best)
+        return DetectedConvergence(None, "never met", best)
     if not missed[-1]:
-        return Verdict(None, f"met at epoch {found[starts[-1]].epoch:.4g}, too late to be confirmed", [])
+        return DetectedConvergence(None, f"met at epoch {found[starts[-1]].epoch:.4g}, too late to be confirmed", [])
     end = next(names for names in missed[starts[0] :] if names)
-    return Verdict(None, f"met at epoch {found[starts[0]].epoch:.4g} but not held", end)
+    return DetectedConvergence(None, f"met at epoch {found[starts[0]].epoch:.4g} but not held", end)
 
 
 class EarlyStop:
-    """State of a run against its targets (`verdict`), by its `evaluations` so far."""
+    """State of a run against its targets (`detected`), by its `evaluations` so far."""
 
     def __init__(self, targets: Targets, *, is_conditional: bool):
         self.protocol = targets.protocol
@@ -254,16 +254,16 @@ class EarlyStop:
         """Take lines of metrics.jsonl; those without an evaluation do not count."""
         self._lines += lines
         self.evaluations = evaluations(self._lines)
-        self.verdict = detect(self.evaluations, self.wanted, self.protocol.hold)
+        self.detected = detect(self.evaluations, self.wanted, self.protocol.hold)
 
     @property
     def is_met(self) -> bool:
-        return self.verdict.reached is not None
+        return self.detected.reached is not None
 
     def describe(self) -> str:
         """Return `targets met at step 470`, with the steps over which they were held, or what the last one misses."""
-        if self.verdict.reached is not None:
-            first, last = (self.evaluations[self.verdict.reached + more].step for more in (0, self.protocol.hold))
+        if self.detected.reached is not None:
+            first, last = (self.evaluations[self.detected.reached + more].step for more in (0, self.protocol.hold))
             return f"targets met at step {first:,}" + (f" and held to step {last:,}" if last > first else "")
         missed = [target.name for each in self.evaluations[-1:] for target in self.wanted if not target.is_met(each)]
         return f"targets missed: {', '.join(missed)}" if missed else "all targets met; not held long enough yet"

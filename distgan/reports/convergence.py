@@ -57,7 +57,7 @@ def convergence_of(run: Run) -> Convergence:
     except UserError as error:
         return Convergence(str(error), [])
     stop.add(*lines)
-    found, verdict, protocol = stop.evaluations, stop.verdict, stop.protocol
+    found, detected, protocol = stop.evaluations, stop.detected, stop.protocol
     lacking = [target.name for target in stop.wanted if all(target.of(each) is None for each in found)]
     if lacking or len(lines) < history.num_evaluations:
         return Convergence(f"its log lacks {', '.join(lacking) or 'some of its evaluations'}", [])
@@ -72,11 +72,11 @@ def convergence_of(run: Run) -> Convergence:
             f"of {' or '.join(f'{num:,}' for num in nums)} images each, where the targets are for {protocol.num:,}"
         )
     last = found[-1].epoch
-    if verdict.reached is None:
-        missed = f"; missed: {', '.join(verdict.targets)}" if verdict.targets else ""
-        return Convergence(f"{verdict.why}{missed}", facts, last=last, is_open=not verdict.targets)
+    if detected.reached is None:
+        missed = f"; missed: {', '.join(detected.targets)}" if detected.targets else ""
+        return Convergence(f"{detected.why}{missed}", facts, last=last, is_open=not detected.targets)
     before, at, held = (
         found[index].epoch if index >= 0 else 0.0
-        for index in (verdict.reached - 1, verdict.reached, verdict.reached + protocol.hold)
+        for index in (detected.reached - 1, detected.reached, detected.reached + protocol.hold)
     )
     return Convergence("", facts, before, at, held, last)

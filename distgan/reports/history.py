@@ -6,7 +6,7 @@ from typing import Any
 
 from distgan.evaluation.targets import is_evaluation
 from distgan.utils.files import finite_or_none, metric_lines
-from distgan.utils.thinning import Curve, Sample
+from distgan.utils.thinning import Curve, EveryKth
 
 Line = dict[str, Any]  # a line of metrics.jsonl, not validated
 
@@ -35,7 +35,7 @@ class History:
         self.notice: str | None = None  # notice about the data, shown on every page
         self.curves = {name: Curve() for name in _CURVES}
         self.alarms: dict[str, array[float]] = {}
-        self._evaluations, self._speeds = Sample[Line](_MOST_EVALUATIONS), Sample[float](_MOST_SPEEDS)
+        self._evaluations, self._speeds = EveryKth[Line](_MOST_EVALUATIONS), EveryKth[float](_MOST_SPEEDS)
 
     @property
     def evaluations(self) -> list[Line]:

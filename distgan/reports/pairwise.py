@@ -32,7 +32,7 @@ def compared_runs(runs: Sequence[Run]) -> list[ComparedRun]:
     ]
 
 
-class Order(NamedTuple):
+class Position(NamedTuple):
     """Position of a run's interval relative to that of `other`.
 
     `side` is -1 below it, 1 above it, 0 if they overlap; None if they can't be compared, for the reason `why`.
@@ -43,17 +43,17 @@ class Order(NamedTuple):
     why: str = ""
 
 
-Comparison = Callable[[ComparedRun, ComparedRun], Order]
+Comparison = Callable[[ComparedRun, ComparedRun], Position]
 
 SIDES = {-1: "lies below", 0: "overlaps", 1: "lies above"}
 
 
-def orders(own: ComparedRun, others: Sequence[ComparedRun], compare: Comparison) -> list[Order]:
+def orders(own: ComparedRun, others: Sequence[ComparedRun], compare: Comparison) -> list[Position]:
     """Compare a run with each of the others, itself excluded."""
     return [compare(own, other) for other in others if other.name != own.name]
 
 
-def describe(found: Sequence[Order]) -> list[str]:
+def describe(found: Sequence[Position]) -> list[str]:
     """Return `its interval lies below that of a, b`, a line per side, and the reasons why runs can't be compared."""
     by_side = {words: [each.other.name for each in found if each.side == side] for side, words in SIDES.items()}
     lines = [f"its interval {words} that of {', '.join(names)}" for words, names in by_side.items() if names]
@@ -68,14 +68,14 @@ def _side(own: Estimate, other: Estimate) -> int:
     return -1 if own.high < other.low else 1 if own.low > other.high else 0
 
 
-def compare_fcd(own: ComparedRun, other: ComparedRun) -> Order:
+def compare_fcd(own: ComparedRun, other: ComparedRun) -> Position:
     """Compare two runs by fcd."""
     mine, theirs = own.run.quality, other.run.quality
     if mine is None or theirs is None:
-        return Order(other, None, "its quality was not measured" if theirs is None else "this one was not measured")
+        return Position(other, None, "its quality was not measured" if theirs is None else "this one was not measured")
     if why := not_alike(mine, theirs):
-        return Order(other, None, why)
-    return Order(other, _side(mine.fcd, theirs.fcd))
+        return Position(other, None, why)
+    return Position(other, _side(mine.fcd, theirs.fcd))
 
 
 def not_alike(one: Quality, other: Quality) -> str | None:
@@ -141,11 +141,11 @@ def what_differs(one: Run, other: Run) -> list[str]:
     ]
 
 
-def compare_speed(own: ComparedRun, other: ComparedRun) -> Order:
+def compare_speed(own: ComparedRun, other: ComparedRun) -> Position:
     """Compare two runs by seconds per epoch."""
     if differing := what_differs(own.run, other.run):
-        return Order(other, None, ", ".join(differing))
+        return Position(other, None, ", ".join(differing))
     mine, theirs = own.seconds, other.seconds
     if mine is None or theirs is None:
-        return Order(other, None, "its speed was not measured" if theirs is None else "this one was not measured")
-    return Order(other, _side(mine[0], theirs[0]))
+        return Position(other, None, "its speed was not measured" if theirs is None else "this one was not measured")
+    return Position(other, _side(mine[0], theirs[0]))

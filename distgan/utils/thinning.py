@@ -49,7 +49,7 @@ class Curve:
         return [merge(groups[start : start + size]) for start in range(0, len(groups), size)] if size > 1 else groups
 
 
-class Sample(Generic[T]):
+class EveryKth(Generic[T]):
     """Every k-th item from the first on, at most `limit` (an even number), and the last."""
 
     def __init__(self, limit: int):

@@ -65,8 +65,8 @@ def test_report_and_stop_at_find_the_same_step(tmp_path: Path) -> None:
     stop = EarlyStop(read_targets(SETS["mnist"]), is_conditional=True)
     stop.add(*lines)
     found = convergence_of(read(make_run(tmp_path / "run", lines=lines)))
-    assert stop.verdict.reached is not None
-    assert found.at == stop.evaluations[stop.verdict.reached].epoch == 20
+    assert stop.detected.reached is not None
+    assert found.at == stop.evaluations[stop.detected.reached].epoch == 20
 
 
 def test_targets_of_a_run_are_those_that_it_was_stopped_at(tmp_path: Path) -> None:

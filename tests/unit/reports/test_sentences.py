@@ -148,7 +148,7 @@ def page_text(run: Path) -> str:
         ("pictures are shown", {"num_samples": 41}, {"num_samples": 3}),
         ("There are no samples yet", YOUNG, {}),
         # training
-        ("There are no numbers:", YOUNG, {}),
+        ("There are no curves:", YOUNG, {}),
         ("D can't distinguish real from fake: 1.39", config("optim", loss="r1"), config("optim", loss="hinge")),
         ("undecided: 0", config("optim", loss="bce"), config("optim", loss="wgan-gp")),
         ("loss (nats)", {}, config("optim", loss="hinge")),

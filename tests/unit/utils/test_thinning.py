@@ -1,6 +1,6 @@
 """Series of any length in bounded memory."""
 
-from distgan.utils.thinning import Curve, Sample
+from distgan.utils.thinning import Curve, EveryKth
 
 
 def test_a_long_series_is_thinned_to_means_with_their_range() -> None:
@@ -17,7 +17,7 @@ def test_a_long_series_is_thinned_to_means_with_their_range() -> None:
 
 def test_of_very_many_items_every_kth_and_the_last_are_kept() -> None:
     for num in (0, 1, 8, 9, 16, 17, 1000):
-        sample = Sample[int](8)
+        sample = EveryKth[int](8)
         for n in range(num):
             sample.add(n)
         assert sample.items() == sorted({*range(0, num, sample.every), *range(num - 1, num)} - {-1})
