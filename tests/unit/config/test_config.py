@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from distgan.config.command_settings import SampleConfig
 from distgan.config.fields import allowed
 from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
-from distgan.config.presets import config_folder, preset_path, training_of
+from distgan.config.presets import config_folder, config_of_run, preset_path, training_of
 from distgan.config.registry import DATASETS
 from distgan.config.schema import Config
 from distgan.errors import UserError
@@ -335,3 +335,15 @@ def test_any_file_is_a_config_or_a_mistake(
     with suppress(UserError):
         config, _ = training_of(["--config", str(path)])
         assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [('{"run": {"seed": 7}}', 7), ('{"run": {"keep_best": "min:ema_fcd"}}', None), ("{", None), ('{"run": 1}', None)],
+)
+def test_a_config_that_can_not_be_read_is_no_runs(tmp_path: Path, text: str, seed: int | None) -> None:
+    (tmp_path / "config.json").write_text(text)
+    found = config_of_run(str(tmp_path), "auto")
+    assert (found and found.run.seed) == seed
+    assert config_of_run(str(tmp_path), "never") is config_of_run(None, "auto") is None
+    assert config_of_run(None, str(tmp_path / "nowhere")) is None
