@@ -22,10 +22,11 @@ pytestmark = pytest.mark.skipif(not INSTALLED, reason="no tracker is installed: 
 # Ends with what the process has afterwards that it did not have before.
 TRAIN = """
 import os, sys, threading, psutil
-before = dict(os.environ)
+before, hooks = dict(os.environ), (sys.excepthook, sys.exit)
 from distgan.cli import main
 code = main(sys.argv[1:])
 print("environment", {name for name in {*os.environ, *before} if os.environ.get(name) != before.get(name)} or "same")
+print("hooks", "same" if hooks == (sys.excepthook, sys.exit) else "other")
 print("children", psutil.Process().children(recursive=True) or "none")
 print("threads", [each.name for each in threading.enumerate() if "wandb" in each.name or "Otel" in each.name] or "none")
 sys.exit(code)
@@ -83,7 +84,7 @@ def test_trackers_have_each_step_once_in_one_run_and_contact_nobody(
     second = run.ok(*command, "--out", "run", "--max-steps", 12, "--keep", 3, timeout=500)
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["resumed_from"] == 4
     for result in (first, second):
-        assert result.stdout.splitlines()[-3:] == ["environment same", "children none", "threads none"]
+        assert result.stdout.splitlines()[-4:] == ["environment same", "hooks same", "children none", "threads none"]
         assert "warning" not in result.stderr
         for name in INSTALLED:
             assert sum(name in line for line in result.stderr.splitlines()) == 1, "one line says where it is"
