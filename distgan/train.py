@@ -114,6 +114,6 @@ def _take_steps(
             checkpoints.save(wait=due.is_last)
             request.save_s = checkpoints.last_s  # time to keep free before a time limit
         if reason:
-            artifacts.finish(display)
+            artifacts.finish(display, is_done=False)
             raise stop_error(reason, gan.step, artifacts.resume_hint(), artifacts.result(describe(reason)))
     artifacts.end_reason = monitor.reason_to_stop if monitor else ""

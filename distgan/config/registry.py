@@ -158,6 +158,17 @@ class DataSource(Entry):
     has_mnist_digits: bool = False
 
 
+@dataclass(frozen=True)
+class Tracker(Entry):
+    """`start(folder, run_id, step, settings)` returns a `distributed.trackers.TrackerRun`. Rank 0 calls it.
+
+    `install`: what pip installs where its package is missing.
+    """
+
+    start: Callable[..., Any]
+    install: str
+
+
 AUTO = "auto"  # of a precision or an engine: what is found to be the best here
 
 
@@ -279,3 +290,12 @@ DATASETS = Registry({
     "digits": DataSource("scikit-learn's 8x8 digits, which need no network", Lazy("data.base:digits_source"),
                          has_mnist_digits=True),
 })  # fmt: skip
+
+_T = "distributed.trackers:"
+TRACKERS = Registry({
+    "tensorboard": Tracker("event files in the run's folder", Lazy(_T + "TensorBoardRun"), "tensorboard"),
+    "wandb": Tracker("Weights & Biases, offline without a login", Lazy(_T + "WandbRun"), "distgan[wandb]"),
+    "mlflow": Tracker("MLflow, in the run's folder without a server", Lazy(_T + "MlflowRun"), "distgan[mlflow]"),
+    "trackio": Tracker("Trackio, in its database on this machine", Lazy(_T + "TrackioRun"), "distgan[trackio]"),
+})  # fmt: skip
+NO_TRACKER = "none"

@@ -23,7 +23,7 @@ from distgan.config.fields import (
 )
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.model_config import ModelConfig
-from distgan.config.registry import LOSSES
+from distgan.config.registry import LOSSES, NO_TRACKER, TRACKERS
 from distgan.config.shared_settings import (
     DataNameOrPath,
     Device,
@@ -31,6 +31,7 @@ from distgan.config.shared_settings import (
     LossName,
     OrderName,
     PrecisionNameOrAuto,
+    TrackerNames,
     data_dir_setting,
     device_setting,
     seed_setting,
@@ -163,7 +164,12 @@ class RunConfig(Section):
         [1, 20, 42, 81, 120, 129, 149],
         "after which epochs to draw a sample grid, as 1,20,42 (0: before training); the last always has one",
     )
-    tracker: Literal["tensorboard", "none"] = free("tensorboard", "where Accelerate's tracker writes")
+    tracker: TrackerNames = free(
+        ["tensorboard"],
+        "where to log metrics, settings and sample grids besides the run's own files, by Accelerate's trackers; none "
+        "logs in or uploads unless you set that up",
+        allowed=f"{NO_TRACKER}, or one or more of {', '.join(TRACKERS)}",
+    )
 
     @property
     def evaluates_quality(self) -> bool:

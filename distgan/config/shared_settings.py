@@ -1,10 +1,23 @@
 """Names of registered things and settings that several commands have, each with one help text."""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from distgan.config.fields import OneOf, free, setting
-from distgan.config.registry import DATASETS, ENGINES, LOSSES, ORDERS, OWN_LOSS, PRECISIONS, is_data_path
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from distgan.config.fields import OneOf, free, setting, split_commas
+from distgan.config.registry import (
+    DATASETS,
+    ENGINES,
+    LOSSES,
+    NO_TRACKER,
+    ORDERS,
+    OWN_LOSS,
+    PRECISIONS,
+    TRACKERS,
+    is_data_path,
+)
 
 LossName = Annotated[str, OneOf(LOSSES, ((OWN_LOSS, "that of build_loss() in the file of --networks"),))]
 OrderName = Annotated[str, OneOf(ORDERS)]
@@ -14,6 +27,32 @@ PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a shor
 DataNameOrOwn = Annotated[str, OneOf(DATASETS, takes_path=is_data_path)]  # not auto, which may be either
 DataNameOrPath = Annotated[
     str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
+]
+
+
+def _read_one_name(value: Any, info: ValidationInfo) -> Any:
+    """Return the list for the text of a command line, or for the one name that a file may have instead of a list."""
+    return [value] if info.context == "file" and isinstance(value, str) else split_commas(value, info)
+
+
+def _drop_none(names: list[str]) -> list[str]:
+    """Return each name once, and [] for `none`. Raises for `none` beside a tracker."""
+    names = list(dict.fromkeys(names))
+    if NO_TRACKER in names and len(names) > 1:
+        raise PydanticCustomError("none_and_more", "none beside a tracker")
+    return [name for name in names if name != NO_TRACKER]
+
+
+def _write_one_name(names: list[str]) -> str | list[str]:
+    """Return a single name as text, as files have it that were written when only one was possible."""
+    return names if len(names) > 1 else "".join(names) or NO_TRACKER
+
+
+TrackerNames = Annotated[
+    list[Annotated[str, OneOf(TRACKERS, ((NO_TRACKER, "log to none"),))]],
+    BeforeValidator(_read_one_name),
+    AfterValidator(_drop_none),
+    PlainSerializer(_write_one_name, when_used="json"),
 ]
 Device = Literal["auto", "cpu", "cuda"]
 

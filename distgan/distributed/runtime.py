@@ -1,17 +1,16 @@
-"""Processes and devices, by Accelerate: ranks, wrapped networks, collectives, trackers."""
+"""Processes and devices, by Accelerate: ranks, wrapped networks, collectives."""
 
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 import accelerate
-import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from distgan.config.registry import ENGINES, PRECISIONS, names_on_cpu
@@ -50,7 +49,7 @@ def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runt
                 yield runtime
                 runtime.barrier()
             finally:
-                runtime.close()
+                runtime.at_end.close()
                 deepspeed.leave_process_group()
 
 
@@ -147,7 +146,8 @@ class Runtime:
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
         self.is_local_main: bool = self._accelerator.is_local_main_process
-        self._tracker: Any = None
+        # What ends when no other rank waits for this one any more, however long it takes.
+        self.at_end = ExitStack()
         self._stop_request: AsyncHostCopy | None = None
         if not is_cpu:
             devices.configure_cuda(is_tf32=self.precision == "tf32")
@@ -271,54 +271,11 @@ class Runtime:
                 f"{source}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
             ) from error
 
-    # -- tracking and description ----------------------------------------------------------------------
-
-    def start_tracker(self, name: str, folder: str, step: int) -> None:
-        """Start Accelerate's tracker `name`, which writes to `folder/name`, after `step`; "none" starts none.
-
-        Raises UserError where its package is missing or does not import, and OSError of a disk.
-        """
-        if name == "none":
-            return
-        self._accelerator.log_with = accelerate.tracking.filter_trackers([name], folder)
-        self._accelerator.project_configuration = ProjectConfiguration(project_dir=folder, logging_dir=folder)
-        # TensorBoard's writer thread raises on a full disk, and again at the next write, which is handled.
-        hook = threading.excepthook
-        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
-        try:
-            if not self._accelerator.log_with:
-                raise ImportError("it is not installed")
-            # purge_step hides what a killed process wrote of steps that are repeated now.
-            self._accelerator.init_trackers(name, init_kwargs={name: {"purge_step": step + 1}} if step else {})
-            self._tracker = self._accelerator.get_tracker(name)
-        except OSError:
-            raise
-        except Exception as error:  # any, of a package that is damaged or of a version that does not fit
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UserError(
-                f"--tracker: does not start: {reason} ({name}). Expected: --tracker none, or {name} reinstalled",
-                code="missing-package",
-            ) from error
-
-    def track(self, values: dict[str, float], step: int) -> None:
-        if self._tracker is not None:
-            self._accelerator.log(values, step=step)
-
-    def track_image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Log `image`, (H, W, 3) uint8, to the tracker."""
-        if self._tracker is not None and self.is_main:
-            self._tracker.log_images({tag: image}, step=step, dataformats="HWC")
+    # -- end and description --------------------------------------------------------------------------
 
     def barrier(self) -> None:
         """Wait for all ranks, so that none closes connections that another still uses."""
         self._accelerator.wait_for_everyone()
-
-    def close(self) -> None:
-        """End the tracker and its thread."""
-        self._accelerator.trackers, trackers = [], self._accelerator.trackers
-        for tracker in trackers if self._tracker else ():  # else it failed to start
-            with suppress(OSError):  # a warning was printed; nothing depends on its curves
-                tracker.finish()
 
     def peak_memory_gib(self) -> float:
         """Return the peak memory in GiB of the device, or on a CPU of this process."""

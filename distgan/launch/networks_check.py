@@ -194,7 +194,6 @@ def _take_part(config_text: str, traits_text: str, dtype: str, out: str) -> None
     check_ranks_equal(session.gan, runtime)
     if runtime.is_main:
         Path(out).write_bytes(pack_tensors(session.gan.state(), {}))
-    runtime.close()
     sys.stdout.flush()
     # Threads of gloo, which DDP keeps alive, may abort an interpreter that ends in good order.
     os._exit(0)

@@ -19,7 +19,8 @@ from distgan.checkpoint.export import export_weights
 from distgan.checkpoint.manager import CheckpointManager
 from distgan.checkpoint.resume import Start, is_in
 from distgan.data.image_list import FILE as IMAGES
-from distgan.errors import WriteErrorPolicy, as_user_error
+from distgan.distributed.trackers import Trackers, check_installed
+from distgan.errors import WriteErrorPolicy
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
 from distgan.models.sampling import generate, preview_of, sample_z
@@ -29,7 +30,7 @@ from distgan.runs.observers import Observers, RunResult
 from distgan.runs.progress import ProgressDisplay
 from distgan.runs.run_dir import LOCK_WAIT_S, SAMPLE, claim_folder, clear_leftovers, lock, read_status, record_status
 from distgan.training.engines.selection import EngineSelection
-from distgan.training.metrics import MetricLog
+from distgan.training.metrics import MetricLog, last_evaluation
 from distgan.training.session import Session
 from distgan.utils.figures import add_names, draw_timeline, drawable_names, grid, save_gif
 from distgan.utils.files import metric_lines, write_atomic, write_json
@@ -68,14 +69,20 @@ class RunArtifacts:
         targets = stop_at and runtime.run_on_rank0(lambda: read_targets(find_targets(stop_at, "--stop-at")))
         self._targets = targets.model_dump(mode="json") if targets else None
         self._is_recorded = False
+        self._tracker_notes: list[str] = []
         self._engine: dict[str, object] | None = None
         self._networks: dict[str, object] | None = None
         self.start: Start | None = None
         self.was_done = False
         self.end_reason = ""  # why the run ended before its last step
         self._lock: BaseFileLock | None = None
+        runtime.run_on_rank0(lambda: check_installed(config.run.tracker))
+        self.trackers = Trackers(self.write_errors)
+        runtime.at_end.callback(self.trackers.close)
         self.folder = runtime.run_on_rank0(self._claim)
-        self.log = MetricLog(self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.write_errors)
+        self.log = MetricLog(
+            self.folder, runtime, self.steps_per_epoch, session.dataset.notice, self.write_errors, self.trackers
+        )
         self.checkpoints = CheckpointManager(self.folder, session, self.log, self.write_errors)
         self.log.on_line = partial(self.observers.notify, "on_metrics")
         self.checkpoints.on_written = partial(self.observers.notify, "on_checkpoint")
@@ -107,7 +114,7 @@ class RunArtifacts:
     # -- start ----------------------------------------------------------------------------------------
 
     def begin(self, start: Start | None, *, is_over: bool) -> None:
-        """Save the first checkpoint, describe the run, which resumes from `start` if given, and start the tracker.
+        """Save the first checkpoint, describe the run, which resumes from `start` if given, and start trackers.
 
         A run that was done keeps its files as they are if it `is_over`: no further step will be taken.
         """
@@ -118,22 +125,15 @@ class RunArtifacts:
         self.checkpoints.save(wait=True)  # no step without a checkpoint; does nothing if restored from one
         self.runtime.run_on_rank0(self._describe)
         self._write_optional(self._list_images, f"{IMAGES} is")
-        self.runtime.run_on_all_ranks(self._start_tracker)
+        step, last = self.gan.step, self.log.last_step
+        self._tracker_notes = self.runtime.run_on_rank0(
+            lambda: self.trackers.start(self.config, self.folder, step, last, is_resumed=start is not None)
+        )
 
     def _was_done(self) -> bool:
         status = read_status(self.folder)
         is_own = self.start is not None and is_in(self.start.path, self.checkpoints.folder)
         return is_own and (status.get("state"), status.get("step")) == ("done", self.gan.step)
-
-    def _start_tracker(self) -> None:
-        """Start the tracker; an error of the disk is a warning."""
-        name = self.config.run.tracker
-        try:
-            self.runtime.start_tracker(name, str(self.folder), self.gan.step)
-        except OSError as error:
-            self.write_errors.warn(
-                f"{name}'s files are not written, and nothing else is lost: {as_user_error(error) or error}"
-            )
 
     def _describe(self) -> None:
         write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
@@ -230,7 +230,8 @@ class RunArtifacts:
             display.say(str(selection))
         if self.checkpoints.begins_with:
             display.say(f"beginning with {self.checkpoints.begins_with}")
-        display.say(f"writing to {self.folder}")
+        for line in (f"writing to {self.folder}", *self._tracker_notes):
+            display.say(line)
         if self.start:
             state = self.start.checkpoint.state
             before, now = state.world_size, self.runtime.world_size
@@ -250,20 +251,21 @@ class RunArtifacts:
         is_stop = step_in_epoch or epoch not in (*self.config.run.sample_epochs, self.config.run.epochs)
         name = f"epoch-{epoch:04}" + (f"-step-{gan.step:07}" if is_stop else "")
 
+        path = self.folder / "samples" / f"{name}.png"
+
         def write(weights: dict[str, torch.Tensor]) -> None:
             self._generator.load_state_dict(weights)
             labels, columns, heads = self._preview
             images = generate(self._generator, self._z, labels_for(self._generator, self._z, labels))
             picture = grid(images, columns, heads=drawable_names(heads), caption=self.dataset.notice)
             (self.folder / "samples").mkdir(exist_ok=True)
-            save_picture(self.folder / "samples" / f"{name}.png", picture)
-            self.runtime.track_image(TAGS[self.config.model.name], np.asarray(picture), gan.step)
+            save_picture(path, picture)
+            self.trackers.log_image(TAGS[self.config.model.name], np.asarray(picture), path, gan.step)
             self.observers.notify("on_samples", gan.step, images)
 
         with self.log.paused():
             weights = gan.sampling_state()
             self._draw_optional(lambda: write(weights), "a sample is")
-        path = self.folder / "samples" / f"{name}.png"
         return f"samples: {path}" if self.runtime.is_main and os.path.exists(path) else ""
 
     def export_last_good(self, advice: str) -> str:
@@ -280,10 +282,10 @@ class RunArtifacts:
 
     # -- end ------------------------------------------------------------------------------------------
 
-    def finish(self, display: ProgressDisplay) -> None:
+    def finish(self, display: ProgressDisplay, *, is_done: bool = True) -> None:
         """Write weights and pictures of the last checkpoint, and show the remaining warnings.
 
-        Of a run that was done, only what is missing.
+        Of a run that was done, only what is missing. Trackers get the last evaluation of a run that `is_done` now.
         """
 
         def write() -> None:
@@ -299,6 +301,11 @@ class RunArtifacts:
 
         with self.log.paused():
             self.runtime.run_on_rank0(write)
+            if is_done and not self.was_done:
+                self._draw_optional(
+                    lambda: self.trackers.log_summary(last_evaluation(self.log.path), self.gan.step),
+                    "trackers' last evaluation is",
+                )
             self._draw_optional(self._draw_timeline, "timeline.png or timeline.gif is")
             self._draw_optional(self._draw_curves, "losses.png is")
         display.warn(self.write_errors.warnings())

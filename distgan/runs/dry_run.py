@@ -11,6 +11,7 @@ from distgan.config.schema import Config
 from distgan.data.base import SOURCES, data_folder, find, keep_class_names, load_dataset, load_own_images
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
+from distgan.distributed.trackers import check_installed
 from distgan.errors import UserError
 from distgan.evaluation.real_images import class_noun_of, load_real_images, with_folder
 from distgan.evaluation.schema import noun_of
@@ -33,6 +34,7 @@ def plan(config: Config, preset: str) -> str:
 def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     if config.run.out is not None:
         check_unused_folder(config.run.out, may_hold_run=config.run.resume != "never")
+    check_installed(config.run.tracker)
     name = "mnist" if config.data.name == "auto" else config.data.name
     folder, _ = data_folder(config.data)
     side, channels, is_own = config.data.image_size, config.data.channels, is_data_path(name)

@@ -41,6 +41,9 @@ CONTENTS = {
     "environment.json": "versions, machine, data and engine (below)",
     "images.safetensors": "names and hashes of your own images: a resume with others names the first that differs",
     "tensorboard/": "curves and grids by step, under the 2023 report's own tags; --tracker none turns it off",
+    "wandb/": "with --tracker wandb: its files, which wandb sync uploads",
+    "mlruns/": "with --tracker mlflow and no server: its files",
+    "trackers.json": "the id of the run in each of wandb, mlflow and trackio, which a resume continues",
     "lock": "held by the process that trains; lock.marker on a file system without locks",
 }
 # Errors of file systems without locks.

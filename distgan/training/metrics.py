@@ -1,4 +1,4 @@
-"""Training metrics: kept on the device, copied to the host per log line, written to metrics.jsonl and the tracker."""
+"""Training metrics: kept on the device, copied to the host per log line, written to metrics.jsonl and trackers."""
 
 import json
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distgan.distributed.runtime import Runtime
+from distgan.distributed.trackers import Trackers
 from distgan.errors import TrainingFailed, WriteErrorPolicy
 from distgan.training.step import STATS
 from distgan.utils.devices import AsyncHostCopy
@@ -67,12 +68,20 @@ class MetricLog:
     """
 
     def __init__(
-        self, folder: Path, runtime: Runtime, steps_per_epoch: int, notice: str | None, write_errors: WriteErrorPolicy
+        self,
+        folder: Path,
+        runtime: Runtime,
+        steps_per_epoch: int,
+        notice: str | None,
+        write_errors: WriteErrorPolicy,
+        trackers: Trackers | None = None,
     ):
         self.path, self.runtime, self.steps_per_epoch = folder / "metrics.jsonl", runtime, steps_per_epoch
         self.notice = {"data": notice} if notice else {}  # notice that the images are not MNIST's
         self.write_errors = write_errors
+        self.trackers = trackers or Trackers(write_errors)
         self.logged_step, self.num_lines = 0, 0  # of the last line that a resume keeps
+        self.last_step = 0  # of the last line that the file had when the run was resumed
         self.last: MetricRecord | None = None
         self.quality: dict[str, object] = {}  # the evaluation in the last line
         self._elapsed_s = 0.0
@@ -128,6 +137,7 @@ class MetricLog:
         for line in metric_lines(self.path):
             if line is None:
                 continue
+            self.last_step = max(self.last_step, line["step"])
             if (text := json.dumps(line)) == expected:
                 expected = next(kept, None)
                 continue
@@ -233,9 +243,7 @@ class MetricLog:
             self.write_errors(error, "metrics are")
         if self.runtime.is_main:
             self.on_line(line.step, values | self.notice)
-        self.write_errors.warn_on_error(
-            lambda: self.runtime.track(_scalars(values), line.step), "the tracker's numbers are"
-        )
+        self.trackers.log(_scalars(values), line.step)
 
     def flush(self) -> None:
         """Append the lines that are not written yet. Raises OSError of the disk, and keeps them then."""
@@ -250,3 +258,12 @@ def _scalars(values: dict[str, object]) -> dict[str, float]:
     per_class = {f"{key}/{label}": number for key, row in lists.items() for label, number in enumerate(row)}
     scalars = {key: value for key, value in values.items() if isinstance(value, float) and key != "elapsed_s"}
     return scalars | per_class
+
+
+def last_evaluation(path: Path) -> dict[str, float]:
+    """Return the scalars of the last evaluation in a metrics.jsonl; {} where there was none."""
+    lines = (line for line in metric_lines(path) if line and "eval_n" in line)
+    last = max(lines, key=lambda line: line["step"], default={})
+    return _scalars(
+        {key: value for key, value in last.items() if not (key in MetricRecord._fields or key.endswith("_s"))}
+    )

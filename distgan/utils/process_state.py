@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,12 +18,13 @@ _LOGGERS = ("torch.utils.cpp_extension", "accelerate.accelerator")
 def preserve_process_state() -> Iterator[None]:
     """Restore the state of the process when the block ends.
 
-    That is: environment variables, warning filters, log levels, threading.excepthook, and torch's number of threads,
-    random states, default dtype, TF32 and cuDNN benchmark mode. `training.stop` restores signal handlers.
+    That is: environment variables, warning filters, log levels, threading.excepthook, sys.excepthook and sys.exit
+    (which trackers replace), and torch's number of threads, random states, default dtype, TF32 and cuDNN benchmark
+    mode. `training.stop` restores signal handlers.
     """
     environment = dict(os.environ)
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    thread_hook = threading.excepthook
+    hooks = sys.excepthook, sys.exit, threading.excepthook
     num_threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     arithmetic = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) if torch.cuda.is_available() else None
@@ -36,7 +38,7 @@ def preserve_process_state() -> Iterator[None]:
         os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        threading.excepthook = thread_hook
+        sys.excepthook, sys.exit, threading.excepthook = hooks
         torch.set_num_threads(num_threads)
         torch.set_default_dtype(dtype)
         if arithmetic:

@@ -158,7 +158,6 @@ def main() -> None:
             if runtime.is_main:
                 prefix = "" if stage is None else f"zero{stage}-"
                 save_file(state, folder / f"{prefix}{name}.safetensors")
-    runtime.close()
     # As the command line does: DDP keeps threads of gloo alive, which may abort the interpreter at exit.
     os._exit(0)
 

@@ -35,6 +35,9 @@ def test_commands_of_the_readme_run_in_an_empty_folder(
         "metrics.jsonl.old",
         "networks",
         "images.safetensors",
+        "wandb",
+        "mlruns",
+        "trackers.json",
     }
     assert json.loads((with_samples / "status.json").read_text()).keys() == keys_of(run_dir.record_status).keys()
     environment = json.loads((with_samples / "environment.json").read_text())

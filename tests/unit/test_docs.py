@@ -30,6 +30,7 @@ FOREIGN_FLAGS = {
     *("--config_file", "--num_processes", "--main_process_ip", "--machine_rank"),  # accelerate launch
     *("--standalone", "--nproc-per-node", "--max-restarts"),  # torchrun
     *("--array", "--gpus", "--no-requeue", "--nv"),  # sbatch, apptainer
+    *("--logdir", "--backend-store-uri", "--project"),  # tensorboard, mlflow, trackio
     *("--python", "--budget-s", "--flag"),  # uv, benchmarks/, one that stands for any
 }
 PROGRAMS = {"distgan", "make", "pip", "uv", "source", "python", "accelerate", "torchrun", "sbatch"}

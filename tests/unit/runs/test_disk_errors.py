@@ -56,7 +56,7 @@ def test_a_disk_that_is_away_for_a_while_costs_no_step(
         train_small(run, epochs=2, max_steps=9, log_every=1, save_every_steps=1)
     said = capfd.readouterr().err
     assert "warning: metrics " in said
-    for what in ("a sample is", "the tracker's numbers are"):
+    for what in ("a sample is", "tensorboard's numbers are"):
         assert f"warning: {what} " in said
     assert "warning: a checkpoint " in said
     assert os.strerror(number) in said

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -35,7 +36,7 @@ def process_state() -> dict[str, Any]:
         "environment": dict(os.environ),
         "signals": [signal.getsignal(signum) for signum in SIGNALS],
         "filters": list(warnings.filters),
-        "thread hook": threading.excepthook,
+        "hooks": (sys.excepthook, sys.exit, threading.excepthook),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "files": sorted(os.readlink(f"/proc/self/fd/{name}") for name in _open_files()),
         "torch threads": torch.get_num_threads(),
