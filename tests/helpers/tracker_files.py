@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Tracked(NamedTuple):
-    """What a tracker has of a run: its ids, d_loss by step in the order of logging, and so on."""
+    """Contents of a tracker for a run: its ids, d_loss by step in the order of logging, and so on."""
 
     ids: list[str]
     losses: list[tuple[int, float]]
