@@ -46,6 +46,11 @@ NEW_NAMES = (
     (r"\bseed (networks|family)", r"report2023 \1"), (r"\bsmall (networks|family)", r"dcgan \1"),
     (r"precision (no|float32)\b", "precision fp32"), (r"<dd>(float32|no)<", "<dd>fp32<"),
     (r"<dd>seed<", "<dd>report2023<"), (r"<dd>small<", "<dd>dcgan<"), (r"<dt>accumulate<", "<dt>d_microbatches<"),
+    (r"by a jury of (\d+) ([\w ]+?) networks trained", r"by an ensemble of \1 \2 networks (the judges), trained"),
+    ("the jury reads", "the judges read"), ("the jury itself confuses", "the judges themselves confuse"),
+    ("the jury gives", "the judges give"), ("(?<=[Tt]he )jury is", "judges are"),
+    (r"jury('|&#39;)s own", r"judges\1 own"),
+    (r"\bjury\b", "judges"),
 )  # fmt: skip
 
 

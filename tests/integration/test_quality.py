@@ -31,7 +31,7 @@ def real() -> tuple[Reference, Dataset]:
     known, unseen = order[:4000], order[4000 : 4000 + NUM]
     ensemble = load_ensemble("mnist", torch.device("cpu"))
     part = test._replace(images=test.images[known], labels=test.labels[known])
-    images = RealImages(train, part, train, "digit", False)
+    images = RealImages(train, part, train, "digit", False, train.fingerprint, part.fingerprint)
     reference = build_reference(ensemble, images, NUM, None, ALONE, num_draws=100)
     return reference, test._replace(images=test.images[unseen], labels=test.labels[unseen])
 
