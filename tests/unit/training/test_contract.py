@@ -1,6 +1,7 @@
 """Contract of a user's networks, each failure in one sentence; public architectures train, as written or noted."""
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from helpers.own_architectures import HEAD, TRAINS
 from helpers.own_networks import PAIR, none_loaded, write_pair
-from helpers.runs import Capture, expect_user_error, fits
+from helpers.runs import ROOT, Capture, expect_user_error, fits
 from torch import nn
 
 from distgan.config.image_spec import ImageSpec
@@ -251,6 +252,11 @@ def test_a_loss_of_the_file_is_two_scalars(tmp_path: Path, d_loss: str) -> None:
     assert fits("--loss own: d_loss (LossFunction): rand draws", traits.notes[0])
     assert traits.eager_only
     assert traits.depends_on_processes
+
+
+def test_the_page_keeps_the_contract(tmp_path: Path) -> None:
+    pair, loss = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your_networks.md").read_text(), re.DOTALL)
+    assert check(tmp_path, pair + loss) == Traits()
 
 
 def test_what_forward_prints_is_shown_where_it_fails_too(tmp_path: Path, capfd: Capture) -> None:
