@@ -123,7 +123,7 @@ def _check_peers(config: ThroughputConfig, orders: list[str]) -> None:
         )
     if PLAIN_LOOP_ORDER not in orders:
         raise UserError(
-            f"--order: lacks the order of the --peers loops ({','.join(orders)}). Expected: {PLAIN_LOOP_ORDER} too",
+            f"--order: lacks the order of the --peers loops ({','.join(orders)}). Expected: also {PLAIN_LOOP_ORDER}",
             code="conflicting-settings",
         )
     folder = data_folder(Config().data.model_copy(update={"dir": config.data_dir}))[0]

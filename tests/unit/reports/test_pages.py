@@ -285,7 +285,7 @@ def test_every_verdict_is_shown(tmp_path: Path, verdict: Verdict, capsys: Captur
 def test_a_young_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=[], num_samples=0, weights=False, state="running")
     text = page(run)
-    for words in ("no samples yet", "no numbers:", "no weights yet", "without --eval-every", "or killed"):
+    for words in ("no samples yet", "no curves:", "no weights yet", "without --eval-every", "or killed"):
         assert words in text
     assert f"distgan eval {run}" in text
     # Nothing to measure: the same without --no-eval.
