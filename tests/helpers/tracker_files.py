@@ -20,7 +20,7 @@ class Tracked(NamedTuple):
 
 
 def read_wandb(run: Path) -> Tracked:
-    """Of all starts of the run, as wandb sync would upload them."""
+    """Read all starts of the run, as wandb sync would upload them."""
     found = Tracked([], [], {}, [], {})
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         for record in _wandb_records(path):
@@ -62,7 +62,7 @@ def _wandb_records(path: Path) -> Iterator[Any]:
 
 
 def read_mlflow(run: Path) -> Tracked:
-    """Of the store of files in `mlruns/`."""
+    """Read the store of files in `mlruns/`."""
     folders = [path.parent for path in run.glob("mlruns/*/*/meta.yaml")]
     (folder,) = folders
     metric = {path.name: path for path in folder.glob("metrics/*")}
@@ -78,7 +78,7 @@ def read_mlflow(run: Path) -> Tracked:
 
 
 def read_trackio(run: Path) -> Tracked:
-    """Of the database in $TRACKIO_DIR."""
+    """Read the database in $TRACKIO_DIR."""
     found = Tracked([], [], {}, [], {})
     with sqlite3.connect(Path(os.environ["TRACKIO_DIR"]) / "distgan.db") as database:
         rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
