@@ -8,6 +8,7 @@
 `import distgan` imports nothing heavy: each name is imported when it is first used.
 """
 
+import random
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -33,6 +34,7 @@ _MODULES = {
     "evaluate": "launch.program",
     "load_generator": "launch.program",
     "sample": "launch.program",
+    "train": "launch.program",
 }
 
 
@@ -41,11 +43,19 @@ def __getattr__(name: str) -> Any:
         return import_module("distgan.errors")
     if name not in _MODULES:
         raise AttributeError(f"module 'distgan' has no attribute {name!r}")
-    return getattr(import_module(f"distgan.{_MODULES[name]}"), name)
+    return _load(name)
+
+
+def _load(name: str) -> Any:
+    state = random.getstate()  # which the import of a library may change
+    try:
+        return getattr(import_module(f"distgan.{_MODULES[name]}"), name)
+    finally:
+        random.setstate(state)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__", "errors"]
 
 
 class _Package(ModuleType):
@@ -53,7 +63,7 @@ class _Package(ModuleType):
 
     @property
     def train(self) -> Any:
-        return self.__dict__.get("_train") or import_module("distgan.launch.program").train
+        return self.__dict__.get("_train") or _load("train")
 
     @train.setter
     def train(self, value: Any) -> None:

@@ -17,10 +17,11 @@ from distgan.checkpoint.format import (
     read_state,
 )
 from distgan.config.flags import paths_by, read_file
-from distgan.config.registry import is_data_path
+from distgan.config.registry import IN_MEMORY, is_data_path
 from distgan.config.schema import Config
 from distgan.data.image_list import FILE, ImageList, first_difference, read_list
 from distgan.errors import UserError
+from distgan.models.given_modules import GIVEN, changed_modules
 from distgan.models.network_copies import changed_lines
 from distgan.utils.files import metric_lines, read_limited, set_aside
 from distgan.utils.paths import user_path
@@ -305,11 +306,24 @@ def _differing_images(before: Config, now: Config, run: Path, identity: Identity
     return "".join(f"; {text}" for text in said if text)
 
 
+def _check_given_again(before: Config, now: Config, where: str) -> None:
+    """Raise UserError where a run of a program's images or modules is resumed without them."""
+    is_data_given = before.data.name == IN_MEMORY and not is_data_path(now.data.name)
+    if is_data_given or (before.model.networks == GIVEN and now.model.networks != GIVEN):
+        what, again = ("images", "dataset=") if is_data_given else ("modules", "generator= and discriminator=")
+        raise UserError(
+            f"{where} was trained on {what} that a program passed. Expected: them again, by {again} of distgan.train"
+            + (", or --data PATH of the same images" if is_data_given else ""),
+            code="resume-mismatch",
+        )
+
+
 def _check_settings(before: Config, now: Config, where: str, run: Path, follows: set[tuple[str, str]]) -> bool:
     """Raise UserError with a line per setting that may not differ, but for those that follow from other data.
 
     True if an allowed one differs.
     """
+    _check_given_again(before, now, where)
     changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
         if (table, key) in follows:
@@ -319,6 +333,8 @@ def _check_settings(before: Config, now: Config, where: str, run: Path, follows:
             rule = "the same" if is_fixed else "the same, or --allow-config-change"
             is_code = key == "networks_sha256" and before.model.networks
             lines = changed_lines(run, before.model.networks or "", now.model) if is_code else ""
+            if is_code and before.model.networks == now.model.networks == GIVEN:
+                lines = f"{changed_modules(str(old), str(new))}: other code or sizes"
             value = f"{new!r}; {lines}" if lines else f"{new!r}"
             mistakes.append(f"[{table}] {key}: {where} has {old!r} ({value}). Expected on resume: {rule}")
     if mistakes:

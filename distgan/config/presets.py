@@ -140,10 +140,13 @@ def settings_from(model: type[M], settings: dict[str, Any]) -> M:
     return from_flags(model, _namespace(model, settings))
 
 
-def config_of(name: str, settings: dict[str, Any]) -> Config:
+def config_of(name: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
     """Return the config of a preset, or of a .toml or .json file, with `settings` by keyword. Raises UserError."""
     namespace = _namespace(Config, settings)
-    flag, value = preset_words("name", name)
+    path = os.fspath(name)
+    if (config := Path(path, "config.json")).is_file():  # the folder of a run
+        path = str(config)
+    flag, value = preset_words("name", path)
     namespace.preset, namespace.config = (value, None) if flag == "--preset" else (None, value)
     return config_from(namespace, *base_of(namespace))
 
@@ -158,6 +161,11 @@ def _namespace(model: type[BaseModel], settings: dict[str, Any]) -> argparse.Nam
                 f"{key}: unknown setting{did_you_mean(key, flags) or '.'} Expected: a flag with underscores, as "
                 "batch_size",
                 code="unknown-setting",
+            )
+        if not isinstance(value, str | int | float | list | tuple | dict | range | None | os.PathLike):
+            advice = ", or dataset=distgan.Dataset(images, labels) of distgan.train" if key == "data" else ""
+            raise UserError(
+                f"{key}: a {type(value).__name__}. Expected: text, a number, a list or a path{advice}", code="bad-value"
             )
         setattr(namespace, flags[key].dest, os.fspath(value) if isinstance(value, os.PathLike) else value)
     return namespace

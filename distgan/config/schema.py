@@ -341,8 +341,8 @@ class Config(Section):
     _origin: Origin | None = PrivateAttr(None)
 
     @classmethod
-    def from_preset(cls, name: str, **settings: Any) -> "Config":
-        """Return the settings of a preset, as "cgan-fast", or of a .toml file or a run's config.json.
+    def from_preset(cls, name: str | os.PathLike[str], **settings: Any) -> "Config":
+        """Return the settings of a preset, as "cgan-fast", of a .toml file, or of a run's folder or config.json.
 
         `settings` replace some of them: the flags of `distgan train` with underscores, as `batch_size=128`,
         `data="photos/"`, `max_steps=500`, `out="runs/mine"`. Raises UserError for a name or value that is not allowed.

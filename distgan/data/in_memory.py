@@ -82,7 +82,8 @@ def _labels(labels: Any, class_names: Sequence[str] | None, num: int) -> tuple[t
             f"labels: {what}. Expected: integers from 0 to {MAX_CLASSES - 1}, of shape ({num},)", code="bad-images"
         )
     num_classes = int(numbers.max()) + 1
-    names = [str(number) for number in range(num_classes)] if class_names is None else list(class_names)
+    named = [class_names] if isinstance(class_names, str) else class_names  # a text is no list of names
+    names = [str(number) for number in range(num_classes)] if named is None else list(named)
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names) or len(names) < num_classes:
         raise UserError(
             f"class_names: {len(names)} for labels up to {num_classes - 1}. Expected: different texts, one for each "

@@ -28,6 +28,7 @@ from distgan.models.network_copies import with_networks
 from distgan.runs.observers import Observers, RunResult
 from distgan.runs.sample import draw_images
 from distgan.train import train as run_training
+from distgan.utils.process_state import default_torch_state
 from distgan.utils.provenance import Startup
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -85,7 +86,7 @@ def sample(
     folder: PathLike,
     num: int = 64,
     *,
-    labels: Sequence[int | str] | None = None,
+    labels: Sequence[int | str] | np.ndarray | torch.Tensor | None = None,
     seed: int = 0,
     ema: bool = True,
     generator: nn.Module | None = None,
@@ -111,11 +112,15 @@ def sample(
     Raises:
         UserError: for weights that are missing or damaged, and labels that they do not have.
     """
-    classes = None if labels is None else [str(label) for label in labels]
+    values = labels.tolist() if isinstance(labels, np.ndarray | torch.Tensor) else labels
+    if isinstance(values, str) or not isinstance(values, Sequence | None):
+        raise UserError(
+            f"labels: a {type(values).__name__} ({values!r}). Expected: a list of numbers or names of classes"
+        )
     settings = {"num": num, "seed": seed, "ema": ema, "networks": networks, "trust_networks": trust_networks}
-    config = settings_from(SampleConfig, settings | {"classes": classes, "device": device})
+    config = settings_from(SampleConfig, settings | {"device": device})
     with _restoring(), given_modules(generator, None) as modules:
-        return draw_images(os.fspath(folder), config, modules, labels_name="labels")
+        return draw_images(os.fspath(folder), config, values, modules)
 
 
 def evaluate(
@@ -186,10 +191,10 @@ def _checked(dataset: Dataset | None) -> Dataset | None:
 
 @contextmanager
 def _restoring(*, quiet: bool = False) -> Iterator[None]:
-    """Print nothing if `quiet`, keep torch's random state, and raise a disk's errors as UserErrors."""
+    """Print nothing if `quiet`, compute as a fresh process does, and raise a disk's errors as UserErrors."""
     token = IS_QUIET.set(quiet or IS_QUIET.get())
     try:
-        with torch.random.fork_rng(devices=[]):
+        with default_torch_state():
             yield
     except OSError as error:
         if user_error := as_user_error(error):

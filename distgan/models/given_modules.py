@@ -3,9 +3,11 @@
 import copy
 import hashlib
 import inspect
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -19,13 +21,14 @@ from distgan.models.user_networks import UserNetworks, describe_value, set_loade
 # In place of a file in the config of a run.
 GIVEN = "(modules of a program)"
 _LENGTH = 8
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 @contextmanager
 def given_modules(generator: nn.Module | None, discriminator: nn.Module | None) -> Iterator[str | None]:
     """Let a config with the yielded hash build copies of these modules, until the block ends; None without modules.
 
-    The hash is over the classes' code and the shapes of all tensors, not over their values: half of it of each module.
+    The hash is over the code of their methods and the shapes of all tensors, not over values: half of it of each.
     Without `discriminator` they can only be drawn with. Raises UserError for what is no module.
     """
     if generator is None and discriminator is None:
@@ -63,6 +66,12 @@ def with_modules(config: Config, sha256: str | None) -> Config:
     return config.model_copy(update={"model": ModelConfig.model_validate(model)})
 
 
+def changed_modules(before: str, now: str) -> str:
+    """Return which of the two modules has other code or sizes, by their hashes: `generator and discriminator`."""
+    names = ["generator"] if before[:_LENGTH] != now[:_LENGTH] else []
+    return " and ".join(names + (["discriminator"] if before[_LENGTH:] != now[_LENGTH:] else []))
+
+
 def is_same_generator(sha256: str, other: str | None) -> bool:
     """True for two hashes of `given_modules` of the same generator."""
     return sha256[:_LENGTH] == (other or "")[:_LENGTH]
@@ -71,12 +80,26 @@ def is_same_generator(sha256: str, other: str | None) -> bool:
 def _hash(network: nn.Module | None) -> str:
     if network is None:
         return "0" * _LENGTH
-    digest = hashlib.sha256(repr(network).encode())
-    for kind in dict.fromkeys(type(module) for module in network.modules()):
-        digest.update(f"{kind.__module__}.{kind.__qualname__}\0".encode())
-        if not kind.__module__.startswith("torch."):
-            with suppress(OSError, TypeError):  # of a class that was typed at a prompt
-                digest.update(inspect.getsource(kind).encode())
+    digest = hashlib.sha256(_ADDRESS.sub("", repr(network)).encode())
+    for module in network.modules():
+        own = {name: value for name, value in vars(module).items() if isinstance(value, FunctionType)}
+        if not type(module).__module__.startswith("torch."):
+            own |= {name: value for name, value in vars(type(module)).items() if isinstance(value, FunctionType)}
+        for name, function in own.items():
+            digest.update(f"{name}\0{_code_of(function)}\0".encode())
     for key, value in network.state_dict().items():
         digest.update(f"{key}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
     return digest.hexdigest()[:_LENGTH]
+
+
+def _code_of(function: FunctionType) -> str:
+    """Return the source of a function, or where there is none, as of one in exec'd text, its bytecode."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return _bytecode(function.__code__)
+
+
+def _bytecode(code: CodeType) -> str:
+    constants = [_bytecode(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"

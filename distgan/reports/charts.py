@@ -106,6 +106,7 @@ def chart(
     ys += [y for each in series for p in each.points for y in (p.y, p.low, p.high) if y is not None]
     is_log = may_be_log and min(ys) > 0 and max(ys) / min(ys) >= _LOG_FROM
     y_ticks, (y_low, y_high) = _log_ticks(min(ys), max(ys)) if is_log else _ticks(min(ys), max(ys), 5)
+    is_log = is_log and y_low > 0  # a power of ten below what a float can hold is 0
     x_ticks, (x_low, x_high) = _ticks(min(xs), max(xs), 6, inside=True)
     across = _scale(x_low, x_high, False)
     up = _scale(y_low, y_high, is_log)

@@ -23,6 +23,7 @@ from distgan.distributed.trackers import Trackers, check_installed
 from distgan.errors import WriteErrorPolicy
 from distgan.evaluation.targets import find_targets, read_targets
 from distgan.models.base import build_generator, labels_for, num_parameters
+from distgan.models.given_modules import GIVEN
 from distgan.models.sampling import generate, preview_of, sample_z
 from distgan.runs.dataset_use import describe_dataset_use
 from distgan.runs.loss_curves import save_curves
@@ -341,6 +342,8 @@ class RunArtifacts:
         return RunResult(self.folder, self.gan.step, self.runtime.run_on_rank0(last_line), stopped)
 
     def resume_hint(self) -> str:
+        if self.config.model.networks == GIVEN:
+            return f"resume with: distgan.train, out={str(self.folder)!r} and the same modules"
         flags = f"--out {shlex.quote(str(self.folder))}"
         if self.runtime.world_size > 1 and not self.runtime.is_ours:
             return f"resume with the same launcher and: {flags}{self._named_networks()}"
@@ -370,7 +373,10 @@ class RunArtifacts:
                 f"checkpoints: {len(saved.stall_s)} of {saved.num_bytes / 2**20:.1f} MiB; each stopped training for "
                 f"{median(saved.stall_s):.3f} s, and was on the disk {median(saved.write_s):.3f} s later"
             )
-        display.say(f"more images: distgan sample {shlex.quote(str(self.folder))}{self._named_networks()}")
+        sampling = f"distgan sample {shlex.quote(str(self.folder))}{self._named_networks()}"
+        if self.config.model.networks == GIVEN:
+            sampling = f"distgan.sample({str(self.folder)!r}, generator=...)"
+        display.say(f"more images: {sampling}")
         if self.dataset.notice:
             display.say(f"!! Trained on {self.dataset.notice}. !!", "bold yellow")
 

@@ -2,14 +2,13 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from distgan.errors import UserError
+from distgan.utils.process_state import preserve_torch_state
 
 EVENTS = ("on_metrics", "on_samples", "on_checkpoint")
 
@@ -30,18 +29,19 @@ class RunResult(NamedTuple):
 class Observers:
     """Objects of a program with `on_metrics(step, dict)`, `on_samples(step, array)` or `on_checkpoint(path)`.
 
-    Called on the main process with copies. Their random numbers, and torch's settings that they change, are not the
-    training's. An exception of one is a warning with its traceback: by logging, if the program has set that up.
+    Called on the main process with copies. What they change of random states, torch's settings and the working folder
+    is restored (`utils/process_state.py`). An exception of one is a warning with its traceback: by logging, if the
+    program has set that up.
     """
 
     def __init__(self, observers: Sequence[object] = ()):
         if not isinstance(observers, Sequence):
             raise UserError(f"observers: a {type(observers).__name__}. Expected: a list of objects")
         for each in observers:
-            if not any(callable(getattr(each, event, None)) for event in EVENTS):
-                raise UserError(
-                    f"observers: {type(each).__name__} has none of the methods. Expected: {', '.join(EVENTS)}"
-                )
+            methods = [method for event in EVENTS if callable(method := getattr(each, event, None))]
+            if not methods or any(map(iscoroutinefunction, methods)):
+                what = "has an async method, which is never awaited" if methods else "has none of the methods"
+                raise UserError(f"observers: {type(each).__name__} {what}. Expected: {', '.join(EVENTS)}")
         self._observers = tuple(observers)
         self.warn: Callable[[str], None] = lambda message: None
 
@@ -50,28 +50,14 @@ class Observers:
         for observer in self._observers:
             if call := getattr(observer, event, None):
                 try:
-                    with _kept_torch_state():
+                    with preserve_torch_state():
                         call(*(value.copy() if hasattr(value, "copy") else value for value in values))
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     self._report(f"{type(observer).__name__}.{event} failed, and training continues", error)
 
-    def _report(self, message: str, error: Exception) -> None:
+    def _report(self, message: str, error: BaseException) -> None:
         logger = logging.getLogger("distgan")
         if logger.hasHandlers():
             logger.warning(message, exc_info=error)
         else:
             self.warn(f"{message}:\n{''.join(traceback.format_exception(error)).rstrip()}")
-
-
-@contextmanager
-def _kept_torch_state() -> Iterator[None]:
-    """Restore torch's random state, threads, default dtype and grad mode at the end of the block."""
-    num_threads, dtype, is_grad_enabled = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            torch.set_num_threads(num_threads)
-            torch.set_default_dtype(dtype)
-            torch.set_grad_enabled(is_grad_enabled)

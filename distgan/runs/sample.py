@@ -1,7 +1,7 @@
 """`distgan sample`: images of a trained generator, as a grid, an animation or arrays."""
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -87,16 +87,18 @@ def sample(source: str, config: SampleConfig) -> str:
 
 
 def draw_images(
-    source: str, config: SampleConfig, given: str | None = None, *, labels_name: str = "--classes"
+    source: str, config: SampleConfig, labels: Sequence[int | str] | None, given: str | None = None
 ) -> np.ndarray:
-    """Return `config.num` images, uint8 (N, H, W) or (N, H, W, 3), by the run or weights at `source`.
+    """Return `config.num` images, uint8 (N, H, W) or (N, H, W, 3), by the run or weights at `source`, for a program.
 
-    `given`: the hash of a program's modules. `labels_name`: what the classes are called in errors. Raises UserError.
+    `labels`: numbers or names of classes, which the images take in turn. `given`: the hash of a program's modules.
+    Raises UserError.
     """
     device = device_named(config.device)
-    loaded = load_generator(source, ema=config.ema, code=CodeTrust(config.networks, config.trust_networks, given))
+    code = CodeTrust(config.networks, config.trust_networks, given)
+    loaded = load_generator(source, ema=config.ema, code=code)
     model = loaded.config.model
-    classes = torch.tensor(_class_indices(config.classes, model, labels_name))
+    classes = torch.tensor(_class_indices(labels, model, "labels"))
     parts = _draw(loaded.generator.to(device), config, classes, model)
     return np.concatenate([images for images, _ in parts])
 
@@ -105,7 +107,7 @@ def _summary(num_images: int, path: Path, out: Path, notice: str | None) -> str:
     return f"{num_images:,} images by {path} in {out}{f'; trained on {notice}' if notice else ''}"
 
 
-def _class_indices(names: list[str] | None, model: ModelConfig, flag: str = "--classes") -> list[int]:
+def _class_indices(names: Sequence[int | str] | None, model: ModelConfig, flag: str = "--classes") -> list[int]:
     """Return the indices of the classes that `flag` names, of all if it is unset. Raises UserError."""
     spec = model.images
     if not model.is_conditional:
@@ -117,14 +119,16 @@ def _class_indices(names: list[str] | None, model: ModelConfig, flag: str = "--c
         return [0]
     if names is None:
         return list(range(spec.num_classes))
-    indices = {str(index): index for index in range(spec.num_classes)}
+    # A text is the name of a class before it is a number.
+    indices: dict[int | str, int] = {str(index): index for index in range(spec.num_classes)}
     indices |= {name: index for index, name in enumerate(spec.class_names)}
+    indices |= {index: index for index in range(spec.num_classes)}
     shown = ", ".join(map(one_line, spec.class_names[:20])) + (", ..." if spec.num_classes > 20 else "")
     if not names:
         raise UserError(f"{flag}: empty. Expected: one or more of {shown}")
     for name in names:
         if name not in indices:
-            suggestion = did_you_mean(name, indices) or "."
+            suggestion = did_you_mean(str(name), map(str, indices)) or "."
             raise UserError(f"{flag}: unknown class ({name}){suggestion} Expected: {shown}", code="unknown-name")
     return [indices[name] for name in names]
 

@@ -129,7 +129,9 @@ class _Contract:
             with watch.watching():
                 output = network(*inputs)
         except (Exception, SystemExit) as error:
-            raise self.contract_error(f"{watch.layer} fails: {self.described(error)}", error) from error
+            takes = f"forward({'z' if name == 'generator' else 'images'}, labels)"
+            expected = f". Expected: {takes}" if isinstance(error, TypeError) and "argument" in str(error) else ""
+            raise self.contract_error(f"{watch.layer} fails: {self.described(error)}{expected}", error) from error
         self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
         self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
         if watch.foreign:

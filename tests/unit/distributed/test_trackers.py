@@ -1,4 +1,4 @@
-"""What a run tells to other programs, and what they may get wrong."""
+"""Calls of trackers by a run, and their errors."""
 
 import json
 import os
@@ -144,7 +144,7 @@ def test_tensorboard_has_the_settings(tmp_path: Path) -> None:
 
 @pytest.fixture
 def wandb_at(monkeypatch: MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-    """What `import wandb` gives: its settings, with no key, for its own server; and an empty home."""
+    """Set up what `import wandb` gives: its settings, with no key, for its own server; and an empty home."""
     settings = SimpleNamespace(api_key=None, base_url="https://api.wandb.ai")
     module: Any = SimpleNamespace(setup=lambda: SimpleNamespace(settings=settings))
     monkeypatch.setitem(sys.modules, "wandb", module)

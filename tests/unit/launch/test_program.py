@@ -1,8 +1,12 @@
 """The Python interface: the same runs as by the command line, and a process that is left as it was."""
 
 import logging
+import os
+import random
 import signal
+import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +138,14 @@ def test_keywords_are_the_flags_with_underscores() -> None:
         distgan.Config.from_preset("cgan", epoch=3)
     with expect_user_error("--batch-size: invalid value ('many') ... [bad-value]"):
         distgan.Config.from_preset("cgan", batch_size="many")
+    with expect_user_error("data: a ndarray ... distgan.Dataset ... [bad-value]"):
+        distgan.Config.from_preset("cgan", data=IMAGES)
     with expect_user_error("name: ... (cgan-fats) ... cgan-fast? ... [unknown-name]"):
         distgan.Config.from_preset("cgan-fats")
 
 
 def test_a_config_of_a_file_is_one_of_a_preset(tmp_path: Path, trained: distgan.RunResult) -> None:
+    assert distgan.Config.from_preset(trained.folder).optim == config(tmp_path).optim
     copied = distgan.Config.from_preset(str(trained.folder / "config.json"), out=tmp_path / "again", data="digits")
     assert (copied.optim, copied.run.epochs, copied.origin.preset) == (config(tmp_path).optim, 3, "run")
 
@@ -167,10 +174,25 @@ def test_samples_cycle_the_labels_and_are_those_of_the_command(tmp_path: Path, t
     with np.load(out) as arrays:
         assert np.array_equal(arrays["images"], images)
     assert (images.dtype, distgan.sample(trained.folder, num=3).shape) == (np.uint8, (3, 28, 28))
-    with expect_user_error("labels: ... (5) ... 0, 1, 2 [unknown-name]"):
-        distgan.sample(trained.folder, labels=[5])
+    assert np.array_equal(distgan.sample(trained.folder, num=5, labels=np.array([2, 0]), seed=7), images)
+    for labels in ([5], ["five"]):
+        with expect_user_error(f"labels: ... ({labels[0]}) ... 0, 1, 2 [unknown-name]"):
+            distgan.sample(trained.folder, labels=labels)
+    for labels in ("2", 2):
+        with expect_user_error("labels: ... [bad-value]"):
+            distgan.sample(trained.folder, labels=labels)  # type: ignore[arg-type]
     with expect_user_error("--num: invalid value (0) ... [bad-value]"):
         distgan.sample(trained.folder, num=0)
+
+
+def test_an_integer_is_the_number_of_a_class_and_a_text_its_name(tmp_path: Path) -> None:
+    dataset = distgan.Dataset(IMAGES, LABELS, class_names=["1", "0", "cat"])
+    run = distgan.train(config(tmp_path / "run", max_steps=1), dataset=dataset, quiet=True)
+    images = {
+        label: distgan.sample(run.folder, num=1, labels=[label]).tobytes() for label in (0, 1, 2, "0", "1", "cat")
+    }
+    assert (images[0], images[1], images[2]) == (images["1"], images["0"], images["cat"])
+    assert images[0] != images[1]
 
 
 @pytest.mark.parametrize("part", ["", "weights", "checkpoints/step-00000009"])
@@ -181,7 +203,9 @@ def test_a_generator_is_a_module_in_eval_mode(part: str, trained: distgan.RunRes
     assert (images.shape, bool(images.abs().max() <= 1)) == ((2, 1, 28, 28), True)
 
 
-def test_modules_are_copied_and_resumed_by_passing_them_again(tmp_path: Path, capsys: Capture) -> None:
+def test_modules_are_copied_and_resumed_by_passing_them_again(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator, discriminator = Generator(), Discriminator()
     before = {key: value.clone() for key, value in generator.state_dict().items()}
     dataset, settings = distgan.Dataset(IMAGES), {key: value for key, value in SETTINGS.items() if key != "family"}
@@ -196,8 +220,15 @@ def test_modules_are_copied_and_resumed_by_passing_them_again(tmp_path: Path, ca
     assert go_on("parts", Generator(), Discriminator()).step == 9
     assert weights(tmp_path / "parts") == weights(whole.folder)
     assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
-    with expect_user_error("... networks_sha256 ... [resume-mismatch]"):
+    with expect_user_error("... networks_sha256 ... generator: ... [resume-mismatch] ..."):
         go_on("parts", Generator(width=9), Discriminator(), epochs=4)
+    with monkeypatch.context() as patch, expect_user_error("... discriminator: ... [resume-mismatch] ..."):
+        patch.setattr(Discriminator, "forward", lambda self, images, labels: self.main(images) + 1)
+        go_on("parts", Generator(), Discriminator(), epochs=4)
+    with expect_user_error("... dataset= ... [resume-mismatch] ..."):
+        distgan.train(config(whole.folder, "vanilla", data="digits"), quiet=True)
+    with expect_user_error("... generator= ... [resume-mismatch] ..."):
+        distgan.train(config(whole.folder, "vanilla"), dataset=dataset, quiet=True)
     with expect_user_error("discriminator: not given ... [missing-value]"):
         go_on("new", generator, None)
     with expect_user_error("generator: a list ... [bad-networks]"):
@@ -252,15 +283,42 @@ class Vandal:
         torch.manual_seed(step)
         torch.set_grad_enabled(False)
         torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_autocast_enabled("cpu", True)
+        torch.set_float32_matmul_precision("medium")
+        torch.use_deterministic_algorithms(True)
+        os.chdir("/")
+        random.seed(1)
+        np.random.seed(1)
         raise ValueError("no reason")
+
+    def on_checkpoint(self, path: Path) -> None:
+        sys.exit("no reason")
 
     def on_samples(self, step: int, images: np.ndarray) -> None:
         images[:] = 0
 
 
-def test_observers_are_told_and_change_nothing(tmp_path: Path, trained: distgan.RunResult, capfd: Capture) -> None:
-    recorder = Recorder()
-    result = train(tmp_path / "run", observers=[Vandal(), recorder])
+class Async:
+    async def on_metrics(self, step: int, metrics: dict[str, Any]) -> None:
+        pass
+
+
+def torch_state() -> list[Any]:
+    return [
+        torch.get_default_device(), torch.get_default_dtype(), torch.get_float32_matmul_precision(), os.getcwd(),
+        torch.are_deterministic_algorithms_enabled(), torch.is_autocast_enabled("cpu"), random.getstate(),
+        np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+    ]  # fmt: skip
+
+
+def test_observers_are_told_and_change_nothing(
+    tmp_path: Path, trained: distgan.RunResult, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorder, before = Recorder(), torch_state()
+    result = train(Path("run"), observers=[Vandal(), recorder])
+    assert torch_state() == before
     assert weights(result.folder) == weights(trained.folder)
     assert (result.folder / "samples/epoch-0003.png").read_bytes() == (
         trained.folder / "samples/epoch-0003.png"
@@ -272,6 +330,8 @@ def test_observers_are_told_and_change_nothing(tmp_path: Path, trained: distgan.
     assert capfd.readouterr() == ("", ""), "quiet"
     with expect_user_error("observers: object ... on_metrics ... [bad-value]"):
         train(tmp_path / "new", observers=[object()])
+    with expect_user_error("observers: Async ... [bad-value]"):
+        train(tmp_path / "new", observers=[Async()])
     with expect_user_error("observers: ... Recorder ... [bad-value]"):
         train(tmp_path / "new", observers=recorder)
 
@@ -287,8 +347,32 @@ def test_an_error_of_an_observer_is_a_warning_with_its_traceback(
     assert 'raise ValueError("no reason")\nValueError: no reason\n' in err
     with caplog.at_level(logging.WARNING):
         train(tmp_path / "logged", observers=[Vandal()], max_steps=2)
-    (record,) = caplog.records
+    record = next(each for each in caplog.records if "on_metrics" in each.getMessage())
     assert (record.name, record.levelname, record.exc_info is not None) == ("distgan", "WARNING", True)
+
+
+@pytest.mark.parametrize("name", ["autocast", "float64", "no_grad", "inference_mode", "device", "default device"])
+def test_settings_of_the_program_are_not_those_of_the_run(
+    tmp_path: Path, trained: distgan.RunResult, name: str
+) -> None:
+    contexts: dict[str, Any] = {
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16), "no_grad": torch.no_grad,
+        "inference_mode": torch.inference_mode, "device": lambda: torch.device("meta"),
+    }  # fmt: skip
+    images = distgan.sample(trained.folder, num=2)
+    with contexts.get(name, nullcontext)():
+        if name == "float64":
+            torch.set_default_dtype(torch.float64)
+        if name == "default device":
+            torch.set_default_device("meta")
+        try:
+            assert weights(train(tmp_path / "run").folder) == weights(trained.folder)
+            assert np.array_equal(distgan.sample(trained.folder, num=2), images)
+            weight = next(distgan.load_generator(trained.folder).parameters())
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+    assert (weight.dtype, weight.device.type) == (torch.float32, "cpu")
 
 
 def test_a_thread_trains_and_handles_no_signals(tmp_path: Path, trained: distgan.RunResult) -> None:
