@@ -123,7 +123,7 @@ _COMMANDS: dict[str, Command | Group] = {
         description="Trains a GAN. accelerate launch distgan/train.py starts the same program.",
         epilog=f"Flags override the preset, which overrides the defaults above.\n{EXIT_CODES}",
         arguments=(
-            Argument("--preset", "a file of configs/ by its name (default: that of --model)", "NAME"),
+            Argument("--preset", "a preset; they are listed at the end (default: that of --model)", "NAME"),
             Argument("--config", "any preset, or a run's own config.json (default: unset)", "FILE"),
             Argument("--dry-run", "show the resolved settings and the plan, and exit (default: off)",
                      action="store_true"),
@@ -203,7 +203,7 @@ _COMMANDS: dict[str, Command | Group] = {
         help="one HTML page about a run: distgan report runs/cgan-1",
         usage="RUN [FLAGS]",
         description="Writes one HTML page about a run: its samples, curves, measured quality, machine and settings.\n"
-        "It needs no other file and no network. A run without eval/eval.json is measured first.",
+        "It needs no other file and loads nothing. A run without eval/eval.json is measured first.",
         epilog=_SHORT.format("failed"),
         arguments=(Argument("where", "a run's folder; the run may still be training", "RUN"),),
         settings="distgan.reports.options:ReportConfig",
@@ -261,7 +261,7 @@ _COMMANDS: dict[str, Command | Group] = {
 TOP = Group(
     help="",
     usage="COMMAND [FLAGS]",
-    description="GAN training as a systems problem: two networks, one process or many.",
+    description="Train GANs in PyTorch on one process or many, with results that can be checked.",
     heading="commands",
     noun="command",
     epilog=f"distgan COMMAND --help lists a command's flags and their defaults.\n{EXIT_CODES}",

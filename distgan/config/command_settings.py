@@ -29,7 +29,7 @@ class SampleConfig(Section):
         old_flags=("digits",),
         allowed="names or numbers of classes, as 0,3,7",
     )
-    seed: int = setting(0, "of z: the same seed gives the same images", ge=0, lt=2**31)
+    seed: int = setting(0, "random seed of z: the same seed gives the same images", ge=0, lt=2**31)
     interpolate: bool = setting(
         False, "walk from one z to the next, a walk a row; cgan: from one class to the next as well"
     )
@@ -89,7 +89,7 @@ class DoctorConfig(Section):
         None, "of --networks: what --data of distgan train will be; unset: 28 x 28, grey, ten classes", min_length=1
     )
     data_dir: str | None = data_dir_setting()
-    processes: int = setting(2, "how many try a sum together; 0: none, which saves seconds", ge=0, le=64)
+    processes: int = setting(2, "processes that try an all-reduce together; 0: none, which saves seconds", ge=0, le=64)
     as_json: bool = setting(False, "print one JSON object on stdout instead of a table", flag="json")
 
 
@@ -113,8 +113,8 @@ class SlurmConfig(Section):
         allowed="as B:USR1@180",
         pattern=r"^B:USR1@\d+$",
     )
-    partition: str | None = setting(None, "where the job waits", allowed="a line", pattern=r"^[^\n]+$")
-    account: str | None = setting(None, "who pays", allowed="a line", pattern=r"^[^\n]+$")
+    partition: str | None = setting(None, "SLURM partition", allowed="a line", pattern=r"^[^\n]+$")
+    account: str | None = setting(None, "SLURM account", allowed="a line", pattern=r"^[^\n]+$")
     qos: str | None = setting(None, "quality of service", allowed="a line", pattern=r"^[^\n]+$")
     constraint: str | None = setting(
         None, "features that the machines must have", allowed="a line", pattern=r"^[^\n]+$"
@@ -129,7 +129,7 @@ class EvalConfig(_ReadImages):
     """Settings of `distgan eval`."""
 
     num: int = setting(10_000, "how many images to draw and judge; of an .npz, how many at most", ge=1, le=1_000_000)
-    seed: int = setting(0, "of z: the same seed gives the same images, and numbers", ge=0, lt=2**31)
+    seed: int = setting(0, "random seed of z: the same seed gives the same images, and numbers", ge=0, lt=2**31)
     ema: bool = setting(True, "judge the moving average of G where the run has one")
     as_json: bool = free(False, "print one JSON object on stdout instead of tables", flag="json")
     out: str | None = free(
@@ -187,6 +187,9 @@ class JudgeConfig(_ReadImages):
         None, "passes over the data; unset: 12, and more over fewer than 4,300 images", ge=1, le=10_000
     )
     seed: int = setting(
-        0, "of the three trainings, which count up from it in the order of the judges' names", ge=0, lt=2**31 - 2
+        0,
+        "random seed of the three trainings, which count up from it in the order of the judges' names",
+        ge=0,
+        lt=2**31 - 2,
     )
     device: Device = device_setting()

@@ -111,10 +111,11 @@ class ModelConfig(Section):
             )
         if (self.clusters is not None) != family.takes_clusters:
             others = ", ".join(name for name, other in FAMILIES.items() if other.takes_clusters)
+            if self.clusters is None:
+                raise ValueError(f"--clusters: unset, and {self._chosen} needs it. Expected: 1 or more")
             raise ValueError(
-                f"--clusters: --family {others} requires it, other families do not take it "
-                f"({self.clusters or 'unset'}, {self._chosen}). Expected: 1 or more with --family {others}, unset with "
-                "others"
+                f"--clusters: {self._chosen} does not take it ({self.clusters}). Expected: --family {others}, or a "
+                "preset without clusters"
             )
         if self.stem == "noise-map" and (self.is_conditional or not family.takes_noise_map):
             others = ", ".join(name for name, other in FAMILIES.items() if other.takes_noise_map)

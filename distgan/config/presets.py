@@ -59,7 +59,13 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         path, name = preset_path(model, "--model"), model
     else:
         models = ", ".join(f"--model {name}" for name in MODELS)
-        raise UserError(f"no network given. Expected: {models}, --preset NAME or --config FILE", code="missing-value")
+        if out and resume == "auto":
+            raise UserError(
+                f"--out: no run to resume ({out}). Expected: the folder of a run, or {models}, --preset NAME or "
+                "--config FILE for a new one",
+                code="no-run",
+            )
+        raise UserError(f"no model given. Expected: {models}, --preset NAME or --config FILE", code="missing-value")
     base = read_file(path, str(path) if namespace.config else f"preset {name} ({path})")
     trained = base.get("model", {}).get("name")
     if model and trained and model != trained:

@@ -188,7 +188,7 @@ PRECISIONS = Registry({
 
 _R = "training.engines.recipes:"
 ENGINES = Registry({
-    "auto": Engine("on a GPU the faster of eager and graph, by a race of a second; else eager",
+    "auto": Engine("on a GPU the faster of eager and graph, by a one-second timing; else eager",
                    build=Lazy(_R + "build_fastest"), captures_graphs=True),
     "eager": Engine("torch, one operator at a time", build=Lazy(_R + "build_eager")),
     "compile": Engine("the networks by torch.compile", build=Lazy(_R + "build_compiled"), compiles=True),
@@ -287,7 +287,7 @@ DATASETS = Registry({
     "cifar10": DataSource("photographs of ten things", Lazy("data.torchvision_sets:load_cifar10")),
     "cifar100": DataSource("photographs of a hundred things", Lazy("data.torchvision_sets:load_cifar100")),
     "svhn": DataSource("digits of house numbers, in colour", Lazy("data.torchvision_sets:load_svhn")),
-    "digits": DataSource("scikit-learn's 8x8 digits, which need no network", Lazy("data.base:digits_source"),
+    "digits": DataSource("scikit-learn's 8x8 digits, which need no download", Lazy("data.base:digits_source"),
                          has_mnist_digits=True),
 })  # fmt: skip
 

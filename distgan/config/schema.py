@@ -148,13 +148,14 @@ class RunConfig(Section):
     )
     stop_at: str | None = free(
         None,
-        "end the run when evaluations meet these targets: mnist, or a TOML file of targets; unset: run on",
+        "end the run when evaluations meet these targets: mnist, or a TOML file of targets; unset: train to the last "
+        "step",
         min_length=1,
         may_differ_per_rank=True,
     )
     eval_reference: str | None = free(
         None,
-        "folder of the real test images for that; unset: that of the data",
+        "folder of the real test images for the evaluations; unset: that of the data",
         flag="eval-data-dir",
         old_flags=("eval-reference",),
         min_length=1,

@@ -69,13 +69,13 @@ test_data_setting = partial(
 networks_setting = partial(
     free,
     None,
-    "of weights of your own networks: the file to execute, which is trusted; unset: the copy that the run has, with "
-    "--trust-networks",
+    "file that defines your own networks, where the weights are of such; it is executed. Unset: the copy in the run, "
+    "with --trust-networks",
     allowed="the path of a .py file, or a module as package.module",
     min_length=1,
 )
 trust_setting = partial(free, False, "execute the networks that a run carries a copy of, which may be anybody's code")
-seed_setting = partial(setting, 0, "of weights, order, z and dropout", ge=0, lt=2**31)
+seed_setting = partial(setting, 0, "random seed: for weights, order, z and dropout", ge=0, lt=2**31)
 timeout_setting = partial(
     free, 120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
 )

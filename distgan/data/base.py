@@ -76,7 +76,7 @@ def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bo
         return load_own_images(config)
     if config.test:
         raise UserError(
-            f"--test-data: is for own images ({config.test}). {config.name} has test images of its own. Expected: only "
+            f"--test-data: is for own images ({config.test}). {config.name} has its test images. Expected: only "
             "with --data PATH",
             code="setting-not-applicable",
         )

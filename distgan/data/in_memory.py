@@ -75,9 +75,9 @@ def _labels(labels: Any, class_names: Sequence[str] | None, num: int) -> tuple[t
             raise UserError("class_names: there are no labels. Expected: labels, or no class_names", code="bad-images")
         return torch.zeros(num, dtype=torch.int64), []
     numbers = _as_array(labels, "labels")
-    is_whole = numbers.dtype.kind in "iu" and numbers.shape == (num,)
-    if not is_whole or int(numbers.min()) < 0 or int(numbers.max()) >= MAX_CLASSES:
-        what = f"from {numbers.min()} to {numbers.max()}" if is_whole else f"{numbers.dtype} of shape {numbers.shape}"
+    is_integer = numbers.dtype.kind in "iu" and numbers.shape == (num,)
+    if not is_integer or int(numbers.min()) < 0 or int(numbers.max()) >= MAX_CLASSES:
+        what = f"from {numbers.min()} to {numbers.max()}" if is_integer else f"{numbers.dtype} of shape {numbers.shape}"
         raise UserError(
             f"labels: {what}. Expected: integers from 0 to {MAX_CLASSES - 1}, of shape ({num},)", code="bad-images"
         )

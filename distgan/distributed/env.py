@@ -349,7 +349,7 @@ def resolve_precision(requested: str | None, *, is_cpu: bool) -> str:
         source = "" if requested else ", of the launcher or accelerate's config; --precision overrides it"
         allowed = ", ".join(names_on_cpu(PRECISIONS))
         raise UserError(
-            f"{flag}: a CPU would silently compute in float32 ({value}{source}). Expected on a CPU: {allowed}",
+            f"{flag}: needs a GPU, as a CPU computes it in float32 ({value}{source}). Expected on a CPU: {allowed}",
             code="precision-unavailable",
         )
     return value

@@ -33,7 +33,7 @@ STOP_POLL_STEPS = 25
 def open_runtime(config: Config, *, has_penalty: bool = False) -> Iterator["Runtime"]:
     """Join the other ranks. On exit leave the process group and restore the process state. All ranks call it.
 
-    Raises UserError, also where this program has a process group of its own or another of its threads is in here, and
+    Raises UserError, also where this program has a process group already or another of its threads is in here, and
     ProcessLost, which names the lost rank, for an error of a connection.
     """
     with _one_thread_at_a_time(), preserve_process_state(), _own_accelerate_state():

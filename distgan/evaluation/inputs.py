@@ -113,7 +113,9 @@ def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
     }
     changes = {key: value for key, value in named.items() if value is not None}
     if config.data and not is_same_place(config.data, trained.name):
-        trained = trained.model_copy(update={"test": None, "fingerprint": None})  # which are of its own images
+        trained = trained.model_copy(
+            update={"test": None, "fingerprint": None}
+        )  # those of the images that it was trained on
     skips = trained.skip_broken or config.skip_broken
     data = trained.model_copy(update=changes | {"download": config.download, "skip_broken": skips})
     return with_folder(data, config.reference, "--data-dir")

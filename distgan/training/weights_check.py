@@ -44,7 +44,7 @@ def _find_tensor_problem(value: object, other: Tensor, full: str) -> str:
         return f"{full} is sparse, quantized or without contents. Expected: a plain tensor with values"
     if not value.isfinite().all():
         return (
-            f"{full} has NaN or infinite values, and weights with such are refused. Expected: finite ones, or "
+            f"{full} has NaN or infinite values, which cannot be trained or loaded. Expected: finite ones, or "
             "register_buffer with persistent=False"
         )
     if not torch.equal(value, other):

@@ -60,7 +60,7 @@ MISTAKES: dict[str, list[str]] = {
     f"{FAST} --clusters 5000": ["--clusters ... 5000 ... at most 1797 ... [bad-value]"],
     f"{FAST} --clusters 0": ["--clusters ... '0' ... [bad-value]", "1 or more"],
     f"{FAST} --family dcgan": [
-        "--clusters ... 25 ... --family dcgan ... [conflicting-settings]",
+        "--clusters: --family dcgan ... (25) ... --family clustered ... [conflicting-settings]",
         "[conflicting-settings]",
     ],
     "train --model cgan --family clustered": ["--clusters ... unset ... --family clustered ... [conflicting-settings]"],
