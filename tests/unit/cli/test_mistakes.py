@@ -100,6 +100,7 @@ MISTAKES: dict[str, list[str]] = {
     "bench fast": ["fast: unknown benchmark", "throughput, compare, scaling, plan"],
     "bench throughput --engine eager,fast": ["--engine ... 'fast' ... [unknown-name]", "one or more of auto, eager"],
     "bench throughput --preset ''": ["--preset ... [] ... [bad-value]", "one or more"],
+    "train --out nowhere --resume auto": ["--out: ... (nowhere) ... [no-run]"],
     "bench throughput --preset moon": ["--preset ... moon ... [unknown-name]", "vanilla-fast"],
     "bench throughput --batch-size 64,1": ["--batch-size ... '1' ... [bad-value]", "integers from 2"],
     "bench throughput --repeats 4": ["--repeats ... '4' ... [bad-value]", "5 or more"],
