@@ -136,7 +136,7 @@ all_reduce_check._run_rank(rank, int(sys.argv[2]), sys.argv[3], sys.argv[4])
     [
         ("dies", 2, 60, "gloo: rank 1: ended by SIGKILL"),
         ("sums wrongly", 1, 60, "gloo: rank 0: wrong sum over 1 processes: [2.0, 2.0, 2.0]"),
-        ("hangs", 2, 1, "gloo: not finished after 1 s: rank 0, 1"),
+        ("hangs", 2, 1, "gloo: not finished after 1 s: rank 0, rank 1"),
     ],
 )
 def test_all_reduce_that_fails(
