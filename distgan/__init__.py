@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distgan import errors as errors
+    from distgan import noise as noise
     from distgan.config.schema import Config as Config
     from distgan.data.in_memory import Dataset as Dataset
     from distgan.launch.program import evaluate as evaluate
@@ -39,8 +40,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("distgan.errors")
+    if name in ("errors", "noise"):  # modules, of which a program needs no import
+        return import_module(f"distgan.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'distgan' has no attribute {name!r}")
     return _load(name)
@@ -55,7 +56,7 @@ def _load(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__", "errors"]
+    return [*__all__, "__version__", "errors", "noise"]
 
 
 class _Package(ModuleType):

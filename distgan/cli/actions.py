@@ -1,6 +1,8 @@
 """Actions of commands: from parsed flags to the function that does the work, which is imported last."""
 
 import json
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +81,8 @@ def evaluate(parser: "Parser", argv: list[str]) -> None:
     from distgan.reports.eval_terminal import show
 
     with start_runtime(config) as runtime:
-        quality, folder = evaluate(namespace.where, config, runtime)
+        with redirect_stdout(sys.stderr) if config.as_json else nullcontext():  # what a user's networks print
+            quality, folder = evaluate(namespace.where, config, runtime)
         if runtime.is_main and config.as_json:
             print(json.dumps(quality.model_dump(mode="json"), indent=1))  # ASCII, for any encoding of stdout
         elif runtime.is_main:

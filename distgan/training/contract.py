@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distgan.config.schema import Config
+from distgan.distributed import env
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
@@ -25,7 +26,7 @@ from distgan.training.gan import Traits
 from distgan.training.losses import find_loss
 from distgan.training.resume_trial import STEPS, ResumeTrial
 from distgan.training.trial_inputs import ROWS, draw_inputs, with_noise
-from distgan.training.weights_check import find_problem
+from distgan.training.weights_check import find_differing_buffer, find_problem
 
 _SCALE = 4.0
 
@@ -210,6 +211,11 @@ class _Contract:
                 )
             for key, parameter in network.named_parameters():
                 assert parameter.grad is not None
+                if parameter.grad.is_sparse:
+                    raise self.contract_error(
+                        f"{name}.{key} gets a sparse gradient, which Adam and several processes do not take. Expected: "
+                        "a layer with sparse=False"
+                    )
                 if not parameter.grad.isfinite().all():
                     raise self.contract_error(
                         f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one"
@@ -217,11 +223,10 @@ class _Contract:
 
     def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
         """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
-        g, d = (
-            self.with_noise(copy.deepcopy(each)).train().to(memory_format=torch.channels_last)
-            for each in (generator, discriminator)
-        )
+        g, d = (self.with_noise(copy.deepcopy(each)).train() for each in (generator, discriminator))
         try:
+            for network in (g, d):
+                network.to(memory_format=torch.channels_last)  # which weights of five dimensions do not take
             d(g(self.z, self.labels), self.labels).sum().backward()
         except RuntimeError:
             return False
@@ -235,8 +240,15 @@ class _Contract:
         saved = set(network.state_dict())
         buffers = {key: (value, value.clone()) for key, value in network.named_buffers()}
         before = {path: module_state(module) for path, module in network.named_modules()}
+        weights = {key: value.detach().clone() for key, value in network.named_parameters()}
+        self.check_batch_buffers(name, network)
         with self.errors_named(f"a pass of {name} in training"):
             network(self.inputs.of(name), self.labels).sum().backward()
+        for key, weight in network.named_parameters():
+            if not torch.equal(weight, weights[key]):
+                raise self.contract_error(
+                    f"{name}.{key} changes in forward, as by max_norm. Expected: weights that only a step changes"
+                )
         now = dict(network.named_buffers())
         for key, (value, old) in buffers.items():
             if now.get(key) is not value:
@@ -257,6 +269,18 @@ class _Contract:
                         f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
                         "attribute. Expected: register_buffer, changed in place"
                     )
+
+    def check_batch_buffers(self, name: str, network: nn.Module) -> None:
+        """Look for buffers that differ between processes, as a pass sets them by the images of its batch."""
+        one, other = (self.with_noise(copy.deepcopy(network)).train() for _ in range(2))
+        with self.errors_named(f"a pass of {name} in training"), torch.no_grad():
+            one(self.inputs.of(name), self.labels)
+            other(self.others.of(name), self.labels)
+        if key := find_differing_buffer(one, other):
+            text = f"{name}.{key} depends on the images of a batch, and so differs between processes"
+            if env.world_size() > 1:
+                raise self.contract_error(f"{text}. Expected: one process, or a buffer that does not")
+            self.notes.append(f"{text}: the networks train on one process only")
 
     def check_can_be_copied(self, name: str, network: nn.Module) -> None:
         try:

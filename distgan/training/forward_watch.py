@@ -1,5 +1,6 @@
 """Watch the forward passes of a network: which layer draws torch's random numbers, and which makes the host wait."""
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -134,18 +135,28 @@ def watched_draws(**networks: nn.Module) -> Iterator[list[str]]:
 
 
 def module_state(module: nn.Module) -> dict[str, Any]:
-    """Return the plain values among the attributes of a module, as text; nothing of torch's own."""
+    """Return the plain values, arrays and tensors among the attributes of a module, as text; nothing of torch's own."""
     own = {"_parameters", "_buffers", "_modules", "noise", "salt"}
     return {
-        key: repr(value)
+        key: _as_text(value)
         for key, value in vars(module).items()
         if key not in own and not key.endswith("_hooks") and is_plain(value)
     }
 
 
+def _as_text(value: Any) -> str:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().to(torch.float64).numpy() if value.layout is torch.strided else 0
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=8).hexdigest()}"
+    if isinstance(value, dict):
+        return str({key: _as_text(each) for key, each in value.items()})
+    return str([_as_text(each) for each in value]) if isinstance(value, list | tuple) else repr(value)
+
+
 def is_plain(value: Any, depth: int = 0) -> bool:
-    """True for numbers and text, and for lists and tables of them."""
-    if isinstance(value, _PLAIN):
+    """True for numbers, text, arrays and tensors, and for lists and tables of them."""
+    if isinstance(value, (*_PLAIN, Tensor, np.ndarray)):
         return True
     if depth > 3:
         return False

@@ -26,6 +26,28 @@ def find_problem(name: str, network: nn.Module, other: nn.Module) -> str:
                 f"{name}.{key} does not require a gradient, but a step trains all parameters. Expected: "
                 "register_buffer for a constant"
             )
+    return _find_unregistered(name, network)
+
+
+def _find_unregistered(name: str, network: nn.Module) -> str:
+    """Return a sentence on a layer or a weight that stands in an attribute which torch does not look into; or ""."""
+    known: set[object] = {*network.modules(), *network.parameters()}
+    for path, module in network.named_modules():
+        for key, value in vars(module).items():
+            if key.startswith("_"):  # torch's own
+                continue
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            for each in values:
+                has_weights = isinstance(each, nn.Module) and bool(each.state_dict())
+                is_weight = isinstance(each, Tensor) and each.is_leaf and each.requires_grad
+                if (has_weights or is_weight) and each not in known:
+                    full = ".".join(filter(None, (name, path, key)))
+                    return (
+                        f"{full} holds {describe_value(each)} that is not registered, and so neither trained nor "
+                        "saved. Expected: nn.ModuleList, nn.ModuleDict or nn.Parameter"
+                    )
     return ""
 
 
@@ -53,3 +75,11 @@ def _find_tensor_problem(value: object, other: Tensor, full: str) -> str:
             "drawn by torch alone"
         )
     return ""
+
+
+def find_differing_buffer(one: nn.Module, other: nn.Module) -> str:
+    """Return the name of a buffer that differs between two copies; "" without one. BatchNorm's are synchronised."""
+    synced = {path for path, each in one.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)}
+    others = dict(other.named_buffers())
+    found = (key for key, value in one.named_buffers() if not torch.equal(value, others[key]))
+    return next((key for key in found if key.rpartition(".")[0] not in synced), "")

@@ -164,7 +164,34 @@ BAD: dict[str, tuple[Changes, str]] = {
             *first("self.kept = torch.zeros(1)"),
             in_forward("self.kept = self.kept + 1", f"{G_LINE} * self.kept.sigmoid()"),
         ),
-        "3 steps, a checkpoint, and 3 more do not end as 6 steps: generator.",
+        "generator.kept (Generator) changes in forward",
+    ),
+    "an array that is not saved": (
+        (*first("import numpy; self.kept = numpy.zeros(1)"), in_forward("self.kept = self.kept + 1")),
+        "generator.kept (Generator) changes in forward",
+    ),
+    "a layer in a list": (first("self.hidden = [nn.PReLU()]"), "generator.hidden holds a PReLU"),
+    "a weight that is a plain tensor": (
+        first("self.gain = torch.zeros(1, requires_grad=True)"),
+        "generator.gain holds a Tensor",
+    ),
+    "max_norm": (
+        (
+            *first("self.norm = nn.Embedding(3, 1, max_norm=1e-3)"),
+            in_forward(
+                "shift = self.norm(torch.arange(3, device=z.device)).sum()", f"return ({G_LINE[7:]} + shift).tanh()"
+            ),
+        ),
+        "generator.norm.weight changes in forward",
+    ),
+    "a sparse gradient": (
+        (
+            *first("self.sparse = nn.Embedding(3, 1, sparse=True)"),
+            in_forward(
+                "shift = self.sparse(torch.arange(3, device=z.device)).sum()", f"return ({G_LINE[7:]} + shift).tanh()"
+            ),
+        ),
+        "generator.sparse.weight gets a sparse gradient",
     ),
     "checkpointing": (
         ((D_LINE, "features = torch.utils.checkpoint.checkpoint(self.features, images, use_reentrant=False)"),),
@@ -306,6 +333,26 @@ def test_weights_stay_contiguous_where_a_view_needs_it(tmp_path: Path, flat: str
     text = text.replace("        self.read_out", f"        self.convs = {layers}\n        self.read_out")
     text = text.replace(D_LINE, f"x = self.convs(images)\n        features = self.features({flat})")
     assert check(tmp_path, text).is_contiguous == is_contiguous
+
+
+def test_weights_of_five_dimensions_stay_contiguous(tmp_path: Path) -> None:
+    change = in_forward("gain = self.gain.sum()", f"return ({G_LINE[7:]} * gain).tanh()")
+    text = PAIR
+    for old, new in (*first("self.gain = nn.Parameter(torch.ones(1, 1, 1, 1, 1))"), change):
+        text = text.replace(old, new, 1)
+    assert check(tmp_path, text).is_contiguous
+
+
+def test_a_buffer_that_a_batch_sets_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAIR
+    change = in_forward("self.mean.lerp_(z.detach().mean(), 0.1)")
+    for old, new in (*first("self.register_buffer('mean', torch.zeros(()))"), change):
+        text = text.replace(old, new, 1)
+    (note,) = check(tmp_path, text).notes
+    assert note.startswith("generator.mean depends")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with expect_user_error("... generator.mean depends ... [bad-networks] ..."):
+        check(tmp_path, text)
 
 
 def test_parts_of_a_batch_are_refused_where_rows_are_mixed(tmp_path: Path) -> None:
