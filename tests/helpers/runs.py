@@ -138,7 +138,8 @@ def running(pid: int) -> int:
     """Return the pid of the process that does the work: a fork of the server, if `pid` is its client."""
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     note = Path(words[2] if words[1] == "-IS" else "/nowhere").with_name(str(pid))
-    return int(note.read_text()) if note.exists() else pid
+    text = note.read_text() if note.exists() else ""
+    return int(text) if text else pid  # it may be written right now
 
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
