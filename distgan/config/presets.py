@@ -3,6 +3,7 @@
 import argparse
 import os
 from contextlib import suppress
+from numbers import Number
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,10 +140,7 @@ def training_of(words: list[str]) -> tuple[Config, str]:
 
 
 def settings_from(model: type[M], settings: dict[str, Any]) -> M:
-    """Return the settings of a command other than training for keywords, as `keywords_of` names them.
-
-    Raises UserError.
-    """
+    """Return the settings of a command other than training by keyword, as of `config_of`. Raises UserError."""
     return from_flags(model, _namespace(model, settings))
 
 
@@ -150,7 +148,8 @@ def config_of(name: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
     """Return the config of a preset, or of a .toml or .json file, with `settings` by keyword. Raises UserError."""
     namespace = _namespace(Config, settings)
     path = os.fspath(name)
-    if (config := Path(path, "config.json")).is_file():  # the folder of a run
+    is_preset = (config_folder() / f"{path}.toml").is_file()
+    if not is_preset and (config := Path(path, "config.json")).is_file():  # the folder of a run
         path = str(config)
     flag, value = preset_words("name", path)
     namespace.preset, namespace.config = (value, None) if flag == "--preset" else (None, value)
@@ -168,7 +167,7 @@ def _namespace(model: type[BaseModel], settings: dict[str, Any]) -> argparse.Nam
                 "batch_size",
                 code="unknown-setting",
             )
-        if not isinstance(value, str | int | float | list | tuple | dict | range | None | os.PathLike):
+        if not isinstance(value, str | Number | list | tuple | dict | range | None | os.PathLike):
             advice = ", or dataset=distgan.Dataset(images, labels) of distgan.train" if key == "data" else ""
             raise UserError(
                 f"{key}: a {type(value).__name__}. Expected: text, a number, a list or a path{advice}", code="bad-value"

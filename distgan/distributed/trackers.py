@@ -8,6 +8,7 @@ import netrc
 import os
 import secrets
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import partial
@@ -30,7 +31,7 @@ _PROJECT = "distgan"
 Settings = dict[str, Any]
 
 
-class TrackerRun:
+class TrackerRun(ABC):
     """A run in one tracker. Every method may raise any error of its package.
 
     `folder`: of the training's run. `run_id`: of the tracker's run to continue; None: a new one. `step`: steps taken
@@ -41,10 +42,11 @@ class TrackerRun:
     note: str = ""  # where it writes, for the terminal
     replaces_steps = False  # True if what is logged again replaces what a killed process logged of that step
 
-    def __init__(self, folder: Path, run_id: str | None, step: int, settings: Settings):
-        raise NotImplementedError
-
     tracker: Any  # Accelerate's
+
+    @abstractmethod
+    def __init__(self, folder: Path, run_id: str | None, step: int, settings: Settings):
+        """Start the tracker."""
 
     def log(self, values: dict[str, float], step: int) -> None:
         self.tracker.log(values, step=step)

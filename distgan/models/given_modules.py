@@ -16,7 +16,7 @@ from distgan.config.network_spec import NetworkSpec
 from distgan.config.registry import Family
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.models.user_networks import UserNetworks, describe_value, set_loaded
+from distgan.models.user_networks import UserNetworks, describe_value, replace_loaded
 
 # In place of a file in the config of a run.
 GIVEN = "(modules of a program)"
@@ -50,17 +50,15 @@ def given_modules(generator: nn.Module | None, discriminator: nn.Module | None) 
 
     family = Family("modules of a program", build_generator, build_discriminator)
     sha256 = _hash(generator) + _hash(discriminator)
-    before = set_loaded(sha256, UserNetworks(Path(GIVEN), Path(), {}, sha256, family, None))
+    before = replace_loaded(sha256, UserNetworks(Path(GIVEN), Path(), {}, sha256, family, None))
     try:
         yield sha256
     finally:
-        set_loaded(sha256, before)
+        replace_loaded(sha256, before)
 
 
-def with_modules(config: Config, sha256: str | None) -> Config:
-    """Return the config with the modules of that hash in place of its family; as it is for None."""
-    if sha256 is None:
-        return config
+def with_modules(config: Config, sha256: str) -> Config:
+    """Return the config with the modules of that hash in place of its family."""
     changes: dict[str, Any] = {"networks": GIVEN, "networks_sha256": sha256, "family": None, "args": {}}
     model = config.model.model_dump(mode="json") | changes | {"clusters": None, "stem": "linear"}
     return config.model_copy(update={"model": ModelConfig.model_validate(model)})

@@ -57,8 +57,8 @@ def loaded(model: ModelConfig) -> UserNetworks | None:
     return _loaded.get(model.networks_sha256 or "")
 
 
-def set_loaded(sha256: str, networks: UserNetworks | None) -> UserNetworks | None:
-    """Set the networks of that hash, or remove them for None. Return those before."""
+def replace_loaded(sha256: str, networks: UserNetworks | None) -> UserNetworks | None:
+    """Let `networks` be those of that hash, None for none, and return those that were."""
     before = _loaded.pop(sha256, None)
     if networks is not None:
         _loaded[sha256] = networks

@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ def preserve_process_state() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     hooks = sys.excepthook, sys.exit, threading.excepthook
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    arithmetic = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) if torch.cuda.is_available() else None
+    arithmetic = None
+    with suppress(RuntimeError):  # as of `_matmul_precision`
+        arithmetic = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) if torch.cuda.is_available() else None
     try:
         with warnings.catch_warnings(), preserve_torch_state():
             yield
@@ -51,11 +53,11 @@ def preserve_torch_state() -> Iterator[None]:
     algorithms, anomaly detection.
     """
     num_threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
-    is_grad_enabled, precision = torch.is_grad_enabled(), torch.get_float32_matmul_precision()
+    is_grad_enabled, precision = torch.is_grad_enabled(), _matmul_precision()
     autocast = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-    folder, python, numpy = os.getcwd(), random.getstate(), np.random.get_state()
+    folder, python, numpy = _working_folder(), random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         try:
@@ -68,13 +70,29 @@ def preserve_torch_state() -> Iterator[None]:
             torch.set_grad_enabled(is_grad_enabled)
             for kind, is_enabled in autocast.items():
                 torch.set_autocast_enabled(kind, is_enabled)
-            if torch.get_float32_matmul_precision() != precision:
+            if precision is not None and _matmul_precision() != precision:
                 torch.set_float32_matmul_precision(precision)
             torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
             torch.set_anomaly_enabled(*anomaly)
             random.setstate(python)
             np.random.set_state(numpy)
-            os.chdir(folder)
+            if folder is not None and folder != _working_folder():
+                os.chdir(folder)
+
+
+def _matmul_precision() -> str | None:
+    """Return torch's setting, None where it raises: a program has set `torch.backends...fp32_precision` instead."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+def _working_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return None
 
 
 @contextmanager

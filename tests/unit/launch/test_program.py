@@ -130,6 +130,10 @@ def test_keywords_are_the_flags_with_underscores() -> None:
     )
     assert (found.data.name, found.optim.d_microbatches, found.optim.ema_decay) == ("digits", 2, 0.5)
     assert (found.processes.sync_batch_norm, found.origin.preset) == (False, "cgan-fast")
+    numbers = distgan.Config.from_preset(
+        "cgan", epochs=np.int64(2), width=np.float32(0.5), batch_size=torch.tensor(8).item()
+    )
+    assert (numbers.run.epochs, numbers.model.width, numbers.data.batch_size) == (2, 0.5, 8)
     assert distgan.Config.from_preset("cgan", precision="no") == distgan.Config.from_preset("cgan", precision="fp32")
     defaults = {flag.name[2:].replace("-", "_"): flag.field.default for flag in flags_of(distgan.Config)}
     settable = {key: value for key, value in defaults.items() if key not in ("model", "resume", "family", "batch_size")}

@@ -66,6 +66,19 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
     return found[1].tensors
 
 
+def test_a_deleted_folder_and_a_precision_set_by_another_interface_are_left_alone(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    def raise_error() -> str:
+        raise RuntimeError("you have used mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", raise_error)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    train(small_config(tmp_path / "run", max_steps=1), "cgan", Startup())
+
+
 def test_two_trainings_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
     train(small_config(tmp_path / "warm-up", max_steps=1), "cgan", Startup())  # libraries may keep what they load
     threads = torch.get_num_threads()
