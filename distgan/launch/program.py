@@ -65,16 +65,11 @@ def train(
     if not isinstance(config, Config):
         raise UserError(f"config: a {type(config).__name__}. Expected: a distgan.Config")
     env.check_before_imports()
-    if (num := config.processes.num or 1) > 1 and not env.is_launched():
-        raise UserError(
-            f"processes: a program is one process ({num}). Expected: unset, and the program started by torchrun or "
-            "accelerate launch",
-            code="conflicting-settings",
-        )
+    _check_processes(config.processes.num)
     startup = Startup(time.time())
     with _restoring(quiet=quiet), given_modules(generator, discriminator) as modules:
         config = with_modules(config, modules) if modules else with_networks(config)
-        images = given.prepare(config.data) if (given := _checked(dataset)) else None
+        images = given.prepare(config.data) if (given := _check_dataset(dataset)) else None
         try:
             return run_training(config, config.origin.preset, startup, images, Observers(observers))
         except Stopped as error:
@@ -104,7 +99,7 @@ def sample(
         labels: classes by number or name, which the images take in turn; None: all classes, or none if unconditional.
         seed: of z.
         ema: take the moving average of G where there is one.
-        generator: for a run that was trained with modules of a program, its G again; its weights are replaced.
+        generator: for a run that was trained with modules of a program, its G again; a copy gets the run's weights.
         networks: for a run of --networks, that file; it is executed.
         trust_networks: execute the copy of that file in the run.
         device: where to draw.
@@ -147,10 +142,11 @@ def evaluate(
         UserError: for what can't be measured, and settings that are unknown.
     """
     config = settings_from(EvalConfig, settings)
+    _check_processes(config.processes)
     from distgan.evaluation.evaluate import evaluate  # scipy and matplotlib
 
     with _restoring(quiet=quiet), given_modules(generator, None) as modules:
-        return evaluate(os.fspath(folder), config, images=_checked(dataset), given=modules)[0]
+        return evaluate(os.fspath(folder), config, images=_check_dataset(dataset), given=modules)[0]
 
 
 def load_generator(
@@ -182,7 +178,17 @@ def load_generator(
     return loaded.generator.eval()
 
 
-def _checked(dataset: Dataset | None) -> Dataset | None:
+def _check_processes(num: int | None) -> None:
+    """Raise UserError for processes that nobody has started: a program can't start itself again."""
+    if (num or 1) > 1 and not env.is_launched():
+        raise UserError(
+            f"processes: a program is one process ({num}). Expected: unset, and the program started by torchrun or "
+            "accelerate launch",
+            code="conflicting-settings",
+        )
+
+
+def _check_dataset(dataset: Dataset | None) -> Dataset | None:
     """Return `dataset`. Raises UserError for anything else."""
     if dataset is not None and not isinstance(dataset, Dataset):
         raise UserError(f"dataset: a {type(dataset).__name__}. Expected: a distgan.Dataset(images, labels)")

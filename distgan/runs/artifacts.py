@@ -336,7 +336,9 @@ class RunArtifacts:
         """Return the result of the run as it is now, for a program. All ranks call it."""
 
         def last_line() -> dict[str, Any]:
-            lines = deque(metric_lines(self.log.path), 1)
+            if self.log.last_line:
+                return self.log.last_line
+            lines = deque(metric_lines(self.log.path), 1)  # of a run that was done before
             return (lines[0] if lines else None) or {}
 
         return RunResult(self.folder, self.gan.step, self.runtime.run_on_rank0(last_line), stopped)

@@ -84,6 +84,7 @@ class MetricLog:
         self.last_step = 0  # of the last line that the file had when the run was resumed
         self.last: MetricRecord | None = None
         self.quality: dict[str, object] = {}  # the evaluation in the last line
+        self.last_line: dict[str, object] = {}  # all of it
         self._elapsed_s = 0.0
         self._since = time.perf_counter()
         self._record_since, self._images = self._since, 0
@@ -235,14 +236,15 @@ class MetricLog:
             self.logged_step, self.num_lines = line.step, self.num_lines + 1
         self._record_since, self.last, self.quality = now, record, line.quality
         values = record._asdict() | line.quality
+        self.last_line = values | self.notice
         try:
             if self.runtime.is_main:
-                self._unwritten.append(json.dumps(values | self.notice))
+                self._unwritten.append(json.dumps(self.last_line))
                 self.flush()
         except OSError as error:
             self.write_errors(error, "metrics are")
         if self.runtime.is_main:
-            self.on_line(line.step, values | self.notice)
+            self.on_line(line.step, self.last_line)
         self.trackers.log(_scalars(values), line.step)
 
     def flush(self) -> None:

@@ -60,7 +60,7 @@ def pixel_scale(width: int) -> int:
 
 def _truncate(text: str, width: int) -> str:
     """Return the text, truncated with an ellipsis to `width` screen pixels."""
-    text = _one_line(text)
+    text = _caption_line(text)
     while len(text) > 1 and font_of(text).getlength(text) > width:
         text = text[:-2] + "\N{HORIZONTAL ELLIPSIS}"
     return text
@@ -70,7 +70,7 @@ def add_text(picture: Image.Image, above: str | None = None, below: str | None =
     """Return the picture with a line of text above or below it, widened to fit the text."""
     if not above and not below:
         return picture
-    above, below = (text and _one_line(text) for text in (above, below))
+    above, below = (text and _caption_line(text) for text in (above, below))
     texts = [text for text in (above, below) if text]
     width = max([picture.width, *(round(font_of(text).getlength(text)) + 2 * GAP for text in texts)])
     framed = Image.new("RGB", (width, picture.height + TEXT_HEIGHT * len(texts)), PAPER)
@@ -109,7 +109,7 @@ def save_gif(
     frames[0].save(file, "gif", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0, **options)
 
 
-def _one_line(text: str) -> str:
+def _caption_line(text: str) -> str:
     """Return text as one printable line of at most _MAX_TEXT characters."""
     return " ".join(printable(text).split())[:_MAX_TEXT]
 
@@ -125,12 +125,12 @@ def font_of(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def drawable_names(names: Sequence[str]) -> list[str]:
     """Return the names of classes 0 to N - 1 as pictures show them: `#3` for one with letters that no font here has."""
-    return [_one_line(name) if _has_letters(name) else f"#{number}" for number, name in enumerate(names)]
+    return [_caption_line(name) if _has_letters(name) else f"#{number}" for number, name in enumerate(names)]
 
 
 def describe_numbered(names: Sequence[str]) -> str:
     """Return which numbers stand for which classes in pictures, "" if all are drawn by name."""
-    lines = [f"#{number} {_one_line(name)}" for number, name in enumerate(names) if not _has_letters(name)]
+    lines = [f"#{number} {_caption_line(name)}" for number, name in enumerate(names) if not _has_letters(name)]
     more = f" and {len(lines) - _MAX_NUMBERED} more" if len(lines) > _MAX_NUMBERED else ""
     return (
         f"by number in pictures, whose font lacks their letters: {', '.join(lines[:_MAX_NUMBERED])}{more}"
@@ -141,7 +141,7 @@ def describe_numbered(names: Sequence[str]) -> str:
 
 def _has_letters(name: str) -> bool:
     """True if the font of that text has each of its characters: others are all drawn as one and the same box."""
-    text = _one_line(name)
+    text = _caption_line(name)
     if text.isascii():
         return True
     font = font_of(text)
