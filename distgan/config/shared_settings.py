@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from distgan.config.fields import OneOf, free, setting, split_commas
 from distgan.config.registry import (
+    AUTO,
     DATASETS,
     ENGINES,
     LOSSES,
@@ -23,7 +24,8 @@ LossName = Annotated[str, OneOf(LOSSES, ((OWN_LOSS, "that of build_loss() in the
 OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
-PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, (("auto", "bf16 if a short race shows it faster, else fp32"),))]
+_AUTO_PRECISION = "bf16 if a short race shows it faster, else fp32: near a tie two runs may choose differently"
+PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, ((AUTO, _AUTO_PRECISION),))]
 DataNameOrOwn = Annotated[str, OneOf(DATASETS, takes_path=is_data_path)]  # not auto, which may be either
 DataNameOrPath = Annotated[
     str, OneOf(DATASETS, (("auto", "mnist, or digits where mnist can't be had"),), takes_path=is_data_path)
