@@ -1,5 +1,6 @@
 """A SLURM cluster of two machines on this one, for tests: its jobs, their logs, and what can happen to them."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HERE = Path(__file__).parent
+LOCK = Path("/run/distgan-slurm.lock")
 NODES = ("node1", "node2")
 _OVER = re.compile(r"JobState=(\w+)")
 _ON = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"}
@@ -27,19 +29,29 @@ def missing() -> str | None:
     probe = subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], capture_output=True, text=True)
     if probe.returncode:
         return f"no namespaces may be made here ({probe.stderr.strip()})"
-    spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
-    return "another such cluster is up (tests/slurm/down.sh FOLDER ends it)" if "dgnode1" in spaces else None
+    return None
 
 
 @contextmanager
-def cluster(lab: Path) -> Iterator["Cluster"]:
-    """Up for as long as the block; nothing of it is left then."""
-    try:
-        done = subprocess.run([HERE / "up.sh", lab], capture_output=True, text=True, timeout=90)
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield Cluster(lab)
-    finally:
-        subprocess.run([HERE / "down.sh", lab], timeout=90, check=False)
+def cluster(lab: Path) -> Iterator["Cluster | None"]:
+    """Start a cluster, and end it after the block. Yield None if another test run has one up.
+
+    A lock tells: it ends with its process. The cluster of a test run that was killed is ended first.
+    """
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        if "dgnode1" in subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout:
+            subprocess.run([HERE / "down.sh"], timeout=90, check=True)
+        try:
+            done = subprocess.run([HERE / "up.sh", lab], capture_output=True, text=True, timeout=90)
+            assert done.returncode == 0, done.stdout + done.stderr
+            yield Cluster(lab)
+        finally:
+            subprocess.run([HERE / "down.sh", lab], timeout=90, check=False)
 
 
 class Cluster:

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# down.sh FOLDER: ends the cluster of up.sh, by its pid files and namespaces and nothing else, and removes the folder.
+# down.sh [FOLDER]: ends the cluster of up.sh, by its pid files and namespaces and nothing else, and removes the folder.
+# Without FOLDER: that of the cluster that is up, by the command line of its slurmctld.
 set -uo pipefail
-lab=$1
+for pid in $(pgrep -x slurmctld); do
+  conf=$(tr '\0' '\n' <"/proc/$pid/cmdline" | sed -n '/^-f$/{n;p}')
+  [[ -s $conf ]] && grep -qx ClusterName=distgan "$conf" && up=${conf%/etc/slurm.conf}
+done
+lab=${1:-${up:-$(mktemp -d)}}
 export SLURM_CONF=$lab/etc/slurm.conf
 ours() { [[ -s $1 && $(cat "/proc/$(cat "$1")/comm" 2>/dev/null) == "$2" ]] && cat "$1"; } # pid file, name
 finish() {                                                                               # pids
