@@ -36,5 +36,5 @@ def test_clustered_run_samples_resumes_and_is_judged(distgan: Run, tmp_path: Pat
     for out in ("grid.png", "walk.gif"):
         more = ("--interpolate",) if out == "walk.gif" else ()
         distgan.ok("sample", "straight", "--num", 5, "--out", out, *more)
-    judged = distgan.ok("eval", "straight", "--num", 100, "--json")
+    judged = distgan.ok("eval", "straight", "--num", 100, "--no-gan-train", "--json")
     assert (json.loads(judged.stdout)["agreement"] is None) == (preset == "vanilla-fast")

@@ -38,8 +38,11 @@ def write(folder: Path, *, has_classes: bool) -> None:
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{name}-{number}.png")
 
 
+EVAL = ("--threads", 1, "--no-gan-train")
+
+
 def measured(distgan: Run, *arguments: object) -> dict[str, Any]:
-    return dict(json.loads(distgan.ok("eval", *arguments, "--threads", 1, "--json").stdout))
+    return dict(json.loads(distgan.ok("eval", *arguments, *EVAL, "--json").stdout))
 
 
 def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Path, cache: Path) -> None:
@@ -56,12 +59,13 @@ def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Pa
     found = dict(json.loads(evaluated.stdout))
     assert (found["n"], found["class_names"], found["class_noun"]) == (75, sorted(CLASSES), "class")
     assert found["source"]["is_test_seen"] is True
+    assert found["gan_train"] is not None
     assert np.shape(found["matrix"]) == np.shape(found["jury_matrix"]) == (3, 3)
     accuracy = [judge["accuracy"]["value"] for judge in found["judges"]]
     assert min(accuracy) > 0.9, "three colours are told apart"
     last = {key: lines[-1][f"ema_{key}"] for key in ("agreement", "coverage", "recognisable")}
     assert last == {key: pytest.approx(found[key]["value"], abs=1e-6) for key in last}, "as while it was trained"
-    assert not distgan.ok("eval", "run", "--threads", 1).stderr.count("training"), "the judges are kept"
+    assert not distgan.ok("eval", "run", *EVAL).stderr.count("training"), "the judges are kept"
 
     two = measured(distgan, "run", "--processes", 2, "--out", "two")
     assert {key: two[key] for key in ("agreement", "coverage", "matrix", "kl")} == {
@@ -72,7 +76,7 @@ def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Pa
     assert drawn["source"]["is_test_seen"] is None, "nobody knows"
     assert drawn["matrix"] == found["matrix"]
 
-    many = distgan.ok("eval", "run", "--num", 100, "--no-gan-train", "--threads", 1, "--out", "many").stderr
+    many = distgan.ok("eval", "run", "--num", 100, *EVAL, "--out", "many").stderr
     assert "warning: --num: " in many
     assert "(100). Evaluating 75" in many
 
@@ -88,15 +92,8 @@ def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Pa
     assert "blue sky: " in distgan.ok("judge", "show", "--data", "own").stdout
 
     (tmp_path / "own" / "leaf" / "leaf-0.png").unlink()
-    changed = distgan.ok(
-        "eval",
-        "run",
-        "--threads",
-        1,
-        "--no-gan-train",
-        "--judges",
-        next((cache / "distgan").glob("judges/images-*[0-9a-f]")),
-    )
+    judges = next((cache / "distgan").glob("judges/images-*[0-9a-f]"))
+    changed = distgan.ok("eval", "run", *EVAL, "--judges", judges)
     assert "have changed" in changed.stdout
 
 
