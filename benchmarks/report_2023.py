@@ -1,0 +1,483 @@
+"""Measure the trainings of the 2023 report's networks, and write the page about them from these measurements.
+
+    python benchmarks/report_2023.py measure cgan=runs/cgan gan=runs/vanilla [--num N] [further flags of distgan eval]
+    python benchmarks/report_2023.py page
+
+`measure` reads runs that kept the checkpoint of each epoch (`--keep 200`) and writes what the page is made from into
+docs/report_2023/. Names: gan, cgan, gan-fast, cgan-fast. An epoch is measured once.
+
+`page` needs no run. It draws the pictures and replaces the parts of docs/report_2023.md that stand between
+`<!-- measured: PART -->` and `<!-- end -->`.
+"""
+
+import argparse
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
+from itertools import groupby, pairwise
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from distgan.benchmark.plots import save_panels
+from distgan.checkpoint.format import read_state
+from distgan.evaluation.schema import Estimate, Quality
+from distgan.evaluation.targets import SETS, Evaluation, detect, read_targets, targets_of
+from distgan.reports.report2023 import claims_of
+from distgan.utils.figures import grid
+from distgan.utils.files import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "report_2023.md"
+PART = re.compile(r"(?<=<!-- measured: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+TITLES = {"gan": "GAN", "cgan": "C-GAN", "gan-fast": "GAN, fast recipe", "cgan-fast": "C-GAN, fast recipe"}
+COLOURS = {"gan": "#c4773a", "cgan": "#1f5f8b", "gan-fast": "#e0b58f", "cgan-fast": "#86b3d1"}
+# The epochs that the report shows or speaks of; 150 is its last.
+EPOCHS = {"gan": (1, 20, 42, 60, 82, 120, 129, 150), "cgan": (1, 13, 42, 80, 82, 120, 129, 150)}
+EVERY = 10  # further epochs
+MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
+NUM_SAMPLES = 2000
+MINUTES = (1, 2, 5, 10, 20, 40, 80, 160)
+
+
+# -- Measure --
+
+
+def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
+    """Write the metrics by epoch, an evaluation of each epoch of the report and every tenth, pictures, and samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    per_epoch = read_state(run / "checkpoints" / "latest").steps_per_epoch
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if "d_loss" in line]
+    with (folder / f"{name}-epochs.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("epoch", *MEANS, "elapsed_s", "peak_memory_gib"))
+        for epoch, part in groupby(lines, lambda line: -(-line["step"] // per_epoch)):
+            values = list(part)
+            means = [f"{fmean(line[key] for line in values):.4f}" for key in MEANS]
+            rows.writerow((epoch, *means, f"{values[-1]['elapsed_s']:.1f}", values[-1].get("peak_memory_gib")))
+    results = folder / f"{name}-quality.jsonl"
+    known = {quality.source.step for quality in read_qualities(results)}
+    wanted = {*EPOCHS.get(name, ()), *range(EVERY, 151, EVERY)}
+    for path in sorted((run / "checkpoints").glob("step-????????")):
+        step = int(path.name[5:])
+        epoch = step / per_epoch
+        is_last = path.resolve() == (run / "checkpoints" / "latest").resolve()
+        if step in known or not (epoch in wanted or is_last):
+            continue
+        command = [sys.executable, "-m", "distgan", "eval", str(path), "--json", "--out", str(run / f"eval-{step}")]
+        done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True, check=True)
+        quality = Quality.model_validate_json(done.stdout)
+        source = quality.source.model_copy(update={"what": path.name, "path": None, "command": ""})  # of this machine
+        with results.open("a") as file:
+            file.write(quality.model_copy(update={"source": source}).model_dump_json(exclude_defaults=True) + "\n")
+        print(f"{name}: epoch {epoch:g} evaluated", flush=True)
+    for epoch in EPOCHS.get(name, ()):
+        for path in (run / "samples").glob(f"epoch-{epoch:04d}.png"):
+            shutil.copy(path, folder / f"{name}-{epoch:03d}.png")
+    drawn = run / "samples.npz"
+    command = [sys.executable, "-m", "distgan", "sample", str(run), "--num", str(NUM_SAMPLES), "--out", str(drawn)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    with np.load(drawn) as arrays:
+        np.savez_compressed(folder / f"{name}.npz", **arrays)
+
+
+def read_qualities(path: Path) -> list[Quality]:
+    """Return the evaluations of a file by step, [] if there is none."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return sorted(map(Quality.model_validate_json, lines), key=lambda quality: quality.source.step or 0)
+
+
+# -- What the files say of a training --
+
+
+class Row(NamedTuple):
+    """A line of NAME-epochs.csv: means over an epoch. `elapsed_s`: seconds of training alone since the start."""
+
+    epoch: int
+    d_loss: float
+    g_loss: float
+    real_logits: float
+    fake_logits: float
+    elapsed_s: float
+    peak_memory_gib: float
+
+
+class Training:
+    """The files of a training in `folder`."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder, self.title = name, folder, TITLES[name]
+        self.is_conditional = name.startswith("cgan")
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        with (self.folder / f"{self.name}-epochs.csv").open() as file:
+            lines = list(csv.reader(file))[1:]
+        return [Row(int(line[0]), *map(float, line[1:])) for line in lines]
+
+    @cached_property
+    def qualities(self) -> list[Quality]:
+        return read_qualities(self.folder / f"{self.name}-quality.jsonl")
+
+    @property
+    def last(self) -> Quality:
+        return self.qualities[-1]
+
+    def at(self, epoch: int) -> Quality | None:
+        return next((quality for quality in self.qualities if epoch_of(quality) == epoch), None)
+
+    def seconds_at(self, epoch: float) -> float:
+        """Return the seconds of training up to the end of an epoch."""
+        return next((row.elapsed_s for row in self.rows if row.epoch >= epoch), self.rows[-1].elapsed_s)
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        return [
+            Evaluation(
+                quality.source.step or 0, epoch_of(quality), self.seconds_at(epoch_of(quality)), 0.0,
+                quality.fcd.value, quality.recognisable.value,
+                [score_of(digit, self.is_conditional) for digit in quality.per_digit],
+                [digit.sample.coverage.value if digit.sample else None for digit in quality.per_digit],
+            )
+            for quality in self.qualities
+        ]  # fmt: skip
+
+
+def epoch_of(quality: Quality) -> float:
+    return round(quality.source.epoch or 0.0, 3)
+
+
+def score_of(digit: Any, is_conditional: bool) -> float | None:
+    """Return the share read as requested or, without labels, the digit's share of all images."""
+    if not is_conditional:
+        return float(digit.share.value)
+    return float(digit.agreement.value) if digit.agreement else None
+
+
+def made_well(quality: Quality) -> list[int]:
+    return [digit.digit for digit in quality.per_digit if digit.verdict == "made well"]
+
+
+def overlap(one: Estimate, other: Estimate) -> bool:
+    return one.low <= other.high and other.low <= one.high
+
+
+# -- The report's sentences on single epochs --
+
+
+class Sentence(NamedTuple):
+    """`holds` judges the evaluation at `epoch`; `rule` says how. `until`: a second epoch, for what stays as it is."""
+
+    name: str
+    epoch: int
+    text: str
+    rule: str
+    holds: Callable[[Quality], bool]
+    until: int | None = None
+
+
+def is_noise(quality: Quality) -> bool:
+    return quality.coverage.high < 0.1
+
+
+SENTENCES = (
+    Sentence("gan", 1, "noise in the centre", "coverage of the real images below 0.1", is_noise),
+    Sentence("gan", 20, "first shapes of 0 and 4", "0 and 4 not missing", lambda q: not {0, 4} & missing(q)),
+    Sentence("gan", 42, "smooth 2, 3, 9", "2, 3 and 9 made well", lambda q: {2, 3, 9} <= set(made_well(q))),
+    Sentence("gan", 42, "stable from 42 to 82", "intervals of FCD overlap", lambda q: True, 82),
+    Sentence("gan", 120, "most digits", "at least 6 of 10 digits made well", lambda q: len(made_well(q)) >= 6),
+    Sentence("cgan", 1, "noise", "coverage of the real images below 0.1", is_noise),
+    Sentence("cgan", 13, "digits form in the middle", "read as the requested digit more often than by chance",
+             lambda q: q.agreement is not None and q.agreement.low > 0.1),
+    Sentence("cgan", 42, "a part of the digits", "1 to 9 digits made well", lambda q: 0 < len(made_well(q)) < 10),
+    Sentence("cgan", 82, "digits clearly by their label", "at least 90 % read as the requested digit",
+             lambda q: q.agreement is not None and q.agreement.low >= 0.9),
+    Sentence("cgan", 120, "most labels well", "at least 6 of 10 digits made well", lambda q: len(made_well(q)) >= 6),
+)  # fmt: skip
+
+
+def missing(quality: Quality) -> set[int]:
+    return {digit.digit for digit in quality.per_digit if digit.verdict == "missing"}
+
+
+def verdict(holds: bool | None) -> str:
+    return {True: "yes", False: "**no**", None: "undecided"}[holds]
+
+
+def percent(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
+
+
+# -- Parts of the page --
+
+
+def write_sentences(trainings: dict[str, Training]) -> str:
+    """Return the table of the report's sentences: those on an epoch, then those on the end."""
+    rows: list[tuple[object, ...]] = []
+    for each in SENTENCES:
+        training = trainings[each.name]
+        quality = training.at(each.epoch)
+        until = training.at(each.until) if each.until else None
+        at = f"{each.epoch} to {each.until}" if each.until else str(each.epoch)
+        if quality is None or (each.until and until is None):
+            rows.append((training.title, at, each.text, each.rule, "not reached", ""))
+            continue
+        holds = overlap(quality.fcd, until.fcd) if until else each.holds(quality)
+        evidence = f"FCD {quality.fcd:.1f}" + (f", then {until.fcd:.1f}" if until else "")
+        if not until:
+            agreement = f", read as requested {percent(quality.agreement)}" if quality.agreement else ""
+            well = ", ".join(map(str, made_well(quality))) or "none"
+            evidence += f", recognisable {percent(quality.recognisable)}{agreement}; made well: {well}"
+        rows.append((training.title, at, each.text, each.rule, verdict(holds), evidence))
+    for name in ("gan", "cgan"):
+        training = trainings[name]
+        epoch = f"{epoch_of(training.last):g}"
+        for claim in claims_of(training.last):
+            rows.append(
+                (training.title, epoch, claim.sentence, "as `distgan report`", verdict(claim.holds), claim.evidence)
+            )
+    return table(("network", "epoch", "the report", "measured as", "holds", "measured"), rows)
+
+
+def write_losses(trainings: dict[str, Training]) -> str:
+    """Return the table of the losses' directions, from the first to the last tenth of the epochs."""
+    rows = []
+    for name in ("gan", "cgan"):
+        training = trainings[name]
+        part = max(1, len(training.rows) // 10)
+        first, last = training.rows[:part], training.rows[-part:]
+        means = {key: [fmean(getattr(row, key) for row in rows) for rows in (first, last)] for key in MEANS[:2]}
+        rises, falls = means["d_loss"][1] > means["d_loss"][0], means["g_loss"][1] < means["g_loss"][0]
+        for key, holds, text in (("d_loss", rises, "D's loss rises"), ("g_loss", falls, "G's loss falls")):
+            one, other = means[key]
+            rows.append((training.title, text, verdict(holds), f"{one:.3f} to {other:.3f}", f"1 to {last[-1].epoch}"))
+    return table(("network", "the report", "holds", "mean of the first tenth to that of the last", "epochs"), rows)
+
+
+def write_digits(trainings: dict[str, Training]) -> str:
+    """Return the table of each digit at the last epoch."""
+    rows = []
+    for digit in range(10):
+        cells = []
+        for name in ("gan", "cgan"):
+            found = trainings[name].last.per_digit[digit]
+            number = percent(found.agreement or found.share)
+            cells += [found.verdict, number]
+        rows.append((digit, *cells))
+    return table(("digit", "GAN", "share of the images", "C-GAN", "read as requested"), rows)
+
+
+def write_convergence(trainings: dict[str, Training]) -> str:
+    """Return the epochs to convergence by three definitions."""
+    targets = read_targets(SETS["mnist"])
+    rows = []
+    for name, claimed in (("gan", 60), ("cgan", 80)):
+        training = trainings[name]
+        evaluations, last = training.evaluations, training.last
+        wanted = targets_of(targets.cgan if training.is_conditional else targets.vanilla)
+        by_targets = detect(evaluations, wanted, 1)
+        met = evaluations[by_targets.reached].epoch if by_targets.reached is not None else None
+        best = min(quality.fcd.value for quality in training.qualities)
+        near_best = next((epoch_of(q) for q in training.qualities if q.fcd.value <= 1.1 * best), None)
+        same = next((epoch_of(q) for q in training.qualities if overlap(score(q), score(last))), None)
+        end = f"not in {epoch_of(last):g}"
+        why = f" ({by_targets.why}; missed: {', '.join(by_targets.targets)})" if met is None else ""
+        rows.append(
+            (training.title, claimed, f"{met:g}" if met is not None else end + why, number(near_best), number(same))
+        )
+    head = ("network", "the report", "targets of convergence.md, held once more", "FCD within 10 % of its best",
+            "as often recognised as at the end")  # fmt: skip
+    return table(head, rows)
+
+
+def number(epoch: float | None) -> str:
+    return "" if epoch is None else f"{epoch:g}"
+
+
+def score(quality: Quality) -> Estimate:
+    return quality.agreement or quality.recognisable
+
+
+def write_cost(trainings: dict[str, Training]) -> str:
+    """Return seconds per epoch and memory of each training."""
+    rows = []
+    for training in trainings.values():
+        times = [0.0, *(row.elapsed_s for row in training.rows)]
+        epochs = [end - start for start, end in pairwise(times)]
+        memory = max(row.peak_memory_gib for row in training.rows)
+        spread = f"{median(epochs):.0f} ({min(epochs):.0f} to {max(epochs):.0f})"
+        rows.append((training.title, training.rows[-1].epoch, spread, f"{times[-1] / 3600:.2f}", f"{memory:.2f}"))
+    return table(("network", "epochs", "seconds per epoch, median (range)", "hours in all", "peak memory, GiB"), rows)
+
+
+def write_time(trainings: dict[str, Training]) -> str:
+    """Return the quality of each training after equal times."""
+    rows = []
+    for minutes in MINUTES:
+        cells = []
+        for training in trainings.values():
+            done = [q for q in training.qualities if training.seconds_at(epoch_of(q)) <= 60 * minutes]
+            if not done or training.rows[-1].elapsed_s < 60 * minutes:
+                cells.append("")
+                continue
+            cells.append(f"FCD {done[-1].fcd.value:.1f}, {score(done[-1]).value:.0%} (epoch {epoch_of(done[-1]):g})")
+        if any(cells):
+            rows.append((minutes, *cells))
+    return table(("minutes", *(training.title for training in trainings.values())), rows)
+
+
+PARTS: dict[str, Callable[[dict[str, Training]], str]] = {
+    "sentences": write_sentences,
+    "losses": write_losses,
+    "digits": write_digits,
+    "convergence": write_convergence,
+    "cost": write_cost,
+    "time": write_time,
+}
+
+
+# -- Pictures --
+
+
+def draw_curves(axes: Any, trainings: Iterable[Training], key: str, title: str) -> None:
+    for training in trainings:
+        epochs = [row.epoch for row in training.rows]
+        axes.plot(
+            epochs, [getattr(row, key) for row in training.rows], color=COLOURS[training.name], label=training.title
+        )
+    axes.set(title=title, xlabel="epoch")
+
+
+def draw_quality(axes: Any, trainings: Iterable[Training], pick: Callable[[Quality], Estimate], title: str) -> None:
+    for training in trainings:
+        epochs = [epoch_of(quality) for quality in training.qualities]
+        values = [pick(quality) for quality in training.qualities]
+        bars = [[each.value - each.low for each in values], [each.high - each.value for each in values]]
+        colour = COLOURS[training.name]
+        axes.errorbar(
+            epochs, [each.value for each in values], yerr=bars, color=colour, label=training.title, marker="."
+        )
+    axes.set(title=title, xlabel="epoch")
+
+
+def draw_digits(axes: Any, training: Training) -> None:
+    """Draw a map of digits by epochs: agreement or, without labels, the share of all images."""
+    values = np.array(
+        [[score_of(digit, training.is_conditional) or 0.0 for digit in q.per_digit] for q in training.qualities]
+    )
+    picture = axes.imshow(values.T, aspect="auto", vmin=0, vmax=1 if training.is_conditional else 0.2, cmap="viridis")
+    axes.set_xticks(range(len(values)), [f"{epoch_of(q):g}" for q in training.qualities], fontsize=7)
+    axes.set_yticks(range(10), range(10))
+    axes.grid(visible=False)
+    about = "share read as requested" if training.is_conditional else "share of all images (0.1 each would be equal)"
+    axes.set(title=f"{training.title}: {about}", xlabel="epoch", ylabel="digit")
+    axes.figure.colorbar(picture, ax=axes)
+
+
+def draw_matrix(axes: Any, quality: Quality) -> None:
+    """Draw the confusion matrix of the last evaluation: requested by read, in per cent of the requested."""
+    assert quality.matrix is not None
+    shares = np.array(quality.matrix, dtype=float)
+    shares = 100 * shares / shares.sum(1, keepdims=True)
+    axes.imshow(shares, vmin=0, vmax=100, cmap="Blues")
+    for (row, column), value in np.ndenumerate(shares):
+        if value >= 0.5:
+            axes.text(
+                column,
+                row,
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if value > 50 else "black",
+            )
+    axes.set_xticks(range(10), range(10))
+    axes.set_yticks(range(10), range(10))
+    axes.grid(visible=False)
+    axes.set(title="C-GAN at its last epoch, per cent", xlabel="read as (three judges)", ylabel="requested")
+
+
+def draw_side_by_side(trainings: Iterable[Training]) -> Image.Image:
+    """Return 50 of the last samples of each network beside each other; the C-GAN's by digit."""
+    pictures = []
+    for training in trainings:
+        with np.load(training.folder / f"{training.name}.npz") as arrays:
+            images = arrays["images"]
+            if "labels" in arrays:
+                order = [np.flatnonzero(arrays["labels"] == digit)[:5] for digit in range(10)]
+                images = images[np.stack(order, axis=1).reshape(-1)]
+        pictures.append(grid(images[:50], 10, caption=f"{training.title}, epoch {epoch_of(training.last):g}"))
+    gap = 16
+    sheet = Image.new("RGB", (sum(p.width for p in pictures) + gap * (len(pictures) - 1), pictures[0].height), "white")
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + gap
+    return sheet
+
+
+def draw(trainings: dict[str, Training], out: Path) -> None:
+    """Draw the page's pictures into `out`."""
+    pair = [trainings["gan"], trainings["cgan"]]
+    losses = [partial(draw_curves, trainings=pair, key=key, title=title) for key, title in (
+        ("d_loss", "D's loss"), ("g_loss", "G's loss"),
+        ("real_logits", "D's logits of real images"), ("fake_logits", "D's logits of generated images"),
+    )]  # fmt: skip
+    save_panels(out / "curves.png", losses, "Means by epoch")
+    picks: tuple[tuple[Callable[[Quality], Estimate], str], ...] = (
+        (lambda quality: quality.fcd, "FCD, lower is better"),
+        (lambda quality: quality.recognisable, "share recognisable"),
+        (score, "share read as requested"),
+        (lambda quality: quality.coverage, "coverage"),
+    )
+    panels = [
+        partial(draw_quality, trainings=pair[1:] if pick is score else pair, pick=pick, title=title)
+        for pick, title in picks
+    ]
+    save_panels(out / "quality.png", panels, "Measured at checkpoints; bars: 95 % intervals")
+    save_panels(out / "digits.png", [partial(draw_digits, training=each) for each in pair], "Digits over the epochs",
+                heights=[3.2, 3.2], width=9)  # fmt: skip
+    save_panels(out / "confusion.png", [partial(draw_matrix, quality=trainings["cgan"].last)], "", heights=[5.0])
+    draw_side_by_side(pair).save(out / "side-by-side.png")
+
+
+def written(text: str, trainings: dict[str, Training]) -> str:
+    """Return the page with its measured parts replaced."""
+    return PART.sub(lambda part: f"{part[1]}{part[2]}\n{PARTS[part[1]](trainings)}\n\n", text)
+
+
+def read_trainings(folder: Path) -> dict[str, Training]:
+    return {name: Training(name, folder) for name in TITLES if (folder / f"{name}-epochs.csv").exists()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("measure", "page"))
+    parser.add_argument("runs", nargs="*", metavar="NAME=RUN")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the files are in a folder of its name beside it")
+    options, flags = parser.parse_known_args()
+    folder = options.page.with_suffix("")
+    if options.action == "measure":
+        for name, _, run in (text.partition("=") for text in options.runs):
+            if name not in TITLES or not run:
+                parser.error(f"NAME=RUN: unknown ({name}={run}). Expected: NAME of {', '.join(TITLES)}")
+            measure(name, Path(run), folder, flags)
+        return
+    trainings = read_trainings(folder)
+    draw(trainings, folder)
+    options.page.write_text(written(options.page.read_text(), trainings))
+
+
+if __name__ == "__main__":
+    main()
