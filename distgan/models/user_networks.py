@@ -23,6 +23,7 @@ import torch
 from distgan.config.registry import LOSSES, OWN_LOSS, Family, Lazy, Loss
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError, not_readable
+from distgan.models.late_imports import Home, loading, refuse_late_imports
 from distgan.utils.paths import user_path
 
 T = TypeVar("T")
@@ -155,13 +156,15 @@ def find_file(networks: str) -> Path:
 def load(path: Path) -> UserNetworks:
     """Execute a file and return what it defines. Raises UserError that says where it fails, or what it lacks."""
     root, name = _root_of(path)
+    home = Home.of(root, path.stem if name == MODULE else name.partition(".")[0])
     try:
         source = path.read_bytes()
     except OSError as error:
         raise not_readable(f"--networks {path}", error) from error
-    with _importable(root, name) as imported, torch.random.fork_rng(devices=[]):
+    with loading(), _importable(home, name) as imported, torch.random.fork_rng(devices=[]):
         module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
-        files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), root)
+        files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), home)
+    refuse_late_imports(home, files)
     missing = [f"{each}(spec)" for each in BUILDERS if getattr(module, each, None) is None]
     if missing:
         raise UserError(f"--networks {path}: lacks {' and '.join(missing)}. Expected: {_EXPECTED}", code="bad-networks")
@@ -201,12 +204,13 @@ def _execute(path: Path, name: str) -> ModuleType:
 
 
 @contextmanager
-def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, ModuleType]]]:
-    """Let the modules of `root` be imported first, and anew; yields a function that returns those that were.
+def _importable(home: Home, name: str) -> Iterator[Callable[[], dict[str, ModuleType]]]:
+    """Let the modules of a home be imported first, and anew; yields a function that returns those that were.
 
     What was imported under these names from elsewhere is put back. They stay known to Python otherwise, as compilers
     look for a function's module by its name.
     """
+    root = home.root
 
     def is_there(top: str) -> bool:
         if top in sys.stdlib_module_names or top == "distgan":
@@ -231,7 +235,7 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
     try:
         yield imported
     except BaseException:
-        for each in (*modules_below(imported(), root), MODULE):
+        for each in (*_modules_of(imported(), home), MODULE):
             sys.modules.pop(each, None)
         raise
     finally:
@@ -243,23 +247,13 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
                 sys.modules[each] = module
 
 
-def modules_below(modules: dict[str, ModuleType], root: Path) -> dict[str, Path]:
-    """Return those that lie in `root` where their name says, not in a virtual environment below it."""
-    found = {}
-    for name, module in modules.items():
-        place = root.joinpath(*name.split("."))
-        file = getattr(module, "__file__", None)
-        if file and Path(file) in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-            found[name] = Path(file)
-    return found
+def _modules_of(modules: dict[str, ModuleType], home: Home) -> dict[str, Path]:
+    files = {name: getattr(module, "__file__", None) for name, module in modules.items()}
+    return {name: Path(file) for name, file in files.items() if file and home.has(name, file)}
 
 
-def _files_of(modules: dict[str, ModuleType], root: Path) -> dict[str, bytes]:
-    files = {}
-    for name, path in modules_below(modules, root).items():
-        if name.partition(".")[0] != "distgan":
-            files[path.relative_to(root).as_posix()] = path.read_bytes()
-    return files
+def _files_of(modules: dict[str, ModuleType], home: Home) -> dict[str, bytes]:
+    return {path.relative_to(home.root).as_posix(): path.read_bytes() for path in _modules_of(modules, home).values()}
 
 
 def call_user_code(what: str, root: Path, call: Callable[[], T]) -> T:
@@ -293,21 +287,12 @@ def describe_error(error: BaseException, root: Path) -> str:
 
 
 def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[..., Any]:
-    """Return a function of the file, with its errors as UserErrors. It may import nothing more from beside the file."""
+    """Return a function of the file, with its errors as UserErrors."""
     function = getattr(module, name)
     _check_signature(path, name, function)
 
     def build(*arguments: Any, **settings: Any) -> Any:
-        before = set(sys.modules)
-        built = call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
-        late = modules_below({each: module for each, module in sys.modules.items() if each not in before}, root)
-        if late:
-            raise UserError(
-                f"--networks {path}: {name} imports {next(iter(late))} when it is called, which a copy would lack. "
-                "Expected: that import at the top of the file",
-                code="bad-networks",
-            )
-        return built
+        return call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
 
     build.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return build

@@ -199,8 +199,49 @@ BUILT = {
         "return spec.nope",
         "... AttributeError: ... 'nope' ... (my_gan.py, line 39:",
     ),
-    "late": ("return Generator(spec, width)", "import late", "imports late when it is called ... at the top"),
+    "late": (
+        "return Generator(spec, width)",
+        "import late",
+        "... late is imported when the file is loaded already ... at the top of the file (my_gan.py, line 39: ...",
+    ),
 }
+
+
+LATE = {
+    "a module": "import late",
+    "of a folder": "import inner.late",
+    "relative": "from . import late",
+    "by name": "import importlib; importlib.import_module('late')",
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("is_on_path", [True, False])
+def test_what_forward_imports_from_beside_the_file_is_refused(
+    tmp_path: Path, monkeypatch: MonkeyPatch, name: str, is_on_path: bool
+) -> None:
+    """Also by a module that the file imports; a module of elsewhere may be imported late."""
+    statement, folder, others = LATE[name], tmp_path / "lab", tmp_path / "others"
+    dot = "." * (name == "relative")
+    head = f"import torch\nfrom {dot}other import use\n"
+    path = write_pair(folder, "my_gan.py", ("import torch\n", head), ("z = z if", "use()\n        z = z if"))
+    (folder / "inner").mkdir()
+    others.mkdir()
+    (folder / "other.py").write_text(f"def use():\n    import colorsys, elsewhere\n    {statement}\n")
+    for place in ("late.py", "inner/late.py", "../others/elsewhere.py", *(["__init__.py"] if dot else [])):
+        (folder / place).write_text("")
+    monkeypatch.syspath_prepend(others)
+    if is_on_path:
+        monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    generator = build_generator(load_networks(config_of(path)).model)
+    try:
+        with pytest.raises(ImportError, match="at the top of the file"):
+            generator(torch.zeros(2, 100), torch.zeros(2, dtype=torch.int64))
+        assert "elsewhere" in sys.modules
+    finally:
+        for each in set(sys.modules) - before:
+            del sys.modules[each]
 
 
 @pytest.mark.parametrize("name", BUILT)

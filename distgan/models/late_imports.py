@@ -1,0 +1,95 @@
+"""Which modules belong to a user's networks, and that they import none of these once they are loaded.
+
+A copy of the networks holds the files of the modules that belong to them, as far as they were imported by then.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_IMPORTLIB = (os.path.dirname(importlib.__file__), "<frozen importlib")
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+class Home(NamedTuple):
+    """`root`: the folder to import from. `top`: the module or package of it that belongs to the networks, "" for all.
+
+    Of installed packages only their own does: what lies beside them are other packages.
+    """
+
+    root: Path
+    top: str = ""
+
+    @classmethod
+    def of(cls, root: Path, top: str) -> "Home":
+        """Return the home of networks in the module or package `top` of `root`."""
+        return cls(root, top if root.name in _INSTALLED else "")
+
+    def has(self, name: str, file: str | None) -> bool:
+        """True for a module that lies where its name says, so not for one of a virtual environment below `root`."""
+        top = name.partition(".")[0]
+        if not file or top == "distgan" or top in sys.stdlib_module_names or self.top not in ("", top):
+            return False
+        place = self.root.joinpath(*name.split("."))
+        return Path(file) in (place.with_name(f"{place.name}.py"), place / "__init__.py")
+
+
+class _LateImports:
+    """A finder of `sys.meta_path` that finds nothing, and raises for an import by the code of loaded networks.
+
+    `homes`: of each of their files, by its path.
+    """
+
+    def __init__(self) -> None:
+        self.homes: dict[str, Home] = {}
+        self.is_loading = False
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Raise ImportError for a module that belongs to the networks that import it."""
+        if self.is_loading or (home := self.homes.get(_importing_file())) is None:
+            return None
+        spec = PathFinder.find_spec(name, path or [str(home.root)])
+        is_folder = spec is not None and spec.origin is None and path is None and PathFinder.find_spec(name) is None
+        if spec and (home.has(name, spec.origin) or is_folder):
+            raise ImportError(
+                f"{name} is imported when the file is loaded already, so that no copy has it. Expected: that import "
+                "at the top of the file",
+                name=name,
+            )
+        return None
+
+
+_finder = _LateImports()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Allow all imports within the block."""
+    before, _finder.is_loading = _finder.is_loading, True
+    try:
+        yield
+    finally:
+        _finder.is_loading = before
+
+
+def refuse_late_imports(home: Home, files: dict[str, bytes]) -> None:
+    """From now on let none of these files, named by their place below `home.root`, import what belongs to them.
+
+    It holds for as long as their code may run, so to the end of the process.
+    """
+    _finder.homes |= {str(home.root / name): home for name in files}
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+
+
+def _importing_file() -> str:
+    """Return the file whose code imports: that of the first frame outside of importlib."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_code.co_filename.startswith(_IMPORTLIB):
+        frame = frame.f_back
+    return frame.f_code.co_filename
