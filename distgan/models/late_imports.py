@@ -30,13 +30,19 @@ class Home(NamedTuple):
         """Return the home of networks in the module or package `top` of `root`."""
         return cls(root, top if root.name in _INSTALLED else "")
 
-    def has(self, name: str, file: str | None) -> bool:
-        """True for a module that lies where its name says, so not for one of a virtual environment below `root`."""
-        top = name.partition(".")[0]
-        if not file or top == "distgan" or top in sys.stdlib_module_names or self.top not in ("", top):
-            return False
-        place = self.root.joinpath(*name.split("."))
-        return Path(file) in (place.with_name(f"{place.name}.py"), place / "__init__.py")
+    def name_of(self, name: str, file: str | None) -> str:
+        """Return the name that a module has from `root`: its own, or without the first parts; "" if it lies elsewhere.
+
+        One of a virtual environment below `root` lies elsewhere: not where its name says.
+        """
+        if not file or name.partition(".")[0] in ("distgan", *sys.stdlib_module_names):
+            return ""
+        parts = name.split(".")
+        for tail in (parts[num:] for num in range(len(parts)) if self.top in ("", parts[num])):
+            place = self.root.joinpath(*tail)
+            if Path(file) in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+                return ".".join(tail)
+        return ""
 
 
 class _LateImports:
@@ -55,7 +61,7 @@ class _LateImports:
             return None
         spec = PathFinder.find_spec(name, path or [str(home.root)])
         is_folder = spec is not None and spec.origin is None and path is None and PathFinder.find_spec(name) is None
-        if spec and (home.has(name, spec.origin) or is_folder):
+        if spec and (home.name_of(name, spec.origin) or is_folder):
             raise ImportError(
                 f"{name} is imported when the file is loaded already, so that no copy has it. Expected: that import "
                 "at the top of the file",

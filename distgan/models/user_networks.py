@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -146,10 +147,13 @@ def find_file(networks: str) -> Path:
             raise UserError(f"{where}: no such module is installed. Expected: {hint}", code="no-networks")
         return path.absolute()
     path = user_path(networks, "--networks").absolute()
+    # Its neighbours are those of the file that it links to, as for `python FILE`; but a package is as it lies there.
+    while path.is_symlink() and path.exists() and not (path.parent / "__init__.py").is_file():
+        path = path.parent / os.readlink(path)
     if not path.exists():
         raise UserError(f"{where}: does not exist ({path}). Expected: {_EXPECTED}", code="no-networks")
     if not path.is_file() or path.suffix != ".py":
-        raise UserError(f"{where}: not a .py file. Expected: {_EXPECTED}", code="bad-path")
+        raise UserError(f"{where}: not a .py file ({path}). Expected: {_EXPECTED}", code="bad-path")
     return path
 
 
@@ -164,6 +168,7 @@ def load(path: Path) -> UserNetworks:
     with loading(), _importable(home, name) as imported, torch.random.fork_rng(devices=[]):
         module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
         files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), home)
+        _check_names(path, imported(), home)
     refuse_late_imports(home, files)
     missing = [f"{each}(spec)" for each in BUILDERS if getattr(module, each, None) is None]
     if missing:
@@ -213,7 +218,7 @@ def _importable(home: Home, name: str) -> Iterator[Callable[[], dict[str, Module
     root = home.root
 
     def is_there(top: str) -> bool:
-        if top in sys.stdlib_module_names or top == "distgan":
+        if top in sys.stdlib_module_names or top == "distgan" or home.top not in ("", top):
             return False
         if name not in (MODULE, top) and top != name.partition(".")[0]:
             return False
@@ -249,11 +254,23 @@ def _importable(home: Home, name: str) -> Iterator[Callable[[], dict[str, Module
 
 def _modules_of(modules: dict[str, ModuleType], home: Home) -> dict[str, Path]:
     files = {name: getattr(module, "__file__", None) for name, module in modules.items()}
-    return {name: Path(file) for name, file in files.items() if file and home.has(name, file)}
+    return {name: Path(file) for name, file in files.items() if file and home.name_of(name, file) == name}
 
 
 def _files_of(modules: dict[str, ModuleType], home: Home) -> dict[str, bytes]:
     return {path.relative_to(home.root).as_posix(): path.read_bytes() for path in _modules_of(modules, home).values()}
+
+
+def _check_names(path: Path, modules: dict[str, ModuleType], home: Home) -> None:
+    """Raise UserError for a module that was imported by another name than a copy of its file would have."""
+    for name, module in modules.items():
+        right = home.name_of(name, getattr(module, "__file__", None))
+        if right not in ("", name):
+            raise UserError(
+                f"--networks {path}: imports {right} of its folder as {name}, which a copy would lack, as "
+                f"{home.root.name} has no __init__.py. Expected: import {right}, or an __init__.py there",
+                code="bad-networks",
+            )
 
 
 def call_user_code(what: str, root: Path, call: Callable[[], T]) -> T:

@@ -67,7 +67,7 @@ def test_the_working_folder_is_none_to_import_from(tmp_path: Path) -> None:
     environment = os.environ | {"COLD_START": "all"}
     command = (sys.executable, "-m", "distgan", *train)
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert_user_error(result, "No module named 'in_working_folder'", code="bad-networks")
+    assert_user_error(result, code="bad-networks")
 
 
 def test_doctor_proves_what_takes_two_processes(distgan: Run, tmp_path: Path) -> None:

@@ -111,6 +111,60 @@ def test_a_module_of_a_package_with_relative_imports(tmp_path: Path, monkeypatch
         del sys.modules[name]
 
 
+def test_a_link_stands_for_the_file_that_it_links_to(tmp_path: Path) -> None:
+    """So that its neighbours are those of the file, as for Python; in a package the package's are."""
+    real = write_pair(tmp_path / "real", "my_gan.py", ("import torch\n", "import torch\nfrom slopes import X\n"))
+    (real.parent / "slopes.py").write_text("X = 1\n")
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "slopes.py").write_text("raise ValueError\n")
+    (links / "near.py").symlink_to("../real/my_gan.py")
+    (links / "link.py").symlink_to(links / "near.py")
+    assert os.path.samefile(find_file(str(links / "link.py")).parent, real.parent)
+    assert sorted(load(find_file(str(links / "link.py"))).files) == ["my_gan.py", "slopes.py"]
+    (links / "no.py").symlink_to("no.py")
+    with expect_user_error("links/no.py: ... [no-networks]"):
+        find_file(str(links / "no.py"))
+    (links / "__init__.py").write_text("")
+    assert find_file(str(links / "link.py")) == links / "link.py"
+    for name in ("slopes", user_networks.MODULE):
+        sys.modules.pop(name, None)
+
+
+def test_of_installed_packages_only_its_own_belongs_to_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    head = "import torch\nimport other_lib\nfrom .parts import X\n"
+    path = write_pair(site / "gan_lib", "nets.py", ("import torch\n", head))
+    for name in ("gan_lib/__init__", "gan_lib/parts", "other_lib"):
+        (site / f"{name}.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(site)
+    before = set(sys.modules)
+    assert sorted(load(find_file("gan_lib.nets")).files) == [
+        "gan_lib/__init__.py", "gan_lib/nets.py", "gan_lib/parts.py"
+    ]  # fmt: skip
+    assert find_file("gan_lib.nets") == path
+    alone = write_pair(site, "gan_module.py", ("import torch\n", "import torch\nimport other_lib\n"))
+    (site / "torch.py").write_text("raise ValueError('imported anew')\n")
+    assert sorted(load(find_file("gan_module")).files) == [alone.name]
+    for each in set(sys.modules) - before:
+        del sys.modules[each]
+
+
+def test_a_folder_without_init_is_no_package(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Its modules are copied by their names from that folder."""
+    path = write_pair(tmp_path / "spaced", "nets.py", ("import torch\n", "import torch\nfrom spaced import parts\n"))
+    (path.parent / "parts.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    assert find_file("spaced.nets") == path
+    with expect_user_error("imports parts of its folder as spaced.parts ... import parts, or ... [bad-networks]"):
+        load(path)
+    for each in set(sys.modules) - before:
+        del sys.modules[each]
+    path.write_text(path.read_text().replace("from spaced import parts", "import parts"))
+    assert sorted(load(path).files) == ["nets.py", "parts.py"]
+
+
 def test_a_copy_lies_below_its_run(tmp_path: Path) -> None:
     write_pair(tmp_path, "evil.py")
     (tmp_path / "run" / "networks").mkdir(parents=True)
@@ -236,8 +290,9 @@ def test_what_forward_imports_from_beside_the_file_is_refused(
     before = set(sys.modules)
     generator = build_generator(load_networks(config_of(path)).model)
     try:
-        with pytest.raises(ImportError, match="at the top of the file"):
+        with pytest.raises(ImportError) as error:
             generator(torch.zeros(2, 100), torch.zeros(2, dtype=torch.int64))
+        assert not isinstance(error.value, ModuleNotFoundError)
         assert "elsewhere" in sys.modules
     finally:
         for each in set(sys.modules) - before:
