@@ -70,6 +70,15 @@ def test_the_working_folder_is_none_to_import_from(tmp_path: Path) -> None:
     assert_user_error(result, code="bad-networks")
 
 
+def test_ranks_that_build_other_networks_end_with_one_line(distgan: Run, tmp_path: Path) -> None:
+    change = ("Generator(spec, width)\n\n", "Generator(spec, width + int(os.environ['RANK']))\n\n")
+    write_pair(tmp_path, "my_gan.py", ("import torch\n", "import os\nimport torch\n"), change)
+    flags = ("--preset", "cgan-quick", "--data", "digits", *SHORT, "--networks", "my_gan.py", "--processes", 2)
+    result = distgan("train", *flags, "--max-steps", 2, "--out", "run")
+    assert_user_error(result, "rank 1: generator.main.0.weight ...", code="ranks-differ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_doctor_proves_what_takes_two_processes(distgan: Run, tmp_path: Path) -> None:
     write_pair(tmp_path)
     found = states(distgan.ok("doctor", "--networks", "my_gan.py").stdout)

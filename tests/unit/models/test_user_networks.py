@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from distgan.models import network_copies, user_networks
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.user_networks import find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
+from distgan.training.gan import check_built_alike
 from distgan.training.losses import find_loss
 
 COLOUR = ImageSpec(channels=3, height=10, width=12, num_classes=3, class_names=["a", "b", "c"])
@@ -157,7 +159,7 @@ def test_a_folder_without_init_is_no_package(tmp_path: Path, monkeypatch: Monkey
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
     assert find_file("spaced.nets") == path
-    with expect_user_error("imports parts of its folder as spaced.parts ... import parts, or ... [bad-networks]"):
+    with expect_user_error("... parts ... spaced.parts ... [bad-networks]"):
         load(path)
     for each in set(sys.modules) - before:
         del sys.modules[each]
@@ -450,3 +452,37 @@ def test_the_command_of_a_run_names_file_and_arguments(tmp_path: Path) -> None:
     words = train_words(config, None)
     assert words is not None
     assert {"--networks=/a b/my_gan.py", "--model-arg=width=3", "--model-arg=on=true", "--loss=own"} <= set(words)
+
+
+RANKS = {
+    "shape": (
+        ("width: int = 24):\n    return G", "width: int = 25):\n    return G"),
+        "generator.main.0.weight ... [25, ",
+    ),
+    "more": (("nn.Dropout(dropout)", "nn.Linear(width, width)"), "discriminator.features.3.weight ... missing"),
+    "fewer": (
+        ("if spec.num_classes else None\n        num", "if 0 else None\n        num"),
+        "generator.embed.weight ... missing",
+    ),
+    "values": (
+        ("        self.main = nn.S", "        nn.Linear(9, 9)\n        self.main = nn.S"),
+        "generator.main.0.weight ... values",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_networks_that_a_rank_builds_otherwise_are_named_before_they_are_wrapped(tmp_path: Path, name: str) -> None:
+    """Whatever made the same file build others: the rank, a clock, another library."""
+    change, pattern = RANKS[name]
+    pairs = []
+    for path in (write_pair(tmp_path), write_pair(tmp_path, "other.py", change)):
+        model = load_networks(config_of(path, name="cgan")).model
+        torch.manual_seed(0)
+        pairs.append({"generator": build_generator(model), "discriminator": build_discriminator(model)})
+    sent: list[Any] = []
+    listening: Any = SimpleNamespace(all_gather_object=lambda built: sent.append(built) or [built])
+    check_built_alike(pairs[0], model, listening)
+    ranks: Any = SimpleNamespace(all_gather_object=lambda built: [*sent, sent[0], built])
+    with expect_user_error(f"rank 2: {pattern} ... [ranks-differ]"):
+        check_built_alike(pairs[1], model, ranks)
