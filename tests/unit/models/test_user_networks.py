@@ -359,7 +359,11 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     result = distgan(
         "train", "--config", tmp_path / "preset.toml", "--data", "digits", "--model-arg", "dropout=0.5", "--dry-run"
     )
-    assert json.loads(result.stdout.partition("\npreset ")[0])["model"]["args"] == {"width": 9, "dropout": 0.5}
+    model = json.loads(result.stdout.partition("\npreset ")[0])["model"]
+    assert model["args"] == {"width": 9, "dropout": 0.5}
+    assert model["networks"] == str(tmp_path / "sub/my.py"), "relative to the file that names it, unlike a flag's"
+    result = distgan("train", "--config", tmp_path / "preset.toml", "--networks", "sub/my.py", "--dry-run")
+    assert_user_error(result, str(tmp_path / "cwd/sub/my.py"), code="no-networks")
 
 
 # -- a run -------------------------------------------------------------------------------------------------
