@@ -352,18 +352,15 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     assert config["model"]["clusters"] is None, "those of the preset's family are not its other settings"
     assert config["optim"]["loss"] == "r3gan"
     assert config["model"]["networks_sha256"]
-    (tmp_path / "preset.toml").write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\n[model.args]\nwidth=9\n")
-    write_pair(tmp_path, "sub/my.py")
-    (tmp_path / "cwd").mkdir()
-    os.chdir(tmp_path / "cwd")
-    result = distgan(
-        "train", "--config", tmp_path / "preset.toml", "--data", "digits", "--model-arg", "dropout=0.5", "--dry-run"
-    )
+    write_pair(tmp_path, "lab/sub/my.py")
+    preset = tmp_path / "lab" / "preset.toml"
+    preset.write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\n[model.args]\nwidth=9\n")
+    result = distgan("train", "--config", preset, "--data", "digits", "--model-arg", "dropout=0.5", "--dry-run")
     model = json.loads(result.stdout.partition("\npreset ")[0])["model"]
     assert model["args"] == {"width": 9, "dropout": 0.5}
-    assert model["networks"] == str(tmp_path / "sub/my.py"), "relative to the file that names it, unlike a flag's"
-    result = distgan("train", "--config", tmp_path / "preset.toml", "--networks", "sub/my.py", "--dry-run")
-    assert_user_error(result, str(tmp_path / "cwd/sub/my.py"), code="no-networks")
+    assert model["networks"] == str(tmp_path / "lab/sub/my.py"), "relative to the file that names it, unlike a flag's"
+    result = distgan("train", "--config", preset, "--networks", "sub/my.py", "--dry-run")
+    assert_user_error(result, str(tmp_path / "sub/my.py"), code="no-networks")
 
 
 # -- a run -------------------------------------------------------------------------------------------------
