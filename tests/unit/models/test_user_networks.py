@@ -19,6 +19,7 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.rendezvous import _collect_facts, _find_difference
 from distgan.models import network_copies, user_networks
 from distgan.models.base import build_discriminator, build_generator
+from distgan.models.given_modules import given_modules, with_modules
 from distgan.models.user_networks import find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
 from distgan.training.gan import check_built_alike
@@ -321,6 +322,16 @@ ARGUMENTS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"width": True}, "width of my_gan.py is a bool (True). Expected: an integer"),
     ({"dropout": "a"}, "dropout of my_gan.py is a str ('a'). Expected: a number"),
 )
+
+
+@pytest.mark.parametrize("shape", [8, "8", (0,), (4, -3), (8.0,), (True, 8), {8}, (10**14,), (1001, 1000)])
+def test_a_shape_that_no_z_has_is_one_line_wherever_the_generator_is_built(shape: Any) -> None:
+    module = torch.nn.Linear(8, 784)
+    module.latent_shape = shape
+    with given_modules(module, None) as sha256:
+        config = with_modules(Config(), sha256 or "")
+        with expect_user_error("generator.latent_shape ... [bad-networks]"):
+            build_generator(config.model)
 
 
 @pytest.mark.parametrize(("args", "pattern"), ARGUMENTS)
