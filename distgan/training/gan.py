@@ -11,7 +11,7 @@ from torch.optim import Adam
 from distgan.config.registry import Loss
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.data.base import Dataset
-from distgan.data.clustering import cluster_within
+from distgan.data.clustering import check_clusters, cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
 from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
@@ -99,13 +99,7 @@ class Gan:
         if counts is None:
             return dataset
         groups, num = counts.shape
-        limit = len(dataset.images) // groups
-        if num > limit:
-            images = f"{len(dataset.images):,} images" + (f" of {groups:,} classes" if groups > 1 else "")
-            raise UserError(
-                f"--clusters: too many for {images} ({num}). Expected: at most {limit}"
-                + (" for each class" if groups > 1 else "")
-            )
+        check_clusters(num, len(dataset.images), groups)
         classes = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
         labels = cluster_within(dataset.images, classes, num)
         for network in (self.generator, self.ema.network if self.ema else self.generator):
