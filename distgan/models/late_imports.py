@@ -3,16 +3,19 @@
 A copy of the networks holds the files of the modules that belong to them, as far as they were imported by then.
 """
 
+import ast
 import importlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 _IMPORTLIB = (os.path.dirname(importlib.__file__), "<frozen importlib")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -91,6 +94,29 @@ def refuse_late_imports(home: Home, files: dict[str, bytes]) -> None:
     _finder.homes |= {str(home.root / name): home for name in files}
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+
+
+def find_known_late_import(home: Home, files: dict[str, bytes]) -> str:
+    """Return `parts (my_gan.py, line 12)`, a function's import that no finder sees as the name is known, or "".
+
+    By that name another module, or the same one that no file imports at its top, was imported before the networks.
+    """
+    for file, source in files.items():
+        functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, _FUNCTIONS))
+        for node in chain.from_iterable(map(ast.walk, functions)):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                place = home.root.joinpath(*name.split("."))
+                paths = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+                known = getattr(sys.modules.get(name), "__file__", None)
+                is_own = known in [str(home.root / each) for each in files]
+                if known and not is_own and home.name_of(name, str(paths[0]) if paths else None):
+                    return f"{name} ({file}, line {node.lineno})"
+    return ""
 
 
 def _importing_file() -> str:

@@ -24,7 +24,7 @@ import torch
 from distgan.config.registry import LOSSES, OWN_LOSS, Family, Lazy, Loss
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError, not_readable
-from distgan.models.late_imports import Home, loading, refuse_late_imports
+from distgan.models.late_imports import Home, find_known_late_import, loading, refuse_late_imports
 from distgan.utils.paths import user_path
 
 T = TypeVar("T")
@@ -169,6 +169,12 @@ def load(path: Path) -> UserNetworks:
         module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
         files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), home)
         _check_names(path, imported(), home)
+    if name == MODULE and (late := find_known_late_import(home, files)):
+        raise UserError(
+            f"--networks {path}: a function imports {late}, and would get what the program has imported by that name, "
+            "which a copy would lack. Expected: that import at the top of the file alone",
+            code="bad-networks",
+        )
     refuse_late_imports(home, files)
     missing = [f"{each}(spec)" for each in BUILDERS if getattr(module, each, None) is None]
     if missing:

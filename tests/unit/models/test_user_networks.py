@@ -302,6 +302,29 @@ def test_what_forward_imports_from_beside_the_file_is_refused(
             del sys.modules[each]
 
 
+@pytest.mark.parametrize("where", ["lab", "elsewhere"])
+def test_what_the_program_knows_by_the_name_of_a_late_import_is_not_taken(
+    tmp_path: Path, monkeypatch: MonkeyPatch, where: str
+) -> None:
+    path = write_pair(tmp_path / "lab", "my_gan.py", ("z = z if", "import known_late\n        z = z if"))
+    for folder in (path.parent, tmp_path / "elsewhere"):
+        folder.mkdir(exist_ok=True)
+        (folder / "known_late.py").write_text("")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path / where)
+        import known_late  # type: ignore[import-not-found]
+    try:
+        with expect_user_error("known_late (my_gan.py, line 18) ... [bad-networks]"):
+            load(path)
+        path.write_text("import known_late\n" + path.read_text())
+        if where == "lab":
+            for _ in range(2):
+                assert sorted(load(path).files) == ["known_late.py", "my_gan.py"]
+        assert known_late
+    finally:
+        del sys.modules["known_late"]
+
+
 @pytest.mark.parametrize("name", BUILT)
 def test_functions_that_build_no_network_are_one_line(tmp_path: Path, monkeypatch: MonkeyPatch, name: str) -> None:
     old, new, pattern = BUILT[name]
