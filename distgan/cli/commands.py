@@ -137,7 +137,8 @@ _COMMANDS: dict[str, Command | Group] = {
         usage="NAME|PATH [FLAGS]",
         description="Shows what distgan train --data reads: format, sizes, classes, unreadable files, how images are "
         "converted;\nand a picture of some. Trains nothing.",
-        epilog="exit codes: 0 training can use them, 1 failed, 2 it can't, or a usage error, 130 Ctrl-C",
+        epilog="exit codes: 0 networks can be trained on them (by which presets it says), 1 failed, 2 none can, or a "
+        "usage\nerror, 130 Ctrl-C",
         arguments=(Argument("name", "as in train --data: a name, or the path of a folder, .zip, .npz or .parquet",
                             "NAME|PATH"),),
         settings="distgan.config.command_settings:InspectConfig",

@@ -228,6 +228,15 @@ def choices(annotation: Any, metadata: Any = ()) -> dict[str, str]:
     return found.names() if found else {}
 
 
+def known_words(annotation: Any, metadata: Any = ()) -> list[str]:
+    """Return the words that a setting takes, or each item of its list; [] for any other setting."""
+    if found := _one_of(annotation, metadata):
+        return list(found.names())
+    if get_origin(annotation) is Literal:
+        return [word for word in get_args(annotation) if isinstance(word, str)]
+    return [word for part in get_args(annotation) for word in known_words(part)]
+
+
 def registry_of(field: FieldInfo) -> Registry[Any] | None:
     """Return the registry whose names a setting takes; None for any other setting."""
     found = _one_of(field.annotation, field.metadata)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from distgan.config.fields import Section, allowed, choices, help_text, metavar, setting_info, shown, takes_path
+from distgan.config.fields import Section, allowed, help_text, known_words, metavar, setting_info, shown, takes_path
 from distgan.config.schema import Config
 from distgan.errors import UserError, not_readable
 
@@ -239,8 +239,8 @@ def _complaint(error: Any, field: FieldInfo) -> str:
     text = "UTF-8" if encoding == "utf-8" else f"the encoding of the locale, {encoding} (LC_ALL=C.UTF-8 has all)"
     more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL", "string_unicode": f", in {text}"}
     guess = ""
-    if error["type"] == "unknown_name" and isinstance(error["input"], str):
-        known = choices(field.annotation, field.metadata)
+    if error["type"] in ("unknown_name", "literal_error") and isinstance(error["input"], str):
+        known = known_words(field.annotation, field.metadata)
         guess = did_you_mean(error["input"], known) or (did_you_mean_path(error["input"]) if takes_path(field) else "")
     return f"invalid value ({error['input']!r}){guess or '.'} Expected: {allowed(field)}{more.get(error['type'], '')}"
 

@@ -32,7 +32,7 @@ class ModelConfig(Section):
     networks: str | None = free(
         None,
         "your own networks instead of a family: a .py file, or a module of a package as my_lab.nets, with "
-        "build_generator(spec) and build_discriminator(spec)",
+        "build_generator(spec) and build_discriminator(spec). In a .toml its path is relative to that file",
         allowed="the path of a .py file, or a module as package.module",
         min_length=1,
         replaces=("family", "clusters", "stem"),

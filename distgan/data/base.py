@@ -20,6 +20,7 @@ from distgan.data.image_arrays import of_arrays
 from distgan.data.image_list import ImageList
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.data.own_images import decode_own
+from distgan.data.unused_settings import describe_unused
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
 from distgan.utils.text import counted
@@ -66,21 +67,29 @@ class Dataset(NamedTuple):
         return digest.hexdigest()[:16]
 
 
-def load_dataset(config: DataConfig, split: Split = "train", *, may_download: bool = True) -> Dataset:
-    """Find, download and verify the data. Raises UserError.
+def load_dataset(
+    config: DataConfig, split: Split = "train", *, may_download: bool = True, keep: bool = True
+) -> Dataset:
+    """Find, download and verify the data; `keep` own images once they are decoded. Raises UserError.
 
     Of the processes of one node one downloads or decodes (`may_download`); the others call this after it.
     """
     if is_data_path(config.name):
         assert split == "train", "own images have test images by --test-data alone"
-        return load_own_images(config)
+        return _with_warning(load_own_images(config, keep=keep), describe_unused(config))
     if config.test:
         raise UserError(
             f"--test-data: is for own images ({config.test}). {config.name} has its test images. Expected: only "
             "with --data PATH",
             code="setting-not-applicable",
         )
-    return resized(_load_named(config, split, may_download=may_download), config, f"--data {config.name}")
+    dataset = resized(_load_named(config, split, may_download=may_download), config, f"--data {config.name}")
+    return _with_warning(dataset, describe_unused(config))
+
+
+def _with_warning(dataset: Dataset, warning: str | None) -> Dataset:
+    """Return the data set with a further warning, if there is one."""
+    return dataset._replace(warning="; ".join(filter(None, (dataset.warning, warning))) or None)
 
 
 def load_own_images(config: DataConfig, *, flag: str = "--data", keep: bool = True) -> Dataset:
@@ -112,7 +121,7 @@ def keep_class_names(data: Dataset, fingerprint: str, run: Config) -> Dataset:
         return data
     here, there = (", ".join(map(repr, images.class_names[:3])) for images in (spec, begun))
     warning = f"the classes keep the names of the run, whose images these are ({there}; here {here})"
-    return data._replace(class_names=begun.class_names, warning="; ".join(filter(None, (data.warning, warning))))
+    return _with_warning(data._replace(class_names=begun.class_names), warning)
 
 
 def resized(dataset: Dataset, config: DataConfig, where: str) -> Dataset:

@@ -7,11 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distgan.errors import UserError
+
 # Lloyd's rounds. MNIST moves by less than one image in a thousand after about as many.
 _ROUNDS = 20
 _ROWS = 4096  # of a table of distances at a time
 _CELL = 4  # pixels
 _SIDE = 28  # pixels, to which larger images are brought
+
+
+def check_clusters(num: int, num_images: int, groups: int) -> None:
+    """Raise UserError for more clusters in each group of images than it has images on average."""
+    limit = num_images // groups
+    if num > limit:
+        images = f"{num_images:,} images" + (f" of {groups:,} classes" if groups > 1 else "")
+        raise UserError(
+            f"--clusters: too many for {images} ({num}). Expected: at most {limit}"
+            + (" for each class" if groups > 1 else "")
+        )
 
 
 def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:

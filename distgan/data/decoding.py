@@ -78,6 +78,7 @@ class _Header(NamedTuple):
     mode: str
     size: tuple[int, int]  # width and height, upright
     is_grey: bool
+    has_alpha: bool
     note: str  # what is to be said of such files, ""
 
 
@@ -135,9 +136,20 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
     images = pixels[: len(rows)]
     labels = None if source.labels is None else np.array([source.labels[readable[row]] for row in rows], np.int64)
     hashes = [digest for digest in digests if not isinstance(digest, _Broken)]
-    findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)), has_colour=has_colour[0])
+    unused = _describe_unused(source, known, config)
+    findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)), unused, has_colour=has_colour[0])
     indices = np.array([readable[row] for row in rows], np.int64)
     return Decoded(images, labels, findings, indices, np.frombuffer(b"".join(hashes), np.uint8).reshape(len(rows), -1))
+
+
+def _describe_unused(source: ImageSource, headers: dict[int, _Header], config: DataConfig) -> list[str]:
+    """Return a note on each setting that these images have no use for."""
+    notes = []
+    if config.background and not any(header.has_alpha for header in headers.values()):
+        notes.append("--background is not used: no image has transparency")
+    if config.skip_broken and source.kind == ".npz":
+        notes.append("--skip-broken is not used: arrays have no unreadable files")
+    return notes
 
 
 def _findings(
@@ -146,13 +158,14 @@ def _findings(
     broken: dict[int, str],
     labels: np.ndarray | None,
     num_duplicates: int,
+    notes: list[str],
     *,
     has_colour: bool,
 ) -> Findings:
     used = [header for index, header in headers.items() if index not in broken]
     counts = [] if labels is None else np.bincount(labels, minlength=len(source.class_names)).tolist()
     said = Counter(header.note for header in used if header.note)
-    notes = [] if has_colour else ["all images are grey, stored in colour: --channels 1 takes a third of the memory"]
+    notes += [] if has_colour else ["all images are grey, stored in colour: --channels 1 takes a third of the memory"]
     notes += [*source.notes, *(f"{counted(num, 'file')} with {note}" for note, num in said.items())]
     small = [(name, count) for name, count in zip(source.class_names, counts, strict=True) if count < _FEW]
     notes += [f"class {name!r} has {counted(count, 'image')}" for name, count in small[:_SHOWN]]
@@ -222,7 +235,8 @@ def _header(source: ImageSource, index: int, config: DataConfig) -> _Header | _B
             if getattr(image, "is_animated", False):
                 note = "several frames, of which the first is used"
             size = (height, width) if _orientation(image) >= 5 else (width, height)
-            return _Header(mode, size, mode in _GREY or (mode == "P" and _has_grey_palette(image)), note)
+            is_grey = mode in _GREY or (mode == "P" and _has_grey_palette(image))
+            return _Header(mode, size, is_grey, image.has_transparency_data, note)
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         return _Broken(_reason(error))
 

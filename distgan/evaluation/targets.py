@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from distgan.config.fields import Real, Section
+from distgan.config.flags import did_you_mean
 from distgan.errors import UserError
 from distgan.evaluation.schema import ClassNoun
 from distgan.utils.files import check_format, finite_or_none, metric_lines, parse_model, read_limited
@@ -64,7 +65,8 @@ def find_targets(name: str, flag: str) -> Path:
     path = SETS.get(name) or user_path(name, flag)
     if not path.exists():
         raise UserError(
-            f"{flag}: neither a file nor a set of targets ({name}). Expected: {', '.join(SETS)}, or a TOML file",
+            f"{flag}: neither a file nor a set of targets ({name}){did_you_mean(name, SETS) or '.'} Expected: "
+            f"{', '.join(SETS)}, or a TOML file",
             code="not-found",
         )
     return path

@@ -6,6 +6,7 @@ generator with `takes_mixtures` also takes weights over the classes (N, K), for 
 clustered pair are clusters, which `labels_for` draws.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
 from distgan.models.layers import swap_dropout
 from distgan.models.user_networks import describe_value, load_family, loaded, parameters_of
+from distgan.utils.text import one_line
 
 
 def family_of(model: ModelConfig) -> Family:
@@ -71,6 +73,7 @@ def _check_arguments(model: ModelConfig, family: Family) -> None:
                 )
 
 
+_MOST_LATENT = 1_000_000  # numbers of one z, of which 250 are drawn together
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list"}
 
 
@@ -80,7 +83,25 @@ def build_generator(config: ModelConfig) -> nn.Module:
     generator = _build(config, "build_generator")
     if not hasattr(generator, "latent_shape"):
         generator.latent_shape = (config.latent_dim,)  # type: ignore[assignment]  # Module's have no types
+    _check_latent_shape(config, generator.latent_shape)
     return generator
+
+
+def _check_latent_shape(config: ModelConfig, shape: Any) -> None:
+    """Raise UserError for a `latent_shape` that no z can have, or one that memory has no room for."""
+    where = f"--networks {config.networks}" if config.networks else f"--family {config.family}"
+    if not isinstance(shape, tuple | list) or not all(type(size) is int and size > 0 for size in shape):
+        raise UserError(
+            f"{where}: generator.latent_shape is {describe_value(shape)} ({one_line(str(shape))[:80]}). Expected: the "
+            "shape of one z without the batch, as (8,)",
+            code="bad-networks",
+        )
+    if (num := math.prod(shape)) > _MOST_LATENT:
+        raise UserError(
+            f"{where}: generator.latent_shape has {num:,} numbers for an image ({tuple(shape)}). Expected: at most "
+            f"{_MOST_LATENT:,}",
+            code="bad-networks",
+        )
 
 
 def build_discriminator(config: ModelConfig) -> nn.Module:

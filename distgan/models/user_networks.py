@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -23,6 +24,7 @@ import torch
 from distgan.config.registry import LOSSES, OWN_LOSS, Family, Lazy, Loss
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError, not_readable
+from distgan.models.late_imports import Home, find_known_late_import, loading, refuse_late_imports
 from distgan.utils.paths import user_path
 
 T = TypeVar("T")
@@ -145,23 +147,35 @@ def find_file(networks: str) -> Path:
             raise UserError(f"{where}: no such module is installed. Expected: {hint}", code="no-networks")
         return path.absolute()
     path = user_path(networks, "--networks").absolute()
+    # Its neighbours are those of the file that it links to, as for `python FILE`; but a package is as it lies there.
+    while path.is_symlink() and path.exists() and not (path.parent / "__init__.py").is_file():
+        path = path.parent / os.readlink(path)
     if not path.exists():
         raise UserError(f"{where}: does not exist ({path}). Expected: {_EXPECTED}", code="no-networks")
     if not path.is_file() or path.suffix != ".py":
-        raise UserError(f"{where}: not a .py file. Expected: {_EXPECTED}", code="bad-path")
+        raise UserError(f"{where}: not a .py file ({path}). Expected: {_EXPECTED}", code="bad-path")
     return path
 
 
 def load(path: Path) -> UserNetworks:
     """Execute a file and return what it defines. Raises UserError that says where it fails, or what it lacks."""
     root, name = _root_of(path)
+    home = Home.of(root, path.stem if name == MODULE else name.partition(".")[0])
     try:
         source = path.read_bytes()
     except OSError as error:
         raise not_readable(f"--networks {path}", error) from error
-    with _importable(root, name) as imported, torch.random.fork_rng(devices=[]):
+    with loading(), _importable(home, name) as imported, torch.random.fork_rng(devices=[]):
         module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
-        files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), root)
+        files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), home)
+        _check_names(path, imported(), home)
+    if name == MODULE and (late := find_known_late_import(home, files)):
+        raise UserError(
+            f"--networks {path}: a function imports {late}, and would get what the program has imported by that name, "
+            "which a copy would lack. Expected: that import at the top of the file alone",
+            code="bad-networks",
+        )
+    refuse_late_imports(home, files)
     missing = [f"{each}(spec)" for each in BUILDERS if getattr(module, each, None) is None]
     if missing:
         raise UserError(f"--networks {path}: lacks {' and '.join(missing)}. Expected: {_EXPECTED}", code="bad-networks")
@@ -201,15 +215,16 @@ def _execute(path: Path, name: str) -> ModuleType:
 
 
 @contextmanager
-def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, ModuleType]]]:
-    """Let the modules of `root` be imported first, and anew; yields a function that returns those that were.
+def _importable(home: Home, name: str) -> Iterator[Callable[[], dict[str, ModuleType]]]:
+    """Let the modules of a home be imported first, and anew; yields a function that returns those that were.
 
     What was imported under these names from elsewhere is put back. They stay known to Python otherwise, as compilers
     look for a function's module by its name.
     """
+    root = home.root
 
     def is_there(top: str) -> bool:
-        if top in sys.stdlib_module_names or top == "distgan":
+        if top in sys.stdlib_module_names or top == "distgan" or home.top not in ("", top):
             return False
         if name not in (MODULE, top) and top != name.partition(".")[0]:
             return False
@@ -231,7 +246,7 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
     try:
         yield imported
     except BaseException:
-        for each in (*modules_below(imported(), root), MODULE):
+        for each in (*_modules_of(imported(), home), MODULE):
             sys.modules.pop(each, None)
         raise
     finally:
@@ -243,23 +258,25 @@ def _importable(root: Path, name: str) -> Iterator[Callable[[], dict[str, Module
                 sys.modules[each] = module
 
 
-def modules_below(modules: dict[str, ModuleType], root: Path) -> dict[str, Path]:
-    """Return those that lie in `root` where their name says, not in a virtual environment below it."""
-    found = {}
+def _modules_of(modules: dict[str, ModuleType], home: Home) -> dict[str, Path]:
+    files = {name: getattr(module, "__file__", None) for name, module in modules.items()}
+    return {name: Path(file) for name, file in files.items() if file and home.name_of(name, file) == name}
+
+
+def _files_of(modules: dict[str, ModuleType], home: Home) -> dict[str, bytes]:
+    return {path.relative_to(home.root).as_posix(): path.read_bytes() for path in _modules_of(modules, home).values()}
+
+
+def _check_names(path: Path, modules: dict[str, ModuleType], home: Home) -> None:
+    """Raise UserError for a module that was imported by another name than a copy of its file would have."""
     for name, module in modules.items():
-        place = root.joinpath(*name.split("."))
-        file = getattr(module, "__file__", None)
-        if file and Path(file) in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-            found[name] = Path(file)
-    return found
-
-
-def _files_of(modules: dict[str, ModuleType], root: Path) -> dict[str, bytes]:
-    files = {}
-    for name, path in modules_below(modules, root).items():
-        if name.partition(".")[0] != "distgan":
-            files[path.relative_to(root).as_posix()] = path.read_bytes()
-    return files
+        right = home.name_of(name, getattr(module, "__file__", None))
+        if right not in ("", name):
+            raise UserError(
+                f"--networks {path}: imports {right} of its folder as {name}, which a copy would lack, as "
+                f"{home.root.name} has no __init__.py. Expected: import {right}, or an __init__.py there",
+                code="bad-networks",
+            )
 
 
 def call_user_code(what: str, root: Path, call: Callable[[], T]) -> T:
@@ -293,21 +310,12 @@ def describe_error(error: BaseException, root: Path) -> str:
 
 
 def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[..., Any]:
-    """Return a function of the file, with its errors as UserErrors. It may import nothing more from beside the file."""
+    """Return a function of the file, with its errors as UserErrors."""
     function = getattr(module, name)
     _check_signature(path, name, function)
 
     def build(*arguments: Any, **settings: Any) -> Any:
-        before = set(sys.modules)
-        built = call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
-        late = modules_below({each: module for each, module in sys.modules.items() if each not in before}, root)
-        if late:
-            raise UserError(
-                f"--networks {path}: {name} imports {next(iter(late))} when it is called, which a copy would lack. "
-                "Expected: that import at the top of the file",
-                code="bad-networks",
-            )
-        return built
+        return call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
 
     build.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return build

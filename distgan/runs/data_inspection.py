@@ -13,9 +13,12 @@ from rich.table import Table
 
 from distgan.config.command_settings import InspectConfig
 from distgan.config.flags import from_flags
+from distgan.config.presets import config_folder, config_of
 from distgan.config.registry import FAMILIES
 from distgan.config.schema import Config, DataConfig, ModelConfig
 from distgan.data.base import Dataset, load_dataset
+from distgan.data.clustering import check_clusters
+from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.errors import UserError
 from distgan.models.base import check_fit
 from distgan.utils.figures import PAPER, describe_numbered, drawable_names, grid
@@ -110,6 +113,27 @@ def _find_families(dataset: Dataset) -> dict[str, list[str]]:
     return families
 
 
+def _find_presets(dataset: Dataset) -> dict[str, str]:
+    """Return for each preset whose networks fit the images why it can't train on them as it stands, "" if it can."""
+    found = {}
+    for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem):
+        config = config_of(path.stem, {}).with_images(dataset.spec)
+        try:
+            check_fit(config.model)
+        except UserError:
+            continue
+        try:
+            num = len(dataset.images)
+            if config.model.clusters:
+                check_clusters(config.model.clusters, num, max(1, config.model.spec.num_classes))
+            fewest = min_batch_size(config, 1)
+            steps_in_epoch(num, global_batch_size(config.data, 1), config.data.drop_last, fewest=fewest)
+            found[path.stem] = ""
+        except UserError as error:
+            found[path.stem] = str(error)
+    return found
+
+
 def _facts(dataset: Dataset, networks: dict[str, list[str]]) -> dict[str, Any]:
     spec, findings = dataset.spec, dataset.findings
     counts = dataset.labels.bincount(minlength=spec.num_classes).tolist() if spec.num_classes else []
@@ -123,6 +147,7 @@ def _facts(dataset: Dataset, networks: dict[str, list[str]]) -> dict[str, Any]:
         "decoded_bytes": dataset.images.nbytes,
         "fingerprint": dataset.fingerprint,
         "networks": networks,
+        "presets": _find_presets(dataset),
         "warning": dataset.warning,
         "notice": dataset.notice,
     }
@@ -153,6 +178,9 @@ def _print_table(dataset: Dataset, networks: dict[str, list[str]], sheet: str | 
     )
     rows.append(("training", f"{spec.describe()}, {dataset.images.nbytes / 2**20:,.1f} MiB in memory"))
     rows.append(("", models or "no network can be built for this"))
+    if fitting := [name for name, problem in facts["presets"].items() if not problem]:
+        rows.append(("", f"--preset {' or '.join(fitting)}"))
+    rows += [("", f"--preset {name}: {problem}") for name, problem in facts["presets"].items() if problem]
     if sheet:
         rows += [("picture", line) for line in (sheet, describe_numbered(spec.class_names)) if line]
     table = Table(box=None, show_header=False, pad_edge=False)

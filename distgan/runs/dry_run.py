@@ -8,7 +8,7 @@ from distgan.config.image_spec import MNIST_SPEC
 from distgan.config.presets import config_of_run
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
-from distgan.data.base import SOURCES, data_folder, find, keep_class_names, load_dataset, load_own_images
+from distgan.data.base import SOURCES, data_folder, find, keep_class_names, load_dataset
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.distributed.trackers import check_installed
@@ -43,7 +43,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     if name not in SOURCES or find(SOURCES[name], folder):
         settings = config.data.model_copy(update={"download": False})
         try:
-            dataset = load_own_images(config.data, keep=False) if is_own else load_dataset(settings)
+            dataset = load_dataset(settings, keep=False)
         except UserError as error:
             if is_own or error.code != "no-data":
                 raise

@@ -1,6 +1,7 @@
 """State of a training: two networks, their optimizers, the moving average, and the step count."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -10,12 +11,12 @@ from torch.optim import Adam
 from distgan.config.registry import Loss
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.data.base import Dataset
-from distgan.data.clustering import cluster_within
+from distgan.data.clustering import check_clusters, cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
 from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
 from distgan.distributed.wrappers import DDPNetwork
-from distgan.errors import TrainingFailed, UserError
+from distgan.errors import AllRanksUserError, TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import draw_from
 from distgan.training.losses import find_loss
@@ -98,13 +99,7 @@ class Gan:
         if counts is None:
             return dataset
         groups, num = counts.shape
-        limit = len(dataset.images) // groups
-        if num > limit:
-            images = f"{len(dataset.images):,} images" + (f" of {groups:,} classes" if groups > 1 else "")
-            raise UserError(
-                f"--clusters: too many for {images} ({num}). Expected: at most {limit}"
-                + (" for each class" if groups > 1 else "")
-            )
+        check_clusters(num, len(dataset.images), groups)
         classes = dataset.labels if groups > 1 else torch.zeros_like(dataset.labels)
         labels = cluster_within(dataset.images, classes, num)
         for network in (self.generator, self.ema.network if self.ema else self.generator):
@@ -179,10 +174,16 @@ def build_gan(
     """Build both networks with weights drawn from `seed`, the same on every rank. `traits`: of a user's networks."""
     torch.manual_seed(seed)
     memory_format = torch.contiguous_format if traits.is_contiguous else runtime.memory_format
-    generator, discriminator = (
-        network.to(runtime.device).to(memory_format=memory_format)
-        for network in (build_generator(model), build_discriminator(model))
-    )
+
+    def build() -> list[nn.Module]:
+        pair = build_generator(model), build_discriminator(model)
+        return [network.to(runtime.device).to(memory_format=memory_format) for network in pair]
+
+    if runtime.world_size == 1:
+        generator, discriminator = build()
+    else:
+        generator, discriminator = runtime.run_on_all_ranks(build)
+        check_built_alike({"generator": generator, "discriminator": discriminator}, model, runtime)
     shard = BatchShard(runtime.rank, runtime.world_size)
     noise = Noise(generator.latent_shape, runtime.device, shard)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
@@ -319,6 +320,35 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
         )
 
 
+def check_built_alike(networks: dict[str, nn.Module], model: ModelConfig, runtime: Runtime) -> None:
+    """Raise UserError that names the first tensor which a rank has built otherwise than rank 0. All ranks call it.
+
+    DDP would stop on another shape with a message of its own, and replace other values by those of rank 0.
+    """
+    tensors = {
+        f"{name}.{key}": value
+        for name, network in networks.items()
+        for key, value in chain(network.named_parameters(), network.named_buffers())
+    }
+    forms = {key: f"{list(value.shape)} of {str(value.dtype)[6:]}" for key, value in tensors.items()}
+    sums = {key: int(_sum_of_bits(value)) for key, value in tensors.items()}
+    (first_forms, first_sums), *others = runtime.all_gather_object((forms, sums))
+    for rank, (forms, sums) in enumerate(others, 1):
+        problem = ""
+        # Another form shifts the random numbers of what is built after it, so it comes first.
+        if key := next((key for key in first_forms | forms if forms.get(key) != first_forms.get(key)), None):
+            problem = f"is {forms.get(key, 'missing')}, on rank 0 {first_forms.get(key, 'missing')}"
+        elif key := next((key for key, value in sums.items() if value != first_sums[key]), None):
+            problem = "has other initial values than on rank 0"
+        if problem:
+            raise AllRanksUserError(
+                f"rank {rank}: {key} of {model.networks_name} {problem}. Expected: networks of their arguments and "
+                "torch's random numbers alone, the same on all ranks",
+                code="ranks-differ",
+            )
+
+
 def _sum_of_bits(tensor: Tensor) -> Tensor:
     """Return a sum that changes with any single bit, but not with the order of addition."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return tensor.detach().contiguous().view(_BITS[tensor.element_size()]).sum(dtype=torch.int64)

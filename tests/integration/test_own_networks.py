@@ -1,7 +1,10 @@
 """A user's file from the first check to the report: the pages' example, the example for colour, killed and resumed."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,26 @@ def test_the_example_for_colour_trains_on_own_images(distgan: Run, tmp_path: Pat
     with np.load(tmp_path / "drawn.npz") as drawn:
         assert drawn["images"].shape == (6, 24, 32, 3)
     assert (tmp_path / "run/networks/colour_gan.py").read_bytes() == example.read_bytes()
+
+
+def test_the_working_folder_is_none_to_import_from(tmp_path: Path) -> None:
+    """By `python -m distgan` as by `distgan` and in the processes that they start."""
+    path = write_pair(tmp_path / "lab", "my_gan.py", ("import torch\n", "import torch\nimport in_working_folder\n"))
+    (tmp_path / "in_working_folder.py").write_text("")
+    train = ("train", "--preset", "cgan-quick", "--data", "digits", "--networks", str(path), "--dry-run")
+    environment = os.environ | {"COLD_START": "all"}
+    command = (sys.executable, "-m", "distgan", *train)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert_user_error(result, code="bad-networks")
+
+
+def test_ranks_that_build_other_networks_end_with_one_line(distgan: Run, tmp_path: Path) -> None:
+    change = ("Generator(spec, width)\n\n", "Generator(spec, width + int(os.environ['RANK']))\n\n")
+    write_pair(tmp_path, "my_gan.py", ("import torch\n", "import os\nimport torch\n"), change)
+    flags = ("--preset", "cgan-quick", "--data", "digits", *SHORT, "--networks", "my_gan.py", "--processes", 2)
+    result = distgan("train", *flags, "--max-steps", 2, "--out", "run")
+    assert_user_error(result, "rank 1: generator.main.0.weight ...", code="ranks-differ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_doctor_proves_what_takes_two_processes(distgan: Run, tmp_path: Path) -> None:

@@ -193,6 +193,10 @@ def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
         (["--epoch", "3"], "--epoch: unknown flag, did you mean --epochs?"),
         (["stray"], "stray ... [unknown-setting]"),
         (["--g-lr", "inf"], "--g-lr ... 'inf' ... more than 0 ... [bad-value]"),
+        (["--precision", "bf61"], "--precision ... 'bf61' ... did you mean bf16? ... [unknown-name]"),
+        (["--device", "cdua"], "--device ... 'cdua' ... did you mean cuda? ... [bad-value]"),
+        (["--tracker", "wnadb"], "--tracker ... 'wnadb' ... did you mean wandb? ... [unknown-name]"),
+        (["--tracker", "mlflow,wnadb"], "--tracker ... 'wnadb' ... did you mean wandb? ... [unknown-name]"),
         (["--precision", "fp8"], "--precision ... 'fp8' ... auto, fp32, tf32, fp16, bf16 ... [unknown-name]"),
         (
             ["--order", "random"],

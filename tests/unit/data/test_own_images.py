@@ -230,6 +230,28 @@ def test_transparency_is_decided_by_a_flag_unless_nothing_shows_through(tmp_path
         assert load(tmp_path / "own", background=name).images[1, :, 0, 0].tolist() == [value] * 3
 
 
+def test_settings_that_do_not_apply_are_named(tmp_path: Path) -> None:
+    """Once: by their values, so in a run that is resumed too."""
+    folder = write(tmp_path / "own", "a.png b.png")
+    np.savez(tmp_path / "own.npz", images=np.stack([np.asarray(picture(index)) for index in range(2)]))
+    clear, flags = picture(0).convert("RGBA"), {"background": "black", "skip_broken": True}
+    (tmp_path / "clear").mkdir()
+    clear.save(tmp_path / "clear" / "a.png")
+
+    def unused(name: object, **settings: Any) -> list[str]:
+        data = load_dataset(DataConfig(name=str(name), **settings))
+        notes = [*(data.findings.notes if data.findings else ()), *(data.warning or "").split("; ")]
+        return [note.partition(" not used")[0] for note in notes if " not used" in note]
+
+    assert unused(folder, **flags) == ["--background is"]
+    assert unused(tmp_path / "own.npz", **flags) == ["--background is", "--skip-broken is"]
+    assert unused(tmp_path / "clear", **flags) == []
+    assert unused(folder, dir=str(tmp_path), cache_dir=str(tmp_path / "kept")) == ["--data-dir is"]
+    assert unused("digits", dir=str(tmp_path)) == ["--data-dir is"]
+    assert unused("digits", **flags, cache_dir="x") == ["--background and --skip-broken and --cache-dir are"]
+    assert unused("digits", image_size=32, channels=3) == []
+
+
 def test_images_are_resized_by_their_shorter_side_and_cropped(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     wide = Image.new("RGB", (64, 32), BLUE)

@@ -171,6 +171,8 @@ def test_a_set_of_targets_is_found_by_its_name_or_as_a_file(tmp_path: Path) -> N
     assert find_targets(str(tmp_path / "mine.toml"), "--stop-at") == tmp_path / "mine.toml"
     with expect_user_error("--stop-at ... moon ... [not-found]", "mnist", code="not-found"):
         find_targets("moon", "--stop-at")
+    with expect_user_error("mnits ... mnist? ... [not-found]"):
+        find_targets("mnits", "--stop-at")
 
 
 def test_the_shipped_targets() -> None:

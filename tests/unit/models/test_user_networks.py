@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.rendezvous import _collect_facts, _find_difference
 from distgan.models import network_copies, user_networks
 from distgan.models.base import build_discriminator, build_generator
+from distgan.models.given_modules import given_modules, with_modules
 from distgan.models.user_networks import find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
+from distgan.training.gan import check_built_alike
 from distgan.training.losses import find_loss
 
 COLOUR = ImageSpec(channels=3, height=10, width=12, num_classes=3, class_names=["a", "b", "c"])
@@ -111,6 +114,60 @@ def test_a_module_of_a_package_with_relative_imports(tmp_path: Path, monkeypatch
         del sys.modules[name]
 
 
+def test_a_link_stands_for_the_file_that_it_links_to(tmp_path: Path) -> None:
+    """So that its neighbours are those of the file, as for Python; in a package the package's are."""
+    real = write_pair(tmp_path / "real", "my_gan.py", ("import torch\n", "import torch\nfrom slopes import X\n"))
+    (real.parent / "slopes.py").write_text("X = 1\n")
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "slopes.py").write_text("raise ValueError\n")
+    (links / "near.py").symlink_to("../real/my_gan.py")
+    (links / "link.py").symlink_to(links / "near.py")
+    assert os.path.samefile(find_file(str(links / "link.py")).parent, real.parent)
+    assert sorted(load(find_file(str(links / "link.py"))).files) == ["my_gan.py", "slopes.py"]
+    (links / "no.py").symlink_to("no.py")
+    with expect_user_error("links/no.py: ... [no-networks]"):
+        find_file(str(links / "no.py"))
+    (links / "__init__.py").write_text("")
+    assert find_file(str(links / "link.py")) == links / "link.py"
+    for name in ("slopes", user_networks.MODULE):
+        sys.modules.pop(name, None)
+
+
+def test_of_installed_packages_only_its_own_belongs_to_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    head = "import torch\nimport other_lib\nfrom .parts import X\n"
+    path = write_pair(site / "gan_lib", "nets.py", ("import torch\n", head))
+    for name in ("gan_lib/__init__", "gan_lib/parts", "other_lib"):
+        (site / f"{name}.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(site)
+    before = set(sys.modules)
+    assert sorted(load(find_file("gan_lib.nets")).files) == [
+        "gan_lib/__init__.py", "gan_lib/nets.py", "gan_lib/parts.py"
+    ]  # fmt: skip
+    assert find_file("gan_lib.nets") == path
+    alone = write_pair(site, "gan_module.py", ("import torch\n", "import torch\nimport other_lib\n"))
+    (site / "torch.py").write_text("raise ValueError('imported anew')\n")
+    assert sorted(load(find_file("gan_module")).files) == [alone.name]
+    for each in set(sys.modules) - before:
+        del sys.modules[each]
+
+
+def test_a_folder_without_init_is_no_package(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Its modules are copied by their names from that folder."""
+    path = write_pair(tmp_path / "spaced", "nets.py", ("import torch\n", "import torch\nfrom spaced import parts\n"))
+    (path.parent / "parts.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    assert find_file("spaced.nets") == path
+    with expect_user_error("... parts ... spaced.parts ... [bad-networks]"):
+        load(path)
+    for each in set(sys.modules) - before:
+        del sys.modules[each]
+    path.write_text(path.read_text().replace("from spaced import parts", "import parts"))
+    assert sorted(load(path).files) == ["nets.py", "parts.py"]
+
+
 def test_a_copy_lies_below_its_run(tmp_path: Path) -> None:
     write_pair(tmp_path, "evil.py")
     (tmp_path / "run" / "networks").mkdir(parents=True)
@@ -199,8 +256,73 @@ BUILT = {
         "return spec.nope",
         "... AttributeError: ... 'nope' ... (my_gan.py, line 39:",
     ),
-    "late": ("return Generator(spec, width)", "import late", "imports late when it is called ... at the top"),
+    "late": (
+        "return Generator(spec, width)",
+        "import late",
+        "... late is imported when the file is loaded already ... at the top of the file (my_gan.py, line 39: ...",
+    ),
 }
+
+
+LATE = {
+    "a module": "import late",
+    "of a folder": "import inner.late",
+    "relative": "from . import late",
+    "by name": "import importlib; importlib.import_module('late')",
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("is_on_path", [True, False])
+def test_what_forward_imports_from_beside_the_file_is_refused(
+    tmp_path: Path, monkeypatch: MonkeyPatch, name: str, is_on_path: bool
+) -> None:
+    """Also by a module that the file imports; a module of elsewhere may be imported late."""
+    statement, folder, others = LATE[name], tmp_path / "lab", tmp_path / "others"
+    dot = "." * (name == "relative")
+    head = f"import torch\nfrom {dot}other import use\n"
+    path = write_pair(folder, "my_gan.py", ("import torch\n", head), ("z = z if", "use()\n        z = z if"))
+    (folder / "inner").mkdir()
+    others.mkdir()
+    (folder / "other.py").write_text(f"def use():\n    import colorsys, elsewhere\n    {statement}\n")
+    for place in ("late.py", "inner/late.py", "../others/elsewhere.py", *(["__init__.py"] if dot else [])):
+        (folder / place).write_text("")
+    monkeypatch.syspath_prepend(others)
+    if is_on_path:
+        monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    generator = build_generator(load_networks(config_of(path)).model)
+    try:
+        with pytest.raises(ImportError) as error:
+            generator(torch.zeros(2, 100), torch.zeros(2, dtype=torch.int64))
+        assert not isinstance(error.value, ModuleNotFoundError)
+        assert "elsewhere" in sys.modules
+    finally:
+        for each in set(sys.modules) - before:
+            del sys.modules[each]
+
+
+@pytest.mark.parametrize("where", ["lab", "elsewhere"])
+def test_what_the_program_knows_by_the_name_of_a_late_import_is_not_taken(
+    tmp_path: Path, monkeypatch: MonkeyPatch, where: str
+) -> None:
+    path = write_pair(tmp_path / "lab", "my_gan.py", ("z = z if", "import known_late\n        z = z if"))
+    for folder in (path.parent, tmp_path / "elsewhere"):
+        folder.mkdir(exist_ok=True)
+        (folder / "known_late.py").write_text("")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path / where)
+        import known_late  # type: ignore[import-not-found]
+    try:
+        with expect_user_error("known_late (my_gan.py, line 18) ... [bad-networks]"):
+            load(path)
+        path.write_text("import known_late\n" + path.read_text())
+        if where == "lab":
+            for _ in range(2):
+                assert sorted(load(path).files) == ["known_late.py", "my_gan.py"]
+        assert known_late
+    finally:
+        del sys.modules["known_late"]
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -223,6 +345,16 @@ ARGUMENTS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"width": True}, "width of my_gan.py is a bool (True). Expected: an integer"),
     ({"dropout": "a"}, "dropout of my_gan.py is a str ('a'). Expected: a number"),
 )
+
+
+@pytest.mark.parametrize("shape", [8, "8", (0,), (4, -3), (8.0,), (True, 8), {8}, (10**14,), (1001, 1000)])
+def test_a_shape_that_no_z_has_is_one_line_wherever_the_generator_is_built(shape: Any) -> None:
+    module = torch.nn.Linear(8, 784)
+    module.latent_shape = shape
+    with given_modules(module, None) as sha256:
+        config = with_modules(Config(), sha256 or "")
+        with expect_user_error("generator.latent_shape ... [bad-networks]"):
+            build_generator(config.model)
 
 
 @pytest.mark.parametrize(("args", "pattern"), ARGUMENTS)
@@ -254,14 +386,15 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     assert config["model"]["clusters"] is None, "those of the preset's family are not its other settings"
     assert config["optim"]["loss"] == "r3gan"
     assert config["model"]["networks_sha256"]
-    (tmp_path / "preset.toml").write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\n[model.args]\nwidth=9\n")
-    write_pair(tmp_path, "sub/my.py")
-    (tmp_path / "cwd").mkdir()
-    os.chdir(tmp_path / "cwd")
-    result = distgan(
-        "train", "--config", tmp_path / "preset.toml", "--data", "digits", "--model-arg", "dropout=0.5", "--dry-run"
-    )
-    assert json.loads(result.stdout.partition("\npreset ")[0])["model"]["args"] == {"width": 9, "dropout": 0.5}
+    write_pair(tmp_path, "lab/sub/my.py")
+    preset = tmp_path / "lab" / "preset.toml"
+    preset.write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\n[model.args]\nwidth=9\n")
+    result = distgan("train", "--config", preset, "--data", "digits", "--model-arg", "dropout=0.5", "--dry-run")
+    model = json.loads(result.stdout.partition("\npreset ")[0])["model"]
+    assert model["args"] == {"width": 9, "dropout": 0.5}
+    assert model["networks"] == str(tmp_path / "lab/sub/my.py"), "relative to the file that names it, unlike a flag's"
+    result = distgan("train", "--config", preset, "--networks", "sub/my.py", "--dry-run")
+    assert_user_error(result, str(tmp_path / "sub/my.py"), code="no-networks")
 
 
 # -- a run -------------------------------------------------------------------------------------------------
@@ -354,3 +487,37 @@ def test_the_command_of_a_run_names_file_and_arguments(tmp_path: Path) -> None:
     words = train_words(config, None)
     assert words is not None
     assert {"--networks=/a b/my_gan.py", "--model-arg=width=3", "--model-arg=on=true", "--loss=own"} <= set(words)
+
+
+RANKS = {
+    "shape": (
+        ("width: int = 24):\n    return G", "width: int = 25):\n    return G"),
+        "generator.main.0.weight ... [25, ",
+    ),
+    "more": (("nn.Dropout(dropout)", "nn.Linear(width, width)"), "discriminator.features.3.weight ... missing"),
+    "fewer": (
+        ("if spec.num_classes else None\n        num", "if 0 else None\n        num"),
+        "generator.embed.weight ... missing",
+    ),
+    "values": (
+        ("        self.main = nn.S", "        nn.Linear(9, 9)\n        self.main = nn.S"),
+        "generator.main.0.weight ... values",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_networks_that_a_rank_builds_otherwise_are_named_before_they_are_wrapped(tmp_path: Path, name: str) -> None:
+    """Whatever made the same file build others: the rank, a clock, another library."""
+    change, pattern = RANKS[name]
+    pairs = []
+    for path in (write_pair(tmp_path), write_pair(tmp_path, "other.py", change)):
+        model = load_networks(config_of(path, name="cgan")).model
+        torch.manual_seed(0)
+        pairs.append({"generator": build_generator(model), "discriminator": build_discriminator(model)})
+    sent: list[Any] = []
+    listening: Any = SimpleNamespace(all_gather_object=lambda built: sent.append(built) or [built])
+    check_built_alike(pairs[0], model, listening)
+    ranks: Any = SimpleNamespace(all_gather_object=lambda built: [*sent, sent[0], built])
+    with expect_user_error(f"rank 2: {pattern} ... [ranks-differ]"):
+        check_built_alike(pairs[1], model, ranks)

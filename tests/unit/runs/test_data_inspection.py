@@ -1,5 +1,7 @@
 """`distgan data`: what it draws and says of names and numbers that are unusual."""
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,10 @@ import torch
 from helpers.runs import Capture, MonkeyPatch, expect_user_error
 
 from distgan.config.command_settings import InspectConfig
+from distgan.config.presets import config_of
 from distgan.data.base import Dataset
 from distgan.runs import data_inspection
+from distgan.training.session import open_session
 from distgan.utils.figures import PAPER
 
 
@@ -41,3 +45,21 @@ def test_where_a_class_has_no_image_the_sheet_is_paper(shape: tuple[int, ...]) -
     column = sheet[:, sheet.shape[1] * 3 // 4]
     assert (column == 0).all(1).any(), "its one image"
     assert (column[-5:] == PAPER).all()
+
+
+def test_presets_that_would_refuse_the_images_are_named(tmp_path: Path, capsys: Capture) -> None:
+    """By a last batch of one image, and by more clusters than images."""
+    labels = np.arange(65) % 10
+    np.savez(tmp_path / "few.npz", images=np.zeros((65, 28, 28), np.uint8), labels=labels)
+    data_inspection.inspect(str(tmp_path / "few.npz"), InspectConfig(as_json=True))
+    presets = json.loads(capsys.readouterr().out)["presets"]
+    assert [presets[name].partition(":")[0] for name in ("vanilla-fast", "images-fast", "cgan-quick")] == [
+        "--clusters",
+        "--batch-size",
+        "",
+    ]
+    for name in ("images-fast", "vanilla-fast", "cgan-quick"):
+        config = config_of(name, {"data": str(tmp_path / "few.npz"), "out": str(tmp_path / name), "max_steps": 1})
+        context = expect_user_error(presets[name]) if presets[name] else nullcontext()
+        with context, open_session(config):
+            pass
