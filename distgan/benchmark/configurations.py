@@ -45,7 +45,7 @@ class _Preset:
         width: float | None = None, threads: int | None = None, drop_last: bool | None = None,
     ) -> Measurement:  # fmt: skip
         """Return a cell; `size`: images per step over `num` processes. Raises UserError for conflicting settings."""
-        own, config = self.own, self.config
+        preset_config, config = self.own, self.config
         model: dict[str, Any] = {"width": width or self.width}
         if config.family:
             model |= {"family": config.family, "networks": None, "args": {}}
@@ -64,17 +64,17 @@ class _Preset:
             },
             "processes": {"timeout": min(config.timeout, 120.0)} if num > 1 else {},
         }
-        training = with_own_loss(load_networks(with_changes(own, changes, f"--preset {self.preset}")))
+        training = with_own_loss(load_networks(with_changes(preset_config, changes, f"--preset {self.preset}")))
         family, width = training.model.networks_name, training.model.width
         # What was requested, not what ran; and the settings that override the preset's.
-        words = [self.name, engine or f"plain {contender}", precision, str(size), order]
-        words += [family] if family != own.model.networks_name else []
-        words += [f"width {width:g}"] if width != own.model.width else []
-        words += [Path(config.data).name] if config.data != "mnist" else []
-        words += [f"{training.data.image_size} px"] if training.data.image_size != own.data.image_size else []
-        words += [f"{num} processes"] if num > 1 else []
+        parts = [self.name, engine or f"plain {contender}", precision, str(size), order]
+        parts += [family] if family != preset_config.model.networks_name else []
+        parts += [f"width {width:g}"] if width != preset_config.model.width else []
+        parts += [Path(config.data).name] if config.data != "mnist" else []
+        parts += [f"{training.data.image_size} px"] if training.data.image_size != preset_config.data.image_size else []
+        parts += [f"{num} processes"] if num > 1 else []
         return Measurement.model_validate({
-            "id": "/".join(words), "contender": contender, "preset": self.preset, "model": self.name, "engine": engine,
+            "id": "/".join(parts), "contender": contender, "preset": self.preset, "model": self.name, "engine": engine,
             "precision": precision, "batch_size": size, "order": order, "family": family, "width": width,
             "data": config.data, "world_size": num, "training": training.model_dump(mode="json", exclude_unset=True),
         })  # fmt: skip
@@ -103,7 +103,7 @@ def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Mea
                 of.cell("distgan", engine, precision, size, order, num, threads=config.threads)
                 for num, engine, precision, order in product(sizes, _once(config.engines), precisions, orders)
             ]
-            known = _once([_PEER_PRECISION[each] for each in precisions if each in _PEER_PRECISION])
+            known = _once([_PEER_PRECISION[precision] for precision in precisions if precision in _PEER_PRECISION])
             cells += [
                 of.cell(peer, None, precision, size, PLAIN_LOOP_ORDER, threads=config.threads)
                 for precision, peer in product(known, PEERS if config.peers else ())
@@ -159,10 +159,10 @@ def scaling_cells(config: ScalingConfig, device: torch.device) -> list[Measureme
 def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point, list[str]]:
     """Return each point to measure with the axes that it is on. Raises UserError for a batch that is too small."""
     check_batch_size(config.batch_size, max(2, *sizes))
-    found: dict[Point, list[str]] = {}
+    axes_by_point: dict[Point, list[str]] = {}
 
     def add(axis: str, *point: Any) -> None:
-        axes = found.setdefault(Point(*point), [])
+        axes = axes_by_point.setdefault(Point(*point), [])
         if axis not in axes:
             axes.append(axis)
 
@@ -171,9 +171,9 @@ def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point,
         add(WEAK, size, size * config.per_rank_batch_size, width)
     for batch_size in sorted(set(config.batch_sizes)):
         add(BATCH_SIZE, 1, batch_size, width)
-    for each in sorted(set(config.widths or [])):
-        add(WIDTH, 1, config.batch_size, each)
-    return found
+    for per_rank_width in sorted(set(config.widths or [])):
+        add(WIDTH, 1, config.batch_size, per_rank_width)
+    return axes_by_point
 
 
 def world_sizes(processes: list[int] | None, device: torch.device) -> list[int]:
@@ -223,5 +223,5 @@ def command(cell: Measurement, timing: TimingSettings, trace: Path | None) -> li
     spec = RunSpec(config=training, trace=str(trace) if trace else None, **timing.model_dump())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.world_size)]
     module = f"distgan.benchmark.{'worker' if cell.is_ours else f'peers.{cell.contender}_loop'}"
-    words = [*(torchrun if cell.world_size > 1 else []), "-m", module]
-    return [sys.executable, *words, spec.model_dump_json(exclude_unset=True)]
+    arguments = [*(torchrun if cell.world_size > 1 else []), "-m", module]
+    return [sys.executable, *arguments, spec.model_dump_json(exclude_unset=True)]

@@ -113,29 +113,29 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
             f"--join: contains a results.json, which is not overwritten ({folder}). Expected: another folder",
             code="output-exists",
         )
-    found = [results.read(path, ConvergenceResults) for path in paths]
+    parts = [results.read(path, ConvergenceResults) for path in paths]
     # The machines of a cluster may differ: epochs are comparable between them, seconds are not.
-    first, *_ = identities = [each.facts.identity.model_copy(update={"device": None}) for each in found]
+    first, *_ = identities = [part.facts.identity.model_copy(update={"device": None}) for part in parts]
     owners: dict[str, Path] = {}
-    for path, each, own in zip(paths, found, identities, strict=True):
-        if difference := first.difference(own):
+    for path, part, identity in zip(paths, parts, identities, strict=True):
+        if difference := first.difference(identity):
             key, old, new = difference
             raise UserError(
                 f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: only seeds differ",
                 code="mismatch",
             )
-        for cell in each.cells:
+        for cell in part.cells:
             if (owner := owners.setdefault(cell.id, path)) != path:
                 raise UserError(
                     f"--join: a run is in two results ({cell.id} in {owner} and {path}). Expected: each run once",
                     code="mismatch",
                 )
     here = results.facts(device_named(config.device)).model_dump() | {
-        "device": ", ".join(sorted({each.facts.device for each in found})),
+        "device": ", ".join(sorted({part.facts.device for part in parts})),
         "joined": [str(path.relative_to(folder)) for path in paths],
     }
-    facts = ConvergenceFacts.model_validate(found[0].facts.model_dump() | here)
-    cells = [cell for each in found for cell in each.cells]
+    facts = ConvergenceFacts.model_validate(parts[0].facts.model_dump() | here)
+    cells = [cell for part in parts for cell in part.cells]
     _conclude(folder, facts, cells)
     _check_failures(facts, cells, lambda cell: owners[cell.id].parent)
 
@@ -161,23 +161,23 @@ def _cells_before(folder: Path, identity: Identity, out: str | None) -> list[Tri
     """Return the runs of an earlier call, [] if there is none. Raises UserError if its settings differ."""
     if not (folder / FILE).exists():
         return []
-    found = results.read(folder, ConvergenceResults)
-    if difference := found.facts.identity.difference(identity):
+    previous = results.read(folder, ConvergenceResults)
+    if difference := previous.facts.identity.difference(identity):
         key, old, new = difference
         raise UserError(
             f"--out: started with another {key} ({out}: {old}, now {new}). Expected: the same, or a new folder",
             code="resume-mismatch",
         )
-    return found.cells
+    return previous.cells
 
 
 def _write(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> ConvergenceResults:
     """Write results.json, sorted by seed, those of one seed in the order in which they came."""
     cells = sorted(cells, key=lambda cell: cell.seed)
     is_partial = any(cell.outcome == "unfinished" for cell in cells)
-    found = ConvergenceResults(kind="convergence", is_partial=is_partial, facts=facts, cells=cells)
-    found.write(folder / FILE)
-    return found
+    convergence = ConvergenceResults(kind="convergence", is_partial=is_partial, facts=facts, cells=cells)
+    convergence.write(folder / FILE)
+    return convergence
 
 
 def _conclude(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> None:
@@ -263,7 +263,7 @@ def _check_failures(
     if failed:
         cell = failed[0]
         log = folder_of(cell) / "runs" / f"{cell.id}.log"
-        words = f"{cell.name}: {cell.why} (see {log})"
-        lines.append(f"{len(failed)} of {len(cells)} runs crashed; the first, {words}")
+        crash = f"{cell.name}: {cell.why} (see {log})"
+        lines.append(f"{len(failed)} of {len(cells)} runs crashed; the first, {crash}")
     if lines:
         raise CommandFailed("\n".join(lines))

@@ -24,10 +24,10 @@ def upgrade(content: Table) -> Table:
 
 def _with_current_id(cell: Table) -> Table:
     """Return a cell whose id has the current names of precisions, orders and families."""
-    words = cell["id"].split("/")
-    words[2], words[4] = PRECISIONS.current(words[2]), ORDERS.current(words[4])
-    words[5:] = map(FAMILIES.current, words[5:])
-    return cell | {"id": "/".join(words)}
+    parts = cell["id"].split("/")
+    parts[2], parts[4] = PRECISIONS.current(parts[2]), ORDERS.current(parts[4])
+    parts[5:] = map(FAMILIES.current, parts[5:])
+    return cell | {"id": "/".join(parts)}
 
 
 def _of_throughput(cell: Table) -> Table:
@@ -46,15 +46,15 @@ def _of_scaling(cell: Table, settings: Table) -> Table:
     for run in cell["runs"]:
         steps = run["steps"]
         repeat = {"steps": steps, "images": round(run["images_per_step"] * steps)}
-        repeats = [repeat | {"seconds": each * steps} for each in run["step_s"]]
+        repeats = [repeat | {"seconds": seconds * steps} for seconds in run["step_s"]]
         runs.append(run | {"number": run["round"], "repeats": repeats, "messages_bytes": run["messages"]})
     of = {key: settings[key] for key in ("model", "engine", "precision", "order", "family", "data")}
     size, num, width, flops = (cell[key] for key in ("batch_size", "world_size", "width", "flops_per_step"))
-    words = [of["model"], of["engine"], of["precision"], str(size), of["order"]]
-    words += [f"width {width:g}"] * (width != 1) + [of["data"]] * (of["data"] != "mnist")
+    parts = [of["model"], of["engine"], of["precision"], str(size), of["order"]]
+    parts += [f"width {width:g}"] * (width != 1) + [of["data"]] * (of["data"] != "mnist")
     status = "error" if cell["error"] else "ok" if runs else "waits"
     return of | {
-        "id": "/".join([*words, *([f"{num} processes"] * (num > 1))]),
+        "id": "/".join([*parts, *([f"{num} processes"] * (num > 1))]),
         "preset": settings.get("preset", of["model"]),
         **{key: cell[key] for key in ("world_size", "batch_size", "width", "axes")},
         "training": cell["config"],

@@ -126,7 +126,7 @@ def measured_ring(world_size: int, tiny_s: float, size: int, seconds: float, fab
     hop_s = tiny_s / (2 * (world_size - 1))
     # A large one can't be faster than a small one but by chance.
     gbs = 2 * (world_size - 1) / world_size * size / max(seconds - tiny_s, seconds / 100) / 1e9
-    own = FABRICS[fabric]
+    nominal = FABRICS[fabric]
 
     def all_reduce(size: int, nodes: int, per_node: int) -> float:
         total = nodes * per_node
@@ -136,7 +136,7 @@ def measured_ring(world_size: int, tiny_s: float, size: int, seconds: float, fab
         network_s = 0.0
         if nodes > 1:
             network_s = 2 * nodes * _NET.ring[_LL] / 1e6
-            bandwidth = min(gbs, own.per_node_gbs or own.per_gpu_gbs * per_node)
+            bandwidth = min(gbs, nominal.per_node_gbs or nominal.per_gpu_gbs * per_node)
         return steps * hop_s + network_s + steps / total * size / (bandwidth * 1e9)
 
     return all_reduce

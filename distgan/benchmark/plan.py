@@ -63,9 +63,9 @@ def run(where: Path, config: PlanConfig) -> None:
     known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}
     about = {"settings": config.model_dump(mode="json"), "model": cells[0].model, "measured": measured.facts}
     facts = results.facts(torch.device("cpu"), **known | about).model_dump()
-    found = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
-    found.write(folder / results.FILE)
-    results.publish(found, folder, print_plan, plot_plan)
+    plan = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
+    plan.write(folder / results.FILE)
+    results.publish(plan, folder, print_plan, plot_plan)
 
 
 def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
@@ -109,7 +109,7 @@ def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], over
 
     Cells with more threads than cores are left out: the model does not cover shared cores.
     """
-    found = []
+    rows = []
     for cell in sorted(cells, key=lambda cell: (cell.world_size, cell.batch_size)):
         size, is_cpu = cell.world_size, facts.device_type == "cpu"
         if size == 1 or not cell.step_s or (is_cpu and size * (facts.threads or 1) > (facts.cores or 1)):
@@ -117,8 +117,8 @@ def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], over
         alone = {kind: seconds.median for kind, (seconds, _) in all_reduces(cells, size).items()}
         predicted_s = _step_s(model, ceil(cell.batch_size / size), alone, overlap_s)
         name = "fitted on 1 process, all-reduce measured alone"
-        found.append(_held_out(name, size, cell.batch_size, predicted_s, cell.step_s.median))
-    return found
+        rows.append(_held_out(name, size, cell.batch_size, predicted_s, cell.step_s.median))
+    return rows
 
 
 def _step_s(model: Model, batch_size: float, all_reduce_s: dict[str, float], overlap_s: float) -> float:
@@ -143,8 +143,8 @@ def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) 
             "scaling --processes 1,2",
             code="wrong-results",
         )
-    found = all_reduces(cells, max(worlds))
-    (tiny, _), (seconds, size) = found["tiny"], found["generator"]
+    measured = all_reduces(cells, max(worlds))
+    (tiny, _), (seconds, size) = measured["tiny"], measured["generator"]
     ring = measured_ring(max(worlds), tiny.median, size, seconds.median, config.fabric)
     return ring, f"a ring of gloo's as measured over {max(worlds)} processes of one CPU; {source}"
 
@@ -157,7 +157,7 @@ def predictions(
     (messages, *_), settings = [run.messages_bytes for cell in cells for run in cell.measured], measured.settings
     strong = config.batch_size or int(str(settings["batch_size"]))
     weak = config.per_rank_batch_size or int(str(settings["per_rank_batch_size"]))
-    found: list[Predicted] = []
+    rows: list[Predicted] = []
     for mode in MODES:
         first = None
         for nodes, per_node in ladder(config.nodes, config.gpus_per_node):
@@ -169,17 +169,17 @@ def predictions(
                 kind: sum(all_reduce(num, nodes, per_node) for num in messages[kind])
                 for kind in ("generator", "discriminator", "batch_norm")
             }
-            own = ceil(total / size)
-            seconds = _step_s(model, own, alone, config.overlap / 1e6)
+            per_rank = ceil(total / size)
+            seconds = _step_s(model, per_rank, alone, config.overlap / 1e6)
             rate = total / seconds
             first = first or rate
-            found.append(Predicted(
-                mode=mode, nodes=nodes, per_node=per_node, world_size=size, batch_size=total, per_rank_batch_size=own,
-                predicted_step_s=seconds, predicted_images_per_s=rate, predicted_all_reduce_s=alone,
-                predicted_s_per_epoch=cells[0].epoch_images / rate, predicted_efficiency=rate / (size * first),
-                is_extrapolated=not min(points) <= own <= max(points),
+            rows.append(Predicted(
+                mode=mode, nodes=nodes, per_node=per_node, world_size=size, batch_size=total,
+                per_rank_batch_size=per_rank, predicted_step_s=seconds, predicted_images_per_s=rate,
+                predicted_all_reduce_s=alone, predicted_s_per_epoch=cells[0].epoch_images / rate,
+                predicted_efficiency=rate / (size * first), is_extrapolated=not min(points) <= per_rank <= max(points),
             ))  # fmt: skip
-    return found
+    return rows
 
 
 def ladder(nodes: int, per_node: int) -> list[tuple[int, int]]:

@@ -22,25 +22,25 @@ _COLOURS = {"distgan": "#1f5f8b", "pytorch": "#c4773a", "accelerate": "#d9a441"}
 _PARTIAL = "PARTIAL: it was interrupted\n"
 
 
-def plot_speeds(found: SpeedResults, path: Path) -> None:
+def plot_speeds(speeds: SpeedResults, path: Path) -> None:
     """Plot seconds per epoch, or for bench scaling a panel per axis. Writes no file if nothing was measured."""
-    partial_words = _PARTIAL * found.is_partial
-    if found.kind == "throughput":
-        models = [[cell for cell in found.cells if cell.model == model and cell.status != "waits"]
-                  for model in dict.fromkeys(cell.model for cell in found.cells)]  # fmt: skip
+    partial_words = _PARTIAL * speeds.is_partial
+    if speeds.kind == "throughput":
+        models = [[cell for cell in speeds.cells if cell.model == model and cell.status != "waits"]
+                  for model in dict.fromkeys(cell.model for cell in speeds.cells)]  # fmt: skip
         if models := [cells for cells in models if any(cell.measured for cell in cells)]:
-            title = f"{partial_words}{found.facts.device}\n{common_settings(found.cells)}"
-            panels: list[Draw] = [partial(_draw_epochs, cells=cells, among=found.cells) for cells in models]
+            title = f"{partial_words}{speeds.facts.device}\n{common_settings(speeds.cells)}"
+            panels: list[Draw] = [partial(_draw_epochs, cells=cells, among=speeds.cells) for cells in models]
             save_panels(path, panels, title, heights=[0.38 * len(cells) + 0.6 for cells in models], width=9)
         return
-    chains = {axis: of_axis(found.cells, axis) for axis in AXES}
+    chains = {axis: of_axis(speeds.cells, axis) for axis in AXES}
     if panels := [
         partial(_draw_scaling if axis in (STRONG, WEAK) else _draw_growth, chain=chain, axis=axis)
         for axis, chain in chains.items()
         if len(chain) > 1
     ]:
-        note = (found.facts.note or "").replace("; ", "\n")
-        title = f"{found.cells[0].model} ({common_settings(found.cells)}), measured on {found.facts.device}"
+        note = (speeds.facts.note or "").replace("; ", "\n")
+        title = f"{speeds.cells[0].model} ({common_settings(speeds.cells)}), measured on {speeds.facts.device}"
         save_panels(path, panels, f"{partial_words}{title}\n{note}; bars: p5 to p95")
 
 
@@ -84,12 +84,12 @@ def _draw_epochs(axes: Any, cells: Sequence[Measurement], among: Sequence[Measur
 
 def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:
     """Return the distances from the medians down to p5, and up to p95."""
-    return [[each.median - each.p5 for each in spreads], [each.p95 - each.median for each in spreads]]
+    return [[spread.median - spread.p5 for spread in spreads], [spread.p95 - spread.median for spread in spreads]]
 
 
-def _draw_spreads(axes: Any, places: list[float], found: list[Spread]) -> None:
-    middle = [each.median for each in found]
-    axes.errorbar(places, middle, yerr=_whiskers(found), marker="o", markersize=4, capsize=3, label="measured")
+def _draw_spreads(axes: Any, places: list[float], spreads: list[Spread]) -> None:
+    middle = [spread.median for spread in spreads]
+    axes.errorbar(places, middle, yerr=_whiskers(spreads), marker="o", markersize=4, capsize=3, label="measured")
 
 
 def _draw_scaling(axes: Any, chain: list[Measurement], axis: str) -> None:
@@ -122,20 +122,20 @@ def _draw_growth(axes: Any, chain: list[Measurement], axis: str) -> None:
 # -- bench plan --
 
 
-def plot_plan(found: PlanResults, path: Path) -> None:
+def plot_plan(plan: PlanResults, path: Path) -> None:
     """Plot predicted rates and efficiencies, the fit, and the held-out errors."""
     panels: list[Draw] = [
-        partial(draw_predicted, found=found, key="predicted_images_per_s", label="images/s, predicted"),
-        partial(draw_predicted, found=found, key="predicted_efficiency", label="efficiency, predicted"),
-        partial(_draw_fit, facts=found.facts),
-        partial(_draw_errors, rows=[row for row in found.cells if isinstance(row, HeldOut)]),
+        partial(draw_predicted, plan=plan, key="predicted_images_per_s", label="images/s, predicted"),
+        partial(draw_predicted, plan=plan, key="predicted_efficiency", label="efficiency, predicted"),
+        partial(_draw_fit, facts=plan.facts),
+        partial(_draw_errors, rows=[row for row in plan.cells if isinstance(row, HeldOut)]),
     ]
-    save_panels(path, panels, title_of(found))
+    save_panels(path, panels, title_of(plan))
 
 
-def draw_predicted(axes: Any, found: PlanResults, key: str, label: str) -> None:
+def draw_predicted(axes: Any, plan: PlanResults, key: str, label: str) -> None:
     """Draw field `key` of the predictions against the number of ranks."""
-    predicted = [row for row in found.cells if isinstance(row, Predicted)]
+    predicted = [row for row in plan.cells if isinstance(row, Predicted)]
     for mode, color in (("weak", "tab:blue"), ("strong", "tab:orange")):
         rows = [row for row in predicted if row.mode == mode]
         places, values = [row.world_size for row in rows], [getattr(row, key) for row in rows]
@@ -156,7 +156,7 @@ def draw_predicted(axes: Any, found: PlanResults, key: str, label: str) -> None:
 
 def _draw_fit(axes: Any, facts: PlanFacts) -> None:
     points = facts.points
-    axes.plot(list(points), [1e3 * each for each in points.values()], "o", label="measured, 1 process")
+    axes.plot(list(points), [1e3 * seconds for seconds in points.values()], "o", label="measured, 1 process")
     line = [1e3 * (facts.a_s + facts.b_s_per_image * size) for size in points]
     axes.plot(list(points), line, "--", color="gray", label="fit: a + b B")
     axes.set(title="the fit, on 1 process", xlabel="batch size", ylabel="ms per step")
@@ -176,17 +176,17 @@ def _draw_errors(axes: Any, rows: Sequence[HeldOut]) -> None:
 _ARM_COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 Clock = Callable[[Evaluation], float]
 _CLOCKS: dict[str, tuple[str, Clock]] = {
-    "epochs": ("epochs", lambda each: each.epoch),
-    "train_s": ("seconds of training", lambda each: each.elapsed_s),
+    "epochs": ("epochs", lambda result: result.epoch),
+    "train_s": ("seconds of training", lambda result: result.elapsed_s),
 }
 
 
-def plot_convergence(found: ConvergenceResults, path: Path) -> None:
+def plot_convergence(convergence: ConvergenceResults, path: Path) -> None:
     """Plot the share of converged runs, and each metric that has a target, against each clock.
 
     Writes no file if no run has an evaluation.
     """
-    facts, runs = found.facts, [cell for cell in found.cells if cell.evaluations]
+    facts, runs = convergence.facts, [cell for cell in convergence.cells if cell.evaluations]
     if not runs:
         return
     rows: dict[str, list[Target]] = {}
@@ -200,7 +200,7 @@ def plot_convergence(found: ConvergenceResults, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for axes, measure in zip(panels[0], _CLOCKS, strict=True):
         for arm, colour in colours.items():
-            _draw_share(axes, times([cell for cell in found.cells if cell.arm == arm], measure), colour)
+            _draw_share(axes, times([cell for cell in convergence.cells if cell.arm == arm], measure), colour)
         axes.set_ylim(-0.04, 1.04)
     panels[0, 0].set_ylabel("share of runs\nthat have converged")
     for row, (about, targets) in zip(panels[1:], rows.items(), strict=True):
@@ -222,14 +222,14 @@ def plot_convergence(found: ConvergenceResults, path: Path) -> None:
     save_png(figure, path)
 
 
-def _draw_share(axes: Any, found: Times | None, colour: str) -> None:
+def _draw_share(axes: Any, sample: Times | None, colour: str) -> None:
     """Draw the share of runs that have converged, by Kaplan and Meier, with its 95 % interval."""
-    if found is None:
+    if sample is None:
         return
-    curve = survival_of(found)
+    curve = survival_of(sample)
     is_seen = curve.times < NEVER
     ends = [0, *curve.times[is_seen]]
-    share, low, high = ([0, *1 - each[is_seen]] for each in (curve.share, curve.high, curve.low))
+    share, low, high = ([0, *1 - values[is_seen]] for values in (curve.share, curve.high, curve.low))
     axes.step(ends, share, where="post", color=colour, linewidth=2)
     axes.fill_between(ends, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
 
@@ -245,7 +245,7 @@ def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.nda
 
 
 def _curve(run: TrialResult, target: Target, clock: Clock) -> tuple[list[float], list[float]]:
-    known = [(clock(each), value) for each in run.evaluations if (value := target.of(each)) is not None]
+    known = [(clock(result), value) for result in run.evaluations if (value := target.of(result)) is not None]
     return [time for time, _ in known], [value for _, value in known]
 
 
@@ -259,7 +259,7 @@ def _draw(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, 
         curves.append(curve)
         axes.plot(moments, numbers, color=colour, linewidth=0.8, alpha=0.35)
         if run.outcome == "converged":
-            at = next(clock(each) for each in run.evaluations if each.epoch == run.epochs)
+            at = next(clock(result) for result in run.evaluations if result.epoch == run.epochs)
             number = numbers[moments.index(at)]
             axes.plot(at, number, "o", color=colour, markersize=5, markeredgecolor="white", zorder=5)
         else:
@@ -281,7 +281,10 @@ def _scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> Non
         axes.yaxis.set_minor_formatter(NullFormatter())
         return
     series = [
-        numbers for run in runs for target in targets if (numbers := _curve(run, target, lambda each: each.epoch)[1])
+        numbers
+        for run in runs
+        for target in targets
+        if (numbers := _curve(run, target, lambda result: result.epoch)[1])
     ]
     limits = [target.limit for target in targets]
     room = 6 * min(1 - max(limits), min(limits)) if len(targets) == 1 else 2 * (max(limits) - min(limits))
@@ -302,8 +305,8 @@ def _legend(facts: ConvergenceFacts, colours: dict[str, str]) -> list[Any]:
         of = facts.summary[arm]
         middle = of.epochs.median if of.epochs else None
         median = f", median {short(middle)} epochs" if middle is not None else ""
-        words = f"{arm}: {of.converged} of {of.num} runs converged{median}"
-        handles.append(Line2D([], [], color=colour, linewidth=2, label=figure_text(words)))
+        label = f"{arm}: {of.converged} of {of.num} runs converged{median}"
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=figure_text(label)))
     grey = "#666666"
     return [
         *handles,

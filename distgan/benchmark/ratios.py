@@ -12,11 +12,11 @@ STRONG, WEAK, BATCH_SIZE, WIDTH = AXES = ("strong", "weak", "batch_size", "width
 def derive(cells: Sequence[Measurement], roofline: Roofline | None = None) -> None:
     """Set the summary of each cell's repeats, its MFU, and its ratios to other cells."""
     for cell in cells:
-        repeats = [each for run in cell.measured for each in run.repeats]
+        repeats = [repeat for run in cell.measured for repeat in run.repeats]
         num, runs = cell.epoch_images, cell.measured
-        cell.step_s = _spread([each.seconds / each.steps for each in repeats])
-        cell.epoch_s = of = _spread([num * each.seconds / each.images for each in repeats])
-        cell.host_epoch_s = _spread([num * (each.host_s or each.seconds) / each.images for each in repeats])
+        cell.step_s = _spread([repeat.seconds / repeat.steps for repeat in repeats])
+        cell.epoch_s = of = _spread([num * repeat.seconds / repeat.images for repeat in repeats])
+        cell.host_epoch_s = _spread([num * (repeat.host_s or repeat.seconds) / repeat.images for repeat in repeats])
         # From the median of the seconds: with an even number of repeats the median of rates would differ.
         cell.images_per_s = of and Spread(median=num / of.median, p5=num / of.p95, p95=num / of.p5, num=of.num)
         cell.peak_memory_gib = max((run.peak_memory_gib for run in runs if run.peak_memory_gib), default=None)
@@ -28,8 +28,8 @@ def derive(cells: Sequence[Measurement], roofline: Roofline | None = None) -> No
                 cell.mfu = cell.flops_per_image * cell.images_per_s.median / roofline.peak_flops[cell.mfu_peak]
     for axis in (STRONG, WEAK):
         for cell in (chain := of_axis(cells, axis)):
-            if found := efficiency(chain[0], cell, is_strong=axis == STRONG):
-                cell.efficiency[axis] = found
+            if value := efficiency(chain[0], cell, is_strong=axis == STRONG):
+                cell.efficiency[axis] = value
     for axis in (BATCH_SIZE, WIDTH):
         chain = of_axis(cells, axis)
         for before, cell in pairwise(chain):
@@ -49,13 +49,13 @@ def of_axis(cells: Sequence[Measurement], axis: str) -> list[Measurement]:
 
 def _against(cell: Measurement, cells: Sequence[Measurement]) -> dict[str, Ratio]:
     """Return the seconds per image of each plain loop over those of the cell, by loop and precision."""
-    found = {}
+    ratios = {}
     for peer in cells:
         is_pair = all(getattr(peer, key) == getattr(cell, key) for key in ("model", "batch_size", "order"))
-        if is_pair and not peer.is_ours and (values := _paired(lambda ours, theirs: theirs / ours, cell, peer)):
+        if is_pair and not peer.is_ours and (values := _paired(lambda cell_s, peer_s: peer_s / cell_s, cell, peer)):
             ends = {"min": min(values), "max": max(values)}
-            found[f"{peer.contender} {peer.precision}"] = Ratio(**Spread.of(values).model_dump(), **ends)
-    return found
+            ratios[f"{peer.contender} {peer.precision}"] = Ratio(**Spread.of(values).model_dump(), **ends)
+    return ratios
 
 
 def efficiency(first: Measurement, cell: Measurement, *, is_strong: bool) -> Spread | None:
@@ -81,11 +81,11 @@ def growth(first: Measurement, before: Measurement, cell: Measurement, since: fl
 
 def _paired(ratio: Callable[[float, float], float], one: Measurement, other: Measurement) -> list[float]:
     """Return the ratio of the seconds per step in each common round; a short batch counts by its images."""
-    ours, theirs = (
+    cell_times, peer_times = (
         {
-            run.number: cell.batch_size * median(each.seconds / each.images for each in run.repeats)
+            run.number: cell.batch_size * median(repeat.seconds / repeat.images for repeat in run.repeats)
             for run in cell.measured
         }
         for cell in (one, other)
     )
-    return [ratio(ours[number], theirs[number]) for number in ours if number in theirs]
+    return [ratio(cell_times[number], peer_times[number]) for number in cell_times if number in peer_times]

@@ -150,7 +150,7 @@ def differing_facts(before: Results, after: Results) -> list[str]:
     """Return what differs between machines and libraries of the two results, and so may explain a ratio."""
     lines = [f"{side} is partial (interrupted)" for side, of in (("A", before), ("B", after)) if of.is_partial]
     for key in _STATED:
-        a, b = (getattr(found.facts, key, None) for found in (before, after))
+        a, b = (getattr(side.facts, key, None) for side in (before, after))
         lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
     return lines
 
@@ -178,9 +178,9 @@ def facts(device: torch.device, **more: object) -> Facts:
     """Return the environment of a benchmark: command, versions, revision, device, cores, load, clocks. Never fails."""
     is_cuda = device.type == "cuda"
     name = Path(sys.argv[0]).name
-    words = ["python", "-m", "distgan"] if name == "__main__.py" else [name]
+    program = ["python", "-m", "distgan"] if name == "__main__.py" else [name]
     here = describe_environment() | {
-        "command": shlex.join([*words, *sys.argv[1:]]),
+        "command": shlex.join([*program, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
         "device_type": device.type,
         "cores": cores(),
@@ -204,14 +204,14 @@ def say(text: str) -> None:
     print_line(text, error=True)
 
 
-def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R, Path], None]) -> None:
+def publish(results: R, folder: Path, show: Callable[[R], None], draw: Callable[[R, Path], None]) -> None:
     """Print the tables and save the plot. An error of the plot is a warning: results.json is complete without it."""
-    show(found)
-    picture, policy = folder / f"{found.kind}.png", WriteErrorPolicy(stops=False)
-    policy.warn_on_error(lambda: draw(found, picture), f"{picture} is")
+    show(results)
+    picture, policy = folder / f"{results.kind}.png", WriteErrorPolicy(stops=False)
+    policy.warn_on_error(lambda: draw(results, picture), f"{picture} is")
     for warning in policy.warnings():
         say(f"warning: {warning}")
-    predicted = "predicted results: " * (found.kind == "plan")
+    predicted = "predicted results: " * (results.kind == "plan")
     print_line(predicted + ", ".join(map(str, [folder / FILE, *([picture] if picture.exists() else [])])))
 
 

@@ -68,16 +68,16 @@ def two(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def spread(found: Spread | None, form: Callable[[float], str] = short, factor: float = 1.0) -> str:
+def spread(measured: Spread | None, form: Callable[[float], str] = short, factor: float = 1.0) -> str:
     """Return `median (p5–p95)`, multiplied by `factor` to change the unit; `-` for None."""
-    if not found:
+    if not measured:
         return "-"
-    middle, low, high = (form(factor * value) for value in (found.median, found.p5, found.p95))
+    middle, low, high = (form(factor * value) for value in (measured.median, measured.p5, measured.p95))
     return f"{middle} ({low}–{high})"
 
 
-def _middle(found: Spread | None, factor: float = 1.0) -> str:
-    return short(factor * found.median if found else None)
+def _middle(measured: Spread | None, factor: float = 1.0) -> str:
+    return short(factor * measured.median if measured else None)
 
 
 def print_fallbacks(console: TerminalConsole, notices: Iterable[tuple[str, str | None]]) -> None:
@@ -96,11 +96,11 @@ def print_notes(console: TerminalConsole, lines: Sequence[str]) -> None:
 # -- bench throughput and bench scaling --
 
 
-def print_speeds(found: SpeedResults, console: TerminalConsole | None = None) -> None:
+def print_speeds(speeds: SpeedResults, console: TerminalConsole | None = None) -> None:
     """Print engine fallbacks, speeds, start-up times with gate results, ratios, scaling, and failures."""
-    console, cells, facts = console or TerminalConsole(), found.cells, found.facts
+    console, cells, facts = console or TerminalConsole(), speeds.cells, speeds.facts
     print_fallbacks(console, ((name_of(cell, cells), notice) for cell in cells for notice in cell.notices))
-    if found.is_partial:
+    if speeds.is_partial:
         console.print("!! PARTIAL: it was interrupted; cells may have fewer rounds, or none !!", style="bold yellow")
     for made in _speed_tables(cells, is_cuda=facts.device_type == "cuda"):
         console.print_table(made)
@@ -109,8 +109,8 @@ def print_speeds(found: SpeedResults, console: TerminalConsole | None = None) ->
             console.print(f"{name_of(cell, cells)}: {cell.status}: {cell.why}", style="red")
         if cell.epoch_s and cell.host_epoch_s and cell.host_epoch_s.median > 1.1 * cell.epoch_s.median:
             by_host = f"{_middle(cell.host_epoch_s)} s per epoch by the host's clock"
-            words = f"{by_host}, {_middle(cell.epoch_s)} by the device's events"
-            console.print(f"{name_of(cell, cells)}: {words}", style="yellow")
+            times = f"{by_host}, {_middle(cell.epoch_s)} by the device's events"
+            console.print(f"{name_of(cell, cells)}: {times}", style="yellow")
     reasons = {f"{run.engine.name} ({run.engine.why})" for cell in cells for run in cell.runs if run.engine}
     console.print(f"engine: {', '.join(sorted(reasons)) or '-'}")
     reached = f"; {facts.note}" if facts.note else ""
@@ -122,9 +122,9 @@ def print_speeds(found: SpeedResults, console: TerminalConsole | None = None) ->
 
 def name_of(cell: Measurement, cells: Cells) -> str:
     """Return a name that distinguishes the cell: its model, and each setting in which cells differ."""
-    ours = [each for each in cells if each.is_ours]
+    ours = [cell for cell in cells if cell.is_ours]
     parts = [cell.model, _LOOPS.get(cell.contender, "")]
-    parts += [say(cell) for key, say in _SETTINGS.items() if len({getattr(each, key) for each in ours}) > 1]
+    parts += [say(cell) for key, say in _SETTINGS.items() if len({getattr(other, key) for other in ours}) > 1]
     return " ".join(filter(None, parts))
 
 
@@ -202,8 +202,8 @@ def _scaling(chain: Cells, axis: str) -> Table:
 def all_reduces(cells: Cells, world_size: int) -> dict[str, tuple[Spread, int]]:
     """Return seconds and bytes of each kind of message, over all cells with that number of processes."""
     runs = [run for cell in cells if cell.world_size == world_size for run in cell.measured]
-    seconds = {kind: [each for run in runs for each in run.all_reduce_s.get(kind, [])] for kind in _MESSAGES}
-    return {kind: (Spread.of(found), sum(runs[0].messages_bytes[kind])) for kind, found in seconds.items() if found}
+    seconds = {kind: [value for run in runs for value in run.all_reduce_s.get(kind, [])] for kind in _MESSAGES}
+    return {kind: (Spread.of(times), sum(runs[0].messages_bytes[kind])) for kind, times in seconds.items() if times}
 
 
 def _all_reduces(cells: Cells) -> Table:
@@ -233,17 +233,17 @@ def _growth(chain: Cells, axis: str) -> Table:
 # -- bench plan --
 
 
-def print_plan(found: PlanResults) -> None:
+def print_plan(plan: PlanResults) -> None:
     """Print the fit, its held-out errors, and its predictions."""
-    facts, console = found.facts, TerminalConsole()
+    facts, console = plan.facts, TerminalConsole()
     heads = "processes|images\nper step|predicted\nms/step|measured\nms/step|error %|held out"
     rows = [
         (row.world_size, f"{row.batch_size:,}", short(1e3 * row.predicted_step_s), short(1e3 * row.measured_step_s),
          f"{row.error_percent:+.1f}", row.held_out.replace(", ", ",\n"))
-        for row in found.cells if isinstance(row, HeldOut)
+        for row in plan.cells if isinstance(row, HeldOut)
     ]  # fmt: skip
     console.print_table(table("held out: predicted against measured", heads, rows, left=(5,)))
-    console.print_table(predicted_table(found))
+    console.print_table(predicted_table(plan))
     sizes = list(facts.points)
     console.print(
         f"predicted by {facts.formula};\na = {facts.a_s * 1e3:.3g} ms, b = {facts.b_s_per_image * 1e6:.3g} "
@@ -253,21 +253,21 @@ def print_plan(found: PlanResults) -> None:
     )
 
 
-def predicted_table(found: PlanResults) -> Table:
+def predicted_table(plan: PlanResults) -> Table:
     """Return the table of the predictions."""
     heads = "scaling|nodes\nx each|images\nper step|per\nrank|predicted\nms/step|predicted\nimages/s|predicted\ns/epoch"
     rows = [
         (row.mode, f"{row.nodes} x {row.per_node}", f"{row.batch_size:,}",
          f"{row.per_rank_batch_size:,}{'*' * row.is_extrapolated}", short(1e3 * row.predicted_step_s),
          short(row.predicted_images_per_s), short(row.predicted_s_per_epoch), two(row.predicted_efficiency))
-        for row in found.cells if isinstance(row, Predicted)
+        for row in plan.cells if isinstance(row, Predicted)
     ]  # fmt: skip
-    return table(title_of(found), f"{heads}|predicted\nefficiency", rows)
+    return table(title_of(plan), f"{heads}|predicted\nefficiency", rows)
 
 
-def title_of(found: PlanResults) -> str:
+def title_of(plan: PlanResults) -> str:
     """Return the title of a prediction: model, device, machines and interconnect."""
-    facts, settings = found.facts, found.facts.settings
+    facts, settings = plan.facts, plan.facts.settings
     machines = f"{settings['nodes']} x {settings['gpus_per_node']}, {settings['fabric']}"
     return f"predicted, not measured: {facts.model} on {facts.measured.device}, {machines}"
 
@@ -283,9 +283,9 @@ def outcome(cell: TrialResult) -> str:
     return f"{cell.outcome}: {cell.why}{missed}" if cell.why else cell.outcome
 
 
-def print_convergence(found: ConvergenceResults) -> None:
+def print_convergence(convergence: ConvergenceResults) -> None:
     """Print each run, the summary of each arm, the tests, and the targets."""
-    console, facts, cells = TerminalConsole(), found.facts, found.cells
+    console, facts, cells = TerminalConsole(), convergence.facts, convergence.cells
     print_fallbacks(console, ((cell.name, fallback_notice(dict(cell.engine or {}))) for cell in cells))
     if measured := [cell for cell in cells if cell.outcome not in ("unfinished", "error")]:
         console.print_table(_runs(measured, [target.name for target in facts.wanted]))
@@ -310,14 +310,14 @@ def print_convergence(found: ConvergenceResults) -> None:
 
 def describe_targets(facts: ConvergenceFacts) -> str:
     """Return the targets and the protocol in words."""
-    own, protocol = facts.identity.targets, facts.protocol
+    targets, protocol = facts.identity.targets, facts.protocol
     limits = (f"{target.name} at {'most' if target.is_most else 'least'} {target.limit:g}" for target in facts.wanted)
     text = (
-        f"targets of {own.frozen}: {', '.join(limits)}; met {protocol.hold + 1} times in a row, "
+        f"targets of {targets.frozen}: {', '.join(limits)}; met {protocol.hold + 1} times in a row, "
         f"{protocol.evaluations_per_epoch} evaluations per epoch, {protocol.num:,} images each"
     )
-    other = f" (another measure: the targets are for {own.protocol.num:,})"
-    return text + other * (protocol.num != own.protocol.num)
+    other = f" (another measure: the targets are for {targets.protocol.num:,})"
+    return text + other * (protocol.num != targets.protocol.num)
 
 
 def _runs(measured: Sequence[TrialResult], targets: Sequence[str]) -> Table:
@@ -337,9 +337,9 @@ def _runs(measured: Sequence[TrialResult], targets: Sequence[str]) -> Table:
     return made
 
 
-def median_with_interval(found: TimesSummary) -> str:
+def median_with_interval(summary: TimesSummary) -> str:
     """Return `median (low to high)`; NR: not reached."""
-    median, low, high = (short(each, "NR") for each in (found.median, found.low, found.high))
+    median, low, high = (short(value, "NR") for value in (summary.median, summary.low, summary.high))
     return f"{median} ({low} to {high})"
 
 
@@ -347,10 +347,10 @@ def _summaries(summaries: dict[str, Summary]) -> Table:
     rows = []
     for arm, of in summaries.items():
         first = (arm, f"{of.converged} of {of.num} ({of.rate.low:.0%} to {of.rate.high:.0%})")
-        for measure, words in MEASURES.items():
-            if found := getattr(of, measure):
-                least, most = (short(end, "NR") for end in (found.min, found.max))
-                rows.append((*first, words, median_with_interval(found), f"{least} to {most}"))
+        for measure, quantity in MEASURES.items():
+            if summary := getattr(of, measure):
+                least, most = (short(end, "NR") for end in (summary.min, summary.max))
+                rows.append((*first, quantity, median_with_interval(summary), f"{least} to {most}"))
                 first = ("", "")
     title = "runs together, by Kaplan and Meier: a run that ended without is censored; NR: not reached"
     return table(title, "preset|converged (95%)|until then|median (95%)|min to max", rows, left=(0, 1, 2))
