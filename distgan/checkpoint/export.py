@@ -83,11 +83,11 @@ def find_weights(where: str, names: list[str]) -> Path | FoundCheckpoint:
         return FoundCheckpoint(*read_named(path))
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path
-        found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
-        if found and path != folder and (newest := _newer_than(found[0], path / "checkpoints")):
+        files = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
+        if files and path != folder and (newest := _newer_than(files[0], path / "checkpoints")):
             return newest._replace(warnings=(f"{folder}: is of an earlier step than {newest.path}, which is taken",))
-        if found:
-            return found[0]
+        if files:
+            return files[0]
         if newest_of_run := newest_valid(path / "checkpoints"):
             return FoundCheckpoint(*newest_of_run)
         raise UserError(

@@ -163,11 +163,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
         entries = {}
         for name in TENSOR_FILES:
             start = f"{name}."
-            own = {key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)}
-            if own or f"{name}.safetensors" not in OPTIONAL:
+            part = {key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)}
+            if part or f"{name}.safetensors" not in OPTIONAL:
                 metadata = {"format": "pt", "network": name, "step": str(state.step)}
                 metadata |= {"notice": state.notice} if state.notice else {}
-                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", pack_tensors(own, metadata))
+                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", pack_tensors(part, metadata))
         for name, value in (("state", state), ("config", config)):
             text = json.dumps(value.model_dump(mode="json"), indent=2) + "\n"
             entries[f"{name}.json"] = _write(temporary / f"{name}.json", text.encode())
@@ -249,10 +249,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name in TENSOR_FILES:
         if (file := f"{name}.safetensors") in manifest.files:
             limit = limits[name] if name in limits else manifest.files[file].size
-            own = _tensors(_content(path, manifest, file, limit + _MAX_HEADER), path / file)
+            part = _tensors(_content(path, manifest, file, limit + _MAX_HEADER), path / file)
             if name in networks:
-                _check_layout(own, networks[name], path / file)
-            tensors |= {f"{name}.{key}": value for key, value in own.items()}
+                _check_layout(part, networks[name], path / file)
+            tensors |= {f"{name}.{key}": value for key, value in part.items()}
     return Checkpoint(tensors, state, config)
 
 
@@ -301,8 +301,8 @@ def _check_layout(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: P
     """Raise Damaged for tensors that do not fit the network in the config beside them."""
     for key in sorted(tensors.keys() | layout.keys()):
         found, expected = (
-            f"{list(each[key].shape)} of {each[key].dtype}" if key in each else "not there"
-            for each in (tensors, layout)
+            f"{list(side[key].shape)} of {side[key].dtype}" if key in side else "not there"
+            for side in (tensors, layout)
         )
         if found != expected:
             raise Damaged(f"{path}: {key[:80]} is {found}; of the network in its config it is {expected}")

@@ -61,8 +61,8 @@ def read_initial(where: str) -> InitialWeights:
         tensors, sha256, steps = {}, {}, {}
         for name in NETWORKS:
             if (file := folder / f"{name}.safetensors").is_file():
-                own, metadata = read_tensors(file)
-                tensors |= {f"{name}.{key}": value for key, value in own.items()}
+                network_tensors, metadata = read_tensors(file)
+                tensors |= {f"{name}.{key}": value for key, value in network_tensors.items()}
                 sha256[file.name] = hashlib.sha256(read_limited(file.resolve(), _MAX_FILE)).hexdigest()
                 steps[name] = metadata.get("step", "")
         step = int(steps["generator"]) if steps["generator"].isdecimal() and len(steps["generator"]) < 16 else None
@@ -76,22 +76,22 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
 
     Tensors whose shape differs only because the number of classes does are initialised anew.
     """
-    own, theirs = _layout(model), {}
+    full_layout, other_layout = _layout(model), {}
     if model.images.num_classes != initial.model.images.num_classes:
         images = model.images.model_copy(
             update={key: getattr(initial.model.images, key) for key in ("num_classes", "class_names")}
         )
         try:
-            theirs = _layout(model.model_copy(update={"images": images}))
+            other_layout = _layout(model.model_copy(update={"images": images}))
         except UserError:  # no such networks are built for that many classes
-            theirs = {}
+            other_layout = {}
     names = [name for name in NETWORKS if name != "generator_ema" or has_ema]
     taken, new = {}, []
     for name in names:
         others = tensors_with_prefix(initial.tensors, name)
         if not others:  # without a moving average it begins at the generator's weights
             continue
-        layout = tensors_with_prefix(own, name)
+        layout = tensors_with_prefix(full_layout, name)
         for key in sorted(layout.keys() | others.keys()):
             full = f"{name}.{key}"
             if key == _DATA_TENSOR and key in layout:
@@ -99,7 +99,7 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
             expected, found = (_form(tensors.get(key)) for tensors in (layout, others))
             if found == expected:
                 taken[full] = others[key]
-            elif key in others and full in theirs and _form(theirs[full]) == found:
+            elif key in others and full in other_layout and _form(other_layout[full]) == found:
                 new.append(full)
             else:
                 raise UserError(
@@ -112,9 +112,9 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
 
 
 def _layout(model: ModelConfig) -> dict[str, Tensor]:
-    found = layouts(model)
-    assert found is not None, "the code of a user's networks is loaded before weights are read"
-    generator, discriminator = found
+    networks = layouts(model)
+    assert networks is not None, "the code of a user's networks is loaded before weights are read"
+    generator, discriminator = networks
     of = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
     return {f"{name}.{key}": value for name, layout in of.items() for key, value in layout.items()}
 
@@ -137,9 +137,9 @@ def describe_differences(before: ModelConfig, now: ModelConfig) -> str:
         | {"images": f"{model.images.channels} x {model.images.height} x {model.images.width}"}
         for model in (before, now)
     ]
-    words = {"networks": "networks are", "args": "--model-arg are", "images": "images are"}
+    subjects = {"networks": "networks are", "args": "--model-arg are", "images": "images are"}
     return "".join(
-        f"; its {words.get(key, f'{key} is')} {value}, here {settings[1][key]}"
+        f"; its {subjects.get(key, f'{key} is')} {value}, here {settings[1][key]}"
         for key, value in settings[0].items()
         if value != settings[1][key]
     )

@@ -62,8 +62,8 @@ class CheckpointManager:
             self.gan.load_state(tensors, state.step, str(start.path))
             self.runtime.load_grad_scaler_state(state.grad_scaler, f"{start.path / 'state.json'}: grad_scaler")
             if state.world_size == self.runtime.world_size:
-                own = random_states(tensors, self.runtime.rank)
-                self.runtime.load_random_states(own, f"{start.path / 'random.safetensors'}")
+                states = random_states(tensors, self.runtime.rank)
+                self.runtime.load_random_states(states, f"{start.path / 'random.safetensors'}")
             self.log.restore(start.metrics, state, is_over=state.step >= self.last_step)
 
         self.runtime.run_on_all_ranks(load)
@@ -237,15 +237,15 @@ class CheckpointManager:
         try:
             rename_copied_links(self.folder, self.write_errors.warn)
             self._link("latest", newest)
-            found = checkpoints_in(self.folder)
-            kept = found[: self.config.run.keep]
-            best = best_of(found, self.config.run.keep_best)
+            checkpoints = checkpoints_in(self.folder)
+            kept = checkpoints[: self.config.run.keep]
+            best = best_of(checkpoints, self.config.run.keep_best)
             if best is None:
                 (self.folder / "best").unlink(missing_ok=True)
             else:
                 self._link("best", best)
                 kept.append(best)
-            for path in found:
+            for path in checkpoints:
                 if path not in kept:
                     remove(path)
         except (OSError, UserError) as error:
