@@ -175,7 +175,7 @@ class Section(BaseModel):
             for old in setting_info(field).old_keys:
                 if old in values and key in values:
                     raise ValueError(f"{old}: is the old name of {key}, which is set too. Expected: one of the two")
-                values = {key if each == old else each: value for each, value in values.items()}
+                values = {key if name == old else name: value for name, value in values.items()}
         return values
 
     @field_validator("*")
@@ -203,7 +203,7 @@ def allowed(field: FieldInfo) -> str:
     if text := setting_info(field).allowed:
         return text
     kind = _kind(field.annotation, field.metadata)
-    words = {
+    templates = {
         "min_length": "not empty",
         "ge": "{:,} or more",
         "gt": "more than {:,}",
@@ -212,7 +212,7 @@ def allowed(field: FieldInfo) -> str:
     }
     if kind.startswith(_SOME):
         limits.pop("min_length", None)
-    return ", ".join([kind, *(words[key].format(limits[key]) for key in words if key in limits)])
+    return ", ".join([kind, *(templates[key].format(limits[key]) for key in templates if key in limits)])
 
 
 def help_text(field: FieldInfo) -> str:
@@ -224,20 +224,20 @@ def help_text(field: FieldInfo) -> str:
 
 def choices(annotation: Any, metadata: Any = ()) -> dict[str, str]:
     """Return the registered names that a setting takes, each with its help text; empty for any other setting."""
-    found = _one_of(annotation, metadata)
-    return found.names() if found else {}
+    one_of = _one_of(annotation, metadata)
+    return one_of.names() if one_of else {}
 
 
 def registry_of(field: FieldInfo) -> Registry[Any] | None:
     """Return the registry whose names a setting takes; None for any other setting."""
-    found = _one_of(field.annotation, field.metadata)
-    return found.registry if found else None
+    one_of = _one_of(field.annotation, field.metadata)
+    return one_of.registry if one_of else None
 
 
 def takes_path(field: FieldInfo) -> bool:
     """True for a setting of names that takes a path as well."""
-    found = _one_of(field.annotation, field.metadata)
-    return found is not None and found.takes_path is not None
+    one_of = _one_of(field.annotation, field.metadata)
+    return one_of is not None and one_of.takes_path is not None
 
 
 def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:

@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         namespace, unknown = self.parse_known_args(argv)
-        known = [each for action in self._actions if action.help != argparse.SUPPRESS for each in action.option_strings]
+        known = [flag for action in self._actions if action.help != argparse.SUPPRESS for flag in action.option_strings]
         mistakes = [
             f"{word.split('=')[0]}: unknown flag{did_you_mean(word.split('=')[0], known)}"
             if word.startswith("-")
@@ -204,7 +204,7 @@ def _validate(model: type[M], values: dict[str, Any], where: str) -> M:
         fields = {flag.path: flag.field for flag in settings_of(model)}
         mistakes = error.errors()
         code = _code_of(mistakes[0])
-        raise UserError("\n".join(_line(each, fields, where) for each in mistakes), code=code) from error
+        raise UserError("\n".join(_line(mistake, fields, where) for mistake in mistakes), code=code) from error
 
 
 def _code_of(error: Any) -> str:

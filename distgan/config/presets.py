@@ -51,11 +51,11 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         path = user_path(namespace.config, "--config")
         # A run's own config is that run's preset again.
         name = _name_of(_run_of(path.parent)) if path.name == "config.json" else path.stem
-    elif own := _config_to_resume(out, resume):
-        base = read_file(own, str(own))
+    elif run_config := _config_to_resume(out, resume):
+        base = read_file(run_config, str(run_config))
         _remove(base, paths_by(Config, "on_resume", "reset"))
         fallback = _name_of(user_path(out)) if out else str(base.get("model", {}).get("name", "run"))
-        return base, _preset_of(_run_of(own.parent)) or fallback
+        return base, _preset_of(_run_of(run_config.parent)) or fallback
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
@@ -88,8 +88,8 @@ def run_of_settings(namespace: argparse.Namespace) -> Path | None:
     if namespace.config:
         path = user_path(namespace.config, "--config")
         return path.parent if path.suffix == ".json" else None
-    own = _config_to_resume(getattr(namespace, "run.out", None), getattr(namespace, "run.resume", None))
-    return own.parent if own else None
+    run_config = _config_to_resume(getattr(namespace, "run.out", None), getattr(namespace, "run.resume", None))
+    return run_config.parent if run_config else None
 
 
 def _preset_of(run: Path) -> str:
@@ -118,7 +118,7 @@ def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:
         base.get(table, {}).pop(key, None)
 
 
-def training_of(words: list[str]) -> tuple[Config, str]:
+def training_of(flags: list[str]) -> tuple[Config, str]:
     """Return the config for flags of `distgan train`, and the preset's name.
 
     Raises UserError, for networks that a run's config.json names and no flag trusts too: what this returns is executed.
@@ -127,7 +127,7 @@ def training_of(words: list[str]) -> tuple[Config, str]:
     for flag in ("--preset", "--config"):
         parser.add_argument(flag)
     add_flags(parser, Config)
-    namespace = parser.parse(words)
+    namespace = parser.parse(flags)
     config = config_from(namespace, *base_of(namespace))
     run = config.origin.run
     if run and config.model.networks and "model.networks" not in namespace and not config.run.trust_networks:
@@ -193,7 +193,7 @@ def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str
 
     sections = training.model_dump(mode="json", exclude_unset=True)
     sections.get("data", {}).pop("per_rank_batch_size", None)
-    return parse_model(Config, {key: sections.get(key, {}) | own for key, own in changes.items()}, name)
+    return parse_model(Config, {key: sections.get(key, {}) | values for key, values in changes.items()}, name)
 
 
 def config_from(namespace: argparse.Namespace, base: dict[str, Any], preset: str) -> Config:
@@ -202,8 +202,8 @@ def config_from(namespace: argparse.Namespace, base: dict[str, Any], preset: str
     A resumed run keeps the precision that it began with, also where `auto` would choose another one here.
     """
     config = from_flags(Config, namespace, base)
-    if config.run.precision == "auto" and (own := _config_to_resume(config.run.out, config.run.resume)):
-        begun = read_file(own, str(own)).get("run", {}).get("precision")
+    if config.run.precision == "auto" and (run_config := _config_to_resume(config.run.out, config.run.resume)):
+        begun = read_file(run_config, str(run_config)).get("run", {}).get("precision")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": begun})})
     return config.with_origin(Origin(preset, run_of_settings(namespace), frozenset(vars(namespace))))
 

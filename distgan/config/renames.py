@@ -21,7 +21,7 @@ def with_current_names(value: Any) -> Any:
         if names is not None and isinstance(item, str):
             return names.current(item)
         if names is not None and isinstance(item, list):
-            return [names.current(each) if isinstance(each, str) else each for each in item]
+            return [names.current(value) if isinstance(value, str) else value for value in item]
         return with_current_names(item)
 
     return {keys.get(key, key): current(key, item) for key, item in value.items()}

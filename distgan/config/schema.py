@@ -373,8 +373,8 @@ class Config(Section):
         """
         named = self.run.init_from
         run = {"precision": precision, "init_from": named and os.path.abspath(user_path(named, "--init-from"))}
-        own = self.data.model_copy(update={"name": data, "fingerprint": fingerprint})
-        return self.with_images(images).model_copy(update={"data": own, "run": self.run.model_copy(update=run)})
+        data_config = self.data.model_copy(update={"name": data, "fingerprint": fingerprint})
+        return self.with_images(images).model_copy(update={"data": data_config, "run": self.run.model_copy(update=run)})
 
     def with_images(self, images: ImageSpec) -> "Config":
         """Return this config for networks of such images."""
