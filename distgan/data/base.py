@@ -181,17 +181,17 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
             f"{raw / source.images}: {len(images.values)} images. Expected: 2 or more; {remedy}", code="bad-dataset"
         )
     warnings = [
-        _check_sum(found, sums, name, is_named, rule, remedy)
-        for found, (_, *sums) in zip((images, labels), source.files(), strict=True)
+        _check_sum(file, sums, name, is_named, rule, remedy)
+        for file, (_, *sums) in zip((images, labels), source.files(), strict=True)
     ]
     warning = "; ".join(filter(None, warnings)) or None
 
     classes = labels.values[:, 0] if columns else labels.values
     highest = MNIST_SPEC.num_classes - 1
     if classes.min() < 0 or classes.max() > highest:
-        found = f"{classes.min()} to {classes.max()}"
+        label_range = f"{classes.min()} to {classes.max()}"
         raise UserError(
-            f"{raw / source.labels}: labels from {found}. Expected: 0 to {highest}; {remedy}", code="bad-dataset"
+            f"{raw / source.labels}: labels from {label_range}. Expected: 0 to {highest}; {remedy}", code="bad-dataset"
         )
     pixels = torch.from_numpy(images.values)
     if source.is_transposed:
@@ -200,22 +200,22 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     return Dataset(name, pixels, labels_of_all, str(raw), warning=warning, class_names=MNIST_SPEC.class_names)
 
 
-def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, rule: str, remedy: str) -> str | None:
+def _check_sum(file: IdxFile, published: list[str], name: str, is_named: bool, rule: str, remedy: str) -> str | None:
     """Return what to say of contents that are not known to be the published ones, or None.
 
     Raises UserError for those of another set, and for unknown ones that the rule does not take.
     """
-    if found.sums[found.path] & set(published):
+    if file.sums[file.path] & set(published):
         return None
     for other, *known in _published():
-        for path, sums in found.sums.items():
+        for path, sums in file.sums.items():
             if sums & set(known):
                 raise UserError(
                     f"{path}: its md5 is that of {other}. Expected: the files of {name}, each in its place",
                     code="checksum-mismatch",
                 )
     unpacked, packed = published
-    differs = f"{found.path}: its md5 {found.md5} " + (
+    differs = f"{file.path}: its md5 {file.md5} " + (
         f"is not the published {unpacked}"
         if unpacked
         else f"can't be compared: the only published sum is {packed or 'none'}, of the packed file"

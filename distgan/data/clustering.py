@@ -16,11 +16,11 @@ _SIDE = 28  # pixels, to which larger images are brought
 
 def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
     """Cluster within each group of images, (N,) of small numbers. Return group * `num` + cluster, (N,)."""
-    found = groups * num
+    clusters = groups * num
     for group in groups.unique():
-        own = groups == group
-        found[own] += cluster(images[own], num)
-    return found
+        mask = groups == group
+        clusters[mask] += cluster(images[mask], num)
+    return clusters
 
 
 def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
@@ -35,17 +35,17 @@ def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
         return torch.zeros(len(images), dtype=torch.int64)  # without the outlines, which take seconds
     points = torch.cat([_outlines(_upright(_small_greys(part))) for part in images.split(_ROWS)])
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:num]
-    centres, found = points[chosen], torch.full((len(points),), -1)
+    centres, assigned = points[chosen], torch.full((len(points),), -1)
     for _ in range(_ROUNDS):
         nearest = _nearest(points, centres)
-        if torch.equal(nearest, found):
+        if torch.equal(nearest, assigned):
             break
-        found = nearest
-        sums = torch.zeros_like(centres).index_add_(0, found, points).long()
-        counts = found.bincount(minlength=len(centres)).unsqueeze(1)
+        assigned = nearest
+        sums = torch.zeros_like(centres).index_add_(0, assigned, points).long()
+        counts = assigned.bincount(minlength=len(centres)).unsqueeze(1)
         means = (2 * sums + counts).div((2 * counts).clamp(min=1), rounding_mode="floor")
         centres = torch.where(counts > 0, means.float(), centres)
-    return found
+    return assigned
 
 
 def _small_greys(images: Tensor) -> Tensor:
@@ -103,9 +103,9 @@ def _outlines(greys: Tensor) -> Tensor:
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     """Return the nearest centre of each point, (N,); the first of two that are as near."""
     squares, num = centres.square().sum(1), len(centres)
-    found = []
+    indices = []
     for part in points.split(_ROWS):
         # Each of these sums is of integers, and below 2^24 in size: float32 holds it exactly.
         distances = (squares - 2 * part @ centres.T).long()
-        found.append((distances * num + torch.arange(num)).argmin(1))
-    return torch.cat(found)
+        indices.append((distances * num + torch.arange(num)).argmin(1))
+    return torch.cat(indices)

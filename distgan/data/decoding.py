@@ -151,9 +151,9 @@ def _findings(
 ) -> Findings:
     used = [header for index, header in headers.items() if index not in broken]
     counts = [] if labels is None else np.bincount(labels, minlength=len(source.class_names)).tolist()
-    said = Counter(header.note for header in used if header.note)
+    note_counts = Counter(header.note for header in used if header.note)
     notes = [] if has_colour else ["all images are grey, stored in colour: --channels 1 takes a third of the memory"]
-    notes += [*source.notes, *(f"{counted(num, 'file')} with {note}" for note, num in said.items())]
+    notes += [*source.notes, *(f"{counted(num, 'file')} with {note}" for note, num in note_counts.items())]
     small = [(name, count) for name, count in zip(source.class_names, counts, strict=True) if count < _FEW]
     notes += [f"class {name!r} has {counted(count, 'image')}" for name, count in small[:_SHOWN]]
     if len(small) > _SHOWN:
@@ -181,15 +181,15 @@ def _in_parallel(take: Callable[[int], T], indices: range, progress: PartsProgre
         return [] if is_over.is_set() else [take(index) for index in part]
 
     parts = [indices[start : start + _PART] for start in range(0, len(indices), _PART)]
-    found: list[T] = []
+    results: list[T] = []
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for part in pool.map(take_part, parts):
-                found += part
+                results += part
                 progress.advance(len(part))
         finally:
             is_over.set()  # after an error, or Ctrl-C, the rest is not waited for
-    return found
+    return results
 
 
 def _reason(error: Exception) -> str:
@@ -236,8 +236,8 @@ def _orientation(image: Image.Image) -> int:
     """Return EXIF's orientation, 1 where there is none; of a PNG only one that stands before its pixels."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    found = image.getexif().get(0x0112, 1)
-    return found if found in _TURNED else 1
+    orientation = image.getexif().get(0x0112, 1)
+    return orientation if orientation in _TURNED else 1
 
 
 def _check_broken(broken: dict[int, str], source: ImageSource, config: DataConfig, where: str) -> None:

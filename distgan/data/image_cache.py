@@ -43,15 +43,15 @@ def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool 
     A damaged file is written anew. A folder that can't be written to is a warning, and nothing is kept.
     """
     path = folder / f"{key}.safetensors"
-    if found := _read(path):
-        return found
+    if images := _read(path):
+        return images
     if not keep:
         return decode()
     with suppress(OSError):  # the warning below names it
         folder.mkdir(parents=True, exist_ok=True)
     with held_lock(folder / f"{key}.lock", f"another process decodes these images, into {path}: waiting for it"):
-        if found := _read(path, says_damage=False):  # by the process that was waited for
-            return found
+        if images := _read(path, says_damage=False):  # by the process that was waited for
+            return images
         decoded = decode()
         _clear_leftovers(folder)
         arrays = {key: value for key, value in decoded._asdict().items() if isinstance(value, np.ndarray)}

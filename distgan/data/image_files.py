@@ -140,12 +140,12 @@ def _arrange(files: list[str], hidden: list[str], read_labels: Callable[[], byte
     others = [name for name in files if not name.lower().endswith(SUFFIXES) and name != _LABELS]
     if not names:
         sources = sorted(name for name in others if name.lower().endswith((*DATA_FILES, ".csv")))
-        found = f"only hidden files, as {min(hidden)!r}" if hidden else "it is empty"
+        content = f"only hidden files, as {min(hidden)!r}" if hidden else "it is empty"
         if others:
-            found = f"only {counted(len(others), 'other file')}, as {(sources or sorted(others))[0]!r}"
+            content = f"only {counted(len(others), 'other file')}, as {(sources or sorted(others))[0]!r}"
         advice = f", or {sources[0]!r} by itself" if sources else ""
         raise UserError(
-            f"{where}: holds no images, {found}. Expected: images as {', '.join(SUFFIXES)}{advice}", code="bad-images"
+            f"{where}: holds no images, {content}. Expected: images as {', '.join(SUFFIXES)}{advice}", code="bad-images"
         )
     notes = []
     if others:

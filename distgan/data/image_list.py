@@ -68,10 +68,10 @@ def read_list(path: Path) -> ImageList | None:
             text = zlib.decompressobj().decompress(packed, _MAX_NAMES)
             names = text.decode("utf-8", "surrogateescape").split("\0")
         labels = tensors["labels"].numpy() if "labels" in tensors else None
-        found = ImageList(kind, names, labels, json.loads(facts["class_names"]), digests)
+        image_list = ImageList(kind, names, labels, json.loads(facts["class_names"]), digests)
         if len(names) == len(digests) and digests.shape[1] == _DIGEST:
-            found._keys()  # raises for labels of classes that have no name
-            return found
+            image_list._keys()  # raises for labels of classes that have no name
+            return image_list
     return None
 
 
