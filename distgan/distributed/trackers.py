@@ -128,11 +128,11 @@ class MlflowRun(TrackerRun):
 
     def __init__(self, folder: Path, run_id: str | None, step: int, settings: Settings):
         self._folder = folder
-        own = (folder / "mlruns").absolute().as_uri()
+        local_uri = (folder / "mlruns").absolute().as_uri()
         # A server that is away stops training for seconds at a line, not for its default of minutes. A store of files
         # needs leave since MLflow 3.
         _set_defaults(
-            MLFLOW_TRACKING_URI=own,
+            MLFLOW_TRACKING_URI=local_uri,
             MLFLOW_ALLOW_FILE_STORE="true",
             MLFLOW_DISABLE_TELEMETRY="true",
             MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
@@ -144,7 +144,7 @@ class MlflowRun(TrackerRun):
         if self.run_id != run_id:  # MLflow changes no parameter of a run
             self.tracker.store_init_configuration(settings)
         self.tracker.log_artifact(str(folder / "config.json"))
-        if os.environ["MLFLOW_TRACKING_URI"] == own:
+        if os.environ["MLFLOW_TRACKING_URI"] == local_uri:
             self.note = f"mlflow writes to {folder / 'mlruns'}"
 
     def log_image(self, tag: str, image: np.ndarray, path: Path, step: int) -> None:

@@ -28,9 +28,9 @@ def check_fit(model: ModelConfig) -> None:
     """Raise UserError for networks that can't be built for the images."""
     images, family = model.images, family_of(model)
     if model.is_conditional and images.num_classes < 2:
-        found = f"{images.num_classes} of" if images.num_classes else "no"
+        count = f"{images.num_classes} of" if images.num_classes else "no"
         raise UserError(
-            f"--model: the data has {found} classes ({model.name}). Expected: 2 or more, or a vanilla preset",
+            f"--model: the data has {count} classes ({model.name}). Expected: 2 or more, or a vanilla preset",
             code="images-do-not-fit",
         )
     if allowed := family.unsupported(images):
@@ -44,7 +44,7 @@ def check_fit(model: ModelConfig) -> None:
 def _check_arguments(model: ModelConfig, family: Family) -> None:
     """Raise UserError for a `--model-arg` that neither function takes, is of another type, or is missing."""
     of_both = {name: parameters_of(getattr(family, name)) for name in ("build_generator", "build_discriminator")}
-    known = {name: each for parameters in of_both.values() for name, each in parameters.items()}
+    known = {name: parameter for parameters in of_both.values() for name, parameter in parameters.items()}
     allowed = [name for name in known if name not in (*family.settings, "**")]
     for name, value in model.args.items():
         if name in family.settings or (name not in known and "**" not in known):
@@ -54,7 +54,7 @@ def _check_arguments(model: ModelConfig, family: Family) -> None:
                 code="unknown-setting",
             )
         kind = known[name].annotation if name in known else None
-        kind = {each.__name__: each for each in _KINDS}.get(kind, kind) if isinstance(kind, str) else kind
+        kind = {cls.__name__: cls for cls in _KINDS}.get(kind, kind) if isinstance(kind, str) else kind
         is_right = type(value) is kind or (kind is float and type(value) is int)
         if kind in _KINDS and not is_right:
             raise UserError(
@@ -62,8 +62,8 @@ def _check_arguments(model: ModelConfig, family: Family) -> None:
                 f"{_KINDS[kind]}"
             )
     for function, parameters in of_both.items():
-        for name, each in parameters.items():
-            if name not in (*family.settings, *model.args, "**") and each.default is each.empty:
+        for name, parameter in parameters.items():
+            if name not in (*family.settings, *model.args, "**") and parameter.default is parameter.empty:
                 raise UserError(
                     f"--model-arg: {function} of {model.networks_name} needs {name}, which is not set. Expected: "
                     f"--model-arg {name}=VALUE, or a default in the function",
@@ -91,9 +91,9 @@ def build_discriminator(config: ModelConfig) -> nn.Module:
 def _build(config: ModelConfig, name: str) -> nn.Module:
     family = family_of(config)
     function = getattr(family, name)
-    given = {each: getattr(config, each) for each in family.settings} | config.args
+    given = {setting: getattr(config, setting) for setting in family.settings} | config.args
     taken = parameters_of(function)
-    network: Any = function(config.spec, **{each: given[each] for each in given if each in taken or "**" in taken})
+    network: Any = function(config.spec, **{name: given[name] for name in given if name in taken or "**" in taken})
     if not isinstance(network, nn.Module):
         advice = f", as {network.__name__}(spec)" if isinstance(network, type) else ""
         raise UserError(

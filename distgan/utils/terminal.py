@@ -124,13 +124,13 @@ def _narrow(columns: Sequence[Column], excess: int) -> bool:
 
 def _set_wrapping(column: Column) -> int:
     """Set how a column wraps, and return the least width that truncates nothing."""
-    words = [cell_len(word) for word in printable(column.header).split()]
+    word_widths = [cell_len(word) for word in printable(column.header).split()]
     longest = max(map(cell_len, _lines(column.cells)), default=0)
     if longest <= _ONE_LINE or column.no_wrap:
-        width = max([longest, *words])
+        width = max([longest, *word_widths])
         # Only its header takes several lines.
         column.header = "\n".join(wrap(printable(column.header), max(width, 1), break_on_hyphens=False))
         column.no_wrap = True
         return width
     column.overflow = "fold"
-    return max([_SEVERAL_LINES, *words])
+    return max([_SEVERAL_LINES, *word_widths])
