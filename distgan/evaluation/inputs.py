@@ -123,7 +123,7 @@ def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
 
 def is_same_place(data: str, other: str) -> bool:
     """True for two spellings of the same path of images, or the same name of a data set."""
-    first, second = (os.path.abspath(user_path(each)) if is_data_path(each) else each for each in (data, other))
+    first, second = (os.path.abspath(user_path(name)) if is_data_path(name) else name for name in (data, other))
     return first == second
 
 
@@ -160,9 +160,9 @@ def out_folder(where: str, config: EvalConfig, num: int) -> Path:
         ends = (f"-{num}{more}" for more in ("", *(f"-{number}" for number in range(2, 1000))))
         beside = (folder.with_name(_cut(folder.name, end).name) for end in ends)
         other = next(
-            each
-            for each in beside
-            if _is_free(each) or ((each / FILE).exists() and not _has_result_of_another(each, path))
+            folder
+            for folder in beside
+            if _is_free(folder) or ((folder / FILE).exists() and not _has_result_of_another(folder, path))
         )
         print_line(f"warning: {folder} has a result of {before:,} images, which stays; see {other}", error=True)
         return other
@@ -172,7 +172,7 @@ def out_folder(where: str, config: EvalConfig, num: int) -> Path:
 def _is_free(folder: Path) -> bool:
     """True if a result may be written there: nothing is there, or a folder without files."""
     return not os.path.lexists(folder) or (
-        folder.is_dir() and all(is_ignorable(each.name) for each in folder.iterdir())
+        folder.is_dir() and all(is_ignorable(file.name) for file in folder.iterdir())
     )
 
 

@@ -55,9 +55,9 @@ class _Member(NamedTuple):
 def check_is_file(path: Path) -> None:
     """Raise UserError for a path that is no regular file: reading a pipe would block."""
     if not path.is_file():
-        found = "not a regular file" if path.exists() else "does not exist"
+        reason = "not a regular file" if path.exists() else "does not exist"
         raise UserError(
-            f"{path}: {found}. Expected: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
+            f"{path}: {reason}. Expected: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
             code="bad-data" if path.exists() else "not-found",
         )
 
@@ -102,7 +102,7 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
         )
     name = pixel_range or _range_of(values, path, spec)
     pixels = _pixels(archive, images, rows.numpy(), *_RANGES[name])
-    notices += [f"its pixels are {words}"] if (words := _describe_conversion(values, *_RANGES[name])) else []
+    notices += [f"its pixels are {conversion}"] if (conversion := _describe_conversion(values, *_RANGES[name])) else []
     if num_images > num:
         notices.append(f"{num:,} of its {num_images:,} images, a fixed random choice")
     used = {member.name for member in (images, labels, notice) if member}
@@ -229,10 +229,10 @@ def _range_of(values: _Values, path: Path, spec: ImageSpec) -> str:
         return "unit"
     if not is_uint8 and low >= -1 - _SLACK and high <= 1 + _SLACK and negative >= _MANY:
         return "signed"
-    found = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_shown(low)} to {_shown(high)}"
-    found += f", {negative:.2%} of them below 0" if low < 0 else ""
+    content = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_shown(low)} to {_shown(high)}"
+    content += f", {negative:.2%} of them below 0" if low < 0 else ""
     raise UserError(
-        f"{path}: its images have {found}. Expected: {_allowed(spec)}; or give "
+        f"{path}: its images have {content}. Expected: {_allowed(spec)}; or give "
         "their range by --range unit, signed or byte",
         code="bad-images",
     )
@@ -242,10 +242,10 @@ def _describe_conversion(values: _Values, start: float, end: float) -> str:
     """Return the conversion of the values as text, "" without one."""
     if values.is_uint8 and end == 255:
         return ""
-    words = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"
+    text = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"
     if values.low < start or values.high > end:
-        words += f"; what lies beyond, from {_shown(values.low)} to {_shown(values.high)}, is clipped"
-    return words
+        text += f"; what lies beyond, from {_shown(values.low)} to {_shown(values.high)}, is clipped"
+    return text
 
 
 def _shown(value: float) -> str:

@@ -106,8 +106,8 @@ def _data_flags(data: DataConfig) -> str:
     """Return the flags of `distgan judge train` that give these images."""
     values = {"--data": data.name, "--test-data": data.test, "--image-size": data.image_size}
     values |= {"--channels": data.channels, "--background": data.background, "--data-dir": data.dir}
-    words = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
-    return shlex.join(words + ["--skip-broken"] * data.skip_broken)
+    flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+    return shlex.join(flags + ["--skip-broken"] * data.skip_broken)
 
 
 def _train_all(
@@ -168,12 +168,12 @@ def _train_all(
 
 def _check_free(folder: Path, data: str) -> None:
     """Raise UserError for a folder with judges of other data."""
-    found = data
+    recorded = data
     with suppress(UserError):  # none, or a record that nobody can read
-        found = read_record(folder).data
-    if found != data:
+        recorded = read_record(folder).data
+    if recorded != data:
         raise UserError(
-            f"--out: has judges of {found[:40]!r} ({folder}). Expected: a new folder, or one with judges of {data}",
+            f"--out: has judges of {recorded[:40]!r} ({folder}). Expected: a new folder, or one with judges of {data}",
             code="output-exists",
         )
 
@@ -240,8 +240,8 @@ def show_judges(config: JudgeConfig) -> None:
         for label, row in enumerate(judge.matrix):
             wrong = {read: count for read, count in enumerate(row) if count and read != label}
             by_count = sorted(wrong.items(), key=lambda pair: -pair[1])
-            words = ", ".join(f"{count} as {names[read]}" for read, count in by_count)
-            print_line(f"  {names[label]}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
+            errors = ", ".join(f"{count} as {names[read]}" for read, count in by_count)
+            print_line(f"  {names[label]}: {sum(row) - sum(wrong.values()):,} right{'; ' if errors else ''}{errors}")
     print_line(f"trained on {ensemble.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
     print_line(f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}")
 
