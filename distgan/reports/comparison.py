@@ -125,7 +125,7 @@ def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
         run = subject.run
         unmeasurable = [f"its quality is not measured: {run.unmeasurable}"] if run.unmeasurable else []
         notes += [f"{subject.name}: {text}" for text in (*RunPage(run).notices, *run.problems, *unmeasurable)]
-    measured = [(each.name, each.run.quality) for each in subjects if each.run.quality]
+    measured = [(subject.name, subject.run.quality) for subject in subjects if subject.run.quality]
     for name, quality in measured[1:]:
         first, other = measured[0]
         reason = not_alike(other, quality)

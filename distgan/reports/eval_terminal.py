@@ -80,7 +80,7 @@ def _classes(view: View) -> Table:
     for row in view.classes:
         numbers = ["", ""] if row.verdict == "not requested" else [row.main.value, row.main.interval]
         recognisable, *others, _ = row.columns
-        columns = [f"{each.value} ({each.real})" if each.real else each.value for each in others]
+        columns = [f"{number.value} ({number.real})" if number.real else number.value for number in others]
         verdict = Text(row.verdict.replace("requested", "req."), _COLOURS[row.verdict])
         name = shortened(row.name, _MOST_LETTERS)
         table.add_row(name, *numbers[: 1 + has_room], recognisable.value, *columns, verdict)

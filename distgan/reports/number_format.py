@@ -47,6 +47,6 @@ def join(items: Iterable[object]) -> str:
     return ", ".join(map(str, items))
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
     """Return `a, b and c`."""
-    return f"{join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+    return f"{join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)

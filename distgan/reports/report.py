@@ -39,7 +39,7 @@ def write_page(path: Path, template: str, page: object) -> None:
 def render(template: str, page: object) -> str:
     """Return the HTML of a page. Everything read from a file is escaped, except the files in templates/."""
     style, head, script = (_own(name) for name in ("style.css", "head.js", "page.js"))
-    hashes = " ".join(f"'sha256-{_digest(each)}'" for each in (head, script))
+    hashes = " ".join(f"'sha256-{_digest(part)}'" for part in (head, script))
     # Even unescaped content could neither run nor connect to another host.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
     return _environment().get_template(template).render(
@@ -178,11 +178,11 @@ class RunPage:
     @cached_property
     def frames(self) -> list[Shown]:
         """Return the sample grids in order; of very many an even selection with the first and the last."""
-        found = self._pictures
-        if len(found) > MOST_PICTURES:
-            found = [found[round(n * (len(found) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
+        pictures = self._pictures
+        if len(pictures) > MOST_PICTURES:
+            pictures = [pictures[round(n * (len(pictures) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
         what = self._columns or ", each from its own noise"
-        return [Shown.of(picture, when, f"Grid of generated images after {when}{what}") for when, picture in found]
+        return [Shown.of(picture, when, f"Grid of generated images after {when}{what}") for when, picture in pictures]
 
     @cached_property
     def _pictures(self) -> list[tuple[str, Picture]]:
@@ -250,7 +250,7 @@ class RunPage:
         """Return the pictures of the evaluation."""
         shown, noun = [], class_noun(self.quality)[0] if self.quality else ""
         for name, texts in _FILES.items() if self.quality else ():
-            title, text = (each.format(noun=noun) for each in texts)
+            title, text = (template.format(noun=noun) for template in texts)
             if picture := read_picture(self.run.eval_folder / f"{name}.png", self.run.problems):
                 shown.append(Shown.of(picture, title, f"{title}: {text}", text))
         return shown
@@ -323,7 +323,7 @@ class RunPage:
 def shown(value: Any) -> str:
     """Return a recorded value as text."""
     if isinstance(value, dict):
-        return join(f"{key} {shown(each)}" for key, each in value.items())
+        return join(f"{key} {shown(item)}" for key, item in value.items())
     if isinstance(value, list):
         return join(value)
     return f"{value:,}" if type(value) is int else fields.shown(value)

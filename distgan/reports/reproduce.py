@@ -22,32 +22,32 @@ def train_words(config: Config, preset: str | None) -> list[str] | None:
     bases = [["--model", config.model.name]]
     if preset and (config_folder() / f"{preset}.toml").is_file():
         bases.insert(0, ["--preset", preset])
-    for words in bases:
-        base = training_of(words)[0]
+    for base_flags in bases:
+        base = training_of(base_flags)[0]
         flags = list(_flags(config, base)) if base.model.name == config.model.name else [None]
         if None not in flags:
             resumed = [] if config.run.resume in ("auto", "never") else [f"--resume={config.run.resume}"]
-            return [*words, *(word for word in flags if word), *resumed]
+            return [*base_flags, *(word for word in flags if word), *resumed]
     return None
 
 
 def _flags(config: Config, base: Config) -> Iterator[str | None]:
     """Yield `--flag=value` for each difference; None for one that no flag can express."""
     for flag in flags_of(Config):
-        own, theirs = (_value(of, flag.path) for of in (config, base))
-        if own == theirs or not setting_info(flag.field).is_copied:
+        current, base_value = (_value(of, flag.path) for of in (config, base))
+        if current == base_value or not setting_info(flag.field).is_copied:
             continue
         name = flag.name
-        if isinstance(own, bool):
-            yield name if own else f"--no-{name[2:]}"
-        elif isinstance(own, list):
-            yield f"{name}={','.join(map(str, own))}"
-        elif isinstance(own, dict):
-            yield from (f"{name}={key}={json.dumps(value)}" for key, value in own.items())
-            if theirs.keys() - own.keys():
+        if isinstance(current, bool):
+            yield name if current else f"--no-{name[2:]}"
+        elif isinstance(current, list):
+            yield f"{name}={','.join(map(str, current))}"
+        elif isinstance(current, dict):
+            yield from (f"{name}={key}={json.dumps(value)}" for key, value in current.items())
+            if base_value.keys() - current.keys():
                 yield None
-        elif own is not None:
-            yield f"{name}={own}"
+        elif current is not None:
+            yield f"{name}={current}"
         elif not _is_replaced(config, flag.path):
             yield None
 
@@ -70,5 +70,5 @@ def _is_replaced(config: Config, path: tuple[str, ...]) -> bool:
 
 def again(run: Run, *more: str) -> str:
     """Return the command, with `more` flags; by `--config` of the run's file if flags can't express its config."""
-    words = train_words(run.config, run.environment.get(str, "preset"))
-    return shlex.join(["distgan", "train", *words, *more]) if words else train_command(run, *more)
+    flags = train_words(run.config, run.environment.get(str, "preset"))
+    return shlex.join(["distgan", "train", *flags, *more]) if flags else train_command(run, *more)
