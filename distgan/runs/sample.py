@@ -179,7 +179,7 @@ def _draw(
             labels = interpolate(F.one_hot(labels, max(1, model.images.num_classes)).float(), torch.lerp).argmax(1)
         elif config.interpolate:  # each leg in the class that it starts in
             z = interpolate(z, slerp)
-            network_labels, labels = (each[:-1].repeat_interleave(WALK_STEPS) for each in (network_labels, labels))
+            network_labels, labels = (values[:-1].repeat_interleave(WALK_STEPS) for values in (network_labels, labels))
         yield generate(generator, z, network_labels), labels.numpy()
 
 

@@ -61,10 +61,10 @@ class Session:
         self.traits = traits or NO_TRAITS
         if config.model.networks and traits is None:
             # Rank 0 may need longer than --timeout; the others wait for it.
-            found = runtime.run_on_all_ranks(
+            recorded = runtime.run_on_all_ranks(
                 lambda: check_contract(config, runtime.device) if runtime.is_main else NO_TRAITS, local_main_first=True
             )
-            self.traits = runtime.all_gather_object(found)[0]
+            self.traits = runtime.all_gather_object(recorded)[0]
         self.gan = build_gan(
             config.model,
             config.optim,
