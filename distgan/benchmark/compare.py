@@ -11,7 +11,7 @@ from distgan.benchmark.convergence_results import ConvergenceResults
 from distgan.benchmark.measurement import Measurement
 from distgan.benchmark.options import CompareConfig
 from distgan.benchmark.results import Results, SpeedResults, differing_facts
-from distgan.benchmark.tables import print_notes, table
+from distgan.benchmark.tables import build_table, print_notes
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.terminal import TerminalConsole
 
@@ -71,7 +71,7 @@ def _compare_speeds(
             milliseconds = (f"{1e3 * _median(_times(side[key])):.4g}" for side in (old, new))
             rows.append((key, *milliseconds, f"{change.ratio:.3f} ({change.low:.3f}–{change.high:.3f})", verdict))
         title = "B / A of milliseconds per step; above 1, B is slower"
-        made = table(title, "cell|A|B|B / A (95%)|", rows)
+        made = build_table(title, "cell|A|B|B / A (95%)|", rows)
         made.columns[0].overflow = "fold"
         console.print_table(made)
         mean = float(np.exp(np.mean([np.log(change.ratio) for change in ratios.values()])))

@@ -12,9 +12,9 @@ from distgan.benchmark.convergence_results import (
     Test,
     TrialResult,
 )
-from distgan.benchmark.convergence_statistics import LEVEL, compared, summarise
+from distgan.benchmark.convergence_statistics import LEVEL, compare_presets, summarise
 from distgan.benchmark.results import differing_facts
-from distgan.benchmark.tables import describe_targets, median_with_interval, print_notes, table, two
+from distgan.benchmark.tables import build_table, describe_targets, fmt2, median_with_interval, print_notes
 from distgan.errors import UserError
 from distgan.utils.terminal import TerminalConsole
 
@@ -50,7 +50,7 @@ def compare_studies(
         if fail_above is not None and (line := _regression(name, summaries, tests, fail_above)):
             failures.append(line)
     title = "B / A: medians until the targets were met (95%), and log-rank test; NR: not reached"
-    console.print_table(table(title, "preset|until then|A|B|B / A|verdict", rows, left=range(6)))
+    console.print_table(build_table(title, "preset|until then|A|B|B / A|verdict", rows, left=range(6)))
     console.print(targets)
     notes = [f"{name}: {line}" for name in shared for line in _differing_settings(before, old[name], new[name])]
     for side, names in zip("AB", finished, strict=True):
@@ -65,7 +65,7 @@ def _tests(before: Sequence[TrialResult], after: Sequence[TrialResult]) -> dict[
     """Return the tests of one arm's runs of A against those of B, by measure."""
     sides = {"A": before, "B": after}
     cells = [cell.model_copy(update={"arm": side}) for side, cells in sides.items() for cell in cells]
-    return {test.measure: test for test in compared(cells, "A", "B")}
+    return {test.measure: test for test in compare_presets(cells, "A", "B")}
 
 
 def _rows(name: str, summaries: Sequence[Summary], tests: dict[str, Test]) -> list[Sequence[str]]:
@@ -73,7 +73,7 @@ def _rows(name: str, summaries: Sequence[Summary], tests: dict[str, Test]) -> li
     rows: list[Sequence[str]] = [(name, "converged", *converged, "", "")]
     for measure, test in tests.items():
         medians = [median_with_interval(getattr(of, measure)) for of in summaries]
-        ratio = "?" if test.ratio is None else two(test.ratio)
+        ratio = "?" if test.ratio is None else fmt2(test.ratio)
         rows.append(("", MEASURES[measure], *medians, ratio, test.words))
     return rows
 

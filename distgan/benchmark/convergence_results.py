@@ -6,10 +6,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PlainSeriali
 
 from distgan.benchmark.measurement import Engine, Facts, Record
 from distgan.benchmark.results import Results
-from distgan.config.fields import shown
+from distgan.config.fields import fmt_default
 from distgan.config.model_config import ModelName
 from distgan.evaluation.schema import Estimate
-from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, Target, VanillaTargets, targets_of
+from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, Target, VanillaTargets, list_targets
 
 # The measures of a run, and the name of each after "fewer".
 MEASURES = {
@@ -21,12 +21,12 @@ MEASURES = {
 OVER = ("converged", "not converged", "diverged")
 
 
-def _fields(value: Any) -> Any:
+def _known_fields(value: Any) -> Any:
     """Drop unknown keys: older benches have `seen_s` as well."""
     return {key: value[key] for key in Evaluation._fields if key in value} if isinstance(value, dict) else value
 
 
-Judged = Annotated[Evaluation, BeforeValidator(_fields), PlainSerializer(lambda evaluation: evaluation._asdict())]
+Judged = Annotated[Evaluation, BeforeValidator(_known_fields), PlainSerializer(lambda evaluation: evaluation._asdict())]
 
 
 class Strict(Record):
@@ -157,7 +157,7 @@ class Identity(Strict):
             return None
         path, old, new = first_difference
         is_flag = path[:1] == ("settings",)
-        return f"--{path[-1].replace('_', '-')}" if is_flag else ".".join(path), shown(old), shown(new)
+        return f"--{path[-1].replace('_', '-')}" if is_flag else ".".join(path), fmt_default(old), fmt_default(new)
 
 
 def _difference(old: Any, new: Any, path: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:
@@ -186,7 +186,7 @@ class ConvergenceFacts(Facts):
     def wanted(self) -> list[Target]:
         """Return the targets that the runs had to meet."""
         of = self.identity.targets
-        return targets_of(of.cgan if self.model == "cgan" else of.vanilla)
+        return list_targets(of.cgan if self.model == "cgan" else of.vanilla)
 
 
 class ConvergenceResults(Results):

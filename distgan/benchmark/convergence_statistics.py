@@ -71,8 +71,8 @@ def summarise_times(sample: Times) -> TimesSummary:
     The median is the first time at which half of the runs have converged. Its interval is that of Brookmeyer and
     Crowley 1982, of the interval of the survival function. None is beyond the last run.
     """
-    curve = survival_of(sample)
-    median, low, high = (_first(curve.times, values) for values in (curve.share, curve.low, curve.high))
+    curve = estimate_survival(sample)
+    median, low, high = (_median_time(curve.times, values) for values in (curve.share, curve.low, curve.high))
     longest = None if sample.censored else max(sample.reached)
     return TimesSummary(
         median=median, low=low, high=high, min=min(sample.reached, default=None), max=longest, num=sample.num
@@ -88,7 +88,7 @@ class Survival(NamedTuple):
     high: np.ndarray
 
 
-def survival_of(sample: Times) -> Survival:
+def estimate_survival(sample: Times) -> Survival:
     """Return the estimate of Kaplan and Meier 1958, with its log-log interval."""
     survival = stats.ecdf(sample.data).sf
     with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def survival_of(sample: Times) -> Survival:
     return Survival(survival.quantiles, survival.probabilities, low, high)
 
 
-def _first(times: np.ndarray, survival: np.ndarray) -> float | None:
+def _median_time(times: np.ndarray, survival: np.ndarray) -> float | None:
     """Return the first time at which at most half have not converged."""
     reached = times[survival <= 0.5]
     return float(reached[0]) if len(reached) and reached[0] < NEVER else None
@@ -133,7 +133,7 @@ def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
         return float(np.nan_to_num(stats.logrank(a, b).statistic, nan=0.0))
 
 
-def compared(cells: Cells, a: str, b: str) -> list[Test]:
+def compare_presets(cells: Cells, a: str, b: str) -> list[Test]:
     """Compare two presets by each measure, in numbers and words."""
     tests = []
     for measure, quantity in MEASURES.items():
@@ -143,17 +143,17 @@ def compared(cells: Cells, a: str, b: str) -> list[Test]:
         # An earlier time is a greater hazard, and a greater statistic.
         fewer, more = (a, b) if _logrank(times_a.data, times_b.data) > 0 else (b, a)
         test.later = more
-        test.words = _words(f"{fewer} needs fewer {quantity} than {more}", "no significant difference", test.p)
+        test.words = _verdict(f"{fewer} needs fewer {quantity} than {more}", "no significant difference", test.p)
         tests.append(test)
     return tests
 
 
-def more_processes(cells: Cells, one: str, many: str) -> list[Test]:
+def compare_processes(cells: Cells, one: str, many: str) -> list[Test]:
     """Test if a preset needs more epochs on `many` processes than on `one`; nothing without runs of both."""
     if (result := _test(cells, one, many, "epochs", "less")) is None:
         return []
     none = f"{many}: no significant increase in epochs over 1 process"
-    result[-1].words = _words(f"{many} needs more epochs than on 1", none, result[-1].p)
+    result[-1].words = _verdict(f"{many} needs more epochs than on 1", none, result[-1].p)
     return [result[-1]]
 
 
@@ -169,7 +169,7 @@ def _test(
     return side_a, side_b, Test(measure=measure, a=a, b=b, alternative=alternative, p=p, ratio=ratio, words="")
 
 
-def _words(difference: str, none: str, p: float | None) -> str:
+def _verdict(difference: str, none: str, p: float | None) -> str:
     if p is None:
         return "not tested (fewer than 2 runs)"
     return f"{difference if p < LEVEL else none} (p = {p:.2g})"

@@ -12,11 +12,11 @@ def upgrade(content: Table) -> Table:
     """Return the content of a results.json of format 1 in the current format. Missing keys stay missing."""
     content = with_current_names(content)
     if content["kind"] == "throughput":
-        return content | {"cells": [_of_throughput(cell) for cell in content["cells"]]}
+        return content | {"cells": [_convert_throughput(cell) for cell in content["cells"]]}
     if content["kind"] == "scaling":
         settings = content["facts"]["config"]
         facts, cells = content["facts"] | {"settings": settings}, content["cells"]
-        return content | {"facts": facts, "cells": [_of_scaling(cell, settings) for cell in cells]}
+        return content | {"facts": facts, "cells": [_convert_scaling(cell, settings) for cell in cells]}
     if content["kind"] == "convergence":  # other statistics: they are recomputed
         return content | {"facts": content["facts"] | {"summary": {}, "tests": []}}
     return content
@@ -30,7 +30,7 @@ def _with_current_id(cell: Table) -> Table:
     return cell | {"id": "/".join(parts)}
 
 
-def _of_throughput(cell: Table) -> Table:
+def _convert_throughput(cell: Table) -> Table:
     cell = _with_current_id(cell)
     runs = [
         run | {"number": number, "warmup_s": run["warmup"]["seconds"] if "warmup" in run else None}
@@ -41,7 +41,7 @@ def _of_throughput(cell: Table) -> Table:
     return cell | known | {"runs": runs, "step_s": None}
 
 
-def _of_scaling(cell: Table, settings: Table) -> Table:
+def _convert_scaling(cell: Table, settings: Table) -> Table:
     runs = []
     for run in cell["runs"]:
         steps = run["steps"]

@@ -169,7 +169,7 @@ class Measurement(Record):
     status: Literal["waits", "ok", "error", "gate failed"] = "waits"
     why: str | None = None
     runs: list[TimedRun] = []
-    # Set by ratios.derive.
+    # Set by ratios.summarise_cells.
     step_s: Spread | None = None
     epoch_s: Spread | None = None
     host_epoch_s: Spread | None = None

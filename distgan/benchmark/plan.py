@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import nnls
 
 from distgan.benchmark import results
-from distgan.benchmark.interconnects import FABRICS, AllReduce, check_nodes, measured_ring, nccl
+from distgan.benchmark.interconnects import FABRICS, AllReduce, check_nodes, nccl_model, ring_model
 from distgan.benchmark.measurement import Facts, Measurement
 from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.plots import plot_plan
@@ -49,12 +49,12 @@ def run(where: Path, config: PlanConfig) -> None:
     # At the width of strong and weak scaling, not at those of growing work.
     width = next((cell.width for cell in measured.cells if {STRONG, WEAK} & set(cell.axes)), None)
     cells = [cell for cell in measured.cells if cell.measured and cell.width == width]
-    points = one_process(cells, where)
+    points = single_process_times(cells, where)
     model = fit(points)
     try:
         all_reduce, source = _all_reduce(measured.facts, cells, config)
-        held_out = leave_one_out(points) + larger_worlds(model, measured.facts, cells, config.overlap / 1e6)
-        predicted = predictions(model, points, cells, all_reduce, measured.facts, config)
+        held_out = leave_one_out(points) + predict_larger_worlds(model, measured.facts, cells, config.overlap / 1e6)
+        predicted = predict_scaling(model, points, cells, all_reduce, measured.facts, config)
     except (KeyError, ValueError) as error:  # of a kind of message, or a setting
         raise UserError(
             f"{where}: damaged, or not written by distgan bench scaling ({error!r})", code="damaged-file"
@@ -62,13 +62,13 @@ def run(where: Path, config: PlanConfig) -> None:
     folder = results.new_folder(config.out, "plan")
     known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}
     about = {"settings": config.model_dump(mode="json"), "model": cells[0].model, "measured": measured.facts}
-    facts = results.facts(torch.device("cpu"), **known | about).model_dump()
+    facts = results.collect_facts(torch.device("cpu"), **known | about).model_dump()
     plan = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
     plan.write(folder / results.FILE)
     results.publish(plan, folder, print_plan, plot_plan)
 
 
-def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
+def single_process_times(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
     """Return median seconds per step by batch size. Raises UserError if there are too few to fit and hold one out."""
     alone = sorted((cell for cell in cells if cell.world_size == 1), key=lambda cell: cell.batch_size)
     points = {cell.batch_size: cell.step_s.median for cell in alone if cell.step_s}
@@ -104,7 +104,7 @@ def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
     ]
 
 
-def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], overlap_s: float) -> list[HeldOut]:
+def predict_larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], overlap_s: float) -> list[HeldOut]:
     """Predict the steps of several processes, which the fit excludes, with all-reduces as measured in isolation.
 
     Cells with more threads than cores are left out: the model does not cover shared cores.
@@ -130,7 +130,7 @@ def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) 
     """Return the model of an all-reduce, and the source of its constants in words."""
     source = FABRICS[config.fabric].source
     if facts.device_type != "cpu":
-        return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
+        return nccl_model(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
     if config.fabric in ("nvlink", "pcie"):
         raise UserError(
             f"--fabric: connects GPUs, but the results are of a CPU ({config.fabric}). Expected: ib, ethernet",
@@ -145,11 +145,11 @@ def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) 
         )
     measured = all_reduces(cells, max(worlds))
     (tiny, _), (seconds, size) = measured["tiny"], measured["generator"]
-    ring = measured_ring(max(worlds), tiny.median, size, seconds.median, config.fabric)
+    ring = ring_model(max(worlds), tiny.median, size, seconds.median, config.fabric)
     return ring, f"a ring of gloo's as measured over {max(worlds)} processes of one CPU; {source}"
 
 
-def predictions(
+def predict_scaling(
     model: Model, points: dict[int, float], cells: Sequence[Measurement], all_reduce: AllReduce, measured: Facts,
     config: PlanConfig,
 ) -> list[Predicted]:  # fmt: skip
@@ -160,7 +160,7 @@ def predictions(
     rows: list[Predicted] = []
     for mode in MODES:
         first = None
-        for nodes, per_node in ladder(config.nodes, config.gpus_per_node):
+        for nodes, per_node in list_world_shapes(config.nodes, config.gpus_per_node):
             size = nodes * per_node
             total = weak * size if mode == "weak" else strong
             if total < size:  # some ranks would have no images
@@ -182,7 +182,7 @@ def predictions(
     return rows
 
 
-def ladder(nodes: int, per_node: int) -> list[tuple[int, int]]:
+def list_world_shapes(nodes: int, per_node: int) -> list[tuple[int, int]]:
     """Return (nodes, GPUs per node): doubling within a node, then the nodes, up to the requested numbers."""
     within = [(1, num) for num in _doubling(per_node)]
     return within + [(num, per_node) for num in _doubling(nodes)[1:]]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from distgan.benchmark.convergence_results import ConvergenceFacts, ConvergenceResults, TrialResult
-from distgan.benchmark.convergence_statistics import NEVER, Times, survival_of, times
+from distgan.benchmark.convergence_statistics import NEVER, Times, estimate_survival, times
 from distgan.benchmark.measurement import Measurement, Spread
-from distgan.benchmark.ratios import AXES, STRONG, WEAK, of_axis
+from distgan.benchmark.ratios import AXES, STRONG, WEAK, cells_on_axis
 from distgan.benchmark.results import HeldOut, PlanFacts, PlanResults, Predicted, SpeedResults
-from distgan.benchmark.tables import TITLES, common_settings, describe_targets, name_of, short, title_of
+from distgan.benchmark.tables import TITLES, cell_name, common_settings, describe_targets, fmt, title_of
 from distgan.evaluation.targets import Evaluation, Target
 from distgan.utils.figures import figure_text, new_figure, save_png
 
@@ -33,7 +33,7 @@ def plot_speeds(speeds: SpeedResults, path: Path) -> None:
             panels: list[Draw] = [partial(_draw_epochs, cells=cells, among=speeds.cells) for cells in models]
             save_panels(path, panels, title, heights=[0.38 * len(cells) + 0.6 for cells in models], width=9)
         return
-    chains = {axis: of_axis(speeds.cells, axis) for axis in AXES}
+    chains = {axis: cells_on_axis(speeds.cells, axis) for axis in AXES}
     if panels := [
         partial(_draw_scaling if axis in (STRONG, WEAK) else _draw_growth, chain=chain, axis=axis)
         for axis, chain in chains.items()
@@ -73,9 +73,9 @@ def _draw_epochs(axes: Any, cells: Sequence[Measurement], among: Sequence[Measur
             continue
         axes.barh(place, of.median, height=0.62, color=_COLOURS[cell.contender], xerr=_whiskers([of]), capsize=3)
         images_per_s = cell.images_per_s.median if cell.images_per_s else None
-        text = ", ".join([f"{short(of.median)} s, {short(images_per_s)} images/s", *cell.engines])
+        text = ", ".join([f"{fmt(of.median)} s, {fmt(images_per_s)} images/s", *cell.engines])
         axes.text(of.p95 + 0.015 * longest, place, text, va="center", fontsize=9, color="#222222")
-    axes.set_yticks(range(len(cells)), [figure_text(name_of(cell, among)) for cell in cells], fontsize=9)
+    axes.set_yticks(range(len(cells)), [figure_text(cell_name(cell, among)) for cell in cells], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.42 * longest)
     axes.grid(visible=False, axis="y")
@@ -207,10 +207,10 @@ def plot_convergence(convergence: ConvergenceResults, path: Path) -> None:
         for axes, (_, clock) in zip(row, _CLOCKS.values(), strict=True):
             for target in targets:
                 for arm, colour in colours.items():
-                    _draw(axes, [run for run in runs if run.arm == arm], target, clock, colour)
+                    _draw_runs(axes, [run for run in runs if run.arm == arm], target, clock, colour)
                 axes.axhline(target.limit, linestyle="--", linewidth=1, color="#222222", zorder=1)
         row[0].set_ylabel(about)
-        _scale(row[0], targets, runs)
+        _set_y_scale(row[0], targets, runs)
     for axes, (label, _) in zip(panels[-1], _CLOCKS.values(), strict=True):
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
@@ -226,7 +226,7 @@ def _draw_share(axes: Any, sample: Times | None, colour: str) -> None:
     """Draw the share of runs that have converged, by Kaplan and Meier, with its 95 % interval."""
     if sample is None:
         return
-    curve = survival_of(sample)
+    curve = estimate_survival(sample)
     is_seen = curve.times < NEVER
     ends = [0, *curve.times[is_seen]]
     share, low, high = ([0, *1 - values[is_seen]] for values in (curve.share, curve.high, curve.low))
@@ -234,7 +234,7 @@ def _draw_share(axes: Any, sample: Times | None, colour: str) -> None:
     axes.fill_between(ends, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
 
 
-def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
+def percentiles_over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
     """Return times (P,), and the 10th, 50th and 90th percentile of the curves there, (3, P), once all have begun.
 
     A run that has ended counts with its last value: otherwise the remaining runs would bias the percentiles.
@@ -244,16 +244,16 @@ def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.nda
     return grid, np.percentile([np.interp(grid, *curve) for curve in curves], (10, 50, 90), axis=0)
 
 
-def _curve(run: TrialResult, target: Target, clock: Clock) -> tuple[list[float], list[float]]:
+def _evaluation_curve(run: TrialResult, target: Target, clock: Clock) -> tuple[list[float], list[float]]:
     known = [(clock(result), value) for result in run.evaluations if (value := target.of(result)) is not None]
     return [time for time, _ in known], [value for _, value in known]
 
 
-def _draw(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, colour: str) -> None:
+def _draw_runs(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, colour: str) -> None:
     """Draw a thin line for each run, marked where it converged or ended, and median and percentiles of all runs."""
     curves = []
     for run in runs:
-        moments, numbers = curve = _curve(run, target, clock)
+        moments, numbers = curve = _evaluation_curve(run, target, clock)
         if not numbers:
             continue
         curves.append(curve)
@@ -265,12 +265,12 @@ def _draw(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, 
         else:
             axes.plot(moments[-1], numbers[-1], "x", color=colour, markersize=6, zorder=5)
     if len(curves) > 1:
-        grid, (low, middle, high) = over_runs(curves)
+        grid, (low, middle, high) = percentiles_over_runs(curves)
         axes.plot(grid, middle, color=colour, linewidth=2)
         axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> None:
+def _set_y_scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> None:
     """Set the y axis: log for a distance; for shares, limits around the targets instead of the full range."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -284,7 +284,7 @@ def _scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> Non
         numbers
         for run in runs
         for target in targets
-        if (numbers := _curve(run, target, lambda result: result.epoch)[1])
+        if (numbers := _evaluation_curve(run, target, lambda result: result.epoch)[1])
     ]
     limits = [target.limit for target in targets]
     room = 6 * min(1 - max(limits), min(limits)) if len(targets) == 1 else 2 * (max(limits) - min(limits))
@@ -304,7 +304,7 @@ def _legend(facts: ConvergenceFacts, colours: dict[str, str]) -> list[Any]:
     for arm, colour in colours.items():
         of = facts.summary[arm]
         middle = of.epochs.median if of.epochs else None
-        median = f", median {short(middle)} epochs" if middle is not None else ""
+        median = f", median {fmt(middle)} epochs" if middle is not None else ""
         label = f"{arm}: {of.converged} of {of.num} runs converged{median}"
         handles.append(Line2D([], [], color=colour, linewidth=2, label=figure_text(label)))
     grey = "#666666"

@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from distgan.benchmark.format_1 import upgrade
 from distgan.benchmark.measurement import Facts, Measurement, Record
-from distgan.benchmark.ratios import derive
+from distgan.benchmark.ratios import summarise_cells
 from distgan.config.registry import ENGINES, PRECISIONS, Registry, names_on_cpu
 from distgan.distributed.env import is_launched
 from distgan.errors import UserError, WriteErrorPolicy, print_line
@@ -23,7 +23,7 @@ from distgan.runs.run_dir import LOCKS
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, is_ignorable, not_writable, parse_model, read_json, write_atomic
 from distgan.utils.hardware import cpu_name
-from distgan.utils.operating_system import cores
+from distgan.utils.operating_system import count_cores
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
@@ -63,7 +63,7 @@ class SpeedResults(Results):
         ids = [cell.id for cell in self.cells]
         if twice := next((key for key in ids if ids.count(key) > 1), None):
             raise ValueError(f"duplicate cell id {twice}")
-        derive(self.cells, self.facts.roofline)
+        summarise_cells(self.cells, self.facts.roofline)
         return self
 
 
@@ -174,7 +174,7 @@ def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
     return folder
 
 
-def facts(device: torch.device, **more: object) -> Facts:
+def collect_facts(device: torch.device, **more: object) -> Facts:
     """Return the environment of a benchmark: command, versions, revision, device, cores, load, clocks. Never fails."""
     is_cuda = device.type == "cuda"
     name = Path(sys.argv[0]).name
@@ -183,17 +183,17 @@ def facts(device: torch.device, **more: object) -> Facts:
         "command": shlex.join([*program, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
         "device_type": device.type,
-        "cores": cores(),
+        "cores": count_cores(),
         "threads": torch.get_num_threads(),
         "load": psutil.getloadavg()[0],
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "gpus": gpus() if is_cuda else [],
+        "gpus": list_gpus() if is_cuda else [],
     }
     return Facts.model_validate(here | more)
 
 
-def gpus() -> list[dict[str, str]]:
+def list_gpus() -> list[dict[str, str]]:
     """Return name, driver, clocks (MHz) and power limit (W) of each GPU by nvidia-smi; [] without it."""
     output = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
     return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in output.splitlines()]

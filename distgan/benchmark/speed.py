@@ -19,7 +19,7 @@ from distgan.benchmark.flops import FORMULA
 from distgan.benchmark.measurement import Measurement, Roofline, Spread, TimedRun, TimingSettings
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.plots import plot_speeds
-from distgan.benchmark.ratios import derive
+from distgan.benchmark.ratios import summarise_cells
 from distgan.benchmark.results import SpeedResults, say
 from distgan.benchmark.tables import print_speeds
 from distgan.config.schema import Config
@@ -28,10 +28,10 @@ from distgan.utils.child_process import ChildFailed, build_child_env, run_json
 from distgan.utils.devices import device_named
 from distgan.utils.files import parse_model
 from distgan.utils.hardware import count_gpus
-from distgan.utils.operating_system import cores
+from distgan.utils.operating_system import count_cores
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
-from distgan.utils.text import counted
+from distgan.utils.text import pluralize
 
 # For the reader of results.json.
 NOTES = {
@@ -74,9 +74,9 @@ def scaling(config: ScalingConfig) -> None:
     threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
     note = f"a GPU for each process, of {count_gpus()} here"
     if device.type == "cpu":
-        per_process = f"{counted(threads or 1, 'CPU thread')} a process"
-        note = f"{per_process}, on {cores()} cores, which share caches and memory"
-        note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > cores())
+        per_process = f"{pluralize(threads or 1, 'CPU thread')} a process"
+        note = f"{per_process}, on {count_cores()} cores, which share caches and memory"
+        note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > count_cores())
     note += "; ratios are over rounds, times over all repeats, and the slowest process counts"
     _measure("scaling", config, cells, device, threads=threads, note=note)
 
@@ -95,9 +95,9 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     settings = {"settings": config.model_dump(), "pace": timing.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
     path = folder / results.FILE
     try:
-        facts = results.facts(device, **settings | more)
-        if (load := psutil.getloadavg()[0]) > 0.2 * cores():
-            say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
+        facts = results.collect_facts(device, **settings | more)
+        if (load := psutil.getloadavg()[0]) > 0.2 * count_cores():
+            say(f"note: other programs use {load:.1f} of {count_cores()} cores, which affects the measurements")
         if has_roofline:
             facts.roofline = _roofline(config, device)
         speeds = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
@@ -107,7 +107,7 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
                 if cell.status in ("waits", "ok"):
                     trace = folder / f"trace-{cell.id.replace('/', '-')}.json" if config.profile else None
                     message = _measure_cell(cell, number, command(cell, timing, trace), config)
-                    derive(speeds.cells, facts.roofline)
+                    summarise_cells(speeds.cells, facts.roofline)
                     speeds.write(path)
                 progress.finish(f"round {number + 1}/{config.rounds}, {cell.id}: {message}")
         speeds.is_partial = False

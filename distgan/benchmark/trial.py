@@ -18,20 +18,20 @@ from distgan.benchmark.convergence_results import ArmFacts, Clocks, TrialResult
 from distgan.benchmark.exit_with_parent import GRACE_S
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import check_runs_here
-from distgan.config.flags import paths_by
-from distgan.config.presets import preset_words, training_of
+from distgan.config.flags import setting_paths
+from distgan.config.presets import parse_training, preset_words
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.errors import FAILED, UserError
 from distgan.evaluation.real_images import load_real_images
-from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
+from distgan.evaluation.targets import EarlyStop, Protocol, Targets, evaluation_lines
 from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, summarise_error
 from distgan.utils.files import read_environment
 from distgan.utils.hardware import count_gpus
-from distgan.utils.operating_system import STOP_SIGNALS, cores
+from distgan.utils.operating_system import STOP_SIGNALS, count_cores
 
 # The module to run by `python -m`, and its command; tests replace it.
 TRAINING = ("distgan", "train")
@@ -89,7 +89,7 @@ class Arm(NamedTuple):
         })  # fmt: skip
 
 
-def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
+def assign_gpus(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
     """Return the environment of each concurrent run: its GPUs. Raises UserError."""
     if not is_cuda:
         return [{} for _ in range(config.jobs or 1)]
@@ -110,7 +110,9 @@ def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": ",".join(slot_gpus)} for slot_gpus in dealt]
 
 
-def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
+def build_arms(
+    config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool
+) -> list[Arm]:
     """Build an arm for each preset and number of processes. Raises UserError if they can't be run or compared."""
     if config.preset is None:
         raise UserError("--preset: missing. Expected: --preset NAME, or --preset FILE.toml", code="missing-value")
@@ -118,12 +120,12 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
 
     def build(flag: str, preset: str, processes: int) -> Arm:
         flags = preset_words(flag, preset)
-        for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
+        for (key,) in setting_paths(ConvergenceConfig, "is_passed_on", True):
             if (value := getattr(config, key)) is not None:
                 flags += [f"--{key.replace('_', '-')}", value]
         threads = config.threads
         if threads is None and num_jobs > 1 and not is_cuda:
-            threads = max(1, cores() // (num_jobs * processes))
+            threads = max(1, count_cores() // (num_jobs * processes))
         flags += ["--threads", str(threads)] if threads else []
         flags += ["--processes", str(processes), "--tracker", "none"]
         training, name = _training_of(flags)
@@ -138,7 +140,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
         every = max(1, steps // protocol.evaluations_per_epoch)
         flags += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
         flags += ["--stop-at", str(targets)]
-        flags += [] if config.epochs is None else _cap(config.epochs, training, steps)
+        flags += [] if config.epochs is None else _epoch_limit_flags(config.epochs, training, steps)
         return Arm(name, processes, flags, _training_of(flags)[0], dataset, size, steps)
 
     numbers = dict.fromkeys((config.processes, 1))
@@ -165,7 +167,7 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
 
 def _training_of(flags: list[str]) -> tuple[Config, str]:
     """Return the config for flags of `distgan train`, with its networks' hash and loss, and the preset's name."""
-    training, name = training_of(flags)
+    training, name = parse_training(flags)
     return with_own_loss(load_networks(training)), name
 
 
@@ -176,7 +178,7 @@ def _load(config: DataConfig) -> Dataset:
     return dataset
 
 
-def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
+def _epoch_limit_flags(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
     """Return the flags that limit a run to `epochs` with the same learning rates. Raises UserError if they can't."""
     scheduled = training.run.epochs
     if epochs <= scheduled:
@@ -256,7 +258,7 @@ class Trial:
             process.stdin.close()
         if code is not None:
             why = summarise_error(code, self.log.read_bytes())
-        if code and not is_terminated and (stopped := _stopped(code, self.folder)):
+        if code and not is_terminated and (stopped := _stop_exit_code(code, self.folder)):
             self.stopped = stopped
             halted.set()
         if code == 0 or not halted.is_set():
@@ -276,7 +278,7 @@ class Trial:
 
     def _early_stop(self) -> EarlyStop:
         early_stop = EarlyStop(self.targets, is_conditional=self.arm.config.model.is_conditional)
-        early_stop.add(*judged_lines(self.folder / "metrics.jsonl"))
+        early_stop.add(*evaluation_lines(self.folder / "metrics.jsonl"))
         return early_stop
 
     def _conclude(self, code: int | None, why: str) -> None:
@@ -305,7 +307,7 @@ class Trial:
         })  # fmt: skip
 
 
-def _stopped(code: int, folder: Path) -> int:
+def _stop_exit_code(code: int, folder: Path) -> int:
     """Return the exit code of a training that another process has stopped, 0 of any other."""
     if -code in STOP_SIGNALS:  # which kills a process that has no handler yet
         return 128 - code

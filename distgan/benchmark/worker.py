@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distgan.benchmark.measurement import Engine, Gate, Repeat, RunSpec, TimedRun
-from distgan.benchmark.results import gpus
+from distgan.benchmark.results import list_gpus
 from distgan.config.registry import ENGINES, ORDERS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, run_and_report
@@ -139,7 +139,7 @@ def _measure(training: TimedTraining, spec: RunSpec, startup: Startup) -> TimedR
     timed_run.repeats = [training.timed(spec.steps) for _ in range(spec.repeats)]
     # A capture may have happened only during the repeats.
     timed_run.start_s = dict(choice.start_s)
-    more: dict[str, object] = {"gpus": gpus()} if training.is_cuda else {}  # their clocks while they are warm
+    more: dict[str, object] = {"gpus": list_gpus()} if training.is_cuda else {}  # their clocks while they are warm
     more["peak_memory_gib"] = runtime.peak_memory_gib()
     check_ranks_equal(training.gan, runtime)
     more["messages_bytes"] = sizes = message_sizes(training.gan, training.config.optim.order, is_cuda=training.is_cuda)

@@ -28,7 +28,7 @@ from torch import Tensor
 from distgan import __version__
 from distgan.config.schema import Config
 from distgan.errors import TRANSIENT, UserError
-from distgan.models.base import layouts
+from distgan.models.base import tensor_layouts
 from distgan.utils.files import (
     describe_first_error,
     pack_tensors,
@@ -238,7 +238,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if config.model.networks_sha256 != manifest.networks:
         raise Damaged(f"{path / 'config.json'}: networks other than the manifest's ({config.model.networks_sha256})")
     networks, limits = {}, {"random": _MAX_RANDOM}
-    if known := layouts(config.model):
+    if known := tensor_layouts(config.model):
         g_layout, d_layout = known
         networks = {"generator": g_layout, "generator_ema": g_layout, "discriminator": d_layout}
         g_bytes, d_bytes = (sum(value.nbytes for value in layout.values()) for layout in known)

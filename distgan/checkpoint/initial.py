@@ -8,10 +8,10 @@ from torch import Tensor
 
 from distgan.checkpoint.export import find_weights
 from distgan.checkpoint.format import NETWORKS, read_manifest
-from distgan.config.flags import paths_by, read_file
+from distgan.config.flags import read_file, setting_paths
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.models.base import layouts
+from distgan.models.base import tensor_layouts
 from distgan.training.gan import Gan, tensors_with_prefix
 from distgan.utils.files import read_limited, read_tensors
 from distgan.utils.paths import user_path
@@ -71,7 +71,7 @@ def read_initial(where: str) -> InitialWeights:
         raise UserError(f"--init-from: {error}", code=error.code) from error
 
 
-def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matched:
+def match_weights(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matched:
     """Return what networks of `model` take. Raises UserError for weights of networks of another form.
 
     Tensors whose shape differs only because the number of classes does are initialised anew.
@@ -96,10 +96,10 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
             full = f"{name}.{key}"
             if key == _DATA_TENSOR and key in layout:
                 continue
-            expected, found = (_form(tensors.get(key)) for tensors in (layout, others))
+            expected, found = (_describe_tensor(tensors.get(key)) for tensors in (layout, others))
             if found == expected:
                 taken[full] = others[key]
-            elif key in others and full in other_layout and _form(other_layout[full]) == found:
+            elif key in others and full in other_layout and _describe_tensor(other_layout[full]) == found:
                 new.append(full)
             else:
                 raise UserError(
@@ -112,14 +112,14 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
 
 
 def _layout(model: ModelConfig) -> dict[str, Tensor]:
-    networks = layouts(model)
+    networks = tensor_layouts(model)
     assert networks is not None, "the code of a user's networks is loaded before weights are read"
     generator, discriminator = networks
     of = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
     return {f"{name}.{key}": value for name, layout in of.items() for key, value in layout.items()}
 
 
-def _form(tensor: Tensor | None) -> str:
+def _describe_tensor(tensor: Tensor | None) -> str:
     """Return a tensor's shape in words, with its kind of number if that is none of floating point."""
     if tensor is None:
         return "no tensor"
@@ -128,7 +128,7 @@ def _form(tensor: Tensor | None) -> str:
 
 def describe_differences(before: ModelConfig, now: ModelConfig) -> str:
     """Return the settings of the networks that differ, `; its width is 0.5, here 1.0`."""
-    keys = [key for table, key in paths_by(Config, "on_resume", "fixed") if table == "model"]
+    keys = [key for table, key in setting_paths(Config, "on_resume", "fixed") if table == "model"]
     keys = ["args", *(key for key in keys if key not in ("family", "images"))]
     kind = "family" if before.family and now.family else "networks"
     settings = [
@@ -145,12 +145,12 @@ def describe_differences(before: ModelConfig, now: ModelConfig) -> str:
     )
 
 
-def start_from(gan: Gan, initial: InitialWeights, model: ModelConfig) -> str:
+def load_initial(gan: Gan, initial: InitialWeights, model: ModelConfig) -> str:
     """Load the weights that fit, and return a line on what was taken. Raises UserError. All ranks call it.
 
     Optimizers and the step stay as they are: those of a new run.
     """
-    matched = match(initial, model, has_ema=gan.ema is not None)
+    matched = match_weights(initial, model, has_ema=gan.ema is not None)
     tensors = {key: value for key, value in gan.state().items() if key.split(".")[0] in NETWORKS}
     if not tensors_with_prefix(initial.tensors, "generator_ema"):
         tensors = {key: value for key, value in tensors.items() if not key.startswith("generator_ema.")}

@@ -11,8 +11,8 @@ from statistics import median
 from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
-from distgan.checkpoint.initial import read_initial, start_from
-from distgan.checkpoint.resume import Identity, Start, best_of, checkpoints_in, find_start, is_in, rename_copied_links
+from distgan.checkpoint.initial import load_initial, read_initial
+from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_best, find_start, is_in, rename_copied_links
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, as_user_error
 from distgan.models.network_copies import write_copy
 from distgan.training.gan import check_ranks_equal
@@ -87,7 +87,7 @@ class CheckpointManager:
             self._record_initial(None, None)  # which the config.json of another run may name
             return
         initial = self.runtime.run_on_rank0(lambda: read_initial(named))
-        self.begins_with = self.runtime.run_on_all_ranks(lambda: start_from(self.gan, initial, self.config.model))
+        self.begins_with = self.runtime.run_on_all_ranks(lambda: load_initial(self.gan, initial, self.config.model))
         self._record_initial(named, initial.sha256)
         for warning in initial.warnings:
             self.write_errors.warn(warning)
@@ -239,7 +239,7 @@ class CheckpointManager:
             self._link("latest", newest)
             checkpoints = checkpoints_in(self.folder)
             kept = checkpoints[: self.config.run.keep]
-            best = best_of(checkpoints, self.config.run.keep_best)
+            best = find_best(checkpoints, self.config.run.keep_best)
             if best is None:
                 (self.folder / "best").unlink(missing_ok=True)
             else:

@@ -16,7 +16,7 @@ from distgan.checkpoint.format import (
     read_manifest,
     read_state,
 )
-from distgan.config.flags import paths_by, read_file
+from distgan.config.flags import read_file, setting_paths
 from distgan.config.registry import IN_MEMORY, is_data_path
 from distgan.config.schema import Config
 from distgan.data.image_list import FILE, ImageList, first_difference, read_list
@@ -262,7 +262,7 @@ def _resolve_copied_link(link: Path, target: Path, reason: str) -> tuple[Path, C
     warnings = [(link, f"{link}: {reason}")]
     if link.name == "best" and target.is_dir():
         keep_best = read_checkpoint(target).config.run.keep_best
-        path = best_of([path for _, path in list_by_step(link.parent)], keep_best) or target
+        path = find_best([path for _, path in list_by_step(link.parent)], keep_best) or target
         return path, read_checkpoint(path), warnings
     if newest := newest_valid(link.parent):
         return newest[0], newest[1], [*warnings, *newest[2]]
@@ -271,7 +271,7 @@ def _resolve_copied_link(link: Path, target: Path, reason: str) -> tuple[Path, C
     )
 
 
-def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
+def find_best(paths: list[Path], keep_best: str | None) -> Path | None:
     """Return the checkpoint with the best value of `--keep-best`, the newest of equal ones; None if none has one.
 
     Raises UserError if one can't be read now, as it may be the best.
@@ -290,7 +290,7 @@ def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
 def differences(before: Config, now: Config) -> list[tuple[str, str, object, object]]:
     """Return (table, key, before, now) of each setting that shapes the weights and differs."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    shaping = paths_by(Config, "on_resume", "fixed", "confirm")
+    shaping = setting_paths(Config, "on_resume", "fixed", "confirm")
     if is_data_path(before.data.name) and is_data_path(now.data.name):
         shaping.remove(("data", "name"))  # moved, or in another form: the fingerprint tells whether it is the same data
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
@@ -324,7 +324,7 @@ def _check_settings(before: Config, now: Config, where: str, run: Path, follows:
     True if an allowed one differs.
     """
     _check_given_again(before, now, where)
-    changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
+    changes, fixed, mistakes = differences(before, now), setting_paths(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
         if (table, key) in follows:
             continue

@@ -291,7 +291,7 @@ def metavar(field: FieldInfo) -> str:
     return short.get(kind, "{" + names.replace(", ", ",") + "}" + ("|PATH" if names != kind else ""))
 
 
-def shown(default: Any) -> str:
+def fmt_default(default: Any) -> str:
     """Return a default as the help shows it."""
     match default:
         case None:

@@ -234,20 +234,20 @@ _MNIST_ONLY = f"those of the report, {MNIST_SPEC.describe()}"
 _MULTIPLES_OF_4 = "sides of 16 to 128 that are multiples of 4, as by --image-size 32"
 
 
-def _built_by(module: str) -> tuple[Lazy, Lazy]:
+def _lazy_builders(module: str) -> tuple[Lazy, Lazy]:
     return Lazy(f"models.{module}:build_generator"), Lazy(f"models.{module}:build_discriminator")
 
 
 _SHAPED = ("leaky_slope", "dropout")
 
 FAMILIES = Registry({
-    "report2023": Family("the networks of the 2023 report", *_built_by("report2023"),
+    "report2023": Family("the networks of the 2023 report", *_lazy_builders("report2023"),
                          settings=("stem", "logit_tail", *_SHAPED), takes_noise_map=True,
                          unsupported=_unlike_mnist, old_names=("seed",)),
-    "dcgan": Family("a small DCGAN pair for a laptop", *_built_by("dcgan"), settings=_SHAPED,
+    "dcgan": Family("a small DCGAN pair for a laptop", *_lazy_builders("dcgan"), settings=_SHAPED,
                     unsupported=_unlike_multiples_of_4, old_names=("small",)),
     "clustered": Family("the dcgan pair, conditioned on k-means clusters of the training images",
-                        *_built_by("clustered"), settings=("clusters", *_SHAPED),
+                        *_lazy_builders("clustered"), settings=("clusters", *_SHAPED),
                         takes_clusters=True, unsupported=_unlike_multiples_of_4),
 })  # fmt: skip
 

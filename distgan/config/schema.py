@@ -348,9 +348,9 @@ class Config(Section):
         `settings` replace some of them: the flags of `distgan train` with underscores, as `batch_size=128`,
         `data="photos/"`, `max_steps=500`, `out="runs/mine"`. Raises UserError for a name or value that is not allowed.
         """
-        from distgan.config.presets import config_of
+        from distgan.config.presets import build_config
 
-        return config_of(name, settings)
+        return build_config(name, settings)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.model_dump() == other.model_dump()  # whatever their origin

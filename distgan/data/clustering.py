@@ -33,7 +33,7 @@ def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
     """
     if num == 1:
         return torch.zeros(len(images), dtype=torch.int64)  # without the outlines, which take seconds
-    points = torch.cat([_outlines(_upright(_small_greys(part))) for part in images.split(_ROWS)])
+    points = torch.cat([_edge_features(_deskew(_small_greys(part))) for part in images.split(_ROWS)])
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:num]
     centres, assigned = points[chosen], torch.full((len(points),), -1)
     for _ in range(_ROUNDS):
@@ -63,7 +63,7 @@ def _small_greys(images: Tensor) -> Tensor:
     return sums.div(block * block, rounding_mode="floor").to(torch.uint8)
 
 
-def _upright(images: Tensor) -> Tensor:
+def _deskew(images: Tensor) -> Tensor:
     """Shear (N, H, W) uint8, each about its middle, until it is upright. Return (N, H, W) int64, 0 to 255.
 
     So that its greys' covariance of row and column is zero, to a 256th of a pixel a row; by at most two pixels a row.
@@ -83,7 +83,7 @@ def _upright(images: Tensor) -> Tensor:
     return ((256 - shift % 256) * first + shift % 256 * second) // 256
 
 
-def _outlines(greys: Tensor) -> Tensor:
+def _edge_features(greys: Tensor) -> Tensor:
     """Return the edges of each cell of (N, H, W) in eight directions: (N, 8 * cells), integers as float32.
 
     After Dalal and Triggs 2005. A gradient is the sum of one along an axis and one along a diagonal.

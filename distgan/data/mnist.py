@@ -126,7 +126,7 @@ def download(source: Source, folder: Path, config: DataConfig, split: str = "tra
             f"torchvision, which downloads it, does not import ({error})", code="missing-package"
         ) from error
 
-    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _fetching():
+    with _new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeouts():
         arguments: dict[str, Any] = {"QMNIST": {"what": split}, "EMNIST": {"split": "digits"}}.get(name, {})
         try:
             _from_mirror(getattr(datasets, name), config)(temporary, download=True, **arguments)
@@ -176,7 +176,7 @@ def _from_mirror(dataset: type, config: DataConfig) -> type:
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def _new_folder(folder: Path) -> Iterator[None]:
     """Create the folder, and remove it again if it is new and stays empty."""
     is_new = not folder.exists()
     try:
@@ -199,7 +199,7 @@ class _LocalFiles(urllib.request.FileHandler):
 
 
 @contextmanager
-def _fetching() -> Iterator[None]:
+def _timeouts() -> Iterator[None]:
     """Limit each wait for a mirror, which torchvision does not, and let it read file:// addresses."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)

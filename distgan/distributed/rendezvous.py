@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 import distgan
-from distgan.config.flags import paths_by
+from distgan.config.flags import setting_paths
 from distgan.config.registry import AUTO
 from distgan.config.schema import Config
 from distgan.distributed import env
@@ -109,7 +109,7 @@ _rendezvous: _Rendezvous | None = None
 _local_calls = count()  # of `local_rank0_first`: all ranks call it equally often
 
 
-def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
+def join_process_group(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
     """Join the other processes of the launcher in a process group.
 
     Raises UserError on all ranks if one has another version, device or setting, and on those that wait if the port is
@@ -217,7 +217,7 @@ def _collect_facts(config: Config, backend: str, precision: str) -> dict[str, ob
         "precision": precision,
     }
     settings = config.model_dump(mode="json")
-    paths = paths_by(Config, "may_differ_per_rank", False)
+    paths = setting_paths(Config, "may_differ_per_rank", False)
     return facts | {f"[{table}] {key}": settings[table][key] for table, key in paths}
 
 

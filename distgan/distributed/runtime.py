@@ -111,12 +111,13 @@ class Runtime:
         if num_launched > 1 or zero:
             if not is_cpu:
                 devices.set_local_gpu()
-            rendezvous.join(config, "gloo" if is_cpu else "nccl", requested, zero)
+            rendezvous.join_process_group(config, "gloo" if is_cpu else "nccl", requested, zero)
         self.precision, self.precision_note = choose_precision(
             requested, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
         )
         mixed_precision = PRECISIONS[self.precision].mixed_precision
-        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.numerics_variables()
+        self.is_launched, self.is_ours = env.is_launched(), env.is_distgan_launch()
+        self._variables = env.numerics_variables()
         self.warnings = env.precision_warnings(self.precision, is_cpu=is_cpu) + env.remove_launcher_variables(
             torch.get_num_threads()
         )

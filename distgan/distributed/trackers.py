@@ -205,8 +205,8 @@ class Trackers:
                 continue
             except Exception as error:  # any, of a package that is damaged or of a version that does not fit
                 if not is_resumed:
-                    raise _not_started(name, error) from error
-                self._write_errors.warn(f"{_not_started(name, error)}")
+                    raise _start_error(name, error) from error
+                self._write_errors.warn(f"{_start_error(name, error)}")
                 continue
             if name in ids and run.run_id == ids[name] and not run.replaces_steps:
                 self._logged[name] = logged_step
@@ -264,7 +264,7 @@ def check_installed(names: Sequence[str]) -> None:
             )
 
 
-def _not_started(name: str, error: Exception) -> UserError:
+def _start_error(name: str, error: Exception) -> UserError:
     is_damaged = isinstance(error, ImportError | AttributeError | TypeError)  # or it does not fit another package
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     remedy = f"{name} reinstalled" if is_damaged else "what that names"

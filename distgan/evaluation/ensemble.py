@@ -18,7 +18,7 @@ from distgan.config.registry import DATASETS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS, Judge, classify
-from distgan.models.base import labels_for
+from distgan.models.base import generator_labels
 from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.training.gan import check_finite, check_weights
 from distgan.utils.files import read_limited, read_model
@@ -219,7 +219,7 @@ def draw_and_read(
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         z = chunk_z(chunk, generator.latent_shape, seed)  # type: ignore[arg-type]  # Module's have no types
-        labels = labels_for(generator, z, requested_classes(CHUNK, num_classes, CHUNK * chunk))
+        labels = generator_labels(generator, z, requested_classes(CHUNK, num_classes, CHUNK * chunk))
         images = torch.from_numpy(generate(generator, z, labels))
         if images.ndim == 4:
             images = images.movedim(-1, 1)
@@ -237,10 +237,10 @@ def requested_classes(num: int, num_classes: int, start: int = 0) -> Tensor:
 def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
     """Return the results of `work(chunk)`, tensors of CHUNK rows, in order: (num, ...) on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
-    with _workers(runtime) as pool:
+    with _thread_pool(runtime) as pool:
         results = pool.map(work, range(rank, num_chunks, size))
         if size == 1:
-            return _joined(results, num)
+            return _concatenate(results, num)
         chunks = list(results)
     # In the last round some ranks have no chunk left, and send one that is dropped.
     fill = chunks[0] if chunks else work(0)
@@ -252,7 +252,7 @@ def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, 
     return parts
 
 
-def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
+def _concatenate(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
     """Return the first `num` rows of all parts, each of which is freed when it is copied."""
     results: list[Tensor] = []
     start = 0
@@ -267,13 +267,13 @@ def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
 def run_jobs(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
     """Return the results of all jobs on all ranks; each rank runs every W-th. All ranks call it."""
     indices = range(runtime.rank, len(jobs), runtime.world_size)
-    with _workers(runtime) as pool:
+    with _thread_pool(runtime) as pool:
         local = dict(zip(indices, pool.map(lambda i: jobs[i](), indices), strict=True))
     results = {i: result for part in runtime.all_gather_object(local) for i, result in part.items()}
     return [results[i] for i in range(len(jobs))]
 
 
-def _workers(runtime: Runtime) -> ThreadPoolExecutor:
+def _thread_pool(runtime: Runtime) -> ThreadPoolExecutor:
     """Return a pool with, on a CPU, a thread per core, each of which computes alone.
 
     Small passes gain more by that than by sharing each of them, and their bits do not depend on the number of cores.

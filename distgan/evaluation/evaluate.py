@@ -26,14 +26,14 @@ from distgan.evaluation.inputs import (
     load_input,
     out_folder,
     read_input_images,
-    source_of,
+    record_source,
 )
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.real_images import RealImages, load_real_images
 from distgan.evaluation.reference import build_reference, check_enough_images
 from distgan.evaluation.schema import Estimate, Quality
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion
-from distgan.evaluation.train_judges import judges_of
+from distgan.evaluation.train_judges import get_judges
 from distgan.utils.files import make_folder, write_atomic
 
 # GAN-train: the fresh classifier, and how long it learns.
@@ -81,8 +81,8 @@ def _evaluate(
         if eval_input.unused and runtime.is_main:
             names = ", ".join(eval_input.unused)[:200]
             print_line(f"warning: {where}: not used: {names}. Expected: images, labels, notice", error=True)
-        ensemble = judges_of(real, data, runtime, config.judges)
-        source = source_of(where, eval_input, config, real, ensemble, is_test_seen=is_test_seen)
+        ensemble = get_judges(real, data, runtime, config.judges)
+        source = record_source(where, eval_input, config, real, ensemble, is_test_seen=is_test_seen)
         notices = [*eval_input.notices, *filter(None, (ensemble.notice, changed))]
         if eval_input.images is None and "num" in config.model_fields_set and n < config.num and runtime.is_main:
             print_line(

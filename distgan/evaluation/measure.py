@@ -28,7 +28,7 @@ MISSING = 0.1
 COLLAPSED = 0.1
 
 
-def verdict_of(
+def judge_class(
     agreement: Estimate | None,
     share: Estimate,
     sample: Sample | None,
@@ -174,7 +174,7 @@ def measure_classes(
         mask = owners == label
         sample = measure_sample(reading.of(mask), reference.classes[label], reference.num_draws)
         real, expected = reference.class_baselines[label], reference.shares[label]
-        verdict, why = verdict_of(
+        verdict, why = judge_class(
             agreement, share, sample, real, expected=expected, well_read=reference.well_read[label]
         )
         classes.append(

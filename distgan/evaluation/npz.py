@@ -94,13 +94,13 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
     rows = torch.arange(num_images)
     if num_images > num:
         rows = torch.randperm(num_images, generator=torch.Generator().manual_seed(0))[:num]
-    values = _survey(archive, images, path)
+    values = _scan_values(archive, images, path)
     if pixel_range == "signed" and values.is_uint8:
         raise UserError(
             f"--range: the images of {path} are uint8 (signed). Expected: byte, or unit where 1 is white",
             code="setting-not-applicable",
         )
-    name = pixel_range or _range_of(values, path, spec)
+    name = pixel_range or _detect_range(values, path, spec)
     pixels = _pixels(archive, images, rows.numpy(), *_RANGES[name])
     notices += [f"its pixels are {conversion}"] if (conversion := _describe_conversion(values, *_RANGES[name])) else []
     if num_images > num:
@@ -200,7 +200,7 @@ def _check_images(member: _Member, path: Path, spec: ImageSpec) -> None:
         )
 
 
-def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
+def _scan_values(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
     """Return type and range of the values of all images. Raises UserError for non-finite pixels."""
     num, size = member.shape[0], math.prod(member.shape[1:])
     is_bad = np.zeros(num, bool)
@@ -220,7 +220,7 @@ def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
     return _Values(member.dtype == np.uint8, low, high, num_negative / (num * size))
 
 
-def _range_of(values: _Values, path: Path, spec: ImageSpec) -> str:
+def _detect_range(values: _Values, path: Path, spec: ImageSpec) -> str:
     """Return the name of the range that the values are of. Raises UserError where they fit several or none."""
     is_uint8, low, high, negative = values
     if is_uint8 and high != 1:
@@ -229,7 +229,7 @@ def _range_of(values: _Values, path: Path, spec: ImageSpec) -> str:
         return "unit"
     if not is_uint8 and low >= -1 - _SLACK and high <= 1 + _SLACK and negative >= _MANY:
         return "signed"
-    content = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_shown(low)} to {_shown(high)}"
+    content = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_digits(low)} to {_digits(high)}"
     content += f", {negative:.2%} of them below 0" if low < 0 else ""
     raise UserError(
         f"{path}: its images have {content}. Expected: {_allowed(spec)}; or give "
@@ -244,11 +244,11 @@ def _describe_conversion(values: _Values, start: float, end: float) -> str:
         return ""
     text = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"
     if values.low < start or values.high > end:
-        text += f"; what lies beyond, from {_shown(values.low)} to {_shown(values.high)}, is clipped"
+        text += f"; what lies beyond, from {_digits(values.low)} to {_digits(values.high)}, is clipped"
     return text
 
 
-def _shown(value: float) -> str:
+def _digits(value: float) -> str:
     """Return a number with 6 digits, or with as many as show that it is beyond the end of a range, an integer."""
     texts = (f"{value + 0.0:.{digits}g}" for digits in range(6, 18))  # + 0.0: there is no -0
     return next(text for text in texts if float(text).is_integer() == value.is_integer())

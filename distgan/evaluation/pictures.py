@@ -28,7 +28,7 @@ from distgan.utils.figures import (
     save_png,
 )
 from distgan.utils.files import write_atomic
-from distgan.utils.text import shortened
+from distgan.utils.text import truncate
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
 _TEXT_WIDTH = 190
@@ -93,7 +93,7 @@ def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, names: lis
         blank = torch.full((_SIDE, *images.shape[1:]), PAPER[0], dtype=torch.uint8)
         best, worst = images[order[:_SIDE]], images[order[-_SIDE:].flip(0)]
         shown = torch.cat([torch.cat([part, blank])[:_SIDE] for part in (best, worst)])
-        rows.append((f"{_cut(name)}  ({len(indices):,} images)", shown))
+        rows.append((f"{_truncate(name)}  ({len(indices):,} images)", shown))
     return _strips(rows, heads=("the surest", "the least sure"))
 
 
@@ -103,7 +103,7 @@ def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor
         requested, read = confusion.asked, confusion.read
         indices = ((labels == requested) & (reading.classes == read)).nonzero().squeeze(1)
         order = indices[reading.probabilities[indices, read].argsort(descending=True, stable=True)]
-        pair = f"{_cut(names[requested])} read as {_cut(names[read])}"
+        pair = f"{_truncate(names[requested])} read as {_truncate(names[read])}"
         rows.append((f"{pair}\n{confusion.share.value:.1%}", images[order[:_STRIP]]))
     return _strips(rows)
 
@@ -117,7 +117,7 @@ def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tenso
         chosen = torch.cat([order[: _NEAREST - 4], order[len(order) // 2 :][:4]])
         pairs.append((images[chosen], trained[closest.which[chosen]]))
         captions.append(
-            f"{_cut(names[label])}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off"
+            f"{_truncate(names[label])}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off"
         )
     rows = []
     for number, (own, real) in enumerate(pairs):
@@ -148,15 +148,15 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     save_png(figure, path)
 
 
-def _cut(name: str) -> str:
-    return shortened(name, _MOST_LETTERS)
+def _truncate(name: str) -> str:
+    return truncate(name, _MOST_LETTERS)
 
 
 def _name_ticks(axis: Any, names: list[str]) -> None:
     """Name the classes at an axis: all, or of many some."""
     chosen = range(0, len(names), -(-len(names) // _MOST_NUMBERS))
     is_long = axis.axis_name == "x" and max(map(len, names)) > 2
-    axis.set_ticks(chosen, [figure_text(_cut(names[label])) for label in chosen], rotation=90 if is_long else 0)
+    axis.set_ticks(chosen, [figure_text(_truncate(names[label])) for label in chosen], rotation=90 if is_long else 0)
 
 
 def _heat(axes: Any, counts: np.ndarray, names: list[str], rows: str, title: str) -> None:

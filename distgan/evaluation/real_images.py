@@ -91,7 +91,7 @@ def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = 
             (labels,), names = _clusters([data.images])
             data = data._replace(labels=labels, class_names=names)
         # A user's own folder may be called digits as well.
-        is_test = _every_sixth_digit(len(data.images)) if data.path is None else _every_few(data.labels)
+        is_test = _every_sixth_digit(len(data.images)) if data.path is None else _select_test_images(data.labels)
         train, test = (_rows(data, rows) for rows in ((~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]))
         is_test_seen = True
     real = RealImages(train, test, data, class_noun, is_test_seen, train.fingerprint, test.fingerprint)
@@ -139,7 +139,7 @@ def _every_sixth_digit(num: int) -> Tensor:
     return torch.arange(num) // NUM_VARIANTS % _TEST_EVERY == _TEST_EVERY - 1
 
 
-def _every_few(labels: Tensor) -> Tensor:
+def _select_test_images(labels: Tensor) -> Tensor:
     """Return the mask of test images: sorted by class every sixth, of few images every second; one of each class."""
     every = _TEST_EVERY if len(labels) >= _FEW else _FEW_EVERY
     order = labels.argsort(stable=True)

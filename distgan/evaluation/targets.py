@@ -146,12 +146,12 @@ def is_evaluation(line: dict[str, Any]) -> bool:
     return "eval_s" in line
 
 
-def judged_lines(path: Path) -> list[dict[str, Any]]:
+def evaluation_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl that have an evaluation, which are few."""
     return [line for line in metric_lines(path) if line is not None and is_evaluation(line)]
 
 
-def judged_weights(lines: Iterable[dict[str, Any]]) -> Literal["ema", "raw"]:
+def evaluated_weights(lines: Iterable[dict[str, Any]]) -> Literal["ema", "raw"]:
     """Return of which weights the evaluations of a run count: of G's moving average where it has one."""
     return "ema" if any(key.startswith("ema_") for line in lines for key in line) else "raw"
 
@@ -162,7 +162,7 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
     Of two of one step, as a resume may leave them, the later line counts.
     """
     judged = [line for line in lines if is_evaluation(line)]
-    prefix = judged_weights(judged)
+    prefix = evaluated_weights(judged)
     by_step = {}
     for line in judged:
         step = line["step"]
@@ -187,7 +187,7 @@ def _numbers(value: Any) -> list[float | None]:
     return [finite_or_none(item) for item in value] if isinstance(value, list) else []
 
 
-def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
+def list_targets(targets: CganTargets | VanillaTargets) -> list[Target]:
     """Return the targets of a kind of network, each with the number that it bounds."""
     fcd = Target("fcd", "fcd", lambda result: result.fcd, targets.max_fcd, True)
     coverage = Target(
@@ -246,7 +246,7 @@ class EarlyStop:
 
     def __init__(self, targets: Targets, *, is_conditional: bool):
         self.protocol = targets.protocol
-        self.wanted = targets_of(targets.cgan if is_conditional else targets.vanilla)
+        self.wanted = list_targets(targets.cgan if is_conditional else targets.vanilla)
         self._lines: list[dict[str, Any]] = []
         self.add()
 

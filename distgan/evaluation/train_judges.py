@@ -41,7 +41,7 @@ from distgan.evaluation.scores import confusion_matrix, estimate_proportion
 from distgan.utils.devices import device_named
 from distgan.utils.files import make_folder, write_atomic
 from distgan.utils.hardware import cpu_name
-from distgan.utils.locks import held_lock
+from distgan.utils.locks import hold_lock
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
@@ -75,7 +75,7 @@ def train_judges(config: JudgeConfig) -> None:
         raise CommandFailed(f"{', '.join(poor)}: under {ENOUGH:.1%} of MNIST's test images right; more --epochs")
 
 
-def judges_of(real: RealImages, data: DataConfig, runtime: Runtime, folder: str | None = None) -> ClassifierEnsemble:
+def get_judges(real: RealImages, data: DataConfig, runtime: Runtime, folder: str | None = None) -> ClassifierEnsemble:
     """Load the judges of these images, trained first where there are none. All ranks call it. Raises UserError.
 
     The first process of each machine trains them, unless another one with the same cache does.
@@ -86,7 +86,7 @@ def judges_of(real: RealImages, data: DataConfig, runtime: Runtime, folder: str 
         if find_judges(name, folder)[0] is None and runtime.is_local_main:
             place = cache_folder(name)
             make_folder(place.parent)
-            with held_lock(place.with_name(f"{name}.lock"), f"another process trains judges, into {place}: waiting"):
+            with hold_lock(place.with_name(f"{name}.lock"), f"another process trains judges, into {place}: waiting"):
                 if find_judges(name)[0] is None:
                     epochs = enough_epochs(len(real.train.images), _FIRST_EPOCHS, _STEPS)
                     _train_all(real, place, _data_flags(data), epochs, 0, runtime.device)

@@ -3,7 +3,7 @@
 `generator(z, labels)` gives images (N, C, H, W) in [-1, 1] from z (N, *latent_shape), where `config.images` has the
 sizes; `discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, None for a pair without. A
 generator with `takes_mixtures` also takes weights over the classes (N, K), for a walk between two of them. Labels of a
-clustered pair are clusters, which `labels_for` draws.
+clustered pair are clusters, which `generator_labels` draws.
 """
 
 from typing import Any
@@ -19,14 +19,14 @@ from distgan.models.layers import swap_dropout
 from distgan.models.user_networks import describe_value, load_family, loaded, parameters_of
 
 
-def family_of(model: ModelConfig) -> Family:
+def get_family(model: ModelConfig) -> Family:
     """Return the two functions that build the networks. Raises UserError for a file that is not loaded."""
     return load_family(model) if model.family is None else FAMILIES[model.family]
 
 
 def check_fit(model: ModelConfig) -> None:
     """Raise UserError for networks that can't be built for the images."""
-    images, family = model.images, family_of(model)
+    images, family = model.images, get_family(model)
     if model.is_conditional and images.num_classes < 2:
         count = f"{images.num_classes} of" if images.num_classes else "no"
         raise UserError(
@@ -89,7 +89,7 @@ def build_discriminator(config: ModelConfig) -> nn.Module:
 
 
 def _build(config: ModelConfig, name: str) -> nn.Module:
-    family = family_of(config)
+    family = get_family(config)
     function = getattr(family, name)
     given = {setting: getattr(config, setting) for setting in family.settings} | config.args
     taken = parameters_of(function)
@@ -111,7 +111,7 @@ def drop_labels(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor 
     return inputs[0], None
 
 
-def labels_for(generator: nn.Module, z: Tensor, classes: Tensor) -> Tensor:
+def generator_labels(generator: nn.Module, z: Tensor, classes: Tensor) -> Tensor:
     """Return what a generator takes for the requested classes (N,): these, or one of the clusters of each, by z."""
     return generator.draw_labels(z, classes) if hasattr(generator, "draw_labels") else classes  # type: ignore[operator]
 
@@ -121,7 +121,7 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+def tensor_layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
     """Return names, shapes and types of the tensors of G and D; None for a file whose code is not loaded."""
     if config.family is None and loaded(config) is None:
         return None

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from distgan.reports.number_format import epochs, percent, plain
+from distgan.reports.number_format import epochs, format_number, percent
 from distgan.utils.figures import load_matplotlib
 
 SIZE = 1000.0
@@ -100,7 +100,7 @@ def chart(
     series = [curve for curve in series if curve.points]
     if not series:
         return None
-    text = (lambda value: percent(value)) if share else plain
+    text = (lambda value: percent(value)) if share else format_number
     xs = [point.x for curve in series for point in curve.points]
     ys = [level.value for level in levels]
     ys += [y for curve in series for p in curve.points for y in (p.y, p.low, p.high) if y is not None]
@@ -128,14 +128,14 @@ def chart(
         is_log,
         [Tick(across(x), epochs(x)) for x in x_ticks],
         [Tick(down(y), y_text(y)) for y in y_ticks],
-        [_drawn(curve, across, down) for curve in series],
+        [_project(curve, across, down) for curve in series],
         [Tick(down(level.value), f"{level.name}: {text(level.value)}") for level in levels],
         [Tick(across(mark.x), mark.text) for mark in marks if x_low <= mark.x <= x_high],
         _rows(series, across, down, text),
     )
 
 
-def _drawn(series: Series, across: Callable[[float], float], down: Callable[[float], float]) -> Drawn:
+def _project(series: Series, across: Callable[[float], float], down: Callable[[float], float]) -> Drawn:
     places = [(across(point.x), down(point.y)) for point in series.points]
     line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     upper = [(across(p.x), down(p.high)) for p in series.points if p.low is not None and p.high is not None]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Quality, class_names_of
-from distgan.reports.number_format import epochs, interval, listed, percent, plain, with_interval
-from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
-from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
+from distgan.reports.number_format import epochs, format_number, interval, join_and, percent, with_interval
+from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, compare_with_each, describe
+from distgan.reports.quality_view import class_noun, missing_classes, missing_text, weight_text
 from distgan.reports.run_data import Run, eval_command, train_command
 
 
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def rows_of(compared: Sequence[ComparedRun]) -> list[Row]:
+def build_rows(compared: Sequence[ComparedRun]) -> list[Row]:
     """Return the rows of the comparison of these runs."""
     table: list[tuple[str, str, str, Callable[[ComparedRun, Sequence[ComparedRun]], Cell]]] = [
         ("labels", "labels", "if the model takes labels, and if images match them", _labels),
@@ -70,7 +70,7 @@ def _needs_eval(run: Run) -> Cell:
 
 def _measured(quality: Quality) -> str:
     """Return the number of images of an evaluation, and the weights that drew them."""
-    weights = drawn_by(quality)
+    weights = weight_text(quality)
     return f"{quality.n:,} images" + (f", {weights}" if weights else "")
 
 
@@ -104,7 +104,7 @@ def _input(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     fact = (
         f"G {sizes[0]:,} and D {sizes[1]:,} parameters" if None not in sizes else "number of parameters: not recorded"
     )
-    return Cell(listed(parts), train_command(run, "--dry-run"), "by its settings", [fact])
+    return Cell(join_and(parts), train_command(run, "--dry-run"), "by its settings", [fact])
 
 
 def _quality(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
@@ -116,9 +116,9 @@ def _quality(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
         f"recognisable: {with_interval(quality.recognisable, share=True)}",
         f"real images: {with_interval(quality.real.recognisable, share=True)}",
         _measured(quality),
-        *describe(orders(subject, others, compare_fcd)),
+        *describe(compare_with_each(subject, others, compare_fcd)),
     ]
-    return Cell(f"fcd {plain(quality.fcd.value)}", quality.source.command, interval(quality.fcd), more)
+    return Cell(f"fcd {format_number(quality.fcd.value)}", quality.source.command, interval(quality.fcd), more)
 
 
 def _speed(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
@@ -135,9 +135,9 @@ def _speed(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
         f"median of {num:,} lines of metrics.jsonl{start}",
         f"on {run.environment.get(str, 'device') or 'a device that is not recorded'}; engine "
         f"{engine or 'not recorded'}, {precision or 'precision not recorded'}",
-        *describe(orders(subject, others, compare_speed)),
+        *describe(compare_with_each(subject, others, compare_speed)),
     ]
-    return Cell(f"{plain(seconds.value)} s", command, f"{interval(seconds)} s", more)
+    return Cell(f"{format_number(seconds.value)} s", command, f"{interval(seconds)} s", more)
 
 
 def _epochs(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
@@ -162,7 +162,7 @@ def _diversity(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     (rarest, low), (commonest, high) = shares[0], shares[-1]
     names = class_names_of(quality)
     more = [
-        missing_words(quality),
+        missing_text(quality),
         f"share of {names[rarest]}: {with_interval(low, share=True)}; of {names[commonest]}: "
         f"{with_interval(high, share=True)}",
         f"coverage: {with_interval(quality.coverage)}",

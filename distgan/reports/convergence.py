@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from distgan.errors import UserError
-from distgan.evaluation.targets import SETS, EarlyStop, Targets, find_targets, judged_weights, read_targets
+from distgan.evaluation.targets import SETS, EarlyStop, Targets, evaluated_weights, find_targets, read_targets
 from distgan.reports.number_format import epochs
 from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS
 from distgan.reports.run_data import Run
@@ -62,7 +62,7 @@ def convergence_of(run: Run) -> Convergence:
     if lacking or len(lines) < history.num_evaluations:
         return Convergence(f"its log lacks {', '.join(lacking) or 'some of its evaluations'}", [])
     nums = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
-    weights = AVERAGE if judged_weights(lines) == "ema" else OWN_WEIGHTS
+    weights = AVERAGE if evaluated_weights(lines) == "ema" else OWN_WEIGHTS
     facts = [
         f"targets {name}, to be held at {protocol.hold} further evaluations; of {weights}",
         f"{len(evaluations)} evaluations up to epoch {epochs(evaluations[-1].epoch)}",

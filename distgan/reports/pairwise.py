@@ -48,7 +48,7 @@ Comparison = Callable[[ComparedRun, ComparedRun], Position]
 SIDES = {-1: "lies below", 0: "overlaps", 1: "lies above"}
 
 
-def orders(subject: ComparedRun, others: Sequence[ComparedRun], compare: Comparison) -> list[Position]:
+def compare_with_each(subject: ComparedRun, others: Sequence[ComparedRun], compare: Comparison) -> list[Position]:
     """Compare a run with each of the others, itself excluded."""
     return [compare(subject, other) for other in others if other.name != subject.name]
 
@@ -76,12 +76,12 @@ def compare_fcd(subject: ComparedRun, other: ComparedRun) -> Position:
     this, that = subject.run.quality, other.run.quality
     if this is None or that is None:
         return Position(other, None, "its quality was not measured" if that is None else "this one was not measured")
-    if why := not_alike(this, that):
+    if why := incomparable_reason(this, that):
         return Position(other, None, why)
     return Position(other, _side(this.fcd, that.fcd))
 
 
-def not_alike(one: Quality, other: Quality) -> str | None:
+def incomparable_reason(one: Quality, other: Quality) -> str | None:
     """Return why two evaluations can't be compared, None if they can."""
     if one.n != other.n:
         return f"they were measured on {one.n:,} and {other.n:,} images"
@@ -118,7 +118,7 @@ def batch_size(run: Run) -> int | None:
     return None if world is None else data.per_rank_batch_size * world
 
 
-def conditions(run: Run) -> dict[str, str]:
+def speed_conditions(run: Run) -> dict[str, str]:
     """Return the conditions that must be equal for two speeds to be compared."""
     # A run on a GPU has no threads that matter.
     is_cuda = run.environment.get(str, "device_type") == "cuda"
@@ -134,9 +134,9 @@ def conditions(run: Run) -> dict[str, str]:
     return {name: "not recorded" if value is None else str(value) for name, value in facts.items()}
 
 
-def what_differs(one: Run, other: Run) -> list[str]:
+def differing_conditions(one: Run, other: Run) -> list[str]:
     """Return `device A against B` for each condition that differs; [] if the speeds can be compared."""
-    first, second = conditions(one), conditions(other)
+    first, second = speed_conditions(one), speed_conditions(other)
     return [
         f"{name} {first[name]} against {second[name]}" if first[name] != second[name] else f"{name} not recorded"
         for name in first
@@ -146,7 +146,7 @@ def what_differs(one: Run, other: Run) -> list[str]:
 
 def compare_speed(subject: ComparedRun, other: ComparedRun) -> Position:
     """Compare two runs by seconds per epoch."""
-    if differing := what_differs(subject.run, other.run):
+    if differing := differing_conditions(subject.run, other.run):
         return Position(other, None, ", ".join(differing))
     this, that = subject.seconds, other.seconds
     if this is None or that is None:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from distgan.evaluation.schema import NOT_REQUESTED, PLURALS, ClassQuality, Estimate, Quality, class_names_of, noun_of
-from distgan.reports.number_format import epochs, interval, join, percent, plain, with_interval
+from distgan.reports.number_format import epochs, format_number, interval, join, percent, with_interval
 
 # Shares of a row at which a cell takes its next colour: high for correct answers, low for errors.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -28,7 +28,7 @@ def missing_classes(quality: Quality) -> list[str]:
     return [names[row.digit] for row in quality.per_digit if row.verdict == "missing"]
 
 
-def compared_with(quality: Quality) -> list[str]:
+def real_notes(quality: Quality) -> list[str]:
     """Return what limits the numbers by the real images that they are compared with, a sentence each."""
     sentences = []
     if quality.source.is_test_seen and quality.source.weights:
@@ -44,13 +44,13 @@ def compared_with(quality: Quality) -> list[str]:
     return sentences
 
 
-def missing_words(quality: Quality) -> str:
+def missing_text(quality: Quality) -> str:
     """Return the missing classes as text."""
     missing = missing_classes(quality)
     return f"missing: {join(missing)}" if missing else f"no {class_noun(quality)[0]} is missing"
 
 
-def drawn_by(quality: Quality) -> str:
+def weight_text(quality: Quality) -> str:
     """Return the weights that drew the images as text; "" for images of a file."""
     if quality.source.weights is None:
         return ""
@@ -61,12 +61,12 @@ def drawn_by(quality: Quality) -> str:
     }[quality.source.ema]
 
 
-def measured_on(quality: Quality) -> str:
+def image_text(quality: Quality) -> str:
     """Return the images of an evaluation as text: their number, step, epoch and weights."""
     source = quality.source
     step = "" if source.step is None else f" after step {source.step:,}"
     epoch = "" if source.epoch is None else f" (epoch {epochs(source.epoch)})"
-    weights = drawn_by(quality)
+    weights = weight_text(quality)
     return f"{quality.n:,} images of {source.weights or source.what}{step}{epoch}{', ' + weights if weights else ''}"
 
 
@@ -145,7 +145,7 @@ class View(NamedTuple):
     judges: list[tuple[str, str, str, str]]
 
 
-def view_of(quality: Quality) -> View:
+def build_view(quality: Quality) -> View:
     """Return the view of an evaluation."""
     is_conditional = quality.agreement is not None
     expected = quality.expected_shares or [1 / len(quality.shares)] * len(quality.shares)
@@ -218,7 +218,7 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     return [
         Card(
             name,
-            percent(estimate.value) if share else plain(estimate.value),
+            percent(estimate.value) if share else format_number(estimate.value),
             interval(estimate, share=share),
             beside,
             text,
@@ -249,7 +249,7 @@ def _class(row: ClassQuality, names: list[str], top: float, expected: float | No
 
 
 def _number(estimate: Estimate, real: Estimate | None = None, *, share: bool = False) -> Number:
-    text = percent if share else plain
+    text = percent if share else format_number
     return Number(text(estimate.value), interval(estimate, share=share), text(real.value) if real else "")
 
 

@@ -14,17 +14,17 @@ from distgan import __version__
 from distgan.config import fields
 from distgan.errors import print_line
 from distgan.reports.convergence import convergence_of
-from distgan.reports.number_format import epochs, join, listed
+from distgan.reports.number_format import epochs, join, join_and
 from distgan.reports.options import ReportConfig
-from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, compared_with, measured_on, view_of
-from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, claims_of, notice_of
-from distgan.reports.reproduce import again
+from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, build_view, class_noun, image_text, real_notes
+from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, check_claims, notice_of
+from distgan.reports.reproduce import reproduce_command
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run
-from distgan.reports.training_curves import Curves, curves_of, when
+from distgan.reports.training_curves import Curves, build_curves, when
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
-from distgan.utils.text import counted
+from distgan.utils.text import pluralize
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -203,7 +203,7 @@ class RunPage:
 
     @cached_property
     def curves(self) -> Curves:
-        return curves_of(self.run)
+        return build_curves(self.run)
 
     @property
     def alarms(self) -> Pairs:
@@ -220,26 +220,26 @@ class RunPage:
         if not settings.evaluates_quality:
             more = "--eval-every 1 measures it after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"
-        often = [f"every {counted(settings.eval_every, 'epoch')} (--eval-every)"] if settings.eval_every else []
+        often = [f"every {pluralize(settings.eval_every, 'epoch')} (--eval-every)"] if settings.eval_every else []
         often += (
-            [f"every {counted(settings.eval_every_steps, 'step')} (--eval-every-steps)"]
+            [f"every {pluralize(settings.eval_every_steps, 'step')} (--eval-every-steps)"]
             if settings.eval_every_steps
             else []
         )
-        return f"Not measured yet: it is measured {listed(often) or 'as often as the --stop-at targets require'}."
+        return f"Not measured yet: it is measured {join_and(often) or 'as often as the --stop-at targets require'}."
 
     @cached_property
     def view(self) -> View | None:
-        return view_of(self.quality) if self.quality else None
+        return build_view(self.quality) if self.quality else None
 
     @property
     def quality_text(self) -> str:
         if (quality := self.quality) is None:
             return ""
         others = f" Other results of this run are in {join(self.run.other_results)}." if self.run.other_results else ""
-        limits = "".join(f" {sentence}" for sentence in compared_with(quality))
+        limits = "".join(f" {sentence}" for sentence in real_notes(quality))
         return (
-            f"Measured on {measured_on(quality)}, by an ensemble of {len(quality.judges)} small networks (the judges), "
+            f"Measured on {image_text(quality)}, by an ensemble of {len(quality.judges)} small networks (the judges), "
             f"trained on {quality.source.judged_by}. The reference images are {quality.source.reference}.{limits} Each "
             f"number has its 95 % interval, and the value of real images for comparison. All results are in "
             f"{self.run.eval_folder.name}/eval.json.{others}"
@@ -257,7 +257,7 @@ class RunPage:
 
     @property
     def claims(self) -> list[Claim]:
-        return claims_of(self.quality) if self.quality else []
+        return check_claims(self.quality) if self.quality else []
 
     @property
     def settings(self) -> list[tuple[str, Pairs]]:
@@ -304,7 +304,7 @@ class RunPage:
         ranks = f"; it ran on {world:,} processes" if world and world != (run.config.processes.num or 1) else ""
         return [
             *([("how it was started", shlex.join(map(str, started)))] if started else []),
-            (f"train it again, in a new folder{ranks}", again(run)),
+            (f"train it again, in a new folder{ranks}", reproduce_command(run)),
             *([] if run.unmeasurable else [("measure its quality", self.eval_command)]),
             ("draw more images", f"distgan sample {place}{named} --num 100 --out samples.png"),
             ("write this page", f"distgan report {place}"),
@@ -326,4 +326,4 @@ def shown(value: Any) -> str:
         return join(f"{key} {shown(item)}" for key, item in value.items())
     if isinstance(value, list):
         return join(value)
-    return f"{value:,}" if type(value) is int else fields.shown(value)
+    return f"{value:,}" if type(value) is int else fields.fmt_default(value)

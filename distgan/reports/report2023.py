@@ -1,6 +1,6 @@
 """Claims of the 2023 report: its sentences and its comparison table, each checked against the measurements.
 
-No other module knows them: pages and terminal show `claims_of` and `checks_of`.
+No other module knows them: pages and terminal show `check_claims` and `add_checks`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from typing import NamedTuple
 from distgan.evaluation.schema import NOT_REQUESTED, Quality, has_digits
 from distgan.reports.comparison_rows import Check, Row
 from distgan.reports.number_format import epochs, join, percent
-from distgan.reports.pairwise import ComparedRun, Comparison, compare_fcd, compare_speed, describe, orders
-from distgan.reports.quality_view import missing_classes, missing_words
+from distgan.reports.pairwise import ComparedRun, Comparison, compare_fcd, compare_speed, compare_with_each, describe
+from distgan.reports.quality_view import missing_classes, missing_text
 from distgan.reports.run_data import Run
 
 NAME = "2023 report"
@@ -38,7 +38,7 @@ class Claim(NamedTuple):
 ENOUGH = 30
 
 
-def claims_of(quality: Quality) -> list[Claim]:
+def check_claims(quality: Quality) -> list[Claim]:
     """Return the claims about a GAN for images without requested labels, else about a C-GAN; [] for other data."""
     if not has_digits(quality.source.data) or len(quality.per_digit) != _CLASSES:
         return []
@@ -63,7 +63,7 @@ def _of_gan(quality: Quality) -> list[Claim]:
     return [
         _made_well(quality, (0, 1, 2, 3, 4, 5, 7)),
         _not_made(quality, (6, 8, 9)),
-        Claim("It does not hold all digits", bool(missing_classes(quality)), f"{missing_words(quality)}; {shares}"),
+        Claim("It does not hold all digits", bool(missing_classes(quality)), f"{missing_text(quality)}; {shares}"),
     ]
 
 
@@ -73,7 +73,7 @@ def _of_cgan(quality: Quality) -> list[Claim]:
         _confused(quality, 5, 6),
         _confused(quality, 7, 9),
         _worst(quality, (4, 2)),
-        Claim("It holds all digits", not missing_classes(quality), missing_words(quality)),
+        Claim("It holds all digits", not missing_classes(quality), missing_text(quality)),
     ]
 
 
@@ -133,7 +133,7 @@ _EPOCHS = {"GAN": 60, "C-GAN": 80}
 Judged = tuple[bool | None, str]
 
 
-def checks_of(rows: Sequence[Row], compared: Sequence[ComparedRun]) -> list[Row]:
+def add_checks(rows: Sequence[Row], compared: Sequence[ComparedRun]) -> list[Row]:
     """Return the rows with the report's claim about each run's kind, for runs that it applies to."""
     relevant = [subject for subject in compared if has_digits(subject.run.data_name)]
     checked = []
@@ -160,7 +160,7 @@ def notes_on(compared: Sequence[ComparedRun]) -> list[str]:
     ]
 
 
-def tally_of(rows: Sequence[Row]) -> str:
+def summarise_agreement(rows: Sequence[Row]) -> str:
     """Return how often measurement and report agree, "" if it does not apply to these runs."""
     verdicts = [cell.check.agrees for row in rows for cell in row.cells if cell.check]
     yes, no, both = verdicts.count(True), verdicts.count(False), len(verdicts)
@@ -209,7 +209,7 @@ def _order(subject: ComparedRun, others: list[ComparedRun], compare: Comparison)
     if not others:
         other = "C-GAN" if subject.run.kind == "GAN" else "GAN"
         return None, f"there is no {other} to compare with"
-    positions = orders(subject, others, compare)
+    positions = compare_with_each(subject, others, compare)
     sides = frozenset(position.side for position in positions if position.side is not None)
     expected = -1 if subject.run.kind == "GAN" else 1
     return {frozenset({expected}): True, frozenset({-expected}): False}.get(sides), "; ".join(describe(positions))
@@ -238,7 +238,7 @@ def _diversity(subject: ComparedRun, others: list[ComparedRun]) -> Judged:
         return None, "its quality was not measured"
     if reason := too_few(quality):
         return None, reason
-    return (not missing_classes(quality)) == (subject.run.kind == "C-GAN"), missing_words(quality)
+    return (not missing_classes(quality)) == (subject.run.kind == "C-GAN"), missing_text(quality)
 
 
 # By the key of a row of `comparison_rows`: the claim about each kind, its check, and a note.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from distgan.config.fields import setting_info
-from distgan.config.flags import flags_of
-from distgan.config.presets import config_folder, training_of
+from distgan.config.flags import list_flags
+from distgan.config.presets import config_folder, parse_training
 from distgan.config.schema import Config
 from distgan.reports.run_data import Run, train_command
 
@@ -23,7 +23,7 @@ def train_words(config: Config, preset: str | None) -> list[str] | None:
     if preset and (config_folder() / f"{preset}.toml").is_file():
         bases.insert(0, ["--preset", preset])
     for base_flags in bases:
-        base = training_of(base_flags)[0]
+        base = parse_training(base_flags)[0]
         flags = list(_flags(config, base)) if base.model.name == config.model.name else [None]
         if None not in flags:
             resumed = [] if config.run.resume in ("auto", "never") else [f"--resume={config.run.resume}"]
@@ -33,7 +33,7 @@ def train_words(config: Config, preset: str | None) -> list[str] | None:
 
 def _flags(config: Config, base: Config) -> Iterator[str | None]:
     """Yield `--flag=value` for each difference; None for one that no flag can express."""
-    for flag in flags_of(Config):
+    for flag in list_flags(Config):
         current, base_value = (_value(of, flag.path) for of in (config, base))
         if current == base_value or not setting_info(flag.field).is_copied:
             continue
@@ -63,12 +63,12 @@ def _is_replaced(config: Config, path: tuple[str, ...]) -> bool:
     """True if the flag of another setting of its section, which is set, unsets this one."""
     return any(
         path[-1] in setting_info(other.field).replaces and _value(config, other.path) is not None
-        for other in flags_of(Config)
+        for other in list_flags(Config)
         if other.path[:-1] == path[:-1]
     )
 
 
-def again(run: Run, *more: str) -> str:
+def reproduce_command(run: Run, *more: str) -> str:
     """Return the command, with `more` flags; by `--config` of the run's file if flags can't express its config."""
     flags = train_words(run.config, run.environment.get(str, "preset"))
     return shlex.join(["distgan", "train", *flags, *more]) if flags else train_command(run, *more)

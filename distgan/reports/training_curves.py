@@ -7,7 +7,7 @@ from distgan.config.registry import LOSSES
 from distgan.evaluation.schema import has_digits
 from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
 from distgan.reports.history import PREFIXES, Line, alarms_of
-from distgan.reports.number_format import epochs, listed
+from distgan.reports.number_format import epochs, join_and
 from distgan.reports.run_data import Run
 from distgan.utils.files import finite_or_none
 from distgan.utils.thinning import Group
@@ -22,7 +22,7 @@ class Curves(NamedTuple):
     quality: list[Chart]
 
 
-def curves_of(run: Run) -> Curves:
+def build_curves(run: Run) -> Curves:
     """Return the charts of a run."""
     return Curves(_training(run), _quality(run, run.history.evaluations))
 
@@ -146,4 +146,4 @@ def _listed(at: list[float]) -> str:
     texts = [epochs(value) for value in at]
     if len(texts) > 6:
         return f"{len(texts)} times, from epoch {texts[0]} to {texts[-1]}"
-    return f"epoch{'s' if len(texts) > 1 else ''} {listed(texts)}"
+    return f"epoch{'s' if len(texts) > 1 else ''} {join_and(texts)}"

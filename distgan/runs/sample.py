@@ -19,7 +19,7 @@ from distgan.config.flags import did_you_mean
 from distgan.config.image_spec import ImageSpec
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError, print_line
-from distgan.models.base import labels_for
+from distgan.models.base import generator_labels
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import GAP, TEXT_HEIGHT, describe_numbered, drawable_names, grid, pixel_scale, save_gif
@@ -172,7 +172,7 @@ def _draw(
         num_points = min(size, config.num - start) + config.interpolate  # N legs have N + 1 points
         z = sample_z(num_points, latent_shape, config.seed, start)
         labels = classes[(start + torch.arange(num_points)) % len(classes)]
-        network_labels = labels_for(generator, z, labels)
+        network_labels = generator_labels(generator, z, labels)
         if config.interpolate and getattr(generator, "takes_mixtures", False):
             z, one_hot = interpolate(z, slerp), F.one_hot(network_labels, max(1, model.num_labels)).float()
             network_labels = interpolate(one_hot, torch.lerp)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from distgan.config.presets import config_of_run
+from distgan.config.presets import read_run_config
 from distgan.config.schema import Config, ModelConfig
 from distgan.data.base import Dataset, keep_class_names, load_dataset
 from distgan.data.loader import Batches, global_batch_size, min_batch_size
@@ -49,7 +49,7 @@ class Session:
         self.fingerprint = self.dataset.fingerprint  # takes seconds for gigabytes of images
         runtime.check_same_on_ranks("data's fingerprint", self.fingerprint)
         if self.dataset.path:  # rank 0 reads: no other needs the run's folder
-            run = runtime.run_on_rank0(lambda: config_of_run(config.run.out, config.run.resume))
+            run = runtime.run_on_rank0(lambda: read_run_config(config.run.out, config.run.resume))
             self.dataset = keep_class_names(self.dataset, self.fingerprint, run) if run else self.dataset
         data = self.dataset
         fingerprint = self.fingerprint if data.path else None  # of a user's own images

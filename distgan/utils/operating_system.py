@@ -40,7 +40,7 @@ def is_parent_gone(parent: int) -> bool:
     return not psutil.pid_exists(parent)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return the number of cores that this process may use, or of the machine if that is unknown."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

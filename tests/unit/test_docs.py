@@ -18,7 +18,7 @@ import distgan.cli
 from distgan.cli.commands import TOP
 from distgan.config.command_settings import EvalConfig, SlurmConfig
 from distgan.config.flags import Parser, add_flags, parse_settings
-from distgan.config.presets import config_folder, training_of
+from distgan.config.presets import config_folder, parse_training
 from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, ORDERS, PRECISIONS
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -110,7 +110,7 @@ def read_only(name: str) -> Callable[..., Any]:
 
     def train(parser: Parser, words: list[str]) -> None:
         has_network = {"--model", "--preset", "--config"} & set(words)
-        training_of([word for word in words if word != "--dry-run"] + ([] if has_network else ["--model", "cgan"]))
+        parse_training([word for word in words if word != "--dry-run"] + ([] if has_network else ["--model", "cgan"]))
 
     def slurm(parser: Parser, words: list[str]) -> None:
         add_flags(parser, SlurmConfig)

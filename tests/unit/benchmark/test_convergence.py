@@ -15,8 +15,8 @@ from distgan.benchmark import convergence_statistics, results
 from distgan.benchmark import trial as arms
 from distgan.benchmark.convergence_results import ConvergenceResults, TrialResult
 from distgan.benchmark.convergence_statistics import (
-    compared,
-    more_processes,
+    compare_presets,
+    compare_processes,
     p_value,
     summarise,
     summarise_times,
@@ -24,7 +24,7 @@ from distgan.benchmark.convergence_statistics import (
 )
 from distgan.benchmark.measurement import Engine
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.plots import over_runs, plot_convergence
+from distgan.benchmark.plots import percentiles_over_runs, plot_convergence
 from distgan.benchmark.tables import print_convergence
 from distgan.cli import run_command
 from distgan.data.base import Dataset
@@ -120,27 +120,27 @@ def test_a_time_that_nobody_knows_is_left_out() -> None:
 
 def test_two_presets_in_words() -> None:
     found = cells("slow", 5, 6, 7, -9) + cells("quick", 1, 2, 3, 4)
-    words = [test.words for test in compared(found, "slow", "quick")]
+    words = [test.words for test in compare_presets(found, "slow", "quick")]
     assert words[0] == "quick needs fewer epochs than slow (p = 0.029)"
     assert words[1] == "quick needs fewer seconds of training than slow (p = 0.029)"
-    assert compared(found, "quick", "slow")[0].words == words[0]
-    assert compared(found, "quick", "slow")[0].ratio == pytest.approx(6 / 2)
-    alike = compared(cells("a", 1, 3, 5) + cells("b", 2, 3, 4), "a", "b")
+    assert compare_presets(found, "quick", "slow")[0].words == words[0]
+    assert compare_presets(found, "quick", "slow")[0].ratio == pytest.approx(6 / 2)
+    alike = compare_presets(cells("a", 1, 3, 5) + cells("b", 2, 3, 4), "a", "b")
     assert alike[0].words == "no significant difference (p = 0.9)"
-    assert not compared(cells("a", 1, 2), "a", "b")
+    assert not compare_presets(cells("a", 1, 2), "a", "b")
 
 
 def test_more_processes_are_tested_on_one_side() -> None:
     one, many = cells("p", 1, 2, 3, 4), cells("p on 2 processes", 5, 6, 7, 8)
-    (found,) = more_processes(one + many, "p", "p on 2 processes")
+    (found,) = compare_processes(one + many, "p", "p on 2 processes")
     assert found.words == "p on 2 processes needs more epochs than on 1 (p = 0.014)"
-    (fewer,) = more_processes(one + many, "p on 2 processes", "p")
+    (fewer,) = compare_processes(one + many, "p on 2 processes", "p")
     assert fewer.p == 1
-    assert not more_processes(one, "p", "p on 2 processes")
+    assert not compare_processes(one, "p", "p on 2 processes")
 
 
 def test_a_run_that_has_ended_counts_with_its_last_number() -> None:
-    grid, (low, middle, high) = over_runs([([1.0, 2.0], [10.0, 4.0]), ([1.0, 3.0], [10.0, 0.0])])
+    grid, (low, middle, high) = percentiles_over_runs([([1.0, 2.0], [10.0, 4.0]), ([1.0, 3.0], [10.0, 0.0])])
     assert (grid[0], grid[-1]) == (1, 3)
     assert (middle[0], middle[-1]) == (10, 2)
     assert (low[-1], high[-1]) == (pytest.approx(0.4), pytest.approx(3.6))
@@ -150,7 +150,7 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "count_gpus", lambda: 4)
 
     def dealt(**settings: Any) -> list[str]:
-        return [each["CUDA_VISIBLE_DEVICES"] for each in arms.slots(ConvergenceConfig(**settings), is_cuda=True)]
+        return [each["CUDA_VISIBLE_DEVICES"] for each in arms.assign_gpus(ConvergenceConfig(**settings), is_cuda=True)]
 
     assert dealt() == ["0", "1", "2", "3"]
     assert dealt(processes=2) == ["0,1", "2,3"]
@@ -161,8 +161,8 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
     for key in ("processes", "jobs"):
         with expect_user_error(f"--{key}: ... (5) ... 4", code="unavailable"):
             dealt(**{key: 5})
-    assert arms.slots(ConvergenceConfig(), is_cuda=False) == [{}]
-    assert len(arms.slots(ConvergenceConfig(jobs=3), is_cuda=False)) == 3
+    assert arms.assign_gpus(ConvergenceConfig(), is_cuda=False) == [{}]
+    assert len(arms.assign_gpus(ConvergenceConfig(jobs=3), is_cuda=False)) == 3
 
 
 def test_the_contents_of_a_users_file_are_a_part_of_a_study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_the_contents_of_a_users_file_are_a_part_of_a_study(tmp_path: Path, monk
         toml.write_text("[model]\nname = 'cgan'\nnetworks = 'my_gan.py'\n[data]\nname = 'digits'\n")
         config = ConvergenceConfig(preset=str(toml))
         with none_loaded():
-            (arm,) = arms.arms(config, protocol, Path("targets.toml"), 1, is_cuda=False)
+            (arm,) = arms.build_arms(config, protocol, Path("targets.toml"), 1, is_cuda=False)
         assert arm.words[:2] == ["--config", str(toml)]
         return arm.facts().model_dump()
 

@@ -16,7 +16,14 @@ from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, expect_user_error, 
 
 from distgan.benchmark import configurations, flops, results, speed, worker
 from distgan.benchmark.compare import ratio
-from distgan.benchmark.configurations import Point, count_images, points, scaling_cells, throughput_cells, world_sizes
+from distgan.benchmark.configurations import (
+    Point,
+    count_images,
+    list_points,
+    scaling_cells,
+    throughput_cells,
+    world_sizes,
+)
 from distgan.benchmark.measurement import RunSpec, Spread, TimedRun, TimingSettings
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
 from distgan.benchmark.peers import common
@@ -24,7 +31,7 @@ from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import print_speeds
 from distgan.benchmark.worker import message_sizes, time_on_ranks
 from distgan.cli import run_command
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.registry import LOSSES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
@@ -107,7 +114,7 @@ def test_any_preset_and_file_is_a_cell_that_trains_as_it_does(tmp_path: Path) ->
         "cgan-fast/auto/fp32/128/alternating", "vanilla/auto/fp32/256/alternating",
         "mine/auto/fp32/64/alternating-fresh",
     ]  # fmt: skip
-    own = training_of(["--preset", "cgan-fast", "--data", "mnist", "--precision", "fp32", "--device", "cpu"])[0]
+    own = parse_training(["--preset", "cgan-fast", "--data", "mnist", "--precision", "fp32", "--device", "cpu"])[0]
     assert Config.model_validate(cells[0].training) == own
     # An axis of the matrix replaces the preset's own.
     more: dict[str, Any] = {"precisions": ["fp32"], "data": "digits"}
@@ -160,14 +167,14 @@ def test_a_files_loss_is_measured_as_it_is_trained_by_plain_loops_too(tmp_path: 
 
 
 def test_each_point_of_scaling_is_measured_once_and_trains_as_its_preset_does() -> None:
-    assert points(tiny(widths=[0.1, 0.2]), [1, 2], 0.1) == {
+    assert list_points(tiny(widths=[0.1, 0.2]), [1, 2], 0.1) == {
         Point(1, 32, 0.1): ["strong", "batch_size", "width"],
         Point(1, 16, 0.1): ["weak", "batch_size"],
         Point(2, 32, 0.1): ["strong", "weak"],
         Point(1, 64, 0.1): ["batch_size"],
         Point(1, 32, 0.2): ["width"],
     }
-    training = training_of(["--preset", "cgan-fast"])[0]
+    training = parse_training(["--preset", "cgan-fast"])[0]
     made = scaling_cells(ScalingConfig(preset="cgan-fast", width=0.5, processes=[2], batch_size=64), CPU)[0]
     config = Config.model_validate(made.training)
     assert config.optim == training.optim
@@ -226,7 +233,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
     assert world_sizes(None, torch.device("cuda")) == [1, 2]
     assert world_sizes([2, 1, 2], CPU) == [1, 2]
     with pytest.raises(UserError, match="--batch-size: too few"):
-        points(tiny(batch_size=2), [1, 4], 0.1)
+        list_points(tiny(batch_size=2), [1, 4], 0.1)
 
 
 @pytest.mark.parametrize("command", ["throughput", "scaling"])

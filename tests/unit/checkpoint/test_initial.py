@@ -13,9 +13,9 @@ from helpers.runs import Capture, MonkeyPatch, Run, assert_user_error, checkpoin
 from helpers.small_runs import make_cheap
 
 from distgan.checkpoint.format import read_checkpoint
-from distgan.checkpoint.initial import describe_differences, read_initial, start_from
+from distgan.checkpoint.initial import describe_differences, load_initial, read_initial
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.train import train
@@ -192,10 +192,10 @@ def test_non_finite_weights_are_refused(begin: Any) -> None:
     source = begin("source")
     found = read_initial(str(source))
     found.tensors["discriminator.read_out.bias"][0] = torch.nan
-    config = training_of(["--preset", "cgan-quick", "--family", "dcgan", "--width", "0.05", "--device", "cpu"])[0]
+    config = parse_training(["--preset", "cgan-quick", "--family", "dcgan", "--width", "0.05", "--device", "cpu"])[0]
     built = Session(config, Runtime(config), dataset=noise_images(300))
     with expect_user_error("--init-from: ", "read_out.bias", code="non-finite-values"):
-        start_from(built.gan, found, built.config.model)
+        load_initial(built.gan, found, built.config.model)
 
 
 def test_it_is_recorded_and_no_conflict_on_resume(begin: Any, tmp_path: Path, capfd: Capture) -> None:
@@ -235,7 +235,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_so_again(begin
     for path in new.iterdir():
         if path.name != "config.json":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    config, _ = training_of(["--out", str(new)])
+    config, _ = parse_training(["--out", str(new)])
     assert config.run.init_from == str(source)
 
 

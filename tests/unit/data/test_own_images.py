@@ -30,7 +30,7 @@ from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.runs import artifacts
 from distgan.utils.files import read_tensors
-from distgan.utils.locks import held_lock
+from distgan.utils.locks import hold_lock
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 
@@ -611,10 +611,10 @@ def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: P
 
     def hold_after(path: Path, waiting: str) -> AbstractContextManager[None]:
         file.write_bytes(data)  # by the process that held the lock
-        return held_lock(path, waiting)
+        return hold_lock(path, waiting)
 
-    monkeypatch.setattr(image_cache, "held_lock", hold_after)
-    decoded = image_cache.cached(cache, file.stem, lambda: pytest.fail("decoded twice"))
+    monkeypatch.setattr(image_cache, "hold_lock", hold_after)
+    decoded = image_cache.use_cache(cache, file.stem, lambda: pytest.fail("decoded twice"))
     assert decoded.images.tobytes() == first.images.numpy().tobytes()
 
 

@@ -195,7 +195,7 @@ def test_a_rank_knows_its_launcher_by_its_word_and_not_by_who_is_the_parent_now(
 def test_our_launcher_is_the_parent(monkeypatch: MonkeyPatch) -> None:
     for value, expected in (("1", False), (str(PARENT), True)):
         monkeypatch.setenv(OUR_LAUNCHER, value)
-        assert env.is_ours() == expected
+        assert env.is_distgan_launch() == expected
 
 
 def test_a_process_of_accelerate_launch_has_no_warning(monkeypatch: MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from distgan.data.base import load_dataset
 from distgan.errors import UserError, catch_user_error, printable
 from distgan.evaluation import npz
 from distgan.evaluation.evaluate import _real
-from distgan.evaluation.inputs import FILE, EvalInput, data_config, load_input, out_folder, read_npz, source_of
+from distgan.evaluation.inputs import FILE, EvalInput, data_config, load_input, out_folder, read_npz, record_source
 from distgan.evaluation.real_images import RealImages
 
 
@@ -460,4 +460,4 @@ def test_epoch_is_counted_by_the_images_that_the_run_recorded(
     data: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0", path=None)
     real = RealImages(data, data, data, "digit", False, "0", "0")
     ensemble: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
-    assert source_of(str(tmp_path), subject, EvalConfig(), real, ensemble, is_test_seen=False).epoch == epoch
+    assert record_source(str(tmp_path), subject, EvalConfig(), real, ensemble, is_test_seen=False).epoch == epoch

@@ -96,7 +96,7 @@ def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run,
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with expect_user_error("MASTER_ADDR ... 127.0.0.1 ... [rendezvous-failed]", os.strerror(errno.ENETUNREACH)):
-        rendezvous.join(Config(), "gloo", "fp32", None)
+        rendezvous.join_process_group(Config(), "gloo", "fp32", None)
 
 
 def test_dry_run_starts_no_processes(distgan: Run) -> None:

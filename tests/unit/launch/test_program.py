@@ -19,7 +19,7 @@ from torch import nn
 import distgan
 from distgan.checkpoint.format import NETWORKS
 from distgan.cli import run_command
-from distgan.config.flags import flags_of
+from distgan.config.flags import list_flags
 from distgan.errors import CODES, UserError
 from distgan.runs.run_dir import read_status
 
@@ -135,7 +135,7 @@ def test_keywords_are_the_flags_with_underscores() -> None:
     )
     assert (numbers.run.epochs, numbers.model.width, numbers.data.batch_size) == (2, 0.5, 8)
     assert distgan.Config.from_preset("cgan", precision="no") == distgan.Config.from_preset("cgan", precision="fp32")
-    defaults = {flag.name[2:].replace("-", "_"): flag.field.default for flag in flags_of(distgan.Config)}
+    defaults = {flag.name[2:].replace("-", "_"): flag.field.default for flag in list_flags(distgan.Config)}
     settable = {key: value for key, value in defaults.items() if key not in ("model", "resume", "family", "batch_size")}
     assert distgan.Config.from_preset("cgan", **settable).run.seed == 0
     with expect_user_error("epoch: ... epochs? ... [unknown-setting]"):

@@ -16,7 +16,7 @@ from distgan.training.engines.selection import (
     FIRST_BLOCK_S,
     RACE_S,
     EngineSelection,
-    compiling_pays,
+    estimate_compile_gain,
     fallback_notice,
     remaining_steps,
 )
@@ -219,7 +219,7 @@ def test_auto_is_no_fallback_where_no_graph_was_asked_for(monkeypatch: MonkeyPat
 def test_compiling_pays_where_it_saves_more_than_it_takes(
     steps_left: int, step_s: float, compile_s: float, expected: bool, words: str
 ) -> None:
-    assert compiling_pays(steps_left, step_s, compile_s) == (expected, words)
+    assert estimate_compile_gain(steps_left, step_s, compile_s) == (expected, words)
 
 
 def test_a_penalty_is_not_compiled_inside(monkeypatch: MonkeyPatch) -> None:
