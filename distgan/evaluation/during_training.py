@@ -88,9 +88,7 @@ class QualityMonitor:
             overview = measure_overview(reading, self._labels, self.reference)
             values |= to_metrics(overview, prefix)
             coverages = measure_coverages(reading, self._labels, self.reference)
-            values[f"{prefix}_coverage_digits"] = [
-                round(share.value, 6) for share in coverages
-            ]  # coverage of each class
+            values[f"{prefix}_coverage_digits"] = [round(one.value, 6) for one in coverages]  # coverage of each class
             if not is_raw or not gan.ema:  # of what samples are drawn with
                 self._tell(overview, epoch, say)
                 values["alarms"] = overview.alarms  # missing classes and collapse, in words
