@@ -57,7 +57,7 @@ def run(where: Path, config: PlanConfig) -> None:
         predicted = predict_scaling(model, points, cells, all_reduce, measured.facts, config)
     except (KeyError, ValueError) as error:  # of a kind of message, or a setting
         raise UserError(
-            f"{where}: damaged, or not written by distgan bench scaling ({error!r})", code="damaged-file"
+            f"{where}: damaged ({error!r}). Expected: a results.json of distgan bench scaling", code="damaged-file"
         ) from error
     folder = results.new_folder(config.out, "plan")
     known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}

@@ -32,6 +32,7 @@ KINDS = ("throughput", "scaling", "plan", "convergence")
 FILE = "results.json"
 
 _MAX_BYTES = 2**26
+_RULE = "a results.json of distgan bench"
 _STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
 _SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
 
@@ -142,8 +143,8 @@ def read(path: Path, *models: type[R], kind: str | None = None) -> R:
             content = upgrade(content) | {"format": FORMAT}
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
             reason = f"not of format 1 ({type(error).__name__}: {error})"
-            raise UserError(f"{path}: is damaged: {reason}", code="damaged-file") from error
-    return parse_model(by_kind[content["kind"]], content, f"{path}: is damaged")
+            raise UserError(f"{path}: is damaged: {reason}. Expected: {_RULE}", code="damaged-file") from error
+    return parse_model(by_kind[content["kind"]], content, f"{path}: is damaged", rule=_RULE)
 
 
 def differing_facts(before: Results, after: Results) -> list[str]:

@@ -267,7 +267,7 @@ def _resolve_copied_link(link: Path, target: Path, reason: str) -> tuple[Path, C
     if newest := newest_valid(link.parent):
         return newest[0], newest[1], [*warnings, *newest[2]]
     raise UserError(
-        f"{link}: points to {target.name}, which does not exist; nor does another checkpoint", code="no-checkpoint"
+        f"{link}: points to {target.name}, which does not exist. Expected: a checkpoint beside it", code="no-checkpoint"
     )
 
 

@@ -176,18 +176,16 @@ def read_file(path: Path, name: str) -> dict[str, Any]:
         with path.open("rb") as file:
             data = file.read(_MAX_CONFIG + 1)
         if len(data) > _MAX_CONFIG:
-            raise UserError(
-                f"{name}: larger than {_MAX_CONFIG:,} bytes, too large for settings", code="bad-config-file"
-            )
+            raise UserError(f"{name}: too large. Expected: at most {_MAX_CONFIG:,} bytes", code="bad-config-file")
         text = data.decode("utf-8-sig")  # Windows' editors begin a file with a mark
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise not_readable(name, error) from error
     except (ValueError, RecursionError) as error:  # both decoders and the text's encoding
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UserError(f"{name}: not {kind} ({error})", code="bad-config-file") from error
+        raise UserError(f"{name}: not {kind} ({error}). Expected: {kind} settings", code="bad-config-file") from error
     if not isinstance(values, dict):
-        raise UserError(f"{name}: not a table of settings", code="bad-config-file")
+        raise UserError(f"{name}: a {type(values).__name__}. Expected: a table of settings", code="bad-config-file")
     # Combinations are checked when the flags are in.
     checked = _validate(Config, values, f"{name}: ")
     return checked.model_dump(mode="json", exclude_unset=True)

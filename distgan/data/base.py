@@ -222,7 +222,7 @@ def _check_sum(file: IdxFile, published: list[str], name: str, is_named: bool, r
     )
     if rule == "require" or (rule == "auto" and unpacked and not is_named):
         other = "" if rule == "require" else ", or name its folder by --data-dir to take it as it is"
-        raise UserError(f"{differs}; {remedy}{other}", code="checksum-mismatch")
+        raise UserError(f"{differs}. Expected: the published file: {remedy}{other}", code="checksum-mismatch")
     return f"{differs}; taken as it is" if is_named or rule == "accept" else None
 
 

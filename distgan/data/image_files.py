@@ -190,7 +190,7 @@ def _by_dataset_json(names: list[str], read: Callable[[], bytes], notes: list[st
         known = None if pairs is None else {str(name): label for name, label in pairs}
     except (*_DAMAGED, TypeError, KeyError, RecursionError) as error:
         raise UserError(
-            f'{where}: its {_LABELS} is not of the form {{"labels": [[NAME, CLASS], ...]}} ({first_line(error)})',
+            f'{where}: invalid {_LABELS} ({first_line(error)}). Expected: {{"labels": [[NAME, CLASS], ...]}}',
             code="bad-images",
         ) from error
     if known is None:

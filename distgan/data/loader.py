@@ -59,7 +59,8 @@ def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int =
         if not steps:
             raise UserError(
                 f"--batch-size: with --drop-last none of the {num_images:,} images is left ({size}). Expected: at most "
-                f"{num_images}"
+                f"{num_images}",
+                code="conflicting-settings",
             )
         return steps
     if 0 < left < fewest:

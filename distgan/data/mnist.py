@@ -249,16 +249,16 @@ def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5:
             data = _read_up_to(file, min(promised, path.stat().st_size if existing == path else most))
             num_more = len(file.read(1))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{existing}: damaged ({error}); {remedy}", code="bad-dataset") from error
+        raise UserError(f"{existing}: damaged ({error}). Expected: {remedy}", code="bad-dataset") from error
     except OSError as error:
-        raise not_readable(existing, error, f"; {remedy}") from error
+        raise not_readable(existing, error, remedy) from error
     size, due = len(head) + len(data), len(head) + promised
     fault = f"cut short: {size:,} bytes where its header promises {due:,}" if len(data) < promised else ""
     if num_more:
         what = "too long, or damaged" if existing == packed else "too long"
         fault = f"{what}: more than {size:,} bytes where its header promises {due:,}"
     if fault:
-        raise UserError(f"{existing}: {fault}; {remedy}", code="bad-dataset")
+        raise UserError(f"{existing}: {fault}. Expected: {remedy}", code="bad-dataset")
     md5 = hashlib.md5(head, usedforsecurity=False)
     md5.update(data.data)
     values = data.view(dtype).reshape(stated)

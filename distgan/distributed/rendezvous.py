@@ -34,6 +34,7 @@ _CONNECTION = re.compile(
 _LOSS = re.compile(rf"{_CONNECTION.pattern}|gloo|nccl", re.I)
 # Time for the launcher to see the failed rank before those that lost it, and for a rank that still runs to report.
 _GRACE_S = 2.0
+_ALL_RANKS = "Expected: all ranks started, or a longer --timeout"
 _LOOPBACK = ("127.0.0.1", "localhost")
 _DOWNLOAD_S = 6 * 3600.0
 _POLL_S = 0.1
@@ -132,7 +133,7 @@ def join_process_group(config: Config, backend: str, precision: str, zero: dict[
             rendezvous.wait_for_key(f"facts/{peer}", peer, timeout_s)
         except TimeoutError:
             raise UserError(
-                f"rank {peer}: did not join within --timeout {timeout_s:g} s", code="rank-missing"
+                f"rank {peer}: did not join within --timeout {timeout_s:g} s. {_ALL_RANKS}", code="rank-missing"
             ) from None
         all_facts.append(json.loads(rendezvous.call(store.get, f"facts/{peer}")))
     if difference := _find_difference(all_facts):
@@ -173,11 +174,14 @@ def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:
             ) from None
         if joined := re.search(r"(\d+)/(\d+) clients joined", text):
             raise UserError(
-                f"only {joined[1]} of {joined[2]} processes joined at {endpoint} within --timeout {timeout.seconds} s",
+                f"only {joined[1]} of {joined[2]} processes joined at {endpoint} within --timeout {timeout.seconds} s. "
+                f"{_ALL_RANKS}",
                 code="rank-missing",
             ) from None
         raise UserError(
-            f"MASTER_ADDR, MASTER_PORT: no rendezvous at {endpoint} ({first_line(error)})", code="rendezvous-failed"
+            f"MASTER_ADDR, MASTER_PORT: no rendezvous at {endpoint} ({first_line(error)}). Expected: rank 0's address, "
+            "and a port that is free there",
+            code="rendezvous-failed",
         ) from None
 
 
@@ -195,7 +199,7 @@ def _wait_for_rank0(address: str, port: int, timeout_s: float) -> None:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"MASTER_ADDR, MASTER_PORT: no answer of rank 0 at {address}:{port} within --timeout "
-                    f"{timeout_s:g} s ({error.strerror or error})",
+                    f"{timeout_s:g} s ({error.strerror or error}). {_ALL_RANKS}",
                     code="rank-missing",
                 ) from None
             time.sleep(0.2)

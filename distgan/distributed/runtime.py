@@ -255,7 +255,8 @@ class Runtime:
                 torch.cuda.set_rng_state(states["cuda"], self.device)
         except (RuntimeError, TypeError) as error:
             raise UserError(
-                f"{source}: not a state of torch's generators ({error})", code="damaged-checkpoint"
+                f"{source}: not a state of torch's generators ({error}). Expected: an unchanged checkpoint",
+                code="damaged-checkpoint",
             ) from error
 
     def grad_scaler_state(self) -> dict[str, float] | None:
@@ -269,7 +270,8 @@ class Runtime:
                 self._accelerator.scaler.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
             raise UserError(
-                f"{source}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
+                f"{source}: not a state of torch's gradient scaler ({error}). Expected: an unchanged checkpoint",
+                code="damaged-checkpoint",
             ) from error
 
     # -- end and description --------------------------------------------------------------------------

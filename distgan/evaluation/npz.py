@@ -76,7 +76,7 @@ def read_npz(path: Path, num: int, pixel_range: str | None = None, spec: ImageSp
         raise
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
         reason = _printable(" ".join(str(getattr(error, "strerror", None) or error).split()))[:200]
-        raise UserError(f"{path}: not a readable .npz of numbers ({reason})", code="bad-images") from error
+        raise UserError(f"{path}: damaged ({reason}). Expected: an .npz of numbers", code="bad-images") from error
 
 
 def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | None, spec: ImageSpec) -> Arrays:
@@ -215,7 +215,8 @@ def _scan_values(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Valu
         start += len(block)
     if num_bad := int(is_bad.sum()):
         raise UserError(
-            f"{path}: {num_bad:,} of {num:,} images have non-finite pixels (NaN or infinite)", code="non-finite-values"
+            f"{path}: {num_bad:,} of {num:,} images have NaN or infinite pixels. Expected: finite ones",
+            code="non-finite-values",
         )
     return _Values(member.dtype == np.uint8, low, high, num_negative / (num * size))
 

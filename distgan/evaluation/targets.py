@@ -86,7 +86,7 @@ def read_targets(path: Path) -> Targets:
     try:
         values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not TOML ({error})", code="bad-config-file") from error
+        raise UserError(f"{path}: not TOML ({error}). Expected: targets in TOML", code="bad-config-file") from error
     check_format(path, values, FORMAT)
     return parse_model(Targets, values, str(path), strict=True)
 

@@ -137,7 +137,9 @@ def _call_sbatch(flag: str, config: SlurmConfig, script: str, requested: str) ->
             f"sbatch: no answer within {_SBATCH_S} s. Expected: try again when SLURM answers", code="slurm"
         ) from None
     except OSError as error:
-        raise UserError(f"sbatch: does not start ({error.strerror})", code="slurm") from error
+        raise UserError(
+            f"sbatch: does not start ({error.strerror}). Expected: SLURM installed", code="slurm"
+        ) from error
     output = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
     message = "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in output)
     if process.returncode:

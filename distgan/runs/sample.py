@@ -125,7 +125,7 @@ def _class_indices(names: Sequence[int | str] | None, model: ModelConfig, flag: 
     indices |= {index: index for index in range(spec.num_classes)}
     shown = ", ".join(map(one_line, spec.class_names[:20])) + (", ..." if spec.num_classes > 20 else "")
     if not names:
-        raise UserError(f"{flag}: empty. Expected: one or more of {shown}")
+        raise UserError(f"{flag}: empty. Expected: one or more of {shown}", code="missing-value")
     for name in names:
         if name not in indices:
             suggestion = did_you_mean(str(name), map(str, indices)) or "."
