@@ -122,6 +122,7 @@ class SettingInfo(BaseModel):
     old_flags: tuple[str, ...] = ()  # which are accepted, and named in the help as deprecated
     old_keys: tuple[str, ...] = ()  # likewise in files
     allowed: str | None = None  # in words, where type and limits do not say it
+    metavar: str = ""  # placeholder of the value in the help, where the type does not say it
     # On resume, another value is allowed. fixed: never. confirm: with --allow-config-change. free: always. reset:
     # always, and the run's own is dropped. In a benchmark or an evaluation, free: it does not change the results.
     on_resume: Literal["fixed", "confirm", "free", "reset"] = "confirm"
@@ -136,6 +137,8 @@ class SettingInfo(BaseModel):
 
 def setting(default: Any, description: str, **more: Any) -> Any:
     """Return a field with its help text (`{names}`: that of each registered name), its SettingInfo and its limits."""
+    if more.get("metavar", "").endswith(("DIR", "FILE", "PATH")):
+        more.setdefault("min_length", 1)
     rules = SettingInfo(**{key: more.pop(key) for key in SettingInfo.model_fields if key in more})
     return Field(default, description=description, json_schema_extra={"info": rules}, **more)  # type: ignore[dict-item]
 
@@ -189,7 +192,7 @@ class Section(BaseModel):
 
 # -- A setting in words: what may stand in it, and how help shows it --
 
-_SOME, _OR_PATH = "one or more of ", ", or a path that is there"
+_SOME, _OR_PATH = "one or more of ", ", or an existing path"
 
 
 def allowed(field: FieldInfo) -> str:
@@ -252,9 +255,8 @@ def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:
 
 
 def _kind(annotation: Any, metadata: Any = ()) -> str:
-    if names := choices(annotation, metadata):
-        takes_path = any(isinstance(item, OneOf) and item.takes_path for item in metadata)
-        return ", ".join(names) + (_OR_PATH if takes_path else "")
+    if one_of := _one_of(annotation, metadata):
+        return ", ".join(one_of.names()) + (_OR_PATH if one_of.takes_path else "")
     origin = get_origin(annotation)
     if origin is Annotated:
         return _kind(get_args(annotation)[0])
@@ -279,6 +281,8 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
 
 def metavar(field: FieldInfo) -> str:
     """Return the placeholder of a flag's value in the help."""
+    if text := setting_info(field).metavar:
+        return text
     kind = _kind(field.annotation, field.metadata)
     short = {"an integer": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
     if kind == "key=value":

@@ -145,7 +145,7 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
         ("[optim]\nbeta1 = 1.0", "my.toml: [optim] beta1 ... 1.0 ... 0 or more ... less than 1 ... [bad-value]"),
         (
             "[data]\nname = 'mnst'",
-            f"my.toml: [data] name: ... 'mnst' ... auto, {', '.join(DATASETS)}, or a path ... [unknown-name]",
+            f"my.toml: [data] name: ... 'mnst' ... auto, {', '.join(DATASETS)}, or an existing path ... [unknown-name]",
         ),
         ("[data]\ndrop_last = 'no'", "my.toml: [data] drop_last ... 'no' ... [bad-value]"),
         ("[run]\nsample_epochs = [1, -2]", "my.toml: [run] sample_epochs ... -2 ... [bad-value]"),

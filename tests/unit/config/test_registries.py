@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, ThroughputConfig
 from distgan.config import registry
-from distgan.config.command_settings import EvalConfig
-from distgan.config.fields import Section, SettingInfo, setting, setting_info
+from distgan.config.command_settings import DoctorConfig, EvalConfig, SampleConfig
+from distgan.config.fields import Section, SettingInfo, help_text, metavar, setting, setting_info
 from distgan.config.flags import Parser, add_flags, from_flags, list_flags, parse_settings, read_file, setting_paths
 from distgan.config.network_spec import NetworkSpec
 from distgan.config.presets import parse_training
@@ -26,7 +26,7 @@ from distgan.data.base import SOURCES, Dataset
 from distgan.evaluation.inputs import record_source
 from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.schema import Quality
-from distgan.reports.options import CompareConfig, ReportConfig
+from distgan.reports.options import CompareConfig, PagesConfig, ReportConfig
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 
@@ -255,7 +255,7 @@ def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
     for words in ("squares: least squares, weight 2.5 unless set", "mlp: one layer each", "stripes: grey stripes"):
         assert words in text
     for flag, names in (("--loss", ["own", *LOSSES]), ("--family", FAMILIES), ("--data", ["auto", *DATASETS])):
-        path = ", or a path that is there" if flag == "--data" else ""
+        path = ", or an existing path" if flag == "--data" else ""
         with expect_user_error(f"{flag}: ... ('nope'). Expected: {', '.join(names)}{path} [unknown-name]"):
             from_flags(Config, parser.parse([flag, "nope"]))
     path = tmp_path / "my.toml"
@@ -264,6 +264,15 @@ def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
         read_file(path, "my.toml")
     with expect_user_error("--model: ... --family mlp (cgan) ... vanilla [conflicting-settings]"):
         from_flags(Config, parser.parse(["--model", "cgan", "--family", "mlp"]))
+
+
+def test_help_says_which_flags_take_a_path() -> None:
+    """A folder is DIR, a file FILE, either of them PATH, and none of them TEXT."""
+    for settings in (Config, SampleConfig, EvalConfig, DoctorConfig, ConvergenceConfig, ThroughputConfig, PagesConfig):
+        for flag in list_flags(settings):
+            if re.search(r"^(a )?(new )?(folder|file)|path of|--data\b|\.py file|TOML file", help_text(flag.field)):
+                assert "TEXT" not in metavar(flag.field), flag.name
+    assert metavar(EvalConfig.model_fields["data"]).endswith("|PATH"), "of a setting that may be unset too"
 
 
 @pytest.mark.usefixtures("ours")
