@@ -14,6 +14,7 @@ import yaml
 from generate_reference import commands_below, parser_of
 from helpers.runs import ROOT, MonkeyPatch
 
+import distgan
 import distgan.cli
 from distgan.cli.commands import TOP
 from distgan.config.command_settings import EvalConfig, SlurmConfig
@@ -173,12 +174,13 @@ def test_the_changelog_begins_with_the_version_of_the_package() -> None:
 
 
 def test_the_citation_has_what_its_schema_requires() -> None:
-    """Citation File Format 1.2.0. The version has one place, so it is not here."""
+    """Citation File Format 1.2.0, and the package's version."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation.keys() >= {"cff-version", "message", "title", "authors"}
     assert citation.keys() <= {
-        *("cff-version", "message", "title", "authors", "type", "abstract", "license", "keywords")
+        *("cff-version", "message", "title", "authors", "type", "abstract", "version", "license", "keywords")
     }
+    assert citation["version"] == distgan.__version__
     assert citation["cff-version"] == "1.2.0"
     assert citation["type"] in ("software", "dataset")
     assert citation["authors"]

@@ -1,6 +1,6 @@
 """House rules that no linter checks: names of modules, their length and what train.py may define.
 
-The order of the wings, and that only distributed/ imports Accelerate, are import-linter's contracts in pyproject.toml.
+Import-linter, in pyproject.toml, has the order of the packages, and that only distributed/ imports Accelerate.
 """
 
 import ast

@@ -297,7 +297,7 @@ def test_own_data_is_compared_without_the_2023_report(tmp_path: Path, capsys: Ca
 
 
 def test_one_module_knows_the_2023_report() -> None:
-    """Its name, its data, its sizes; no other of this wing may know MNIST, 28 pixels or ten classes."""
+    """Its name, its data, its sizes; no other module of `reports` may know MNIST, 28 pixels or ten classes."""
     known = re.compile(r"2023|MNIST|(?<![\w.])28(?![\w.])|range\(10\)|\b(?:ten|tenth)\b")
     for path in (ROOT / "distgan" / "reports").rglob("*"):
         if path.suffix in (".py", ".html", ".js") and path.stem != "report2023":
