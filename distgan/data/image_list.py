@@ -16,7 +16,7 @@ from distgan.utils.files import pack_tensors, read_tensors, write_atomic
 FILE = "images.safetensors"
 _DIGEST = 8  # bytes that are kept of an image's hash: they tell a changed image, and prove nothing
 _MAX_NAMES = 2**28  # bytes
-_WITH_NAMES = ("folder", ".zip")  # kinds of sources whose images have names of their own; others count theirs
+_WITH_NAMES = ("folder", ".zip")  # kinds of sources whose images have their own names; others count them
 
 
 class ImageList(NamedTuple):

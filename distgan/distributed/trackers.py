@@ -179,7 +179,7 @@ class TrackioRun(TrackerRun):
 class Trackers:
     """The trackers of a run. Rank 0 starts and calls them; without `start` they take nothing.
 
-    An error of one during training is a warning, and the others go on.
+    An error of one during training is a warning, and the others continue.
     """
 
     def __init__(self, write_errors: WriteErrorPolicy):
@@ -281,7 +281,7 @@ def _set_defaults(**variables: str) -> None:
 
 
 def _has_wandb_login() -> bool:
-    """True if wandb has a key or a stored login for its server, without asking the server."""
+    """True if wandb has a key or a stored login for its server, without a request to the server."""
     import wandb
 
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):

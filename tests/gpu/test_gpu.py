@@ -104,7 +104,7 @@ def test_a_run_goes_on_with_another_engine() -> None:
 
 
 def test_steps_of_a_graph_wait_for_nothing() -> None:
-    """Nor does what logging asks of the device; over two ends of an epoch."""
+    """Nor does logging; over two ends of an epoch."""
     from distgan.utils.devices import Reading
 
     graph = Training("cgan", "graph", device="cuda")
@@ -136,10 +136,10 @@ def test_a_signal_stops_a_graphed_run_within_a_second(start: Start, tmp_path: Pa
     flags = ("--engine", "graph", "--max-steps", 60_000, "--epochs", 2000)
     process = start(sys.executable, "-m", "distgan", "train", *quick("run"), *flags)
     wait_for(lambda: len(losses(tmp_path / "run")) > 3 if (tmp_path / "run/metrics.jsonl").exists() else False, process)
-    asked = time.monotonic()
+    requested = time.monotonic()
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: "stopped" in (tmp_path / "run/status.json").read_text(), process)
-    assert time.monotonic() - asked < 1
+    assert time.monotonic() - requested < 1
     assert process.wait(30) == 143
 
 

@@ -31,7 +31,7 @@ from helpers.own_networks import path_of
 
 
 class Recipe(NamedTuple):
-    """`batch_size` 24 of 70 images gives a short batch of 22; 25 is divisible by no number of ranks here."""
+    """`batch_size` 24 of 70 images gives a short batch of 22; 25 is divisible by none of the world sizes here."""
 
     model: str = "cgan"
     family: str = "dcgan"

@@ -71,7 +71,7 @@ def test_outcomes(bench: FakeBench, capsys: Capture) -> None:
     assert not left_over(bench.folder)
 
 
-def test_a_crash_is_told_and_the_rest_is_measured(bench: FakeBench) -> None:
+def test_a_crash_is_reported_and_the_rest_is_measured(bench: FakeBench) -> None:
     bench.play(one_seed0={"fcd": [3], "end": "crash"}, one_seed1=GOOD)
     with pytest.raises(CommandFailed, match=r"^1 of 2 .*one, seed 0: rank 1:"):
         bench("--seeds", 2)
@@ -195,7 +195,7 @@ def left_over(folder: Path) -> list[int]:
 
 @pytest.fixture
 def interrupted(bench: FakeBench) -> Iterator[Callable[[int], Any]]:
-    """Starts a bench of three runs in a process of its own, and sends it a signal in the middle of the second."""
+    """Starts a bench of three runs in its own process, and sends it a signal in the middle of the second."""
     processes = []
 
     def interrupt(signum: int) -> Any:
@@ -285,7 +285,7 @@ def trial_of(bench: FakeBench) -> trial.Trial:
 
 
 def test_a_module_on_a_tether_ends_with_its_parent(start: Start, tmp_path: Path) -> None:
-    """The parent is a shell that is killed; what it started is asked to stop."""
+    """The parent is a shell that is killed; what it started gets a signal to stop."""
     (tmp_path / "child.py").write_text(
         "import os, signal, time\n"
         "def stop(*_): open('stopped', 'w').close(); os._exit(0)\n"
@@ -302,7 +302,7 @@ def test_a_module_on_a_tether_ends_with_its_parent(start: Start, tmp_path: Path)
     os.kill(process.pid, signal.SIGKILL)
     end = time.monotonic() + 20
     while not (tmp_path / "stopped").exists():
-        assert time.monotonic() < end, "it goes on without its parent"
+        assert time.monotonic() < end, "it continues without its parent"
         time.sleep(0.02)
 
 
@@ -430,7 +430,7 @@ def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, .
 # -- mistakes -------------------------------------------------------------------------------
 
 
-def test_another_bench_is_refused(bench: FakeBench) -> None:
+def test_another_bench_is_rejected(bench: FakeBench) -> None:
     bench.play(one_seed0=BAD)
     bench("--seeds", 1)
     for words, message in (
@@ -451,7 +451,7 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
     assert bench.starts == ["one-seed0"]
 
 
-def test_a_folder_of_something_else_is_refused(bench: FakeBench) -> None:
+def test_a_folder_of_something_else_is_rejected(bench: FakeBench) -> None:
     Path("out").mkdir()
     Path("out", "config.json").write_text("{}")
     with expect_user_error("--out: ... (out ... config.json) ... resume", code="output-exists"):

@@ -198,7 +198,7 @@ def test_hooks_before_a_commit_are_a_part_of_lint() -> None:
         assert hook["language"] == "system"
 
 
-def test_templates_ask_what_doctor_prints() -> None:
+def test_issue_templates_request_what_doctor_prints() -> None:
     templates = ROOT / ".github"
     assert "`distgan doctor --json`" in (templates / "pull_request_template.md").read_text()
     for path in (templates / "ISSUE_TEMPLATE").glob("*.yml"):

@@ -31,7 +31,7 @@ def test_no_module_hides_a_library() -> None:
     libraries = set(sys.stdlib_module_names) | set(packages_distributions())
     libraries |= {"deepspeed", "evaluate", "datasets", "tensorboard", "accelerate"}
     ours = {path.stem for path in PACKAGE.glob("*.py")} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    # `distributed` is dask's name, which no library that we use imports unless dask is asked for.
+    # `distributed` is dask's name, which no library that we use imports unless dask is requested.
     assert not (ours - {"__init__", "__main__", "__pycache__", "distributed"}) & (libraries - {"distgan"})
 
 
@@ -55,7 +55,7 @@ def test_imports_are_absolute() -> None:
 
 
 def test_homes_are_found_by_one_function() -> None:
-    """By `user_path`, which refuses the home of nobody."""
+    """By `user_path`, which rejects the home of nobody."""
     for path in FILES:
         assert path.name == "paths.py" or ".expanduser(" not in path.read_text(), path
 

@@ -166,7 +166,7 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
 
 
 def test_the_contents_of_a_users_file_are_a_part_of_a_study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    """Its place is not: a study may go on elsewhere, but not with other networks or another loss."""
+    """Its place is not: a study may continue elsewhere, but not with other networks or another loss."""
     images = torch.zeros(1000, 28, 28, dtype=torch.uint8)
     monkeypatch.setattr(arms, "_load", lambda config: Dataset("digits", images, torch.arange(1000) % 10, "nowhere"))
     protocol = Protocol(num=100, evaluations_per_epoch=4, hold=1)

@@ -157,7 +157,7 @@ def test_a_measured_ring_gives_back_what_was_measured() -> None:
     assert ring(10**6, 1, 1) == 0
 
 
-def test_the_ladder_ends_where_it_was_asked_to() -> None:
+def test_world_shapes_end_at_the_requested_numbers() -> None:
     assert list_world_shapes(3, 6) == [(1, 1), (1, 2), (1, 4), (1, 6), (2, 6), (3, 6)]
     assert list_world_shapes(1, 1) == [(1, 1)]
 

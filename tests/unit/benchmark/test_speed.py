@@ -215,7 +215,7 @@ def test_presets_are_repeated_or_joined_and_precisions_are_what_the_device_has(m
         assert [cell.precision for cell in cells] == expected
 
 
-def test_an_engine_chooses_for_the_whole_run_or_for_what_is_measured(monkeypatch: MonkeyPatch) -> None:
+def test_an_engine_chooses_for_the_full_run_or_for_what_is_measured(monkeypatch: MonkeyPatch) -> None:
     totals = []
     build = session.build_engine
     monkeypatch.setattr(session, "build_engine", lambda *args: totals.append(args[4]) or build(*args))

@@ -1,4 +1,4 @@
-"""Presets and flags: what they resolve to, and what a mistake is told."""
+"""Presets and flags: what they resolve to, and the message of each mistake."""
 
 import argparse
 import json
@@ -164,7 +164,7 @@ def test_mistakes_in_a_file_are_one_line_each(tmp_path: Path, text: str, message
         toml(tmp_path, text)
 
 
-def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
+def test_each_mistake_of_a_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         toml(tmp_path, "[run]\nepochs = 0\nfoo = 1\n[optim]\ng_lr = -1\n")
     assert len(str(error.value).splitlines()) == 3
@@ -211,13 +211,13 @@ def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> N
         parse(*argv)
 
 
-def test_unknown_preset_is_refused() -> None:
+def test_unknown_preset_is_rejected() -> None:
     for name in ("cgan-quik", "../configs/cgan", "/etc/passwd"):
         with expect_user_error(f"--preset ... ({name}) ... cgan, cgan-fast, cgan-quick ... [unknown-name]"):
             preset_path(name, "--preset")
 
 
-def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+def test_missing_and_binary_files_are_rejected(tmp_path: Path) -> None:
     with expect_user_error("my.toml ... [not-found]"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.toml").write_bytes(b"\xff\xfe\x00")
@@ -236,7 +236,7 @@ def test_files_of_other_editors_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--out", "--resume", "--config"])
-def test_the_home_of_nobody_is_refused(flag: str) -> None:
+def test_the_home_of_nobody_is_rejected(flag: str) -> None:
     with expect_user_error(f"{flag} ~nosuch-user/x: ", code="bad-path"):
         parse_training([*(("--preset", "cgan") if flag == "--out" else ()), flag, "~nosuch-user/x"])
         claim_folder("~nosuch-user/x", "cgan", may_hold_run=True)

@@ -168,7 +168,7 @@ def test_no_engine_and_no_order_is_known_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["bce", "auto", "", "Upper", "a,b", "a b", "-x", "a/b", "a--b"])
-def test_names_that_a_flag_can_not_carry_are_refused(name: str) -> None:
+def test_names_that_a_flag_can_not_carry_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="expected: a new name"):
         Registry(LOSSES).register(name, LOSSES["bce"])
 

@@ -1,4 +1,4 @@
-"""Clusters of training images, and a pair of networks that is told them."""
+"""Clusters of training images, and a pair of networks that takes them as labels."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_no_picture_at_all_has_no_lean_and_no_outline() -> None:
     assert len(sides[:4].unique()) == 1
 
 
-def test_edge_is_told_by_its_direction() -> None:
+def test_an_edge_has_a_direction() -> None:
     """A gradient along an axis fills one of eight maps, one along a diagonal another, and one between them two."""
     row, column = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
     for x, y, expected in ((4, 0, 1), (-4, 0, 1), (0, 4, 1), (0, -4, 1), (3, 3, 1), (3, -3, 1), (4, 2, 2)):
@@ -84,21 +84,21 @@ def test_edge_is_told_by_its_direction() -> None:
 def test_clusters_are_the_same_whatever_the_order_of_sums() -> None:
     """Every sum is one of integers that float32 holds."""
     images, _ = blobs(6, 50)
-    whole = cluster(images, 12)
+    labels = cluster(images, 12)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distgan.data.clustering._ROWS", 7)
-        assert torch.equal(cluster(images, 12), whole)
+        assert torch.equal(cluster(images, 12), labels)
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 2)
     try:
-        assert torch.equal(cluster(images, 12), whole)
+        assert torch.equal(cluster(images, 12), labels)
     finally:
         torch.set_num_threads(before)
     # The largest sums are of 8 x 7 x 7 products; a cell has at most the root of 6 x 6 pixels' edges, blurred.
     hard = 255 * (torch.rand(500, 28, 28, generator=torch.Generator().manual_seed(4)) < 0.5).long()
     assert float(_edge_features(hard).max()) ** 2 <= 255 * 16 * 9
     assert 255 * 16 * 9 * 8 * 7 * 7 < 2**24
-    assert not torch.equal(cluster(images, 12, seed=1), whole)
+    assert not torch.equal(cluster(images, 12, seed=1), labels)
 
 
 def test_clusters_of_digits_keep_the_digits_apart() -> None:

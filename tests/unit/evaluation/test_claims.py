@@ -37,12 +37,12 @@ def quality(
     confusions: list[tuple[int, int, float]] = (),  # type: ignore[assignment]
     n: int = 10_000,
 ) -> Quality:
-    is_asked = digits[0].agreement is not None
+    is_conditional = digits[0].agreement is not None
     found = [
-        Confusion(asked=asked, read=read, share=exactly(part), jury=exactly(0), seen_by=3)
-        for asked, read, part in confusions
+        Confusion(asked=label, read=read, share=exactly(part), jury=exactly(0), seen_by=3)
+        for label, read, part in confusions
     ]
-    matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_asked else None
+    matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_conditional else None
     source = SimpleNamespace(data="mnist")
     return Quality.model_construct(
         n=n, per_digit=digits, shares=[each.share for each in digits], confusions=found, matrix=matrix, source=source

@@ -74,7 +74,7 @@ def test_a_number_that_is_missing_meets_nothing() -> None:
         {"coverages": [0.8] * 11},
     ):
         assert detect([*good[:2], good[2]._replace(**broken)], CGAN, 2).reached is None, broken
-    # Not asked for in the C-GAN's targets.
+    # Not requested in the C-GAN's targets.
     assert detect([each._replace(recognisable=None) for each in good], CGAN, 2).reached == 0
 
 

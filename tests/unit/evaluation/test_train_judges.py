@@ -145,7 +145,7 @@ def monitor(own: str, **run: Any) -> None:
     QualityMonitor(session, SimpleNamespace(born=0.0))  # type: ignore[arg-type]
 
 
-def test_targets_of_other_images_are_refused_before_judges_are_trained(own: str, monkeypatch: MonkeyPatch) -> None:
+def test_targets_of_other_images_are_rejected_before_judges_are_trained(own: str, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(during_training, "get_judges", lambda *_: pytest.fail("trained"))
     with expect_user_error("--stop-at: ... (mnist) ... [setting-not-applicable]"):
         monitor(own, stop_at="mnist")

@@ -1,4 +1,4 @@
-"""`distgan slurm` before it asks SLURM, and the batch scripts as files."""
+"""`distgan slurm` before it calls SLURM, and the batch scripts as files."""
 
 import math
 import re
@@ -39,7 +39,7 @@ CGAN = ["--model", "cgan", "--epochs", "20"]
         ),
     ],
 )
-def test_mistakes_are_told_before_the_job_waits(capsys: Capture, words: list[str], message: str) -> None:
+def test_mistakes_are_reported_before_the_job_waits(capsys: Capture, words: list[str], message: str) -> None:
     assert cli.main(["slurm", *CGAN, *words]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

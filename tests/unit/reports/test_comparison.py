@@ -239,9 +239,9 @@ def test_diversity_counts_the_digits_that_are_there(pair: tuple[Path, Path], tmp
     gan, cgan = table_of(*pair)["diversity"].cells
     assert (gan.value, gan.check.agrees, gan.check.why) == ("9 of 10 digits", True, "missing: 6")
     assert (cgan.value, cgan.check.agrees) == ("10 of 10 digits", True)
-    whole = make_run(tmp_path / "whole", "GAN", quality=quality_of("GAN"))
+    full = make_run(tmp_path / "full", "GAN", quality=quality_of("GAN"))
     poor = make_run(tmp_path / "poor", quality=quality_of(missing=[2, 3]))
-    gan, cgan = table_of(whole, poor)["diversity"].cells
+    gan, cgan = table_of(full, poor)["diversity"].cells
     assert (gan.check.agrees, cgan.check.agrees) == (False, False)
     assert cgan.check.why == "missing: 2, 3"
 
@@ -305,7 +305,7 @@ def test_one_module_knows_the_2023_report() -> None:
             assert not known.findall(text), path
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_folders(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name / "run", "GAN") for name in ("a", "b")]
     assert [subject.name for subject in subjects_of(*runs)] == [str(run) for run in runs]
 

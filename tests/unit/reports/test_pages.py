@@ -294,26 +294,26 @@ def test_a_young_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> Non
 
 def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
-    asked: list[Any] = []
+    requested: list[Any] = []
 
     class Fake:
         @staticmethod
         def evaluate(where: str, config: Any) -> tuple[Any, Path]:
-            asked.append((where, config.num, config.device))
+            requested.append((where, config.num, config.device))
             return quality_of(), tmp_path / "run" / "eval"
 
     monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
     run_command("report", str(run), "--num", "500", "--device", "cpu")
-    assert asked == [(str(run), 500, "cpu")]
+    assert requested == [(str(run), 500, "cpu")]
     assert "95.3 %" in (run / "report.html").read_text()
     (run / "eval").mkdir()
     (run / "eval" / "eval.json").write_text(quality_of(fcd=7.77).model_dump_json())
     run_command("report", str(run))
-    assert len(asked) == 1
+    assert len(requested) == 1
     assert "7.77" in (run / "report.html").read_text()
 
 
-def test_page_that_can_not_be_written_is_refused_before_the_run_is_measured(
+def test_page_that_can_not_be_written_is_rejected_before_the_run_is_measured(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     def evaluate(where: str, config: object) -> None:
@@ -342,7 +342,7 @@ def test_page_is_written_behind_a_link(tmp_path: Path) -> None:
         assert (tmp_path / "page.html").read_bytes().startswith(b"<!doctype html>")
 
 
-def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_what_can_not_be_measured_is_reported_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     class Fake:
         @staticmethod
         def evaluate(where: str, config: Any) -> None:

@@ -64,7 +64,9 @@ def test_a_run_killed_at_any_file_of_its_start_starts_again(tmp_path: Path) -> N
     assert len(copies) > 20
     for copy in copies:
         names = {path.name for path in copy.iterdir()}
-        assert "config.json" in names or not {"metrics.jsonl", "checkpoints"} & names, "with --out alone it goes on too"
+        assert "config.json" in names or not {"metrics.jsonl", "checkpoints"} & names, (
+            "with --out alone it continues too"
+        )
         train_small(copy, log_every=1, max_steps=2)
         assert_same(copy, tmp_path / "run")
 
@@ -119,7 +121,7 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
         lambda out: results.new_folder(out, "throughput"),
         lambda out: lock_output(out).__enter__(),
     ],
-    ids=["train", "eval", "bench", "bench that goes on"],
+    ids=["train", "eval", "bench", "resumed bench"],
 )
 def test_what_systems_and_killed_commands_leave_is_no_foreign_file(
     tmp_path: Path, claim: Callable[[str], object]
