@@ -60,7 +60,7 @@ def _compare_speeds(
             code="wrong-results",
         )
     rng = np.random.default_rng(0)
-    ratios = {key: ratio(_times(old[key]), _times(new[key]), rng, config.resamples) for key in shared}
+    ratios = {key: bootstrap_ratio(_times(old[key]), _times(new[key]), rng, config.resamples) for key in shared}
     console = TerminalConsole(soft_wrap=True)
 
     if ratios:
@@ -87,7 +87,7 @@ def _compare_speeds(
     ] + [f"{name}: no speed in B" for name in lost]
 
 
-def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> StepRatio:
+def bootstrap_ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> StepRatio:
     """Return the ratio of the seconds per step of two cells, (rounds, repeats) each.
 
     Rounds of two runs are not paired, so each side is resampled independently: rounds with replacement, and within

@@ -36,7 +36,7 @@ class Times(NamedTuple):
         return len(self.reached) + len(self.censored)
 
 
-def times(cells: Cells, measure: str) -> Times | None:
+def run_times(cells: Cells, measure: str) -> Times | None:
     """Return the times of the runs that are over, None if there are none. Runs whose time is not known are left out."""
     reached, censored = list[float](), list[float]()
     for cell in cells:
@@ -61,7 +61,7 @@ def summarise(cells: Cells) -> Summary:
     """Return how many runs of an arm converged, with an interval by Wilson 1927, and each measure of them."""
     over = [cell for cell in cells if cell.outcome in OVER]
     num = sum(cell.outcome == "converged" for cell in over)
-    known = {measure: summarise_times(sample) for measure in MEASURES if (sample := times(cells, measure)) is not None}
+    known = {measure: summarise_times(sample) for measure in MEASURES if (sample := run_times(cells, measure))}
     return Summary(num=len(over), converged=num, rate=estimate_proportion(num, len(over)), **known)
 
 
@@ -161,7 +161,7 @@ def _test(
     cells: Cells, a: str, b: str, measure: str, alternative: Literal["two-sided", "less"]
 ) -> tuple[Times, Times, Test] | None:
     """Return the times of both arms and their test, with the ratio of medians B / A; None without runs of both."""
-    side_a, side_b = (times([cell for cell in cells if cell.arm == name], measure) for name in (a, b))
+    side_a, side_b = (run_times([cell for cell in cells if cell.arm == name], measure) for name in (a, b))
     if side_a is None or side_b is None:
         return None
     p, (mine, other) = p_value(side_a, side_b, alternative), (summarise_times(side).median for side in (side_a, side_b))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distgan.benchmark.convergence_results import ConvergenceFacts, ConvergenceResults, TrialResult
-from distgan.benchmark.convergence_statistics import NEVER, Times, estimate_survival, times
+from distgan.benchmark.convergence_statistics import NEVER, Times, estimate_survival, run_times
 from distgan.benchmark.measurement import Measurement, Spread
 from distgan.benchmark.ratios import AXES, STRONG, WEAK, cells_on_axis
 from distgan.benchmark.results import HeldOut, PlanFacts, PlanResults, Predicted, SpeedResults
@@ -200,7 +200,7 @@ def plot_convergence(convergence: ConvergenceResults, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for axes, measure in zip(panels[0], _CLOCKS, strict=True):
         for arm, colour in colours.items():
-            _draw_share(axes, times([cell for cell in convergence.cells if cell.arm == arm], measure), colour)
+            _draw_share(axes, run_times([cell for cell in convergence.cells if cell.arm == arm], measure), colour)
         axes.set_ylim(-0.04, 1.04)
     panels[0, 0].set_ylabel("share of runs\nthat have converged")
     for row, (about, targets) in zip(panels[1:], rows.items(), strict=True):

@@ -112,16 +112,16 @@ def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tenso
     """Draw per class, of many the first ones, the images closest to a training image, and at the median distance."""
     pairs, captions = [], []
     for label in owners.unique().tolist()[:_MOST_ROWS]:
-        own = (owners == label).nonzero().squeeze(1)
-        order = own[closest.greys[own].argsort(stable=True)]
+        indices = (owners == label).nonzero().squeeze(1)
+        order = indices[closest.greys[indices].argsort(stable=True)]
         chosen = torch.cat([order[: _NEAREST - 4], order[len(order) // 2 :][:4]])
         pairs.append((images[chosen], trained[closest.which[chosen]]))
         captions.append(
             f"{_truncate(names[label])}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off"
         )
     rows = []
-    for number, (own, real) in enumerate(pairs):
-        shown = torch.stack([own, real], 1).flatten(0, 1)
+    for number, (generated, real) in enumerate(pairs):
+        shown = torch.stack([generated, real], 1).flatten(0, 1)
         rows.append((captions[number], shown))
     return _strips(rows, heads=("the closest pairs", "usual pairs"))
 

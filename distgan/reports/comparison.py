@@ -44,7 +44,7 @@ def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[st
     for row in rows:
         lines.append(f"{row.name} ({row.meaning})")
         for subject, cell in zip(subjects, row.cells, strict=True):
-            lines.append(f"  {subject.name} ({subject.run.kind}): {measured(cell)}")
+            lines.append(f"  {subject.name} ({subject.run.kind}): {format_measured(cell)}")
             lines += [f"    {text}" for text in cell.more]
             if check := cell.check:
                 lines.append(f"    {NAME}: {check.claim}; {check.word}: {check.why}")
@@ -54,7 +54,7 @@ def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[st
     return lines
 
 
-def measured(cell: Cell) -> str:
+def format_measured(cell: Cell) -> str:
     """Return the value of a cell with its interval."""
     return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
 

@@ -263,7 +263,7 @@ class RunPage:
     def settings(self) -> list[tuple[str, Pairs]]:
         tables = self.run.config.model_dump(mode="json")
         return [
-            (table, [(key, shown(value) or "none") for key, value in keys.items()]) for table, keys in tables.items()
+            (table, [(key, as_text(value) or "none") for key, value in keys.items()]) for table, keys in tables.items()
         ]
 
     @property
@@ -293,7 +293,7 @@ class RunPage:
             "fingerprint of the data": facts.get(str, "data", "fingerprint"),
             "warning about the data": facts.get(str, "data", "warning"),
         }
-        return [(str(name), shown(value)) for name, value in lines.items() if value is not None]
+        return [(str(name), as_text(value)) for name, value in lines.items() if value is not None]
 
     @property
     def commands(self) -> Pairs:
@@ -320,10 +320,10 @@ class RunPage:
         return list(dict.fromkeys(self.run.problems))
 
 
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a recorded value as text."""
     if isinstance(value, dict):
-        return join(f"{key} {shown(item)}" for key, item in value.items())
+        return join(f"{key} {as_text(item)}" for key, item in value.items())
     if isinstance(value, list):
         return join(value)
     return f"{value:,}" if type(value) is int else fields.fmt_default(value)

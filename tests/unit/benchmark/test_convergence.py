@@ -18,9 +18,9 @@ from distgan.benchmark.convergence_statistics import (
     compare_presets,
     compare_processes,
     p_value,
+    run_times,
     summarise,
     summarise_times,
-    times,
 )
 from distgan.benchmark.measurement import Engine
 from distgan.benchmark.options import ConvergenceConfig
@@ -52,7 +52,7 @@ PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23
 @pytest.mark.filterwarnings("error")
 def test_medians_and_the_test_are_those_of_a_published_study() -> None:
     """As R's survfit (conf.type = "log-log") and survdiff have them: 23 (13 to NA), 8 (4 to 11), chi-square 16.8."""
-    treated, placebo = (times(cells("a", *weeks), "epochs") for weeks in (TREATED, PLACEBO))
+    treated, placebo = (run_times(cells("a", *weeks), "epochs") for weeks in (TREATED, PLACEBO))
     assert treated is not None
     assert placebo is not None
     assert summarise_times(treated).model_dump() == {
@@ -71,7 +71,7 @@ def test_medians_and_the_test_are_those_of_a_published_study() -> None:
 @pytest.mark.filterwarnings("error")
 def test_the_test_on_few_runs_is_exact() -> None:
     """With 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
-    low, high = (times(cells("a", *epochs), "epochs") for epochs in ((1, 2, 3, 4), (5, 6, -9, -9)))
+    low, high = (run_times(cells("a", *epochs), "epochs") for epochs in ((1, 2, 3, 4), (5, 6, -9, -9)))
     assert low is not None
     assert high is not None
     assert p_value(low, high, "two-sided") == pytest.approx(2 / 70)
@@ -82,7 +82,7 @@ def test_the_test_on_few_runs_is_exact() -> None:
 
 def test_few_runs_and_runs_that_never_converged() -> None:
     def summary(*epochs: float, **changes: Any) -> dict[str, Any]:
-        found = times(cells("a", *epochs, **changes), "epochs")
+        found = run_times(cells("a", *epochs, **changes), "epochs")
         assert found is not None
         return summarise_times(found).model_dump()
 
@@ -93,9 +93,9 @@ def test_few_runs_and_runs_that_never_converged() -> None:
     # A run that diverged never gets there; one that was given up early might have.
     assert summary(2, 3, -1)["median"] == 2
     assert summary(2, 3, -1, outcome="diverged")["median"] == 3
-    one, other = times(cells("a", 1, 2), "epochs"), times(cells("a", 1), "epochs")
+    one, other = run_times(cells("a", 1, 2), "epochs"), run_times(cells("a", 1), "epochs")
     assert p_value(one, other, "two-sided") is None  # type: ignore[arg-type]
-    never = times(cells("a", -1, -2), "epochs")
+    never = run_times(cells("a", -1, -2), "epochs")
     assert p_value(never, never, "two-sided") == 1  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ from helpers.own_networks import LOSS, none_loaded, write_pair
 from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, expect_user_error, fits
 
 from distgan.benchmark import configurations, flops, results, speed, worker
-from distgan.benchmark.compare import ratio
+from distgan.benchmark.compare import bootstrap_ratio
 from distgan.benchmark.configurations import (
     Point,
     count_images,
@@ -502,14 +502,14 @@ def test_an_interval_holds_the_ratio() -> None:
     draw, inside = np.random.default_rng(5), 0
     for _ in range(100):
         a, b = (draw.normal(mean, 0.01, (1, 40)).tolist() for mean in (1.0, 1.02))
-        found = ratio(a, b, draw, 300)
+        found = bootstrap_ratio(a, b, draw, 300)
         inside += found.low <= 1.02 <= found.high
     assert 88 <= inside <= 100
 
 
 def test_an_interval_knows_that_rounds_differ() -> None:
     """Repeats of one round are alike: two rounds with a factor of 2 between them are two numbers, not ten."""
-    found = ratio([[1.0] * 5, [2.0] * 5], [[1.0] * 5] * 2, np.random.default_rng(0), 500)
+    found = bootstrap_ratio([[1.0] * 5, [2.0] * 5], [[1.0] * 5] * 2, np.random.default_rng(0), 500)
     assert (found.low, found.ratio, found.high) == (0.5, pytest.approx(1 / 1.5), 1.0)
 
 
