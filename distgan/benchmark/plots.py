@@ -119,9 +119,6 @@ def _draw_growth(axes: Any, chain: list[Measurement], axis: str) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-# -- bench plan --
-
-
 def plot_plan(plan: PlanResults, path: Path) -> None:
     """Plot predicted rates and efficiencies, the fit, and the held-out errors."""
     panels: list[Draw] = [
@@ -170,8 +167,6 @@ def _draw_errors(axes: Any, rows: Sequence[HeldOut]) -> None:
     axes.set_xticks(range(len(rows)), names, rotation=30)
     axes.set(title="held out: signed error", xlabel="processes x images each", ylabel="error, %")
 
-
-# -- bench convergence: the share of converged runs and each metric that has a target, against epochs and seconds --
 
 _ARM_COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 Clock = Callable[[Evaluation], float]

@@ -93,9 +93,6 @@ def print_notes(console: TerminalConsole, lines: Sequence[str]) -> None:
         console.print(f"note: {line}", style="yellow")
 
 
-# -- bench throughput and bench scaling --
-
-
 def print_speeds(speeds: SpeedResults, console: TerminalConsole | None = None) -> None:
     """Print engine fallbacks, speeds, start-up times with gate results, ratios, scaling, and failures."""
     console, cells, facts = console or TerminalConsole(), speeds.cells, speeds.facts
@@ -234,9 +231,6 @@ def _growth(chain: Cells, axis: str) -> Table:
     return build_table(TITLES[axis], axis.replace("_", "\n") + heads, rows, left=())
 
 
-# -- bench plan --
-
-
 def print_plan(plan: PlanResults) -> None:
     """Print the fit, its held-out errors, and its predictions."""
     facts, console = plan.facts, TerminalConsole()
@@ -274,9 +268,6 @@ def title_of(plan: PlanResults) -> str:
     facts, settings = plan.facts, plan.facts.settings
     machines = f"{settings['nodes']} x {settings['gpus_per_node']}, {settings['fabric']}"
     return f"predicted, not measured: {facts.model} on {facts.measured.device}, {machines}"
-
-
-# -- bench convergence --
 
 
 def describe_outcome(cell: TrialResult) -> str:

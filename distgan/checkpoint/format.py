@@ -108,8 +108,6 @@ class State(_Strict):
         return self
 
 
-# -- Reading and writing --
-
 M = TypeVar("M", bound=BaseModel)
 
 MANIFEST = "manifest.json"
@@ -144,9 +142,6 @@ class Damaged(UserError):
 def folder_name(step: int) -> str:
     """Return the name of a checkpoint's folder."""
     return f"step-{step:08}"
-
-
-# -- writing -----------------------------------------------------------------------------------------------
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
@@ -192,9 +187,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
 def _write(path: Path, data: bytes) -> Entry:
     write_synced(path, data)
     return Entry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-# -- reading -----------------------------------------------------------------------------------------------
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -198,8 +198,6 @@ class CheckpointManager:
         )
         return Checkpoint(tensors, state, self.config)
 
-    # -- the thread -----------------------------------------------------------------------------------
-
     def _start(self, checkpoint: Checkpoint) -> None:
         # A daemon: a second Ctrl-C does not wait for the disk. Unfinished checkpoints have temporary names.
         self._thread = threading.Thread(target=self._write, args=(checkpoint,), daemon=True)

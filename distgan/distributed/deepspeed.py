@@ -132,8 +132,6 @@ def complete_config(config: dict[str, Any], d_microbatches: int) -> dict[str, An
     }
 
 
-# -- Networks in DeepSpeed engines --
-
 NAMES = ("generator", "discriminator")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -261,8 +259,6 @@ class DeepSpeedNetwork(DDPNetwork):
     def num_skipped(self) -> int:  # type: ignore[override]
         """Updates that ZeRO 1 to 3 have silently skipped for a non-finite gradient."""
         return int(self._engine.skipped_steps)
-
-    # -- state for checkpoints ------------------------------------------------------------------------
 
     @contextmanager
     def full_params(self) -> Iterator[None]:

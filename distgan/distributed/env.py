@@ -372,9 +372,6 @@ def cores_per_process() -> int | None:
     return max(1, count_cores() // _read_int("LOCAL_WORLD_SIZE", 1, low=1))
 
 
-# -- distgan train|eval --processes N ----------------------------------------------------------------------
-
-
 def check_num_processes(num: int) -> None:
     """Raise UserError if `num` is not the launcher's number of processes."""
     if world_size() != num:

@@ -159,13 +159,9 @@ class Runtime:
                 code="launcher-conflict",
             )
 
-    # -- networks -------------------------------------------------------------------------------------
-
     def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
         """Return the network on the device, under autocast, in DDP with several ranks, or in DeepSpeed."""
         return self._network_type(name, network, optim)
-
-    # -- all ranks together ---------------------------------------------------------------------------
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over the ranks. All ranks call it."""
@@ -237,8 +233,6 @@ class Runtime:
         """Wait until the device has finished its work."""
         devices.synchronize(self.device)
 
-    # -- state for checkpoints ------------------------------------------------------------------------
-
     def random_states(self) -> dict[str, Tensor]:
         """Return `rank0.cpu`, `rank0.cuda`, ...: the generator states of all ranks. All ranks call it."""
         states = {f"rank{self.rank}.cpu": torch.get_rng_state()}
@@ -273,8 +267,6 @@ class Runtime:
                 f"{source}: not a state of torch's gradient scaler ({error}). Expected: an unchanged checkpoint",
                 code="damaged-checkpoint",
             ) from error
-
-    # -- end and description --------------------------------------------------------------------------
 
     def barrier(self) -> None:
         """Wait for all ranks, so that none closes connections that another still uses."""

@@ -210,7 +210,7 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
     with suppress(UserError, KeyError, TypeError, ValueError):
         source = read_json(folder / FILE, _MAX_RESULT)["source"]
         known = os.path.abspath(user_path(source.get("path") or source["what"]))
-        return printable(known) != printable(os.path.abspath(path))  # as source_of records it
+        return printable(known) != printable(os.path.abspath(path))  # as record_source records it
     return True
 
 

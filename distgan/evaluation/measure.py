@@ -93,8 +93,6 @@ def _how_few(agreement: Estimate | None, share: Estimate) -> str:
     return f"{share.value:.2%} of the samples are read as it"
 
 
-# -- The numbers of a set of images --
-
 _NUM_AMBIGUITIES = 5
 _SEEN_BY = 2  # judges that find it by themselves, beside the ensemble, for a confusion to count
 

@@ -123,9 +123,6 @@ def _print_table(findings: list[Finding]) -> None:
     TerminalConsole().print_table(table)
 
 
-# -- Python and packages --
-
-
 def check_python() -> Finding:
     """Report the version of Python."""
     text = sys.version.split()[0]
@@ -205,9 +202,6 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-# -- Devices --
-
-
 def check_gpus() -> Finding:
     """Check that each GPU computes."""
     import torch
@@ -284,9 +278,6 @@ def check_processes(num_processes: int, num_gpus: int) -> Finding:
         return Finding("processes", "note", "not checked")
     backend, num = ("nccl", min(num_processes, num_gpus)) if num_gpus > 1 else ("gloo", num_processes)
     return check_all_reduce(backend, num)
-
-
-# -- Memory, disk and data --
 
 
 def check_memory() -> Finding:

@@ -69,8 +69,6 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-# -- `distgan report` --
-
 Pairs = list[tuple[str, str]]
 
 MOST_PICTURES = 40

@@ -125,8 +125,6 @@ def _count(quality: Quality, requested: int, read: int) -> str:
     return f"{quality.matrix[requested][read]} of {sum(quality.matrix[requested])}"
 
 
-# -- Its comparison table --
-
 _STAMPS = f"The {NAME}'s own time stamps contradict its sentence: 21.2 s per epoch for its GAN, 13.6 s for its C-GAN."
 _EPOCHS = {"GAN": 60, "C-GAN": 80}
 

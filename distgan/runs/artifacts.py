@@ -112,8 +112,6 @@ class RunArtifacts:
         clear_leftovers(folder)
         return folder
 
-    # -- start ----------------------------------------------------------------------------------------
-
     def begin(self, start: Start | None, *, is_over: bool) -> None:
         """Save the first checkpoint, describe the run, which resumes from `start` if given, and start trackers.
 
@@ -239,8 +237,6 @@ class RunArtifacts:
             ranks = f", on {now} processes instead of {before}" if before != now else ""
             display.say(f"resuming at step {state.step:,} (from {self.start.path}){ranks}")
 
-    # -- during training ------------------------------------------------------------------------------
-
     def sample(self) -> str:
         """Draw a grid from the fixed z with the averaged weights of G. Return a line about it, "" for none.
 
@@ -280,8 +276,6 @@ class RunArtifacts:
             return f"the last good state, of step {step:,}, is kept in {self.folder}; {advice}"
 
         return self.runtime.run_on_rank0(export)
-
-    # -- end ------------------------------------------------------------------------------------------
 
     def finish(self, display: ProgressDisplay, *, is_done: bool = True) -> None:
         """Write weights and pictures of the last checkpoint, and show the remaining warnings.
