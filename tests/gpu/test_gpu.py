@@ -105,18 +105,18 @@ def test_a_run_goes_on_with_another_engine() -> None:
 
 def test_steps_of_a_graph_wait_for_nothing() -> None:
     """Nor does logging; over two ends of an epoch."""
-    from distgan.utils.devices import Reading
+    from distgan.utils.devices import AsyncHostCopy
 
     graph = Training("cgan", "graph", device="cuda")
     graph.to(5)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stats, readings = graph.to(STEPS, on_device=True), []
-        readings.append(Reading(stats))
+        stats, copies = graph.to(STEPS, on_device=True), []
+        copies.append(AsyncHostCopy(stats))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert readings[0].wait().isfinite().all()
+    assert copies[0].wait().isfinite().all()
 
 
 def test_memory_does_not_grow_over_replays() -> None:

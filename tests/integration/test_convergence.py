@@ -118,11 +118,11 @@ def test_more_processes_that_need_more_epochs_end_in_1(bench: FakeBench) -> None
 
 def test_the_words_of_a_training(bench: FakeBench, monkeypatch: MonkeyPatch) -> None:
     protocol = read_targets(Path("easy.toml")).protocol
-    monkeypatch.setattr(trial, "cores", lambda: 8)
+    monkeypatch.setattr(trial, "count_cores", lambda: 8)
 
     def words(num_jobs: int = 1, **settings: Any) -> str:
         config = ConvergenceConfig(preset="one.toml", **settings)
-        return " ".join(trial.arms(config, protocol, SETS["mnist"], num_jobs, is_cuda=False)[0].words)
+        return " ".join(trial.build_arms(config, protocol, SETS["mnist"], num_jobs, is_cuda=False)[0].words)
 
     # Of 2 steps per epoch 4 evaluations can't be: each step has one.
     assert "--eval-every 0 --eval-every-steps 1 --eval-num 100" in words()
@@ -151,13 +151,13 @@ def test_no_two_presets_share_a_folder(bench: FakeBench) -> None:
     Path("one-processes2.toml").write_text(TINY)
     config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
     with expect_user_error("--against: ... --preset one.toml (one-processes2.toml)", code="conflicting-settings"):
-        trial.arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
+        trial.build_arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
 
 
 def test_an_odd_number_of_steps(bench: FakeBench) -> None:
     Path("one.toml").write_text(TINY.replace("512", "91"))  # 11 steps per epoch, the last of 90 images
     bench.play(one_seed0=BAD)
-    arm = trial.arms(
+    arm = trial.build_arms(
         ConvergenceConfig(preset="one.toml"), read_targets(SETS["mnist"]).protocol, SETS["mnist"], 1, is_cuda=False
     )[0]
     assert arm.steps_per_epoch == 11
@@ -280,7 +280,7 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
 
 def trial_of(bench: FakeBench) -> trial.Trial:
     protocol = read_targets(Path("easy.toml")).protocol
-    arm = trial.arms(ConvergenceConfig(preset="one.toml"), protocol, SETS["mnist"], 1, is_cuda=False)[0]
+    arm = trial.build_arms(ConvergenceConfig(preset="one.toml"), protocol, SETS["mnist"], 1, is_cuda=False)[0]
     return trial.Trial(arm, 0, Path("out"), read_targets(Path("easy.toml")))
 
 

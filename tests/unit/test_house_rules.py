@@ -4,9 +4,11 @@ Import-linter, in pyproject.toml, has the order of the packages, and that only d
 """
 
 import ast
+import importlib
 import re
 import sys
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 
 from helpers.runs import ROOT
 from helpers.without_posix import MODULES as POSIX_MODULES
@@ -40,6 +42,19 @@ def test_modules_keep_their_budget() -> None:
     for path in FILES:
         lines = len(path.read_text().splitlines())
         assert lines <= (120 if path == PACKAGE / "train.py" else 400), f"{path}: {lines} lines"
+
+
+def test_what_tests_and_benchmarks_import_exists() -> None:
+    """Also within a function that runs only on a GPU or a cluster, where a rename would go unnoticed."""
+    missing = []
+    for path in (path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "distgan":
+                module = importlib.import_module(str(node.module))
+                names = [name.name for name in node.names if not hasattr(module, name.name)]
+                is_package = hasattr(module, "__path__")  # whose modules need not be imported yet
+                missing += [(path, name) for name in names if not is_package or not find_spec(f"{node.module}.{name}")]
+    assert not missing
 
 
 def test_train_defines_nothing_but_the_loop() -> None:
