@@ -112,8 +112,8 @@ def print_speeds(speeds: SpeedResults, console: TerminalConsole | None = None) -
     console.print(f"engine: {', '.join(sorted(reasons)) or '-'}")
     reached = f"; {facts.note}" if facts.note else ""
     if facts.roofline:
-        peaks = (f"{kind} {_si(value)}FLOP/s" for kind, value in facts.roofline.peak_flops.items())
-        reached = f" reaches {', '.join(peaks)}; copy {_si(facts.roofline.copy_bytes_per_s)}B/s"
+        peaks = (f"{kind} {_fmt_si(value)}FLOP/s" for kind, value in facts.roofline.peak_flops.items())
+        reached = f" reaches {', '.join(peaks)}; copy {_fmt_si(facts.roofline.copy_bytes_per_s)}B/s"
     console.print(facts.device + reached)
 
 
@@ -153,7 +153,7 @@ def _speed_tables(cells: Cells, *, is_cuda: bool) -> Iterator[Table]:
         yield build_table(title, heads, [
             (cell_name(cell, cells), _fmt1(sum(run.build_s.values()) - sum(run.start_s.values())),
              *(_fmt1(run.start_s.get(phase)) for phase in _PHASES), _fmt1(gate.seconds), _fmt1(run.warmup_s),
-             f"{'passed' if gate.passed else 'FAILED'} {_off(gate.losses)} {_off(gate.weights)}")
+             f"{'passed' if gate.passed else 'FAILED'} {_fmt_deviation(gate.losses)} {_fmt_deviation(gate.weights)}")
             for cell, run, gate in started
         ])  # fmt: skip
     if loops := list(dict.fromkeys(loop for cell in measured for loop in cell.against)):
@@ -174,11 +174,11 @@ def _fmt1(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _off(value: float | str) -> str:
+def _fmt_deviation(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.0e}"
 
 
-def _si(value: float) -> str:
+def _fmt_si(value: float) -> str:
     units = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (0.0, ""))
     factor, letter = next((factor or 1.0, letter) for factor, letter in units if value >= factor)
     return f"{value / factor:.3g} {letter}"

@@ -113,7 +113,7 @@ class CheckpointManager:
         began = time.perf_counter()
         with self.log.paused():
             step = self.gan.step
-            if self.runtime.run_on_rank0(self._written) != step:
+            if self.runtime.run_on_rank0(self._wait_written) != step:
                 unlogged = self.log.read_stats(step)
                 self.check_finite()
                 if self.config.processes.check_ranks_every:
@@ -130,7 +130,7 @@ class CheckpointManager:
                         self._error = error
                 self.stall_s.append(time.perf_counter() - began)
             if wait:
-                self.runtime.run_on_rank0(lambda: self._written(must=True))
+                self.runtime.run_on_rank0(lambda: self._wait_written(must=True))
 
     def check_skipped_updates(self) -> None:
         """Raise TrainingFailed if updates were skipped for non-finite gradients. Does not wait for the device."""
@@ -152,7 +152,7 @@ class CheckpointManager:
 
     def last(self) -> tuple[int, Path] | None:
         """Return the step and the folder of the last valid checkpoint; on rank 0 only."""
-        self._written()
+        self._wait_written()
         return self.saved
 
     def join(self) -> None:
@@ -211,12 +211,12 @@ class CheckpointManager:
             self.folder.mkdir(exist_ok=True)
             path, self.num_bytes = write_checkpoint(self.folder, checkpoint)
             self.saved = checkpoint.state.step, path
-            self._tidy(path)
+            self._delete_old(path)
         except BaseException as error:  # handed to the thread that waits
             self._error = error
         self.write_s.append(time.perf_counter() - began)
 
-    def _written(self, *, must: bool = False) -> int | None:
+    def _wait_written(self, *, must: bool = False) -> int | None:
         """Wait for the checkpoint that is being written. Return the step of the last valid one, if any."""
         self.join()
         self._thread, error, self._error = None, self._error, None
@@ -230,7 +230,7 @@ class CheckpointManager:
         self.report_written()
         return self.saved[0] if self.saved else None
 
-    def _tidy(self, newest: Path) -> None:
+    def _delete_old(self, newest: Path) -> None:
         """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
         try:
             rename_copied_links(self.folder, self.write_errors.warn)

@@ -262,11 +262,11 @@ class DeepSpeedNetwork(DDPNetwork):
 
     @contextmanager
     def full_params(self) -> Iterator[None]:
-        with self._gathered(modifier_rank=None):
+        with self._gather(modifier_rank=None):
             yield
 
     @contextmanager
-    def _gathered(self, modifier_rank: int | None) -> Iterator[None]:
+    def _gather(self, modifier_rank: int | None) -> Iterator[None]:
         if self._stage < 3:
             yield
             return
@@ -291,7 +291,7 @@ class DeepSpeedNetwork(DDPNetwork):
         return tensors
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
-        with self._gathered(modifier_rank=0):
+        with self._gather(modifier_rank=0):
             self.module.load_state_dict(weights)
         if self._stage:
             self._engine.optimizer.refresh_fp32_params()

@@ -61,14 +61,14 @@ class _Rendezvous(NamedTuple):
             now = time.monotonic()
             # A rank may have set the key just before it ended.
             if self._has_ended(rank) and not self.call(self.store.check, [key]):
-                raise self._lost(f"rank {rank} is gone")
+                raise self._loss_error(f"rank {rank} is gone")
             if heartbeat and (latest := self.call(self.store.add, f"beat/{rank}", 0)) != beat:
                 beat, beat_at = latest, now
             if heartbeat and now > beat_at + self.timeout_s:
-                raise self._lost(f"rank {rank} is silent for --timeout {self.timeout_s:g} s")
+                raise self._loss_error(f"rank {rank} is silent for --timeout {self.timeout_s:g} s")
             if now > deadline:
                 message = f"rank {rank} is not done after {limit_s:g} s"
-                raise self._lost(message) if heartbeat else TimeoutError(message)
+                raise self._loss_error(message) if heartbeat else TimeoutError(message)
             time.sleep(_POLL_S)
 
     def _has_ended(self, rank: int) -> bool:
@@ -76,7 +76,7 @@ class _Rendezvous(NamedTuple):
             return False  # it has not joined yet
         return has_ended(ProcessId(*json.loads(self.call(self.store.get, f"process/{rank}")))) is True
 
-    def _lost(self, message: str) -> ProcessLost:
+    def _loss_error(self, message: str) -> ProcessLost:
         """Return the error to raise; only the first rank that reports a lost rank prints its message."""
         return ProcessLost(message, is_reporter=self.call(self.store.add, "lost", 1) == 1)
 

@@ -227,19 +227,19 @@ class Trackers:
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Log the scalars of a step; a tracker that has the step of an earlier process keeps its numbers."""
-        self._each(lambda run: run.log(values, step), "numbers are", step)
+        self._call_each(lambda run: run.log(values, step), "numbers are", step)
 
     def log_image(self, tag: str, image: np.ndarray, path: Path, step: int) -> None:
         """Log a sample grid, (H, W, 3) uint8, that was written to `path`."""
-        self._each(lambda run: run.log_image(tag, image, path, step), "sample grid is", step)
+        self._call_each(lambda run: run.log_image(tag, image, path, step), "sample grid is", step)
 
     def log_summary(self, evaluation: dict[str, float], step: int) -> None:
         """Log the scalars of the run's last evaluation, as `final/...`; nothing without one."""
         values = {f"final/{key}": value for key, value in evaluation.items()}
         if values:
-            self._each(lambda run: run.log_summary(values, step), "last evaluation is", None)
+            self._call_each(lambda run: run.log_summary(values, step), "last evaluation is", None)
 
-    def _each(self, call: Callable[[TrackerRun], None], what: str, step: int | None) -> None:
+    def _call_each(self, call: Callable[[TrackerRun], None], what: str, step: int | None) -> None:
         for name, run in self._runs.items():
             if step is None or step > self._logged.get(name, -1):
                 self._write_errors.warn_on_error(partial(call, run), f"{name}'s {what}")

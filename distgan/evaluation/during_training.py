@@ -54,7 +54,7 @@ class QualityMonitor:
         ensemble = get_judges(real, data, runtime)
         self._started = startup.born
         num = config.run.eval_num or (self._early_stop.protocol.num if self._early_stop else DEFAULT_NUM)
-        num = real.at_most(num)
+        num = real.max_images(num)
         is_conditional = config.model.is_conditional
         self._labels = requested_classes(num, real.spec.num_classes) if is_conditional else None
         self.reference = build_reference(ensemble, real, num, self._labels, runtime, num_draws=_NUM_DRAWS)

@@ -263,7 +263,7 @@ def _pixels(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: 
     places = np.full(num, -1)
     places[rows] = np.arange(len(rows))
 
-    def rounded(values: np.ndarray) -> np.ndarray:
+    def to_uint8(values: np.ndarray) -> np.ndarray:
         if values.dtype == np.uint8 and end == 255:
             return values
         fractions = (values.astype(np.float64) - start) / (end - start)
@@ -273,10 +273,10 @@ def _pixels(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: 
     for block in member.blocks(archive, num if member.is_fortran else size):
         here = slice(first, first := first + len(block))
         if member.is_fortran:
-            pixels[:, here] = rounded(block[:, rows]).T
+            pixels[:, here] = to_uint8(block[:, rows]).T
         else:
             is_chosen = places[here] >= 0
-            pixels[places[here][is_chosen]] = rounded(block[is_chosen])
+            pixels[places[here][is_chosen]] = to_uint8(block[is_chosen])
     if not member.is_fortran:
         return pixels.reshape(-1, *shape)
     reverse = pixels.reshape(-1, *shape[::-1])  # its first index runs fastest

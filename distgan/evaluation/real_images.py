@@ -46,7 +46,7 @@ class RealImages(NamedTuple):
         is_named = self.train.path is None and self.spec == MNIST_SPEC
         return self.train.name if is_named else f"images-{self.train_fingerprint}"
 
-    def at_most(self, num: int) -> int:
+    def max_images(self, num: int) -> int:
         """Return how many of `num` generated images are judged: as many as there are real ones to compare with."""
         return min(num, len(self.train.images))
 

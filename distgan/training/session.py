@@ -112,7 +112,7 @@ def check_classes(dataset: Dataset, model: ModelConfig) -> None:
         where = {"folder": "a sub-folder for each", ".zip": "a folder for each"}.get(dataset.listed.kind, "labels")
         raise UserError(
             f"--data {dataset.path}: its images have {'one class' if dataset.spec.num_classes else 'no classes'}, as "
-            f"{dataset.listed.of_image(0)}, and --model {model.name} needs several. Expected: 2 or more classes, by "
+            f"{dataset.listed.locate(0)}, and --model {model.name} needs several. Expected: 2 or more classes, by "
             f"{where}, or --preset images-fast-unlabelled",
             code="images-do-not-fit",
         )

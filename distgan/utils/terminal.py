@@ -77,7 +77,7 @@ class TerminalConsole(Console):
     def print_table(self, table: Table) -> None:
         """Print a table, or each of its rows as a paragraph if the screen is too narrow."""
         table_width = Measurement.get(self, self.options.update(max_width=10_000), table).maximum
-        if table_width > self.width and not _narrow(table.columns, table_width - self.width):
+        if table_width > self.width and not _shrink_columns(table.columns, table_width - self.width):
             self._print_paragraphs(table)
             return
         self.print(table, soft_wrap=False, crop=False)
@@ -103,7 +103,7 @@ def _lines(entries: Iterable[RenderableType]) -> list[str]:
     return [line for entry in entries for line in printable(entry).splitlines()]
 
 
-def _narrow(columns: Sequence[Column], excess: int) -> bool:
+def _shrink_columns(columns: Sequence[Column], excess: int) -> bool:
     """Shrink columns by `excess` in total; return False if text would be truncated.
 
     Short entries stay on one line, below a header of several.
