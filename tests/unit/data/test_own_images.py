@@ -771,7 +771,7 @@ def test_channels_are_a_flag(distgan: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("nowhere", "('nowhere'). Expected: ... digits, or a path ... [unknown-name]"),
+        ("nowhere", "('nowhere'). Expected: ... digits, or an existing path [unknown-name]"),
         ("onw", "('onw'), did you mean own? ... [unknown-name]"),
         ("mnits", "('mnits'), did you mean mnist? ... [unknown-name]"),
         ("./onw/", "/onw: ... did you mean ... /own? ... a folder of images ... [no-data]"),
